@@ -1,0 +1,22 @@
+"""What error messages share: pointing at the name that was probably meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A clause to append to an error about an unknown name.
+
+    Args:
+        name: what the user wrote.
+        choices: the valid names.
+
+    Returns:
+        `"; did you mean 'x'?"` when a choice is close, otherwise `"; choices: a, b, c"` (sorted, all of them),
+        or `""` when there are no choices.
+    """
+    choices = sorted({str(choice) for choice in choices})
+    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; choices: {', '.join(choices)}" if choices else ""

@@ -1,0 +1,65 @@
+"""Box arithmetic. Formats: cxcywh (centre, width, height) and xyxy (two corners), any unit that both sides share."""
+
+import torch
+from torch import Tensor
+
+
+def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) cxcywh to (..., 4) xyxy, same unit."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
+
+
+def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(..., 4) xyxy to (..., 4) cxcywh, same unit."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([0.5 * (low + high), high - low], dim=-1)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(intersection, union) of boxes that broadcast against each other, (..., 4) xyxy."""
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    return intersection, _area(a) + _area(b) - intersection
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    # Two boxes without area have an empty union: their overlap counts as 0, not as NaN. Boxes in 0..1 are far
+    # larger than the smallest normal number, so real quotients keep every digit.
+    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+
+
+def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU in -1..1 (Rezatofighi et al., CVPR 2019) of boxes that broadcast against each other.
+
+    Args:
+        a: (..., 4) xyxy.
+        b: (..., 4) xyxy, same unit.
+
+    Returns:
+        (...) the IoU less the share of the smallest enclosing box that neither covers.
+    """
+    intersection, union = _overlap(a, b)
+    enclosing_sides = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    enclosing = enclosing_sides[..., 0] * enclosing_sides[..., 1]
+    return _ratio(intersection, union) - _ratio(enclosing - union, enclosing)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of every pair. a: (..., N, 4) xyxy, b: (..., M, 4) xyxy in the same unit; returns (..., N, M)."""
+    return _ratio(*_overlap(a[..., :, None, :], b[..., None, :, :]))
+
+
+def pairwise_generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of every pair. a: (..., N, 4) xyxy, b: (..., M, 4) xyxy in the same unit; (..., N, M)."""
+    return generalized_box_iou(a[..., :, None, :], b[..., None, :, :])
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """The logit of `x` in 0..1; both x and 1 - x are kept at least `eps`, so that the result is finite."""
+    x = x.clamp(min=0, max=1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

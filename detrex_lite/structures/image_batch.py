@@ -1,0 +1,65 @@
+"""Images of different sizes in one padded tensor. The only place that pads and makes the padding mask."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class ImageBatch:
+    """Images padded at the right and the bottom to one size.
+
+    Attributes:
+        tensor: (B, C, H, W), zero in the padding.
+        image_sizes: B pairs (height, width): the true sizes in pixels.
+        mask: (B, H, W) bool, True in the padding, or None when no image is padded (attention is faster
+            without a mask, and an all-False mask means the same).
+    """
+
+    def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]):
+        self.tensor = tensor
+        self.image_sizes = image_sizes
+        self.mask = self._padding_mask()
+
+    @classmethod
+    def from_images(cls, images: list[Tensor], size_divisibility: int = 1) -> "ImageBatch":
+        """Pad `images`, each (C, h, w), to the largest height and width among them.
+
+        Args:
+            images: the images of the batch, of one dtype and device.
+            size_divisibility: the padded height and width are rounded up to a multiple of this.
+
+        Raises:
+            ValueError: when there are no images.
+        """
+        if not images:
+            raise ValueError("a batch needs at least one image")
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        height, width = (
+            math.ceil(max(side) / size_divisibility) * size_divisibility for side in zip(*sizes, strict=True)
+        )
+        if len(images) == 1 and sizes[0] == (height, width):
+            return cls(images[0][None], sizes)
+        tensor = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        for padded, image, (h, w) in zip(tensor, images, sizes, strict=True):
+            padded[:, :h, :w] = image
+        return cls(tensor, sizes)
+
+    def _padding_mask(self) -> Tensor | None:
+        batch, _, height, width = self.tensor.shape
+        if all(size == (height, width) for size in self.image_sizes):
+            return None
+        mask = torch.ones(batch, height, width, dtype=torch.bool, device=self.tensor.device)
+        for one, (h, w) in zip(mask, self.image_sizes, strict=True):
+            one[:h, :w] = False
+        return mask
+
+    def mask_at(self, size: tuple[int, int]) -> Tensor | None:
+        """The padding mask of a feature map of `size` = (h, w) by nearest sampling: (B, h, w) bool or None."""
+        if self.mask is None:
+            return None
+        return F.interpolate(self.mask[None].float(), size=size)[0].bool()
+
+    def __len__(self) -> int:
+        return len(self.image_sizes)

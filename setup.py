@@ -1,0 +1,54 @@
+"""Packaging. `projects`, `configs` and `tools` are installed inside the package, so that they import from any folder."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "detrex_lite/__init__.py").read_text()).group(1)
+
+packages = find_packages(include=["detrex_lite", "detrex_lite.*"])
+package_dir = {}
+for folder in ("projects", "configs", "tools"):
+    package_dir[f"detrex_lite.{folder}"] = folder
+    inner = find_namespace_packages(folder, exclude=["*.output", "*.output.*"])
+    packages += [f"detrex_lite.{folder}", *(f"detrex_lite.{folder}.{name}" for name in inner)]
+
+setup(
+    name="detrex-lite",
+    version=VERSION,
+    description="A modular toolkit of DETR-style detectors: shared blocks, lazy configs, one engine, nothing to compile",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir=package_dir,
+    package_data={"detrex_lite": ["py.typed"], "detrex_lite.projects": ["*/README.md"]},
+    install_requires=[
+        "torch>=2.4",  # models and kernels; fused AdamW on CPUs came with 2.4
+        "torchvision>=0.19",  # ResNet backbones, image transforms and decoding
+        "numpy>=1.24",  # packed annotations
+        "scipy>=1.9",  # the assignment problem in matching
+        "pycocotools>=2.0.7",  # COCO average precision and run-length masks
+        "fvcore>=0.1.5.post20221221",  # learning rate multipliers, FLOP counts
+        "omegaconf>=2.3",  # config nodes, interpolation, YAML
+        "pillow>=9.5",  # reading photographs, drawing detections
+        "tqdm>=4.65",  # progress bars
+        "safetensors>=0.4",  # checkpoints that cannot hold code
+        "tensorboard>=2.12",  # training curves
+        "matplotlib>=3.7",  # training curves as PNG
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=8",
+            "ruff==0.17.5",  # linter and formatter; pinned, so that a new rule never breaks an old commit
+            "mypy>=1.11",  # type checker
+            "pre-commit>=3.7",  # runs both before each commit
+            "transformers>=4.50",  # an independent DETR to test against
+            "build>=1.2",  # the wheel's test
+        ],
+        "wandb": ["wandb>=0.17"],  # optional log writer
+    },
+)

@@ -20,3 +20,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; choices: {', '.join(choices)}" if choices else ""
+
+
+class NonFiniteError(ValueError, FloatingPointError):
+    """A loss, a cost or a prediction is NaN or infinite: training cannot go on from here."""

@@ -1,0 +1,7 @@
+"""Detections drawn into images, sheets of ground truth beside detections, and training curves."""
+
+from .contact_sheet import SheetRow, contact_sheet
+from .curves import plot_curves
+from .drawing import class_colour, class_label, draw_detections
+
+__all__ = ["SheetRow", "class_colour", "class_label", "contact_sheet", "draw_detections", "plot_curves"]

@@ -1,0 +1,14 @@
+"""Losses of matched predictions, and the criterion that sums them over all decoder layers."""
+
+from .losses import BoxL1Loss, CrossEntropyLoss, FocalLoss, GIoULoss, MatchedLoss, sigmoid_focal_loss
+from .set_criterion import SetCriterion
+
+__all__ = [
+    "BoxL1Loss",
+    "CrossEntropyLoss",
+    "FocalLoss",
+    "GIoULoss",
+    "MatchedLoss",
+    "SetCriterion",
+    "sigmoid_focal_loss",
+]

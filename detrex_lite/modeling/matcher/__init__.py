@@ -1,0 +1,14 @@
+"""Bipartite matching of predictions and ground truth."""
+
+from .costs import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, MatchingCost
+from .hungarian import HungarianMatcher, Match
+
+__all__ = [
+    "BoxL1Cost",
+    "CrossEntropyCost",
+    "FocalCost",
+    "GIoUCost",
+    "HungarianMatcher",
+    "Match",
+    "MatchingCost",
+]

@@ -1,0 +1,184 @@
+"""The data set class: the annotations of many images in a few flat arrays."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .faults import DatasetError
+
+
+class PackedStrings:
+    """An immutable list of strings in one array of bytes.
+
+    Workers of a loader are forked: reading a Python object there writes its reference count, and so copies its
+    page of memory. An array has no such counts, whatever the number of strings.
+    """
+
+    def __init__(self, strings: Sequence[str]):
+        encoded = [os.fsencode(string) for string in strings]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+
+class DetectionDataset:
+    """Images with boxes, in packed read-only arrays. Made by `load_coco`, `load_voc` and their like.
+
+    N images, T boxes in all; the boxes of image i are the rows `offsets[i]` to `offsets[i + 1]`.
+
+    Attributes:
+        name: what messages call it.
+        class_names: K names.
+        category_ids: K ids; class k is called `category_ids[k]` in the annotation file and in predictions.
+        image_root: folder that file names are relative to.
+        image_ids: (N,) int64.
+        heights, widths: (N,) int32, in pixels.
+        offsets: (N + 1,) int64.
+        boxes: (T, 4) float32, xyxy in pixels, inside the image.
+        classes: (T,) int32 in 0..K-1.
+        iscrowd: (T,) bool: regions that are left out of training and ignored in evaluation.
+        areas: (T,) float32, in square pixels.
+        annotation_ids: (T,) int64.
+        has_annotations: False for images alone, of which only predictions can be made.
+        dropped: reason -> number of boxes left out for it.
+        clipped: number of boxes that reached out of their image and were clipped.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        image_root: str,
+        file_names: PackedStrings,
+        image_ids: np.ndarray,
+        heights: np.ndarray,
+        widths: np.ndarray,
+        offsets: np.ndarray,
+        boxes: np.ndarray,
+        classes: np.ndarray,
+        iscrowd: np.ndarray,
+        areas: np.ndarray,
+        annotation_ids: np.ndarray,
+        has_annotations: bool,
+        dropped: Mapping[str, int],
+        clipped: int,
+    ):
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self.image_root = image_root
+        self.image_ids = _frozen(image_ids, np.int64)
+        self.heights = _frozen(heights, np.int32)
+        self.widths = _frozen(widths, np.int32)
+        self.offsets = _frozen(offsets, np.int64)
+        self.boxes = _frozen(boxes, np.float32)
+        self.classes = _frozen(classes, np.int32)
+        self.iscrowd = _frozen(iscrowd, np.bool_)
+        self.areas = _frozen(areas, np.float32)
+        self.annotation_ids = _frozen(annotation_ids, np.int64)
+        self.has_annotations = has_annotations
+        self.dropped = dict(dropped)
+        self.clipped = clipped
+        self._file_names = file_names
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_boxes(self) -> int:
+        """The number of boxes, crowds included."""
+        return int(self.offsets[-1])
+
+    def objects_per_image(self) -> np.ndarray:
+        """(N,) int64: the number of boxes of each image that training uses (crowds left out)."""
+        before = np.concatenate([[0], np.cumsum(~self.iscrowd[: self.num_boxes])])
+        return before[self.offsets[1:]] - before[self.offsets[:-1]]
+
+    def file_name(self, index: int) -> str:
+        """The path of image `index`."""
+        return os.path.join(self.image_root, self._file_names[index])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Image `index` with its boxes.
+
+        Returns:
+            `file_name`, `image_id`, `height`, `width`, `boxes` (T, 4) float32 xyxy in pixels, `classes` (T,) int64,
+            `iscrowd` (T,) bool, `area` (T,) float32, `annotation_ids` (T,) int64.
+        """
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a data set of {len(self)}")
+        index %= len(self)
+        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return {
+            "file_name": self.file_name(index),
+            "image_id": int(self.image_ids[index]),
+            "height": int(self.heights[index]),
+            "width": int(self.widths[index]),
+            "boxes": torch.tensor(self.boxes[rows]),
+            "classes": torch.tensor(self.classes[rows], dtype=torch.int64),
+            "iscrowd": torch.tensor(self.iscrowd[rows]),
+            "area": torch.tensor(self.areas[rows]),
+            "annotation_ids": torch.tensor(self.annotation_ids[rows]),
+        }
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"DetectionDataset({self.name!r}, {len(self)} images, {self.num_boxes} boxes, "
+            f"{self.num_classes} classes)"
+        )
+
+
+def _frozen(array: np.ndarray, dtype: Any) -> np.ndarray:
+    array = np.ascontiguousarray(array, dtype=dtype)
+    array.flags.writeable = False
+    return array
+
+
+def subset(dataset: DetectionDataset, limit: int) -> DetectionDataset:
+    """The first `limit` images of a data set (all of them when it has fewer), e.g. to overfit a few on purpose.
+
+    The arrays are shared with `dataset`; its counts of dropped and clipped boxes, which are of the whole, are not
+    taken over.
+
+    Raises:
+        DatasetError: when `limit` is below 1.
+    """
+    if limit < 1:
+        raise DatasetError(f"limit must be at least 1 image, got {limit}")
+    return DetectionDataset(
+        name=dataset.name,
+        class_names=dataset.class_names,
+        category_ids=dataset.category_ids,
+        image_root=dataset.image_root,
+        file_names=dataset._file_names,
+        image_ids=dataset.image_ids[:limit],
+        heights=dataset.heights[:limit],
+        widths=dataset.widths[:limit],
+        offsets=dataset.offsets[: limit + 1],
+        boxes=dataset.boxes,
+        classes=dataset.classes,
+        iscrowd=dataset.iscrowd,
+        areas=dataset.areas,
+        annotation_ids=dataset.annotation_ids,
+        has_annotations=dataset.has_annotations,
+        dropped={},
+        clipped=0,
+    )

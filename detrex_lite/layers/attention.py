@@ -1,0 +1,152 @@
+"""Multi-head attention (Vaswani et al., 2017) with positions added to query and key, and an identity connection.
+
+Legend: B batch, Q queries, N keys, H heads, C channels.
+What differs from torch.nn.MultiheadAttention, whose parameter names it keeps: positions and the residual
+connection are inside, batches come first by default, masks are bool only, and attention weights are never built.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MultiheadAttention(nn.Module):
+    """`identity + dropout(attention(query + query_pos, key + key_pos, value))`.
+
+    Args:
+        embed_dim: C, of queries, keys, values and the result.
+        num_heads: H; must divide `embed_dim`.
+        attn_drop: dropout probability of the attention weights, in training.
+        proj_drop: dropout probability of the result before `identity` is added, in training.
+        batch_first: inputs are (B, Q, C) when true, (Q, B, C) otherwise.
+
+    Raises:
+        ValueError: when `embed_dim` is not a multiple of `num_heads`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        batch_first: bool = True,
+    ):
+        super().__init__()
+        if embed_dim % num_heads != 0:
+            raise ValueError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.attn_drop = attn_drop
+        self.batch_first = batch_first
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights over the packed projection and zero biases, as torch.nn.MultiheadAttention."""
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.in_proj_bias)
+        self.out_proj.reset_parameters()
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        identity: Tensor | None = None,
+        query_pos: Tensor | None = None,
+        key_pos: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, C).
+            key: (B, N, C); `query` when None.
+            value: (B, N, C), never given a position; `key` when None.
+            identity: (B, Q, C), what the result is added to; `query` when None.
+            query_pos: (B, Q, C) or what broadcasts to it, added to the query.
+            key_pos: the same for the key; `query_pos` when None and there is no `key` of its own.
+            attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
+            key_padding_mask: bool, (B, N); True = not attended.
+
+        Returns:
+            (B, Q, C).
+
+        Raises:
+            ValueError: when a mask is not bool or its shape does not fit.
+        """
+        if key is None:
+            key = query
+            key_pos = query_pos if key_pos is None else key_pos
+        value = key if value is None else value
+        identity = query if identity is None else identity
+        if not self.batch_first:
+            query, key, value, query_pos, key_pos = (
+                x.transpose(0, 1) if x is not None and x.dim() == 3 else x
+                for x in (query, key, value, query_pos, key_pos)
+            )
+
+        q, k, v = self._project(query, key, value, query_pos, key_pos)
+        mask = self._merge_masks(attn_mask, key_padding_mask, q, k)
+        dropout = self.attn_drop if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        out = self.out_proj(out.transpose(1, 2).flatten(2))
+        return identity + self.proj_drop(out if self.batch_first else out.transpose(0, 1))
+
+    def _project(
+        self, query: Tensor, key: Tensor, value: Tensor, query_pos: Tensor | None, key_pos: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Project and split into heads: three tensors (B, H, tokens, C / H), with as few products as possible."""
+        channels, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
+        same_query_and_key = query is key and query_pos is key_pos
+        query = query if query_pos is None else query + query_pos
+        if same_query_and_key:
+            q, k = F.linear(query, weight[: 2 * channels], bias[: 2 * channels]).chunk(2, dim=-1)
+        else:
+            key = key if key_pos is None else key + key_pos
+            q = F.linear(query, weight[:channels], bias[:channels])
+            k = F.linear(key, weight[channels : 2 * channels], bias[channels : 2 * channels])
+        v = F.linear(value, weight[2 * channels :], bias[2 * channels :])
+        heads = (self.num_heads, channels // self.num_heads)
+        return tuple(x.unflatten(-1, heads).transpose(1, 2) for x in (q, k, v))  # type: ignore[return-value]
+
+    def _merge_masks(
+        self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor
+    ) -> Tensor | None:
+        """Both masks as one that scaled_dot_product_attention takes (there True = attended), or None."""
+        (batch, heads, queries, _), keys = q.shape, k.shape[2]
+        blocked = None
+        if attn_mask is not None:
+            _require_bool("attn_mask", attn_mask)
+            if attn_mask.shape == (queries, keys):
+                blocked = attn_mask
+            elif attn_mask.shape == (batch, queries, keys):
+                blocked = attn_mask[:, None]
+            elif attn_mask.shape == (batch * heads, queries, keys):
+                blocked = attn_mask.unflatten(0, (batch, heads))
+            else:
+                raise ValueError(
+                    f"attn_mask has shape {tuple(attn_mask.shape)}; expected (Q, N) = {(queries, keys)}, "
+                    f"(B, Q, N) = {(batch, queries, keys)} or (B * H, Q, N) = {(batch * heads, queries, keys)}"
+                )
+        if key_padding_mask is not None:
+            _require_bool("key_padding_mask", key_padding_mask)
+            if key_padding_mask.shape != (batch, keys):
+                raise ValueError(
+                    f"key_padding_mask has shape {tuple(key_padding_mask.shape)}; expected (B, N) = {(batch, keys)}"
+                )
+            padding = key_padding_mask[:, None, None, :]
+            blocked = padding if blocked is None else blocked | padding
+        return None if blocked is None else ~blocked
+
+
+def _require_bool(name: str, mask: Tensor) -> None:
+    # A float mask that holds 0 and 1 reads as "added to the logits" elsewhere: refusing is safer than guessing.
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name} must be bool (True = not attended), got {mask.dtype}")

@@ -1,0 +1,90 @@
+"""Feed-forward blocks: the one inside transformer layers, and the plain perceptron of prediction heads."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FFN(nn.Module):
+    """Linear layers with an activation and dropout between them, and an identity connection around them.
+
+    Args:
+        embed_dim: input channels.
+        feedforward_dim: channels of the hidden layers.
+        output_dim: output channels; `embed_dim` when None. The identity connection needs it to be `embed_dim`.
+        num_fcs: how many linear layers, at least 2.
+        activation: makes the activation module, called once per hidden layer (a class such as nn.GELU will do).
+        ffn_drop: dropout probability after each layer, in training.
+        fc_bias: whether the linear layers have biases.
+        add_identity: whether the identity (by default the input) is added to the output.
+
+    Raises:
+        ValueError: when `num_fcs` is below 2, or `add_identity` is asked of different dimensions.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        feedforward_dim: int = 1024,
+        output_dim: int | None = None,
+        num_fcs: int = 2,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        ffn_drop: float = 0.0,
+        fc_bias: bool = True,
+        add_identity: bool = True,
+    ):
+        super().__init__()
+        output_dim = embed_dim if output_dim is None else output_dim
+        if num_fcs < 2:
+            raise ValueError(f"num_fcs={num_fcs} is below 2: a feed-forward block has a hidden layer")
+        if add_identity and output_dim != embed_dim:
+            raise ValueError(
+                f"add_identity needs output_dim == embed_dim, got {output_dim} and {embed_dim}; "
+                "pass add_identity=False"
+            )
+        widths = [embed_dim, *[feedforward_dim] * (num_fcs - 1), output_dim]
+        self.layers = nn.ModuleList(
+            nn.Linear(before, after, bias=fc_bias) for before, after in zip(widths, widths[1:], strict=False)
+        )
+        self.activations = nn.ModuleList(activation() for _ in range(num_fcs - 1))
+        self.dropout = nn.Dropout(ffn_drop)
+        self.add_identity = add_identity
+
+    def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
+        """x: (..., embed_dim); identity: (..., output_dim), `x` when None. Returns (..., output_dim)."""
+        out = x
+        for layer, activation in zip(self.layers, self.activations, strict=False):
+            out = self.dropout(activation(layer(out)))
+        out = self.dropout(self.layers[-1](out))
+        if not self.add_identity:
+            return out
+        return out + (x if identity is None else identity)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them: the box head of DETR.
+
+    Args:
+        input_dim, hidden_dim, output_dim: channels before, between and after the layers.
+        num_layers: how many linear layers, at least 1.
+
+    Raises:
+        ValueError: when `num_layers` is below 1.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_layers={num_layers} is below 1")
+        widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
+        self.layers = nn.ModuleList(
+            nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., input_dim). Returns (..., output_dim)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        return last(x)

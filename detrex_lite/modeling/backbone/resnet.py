@@ -1,0 +1,119 @@
+"""ResNet backbones (He et al., CVPR 2016) on torchvision's implementation, with detectron2's stage names.
+
+What differs from torchvision: batch normalisation is frozen by default, stages that no output needs are not built,
+and the result is a dict of feature maps. Parameter names are torchvision's.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from ...checkpoint import load_checkpoint
+from ...errors import did_you_mean
+
+STAGES = ("res2", "res3", "res4", "res5")
+DEPTHS = (18, 34, 50, 101, 152)
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "FrozenBN": FrozenBatchNorm2d,  # statistics and affine parameters of the pre-training, never updated
+    "BN": nn.BatchNorm2d,  # for training from scratch with enough images per process
+    "SyncBN": nn.SyncBatchNorm,
+    "GN": lambda channels: nn.GroupNorm(32, channels),  # for training from scratch with few images
+}
+
+
+class ResNet(nn.Module):
+    """A ResNet that returns the feature maps of any of its four stages.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        out_features: the stages to return, out of "res2" (stride 4) to "res5" (stride 32, or 16 with `dilation`).
+        norm: "FrozenBN", "BN", "SyncBN" or "GN".
+        freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and res2, ... 5 everything.
+        dilation: DC5: res5 keeps the resolution of res4 and dilates its convolutions instead (Li et al., 2017).
+        weights: ImageNet weights: one of torchvision's names ("DEFAULT", "IMAGENET1K_V1", ...), which torchvision
+            downloads, or a file that `load_checkpoint` reads; None for random weights.
+
+    Raises:
+        ValueError: for an unknown depth, stage, norm or weights, or `freeze_at` outside 0..5.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 50,
+        out_features: Sequence[str] = ("res5",),
+        norm: str = "FrozenBN",
+        freeze_at: int = 1,
+        dilation: bool = False,
+        weights: str | None = None,
+    ):
+        super().__init__()
+        _check_arguments(depth, out_features, norm, freeze_at, dilation)
+        name = f"resnet{depth}"
+        body = torchvision.models.get_model(
+            name, weights=None, norm_layer=NORMS[norm], replace_stride_with_dilation=[False, False, dilation]
+        )
+        self.out_features = tuple(out_features)
+        self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool
+        self.channels: dict[str, int] = {}
+        last = max(STAGES.index(stage) for stage in out_features)
+        self.num_stages = last + 1
+        for index, stage in enumerate(STAGES[: self.num_stages]):
+            layer = getattr(body, f"layer{index + 1}")
+            self.add_module(f"layer{index + 1}", layer)
+            if stage in out_features:
+                self.channels[stage] = getattr(layer[-1], "conv3", layer[-1].conv2).out_channels
+        if weights is not None:
+            _load_weights(self, name, weights)
+        self._freeze(freeze_at)
+
+    def _freeze(self, freeze_at: int) -> None:
+        parts = [nn.ModuleList([self.conv1, self.bn1]), *self._stages()]
+        for part in parts[:freeze_at]:
+            part.requires_grad_(False)
+
+    def _stages(self) -> list[nn.Module]:
+        return [getattr(self, f"layer{index + 1}") for index in range(self.num_stages)]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 3, H, W), normalised. Returns stage name -> (B, C, H / stride, W / stride)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        outputs = {}
+        for stage, layer in zip(STAGES, self._stages(), strict=False):
+            x = layer(x)
+            if stage in self.out_features:
+                outputs[stage] = x
+        return outputs
+
+
+def _check_arguments(depth: int, out_features: Sequence[str], norm: str, freeze_at: int, dilation: bool) -> None:
+    if depth not in DEPTHS:
+        raise ValueError(f"ResNet depth={depth}; choices: {', '.join(map(str, DEPTHS))}")
+    if not out_features:
+        raise ValueError(f"ResNet out_features is empty; choices: {', '.join(STAGES)}")
+    for stage in out_features:
+        if stage not in STAGES:
+            raise ValueError(f"ResNet has no stage {stage!r}{did_you_mean(stage, STAGES)}")
+    if norm not in NORMS:
+        raise ValueError(f"ResNet norm={norm!r}{did_you_mean(norm, NORMS)}")
+    if not 0 <= freeze_at <= 5:
+        raise ValueError(f"ResNet freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)")
+    if dilation and depth < 50:
+        raise ValueError(f"dilation (DC5) needs bottleneck blocks, so a depth of 50 or more, got depth={depth}")
+
+
+def _load_weights(model: ResNet, name: str, weights: str) -> None:
+    choices = torchvision.models.get_model_weights(name).__members__
+    if weights in choices:
+        state = choices[weights].get_state_dict(progress=False, check_hash=True)
+        model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
+        return
+    if not Path(weights).is_file():
+        raise ValueError(
+            f"ResNet weights={weights!r} is neither a file nor one of torchvision's names for {name}"
+            f"{did_you_mean(weights, choices)}"
+        )
+    load_checkpoint(model, weights)

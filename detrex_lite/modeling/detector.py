@@ -1,0 +1,97 @@
+"""The base of all detectors: detectron2's input and output format around a `predict` that subclasses write."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import ImageBatch, Instances
+from .predictions import Predictions
+from .targets import Targets
+
+
+class Detector(nn.Module):
+    """Normalises and pads images, packs targets, and turns predictions into losses or detections.
+
+    Args:
+        num_classes: K, the one knob that everything else in a config refers to.
+        criterion: called with (outputs, targets) in training, gives weighted losses.
+        postprocessor: called with (last predictions, frame sizes) in evaluation, gives Instances.
+        pixel_mean: 3 means over RGB in 0..255.
+        pixel_std: 3 standard deviations over RGB in 0..255.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        criterion: nn.Module,
+        postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ):
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: a detector has at least one class")
+        self.num_classes = num_classes
+        self.criterion = criterion
+        self.postprocessor = postprocessor
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
+        """What subclasses write: the named sets of predictions for a batch.
+
+        Args:
+            images: normalised and padded.
+            targets: the ground truth in training (denoising needs it), None in evaluation.
+
+        Returns:
+            Suffix -> predictions; "" is the set that detections are made of.
+        """
+        raise NotImplementedError
+
+    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> Any:
+        """Losses in training, detections in evaluation.
+
+        Args:
+            batched_inputs: one dict per image with `image` ((3, H, W), RGB in 0..255, any dtype), in training
+                `instances` (`gt_boxes.tensor` absolute xyxy, `gt_classes`, `image_size`), and optionally `height`
+                and `width`, the frame that detections are wanted in (that of `image` otherwise).
+
+        Returns:
+            In training name -> weighted loss; in evaluation a list of {"instances": Instances} with `pred_boxes`
+            (absolute xyxy), `scores` and `pred_classes`.
+
+        Raises:
+            ValueError: for an empty batch, an image that is not (3, H, W), or faulty ground truth.
+        """
+        images = self.preprocess(batched_inputs)
+        if self.training:
+            targets = Targets.from_inputs(batched_inputs, num_classes=self.num_classes, like=images.tensor)
+            return self.criterion(self.predict(images, targets), targets)
+        sizes = [
+            (int(one.get("height", height)), int(one.get("width", width)))
+            for one, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        return [{"instances": found} for found in self.postprocessor(self.predict(images)[""], sizes)]
+
+    def preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageBatch:
+        """Move images to the device (as they are: bytes are the cheapest to move), normalise and pad them."""
+        images = []
+        for position, one in enumerate(batched_inputs):
+            image = one["image"]
+            if image.dim() != 3 or image.shape[0] != 3:
+                name = one.get("file_name", f"number {position} of the batch")
+                raise ValueError(f"image {name} has shape {tuple(image.shape)}; expected (3, H, W)")
+            image = image.to(self.device, non_blocking=True).to(self.pixel_mean.dtype)
+            images.append((image - self.pixel_mean) / self.pixel_std)
+        return ImageBatch.from_images(images)

@@ -1,0 +1,52 @@
+"""From predictions to detections in the frame of the original image."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..structures import Boxes, Instances, box_cxcywh_to_xyxy
+from .predictions import Predictions
+
+
+class SoftmaxPostprocessor:
+    """Each query's best class that is not "no object" (the last one), as DETR: Q detections per image."""
+
+    def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """sizes: (height, width) in pixels of the frame that each image's boxes are wanted in."""
+        predictions = predictions.at_least_float32()
+        scores, classes = predictions.logits.softmax(-1)[..., :-1].max(-1)
+        return _to_instances(scores, classes, predictions.boxes, sizes)
+
+
+class TopKPostprocessor:
+    """The best pairs of query and class under sigmoid, as Deformable DETR: a query may appear with several classes.
+
+    Args:
+        num_detections: how many per image; all there are when fewer.
+    """
+
+    def __init__(self, num_detections: int = 100):
+        self.num_detections = num_detections
+
+    def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """sizes: (height, width) in pixels of the frame that each image's boxes are wanted in."""
+        predictions = predictions.at_least_float32()
+        num_classes = predictions.logits.shape[-1]
+        probability = predictions.logits.sigmoid().flatten(1)  # (B, Q * K)
+        scores, best = probability.topk(min(self.num_detections, probability.shape[1]), dim=1)
+        queries = (best // num_classes)[..., None].expand(-1, -1, 4)
+        return _to_instances(scores, best % num_classes, predictions.boxes.gather(1, queries), sizes)
+
+
+def _to_instances(
+    scores: Tensor, classes: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]]
+) -> list[Instances]:
+    """scores, classes: (B, D); boxes: (B, D, 4) cxcywh in 0..1. Boxes are clipped; those left without area go."""
+    results = []
+    for one_scores, one_classes, one_boxes, (height, width) in zip(scores, classes, boxes, sizes, strict=True):
+        absolute = Boxes(box_cxcywh_to_xyxy(one_boxes))
+        absolute.scale(width, height)
+        absolute.clip((height, width))
+        found = Instances((height, width), pred_boxes=absolute, scores=one_scores, pred_classes=one_classes)
+        results.append(found[absolute.nonempty()])
+    return results

@@ -1,0 +1,37 @@
+"""One set of predictions, and how a model names the sets that it returns."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Predictions(NamedTuple):
+    """What one decoder layer (or the encoder, or a denoising part) predicts.
+
+    Attributes:
+        logits: (B, Q, K) class logits; K + 1 for detectors that score "no object" as a last class.
+        boxes: (B, Q, 4) cxcywh in 0..1 of each image without its padding.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+    def at_least_float32(self) -> "Predictions":
+        """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""
+        return Predictions(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in self))
+
+
+def name_layers(logits: Tensor, boxes: Tensor, *, aux_loss: bool = True) -> dict[str, Predictions]:
+    """Name stacked decoder outputs as losses are named: "" for the last layer, "_0", "_1", .. for those before it.
+
+    Args:
+        logits: (layers, B, Q, K).
+        boxes: (layers, B, Q, 4) cxcywh in 0..1.
+        aux_loss: whether the layers before the last are returned.
+    """
+    *earlier, last = (Predictions(*layer) for layer in zip(logits, boxes, strict=True))
+    named = {"": last}
+    if aux_loss:
+        named |= {f"_{index}": predictions for index, predictions in enumerate(earlier)}
+    return named

@@ -1,0 +1,112 @@
+"""One picture of many images, each twice: with the ground truth, and with what was detected."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageDraw
+
+from .drawing import DrawnBox, draw_objects, select_objects
+from .images import fit_text, load_font, to_pil
+
+_BACKGROUND, _TEXT, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
+_GAP, _CAPTION_HEIGHT, _HEADER_HEIGHT, _FONT_SIZE = 12, 24, 34, 15
+
+
+class SheetRow(NamedTuple):
+    """One image of a contact sheet.
+
+    Attributes:
+        image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
+        ground_truth: has `gt_boxes` (xyxy in pixels of the image) and `gt_classes`.
+        detections: has `pred_boxes`, `pred_classes` and `scores`.
+        caption: stands before the counts of objects, e.g. the file's name.
+    """
+
+    image: Any
+    ground_truth: Any
+    detections: Any
+    caption: str = ""
+
+
+def contact_sheet(
+    rows: Iterable[SheetRow | tuple],
+    out_png: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    score_threshold: float = 0.5,
+    columns: int = 2,
+    panel_size: int = 320,
+) -> Path:
+    """Write ground truth beside detections of several images.
+
+    Args:
+        rows: `SheetRow`s, or tuples of the same.
+        out_png: the file to write; its folder is made.
+        class_names: names by class index.
+        score_threshold: detections with lower scores are left out.
+        columns: pairs of pictures side by side.
+        panel_size: each picture is scaled to fit a square of this many pixels.
+
+    Raises:
+        ValueError: when there are no rows, or for images that cannot be drawn into.
+    """
+    rows = [SheetRow(*row) for row in rows]
+    if not rows:
+        raise ValueError("a contact sheet needs at least one image")
+    columns = min(columns, len(rows))
+    pair_width = 2 * panel_size + _GAP // 2
+    row_height = panel_size + _CAPTION_HEIGHT + _GAP
+    num_lines = -(-len(rows) // columns)
+    sheet = Image.new(
+        "RGB",
+        (columns * pair_width + (columns + 1) * 2 * _GAP, _HEADER_HEIGHT + num_lines * row_height + _GAP),
+        _BACKGROUND,
+    )
+    draw, font = ImageDraw.Draw(sheet), load_font(_FONT_SIZE)
+    for column in range(columns):
+        left = 2 * _GAP + column * (pair_width + 2 * _GAP)
+        for text, x in (("ground truth", left), ("detections", left + panel_size + _GAP // 2)):
+            draw.text((x, _HEADER_HEIGHT // 2), text, fill=_TEXT, font=font, anchor="lm")
+    for index, row in enumerate(rows):
+        left = 2 * _GAP + index % columns * (pair_width + 2 * _GAP)
+        top = _HEADER_HEIGHT + index // columns * row_height
+        panels, counts = _draw_pair(row, class_names, score_threshold, panel_size)
+        for number, panel in enumerate(panels):
+            corner = left + number * (panel_size + _GAP // 2)
+            sheet.paste(panel, (corner + (panel_size - panel.width) // 2, top + (panel_size - panel.height) // 2))
+        caption = " · ".join(part for part in (row.caption, counts) if part)
+        draw.text(
+            (left, top + panel_size + _CAPTION_HEIGHT // 2),
+            fit_text(caption, font, pair_width),
+            fill=_FAINT,
+            font=font,
+            anchor="lm",
+        )
+    out_png = Path(out_png)
+    out_png.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out_png, format="PNG")
+    return out_png
+
+
+def _draw_pair(
+    row: SheetRow, class_names: Sequence[str] | None, score_threshold: float, panel_size: int
+) -> tuple[list[Image.Image], str]:
+    """The two pictures, and how many objects they show."""
+    image = to_pil(row.image)
+    scale = panel_size / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    panels, counts = [], []
+    for instances, noun in ((row.ground_truth, "object"), (row.detections, "detection")):
+        # Drawn after scaling: labels of one size on the whole sheet, and sharp.
+        objects = select_objects(instances, class_names, score_threshold, image.size)
+        panel = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+        draw_objects(panel, [_scaled(one, scale) for one in objects], font_size=13)
+        panels.append(panel)
+        counts.append(f"{len(objects)} {noun}{'' if len(objects) == 1 else 's'}")
+    return panels, ", ".join(counts)
+
+
+def _scaled(one: DrawnBox, scale: float) -> DrawnBox:
+    x0, y0, x1, y1 = one.box
+    return one._replace(box=(x0 * scale, y0 * scale, x1 * scale, y1 * scale))

@@ -1,0 +1,55 @@
+"""Images in the forms that users have them, as PIL images; and the font."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFont
+from torch import Tensor
+
+
+def to_pil(image: Any) -> Image.Image:
+    """A new RGB image from a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    if isinstance(image, Tensor):
+        expected, array = "(3, H, W) uint8 tensor", image.detach().cpu().numpy()
+        valid = array.ndim == 3 and array.shape[0] == 3
+        channels_last = array.transpose(1, 2, 0) if valid else array
+    elif isinstance(image, np.ndarray):
+        expected, array = "(H, W, 3) uint8 array", image
+        valid = array.ndim == 3 and array.shape[2] == 3
+        channels_last = array
+    else:
+        raise ValueError(
+            f"cannot draw into a {type(image).__name__}; give a PIL image, an (H, W, 3) uint8 array or a "
+            "(3, H, W) uint8 tensor"
+        )
+    if not valid or array.dtype != np.uint8:
+        raise ValueError(f"an image must be a {expected} in RGB, got shape {array.shape} of {array.dtype}")
+    return Image.fromarray(np.ascontiguousarray(channels_last))
+
+
+@lru_cache(maxsize=32)
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of labels and captions at `size` pixels.
+
+    It comes with matplotlib: the same on every machine, and it has the letters of most alphabets.
+    """
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """`text`, cut with an ellipsis where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…" if text else ""

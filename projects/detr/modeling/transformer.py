@@ -1,0 +1,142 @@
+"""DETR's encoder and decoder (Carion et al., ECCV 2020, figure 10).
+
+Legend: B batch, N cells of the feature map, Q queries, C channels.
+Dropout is where the paper's repository has it: on attention weights, on each block's result, inside the FFN.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention, TransformerLayerSequence
+
+
+def _layer(
+    blocks: tuple[str, ...], *, embed_dim: int, num_heads: int, feedforward_dim: int, dropout: float, pre_norm: bool
+) -> BaseTransformerLayer:
+    """A layer of `blocks`, each with a norm before (pre-norm) or after it."""
+    pairs = [("norm", block) if pre_norm else (block, "norm") for block in blocks]
+    return BaseTransformerLayer(
+        attn=MultiheadAttention(embed_dim, num_heads, attn_drop=dropout, proj_drop=dropout),
+        ffn=FFN(embed_dim, feedforward_dim, ffn_drop=dropout),
+        norm=nn.LayerNorm(embed_dim),
+        operation_order=[operation for pair in pairs for operation in pair],
+    )
+
+
+class DetrTransformerEncoder(TransformerLayerSequence):
+    """Self-attention among the cells of the feature map.
+
+    Args:
+        embed_dim: C.
+        num_heads: attention heads.
+        feedforward_dim: hidden channels of the FFN.
+        dropout: dropout probability.
+        num_layers: how many layers.
+        pre_norm: normalise before each block, and once after the last layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        feedforward_dim: int = 2048,
+        dropout: float = 0.1,
+        num_layers: int = 6,
+        pre_norm: bool = False,
+    ):
+        super().__init__(
+            _layer(
+                ("self_attn", "ffn"),
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                feedforward_dim=feedforward_dim,
+                dropout=dropout,
+                pre_norm=pre_norm,
+            ),
+            num_layers,
+        )
+        self.post_norm_layer = nn.LayerNorm(embed_dim) if pre_norm else None
+
+    def forward(self, memory: Tensor, *, pos: Tensor, padding: Tensor | None = None) -> Tensor:
+        """memory, pos: (B, N, C); padding: (B, N) bool, True = padding. Returns (B, N, C)."""
+        for layer in self.layers:
+            memory = layer(memory, query_pos=pos, query_key_padding_mask=padding)
+        return memory if self.post_norm_layer is None else self.post_norm_layer(memory)
+
+
+class DetrTransformerDecoder(TransformerLayerSequence):
+    """Queries that attend to each other and to the encoded cells.
+
+    Args: as of the encoder; the norm after the last layer is there in either order, and each layer's result goes
+        through it.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        feedforward_dim: int = 2048,
+        dropout: float = 0.1,
+        num_layers: int = 6,
+        pre_norm: bool = False,
+    ):
+        super().__init__(
+            _layer(
+                ("self_attn", "cross_attn", "ffn"),
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                feedforward_dim=feedforward_dim,
+                dropout=dropout,
+                pre_norm=pre_norm,
+            ),
+            num_layers,
+        )
+        self.post_norm_layer = nn.LayerNorm(embed_dim)
+
+    def forward(
+        self, query: Tensor, memory: Tensor, *, query_pos: Tensor, pos: Tensor, padding: Tensor | None = None
+    ) -> Tensor:
+        """query, query_pos: (B, Q, C); memory, pos: (B, N, C); padding: (B, N) bool. Returns (layers, B, Q, C)."""
+        results = []
+        for layer in self.layers:
+            query = layer(query, memory, query_pos=query_pos, key_pos=pos, key_padding_mask=padding)
+            results.append(query)
+        return self.post_norm_layer(torch.stack(results))
+
+
+class DetrTransformer(nn.Module):
+    """Encoder and decoder, with Xavier-uniform weights.
+
+    Args:
+        encoder: encodes the feature map.
+        decoder: turns queries into object embeddings.
+    """
+
+    def __init__(self, *, encoder: DetrTransformerEncoder, decoder: DetrTransformerDecoder):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, feature: Tensor, *, mask: Tensor | None, query_embed: Tensor, pos: Tensor) -> Tensor:
+        """Encode and decode.
+
+        Args:
+            feature: (B, C, h, w).
+            mask: (B, h, w) bool, True = padding, or None when nothing is padded.
+            query_embed: (Q, C), the learned queries, which act as positions; the content starts at zero.
+            pos: (B, C, h, w), or (1, C, h, w) for all images alike.
+
+        Returns:
+            (decoder layers, B, Q, C).
+        """
+        cells, pos = feature.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
+        padding = None if mask is None else mask.flatten(1)
+        memory = self.encoder(cells, pos=pos, padding=padding)
+        query_pos = query_embed.expand(feature.shape[0], -1, -1)
+        query = torch.zeros_like(query_pos)
+        return self.decoder(query, memory, query_pos=query_pos, pos=pos, padding=padding)

@@ -1,0 +1,59 @@
+"""A data set in memory, with what the evaluator reads of one, and a model's outputs for it."""
+
+import numpy as np
+import torch
+
+from detrex_lite.structures import Boxes, Instances
+
+
+class MemoryDataset:
+    """`objects`: image id -> list of (xyxy box, class) or (box, class, iscrowd, area)."""
+
+    name = "memory"
+    height, width = 200, 300
+
+    def __init__(self, objects, class_names=("cat", "dog"), category_ids=(7, 3), has_annotations=True):
+        self.objects = objects
+        self.class_names = tuple(class_names)
+        self.num_classes = len(self.class_names)
+        self.category_ids = tuple(category_ids)
+        self.image_ids = np.array(list(objects))
+        self.has_annotations = has_annotations
+
+    def __len__(self):
+        return len(self.objects)
+
+    def __getitem__(self, index):
+        image_id = self.image_ids[index]
+        rows = [self._complete(*row) for row in self.objects[int(image_id)]]
+        return {
+            "file_name": f"{image_id}.jpg",
+            "image_id": image_id,
+            "height": self.height,
+            "width": self.width,
+            "boxes": torch.tensor([row[0] for row in rows], dtype=torch.float32).reshape(-1, 4),
+            "classes": torch.tensor([row[1] for row in rows], dtype=torch.int64),
+            "iscrowd": torch.tensor([row[2] for row in rows], dtype=torch.bool),
+            "area": torch.tensor([row[3] for row in rows], dtype=torch.float32),
+        }
+
+    @staticmethod
+    def _complete(box, class_index, iscrowd=False, area=None):
+        return box, class_index, iscrowd, (box[2] - box[0]) * (box[3] - box[1]) if area is None else area
+
+
+def model_input(image_id):
+    return {"image_id": image_id, "file_name": f"{image_id}.jpg", "height": 200, "width": 300}
+
+
+def model_output(boxes=(), scores=(), classes=()):
+    instances = Instances((200, 300))
+    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.scores = torch.tensor(scores, dtype=torch.float32)
+    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    return {"instances": instances}
+
+
+def perfect_output(dataset, image_id):
+    objects = dataset.objects[image_id]
+    return model_output([row[0] for row in objects], [0.9] * len(objects), [row[1] for row in objects])

@@ -1,0 +1,242 @@
+import json
+import logging
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detrex_lite.evaluation import CocoEvaluator
+from detrex_lite.evaluation.pycocotools_bridge import METRIC_NAMES
+
+from .datasets import MemoryDataset, model_input, model_output, perfect_output
+
+BIG, MEDIUM, SMALL = [10, 10, 190, 150], [20, 30, 80, 90], [100.5, 50.25, 110.5, 62.75]
+
+
+def two_images():
+    return MemoryDataset({42: [(BIG, 0), (MEDIUM, 1)], 7: [(SMALL, 0)], 11: []})
+
+
+def evaluate(dataset, outputs, output_dir=None):
+    evaluator = CocoEvaluator(dataset=dataset, output_dir=output_dir)
+    for image_id, output in outputs.items():
+        evaluator.process([model_input(image_id)], [output])
+    return evaluator.evaluate()
+
+
+def test_perfect_detections_score_100():
+    dataset = two_images()
+    metrics = evaluate(dataset, {i: perfect_output(dataset, i) for i in dataset.objects})["bbox"]
+    assert list(metrics) == [*METRIC_NAMES, "AP-cat", "AP-dog"]
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "AP-cat", "AP-dog"):
+        assert metrics[name] == pytest.approx(100, abs=1e-9), name
+    # Two cats, each in an image of its own: one detection per image finds everything.
+    assert metrics["AR1"] == pytest.approx(100, abs=1e-9)
+
+
+def test_metrics_are_those_of_pycocotools_on_files(tmp_path):
+    """Random boxes, partly right: the same numbers as from JSON files read by pycocotools alone."""
+    generator = torch.Generator().manual_seed(3)
+    objects, outputs = {}, {}
+    for image_id in range(100, 120):
+        low = torch.rand(4, 2, generator=generator) * 150
+        boxes = torch.cat([low, low + 5 + torch.rand(4, 2, generator=generator) * 140], dim=1)
+        classes = torch.randint(0, 2, (4,), generator=generator)
+        rows = zip(boxes.tolist(), classes.tolist(), strict=True)
+        objects[image_id] = [(box, k, row == 3) for row, (box, k) in enumerate(rows)]
+        moved = boxes + torch.randn(4, 4, generator=generator) * 4
+        outputs[image_id] = model_output(
+            moved.tolist(), torch.rand(4, generator=generator).tolist(), classes.tolist()
+        )
+    dataset = MemoryDataset(objects)
+    metrics = evaluate(dataset, outputs, tmp_path)["bbox"]
+
+    annotations = []
+    for image_id, rows in objects.items():
+        for (x0, y0, x1, y1), k, crowd in rows:
+            box = [x0, y0, x1 - x0, y1 - y0]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": [7, 3][k],
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(crowd),
+                }
+            )
+    content = {
+        "images": [{"id": i, "height": 200, "width": 300} for i in objects],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
+        "annotations": annotations,
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    truth = COCO(str(tmp_path / "truth.json"))
+    reference = COCOeval(truth, truth.loadRes(str(tmp_path / "predictions.json")), "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    expected = [100 * value if value > -1 else math.nan for value in reference.stats]
+    assert [metrics[name] for name in METRIC_NAMES] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert 5 < metrics["AP"] < 95
+    assert metrics["AP"] == pytest.approx((metrics["AP-cat"] + metrics["AP-dog"]) / 2)
+    assert metrics["AP-cat"] != metrics["AP-dog"]
+
+
+def test_files_are_written_under_original_ids(tmp_path):
+    dataset = two_images()
+    outputs = {42: model_output([SMALL, BIG], [0.25, 0.5], [0, 1]), 7: model_output(), 11: model_output()}
+    results = evaluate(dataset, outputs, tmp_path / "new" / "folder")
+    folder = tmp_path / "new" / "folder"
+    assert json.loads((folder / "predictions.json").read_text()) == [
+        {"image_id": 42, "category_id": 7, "bbox": [100.5, 50.25, 10.0, 12.5], "score": 0.25},
+        {"image_id": 42, "category_id": 3, "bbox": [10.0, 10.0, 180.0, 140.0], "score": 0.5},
+    ]
+    assert json.loads((folder / "metrics.json").read_text()) == results
+
+
+def test_no_detection_at_all_scores_0(tmp_path):
+    dataset = two_images()
+    metrics = evaluate(dataset, {i: model_output() for i in dataset.objects}, tmp_path)["bbox"]
+    assert all(value == 0 for value in metrics.values()), metrics
+    assert json.loads((tmp_path / "predictions.json").read_text()) == []
+
+
+def test_what_has_no_ground_truth_is_nan_and_null_in_json(tmp_path):
+    dataset = MemoryDataset({42: [(BIG, 0)]})
+    metrics = evaluate(dataset, {42: perfect_output(dataset, 42)}, tmp_path)["bbox"]
+    assert metrics["AP"] == metrics["AP-cat"] == metrics["APl"] == pytest.approx(100)
+    assert math.isnan(metrics["AP-dog"])
+    assert math.isnan(metrics["APs"])
+    written = json.loads((tmp_path / "metrics.json").read_text())["bbox"]
+    assert written["AP-dog"] is None
+    assert written["AP"] == metrics["AP"]
+
+
+def test_an_annotated_data_set_without_any_object_gives_nan():
+    dataset = MemoryDataset({1: [], 2: []})
+    metrics = evaluate(dataset, {1: model_output([BIG], [0.5], [0]), 2: model_output()})["bbox"]
+    assert all(math.isnan(value) for value in metrics.values())
+
+
+def test_without_annotations_only_predictions_are_written(tmp_path, caplog):
+    dataset = MemoryDataset({42: []}, has_annotations=False)
+    with caplog.at_level(logging.WARNING):
+        assert evaluate(dataset, {42: model_output([BIG], [0.5], [0])}, tmp_path) == {}
+    assert "'memory' has no annotations" in caplog.text
+    assert str(tmp_path) in caplog.text
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 1
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_detections_in_crowds_do_not_count_as_wrong():
+    crowd = [100, 20, 290, 190]
+    dataset = MemoryDataset({42: [(MEDIUM, 0), (crowd, 0, True)]})
+    output = model_output([MEDIUM, [120, 30, 150, 60]], [0.5, 0.9], [0, 0])
+    assert evaluate(dataset, {42: output})["bbox"]["AP"] == pytest.approx(100)
+    without_crowd = MemoryDataset({42: [(MEDIUM, 0)]})
+    assert evaluate(without_crowd, {42: output})["bbox"]["AP"] == pytest.approx(50, abs=1)
+
+
+def test_size_classes_follow_the_annotated_area():
+    # The box is large, its segment is small.
+    dataset = MemoryDataset({42: [(BIG, 0, False, 500.0)]})
+    metrics = evaluate(dataset, {42: perfect_output(dataset, 42)})["bbox"]
+    assert metrics["APs"] == pytest.approx(100)
+    assert math.isnan(metrics["APl"])
+
+
+def test_an_image_that_comes_twice_counts_once(tmp_path):
+    dataset = two_images()
+    evaluator = CocoEvaluator(dataset=dataset, output_dir=tmp_path)
+    for image_id in (42, 7, 11, 42):
+        evaluator.process([model_input(image_id)], [perfect_output(dataset, image_id)])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 3
+
+
+def test_images_that_were_not_processed_count_as_missed_and_are_reported(caplog):
+    dataset = two_images()
+    with caplog.at_level(logging.WARNING):
+        metrics = evaluate(dataset, {42: perfect_output(dataset, 42)})["bbox"]
+    assert "Only 1 of 3 images" in caplog.text
+    assert 40 < metrics["AP-cat"] < 60
+
+
+def test_reset_forgets_detections():
+    dataset = two_images()
+    evaluator = CocoEvaluator(dataset=dataset)
+    evaluator.process([model_input(42)], [perfect_output(dataset, 42)])
+    evaluator.reset()
+    assert evaluator.evaluate()["bbox"]["AP"] == 0
+
+
+def test_a_box_that_ends_before_it_begins_covers_nothing(tmp_path):
+    evaluate(two_images(), {42: model_output([[50, 40, 20, 10]], [0.5], [0])}, tmp_path)
+    assert json.loads((tmp_path / "predictions.json").read_text())[0]["bbox"] == [50, 40, 0, 0]
+
+
+def test_low_precision_outputs_are_taken():
+    dataset = MemoryDataset({42: [(BIG, 0)]})
+    output = perfect_output(dataset, 42)
+    output["instances"] = output["instances"].to(torch.bfloat16)
+    output["instances"].pred_classes = torch.tensor([0])
+    assert evaluate(dataset, {42: output})["bbox"]["AP50"] == pytest.approx(100)
+
+
+def test_pycocotools_prints_into_the_log(capsys, caplog):
+    dataset = two_images()
+    with caplog.at_level(logging.INFO):
+        evaluate(dataset, {42: perfect_output(dataset, 42)})
+    assert capsys.readouterr().out == ""
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("image_id", "output", "message"),
+    [
+        (5, model_output(), r"image 5 \(5.jpg\) is not in the data set 'memory' with its 3 images"),
+        (42, model_output([BIG], [math.nan], [0]), r"image 42 \(42.jpg\): scores .* not finite"),
+        (42, model_output([[0, 0, math.inf, 1]], [0.5], [0]), r"image 42 .*pred_boxes .* not finite"),
+        (42, model_output([BIG], [0.5], [2]), r"image 42 .*class 2, but .*'memory' has 2 classes, 0..1"),
+        (42, model_output([BIG], [0.5], [-1]), r"image 42 .*class -1"),
+    ],
+)
+def test_outputs_that_cannot_be_evaluated_are_refused(image_id, output, message):
+    evaluator = CocoEvaluator(dataset=two_images())
+    with pytest.raises(ValueError, match=message):
+        evaluator.process([model_input(image_id)], [output])
+
+
+def test_inputs_without_id_and_outputs_of_another_number_are_refused():
+    evaluator = CocoEvaluator(dataset=two_images())
+    with pytest.raises(ValueError, match="no 'image_id'"):
+        evaluator.process([{"height": 3}], [model_output()])
+    with pytest.raises(ValueError, match="2 outputs for 1 inputs"):
+        evaluator.process([model_input(42)], [model_output(), model_output()])
+
+
+def _evaluate_a_part(rank, init_file, folder):
+    dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
+    dataset = two_images()
+    evaluator = CocoEvaluator(dataset=dataset, output_dir=folder / "evaluation")
+    # Image 7 comes on both, as with a sampler that pads its shards.
+    for image_id in ([42, 7], [11, 7])[rank]:
+        evaluator.process([model_input(image_id)], [perfect_output(dataset, image_id)])
+    results = evaluator.evaluate()
+    (folder / f"rank{rank}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    mp.spawn(_evaluate_a_part, args=(tmp_path / "init", tmp_path), nprocs=2)
+    dataset = two_images()
+    alone = evaluate(dataset, {i: perfect_output(dataset, i) for i in dataset.objects})
+    for rank in range(2):
+        assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == alone
+    predictions = json.loads((tmp_path / "evaluation" / "predictions.json").read_text())
+    assert [one["image_id"] for one in predictions] == [7, 42, 42]

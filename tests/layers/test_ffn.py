@@ -1,0 +1,60 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from detrex_lite.layers import FFN, MLP
+
+
+def test_ffn_is_two_linear_layers_and_the_identity():
+    torch.manual_seed(0)
+    ffn = FFN(8, 32)
+    x = torch.randn(2, 3, 8)
+    first, second = ffn.layers
+    want = second(F.relu(first(x)))
+    assert_close(ffn(x), x + want)
+    other = torch.randn(2, 3, 8)
+    assert_close(ffn(x, identity=other), other + want)
+
+
+def test_ffn_without_identity_may_change_width():
+    ffn = FFN(8, 32, output_dim=5, num_fcs=3, activation=nn.GELU, fc_bias=False, add_identity=False)
+    x = torch.randn(2, 8)
+    want = x
+    for number, layer in enumerate(ffn.layers):
+        assert layer.bias is None
+        want = layer(F.gelu(want) if number else want)
+    assert_close(ffn(x), want)
+    assert want.shape == (2, 5)
+
+
+def test_no_activation_is_shared():
+    ffns = [FFN(8, 16, num_fcs=3) for _ in range(2)]
+    activations = [activation for ffn in ffns for activation in ffn.activations]
+    assert len({id(activation) for activation in activations}) == 4
+
+
+def test_ffn_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    ffn, x = FFN(8, 32, ffn_drop=0.5), torch.randn(4, 8)
+    assert not torch.equal(ffn(x), ffn(x))
+    ffn.eval()
+    assert_close(ffn(x), ffn(x), rtol=0, atol=0)
+
+
+def test_ffn_errors():
+    with pytest.raises(ValueError, match="num_fcs=1 is below 2"):
+        FFN(8, 16, num_fcs=1)
+    with pytest.raises(ValueError, match="add_identity needs output_dim == embed_dim, got 4 and 8"):
+        FFN(8, 16, output_dim=4)
+
+
+def test_mlp():
+    mlp = MLP(4, 8, 2, num_layers=3)
+    x = torch.randn(5, 4)
+    a, b, c = mlp.layers
+    assert_close(mlp(x), c(F.relu(b(F.relu(a(x))))))
+    assert MLP(4, 8, 2, num_layers=1)(x).shape == (5, 2)
+    with pytest.raises(ValueError, match="num_layers=0 is below 1"):
+        MLP(4, 8, 2, num_layers=0)

@@ -1,0 +1,41 @@
+import torch
+from torch.testing import assert_close
+
+from detrex_lite.modeling import Predictions, SoftmaxPostprocessor, TopKPostprocessor
+
+BOXES = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [0.25, 0.5, 0.1, 0.2], [1.0, 1.0, 0.5, 0.5]]])
+
+
+def test_softmax_takes_the_best_class_that_is_an_object():
+    logits = torch.tensor([[[1.0, 0.0, 5.0], [0.0, 2.0, 0.0], [3.0, 0.0, 0.0]]])
+    (found,) = SoftmaxPostprocessor()(Predictions(logits, BOXES), [(100, 200)])
+    assert found.image_size == (100, 200)
+    assert found.pred_classes.tolist() == [0, 1, 0]
+    assert_close(found.scores, logits[0].softmax(-1)[torch.arange(3), found.pred_classes])
+    want = torch.tensor([[50.0, 25, 150, 75], [40, 40, 60, 60], [150, 75, 200, 100]])  # the last one is clipped
+    assert_close(found.pred_boxes.tensor, want)
+
+
+def test_top_k_takes_pairs_of_query_and_class():
+    logits = torch.tensor([[[2.0, 3.0], [-1.0, -2.0], [4.0, -3.0]]])
+    (found,) = TopKPostprocessor(3)(Predictions(logits, BOXES), [(100, 200)])
+    assert found.pred_classes.tolist() == [0, 1, 0]
+    assert_close(found.scores, torch.tensor([4.0, 3.0, 2.0]).sigmoid())
+    assert_close(found.pred_boxes.tensor[1], torch.tensor([50.0, 25, 150, 75]))
+    assert_close(found.pred_boxes.tensor[1], found.pred_boxes.tensor[2])
+
+
+def test_top_k_is_clamped_to_what_there_is():
+    (found,) = TopKPostprocessor(300)(Predictions(torch.zeros(1, 3, 2), BOXES), [(10, 10)])
+    assert len(found) == 6
+
+
+def test_boxes_without_area_inside_the_frame_are_dropped():
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [1.5, 1.5, 0.2, 0.2], [0.5, 0.5, 0.0, 0.5]]])
+    (found,) = SoftmaxPostprocessor()(Predictions(torch.zeros(1, 3, 3), boxes), [(10, 10)])
+    assert len(found) == 1
+
+
+def test_scores_of_half_precision_are_float32():
+    (found,) = SoftmaxPostprocessor()(Predictions(torch.zeros(1, 3, 3).bfloat16(), BOXES.bfloat16()), [(10, 10)])
+    assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32

@@ -1,0 +1,91 @@
+import pytest
+import torch
+import torchvision
+from torch.testing import assert_close
+from torchvision.ops import FrozenBatchNorm2d
+
+from detrex_lite.modeling import ResNet
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randn(1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(("depth", "widths"), [(18, [64, 128, 256, 512]), (50, [256, 512, 1024, 2048])])
+def test_any_stage(depth, widths, images):
+    stages = ["res2", "res3", "res4", "res5"]
+    backbone = ResNet(depth=depth, out_features=stages).eval()
+    assert list(backbone.channels.values()) == widths
+    shapes = {name: tuple(feature.shape) for name, feature in backbone(images).items()}
+    assert shapes == {
+        name: (1, width, 16 >> level, 16 >> level)
+        for level, (name, width) in enumerate(zip(stages, widths, strict=True))
+    }
+
+
+def test_agrees_with_torchvision(images):
+    theirs = torchvision.models.resnet18(norm_layer=FrozenBatchNorm2d).eval()
+    ours = ResNet(depth=18, out_features=["res3", "res5"]).eval()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+    res3 = theirs.layer2(theirs.layer1(x))
+    res5 = theirs.layer4(theirs.layer3(res3))
+    got = ours(images)
+    assert_close(got["res3"], res3)
+    assert_close(got["res5"], res5)
+
+
+def test_stages_that_nothing_needs_are_not_built(images):
+    backbone = ResNet(depth=18, out_features=["res3"])
+    assert list(backbone(images)) == ["res3"]
+    assert not [name for name, _ in backbone.named_parameters() if name.startswith(("layer3", "layer4"))]
+
+
+def test_dc5_keeps_the_resolution(images):
+    backbone = ResNet(depth=50, dilation=True).eval()
+    assert backbone(images)["res5"].shape == (1, 2048, 4, 4)
+
+
+@pytest.mark.parametrize(("freeze_at", "first_trained"), [(0, "conv1"), (1, "layer1"), (2, "layer2"), (5, None)])
+def test_freeze_at(freeze_at, first_trained):
+    backbone = ResNet(depth=18, freeze_at=freeze_at)
+    trained = [name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    assert (trained[0] if trained else None) == first_trained
+    if first_trained:
+        assert "layer4" in trained
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+def test_norms_train(norm):
+    backbone = ResNet(depth=18, out_features=["res2"], norm=norm, freeze_at=0)
+    backbone(torch.randn(2, 3, 32, 32))["res2"].sum().backward()
+    assert backbone.conv1.weight.grad.abs().sum() > 0
+    assert (backbone.bn1.weight.requires_grad) is (norm != "FrozenBN")
+
+
+def test_weights_from_a_file(tmp_path):
+    source = torchvision.models.resnet18()
+    torch.nn.init.uniform_(source.bn1.running_mean)
+    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+    backbone = ResNet(depth=18, out_features=["res3"], weights=str(tmp_path / "resnet18.pth"))
+    assert_close(backbone.bn1.running_mean, source.bn1.running_mean)
+    assert_close(backbone.layer2[1].conv2.weight, source.layer2[1].conv2.weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 51}, "ResNet depth=51; choices: 18, 34, 50, 101, 152"),
+        ({"out_features": ["res55"]}, "no stage 'res55'; did you mean 'res5'"),
+        ({"out_features": []}, "out_features is empty"),
+        ({"norm": "FrozenBn"}, "norm='FrozenBn'; did you mean 'FrozenBN'"),
+        ({"freeze_at": 6}, "freeze_at=6 is outside 0"),
+        ({"depth": 18, "dilation": True}, "needs bottleneck blocks"),
+        ({"depth": 18, "weights": "DEFAULTS"}, "neither a file nor .* did you mean 'DEFAULT'"),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet(**arguments)

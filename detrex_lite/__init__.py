@@ -9,8 +9,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# The wheel installs `projects`, `configs` and `tools` inside this package. A source checkout keeps them beside
-# it; looking there too makes `detrex_lite.projects` the same import in both, installed or not.
+# The wheel installs `projects`, `configs` and `tools` inside this package. A source checkout keeps them
+# beside it; looking there too makes `detrex_lite.projects` the same import in both, installed or not.
 _HERE = Path(__file__).resolve().parent
 if not (_HERE / "projects").is_dir() and (_HERE.parent / "projects").is_dir():
     __path__.append(str(_HERE.parent))

@@ -12,7 +12,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         choices: the valid names.
 
     Returns:
-        `"; did you mean 'x'?"` when a choice is close, otherwise `"; choices: a, b, c"` (sorted, all of them),
+        `"; did you mean 'x'?"` when a choice is close, otherwise `"; choices: a, b, c"` (all, sorted),
         or `""` when there are no choices.
     """
     choices = sorted({str(choice) for choice in choices})

@@ -1,0 +1,20 @@
+"""Reading, loading and writing weights and training checkpoints."""
+
+from .checkpointer import Checkpointer
+from .files import CheckpointError, read_checkpoint, save_atomic
+from .key_maps import KEY_MAPS, KeyMap
+from .load import load_checkpoint, model_state
+from .report import LoadReport, Mismatch
+
+__all__ = [
+    "KEY_MAPS",
+    "CheckpointError",
+    "Checkpointer",
+    "KeyMap",
+    "LoadReport",
+    "Mismatch",
+    "load_checkpoint",
+    "model_state",
+    "read_checkpoint",
+    "save_atomic",
+]

@@ -1,0 +1,49 @@
+"""Data sets, augmentations and loaders."""
+
+from .catalog import load_dataset, register_dataset
+from .coco import load_coco
+from .dataset import DetectionDataset, subset
+from .faults import DatasetError
+from .folder import load_folder
+from .image import list_images, read_image, read_image_size
+from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length
+from .mapper import DetrDatasetMapper
+from .packing import from_records
+from .samplers import TrainBatchSampler
+from .shapes import generate_shapes, load_shapes
+from .transforms import (
+    RandomSizeCrop,
+    ResizeShortestEdge,
+    detr_test_augmentation,
+    detr_train_augmentation,
+    shortest_edge_size,
+)
+from .voc import load_voc
+
+__all__ = [
+    "DatasetError",
+    "DetectionDataset",
+    "DetrDatasetMapper",
+    "RandomSizeCrop",
+    "ResizeShortestEdge",
+    "TrainBatchSampler",
+    "build_test_loader",
+    "build_train_loader",
+    "dataset_of",
+    "detr_test_augmentation",
+    "detr_train_augmentation",
+    "epoch_length",
+    "from_records",
+    "generate_shapes",
+    "list_images",
+    "load_coco",
+    "load_dataset",
+    "load_folder",
+    "load_shapes",
+    "load_voc",
+    "read_image",
+    "read_image_size",
+    "register_dataset",
+    "shortest_edge_size",
+    "subset",
+]

@@ -13,17 +13,19 @@ from .faults import DatasetError
 class PackedStrings:
     """An immutable list of strings in one array of bytes.
 
-    Workers of a loader are forked: reading a Python object there writes its reference count, and so copies its
+    Workers of a loader are forked: reading a Python object there writes its reference count, and so copies
+        its
     page of memory. An array has no such counts, whatever the number of strings.
     """
 
     def __init__(self, strings: Sequence[str]):
-        encoded = [os.fsencode(string) for string in strings]
+        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
     def __getitem__(self, index: int) -> str:
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+        start, end = self._ends[index : index + 2]
+        return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -102,7 +104,7 @@ class DetectionDataset:
 
     def objects_per_image(self) -> np.ndarray:
         """(N,) int64: the number of boxes of each image that training uses (crowds left out)."""
-        before = np.concatenate([[0], np.cumsum(~self.iscrowd[: self.num_boxes])])
+        before = np.concatenate([[0], np.cumsum(~self.iscrowd)])
         return before[self.offsets[1:]] - before[self.offsets[:-1]]
 
     def file_name(self, index: int) -> str:
@@ -113,8 +115,8 @@ class DetectionDataset:
         """Image `index` with its boxes.
 
         Returns:
-            `file_name`, `image_id`, `height`, `width`, `boxes` (T, 4) float32 xyxy in pixels, `classes` (T,) int64,
-            `iscrowd` (T,) bool, `area` (T,) float32, `annotation_ids` (T,) int64.
+            `file_name`, `image_id`, `height`, `width`, `boxes` (T, 4) float32 xyxy in pixels, `classes` (T,)
+            int64, `iscrowd` (T,) bool, `area` (T,) float32, `annotation_ids` (T,) int64.
         """
         index = int(index)
         if not -len(self) <= index < len(self):
@@ -153,16 +155,18 @@ def _frozen(array: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def subset(dataset: DetectionDataset, limit: int) -> DetectionDataset:
-    """The first `limit` images of a data set (all of them when it has fewer), e.g. to overfit a few on purpose.
+    """The first `limit` images of a data set (all of them when it has fewer), e.g. to overfit a few on
+    purpose.
 
-    The arrays are shared with `dataset`; its counts of dropped and clipped boxes, which are of the whole, are not
-    taken over.
+    The arrays are shared with `dataset`; its counts of dropped and clipped boxes, which are of the whole, are
+    not taken over.
 
     Raises:
         DatasetError: when `limit` is below 1.
     """
     if limit < 1:
         raise DatasetError(f"limit must be at least 1 image, got {limit}")
+    end = int(dataset.offsets[min(limit, len(dataset))])
     return DetectionDataset(
         name=dataset.name,
         class_names=dataset.class_names,
@@ -173,11 +177,11 @@ def subset(dataset: DetectionDataset, limit: int) -> DetectionDataset:
         heights=dataset.heights[:limit],
         widths=dataset.widths[:limit],
         offsets=dataset.offsets[: limit + 1],
-        boxes=dataset.boxes,
-        classes=dataset.classes,
-        iscrowd=dataset.iscrowd,
-        areas=dataset.areas,
-        annotation_ids=dataset.annotation_ids,
+        boxes=dataset.boxes[:end],
+        classes=dataset.classes[:end],
+        iscrowd=dataset.iscrowd[:end],
+        areas=dataset.areas[:end],
+        annotation_ids=dataset.annotation_ids[:end],
         has_annotations=dataset.has_annotations,
         dropped={},
         clipped=0,

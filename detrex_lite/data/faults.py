@@ -13,7 +13,7 @@ DROP_REASONS = ("not finite", "without area", "outside the image")
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be read as it is; the message names the file and, where there is one, the annotation."""
+    """A data set that cannot be read as it is; the message names the file and the annotation."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class FaultLog:
     """What a reader reports faults to.
 
     Args:
-        strict: raise at the first fault that cannot be repaired; otherwise collect them all in `faults`, and the
-            reader goes on without the faulty entry.
+        strict: raise at the first fault that cannot be repaired; otherwise collect them all in `faults`, and
+            the reader goes on without the faulty entry.
     """
 
     def __init__(self, *, strict: bool = True):

@@ -47,6 +47,39 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    def feature_maps(self, images: Tensor) -> Sequence[Tensor]:
+        """What subclasses write: backbone and neck.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+
+        Returns:
+            Maps (B, C, h, w), finest first.
+        """
+        raise NotImplementedError
+
+    def extract_features(self, images: ImageBatch) -> list[ImageBatch]:
+        """Run `feature_maps` and keep track of the padding.
+
+        Training runs the padded batch at once, as the published implementations do. There, convolutions near the
+        border of an image see its padding, which is zero only in the input. Evaluation runs images of each size by
+        themselves and pads the maps, so that detections do not depend on what else is in the batch.
+
+        Returns:
+            The maps as padded batches, finest first.
+        """
+        if self.training or images.mask is None:
+            return [images.resampled(maps) for maps in self.feature_maps(images.tensor)]
+        positions: dict[tuple[int, int], list[int]] = {}
+        for position, size in enumerate(images.image_sizes):
+            positions.setdefault(size, []).append(position)
+        maps_of_image: list[Sequence[Tensor]] = [()] * len(images)
+        for (height, width), members in positions.items():
+            levels = self.feature_maps(images.tensor[members, :, :height, :width])
+            for position, maps in zip(members, zip(*levels, strict=True), strict=True):
+                maps_of_image[position] = maps
+        return [ImageBatch.from_images(list(level)) for level in zip(*maps_of_image, strict=True)]
+
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """What subclasses write: the named sets of predictions for a batch.
 

@@ -1,4 +1,4 @@
-"""Box arithmetic. Formats: cxcywh (centre, width, height) and xyxy (two corners), any unit that both sides share."""
+"""Box arithmetic. Formats: cxcywh (centre, width, height) and xyxy (two corners), in any unit."""
 
 import torch
 from torch import Tensor
@@ -50,12 +50,12 @@ def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of every pair. a: (..., N, 4) xyxy, b: (..., M, 4) xyxy in the same unit; returns (..., N, M)."""
+    """IoU of every pair. a: (..., N, 4) xyxy, b: (..., M, 4) xyxy in the same unit; (..., N, M)."""
     return _ratio(*_overlap(a[..., :, None, :], b[..., None, :, :]))
 
 
 def pairwise_generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU of every pair. a: (..., N, 4) xyxy, b: (..., M, 4) xyxy in the same unit; (..., N, M)."""
+    """Generalised IoU of every pair. a: (..., N, 4), b: (..., M, 4), xyxy in one unit; (..., N, M)."""
     return generalized_box_iou(a[..., :, None, :], b[..., None, :, :])
 
 

@@ -1,18 +1,17 @@
-"""Images of different sizes in one padded tensor. The only place that pads and makes the padding mask."""
+"""Images (or feature maps) of different sizes in one padded tensor. The only place that pads and makes the mask."""
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 class ImageBatch:
-    """Images padded at the right and the bottom to one size.
+    """Images padded with zeros at the right and the bottom to one size.
 
     Attributes:
-        tensor: (B, C, H, W), zero in the padding.
-        image_sizes: B pairs (height, width): the true sizes in pixels.
+        tensor: (B, C, H, W).
+        image_sizes: B pairs (height, width): the true sizes in cells of `tensor`.
         mask: (B, H, W) bool, True in the padding, or None when no image is padded (attention is faster
             without a mask, and an all-False mask means the same).
     """
@@ -39,8 +38,8 @@ class ImageBatch:
         height, width = (
             math.ceil(max(side) / size_divisibility) * size_divisibility for side in zip(*sizes, strict=True)
         )
-        if len(images) == 1 and sizes[0] == (height, width):
-            return cls(images[0][None], sizes)
+        if all(size == (height, width) for size in sizes):
+            return cls(torch.stack(images), sizes)
         tensor = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         for padded, image, (h, w) in zip(tensor, images, sizes, strict=True):
             padded[:, :h, :w] = image
@@ -55,11 +54,22 @@ class ImageBatch:
             one[:h, :w] = False
         return mask
 
-    def mask_at(self, size: tuple[int, int]) -> Tensor | None:
-        """The padding mask of a feature map of `size` = (h, w) by nearest sampling: (B, h, w) bool or None."""
+    def mask_or_zeros(self) -> Tensor:
+        """The mask; (1, H, W) of False, which broadcasts over the batch, when no image is padded."""
         if self.mask is None:
-            return None
-        return F.interpolate(self.mask[None].float(), size=size)[0].bool()
+            return torch.zeros(1, *self.tensor.shape[-2:], dtype=torch.bool, device=self.tensor.device)
+        return self.mask
+
+    def resampled(self, tensor: Tensor) -> "ImageBatch":
+        """This batch at another resolution: the mask is sampled at the nearest cell above and to the left.
+
+        Args:
+            tensor: (B, C', H', W'), computed from the whole padded `self.tensor`.
+        """
+        (height, width), (new_height, new_width) = self.tensor.shape[-2:], tensor.shape[-2:]
+        # Cell i stands for pixel floor(i * H / H'), which is inside while it is below h: ceil(h * H' / H) cells.
+        sizes = [(-(-h * new_height // height), -(-w * new_width // width)) for h, w in self.image_sizes]
+        return ImageBatch(tensor, sizes)
 
     def __len__(self) -> int:
         return len(self.image_sizes)

@@ -17,7 +17,7 @@ class Instances:
 
     Raises:
         ValueError: when a field's length differs from that of the others.
-        AttributeError: when a field that does not exist is read.
+        AttributeError: when a field that does not exist is read, or `image_size` is assigned to.
     """
 
     def __init__(self, image_size: tuple[int, int], **fields: Any):
@@ -59,10 +59,20 @@ class Instances:
 
     @staticmethod
     def cat(instances: list["Instances"]) -> "Instances":
-        """One Instances with the objects of all, which must be of one image size and have the same fields."""
+        """One Instances with the objects of all.
+
+        Raises:
+            ValueError: when there are none, or they differ in image size or in the names of their fields.
+        """
         if not instances:
             raise ValueError("cannot concatenate an empty list of Instances")
         first = instances[0]
+        for one in instances[1:]:
+            if one.image_size != first.image_size or one.get_fields().keys() != first.get_fields().keys():
+                raise ValueError(
+                    f"cannot concatenate Instances of image size {first.image_size} with fields "
+                    f"{sorted(first.get_fields())} and of {one.image_size} with {sorted(one.get_fields())}"
+                )
         joined: dict[str, Any] = {}
         for name, value in first.get_fields().items():
             values = [one.get(name) for one in instances]
@@ -77,12 +87,16 @@ class Instances:
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
             super().__setattr__(name, value)
+        elif name == "image_size":
+            raise AttributeError("image_size cannot be changed; make a new Instances for another image size")
         else:
             self.set(name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._fields:
-            raise AttributeError(f"Instances has no field {name!r}{did_you_mean(name, self.__dict__.get('_fields', {}))}")
+            raise AttributeError(
+                f"Instances has no field {name!r}{did_you_mean(name, self.__dict__.get('_fields', {}))}"
+            )
         return self._fields[name]
 
     def __getitem__(self, item: int | slice | Tensor) -> "Instances":

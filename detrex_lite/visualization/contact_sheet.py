@@ -51,48 +51,48 @@ def contact_sheet(
     Raises:
         ValueError: when there are no rows, or for images that cannot be drawn into.
     """
-    rows = [SheetRow(*row) for row in rows]
-    if not rows:
+    pairs = [_draw_pair(SheetRow(*row), class_names, score_threshold, panel_size) for row in rows]
+    if not pairs:
         raise ValueError("a contact sheet needs at least one image")
-    columns = min(columns, len(rows))
+    columns = min(columns, len(pairs))
+    lines = [pairs[start : start + columns] for start in range(0, len(pairs), columns)]
+    heights = [max(panel.height for pair in line for panel in pair.panels) for line in lines]
     pair_width = 2 * panel_size + _GAP // 2
-    row_height = panel_size + _CAPTION_HEIGHT + _GAP
-    num_lines = -(-len(rows) // columns)
-    sheet = Image.new(
-        "RGB",
-        (columns * pair_width + (columns + 1) * 2 * _GAP, _HEADER_HEIGHT + num_lines * row_height + _GAP),
-        _BACKGROUND,
+    lefts = [2 * _GAP + column * (pair_width + 2 * _GAP) for column in range(columns)]
+    size = (
+        lefts[-1] + pair_width + 2 * _GAP,
+        _HEADER_HEIGHT + sum(heights) + len(lines) * (_CAPTION_HEIGHT + _GAP),
     )
+    sheet = Image.new("RGB", size, _BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), load_font(_FONT_SIZE)
-    for column in range(columns):
-        left = 2 * _GAP + column * (pair_width + 2 * _GAP)
+    for left in lefts:
         for text, x in (("ground truth", left), ("detections", left + panel_size + _GAP // 2)):
             draw.text((x, _HEADER_HEIGHT // 2), text, fill=_TEXT, font=font, anchor="lm")
-    for index, row in enumerate(rows):
-        left = 2 * _GAP + index % columns * (pair_width + 2 * _GAP)
-        top = _HEADER_HEIGHT + index // columns * row_height
-        panels, counts = _draw_pair(row, class_names, score_threshold, panel_size)
-        for number, panel in enumerate(panels):
-            corner = left + number * (panel_size + _GAP // 2)
-            sheet.paste(panel, (corner + (panel_size - panel.width) // 2, top + (panel_size - panel.height) // 2))
-        caption = " · ".join(part for part in (row.caption, counts) if part)
-        draw.text(
-            (left, top + panel_size + _CAPTION_HEIGHT // 2),
-            fit_text(caption, font, pair_width),
-            fill=_FAINT,
-            font=font,
-            anchor="lm",
-        )
+    top = _HEADER_HEIGHT
+    for line, height in zip(lines, heights, strict=True):
+        for left, pair in zip(lefts, line, strict=False):
+            for number, panel in enumerate(pair.panels):
+                x = left + number * (panel_size + _GAP // 2) + (panel_size - panel.width) // 2
+                sheet.paste(panel, (x, top + (height - panel.height) // 2))
+            caption = fit_text(pair.caption, font, pair_width)
+            draw.text(
+                (left, top + height + _CAPTION_HEIGHT // 2), caption, fill=_FAINT, font=font, anchor="lm"
+            )
+        top += height + _CAPTION_HEIGHT + _GAP
     out_png = Path(out_png)
     out_png.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out_png, format="PNG")
     return out_png
 
 
+class _Pair(NamedTuple):
+    panels: list[Image.Image]
+    caption: str
+
+
 def _draw_pair(
     row: SheetRow, class_names: Sequence[str] | None, score_threshold: float, panel_size: int
-) -> tuple[list[Image.Image], str]:
-    """The two pictures, and how many objects they show."""
+) -> _Pair:
     image = to_pil(row.image)
     scale = panel_size / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -101,10 +101,10 @@ def _draw_pair(
         # Drawn after scaling: labels of one size on the whole sheet, and sharp.
         objects = select_objects(instances, class_names, score_threshold, image.size)
         panel = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-        draw_objects(panel, [_scaled(one, scale) for one in objects], font_size=13)
+        draw_objects(panel, [_scaled(one, scale) for one in objects], font_size=13, line_width=2)
         panels.append(panel)
         counts.append(f"{len(objects)} {noun}{'' if len(objects) == 1 else 's'}")
-    return panels, ", ".join(counts)
+    return _Pair(panels, " · ".join(part for part in (row.caption, ", ".join(counts)) if part))
 
 
 def _scaled(one: DrawnBox, scale: float) -> DrawnBox:

@@ -12,17 +12,32 @@ from .images import fit_text, load_font, to_pil
 Colour = tuple[int, int, int]
 
 # Far apart from each other, and all of them visible on light and on dark images.
-_PALETTE = (
-    "#e6194b #3cb44b #4363d8 #f58231 #911eb4 #00b8d4 #f032e6 #9acd32 #ff9da7 #008080 "
-    "#b07aff #9a6324 #ffc107 #aa0000 #45d09e #808000 #ffab6b #2020b0 #7f7f7f #ff5c8a"
-).split()
+_PALETTE: tuple[Colour, ...] = (
+    (230, 25, 75),  # red
+    (60, 180, 75),  # green
+    (67, 99, 216),  # blue
+    (245, 130, 49),  # orange
+    (145, 30, 180),  # purple
+    (0, 184, 212),  # cyan
+    (240, 50, 230),  # magenta
+    (154, 205, 50),  # lime
+    (255, 157, 167),  # pink
+    (0, 128, 128),  # teal
+    (176, 122, 255),  # lavender
+    (154, 99, 36),  # brown
+    (255, 193, 7),  # amber
+    (170, 0, 0),  # maroon
+    (69, 208, 158),  # mint
+    (128, 128, 0),  # olive
+    (32, 32, 176),  # navy
+    (127, 127, 127),  # grey
+)
 
 
 def class_colour(class_index: int) -> Colour:
     """The colour (R, G, B in 0..255) of a class: always the same one for the same index."""
     if class_index < len(_PALETTE):
-        value = _PALETTE[class_index]
-        return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
+        return _PALETTE[class_index]
     # Steps of the golden ratio spread any number of hues evenly; three levels of brightness part close ones.
     hue = class_index * 0.618034 % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, (0.95, 0.7, 0.5)[class_index % 3])
@@ -52,8 +67,8 @@ def draw_detections(
 ) -> Image.Image:
     """A copy of `image` with boxes and labels drawn into it.
 
-    Lines and text grow with the image. A label stands on its box, or at another place on or in it where it covers
-    no other label, and always inside the image.
+    Lines and text grow with the image. A label stands on its box, or at another place on or in it where it
+    covers no other label, and always inside the image.
 
     Args:
         image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
@@ -99,10 +114,12 @@ def select_objects(
     ]
 
 
-def draw_objects(canvas: Image.Image, objects: list[DrawnBox], font_size: int | None = None) -> None:
-    """Draw `objects` into `canvas`, the first ones on top."""
+def draw_objects(
+    canvas: Image.Image, objects: list[DrawnBox], font_size: int | None = None, line_width: int | None = None
+) -> None:
+    """Draw `objects` into `canvas`, the first ones on top. Sizes in pixels; None: as fits the canvas."""
     side = (canvas.width + canvas.height) / 2
-    line_width = max(1, round(side / 250))
+    line_width = line_width or max(1, round(0.4 + side / 280))
     font = load_font(font_size or max(10, round(side / 42)))
     draw = ImageDraw.Draw(canvas)
     for one in reversed(objects):
@@ -166,8 +183,8 @@ def _draw_label(
     font: ImageFont.FreeTypeFont,
 ) -> None:
     red, green, blue = colour
-    # Black or white, whichever stands out more from the colour's luminance (Rec. 601 weights).
-    ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+    # Black or white, whichever is easier to read on a colour of this luminance (Rec. 601 weights).
+    ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 125 else (255, 255, 255)
     x0, y0, x1, y1 = rectangle
     draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
     draw.text((x0 + max(1, round(font.size / 6)), y0), text, fill=ink, font=font)

@@ -7,6 +7,7 @@ and the result is a dict of feature maps. Parameter names are torchvision's.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -66,6 +67,8 @@ class ResNet(nn.Module):
             self.add_module(f"layer{index + 1}", layer)
             if stage in out_features:
                 self.channels[stage] = getattr(layer[-1], "conv3", layer[-1].conv2).out_channels
+        # Convolutions run in the layout of their weights; this one is faster on CPUs and on GPUs' tensor cores.
+        self.to(memory_format=torch.channels_last)
         if weights is not None:
             _load_weights(self, name, weights)
         self._freeze(freeze_at)

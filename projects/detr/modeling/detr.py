@@ -1,14 +1,13 @@
 """DETR (Carion et al., ECCV 2020, figure 2): backbone, positions, encoder, decoder, heads.
 
-What differs from the paper's repository: it pads once and masks the padding in training and evaluation alike, and
-auxiliary outputs carry names instead of sitting in a list.
+What differs from the paper's repository: an image's detections do not depend on the batch that it is in
+(`Detector.extract_features`), and auxiliary outputs carry names instead of sitting in a list.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detrex_lite.layers import MLP
 from detrex_lite.modeling import Detector, Predictions, Targets, name_layers
@@ -67,17 +66,19 @@ class DETR(Detector):
         self.bbox_embed = MLP(embed_dim, embed_dim, 4, num_layers=3)
         self.aux_loss = aux_loss
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """See `Detector.feature_maps`: one map (B, C, h, w)."""
+        return [self.input_proj(self.backbone(images)[self.in_feature])]
+
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; DETR does not look at targets."""
-        feature = self.input_proj(self.backbone(images.tensor)[self.in_feature])  # (B, C, h, w)
-        batch, _, height, width = feature.shape
-        mask = images.mask_at((height, width))
-        if mask is None:  # nothing is padded: positions need no batch, attention no mask
-            nothing = torch.zeros(1, height, width, dtype=torch.bool, device=feature.device)
-            pos = self.position_embedding(nothing, dtype=feature.dtype).expand(batch, -1, -1, -1)
-        else:
-            pos = self.position_embedding(mask, dtype=feature.dtype)
-        hidden = self.transformer(feature, mask=mask, query_embed=self.query_embed.weight, pos=pos)
+        (feature,) = self.extract_features(images)
+        hidden = self.transformer(
+            feature.tensor,
+            mask=feature.mask,
+            query_embed=self.query_embed.weight,
+            pos=self.position_embedding(feature.mask_or_zeros(), dtype=feature.tensor.dtype),
+        )
         logits = self.class_embed(hidden)  # (layers, B, Q, K + 1)
         boxes = self.bbox_embed(hidden).sigmoid()  # (layers, B, Q, 4) cxcywh in 0..1
         return name_layers(logits, boxes, aux_loss=self.aux_loss)

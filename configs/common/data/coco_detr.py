@@ -1,0 +1,29 @@
+"""COCO 2017 with DETR's augmentation. DETREX_DATASETS names the folder that holds coco/."""
+
+from detrex_lite.config import LazyCall as L
+from detrex_lite.data import (
+    DetrDatasetMapper,
+    build_test_loader,
+    build_train_loader,
+    detr_test_augmentation,
+    detr_train_augmentation,
+    load_dataset,
+)
+from detrex_lite.evaluation import CocoEvaluator
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(load_dataset)(name="coco_2017_train"),
+        mapper=L(DetrDatasetMapper)(augmentation=L(detr_train_augmentation)(), is_train=True),
+        total_batch_size=16,  # of all processes together
+        num_workers=4,  # of each process
+        seed="${train.seed}",
+    ),
+    test=L(build_test_loader)(
+        dataset=L(load_dataset)(name="coco_2017_val"),
+        mapper=L(DetrDatasetMapper)(augmentation=L(detr_test_augmentation)(), is_train=False),
+        batch_size=1,
+        num_workers=4,
+    ),
+    evaluator=L(CocoEvaluator)(dataset="${..test.dataset}", output_dir="${train.output_dir}/evaluation"),
+)

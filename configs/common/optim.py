@@ -1,0 +1,19 @@
+"""Optimizers. `params.model` is set when the model has been built."""
+
+from detrex_lite.config import LazyCall as L
+from detrex_lite.engine.optim import adamw, get_param_groups
+
+# DETR's settings (https://github.com/facebookresearch/detr, main.py). A backbone is trained more slowly with
+# `optimizer.params.backbone_lr_factor=0.1`, other modules with `optimizer.params.lr_factors`.
+AdamW = L(adamw)(
+    params=L(get_param_groups)(
+        base_lr="${..lr}",
+        backbone_lr_factor=1.0,
+        weight_decay_norm=None,
+        lr_factors=None,
+        lr_factor_func=None,
+    ),
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=1e-4,
+)

@@ -1,0 +1,12 @@
+"""Learning rate multipliers of training progress. Only the ratio of milestone to length counts, so that each
+of them fits a run of any length; the length itself is set by `train.max_iter` or `train.max_epochs`."""
+
+from detrex_lite.config import LazyCall as L
+from detrex_lite.engine.schedule import multi_step, one_cycle
+
+lr_multiplier_500ep = L(multi_step)(epochs=500, milestones=[400], gamma=0.1, warmup_length=0.0)
+lr_multiplier_300ep = L(multi_step)(epochs=300, milestones=[200], gamma=0.1, warmup_length=0.0)
+lr_multiplier_50ep = L(multi_step)(epochs=50, milestones=[40], gamma=0.1, warmup_length=0.0)
+lr_multiplier_12ep = L(multi_step)(epochs=12, milestones=[11], gamma=0.1, warmup_length=0.0)
+
+lr_multiplier_one_cycle = L(one_cycle)(warmup_length=0.05, start_factor=0.01, end_factor=0.0)

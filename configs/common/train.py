@@ -1,0 +1,48 @@
+"""How to train. Every key is read by the engine; another key here is an error."""
+
+# ruff: noqa: C408 (keyword form, as config files are read and changed by key)
+
+import torch
+
+train = dict(
+    # Where everything is written. A folder that holds a run is refused unless it is resumed.
+    output_dir="./output",
+    # Weights to start from (fine-tuning; layers of other shapes stay as initialised and are listed) or to
+    # evaluate: a local .pth, .pkl or .safetensors file. "" starts from the model's own initialisation.
+    init_checkpoint="",
+    # Allow that file to execute code while it is read, as old pickle files must. Only for files you trust.
+    trust_init_checkpoint=False,
+    device="cuda" if torch.cuda.is_available() else "cpu",
+    # Of Python's, NumPy's and torch's random numbers (each process adds its rank) and of the data's order.
+    seed=0,
+    # The length: in optimizer steps, in passes over the training set, or both, and then the shorter counts.
+    max_iter=None,
+    max_epochs=None,
+    # Batches per optimizer step; their losses are averaged, as if they were one larger batch.
+    accumulate_steps=1,
+    # Mixed precision. bf16 has the range of float32; fp16 is for GPUs without it and scales the loss.
+    amp=dict(enabled=False, dtype="bf16"),
+    clip_grad=dict(enabled=False, params=dict(max_norm=0.1, norm_type=2.0)),
+    # An exponential moving average of the weights, saved as `ema`. The decay grows over `warmup` steps.
+    # use_in_eval: evaluate the average rather than the model, here and with --eval-only.
+    model_ema=dict(enabled=False, decay=0.999, warmup=2000, use_in_eval=True),
+    # Several processes (DistributedDataParallel).
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    # Checkpoints every so many steps (and `checkpoint_epochs`: the shorter counts), and how many are kept.
+    # model_best.pth and model_final.pth are kept besides.
+    checkpointer=dict(period=5000, max_to_keep=3),
+    checkpoint_epochs=None,
+    # Evaluation every so many steps (0: at the end only) and every so many epochs: the shorter counts.
+    eval_period=5000,
+    eval_epochs=None,
+    # The result by which model_best.pth is chosen; more is better.
+    best_metric="bbox/AP",
+    # A line in the log and in metrics.jsonl every so many steps: the means since the last one.
+    log_period=20,
+    # Let cuDNN search for the fastest kernels: pays where all images have one size.
+    cudnn_benchmark=False,
+    # Compile the model for training with torch.compile: needs a C++ compiler and some minutes at the start.
+    compile=False,
+    # Log to Weights & Biases too; `params` are the arguments of wandb.init.
+    wandb=dict(enabled=False, params=dict(project="detrex_lite")),
+)

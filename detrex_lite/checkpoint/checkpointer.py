@@ -1,0 +1,140 @@
+"""The checkpoints of one training run, in its output folder."""
+
+import logging
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from .files import CheckpointError, atomic_file, read_checkpoint, save_atomic
+
+FORMAT = 1
+LAST = "last_checkpoint"
+NUMBERED = re.compile(r"model_(\d+)\.pth")
+PLAIN = (Tensor, nn.Parameter, str, int, float, bool, bytes, type(None))
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """Saves training state as `<name>.pth`, remembers the newest and removes the oldest.
+
+    Only one process may save. Loading never runs code from the file.
+
+    Args:
+        output_dir: the run's folder; made when something is saved.
+        max_to_keep: how many files `model_<iteration>.pth` to keep; all when None. Files with other names
+            (`model_best.pth`, `model_final.pth`) are never removed.
+
+    Raises:
+        ValueError: when `max_to_keep` is below 1.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], *, max_to_keep: int | None = None):
+        if max_to_keep is not None and max_to_keep < 1:
+            raise ValueError(f"max_to_keep={max_to_keep} is below 1; None keeps all checkpoints")
+        self.output_dir = Path(output_dir)
+        self.max_to_keep = max_to_keep
+
+    def save(self, name: str, state: Mapping[str, Any]) -> Path:
+        """Write `state` to `<name>.pth`, make it the newest, then remove what is beyond `max_to_keep`.
+
+        Args:
+            name: the file's name without suffix, e.g. "model_0001999".
+            state: a dict of tensors and plain values, so that it loads without running code; `format` is
+                added.
+
+        Raises:
+            ValueError: when `name` is not a bare name, or `state` holds anything else.
+            OSError: when writing fails; all earlier checkpoints are still there.
+        """
+        if not name or name != Path(name).name or name.endswith(".pth"):
+            raise ValueError(f"a checkpoint's name is a file name without folder and suffix, got {name!r}")
+        state = {"format": FORMAT, **state}
+        _require_plain(state, "state")
+        for leftover in self.output_dir.glob(".*.pth.partial"):  # of a process that was killed while it saved
+            leftover.unlink()
+        path = self.output_dir / f"{name}.pth"
+        save_atomic(state, path)
+        with atomic_file(self.output_dir / LAST) as file:
+            file.write(path.name.encode())
+        self._remove_oldest(keep=path)
+        return path
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return self._latest() is not None
+
+    def latest(self) -> Path:
+        """The newest checkpoint.
+
+        Raises:
+            CheckpointError: when there is none.
+        """
+        path = self._latest()
+        if path is None:
+            raise CheckpointError(f"{self.output_dir} holds no checkpoint to resume from")
+        return path
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """The state that was saved to `path`.
+
+        Raises:
+            CheckpointError: when the file cannot be read, or holds weights only, or is of a newer version.
+        """
+        state = read_checkpoint(path)
+        if "format" not in state:
+            raise CheckpointError(
+                f"{path} holds no training run that could be continued; to start from its weights, give it "
+                "as train.init_checkpoint"
+            )
+        if state["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {state['format']}, this version reads format {FORMAT}: update detrex_lite"
+            )
+        return state
+
+    def _latest(self) -> Path | None:
+        tag = self.output_dir / LAST
+        if tag.is_file():
+            path = self.output_dir / tag.read_text().strip()
+            if path.is_file():
+                return path
+            logger.warning("%s names %s, which is gone; looking for the newest that is left", tag, path.name)
+        numbered = self._numbered()
+        return numbered[-1] if numbered else None
+
+    def _numbered(self) -> list[Path]:
+        """Files `model_<iteration>.pth`, by iteration (names need not have leading zeros)."""
+        found = ((NUMBERED.fullmatch(path.name), path) for path in self.output_dir.glob("model_*.pth"))
+        return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+    def _remove_oldest(self, keep: Path) -> None:
+        if self.max_to_keep is None:
+            return
+        # The file just written stays even where files of a longer run, with higher numbers, lie beside it.
+        others = [path for path in self._numbered() if path != keep]
+        room = self.max_to_keep - (NUMBERED.fullmatch(keep.name) is not None)
+        for path in others[: max(0, len(others) - room)]:
+            try:
+                path.unlink()
+            except OSError as error:  # the new checkpoint is safe: no reason to stop a training run
+                logger.warning("could not remove the old checkpoint %s: %s", path, error)
+
+
+def _require_plain(value: Any, where: str) -> None:
+    """Refuse what `torch.load(weights_only=True)` would refuse: the run could never be resumed."""
+    if type(value) in (dict, OrderedDict):
+        for key, inner in value.items():
+            _require_plain(key, f"a key of {where}")
+            _require_plain(inner, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, inner in enumerate(value):
+            _require_plain(inner, f"{where}[{index}]")
+    elif type(value) not in PLAIN:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise ValueError(f"{where} is a {kind}; a checkpoint holds tensors and plain values only")

@@ -1,0 +1,195 @@
+"""Files of weights or training state: read without running code, written without losing what was there."""
+
+import errno
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import did_you_mean
+from .array_pickle import ForbiddenGlobal, load_array_pickle
+
+SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
+DETECTRON2_PREFIX = "detectron2://"
+DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
+TRUST = "If you trust its author, pass trusted=True (train.trust_init_checkpoint=True in a config)"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, does not fit the model, or is not what was asked for."""
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> dict[str, Any]:
+    """The whole content of a checkpoint file, on the CPU.
+
+    Reads `.safetensors`, `.pkl` files of NumPy arrays (detectron2's model zoo), and with any other suffix
+    what torch.save wrote.
+
+    Args:
+        path: the file.
+        trusted: whether code inside the file may run. Only for files whose author you trust; pickles of
+            anything else than tensors, arrays and plain values cannot be read without it.
+
+    Raises:
+        CheckpointError: when there is no such file, it is empty, truncated or of another kind, or reading it
+            would run code.
+    """
+    path = _existing_file(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        elif path.suffix == ".pkl":
+            with path.open("rb") as file:
+                content = pickle.load(file) if trusted else load_array_pickle(file)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=not trusted)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Readers fail in many ways on bytes that are not theirs, from UnpicklingError to UnicodeDecodeError.
+        raise CheckpointError(_explain(path, error, trusted)) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return dict(content)
+
+
+def _existing_file(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if "://" in text:
+        url = text.replace(DETECTRON2_PREFIX, DETECTRON2_URL)
+        raise CheckpointError(
+            f"{text} is an address, and checkpoints are read from files: download it (curl -LO {url}) and "
+            "give the path of the file"
+        )
+    path = Path(text)
+    if path.is_dir():
+        inside = sorted(child.name for child in path.iterdir() if child.suffix in SUFFIXES)
+        listed = f" in it: {', '.join(inside)}" if inside else ""
+        raise CheckpointError(f"{path} is a folder; give a file{listed}")
+    if not path.exists():
+        siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, siblings)
+        raise CheckpointError(
+            f"there is no file {path.absolute()}" + (hint if "did you mean" in hint else "")
+        )
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty: the download or the save that made it did not finish")
+    return path
+
+
+def _explain(path: Path, error: Exception, trusted: bool) -> str:
+    forbidden = [] if trusted else _forbidden_globals(path, error)
+    if forbidden:
+        return (
+            f"{path} was not read: besides weights it holds {', '.join(forbidden)}, and reading that runs "
+            f"code from the file. {TRUST}; otherwise ask for a file of tensors only, such as .safetensors"
+        )
+    if not trusted and "legacy .tar" in str(error):
+        return (
+            f"{path} was not read: it has the tar format of PyTorch before 0.4, and reading that runs code "
+            f"from the file. {TRUST}"
+        )
+    # torch.load puts a page of general advice before the reason.
+    reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
+    advice = "it may be truncated, damaged or no checkpoint"
+    return f"{path} cannot be read ({type(error).__name__}: {reason}); {advice}"
+
+
+def _forbidden_globals(path: Path, error: Exception) -> list[str]:
+    """The names that a safe reader refused to look up; empty when it failed for another reason."""
+    if isinstance(error, ForbiddenGlobal):
+        return [error.name]
+    refused = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
+    if refused is None:
+        return []
+    list_all = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)  # since torch 2.5
+    if list_all is not None and zipfile.is_zipfile(path):
+        return sorted(list_all(path))
+    return [refused[1]]
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write; it takes the place of `path` when the block ends well and is removed when it does not.
+
+    Raises:
+        OSError: when writing fails; the message names the path and the free space. What was at `path` before
+            is still there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        raise OSError(cause.errno or errno.EIO, _failed_write(path, cause)) from error
+    _sync_folder(path.parent)
+
+
+def _os_error(error: BaseException) -> OSError | None:
+    """The operating system's error, which torch.save covers with a RuntimeError of its zip writer."""
+    behind = error.__context__ if isinstance(error, RuntimeError) else error
+    return behind if isinstance(behind, OSError) else None
+
+
+def _failed_write(path: Path, cause: OSError) -> str:
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
+    free = shutil.disk_usage(folder).free / 2**20
+    before = "; the file that was there before is unharmed" if path.is_file() else ""
+    return f"could not write {path} ({cause.strerror or cause}; {free:.0f} MiB free in {folder}){before}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlive a power cut, on systems and file systems that can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def save_atomic(obj: Any, path: str | os.PathLike[str]) -> None:
+    """Write `obj` to `path`; at every moment the file there is either the old one or the whole new one.
+
+    Args:
+        obj: what torch.save takes; for a path that ends in `.safetensors`, a dict of tensors.
+        path: the file; missing folders are made.
+
+    Raises:
+        OSError: when writing fails (disk full, no permission): the old file, if any, is still there.
+        CheckpointError: when the path ends in `.safetensors` and `obj` is not a dict of tensors.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        with atomic_file(path) as file:
+            torch.save(obj, file)
+        return
+    from safetensors.torch import save
+
+    if not isinstance(obj, Mapping) or not all(isinstance(value, Tensor) for value in obj.values()):
+        raise CheckpointError(
+            f"{path}: a .safetensors file holds a dict of tensors and nothing else; use .pth"
+        )
+    # The format has no shared tensors: each name gets its own copy.
+    data = save({name: value.detach().clone().contiguous() for name, value in obj.items()}, {"format": "pt"})
+    with atomic_file(path) as file:
+        file.write(data)

@@ -1,0 +1,132 @@
+"""How other projects name the weights of the same models, and how these names translate to this project's.
+
+A `KeyMap` is a list of rules, regular expressions over dotted names, applied one after the other. To read the
+weights of another project, add a map to `KEY_MAPS`, or pass one as `source` to `load_checkpoint`.
+
+Names here: backbones have torchvision's names under `backbone.`; a transformer layer has `attentions.N`,
+`ffns.N` and `norms.N`, counted in the order of use.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# COCO numbers its 80 classes from 1 to 90 and leaves these out.
+COCO_UNUSED_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+COCO_IDS = tuple(index for index in range(1, 91) if index not in COCO_UNUSED_IDS)
+
+# Not weights: counters, constants and class weights that other projects store along with them.
+NOT_WEIGHTS = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std)$|^criterion\.empty_weight$")
+
+Adapt = Callable[[str, Tensor, torch.Size], Tensor]
+
+
+def _unchanged(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    return value
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """A translation of another project's names.
+
+    Attributes:
+        name: what `load_checkpoint(source=...)` calls it.
+        signature: a regular expression that some key of every checkpoint of this kind matches.
+        rules: (regular expression, replacement) pairs, applied in order; a key that matches an expression
+            whose replacement is None is left out in silence.
+        adapt: (name here, tensor, shape here) -> tensor, for weights that differ in more than their name.
+    """
+
+    name: str
+    signature: str
+    rules: tuple[tuple[str, str | None], ...]
+    adapt: Adapt = _unchanged
+
+    def matches(self, keys: Iterable[str]) -> bool:
+        """Whether a checkpoint with these keys may be of this kind."""
+        return any(re.search(self.signature, key) for key in keys)
+
+    def rename(self, key: str) -> str | None:
+        """This project's name for `key`; None when it is no weight that a detector has."""
+        for pattern, replacement in self.rules:
+            if replacement is None:
+                if re.search(pattern, key):
+                    return None
+            else:
+                key = re.sub(pattern, replacement, key)
+        return key
+
+
+def _detectron2_resnet(before: str) -> tuple[tuple[str, str | None], ...]:
+    """From detectron2's names of a ResNet, kept under `before` (a regular expression), to torchvision's."""
+    stages = tuple((rf"^{before}res{stage + 1}\.", f"backbone.layer{stage}.") for stage in (1, 2, 3, 4))
+    return (
+        (rf"^{before}stem\.fc\.", None),
+        (rf"^{before}stem\.conv1\.norm\.", "backbone.bn1."),
+        (rf"^{before}stem\.conv1\.", "backbone.conv1."),
+        *stages,
+        (r"^(backbone\.layer\d\.\d+)\.conv(\d)\.norm\.", r"\1.bn\2."),
+        (r"^(backbone\.layer\d\.\d+)\.shortcut\.norm\.", r"\1.downsample.1."),
+        (r"^(backbone\.layer\d\.\d+)\.shortcut\.", r"\1.downsample.0."),
+    )
+
+
+def _contiguous_coco_classes(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """DETR's class head has a row per COCO id (0..90) and one for no object; keep the 80 that are classes."""
+    if name.startswith("class_embed.") and value.shape[0] == 92 and shape[0] == 81:
+        return value[[*COCO_IDS, 91]]
+    return value
+
+
+DETREX_LITE = KeyMap("detrex_lite", signature="", rules=())
+
+DETREX = KeyMap(
+    "detrex",
+    signature=r"^backbone\.(stem|res\d|body)\.|\.attentions\.\d+\.attn\.|\.ffns\.\d+\.layers\.\d+\.0\.",
+    rules=(
+        *_detectron2_resnet(r"backbone\."),
+        (r"^backbone\.body\.", "backbone."),
+        (r"^(neck\.(?:extra_)?convs\.\d+)\.conv\.", r"\1.0."),
+        (r"^(neck\.(?:extra_)?convs\.\d+)\.norm\.", r"\1.1."),
+        (r"(\.attentions\.\d+)\.attn\.", r"\1."),
+        # A hidden layer there is a sequence of linear layer, activation and dropout. An activation with a
+        # weight (PReLU) is one object in all of them, and stored once more beside them.
+        (r"(\.ffns\.\d+)\.layers\.(\d+)\.0\.", r"\1.layers.\2."),
+        (r"(\.ffns\.\d+)\.layers\.(\d+)\.1\.", r"\1.activations.\2."),
+        (r"(\.ffns\.\d+)\.activation\.", r"\1.activations.0."),
+    ),
+)
+
+DETR = KeyMap(
+    "detr",
+    signature=r"^backbone\.0\.body\.|^transformer\.(encoder|decoder)\.layers\.\d+\.linear1\.",
+    rules=(
+        (r"^backbone\.0\.body\.", "backbone."),
+        (r"(\.layers\.\d+)\.self_attn\.", r"\1.attentions.0."),
+        (r"(\.layers\.\d+)\.multihead_attn\.", r"\1.attentions.1."),
+        (r"(\.layers\.\d+)\.linear1\.", r"\1.ffns.0.layers.0."),
+        (r"(\.layers\.\d+)\.linear2\.", r"\1.ffns.0.layers.1."),
+        (r"(\.layers\.\d+)\.norm1\.", r"\1.norms.0."),
+        (r"(\.layers\.\d+)\.norm2\.", r"\1.norms.1."),
+        (r"(\.layers\.\d+)\.norm3\.", r"\1.norms.2."),
+        (r"^transformer\.(encoder|decoder)\.norm\.", r"transformer.\1.post_norm_layer."),
+    ),
+    adapt=_contiguous_coco_classes,
+)
+
+TORCHVISION = KeyMap(
+    "torchvision",
+    signature=r"^(conv1|layer1\.0\.conv1)\.weight$",
+    rules=((r"^fc\.", None), (r"^(conv1|bn1|layer\d)\.", r"backbone.\1.")),
+)
+
+DETECTRON2 = KeyMap(
+    "detectron2",
+    signature=r"^(stem\.conv1|res2\.0\.conv1)\.weight$",
+    rules=_detectron2_resnet(""),
+)
+
+KEY_MAPS: tuple[KeyMap, ...] = (DETREX_LITE, DETREX, DETR, TORCHVISION, DETECTRON2)

@@ -1,0 +1,92 @@
+"""Building the objects that a config describes."""
+
+import copy
+from functools import partial
+from typing import Any
+
+from omegaconf import Container, DictConfig, OmegaConf
+
+from .error import ConfigError
+from .nodes import (
+    PARTIAL,
+    POSITIONAL,
+    RECURSIVE,
+    SPECIAL_KEYS,
+    TARGET,
+    is_call,
+    is_mapping,
+    is_sequence,
+    join,
+    path_of,
+)
+from .targets import describe, locate
+from .validation import check
+
+# What the values of a config can cause; all else that a constructor raises is a mistake in its code.
+_USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
+
+
+def instantiate(cfg: Any, **overrides: Any) -> Any:
+    """Build what a config describes: call every `_target_` with its arguments, innermost first.
+
+    A node is a call when it has the key `_target_`: a callable, its dotted path, or a call that gives one.
+    Its other keys are keyword arguments, but for `_args_` (a list of positional arguments), `_partial_`
+    (true: give a `functools.partial` instead of calling) and `_recursive_` (false: pass arguments on as
+    unbuilt config nodes). Other config dicts and lists become plain dicts and lists of built values
+    (detectron2 leaves them omegaconf's), so that what is built does not hold on to the config. All other
+    values are passed on as they are. The config is not changed.
+
+    Args:
+        cfg: a config node, or a plain dict or list. Anything else is returned as it is.
+        **overrides: arguments of the outermost call that replace or complete those of the config.
+
+    Raises:
+        ConfigError: the config is invalid, in which case nothing was called and all faults are named; or a
+            constructor refused its arguments, in which case the message names the node and the target.
+        RuntimeError: a constructor failed with an error that is no complaint about its arguments.
+    """
+    if overrides and not is_call(cfg):
+        raise ConfigError(f"only a config with _target_ takes arguments, here {', '.join(overrides)}")
+    check(cfg, given=overrides)
+    return _build(cfg, path_of(cfg), overrides)
+
+
+def _build(node: Any, path: str, overrides: dict[str, Any]) -> Any:
+    if is_call(node):
+        return _call(node, path, overrides)
+    if isinstance(node, DictConfig) and OmegaConf.get_type(node) is not dict:
+        return OmegaConf.to_object(node)  # a dataclass instance, which omegaconf took apart
+    if is_mapping(node):
+        built = {key: _build(node[key], join(path, key), {}) for key in node}
+        unchanged = isinstance(node, dict) and all(built[key] is node[key] for key in node)
+        return node if unchanged else built
+    if is_sequence(node):
+        return [_build(item, join(path, index), {}) for index, item in enumerate(node)]
+    return node
+
+
+def _call(node: Any, path: str, overrides: dict[str, Any]) -> Any:
+    recursive = node.get(RECURSIVE, True)
+
+    def value_of(key: Any) -> Any:
+        value = node[key]
+        if recursive:
+            return _build(value, join(path, key), {})
+        # The copy of a node still resolves its interpolations in the whole config.
+        return copy.deepcopy(value) if isinstance(value, Container) else value
+
+    target = _build(node[TARGET], join(path, TARGET), {})
+    target = locate(target) if isinstance(target, str) else target
+    positional = value_of(POSITIONAL) if POSITIONAL in node else ()
+    names = [key for key in node if key not in SPECIAL_KEYS and key not in overrides]
+    keywords = {**{name: value_of(name) for name in names}, **overrides}
+    if node.get(PARTIAL, False):
+        return partial(target, *positional, **keywords)
+    try:
+        return target(*positional, **keywords)
+    except ConfigError:
+        raise
+    except Exception as error:
+        kind = ConfigError if isinstance(error, _USER_ERRORS) else RuntimeError
+        where = f"{path}: " if path else ""
+        raise kind(f"{where}{describe(target)} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,53 @@
+"""Configs that describe calls: `LazyCall` records one, `LazyConfig` loads, changes, saves and prints them."""
+
+import dataclasses
+from typing import Any
+
+from omegaconf import DictConfig
+
+from .loading import load, load_rel
+from .nodes import FLAGS, TARGET, is_mapping
+from .overrides import apply_overrides
+from .printing import to_py
+from .saving import save, to_yaml
+from .targets import describe, dotted_name
+
+
+class LazyCall:
+    """Record a call instead of making it; `instantiate` makes it.
+
+    `LazyCall(Conv2d)(in_channels=3, out_channels=8, kernel_size=1)` is a config of these keys and `_target_`.
+
+    Args:
+        target: a function or class, its dotted path, or a config whose call gives one.
+
+    Raises:
+        TypeError: the target is none of these; positional arguments are given.
+    """
+
+    def __init__(self, target: Any) -> None:
+        if not (callable(target) or isinstance(target, str) or is_mapping(target)):
+            raise TypeError(f"LazyCall takes a callable or its dotted path, not {target!r}")
+        # omegaconf takes these classes for the declared type of a node, so they are recorded by name.
+        if isinstance(target, type) and (dataclasses.is_dataclass(target) or issubclass(target, dict)):
+            target = dotted_name(target) or target
+        self._target = target
+
+    def __call__(self, *args: Any, **kwargs: Any) -> DictConfig:
+        if args:
+            raise TypeError(
+                f"LazyCall({describe(self._target)}) takes keyword arguments only, as a config is changed by "
+                f"their names; got {len(args)} positional"
+            )
+        return DictConfig(dict(kwargs, **{TARGET: self._target}), flags=FLAGS)
+
+
+class LazyConfig:
+    """Load, change, save and print configs, under the names that detectron2 gives to these functions."""
+
+    load = staticmethod(load)
+    load_rel = staticmethod(load_rel)
+    apply_overrides = staticmethod(apply_overrides)
+    save = staticmethod(save)
+    to_yaml = staticmethod(to_yaml)
+    to_py = staticmethod(to_py)

@@ -1,0 +1,187 @@
+"""Reading config files: Python files that import each other by relative path, and YAML files."""
+
+import builtins
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import detrex_lite
+
+from .error import ConfigError, nearest
+from .nodes import FLAGS
+
+
+class ConfigImportError(ConfigError, ImportError):
+    """An import between config files that cannot be done."""
+
+
+def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> Any:
+    """Load a Python or YAML config file. Two loads share nothing, not even what both import from a third.
+
+    In a Python file, the variables whose values are dicts or omegaconf containers make up the config, but
+    for those that begin with `_`. Relative imports (`from ..common.train import train`) find config files by
+    their place alone and turn dicts into config nodes; imports of ordinary modules are Python's own.
+
+    Args:
+        path: a file ending in .py, .yaml or .yml. One that does not exist is looked for among the configs
+            that come with the package: `projects/...`, `configs/...`.
+        keys: return the value of this variable, whatever its type, or a tuple of the values of several.
+
+    Raises:
+        ConfigError: there is no such file or key, a config file cannot be imported, or the YAML is malformed.
+    """
+    file = _existing_file(Path(path))
+    if file.suffix == ".py":
+        values = _run(file)
+    elif file.suffix in (".yaml", ".yml"):
+        values = _read_yaml(file)
+    else:
+        raise ConfigError(f"config file {str(path)!r} must end in .py, .yaml or .yml")
+    if keys is None:
+        return _config_of(values) if file.suffix == ".py" else values
+    for key in (keys,) if isinstance(keys, str) else keys:
+        if key not in values:
+            raise ConfigError(f"{path} defines no {key!r}{nearest(key, _public(values))}")
+    if isinstance(keys, str):
+        return _as_config(values[keys])
+    return tuple(_as_config(values[key]) for key in keys)
+
+
+def load_rel(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> Any:
+    """`load` a file by its path relative to the file that calls this."""
+    caller = Path(sys._getframe(1).f_code.co_filename)
+    return load(caller.parent / path, keys)
+
+
+def get_config(name: str) -> DictConfig:
+    """Load a config file that comes with the package.
+
+    Args:
+        name: its path below `configs/` (`"common/train.py"`), or from the top: `"projects/detr/configs/..."`.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    file = _shipped_file(name)
+    if file is None:
+        names = [shipped.removeprefix("configs/") for shipped in _shipped_names()]
+        raise ConfigError(f"no config {name!r} in configs/ and projects/{nearest(name, names)}")
+    return load(file)
+
+
+def _existing_file(path: Path) -> Path:
+    if path.is_file():
+        return Path(os.path.abspath(path))
+    shipped = None if path.is_absolute() else _shipped_file(path.as_posix())
+    if shipped is None:
+        neighbours = [str(file) for file in path.parent.glob("*.*")]
+        hint = nearest(str(path), [*neighbours, *_shipped_names()])
+        raise ConfigError(f"there is no config file {str(path)!r}, here or in the package{hint}")
+    return shipped
+
+
+def _shipped_file(name: str) -> Path | None:
+    candidates = [f"configs/{name}"]
+    if name.startswith(("configs/", "projects/")):
+        candidates.append(name)
+    files = [Path(root, candidate) for root in detrex_lite.__path__ for candidate in candidates]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _shipped_names() -> list[str]:
+    files = {
+        file.relative_to(root).as_posix()
+        for root in detrex_lite.__path__
+        for pattern in ("configs/**/*.py", "projects/*/configs/**/*.py")
+        for file in Path(root).glob(pattern)
+    }
+    return sorted(files)
+
+
+def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Execute a config file and return its namespace, a new one at each call.
+
+    The file's own `__import__` runs other config files in the same way, instead of sharing them through
+    `sys.modules`: what one load changes is not seen by another, and folders need no `__init__.py`.
+    """
+
+    def import_(name: str, globals: Any = None, locals: Any = None, names: Any = (), level: int = 0) -> Any:
+        imported = _relative_file(file, name, level) if level else _shipped_module(name)
+        if imported is None or not names:
+            return builtins.__import__(name, globals, locals, names, level)
+        return _module(imported, names, (*importers, file))
+
+    if file in importers:
+        chain = " -> ".join(str(path) for path in (*importers[importers.index(file) :], file))
+        raise ConfigImportError(f"config files import each other in a circle: {chain}")
+    namespace = {
+        "__name__": f"lazyconfig.{file.stem}",
+        "__file__": str(file),
+        "__builtins__": {**vars(builtins), "__import__": import_},
+    }
+    code = compile(file.read_text(encoding="utf-8"), str(file), "exec", dont_inherit=True)
+    exec(code, namespace)
+    return namespace
+
+
+def _relative_file(importer: Path, name: str, level: int) -> Path:
+    folder = importer.parents[level - 1]
+    base = folder.joinpath(*name.split(".")) if name else folder
+    file = base.with_name(f"{base.name}.py")
+    if name and file.is_file():
+        return file
+    written = "." * level + name
+    if base.is_dir():
+        raise ConfigImportError(f"{importer}: {written!r} is a folder; import from a file that is in it")
+    hint = nearest(base.name, [path.stem for path in base.parent.glob("*.py")])
+    raise ConfigImportError(f"{importer}: cannot import {written!r}, there is no {file}{hint}")
+
+
+def _shipped_module(name: str) -> Path | None:
+    """The file of a config that is imported by its full name, such as `detrex_lite.configs.common.train`."""
+    package, _, rest = name.partition(".")
+    parts = rest.split(".")
+    if package != detrex_lite.__name__ or "configs" not in (parts[0], *parts[2:3]):
+        return None
+    return _shipped_file("/".join(parts) + ".py")
+
+
+def _module(file: Path, names: Iterable[str], importers: tuple[Path, ...]) -> ModuleType:
+    """A config file as a module that has the imported names, dicts among them as config nodes."""
+    values = _run(file, importers)
+    module = ModuleType(values["__name__"])
+    vars(module).update(values)
+    public = _public(values)
+    for name in public if "*" in names else names:
+        if name not in values:
+            raise ConfigImportError(f"{importers[-1]}: {file} defines no {name!r}{nearest(name, public)}")
+        setattr(module, name, _as_config(values[name]))
+    return module
+
+
+def _public(values: Mapping[str, Any]) -> list[str]:
+    return [name for name in values if not str(name).startswith("_")]
+
+
+def _as_config(value: Any) -> Any:
+    return DictConfig(value, flags=FLAGS) if isinstance(value, dict) else value
+
+
+def _config_of(values: Mapping[str, Any]) -> DictConfig:
+    """The variables of a config file that are configs, as one config."""
+    names = [name for name in _public(values) if isinstance(values[name], (dict, DictConfig, ListConfig))]
+    return DictConfig({name: values[name] for name in names}, flags=FLAGS)
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return OmegaConf.create(file.read_text(encoding="utf-8"), flags=FLAGS)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{file} is not a YAML config: {error}") from error

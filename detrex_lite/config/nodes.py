@@ -1,0 +1,69 @@
+"""Reading config trees, whether of omegaconf's containers or of plain Python's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import Container, DictConfig, Node, OmegaConf, SCMode
+from omegaconf.errors import OmegaConfBaseException
+
+from .error import ConfigError
+
+FLAGS = {"allow_objects": True}  # config values may be classes, functions and built objects
+TARGET, POSITIONAL, PARTIAL, RECURSIVE = "_target_", "_args_", "_partial_", "_recursive_"
+SPECIAL_KEYS = frozenset((TARGET, POSITIONAL, PARTIAL, RECURSIVE))
+
+
+def is_mapping(value: Any) -> bool:
+    return isinstance(value, (dict, DictConfig))
+
+
+def is_sequence(value: Any) -> bool:
+    # omegaconf 2.4 keeps a tuple as its own kind of container, 2.3 as a list.
+    return isinstance(value, (list, Container)) and not is_mapping(value)
+
+
+def is_call(value: Any) -> bool:
+    return is_mapping(value) and TARGET in value
+
+
+def join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def path_of(node: Any) -> str:
+    """The dotted path from the root of the config to a node; `""` for the root and for plain containers."""
+    keys: list[str] = []
+    while isinstance(node, Node) and node._get_parent() is not None:
+        keys.append(str(node._key()))
+        node = node._get_parent()
+    return ".".join(reversed(keys))
+
+
+def dotted_paths(node: Any, path: str = "") -> Iterator[str]:
+    """Every key of a config with all below it, without following interpolations."""
+    keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        child_path = join(path, key)
+        yield child_path
+        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
+            continue
+        if isinstance(node[key], Container):
+            yield from dotted_paths(node[key], child_path)
+
+
+def first_line(error: OmegaConfBaseException) -> str:
+    """omegaconf's message without the internals that it appends."""
+    return str(error).partition("\n")[0]
+
+
+def to_plain(cfg: Any, *, resolve: bool) -> Any:
+    """The config as plain dicts and lists, interpolations as text unless resolved; dataclasses stay nodes.
+
+    Raises:
+        ConfigError: an interpolation does not resolve.
+    """
+    node = cfg if isinstance(cfg, Container) else OmegaConf.create(cfg, flags=FLAGS)
+    try:
+        return OmegaConf.to_container(node, resolve=resolve, structured_config_mode=SCMode.DICT_CONFIG)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {first_line(error)}") from error

@@ -1,0 +1,145 @@
+"""What configs call: from dotted path to object and back, and the arguments that a callable accepts."""
+
+import inspect
+import pkgutil
+from collections.abc import Collection
+from importlib import import_module
+from inspect import Parameter
+from types import ModuleType
+from typing import Any
+
+from .error import ConfigError, nearest
+
+
+def locate(path: str) -> Any:
+    """The Python object that a dotted path names.
+
+    A saved config also calls this for classes and functions that are arguments (`activation=nn.GELU`).
+
+    Args:
+        path: module and name, such as `torch.nn.Conv2d` or `torch.nn.Module.apply`.
+
+    Raises:
+        ConfigError: the path is malformed, a module cannot be imported, or a name is not in it.
+    """
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"{path!r} is not a dotted path such as 'torch.nn.Conv2d'")
+    # The last part is not tried as a module: where a package exports a function under the name of the module
+    # that defines it, the function is meant.
+    for end in range(len(parts) - 1, 0, -1):
+        found: Any = _import_if_exists(".".join(parts[:end]), path)
+        if found is not None:
+            break
+    else:
+        known = [module.name for module in pkgutil.iter_modules()]
+        raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{nearest(parts[0], known)}")
+    for index in range(end, len(parts)):
+        try:
+            found = getattr(found, parts[index])
+        except AttributeError:
+            owner, name = ".".join(parts[:index]), parts[index]
+            hint = nearest(name, _public_names(found))
+            raise ConfigError(f"{owner} has no attribute {name!r}{hint}") from None
+    return found
+
+
+def _import_if_exists(name: str, path: str) -> ModuleType | None:
+    try:
+        return import_module(name)
+    except Exception as error:
+        # Only the asked-for module may be missing; a dependency that it lacks itself is an error to show.
+        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            return None
+        raise ConfigError(f"{path!r}: importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _public_names(owner: Any) -> list[str]:
+    submodules = pkgutil.iter_modules(getattr(owner, "__path__", ()))
+    names = [*dir(owner), *(module.name for module in submodules)]
+    return [name for name in names if not name.startswith("_")]
+
+
+def dotted_name(target: Any) -> str | None:
+    """The shortest dotted path by which `locate` finds a function or class; None for lambdas and the like."""
+    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str):
+        return None
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        # Functions of C extensions are qualified by a class that their module does not export: torch.relu.
+        for local_name in dict.fromkeys((name, name.rpartition(".")[2])):
+            path = ".".join([*parts[:end], local_name])
+            if is_at(path, target):
+                return path
+    return None
+
+
+def is_at(path: str, target: Any) -> bool:
+    """Whether `locate(path)` gives this very object."""
+    try:
+        found = locate(path)
+    except ConfigError:
+        return False
+    same_method = inspect.ismethod(target) and found == target  # they are made anew at each access
+    return found is target or same_method
+
+
+def describe(target: Any) -> str:
+    """What messages call a target."""
+    return target if isinstance(target, str) else dotted_name(target) or repr(target)
+
+
+def accepted_names(target: Any) -> list[str]:
+    """The keyword arguments that a callable spells out; none for one that cannot be inspected."""
+    return [p.name for p in _parameters(target) or [] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def argument_faults(
+    target: Any, names: Collection[str], *, positional: int = 0, complete: bool = True
+) -> dict[str, str]:
+    """What is wrong with the arguments of a call.
+
+    Args:
+        target: any callable; one that cannot be inspected is taken to accept everything.
+        names: the keyword arguments.
+        positional: how many positional arguments come before them.
+        complete: whether these are all the arguments, so that the required ones must be among them.
+
+    Returns:
+        The faults by argument name (`_args_` for the positional ones).
+    """
+    parameters = _parameters(target)
+    if parameters is None:
+        return {}
+    callee = describe(target)
+    kinds = {p.kind for p in parameters}
+    in_order = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    filled = {p.name for p in in_order[:positional]}
+    faults = {}
+    if positional > len(in_order) and Parameter.VAR_POSITIONAL not in kinds:
+        faults["_args_"] = f"{callee} takes at most {len(in_order)} positional arguments, not {positional}"
+    accepted = accepted_names(target)
+    for name in names:
+        if name in filled:
+            faults[name] = f"{callee} gets this argument twice, the first time from _args_"
+        elif name not in accepted and Parameter.VAR_KEYWORD not in kinds:
+            faults[name] = f"{callee} has no argument {name!r}{nearest(name, accepted)}"
+    if complete:
+        for p in parameters:
+            optional = p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            if not optional and p.name not in filled and p.name not in names:
+                faults[p.name] = f"{callee} needs this argument"
+    return faults
+
+
+def _parameters(target: Any) -> list[Parameter] | None:
+    try:
+        return list(inspect.signature(target).parameters.values())
+    except (
+        TypeError,
+        ValueError,
+        NameError,
+    ):  # built in; or annotated with names that exist for type checkers only
+        return None

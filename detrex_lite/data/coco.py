@@ -1,0 +1,235 @@
+"""COCO detection files (https://cocodataset.org/#format-data)."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import did_you_mean
+from .dataset import DetectionDataset
+from .faults import DatasetError, FaultLog, check_class_names
+from .packing import AnnotationTable, pack
+
+
+def load_coco(
+    annotations: str | Path,
+    image_root: str | Path,
+    name: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> DetectionDataset:
+    """A data set from a COCO JSON file; read once per process and file, later calls return the same object.
+
+    Category ids may start anywhere and have gaps: class k is the k-th category by id. Missing `iscrowd`
+        counts as 0,
+    missing `area` as width times height. Boxes without area, outside the image or not finite are left out and
+    counted. A file without `annotations` gives a data set for prediction only.
+
+    Args:
+        annotations: the JSON file.
+        image_root: the folder that `file_name` is relative to.
+        name: what messages call the data set; the file's stem when None.
+        class_names: when given, the file's class names by category id must be these.
+
+    Raises:
+        DatasetError: when the file or the folder is missing, or an entry is malformed or contradicts another;
+            it names the file and the annotation id. `tools/check_dataset.py` lists all such faults at once.
+    """
+    path = Path(annotations).expanduser()
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    return _load_coco(
+        str(path), str(Path(image_root).expanduser()), name, check_class_names(class_names), stamp
+    )
+
+
+@lru_cache(maxsize=8)
+def _load_coco(
+    annotations: str, image_root: str, name: str | None, class_names: tuple[str, ...] | None, stamp: int
+) -> DetectionDataset:
+    # `stamp` is part of the cache key only: a file that changed is read again.
+    return read_coco(annotations, image_root, name=name, class_names=class_names, log=FaultLog())
+
+
+def read_coco(
+    annotations: str,
+    image_root: str,
+    *,
+    name: str | None = None,
+    class_names: tuple[str, ...] | None = None,
+    log: FaultLog,
+) -> DetectionDataset:
+    """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`."""
+    content = _read_json(annotations)
+    if not Path(image_root).is_dir():
+        log.error("image folder missing", annotations, f"its image folder {image_root} does not exist")
+    category_ids, names = _read_categories(annotations, content["categories"], log)
+    if class_names is not None and class_names != names:
+        message = f"its classes by category id are {list(names)}, but class_names says {list(class_names)}"
+        log.error("class names", annotations, message)
+
+    table = AnnotationTable(
+        lambda row: (
+            f"{annotations}: annotation {table.annotation_ids[row]} "
+            f"(image {table.file_names[table.owners[row]]})"
+        )
+    )
+    positions = _read_images(annotations, content["images"], table, log)
+    classes = {category_id: k for k, category_id in enumerate(category_ids)}
+    _read_annotations(annotations, content.get("annotations", []), table, positions, classes, log)
+    return pack(
+        table,
+        name=name or Path(annotations).stem,
+        where=annotations,
+        class_names=names,
+        category_ids=category_ids,
+        image_root=image_root,
+        log=log,
+    )
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        near = [str(other) for other in Path(path).parent.glob("*.json")]
+        raise DatasetError(f"annotation file {path} does not exist{did_you_mean(path, near)}") from None
+    except OSError as error:
+        raise DatasetError(f"annotation file {path} cannot be read: {error}") from error
+    except ValueError as error:  # broken JSON, or bytes that are no text
+        raise DatasetError(f"annotation file {path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(
+            f"annotation file {path} holds a {type(content).__name__}, not an object with 'images', "
+            "'annotations' and 'categories' (a file of results is no annotation file)"
+        )
+    for key in ("images", "categories"):
+        if key not in content:
+            raise DatasetError(
+                f"annotation file {path} has no {key!r}; its keys are {', '.join(content) or 'none'}"
+            )
+    for key in ("images", "categories", "annotations"):
+        if not isinstance(content.get(key, []), list):
+            raise DatasetError(f"annotation file {path}: {key!r} is not a list")
+    return content
+
+
+class _Malformed(Exception):
+    """(kind, message) of an entry that is to be reported and skipped."""
+
+
+def _value(entry: Any, key: str) -> Any:
+    try:
+        return entry[key]
+    except KeyError:
+        raise _Malformed(
+            "missing key", f"it has no {key!r}; its keys are {', '.join(map(str, entry))}"
+        ) from None
+    except (TypeError, IndexError):
+        raise _Malformed("malformed entry", f"it is not an object but {entry!r:.80}") from None
+
+
+def _integer(entry: Any, key: str) -> int:
+    value = _value(entry, key)
+    if type(value) is int:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise _Malformed("malformed entry", f"{key!r} must be an integer, got {value!r:.80}")
+
+
+def _skipping(log: FaultLog, file: str, kind: str, entries: list, read: Callable[[Any], None]) -> None:
+    """Apply `read` to every entry; report those that are malformed by file and id."""
+    for position, entry in enumerate(entries):
+        try:
+            read(entry)
+        except _Malformed as fault:
+            named = isinstance(entry, dict) and "id" in entry
+            label = f"{kind} {entry['id']!r}" if named else f"{kind} at position {position}"
+            log.error(fault.args[0], f"{file}: {label}", fault.args[1])
+
+
+def _read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Ids and names, both by id."""
+    found: dict[int, str] = {}
+
+    def read(entry: Any) -> None:
+        category_id, name = _integer(entry, "id"), str(_value(entry, "name"))
+        if category_id in found:
+            raise _Malformed("duplicate id", f"its id is also that of category {found[category_id]!r}")
+        if name in found.values():
+            raise _Malformed(
+                "duplicate name", f"another category is also called {name!r}: rename or merge one"
+            )
+        found[category_id] = name
+
+    _skipping(log, file, "category", entries, read)
+    if not found:
+        log.error("no categories", file, "there is not one category in it")
+    ids = tuple(sorted(found))
+    return ids, tuple(found[category_id] for category_id in ids)
+
+
+def _read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog) -> dict[int, int]:
+    """Fill the images of `table`; returns image id -> position."""
+    positions: dict[int, int] = {}
+
+    def read(entry: Any) -> None:
+        image_id, file_name = _integer(entry, "id"), _value(entry, "file_name")
+        size = (_integer(entry, "height"), _integer(entry, "width"))
+        if not isinstance(file_name, str) or not file_name:
+            raise _Malformed("malformed entry", f"'file_name' must be a path, got {file_name!r:.80}")
+        if min(size) < 1:
+            raise _Malformed("malformed entry", f"its height and width are {size[0]} and {size[1]}")
+        if image_id in positions:
+            other = table.file_names[positions[image_id]]
+            raise _Malformed("duplicate id", f"the images {other} and {file_name} share this id")
+        positions[image_id] = len(positions)
+        table.add_image(file_name, image_id, size)
+
+    _skipping(log, file, "image", entries, read)
+    return positions
+
+
+def _read_annotations(
+    file: str,
+    entries: list,
+    table: AnnotationTable,
+    positions: dict[int, int],
+    classes: dict[int, int],
+    log: FaultLog,
+) -> None:
+    """Fill the boxes of `table`."""
+    seen: set[int] = set()
+    nan = float("nan")
+
+    def read(entry: Any) -> None:
+        annotation_id = _integer(entry, "id")
+        image_id, category_id = _integer(entry, "image_id"), _integer(entry, "category_id")
+        if image_id not in positions:
+            raise _Malformed("unknown image", f"its image_id {image_id} is not among the images")
+        if category_id not in classes:
+            choices = ", ".join(map(str, classes)) if len(classes) <= 100 else f"{len(classes)} ids"
+            raise _Malformed(
+                "unknown category", f"its category_id {category_id} is not among the categories ({choices})"
+            )
+        if annotation_id in seen:
+            raise _Malformed("duplicate id", "another annotation has the same id")
+        seen.add(annotation_id)
+        box = _value(entry, "bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(type(side) in (int, float) for side in box):
+            raise _Malformed(
+                "malformed entry", f"'bbox' must be four numbers (x, y, width, height), got {box!r:.80}"
+            )
+        area = entry.get("area")
+        x, y, width, height = box
+        table.add_box(
+            positions[image_id],
+            (x, y, x + width, y + height),
+            class_index=classes[category_id],
+            iscrowd=bool(entry.get("iscrowd", 0)),
+            area=float(area) if type(area) in (int, float) else nan,
+            annotation_id=annotation_id,
+        )
+
+    _skipping(log, file, "annotation", entries, read)

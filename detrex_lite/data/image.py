@@ -1,0 +1,135 @@
+"""Reading photographs: any file that Pillow opens, as RGB, turned the way that it is shown."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .faults import DatasetError
+
+IMAGE_EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".jfif",
+)
+
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Decode an image file.
+
+    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is
+    dropped, and of an animation the first frame is read.
+
+    Returns:
+        (3, H, W) uint8, RGB.
+
+    Raises:
+        DatasetError: when the file is missing or is no whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            orientation = _orientation(image)
+            pixels = _to_rgb(image)
+    except FileNotFoundError:
+        raise DatasetError(f"image {path} does not exist") from None
+    except Exception as error:  # Pillow raises what its decoders raise, of a dozen types
+        raise DatasetError(f"image {path} cannot be read: {error}") from error
+    if orientation in _TURNS:
+        pixels = pixels.transpose(_TURNS[orientation])
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
+
+
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) in pixels of the image as `read_image` would return it; only the header is read.
+
+    Raises:
+        DatasetError: when the file is missing or is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            exchanged = _orientation(image) >= 5
+    except FileNotFoundError:
+        raise DatasetError(f"image {path} does not exist") from None
+    except Exception as error:  # as above
+        raise DatasetError(f"image {path} cannot be read: {error}") from error
+    return (width, height) if exchanged else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (as stored) when there is none."""
+    try:
+        # The method of the base class: that of PNG files decodes all pixels in search of a late EXIF block.
+        value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except Exception:  # broken metadata of a whole image
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(
+        "I"
+    ):  # 16-bit grey, also in its 32-bit container; Pillow would cut it off at 255
+        values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        image = Image.fromarray(values.astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range; store it with 8 or 16 bits")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def list_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
+    """The image files that a path stands for.
+
+    Args:
+        paths: a file, a folder (its image files, sorted), a glob pattern (`**` for any depth), or a list of
+            these.
+
+    Raises:
+        DatasetError: when a path does not exist, or a folder or pattern holds no image.
+    """
+    found: list[str] = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        text = str(Path(path).expanduser())
+        if os.path.isdir(text):
+            names = sorted(name for name in os.listdir(text) if name.lower().endswith(IMAGE_EXTENSIONS))
+            if not names:
+                raise DatasetError(f"folder {text} holds no image ({', '.join(IMAGE_EXTENSIONS)})")
+            found += [os.path.join(text, name) for name in names]
+        elif os.path.exists(text):
+            found.append(text)
+        elif glob.has_magic(text):
+            matches = sorted(match for match in glob.glob(text, recursive=True) if os.path.isfile(match))
+            if not matches:
+                raise DatasetError(f"no file matches {text}")
+            found += matches
+        else:
+            raise DatasetError(f"{text} does not exist")
+    if not found:
+        raise DatasetError("there is no image: the list of paths is empty")
+    return found

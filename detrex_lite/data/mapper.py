@@ -1,0 +1,81 @@
+"""From a record of a data set to what a model takes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from ..structures import Boxes, Instances
+from .faults import DatasetError, size_fault
+from .image import read_image
+
+
+class DetrDatasetMapper:
+    """Reads the image, augments it together with its boxes, and packs both for a model.
+
+    Args:
+        augmentation: a transform of torchvision v2, called with the image and a dictionary of `boxes` and
+            `labels`; None for none. It must leave pixels as uint8: models normalise by themselves.
+        is_train: give the objects as `instances`.
+    """
+
+    def __init__(self, *, augmentation: Callable[..., Any] | None = None, is_train: bool):
+        self.augmentation = augmentation
+        self.is_train = is_train
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """One image for a model.
+
+        Args:
+            record: as `DetectionDataset` gives it.
+
+        Returns:
+            `image` (3, H, W) uint8 RGB; `height` and `width` of the original in pixels; `image_id`,
+            `file_name`; in training `instances` with `gt_boxes` (`Boxes`, xyxy in pixels of `image`) and
+            `gt_classes` (T,), without crowds and without boxes that the augmentation left no area of.
+
+        Raises:
+            DatasetError: when the image cannot be read, or is of another size than annotated.
+            ValueError: when the augmentation changes the type of the pixels.
+        """
+        image = read_image(record["file_name"])
+        annotated = (record["height"], record["width"])
+        fault = size_fault((image.shape[-2], image.shape[-1]), annotated)
+        if fault:
+            raise DatasetError(f"{record['file_name']}: {fault}")
+
+        wanted = ~record["iscrowd"] & self.is_train
+        boxes, classes = record["boxes"][wanted], record["classes"][wanted]
+        if self.augmentation is not None:
+            image, boxes, classes = self._augment(image, boxes, classes)
+        result = {
+            "image": image,
+            "height": record["height"],
+            "width": record["width"],
+            "image_id": record["image_id"],
+            "file_name": record["file_name"],
+        }
+        if self.is_train:
+            size = (image.shape[-2], image.shape[-1])
+            instances = Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes)
+            instances.gt_boxes.clip(size)
+            result["instances"] = instances[instances.gt_boxes.nonempty()]
+        return result
+
+    def _augment(self, image: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.augmentation is not None
+        canvas = (image.shape[-2], image.shape[-1])
+        target: dict[str, Any] = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas),
+            "labels": classes,
+        }
+        augmented, target = self.augmentation(tv_tensors.Image(image), target)
+        if augmented.dtype != torch.uint8:
+            raise ValueError(
+                f"the augmentation turned the image from torch.uint8 into {augmented.dtype}; models "
+                "normalise 0..255 by themselves, so leave out ToDtype and Normalize"
+            )
+        plain = augmented.as_subclass(Tensor).contiguous()
+        return plain, target["boxes"].as_subclass(Tensor), target["labels"]

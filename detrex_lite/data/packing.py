@@ -1,0 +1,208 @@
+"""From annotations as read, whatever their format, to the packed arrays of a `DetectionDataset`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .dataset import DetectionDataset, PackedStrings
+from .faults import DROP_REASONS, DatasetError, FaultLog, apply_box_rules, check_class_names
+
+
+@dataclass
+class AnnotationTable:
+    """Images and boxes in reading order, before the box rules.
+
+    Attributes:
+        file_names: of each image, relative to the image folder.
+        image_ids: of each image.
+        sizes: (height, width) of each image in pixels.
+        owners: of each box, the position of its image.
+        boxes: xyxy in pixels.
+        classes: of each box, in 0..K-1.
+        iscrowd: of each box.
+        areas: of each box in square pixels; NaN stands for width times height.
+        annotation_ids: of each box.
+        describe: names the file and the annotation of box number `row` for messages.
+    """
+
+    describe: Callable[[int], str]
+    file_names: list[str] = field(default_factory=list)
+    image_ids: list[int] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    boxes: list[Sequence[float]] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)
+    iscrowd: list[bool] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    annotation_ids: list[int] = field(default_factory=list)
+
+    def add_image(self, file_name: str, image_id: int, size: tuple[int, int]) -> None:
+        self.file_names.append(file_name)
+        self.image_ids.append(image_id)
+        self.sizes.append(size)
+
+    def add_box(
+        self,
+        owner: int,
+        box: Sequence[float],
+        *,
+        class_index: int,
+        iscrowd: bool,
+        area: float,
+        annotation_id: int,
+    ) -> None:
+        self.owners.append(owner)
+        self.boxes.append(box)
+        self.classes.append(class_index)
+        self.iscrowd.append(iscrowd)
+        self.areas.append(area)
+        self.annotation_ids.append(annotation_id)
+
+
+def pack(
+    table: AnnotationTable,
+    *,
+    name: str,
+    where: str,
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    image_root: str,
+    log: FaultLog,
+) -> DetectionDataset:
+    """Apply the box rules and pack the table; the boxes of an image keep their order.
+
+    Args:
+        where: the annotation file or folder, for messages.
+
+    Raises:
+        DatasetError: when the log is strict and there is no image.
+    """
+    if not table.file_names:
+        log.error("no images", where, "there is not one image in it")
+    raw = np.asarray(table.boxes, dtype=np.float64).reshape(-1, 4)
+    owners = np.asarray(table.owners, dtype=np.int64)
+    heights, widths = np.asarray(table.sizes, dtype=np.int64).reshape(-1, 2).T
+    boxes, codes, clipped = apply_box_rules(raw, heights[owners], widths[owners])
+    _report(table, raw, codes, clipped, log)
+    if not log.strict:
+        _report_duplicates(table, raw, codes, log)
+
+    keep = np.flatnonzero(codes == 0)
+    keep = keep[np.argsort(owners[keep], kind="stable")]
+    boxes = boxes[keep]
+    areas = np.asarray(table.areas, dtype=np.float64)[keep]
+    areas = np.where(np.isfinite(areas), areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1))
+    return DetectionDataset(
+        name=name,
+        class_names=class_names,
+        category_ids=category_ids,
+        image_root=image_root,
+        file_names=PackedStrings(table.file_names),
+        image_ids=np.asarray(table.image_ids, dtype=np.int64),
+        heights=heights,
+        widths=widths,
+        offsets=np.searchsorted(owners[keep], np.arange(len(table.file_names) + 1)),
+        boxes=boxes,
+        classes=np.asarray(table.classes, dtype=np.int64)[keep],
+        iscrowd=np.asarray(table.iscrowd, dtype=bool)[keep],
+        areas=areas,
+        annotation_ids=np.asarray(table.annotation_ids, dtype=np.int64)[keep],
+        has_annotations=len(owners) > 0,
+        dropped={
+            reason: int((codes == code).sum())
+            for code, reason in enumerate(DROP_REASONS, 1)
+            if (codes == code).any()
+        },
+        clipped=int(clipped.sum()),
+    )
+
+
+def _report(
+    table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, clipped: np.ndarray, log: FaultLog
+) -> None:
+    """Log every box that is left out or clipped."""
+    for row in np.flatnonzero((codes != 0) | clipped).tolist():
+        reason = DROP_REASONS[codes[row] - 1] if codes[row] else "partly outside the image"
+        height, width = table.sizes[table.owners[row]]
+        corners = ", ".join(f"{value:g}" for value in boxes[row])
+        log.repaired(
+            f"box {reason}",
+            table.describe(row),
+            f"the box ({corners}) (x0, y0, x1, y1) is {reason} (image {height} high, {width} wide)",
+        )
+
+
+def _report_duplicates(table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, log: FaultLog) -> None:
+    """Log every usable box that repeats another of the same class in the same image."""
+    first: dict[tuple, int] = {}
+    for row in np.flatnonzero(codes == 0).tolist():
+        key = (table.owners[row], table.classes[row], *boxes[row].tolist())
+        if key in first:
+            message = f"the same class and box as {table.describe(first[key])}"
+            log.repaired("duplicate box", table.describe(row), message)
+        else:
+            first[key] = row
+
+
+def from_records(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] | None = None,
+) -> DetectionDataset:
+    """A data set from one's own reading of any annotation format.
+
+    Args:
+        records: one mapping per image: `file_name`, `height`, `width` (pixels) and, for annotated images,
+            `boxes` ((T, 4) array-like, xyxy in pixels) and `classes` ((T,) in 0..K-1); optional `iscrowd` and
+            `area` (T,).
+        name: what messages call the data set.
+        class_names: K names.
+        category_ids: K ids for predictions written as COCO JSON; 1..K when None.
+
+    Image and annotation ids count from 1.
+
+    Raises:
+        DatasetError: when a key is missing, lengths differ, a class is not in 0..K-1 or there is no record.
+    """
+    names = check_class_names(class_names)
+    assert names is not None
+    ids = tuple(category_ids) if category_ids is not None else tuple(range(1, len(names) + 1))
+    if len(ids) != len(names):
+        raise DatasetError(f"{name}: {len(ids)} category_ids for {len(names)} class_names")
+    table = AnnotationTable(lambda row: f"{name}: {labels[row]}")
+    labels: list[str] = []
+    for position, record in enumerate(records):
+        where = f"{name}: record {position}"
+        missing = [key for key in ("file_name", "height", "width") if key not in record]
+        if missing:
+            raise DatasetError(f"{where} has no {' and no '.join(map(repr, missing))}")
+        table.add_image(str(record["file_name"]), position + 1, (int(record["height"]), int(record["width"])))
+        boxes = np.asarray(record.get("boxes", ()), dtype=np.float64).reshape(-1, 4)
+        columns = {
+            "classes": np.asarray(record.get("classes", ())),
+            "iscrowd": np.asarray(record.get("iscrowd", np.zeros(len(boxes), bool))),
+            "area": np.asarray(record.get("area", np.full(len(boxes), np.nan))),
+        }
+        for key, column in columns.items():
+            if len(column) != len(boxes):
+                raise DatasetError(f"{where} has {len(boxes)} boxes, but {len(column)} {key}")
+        for row, box in enumerate(boxes.tolist()):
+            class_index = int(columns["classes"][row])
+            if not 0 <= class_index < len(names):
+                raise DatasetError(f"{where}, box {row}: class {class_index} is not in 0..{len(names) - 1}")
+            labels.append(f"record {position} ({record['file_name']}), box {row}")
+            table.add_box(
+                position,
+                box,
+                class_index=class_index,
+                iscrowd=bool(columns["iscrowd"][row]),
+                area=float(columns["area"][row]),
+                annotation_id=len(table.owners) + 1,
+            )
+    return pack(
+        table, name=name, where=name, class_names=names, category_ids=ids, image_root="", log=FaultLog()
+    )

@@ -1,0 +1,232 @@
+"""A data set of drawn shapes, made on the spot: for demonstrations and tests without photographs."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .coco import load_coco
+from .dataset import DetectionDataset
+from .faults import DatasetError
+
+SHAPES = ("circle", "square", "triangle")
+
+_PARAMETERS_FILE = "generation.json"
+_DRAWING = 1  # raised when the same parameters begin to give other pictures
+
+_RADIUS_RANGE = (0.1, 0.23)  # of a shape, as a share of the image's side
+_MIN_VISIBLE = 0.6  # share of each shape that neither other shapes nor the image border may take
+_MIN_CONTRAST = 90.0  # distance of a shape's colour from the background's, of 442
+_PLACING_ATTEMPTS = 10
+
+
+def generate_shapes(
+    root: str | Path,
+    *,
+    num_train: int = 1200,
+    num_val: int = 300,
+    image_size: int = 96,
+    max_objects: int = 4,
+    empty_share: float = 0.05,
+    seed: int = 0,
+) -> Path:
+    """Draw circles, squares and triangles of any colour, size and angle on noisy backgrounds, and annotate
+    them.
+
+    Shapes overlap; boxes enclose what remains visible of each, tightly. The folder gets `images/train/`,
+    `images/val/` (PNG) and `annotations/train.json`, `annotations/val.json` (COCO format). Image i of a split
+    depends on the seed and i alone. A folder that was made with the same arguments is left alone; one made
+    with others is made anew.
+
+    Args:
+        root: the folder to make.
+        num_train, num_val: images of each split.
+        image_size: side of the square images in pixels.
+        max_objects: an image that is not empty shows 1 to so many shapes.
+        empty_share: about this share of the images shows none.
+        seed: of all drawing, not negative.
+
+    Returns:
+        `root`.
+
+    Raises:
+        DatasetError: when the folder holds anything else.
+        ValueError: when a number is out of range.
+    """
+    if min(num_train, num_val, max_objects) < 1 or image_size < 16 or seed < 0 or not 0 <= empty_share < 1:
+        raise ValueError(
+            "shapes need at least 1 image a split of at least 16 pixels, 1 object, a share of empty images "
+            f"in [0, 1) and a seed from 0; got {num_train=}, {num_val=}, {image_size=}, {max_objects=}, "
+            f"{empty_share=}, {seed=}"
+        )
+    root = Path(root).expanduser()
+    parameters = {
+        "drawing": _DRAWING,
+        "num_train": num_train,
+        "num_val": num_val,
+        "image_size": image_size,
+        "max_objects": max_objects,
+        "empty_share": empty_share,
+        "seed": seed,
+    }
+    held = _parameters_of(root)
+    if held == parameters:
+        return root
+    known = {"images", "annotations", _PARAMETERS_FILE} if held is not None else set()
+    others = sorted(set(os.listdir(root)) - known) if root.is_dir() else []
+    if others:
+        raise DatasetError(
+            f"{root} holds other files ({others[0]}, ...) than generated shapes: choose another folder"
+        )
+
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its place and moved there whole: what lies at `root` is complete, whoever else makes it.
+    made = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        for split, (name, count) in enumerate((("train", num_train), ("val", num_val))):
+            _write_split(made, name, count, (seed, split), image_size, max_objects, empty_share)
+        (made / _PARAMETERS_FILE).write_text(json.dumps(parameters, indent=1))
+        made.chmod(0o755)
+        if root.is_dir() and _parameters_of(root) != parameters:
+            shutil.rmtree(root)
+        if not root.exists():
+            made.rename(root)
+    except FileExistsError:  # another process was first
+        pass
+    except OSError:
+        if _parameters_of(root) != parameters:
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return root
+
+
+def load_shapes(root: str | Path, split: str) -> DetectionDataset:
+    """The `train` or `val` split of the shapes at `root`, which are generated when there are none.
+
+    Raises:
+        DatasetError: when the split is another, or the folder holds anything else.
+    """
+    root = Path(root).expanduser()
+    if split not in ("train", "val"):
+        raise DatasetError(f"shapes have the splits train and val, not {split!r}")
+    if _parameters_of(root) is None:
+        generate_shapes(root)
+    return load_coco(root / "annotations" / f"{split}.json", root / "images" / split, name=f"shapes_{split}")
+
+
+def _parameters_of(root: Path) -> dict[str, Any] | None:
+    """What a folder was generated with; None when it was not."""
+    try:
+        return json.loads((root / _PARAMETERS_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_split(
+    root: Path,
+    name: str,
+    count: int,
+    seed: tuple[int, int],
+    image_size: int,
+    max_objects: int,
+    empty_share: float,
+) -> None:
+    folder = root / "images" / name
+    folder.mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        rng = np.random.default_rng((*seed, index))
+        objects = 0 if rng.random() < empty_share else int(rng.integers(1, max_objects + 1))
+        pixels, shapes = draw_shapes(rng, image_size, objects)
+        file_name = f"{index + 1:06d}.png"
+        Image.fromarray(pixels).save(folder / file_name, compress_level=1)
+        images.append({"id": index + 1, "file_name": file_name, "height": image_size, "width": image_size})
+        for class_index, visible in shapes:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": class_index + 1,
+                    "bbox": _tight_box(visible),
+                    "area": int(visible.sum()),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": k + 1, "name": shape} for k, shape in enumerate(SHAPES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"{name}.json").write_text(json.dumps(content))
+
+
+def draw_shapes(
+    rng: np.random.Generator, image_size: int, objects: int
+) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """Draw one picture.
+
+    Args:
+        rng: the source of every choice.
+        image_size: H = W in pixels.
+        objects: how many shapes to draw; fewer where no room is found.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and for each shape its class and (H, W) bool mask of what is visible of it.
+    """
+    y, x = np.mgrid[:image_size, :image_size] + 0.5
+    base = rng.uniform(30, 225, size=3)
+    waves = rng.uniform(-0.15, 0.15, size=(2, 3)), rng.uniform(0, 2 * np.pi, size=3)
+    picture = base + 20 * np.sin(x[..., None] * waves[0][0] + y[..., None] * waves[0][1] + waves[1])
+
+    shapes: list[tuple[int, np.ndarray, int]] = []  # class, visible mask, drawn area
+    for _ in range(objects):
+        class_index = int(rng.integers(len(SHAPES)))
+        for _ in range(_PLACING_ATTEMPTS):
+            mask, area = _draw_mask(rng, SHAPES[class_index], x, y, image_size)
+            remaining = [(visible & ~mask).sum() / drawn for _, visible, drawn in shapes]
+            if mask.sum() >= _MIN_VISIBLE * area and all(share >= _MIN_VISIBLE for share in remaining):
+                picture[mask] = _contrasting_colour(rng, base)
+                shapes = [(k, visible & ~mask, drawn) for k, visible, drawn in shapes]
+                shapes.append((class_index, mask, int(area)))
+                break
+    picture += rng.uniform(2, 10) * rng.standard_normal(picture.shape, dtype=np.float32)
+    return picture.clip(0, 255).astype(np.uint8), [(k, visible) for k, visible, _ in shapes]
+
+
+def _draw_mask(
+    rng: np.random.Generator, shape: str, x: np.ndarray, y: np.ndarray, image_size: int
+) -> tuple[np.ndarray, float]:
+    """(H, W) bool mask of one shape at a random place, size and angle, and its area if nothing cut it."""
+    radius = rng.uniform(*_RADIUS_RANGE) * image_size
+    centre_x, centre_y = rng.uniform(0.12, 0.88, size=2) * image_size
+    angle = rng.uniform(0, 2 * np.pi)
+    u = (x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)
+    v = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)
+    if shape == "circle":
+        return u**2 + v**2 <= radius**2, np.pi * radius**2
+    if shape == "square":
+        return np.maximum(np.abs(u), np.abs(v)) <= 0.9 * radius, (1.8 * radius) ** 2
+    # A triangle with equal sides around a circle of `inner`: inside the three half-planes that touch the
+    # circle.
+    inner = 0.7 * radius
+    edges = [u * np.cos(turn) + v * np.sin(turn) for turn in (0, 2 * np.pi / 3, 4 * np.pi / 3)]
+    return np.max(edges, axis=0) <= inner, 3 * np.sqrt(3) * inner**2
+
+
+def _contrasting_colour(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
+    while True:  # more than half of all colours are this far from any background
+        colour = rng.uniform(0, 255, size=3)
+        if np.linalg.norm(colour - background) > _MIN_CONTRAST:
+            return colour
+
+
+def _tight_box(mask: np.ndarray) -> list[int]:
+    """COCO's x, y, width, height of the True pixels."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return [int(side) for side in (x0, y0, x1 - x0, y1 - y0)]

@@ -1,0 +1,142 @@
+"""The augmentations of DETR (Carion et al., ECCV 2020) as torchvision v2 transforms.
+
+Everything here is called as `image, target = transform(image, target)` with a `tv_tensors.Image` and a
+dictionary of `boxes` (`tv_tensors.BoundingBoxes`) and `labels`, like every transform of torchvision v2; any
+of those can stand beside or instead of these. Random choices come from torch's generator.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+# The paper's numbers: short edges in pixels, and the range that the sides of a crop are drawn from.
+SHORT_EDGES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+MAX_SIZE = 1333
+SHORT_EDGES_BEFORE_CROP = (400, 500, 600)
+CROP_RANGE = (384, 600)
+
+
+def shortest_edge_size(
+    height: int, width: int, short_edge: int, max_size: int | None = None
+) -> tuple[int, int]:
+    """The size that an image is resized to, by the rule of DETR's published code.
+
+    The short edge becomes `short_edge`, or less where the long edge would pass `max_size`; that shorter
+    length is rounded, then the long edge is cut to whole pixels. (detectron2 rounds both edges, torchvision
+    cuts both: they differ from this by a pixel at some sizes, and by as much from what the published weights
+    were evaluated on.)
+
+    Args:
+        height, width: of the image in pixels.
+        short_edge: wanted length of the short edge.
+        max_size: limit of the long edge.
+
+    Returns:
+        (height, width), each at least 1.
+    """
+    short, long = min(height, width), max(height, width)
+    if max_size is not None and long / short * short_edge > max_size:
+        short_edge = max(round(max_size * short / long), 1)
+    if short == short_edge:
+        return height, width
+    long_edge = int(short_edge * long / short)
+    return (short_edge, long_edge) if height <= width else (long_edge, short_edge)
+
+
+def _choose(choices: Sequence[int]) -> int:
+    return choices[int(torch.randint(len(choices), ()))]
+
+
+class ResizeShortestEdge(nn.Module):
+    """Resize so that the short edge gets a length drawn from a list; see `shortest_edge_size`.
+
+    Args:
+        short_edge_length: one length in pixels, or several to choose from, each as likely.
+        max_size: limit of the long edge in pixels; None for no limit.
+
+    Raises:
+        ValueError: when a length is below 1, there is none, or the limit is below a length.
+    """
+
+    def __init__(self, short_edge_length: int | Sequence[int], max_size: int | None = None):
+        super().__init__()
+        lengths = [short_edge_length] if isinstance(short_edge_length, int) else list(short_edge_length)
+        if not lengths or min(lengths) < 1:
+            raise ValueError(
+                f"short_edge_length must be one or more lengths of at least 1 pixel, got {lengths}"
+            )
+        if max_size is not None and max_size < max(lengths):
+            raise ValueError(f"max_size {max_size} is below the short edge length {max(lengths)}")
+        self.short_edge_length = tuple(lengths)
+        self.max_size = max_size
+
+    def forward(self, image: Any, *others: Any) -> Any:
+        height, width = v2.functional.get_size(image)
+        size = shortest_edge_size(height, width, _choose(self.short_edge_length), self.max_size)
+        return v2.Resize(size, antialias=True)(image, *others)
+
+    def extra_repr(self) -> str:
+        return f"short_edge_length={self.short_edge_length}, max_size={self.max_size}"
+
+
+class RandomSizeCrop(nn.Module):
+    """Crop a region of random size at a random place; boxes are clipped to it.
+
+    Args:
+        min_size, max_size: the range in pixels that both sides are drawn from, each alone. A side of the
+            image that is shorter than this bounds it.
+
+    Raises:
+        ValueError: unless 1 <= min_size <= max_size.
+    """
+
+    def __init__(self, min_size: int, max_size: int):
+        super().__init__()
+        if not 1 <= min_size <= max_size:
+            raise ValueError(f"a crop needs 1 <= min_size <= max_size, got {min_size} and {max_size}")
+        self.min_size = min_size
+        self.max_size = max_size
+
+    def forward(self, image: Any, *others: Any) -> Any:
+        sides = [self._draw(side) for side in v2.functional.get_size(image)]
+        return v2.RandomCrop(sides)(image, *others)
+
+    def _draw(self, side: int) -> int:
+        low, high = min(self.min_size, side), min(self.max_size, side)
+        return int(torch.randint(low, high + 1, ()))
+
+    def extra_repr(self) -> str:
+        return f"min_size={self.min_size}, max_size={self.max_size}"
+
+
+def detr_train_augmentation(
+    *,
+    short_edge_lengths: Sequence[int] = SHORT_EDGES,
+    max_size: int | None = MAX_SIZE,
+    flip_probability: float = 0.5,
+    crop_probability: float = 0.5,
+    short_edges_before_crop: Sequence[int] = SHORT_EDGES_BEFORE_CROP,
+    crop_range: Sequence[int] = CROP_RANGE,
+) -> v2.Transform:
+    """Flip, then resize; or, with `crop_probability`, flip, resize, crop and resize again.
+
+    Args:
+        short_edge_lengths: short edges of the final image, in pixels.
+        max_size: limit of its long edge.
+        flip_probability: of the horizontal flip.
+        crop_probability: of the way with a crop.
+        short_edges_before_crop: short edges that the crop is taken from.
+        crop_range: shortest and longest side of the crop.
+    """
+    resize = ResizeShortestEdge(short_edge_lengths, max_size)
+    crop = [ResizeShortestEdge(short_edges_before_crop), RandomSizeCrop(*crop_range), resize]
+    either = v2.RandomChoice([v2.Compose(crop), resize], p=[crop_probability, 1 - crop_probability])
+    return v2.Compose([v2.RandomHorizontalFlip(flip_probability), either])
+
+
+def detr_test_augmentation(*, short_edge_length: int = 800, max_size: int | None = MAX_SIZE) -> v2.Transform:
+    """Resize to one size. Lengths in pixels."""
+    return v2.Compose([ResizeShortestEdge(short_edge_length, max_size)])

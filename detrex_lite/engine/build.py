@@ -1,0 +1,132 @@
+"""Building a run's parts from its config."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .. import distributed
+from .signals import IgnoreSignals
+
+logger = logging.getLogger(__name__)
+
+
+def build_loader(cfg: Any) -> Any:
+    """The loader that a config node describes; its workers leave signals to this process."""
+    from ..config import instantiate
+
+    loader = instantiate(cfg)
+    if isinstance(loader, DataLoader):
+        loader.worker_init_fn = IgnoreSignals(loader.worker_init_fn)
+    return loader
+
+
+def build_evaluation(cfg: DictConfig, *, required: bool) -> tuple[Any, Any]:
+    """(test loader, evaluator) of `dataloader`; (None, None) when there is neither.
+
+    Raises:
+        ConfigError: when one of them is missing, or both while they are required.
+    """
+    from ..config import ConfigError, instantiate
+
+    names = ("dataloader.test", "dataloader.evaluator")
+    missing = [name for name in names if OmegaConf.select(cfg, name) is None]
+    if len(missing) == 2 and not required:
+        return None, None
+    if missing:
+        raise ConfigError(
+            [f"the config has no {name}: evaluation needs a loader and an evaluator" for name in missing]
+        )
+    return build_loader(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of `model`, whose `params` is a call that gets the model, as detectron2 has it.
+
+    Raises:
+        ConfigError: when the optimizer or the parameter groups refuse their arguments.
+    """
+    from ..config import instantiate
+
+    return instantiate(cfg, params=instantiate(cfg.params, model=model))
+
+
+def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:
+    """The model as training calls it: compiled if asked for, in DistributedDataParallel with other processes.
+
+    Args:
+        model: on its device; the wrapped one shares its weights.
+        train: the config's section.
+    """
+    wrapped: Any = model
+    if distributed.is_distributed():
+        device = next(model.parameters()).device
+        wrapped = nn.parallel.DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=train.ddp.broadcast_buffers,
+            find_unused_parameters=train.ddp.find_unused_parameters,
+        )
+        if train.ddp.fp16_compression:
+            from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+            wrapped.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
+    if train.compile:
+        wrapped = torch.compile(wrapped)
+    return wrapped
+
+
+def batches_per_epoch(loader: Iterable[Any]) -> int | None:
+    """How many batches show each image once; None when the loader does not say."""
+    from ..data import epoch_length
+
+    try:
+        return epoch_length(loader) if isinstance(loader, DataLoader) else None
+    except ValueError:  # a loader that the user built
+        return None
+
+
+def load_initial_weights(cfg: DictConfig, model: nn.Module) -> None:
+    """Copy `train.init_checkpoint` into the model to fine-tune it, and log what was loaded and what was not.
+
+    Layers of other shapes (class heads, queries) keep their initial values.
+
+    Raises:
+        CheckpointError: when the file cannot be read or is of another model.
+    """
+    from ..checkpoint import load_checkpoint
+
+    path = cfg.train.init_checkpoint
+    report = load_checkpoint(model, path, allow_mismatch=True, trusted=cfg.train.trust_init_checkpoint)
+    logger.info("Weights of %s:\n%s", path, report.summary())
+
+
+def load_weights_to_evaluate(cfg: DictConfig, model: nn.Module, class_names: tuple[str, ...]) -> None:
+    """Copy `train.init_checkpoint` into the model.
+
+    The average of the weights is taken where there is one, unless `train.model_ema.use_in_eval` is False.
+
+    Args:
+        cfg: a complete config.
+        model: the model.
+        class_names: of the data; empty when they are not known.
+
+    Raises:
+        CheckpointError: when the file cannot be read, is of another model, or of other classes.
+    """
+    from ..checkpoint import CheckpointError, load_checkpoint, read_checkpoint
+
+    path = cfg.train.init_checkpoint
+    stored = read_checkpoint(path, trusted=cfg.train.trust_init_checkpoint)
+    names = tuple(stored.get("class_names") or ())
+    if names and class_names and names != class_names:
+        raise CheckpointError(
+            f"{path} was trained on the classes {', '.join(names)}; the test set has {', '.join(class_names)}"
+        )
+    report = load_checkpoint(model, stored, prefer_ema=cfg.train.model_ema.use_in_eval)
+    level = logging.WARNING if report.missing else logging.INFO
+    logger.log(level, "Weights of %s:\n%s", path, report.summary())

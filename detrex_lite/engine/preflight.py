@@ -1,0 +1,116 @@
+"""What is checked before the first step, because it would otherwise fail after hours, or never."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .random_states import preserved_random_states
+from .writers import METRICS_FILE
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+TRACES_OF_A_RUN = ("last_checkpoint", METRICS_FILE, CONFIG_FILE)
+
+
+def check_output_dir(output_dir: Path, *, resume: bool) -> None:
+    """Refuse a folder that holds another run.
+
+    Raises:
+        ConfigError: when it does and the run is not resumed, or when it is not a folder.
+    """
+    from ..config import ConfigError
+
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigError(f"train.output_dir={output_dir} is a file, not a folder")
+    traces = [name for name in TRACES_OF_A_RUN if (output_dir / name).exists()]
+    if traces and not resume:
+        raise ConfigError(
+            f"train.output_dir={output_dir} holds another run ({', '.join(traces)}): continue it with "
+            "--resume, or choose another folder with train.output_dir=..."
+        )
+
+
+def check_init_checkpoint(path: str, *, required: bool = False) -> None:
+    """Refuse a checkpoint that is not a local file.
+
+    Raises:
+        ConfigError: when it is not, or is missing though it is required.
+    """
+    from ..config import ConfigError
+
+    if not path:
+        if required:
+            raise ConfigError("evaluation needs weights: set train.init_checkpoint=path/to/model_final.pth")
+        return
+    if "://" in path:
+        raise ConfigError(
+            f"train.init_checkpoint={path}: addresses are not read; download the file and give its path"
+        )
+    if not Path(path).is_file():
+        raise ConfigError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
+
+
+def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]:
+    """Compare the classes of the model and of all data sets.
+
+    Args:
+        model: with `num_classes`, if it says.
+        datasets: what the data set is for ("training", ...) -> data set, or None when it is not known.
+
+    Returns:
+        The class names; empty when no data set has any.
+
+    Raises:
+        ConfigError: when they differ.
+    """
+    from ..config import ConfigError
+
+    known = {use: tuple(d.class_names) for use, d in datasets.items() if d is not None}
+    if not known:
+        logger.info("The loaders do not tell their data sets: classes are not compared.")
+        return ()
+    (first_use, names), *others = known.items()
+    for use, other in others:
+        if other != names:
+            raise ConfigError(
+                f"the {first_use} and {use} sets have different classes: {_difference(names, other)}. Give both "
+                "the same, in the same order (class_names=[...] of the data set)"
+            )
+    num_classes = getattr(model, "num_classes", len(names))
+    if num_classes != len(names):
+        raise ConfigError(
+            f"the model has model.num_classes={num_classes}, but the {first_use} set "
+            f"{datasets[first_use].name!r} has {len(names)} classes ({_few(names)}): "
+            f"set model.num_classes={len(names)}"
+        )
+    return names
+
+
+def try_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> None:
+    """Show one batch to the model and its detections to the evaluator, so that evaluation cannot fail later.
+
+    Draws no random numbers from training. Errors are those of the model and the evaluator.
+    """
+    from ..evaluation import run_evaluation
+
+    try:
+        with preserved_random_states():
+            run_evaluation(model, loader, evaluator, max_batches=1)
+    except Exception:
+        logger.error("Evaluating one batch before the start of training failed:")
+        raise
+
+
+def _difference(one: Sequence[str], other: Sequence[str]) -> str:
+    if len(one) != len(other):
+        return f"{len(one)} ({_few(one)}) and {len(other)} ({_few(other)})"
+    pairs = [f"{k}: {a!r} and {b!r}" for k, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+    return _few(pairs)
+
+
+def _few(names: Sequence[str], limit: int = 6) -> str:
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

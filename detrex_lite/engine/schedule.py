@@ -1,0 +1,103 @@
+"""Learning rate multipliers: functions of training progress in [0, 1], independent of a run's length.
+
+They are fvcore parameter schedulers, so that detectron2's engine takes them too.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+    ParamScheduler,
+)
+
+
+class WarmupParamScheduler(ParamScheduler):
+    """Begins with a linear warm-up and goes on with `scheduler` at the progress reached by then.
+
+    Args:
+        scheduler: multiplier of progress in [0, 1].
+        warmup_length: the share of training that the warm-up takes, in [0, 1).
+        warmup_factor: the multiplier at the start, relative to that of `scheduler` there.
+
+    Raises:
+        ValueError: when `warmup_length` is not in [0, 1).
+    """
+
+    def __init__(self, scheduler: ParamScheduler, *, warmup_length: float, warmup_factor: float = 0.001):
+        if not 0 <= warmup_length < 1:
+            raise ValueError(f"warmup_length={warmup_length} is a share of training and must be in [0, 1)")
+        self.scheduler = scheduler
+        self.warmup_length = warmup_length
+        self.warmup_factor = warmup_factor
+
+    def __call__(self, where: float) -> float:
+        if where >= self.warmup_length:
+            return self.scheduler(where)
+        start, end = self.warmup_factor * self.scheduler(0.0), self.scheduler(self.warmup_length)
+        return start + (end - start) * where / self.warmup_length
+
+
+def multi_step(
+    *,
+    epochs: float,
+    milestones: Sequence[float],
+    gamma: float = 0.1,
+    warmup_length: float = 0.0,
+    warmup_factor: float = 0.001,
+) -> ParamScheduler:
+    """1 at first, and `gamma` times less from each milestone on.
+
+    Args:
+        epochs: the length of training that `milestones` refer to. Only the ratios count: a run of another
+            length has its drops at the same shares.
+        milestones: increasing, between 0 and `epochs`, in the same unit.
+        gamma: factor at each milestone.
+        warmup_length: share of training with a linear warm-up.
+        warmup_factor: multiplier at the start of the warm-up.
+
+    Raises:
+        ValueError: when the milestones do not increase, are not inside (0, epochs), or the warm-up has no
+            length in [0, 1).
+    """
+    bounds = [0, *milestones, epochs]
+    if any(after <= before for before, after in pairwise(bounds)):
+        raise ValueError(f"milestones={list(milestones)} must increase and lie between 0 and epochs={epochs}")
+    # fvcore counts whole steps; at this resolution milestones may be fractions of an epoch.
+    resolution = 1 if all(float(bound).is_integer() for bound in bounds) else 1000
+    scheduler: ParamScheduler = MultiStepParamScheduler(
+        values=[gamma**drops for drops in range(len(milestones) + 1)],
+        num_updates=max(round(epochs * resolution), len(milestones) + 1),
+        milestones=[round(milestone * resolution) for milestone in milestones],
+    )
+    if warmup_length == 0:
+        return scheduler
+    return WarmupParamScheduler(scheduler, warmup_length=warmup_length, warmup_factor=warmup_factor)
+
+
+def one_cycle(
+    *, warmup_length: float = 0.05, start_factor: float = 0.01, end_factor: float = 0.0
+) -> ParamScheduler:
+    """Rises linearly from `start_factor` to 1 and falls along a cosine to `end_factor`.
+
+    The shape of Smith and Topin (https://arxiv.org/abs/1708.07120), without the momentum cycle; suits short
+    trainings from scratch.
+
+    Args:
+        warmup_length: the share of training that the rise takes, in (0, 1).
+        start_factor: multiplier at the start.
+        end_factor: multiplier at the end.
+
+    Raises:
+        ValueError: when `warmup_length` is not in (0, 1).
+    """
+    if not 0 < warmup_length < 1:
+        raise ValueError(f"warmup_length={warmup_length} is a share of training and must be in (0, 1)")
+    return CompositeParamScheduler(
+        [LinearParamScheduler(start_factor, 1.0), CosineParamScheduler(1.0, end_factor)],
+        lengths=[warmup_length, 1 - warmup_length],
+        interval_scaling=["rescaled", "rescaled"],
+    )

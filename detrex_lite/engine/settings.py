@@ -1,0 +1,161 @@
+"""The `train` section of a config: its defaults, its faults, and the lengths that follow from it."""
+
+import copy
+import importlib.util
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ..errors import did_you_mean
+
+FREE_KEYS = ("train.wandb.params",)  # handed on as they are: wandb knows which there are
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
+    """A copy of `cfg` with a default for each key that its `train` section lacks, checked as a whole.
+
+    Args:
+        cfg: a loaded config.
+        sections: what it must have besides `model` and `train`.
+
+    Raises:
+        ConfigError: with everything that is wrong, in the whole config.
+    """
+    from ..config import ConfigError, get_config, validate
+
+    cfg = copy.deepcopy(cfg)
+    faults = [f"the config has no {name!r}" for name in ("model", "train", *sections) if name not in cfg]
+    try:
+        validate(cfg)
+    except ConfigError as error:
+        faults += error.faults
+    if isinstance(cfg.get("train"), DictConfig):
+        defaults = get_config("common/train.py").train
+        faults += _unknown_keys(cfg.train, defaults)
+        if not any("is not a dict" in fault for fault in faults):
+            cfg.train = OmegaConf.merge(defaults, cfg.train)
+            faults += _wrong_values(cfg.train)
+    if faults:
+        raise ConfigError(faults)
+    return cfg
+
+
+def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
+    if path in FREE_KEYS or not isinstance(known, DictConfig):
+        return []
+    names = [str(name) for name in known]
+    if not isinstance(given, DictConfig):
+        return [f"{path}={given!r} is not a dict with the keys {', '.join(names)}"]
+    faults = []
+    for key in map(str, given):
+        if key not in known:
+            faults.append(f"{path}.{key} is not a key of the engine{did_you_mean(key, names)}")
+        else:
+            faults += _unknown_keys(given[key], known[key], f"{path}.{key}")
+    return faults
+
+
+def _wrong_values(train: DictConfig) -> Iterator[str]:
+    """One fault for each value that training could not work with."""
+    for key in ("accumulate_steps", "log_period"):
+        if not _is_whole(train[key], at_least=1):
+            yield f"train.{key}={train[key]!r} must be a whole number from 1"
+    for key in ("max_iter", "checkpointer.period", "checkpointer.max_to_keep", "eval_period"):
+        value = OmegaConf.select(train, key)
+        least = 0 if key in ("checkpointer.period", "eval_period") else 1
+        if value is not None and not _is_whole(value, at_least=least):
+            yield f"train.{key}={value!r} must be a whole number from {least}, or null"
+    for key in ("max_epochs", "checkpoint_epochs", "eval_epochs"):
+        if train[key] is not None and not (_is_number(train[key]) and train[key] > 0):
+            yield f"train.{key}={train[key]!r} must be a number above 0, or null"
+    if not _is_whole(train.seed, at_least=0):
+        yield f"train.seed={train.seed!r} must be a whole number from 0"
+    if train.amp.dtype not in AMP_DTYPES:
+        yield f"train.amp.dtype={train.amp.dtype!r} is unknown{did_you_mean(str(train.amp.dtype), AMP_DTYPES)}"
+    if not 0 <= train.model_ema.decay < 1:
+        yield f"train.model_ema.decay={train.model_ema.decay} must be in [0, 1)"
+    if train.clip_grad.enabled and not train.clip_grad.params.get("max_norm", 0) > 0:
+        yield "train.clip_grad.params.max_norm must be a number above 0"
+    if train.wandb.enabled and importlib.util.find_spec("wandb") is None:
+        yield "train.wandb.enabled=True needs Weights & Biases: pip install wandb"
+    yield from _wrong_device(str(train.device))
+
+
+def _wrong_device(name: str) -> Iterator[str]:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        yield f"train.device={name!r} is no device; use cpu or cuda"
+        return
+    if device.type == "cuda" and not torch.cuda.is_available():
+        yield f"train.device={name!r}: torch {torch.__version__} sees no CUDA GPU here; use train.device=cpu"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any, at_least: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long a run is and how often things happen in it, in optimizer steps.
+
+    Attributes:
+        max_iter: the whole run.
+        eval_period: between two evaluations; 0: at the end only.
+        checkpoint_period: between two checkpoints; 0: at the end only.
+        epoch: steps of one pass over the training set, not a whole number as a rule; None when not known.
+    """
+
+    max_iter: int
+    eval_period: int
+    checkpoint_period: int
+    epoch: float | None
+
+    @classmethod
+    def of(cls, train: DictConfig, batches_per_epoch: int | None) -> "Lengths":
+        """Read the `train` section. Of a length in steps and one in epochs the shorter counts.
+
+        Args:
+            train: the complete section.
+            batches_per_epoch: of the training loader; None when it does not say.
+
+        Raises:
+            ConfigError: when the run has no length, or one in epochs that cannot be counted.
+        """
+        from ..config import ConfigError
+
+        epoch = None if batches_per_epoch is None else batches_per_epoch / train.accumulate_steps
+        in_epochs = {key: train[key] for key in ("max_epochs", "eval_epochs", "checkpoint_epochs")}
+        given = [f"train.{key}" for key, value in in_epochs.items() if value is not None]
+        if given and epoch is None:
+            raise ConfigError(
+                f"{', '.join(given)}: the training loader does not say how many batches make an epoch (those of "
+                "build_train_loader do); give lengths in iterations: train.max_iter, train.eval_period, "
+                "train.checkpointer.period"
+            )
+
+        def shorter(steps: int | None, epochs: float | None) -> int:
+            lengths = [steps] if steps else []
+            if epochs is not None and epoch is not None:
+                lengths.append(max(1, math.ceil(epochs * epoch - 1e-6)))
+            return min(lengths, default=0)
+
+        max_iter = shorter(train.max_iter, train.max_epochs)
+        if max_iter == 0:
+            raise ConfigError("the run has no length: set train.max_epochs or train.max_iter")
+        return cls(
+            max_iter=max_iter,
+            eval_period=shorter(train.eval_period, train.eval_epochs),
+            checkpoint_period=shorter(train.checkpointer.period, train.checkpoint_epochs),
+            epoch=epoch,
+        )

@@ -1,0 +1,186 @@
+"""What a training run consists of at one moment: capturing, saving and restoring it exactly."""
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .. import distributed
+from ..errors import NonFiniteError
+from .ema import ModelEma
+from .random_states import random_states, set_random_states
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointStore(Protocol):
+    """What saving needs of `detrex_lite.checkpoint.Checkpointer`."""
+
+    def save(self, name: str, state: dict[str, Any]) -> Path: ...
+
+    def load(self, path: Path) -> dict[str, Any]: ...
+
+
+def checkpoint_name(iteration: int) -> str:
+    """The file name, without suffix, of the checkpoint after `iteration` steps."""
+    return f"model_{iteration:07d}"
+
+
+def as_floats(records: Sequence[Mapping[str, Tensor | float]]) -> list[dict[str, float]]:
+    """The same with plain numbers; one transfer from the device for all of them."""
+    tensors = [value for record in records for value in record.values() if isinstance(value, Tensor)]
+    numbers = iter(torch.stack([tensor.float() for tensor in tensors]).tolist() if tensors else ())
+    return [
+        {name: next(numbers) if isinstance(value, Tensor) else value for name, value in record.items()}
+        for record in records
+    ]
+
+
+class TrainingState:
+    """The parts of a run that a checkpoint holds.
+
+    Args:
+        model: the model itself, not wrapped.
+        trainer: with its optimizer, scaler and iteration.
+        checkpointer: writes and reads files.
+        ema: the running mean of the weights, if there is one.
+        class_names: of the data, in the order of the model's classes.
+        config: the resolved config as YAML text.
+
+    Attributes:
+        best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
+        saved_iteration: the iteration of the last checkpoint that was written, None before the first.
+        pending_losses: name -> loss of each step since the last line of the log, as the log collects them.
+            They are saved so that a resumed run writes the same means.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        trainer: Trainer,
+        checkpointer: CheckpointStore,
+        ema: ModelEma | None = None,
+        class_names: Sequence[str] = (),
+        config: str = "",
+    ):
+        self.model = model
+        self.trainer = trainer
+        self.checkpointer = checkpointer
+        self.ema = ema
+        self.class_names = list(class_names)
+        self.config = config
+        self.best: dict[str, Any] | None = None
+        self.saved_iteration: int | None = None
+        self.pending_losses: list[Mapping[str, Tensor | float]] = []
+
+    def capture(self) -> dict[str, Any]:
+        """The state as a dict of tensors and plain values. Every process must call this."""
+        trainer = self.trainer
+        per_process = distributed.all_gather_objects((random_states(), as_floats(self.pending_losses)))
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "lr_scheduler": {"max_iter": trainer.max_iter},
+            "scaler": trainer.scaler.state_dict(),
+            "iteration": trainer.iteration,
+            "rng": [states for states, _ in per_process],
+            "pending_losses": [losses for _, losses in per_process],
+            "best": self.best,
+            "class_names": self.class_names,
+            "config": self.config,
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+            state["ema_updates"] = self.ema.updates
+        return state
+
+    def save(self, name: str) -> Path | None:
+        """Write checkpoint `name`. Every process must call this; the main one writes and gets the path.
+
+        Raises:
+            NonFiniteError: when weights are not finite; nothing is written then.
+            OSError: when writing fails; earlier checkpoints survive.
+        """
+        bad = [key for key, p in self.model.named_parameters() if not torch.isfinite(p.detach()).all()]
+        if bad:
+            listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+            raise NonFiniteError(
+                f"after iteration {self.trainer.iteration} weights are not finite: {listed}. Checkpoint {name} "
+                "was not written; the earlier ones are unharmed"
+            )
+        state = self.capture()
+        path = self.checkpointer.save(name, state) if distributed.is_main_process() else None
+        distributed.barrier()
+        self.saved_iteration = self.trainer.iteration
+        return path
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint: everything is as it was when it was saved.
+
+        Raises:
+            ValueError: when the checkpoint is of another model, optimizer or set of classes.
+        """
+        state = self.checkpointer.load(path)
+        if self.class_names and state["class_names"] and state["class_names"] != self.class_names:
+            raise ValueError(
+                f"{path} was trained on the classes {state['class_names']}, the data has {self.class_names}; a "
+                "run goes on with its own classes only (to fine-tune, give the file as train.init_checkpoint)"
+            )
+        trainer = self.trainer
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state.get("ema", state["model"]), state.get("ema_updates", 0))
+            self._restore_optimizer(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not fit the model and optimizer of this config, so the run cannot be continued: "
+                f"{error}"
+            ) from error
+        if trainer.scaler.is_enabled() and state["scaler"]:
+            trainer.scaler.load_state_dict(state["scaler"])
+        trainer.iteration = state["iteration"]
+        self.best = state["best"]
+        self._report_changes(path, state)
+        if len(state["rng"]) == distributed.world_size():
+            states = state["rng"][distributed.rank()]
+            self.pending_losses = state["pending_losses"][distributed.rank()]
+            trainer.on_loader_started = lambda: set_random_states(states)
+
+    def _restore_optimizer(self, stored: dict[str, Any]) -> None:
+        # The config stays the law on learning rate, decay and kernel: a resumed run may change them.
+        settings = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in self.trainer.optimizer.param_groups
+        ]
+        self.trainer.optimizer.load_state_dict(stored)
+        for group, setting in zip(self.trainer.optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+
+    def _report_changes(self, path: Path, state: dict[str, Any]) -> None:
+        logger.info("Continuing from %s, after iteration %d.", path, self.trainer.iteration)
+        if (self.ema is None) != ("ema" not in state):
+            logger.warning(
+                "train.model_ema.enabled differs from the run so far: the average %s.",
+                "begins now" if self.ema is not None else "is dropped",
+            )
+        if len(state["rng"]) != distributed.world_size():
+            logger.warning(
+                "The run had %d processes and has %d now: from here on data and random numbers are others.",
+                len(state["rng"]),
+                distributed.world_size(),
+            )
+        before, after = state["config"].splitlines(), self.config.splitlines()
+        changes = (
+            [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")]
+            if before != after
+            else []
+        )
+        if changes:
+            logger.warning("The config has changed since the checkpoint:\n%s", "\n".join(changes))

@@ -1,0 +1,21 @@
+"""DETR-R50 for 300 epochs of COCO in batches of 64, the learning rate a tenth after 200.
+
+python tools/train_net.py --config-file projects/detr/configs/detr_r50_300ep.py --num-gpus 8
+"""
+
+from detrex_lite.config import get_config
+
+from .models.detr_r50 import model
+
+dataloader = get_config("common/data/coco_detr.py").dataloader
+optimizer = get_config("common/optim.py").AdamW
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_300ep
+train = get_config("common/train.py").train
+
+model.backbone.weights = "IMAGENET1K_V1"
+dataloader.train.total_batch_size = 64
+optimizer.params.backbone_lr_factor = 0.1
+train.clip_grad.enabled = True
+train.clip_grad.params.max_norm = 0.1
+train.max_epochs = 300
+train.output_dir = "output/detr_r50_300ep"

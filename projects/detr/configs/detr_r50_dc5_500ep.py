@@ -1,0 +1,12 @@
+"""DETR-DC5-R50 for 500 epochs, the learning rate a tenth after 400, as the published weights: box AP 43.3 on COCO val2017.
+
+python tools/train_net.py --config-file projects/detr/configs/detr_r50_dc5_500ep.py --num-gpus 8
+"""
+
+from detrex_lite.config import get_config
+
+from .detr_r50_dc5_300ep import dataloader, model, optimizer, train
+
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_500ep
+train.max_epochs = 500
+train.output_dir = "output/detr_r50_dc5_500ep"

@@ -1,0 +1,9 @@
+"""DETR-R50 with the norms before the blocks (the paper repository's --pre_norm), otherwise as detr_r50_300ep.py.
+
+python tools/train_net.py --config-file projects/detr/configs/detr_r50_prenorm_300ep.py --num-gpus 8
+"""
+
+from .detr_r50_300ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.transformer.encoder.pre_norm = True
+train.output_dir = "output/detr_r50_prenorm_300ep"

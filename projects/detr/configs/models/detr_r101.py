@@ -1,0 +1,5 @@
+"""DETR with a ResNet-101."""
+
+from .detr_r50 import model
+
+model.backbone.depth = 101

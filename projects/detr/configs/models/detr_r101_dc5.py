@@ -1,0 +1,5 @@
+"""DETR-DC5 with a ResNet-101."""
+
+from .detr_r50_dc5 import model
+
+model.backbone.depth = 101

@@ -1,0 +1,287 @@
+import io
+import os
+import pickle
+import re
+from collections import OrderedDict
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from detrex_lite.checkpoint import CheckpointError, read_checkpoint, save_atomic
+
+resource = pytest.importorskip("resource", reason="limits on file size are POSIX's")
+
+
+class Bomb:
+    """Makes a folder when it is unpickled the careless way."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def bomb(tmp_path):
+    return Bomb(tmp_path / "exploded")
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow over 10 kB: what a full disk looks like to a program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "model.bin", "sub/folder/a.pth"])
+def test_what_is_saved_is_read(tmp_path, name):
+    content = {
+        "model": {"w": torch.arange(3.0)},
+        "iteration": 5,
+        "text": "x",
+        "none": None,
+        "bytes": b"\x00\xff",
+    }
+    save_atomic(content, tmp_path / name)
+    read = read_checkpoint(tmp_path / name)
+    torch.testing.assert_close(read.pop("model"), content.pop("model"))
+    assert read == content
+
+
+def test_safetensors_round_trip_with_shared_and_strided_tensors(tmp_path):
+    weight = torch.arange(6.0).reshape(2, 3)
+    save_atomic({"a": weight, "shared": weight, "strided": weight.t()}, tmp_path / "a.safetensors")
+    read = read_checkpoint(tmp_path / "a.safetensors")
+    torch.testing.assert_close(read["shared"], weight)
+    torch.testing.assert_close(read["strided"], weight.t().contiguous())
+
+
+def test_safetensors_holds_tensors_only(tmp_path):
+    with pytest.raises(CheckpointError, match="holds a dict of tensors and nothing else"):
+        save_atomic({"model": {"a": torch.zeros(1)}}, tmp_path / "a.safetensors")
+    assert names_in(tmp_path) == []
+
+
+# ---- reading what may be harmful or broken
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before zip"])
+def test_code_in_a_pth_file_does_not_run(tmp_path, bomb, zipped):
+    path = tmp_path / "evil.pth"
+    torch.save({"w": torch.zeros(2), "x": bomb}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        CheckpointError, match=r"it holds (posix|nt)\.mkdir, and reading that runs code .* trusted=True"
+    ):
+        read_checkpoint(path)
+    assert not bomb.path.exists()
+
+
+def test_code_in_a_pkl_file_does_not_run(tmp_path, bomb):
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"model": {"w": np.zeros(2)}, "x": bomb}))
+    with pytest.raises(CheckpointError, match=r"it holds (posix|nt)\.mkdir, and reading that runs code"):
+        read_checkpoint(path)
+    assert not bomb.path.exists()
+
+
+def test_a_refusal_names_everything_refused(tmp_path):
+    path = tmp_path / "args.pth"
+    torch.save({"w": torch.zeros(2), "a": Fraction(1, 2), "b": io.StringIO()}, path)
+    with pytest.raises(CheckpointError, match=r"it holds (_io\.StringIO, )?fractions\.Fraction"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pkl"])
+def test_trusted_files_may_hold_anything(tmp_path, name):
+    content = {"args": Fraction(1, 2)}
+    if name.endswith(".pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, tmp_path / name)
+    assert read_checkpoint(tmp_path / name, trusted=True) == content
+
+
+def test_an_unusual_codec_is_refused(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00bz2\x86R.")
+    with pytest.raises(CheckpointError, match="codec 'bz2'"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+def test_pickles_of_arrays_by_either_numpy(tmp_path, protocol, core):
+    content = {
+        "model": OrderedDict(w=np.arange(6, dtype=np.float32).reshape(2, 3), scalar=np.float64(2.5)),
+        "__author__": "torchvision",
+        "matching_heuristics": True,
+        "raw": b"\x00\xff",
+    }
+    data = _as_written_by(core, pickle.dumps(content, protocol=protocol))
+    (tmp_path / "R-50.pkl").write_bytes(data)
+    read = read_checkpoint(tmp_path / "R-50.pkl")
+    np.testing.assert_array_equal(read["model"]["w"], content["model"]["w"])
+    assert read["model"]["scalar"] == 2.5
+    assert read["raw"] == b"\x00\xff"
+
+
+def _as_written_by(core: str, data: bytes) -> bytes:
+    """The pickle with NumPy's inner modules called `core.*`: NumPy 1 and 2 differ in that."""
+
+    def short_string(match: re.Match[bytes]) -> bytes:  # opcode, one byte of length, text
+        text = core.encode() + match[1]
+        return b"\x8c" + bytes([len(text)]) + text
+
+    data = re.sub(
+        rb"^(\x80.)\x95.{8}", rb"\1", data, flags=re.DOTALL
+    )  # the frame's length, which is optional
+    data = re.sub(rb"\x8c.numpy\._?core(\.\w+)", short_string, data, flags=re.DOTALL)
+    return re.sub(rb"cnumpy\._?core(\.\w+\n)", lambda match: b"c" + core.encode() + match[1], data)
+
+
+def test_a_pickle_of_python_2_keeps_its_bytes(tmp_path):
+    # What Python 2 wrote for {"w": "\xe9"}: a byte string, which is no UTF-8.
+    (tmp_path / "old.pkl").write_bytes(b"\x80\x02}U\x01wU\x01\xe9s.")
+    assert read_checkpoint(tmp_path / "old.pkl") == {"w": "\xe9"}
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
+def test_truncated_files_say_so(tmp_path, name):
+    path = tmp_path / name
+    state = {"w": torch.zeros(1000)}
+    if name.endswith(".pkl"):
+        path.write_bytes(pickle.dumps({"w": np.zeros(1000)}))
+    else:
+        save_atomic(state, path)
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(
+        CheckpointError, match=rf"{name} cannot be read .* truncated, damaged or no checkpoint"
+    ):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
+def test_a_web_page_saved_as_a_checkpoint_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("<!DOCTYPE html><html>sign in first</html>" * 20)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_checkpoint(tmp_path / name)
+
+
+def test_an_empty_file_says_so(tmp_path):
+    (tmp_path / "a.pth").touch()
+    with pytest.raises(CheckpointError, match=r"a\.pth is empty"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    save_atomic({}, tmp_path / "model_final.pth")
+    with pytest.raises(
+        CheckpointError, match=r"there is no file .*model_finl\.pth; did you mean 'model_final\.pth'"
+    ):
+        read_checkpoint(tmp_path / "model_finl.pth")
+    with pytest.raises(CheckpointError, match=r"there is no file .*zzz$"):
+        read_checkpoint(tmp_path / "nowhere" / "zzz")
+
+
+def test_a_folder_names_the_files_in_it(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is a folder; give a file$"):
+        read_checkpoint(tmp_path)
+    save_atomic({}, tmp_path / "b.pth")
+    save_atomic({}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"is a folder; give a file in it: a\.pth, b\.pth"):
+        read_checkpoint(tmp_path)
+
+
+def test_addresses_are_refused_with_instructions():
+    with pytest.raises(CheckpointError, match=r"download it \(curl -LO https://example\.org/a\.pth\)"):
+        read_checkpoint("https://example.org/a.pth")
+    with pytest.raises(
+        CheckpointError, match=r"https://dl\.fbaipublicfiles\.com/detectron2/ImageNet/R-50\.pkl"
+    ):
+        read_checkpoint("detectron2://ImageNet/R-50.pkl")
+
+
+def test_content_that_is_no_dict_is_refused(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth holds a list, not a dict of weights"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_file_that_may_not_be_read_says_why(tmp_path, monkeypatch):
+    save_atomic({}, tmp_path / "a.pth")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(CheckpointError, match=r"PermissionError: .* Permission denied"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+# ---- writing when the disk is full
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path, small_disk, name):
+    path = tmp_path / name
+    save_atomic({"w": torch.ones(4)}, path)
+    with pytest.raises(OSError, match=rf"could not write .*{name} \(.*MiB free.* before is unharmed") as info:
+        save_atomic({"w": torch.ones(100_000)}, path)
+    assert info.value.errno
+    assert names_in(tmp_path) == [name]
+    assert read_checkpoint(path)["w"].tolist() == [1.0] * 4
+
+
+def test_a_full_disk_leaves_nothing_of_a_new_file(tmp_path, small_disk):
+    with pytest.raises(OSError, match="could not write") as info:
+        save_atomic({"w": torch.ones(100_000)}, tmp_path / "a.pth")
+    assert "unharmed" not in str(info.value)
+    assert names_in(tmp_path) == []
+
+
+def test_a_disk_that_is_found_full_when_flushing_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    save_atomic({"iteration": 1}, path)
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        OSError, match=r"\[Errno 28\] could not write .* \(No space left on device; \d+ MiB free"
+    ):
+        save_atomic({"iteration": 2}, path)
+    assert names_in(tmp_path) == ["a.pth"]
+    assert read_checkpoint(path) == {"iteration": 1}
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"could not write .*file/a\.pth"):
+        save_atomic({}, tmp_path / "file" / "a.pth")
+
+
+def test_an_interrupt_or_an_unpicklable_object_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    save_atomic({"iteration": 1}, path)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_atomic({"f": lambda: 0}, path)
+
+    def interrupted(obj, file):
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_atomic({"iteration": 2}, path)
+    assert names_in(tmp_path) == ["a.pth"]
+    assert read_checkpoint(path) == {"iteration": 1}

@@ -1,0 +1,317 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detrex_lite.checkpoint import CheckpointError, KeyMap, load_checkpoint, model_state, save_atomic
+from detrex_lite.checkpoint.key_maps import COCO_IDS
+
+from .models import (
+    TO_DETECTRON2_RESNET,
+    TO_DETR,
+    TO_DETREX,
+    Backbone,
+    Detector,
+    random_state,
+    renamed,
+)
+
+
+@pytest.fixture(scope="module")
+def pristine():
+    torch.manual_seed(0)
+    return Detector()
+
+
+@pytest.fixture
+def model(pristine):
+    return copy.deepcopy(pristine)
+
+
+def backbone_part(state):
+    return {
+        key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")
+    }
+
+
+def assert_holds(model, state):
+    own = model.state_dict()
+    for name, value in state.items():
+        torch.testing.assert_close(own[name], value.to(own[name].dtype), rtol=0, atol=0)
+
+
+def assert_unchanged(model, pristine):
+    assert_holds(model, pristine.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("source", "rules"),
+    [("detrex_lite", ()), ("detrex", TO_DETREX), ("detr", TO_DETR)],
+    ids=lambda value: str(value)[:11],
+)
+@pytest.mark.parametrize("ask", ["auto", "by name"])
+def test_all_weights_arrive_from_each_naming(model, source, rules, ask):
+    state = random_state(model)
+    report = load_checkpoint(model, renamed(state, *rules), "auto" if ask == "auto" else source)
+    assert_holds(model, state)
+    assert report.key_map == source
+    assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
+    assert sorted(name for names in report.loaded.values() for name in names) == sorted(state)
+
+
+@pytest.mark.parametrize(
+    ("source", "rules", "head"),
+    [("torchvision", (), "fc.weight"), ("detectron2", TO_DETECTRON2_RESNET, "stem.fc.weight")],
+)
+def test_backbone_weights_go_into_a_detector_and_into_a_bare_backbone(model, source, rules, head):
+    state = backbone_part(random_state(model))
+    foreign = {**renamed(state, *rules), head: torch.zeros(10, 4)}
+
+    report = load_checkpoint(model, foreign)
+    assert report.key_map == source
+    assert_holds(model.backbone, state)
+    assert report.unexpected == []
+    assert "transformer.decoder.layers.0.norms.0.weight" in report.missing
+    assert not any(name.startswith("backbone.") for name in report.missing)
+
+    bare = Backbone()
+    report = load_checkpoint(bare, foreign)
+    assert_holds(bare, state)
+    assert (report.missing, report.unexpected) == ([], [])
+
+
+def test_a_bare_backbone_takes_its_part_of_a_detector(model):
+    state = random_state(model)
+    bare = Backbone()
+    report = load_checkpoint(bare, renamed(state, *TO_DETREX))
+    assert_holds(bare, backbone_part(state))
+    assert report.missing == []
+    assert "query_embed.weight" in report.unexpected
+
+
+def test_float64_models_receive_float64_values(model):
+    state = random_state(model)
+    assert state["query_embed.weight"].dtype == torch.float64
+    load_checkpoint(model.double(), state)
+    assert_holds(model, state)
+    assert model.query_embed.weight.dtype == torch.float64
+    assert model.query_embed.weight.requires_grad
+
+
+def test_what_is_no_weight_is_ignored_in_silence(model):
+    state = random_state(model)
+    extra = {
+        "criterion.empty_weight": torch.ones(4),
+        "pixel_mean": torch.zeros(3, 1, 1),
+        "pixel_std": torch.ones(3, 1, 1),
+        "backbone.bn1.num_batches_tracked": torch.tensor(3),
+    }
+    report = load_checkpoint(model, {**state, **extra})
+    assert report.unexpected == []
+    assert set(report.loaded) == set(state)
+
+
+def test_a_model_with_counters_does_not_miss_them(model):
+    model.backbone.bn1 = nn.BatchNorm2d(64)
+    state = random_state(model)
+    del state["backbone.bn1.num_batches_tracked"]
+    assert load_checkpoint(model, state).missing == []
+
+
+def test_the_92_rows_of_detrs_class_head_become_the_80_classes(model):
+    model.class_embed = nn.Linear(8, 81)
+    state = random_state(model)
+    rows = torch.arange(92.0)
+    state["class_embed.weight"], state["class_embed.bias"] = rows[:, None].expand(92, 8), rows
+    report = load_checkpoint(model, renamed(state, *TO_DETR))
+    assert report.mismatched == []
+    assert model.class_embed.bias.tolist() == [*COCO_IDS, 91]
+    assert model.class_embed.weight[:, 3].tolist() == [*COCO_IDS, 91]
+
+
+def test_shape_mismatches_are_an_error_that_lists_all_and_changes_nothing(model, pristine):
+    state = random_state(Detector(num_classes=90, num_queries=7))
+    with pytest.raises(CheckpointError, match="3 tensors have another shape") as info:
+        load_checkpoint(model, state)
+    message = str(info.value)
+    assert "class_embed.weight: (91, 8) in the checkpoint, (4, 8) in the model" in message
+    assert "class_embed.bias: (91,)" in message
+    assert "query_embed.weight: (7, 8)" in message
+    assert "allow_mismatch=True" in message
+    assert "train.init_checkpoint" in message
+    assert_unchanged(model, pristine)
+
+
+def test_allowed_mismatches_keep_their_initial_values(model, pristine):
+    state = random_state(Detector(num_classes=90))
+    report = load_checkpoint(model, renamed(state, *TO_DETREX), allow_mismatch=True)
+    assert [tuple(one) for one in report.mismatched] == [
+        ("class_embed.weight", "class_embed.weight", (91, 8), (4, 8)),
+        ("class_embed.bias", "class_embed.bias", (91,), (4,)),
+    ]
+    assert sorted(report.mismatched)[0].name == "class_embed.bias"
+    assert report.missing == []
+    kept = {name: value for name, value in pristine.state_dict().items() if name.startswith("class_embed.")}
+    assert_holds(model, kept)
+    assert_holds(model, {name: value for name, value in state.items() if name not in kept})
+
+
+def test_missing_and_unexpected_are_reported_not_raised(model, pristine):
+    state = random_state(model)
+    del state["query_embed.weight"]
+    state["mask_head.weight"] = torch.zeros(2)
+    report = load_checkpoint(model, state)
+    assert report.missing == ["query_embed.weight"]
+    assert report.unexpected == ["mask_head.weight"]
+    assert_holds(model, {"query_embed.weight": pristine.query_embed.weight.detach()})
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_names_of_both_sides(model, pristine):
+    other = {f"blocks.{index}.attn.qkv.weight": torch.zeros(3) for index in range(20)}
+    with pytest.raises(CheckpointError, match="another model: 1 of its 21 tensors find a place") as info:
+        load_checkpoint(model, {**other, "class_embed.bias": torch.zeros(4)})
+    assert "in the checkpoint: blocks.0.attn.qkv.weight" in str(info.value)
+    assert "in the model: backbone.conv1.weight" in str(info.value)
+    assert "(20 in all)" in str(info.value)
+    assert_unchanged(model, pristine)
+
+
+def test_a_model_that_no_shape_of_fits_is_another_model_even_where_mismatches_are_allowed(model):
+    state = {name: torch.zeros(*value.shape, 2) for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="another model: 0 of its"):
+        load_checkpoint(model, state, allow_mismatch=True)
+
+
+def test_a_checkpoint_of_no_weights_at_all_is_refused(model):
+    with pytest.raises(CheckpointError, match="holds no weights; its entries are: epoch, args"):
+        load_checkpoint(model, {"epoch": 3, "args": "x"})
+    with pytest.raises(CheckpointError, match="another model: 0 of its 0"):
+        load_checkpoint(model, {"pixel_mean": torch.zeros(3)})
+
+
+def test_different_tensors_for_one_place_are_refused(model, pristine):
+    collide = KeyMap("collide", signature="", rules=((r"^copy\.", ""),))
+    state = random_state(model)
+    with pytest.raises(
+        CheckpointError, match=r"class_embed.bias and copy.class_embed.bias -> class_embed.bias"
+    ):
+        load_checkpoint(model, {**state, "copy.class_embed.bias": torch.ones(4)}, collide)
+    assert_unchanged(model, pristine)
+    # The same tensor twice is what projects store that share it under two names.
+    report = load_checkpoint(model, {**state, "copy.class_embed.bias": state["class_embed.bias"]}, collide)
+    assert report.loaded["copy.class_embed.bias"] == report.loaded["class_embed.bias"] == ["class_embed.bias"]
+
+
+class SharedHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(2, 2)] * 3)
+
+
+def test_a_tensor_with_several_names_needs_to_come_only_once():
+    model = SharedHeads()
+    state = {"heads.1.weight": torch.full((2, 2), 5.0), "heads.0.bias": torch.full((2,), 6.0)}
+    report = load_checkpoint(model, state)
+    assert report.missing == []
+    assert report.loaded == {"heads.1.weight": ["heads.0.weight"], "heads.0.bias": ["heads.0.bias"]}
+    assert model.heads[2].weight.tolist() == [[5.0, 5.0], [5.0, 5.0]]
+
+
+def test_a_shared_tensor_refuses_two_different_values():
+    state = {
+        f"heads.{index}.{leaf}": torch.full((2,) * dim, float(index))
+        for index in range(3)
+        for leaf, dim in (("weight", 2), ("bias", 1))
+    }
+    with pytest.raises(CheckpointError, match="different tensors of the checkpoint have one place"):
+        load_checkpoint(SharedHeads(), state)
+
+
+def test_unknown_source_names_the_nearest(model):
+    with pytest.raises(CheckpointError, match="unknown source 'detrx'; did you mean 'detrex'"):
+        load_checkpoint(model, random_state(model), "detrx")
+    with pytest.raises(
+        CheckpointError, match="choices: auto, detectron2, detr, detrex, detrex_lite, torchvision"
+    ):
+        load_checkpoint(model, random_state(model), "paddle")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state, "iteration": 7},
+        lambda state: {"state_dict": state},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {"model": renamed(state, (r"^", "module."))},
+        lambda state: renamed(state, (r"^", "_orig_mod.")),
+        lambda state: {"ema": {"module": state, "updates": 3}},
+        lambda state: {"model": {name: value.numpy() for name, value in state.items()}},
+    ],
+    ids=["model", "state_dict", "nested", "ddp", "compiled", "only ema", "numpy"],
+)
+def test_wrapped_state_dicts_are_unwrapped(model, wrap):
+    state = random_state(model)
+    load_checkpoint(model, wrap(state))
+    assert_holds(model, state)
+
+
+@pytest.mark.parametrize("key", ["ema", "ema_state", "model_ema"])
+def test_the_running_mean_is_preferred_unless_asked_otherwise(model, key):
+    trained, averaged = random_state(model, seed=1), random_state(model, seed=2)
+    del averaged["backbone.bn1.running_mean"]  # some averages hold no buffers: these come from the model
+    stored = {"model": trained, key: averaged}
+    load_checkpoint(model, stored)
+    assert_holds(model, averaged)
+    assert_holds(model, {"backbone.bn1.running_mean": trained["backbone.bn1.running_mean"]})
+    load_checkpoint(model, stored, prefer_ema=False)
+    assert_holds(model, trained)
+
+
+def test_model_state_converts_arrays_that_cannot_be_written():
+    array = np.arange(4, dtype=np.float32)
+    array.flags.writeable = False
+    state = model_state({"model": {"a": array, "b": np.float32(2.5)}, "__author__": "someone"})
+    assert state["a"].tolist() == [0, 1, 2, 3]
+    assert state["b"].item() == 2.5
+
+
+def test_compiled_and_parallel_models_are_unwrapped(model):
+    class Compiled(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self._orig_mod = inner
+
+    state = random_state(model)
+    report = load_checkpoint(Compiled(model), state)
+    assert report.missing == []
+    assert_holds(model, state)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_load(model, tmp_path, suffix):
+    state = random_state(model)
+    save_atomic(renamed(state, *TO_DETREX), tmp_path / f"weights{suffix}")
+    report = load_checkpoint(model, tmp_path / f"weights{suffix}")
+    assert report.key_map == "detrex"
+    assert_holds(model, state)
+
+
+def test_summary_is_a_table_by_part_of_the_model(model):
+    state = random_state(Detector(num_classes=90))
+    for index in range(20):
+        state[f"mask_head.{index}.weight"] = torch.zeros(1)
+    del state["query_embed.weight"]
+    lines = load_checkpoint(model, state, allow_mismatch=True).summary().splitlines()
+    assert "1 unused" not in lines[0]
+    assert lines[0].endswith("3 re-initialised, 20 unused")
+    rows = {line.split()[0]: line.split()[1:] for line in lines[2:] if not line.startswith(" ")}
+    assert rows["class_embed"] == ["-", "2", "-"]
+    assert rows["query_embed"] == ["-", "1", "-"]
+    assert rows["mask_head"] == ["-", "-", "20"]
+    assert rows["bbox_embed.layers"] == ["6", "-", "-"]
+    assert "  class_embed.weight: (91, 8) in the checkpoint, (4, 8) in the model" in lines
+    assert "  query_embed.weight" in lines
+    assert "  mask_head (20 tensors)" in lines
+    assert len(lines) < 30

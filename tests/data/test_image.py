@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrex_lite.data import DatasetError, list_images, read_image, read_image_size
+
+from .samples import write_image
+
+
+def test_pixels_are_rgb(tmp_path):
+    image = read_image(write_image(tmp_path / "a.png", 40, 60))
+    assert image.shape == (3, 40, 60)
+    assert image.dtype == torch.uint8
+    assert image[0, 20, 0] == 127  # red grows downwards
+    assert image[1, 0, 30] == 127  # green to the right
+    assert image[2, 5, 5] == 90
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    grey = np.linspace(0, 255, 40 * 60).reshape(40, 60).round().astype(np.uint8)
+    if mode == "I;16":
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        picture = Image.fromarray(grey).convert("RGB").convert(mode)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
+    picture.save(path)
+    with Image.open(path) as stored:
+        assert stored.mode == mode
+    image = read_image(path)
+    assert image.shape == (3, 40, 60)
+    if mode == "1":
+        assert set(image.unique().tolist()) == {0, 255}
+    else:
+        expected = torch.from_numpy(grey.astype(np.int16)).expand(3, -1, -1)
+        torch.testing.assert_close(
+            image.to(torch.int16), expected, rtol=0, atol=4 if mode in ("P", "YCbCr") else 1
+        )
+
+
+def test_palette_with_transparency_and_animation(tmp_path):
+    picture = Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).convert("P")
+    picture.save(tmp_path / "a.png", transparency=0)
+    assert read_image(tmp_path / "a.png").shape == (3, 8, 8)
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "a.gif")[:, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write_image(tmp_path / "a.png", 40, 60, exif=exif)
+    with Image.open(path) as stored:
+        expected = np.array(ImageOps.exif_transpose(stored))
+    image = read_image(path)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+    assert read_image_size(path) == tuple(image.shape[-2:]) == ((60, 40) if orientation >= 5 else (40, 60))
+
+
+def test_broken_exif_is_no_broken_image(tmp_path):
+    path = write_image(tmp_path / "a.jpg", 40, 60, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    assert read_image(path).shape == (3, 40, 60)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    whole = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole[: len(whole) // 2])
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    with pytest.raises(DatasetError, match="cut.jpg cannot be read: .*truncated"):
+        read_image(cut)
+    for read in (read_image, read_image_size):
+        with pytest.raises(DatasetError, match="text.png cannot be read"):
+            read(text)
+        with pytest.raises(DatasetError, match="missing.png does not exist"):
+            read(tmp_path / "missing.png")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DatasetError, match="float.tif cannot be read: .*unknown range"):
+        read_image(tmp_path / "float.tif")
+
+
+def test_list_images_keeps_the_order_given_and_takes_names_with_brackets(tmp_path):
+    for name in ("b.png", "a[1].png", "sub/c.JPG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_images([tmp_path / "b.png", str(tmp_path / "a[1].png")]) == [
+        str(tmp_path / "b.png"),
+        str(tmp_path / "a[1].png"),
+    ]
+    assert list_images(tmp_path) == [str(tmp_path / "a[1].png"), str(tmp_path / "b.png")]
+    assert list_images(tmp_path / "**" / "*.JPG") == [str(tmp_path / "sub/c.JPG")]

@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from detrex_lite.structures import ImageBatch
+
+
+def test_images_are_padded_at_the_right_and_the_bottom():
+    first, second = torch.ones(3, 4, 6), 2 * torch.ones(3, 5, 2)
+    batch = ImageBatch.from_images([first, second])
+    assert batch.tensor.shape == (2, 3, 5, 6)
+    assert batch.image_sizes == [(4, 6), (5, 2)]
+    assert len(batch) == 2
+    torch.testing.assert_close(batch.tensor[0, :, :4, :6], first)
+    torch.testing.assert_close(batch.tensor[1, :, :5, :2], second)
+    assert batch.tensor.sum() == first.sum() + second.sum()  # zero in the padding
+    assert (~batch.mask).sum(dim=(1, 2)).tolist() == [24, 10]
+    assert not batch.mask[0, :4, :6].any()
+    assert not batch.mask[1, :5, :2].any()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_without_padding_there_is_no_mask(count):
+    batch = ImageBatch.from_images([torch.zeros(3, 8, 6)] * count)
+    assert batch.tensor.shape == (count, 3, 8, 6)
+    assert batch.mask is None
+    assert batch.mask_at((4, 3)) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "divisor", "padded"),
+    [((10, 17), 16, (16, 32)), ((16, 32), 16, (16, 32)), ((1, 1), 32, (32, 32))],
+)
+def test_sizes_are_rounded_up_to_a_multiple(size, divisor, padded):
+    batch = ImageBatch.from_images([torch.ones(3, *size)], size_divisibility=divisor)
+    assert batch.tensor.shape[-2:] == padded
+    assert batch.image_sizes == [size]
+    if size == padded:
+        assert batch.mask is None
+    else:
+        assert (~batch.mask).sum() == size[0] * size[1]
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="at least one image"):
+        ImageBatch.from_images([])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+def test_the_dtype_is_kept(dtype):
+    batch = ImageBatch.from_images([torch.ones(3, 2, 2, dtype=dtype), torch.ones(3, 3, 3, dtype=dtype)])
+    assert batch.tensor.dtype == dtype
+
+
+def test_mask_at_feature_size_samples_the_nearest_pixel():
+    batch = ImageBatch.from_images([torch.zeros(1, 64, 40), torch.zeros(1, 33, 64)])
+    mask = batch.mask_at((2, 2))
+    # A cell counts as image when the pixel at its upper left corner does.
+    assert mask.dtype == torch.bool
+    assert mask.tolist() == [[[False, False], [False, False]], [[False, False], [False, False]]]
+    fine = batch.mask_at((8, 8))
+    assert fine[0].tolist() == [[False] * 5 + [True] * 3] * 8
+    assert fine[1].tolist() == [[False] * 8] * 5 + [[True] * 8] * 3
+    assert batch.mask_at((64, 64)).tolist() == batch.mask.tolist()
+
+
+def test_the_smallest_image_beside_a_large_one_keeps_a_cell():
+    batch = ImageBatch.from_images([torch.zeros(3, 1, 1), torch.zeros(3, 320, 320)])
+    for side in (1, 10, 40):
+        mask = batch.mask_at((side, side))
+        assert (~mask[0]).sum() == 1
+        assert not mask[1].any()

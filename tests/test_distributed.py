@@ -1,0 +1,70 @@
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from detrex_lite import distributed
+
+needs_gloo = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="torch is built without gloo"
+)
+
+
+def test_alone_this_is_the_main_process_of_one():
+    assert not distributed.is_distributed()
+    assert distributed.world_size() == 1
+    assert distributed.rank() == 0
+    assert distributed.is_main_process()
+    distributed.barrier()
+
+
+def test_alone_values_come_back_as_they_are():
+    value = torch.tensor(3.0, requires_grad=True)
+    assert distributed.mean_over_processes(value) is value
+    assert distributed.all_gather_objects({"a": 1}) == [{"a": 1}]
+    assert distributed.broadcast_object("x") == "x"
+    assert distributed.any_process(True) is True
+    assert distributed.any_process(False) is False
+
+
+def _check_every_function(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    value = torch.tensor([1.0 + rank, 10.0], requires_grad=True)
+    mean = distributed.mean_over_processes(value)
+    result = {
+        "size and rank": (distributed.is_distributed(), distributed.world_size(), distributed.rank()),
+        "main": distributed.is_main_process(),
+        "gathered": distributed.all_gather_objects({"rank": rank, "rows": [rank] * rank}),
+        "broadcast": distributed.broadcast_object(f"from {rank}"),
+        "mean": (mean.tolist(), mean.requires_grad),
+        "input": value.tolist(),
+        "any": [distributed.any_process(flag) for flag in (rank == 1, False, True)],
+    }
+    torch.save(result, folder / f"{rank}.pt")
+    distributed.barrier()
+    dist.destroy_process_group()
+
+
+@needs_gloo
+def test_two_processes_agree(tmp_path):
+    mp.spawn(_check_every_function, args=(tmp_path,), nprocs=2)
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt") == {
+            "size and rank": (True, 2, rank),
+            "main": rank == 0,
+            "gathered": [{"rank": 0, "rows": []}, {"rank": 1, "rows": [1]}],
+            "broadcast": "from 0",
+            "mean": ([1.5, 10.0], False),
+            "input": [1.0 + rank, 10.0],
+            "any": [True, False, True],
+        }
+
+
+@needs_gloo
+def test_a_group_of_one_counts_as_alone(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert not distributed.is_distributed()
+        assert (distributed.world_size(), distributed.rank()) == (1, 0)
+    finally:
+        dist.destroy_process_group()

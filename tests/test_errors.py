@@ -1,0 +1,26 @@
+import pytest
+
+from detrex_lite.errors import NonFiniteError, did_you_mean
+
+
+def test_a_close_name_is_suggested():
+    assert did_you_mean("nom_classes", ["num_classes", "num_queries"]) == "; did you mean 'num_classes'?"
+
+
+def test_without_a_close_name_all_choices_are_listed_once_and_sorted():
+    assert did_you_mean("zzz", ["res5", "res2", "res2"]) == "; choices: res2, res5"
+
+
+def test_without_choices_there_is_nothing_to_say():
+    assert did_you_mean("zzz", []) == ""
+
+
+def test_names_that_are_no_strings_are_compared_as_text():
+    assert did_you_mean(51, [50, 101]) == "; choices: 101, 50"
+    assert did_you_mean("1010", iter([50, 101])) == "; did you mean '101'?"
+
+
+@pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
+def test_a_non_finite_value_is_both_a_users_error_and_an_arithmetic_one(kind):
+    with pytest.raises(kind, match="loss_bbox"):
+        raise NonFiniteError("loss_bbox is NaN")

@@ -1,0 +1,220 @@
+"""Imports flow one way, optional packages stay optional, and importing the package stays cheap."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A part of the package may import parts of its own level and of those above it in this list, without cycles.
+LEVELS = (
+    {"errors", "distributed", "structures", "ops"},
+    {"layers"},
+    {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
+    {"engine"},
+    {"env"},
+    {"projects", "configs"},
+    {"tools"},
+)
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+
+# What setup.py requires, by the names that are imported; PyYAML comes with omegaconf.
+REQUIRED = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pycocotools",
+    "fvcore",
+    "omegaconf",
+    "yaml",
+    "PIL",
+    "tqdm",
+    "safetensors",
+    "tensorboard",
+    "matplotlib",
+}
+HEAVY = {"torchvision", "matplotlib", "scipy", "pycocotools", "tensorboard"}
+
+
+def imported_names(source: str, module: str, is_package: bool, at_import_only: bool = False) -> Iterator[str]:
+    """Dotted names that `module` with `source` imports; `at_import_only` leaves out those inside functions."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
+        if at_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        pending += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = [*base, *(node.module.split(".") if node.module else [])]
+            # What is imported from the package itself, or from `projects`, may be the module that counts.
+            yield from (".".join([*stem, alias.name]) for alias in node.names)
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file of everything that the wheel holds."""
+    files = [*ROOT.glob("detrex_lite/**/*.py")]
+    found = {_dotted(file.relative_to(ROOT)): file for file in files}
+    for folder in ("projects", "configs", "tools"):
+        for file in ROOT.glob(f"{folder}/**/*.py"):
+            found["detrex_lite." + _dotted(file.relative_to(ROOT))] = file
+    return found
+
+
+def _dotted(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def names_of(module: str, file: Path, at_import_only: bool = False) -> set[str]:
+    return set(imported_names(file.read_text(), module, file.name == "__init__.py", at_import_only))
+
+
+def part_of(name: str) -> str | None:
+    """The part of the package that a dotted name lies in; None outside the package and at its top."""
+    pieces = name.split(".")
+    return pieces[1] if pieces[0] == "detrex_lite" and len(pieces) > 1 and pieces[1] in LEVEL else None
+
+
+def dependencies() -> dict[str, set[str]]:
+    """Part of the package -> "part <- module that imports it" of the parts that it imports."""
+    found: dict[str, set[str]] = {part: set() for part in LEVEL}
+    for module, file in modules().items():
+        part = part_of(module)
+        if part is not None:
+            found[part] |= {p for p in map(part_of, names_of(module, file)) if p is not None and p != part}
+    return found
+
+
+def project_of(name: str) -> str | None:
+    pieces = name.split(".")
+    return pieces[2] if pieces[:2] == ["detrex_lite", "projects"] and len(pieces) > 2 else None
+
+
+def test_every_part_of_the_package_has_a_level():
+    parts = {module.split(".")[1] for module in modules() if "." in module}
+    assert parts <= set(LEVEL), "add the new part to LEVELS"
+
+
+def test_imports_flow_one_way():
+    wrong = {
+        f"{part} imports {other}"
+        for part, others in dependencies().items()
+        for other in others
+        if LEVEL[other] > LEVEL[part]
+    }
+    assert not wrong
+
+
+def test_parts_of_one_level_do_not_import_each_other_in_a_circle():
+    open_parts = dependencies()
+    while True:
+        free = {part for part, others in open_parts.items() if not others & set(open_parts)}
+        if not free:
+            break
+        open_parts = {part: others for part, others in open_parts.items() if part not in free}
+    assert not open_parts
+
+
+def test_config_needs_nothing_but_errors():
+    assert dependencies()["config"] <= {"errors"}
+
+
+def test_a_project_imports_at_most_one_other():
+    others: dict[str, set[str]] = {}
+    for module, file in modules().items():
+        own = project_of(module)
+        if own is not None:
+            found = {project_of(name) for name in names_of(module, file)} - {own, None}
+            others.setdefault(own, set()).update(
+                name for name in found if (ROOT / "projects" / name).is_dir()
+            )
+    assert others
+    assert {project: names for project, names in others.items() if len(names) > 1} == {}
+
+
+@pytest.mark.parametrize("part", sorted(LEVEL))
+def test_optional_packages_are_imported_inside_functions_only(part):
+    allowed = {*REQUIRED, *sys.stdlib_module_names, "detrex_lite"}
+    wrong = {
+        f"{module} imports {name}"
+        for module, file in modules().items()
+        if part_of(module) == part
+        for name in names_of(module, file, at_import_only=True)
+        if name.split(".")[0] not in allowed
+    }
+    assert not wrong
+
+
+def test_the_walk_finds_what_it_looks_for():
+    source = """
+import triton.language
+from ..layers import FFN
+from . import boxes
+from ... import projects
+from ...projects import dino
+def late():
+    from ...engine.trainer import Trainer
+try:
+    import wandb
+except ImportError:
+    class Later:
+        import onnx
+"""
+    everywhere = set(imported_names(source, "detrex_lite.structures.deep.instances", is_package=False))
+    assert everywhere == {
+        "triton.language",
+        "detrex_lite.structures.layers.FFN",
+        "detrex_lite.structures.deep.boxes",
+        "detrex_lite.projects",
+        "detrex_lite.projects.dino",
+        "detrex_lite.engine.trainer.Trainer",
+        "wandb",
+        "onnx",
+    }
+    early = set(imported_names(source, "detrex_lite.structures.deep.instances", False, at_import_only=True))
+    assert everywhere - early == {"detrex_lite.engine.trainer.Trainer"}
+    assert set(imported_names("from . import a", "detrex_lite.layers", is_package=True)) == {
+        "detrex_lite.layers.a"
+    }
+    assert part_of("detrex_lite.engine.trainer.Trainer") == "engine"
+    assert part_of("detrex_lite.__version__") is None
+    assert project_of("detrex_lite.projects.dino.modeling") == "dino"
+
+
+def _in_fresh_process(code: str) -> dict:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+IMPORT_AND_REPORT = """
+import json, sys, time
+import torch
+before, start = set(sys.modules), time.perf_counter()
+import {names}
+seconds = time.perf_counter() - start
+print(json.dumps(dict(seconds=seconds, new=sorted({{name.split(".")[0] for name in set(sys.modules) - before}}))))
+"""
+
+
+def test_importing_the_package_is_cheap():
+    for _ in range(3):  # a busy machine may make one attempt slow, not three
+        report = _in_fresh_process(IMPORT_AND_REPORT.format(names="detrex_lite"))
+        assert not HEAVY & set(report["new"])
+        if report["seconds"] < 1:
+            return
+    pytest.fail(f"importing detrex_lite takes {report['seconds']:.2f} s beyond torch's import")
+
+
+def test_the_parts_that_scripts_start_with_load_nothing_heavy():
+    names = "detrex_lite.structures, detrex_lite.config, detrex_lite.checkpoint, detrex_lite.layers"
+    assert not HEAVY & set(_in_fresh_process(IMPORT_AND_REPORT.format(names=names))["new"])

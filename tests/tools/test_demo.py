@@ -1,0 +1,65 @@
+import json
+
+import pytest
+from PIL import Image
+
+from detrex_lite.tools import demo
+
+# As small as it gets: the demo's own config takes seconds per step on a slow machine.
+TINY = [
+    "model.num_queries=5",
+    "model.transformer.encoder.num_layers=1",
+    "model.transformer.decoder.num_layers=1",
+]
+
+
+def run_quickly(output, *arguments):
+    return demo.main(["--quick", "--output", str(output), *arguments, *TINY, "train.device=cpu"])
+
+
+def test_everything_that_is_announced_is_there_and_a_second_run_replaces_it(tmp_path, capsys):
+    output = tmp_path / "new" / "demo"
+    assert run_quickly(output) == 0
+    printed = capsys.readouterr().out
+    for name in demo.CONTENTS:
+        assert (output / name).exists(), name
+        assert name in printed
+    assert "AP50" in printed
+    assert "triangle" in printed
+    assert "12 held-out images" in printed
+    assert printed.splitlines()[-1].startswith("Total time: 0:")
+    assert set(json.loads((output / "metrics.json").read_text())["bbox"]) >= {"AP", "AP50", "AP-circle"}
+    for name in ("curves.png", "contact_sheet.png"):
+        with Image.open(output / name) as image:
+            assert image.width > 1000
+
+    (output / "left.txt").write_text("of the first run")
+    assert run_quickly(output, "train.max_iter=2") == 0
+    assert not (output / "left.txt").exists()
+    iterations = [
+        json.loads(line)["iteration"] for line in (output / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert max(iterations) == 2
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("three years of work")
+    with pytest.raises(SystemExit, match="2"):
+        run_quickly(tmp_path)
+    assert "was not written by this demo" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "three years of work"
+    with pytest.raises(SystemExit, match="2"):
+        run_quickly(tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "three years of work"
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    demo.prepare_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [demo.MARKER]
+
+
+def test_a_misspelt_override_is_an_error_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_quickly(tmp_path / "demo", "train.max_itr=3")
+    assert "max_iter" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()

@@ -1,0 +1,160 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from detrex_lite.tools import predict
+
+from ..engine.stand_in import CONFIG, WEIGHTS
+
+RED, GREEN, BLUE = range(3)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The arguments that name a config and its weights."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    torch.save({"model": WEIGHTS, "class_names": ["red", "green", "blue"]}, tmp_path / "model.pth")
+    return [
+        "--config-file",
+        str(tmp_path / "config.py"),
+        "--weights",
+        str(tmp_path / "model.pth"),
+        "--device",
+        "cpu",
+    ]
+
+
+def save_picture(path, channel=RED):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((128, 256, 3), dtype=np.uint8)
+    pixels[16:48, 40:80, channel] = 255
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def read_predictions(output):
+    return json.loads((output / "predictions.json").read_text())
+
+
+def test_a_folder_is_drawn_and_listed(trained, tmp_path, capsys):
+    photos, output = tmp_path / "photos", tmp_path / "new" / "output"
+    save_picture(photos / "b.jpg", GREEN)
+    save_picture(photos / "a.png", BLUE)
+    (photos / "notes.txt").write_text("no image")
+    assert predict.main([*trained, str(photos), "--output", str(output)]) == 0
+    assert sorted(path.name for path in output.iterdir()) == ["a.png", "b.jpg", "predictions.json"]
+
+    content = read_predictions(output)
+    assert [(one["id"], one["file_name"], one["drawn"]) for one in content["images"]] == [
+        (1, str(photos / "a.png"), "a.png"),
+        (2, str(photos / "b.jpg"), "b.jpg"),
+    ]
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (256, 128)
+    assert content["categories"] == [{"id": i, "name": n} for i, n in enumerate(["red", "green", "blue"], 1)]
+    first, second = content["annotations"]
+    assert (first["image_id"], first["category_id"]) == (1, BLUE + 1)
+    assert (second["image_id"], second["category_id"]) == (2, GREEN + 1)
+    assert first["bbox"] == pytest.approx([40, 16, 40, 32], abs=5)
+    assert first["score"] == pytest.approx(0.9)
+    assert "2 detections of score >= 0.5 in 2 images" in capsys.readouterr().out
+
+    drawn = np.asarray(Image.open(output / "a.png"))
+    assert drawn.shape == (128, 256, 3)
+    assert (drawn != np.asarray(Image.open(photos / "a.png"))).any()
+
+
+def test_the_list_loads_as_a_coco_data_set(trained, tmp_path):
+    predict.main([*trained, save_picture(tmp_path / "a.png"), "--output", str(tmp_path / "out")])
+    coco = COCO(str(tmp_path / "out" / "predictions.json"))
+    assert len(coco.loadAnns(coco.getAnnIds(imgIds=[1], catIds=[RED + 1]))) == 1
+
+
+def test_a_broken_image_is_reported_and_the_rest_go_on(trained, tmp_path, capsys):
+    photos, output = tmp_path / "photos", tmp_path / "output"
+    save_picture(photos / "a.png")
+    (photos / "b.jpg").write_bytes(b"no image")
+    save_picture(photos / "c.png")
+    assert predict.main([*trained, str(photos), "--output", str(output), "--batch-size", "2"]) == 1
+    assert [one["drawn"] for one in read_predictions(output)["images"]] == ["a.png", "c.png"]
+    error = capsys.readouterr().err
+    assert "b.jpg cannot be read" in error
+    assert "1 could not be read" in error
+
+
+def test_a_path_that_is_not_there_is_reported_and_the_rest_go_on(trained, tmp_path, capsys):
+    paths = [save_picture(tmp_path / "a.png"), str(tmp_path / "absent.png")]
+    assert predict.main([*trained, *paths, "--output", str(tmp_path / "output")]) == 1
+    assert "absent.png does not exist" in capsys.readouterr().err
+    assert len(read_predictions(tmp_path / "output")["images"]) == 1
+
+
+def test_quoted_globs_and_repeated_files(trained, tmp_path):
+    first = save_picture(tmp_path / "photos" / "deep" / "a.png")
+    save_picture(tmp_path / "photos" / "b.png")
+    output = tmp_path / "output"
+    assert predict.main([*trained, str(tmp_path / "photos/**/*.png"), first, "--output", str(output)]) == 0
+    assert sorted(one["drawn"] for one in read_predictions(output)["images"]) == ["a.png", "b.png"]
+
+
+def test_files_of_one_name_in_several_folders_do_not_collide(trained, tmp_path):
+    paths = [save_picture(tmp_path / name) for name in ("one/a.jpg", "two/a.jpg", "two/A.JPG", "one/a.bmp")]
+    paths.append(save_picture(tmp_path / "two" / "a.png"))
+    output = tmp_path / "output"
+    assert predict.main([*trained, *paths, "--output", str(output)]) == 0
+    drawn = {one["file_name"]: one["drawn"] for one in read_predictions(output)["images"]}
+    assert [drawn[path] for path in paths] == ["a.jpg", "a_2.jpg", "A_3.jpg", "a.png", "a_2.png"]
+    for name in drawn.values():
+        Image.open(output / name).verify()
+
+
+def test_the_threshold_is_obeyed(trained, tmp_path):
+    path = save_picture(tmp_path / "a.png")
+    for threshold, count in (("0.2", 2), ("0.95", 0)):
+        options = ["--output", str(tmp_path / "output"), "--score-threshold", threshold]
+        assert predict.main([*trained, path, *options]) == 0
+        assert len(read_predictions(tmp_path / "output")["annotations"]) == count
+
+
+def test_overrides_reach_the_config(trained, tmp_path, capsys):
+    path = save_picture(tmp_path / "a.png")
+    options = ["--output", str(tmp_path / "output"), "--opts"]
+    resize = "dataloader.test.mapper.augmentation.short_edge_length=32"
+    assert predict.main([*trained, path, *options, resize]) == 0
+    assert predict.main([*trained, path, *options, "model.num_clases=4"]) == 2
+    assert "num_classes" in capsys.readouterr().err
+
+
+def test_originals_are_never_overwritten(trained, tmp_path, capsys):
+    path = save_picture(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert predict.main([*trained, path, "--output", str(tmp_path)]) == 2
+    assert "a.png would be overwritten" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_nothing_to_do_is_a_usage_error(trained, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert predict.main([*trained, str(tmp_path / "empty")]) == 2
+    assert "no image found" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        predict.main(trained)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "absent.pth"], "absent.pth"),
+        (["--config-file", "absent.py"], "absent.py"),
+        (["--score-threshold", "7"], "score_threshold must be in 0..1"),
+        (["--batch-size", "0"], "batch_size must be at least 1"),
+    ],
+)
+def test_what_cannot_be_built_is_a_usage_error(trained, tmp_path, capsys, options, message):
+    output = tmp_path / "output"
+    assert predict.main([*trained, save_picture(tmp_path / "a.png"), "--output", str(output), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()

@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrex_lite.structures import Boxes, Instances
+from detrex_lite.visualization import class_colour, class_label, draw_detections
+from detrex_lite.visualization.images import fit_text, load_font
+
+GREY = (128, 128, 128)
+
+
+def predictions(size, boxes, scores, classes):
+    return Instances(
+        size,
+        pred_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32)),
+        scores=torch.tensor(scores),
+        pred_classes=torch.tensor(classes),
+    )
+
+
+def grey(width, height):
+    return Image.new("RGB", (width, height), GREY)
+
+
+def count(image, colour):
+    return int((np.asarray(image) == np.array(colour)).all(axis=-1).sum())
+
+
+def test_box_is_drawn_where_it_is_in_the_colour_of_its_class():
+    drawn = np.asarray(
+        draw_detections(grey(200, 100), predictions((100, 200), [[40, 30, 160, 80]], [0.9], [1]), ["a", "b"])
+    )
+    colour = np.array(class_colour(1))
+    for y, x in ((79, 100), (50, 40), (50, 159), (79, 40)):
+        assert (drawn[y, x] == colour).all(), (y, x)
+    for y, x in ((90, 100), (50, 100), (50, 38), (50, 161)):
+        assert (drawn[y, x] == np.array(GREY)).all(), (y, x)
+
+
+def test_the_image_given_stays_as_it_is_in_every_form():
+    pixels = np.full((100, 200, 3), 128, dtype=np.uint8)
+    pixels[:50] = (200, 10, 60)
+    instances = predictions((100, 200), [[40, 30, 160, 80]], [0.9], [0])
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    images = [pixels, Image.fromarray(pixels), tensor]
+    drawn = [np.asarray(draw_detections(image, instances)) for image in images]
+    for one in drawn:
+        assert (one == drawn[0]).all()
+    assert not (drawn[0] == pixels).all()
+    for image in images:
+        kept = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+        assert (kept[:50] == (200, 10, 60)).all()
+        assert (kept[50:] == 128).all()
+
+
+def test_low_scores_are_left_out_and_the_threshold_itself_is_in():
+    boxes = [[10, 20, 60, 60], [80, 20, 130, 60], [140, 20, 190, 60]]
+    instances = predictions((100, 200), boxes, [0.5, 0.49, 0.9], [0, 1, 2])
+    drawn = draw_detections(grey(200, 100), instances, score_threshold=0.5)
+    assert count(drawn, class_colour(0)) > 50
+    assert count(drawn, class_colour(1)) == 0
+    assert count(drawn, class_colour(2)) > 50
+
+
+def test_ground_truth_without_scores_is_drawn_whole():
+    instances = Instances(
+        (100, 200), gt_boxes=Boxes(torch.tensor([[10.0, 20, 60, 60]])), gt_classes=torch.tensor([4])
+    )
+    assert count(draw_detections(grey(200, 100), instances), class_colour(4)) > 50
+
+
+def test_no_objects_change_nothing():
+    drawn = draw_detections(grey(60, 40), predictions((40, 60), [], [], []))
+    assert count(drawn, GREY) == 60 * 40
+
+
+@pytest.mark.parametrize("size", [(96, 96), (640, 480), (20, 12)])
+@pytest.mark.parametrize("corner", ["top left", "bottom right", "everything"])
+def test_labels_stay_inside_and_are_legible(size, corner):
+    """The text at the border of an image has as many bright pixels as in its middle."""
+    width, height = size
+
+    def text_pixels(box):
+        instances = predictions((height, width), [box], [0.9], [0])
+        drawn = draw_detections(grey(width, height), instances, ["owl"])
+        assert drawn.size == size
+        return int((np.asarray(drawn) > 200).all(axis=-1).sum())
+
+    box = {
+        "top left": [0, 0, width / 4, height / 4],
+        "bottom right": [width * 3 / 4, height * 3 / 4, width, height],
+        "everything": [0, 0, width, height],
+    }[corner]
+    in_the_middle = text_pixels([width * 3 / 8, height * 3 / 8, width * 5 / 8, height * 5 / 8])
+    assert text_pixels(box) == in_the_middle
+    assert in_the_middle > 20 or width < 50
+
+
+def test_text_and_lines_grow_with_the_image():
+    def drawn_share(width, height):
+        instances = predictions((height, width), [[width / 4, height / 4, width / 2, height / 2]], [0.9], [0])
+        return count(draw_detections(grey(width, height), instances), class_colour(0)) / (width * height)
+
+    assert drawn_share(2400, 1800) == pytest.approx(drawn_share(800, 600), rel=0.35)
+
+
+def test_labels_of_neighbours_do_not_cover_each_other():
+    """Two boxes at the same place: both labels are there in full."""
+
+    def ink(boxes, classes):
+        drawn = draw_detections(
+            grey(400, 300), predictions((300, 400), boxes, [0.9] * len(boxes), classes), ["owl", "owl"]
+        )
+        return count(drawn, (255, 255, 255))
+
+    box = [100, 100, 250, 200]
+    # Class 0 (red) and class 4 (purple) both have white text.
+    assert ink([box, box], [0, 0]) == 2 * ink([box], [0])
+
+
+def test_boxes_outside_and_without_area_are_drawn_without_an_error():
+    boxes = [[-50, -50, -10, -10], [30, 30, 30, 30], [500, 10, 900, 20], [40, 60, 20, 10]]
+    draw_detections(grey(100, 80), predictions((80, 100), boxes, [0.9] * 4, [0, 1, 2, 3]))
+
+
+def test_colours_are_stable_and_differ():
+    colours = [class_colour(k) for k in range(100)]
+    assert colours == [class_colour(k) for k in range(100)]
+    assert len(set(colours)) == 100
+    assert all(0 <= channel <= 255 for colour in colours for channel in colour)
+
+
+def test_labels_without_a_name_say_the_class():
+    assert class_label(1, ["cat", "dog"]) == "dog"
+    assert class_label(2, ["cat", "dog"]) == "class 2"
+    assert class_label(2, None) == "class 2"
+
+
+def test_text_that_is_too_wide_is_cut():
+    font = load_font(12)
+    assert fit_text("traffic light", font, 500) == "traffic light"
+    cut = fit_text("traffic light", font, 50)
+    assert cut.startswith("traf")
+    assert cut.endswith("…")
+    assert font.getlength(cut) <= 50
+    assert fit_text("traffic light", font, 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 10, 20), np.uint8), r"\(H, W, 3\) uint8 array in RGB, got shape \(3, 10, 20\)"),
+        (np.zeros((10, 20, 3), np.float32), r"\(H, W, 3\) uint8 array in RGB, got .* float32"),
+        (
+            torch.zeros(10, 20, 3, dtype=torch.uint8),
+            r"\(3, H, W\) uint8 tensor in RGB, got shape \(10, 20, 3\)",
+        ),
+        ("photo.jpg", "cannot draw into a str"),
+    ],
+)
+def test_other_kinds_of_images_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        draw_detections(image, predictions((10, 20), [], [], []))
+
+
+def test_boxes_of_an_image_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"for an image of 20 x 10 pixels .* but the image has 40 x 30"):
+        draw_detections(grey(40, 30), predictions((10, 20), [], [], []))
+
+
+def test_objects_without_boxes_are_refused():
+    with pytest.raises(ValueError, match="without pred_boxes or gt_boxes"):
+        draw_detections(grey(20, 10), Instances((10, 20)))

@@ -1,0 +1,139 @@
+"""Everything once, from nothing: draw a data set, train a small detector, evaluate it, show what it sees.
+
+    python tools/demo.py            # or: make demo
+    python tools/demo.py --quick    # only to see that it runs
+
+Overrides of the config may follow: `python tools/demo.py train.max_epochs=10`.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from detrex_lite.config import ConfigError, LazyConfig, instantiate
+from detrex_lite.data import generate_shapes, read_image
+from detrex_lite.engine import train
+from detrex_lite.engine.arguments import clear_errors
+from detrex_lite.engine.predictor import Predictor
+from detrex_lite.evaluation import format_table
+from detrex_lite.structures import Boxes, Instances
+from detrex_lite.visualization import SheetRow, contact_sheet, plot_curves
+
+MARKER = "written_by_demo.txt"
+QUICK_IMAGES = {"num_train": 32, "num_val": 12}
+QUICK_OVERRIDES = (
+    "train.max_iter=4",
+    "train.max_epochs=null",
+    "train.eval_period=0",
+    "train.eval_epochs=null",
+    "train.log_period=1",
+    "dataloader.train.total_batch_size=8",
+)
+IMAGES_ON_SHEET = 12
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Draw a data set, train a small detector on it and show the result."
+    )
+    parser.add_argument("--output", default="output/demo", metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--config-file", default="projects/detr/configs/detr_small_shapes.py", metavar="FILE")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few images and steps: shows that everything runs"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = argument_parser().parse_intermixed_args(arguments)
+    start = time.perf_counter()
+    output = Path(args.output)
+    with clear_errors():
+        config = load_config(args.config_file, output, [*(QUICK_OVERRIDES if args.quick else ()), *args.opts])
+        prepare_folder(output)
+        print(f"Drawing the data set into {config.dataset.root} ...", flush=True)
+        generate_shapes(config.dataset.root, **(QUICK_IMAGES if args.quick else {}))
+        results = train(config)
+    metrics = {name: None if math.isnan(value) else value for name, value in results["bbox"].items()}
+    (output / "metrics.json").write_text(json.dumps({"bbox": metrics}, indent=2))
+    plot_curves(output / "metrics.jsonl", output / "curves.png")
+    num_held_out = draw_contact_sheet(config, output)
+
+    print(f"\nCOCO box average precision on {num_held_out} held-out images, in percent:\n")
+    print(format_table(results))
+    print(f"\nIn {output}:")
+    for name, content in CONTENTS.items():
+        print(f"  {name:<28}{content}")
+    print(f"\nTotal time: {timedelta(seconds=round(time.perf_counter() - start))}")
+    return 0
+
+
+CONTENTS = {
+    "contact_sheet.png": "ground truth beside detections on held-out images",
+    "curves.png": "losses, learning rate and AP over the training",
+    "metrics.json": "the numbers above",
+    "metrics.jsonl": "losses, rates and AP as they developed",
+    "model_final.pth": "the trained model (load it with tools/predict.py or detrex_lite.Predictor)",
+    "config.yaml": "the whole config, as it was run",
+    "log.txt": "the log",
+    "evaluation/predictions.json": "the detections on all held-out images, as COCO results",
+    "shapes/": "the data set in COCO format",
+}
+
+
+def load_config(config_file: str, output: Path, overrides: Sequence[str]) -> DictConfig:
+    """The config with data set and output folder below `output`."""
+    config = LazyConfig.load(config_file)
+    folders = [f"dataset.root={output / 'shapes'}", f"train.output_dir={output}"]
+    return LazyConfig.apply_overrides(config, [*overrides, *folders])
+
+
+def prepare_folder(output: Path) -> None:
+    """Make an empty folder that is marked as the demo's, in the place of an earlier one.
+
+    Raises:
+        ConfigError: when there is a folder with anything else: that is left alone.
+    """
+    if output.exists():
+        if not output.is_dir() or (any(output.iterdir()) and not (output / MARKER).is_file()):
+            raise ConfigError(f"{output} was not written by this demo: choose another folder with --output")
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    (output / MARKER).write_text("tools/demo.py wrote this folder, and replaces it when it runs again.\n")
+
+
+def draw_contact_sheet(config: DictConfig, output: Path) -> int:
+    """Draw the first held-out images; returns how many there are in all."""
+    dataset = instantiate(config.dataloader.test.dataset)
+    predictor = Predictor(config, output / "model_final.pth", device=config.train.device)
+    records = [dataset[index] for index in range(min(IMAGES_ON_SHEET, len(dataset)))]
+    rows = [
+        SheetRow(
+            image=read_image(record["file_name"]),
+            ground_truth=Instances(
+                (record["height"], record["width"]),
+                gt_boxes=Boxes(record["boxes"]),
+                gt_classes=record["classes"],
+            ),
+            detections=predictor(record["file_name"]),
+            caption=Path(record["file_name"]).name,
+        )
+        for record in records
+    ]
+    contact_sheet(
+        rows, output / "contact_sheet.png", class_names=dataset.class_names, columns=3, panel_size=224
+    )
+    return len(dataset)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Train or evaluate what a config describes.
+
+python tools/train_net.py --config-file projects/detr/configs/detr_r50_300ep.py --num-gpus 8
+python tools/train_net.py --config-file FILE --resume
+python tools/train_net.py --config-file FILE --eval-only train.init_checkpoint=output/model_final.pth
+"""
+
+import argparse
+
+from omegaconf import OmegaConf
+
+from detrex_lite.engine import clear_errors, default_argument_parser, evaluate, launch, load_config, train
+
+
+def main(args: argparse.Namespace) -> None:
+    with clear_errors():
+        cfg = load_config(args)
+        if args.eval_only:
+            evaluate(cfg)
+        else:
+            train(cfg, resume=args.resume)
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser(__doc__).parse_intermixed_args()
+    with clear_errors():
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            device=OmegaConf.select(load_config(arguments), "train.device", default="cuda"),
+            args=(arguments,),
+        )

@@ -43,7 +43,7 @@ HEAVY = {"torchvision", "matplotlib", "scipy", "pycocotools", "tensorboard"}
 
 
 def imported_names(source: str, module: str, is_package: bool, at_import_only: bool = False) -> Iterator[str]:
-    """Dotted names that `module` with `source` imports; `at_import_only` leaves out those inside functions."""
+    """Dotted names that a module imports; with `at_import_only`, not those that functions import."""
     package = module.split(".") if is_package else module.split(".")[:-1]
     pending: list[ast.AST] = [ast.parse(source)]
     while pending:
@@ -62,8 +62,7 @@ def imported_names(source: str, module: str, is_package: bool, at_import_only: b
 
 def modules() -> dict[str, Path]:
     """Dotted name -> file of everything that the wheel holds."""
-    files = [*ROOT.glob("detrex_lite/**/*.py")]
-    found = {_dotted(file.relative_to(ROOT)): file for file in files}
+    found = {_dotted(file.relative_to(ROOT)): file for file in ROOT.glob("detrex_lite/**/*.py")}
     for folder in ("projects", "configs", "tools"):
         for file in ROOT.glob(f"{folder}/**/*.py"):
             found["detrex_lite." + _dotted(file.relative_to(ROOT))] = file
@@ -86,7 +85,7 @@ def part_of(name: str) -> str | None:
 
 
 def dependencies() -> dict[str, set[str]]:
-    """Part of the package -> "part <- module that imports it" of the parts that it imports."""
+    """Part of the package -> the other parts that it imports."""
     found: dict[str, set[str]] = {part: set() for part in LEVEL}
     for module, file in modules().items():
         part = part_of(module)
@@ -202,7 +201,8 @@ import torch
 before, start = set(sys.modules), time.perf_counter()
 import {names}
 seconds = time.perf_counter() - start
-print(json.dumps(dict(seconds=seconds, new=sorted({{name.split(".")[0] for name in set(sys.modules) - before}}))))
+new = {{name.split(".")[0] for name in set(sys.modules) - before}}
+print(json.dumps(dict(seconds=seconds, new=sorted(new))))
 """
 
 

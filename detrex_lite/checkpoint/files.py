@@ -96,8 +96,8 @@ def _explain(path: Path, error: Exception, trusted: bool) -> str:
         )
     if not trusted and "legacy .tar" in str(error):
         return (
-            f"{path} was not read: it has the tar format of PyTorch before 0.4, and reading that runs code "
-            f"from the file. {TRUST}"
+            f"{path} was not read: it is a tar archive, as PyTorch before 0.4 wrote them, and reading that "
+            f"runs code from the file. {TRUST}"
         )
     # torch.load puts a page of general advice before the reason.
     reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]

@@ -49,10 +49,18 @@ def load_checkpoint(
             tensors have one destination, or the checkpoint is of another model: fewer than half of its
             tensors find a place, and some of the model's get nothing.
     """
-    stored = path_or_state_dict
-    if not isinstance(stored, Mapping):
-        stored = read_checkpoint(stored, trusted=trusted)
-    state = model_state(stored, prefer_ema=prefer_ema)
+    if isinstance(path_or_state_dict, Mapping):
+        return _load(model, model_state(path_or_state_dict, prefer_ema=prefer_ema), source, allow_mismatch)
+    stored = read_checkpoint(path_or_state_dict, trusted=trusted)
+    try:
+        return _load(model, model_state(stored, prefer_ema=prefer_ema), source, allow_mismatch)
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(path_or_state_dict)}: {error}") from None
+
+
+def _load(
+    model: nn.Module, state: Mapping[str, Tensor], source: str | KeyMap, allow_mismatch: bool
+) -> LoadReport:
     destination = _Destination(model)
     report, values = _plan(state, _choose_map(source, state, destination), destination)
     _require_this_model(report, state, destination, allow_mismatch)

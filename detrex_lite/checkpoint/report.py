@@ -73,7 +73,7 @@ def _shorten(names: list[str], limit: int = 8) -> list[str]:
     """The names when they are few, else one line per part."""
     if len(names) <= limit:
         return names
-    return [f"{part} ({count} tensors)" for part, count in _count(names).items()]
+    return [f"{part} ({count} tensor{'s' * (count > 1)})" for part, count in _count(names).items()]
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

@@ -26,15 +26,17 @@ from .validation import check
 _USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
 
 
-def instantiate(cfg: Any, **overrides: Any) -> Any:
+def instantiate(cfg: Any, /, **overrides: Any) -> Any:
     """Build what a config describes: call every `_target_` with its arguments, innermost first.
 
     A node is a call when it has the key `_target_`: a callable, its dotted path, or a call that gives one.
     Its other keys are keyword arguments, but for `_args_` (a list of positional arguments), `_partial_`
     (true: give a `functools.partial` instead of calling) and `_recursive_` (false: pass arguments on as
-    unbuilt config nodes). Other config dicts and lists become plain dicts and lists of built values
-    (detectron2 leaves them omegaconf's), so that what is built does not hold on to the config. All other
-    values are passed on as they are. The config is not changed.
+    unbuilt config nodes). Other config dicts and lists become plain dicts and lists of built values, so that
+    what is built does not hold on to the config. All other values are passed on as they are. The config is
+    not changed.
+
+    detectron2's `instantiate` does not know `_args_` and `_partial_`, and leaves dicts and lists omegaconf's.
 
     Args:
         cfg: a config node, or a plain dict or list. Anything else is returned as it is.
@@ -57,12 +59,18 @@ def _build(node: Any, path: str, overrides: dict[str, Any]) -> Any:
     if isinstance(node, DictConfig) and OmegaConf.get_type(node) is not dict:
         return OmegaConf.to_object(node)  # a dataclass instance, which omegaconf took apart
     if is_mapping(node):
-        built = {key: _build(node[key], join(path, key), {}) for key in node}
-        unchanged = isinstance(node, dict) and all(built[key] is node[key] for key in node)
-        return node if unchanged else built
+        return _same_or(node, {key: _build(node[key], join(path, key), {}) for key in node})
     if is_sequence(node):
-        return [_build(item, join(path, index), {}) for index, item in enumerate(node)]
+        return _same_or(node, [_build(item, join(path, index), {}) for index, item in enumerate(node)])
     return node
+
+
+def _same_or(node: Any, built: Any) -> Any:
+    """`built`, or the node itself where it is a plain container that had nothing in it to build."""
+    if isinstance(node, Container):
+        return built
+    keys = node if is_mapping(node) else range(len(node))
+    return node if all(node[key] is built[key] for key in keys) else built
 
 
 def _call(node: Any, path: str, overrides: dict[str, Any]) -> Any:

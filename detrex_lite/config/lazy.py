@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from .loading import load, load_rel
-from .nodes import FLAGS, TARGET, is_mapping
+from .nodes import TARGET, is_mapping, new_config
 from .overrides import apply_overrides
 from .printing import to_py
 from .saving import save, to_yaml
@@ -39,7 +39,7 @@ class LazyCall:
                 f"LazyCall({describe(self._target)}) takes keyword arguments only, as a config is changed by "
                 f"their names; got {len(args)} positional"
             )
-        return DictConfig(dict(kwargs, **{TARGET: self._target}), flags=FLAGS)
+        return new_config({TARGET: self._target, **kwargs})
 
 
 class LazyConfig:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 import detrex_lite
 
 from .error import ConfigError, nearest
-from .nodes import FLAGS
+from .nodes import FLAGS, new_config, to_plain
 
 
 class ConfigImportError(ConfigError, ImportError):
@@ -112,11 +112,13 @@ def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
     `sys.modules`: what one load changes is not seen by another, and folders need no `__init__.py`.
     """
 
-    def import_(name: str, globals: Any = None, locals: Any = None, names: Any = (), level: int = 0) -> Any:
+    def import_(
+        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ) -> Any:
         imported = _relative_file(file, name, level) if level else _shipped_module(name)
-        if imported is None or not names:
-            return builtins.__import__(name, globals, locals, names, level)
-        return _module(imported, names, (*importers, file))
+        if imported is None or not fromlist:
+            return builtins.__import__(name, globals, locals, fromlist, level)
+        return _module(imported, fromlist, (*importers, file))
 
     if file in importers:
         chain = " -> ".join(str(path) for path in (*importers[importers.index(file) :], file))
@@ -171,13 +173,13 @@ def _public(values: Mapping[str, Any]) -> list[str]:
 
 
 def _as_config(value: Any) -> Any:
-    return DictConfig(value, flags=FLAGS) if isinstance(value, dict) else value
+    return new_config(value) if isinstance(value, dict) else value
 
 
 def _config_of(values: Mapping[str, Any]) -> DictConfig:
     """The variables of a config file that are configs, as one config."""
     names = [name for name in _public(values) if isinstance(values[name], (dict, DictConfig, ListConfig))]
-    return DictConfig({name: values[name] for name in names}, flags=FLAGS)
+    return new_config({name: to_plain(values[name], resolve=False) for name in names})
 
 
 def _read_yaml(file: Path) -> Any:

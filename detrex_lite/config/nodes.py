@@ -13,12 +13,28 @@ TARGET, POSITIONAL, PARTIAL, RECURSIVE = "_target_", "_args_", "_partial_", "_re
 SPECIAL_KEYS = frozenset((TARGET, POSITIONAL, PARTIAL, RECURSIVE))
 
 
+def new_config(values: dict[str, Any]) -> DictConfig:
+    """A config node of plain values; tuples become lists.
+
+    omegaconf 2.4 would make of a tuple a node that cannot be changed and takes sequences only.
+    """
+    return DictConfig(_without_tuples(values), flags=FLAGS)
+
+
+def _without_tuples(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _without_tuples(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return [_without_tuples(item) for item in value]
+    return value
+
+
 def is_mapping(value: Any) -> bool:
     return isinstance(value, (dict, DictConfig))
 
 
 def is_sequence(value: Any) -> bool:
-    # omegaconf 2.4 keeps a tuple as its own kind of container, 2.3 as a list.
+    # Not only lists: a tuple that is put into a config later is a container of its own kind in omegaconf 2.4.
     return isinstance(value, (list, Container)) and not is_mapping(value)
 
 

@@ -8,7 +8,7 @@ from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .error import ConfigError, nearest
-from .nodes import TARGET, dotted_paths, first_line, is_call, join, to_plain
+from .nodes import TARGET, dotted_paths, first_line, is_call, join
 from .targets import accepted_names, locate
 from .values import parse_value
 
@@ -41,36 +41,36 @@ def apply_overrides(cfg: Config, overrides: Sequence[str]) -> Config:
 
 
 def _apply(cfg: Any, text: str) -> None:
-    match = re.fullmatch(r"(\+{0,2}|~)([^=]+)(=.*)?", text, flags=re.DOTALL)
+    match = re.fullmatch(r"(~|\+{0,2})([^=]+)(=.*)?", text, flags=re.DOTALL)
     if match is None or (match[1] == "~") != (match[3] is None):
         raise ConfigError("expected key=value, +key=value to add a key, or ~key to delete one")
     prefix, key, value = match.groups()
-    keys = re.sub(r"\[(\w+)\]", r".\1", key.strip()).split(".")
+    keys = re.sub(r"\[([-\w]+)\]", r".\1", key.strip()).split(".")
     if prefix == "~":
-        parent = _descend(cfg, keys[:-1], add=False)
-        del parent[_existing_key(cfg, parent, keys)]
+        parent = _parent(cfg, keys, add=False)
+        del parent[_existing_key(cfg, keys, parent, len(keys) - 1)]
     else:
         _set(cfg, keys, parse_value(value[1:]), add=bool(prefix))
 
 
 def _set(cfg: Any, keys: list[str], value: Any, add: bool) -> None:
-    parent = _descend(cfg, keys[:-1], add)
-    key = _find_key(parent, keys[-1])
-    if key is None and isinstance(parent, DictConfig) and (add or keys[-1] in _constructor_arguments(parent)):
-        parent[keys[-1]] = value
+    parent, name = _parent(cfg, keys, add), keys[-1]
+    may_add = isinstance(parent, DictConfig) and (add or name in _constructor_arguments(parent))
+    if may_add and _find_key(parent, name) is None:
+        parent[name] = value
         return
-    key = _existing_key(cfg, parent, keys)
-    if _merges(parent, key, value):
-        faults = []
-        for name, item in value.items():
-            try:
-                _set(cfg, [*keys, str(name)], item, add)
-            except ConfigError as error:
-                faults += error.faults
-        if faults:
-            raise ConfigError(faults)
-    else:
+    key = _existing_key(cfg, keys, parent, len(keys) - 1)
+    if not _merges(parent, key, value):
         parent[key] = value
+        return
+    faults = []
+    for inner, item in value.items():
+        try:
+            _set(cfg, [*keys, str(inner)], item, add)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
 
 
 def _merges(parent: Any, key: Any, value: Any) -> bool:
@@ -82,41 +82,38 @@ def _merges(parent: Any, key: Any, value: Any) -> bool:
     return isinstance(parent[key], DictConfig)
 
 
-def _descend(cfg: Any, keys: list[str], add: bool) -> Any:
-    """The container at a path; with `add`, dicts are put where there is nothing."""
+def _parent(cfg: Any, keys: list[str], add: bool) -> Any:
+    """The container of the last key; with `add`, dicts are put where there is nothing on the way."""
     node = cfg
-    for depth, name in enumerate(keys, start=1):
+    for depth, name in enumerate(keys[:-1]):
         if add and isinstance(node, DictConfig) and _find_key(node, name) is None:
             node[name] = {}
-        key = _existing_key(cfg, node, keys[:depth])
+        key = _existing_key(cfg, keys, node, depth)
         if add and node[key] is None:
             node[key] = {}
-        child = node[key]
-        if not isinstance(child, Container):
-            raise ConfigError(f"{'.'.join(keys[:depth])} is {child!r}, which has no keys")
-        if not isinstance(child, (DictConfig, ListConfig)):  # omegaconf 2.4 does not change tuples
-            node[key] = list(to_plain(child, resolve=False))
-            child = node[key]
-        node = child
+        node = node[key]
+        if not isinstance(node, Container):
+            raise ConfigError(f"{'.'.join(keys[: depth + 1])} is {node!r}, which has no keys")
     return node
 
 
 def _find_key(node: Any, name: str) -> Any:
     """The key or index that `name` spells, or None when the container has none such."""
-    keys = node.keys() if isinstance(node, DictConfig) else range(-len(node), len(node))
+    keys: Any = node if isinstance(node, DictConfig) else range(-len(node), len(node))
     return next((key for key in keys if str(key) == name), None)
 
 
-def _existing_key(cfg: Any, node: Any, keys: list[str]) -> Any:
-    key = _find_key(node, keys[-1])
+def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
+    """The key of `node`, the container at `keys[:depth]`, that the override means next."""
+    key = _find_key(node, keys[depth])
     if key is not None:
         return key
-    path, parent = ".".join(keys), ".".join(keys[:-1])
+    path, parent = ".".join(keys), ".".join(keys[:depth])
     if not isinstance(node, DictConfig):
-        raise ConfigError(f"{parent} has {len(node)} items, none at {keys[-1]!r}")
-    siblings = [join(parent, name) for name in (*node.keys(), *_constructor_arguments(node))]
+        raise ConfigError(f"{parent} has {len(node)} items, none at {keys[depth]!r}")
+    siblings = [join(parent, name) for name in (*node, *_constructor_arguments(node))]
     hint = nearest(path, [*dotted_paths(cfg), *siblings]) or nearest(path, siblings)
-    raise ConfigError(f"there is no {path!r} (write +{path}=... to add it){hint}")
+    raise ConfigError(f"there is no {path!r}{hint} (+{path}=... would add it)")
 
 
 def _constructor_arguments(node: Any) -> list[str]:

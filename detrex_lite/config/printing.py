@@ -6,7 +6,7 @@ from typing import Any
 from .nodes import TARGET, to_plain
 from .targets import describe
 
-_WIDTH = 100
+_WIDTH = 88
 
 
 def to_py(cfg: Any, prefix: str = "cfg.", *, resolve: bool = True) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from omegaconf import Container
+from omegaconf import Container, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from .error import ConfigError
@@ -33,7 +33,8 @@ def validate(cfg: Any, late: Collection[str] = RUN_TIME_VALUES) -> None:
 
     Args:
         cfg: a config node or a plain dict or list.
-        late: dotted paths, from the root of the config, of values that are given at run time.
+        late: dotted paths, from the root of the config, of values that are given at run time, and so may be
+            missing now.
 
     Raises:
         ConfigError: one fault for each thing that is wrong, with its dotted path.
@@ -54,15 +55,13 @@ class _Checker:
 
     def __init__(self, late: Collection[str]) -> None:
         self.faults: list[str] = []
-        self._late = frozenset(late)
+        self._late = tuple(late)
         self._visited: dict[int, Any] = {}  # keeps the nodes alive, so that an id means one node
         self._open: set[int] = set()
 
     def walk(self, node: Any, path: str, given: Collection[str] = ()) -> None:
         if not is_mapping(node) and not is_sequence(node):
             return
-        if isinstance(node, Container):
-            path = path_of(node) or path  # an interpolation led here: report where the node stands
         if id(node) in self._open:
             self.faults.append(f"{path or 'the config'}: contains an interpolation of itself")
         if id(node) in self._visited:
@@ -71,10 +70,14 @@ class _Checker:
         self._open.add(id(node))
         children = self._children(node, path, skip=given)
         if is_call(node):
-            self._check_call(children, path, {*map(str, node.keys()), *given})
+            self._check_call(children, path, [*map(str, node.keys()), *given])
         if children.get(RECURSIVE, True):
             for key, value in children.items():
-                self.walk(value, join(path, key))
+                referred = isinstance(node, Container) and OmegaConf.is_interpolation(node, key)
+                standing = (
+                    path_of(value) if referred else ""
+                )  # faults are reported where they can be corrected
+                self.walk(value, standing or join(path, key))
         self._open.discard(id(node))
 
     def _children(self, node: Any, path: str, skip: Collection[str]) -> dict[Any, Any]:
@@ -92,8 +95,8 @@ class _Checker:
                 self.faults.append(f"{child_path}: {first_line(error)}")
         return children
 
-    def _check_call(self, children: Mapping[Any, Any], path: str, names: set[str]) -> None:
-        target = children[TARGET]
+    def _check_call(self, children: Mapping[Any, Any], path: str, names: list[str]) -> None:
+        target = children.get(TARGET)
         if is_mapping(target):  # a call that gives the callable; checked like any other child
             return
         try:
@@ -104,10 +107,10 @@ class _Checker:
         if not callable(target):
             self.faults.append(f"{join(path, TARGET)}: {target!r} cannot be called")
             return
-        names |= {late.rpartition(".")[2] for late in self._late if late.rpartition(".")[0] == path}
+        late = [name for owner, _, name in (key.rpartition(".") for key in self._late) if owner == path]
         faults = argument_faults(
             target,
-            names - SPECIAL_KEYS,
+            [name for name in dict.fromkeys((*names, *late)) if name not in SPECIAL_KEYS],
             positional=len(children.get(POSITIONAL) or ()),
             complete=not children.get(PARTIAL, False),
         )

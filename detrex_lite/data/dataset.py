@@ -155,8 +155,7 @@ def _frozen(array: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def subset(dataset: DetectionDataset, limit: int) -> DetectionDataset:
-    """The first `limit` images of a data set (all of them when it has fewer), e.g. to overfit a few on
-    purpose.
+    """The first `limit` images of a data set, all when it has fewer, e.g. to overfit a few on purpose.
 
     The arrays are shared with `dataset`; its counts of dropped and clipped boxes, which are of the whole, are
     not taken over.

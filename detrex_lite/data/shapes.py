@@ -17,6 +17,7 @@ from .faults import DatasetError
 SHAPES = ("circle", "square", "triangle")
 
 _PARAMETERS_FILE = "generation.json"
+_PARTS = ("images", "annotations", _PARAMETERS_FILE)
 _DRAWING = 1  # raised when the same parameters begin to give other pictures
 
 _RADIUS_RANGE = (0.1, 0.23)  # of a shape, as a share of the image's side
@@ -35,13 +36,12 @@ def generate_shapes(
     empty_share: float = 0.05,
     seed: int = 0,
 ) -> Path:
-    """Draw circles, squares and triangles of any colour, size and angle on noisy backgrounds, and annotate
-    them.
+    """Draw circles, squares and triangles of any colour, size and angle, and annotate them.
 
-    Shapes overlap; boxes enclose what remains visible of each, tightly. The folder gets `images/train/`,
-    `images/val/` (PNG) and `annotations/train.json`, `annotations/val.json` (COCO format). Image i of a split
-    depends on the seed and i alone. A folder that was made with the same arguments is left alone; one made
-    with others is made anew.
+    Backgrounds are noisy and shapes overlap; boxes enclose what remains visible, tightly. The folder gets
+    `images/train/`, `images/val/` (PNG) and `annotations/train.json`, `annotations/val.json` (COCO format).
+    Image i of a split depends on the seed and i alone. A folder that was made with the same arguments is left
+    alone; one made with others is made anew.
 
     Args:
         root: the folder to make.
@@ -77,8 +77,7 @@ def generate_shapes(
     held = _parameters_of(root)
     if held == parameters:
         return root
-    known = {"images", "annotations", _PARAMETERS_FILE} if held is not None else set()
-    others = sorted(set(os.listdir(root)) - known) if root.is_dir() else []
+    others = sorted(set(os.listdir(root)) - (set(_PARTS) if held else set())) if root.is_dir() else []
     if others:
         raise DatasetError(
             f"{root} holds other files ({others[0]}, ...) than generated shapes: choose another folder"
@@ -91,19 +90,26 @@ def generate_shapes(
         for split, (name, count) in enumerate((("train", num_train), ("val", num_val))):
             _write_split(made, name, count, (seed, split), image_size, max_objects, empty_share)
         (made / _PARAMETERS_FILE).write_text(json.dumps(parameters, indent=1))
-        made.chmod(0o755)
-        if root.is_dir() and _parameters_of(root) != parameters:
-            shutil.rmtree(root)
-        if not root.exists():
-            made.rename(root)
-    except FileExistsError:  # another process was first
-        pass
-    except OSError:
-        if _parameters_of(root) != parameters:
-            raise
+        _move_into_place(made, root, parameters)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return root
+
+
+def _move_into_place(made: Path, root: Path, parameters: dict[str, Any]) -> None:
+    """Rename `made` to `root`, unless another process was first with the same shapes."""
+    try:
+        if _parameters_of(root) != parameters:
+            (root / _PARAMETERS_FILE).unlink(missing_ok=True)
+            for part in _PARTS[:2]:
+                shutil.rmtree(root / part, ignore_errors=True)
+            if root.is_dir():
+                root.rmdir()  # refuses when there is anything else
+            made.chmod(0o755)  # temporary folders are private
+            made.rename(root)
+    except OSError:
+        if _parameters_of(root) != parameters:
+            raise
 
 
 def load_shapes(root: str | Path, split: str) -> DetectionDataset:

@@ -110,8 +110,6 @@ def read_voc(
     stems = _stems(annotation_dir, split_file, log)
     if class_names is None:
         class_names = _class_names_of(annotation_dir)
-        if not class_names:
-            log.error("no categories", annotation_dir, "there is not one named object in its XML files")
     if not os.path.isdir(image_dir):
         log.error("image folder missing", annotation_dir, f"its image folder {image_dir} does not exist")
     images = _ImageFinder(image_dir)
@@ -121,6 +119,8 @@ def read_voc(
     reader = _XmlReader(table, labels, class_names, one_based=one_based, use_difficult=use_difficult, log=log)
     for stem in stems:
         reader.read(os.path.join(annotation_dir, f"{stem}.xml"), stem, images)
+    if not class_names:
+        log.error("no categories", annotation_dir, "there is not one named object in its XML files")
     return pack(
         table,
         name=name or Path(split_file or annotation_dir).stem,

@@ -2,8 +2,8 @@
 
 from .arguments import clear_errors, default_argument_parser, load_config
 from .ema import ModelEma
-from .launch import launch
 from .optim import adamw, get_param_groups
+from .processes import launch
 from .run import evaluate, train
 from .schedule import WarmupParamScheduler, multi_step, one_cycle
 from .trainer import Hook, Trainer

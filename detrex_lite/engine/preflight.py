@@ -77,8 +77,8 @@ def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]
     for use, other in others:
         if other != names:
             raise ConfigError(
-                f"the {first_use} and {use} sets have different classes: {_difference(names, other)}. Give both "
-                "the same, in the same order (class_names=[...] of the data set)"
+                f"the {first_use} and {use} sets have different classes: {_difference(names, other)}. Give "
+                "both the same, in the same order (class_names=[...] of the data set)"
             )
     num_classes = getattr(model, "num_classes", len(names))
     if num_classes != len(names):

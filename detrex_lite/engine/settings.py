@@ -77,7 +77,8 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
     if not _is_whole(train.seed, at_least=0):
         yield f"train.seed={train.seed!r} must be a whole number from 0"
     if train.amp.dtype not in AMP_DTYPES:
-        yield f"train.amp.dtype={train.amp.dtype!r} is unknown{did_you_mean(str(train.amp.dtype), AMP_DTYPES)}"
+        hint = did_you_mean(str(train.amp.dtype), AMP_DTYPES)
+        yield f"train.amp.dtype={train.amp.dtype!r} is unknown{hint}"
     if not 0 <= train.model_ema.decay < 1:
         yield f"train.model_ema.decay={train.model_ema.decay} must be in [0, 1)"
     if train.clip_grad.enabled and not train.clip_grad.params.get("max_norm", 0) > 0:
@@ -139,8 +140,8 @@ class Lengths:
         given = [f"train.{key}" for key, value in in_epochs.items() if value is not None]
         if given and epoch is None:
             raise ConfigError(
-                f"{', '.join(given)}: the training loader does not say how many batches make an epoch (those of "
-                "build_train_loader do); give lengths in iterations: train.max_iter, train.eval_period, "
+                f"{', '.join(given)}: the training loader does not say how many batches make an epoch (those "
+                "of build_train_loader do); give lengths in iterations: train.max_iter, train.eval_period, "
                 "train.checkpointer.period"
             )
 

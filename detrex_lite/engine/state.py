@@ -111,8 +111,8 @@ class TrainingState:
         if bad:
             listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
             raise NonFiniteError(
-                f"after iteration {self.trainer.iteration} weights are not finite: {listed}. Checkpoint {name} "
-                "was not written; the earlier ones are unharmed"
+                f"after iteration {self.trainer.iteration} weights are not finite: {listed}. Checkpoint "
+                f"{name} was not written; the earlier ones are unharmed"
             )
         state = self.capture()
         path = self.checkpointer.save(name, state) if distributed.is_main_process() else None
@@ -129,8 +129,8 @@ class TrainingState:
         state = self.checkpointer.load(path)
         if self.class_names and state["class_names"] and state["class_names"] != self.class_names:
             raise ValueError(
-                f"{path} was trained on the classes {state['class_names']}, the data has {self.class_names}; a "
-                "run goes on with its own classes only (to fine-tune, give the file as train.init_checkpoint)"
+                f"{path} was trained on the classes {state['class_names']}, the data has {self.class_names}; "
+                "a run goes on with its own classes only (to fine-tune, give the file as train.init_checkpoint)"
             )
         trainer = self.trainer
         try:
@@ -140,8 +140,8 @@ class TrainingState:
             self._restore_optimizer(state["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"{path} does not fit the model and optimizer of this config, so the run cannot be continued: "
-                f"{error}"
+                f"{path} does not fit the model and optimizer of this config, so the run cannot be continued"
+                f": {error}"
             ) from error
         if trainer.scaler.is_enabled() and state["scaler"]:
             trainer.scaler.load_state_dict(state["scaler"])

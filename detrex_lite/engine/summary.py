@@ -98,11 +98,11 @@ def _describe_dataset(dataset: Any) -> str:
 
 def _describe_batch(batch_size: int | None, accumulate_steps: int) -> str:
     if batch_size is None:
-        return f"{accumulate_steps} batches a step"
+        return f"{accumulate_steps} batch{'es' * (accumulate_steps > 1)} a step"
     processes = distributed.world_size()
     return (
-        f"{batch_size // processes} images x {processes} processes x {accumulate_steps} batches = "
-        f"{batch_size * accumulate_steps} images a step"
+        f"{batch_size // processes} images x {processes} process{'es' * (processes > 1)} x "
+        f"{accumulate_steps} batch{'es' * (accumulate_steps > 1)} = {batch_size * accumulate_steps} images a step"
     )
 
 

@@ -99,7 +99,7 @@ class Trainer:
         self.step_seconds = self.data_seconds = 0.0
         self.stop_requested = self.stop_signal = 0
         self.results: dict[str, dict[str, float]] = {}
-        # Called when the loader has begun, which may draw random numbers: here a resumed run puts back its own.
+        # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
         self.on_loader_started: Callable[[], None] | None = None
         self._file_names: list[str] = []
         self._last_file_names: list[str] = []  # of the step before, whose gradient is judged in this one
@@ -215,7 +215,7 @@ class Trainer:
 
     def _describe(self, losses: list[dict[str, Tensor]], error: FloatingPointError | None) -> str:
         iteration, file_names = self.iteration + 1, self._file_names
-        bad = [(name, float(value)) for part in losses for name, value in part.items()]
+        bad = [(name, float(value.detach())) for part in losses for name, value in part.items()]
         bad = [(name, value) for name, value in bad if not math.isfinite(value)]
         norm = 0.0 if self.grad_norm is None or self.scaler.is_enabled() else float(self.grad_norm)
         if not math.isfinite(norm):

@@ -1,7 +1,7 @@
 """What pycocotools wants to be given, and what it says, in this package's terms.
 
-pycocotools prints its progress and its summary to standard output; here both go to the log. It is imported
-when it is first used, because importing it takes longer than all else in this package.
+pycocotools prints its progress and its summary to standard output; here both go to the log, at debug level.
+It is imported when it is first used, because importing it takes longer than all else in this package.
 """
 
 import contextlib
@@ -70,10 +70,9 @@ def evaluate_boxes(ground_truth: Any, predictions: list[dict[str, Any]]) -> dict
     ]
     found = _index({**ground_truth.dataset, "annotations": annotations})
     evaluation = COCOeval(ground_truth, found, "bbox")
-    with _prints_to_log(logging.DEBUG):
+    with _prints_to_log():
         evaluation.evaluate()
         evaluation.accumulate()
-    with _prints_to_log(logging.INFO):
         evaluation.summarize()
 
     metrics = {
@@ -92,7 +91,7 @@ def _index(content: dict[str, Any]) -> Any:
 
     coco = COCO()
     coco.dataset = content
-    with _prints_to_log(logging.DEBUG):
+    with _prints_to_log():
         coco.createIndex()
     return coco
 
@@ -103,9 +102,9 @@ def _percent(value: float) -> float:
 
 
 @contextlib.contextmanager
-def _prints_to_log(level: int) -> Iterator[None]:
+def _prints_to_log() -> Iterator[None]:
     prints = io.StringIO()
     with contextlib.redirect_stdout(prints):
         yield
     for line in prints.getvalue().splitlines():
-        logger.log(level, "%s", line.rstrip())
+        logger.debug("%s", line.rstrip())

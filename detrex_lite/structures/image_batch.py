@@ -1,4 +1,4 @@
-"""Images (or feature maps) of different sizes in one padded tensor. The only place that pads and makes the mask."""
+"""Images or feature maps of different sizes in one padded tensor: the only place that pads and masks."""
 
 import math
 
@@ -67,7 +67,7 @@ class ImageBatch:
             tensor: (B, C', H', W'), computed from the whole padded `self.tensor`.
         """
         (height, width), (new_height, new_width) = self.tensor.shape[-2:], tensor.shape[-2:]
-        # Cell i stands for pixel floor(i * H / H'), which is inside while it is below h: ceil(h * H' / H) cells.
+        # Cell i stands for pixel floor(i * H / H'), which is inside while below h: ceil(h * H' / H) cells.
         sizes = [(-(-h * new_height // height), -(-w * new_width // width)) for h, w in self.image_sizes]
         return ImageBatch(tensor, sizes)
 

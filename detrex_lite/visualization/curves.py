@@ -111,7 +111,14 @@ def _draw_learning_rate(axes: Any, series: dict[str, Series]) -> None:
 def _draw_precision(axes: Any, series: dict[str, Series]) -> None:
     for name, points in series.items():
         iterations, values = zip(*points, strict=True)
-        axes.plot(iterations, values, marker="o", markersize=3, label=f"{name[5:]} (last {values[-1]:.1f})")
+        axes.plot(
+            iterations,
+            values,
+            marker="o",
+            markersize=3,
+            clip_on=False,
+            label=f"{name[5:]} (last {values[-1]:.1f})",
+        )
     axes.set_ylim(0, 100)
     axes.legend(frameon=False, loc="upper left")
     axes.set_title("average precision, %")

@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import re
+import tarfile
 from collections import OrderedDict
 from fractions import Fraction
 
@@ -108,6 +109,15 @@ def test_trusted_files_may_hold_anything(tmp_path, name):
     else:
         torch.save(content, tmp_path / name)
     assert read_checkpoint(tmp_path / name, trusted=True) == content
+
+
+def test_the_oldest_format_is_told_apart(tmp_path):
+    with tarfile.open(tmp_path / "old.pth", "w") as archive:
+        archive.add(__file__, "pickle")
+    with pytest.raises(
+        CheckpointError, match=r"is a tar archive, as PyTorch before 0\.4 wrote them.*trusted=True"
+    ):
+        read_checkpoint(tmp_path / "old.pth")
 
 
 def test_an_unusual_codec_is_refused(tmp_path):

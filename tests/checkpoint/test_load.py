@@ -298,6 +298,15 @@ def test_files_load(model, tmp_path, suffix):
     assert_holds(model, state)
 
 
+def test_errors_about_a_file_name_it(model, tmp_path):
+    save_atomic(random_state(Detector(num_classes=90)), tmp_path / "coco.pth")
+    with pytest.raises(CheckpointError, match=r"coco\.pth: 2 tensors have another shape"):
+        load_checkpoint(model, tmp_path / "coco.pth")
+    save_atomic({"epoch": 3}, tmp_path / "empty.pth")
+    with pytest.raises(CheckpointError, match=r"empty\.pth: the checkpoint holds no weights"):
+        load_checkpoint(model, str(tmp_path / "empty.pth"))
+
+
 def test_summary_is_a_table_by_part_of_the_model(model):
     state = random_state(Detector(num_classes=90))
     for index in range(20):

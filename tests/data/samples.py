@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}]
 
@@ -74,6 +76,16 @@ def write_xml(
         f"<height>{size[0]}</height><depth>3</depth></size>{''.join(objects)}</annotation>"
     )
     return path
+
+
+def assert_same_record(left: dict[str, Any], right: dict[str, Any]) -> None:
+    """Every value of two records is the same, to the last digit."""
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(value, right[key], rtol=0, atol=0)
+        else:
+            assert value == right[key], key
 
 
 def write_same_content_twice(folder: Path) -> None:

@@ -190,7 +190,7 @@ def test_low_precision_outputs_are_taken():
 
 def test_pycocotools_prints_into_the_log(capsys, caplog):
     dataset = two_images()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         evaluate(dataset, {42: perfect_output(dataset, 42)})
     assert capsys.readouterr().out == ""
     assert "Average Precision  (AP) @[ IoU=0.50:0.95" in caplog.text

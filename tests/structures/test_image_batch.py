@@ -23,7 +23,9 @@ def test_without_padding_there_is_no_mask(count):
     batch = ImageBatch.from_images([torch.zeros(3, 8, 6)] * count)
     assert batch.tensor.shape == (count, 3, 8, 6)
     assert batch.mask is None
-    assert batch.mask_at((4, 3)) is None
+    assert batch.mask_or_zeros().shape == (1, 8, 6)
+    assert not batch.mask_or_zeros().any()
+    assert batch.resampled(torch.zeros(count, 5, 4, 3)).mask is None
 
 
 @pytest.mark.parametrize(
@@ -51,21 +53,29 @@ def test_the_dtype_is_kept(dtype):
     assert batch.tensor.dtype == dtype
 
 
-def test_mask_at_feature_size_samples_the_nearest_pixel():
+def test_a_resampled_mask_takes_the_nearest_pixel():
     batch = ImageBatch.from_images([torch.zeros(1, 64, 40), torch.zeros(1, 33, 64)])
-    mask = batch.mask_at((2, 2))
     # A cell counts as image when the pixel at its upper left corner does.
-    assert mask.dtype == torch.bool
-    assert mask.tolist() == [[[False, False], [False, False]], [[False, False], [False, False]]]
-    fine = batch.mask_at((8, 8))
-    assert fine[0].tolist() == [[False] * 5 + [True] * 3] * 8
-    assert fine[1].tolist() == [[False] * 8] * 5 + [[True] * 8] * 3
-    assert batch.mask_at((64, 64)).tolist() == batch.mask.tolist()
+    assert batch.resampled(torch.zeros(2, 5, 2, 2)).mask is None
+    fine = batch.resampled(torch.zeros(2, 5, 8, 8))
+    assert fine.image_sizes == [(8, 5), (5, 8)]
+    assert fine.mask[0].tolist() == [[False] * 5 + [True] * 3] * 8
+    assert fine.mask[1].tolist() == [[False] * 8] * 5 + [[True] * 8] * 3
+    assert fine.mask_or_zeros() is fine.mask
+
+
+def test_resampling_agrees_with_nearest_interpolation():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        heights, widths = torch.randint(1, 200, (2, 2), generator=generator).tolist()
+        batch = ImageBatch.from_images([torch.zeros(1, h, w) for h, w in zip(heights, widths, strict=True)])
+        size = [-(-side // 32) for side in batch.tensor.shape[-2:]]
+        want = torch.nn.functional.interpolate(batch.mask_or_zeros()[None].double(), size=size)[0].bool()
+        got = batch.resampled(torch.zeros(2, 1, *size)).mask_or_zeros()
+        assert got.expand(2, -1, -1).tolist() == want.expand(2, -1, -1).tolist()
 
 
 def test_the_smallest_image_beside_a_large_one_keeps_a_cell():
     batch = ImageBatch.from_images([torch.zeros(3, 1, 1), torch.zeros(3, 320, 320)])
-    for side in (1, 10, 40):
-        mask = batch.mask_at((side, side))
-        assert (~mask[0]).sum() == 1
-        assert not mask[1].any()
+    for side in (10, 40):
+        assert batch.resampled(torch.zeros(2, 1, side, side)).image_sizes == [(1, 1), (side, side)]

@@ -11,19 +11,19 @@ from detrex_lite.data import (
 )
 from detrex_lite.evaluation import CocoEvaluator
 
-dataloader = dict(
-    train=L(build_train_loader)(
+dataloader = {
+    "train": L(build_train_loader)(
         dataset=L(load_dataset)(name="coco_2017_train"),
         mapper=L(DetrDatasetMapper)(augmentation=L(detr_train_augmentation)(), is_train=True),
         total_batch_size=16,  # of all processes together
         num_workers=4,  # of each process
         seed="${train.seed}",
     ),
-    test=L(build_test_loader)(
+    "test": L(build_test_loader)(
         dataset=L(load_dataset)(name="coco_2017_val"),
         mapper=L(DetrDatasetMapper)(augmentation=L(detr_test_augmentation)(), is_train=False),
         batch_size=1,
         num_workers=4,
     ),
-    evaluator=L(CocoEvaluator)(dataset="${..test.dataset}", output_dir="${train.output_dir}/evaluation"),
-)
+    "evaluator": L(CocoEvaluator)(dataset="${..test.dataset}", output_dir="${train.output_dir}/evaluation"),
+}

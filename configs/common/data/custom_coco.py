@@ -9,12 +9,12 @@ from detrex_lite.data import load_coco
 
 from .coco_detr import dataloader
 
-dataset = dict(
-    train_annotations="???",  # a COCO JSON file
-    train_images="???",  # the folder that its file names are relative to
-    val_annotations="???",
-    val_images="???",
-)
+dataset = {
+    "train_annotations": "???",  # a COCO JSON file
+    "train_images": "???",  # the folder that its file names are relative to
+    "val_annotations": "???",
+    "val_images": "???",
+}
 
 dataloader.train.dataset = L(load_coco)(
     annotations="${dataset.train_annotations}", image_root="${dataset.train_images}"

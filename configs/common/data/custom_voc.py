@@ -8,13 +8,13 @@ from detrex_lite.data import load_voc
 
 from .coco_detr import dataloader
 
-dataset = dict(
-    annotations="???",  # the folder of XML files
-    images="???",  # the folder of images
-    train_split="???",  # a text file with the names of the training images, one a line, without extension
-    val_split="???",
-    class_names=None,  # None: all names in the XML files, sorted
-)
+dataset = {
+    "annotations": "???",  # the folder of XML files
+    "images": "???",  # the folder of images
+    "train_split": "???",  # a text file with the names of the training images, one a line, without extension
+    "val_split": "???",
+    "class_names": None,  # None: all names in the XML files, sorted
+}
 
 dataloader.train.dataset = L(load_voc)(
     annotation_dir="${dataset.annotations}",

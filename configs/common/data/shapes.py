@@ -7,7 +7,7 @@ from detrex_lite.data import load_shapes
 
 from .coco_detr import dataloader
 
-dataset = dict(root="output/shapes")
+dataset = {"root": "output/shapes"}
 
 dataloader.train.dataset = L(load_shapes)(root="${dataset.root}", split="train")
 dataloader.train.mapper.augmentation = L(v2.RandomHorizontalFlip)(p=0.5)

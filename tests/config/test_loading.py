@@ -1,0 +1,270 @@
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from omegaconf import DictConfig, ListConfig
+
+from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes files below `tmp_path`: name -> source."""
+
+    def write_files(**sources):
+        for name, source in sources.items():
+            file = tmp_path / (name.replace("__", "/") + ".py")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(dedent(source))
+        return tmp_path
+
+    return write_files
+
+
+def test_the_config_is_what_is_dict_or_omegaconf(write):
+    root = write(
+        a="""
+        import math
+        from omegaconf import OmegaConf
+
+        nested = dict(x=1, inner=dict(y=[1, 2]))
+        created = OmegaConf.create({"z": 3})
+        items = OmegaConf.create([1, 2])
+        _private = dict(x=1)
+        number = 3
+        plain_list = [1]
+        def function(): pass
+        """
+    )
+    cfg = LazyConfig.load(root / "a.py")
+    assert isinstance(cfg, DictConfig)
+    assert set(cfg) == {"nested", "created", "items"}
+    assert cfg.nested.inner.y == [1, 2]
+    assert isinstance(cfg["items"], ListConfig)
+
+
+def test_keys_return_variables_of_any_type(write):
+    root = write(a="x = dict(a=1); n = 3")
+    assert LazyConfig.load(str(root / "a.py"), "n") == 3
+    x, n = LazyConfig.load(root / "a.py", ("x", "n"))
+    assert isinstance(x, DictConfig)
+    assert (x.a, n) == (1, 3)
+
+
+def test_relative_imports_find_files_by_place_alone(write):
+    root = write(
+        common__train="train = dict(max_iter=10, amp=dict(enabled=False))",
+        models__net="""
+        from torch import nn
+        from detrex_lite.config import LazyCall as L
+        from .parts import activation
+
+        model = L(nn.Sequential)(_args_=[L(nn.Linear)(in_features=2, out_features=3), activation])
+        """,
+        models__parts="""
+        from torch import nn
+        from detrex_lite.config import LazyCall as L
+
+        activation = L(nn.ReLU)()
+        """,
+        runs__short__leaf="""
+        from ...common.train import train
+        from ...models.net import model
+
+        train.max_iter = 5
+        model._args_[0].out_features = 4
+        """,
+    )
+    cfg = LazyConfig.load(root / "runs/short/leaf.py")
+    assert set(cfg) == {"train", "model"}
+    assert cfg.train.max_iter == 5
+    assert instantiate(cfg.model)[0].out_features == 4
+
+
+def test_loads_share_nothing(write):
+    root = write(
+        base="settings = dict(values=[1, 2]); shared = settings",
+        leaf="from .base import settings, shared\nimport json\nsettings['seen'] = 1",
+    )
+    first = LazyConfig.load(root / "leaf.py")
+    first.settings["values"].append(3)
+    first.settings.new = 1
+    second = LazyConfig.load(root / "leaf.py")
+    assert second.settings == {"values": [1, 2], "seen": 1}
+    assert "seen" not in LazyConfig.load(root / "base.py").settings
+    assert first.settings.new == 1
+
+
+def test_imports_of_ordinary_modules_are_shared(write):
+    root = write(
+        a="""
+        import os.path as p, json
+        from collections import abc as abc_
+        same = dict(m=json, a=abc_, p=p.sep)
+        """
+    )
+    import collections.abc
+    import json
+    import os
+
+    cfg = LazyConfig.load(root / "a.py")
+    assert cfg.same.m is json
+    assert cfg.same.a is collections.abc
+    assert cfg.same.p == os.path.sep
+
+
+def test_star_import_takes_public_names(write):
+    root = write(base="a = dict(x=1); _b = dict(x=2)", leaf="from .base import *\na.x = 5")
+    cfg = LazyConfig.load(root / "leaf.py")
+    assert cfg == {"a": {"x": 5}}
+
+
+def test_an_import_inside_a_function_of_a_config_file_works(write):
+    root = write(
+        base="a = dict(x=1)", leaf="def make():\n    from .base import a\n    return a\nmade = make()"
+    )
+    assert LazyConfig.load(root / "leaf.py").made.x == 1
+
+
+def test_values_may_be_lambdas_and_interpolations_cross_variables(write):
+    root = write(
+        a="""
+        train = dict(lr=0.5)
+        optimizer = dict(lr='${train.lr}', own='${.lr}', f=lambda x: x + 1, b=(1, 2))
+        """
+    )
+    cfg = LazyConfig.load(root / "a.py")
+    assert cfg.optimizer.own == 0.5
+    assert cfg.optimizer.f(1) == 2
+    assert cfg.optimizer.b == [1, 2]
+
+
+def test_targets_are_swapped_in_the_manner_of_detectron2(write):
+    root = write(
+        base="""
+        from torch import nn
+        from detrex_lite.config import LazyCall as L
+        conv = L(nn.Conv2d)(in_channels=1, out_channels=2, kernel_size=1)
+        model = L(nn.Sequential)(_args_=[conv, L(nn.ReLU)()])
+        """,
+        leaf="""
+        from torch import nn
+        from detrex_lite.config import LazyCall as L
+        from .base import model
+        model._args_[0]._target_ = nn.Conv1d
+        model._args_[1] = L(nn.Softmax)(dim=-1)
+        """,
+    )
+    model = instantiate(LazyConfig.load(root / "leaf.py").model)
+    assert [type(layer).__name__ for layer in model] == ["Conv1d", "Softmax"]
+
+
+def test_load_rel_is_relative_to_the_calling_file(write):
+    root = write(
+        base="a = dict(x=1)",
+        runs__leaf="from detrex_lite.config import LazyConfig\na = LazyConfig.load_rel('../base.py', 'a')",
+    )
+    assert LazyConfig.load(root / "runs/leaf.py").a.x == 1
+
+
+def test_yaml_is_loaded_too(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("train: {lr: 1e-4, x: '${.lr}'}")
+    assert LazyConfig.load(file).train.x == 1e-4
+    assert LazyConfig.load(file, "train").lr == 1e-4
+
+
+def test_malformed_yaml(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("a: [1")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not a YAML config"):
+        LazyConfig.load(file)
+
+
+def test_a_missing_file_names_the_nearest(write):
+    root = write(train="")
+    with pytest.raises(
+        ConfigError, match=r"there is no config file '.*trian\.py'.*did you mean '.*train\.py'"
+    ):
+        LazyConfig.load(root / "trian.py")
+
+
+def test_a_missing_key_names_the_nearest(write):
+    root = write(a="model = dict(x=1)")
+    with pytest.raises(ConfigError, match="defines no 'modle'; did you mean 'model'"):
+        LazyConfig.load(root / "a.py", ("model", "modle"))
+
+
+def test_other_endings_are_refused(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"must end in \.py, \.yaml or \.yml"):
+        LazyConfig.load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "from .bsae import a",
+            r"leaf\.py: cannot import '\.bsae', there is no .*bsae\.py; did you mean 'base'\?",
+        ),
+        ("from .base import aa", r"leaf\.py: .*base\.py defines no 'aa'"),
+        ("from .folder import x", r"'\.folder' is a folder; import from a file that is in it"),
+        ("from . import base", r"'\.' is a folder"),
+        ("from .leaf import a", r"import each other in a circle: .*leaf\.py -> .*leaf\.py"),
+    ],
+)
+def test_imports_that_cannot_be_done(write, source, message):
+    root = write(base="a = dict(x=1)", folder__x="", leaf=source)
+    with pytest.raises(ConfigError, match=message):
+        LazyConfig.load(root / "leaf.py")
+
+
+def test_a_faulty_import_is_also_an_import_error(write):
+    root = write(leaf="try:\n    from .gone import a\nexcept ImportError:\n    a = dict(x=2)")
+    assert LazyConfig.load(root / "leaf.py").a.x == 2
+
+
+def test_errors_in_a_config_file_show_its_line(write):
+    root = write(a="x = 1\ny = nothing")
+    with pytest.raises(NameError, match="nothing") as caught:
+        LazyConfig.load(root / "a.py")
+    assert caught.traceback[-1].path == root / "a.py"
+    assert caught.traceback[-1].lineno == 1  # counted from 0
+
+
+@pytest.fixture
+def shipped(write, monkeypatch):
+    """A package folder with configs and projects, as the wheel has it."""
+    import detrex_lite
+
+    root = write(
+        configs__common__base="train = dict(max_iter=1)",
+        projects__net__configs__small="""
+        from detrex_lite.configs.common.base import train
+        train.max_iter += 1
+        """,
+        setup="secret = dict(x=1)",
+    )
+    monkeypatch.setattr(detrex_lite, "__path__", [str(root), str(Path(detrex_lite.__file__).parent)])
+    return root
+
+
+def test_get_config_finds_shipped_files(shipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    assert get_config("common/base.py").train.max_iter == 1
+    assert get_config("projects/net/configs/small.py").train.max_iter == 2
+    assert LazyConfig.load("projects/net/configs/small.py", "train").max_iter == 2
+    assert LazyConfig.load("configs/common/base.py").train.max_iter == 1
+
+
+def test_shipped_configs_imported_by_full_name_are_not_shared(shipped):
+    for _ in range(2):
+        assert get_config("projects/net/configs/small.py").train.max_iter == 2
+
+
+def test_get_config_names_the_nearest(shipped):
+    with pytest.raises(ConfigError, match=r"no config 'common/bsae\.py'.*did you mean 'common/base\.py'"):
+        get_config("common/bsae.py")
+    with pytest.raises(ConfigError, match=r"no config 'setup\.py'"):
+        get_config("setup.py")

@@ -1,0 +1,93 @@
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from detrex_lite.config import ConfigError, locate
+from detrex_lite.config.targets import accepted_names, argument_faults, describe, dotted_name
+
+
+class Holder:
+    @classmethod
+    def make(cls):
+        return cls()
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (nn.Linear, "torch.nn.Linear"),
+        (torch.optim.AdamW, "torch.optim.AdamW"),
+        (torch.relu, "torch.relu"),
+        (Holder, f"{__name__}.Holder"),
+        (Holder.make, f"{__name__}.Holder.make"),
+        (dict, "builtins.dict"),
+    ],
+)
+def test_names_and_objects_correspond(target, name):
+    assert dotted_name(target) == name
+    assert locate(name) == target
+
+
+def test_nameless_objects():
+    class Local:
+        pass
+
+    for target in (lambda: 1, Local, nn.ReLU(), 3):
+        assert dotted_name(target) is None
+        assert describe(target) == repr(target)
+
+
+def test_a_function_is_preferred_to_the_module_of_its_name(tmp_path, monkeypatch):
+    package = tmp_path / "shadowed_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .thing import thing")
+    (package / "thing.py").write_text("def thing(): pass\ndef other(): pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert locate("shadowed_package.thing").__name__ == "thing"
+    assert locate("shadowed_package.thing.other").__name__ == "other"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("Linear", "'Linear' is not a dotted path such as"),
+        ("torch..nn", r"'torch\.\.nn' is not a dotted path"),
+        ("torch.nn.Linea", r"torch\.nn has no attribute 'Linea'; did you mean 'Linear'\?"),
+        ("torch.nnn.Linear", r"torch has no attribute 'nnn'; did you mean 'nn'\?"),
+        ("torch.nn.Linear.forwrd", r"torch\.nn\.Linear has no attribute 'forwrd'; did you mean 'forward'\?"),
+        (
+            "detrex_lite.strcutures.Boxes",
+            r"detrex_lite has no attribute 'strcutures'; did you mean 'structures'\?",
+        ),
+        ("no_such_module_anywhere.x", "there is no module 'no_such_module_anywhere'"),
+    ],
+)
+def test_what_is_not_there(path, message):
+    with pytest.raises(ConfigError, match=message):
+        locate(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "import missing_dependency",
+            "importing broken_module failed: ModuleNotFoundError: .*missing_dependency",
+        ),
+        ("1 / 0", "importing broken_module failed: ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_fails_to_import_shows_why(tmp_path, monkeypatch, source, message):
+    (tmp_path / "broken_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_module", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        locate("broken_module.x")
+
+
+def test_what_cannot_be_inspected_accepts_everything():
+    assert accepted_names(dict.update) == []
+    assert argument_faults(int.from_bytes, ["a"]) != {}
+    assert argument_faults(max, ["anything"], positional=9) == {}

@@ -1,0 +1,221 @@
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from detrex_lite.data import (
+    DatasetError,
+    DetrDatasetMapper,
+    build_test_loader,
+    build_train_loader,
+    dataset_of,
+    detr_train_augmentation,
+    epoch_length,
+    from_records,
+)
+
+from .samples import write_image
+
+
+class RandomMapper:
+    """Returns random numbers of every generator, and what it was given."""
+
+    def __call__(self, record):
+        return {
+            "image_id": record["image_id"],
+            "torch": torch.rand(()).item(),
+            "numpy": float(np.random.rand()),
+            "python": random.random(),
+        }
+
+
+def make_dataset(count=10, empty=(), sizes=None):
+    records = []
+    for i in range(count):
+        height, width = (sizes or [(40, 60)])[i % len(sizes or [0])]
+        boxes = [] if i in empty else [[0, 0, 5, 5]]
+        records.append(
+            {
+                "file_name": f"{i}.png",
+                "height": height,
+                "width": width,
+                "boxes": boxes,
+                "classes": [0] * len(boxes),
+            }
+        )
+    return from_records(records, name="mine", class_names=["x"])
+
+
+def train_loader(dataset=None, mapper=None, **more):
+    options = {"total_batch_size": 2, "num_workers": 0, **more}
+    return build_train_loader(dataset=dataset or make_dataset(), mapper=mapper or RandomMapper(), **options)
+
+
+def take(loader, count):
+    return list(islice(loader, count))
+
+
+def test_batches_are_the_same_for_any_number_of_workers():
+    expected = take(train_loader(), 7)
+    assert len({sample["torch"] for batch in expected for sample in batch}) == 14
+    assert take(train_loader(num_workers=1), 7) == expected
+    assert take(train_loader(num_workers=2), 7) == expected
+    assert take(train_loader(seed=1), 7) != expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_starting_later_is_the_uninterrupted_run(num_workers):
+    expected = take(train_loader(), 9)
+    loader = train_loader(num_workers=num_workers)
+    loader.batch_sampler.start_batch = 6
+    assert take(loader, 3) == expected[6:]
+
+
+def test_an_image_is_augmented_differently_each_time():
+    loader = train_loader(make_dataset(1), total_batch_size=1)
+    assert len({batch[0]["torch"] for batch in take(loader, 5)}) == 5
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_loading_leaves_the_generators_of_the_process_alone(num_workers):
+    def draw():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    expected = draw()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    take(train_loader(num_workers=num_workers), 3)
+    assert draw() == expected
+
+
+def test_negative_seed_is_another_one_each_time():
+    assert take(train_loader(seed=-1), 5) != take(train_loader(seed=-1), 5)
+
+
+def test_aspect_ratio_grouping():
+    dataset = make_dataset(20, sizes=[(40, 60), (60, 40), (40, 60)])
+    sizes = {
+        int(i): (h, w) for i, h, w in zip(dataset.image_ids, dataset.heights, dataset.widths, strict=True)
+    }
+
+    def mixed(loader):
+        return sum(len({sizes[sample["image_id"]] for sample in batch}) > 1 for batch in take(loader, 30))
+
+    assert mixed(train_loader(dataset)) == 0
+    assert mixed(train_loader(dataset, aspect_ratio_grouping=False)) > 0
+
+
+def test_images_without_objects_are_kept_unless_filtered():
+    dataset = make_dataset(4, empty=(1, 2))
+
+    def seen(**options):
+        return {sample["image_id"] for batch in take(train_loader(dataset, **options), 8) for sample in batch}
+
+    assert seen() == {1, 2, 3, 4}
+    assert seen(filter_empty=True) == {1, 4}
+
+
+def test_limit_uses_the_first_images():
+    loader = train_loader(limit=3)
+    assert {sample["image_id"] for batch in take(loader, 9) for sample in batch} == {1, 2, 3}
+    assert len(dataset_of(loader)) == 3
+    assert epoch_length(loader) == 2
+
+
+def test_bad_arguments():
+    with pytest.raises(
+        DatasetError, match="no image has a box: data set 'mine' with 4 images has no annotations"
+    ):
+        train_loader(make_dataset(4, empty=range(4)))
+    crowds = {
+        "file_name": "a",
+        "height": 9,
+        "width": 9,
+        "boxes": [[0, 0, 5, 5]],
+        "classes": [0],
+        "iscrowd": [1],
+    }
+    with pytest.raises(DatasetError, match=r"no image has a box: .*no box that training can use"):
+        train_loader(from_records([crowds], name="mine", class_names=["x"]))
+    with pytest.raises(ValueError, match="total_batch_size 0 cannot be shared"):
+        train_loader(total_batch_size=0)
+    with pytest.raises(ValueError, match="num_workers must not be negative, got -1"):
+        train_loader(num_workers=-1)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        build_test_loader(dataset=make_dataset(), mapper=RandomMapper(), batch_size=0)
+    with pytest.raises(ValueError, match="only loaders of build_train_loader have an epoch length"):
+        epoch_length(DataLoader([1, 2]))
+
+
+def test_batch_is_shared_by_the_processes(monkeypatch):
+    monkeypatch.setattr("detrex_lite.data.loaders.world_size", lambda: 2)
+    monkeypatch.setattr("detrex_lite.data.loaders.rank", lambda: 1)
+    loader = train_loader(total_batch_size=4)
+    assert [len(batch) for batch in take(loader, 3)] == [2, 2, 2]
+    assert epoch_length(loader) == 3
+    test_loader = build_test_loader(dataset=make_dataset(9), mapper=RandomMapper(), num_workers=0)
+    assert [batch[0]["image_id"] for batch in test_loader] == [5, 6, 7, 8, 9]
+    with pytest.raises(ValueError, match="total_batch_size 3 cannot be shared by 2 processes evenly"):
+        train_loader(total_batch_size=3)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_test_loader_gives_every_image_once_in_order(num_workers):
+    dataset = make_dataset(7)
+    loader = build_test_loader(dataset=dataset, mapper=RandomMapper(), batch_size=3, num_workers=num_workers)
+    for _ in range(2):
+        batches = list(loader)
+        assert [[sample["image_id"] for sample in batch] for batch in batches] == [[1, 2, 3], [4, 5, 6], [7]]
+    assert len(loader) == 3
+    assert dataset_of(loader) is dataset
+
+
+def test_dataset_of_other_loaders_is_none():
+    assert dataset_of(DataLoader([1, 2])) is None
+    assert dataset_of([1, 2]) is None
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_images_and_instances_come_out_of_workers_whole(tmp_path, num_workers):
+    records = [
+        {
+            "file_name": str(write_image(tmp_path / f"{i}.png", 40, 60)),
+            "height": 40,
+            "width": 60,
+            "boxes": [[0, 0, 20, 20], [30, 10, 60, 40]],
+            "classes": [0, 0],
+        }
+        for i in range(3)
+    ]
+    dataset = from_records(records, name="mine", class_names=["x"])
+    augmentation = v2.Compose(
+        [
+            v2.ColorJitter(0.5, 0.5, 0.5),
+            detr_train_augmentation(
+                short_edge_lengths=[32, 48], short_edges_before_crop=[40], crop_range=(20, 30)
+            ),
+        ]
+    )
+    mapper = DetrDatasetMapper(augmentation=augmentation, is_train=True)
+    expected = take(train_loader(dataset, mapper), 4)
+    loaded = take(train_loader(dataset, mapper, num_workers=num_workers), 4)
+    for left, right in zip(expected, loaded, strict=True):
+        for one, other in zip(left, right, strict=True):
+            torch.testing.assert_close(one["image"], other["image"], rtol=0, atol=0)
+            boxes = [sample["instances"].gt_boxes.tensor for sample in (one, other)]
+            torch.testing.assert_close(*boxes, rtol=0, atol=0)
+            assert one["instances"].image_size == other["instances"].image_size == one["image"].shape[-2:]
+
+
+def test_a_broken_image_stops_the_loader_with_its_name():
+    loader = train_loader(make_dataset(), DetrDatasetMapper(is_train=True))
+    with pytest.raises(DatasetError, match=r"\d.png does not exist"):
+        next(iter(loader))

@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from detrex_lite.data import DatasetError, generate_shapes, load_shapes, read_image, shapes
+from detrex_lite.data.shapes import SHAPES, draw_shapes
+
+SMALL = {"num_train": 30, "num_val": 6, "image_size": 48}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return generate_shapes(tmp_path_factory.mktemp("made") / "shapes", **SMALL, empty_share=0.2)
+
+
+def test_splits_load_as_data_sets(root):
+    train, val = load_shapes(root, "train"), load_shapes(root, "val")
+    assert (len(train), len(val)) == (30, 6)
+    assert train.class_names == val.class_names == SHAPES
+    assert (train.dropped, train.clipped) == ({}, 0)
+    objects = train.objects_per_image()
+    assert objects.min() == 0
+    assert 1 < objects.max() <= 4
+    assert set(train.classes.tolist()) == {0, 1, 2}
+    assert read_image(train[0]["file_name"]).shape == (3, 48, 48)
+
+
+def test_boxes_enclose_what_is_visible_tightly():
+    overlaps = 0
+    for seed in range(30):
+        pixels, drawn = draw_shapes(np.random.default_rng(seed), 64, 4)
+        assert pixels.shape == (64, 64, 3)
+        assert pixels.dtype == np.uint8
+        visible = np.stack([mask for _, mask in drawn])
+        assert visible.sum(0).max() == 1  # each pixel shows one shape
+        corners = [(mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]) for _, mask in drawn]
+        boxes = [(x.min(), y.min(), x.max(), y.max()) for x, y in corners]
+        overlaps += any(
+            a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+            for i, a in enumerate(boxes)
+            for b in boxes[:i]
+        )
+    assert overlaps > 5
+
+
+def test_annotated_boxes_are_those_of_the_masks(root):
+    train = load_shapes(root, "train")
+    index = int(np.argmax(train.objects_per_image()))
+    rng = np.random.default_rng((0, 0, index))
+    rng.random()  # whether the image is empty
+    pixels, drawn = draw_shapes(rng, 48, int(rng.integers(1, 5)))
+    np.testing.assert_array_equal(read_image(train[index]["file_name"]).permute(1, 2, 0).numpy(), pixels)
+    expected = []
+    for _, mask in drawn:
+        y, x = mask.nonzero()
+        expected.append([x.min(), y.min(), x.max() + 1, y.max() + 1])
+    torch.testing.assert_close(train[index]["boxes"], torch.tensor(np.array(expected), dtype=torch.float32))
+    assert train[index]["area"].tolist() == [mask.sum() for _, mask in drawn]
+
+
+def test_classes_differ_in_shape():
+    """A circle fills pi/4 of its box whatever its angle; no other shape does at every angle."""
+    filled: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    for seed in range(200):
+        _, drawn = draw_shapes(np.random.default_rng(seed), 64, 1)
+        for class_index, mask in drawn:
+            y, x = mask.nonzero()
+            if min(x.min(), y.min()) > 0 and max(x.max(), y.max()) < 63:
+                filled[class_index].append(mask.sum() / (np.ptp(x) + 1) / (np.ptp(y) + 1))
+    assert np.std(filled[0]) < 0.02
+    assert abs(np.mean(filled[0]) - np.pi / 4) < 0.03
+    assert min(filled[1]) > 0.45
+    assert max(filled[1]) > 0.9
+    assert max(filled[2]) < 0.6
+
+
+def test_same_arguments_leave_the_folder_alone_and_others_make_it_anew(tmp_path):
+    generate_shapes(tmp_path / "shapes", **SMALL)
+    image = tmp_path / "shapes/images/train/000001.png"
+    before, written = image.read_bytes(), image.stat().st_mtime_ns
+    generate_shapes(tmp_path / "shapes", **SMALL)
+    assert image.stat().st_mtime_ns == written
+    generate_shapes(tmp_path / "again", **SMALL)
+    assert (tmp_path / "again/images/train/000001.png").read_bytes() == before
+    assert len(load_shapes(tmp_path / "shapes", "val")) == 6
+    generate_shapes(tmp_path / "shapes", **{**SMALL, "num_val": 3, "seed": 1})
+    assert image.read_bytes() != before
+    assert len(load_shapes(tmp_path / "shapes", "val")) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "shapes"]
+
+
+def test_another_process_that_was_first_is_no_error(tmp_path, monkeypatch):
+    write_split = shapes._write_split
+
+    def write_after_another(made, *arguments):
+        monkeypatch.setattr(shapes, "_write_split", write_split)
+        generate_shapes(tmp_path / "shapes", **SMALL)
+        write_split(made, *arguments)
+
+    monkeypatch.setattr(shapes, "_write_split", write_after_another)
+    assert generate_shapes(tmp_path / "shapes", **SMALL) == tmp_path / "shapes"
+    assert len(load_shapes(tmp_path / "shapes", "train")) == 30
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(shapes, "_write_split", fail)
+    with pytest.raises(OSError, match="No space left"):
+        generate_shapes(tmp_path / "shapes", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_do_not_depend_on_how_many_there_are(root, tmp_path):
+    generate_shapes(tmp_path / "fewer", **{**SMALL, "num_train": 4}, empty_share=0.2)
+    for name in ("000001.png", "000004.png"):
+        assert (tmp_path / "fewer/images/train" / name).read_bytes() == (
+            root / "images/train" / name
+        ).read_bytes()
+
+
+def test_loading_generates_when_there_is_nothing(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "detrex_lite.data.shapes.generate_shapes",
+        lambda root: made.append(root) or generate_shapes(root, **SMALL),
+    )
+    assert len(load_shapes(tmp_path / "shapes", "train")) == 30
+    assert len(load_shapes(tmp_path / "shapes", "val")) == 6
+    assert made == [tmp_path / "shapes"]
+
+
+def test_other_files_are_never_overwritten(tmp_path):
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(DatasetError, match=r"holds other files \(precious.txt, ...\) than generated shapes"):
+        generate_shapes(tmp_path, **SMALL)
+    generate_shapes(tmp_path / "shapes", **SMALL)
+    (tmp_path / "shapes/model.pth").write_text("x")
+    with pytest.raises(DatasetError, match=r"model.pth"):
+        generate_shapes(tmp_path / "shapes", **{**SMALL, "seed": 1})
+    assert (tmp_path / "shapes/model.pth").exists()
+    assert json.loads((tmp_path / "shapes/generation.json").read_text())["seed"] == 0
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(ValueError, match=r"at least 16 pixels.*image_size=8"):
+        generate_shapes(tmp_path / "shapes", image_size=8)
+    with pytest.raises(DatasetError, match="splits train and val, not 'test'"):
+        load_shapes(tmp_path / "shapes", "test")

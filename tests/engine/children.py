@@ -1,0 +1,72 @@
+"""What the processes of `test_processes.py` run; new processes import it by name."""
+
+import json
+import os
+import signal
+
+import torch
+
+from detrex_lite import distributed
+from detrex_lite.engine import train
+from detrex_lite.errors import NonFiniteError
+
+from .tiny import TinyDetector, TinyLoader, tiny_config
+
+
+class RankLoader(TinyLoader):
+    """Each process has batches of its own; process 1 gets a signal or a broken image with batch `event_at`."""
+
+    def __init__(self, *, event=None, event_at=None, **arguments):
+        super().__init__(**arguments)
+        self.event = event
+        self.event_at = event_at
+
+    def _batches(self, number):
+        for batch in super()._batches(number):
+            for one in batch:
+                one["image_id"] += 1000 * distributed.rank()
+                one["file_name"] = f"process {distributed.rank()}, {one['file_name']}"
+            if distributed.rank() == 1 and number == self.event_at:
+                if self.event == "signal":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                if self.event == "error":
+                    batch[0]["broken"] = True
+            number += 1
+            yield batch
+
+
+class Detector(TinyDetector):
+    def forward(self, batched_inputs):
+        if any("broken" in one for one in batched_inputs):
+            raise NonFiniteError("a cost is not finite")
+        return super().forward(batched_inputs)
+
+
+def config(folder, *overrides):
+    cfg = tiny_config(folder, "train.accumulate_steps=2", "train.model_ema.enabled=True", *overrides)
+    cfg.model._target_ = "tests.engine.children.Detector"
+    cfg.dataloader.train._target_ = "tests.engine.children.RankLoader"
+    return cfg
+
+
+def several_runs(folder):
+    """Train whole, stopped and resumed, and into an error; report what happened in this process."""
+    report = {"world_size": distributed.world_size(), "threads": torch.get_num_threads()}
+    report["results"] = train(config(folder / "whole"))
+    try:
+        train(config(folder / "broken", "+dataloader.train.event=signal", "+dataloader.train.event_at=5"))
+    except SystemExit as stopped:
+        report["stopped"] = stopped.code
+    train(config(folder / "broken"), resume=True)
+    try:
+        train(config(folder / "error", "+dataloader.train.event=error", "+dataloader.train.event_at=4"))
+    except NonFiniteError as error:
+        report["error"] = str(error)
+    (folder / f"report_{distributed.rank()}.json").write_text(json.dumps(report))
+
+
+def fail_in_one(folder):
+    """Process 1 fails while process 0 waits for it."""
+    if distributed.rank() == 1:
+        raise SystemExit(7)
+    distributed.barrier()

@@ -1,0 +1,43 @@
+import pytest
+
+from detrex_lite.checkpoint import CheckpointError
+from detrex_lite.config import ConfigError
+from detrex_lite.engine import clear_errors, default_argument_parser, load_config
+
+from .tiny import CONFIG_FILE
+
+
+def parse(*arguments):
+    return default_argument_parser().parse_intermixed_args(["--config-file", str(CONFIG_FILE), *arguments])
+
+
+def test_detectron2_flags():
+    args = parse("--num-gpus", "2", "--num-machines", "3", "--machine-rank", "1", "--dist-url", "tcp://a:1", "--resume")
+    assert (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url) == (2, 3, 1, "tcp://a:1")
+    assert (args.resume, args.eval_only, args.opts) == (True, False, [])
+
+
+def test_overrides_may_stand_before_and_after_flags():
+    args = parse("train.max_iter=3", "--eval-only", "model.num_classes=5")
+    assert args.eval_only
+    cfg = load_config(args)
+    assert (cfg.train.max_iter, cfg.model.num_classes) == (3, 5)
+
+
+def test_a_config_file_is_required(capsys):
+    with pytest.raises(SystemExit):
+        default_argument_parser().parse_args([])
+    assert "--config-file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ConfigError(["one", "two"]), CheckpointError("one")])
+def test_faults_end_with_a_message(capsys, error):
+    with pytest.raises(SystemExit) as ended, clear_errors():
+        raise error
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ValueError, match="a bug"), clear_errors():
+        raise ValueError("a bug")

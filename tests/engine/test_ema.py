@@ -1,0 +1,73 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from detrex_lite.engine import ModelEma
+
+
+def test_the_average_follows_the_weights():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    ema = ModelEma(model, decay=0.75)
+    nn.init.constant_(model.weight, 1.0)
+    ema.update()
+    torch.testing.assert_close(ema.module.weight.detach(), torch.tensor([[0.25]]))
+    ema.update()
+    torch.testing.assert_close(ema.module.weight.detach(), torch.tensor([[0.4375]]))
+
+
+def test_the_warmup_lets_the_average_forget_the_start():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    ema = ModelEma(model, decay=0.9, warmup=10)
+    nn.init.constant_(model.weight, 1.0)
+    ema.update()
+    decay = 0.9 * (1 - math.exp(-1 / 10))
+    torch.testing.assert_close(ema.module.weight.detach(), torch.tensor([[1 - decay]]))
+
+
+def test_buffers_are_averaged_or_copied():
+    model = nn.BatchNorm1d(2, momentum=1.0)
+    ema = ModelEma(model, decay=0.5)
+    model(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    ema.update()
+    torch.testing.assert_close(ema.module.running_mean, torch.tensor([1.0, 1.5]))
+    assert ema.module.num_batches_tracked.item() == 1
+
+
+def test_the_average_is_not_trained_and_in_evaluation_mode():
+    ema = ModelEma(nn.Sequential(nn.Linear(1, 1), nn.Dropout()), decay=0.5)
+    assert not ema.module.training
+    assert not any(p.requires_grad for p in ema.module.parameters())
+
+
+def test_shared_parameters_are_updated_once():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    model[1].weight = model[0].weight
+    nn.init.constant_(model[0].weight, 0.0)
+    ema = ModelEma(model, decay=0.5)
+    nn.init.constant_(model[0].weight, 1.0)
+    ema.update()
+    assert ema.module[0].weight is ema.module[1].weight
+    assert ema.module[1].weight.item() == 0.5
+
+
+def test_saved_state_goes_on():
+    model = nn.Linear(1, 1)
+    first, second = ModelEma(model, decay=0.5, warmup=3), ModelEma(model, decay=0.5, warmup=3)
+    nn.init.constant_(model.weight, 7.0)
+    first.update()
+    second.load_state_dict(first.state_dict(), first.updates)
+    for ema in (first, second):
+        ema.update()
+    assert second.updates == 2
+    torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match=r"decay=1.0 .* must be in \[0, 1\)"):
+        ModelEma(nn.Linear(1, 1), decay=1.0)
+    with pytest.raises(ValueError, match="warmup=-1 .* must not be negative"):
+        ModelEma(nn.Linear(1, 1), decay=0.5, warmup=-1)

@@ -1,0 +1,113 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from detrex_lite.config import ConfigError
+from detrex_lite.engine.preflight import (
+    check_classes,
+    check_init_checkpoint,
+    check_output_dir,
+    try_evaluation,
+)
+
+from .tiny import CountingEvaluator, TinyDetector, TinyLoader
+
+
+def dataset(*names):
+    return SimpleNamespace(name="cells", class_names=names)
+
+
+@pytest.mark.parametrize("trace", ["last_checkpoint", "metrics.jsonl", "config.yaml"])
+def test_each_trace_of_another_run_is_enough(tmp_path, trace):
+    (tmp_path / trace).touch()
+    check_output_dir(tmp_path, resume=True)
+    with pytest.raises(ConfigError, match=rf"holds another run \({trace}\): continue it with --resume"):
+        check_output_dir(tmp_path, resume=False)
+
+
+def test_other_files_and_missing_folders_are_fine(tmp_path):
+    (tmp_path / "log.txt").touch()
+    (tmp_path / "evaluation").mkdir()
+    check_output_dir(tmp_path, resume=False)
+    check_output_dir(tmp_path / "new", resume=False)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(ConfigError, match="is a file, not a folder"):
+        check_output_dir(tmp_path / "out", resume=False)
+
+
+def test_initial_weights_are_a_local_file(tmp_path):
+    check_init_checkpoint("")
+    (tmp_path / "model.pth").touch()
+    check_init_checkpoint(str(tmp_path / "model.pth"), required=True)
+    for address in ("detectron2://ImageNetPretrained/R-50.pkl", "https://example.com/x.pth"):
+        with pytest.raises(ConfigError, match="addresses are not read; download the file"):
+            check_init_checkpoint(address)
+    with pytest.raises(ConfigError, match=r"nowhere\.pth: there is no such file"):
+        check_init_checkpoint("nowhere.pth")
+    with pytest.raises(ConfigError, match=r"evaluation needs weights: set train\.init_checkpoint="):
+        check_init_checkpoint("", required=True)
+
+
+def test_classes_that_agree_are_returned():
+    names = check_classes(
+        TinyDetector(num_classes=2), {"training": dataset("a", "b"), "validation": dataset("a", "b")}
+    )
+    assert names == ("a", "b")
+
+
+def test_a_model_with_another_number_of_classes_is_refused():
+    with pytest.raises(
+        ConfigError,
+        match=r"model\.num_classes=80, but the training set 'cells' has 2 classes \(a, b\): set model\.num_classes=2",
+    ):
+        check_classes(TinyDetector(num_classes=80), {"training": dataset("a", "b"), "validation": None})
+
+
+@pytest.mark.parametrize(
+    ("validation", "difference"),
+    [
+        (("b", "a"), "0: 'a' and 'b', 1: 'b' and 'a'"),
+        (("a",), r"2 \(a, b\) and 1 \(a\)"),
+    ],
+)
+def test_data_sets_with_different_classes_are_refused(validation, difference):
+    with pytest.raises(ConfigError, match=f"training and validation sets have different classes: {difference}"):
+        check_classes(TinyDetector(num_classes=2), {"training": dataset("a", "b"), "validation": dataset(*validation)})
+
+
+def test_unknown_data_sets_are_not_compared():
+    assert check_classes(TinyDetector(), {"training": None}) == ()
+
+
+def test_a_trial_shows_one_batch_and_draws_nothing():
+    class Watching(CountingEvaluator):
+        total = 0
+
+        def process(self, inputs, outputs):
+            super().process(inputs, outputs)
+            Watching.total += len(inputs)
+
+    model = TinyDetector()
+    evaluator = Watching()
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    try_evaluation(model, TinyLoader(batch_size=3), evaluator)
+    assert torch.rand(1) == expected
+    assert Watching.total == 3
+    assert evaluator.processed == 0
+    assert model.training
+
+
+def test_a_trial_that_fails_says_what_it_was(caplog):
+    class Broken(CountingEvaluator):
+        def process(self, inputs, outputs):
+            raise KeyError("image_id")
+
+    with pytest.raises(KeyError, match="image_id"):
+        try_evaluation(TinyDetector(), TinyLoader(), Broken())
+    assert "Evaluating one batch before the start of training failed" in caplog.text

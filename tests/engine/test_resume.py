@@ -1,0 +1,175 @@
+"""A run that is interrupted and resumed equals the uninterrupted one to the last digit."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from detrex_lite.config import ConfigError
+from detrex_lite.engine import train
+from detrex_lite.engine.writers import read_metrics
+
+from .tiny import tiny_config
+
+TIMES = {"time", "data_time", "images_per_second"}
+
+EVERYTHING = (
+    "train.model_ema.enabled=True",
+    "train.clip_grad.enabled=True",
+    "train.accumulate_steps=2",
+    "train.log_period=3",
+    "train.eval_period=2",
+    "optimizer.params.weight_decay_norm=0.0",
+)
+
+
+def run(folder, *overrides, resume=False):
+    return train(tiny_config(folder, *overrides), resume=resume)
+
+
+def numbers(folder):
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+
+def final_state(folder):
+    """What of the last checkpoint can differ, without the words in it."""
+    state = torch.load(folder / "model_final.pth", weights_only=True)
+    if state["best"] is not None:
+        assert state["best"].pop("metric") == "bbox/AP"
+    state.pop("config")  # it names the output folder
+    for states in state["rng"]:
+        assert states["numpy"].pop(0) == "MT19937"
+    return state
+
+
+def assert_same_run(one, other):
+    assert numbers(one) == numbers(other)
+    torch.testing.assert_close(final_state(one), final_state(other), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fail_at"),
+    [
+        ((), 4),
+        ((), 5),
+        (EVERYTHING, 9),
+        (("train.amp.enabled=True",), 5),
+        (("train.amp.enabled=True", "train.amp.dtype=fp16"), 5),
+    ],
+    ids=["at a checkpoint", "after a checkpoint", "everything", "bf16", "fp16"],
+)
+def test_a_crashed_run_is_resumed_exactly(tmp_path, overrides, fail_at):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(whole, *overrides)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(broken, *overrides, f"dataloader.train.fail_at={fail_at}")
+    assert not (broken / "model_final.pth").exists()
+    run(broken, *overrides, resume=True)
+    assert_same_run(whole, broken)
+
+
+def test_a_run_that_was_asked_to_stop_is_resumed_exactly(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(whole, *EVERYTHING)
+    with pytest.raises(SystemExit) as stopped:
+        run(broken, *EVERYTHING, "dataloader.train.signal_at=5")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert (broken / "last_checkpoint").read_text() == "model_0000003.pth"
+    run(broken, *EVERYTHING, resume=True)
+    assert_same_run(whole, broken)
+
+
+def test_a_line_that_was_half_written_is_dropped(tmp_path):
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, "dataloader.train.fail_at=3")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 4, "total')
+    run(tmp_path, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_resuming_without_a_checkpoint_begins_anew_and_says_so(tmp_path):
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path / "broken", "dataloader.train.fail_at=1")
+    run(tmp_path / "broken", resume=True)
+    assert "training starts anew" in (tmp_path / "broken" / "log.txt").read_text()
+    run(tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path):
+    run(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"holds another run \(last_checkpoint, metrics.jsonl, config.yaml\).*--resume.*train.output_dir"
+    ):
+        run(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_a_finished_run_makes_no_step_and_keeps_its_results(tmp_path):
+    results = run(tmp_path)
+    before = numbers(tmp_path)
+    assert run(tmp_path, resume=True) == results == {"bbox": {"AP": 10.0}}
+    assert numbers(tmp_path) == before
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    run(tmp_path)
+    run(tmp_path, "train.max_iter=8", resume=True)
+    assert [record["iteration"] for record in numbers(tmp_path)] == [1, 2, 3, 4, 5, 6, 6, 7, 8, 8]
+    log = (tmp_path / "log.txt").read_text()
+    assert "The config has changed since the checkpoint" in log
+    assert "+   max_iter: 8" in log
+
+
+def test_an_evaluation_that_was_not_finished_is_made_up_for(tmp_path):
+    with pytest.raises(TypeError, match="cannot unpack"):
+        # The evaluator has no values: it fails after the checkpoint of step 2 was saved.
+        run(tmp_path, "train.eval_period=2", "dataloader.evaluator.values=null")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+    run(tmp_path, "train.eval_period=2", resume=True)
+    evaluations = [record["iteration"] for record in numbers(tmp_path) if "bbox/AP" in record]
+    assert evaluations == [2, 4, 6]
+
+
+def test_the_best_so_far_is_remembered(tmp_path):
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, "train.eval_period=2", "dataloader.evaluator.values=[30.0,20.0]", "dataloader.train.fail_at=5")
+    run(tmp_path, "train.eval_period=2", resume=True)
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 2
+    best = torch.load(tmp_path / "model_final.pth", weights_only=True)["best"]
+    assert best == {"metric": "bbox/AP", "value": 30.0, "iteration": 2}
+
+
+def test_a_run_of_another_model_is_not_continued(tmp_path):
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, "dataloader.train.fail_at=3")
+    with pytest.raises(ValueError, match=r"(?s)model_0000002.pth does not fit the model .* head\.weight"):
+        run(tmp_path, "model.num_classes=5", resume=True)
+
+
+def test_parameter_groups_of_another_kind_are_not_continued(tmp_path):
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, "dataloader.train.fail_at=3")
+    with pytest.raises(ValueError, match="does not fit the model and optimizer of this config"):
+        run(tmp_path, "optimizer.params.backbone_lr_factor=0.1", resume=True)
+
+
+def test_the_learning_rate_follows_the_config_of_the_resumed_run(tmp_path):
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, "dataloader.train.fail_at=3")
+    run(tmp_path, "optimizer.lr=0.5", resume=True)
+    rates = [record["lr"] for record in numbers(tmp_path) if "lr" in record]
+    assert rates[2] > 0.3 > rates[1]
+
+
+def test_an_average_that_begins_later_begins_with_the_weights(tmp_path):
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, "dataloader.train.fail_at=3")
+    run(tmp_path, "train.model_ema.enabled=True", "train.model_ema.warmup=0", "train.max_iter=4", resume=True)
+    assert final_state(tmp_path)["ema_updates"] == 2
+    assert "the average begins now" in (tmp_path / "log.txt").read_text()

@@ -1,0 +1,155 @@
+"""Training and evaluation from a config, on generated images through the real data, evaluation and checkpoints."""
+
+import json
+
+import pytest
+import torch
+
+from detrex_lite.checkpoint import CheckpointError
+from detrex_lite.config import ConfigError, LazyConfig, get_config
+from detrex_lite.data import generate_shapes
+from detrex_lite.engine import evaluate, train
+from detrex_lite.engine.writers import read_metrics
+from detrex_lite.errors import NonFiniteError
+
+from .test_resume import assert_same_run
+from .tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return generate_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=10, num_val=4, image_size=32)
+
+
+@pytest.fixture
+def make_config(shapes, tmp_path):
+    def make(name, *overrides):
+        cfg = tiny_config(tmp_path / name)
+        data = get_config("common/data/shapes.py")
+        cfg.dataset, cfg.dataloader = data.dataset, data.dataloader
+        cfg.dataset.root = str(shapes)
+        cfg.dataloader.train.total_batch_size = 3
+        cfg.dataloader.train.num_workers = cfg.dataloader.test.num_workers = 0
+        return LazyConfig.apply_overrides(cfg, overrides)
+
+    return make
+
+
+def test_a_whole_run(make_config, tmp_path):
+    cfg = make_config("run", "train.max_iter=null", "train.max_epochs=2", "train.model_ema.enabled=True")
+    results = train(cfg)
+    assert set(results["bbox"]) >= {"AP", "AP50", "APs", "AR100", "AP-circle"}
+    folder = tmp_path / "run"
+    present = {path.name for path in folder.iterdir()}
+    assert present >= {"config.yaml", "log.txt", "metrics.jsonl", "last_checkpoint", "model_final.pth", "evaluation"}
+    assert json.loads((folder / "evaluation" / "predictions.json").read_text())
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [record["iteration"] for record in records] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    assert records[-1].keys() == {"iteration", *(f"bbox/{name}" for name in results["bbox"])}
+    log = (folder / "log.txt").read_text()
+    assert "shapes_train: 10 images" in log
+    assert "8 steps = 2 epochs" in log
+    assert "AP50" in log
+    stored = torch.load(folder / "model_final.pth", weights_only=True)
+    assert stored["class_names"] == ["circle", "square", "triangle"]
+    assert stored["config"] == (folder / "config.yaml").read_text()
+
+
+def test_the_saved_config_repeats_the_run(make_config, tmp_path):
+    train(make_config("one"))
+    cfg = LazyConfig.load(str(tmp_path / "one" / "config.yaml"))
+    cfg.train.output_dir = str(tmp_path / "two")
+    train(cfg)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_run_with_workers_is_resumed_exactly(make_config, tmp_path):
+    workers = ("dataloader.train.num_workers=1", "train.accumulate_steps=2")
+    train(make_config("whole", *workers))
+    train(make_config("part", *workers, "train.max_iter=3"))
+    # As if it had been killed: lengths differ in this test alone.
+    (tmp_path / "part" / "last_checkpoint").write_text("model_0000002.pth")
+    cfg = make_config("part", *workers)
+    train(cfg, resume=True)
+    whole, part = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "part"))
+    assert [r["total_loss"] for r in part[2:6]] == [r["total_loss"] for r in whole[2:6]]
+
+
+def test_evaluating_gives_the_results_of_training(make_config, tmp_path):
+    for ema in (False, True):
+        results = train(make_config(f"run_{ema}", f"train.model_ema.enabled={ema}"))
+        cfg = make_config("other", f"train.init_checkpoint={tmp_path}/run_{ema}/model_final.pth")
+        torch.testing.assert_close(evaluate(cfg), results, rtol=0, atol=0, equal_nan=True)
+    assert not (tmp_path / "other" / "config.yaml").exists()
+    assert "Results:" in (tmp_path / "other" / "log.txt").read_text()
+
+
+def test_evaluating_needs_weights_and_data(make_config):
+    with pytest.raises(ConfigError, match=r"set train\.init_checkpoint="):
+        evaluate(make_config("run"))
+    cfg = make_config("run", "train.init_checkpoint=setup.py", "dataloader.evaluator=null")
+    with pytest.raises(ConfigError, match=r"the config has no dataloader\.evaluator"):
+        evaluate(cfg)
+
+
+def test_evaluating_weights_of_other_classes_is_refused(make_config, tmp_path):
+    train(make_config("run"))
+    path = tmp_path / "run" / "model_final.pth"
+    stored = torch.load(path, weights_only=True)
+    torch.save({**stored, "class_names": ["a", "b", "c"]}, path)
+    with pytest.raises(CheckpointError, match="trained on the classes a, b, c; the test set has circle, square"):
+        evaluate(make_config("run", f"train.init_checkpoint={path}"))
+
+
+def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_path):
+    stored = {
+        "backbone.weight": torch.full((8, 3), 0.5),
+        "backbone.bias": torch.zeros(8),
+        "norm.weight": torch.ones(8),
+        "norm.bias": torch.zeros(8),
+        "head.weight": torch.zeros(95, 8),
+    }
+    torch.save(stored, tmp_path / "other.pth")
+    cfg = make_config("run", f"train.init_checkpoint={tmp_path}/other.pth", "optimizer.lr=0", "train.max_iter=1")
+    train(cfg)
+    tuned = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
+    torch.testing.assert_close(tuned["backbone.weight"], stored["backbone.weight"])
+    assert tuned["head.weight"].shape == (7, 8)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "head.weight: (95, 8) in the checkpoint, (7, 8) in the model" in log
+
+
+def test_a_wrong_number_of_classes_leaves_nothing_that_blocks_the_next_attempt(make_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"'shapes_train' has 3 classes .*set model\.num_classes=3"):
+        train(make_config("run", "model.num_classes=80"))
+    train(make_config("run", "train.max_iter=1"))
+    assert (tmp_path / "run" / "model_final.pth").exists()
+    assert "set model.num_classes=3" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_loss_that_is_not_finite_is_in_the_log_and_overwrites_nothing(make_config, tmp_path):
+    cfg = make_config("run", "optimizer.lr=1e30", "lr_multiplier.start_factor=1", "train.checkpointer.period=1")
+    with pytest.raises(NonFiniteError, match=r"iteration \d"):
+        train(cfg)
+    folder = tmp_path / "run"
+    assert "NonFiniteError" in (folder / "log.txt").read_text()
+    for path in folder.glob("*.pth"):
+        assert all(torch.isfinite(value).all() for value in torch.load(path, weights_only=True)["model"].values())
+
+
+def test_training_without_evaluation(make_config, tmp_path):
+    cfg = make_config("run", "~dataloader.test", "~dataloader.evaluator")
+    assert train(cfg) == {}
+    assert "validation" not in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_the_compiled_model_is_the_one_that_is_trained(make_config, tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_model(model):
+        compiled.append(model)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile_model)
+    train(make_config("run", "train.compile=True", "train.max_iter=1"))
+    assert [type(model).__name__ for model in compiled] == ["TinyDetector"]

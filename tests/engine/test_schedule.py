@@ -1,0 +1,67 @@
+import pytest
+from fvcore.common.param_scheduler import ConstantParamScheduler, LinearParamScheduler, ParamScheduler
+
+from detrex_lite.config import get_config, instantiate
+from detrex_lite.engine import WarmupParamScheduler, multi_step, one_cycle
+
+
+def test_multi_step_drops_at_its_milestones():
+    multiplier = multi_step(epochs=300, milestones=[200], gamma=0.1)
+    values = [multiplier(epoch / 300) for epoch in (0, 199, 200, 299)]
+    assert values == pytest.approx([1, 1, 0.1, 0.1])
+
+
+def test_multi_step_drops_where_a_run_of_another_length_is_at_the_same_share():
+    multiplier = multi_step(epochs=3, milestones=[2], gamma=0.5)
+    values = [multiplier(iteration / 30000) for iteration in (19999, 20000)]
+    assert values == [1, 0.5]
+
+
+def test_multi_step_takes_parts_of_an_epoch():
+    multiplier = multi_step(epochs=1, milestones=[0.25, 0.75], gamma=0.1)
+    assert [multiplier(where) for where in (0.24, 0.26, 0.76)] == pytest.approx([1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("milestones", [[300], [0], [200, 100], [100, 100]])
+def test_milestones_outside_of_training_are_refused(milestones):
+    with pytest.raises(ValueError, match=r"must increase and lie between 0 and epochs=300"):
+        multi_step(epochs=300, milestones=milestones)
+
+
+def test_warmup_rises_linearly_to_the_schedule_and_follows_it():
+    multiplier = WarmupParamScheduler(LinearParamScheduler(1.0, 0.0), warmup_length=0.2, warmup_factor=0.1)
+    values = [multiplier(where) for where in (0, 0.1, 0.2, 0.5)]
+    assert values == pytest.approx([0.1, 0.45, 0.8, 0.5])
+
+
+@pytest.mark.parametrize("length", [-0.1, 1.0])
+def test_warmup_length_is_a_share(length):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\)"):
+        WarmupParamScheduler(ConstantParamScheduler(1.0), warmup_length=length)
+
+
+def test_multi_step_with_warmup():
+    multiplier = multi_step(epochs=10, milestones=[8], warmup_length=0.1, warmup_factor=0.5)
+    assert [multiplier(where) for where in (0, 0.05, 0.1, 0.8)] == pytest.approx([0.5, 0.75, 1, 0.1])
+
+
+def test_one_cycle_rises_then_falls_to_zero():
+    multiplier = one_cycle(warmup_length=0.1, start_factor=0.01)
+    values = [multiplier(where) for where in (0, 0.05, 0.1, 0.55, 1)]
+    assert values == pytest.approx([0.01, 0.505, 1, 0.5, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_one_cycle_needs_a_rise_and_a_fall(length):
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\)"):
+        one_cycle(warmup_length=length)
+
+
+def test_shipped_schedules_are_multipliers_that_detectron2_accepts():
+    schedules = get_config("common/schedule.py")
+    drops = {500: 0.8, 300: 2 / 3, 50: 0.8, 12: 11 / 12}
+    for epochs, share in drops.items():
+        multiplier = instantiate(schedules[f"lr_multiplier_{epochs}ep"])
+        assert isinstance(multiplier, ParamScheduler)
+        assert [multiplier(where) for where in (0, share - 1e-3, share, 1)] == pytest.approx([1, 1, 0.1, 0.1])
+    assert isinstance(instantiate(schedules.lr_multiplier_one_cycle), ParamScheduler)

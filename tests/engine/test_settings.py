@@ -1,0 +1,126 @@
+import pytest
+from omegaconf import OmegaConf
+
+from detrex_lite.config import ConfigError, get_config
+from detrex_lite.engine.settings import Lengths, complete
+
+from .tiny import tiny_config
+
+
+def faults_of(*overrides, sections=(), change=lambda cfg: None):
+    cfg = tiny_config("out", *overrides)
+    change(cfg)
+    with pytest.raises(ConfigError) as caught:
+        complete(cfg, sections)
+    return caught.value.faults
+
+
+def test_missing_keys_get_their_defaults_and_the_config_is_not_changed():
+    cfg = tiny_config("out")
+    cfg.train = {"max_iter": 5, "device": "cpu", "amp": {"enabled": True}, "output_dir": "x"}
+    before = OmegaConf.to_yaml(cfg.train)
+    done = complete(cfg, sections=("optimizer",)).train
+    assert OmegaConf.to_yaml(cfg.train) == before
+    assert (done.max_iter, done.amp.enabled, done.amp.dtype, done.log_period) == (5, True, "bf16", 20)
+
+
+def test_detectron2_keys_alone_are_enough():
+    defaults = get_config("common/train.py").train
+    assert set(defaults.ddp) == {"broadcast_buffers", "find_unused_parameters", "fp16_compression"}
+    assert set(defaults.checkpointer) == {"period", "max_to_keep"}
+
+
+def test_sections_are_required():
+    def remove(cfg):
+        del cfg.optimizer
+        del cfg.train
+
+    assert faults_of(sections=("optimizer", "dataloader"), change=remove) == [
+        "the config has no 'train'",
+        "the config has no 'optimizer'",
+    ]
+
+
+def test_all_faults_are_reported_at_once():
+    def misspell(cfg):
+        cfg.train.max_itr = 5
+        cfg.train.amp.enable = True
+        cfg.train.ddp = 3
+        cfg.model.num_clases = 4
+
+    faults = "\n".join(faults_of(change=misspell))
+    assert "train.max_itr is not a key of the engine; did you mean 'max_iter'?" in faults
+    assert "train.amp.enable is not a key of the engine; did you mean 'enabled'?" in faults
+    assert "train.ddp=3 is not a dict with the keys broadcast_buffers" in faults
+    assert "model.num_clases" in faults
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("accumulate_steps=0", "train.accumulate_steps=0 must be a whole number from 1"),
+        ("log_period=2.5", "train.log_period=2.5 must be a whole number from 1"),
+        ("max_iter=0", "train.max_iter=0 must be a whole number from 1, or null"),
+        ("max_epochs=-1", "train.max_epochs=-1 must be a number above 0, or null"),
+        ("eval_epochs=0", "train.eval_epochs=0 must be a number above 0, or null"),
+        ("eval_period=-1", "train.eval_period=-1 must be a whole number from 0, or null"),
+        ("checkpointer.period=x", "train.checkpointer.period='x' must be a whole number from 0, or null"),
+        ("checkpointer.max_to_keep=0", "train.checkpointer.max_to_keep=0 must be a whole number from 1, or null"),
+        ("seed=-1", "train.seed=-1 must be a whole number from 0"),
+        ("amp.dtype=bf61", "train.amp.dtype='bf61' is unknown; did you mean 'bf16'?"),
+        ("model_ema.decay=1", "train.model_ema.decay=1 must be in [0, 1)"),
+        ("device=gpu", "train.device='gpu' is no device; use cpu or cuda"),
+    ],
+)
+def test_values_that_cannot_work_are_faults(override, fault):
+    assert faults_of(f"train.{override}") == [fault]
+
+
+def test_clipping_needs_a_norm():
+    faults = faults_of("train.clip_grad.enabled=True", "train.clip_grad.params.max_norm=0")
+    assert faults == ["train.clip_grad.params.max_norm must be a number above 0"]
+
+
+def test_a_gpu_that_is_not_there_is_a_fault(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (fault,) = faults_of("train.device=cuda")
+    assert "sees no CUDA GPU here; use train.device=cpu" in fault
+
+
+def test_wandb_that_is_not_installed_is_a_fault(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    faults = faults_of("train.wandb.enabled=True", "+train.wandb.params.entity=me")
+    assert faults == ["train.wandb.enabled=True needs Weights & Biases: pip install wandb"]
+
+
+def lengths(batches_per_epoch, **values):
+    section = get_config("common/train.py").train
+    section.eval_period, section.checkpointer.period = 0, 0
+    for key, value in values.items():
+        OmegaConf.update(section, key, value)
+    return Lengths.of(section, batches_per_epoch)
+
+
+def test_epochs_become_steps():
+    result = lengths(10, max_epochs=3, eval_epochs=1, checkpoint_epochs=0.5, accumulate_steps=4)
+    assert result == Lengths(max_iter=8, eval_period=3, checkpoint_period=2, epoch=2.5)
+
+
+def test_the_shorter_of_steps_and_epochs_counts():
+    result = lengths(10, max_epochs=3, max_iter=7, eval_epochs=1, eval_period=20)
+    assert (result.max_iter, result.eval_period, result.checkpoint_period) == (7, 10, 0)
+
+
+def test_epochs_that_are_a_whole_number_of_steps_are_not_rounded_up():
+    assert lengths(3, max_epochs=0.1 * 3 / 0.1).max_iter == 9
+
+
+def test_a_run_needs_a_length():
+    with pytest.raises(ConfigError, match=r"set train\.max_epochs or train\.max_iter"):
+        lengths(10)
+
+
+def test_epochs_of_a_loader_that_does_not_tell_are_refused():
+    with pytest.raises(ConfigError, match=r"train\.max_epochs, train\.eval_epochs: the training loader does not say"):
+        lengths(None, max_epochs=3, eval_epochs=1)
+    assert lengths(None, max_iter=3).epoch is None

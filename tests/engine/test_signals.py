@@ -1,0 +1,127 @@
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from detrex_lite.engine import signals, train
+from detrex_lite.engine.signals import IgnoreSignals
+
+from .tiny import CountingEvaluator, tiny_config
+
+
+def handlers():
+    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
+def test_the_step_is_finished_and_saved_and_the_handlers_are_put_back(tmp_path):
+    before = handlers()
+    with pytest.raises(SystemExit) as stopped:
+        train(tiny_config(tmp_path, "dataloader.train.signal_at=2"))
+    assert stopped.value.code == 143
+    saved = torch.load(tmp_path / "model_0000003.pth", weights_only=True)
+    assert saved["iteration"] == 3
+    assert "Stopped after iteration 3, which is saved; go on with --resume" in (tmp_path / "log.txt").read_text()
+    assert handlers() == before
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    def end(status):
+        raise Ended(status)
+
+    monkeypatch.setattr(signals, "SAME_REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", end)
+    cfg = tiny_config(tmp_path, "dataloader.train.signal_at=2")
+    cfg.dataloader.train._target_ = "tests.engine.test_signals.TwiceSignalled"
+    with pytest.raises(Ended, match="130"):
+        train(cfg)
+    assert not (tmp_path / "model_0000003.pth").exists()
+
+
+def TwiceSignalled(**arguments):
+    from .tiny import TinyLoader
+
+    class Loader(TinyLoader):
+        def _batches(self, number):
+            for batch in super()._batches(number):
+                if batch[0]["image_id"] == self.signal_at * self.batch_size:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+    return Loader(**arguments)
+
+
+def test_the_same_request_may_arrive_twice(tmp_path):
+    cfg = tiny_config(tmp_path, "dataloader.train.signal_at=2")
+    cfg.dataloader.train._target_ = "tests.engine.test_signals.TwiceSignalled"
+    with pytest.raises(SystemExit) as stopped:
+        train(cfg)
+    assert stopped.value.code == 143
+    assert (tmp_path / "model_0000003.pth").exists()
+
+
+class InterruptedEvaluator(CountingEvaluator):
+    """Gets Ctrl-C in the middle of its second batch, but not in the trial before training."""
+
+    def process(self, inputs, outputs):
+        super().process(inputs, outputs)
+        if self.processed > 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("evaluation went on")
+
+
+def test_evaluation_is_left_at_once(tmp_path):
+    cfg = tiny_config(tmp_path, "train.eval_period=3")
+    cfg.dataloader.evaluator._target_ = "tests.engine.test_signals.InterruptedEvaluator"
+    with pytest.raises(SystemExit) as stopped:
+        train(cfg)
+    assert stopped.value.code == 130
+    assert torch.load(tmp_path / "model_0000003.pth", weights_only=True)["iteration"] == 3
+    results = train(tiny_config(tmp_path, "train.eval_period=3"), resume=True)
+    assert results == {"bbox": {"AP": 10.0}}
+
+
+def test_without_a_step_there_is_nothing_to_save(tmp_path):
+    train(tiny_config(tmp_path, "train.max_iter=3"))
+    (tmp_path / "metrics.jsonl").unlink()  # so that the final evaluation is made up for
+    cfg = tiny_config(tmp_path, "train.max_iter=3")
+    cfg.dataloader.evaluator._target_ = "tests.engine.test_signals.InterruptedEvaluator"
+    before = sorted(path.name for path in tmp_path.glob("*.pth"))
+    with pytest.raises(SystemExit):
+        train(cfg, resume=True)
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == before
+    assert "nothing new to save" in (tmp_path / "log.txt").read_text()
+
+
+def test_training_works_outside_of_the_main_thread(tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(tiny_config(tmp_path))))
+    thread.start()
+    thread.join()
+    assert results == [{"bbox": {"AP": 10.0}}]
+
+
+def in_worker(worker):
+    os.environ["INNER"] = str(worker)
+
+
+class SignalledDataset(torch.utils.data.Dataset):
+    """Each of its samples brings the signals to the worker that loads it."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        return index, os.environ["INNER"]
+
+    def __len__(self):
+        return 3
+
+
+def test_workers_leave_signals_to_their_parent():
+    loader = DataLoader(SignalledDataset(), num_workers=1, batch_size=None, worker_init_fn=IgnoreSignals(in_worker))
+    assert [tuple(sample) for sample in loader] == [(0, "0"), (1, "0"), (2, "0")]

@@ -1,4 +1,4 @@
-"""Packaging. `projects`, `configs` and `tools` are installed inside the package, so that they import from any folder."""
+"""Packaging. `projects`, `configs` and `tools` are installed inside the package: they import from any folder."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ for folder in ("projects", "configs", "tools"):
 setup(
     name="detrex-lite",
     version=VERSION,
-    description="A modular toolkit of DETR-style detectors: shared blocks, lazy configs, one engine, nothing to compile",
+    description="A modular toolkit of DETR-style detectors: shared blocks, lazy configs, nothing to compile",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -41,14 +41,10 @@ IMAGES_ON_SHEET = 12
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Draw a data set, train a small detector on it and show the result."
-    )
+    parser = argparse.ArgumentParser(description="Draw a data set, train a small detector on it and show the result.")
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--config-file", default="projects/detr/configs/detr_small_shapes.py", metavar="FILE")
-    parser.add_argument(
-        "--quick", action="store_true", help="a few images and steps: shows that everything runs"
-    )
+    parser.add_argument("--quick", action="store_true", help="a few images and steps: shows that everything runs")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return parser
 
@@ -72,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(format_table(results))
     print(f"\nIn {output}:")
     for name, content in CONTENTS.items():
-        print(f"  {name:<28}{content}")
+        print(f"  {name:<30}{content}")
     print(f"\nTotal time: {timedelta(seconds=round(time.perf_counter() - start))}")
     return 0
 
@@ -129,9 +125,7 @@ def draw_contact_sheet(config: DictConfig, output: Path) -> int:
         )
         for record in records
     ]
-    contact_sheet(
-        rows, output / "contact_sheet.png", class_names=dataset.class_names, columns=3, panel_size=224
-    )
+    contact_sheet(rows, output / "contact_sheet.png", class_names=dataset.class_names, columns=3, panel_size=224)
     return len(dataset)
 
 

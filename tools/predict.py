@@ -31,15 +31,11 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", required=True, help="config with the model and the test transform")
     parser.add_argument("--weights", required=True, help="checkpoint file")
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="image files, folders, quoted globs (a/**/*.jpg)"
-    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders, quoted globs (a/**/*.jpg)")
     parser.add_argument("--output", default="output/predictions", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=1, help="images at a time (default: %(default)s)")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)"
-    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--trusted", action="store_true", help="the weights may run code while they are read")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
     return parser
@@ -134,9 +130,7 @@ def as_coco(
     annotations: list[dict[str, Any]] = []
     for image_id, (file, instances) in enumerate(found.items(), 1):
         height, width = instances.image_size
-        images.append(
-            {"id": image_id, "file_name": file, "width": width, "height": height, "drawn": drawn[file].name}
-        )
+        images.append({"id": image_id, "file_name": file, "width": width, "height": height, "drawn": drawn[file].name})
         values = zip(
             instances.pred_boxes.tensor.double().tolist(),
             instances.scores.double().tolist(),

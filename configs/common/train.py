@@ -1,7 +1,5 @@
 """How to train. Every key is read by the engine; another key here is an error."""
 
-# ruff: noqa: C408 (keyword form, as config files are read and changed by key)
-
 import torch
 
 train = dict(

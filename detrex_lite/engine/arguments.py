@@ -21,17 +21,11 @@ def default_argument_parser(description: str | None = None) -> argparse.Argument
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a LazyConfig .py or .yaml file")
     parser.add_argument("--resume", action="store_true", help="go on with the run in train.output_dir")
-    parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train"
-    )
-    parser.add_argument(
-        "--num-gpus", type=int, default=1, help="processes per machine (with train.device=cpu too)"
-    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes per machine (with train.device=cpu too)")
     parser.add_argument("--num-machines", type=int, default=1, help="machines that take part")
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
-    parser.add_argument(
-        "--dist-url", default="auto", help="tcp://host:port of machine 0, for several machines"
-    )
+    parser.add_argument("--dist-url", default="auto", help="tcp://host:port of machine 0, for several machines")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return parser
 

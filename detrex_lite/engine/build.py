@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import distributed
-from .signals import IgnoreSignals
+from .signals import LeaveSignalsToParent
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def build_loader(cfg: Any) -> Any:
 
     loader = instantiate(cfg)
     if isinstance(loader, DataLoader):
-        loader.worker_init_fn = IgnoreSignals(loader.worker_init_fn)
+        loader.worker_init_fn = LeaveSignalsToParent(loader.worker_init_fn)
     return loader
 
 
@@ -38,9 +38,7 @@ def build_evaluation(cfg: DictConfig, *, required: bool) -> tuple[Any, Any]:
     if len(missing) == 2 and not required:
         return None, None
     if missing:
-        raise ConfigError(
-            [f"the config has no {name}: evaluation needs a loader and an evaluator" for name in missing]
-        )
+        raise ConfigError([f"the config has no {name}: evaluation needs a loader and an evaluator" for name in missing])
     return build_loader(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
 
 

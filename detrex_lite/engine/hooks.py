@@ -134,9 +134,7 @@ class Evaluation(Hook):
             return False
         if self.metric not in scalars:
             hint = did_you_mean(self.metric, scalars)
-            logger.warning(
-                "No model_best.pth: the evaluation has no train.best_metric=%s%s", self.metric, hint
-            )
+            logger.warning("No model_best.pth: the evaluation has no train.best_metric=%s%s", self.metric, hint)
             return False
         value = scalars[self.metric]
         # Not a number (no object to find) is never better.

@@ -149,8 +149,7 @@ class Predictor:
         if not images:
             return []
         inputs = [
-            {"image": self._augment(image), "height": image.shape[-2], "width": image.shape[-1]}
-            for image in images
+            {"image": self._augment(image), "height": image.shape[-2], "width": image.shape[-1]} for image in images
         ]
         found = [output["instances"].to("cpu") for output in self.model(inputs)]
         return [one[one.scores >= self.score_threshold] for one in found]
@@ -172,9 +171,7 @@ def _choose_device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(
-            f"device must be 'auto', 'cpu', 'cuda', 'cuda:1' or the like, got {device!r}"
-        ) from error
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda', 'cuda:1' or the like, got {device!r}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but there is no CUDA device; use 'cpu' or 'auto'")
     return chosen

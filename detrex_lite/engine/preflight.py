@@ -47,9 +47,7 @@ def check_init_checkpoint(path: str, *, required: bool = False) -> None:
             raise ConfigError("evaluation needs weights: set train.init_checkpoint=path/to/model_final.pth")
         return
     if "://" in path:
-        raise ConfigError(
-            f"train.init_checkpoint={path}: addresses are not read; download the file and give its path"
-        )
+        raise ConfigError(f"train.init_checkpoint={path}: addresses are not read; download the file and give its path")
     if not Path(path).is_file():
         raise ConfigError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
 

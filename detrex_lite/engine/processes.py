@@ -47,7 +47,7 @@ def launch(
         What `main` returned when it ran in this process, otherwise None.
 
     Raises:
-        ValueError: when there are fewer GPUs than processes, or several machines without a meeting point.
+        ConfigError: when there are fewer GPUs than processes, or several machines without a meeting point.
         SystemExit: with the status of the process that failed first.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
@@ -89,14 +89,16 @@ def process_group(url: str, rank: int, world_size: int, local_rank: int, device:
 
 
 def _check(num_processes: int, num_machines: int, machine_rank: int, dist_url: str, device: str) -> None:
+    from ..config import ConfigError
+
     if num_processes < 1 or num_machines < 1:
-        raise ValueError(f"{num_processes} processes on {num_machines} machines: both must be at least 1")
+        raise ConfigError(f"{num_processes} processes on {num_machines} machines: both must be at least 1")
     if not 0 <= machine_rank < num_machines:
-        raise ValueError(f"machine_rank={machine_rank} must be in 0..{num_machines - 1}")
+        raise ConfigError(f"machine_rank={machine_rank} must be in 0..{num_machines - 1}")
     if num_machines > 1 and dist_url == "auto":
-        raise ValueError("several machines need a place to meet: --dist-url tcp://<host of machine 0>:<port>")
+        raise ConfigError("several machines need a place to meet: --dist-url tcp://<host of machine 0>:<port>")
     if device.startswith("cuda") and num_processes > torch.cuda.device_count():
-        raise ValueError(
+        raise ConfigError(
             f"{num_processes} GPUs are asked for, and torch sees {torch.cuda.device_count()} here; "
             "on CPUs train with train.device=cpu"
         )

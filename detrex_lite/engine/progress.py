@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .. import distributed
 from .logs import FILE_ONLY
-from .state import TrainingState, as_floats
+from .state import TrainingState
 from .trainer import Hook, Trainer
 from .writers import Writer
 
@@ -43,7 +43,7 @@ class ProgressLog(Hook):
             )
 
     def after_step(self, trainer: Trainer) -> None:
-        self.state.pending_losses.append(trainer.losses)
+        self.state.losses.add(trainer.losses)
         self._steps += 1
         self._seconds += trainer.step_seconds
         self._data_seconds += trainer.data_seconds
@@ -60,7 +60,7 @@ class ProgressLog(Hook):
 
     def _write(self, trainer: Trainer) -> None:
         scalars = self._scalars(trainer)
-        self.state.pending_losses = []
+        self.state.losses.restart()
         self._steps = self._images = 0
         self._seconds = self._data_seconds = 0.0
         for writer in self.writers:
@@ -69,11 +69,7 @@ class ProgressLog(Hook):
             return
         remaining = (trainer.max_iter - trainer.iteration) * scalars["time"]
         rate = f"{scalars['images_per_second']:.1f} images/s"
-        losses = "  ".join(
-            f"{name} {value:.4g}"
-            for name, value in scalars.items()
-            if name.startswith(("total_loss", "loss"))
-        )
+        losses = "  ".join(f"{name} {scalars[name]:.4g}" for name in _main_losses(scalars))
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {scalars['total_loss']:.3f}, {rate}")
         logger.info(
@@ -91,7 +87,7 @@ class ProgressLog(Hook):
 
     def _scalars(self, trainer: Trainer) -> dict[str, float]:
         """The means since the last line over the steps of all processes."""
-        mine = _means(as_floats(self.state.pending_losses)), self._images / self._seconds
+        mine = self.state.losses.means(), self._images / self._seconds
         gathered = distributed.all_gather_objects(mine)
         losses = _means([losses for losses, _ in gathered])
         scalars = {
@@ -107,6 +103,13 @@ class ProgressLog(Hook):
         if trainer.device.type == "cuda":
             scalars["memory_mb"] = torch.cuda.max_memory_allocated(trainer.device) / 2**20
         return scalars
+
+
+def _main_losses(scalars: dict[str, float]) -> list[str]:
+    """The total and the losses that are no variant of another: `loss_class`, not `loss_class_0` or
+    `loss_class_dn`."""
+    losses = [name for name in scalars if name.startswith("loss")]
+    return ["total_loss", *(n for n in losses if not any(n.startswith(f"{other}_") for other in losses))]
 
 
 def _means(records: Sequence[dict[str, float]]) -> dict[str, float]:

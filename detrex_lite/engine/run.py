@@ -165,6 +165,8 @@ class _Run:
             for writer in writers:
                 stack.callback(writer.close)
             trainer.hooks = self._hooks(learning_rate, ema, state, evaluated, writers)
+            # Hooks refer to the trainer: without this circle the loaders' workers end when this returns.
+            stack.callback(trainer.hooks.clear)
             trainer.train()
         self._say_where(state)
         return trainer.results

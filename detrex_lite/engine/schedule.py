@@ -78,9 +78,7 @@ def multi_step(
     return WarmupParamScheduler(scheduler, warmup_length=warmup_length, warmup_factor=warmup_factor)
 
 
-def one_cycle(
-    *, warmup_length: float = 0.05, start_factor: float = 0.01, end_factor: float = 0.0
-) -> ParamScheduler:
+def one_cycle(*, warmup_length: float = 0.05, start_factor: float = 0.01, end_factor: float = 0.0) -> ParamScheduler:
     """Rises linearly from `start_factor` to 1 and falls along a cosine to `end_factor`.
 
     The shape of Smith and Topin (https://arxiv.org/abs/1708.07120), without the momentum cycle; suits short

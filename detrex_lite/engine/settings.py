@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import logging
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 FREE_KEYS = ("train.wandb.params",)  # handed on as they are: wandb knows which there are
 
@@ -145,18 +148,28 @@ class Lengths:
                 "train.checkpointer.period"
             )
 
-        def shorter(steps: int | None, epochs: float | None) -> int:
-            lengths = [steps] if steps else []
-            if epochs is not None and epoch is not None:
-                lengths.append(max(1, math.ceil(epochs * epoch - 1e-6)))
-            return min(lengths, default=0)
+        def shorter(steps_key: str, epochs_key: str) -> int:
+            steps, epochs = OmegaConf.select(train, steps_key), train[epochs_key]
+            if epochs is None or epoch is None:
+                return steps or 0
+            from_epochs = max(1, math.ceil(epochs * epoch - 1e-6))
+            if steps and steps < from_epochs:
+                logger.warning(
+                    "train.%s=%s would be %d steps, but train.%s=%d is shorter and counts; null switches it off.",
+                    epochs_key,
+                    epochs,
+                    from_epochs,
+                    steps_key,
+                    steps,
+                )
+            return min(steps or from_epochs, from_epochs)
 
-        max_iter = shorter(train.max_iter, train.max_epochs)
+        max_iter = shorter("max_iter", "max_epochs")
         if max_iter == 0:
             raise ConfigError("the run has no length: set train.max_epochs or train.max_iter")
         return cls(
             max_iter=max_iter,
-            eval_period=shorter(train.eval_period, train.eval_epochs),
-            checkpoint_period=shorter(train.checkpointer.period, train.checkpoint_epochs),
+            eval_period=shorter("eval_period", "eval_epochs"),
+            checkpoint_period=shorter("checkpointer.period", "checkpoint_epochs"),
             epoch=epoch,
         )

@@ -108,10 +108,10 @@ class StopOnSignal(Hook):
         raise SystemExit(128 + self._agreed(trainer))
 
 
-class IgnoreSignals:
-    """A loader's `worker_init_fn`: workers leave signals to their parent, which still needs their batches.
+class LeaveSignalsToParent:
+    """A loader's `worker_init_fn`: the worker ends when its parent says so, and by no other signal.
 
-    A cluster signals every process of a job; a worker that died of it would take the last step down with it.
+    A cluster signals every process of a job, and the parent needs the workers' batches to finish its step.
 
     Args:
         inner: the `worker_init_fn` that the loader had, or None.
@@ -121,7 +121,16 @@ class IgnoreSignals:
         self.inner = inner
 
     def __call__(self, worker: int) -> None:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "sigwaitinfo"):  # not on macOS
+            # Ignoring SIGTERM would not do: it is also how the parent ends its workers.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=_end_when_asked_by, args=(os.getppid(),), daemon=True).start()
         if self.inner is not None:
             self.inner(worker)
+
+
+def _end_when_asked_by(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

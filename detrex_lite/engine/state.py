@@ -2,17 +2,19 @@
 
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .. import distributed
+from ..checkpoint import CheckpointError
 from ..errors import NonFiniteError
 from .ema import ModelEma
 from .random_states import random_states, set_random_states
+from .running_means import RunningMeans
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -31,16 +33,6 @@ def checkpoint_name(iteration: int) -> str:
     return f"model_{iteration:07d}"
 
 
-def as_floats(records: Sequence[Mapping[str, Tensor | float]]) -> list[dict[str, float]]:
-    """The same with plain numbers; one transfer from the device for all of them."""
-    tensors = [value for record in records for value in record.values() if isinstance(value, Tensor)]
-    numbers = iter(torch.stack([tensor.float() for tensor in tensors]).tolist() if tensors else ())
-    return [
-        {name: next(numbers) if isinstance(value, Tensor) else value for name, value in record.items()}
-        for record in records
-    ]
-
-
 class TrainingState:
     """The parts of a run that a checkpoint holds.
 
@@ -55,8 +47,7 @@ class TrainingState:
     Attributes:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
         saved_iteration: the iteration of the last checkpoint that was written, None before the first.
-        pending_losses: name -> loss of each step since the last line of the log, as the log collects them.
-            They are saved so that a resumed run writes the same means.
+        losses: means since the last line of the log; saved, so that a resumed run writes the same lines.
     """
 
     def __init__(
@@ -77,12 +68,12 @@ class TrainingState:
         self.config = config
         self.best: dict[str, Any] | None = None
         self.saved_iteration: int | None = None
-        self.pending_losses: list[Mapping[str, Tensor | float]] = []
+        self.losses = RunningMeans()
 
     def capture(self) -> dict[str, Any]:
         """The state as a dict of tensors and plain values. Every process must call this."""
         trainer = self.trainer
-        per_process = distributed.all_gather_objects((random_states(), as_floats(self.pending_losses)))
+        per_process = distributed.all_gather_objects((random_states(), self.losses.totals()))
         state = {
             "model": self.model.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
@@ -90,7 +81,7 @@ class TrainingState:
             "scaler": trainer.scaler.state_dict(),
             "iteration": trainer.iteration,
             "rng": [states for states, _ in per_process],
-            "pending_losses": [losses for _, losses in per_process],
+            "losses": [totals for _, totals in per_process],
             "best": self.best,
             "class_names": self.class_names,
             "config": self.config,
@@ -124,11 +115,11 @@ class TrainingState:
         """Continue from a checkpoint: everything is as it was when it was saved.
 
         Raises:
-            ValueError: when the checkpoint is of another model, optimizer or set of classes.
+            CheckpointError: when the checkpoint is of another model, optimizer or set of classes.
         """
         state = self.checkpointer.load(path)
         if self.class_names and state["class_names"] and state["class_names"] != self.class_names:
-            raise ValueError(
+            raise CheckpointError(
                 f"{path} was trained on the classes {state['class_names']}, the data has {self.class_names}; "
                 "a run goes on with its own classes only (to fine-tune, give the file as train.init_checkpoint)"
             )
@@ -139,9 +130,8 @@ class TrainingState:
                 self.ema.load_state_dict(state.get("ema", state["model"]), state.get("ema_updates", 0))
             self._restore_optimizer(state["optimizer"])
         except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"{path} does not fit the model and optimizer of this config, so the run cannot be continued"
-                f": {error}"
+            raise CheckpointError(
+                f"{path} does not fit the model and optimizer of this config, so the run cannot be continued: {error}"
             ) from error
         if trainer.scaler.is_enabled() and state["scaler"]:
             trainer.scaler.load_state_dict(state["scaler"])
@@ -150,7 +140,7 @@ class TrainingState:
         self._report_changes(path, state)
         if len(state["rng"]) == distributed.world_size():
             states = state["rng"][distributed.rank()]
-            self.pending_losses = state["pending_losses"][distributed.rank()]
+            self.losses.restart(state["losses"][distributed.rank()])
             trainer.on_loader_started = lambda: set_random_states(states)
 
     def _restore_optimizer(self, stored: dict[str, Any]) -> None:
@@ -177,10 +167,6 @@ class TrainingState:
                 distributed.world_size(),
             )
         before, after = state["config"].splitlines(), self.config.splitlines()
-        changes = (
-            [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")]
-            if before != after
-            else []
-        )
+        changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")] if before != after else []
         if changes:
             logger.warning("The config has changed since the checkpoint:\n%s", "\n".join(changes))

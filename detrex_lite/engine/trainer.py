@@ -1,8 +1,8 @@
 """The training loop and its hook points.
 
-One step is: fetch `accumulate_steps` batches, sum and average their losses, make sure on all processes that
-they are finite, clip, and let the optimizer step. Everything else (learning rate, logs, checkpoints,
-evaluation) is a `Hook`.
+One step is: for each of `accumulate_steps` batches, compute the losses, make sure on all processes that they
+are finite, and add up gradients; then clip, and let the optimizer step. Everything else (learning rate, logs,
+checkpoints, evaluation) is a `Hook`.
 """
 
 import contextlib
@@ -151,16 +151,10 @@ class Trainer:
             batch = self._fetch(batches)
             is_last = number == self.accumulate_steps
             with contextlib.nullcontext() if is_last else self._without_gradient_exchange():
-                error = None
-                try:
-                    all_losses.append(self._forward(batch))
-                except FloatingPointError as caught:
-                    error = caught
-                # Before the backward pass in which processes wait for each other.
-                if is_last or error is not None:
-                    self._require_finite(all_losses, error)
-                total = sum(all_losses[-1].values(), start=torch.zeros((), device=self.device))
+                losses = self._forward(batch)
+                total = sum(losses.values(), start=torch.zeros((), device=self.device))
                 self.scaler.scale(total / self.accumulate_steps).backward()
+            all_losses.append({name: value.detach() for name, value in losses.items()})
         self._update_weights()
         self.losses = _mean(all_losses)
         self.step_seconds = time.perf_counter() - start
@@ -170,15 +164,22 @@ class Trainer:
         batch = next(batches)
         self.data_seconds += time.perf_counter() - start
         self.num_images += len(batch)
-        self._file_names += [str(one["file_name"]) for one in batch if "file_name" in one]
+        self._file_names += _file_names(batch)
         return batch
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self.model(batch)
-        if not isinstance(losses, dict) or not losses:
-            name = type(self.model).__name__
-            raise ValueError(f"in training a model returns a dict of losses; {name} gave {losses!r:.80}")
+        """The losses of one batch, which are finite on every process when this returns."""
+        losses: dict[str, Tensor] = {}
+        error = None
+        try:
+            with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+                losses = self.model(batch)
+            if not isinstance(losses, dict) or not losses:
+                name = type(self.model).__name__
+                raise ValueError(f"in training a model returns a dict of losses; {name} gave {losses!r:.80}")
+        except FloatingPointError as caught:
+            error = caught
+        self._require_finite(losses, error, batch)
         return losses
 
     def _without_gradient_exchange(self) -> contextlib.AbstractContextManager[None]:
@@ -193,30 +194,29 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _require_finite(self, losses: list[dict[str, Tensor]], error: FloatingPointError | None) -> None:
-        """Raise on all processes when a loss of this step or the last gradient is not finite on one of them.
+    def _require_finite(self, losses: dict[str, Tensor], error: FloatingPointError | None, batch: Batch) -> None:
+        """Raise on all processes when a loss or the last gradient is not finite on one of them.
 
-        Requests to stop are exchanged on the way. This is the step's one transfer from the device.
+        It comes before the backward pass, in which processes wait for each other, and takes requests to stop
+        along. This is the one transfer from the device for each batch.
         """
-        watched = [value.detach().float() for part in losses for value in part.values()]
-        if self.grad_norm is not None and not self.scaler.is_enabled():  # a scaler skips such steps by itself
-            watched.append(self.grad_norm.float())
         failed = torch.ones((), device=self.device)
         if error is None:
-            failed = 1 - torch.isfinite(torch.stack(watched)).all().float()
+            watched = [value.detach().float() for value in losses.values()]
+            if self.grad_norm is not None and not self.scaler.is_enabled():  # a scaler skips such steps itself
+                watched.append(self.grad_norm.float())
+            failed -= torch.isfinite(torch.stack(watched)).all().float()
         flags = torch.stack([failed, failed.new_tensor(float(self.stop_requested))])
         if distributed.is_distributed():
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         any_failed, stop_signal = flags.tolist()
         self.stop_signal = int(stop_signal)
         if any_failed:
-            mine = self._describe(losses, error) if failed.item() else ""
+            mine = self._describe(losses, error, batch) if failed.item() else ""
             raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine)))) from error
 
-    def _describe(self, losses: list[dict[str, Tensor]], error: FloatingPointError | None) -> str:
-        iteration, file_names = self.iteration + 1, self._file_names
-        bad = [(name, float(value.detach())) for part in losses for name, value in part.items()]
-        bad = [(name, value) for name, value in bad if not math.isfinite(value)]
+    def _describe(self, losses: dict[str, Tensor], error: FloatingPointError | None, batch: Batch) -> str:
+        iteration, file_names = self.iteration + 1, _file_names(batch)
         norm = 0.0 if self.grad_norm is None or self.scaler.is_enabled() else float(self.grad_norm)
         if not math.isfinite(norm):
             # Then the weights are not finite either, and whatever is wrong now comes from that.
@@ -225,13 +225,18 @@ class Trainer:
         elif error is not None:
             what = f"training stopped at iteration {iteration}: {error}"
         else:
-            listed = ", ".join(f"{name}={value}" for name, value in bad)
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            listed = ", ".join(f"{name}={value}" for name, value in values.items() if not math.isfinite(value))
             what = f"the loss is not finite at iteration {iteration}: {listed}"
         images = f"; images: {', '.join(file_names)}" if file_names else ""
         advice = "a lower optimizer.lr, train.clip_grad.enabled=True"
         if self.amp_dtype is torch.float16:
             advice += ", train.amp.dtype=bf16"
         return f"{what}{images}. No checkpoint was written since. Check the images and boxes, or try {advice}"
+
+
+def _file_names(batch: Batch) -> list[str]:
+    return [str(one["file_name"]) for one in batch if "file_name" in one]
 
 
 def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -253,11 +258,8 @@ def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _mean(all_losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """name -> mean over the batches that have it, detached."""
+    """name -> mean over the batches that have it."""
     if len(all_losses) == 1:
-        return {name: value.detach() for name, value in all_losses[0].items()}
+        return all_losses[0]
     names = dict.fromkeys(name for losses in all_losses for name in losses)
-    return {
-        name: torch.stack([losses[name].detach() for losses in all_losses if name in losses]).mean()
-        for name in names
-    }
+    return {name: torch.stack([losses[name] for losses in all_losses if name in losses]).mean() for name in names}

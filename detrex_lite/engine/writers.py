@@ -129,7 +129,5 @@ def truncate_metrics(path: Path, iteration: int) -> None:
         return
     kept = [record for record in read_metrics(path) if record["iteration"] <= iteration]
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(
-        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8"
-    )
+    temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
     os.replace(temporary, path)

@@ -74,9 +74,7 @@ def _log_progress(batches: int, loader: Any, num_images: int, seconds: float) ->
     rate = num_images / seconds
     if hasattr(loader, "__len__"):
         remaining = (len(loader) - batches) * seconds / batches
-        logger.info(
-            "Inference: batch %d of %d, %.1f images/s, %.0f s left.", batches, len(loader), rate, remaining
-        )
+        logger.info("Inference: batch %d of %d, %.1f images/s, %.0f s left.", batches, len(loader), rate, remaining)
     else:
         logger.info("Inference: batch %d, %.1f images/s.", batches, rate)
 

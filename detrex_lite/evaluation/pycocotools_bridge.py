@@ -50,8 +50,7 @@ def build_ground_truth(dataset: Any) -> Any:
                 }
             )
     categories = [
-        {"id": category_id, "name": name}
-        for category_id, name in zip(category_ids, dataset.class_names, strict=True)
+        {"id": category_id, "name": name} for category_id, name in zip(category_ids, dataset.class_names, strict=True)
     ]
     return _index({"images": images, "annotations": annotations, "categories": categories})
 
@@ -75,9 +74,7 @@ def evaluate_boxes(ground_truth: Any, predictions: list[dict[str, Any]]) -> dict
         evaluation.accumulate()
         evaluation.summarize()
 
-    metrics = {
-        name: _percent(value) for name, value in zip(METRIC_NAMES, evaluation.stats.tolist(), strict=True)
-    }
+    metrics = {name: _percent(value) for name, value in zip(METRIC_NAMES, evaluation.stats.tolist(), strict=True)}
     precision = evaluation.eval["precision"]  # IoU thresholds, recalls, classes, sizes, detections per image
     for category in ground_truth.dataset["categories"]:
         valid = precision[:, :, evaluation.params.catIds.index(category["id"]), 0, -1]

@@ -19,9 +19,7 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
         return "no metrics (the data set has no annotations)"
     present = [name for name in METRIC_NAMES if name in metrics]
     parts = [
-        _layout([names, [_number(metrics[name]) for name in names]])
-        for names in (present[:6], present[6:])
-        if names
+        _layout([names, [_number(metrics[name]) for name in names]]) for names in (present[:6], present[6:]) if names
     ]
     classes = [(name.removeprefix("AP-"), value) for name, value in metrics.items() if name.startswith("AP-")]
     if classes:
@@ -44,10 +42,7 @@ def _layout(rows: list[list[str]], left: Sequence[int] = ()) -> str:
     """Aligned columns: to the right, but those in `left` to the left."""
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(
-            text.ljust(widths[i]) if i in left else text.rjust(max(widths[i], 6))
-            for i, text in enumerate(row)
-        )
+        "  ".join(text.ljust(widths[i]) if i in left else text.rjust(max(widths[i], 6)) for i, text in enumerate(row))
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)

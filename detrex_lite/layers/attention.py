@@ -86,18 +86,12 @@ class MultiheadAttention(nn.Module):
             key_pos = query_pos if key_pos is None else key_pos
         value = key if value is None else value
         identity = query if identity is None else identity
-        if not self.batch_first:
-            query, key, value, query_pos, key_pos = (
-                x.transpose(0, 1) if x is not None and x.dim() == 3 else x
-                for x in (query, key, value, query_pos, key_pos)
-            )
-
         q, k, v = self._project(query, key, value, query_pos, key_pos)
         mask = self._merge_masks(attn_mask, key_padding_mask, q, k)
         dropout = self.attn_drop if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        out = self.out_proj(out.transpose(1, 2).flatten(2))
-        return identity + self.proj_drop(out if self.batch_first else out.transpose(0, 1))
+        out = out.transpose(1, 2) if self.batch_first else out.permute(2, 0, 1, 3)
+        return identity + self.proj_drop(self.out_proj(out.flatten(2)))
 
     def _project(
         self, query: Tensor, key: Tensor, value: Tensor, query_pos: Tensor | None, key_pos: Tensor | None
@@ -113,8 +107,12 @@ class MultiheadAttention(nn.Module):
             q = F.linear(query, weight[:channels], bias[:channels])
             k = F.linear(key, weight[channels : 2 * channels], bias[channels : 2 * channels])
         v = F.linear(value, weight[2 * channels :], bias[2 * channels :])
-        heads = (self.num_heads, channels // self.num_heads)
-        return tuple(x.unflatten(-1, heads).transpose(1, 2) for x in (q, k, v))  # type: ignore[return-value]
+        return self._split_heads(q), self._split_heads(k), self._split_heads(v)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, tokens, C), or (tokens, B, C), to (B, H, tokens, C / H)."""
+        x = x.unflatten(-1, (self.num_heads, -1))
+        return x.transpose(1, 2) if self.batch_first else x.permute(1, 2, 0, 3)
 
     def _merge_masks(
         self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor

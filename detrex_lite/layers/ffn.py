@@ -1,5 +1,6 @@
 """Feed-forward blocks: the one inside transformer layers, and the plain perceptron of prediction heads."""
 
+import itertools
 from collections.abc import Callable
 
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ class FFN(nn.Module):
             )
         widths = [embed_dim, *[feedforward_dim] * (num_fcs - 1), output_dim]
         self.layers = nn.ModuleList(
-            nn.Linear(before, after, bias=fc_bias) for before, after in zip(widths, widths[1:], strict=False)
+            nn.Linear(before, after, bias=fc_bias) for before, after in itertools.pairwise(widths)
         )
         self.activations = nn.ModuleList(activation() for _ in range(num_fcs - 1))
         self.dropout = nn.Dropout(ffn_drop)
@@ -79,7 +80,7 @@ class MLP(nn.Module):
             raise ValueError(f"num_layers={num_layers} is below 1")
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
         self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)
+            nn.Linear(before, after) for before, after in itertools.pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -152,11 +152,9 @@ class TransformerLayerSequence(nn.Module):
             if num_layers is None:
                 raise ValueError("one layer was given: num_layers must say how many copies to make")
             transformer_layers = [copy.deepcopy(transformer_layers) for _ in range(num_layers)]
-        elif num_layers is not None and len(transformer_layers) != num_layers:  # type: ignore[arg-type]
-            raise ValueError(
-                f"{len(transformer_layers)} layers were given, but num_layers={num_layers}"  # type: ignore[arg-type]
-            )
-        self.layers = nn.ModuleList(transformer_layers)  # type: ignore[arg-type]
+        elif num_layers is not None and len(transformer_layers) != num_layers:
+            raise ValueError(f"{len(transformer_layers)} layers were given, but num_layers={num_layers}")
+        self.layers = nn.ModuleList(transformer_layers)
 
     @property
     def num_layers(self) -> int:

@@ -43,7 +43,9 @@ def _to_instances(
 ) -> list[Instances]:
     """scores, classes: (B, D); boxes: (B, D, 4) cxcywh in 0..1. Boxes are clipped; those left without area go."""
     results = []
-    for one_scores, one_classes, one_boxes, (height, width) in zip(scores, classes, boxes, sizes, strict=True):
+    for one_scores, one_classes, one_boxes, (height, width) in zip(
+        scores, classes, boxes, sizes, strict=True
+    ):
         absolute = Boxes(box_cxcywh_to_xyxy(one_boxes))
         absolute.scale(width, height)
         absolute.clip((height, width))

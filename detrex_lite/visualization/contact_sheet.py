@@ -75,9 +75,7 @@ def contact_sheet(
                 x = left + number * (panel_size + _GAP // 2) + (panel_size - panel.width) // 2
                 sheet.paste(panel, (x, top + (height - panel.height) // 2))
             caption = fit_text(pair.caption, font, pair_width)
-            draw.text(
-                (left, top + height + _CAPTION_HEIGHT // 2), caption, fill=_FAINT, font=font, anchor="lm"
-            )
+            draw.text((left, top + height + _CAPTION_HEIGHT // 2), caption, fill=_FAINT, font=font, anchor="lm")
         top += height + _CAPTION_HEIGHT + _GAP
     out_png = Path(out_png)
     out_png.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +88,7 @@ class _Pair(NamedTuple):
     caption: str
 
 
-def _draw_pair(
-    row: SheetRow, class_names: Sequence[str] | None, score_threshold: float, panel_size: int
-) -> _Pair:
+def _draw_pair(row: SheetRow, class_names: Sequence[str] | None, score_threshold: float, panel_size: int) -> _Pair:
     image = to_pil(row.image)
     scale = panel_size / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -109,9 +109,7 @@ def select_objects(
         return objects
     scores = instances.scores.tolist()
     ranked = sorted(zip(scores, objects, strict=True), key=lambda pair: -pair[0])
-    return [
-        one._replace(label=f"{one.label} {score:.2f}") for score, one in ranked if score >= score_threshold
-    ]
+    return [one._replace(label=f"{one.label} {score:.2f}") for score, one in ranked if score >= score_threshold]
 
 
 def draw_objects(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import torch
 
@@ -37,6 +38,8 @@ class RankLoader(TinyLoader):
 
 class Detector(TinyDetector):
     def forward(self, batched_inputs):
+        # As criteria do, to normalise by the number of boxes of all processes.
+        distributed.mean_over_processes(torch.tensor(float(len(batched_inputs))))
         if any("broken" in one for one in batched_inputs):
             raise NonFiniteError("a cost is not finite")
         return super().forward(batched_inputs)
@@ -59,14 +62,21 @@ def several_runs(folder):
         report["stopped"] = stopped.code
     train(config(folder / "broken"), resume=True)
     try:
-        train(config(folder / "error", "+dataloader.train.event=error", "+dataloader.train.event_at=4"))
+        train(
+            config(
+                folder / "error",
+                "train.ddp.fp16_compression=True",
+                "+dataloader.train.event=error",
+                "+dataloader.train.event_at=4",
+            )
+        )
     except NonFiniteError as error:
         report["error"] = str(error)
     (folder / f"report_{distributed.rank()}.json").write_text(json.dumps(report))
 
 
-def fail_in_one(folder):
-    """Process 1 fails while process 0 waits for it."""
+def fail_in_one():
+    """Process 1 fails while process 0 is busy for long."""
     if distributed.rank() == 1:
         raise SystemExit(7)
-    distributed.barrier()
+    time.sleep(600)

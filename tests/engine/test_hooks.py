@@ -75,9 +75,7 @@ def Unannotated(**arguments):
 
 def test_the_average_of_the_weights_is_evaluated_when_asked(tmp_path):
     for use in (True, False):
-        cfg = tiny_config(
-            tmp_path / str(use), "train.model_ema.enabled=True", f"train.model_ema.use_in_eval={use}"
-        )
+        cfg = tiny_config(tmp_path / str(use), "train.model_ema.enabled=True", f"train.model_ema.use_in_eval={use}")
         cfg.dataloader.evaluator._target_ = "tests.engine.test_hooks.ScoreEvaluator"
         results = train(cfg)
         stored = torch.load(tmp_path / str(use) / "model_final.pth", weights_only=True)
@@ -129,3 +127,13 @@ def test_results_survive_being_flat():
     back = unflatten({**flat, "segm/AP": None})
     assert back["bbox"] == results["bbox"]
     assert math.isnan(back["segm"]["AP"])
+
+
+def test_evaluation_does_not_influence_training(tmp_path):
+    losses = []
+    for period in (0, 1):
+        train(tiny_config(tmp_path / str(period), f"train.eval_period={period}"))
+        records = read_metrics(tmp_path / str(period) / "metrics.jsonl")
+        losses.append([record["total_loss"] for record in records if "total_loss" in record])
+    assert len(losses[0]) == 6
+    assert losses[0] == losses[1]

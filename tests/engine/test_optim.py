@@ -59,9 +59,7 @@ def test_the_last_matching_factor_counts_and_the_function_multiplies_it():
         lr_factors={"head": 0.5, r"^backbone\.2": 0.25, r"^other_head": 2.0},
         lr_factor_func=lambda name: 10.0 if name.endswith("bias") else 1.0,
     )
-    rates = {
-        name: group["lr"] for group, names in zip(groups, names_of(model, groups), strict=True) for name in names
-    }
+    rates = {name: group["lr"] for group, names in zip(groups, names_of(model, groups), strict=True) for name in names}
     assert rates == pytest.approx(
         {
             "backbone.1.weight": 0.1,

@@ -53,9 +53,7 @@ def test_initial_weights_are_a_local_file(tmp_path):
 
 
 def test_classes_that_agree_are_returned():
-    names = check_classes(
-        TinyDetector(num_classes=2), {"training": dataset("a", "b"), "validation": dataset("a", "b")}
-    )
+    names = check_classes(TinyDetector(num_classes=2), {"training": dataset("a", "b"), "validation": dataset("a", "b")})
     assert names == ("a", "b")
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from detrex_lite import distributed
+from detrex_lite.config import ConfigError
 from detrex_lite.engine import launch
 
 from . import children
@@ -19,7 +20,13 @@ def test_one_process_runs_here():
 
 
 def test_torchrun_is_recognised(monkeypatch):
-    environment = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    environment = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
@@ -40,7 +47,7 @@ def test_torchrun_is_recognised(monkeypatch):
     ],
 )
 def test_what_cannot_be_started_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         launch(identity, **{"device": "cpu", "args": (1,), **arguments})
 
 
@@ -63,8 +70,8 @@ def test_two_processes_train_together_stop_together_and_fail_together(tmp_path):
     assert numbers(tmp_path / "error")[-1]["iteration"] == 2
 
 
-def test_the_failure_of_one_process_ends_the_others(tmp_path, monkeypatch):
+def test_the_failure_of_one_process_ends_the_others(monkeypatch):
     monkeypatch.setattr("detrex_lite.engine.processes.GRACE_SECONDS", 0.5)
     with pytest.raises(SystemExit) as ended:
-        launch(children.fail_in_one, 2, device="cpu", args=(tmp_path,))
+        launch(children.fail_in_one, 2, device="cpu")
     assert ended.value.code == 7

@@ -1,11 +1,13 @@
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from detrex_lite.engine import Trainer, train
-from detrex_lite.engine.progress import ProgressLog
+from detrex_lite.engine.progress import ProgressLog, _main_losses
+from detrex_lite.engine.running_means import RunningMeans
 from detrex_lite.engine.writers import read_metrics
 
 from .tiny import Recorder, TinyDetector, TinyLoader, tiny_config
@@ -19,18 +21,16 @@ class Lines:
         self.lines.append((iteration, scalars))
 
 
-class NoState:
-    pending_losses = ()
-
-
 def run(period, max_iter, **arguments):
     model = TinyDetector()
-    writer, state, recorder = Lines(), NoState(), Recorder()
-    state.pending_losses = []
+    writer, recorder = Lines(), Recorder()
+    state = SimpleNamespace(losses=RunningMeans())
     log = ProgressLog(period=period, writers=[writer], state=state)
     trainer = Trainer(
         model=model,
-        optimizer=torch.optim.SGD([{"params": model.backbone.parameters(), "lr": 0.1}, {"params": model.head.parameters()}], lr=0.2),
+        optimizer=torch.optim.SGD(
+            [{"params": model.backbone.parameters(), "lr": 0.1}, {"params": model.head.parameters()}], lr=0.2
+        ),
         data_loader=TinyLoader(),
         max_iter=max_iter,
         hooks=[recorder, log],
@@ -75,7 +75,14 @@ def test_a_terminal_gets_a_progress_bar_and_the_file_the_lines(tmp_path, monkeyp
 
 def test_without_a_terminal_there_are_lines(tmp_path):
     train(tiny_config(tmp_path, "train.log_period=2"))
-    lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if " iteration " in line and "eta" in line]
+    lines = [
+        line for line in (tmp_path / "log.txt").read_text().splitlines() if " iteration " in line and "eta" in line
+    ]
     assert len(lines) == 3
     assert all(part in lines[0] for part in ("iteration 2/6", "eta 0:00:0", "loss_bbox", "lr ", "images/s", "data "))
     assert [r["iteration"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [2, 4, 6, 6]
+
+
+def test_lines_leave_out_the_losses_of_other_layers():
+    names = ["total_loss", "loss_class", "loss_class_0", "loss_class_dn", "loss_giou", "loss_enc_only", "lr"]
+    assert _main_losses(dict.fromkeys(names, 1.0)) == ["total_loss", "loss_class", "loss_giou", "loss_enc_only"]

@@ -39,6 +39,7 @@ def final_state(folder):
     if state["best"] is not None:
         assert state["best"].pop("metric") == "bbox/AP"
     state.pop("config")  # it names the output folder
+    state.pop("class_names")
     for states in state["rng"]:
         assert states["numpy"].pop(0) == "MT19937"
     return state
@@ -104,7 +105,8 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path):
     run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(
-        ConfigError, match=r"holds another run \(last_checkpoint, metrics.jsonl, config.yaml\).*--resume.*train.output_dir"
+        ConfigError,
+        match=r"holds another run \(last_checkpoint, metrics.jsonl, config.yaml\).*--resume.*train.output_dir",
     ):
         run(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
@@ -138,7 +140,12 @@ def test_an_evaluation_that_was_not_finished_is_made_up_for(tmp_path):
 
 def test_the_best_so_far_is_remembered(tmp_path):
     with pytest.raises(OSError, match="the disk is gone"):
-        run(tmp_path, "train.eval_period=2", "dataloader.evaluator.values=[30.0,20.0]", "dataloader.train.fail_at=5")
+        run(
+            tmp_path,
+            "train.eval_period=2",
+            "dataloader.evaluator.values=[30.0,20.0]",
+            "dataloader.train.fail_at=5",
+        )
     run(tmp_path, "train.eval_period=2", resume=True)
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 2
     best = torch.load(tmp_path / "model_final.pth", weights_only=True)["best"]

@@ -1,6 +1,7 @@
 """Training and evaluation from a config, on generated images through the real data, evaluation and checkpoints."""
 
 import json
+import multiprocessing
 
 import pytest
 import torch
@@ -41,7 +42,14 @@ def test_a_whole_run(make_config, tmp_path):
     assert set(results["bbox"]) >= {"AP", "AP50", "APs", "AR100", "AP-circle"}
     folder = tmp_path / "run"
     present = {path.name for path in folder.iterdir()}
-    assert present >= {"config.yaml", "log.txt", "metrics.jsonl", "last_checkpoint", "model_final.pth", "evaluation"}
+    assert present >= {
+        "config.yaml",
+        "log.txt",
+        "metrics.jsonl",
+        "last_checkpoint",
+        "model_final.pth",
+        "evaluation",
+    }
     assert json.loads((folder / "evaluation" / "predictions.json").read_text())
     records = read_metrics(folder / "metrics.jsonl")
     assert [record["iteration"] for record in records] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
@@ -64,15 +72,17 @@ def test_the_saved_config_repeats_the_run(make_config, tmp_path):
 
 
 def test_a_run_with_workers_is_resumed_exactly(make_config, tmp_path):
-    workers = ("dataloader.train.num_workers=1", "train.accumulate_steps=2")
-    train(make_config("whole", *workers))
-    train(make_config("part", *workers, "train.max_iter=3"))
-    # As if it had been killed: lengths differ in this test alone.
-    (tmp_path / "part" / "last_checkpoint").write_text("model_0000002.pth")
-    cfg = make_config("part", *workers)
-    train(cfg, resume=True)
-    whole, part = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "part"))
-    assert [r["total_loss"] for r in part[2:6]] == [r["total_loss"] for r in whole[2:6]]
+    def run(name, max_iter, resume=False):
+        cfg = make_config(name, "dataloader.train.num_workers=1", f"train.max_iter={max_iter}")
+        cfg.lr_multiplier = get_config("common/schedule.py").lr_multiplier_12ep  # 1 for all of these steps
+        train(cfg, resume=resume)
+        return [record.get("total_loss") for record in read_metrics(tmp_path / name / "metrics.jsonl")]
+
+    whole = run("whole", max_iter=6)
+    run("part", max_iter=2)
+    part = run("part", max_iter=6, resume=True)
+    assert part == [*whole[:2], None, *whole[2:]]  # the first part ended with an evaluation
+    assert multiprocessing.active_children() == []
 
 
 def test_evaluating_gives_the_results_of_training(make_config, tmp_path):
@@ -117,6 +127,12 @@ def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_pat
     assert tuned["head.weight"].shape == (7, 8)
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "head.weight: (95, 8) in the checkpoint, (7, 8) in the model" in log
+
+
+def test_fine_tuning_from_another_model_is_refused(make_config, tmp_path):
+    torch.save({"encoder.weight": torch.zeros(2, 2), "decoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="another model"):
+        train(make_config("run", f"train.init_checkpoint={tmp_path}/other.pth"))
 
 
 def test_a_wrong_number_of_classes_leaves_nothing_that_blocks_the_next_attempt(make_config, tmp_path):

@@ -65,7 +65,10 @@ def test_all_faults_are_reported_at_once():
         ("eval_epochs=0", "train.eval_epochs=0 must be a number above 0, or null"),
         ("eval_period=-1", "train.eval_period=-1 must be a whole number from 0, or null"),
         ("checkpointer.period=x", "train.checkpointer.period='x' must be a whole number from 0, or null"),
-        ("checkpointer.max_to_keep=0", "train.checkpointer.max_to_keep=0 must be a whole number from 1, or null"),
+        (
+            "checkpointer.max_to_keep=0",
+            "train.checkpointer.max_to_keep=0 must be a whole number from 1, or null",
+        ),
         ("seed=-1", "train.seed=-1 must be a whole number from 0"),
         ("amp.dtype=bf61", "train.amp.dtype='bf61' is unknown; did you mean 'bf16'?"),
         ("model_ema.decay=1", "train.model_ema.decay=1 must be in [0, 1)"),
@@ -109,6 +112,12 @@ def test_epochs_become_steps():
 def test_the_shorter_of_steps_and_epochs_counts():
     result = lengths(10, max_epochs=3, max_iter=7, eval_epochs=1, eval_period=20)
     assert (result.max_iter, result.eval_period, result.checkpoint_period) == (7, 10, 0)
+
+
+def test_steps_that_cut_epochs_short_are_reported(caplog):
+    assert lengths(10, max_epochs=3, max_iter=7, eval_epochs=1, eval_period=10).max_iter == 7
+    (message,) = caplog.messages
+    assert message.startswith("train.max_epochs=3 would be 30 steps, but train.max_iter=7 is shorter and counts")
 
 
 def test_epochs_that_are_a_whole_number_of_steps_are_not_rounded_up():

@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from detrex_lite.engine import signals, train
-from detrex_lite.engine.signals import IgnoreSignals
+from detrex_lite.engine.signals import LeaveSignalsToParent
 
 from .tiny import CountingEvaluator, tiny_config
 
@@ -111,17 +112,35 @@ def in_worker(worker):
 
 
 class SignalledDataset(torch.utils.data.Dataset):
-    """Each of its samples brings the signals to the worker that loads it."""
+    """Each of its samples brings the signals to the worker that loads it, as if a cluster had sent them."""
 
     def __getitem__(self, index):
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            subprocess.run(["kill", f"-{int(number)}", str(os.getpid())], check=True)
         return index, os.environ["INNER"]
 
     def __len__(self):
         return 3
 
 
-def test_workers_leave_signals_to_their_parent():
-    loader = DataLoader(SignalledDataset(), num_workers=1, batch_size=None, worker_init_fn=IgnoreSignals(in_worker))
-    assert [tuple(sample) for sample in loader] == [(0, "0"), (1, "0"), (2, "0")]
+def make_loader(persistent_workers=False):
+    return DataLoader(
+        SignalledDataset(),
+        num_workers=1,
+        batch_size=None,
+        persistent_workers=persistent_workers,
+        worker_init_fn=LeaveSignalsToParent(in_worker),
+    )
+
+
+def test_workers_survive_signals_of_others():
+    assert [tuple(sample) for sample in make_loader()] == [(0, "0"), (1, "0"), (2, "0")]
+
+
+def test_workers_end_when_their_parent_asks_them_to():
+    loader = make_loader(persistent_workers=True)
+    next(iter(loader))
+    (process,) = loader._iterator._workers
+    process.terminate()
+    process.join(timeout=10)
+    assert process.exitcode == 0

@@ -77,10 +77,14 @@ def test_precision():
 
 def test_a_data_set_without_annotations():
     bare = SimpleNamespace(name="photos", num_classes=3, has_annotations=False, dropped={})
-    assert text("validation", datasets={"validation": Sized(bare, 5)}) == ["photos: 5 images, no annotations, 3 classes"]
+    assert text("validation", datasets={"validation": Sized(bare, 5)}) == [
+        "photos: 5 images, no annotations, 3 classes"
+    ]
 
 
 def test_what_is_not_known_is_not_claimed():
     assert text("batch", batch_size=None) == ["2 batches a step"]
     lengths = Lengths(max_iter=5, eval_period=0, checkpoint_period=2, epoch=None)
-    assert text("length", lengths=lengths) == ["5 steps; checkpoint every 2 steps and at the end, evaluation at the end"]
+    assert text("length", lengths=lengths) == [
+        "5 steps; checkpoint every 2 steps and at the end, evaluation at the end"
+    ]

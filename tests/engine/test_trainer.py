@@ -150,7 +150,8 @@ def test_a_loss_that_is_not_finite_stops_before_weights_change():
     after_first = []
     recorder.after_step = lambda trainer: after_first.append(weights_of(trainer))
     with pytest.raises(
-        NonFiniteError, match=r"not finite at iteration 2: loss_bbox=nan; images: 2\.jpg, 3\.jpg\..*optimizer\.lr"
+        NonFiniteError,
+        match=r"not finite at iteration 2: loss_bbox=nan; images: 2\.jpg, 3\.jpg\..*optimizer\.lr",
     ):
         trainer.train()
     assert len(after_first) == 1
@@ -158,9 +159,9 @@ def test_a_loss_that_is_not_finite_stops_before_weights_change():
 
 
 def test_every_accumulated_batch_is_checked():
-    trainer = make_trainer(Poisoned(set_nan, "0.jpg"), accumulate_steps=3)
+    trainer = make_trainer(Poisoned(set_nan, "2.jpg"), accumulate_steps=3)
     before = weights_of(trainer)
-    with pytest.raises(NonFiniteError, match=r"iteration 1: loss_bbox=nan; images: 0\.jpg, 1\.jpg, 2\.jpg"):
+    with pytest.raises(NonFiniteError, match=r"iteration 1: loss_bbox=nan; images: 2\.jpg, 3\.jpg\."):
         trainer.train()
     torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
 
@@ -175,7 +176,8 @@ def test_an_error_of_the_model_gets_iteration_and_images():
 def test_a_gradient_that_is_not_finite_is_named_with_its_own_images():
     trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad={"max_norm": 1.0})
     with pytest.raises(
-        NonFiniteError, match=r"gradient is not finite at iteration 1: its norm is (inf|nan); images: 0\.jpg, 1\.jpg"
+        NonFiniteError,
+        match=r"gradient is not finite at iteration 1: its norm is (inf|nan); images: 0\.jpg, 1\.jpg",
     ):
         trainer.train()
 

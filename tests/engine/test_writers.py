@@ -79,9 +79,7 @@ def test_wandb_gets_the_numbers_and_goes_on_with_its_run(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     for _ in range(2):
-        writers = open_writers(
-            tmp_path, start_iteration=0, config={"a": 1}, wandb_params={"project": "detrex_lite"}
-        )
+        writers = open_writers(tmp_path, start_iteration=0, config={"a": 1}, wandb_params={"project": "detrex_lite"})
         write_all(writers[-1:], 2, {"x": 1.0})
     begun = {"dir": str(tmp_path), "config": {"a": 1}, "resume": "allow", "project": "detrex_lite"}
     assert calls == [begun, (2, {"x": 1.0}), "finish", {**begun, "id": "abc"}, (2, {"x": 1.0}), "finish"]

@@ -12,7 +12,6 @@ from detrex_lite.config import LazyConfig
 from detrex_lite.engine import Hook
 from detrex_lite.structures import Boxes, Instances
 
-
 CONFIG_FILE = Path(__file__).parent / "tiny_config.py"
 
 
@@ -40,7 +39,10 @@ class TinyDetector(nn.Module):
             size = one["height"], one["width"]
             corners = torch.cat([box[:2] * 0.5, 0.5 + box[2:] * 0.5])[None] * one["width"]
             found = Instances(
-                size, pred_boxes=Boxes(corners), scores=score.max()[None].sigmoid(), pred_classes=score.argmax()[None]
+                size,
+                pred_boxes=Boxes(corners),
+                scores=score.max()[None].sigmoid(),
+                pred_classes=score.argmax()[None],
             )
             results.append({"instances": found})
         return results

@@ -48,9 +48,9 @@ def model_input(image_id):
 
 def model_output(boxes=(), scores=(), classes=()):
     instances = Instances((200, 300))
-    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    instances.scores = torch.tensor(scores, dtype=torch.float32)
-    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.pred_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.scores = torch.as_tensor(scores, dtype=torch.float32)
+    instances.pred_classes = torch.as_tensor(classes, dtype=torch.int64)
     return {"instances": instances}
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detrex_lite.data import load_coco, load_voc
 from detrex_lite.evaluation import CocoEvaluator
 from detrex_lite.evaluation.pycocotools_bridge import METRIC_NAMES
 
@@ -38,44 +40,65 @@ def test_perfect_detections_score_100():
     assert metrics["AR1"] == pytest.approx(100, abs=1e-9)
 
 
-def test_metrics_are_those_of_pycocotools_on_files(tmp_path):
-    """Random boxes, partly right: the same numbers as from JSON files read by pycocotools alone."""
+def random_objects(num_images):
+    """image id -> (boxes, classes, detections): whole pixels, some objects found, some not, some twice."""
     generator = torch.Generator().manual_seed(3)
-    objects, outputs = {}, {}
-    for image_id in range(100, 120):
-        low = torch.rand(4, 2, generator=generator) * 150
-        boxes = torch.cat([low, low + 5 + torch.rand(4, 2, generator=generator) * 140], dim=1)
+    content = {}
+    for image_id in range(100, 100 + num_images):
+        low = torch.randint(0, 150, (4, 2), generator=generator)
+        boxes = torch.cat([low, low + torch.randint(5, 50, (4, 2), generator=generator)], dim=1)
         classes = torch.randint(0, 2, (4,), generator=generator)
-        rows = zip(boxes.tolist(), classes.tolist(), strict=True)
-        objects[image_id] = [(box, k, row == 3) for row, (box, k) in enumerate(rows)]
         moved = boxes + torch.randn(4, 4, generator=generator) * 4
-        outputs[image_id] = model_output(
-            moved.tolist(), torch.rand(4, generator=generator).tolist(), classes.tolist()
-        )
-    dataset = MemoryDataset(objects)
-    metrics = evaluate(dataset, outputs, tmp_path)["bbox"]
+        scores = torch.rand(4, generator=generator)
+        content[image_id] = boxes.tolist(), classes.tolist(), model_output(moved.tolist(), scores, classes)
+    return content
 
+
+def write_coco(path, content, crowd_row=None):
     annotations = []
-    for image_id, rows in objects.items():
-        for (x0, y0, x1, y1), k, crowd in rows:
-            box = [x0, y0, x1 - x0, y1 - y0]
+    for image_id, (boxes, classes, _) in content.items():
+        for row, ((x0, y0, x1, y1), k) in enumerate(zip(boxes, classes, strict=True)):
             annotations.append(
                 {
-                    "id": len(annotations) + 1,
+                    "id": len(annotations),  # 0 too, which pycocotools itself takes for "not matched"
                     "image_id": image_id,
-                    "category_id": [7, 3][k],
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": int(crowd),
+                    "category_id": [3, 7][k],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": int(row == crowd_row),
                 }
             )
-    content = {
-        "images": [{"id": i, "height": 200, "width": 300} for i in objects],
-        "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
-        "annotations": annotations,
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(content))
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 200, "width": 300} for i in content]
+    categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
+    path.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+
+
+def write_voc(folder, content):
+    folder.mkdir()
+    for image_id, (boxes, classes, _) in content.items():
+        objects = "".join(
+            f"<object><name>{('cat', 'dog')[k]}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin>"
+            f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+            for (x0, y0, x1, y1), k in zip(boxes, classes, strict=True)
+        )
+        (folder / f"{image_id}.xml").write_text(
+            f"<annotation><filename>{image_id}.jpg</filename><size><width>300</width><height>200</height>"
+            f"<depth>3</depth></size>{objects}</annotation>"
+        )
+        Image.new("RGB", (300, 200)).save(folder / f"{image_id}.jpg")
+
+
+def test_metrics_are_those_of_pycocotools_on_files(tmp_path):
+    content = random_objects(20)
+    write_coco(tmp_path / "truth.json", content, crowd_row=3)
+    dataset = load_coco(tmp_path / "truth.json", tmp_path)
+    outputs = {image_id: output for image_id, (_, _, output) in content.items()}
+    metrics = evaluate(dataset, outputs, tmp_path)["bbox"]
+
     truth = COCO(str(tmp_path / "truth.json"))
+    for annotation in truth.dataset["annotations"]:
+        annotation["id"] += 1
+    truth.createIndex()
     reference = COCOeval(truth, truth.loadRes(str(tmp_path / "predictions.json")), "bbox")
     reference.evaluate()
     reference.accumulate()
@@ -85,6 +108,22 @@ def test_metrics_are_those_of_pycocotools_on_files(tmp_path):
     assert 5 < metrics["AP"] < 95
     assert metrics["AP"] == pytest.approx((metrics["AP-cat"] + metrics["AP-dog"]) / 2)
     assert metrics["AP-cat"] != metrics["AP-dog"]
+
+
+def test_coco_and_voc_files_of_the_same_objects_give_the_same_metrics(tmp_path):
+    content = random_objects(6)
+    write_coco(tmp_path / "truth.json", content)
+    write_voc(tmp_path / "voc", content)
+    names = ("cat", "dog")
+    from_coco = load_coco(tmp_path / "truth.json", tmp_path, class_names=names)
+    from_voc = load_voc(tmp_path / "voc", tmp_path / "voc", class_names=names)
+    outputs = [output for _, _, output in content.values()]
+    results = [
+        evaluate(dataset, dict(zip(dataset.image_ids.tolist(), outputs, strict=True)))
+        for dataset in (from_coco, from_voc)
+    ]
+    assert results[0]["bbox"] == pytest.approx(results[1]["bbox"], nan_ok=True)
+    assert results[0]["bbox"]["AP"] > 5
 
 
 def test_files_are_written_under_original_ids(tmp_path):

@@ -34,7 +34,10 @@ def test_feature_map_positions_count_cells_that_are_not_padding():
     assert_close(got[1:, :, :2, :4], alone)
     y, x = 2 / (3 + 1e-6), 5 / (5 + 1e-6)  # the last column of the second row of the first image
     assert_close(
-        got[0, :, 1, 4], get_sine_pos_embed(torch.tensor([x, y], dtype=torch.float64), 8), rtol=1e-9, atol=1e-9
+        got[0, :, 1, 4],
+        get_sine_pos_embed(torch.tensor([x, y], dtype=torch.float64), 8),
+        rtol=1e-9,
+        atol=1e-9,
     )
 
 

@@ -53,7 +53,8 @@ def test_the_cheapest_matching_is_found(matcher):
     labels, boxes = targets.padded()
     cost = sum(part(predictions, labels, boxes) for part in matcher.costs.values())[0]
     best = min(
-        itertools.permutations(range(5), 3), key=lambda queries: sum(cost[q, t] for t, q in enumerate(queries))
+        itertools.permutations(range(5), 3),
+        key=lambda queries: sum(cost[q, t] for t, q in enumerate(queries)),
     )
     (match,) = matcher([predictions], targets)
     assert {(query, target) for _, query, target in pairs(match)} == {(q, t) for t, q in enumerate(best)}
@@ -122,7 +123,9 @@ def test_more_objects_than_queries_warn_once_and_match_what_fits(matcher):
 
 def test_degenerate_boxes_do_not_make_costs_infinite(matcher):
     targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), [1])
-    predictions = Predictions(torch.zeros(1, 2, 3), torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]]]))
+    predictions = Predictions(
+        torch.zeros(1, 2, 3), torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]]])
+    )
     (match,) = matcher([predictions], targets)
     assert match.query.tolist() == [0]
 

@@ -4,7 +4,11 @@ from torch import nn
 
 from detrex_lite.modeling import ChannelMapper
 
-FEATURES = {"res3": torch.randn(2, 8, 16, 20), "res4": torch.randn(2, 12, 8, 10), "res5": torch.randn(2, 16, 4, 5)}
+FEATURES = {
+    "res3": torch.randn(2, 8, 16, 20),
+    "res4": torch.randn(2, 12, 8, 10),
+    "res5": torch.randn(2, 16, 4, 5),
+}
 
 
 def channels(*names):
@@ -13,10 +17,18 @@ def channels(*names):
 
 def test_levels_and_extra_levels():
     neck = ChannelMapper(
-        in_channels=channels("res3", "res5"), out_channels=6, num_outs=4, norm=lambda width: nn.GroupNorm(2, width)
+        in_channels=channels("res3", "res5"),
+        out_channels=6,
+        num_outs=4,
+        norm=lambda width: nn.GroupNorm(2, width),
     )
     levels = neck(FEATURES)
-    assert [tuple(level.shape) for level in levels] == [(2, 6, 16, 20), (2, 6, 4, 5), (2, 6, 2, 3), (2, 6, 1, 2)]
+    assert [tuple(level.shape) for level in levels] == [
+        (2, 6, 16, 20),
+        (2, 6, 4, 5),
+        (2, 6, 2, 3),
+        (2, 6, 1, 2),
+    ]
     assert neck.extra_convs[0][0].in_channels == 16
     assert neck.extra_convs[1][0].in_channels == 6
 
@@ -31,5 +43,7 @@ def test_errors():
         ChannelMapper(in_channels={}, out_channels=6)
     with pytest.raises(ValueError, match="num_outs=1 is below the number of input features, 2"):
         ChannelMapper(in_channels=channels("res3", "res4"), out_channels=6, num_outs=1)
-    with pytest.raises(ValueError, match=r"expects \['res2'\], the backbone returns \['res3', 'res4', 'res5'\]"):
+    with pytest.raises(
+        ValueError, match=r"expects \['res2'\], the backbone returns \['res3', 'res4', 'res5'\]"
+    ):
         ChannelMapper(in_channels={"res2": 4}, out_channels=6)(FEATURES)

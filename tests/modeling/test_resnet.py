@@ -48,10 +48,14 @@ def test_dc5_keeps_the_resolution(images):
     assert backbone(images)["res5"].shape == (1, 2048, 4, 4)
 
 
-@pytest.mark.parametrize(("freeze_at", "first_trained"), [(0, "conv1"), (1, "layer1"), (2, "layer2"), (5, None)])
+@pytest.mark.parametrize(
+    ("freeze_at", "first_trained"), [(0, "conv1"), (1, "layer1"), (2, "layer2"), (5, None)]
+)
 def test_freeze_at(freeze_at, first_trained):
     backbone = ResNet(depth=18, freeze_at=freeze_at)
-    trained = [name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    trained = [
+        name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.requires_grad
+    ]
     assert (trained[0] if trained else None) == first_trained
     if first_trained:
         assert "layer4" in trained
@@ -72,6 +76,12 @@ def test_weights_from_a_file(tmp_path):
     backbone = ResNet(depth=18, out_features=["res3"], weights=str(tmp_path / "resnet18.pth"))
     assert_close(backbone.bn1.running_mean, source.bn1.running_mean)
     assert_close(backbone.layer2[1].conv2.weight, source.layer2[1].conv2.weight)
+
+
+def test_weights_of_another_depth_are_refused(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match="is it of another depth than resnet34"):
+        ResNet(depth=34, weights=str(tmp_path / "resnet18.pth"))
 
 
 @pytest.mark.parametrize(

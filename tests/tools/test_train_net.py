@@ -50,7 +50,7 @@ def test_two_processes_that_are_asked_to_end_save_first(tmp_path):
         process = subprocess.Popen([*command, *overrides], cwd=REPOSITORY, env=environment, stderr=stderr)
     try:
         deadline = time.monotonic() + 90
-        while not (tmp_path / "model_0000002.pth").exists():
+        while not (tmp_path / "last_checkpoint").exists():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)

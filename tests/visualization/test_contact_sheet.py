@@ -12,9 +12,7 @@ def row(width, height, caption="", score=0.9):
     return SheetRow(
         Image.new("RGB", (width, height), (128, 128, 128)),
         Instances((height, width), gt_boxes=box, gt_classes=torch.tensor([0])),
-        Instances(
-            (height, width), pred_boxes=box, pred_classes=torch.tensor([2]), scores=torch.tensor([score])
-        ),
+        Instances((height, width), pred_boxes=box, pred_classes=torch.tensor([2]), scores=torch.tensor([score])),
         caption,
     )
 

@@ -64,9 +64,7 @@ def test_low_scores_are_left_out_and_the_threshold_itself_is_in():
 
 
 def test_ground_truth_without_scores_is_drawn_whole():
-    instances = Instances(
-        (100, 200), gt_boxes=Boxes(torch.tensor([[10.0, 20, 60, 60]])), gt_classes=torch.tensor([4])
-    )
+    instances = Instances((100, 200), gt_boxes=Boxes(torch.tensor([[10.0, 20, 60, 60]])), gt_classes=torch.tensor([4]))
     assert count(draw_detections(grey(200, 100), instances), class_colour(4)) > 50
 
 

@@ -52,8 +52,9 @@ class SetCriterion(nn.Module):
         device = targets.boxes.device
         with torch.autocast(device.type, enabled=False):
             outputs = {suffix: one.at_least_float32() for suffix, one in outputs.items()}
-            matches = self.match(outputs, targets)
+            # Processes exchange this number, so it comes before matching, which may fail in one of them alone.
             num_boxes = self._num_boxes(targets)
+            matches = self.match(outputs, targets)
             return {
                 name + suffix: self.weights[name] * loss(predictions, match, targets, num_boxes)
                 for (suffix, predictions), match in zip(outputs.items(), matches, strict=True)

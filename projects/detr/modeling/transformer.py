@@ -11,7 +11,13 @@ from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention, Tr
 
 
 def _layer(
-    blocks: tuple[str, ...], *, embed_dim: int, num_heads: int, feedforward_dim: int, dropout: float, pre_norm: bool
+    blocks: tuple[str, ...],
+    *,
+    embed_dim: int,
+    num_heads: int,
+    feedforward_dim: int,
+    dropout: float,
+    pre_norm: bool,
 ) -> BaseTransformerLayer:
     """A layer of `blocks`, each with a norm before (pre-norm) or after it."""
     pairs = [("norm", block) if pre_norm else (block, "norm") for block in blocks]

@@ -50,18 +50,19 @@ model = L(DETR)(
     aux_loss=True,
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
-            costs={
-                "class": L(CrossEntropyCost)(weight=1.0),
-                "bbox": L(BoxL1Cost)(weight=5.0),
-                "giou": L(GIoUCost)(weight=2.0),
-            }
+            # L(dict), not a plain dict: detectron2 builds what is inside a call only.
+            costs=L(dict)(
+                label=L(CrossEntropyCost)(weight=1.0),
+                bbox=L(BoxL1Cost)(weight=5.0),
+                giou=L(GIoUCost)(weight=2.0),
+            )
         ),
-        losses={
-            "loss_class": L(CrossEntropyLoss)(eos_coef=0.1),
-            "loss_bbox": L(BoxL1Loss)(),
-            "loss_giou": L(GIoULoss)(),
-        },
-        weights={"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0},
+        losses=L(dict)(
+            loss_class=L(CrossEntropyLoss)(eos_coef=0.1),
+            loss_bbox=L(BoxL1Loss)(),
+            loss_giou=L(GIoULoss)(),
+        ),
+        weights=dict(loss_class=1.0, loss_bbox=5.0, loss_giou=2.0),
     ),
     postprocessor=L(SoftmaxPostprocessor)(),
     pixel_mean=[123.675, 116.280, 103.530],

@@ -28,10 +28,7 @@ def test_missing_and_broken_packages_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(env, "REQUIRED", ("fvcore",))
     report = env.collect()
     text = env.format_report(report)
-    assert (
-        "wandb: broken: ModuleNotFoundError: No module named 'a_dependency_that_is_gone'; needed for logging"
-        in text
-    )
+    assert "wandb: broken: ModuleNotFoundError: No module named 'a_dependency_that_is_gone'; needed for logging" in text
     assert "timm: broken: OSError: undefined symbol; needed for configs that build backbones" in text
     assert "no_such_package: not installed; needed for nothing; pip install it" in text
     assert "fvcore: not installed; needed for detrex_lite itself; pip install detrex-lite" in text

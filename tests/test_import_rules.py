@@ -134,9 +134,7 @@ def test_a_project_imports_at_most_one_other():
         own = project_of(module)
         if own is not None:
             found = {project_of(name) for name in names_of(module, file)} - {own, None}
-            others.setdefault(own, set()).update(
-                name for name in found if (ROOT / "projects" / name).is_dir()
-            )
+            others.setdefault(own, set()).update(name for name in found if (ROOT / "projects" / name).is_dir())
     assert others
     assert {project: names for project, names in others.items() if len(names) > 1} == {}
 
@@ -182,9 +180,7 @@ except ImportError:
     }
     early = set(imported_names(source, "detrex_lite.structures.deep.instances", False, at_import_only=True))
     assert everywhere - early == {"detrex_lite.engine.trainer.Trainer"}
-    assert set(imported_names("from . import a", "detrex_lite.layers", is_package=True)) == {
-        "detrex_lite.layers.a"
-    }
+    assert set(imported_names("from . import a", "detrex_lite.layers", is_package=True)) == {"detrex_lite.layers.a"}
     assert part_of("detrex_lite.engine.trainer.Trainer") == "engine"
     assert part_of("detrex_lite.__version__") is None
     assert project_of("detrex_lite.projects.dino.modeling") == "dino"

@@ -30,9 +30,7 @@ def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     # A copy, since building writes into the tree; its own files only, as a fresh clone has them.
     for part in ("detrex_lite", *SHIPPED, "tests"):
-        shutil.copytree(
-            ROOT / part, folder / "source" / part, ignore=shutil.ignore_patterns("__pycache__", "output")
-        )
+        shutil.copytree(ROOT / part, folder / "source" / part, ignore=shutil.ignore_patterns("__pycache__", "output"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     run([sys.executable, "-c", BUILD, str(folder)], cwd=folder / "source")
@@ -71,13 +69,9 @@ def python(installed, tmp_path):
 def test_the_wheel_is_for_any_machine_and_holds_every_module(wheel):
     assert wheel.name.endswith("-py3-none-any.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
-        f"detrex_lite/{file.relative_to(ROOT / 'detrex_lite')}" for file in ROOT.glob("detrex_lite/**/*.py")
-    }
+    wanted = {f"detrex_lite/{file.relative_to(ROOT / 'detrex_lite')}" for file in ROOT.glob("detrex_lite/**/*.py")}
     for folder in SHIPPED:
-        files = {
-            file.relative_to(ROOT) for file in ROOT.glob(f"{folder}/**/*.py") if "output" not in file.parts
-        }
+        files = {file.relative_to(ROOT) for file in ROOT.glob(f"{folder}/**/*.py") if "output" not in file.parts}
         assert files
         wanted |= {f"detrex_lite/{file}" for file in files}
     wanted |= {f"detrex_lite/{file.relative_to(ROOT)}" for file in ROOT.glob("projects/*/README.md")}

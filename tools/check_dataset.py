@@ -31,9 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--one-based", action="store_true", help="VOC coordinates count from 1, as in the official files"
     )
-    parser.add_argument(
-        "--decode", action="store_true", help="read the pixels of every image, not its header only"
-    )
+    parser.add_argument("--decode", action="store_true", help="read the pixels of every image, not its header only")
     return parser
 
 
@@ -45,9 +43,7 @@ def _reader(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> R
     if arguments.coco is not None:
         return partial(read_coco, arguments.coco, arguments.images)
     if arguments.voc is not None:
-        return partial(
-            read_voc, arguments.voc, arguments.images, arguments.split, one_based=arguments.one_based
-        )
+        return partial(read_voc, arguments.voc, arguments.images, arguments.split, one_based=arguments.one_based)
     return named_reader(arguments.name)
 
 

@@ -9,12 +9,15 @@ Overrides of the config may follow: `python tools/demo.py train.max_epochs=10`.
 import argparse
 import json
 import math
+import os
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see tools/train_net.py; before torch starts its threads
 
 from omegaconf import DictConfig
 

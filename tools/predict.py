@@ -8,10 +8,13 @@ and the others are done), 2 when nothing could be done.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see tools/train_net.py; before torch starts its threads
 
 from tqdm import tqdm
 

@@ -79,9 +79,7 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
     if not path.exists():
         siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, siblings)
-        raise CheckpointError(
-            f"there is no file {path.absolute()}" + (hint if "did you mean" in hint else "")
-        )
+        raise CheckpointError(f"there is no file {path.absolute()}" + (hint if "did you mean" in hint else ""))
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty: the download or the save that made it did not finish")
     return path
@@ -186,9 +184,7 @@ def save_atomic(obj: Any, path: str | os.PathLike[str]) -> None:
     from safetensors.torch import save
 
     if not isinstance(obj, Mapping) or not all(isinstance(value, Tensor) for value in obj.values()):
-        raise CheckpointError(
-            f"{path}: a .safetensors file holds a dict of tensors and nothing else; use .pth"
-        )
+        raise CheckpointError(f"{path}: a .safetensors file holds a dict of tensors and nothing else; use .pth")
     # The format has no shared tensors: each name gets its own copy.
     data = save({name: value.detach().clone().contiguous() for name, value in obj.items()}, {"format": "pt"})
     with atomic_file(path) as file:

@@ -58,9 +58,7 @@ def load_checkpoint(
         raise CheckpointError(f"{os.fspath(path_or_state_dict)}: {error}") from None
 
 
-def _load(
-    model: nn.Module, state: Mapping[str, Tensor], source: str | KeyMap, allow_mismatch: bool
-) -> LoadReport:
+def _load(model: nn.Module, state: Mapping[str, Tensor], source: str | KeyMap, allow_mismatch: bool) -> LoadReport:
     destination = _Destination(model)
     report, values = _plan(state, _choose_map(source, state, destination), destination)
     _require_this_model(report, state, destination, allow_mismatch)
@@ -118,9 +116,7 @@ class _Destination:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-        self.tensors = {
-            name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)
-        }
+        self.tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
         self.is_bare_backbone = not any(name.startswith(BACKBONE) for name in self.tensors)
         seen: dict[Any, str] = {}
         self.first_name = {}
@@ -186,9 +182,7 @@ def _plan(
         source_of[name] = key
         report.loaded[key] = [name]
     if collisions:
-        raise CheckpointError(
-            f"different tensors of the checkpoint have one place in the model: {_few(collisions)}"
-        )
+        raise CheckpointError(f"different tensors of the checkpoint have one place in the model: {_few(collisions)}")
     done = {*values, *(one.name for one in report.mismatched)}
     firsts = dict.fromkeys(destination.first_name.values())
     report.missing = [name for name in firsts if name not in done and not NOT_WEIGHTS.search(name)]

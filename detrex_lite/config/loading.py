@@ -112,9 +112,7 @@ def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
     `sys.modules`: what one load changes is not seen by another, and folders need no `__init__.py`.
     """
 
-    def import_(
-        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
-    ) -> Any:
+    def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         imported = _relative_file(file, name, level) if level else _shipped_module(name)
         if imported is None or not fromlist:
             return builtins.__import__(name, globals, locals, fromlist, level)

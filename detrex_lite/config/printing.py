@@ -62,7 +62,6 @@ def _bracket(opening: str, items: list[tuple[str, Any]], closing: str, indent: i
         return one_line
     margin = " " * (indent + 4)
     lines = [
-        f"{margin}{label}{_render(item, indent=indent + 4, column=indent + 4 + len(label))},"
-        for label, item in items
+        f"{margin}{label}{_render(item, indent=indent + 4, column=indent + 4 + len(label))}," for label, item in items
     ]
     return "\n".join([opening, *lines, " " * indent + closing])

@@ -74,9 +74,7 @@ class _Checker:
         if children.get(RECURSIVE, True):
             for key, value in children.items():
                 referred = isinstance(node, Container) and OmegaConf.is_interpolation(node, key)
-                standing = (
-                    path_of(value) if referred else ""
-                )  # faults are reported where they can be corrected
+                standing = path_of(value) if referred else ""  # faults are reported where they can be corrected
                 self.walk(value, standing or join(path, key))
         self._open.discard(id(node))
 

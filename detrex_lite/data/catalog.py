@@ -24,9 +24,7 @@ _COCO = {
     "coco_2017_test-dev": ("annotations/image_info_test-dev2017.json", "test2017"),
 }
 _VOC_SPLITS = {"2007": ("train", "val", "trainval", "test"), "2012": ("train", "val", "trainval")}
-_VOC = {
-    f"voc_{year}_{split}": (f"VOC{year}", split) for year, splits in _VOC_SPLITS.items() for split in splits
-}
+_VOC = {f"voc_{year}_{split}": (f"VOC{year}", split) for year, splits in _VOC_SPLITS.items() for split in splits}
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

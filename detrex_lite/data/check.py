@@ -108,8 +108,7 @@ def _summary(dataset: DetectionDataset) -> list[str]:
     width = max(map(len, ("class", "all", *dataset.class_names)))
     head = f"{'class':{width}} {'boxes':>9} " + " ".join(f"{size:>9}" for size in _SIZES) + f" {'images':>9}"
     rows = [
-        (name, [int(counts[k].sum()), *counts[k].tolist(), images[k]])
-        for k, name in enumerate(dataset.class_names)
+        (name, [int(counts[k].sum()), *counts[k].tolist(), images[k]]) for k, name in enumerate(dataset.class_names)
     ]
     rows.append(("all", [int(counts.sum()), *counts.sum(axis=0).tolist(), len(np.unique(owners))]))
     table = [f"{name:{width}} " + " ".join(f"{number:>9}" for number in numbers) for name, numbers in rows]

@@ -37,9 +37,7 @@ def load_coco(
     """
     path = Path(annotations).expanduser()
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _load_coco(
-        str(path), str(Path(image_root).expanduser()), name, check_class_names(class_names), stamp
-    )
+    return _load_coco(str(path), str(Path(image_root).expanduser()), name, check_class_names(class_names), stamp)
 
 
 @lru_cache(maxsize=8)
@@ -69,8 +67,7 @@ def read_coco(
 
     table = AnnotationTable(
         lambda row: (
-            f"{annotations}: annotation {table.annotation_ids[row]} "
-            f"(image {table.file_names[table.owners[row]]})"
+            f"{annotations}: annotation {table.annotation_ids[row]} (image {table.file_names[table.owners[row]]})"
         )
     )
     positions = _read_images(annotations, content["images"], table, log)
@@ -105,9 +102,7 @@ def _read_json(path: str) -> dict[str, Any]:
         )
     for key in ("images", "categories"):
         if key not in content:
-            raise DatasetError(
-                f"annotation file {path} has no {key!r}; its keys are {', '.join(content) or 'none'}"
-            )
+            raise DatasetError(f"annotation file {path} has no {key!r}; its keys are {', '.join(content) or 'none'}")
     for key in ("images", "categories", "annotations"):
         if not isinstance(content.get(key, []), list):
             raise DatasetError(f"annotation file {path}: {key!r} is not a list")
@@ -122,9 +117,7 @@ def _value(entry: Any, key: str) -> Any:
     try:
         return entry[key]
     except KeyError:
-        raise _Malformed(
-            "missing key", f"it has no {key!r}; its keys are {', '.join(map(str, entry))}"
-        ) from None
+        raise _Malformed("missing key", f"it has no {key!r}; its keys are {', '.join(map(str, entry))}") from None
     except (TypeError, IndexError):
         raise _Malformed("malformed entry", f"it is not an object but {entry!r:.80}") from None
 
@@ -158,9 +151,7 @@ def _read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int
         if category_id in found:
             raise _Malformed("duplicate id", f"its id is also that of category {found[category_id]!r}")
         if name in found.values():
-            raise _Malformed(
-                "duplicate name", f"another category is also called {name!r}: rename or merge one"
-            )
+            raise _Malformed("duplicate name", f"another category is also called {name!r}: rename or merge one")
         found[category_id] = name
 
     _skipping(log, file, "category", entries, read)
@@ -218,9 +209,7 @@ def _read_annotations(
         seen.add(annotation_id)
         box = _value(entry, "bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(type(side) in (int, float) for side in box):
-            raise _Malformed(
-                "malformed entry", f"'bbox' must be four numbers (x, y, width, height), got {box!r:.80}"
-            )
+            raise _Malformed("malformed entry", f"'bbox' must be four numbers (x, y, width, height), got {box!r:.80}")
         area = entry.get("area")
         x, y, width, height = box
         table.add_box(

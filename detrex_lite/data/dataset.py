@@ -143,8 +143,7 @@ class DetectionDataset:
 
     def __repr__(self) -> str:
         return (
-            f"DetectionDataset({self.name!r}, {len(self)} images, {self.num_boxes} boxes, "
-            f"{self.num_classes} classes)"
+            f"DetectionDataset({self.name!r}, {len(self)} images, {self.num_boxes} boxes, {self.num_classes} classes)"
         )
 
 

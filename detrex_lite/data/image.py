@@ -91,9 +91,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(
-        "I"
-    ):  # 16-bit grey, also in its 32-bit container; Pillow would cut it off at 255
+    if image.mode.startswith("I"):  # 16-bit grey, also in its 32-bit container; Pillow would cut it off at 255
         values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         image = Image.fromarray(values.astype(np.uint8))
     elif image.mode == "F":

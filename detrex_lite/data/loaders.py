@@ -106,9 +106,7 @@ def build_train_loader(
     """
     processes = world_size()
     if total_batch_size < 1 or total_batch_size % processes:
-        raise ValueError(
-            f"total_batch_size {total_batch_size} cannot be shared by {processes} processes evenly"
-        )
+        raise ValueError(f"total_batch_size {total_batch_size} cannot be shared by {processes} processes evenly")
     if seed < 0:
         seed = broadcast_object(random.SystemRandom().getrandbits(31))
     if limit is not None:
@@ -116,9 +114,7 @@ def build_train_loader(
     objects = dataset.objects_per_image()
     if not objects.any():
         what = "no annotations" if not dataset.has_annotations else "no box that training can use"
-        raise DatasetError(
-            f"no image has a box: data set {dataset.name!r} with {len(dataset)} images has {what}"
-        )
+        raise DatasetError(f"no image has a box: data set {dataset.name!r} with {len(dataset)} images has {what}")
     indices = np.flatnonzero(objects) if filter_empty else np.arange(len(dataset))
     wide = (dataset.widths > dataset.heights)[indices]
     sampler = TrainBatchSampler(

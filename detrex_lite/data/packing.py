@@ -111,17 +111,13 @@ def pack(
         annotation_ids=np.asarray(table.annotation_ids, dtype=np.int64)[keep],
         has_annotations=len(owners) > 0,
         dropped={
-            reason: int((codes == code).sum())
-            for code, reason in enumerate(DROP_REASONS, 1)
-            if (codes == code).any()
+            reason: int((codes == code).sum()) for code, reason in enumerate(DROP_REASONS, 1) if (codes == code).any()
         },
         clipped=int(clipped.sum()),
     )
 
 
-def _report(
-    table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, clipped: np.ndarray, log: FaultLog
-) -> None:
+def _report(table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, clipped: np.ndarray, log: FaultLog) -> None:
     """Log every box that is left out or clipped."""
     for row in np.flatnonzero((codes != 0) | clipped).tolist():
         reason = DROP_REASONS[codes[row] - 1] if codes[row] else "partly outside the image"
@@ -203,6 +199,4 @@ def from_records(
                 area=float(columns["area"][row]),
                 annotation_id=len(table.owners) + 1,
             )
-    return pack(
-        table, name=name, where=name, class_names=names, category_ids=ids, image_root="", log=FaultLog()
-    )
+    return pack(table, name=name, where=name, class_names=names, category_ids=ids, image_root="", log=FaultLog())

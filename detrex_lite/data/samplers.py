@@ -84,9 +84,7 @@ class TrainBatchSampler:
         return together[np.argsort(together[:, -1, 0])], rest[np.argsort(rest[:, 0])]
 
 
-def sequential_batches(
-    num_images: int, *, batch_size: int, rank: int = 0, world_size: int = 1
-) -> list[list[Sample]]:
+def sequential_batches(num_images: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[Sample]]:
     """Batches of this process's part of 0..num_images-1, in order; together the parts are the whole."""
     start, end = (num_images * part // world_size for part in (rank, rank + 1))
     samples = [(index, index) for index in range(start, end)]

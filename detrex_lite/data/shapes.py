@@ -79,9 +79,7 @@ def generate_shapes(
         return root
     others = sorted(set(os.listdir(root)) - (set(_PARTS) if held else set())) if root.is_dir() else []
     if others:
-        raise DatasetError(
-            f"{root} holds other files ({others[0]}, ...) than generated shapes: choose another folder"
-        )
+        raise DatasetError(f"{root} holds other files ({others[0]}, ...) than generated shapes: choose another folder")
 
     root.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and moved there whole: what lies at `root` is complete, whoever else makes it.

@@ -19,9 +19,7 @@ SHORT_EDGES_BEFORE_CROP = (400, 500, 600)
 CROP_RANGE = (384, 600)
 
 
-def shortest_edge_size(
-    height: int, width: int, short_edge: int, max_size: int | None = None
-) -> tuple[int, int]:
+def shortest_edge_size(height: int, width: int, short_edge: int, max_size: int | None = None) -> tuple[int, int]:
     """The size that an image is resized to, by the rule of DETR's published code.
 
     The short edge becomes `short_edge`, or less where the long edge would pass `max_size`; that shorter
@@ -65,9 +63,7 @@ class ResizeShortestEdge(nn.Module):
         super().__init__()
         lengths = [short_edge_length] if isinstance(short_edge_length, int) else list(short_edge_length)
         if not lengths or min(lengths) < 1:
-            raise ValueError(
-                f"short_edge_length must be one or more lengths of at least 1 pixel, got {lengths}"
-            )
+            raise ValueError(f"short_edge_length must be one or more lengths of at least 1 pixel, got {lengths}")
         if max_size is not None and max_size < max(lengths):
             raise ValueError(f"max_size {max_size} is below the short edge length {max(lengths)}")
         self.short_edge_length = tuple(lengths)

@@ -139,9 +139,7 @@ def _stems(annotation_dir: str, split_file: str | None, log: FaultLog) -> list[s
         lines = Path(split_file).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         near = [str(other) for other in Path(split_file).parent.glob("*.txt")]
-        raise DatasetError(
-            f"split file {split_file} does not exist{did_you_mean(split_file, near)}"
-        ) from None
+        raise DatasetError(f"split file {split_file} does not exist{did_you_mean(split_file, near)}") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"split file {split_file} cannot be read: {error}") from error
     stems: dict[str, None] = {}
@@ -240,9 +238,7 @@ class _XmlReader:
         try:
             height, width = (int(float(text)) for text in texts)
         except ValueError:
-            raise DatasetError(
-                f"height and width must be numbers, got {texts[0]!r} and {texts[1]!r}"
-            ) from None
+            raise DatasetError(f"height and width must be numbers, got {texts[0]!r} and {texts[1]!r}") from None
         if height < 1 or width < 1:
             return read_image_size(image_path)
         return height, width
@@ -258,9 +254,7 @@ class _XmlReader:
             x0, y0, x1, y1 = (float(text) for text in texts if text is not None)
             difficult = bool(int(_text(element, "difficult") or 0))
         except ValueError:
-            message = (
-                f"<bndbox> needs the numbers xmin, ymin, xmax and ymax, got {texts}; <difficult> is 0 or 1"
-            )
+            message = f"<bndbox> needs the numbers xmin, ymin, xmax and ymax, got {texts}; <difficult> is 0 or 1"
             self.log.error("malformed entry", where, message)
             return
         shift = 1.0 if self.one_based else 0.0

@@ -41,8 +41,7 @@ class FFN(nn.Module):
             raise ValueError(f"num_fcs={num_fcs} is below 2: a feed-forward block has a hidden layer")
         if add_identity and output_dim != embed_dim:
             raise ValueError(
-                f"add_identity needs output_dim == embed_dim, got {output_dim} and {embed_dim}; "
-                "pass add_identity=False"
+                f"add_identity needs output_dim == embed_dim, got {output_dim} and {embed_dim}; pass add_identity=False"
             )
         widths = [embed_dim, *[feedforward_dim] * (num_fcs - 1), output_dim]
         self.layers = nn.ModuleList(
@@ -79,9 +78,7 @@ class MLP(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers} is below 1")
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in itertools.pairwise(widths)
-        )
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., input_dim). Returns (..., output_dim)."""

@@ -72,9 +72,7 @@ class PositionEmbeddingSine(nn.Module):
             y = (y + self.offset) / (y[:, -1:, :] + self.eps)
             x = (x + self.offset) / (x[:, :, -1:] + self.eps)
         scale = self.scale if self.normalize else 1.0
-        embedding = get_sine_pos_embed(
-            torch.stack([x, y], dim=-1), self.num_pos_feats, self.temperature, scale=scale
-        )
+        embedding = get_sine_pos_embed(torch.stack([x, y], dim=-1), self.num_pos_feats, self.temperature, scale=scale)
         return embedding.permute(0, 3, 1, 2).to(dtype)
 
 

@@ -1,4 +1,4 @@
-"""What detectors are made of above the layers: backbones, necks, matching, losses, postprocessing, the base detector."""
+"""What detectors are made of above the layers: backbones, necks, matching, losses, postprocessing, a base class."""
 
 from .backbone import ResNet
 from .criterion import BoxL1Loss, CrossEntropyLoss, FocalLoss, GIoULoss, SetCriterion

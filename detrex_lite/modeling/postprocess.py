@@ -38,14 +38,10 @@ class TopKPostprocessor:
         return _to_instances(scores, best % num_classes, predictions.boxes.gather(1, queries), sizes)
 
 
-def _to_instances(
-    scores: Tensor, classes: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]]
-) -> list[Instances]:
+def _to_instances(scores: Tensor, classes: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
     """scores, classes: (B, D); boxes: (B, D, 4) cxcywh in 0..1. Boxes are clipped; those left without area go."""
     results = []
-    for one_scores, one_classes, one_boxes, (height, width) in zip(
-        scores, classes, boxes, sizes, strict=True
-    ):
+    for one_scores, one_classes, one_boxes, (height, width) in zip(scores, classes, boxes, sizes, strict=True):
         absolute = Boxes(box_cxcywh_to_xyxy(one_boxes))
         absolute.scale(width, height)
         absolute.clip((height, width))

@@ -25,9 +25,7 @@ class Targets:
     sizes: list[int]
 
     @classmethod
-    def from_inputs(
-        cls, batched_inputs: Sequence[dict[str, Any]], *, num_classes: int, like: Tensor
-    ) -> "Targets":
+    def from_inputs(cls, batched_inputs: Sequence[dict[str, Any]], *, num_classes: int, like: Tensor) -> "Targets":
         """Take `instances` of model inputs (`gt_boxes` absolute xyxy, `gt_classes`, `image_size`).
 
         Args:

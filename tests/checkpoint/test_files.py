@@ -114,9 +114,7 @@ def test_trusted_files_may_hold_anything(tmp_path, name):
 def test_the_oldest_format_is_told_apart(tmp_path):
     with tarfile.open(tmp_path / "old.pth", "w") as archive:
         archive.add(__file__, "pickle")
-    with pytest.raises(
-        CheckpointError, match=r"is a tar archive, as PyTorch before 0\.4 wrote them.*trusted=True"
-    ):
+    with pytest.raises(CheckpointError, match=r"is a tar archive, as PyTorch before 0\.4 wrote them.*trusted=True"):
         read_checkpoint(tmp_path / "old.pth")
 
 
@@ -151,9 +149,7 @@ def _as_written_by(core: str, data: bytes) -> bytes:
         text = core.encode() + match[1]
         return b"\x8c" + bytes([len(text)]) + text
 
-    data = re.sub(
-        rb"^(\x80.)\x95.{8}", rb"\1", data, flags=re.DOTALL
-    )  # the frame's length, which is optional
+    data = re.sub(rb"^(\x80.)\x95.{8}", rb"\1", data, flags=re.DOTALL)  # the frame's length, which is optional
     data = re.sub(rb"\x8c.numpy\._?core(\.\w+)", short_string, data, flags=re.DOTALL)
     return re.sub(rb"cnumpy\._?core(\.\w+\n)", lambda match: b"c" + core.encode() + match[1], data)
 
@@ -173,9 +169,7 @@ def test_truncated_files_say_so(tmp_path, name):
     else:
         save_atomic(state, path)
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(
-        CheckpointError, match=rf"{name} cannot be read .* truncated, damaged or no checkpoint"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read .* truncated, damaged or no checkpoint"):
         read_checkpoint(path)
 
 
@@ -194,9 +188,7 @@ def test_an_empty_file_says_so(tmp_path):
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     save_atomic({}, tmp_path / "model_final.pth")
-    with pytest.raises(
-        CheckpointError, match=r"there is no file .*model_finl\.pth; did you mean 'model_final\.pth'"
-    ):
+    with pytest.raises(CheckpointError, match=r"there is no file .*model_finl\.pth; did you mean 'model_final\.pth'"):
         read_checkpoint(tmp_path / "model_finl.pth")
     with pytest.raises(CheckpointError, match=r"there is no file .*zzz$"):
         read_checkpoint(tmp_path / "nowhere" / "zzz")
@@ -214,9 +206,7 @@ def test_a_folder_names_the_files_in_it(tmp_path):
 def test_addresses_are_refused_with_instructions():
     with pytest.raises(CheckpointError, match=r"download it \(curl -LO https://example\.org/a\.pth\)"):
         read_checkpoint("https://example.org/a.pth")
-    with pytest.raises(
-        CheckpointError, match=r"https://dl\.fbaipublicfiles\.com/detectron2/ImageNet/R-50\.pkl"
-    ):
+    with pytest.raises(CheckpointError, match=r"https://dl\.fbaipublicfiles\.com/detectron2/ImageNet/R-50\.pkl"):
         read_checkpoint("detectron2://ImageNet/R-50.pkl")
 
 
@@ -266,9 +256,7 @@ def test_a_disk_that_is_found_full_when_flushing_loses_nothing(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        OSError, match=r"\[Errno 28\] could not write .* \(No space left on device; \d+ MiB free"
-    ):
+    with pytest.raises(OSError, match=r"\[Errno 28\] could not write .* \(No space left on device; \d+ MiB free"):
         save_atomic({"iteration": 2}, path)
     assert names_in(tmp_path) == ["a.pth"]
     assert read_checkpoint(path) == {"iteration": 1}

@@ -23,9 +23,7 @@ DETREX = {
     "transformer.decoder.layers.0.attentions.1.sampling_offsets.bias": (
         "transformer.decoder.layers.0.attentions.1.sampling_offsets.bias"
     ),
-    "transformer.decoder.layers.0.ffns.0.layers.0.0.weight": (
-        "transformer.decoder.layers.0.ffns.0.layers.0.weight"
-    ),
+    "transformer.decoder.layers.0.ffns.0.layers.0.0.weight": ("transformer.decoder.layers.0.ffns.0.layers.0.weight"),
     "transformer.decoder.layers.0.ffns.0.layers.1.bias": "transformer.decoder.layers.0.ffns.0.layers.1.bias",
     "transformer.encoder.layers.1.ffns.0.layers.0.1.weight": (
         "transformer.encoder.layers.1.ffns.0.activations.0.weight"

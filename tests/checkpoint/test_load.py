@@ -31,9 +31,7 @@ def model(pristine):
 
 
 def backbone_part(state):
-    return {
-        key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")
-    }
+    return {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
 
 
 def assert_holds(model, state):
@@ -194,9 +192,7 @@ def test_a_checkpoint_of_no_weights_at_all_is_refused(model):
 def test_different_tensors_for_one_place_are_refused(model, pristine):
     collide = KeyMap("collide", signature="", rules=((r"^copy\.", ""),))
     state = random_state(model)
-    with pytest.raises(
-        CheckpointError, match=r"class_embed.bias and copy.class_embed.bias -> class_embed.bias"
-    ):
+    with pytest.raises(CheckpointError, match=r"class_embed.bias and copy.class_embed.bias -> class_embed.bias"):
         load_checkpoint(model, {**state, "copy.class_embed.bias": torch.ones(4)}, collide)
     assert_unchanged(model, pristine)
     # The same tensor twice is what projects store that share it under two names.
@@ -232,9 +228,7 @@ def test_a_shared_tensor_refuses_two_different_values():
 def test_unknown_source_names_the_nearest(model):
     with pytest.raises(CheckpointError, match="unknown source 'detrx'; did you mean 'detrex'"):
         load_checkpoint(model, random_state(model), "detrx")
-    with pytest.raises(
-        CheckpointError, match="choices: auto, detectron2, detr, detrex, detrex_lite, torchvision"
-    ):
+    with pytest.raises(CheckpointError, match="choices: auto, detectron2, detr, detrex, detrex_lite, torchvision"):
         load_checkpoint(model, random_state(model), "paddle")
 
 

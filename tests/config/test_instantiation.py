@@ -43,9 +43,7 @@ def again(request, tmp_path):
 
 
 def test_calls_are_built_innermost_first(again):
-    cfg = again(
-        L(Thing)(value=3, items=[1, L(Thing)(value=4, items="${...items}")], options={"a": L(Thing)(value=5)})
-    )
+    cfg = again(L(Thing)(value=3, items=[1, L(Thing)(value=4, items="${...items}")], options={"a": L(Thing)(value=5)}))
     cfg["items"][1]["items"] = [10]
     built = instantiate(cfg)
     assert isinstance(built, Thing)
@@ -56,9 +54,7 @@ def test_calls_are_built_innermost_first(again):
 def test_interpolations_resolve_in_the_whole_config(again):
     cfg = again({"lr": 0.5, "things": [L(Thing)(value="${lr}", extra="${..1}"), L(Thing)(value=7)]})
     thing = instantiate(
-        cfg.things[0]
-        if isinstance(cfg, DictConfig)
-        else OmegaConf.create(cfg, flags={"allow_objects": True}).things[0]
+        cfg.things[0] if isinstance(cfg, DictConfig) else OmegaConf.create(cfg, flags={"allow_objects": True}).things[0]
     )
     assert thing.value == 0.5
     assert thing.extra.value == 7
@@ -74,9 +70,7 @@ def test_containers_become_plain_python(again):
 
 
 def test_what_is_built_does_not_hold_on_to_the_config():
-    cfg = OmegaConf.create(
-        {"data": [1, 2], "thing": L(Thing)(value="${data}")}, flags={"allow_objects": True}
-    )
+    cfg = OmegaConf.create({"data": [1, 2], "thing": L(Thing)(value="${data}")}, flags={"allow_objects": True})
     instantiate(cfg.thing).value.append(3)
     assert cfg.data == [1, 2]
 

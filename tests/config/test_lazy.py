@@ -38,9 +38,7 @@ def test_classes_that_omegaconf_takes_for_types_can_be_targets(target):
 
 
 def test_positional_arguments_are_refused():
-    with pytest.raises(
-        TypeError, match=r"LazyCall\(torch.nn.Linear\) takes keyword arguments only.*got 2 positional"
-    ):
+    with pytest.raises(TypeError, match=r"LazyCall\(torch.nn.Linear\) takes keyword arguments only.*got 2 positional"):
         L(nn.Linear)(2, 3)
 
 

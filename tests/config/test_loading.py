@@ -120,9 +120,7 @@ def test_star_import_takes_public_names(write):
 
 
 def test_an_import_inside_a_function_of_a_config_file_works(write):
-    root = write(
-        base="a = dict(x=1)", leaf="def make():\n    from .base import a\n    return a\nmade = make()"
-    )
+    root = write(base="a = dict(x=1)", leaf="def make():\n    from .base import a\n    return a\nmade = make()")
     assert LazyConfig.load(root / "leaf.py").made.x == 1
 
 
@@ -183,9 +181,7 @@ def test_malformed_yaml(tmp_path):
 
 def test_a_missing_file_names_the_nearest(write):
     root = write(train="")
-    with pytest.raises(
-        ConfigError, match=r"there is no config file '.*trian\.py'.*did you mean '.*train\.py'"
-    ):
+    with pytest.raises(ConfigError, match=r"there is no config file '.*trian\.py'.*did you mean '.*train\.py'"):
         LazyConfig.load(root / "trian.py")
 
 

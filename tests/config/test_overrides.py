@@ -30,9 +30,7 @@ def apply(cfg, *overrides):
 
 
 def test_values_are_set_in_place(cfg):
-    result = apply(
-        cfg, "train.max_iter=10", "train.init_checkpoint=/a=b.pth", "train.amp.enabled=true", "size=1"
-    )
+    result = apply(cfg, "train.max_iter=10", "train.init_checkpoint=/a=b.pth", "train.amp.enabled=true", "size=1")
     assert result is cfg
     assert (cfg.train.max_iter, cfg.train.init_checkpoint, cfg.train.amp.enabled) == (10, "/a=b.pth", True)
     assert cfg.lr == 10
@@ -40,9 +38,7 @@ def test_values_are_set_in_place(cfg):
 
 
 def test_calls_none_and_interpolations_can_be_replaced(cfg):
-    apply(
-        cfg, "train.hook=[1,2]", "lr=1e-4", "model._args_.1=null", "train.amp='x'", "size=${train.max_iter}"
-    )
+    apply(cfg, "train.hook=[1,2]", "lr=1e-4", "model._args_.1=null", "train.amp='x'", "size=${train.max_iter}")
     assert cfg.train.hook == [1, 2]
     assert cfg.lr == 1e-4
     assert cfg.model._args_[1] is None

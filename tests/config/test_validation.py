@@ -56,9 +56,7 @@ def test_all_faults_are_reported_at_once():
 
 
 def test_the_message_lists_the_faults():
-    with pytest.raises(
-        ConfigError, match=r"2 faults in the config:\n  - a: has no value yet.*\n  - b: "
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"2 faults in the config:\n  - a: has no value yet.*\n  - b: ") as caught:
         validate(OmegaConf.create({"a": "???", "b": "???"}))
     assert pickle.loads(pickle.dumps(caught.value)).faults == caught.value.faults
 
@@ -73,9 +71,7 @@ def test_positional_arguments_are_counted():
         }
     )
     assert faults[0] == "too_many._args_: torch.nn.ReLU takes at most 1 positional arguments, not 2"
-    assert (
-        faults[1] == "twice.in_features: torch.nn.Linear gets this argument twice, the first time from _args_"
-    )
+    assert faults[1] == "twice.in_features: torch.nn.Linear gets this argument twice, the first time from _args_"
     assert "positional_only has no argument 'a'" in faults[2]
     assert len(faults) == 3
 
@@ -99,9 +95,7 @@ def make_parameters(model, decay=0.0):
 def test_the_model_of_the_optimizer_is_a_run_time_value_by_default():
     values = {"optimizer": L(optim.AdamW)(params=L(make_parameters)(), lr=1)}
     assert faults_of(values) == []
-    assert faults_of(values, late=()) == [
-        f"optimizer.params.model: {__name__}.make_parameters needs this argument"
-    ]
+    assert faults_of(values, late=()) == [f"optimizer.params.model: {__name__}.make_parameters needs this argument"]
 
 
 def test_a_part_is_named_by_its_place_in_the_whole():
@@ -111,9 +105,7 @@ def test_a_part_is_named_by_its_place_in_the_whole():
 
 
 def test_what_an_interpolation_leads_to_is_checked_once_and_where_it_stands():
-    cfg = OmegaConf.create(
-        {"a": {"x": "${b}", "y": "${b}"}, "b": L(nn.ReLU)(inplac=1)}, flags={"allow_objects": True}
-    )
+    cfg = OmegaConf.create({"a": {"x": "${b}", "y": "${b}"}, "b": L(nn.ReLU)(inplac=1)}, flags={"allow_objects": True})
     with pytest.raises(ConfigError, match=r"^b\.inplac: torch\.nn\.ReLU has no argument"):
         validate(cfg.a)
 

@@ -21,15 +21,11 @@ def write_image(path: Path, height: int = 40, width: int = 60, **save_options: A
     return path
 
 
-def image_entry(
-    image_id: int, file_name: str | None = None, height: int = 40, width: int = 60
-) -> dict[str, Any]:
+def image_entry(image_id: int, file_name: str | None = None, height: int = 40, width: int = 60) -> dict[str, Any]:
     return {"id": image_id, "file_name": file_name or f"{image_id}.png", "height": height, "width": width}
 
 
-def box_entry(
-    annotation_id: int, image_id: int, bbox: Any, category_id: int = 2, **more: Any
-) -> dict[str, Any]:
+def box_entry(annotation_id: int, image_id: int, bbox: Any, category_id: int = 2, **more: Any) -> dict[str, Any]:
     return {"id": annotation_id, "image_id": image_id, "category_id": category_id, "bbox": bbox, **more}
 
 

@@ -111,9 +111,7 @@ def no_roots(monkeypatch, tmp_path):
 
 
 def _write_named(root, images=1):
-    path, _ = write_coco(
-        root / "coco", [image_entry(i) for i in range(images)], [box_entry(1, 0, [0, 0, 5, 5])]
-    )
+    path, _ = write_coco(root / "coco", [image_entry(i) for i in range(images)], [box_entry(1, 0, [0, 0, 5, 5])])
     (root / "coco/annotations").mkdir()
     (root / "coco/val2017").mkdir()
     path.rename(root / "coco/annotations/instances_val2017.json")
@@ -145,14 +143,10 @@ def test_official_voc_is_one_based_with_its_twenty_classes(no_roots, tmp_path):
 
 
 def test_missing_data_set_says_where_it_was_looked_for(no_roots, monkeypatch):
-    with pytest.raises(
-        DatasetError, match=r"'datasets', as neither DETREX_DATASETS nor .* set DETREX_DATASETS to"
-    ):
+    with pytest.raises(DatasetError, match=r"'datasets', as neither DETREX_DATASETS nor .* set DETREX_DATASETS to"):
         load_dataset("coco_2017_train")
     monkeypatch.setenv("DETECTRON2_DATASETS", "/elsewhere")
-    with pytest.raises(
-        DatasetError, match=r"/elsewhere/VOC2012/Annotations does not exist.*from DETECTRON2_DATASETS"
-    ):
+    with pytest.raises(DatasetError, match=r"/elsewhere/VOC2012/Annotations does not exist.*from DETECTRON2_DATASETS"):
         load_dataset("voc_2012_val")
     with pytest.raises(DatasetError, match=r"no data set 'coco_2017_vall'; did you mean 'coco_2017_val'"):
         load_dataset("coco_2017_vall")
@@ -162,9 +156,7 @@ def test_own_data_sets_by_name():
     made = []
 
     def loader():
-        made.append(
-            from_records([{"file_name": "a", "height": 1, "width": 1}], name="own", class_names=["x"])
-        )
+        made.append(from_records([{"file_name": "a", "height": 1, "width": 1}], name="own", class_names=["x"]))
         return made[-1]
 
     register_dataset("test_own", loader)

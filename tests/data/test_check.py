@@ -130,14 +130,10 @@ def test_nothing_but_predictions_is_said(tmp_path):
 
 def test_voc_faults_are_listed(tmp_path):
     write_same_content_twice(tmp_path)
-    write_xml(
-        tmp_path, "e", [object_xml("cat", ("x", 0, 1, 1)), object_xml("cat", (1, 1, 9, 9)), "<object/>"]
-    )
+    write_xml(tmp_path, "e", [object_xml("cat", ("x", 0, 1, 1)), object_xml("cat", (1, 1, 9, 9)), "<object/>"])
     (tmp_path / "annotations/f.xml").write_text("<annotation>")
     (tmp_path / "split.txt").write_text("a\nb\ne\nf\ng\na\n")
-    read = partial(
-        read_voc, str(tmp_path / "annotations"), str(tmp_path / "images"), str(tmp_path / "split.txt")
-    )
+    read = partial(read_voc, str(tmp_path / "annotations"), str(tmp_path / "images"), str(tmp_path / "split.txt"))
     report = check_dataset(read)
     assert kinds(report) == sorted(
         [

@@ -47,9 +47,7 @@ def test_ids_may_be_whole_floats(tmp_path):
 
 
 def test_images_without_boxes_have_empty_tensors(tmp_path):
-    dataset = load_coco(
-        *write_coco(tmp_path, [image_entry(1), image_entry(2)], [box_entry(1, 2, [0, 0, 5, 5])])
-    )
+    dataset = load_coco(*write_coco(tmp_path, [image_entry(1), image_entry(2)], [box_entry(1, 2, [0, 0, 5, 5])]))
     record = dataset[0]
     assert record["boxes"].shape == (0, 4)
     assert record["classes"].shape == record["iscrowd"].shape == record["area"].shape == (0,)

@@ -102,9 +102,7 @@ def test_negative_seed_is_another_one_each_time():
 
 def test_aspect_ratio_grouping():
     dataset = make_dataset(20, sizes=[(40, 60), (60, 40), (40, 60)])
-    sizes = {
-        int(i): (h, w) for i, h, w in zip(dataset.image_ids, dataset.heights, dataset.widths, strict=True)
-    }
+    sizes = {int(i): (h, w) for i, h, w in zip(dataset.image_ids, dataset.heights, dataset.widths, strict=True)}
 
     def mixed(loader):
         return sum(len({sizes[sample["image_id"]] for sample in batch}) > 1 for batch in take(loader, 30))
@@ -131,9 +129,7 @@ def test_limit_uses_the_first_images():
 
 
 def test_bad_arguments():
-    with pytest.raises(
-        DatasetError, match="no image has a box: data set 'mine' with 4 images has no annotations"
-    ):
+    with pytest.raises(DatasetError, match="no image has a box: data set 'mine' with 4 images has no annotations"):
         train_loader(make_dataset(4, empty=range(4)))
     crowds = {
         "file_name": "a",
@@ -199,9 +195,7 @@ def test_images_and_instances_come_out_of_workers_whole(tmp_path, num_workers):
     augmentation = v2.Compose(
         [
             v2.ColorJitter(0.5, 0.5, 0.5),
-            detr_train_augmentation(
-                short_edge_lengths=[32, 48], short_edges_before_crop=[40], crop_range=(20, 30)
-            ),
+            detr_train_augmentation(short_edge_lengths=[32, 48], short_edges_before_crop=[40], crop_range=(20, 30)),
         ]
     )
     mapper = DetrDatasetMapper(augmentation=augmentation, is_train=True)

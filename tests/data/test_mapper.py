@@ -43,9 +43,7 @@ def test_training_input_without_augmentation(record):
 def test_augmentation_moves_image_and_boxes_together(record):
     result = DetrDatasetMapper(augmentation=v2.RandomHorizontalFlip(p=1), is_train=True)(record)
     torch.testing.assert_close(result["image"], read_image(record["file_name"]).flip(-1))
-    torch.testing.assert_close(
-        result["instances"].gt_boxes.tensor, torch.tensor([[30.0, 4, 54, 20], [0, 10, 20, 40]])
-    )
+    torch.testing.assert_close(result["instances"].gt_boxes.tensor, torch.tensor([[30.0, 4, 54, 20], [0, 10, 20, 40]]))
     assert type(result["image"]) is torch.Tensor
     assert type(result["instances"].gt_boxes.tensor) is torch.Tensor
 
@@ -62,9 +60,7 @@ def test_boxes_that_an_augmentation_moves_out_are_clipped(record):
         return image, {**target, "boxes": target["boxes"] + 15}
 
     instances = DetrDatasetMapper(augmentation=shift, is_train=True)(record)["instances"]
-    torch.testing.assert_close(
-        instances.gt_boxes.tensor, torch.tensor([[21.0, 19, 45, 35], [55, 25, 60, 40]])
-    )
+    torch.testing.assert_close(instances.gt_boxes.tensor, torch.tensor([[21.0, 19, 45, 35], [55, 25, 60, 40]]))
 
 
 def test_no_box_left_gives_empty_instances(record):
@@ -86,9 +82,7 @@ def test_test_input_has_no_instances_and_keeps_the_original_size(record):
 
 def test_image_of_another_size_is_refused_with_both_sizes(record):
     mapper = DetrDatasetMapper(is_train=False)
-    with pytest.raises(
-        DatasetError, match=r"a.png: the image is 40 high and 60 wide, .* says 41 high and 60 wide$"
-    ):
+    with pytest.raises(DatasetError, match=r"a.png: the image is 40 high and 60 wide, .* says 41 high and 60 wide$"):
         mapper({**record, "height": 41})
     with pytest.raises(DatasetError, match=r"exchanged; images are read as they are shown"):
         mapper({**record, "height": 60, "width": 40})

@@ -43,9 +43,7 @@ def test_starting_later_gives_the_same_batches(start, grouped):
 
 @pytest.mark.parametrize(("count", "world_size"), [(20, 2), (21, 4), (3, 5), (1, 3)])
 def test_processes_share_the_stream_without_overlap(count, world_size):
-    streams = [
-        take(sampler(count, 2, rank=rank, world_size=world_size), count * 2) for rank in range(world_size)
-    ]
+    streams = [take(sampler(count, 2, rank=rank, world_size=world_size), count * 2) for rank in range(world_size)]
     positions = [[position for batch in stream for _, position in batch] for stream in streams]
     for rank, mine in enumerate(positions):
         assert [position % world_size for position in mine] == [rank] * len(mine)
@@ -85,13 +83,10 @@ def test_batches_per_epoch_is_rounded_up(count, batch, world, expected):
     assert sampler(count, batch, world_size=world).batches_per_epoch == expected
 
 
-@pytest.mark.parametrize(
-    ("count", "world_size", "batch_size"), [(10, 1, 3), (10, 3, 2), (2, 4, 1), (0, 2, 1)]
-)
+@pytest.mark.parametrize(("count", "world_size", "batch_size"), [(10, 1, 3), (10, 3, 2), (2, 4, 1), (0, 2, 1)])
 def test_sequential_batches_cover_every_image_once_in_order(count, world_size, batch_size):
     parts = [
-        sequential_batches(count, batch_size=batch_size, rank=rank, world_size=world_size)
-        for rank in range(world_size)
+        sequential_batches(count, batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)
     ]
     assert [index for part in parts for batch in part for index, _ in batch] == list(range(count))
     assert all(1 <= len(batch) <= batch_size for part in parts for batch in part)

@@ -38,9 +38,7 @@ def test_boxes_enclose_what_is_visible_tightly():
         corners = [(mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]) for _, mask in drawn]
         boxes = [(x.min(), y.min(), x.max(), y.max()) for x, y in corners]
         overlaps += any(
-            a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-            for i, a in enumerate(boxes)
-            for b in boxes[:i]
+            a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for i, a in enumerate(boxes) for b in boxes[:i]
         )
     assert overlaps > 5
 
@@ -118,9 +116,7 @@ def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
 def test_images_do_not_depend_on_how_many_there_are(root, tmp_path):
     generate_shapes(tmp_path / "fewer", **{**SMALL, "num_train": 4}, empty_share=0.2)
     for name in ("000001.png", "000004.png"):
-        assert (tmp_path / "fewer/images/train" / name).read_bytes() == (
-            root / "images/train" / name
-        ).read_bytes()
+        assert (tmp_path / "fewer/images/train" / name).read_bytes() == (root / "images/train" / name).read_bytes()
 
 
 def test_loading_generates_when_there_is_nothing(tmp_path, monkeypatch):

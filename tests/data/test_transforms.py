@@ -133,9 +133,7 @@ def test_composes_with_any_transform_of_torchvision():
     augmentation = v2.Compose(
         [
             v2.RandomPhotometricDistort(p=1),
-            detr_train_augmentation(
-                short_edge_lengths=[64], crop_range=(20, 40), short_edges_before_crop=[50]
-            ),
+            detr_train_augmentation(short_edge_lengths=[64], crop_range=(20, 40), short_edges_before_crop=[50]),
             v2.RandomZoomOut(p=1),
             v2.RandomIoUCrop(),
             v2.SanitizeBoundingBoxes(),

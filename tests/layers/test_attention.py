@@ -102,9 +102,7 @@ def test_masks_of_another_shape_are_refused():
     layer = MultiheadAttention(C, H)
     with pytest.raises(ValueError, match=r"attn_mask has shape \(3, 3\); expected \(Q, N\) = \(5, 5\)"):
         layer(torch.randn(B, Q, C), attn_mask=torch.zeros(3, 3, dtype=torch.bool))
-    with pytest.raises(
-        ValueError, match=r"key_padding_mask has shape \(5, 2\); expected \(B, N\) = \(2, 5\)"
-    ):
+    with pytest.raises(ValueError, match=r"key_padding_mask has shape \(5, 2\); expected \(B, N\) = \(2, 5\)"):
         layer(torch.randn(B, Q, C), key_padding_mask=torch.zeros(Q, B, dtype=torch.bool))
 
 

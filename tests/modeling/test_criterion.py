@@ -54,9 +54,7 @@ def test_losses_by_their_formulas(criterion):
 def test_focal_loss_by_torchvision():
     logits = torch.randn(2, 3, 4, dtype=torch.float64)
     wanted = (torch.rand(2, 3, 4) < 0.3).double()
-    assert_close(
-        sigmoid_focal_loss(logits, wanted, 0.25, 2.0), torchvision_focal_loss(logits, wanted, 0.25, 2.0)
-    )
+    assert_close(sigmoid_focal_loss(logits, wanted, 0.25, 2.0), torchvision_focal_loss(logits, wanted, 0.25, 2.0))
     assert_close(sigmoid_focal_loss(logits, wanted, -1, 1.5), torchvision_focal_loss(logits, wanted, -1, 1.5))
     predictions, targets = random_predictions(2, 3, num_logits=4), random_targets([2, 1])
     (match,) = HungarianMatcher({"bbox": BoxL1Cost()})([predictions], targets)
@@ -125,6 +123,4 @@ def test_weights_and_losses_must_agree():
     with pytest.raises(ValueError, match="loss 'loss_bbox' has no weight; did you mean 'los_bbox'"):
         SetCriterion(matcher=matcher, losses={"loss_bbox": BoxL1Loss()}, weights={"los_bbox": 1.0})
     with pytest.raises(ValueError, match="weight 'loss_mask' belongs to no loss"):
-        SetCriterion(
-            matcher=matcher, losses={"loss_bbox": BoxL1Loss()}, weights={"loss_bbox": 1, "loss_mask": 1}
-        )
+        SetCriterion(matcher=matcher, losses={"loss_bbox": BoxL1Loss()}, weights={"loss_bbox": 1, "loss_mask": 1})

@@ -123,9 +123,7 @@ def test_more_objects_than_queries_warn_once_and_match_what_fits(matcher):
 
 def test_degenerate_boxes_do_not_make_costs_infinite(matcher):
     targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), [1])
-    predictions = Predictions(
-        torch.zeros(1, 2, 3), torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]]])
-    )
+    predictions = Predictions(torch.zeros(1, 2, 3), torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]]]))
     (match,) = matcher([predictions], targets)
     assert match.query.tolist() == [0]
 

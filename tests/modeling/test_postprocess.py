@@ -12,9 +12,7 @@ def test_softmax_takes_the_best_class_that_is_an_object():
     assert found.image_size == (100, 200)
     assert found.pred_classes.tolist() == [0, 1, 0]
     assert_close(found.scores, logits[0].softmax(-1)[torch.arange(3), found.pred_classes])
-    want = torch.tensor(
-        [[50.0, 25, 150, 75], [40, 40, 60, 60], [150, 75, 200, 100]]
-    )  # the last one is clipped
+    want = torch.tensor([[50.0, 25, 150, 75], [40, 40, 60, 60], [150, 75, 200, 100]])  # the last one is clipped
     assert_close(found.pred_boxes.tensor, want)
 
 
@@ -39,7 +37,5 @@ def test_boxes_without_area_inside_the_frame_are_dropped():
 
 
 def test_scores_of_half_precision_are_float32():
-    (found,) = SoftmaxPostprocessor()(
-        Predictions(torch.zeros(1, 3, 3).bfloat16(), BOXES.bfloat16()), [(10, 10)]
-    )
+    (found,) = SoftmaxPostprocessor()(Predictions(torch.zeros(1, 3, 3).bfloat16(), BOXES.bfloat16()), [(10, 10)])
     assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32

@@ -48,14 +48,10 @@ def test_dc5_keeps_the_resolution(images):
     assert backbone(images)["res5"].shape == (1, 2048, 4, 4)
 
 
-@pytest.mark.parametrize(
-    ("freeze_at", "first_trained"), [(0, "conv1"), (1, "layer1"), (2, "layer2"), (5, None)]
-)
+@pytest.mark.parametrize(("freeze_at", "first_trained"), [(0, "conv1"), (1, "layer1"), (2, "layer2"), (5, None)])
 def test_freeze_at(freeze_at, first_trained):
     backbone = ResNet(depth=18, freeze_at=freeze_at)
-    trained = [
-        name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.requires_grad
-    ]
+    trained = [name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     assert (trained[0] if trained else None) == first_trained
     if first_trained:
         assert "layer4" in trained

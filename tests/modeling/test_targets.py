@@ -7,11 +7,7 @@ from detrex_lite.structures import Boxes, Instances
 
 
 def make_input(boxes, classes, size=(100, 200)):
-    return {
-        "instances": Instances(
-            size, gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.int64)
-        )
-    }
+    return {"instances": Instances(size, gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.int64))}
 
 
 def test_boxes_are_relative_to_their_own_image():
@@ -29,9 +25,7 @@ def test_boxes_are_relative_to_their_own_image():
 
 def test_padding():
     inputs = [make_input([[20.0, 10, 60, 30], [0, 0, 200, 100]], [2, 1]), make_input([], [])]
-    labels, boxes = Targets.from_inputs(
-        inputs, num_classes=3, like=torch.zeros(1, dtype=torch.float64)
-    ).padded()
+    labels, boxes = Targets.from_inputs(inputs, num_classes=3, like=torch.zeros(1, dtype=torch.float64)).padded()
     assert labels.tolist() == [[2, 1], [0, 0]]
     assert boxes.shape == (2, 2, 4)
     assert boxes.dtype == torch.float64
@@ -40,9 +34,7 @@ def test_padding():
 
 def test_errors_name_the_image():
     wrong = make_input([[0.0, 0, 1, 1]], [3]) | {"file_name": "a.jpg"}
-    with pytest.raises(
-        ValueError, match=r"image a.jpg has label 3, but the model has num_classes=3 \(labels 0..2\)"
-    ):
+    with pytest.raises(ValueError, match=r"image a.jpg has label 3, but the model has num_classes=3 \(labels 0..2\)"):
         Targets.from_inputs([wrong], num_classes=3, like=torch.zeros(1))
     with pytest.raises(ValueError, match="image number 0 of the batch has no 'instances'"):
         Targets.from_inputs([{}], num_classes=3, like=torch.zeros(1))

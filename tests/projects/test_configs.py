@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import detrex_lite.projects
 from detrex_lite.config import LazyConfig, validate
@@ -28,9 +29,10 @@ def test_model_config(path):
 def test_leaf_config(path):
     cfg = LazyConfig.load(str(path))
     assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= set(cfg)
-    for key in cfg.get("dataset", {}):  # what the user fills in
-        if cfg.dataset._get_node(key)._is_missing():
-            cfg.dataset[key] = "somewhere"
+    for key in [key for key in cfg.get("dataset", {}) if OmegaConf.is_missing(cfg.dataset, key)]:
+        cfg.dataset[key] = "somewhere"  # what the user fills in
+    if OmegaConf.is_missing(cfg.model, "num_classes"):
+        cfg.model.num_classes = 2
     validate(cfg)
     assert f"--config-file projects/{name(path)}" in path.read_text()
 

@@ -32,9 +32,7 @@ def build(cfg, seed=0):
 def make_input(height, width, boxes, classes, seed=0):
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-    instances = Instances(
-        (height, width), gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.int64)
-    )
+    instances = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.int64))
     return {"image": image, "height": 2 * height, "width": 2 * width, "instances": instances}
 
 
@@ -77,9 +75,7 @@ def test_float32_agrees_with_float64(batch):
 def test_losses_have_the_names_of_all_layers_and_every_parameter_learns(batch):
     model = build(small_config()).train()
     losses = model(batch)
-    assert set(losses) == {
-        f"loss_{kind}{suffix}" for kind in ("class", "bbox", "giou") for suffix in ("", "_0")
-    }
+    assert set(losses) == {f"loss_{kind}{suffix}" for kind in ("class", "bbox", "giou") for suffix in ("", "_0")}
     sum(losses.values()).backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert idle == []
@@ -148,12 +144,8 @@ def test_every_model_config_builds(name):
 
 def test_parameter_names_are_stable():
     model = build(small_config("detr_small"))
-    names = {
-        re.sub(r"\.\d+\.", ".N.", name) for name in model.state_dict() if not name.startswith("backbone.")
-    }
-    attention = {
-        f"{part}_proj{end}" for part, end in [("in", "_weight"), ("in", "_bias"), ("out", ".weight")]
-    }
+    names = {re.sub(r"\.\d+\.", ".N.", name) for name in model.state_dict() if not name.startswith("backbone.")}
+    attention = {f"{part}_proj{end}" for part, end in [("in", "_weight"), ("in", "_bias"), ("out", ".weight")]}
     assert {f"transformer.encoder.layers.N.attentions.N.{name}" for name in attention} <= names
     assert {
         "query_embed.weight",
@@ -193,18 +185,12 @@ def huggingface_state(state, *, num_encoder_layers, num_decoder_layers):
                     renamed[f"{ours}.attentions.{number}.out_proj.{leaf}"] = state[
                         f"{theirs}.{attention}.o_proj.{leaf}"
                     ]
-                for number, norm in enumerate(
-                    [*(f"{name}_layer_norm" for name in attentions), "final_layer_norm"]
-                ):
+                for number, norm in enumerate([*(f"{name}_layer_norm" for name in attentions), "final_layer_norm"]):
                     renamed[f"{ours}.norms.{number}.{leaf}"] = state[f"{theirs}.{norm}.{leaf}"]
                 for number in (1, 2):
-                    renamed[f"{ours}.ffns.0.layers.{number - 1}.{leaf}"] = state[
-                        f"{theirs}.mlp.fc{number}.{leaf}"
-                    ]
+                    renamed[f"{ours}.ffns.0.layers.{number - 1}.{leaf}"] = state[f"{theirs}.mlp.fc{number}.{leaf}"]
 
-    backbone = re.compile(
-        r"model\.backbone\.model\.(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d))\.(.+)"
-    )
+    backbone = re.compile(r"model\.backbone\.model\.(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d))\.(.+)")
     for name, value in state.items():
         found = backbone.fullmatch(name)
         if found is None or name.endswith("num_batches_tracked"):
@@ -252,9 +238,7 @@ def test_agrees_with_transformers_implementation(batch):
         )
     ).double()
     for parameter in theirs.parameters():  # fresh weights are too small and too alike to tell models apart
-        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() == 1 else torch.nn.init.xavier_normal_(
-            parameter
-        )
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() == 1 else torch.nn.init.xavier_normal_(parameter)
     theirs.eval()
 
     cfg = small_config("detr_r50", embed_dim=64, in_channels=512)

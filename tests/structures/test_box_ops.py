@@ -18,9 +18,7 @@ def random_boxes(count, seed, dtype=torch.float64):
     """(count, 4) xyxy in 0..1 with sides of at least 0.01."""
     generator = torch.Generator().manual_seed(seed)
     low = torch.rand(count, 2, generator=generator, dtype=dtype) * 0.5
-    return torch.cat(
-        [low, low + 0.01 + torch.rand(count, 2, generator=generator, dtype=dtype) * 0.49], dim=-1
-    )
+    return torch.cat([low, low + 0.01 + torch.rand(count, 2, generator=generator, dtype=dtype) * 0.49], dim=-1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

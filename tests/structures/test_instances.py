@@ -108,9 +108,7 @@ def test_cat_refuses_what_does_not_belong_together(three):
         Instances.cat([])
     with pytest.raises(ValueError, match=r"image size \(48, 64\) .* and of \(1, 2\) with"):
         Instances.cat([three, Instances((1, 2), **three.get_fields())])
-    with pytest.raises(
-        ValueError, match=r"\['gt_boxes', 'gt_classes', 'names'\] and of \(48, 64\) with \['names'\]"
-    ):
+    with pytest.raises(ValueError, match=r"\['gt_boxes', 'gt_classes', 'names'\] and of \(48, 64\) with \['names'\]"):
         Instances.cat([three, Instances((48, 64), names=["d"])])
 
 

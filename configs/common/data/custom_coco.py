@@ -19,6 +19,4 @@ dataset = {
 dataloader.train.dataset = L(load_coco)(
     annotations="${dataset.train_annotations}", image_root="${dataset.train_images}"
 )
-dataloader.test.dataset = L(load_coco)(
-    annotations="${dataset.val_annotations}", image_root="${dataset.val_images}"
-)
+dataloader.test.dataset = L(load_coco)(annotations="${dataset.val_annotations}", image_root="${dataset.val_images}")

@@ -92,9 +92,7 @@ class ResNet(nn.Module):
         return outputs
 
 
-def _check_arguments(
-    depth: int, out_features: Sequence[str], norm: str, freeze_at: int, dilation: bool
-) -> None:
+def _check_arguments(depth: int, out_features: Sequence[str], norm: str, freeze_at: int, dilation: bool) -> None:
     if depth not in DEPTHS:
         raise ValueError(f"ResNet depth={depth}; choices: {', '.join(map(str, DEPTHS))}")
     if not out_features:
@@ -105,13 +103,9 @@ def _check_arguments(
     if norm not in NORMS:
         raise ValueError(f"ResNet norm={norm!r}{did_you_mean(norm, NORMS)}")
     if not 0 <= freeze_at <= 5:
-        raise ValueError(
-            f"ResNet freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)"
-        )
+        raise ValueError(f"ResNet freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)")
     if dilation and depth < 50:
-        raise ValueError(
-            f"dilation (DC5) needs bottleneck blocks, so a depth of 50 or more, got depth={depth}"
-        )
+        raise ValueError(f"dilation (DC5) needs bottleneck blocks, so a depth of 50 or more, got depth={depth}")
 
 
 def _load_weights(model: ResNet, name: str, weights: str) -> None:

@@ -17,9 +17,7 @@ from ..targets import Targets
 class MatchedLoss(Protocol):
     """The interface of a loss."""
 
-    def __call__(
-        self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float
-    ) -> Tensor:
+    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
         """A scalar, not yet weighted; `num_boxes` is the number of objects per process, at least 1."""
         ...
 
@@ -34,9 +32,7 @@ class CrossEntropyLoss:
     def __init__(self, eos_coef: float = 0.1):
         self.eos_coef = eos_coef
 
-    def __call__(
-        self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float
-    ) -> Tensor:
+    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
         logits = predictions.logits  # (B, Q, K + 1)
         no_object = logits.shape[-1] - 1
         labels = targets.labels.new_full(logits.shape[:2], no_object)
@@ -73,9 +69,7 @@ class FocalLoss:
         self.alpha = alpha
         self.gamma = gamma
 
-    def __call__(
-        self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float
-    ) -> Tensor:
+    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
         wanted = predictions.logits.new_zeros(predictions.logits.shape)
         wanted[match.image, match.query, targets.labels[match.target]] = 1
         return sigmoid_focal_loss(predictions.logits, wanted, self.alpha, self.gamma).sum() / num_boxes
@@ -84,9 +78,7 @@ class FocalLoss:
 class BoxL1Loss:
     """L1 distance of matched boxes as cxcywh in 0..1, summed, per object."""
 
-    def __call__(
-        self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float
-    ) -> Tensor:
+    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
         predicted = predictions.boxes[match.image, match.query]  # (M, 4)
         return (predicted - targets.boxes[match.target]).abs().sum() / num_boxes
 
@@ -94,9 +86,7 @@ class BoxL1Loss:
 class GIoULoss:
     """One less the generalised IoU of matched boxes, summed, per object."""
 
-    def __call__(
-        self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float
-    ) -> Tensor:
+    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
         predicted = box_cxcywh_to_xyxy(predictions.boxes[match.image, match.query])  # (M, 4)
         wanted = box_cxcywh_to_xyxy(targets.boxes[match.target])
         return (1 - generalized_box_iou(predicted, wanted)).sum() / num_boxes

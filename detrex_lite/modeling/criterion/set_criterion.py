@@ -25,9 +25,7 @@ class SetCriterion(nn.Module):
         ValueError: when a loss has no weight or a weight no loss.
     """
 
-    def __init__(
-        self, *, matcher: HungarianMatcher, losses: Mapping[str, MatchedLoss], weights: Mapping[str, float]
-    ):
+    def __init__(self, *, matcher: HungarianMatcher, losses: Mapping[str, MatchedLoss], weights: Mapping[str, float]):
         super().__init__()
         for name in losses:
             if name not in weights:

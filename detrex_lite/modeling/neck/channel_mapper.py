@@ -47,8 +47,7 @@ class ChannelMapper(nn.Module):
         self.convs = nn.ModuleList(block(channels, kernel_size, 1) for channels in in_channels.values())
         coarsest = list(in_channels.values())[-1]
         self.extra_convs = nn.ModuleList(
-            block(coarsest if level == 0 else out_channels, 3, 2)
-            for level in range(num_outs - len(in_channels))
+            block(coarsest if level == 0 else out_channels, 3, 2) for level in range(num_outs - len(in_channels))
         )
 
     def forward(self, features: Mapping[str, Tensor]) -> Sequence[Tensor]:

@@ -1,4 +1,4 @@
-"""DETR-R50 for 500 epochs, the learning rate a tenth after 400, as the published weights: box AP 42.0 on COCO val2017.
+"""DETR-R50 for 500 epochs with the drop after 400, as the published weights: box AP 42.0 on COCO val2017.
 
 python tools/train_net.py --config-file projects/detr/configs/detr_r50_500ep.py --num-gpus 8
 """

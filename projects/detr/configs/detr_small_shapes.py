@@ -14,9 +14,10 @@ lr_multiplier = get_config("common/schedule.py").lr_multiplier_one_cycle
 train = get_config("common/train.py").train
 
 model.num_classes = 3
-optimizer.lr = 1e-3
-train.max_iter = 900
-train.eval_period = 300
-train.checkpointer.period = 300
-train.clip_grad.enabled = True
+dataloader.train.total_batch_size = 16
+dataloader.train.num_workers = dataloader.test.num_workers = 0  # reading these images costs less than a process
+optimizer.lr = 5e-4
+train.max_iter = 1800
+train.eval_period = 600
+train.checkpointer.period = 600
 train.output_dir = "output/detr_small_shapes"

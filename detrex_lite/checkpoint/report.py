@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
 
+from .files import CheckpointError
+
 
 class Mismatch(NamedTuple):
     """A tensor that has another shape in the checkpoint than in the model."""
@@ -37,6 +39,21 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[Mismatch] = field(default_factory=list)
+
+    def require_complete(self, source: str) -> None:
+        """Make sure that no tensor of the model was left as initialised.
+
+        Args:
+            source: what was loaded, for the message.
+
+        Raises:
+            CheckpointError: when something is missing.
+        """
+        if self.missing:
+            raise CheckpointError(
+                f"{source} lacks {len(self.missing)} of the model's tensors, which would stay random: "
+                f"{', '.join(self.missing[:5])}{', ...' if len(self.missing) > 5 else ''}"
+            )
 
     def summary(self) -> str:
         """A table of counts by part of the model, and the names of what was not loaded."""

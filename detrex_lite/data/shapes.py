@@ -18,11 +18,12 @@ SHAPES = ("circle", "square", "triangle")
 
 _PARAMETERS_FILE = "generation.json"
 _PARTS = ("images", "annotations", _PARAMETERS_FILE)
-_DRAWING = 1  # raised when the same parameters begin to give other pictures
+_DRAWING = 2  # raised when the same parameters begin to give other pictures
 
 _RADIUS_RANGE = (0.1, 0.23)  # of a shape, as a share of the image's side
 _MIN_VISIBLE = 0.6  # share of each shape that neither other shapes nor the image border may take
-_MIN_CONTRAST = 90.0  # distance of a shape's colour from the background's, of 442
+_ANGLE_RANGE = (-0.3, 0.3)  # of a shape, in radians
+_MIN_CONTRAST = 130.0  # distance of a shape's colour from the background's, of 442
 _PLACING_ATTEMPTS = 10
 
 
@@ -36,9 +37,9 @@ def generate_shapes(
     empty_share: float = 0.05,
     seed: int = 0,
 ) -> Path:
-    """Draw circles, squares and triangles of any colour, size and angle, and annotate them.
+    """Draw circles, squares and triangles of many colours and sizes, a little turned, and annotate them.
 
-    Backgrounds are noisy and shapes overlap; boxes enclose what remains visible, tightly. The folder gets
+    Backgrounds are light and noisy, and shapes overlap; boxes enclose what remains visible, tightly. The folder gets
     `images/train/`, `images/val/` (PNG) and `annotations/train.json`, `annotations/val.json` (COCO format).
     Image i of a split depends on the seed and i alone. A folder that was made with the same arguments is left
     alone; one made with others is made anew.
@@ -183,9 +184,9 @@ def draw_shapes(
         (H, W, 3) uint8 RGB, and for each shape its class and (H, W) bool mask of what is visible of it.
     """
     y, x = np.mgrid[:image_size, :image_size] + 0.5
-    base = rng.uniform(30, 225, size=3)
+    base = rng.uniform(200, 240, size=3)
     waves = rng.uniform(-0.15, 0.15, size=(2, 3)), rng.uniform(0, 2 * np.pi, size=3)
-    picture = base + 20 * np.sin(x[..., None] * waves[0][0] + y[..., None] * waves[0][1] + waves[1])
+    picture = base + 10 * np.sin(x[..., None] * waves[0][0] + y[..., None] * waves[0][1] + waves[1])
 
     shapes: list[tuple[int, np.ndarray, int]] = []  # class, visible mask, drawn area
     for _ in range(objects):
@@ -198,7 +199,7 @@ def draw_shapes(
                 shapes = [(k, visible & ~mask, drawn) for k, visible, drawn in shapes]
                 shapes.append((class_index, mask, int(area)))
                 break
-    picture += rng.uniform(2, 10) * rng.standard_normal(picture.shape, dtype=np.float32)
+    picture += rng.uniform(2, 8) * rng.standard_normal(picture.shape, dtype=np.float32)
     return picture.clip(0, 255).astype(np.uint8), [(k, visible) for k, visible, _ in shapes]
 
 
@@ -208,7 +209,7 @@ def _draw_mask(
     """(H, W) bool mask of one shape at a random place, size and angle, and its area if nothing cut it."""
     radius = rng.uniform(*_RADIUS_RANGE) * image_size
     centre_x, centre_y = rng.uniform(0.12, 0.88, size=2) * image_size
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(*_ANGLE_RANGE)
     u = (x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)
     v = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)
     if shape == "circle":

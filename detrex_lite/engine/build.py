@@ -114,7 +114,7 @@ def load_weights_to_evaluate(cfg: DictConfig, model: nn.Module, class_names: tup
         class_names: of the data; empty when they are not known.
 
     Raises:
-        CheckpointError: when the file cannot be read, is of another model, or of other classes.
+        CheckpointError: when the file cannot be read, lacks part of the model, or is of other classes.
     """
     from ..checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 
@@ -126,5 +126,5 @@ def load_weights_to_evaluate(cfg: DictConfig, model: nn.Module, class_names: tup
             f"{path} was trained on the classes {', '.join(names)}; the test set has {', '.join(class_names)}"
         )
     report = load_checkpoint(model, stored, prefer_ema=cfg.train.model_ema.use_in_eval)
-    level = logging.WARNING if report.missing else logging.INFO
-    logger.log(level, "Weights of %s:\n%s", path, report.summary())
+    report.require_complete(path)
+    logger.info("Weights of %s:\n%s", path, report.summary())

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from ..checkpoint import CheckpointError, load_checkpoint, read_checkpoint
+from ..checkpoint import load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
 from ..data import read_image
 from ..structures import Instances
@@ -205,11 +205,7 @@ def _build_model(config: DictConfig, stored: Mapping[str, Any], weights: str) ->
         config.model.backbone.weights = None
     model = instantiate(config.model)
     report = load_checkpoint(model, stored)
-    if report.missing:
-        raise CheckpointError(
-            f"{weights} lacks {len(report.missing)} of the model's tensors, which would stay random: "
-            f"{', '.join(report.missing[:5])}{', ...' if len(report.missing) > 5 else ''}"
-        )
+    report.require_complete(weights)
     if report.unexpected:
         logger.warning("The model has no use for %d tensors of %s.", len(report.unexpected), weights)
     return model

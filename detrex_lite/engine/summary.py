@@ -93,6 +93,8 @@ def _describe_dataset(dataset: Any) -> str:
     dropped = {reason: count for reason, count in dataset.dropped.items() if count}
     if dropped:
         text += "; boxes left out: " + ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    if dataset.clipped:
+        text += f"; {dataset.clipped} clipped to their image"
     return text
 
 

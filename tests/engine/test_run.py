@@ -111,6 +111,18 @@ def test_evaluating_weights_of_other_classes_is_refused(make_config, tmp_path):
         evaluate(make_config("run", f"train.init_checkpoint={path}"))
 
 
+def test_evaluating_weights_that_lack_a_part_is_refused(make_config, tmp_path):
+    train(make_config("run"))
+    path = tmp_path / "run" / "model_final.pth"
+    stored = torch.load(path, weights_only=True)
+    for name in ("model", "ema"):
+        if name in stored:
+            stored[name].popitem()
+    torch.save(stored, path)
+    with pytest.raises(CheckpointError, match=r"model_final.pth lacks 1 of the model's tensors"):
+        evaluate(make_config("run", f"train.init_checkpoint={path}"))
+
+
 def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_path):
     stored = {
         "backbone.weight": torch.full((8, 3), 0.5),

@@ -119,8 +119,4 @@ def _load_weights(model: ResNet, name: str, weights: str) -> None:
             f"ResNet weights={weights!r} is neither a file nor one of torchvision's names for {name}"
             f"{did_you_mean(weights, choices)}"
         )
-    missing = load_checkpoint(model, weights).missing
-    if missing:
-        raise ValueError(
-            f"ResNet weights={weights!r} has no {', '.join(missing[:3])}; is it of another depth than {name}?"
-        )
+    load_checkpoint(model, weights).require_complete(weights)

@@ -24,7 +24,8 @@ class BaseTransformerLayer(nn.Module):
     precedes the block.
 
     Args:
-        attn: the attention blocks in the order of use, or one block of which each attention gets a copy.
+        attn: the attention blocks in the order of use, or one block of which each attention gets a copy, with the
+            same initial values.
         ffn: the feed-forward block, of which every `ffn` gets a copy.
         norm: the normalisation, of which every `norm` gets a copy.
         operation_order: names out of "self_attn", "cross_attn", "norm", "ffn", in the order in which they run.
@@ -50,7 +51,7 @@ class BaseTransformerLayer(nn.Module):
             if operation not in OPERATIONS:
                 raise ValueError(f"unknown operation {operation!r}{did_you_mean(operation, OPERATIONS)}")
         num_attentions = sum(operation.endswith("_attn") for operation in self.operation_order)
-        if isinstance(attn, nn.Module):
+        if isinstance(attn, nn.Module) and not isinstance(attn, nn.ModuleList):
             attn = [copy.deepcopy(attn) for _ in range(num_attentions)]
         if len(attn) != num_attentions:
             raise ValueError(
@@ -139,7 +140,8 @@ class TransformerLayerSequence(nn.Module):
     """A stack of layers. Subclasses write `forward`; this one keeps the layers.
 
     Args:
-        transformer_layers: one layer, of which `num_layers` copies are made, or the layers themselves.
+        transformer_layers: one layer, of which `num_layers` copies are made, with the same initial values (draw them
+            again where layers should differ), or the layers themselves.
         num_layers: how many layers; may be left out when a list is given.
 
     Raises:

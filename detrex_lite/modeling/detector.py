@@ -56,7 +56,7 @@ class Detector(nn.Module):
         Returns:
             Maps (B, C, h, w), finest first.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must write feature_maps")
 
     def extract_features(self, images: ImageBatch) -> list[ImageBatch]:
         """Run `feature_maps` and keep track of the padding.
@@ -90,7 +90,7 @@ class Detector(nn.Module):
         Returns:
             Suffix -> predictions; "" is the set that detections are made of.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must write predict")
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> Any:
         """Losses in training, detections in evaluation.

@@ -9,7 +9,7 @@ from .predictions import Predictions
 
 
 class SoftmaxPostprocessor:
-    """Each query's best class that is not "no object" (the last one), as DETR: Q detections per image."""
+    """Each query's best class that is not "no object" (the last one), as DETR: at most Q detections per image."""
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """sizes: (height, width) in pixels of the frame that each image's boxes are wanted in."""
@@ -22,7 +22,7 @@ class TopKPostprocessor:
     """The best pairs of query and class under sigmoid, as Deformable DETR: a query may appear with several classes.
 
     Args:
-        num_detections: how many per image; all there are when fewer.
+        num_detections: the most per image.
     """
 
     def __init__(self, num_detections: int = 100):

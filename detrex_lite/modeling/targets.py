@@ -31,7 +31,7 @@ class Targets:
         Args:
             batched_inputs: the batch, in detectron2's input format.
             num_classes: K.
-            like: boxes get its device and dtype.
+            like: boxes get its device, and its dtype when that is not a half.
 
         Raises:
             ValueError: when an input has no instances, or a label outside 0..K-1.
@@ -51,7 +51,9 @@ class Targets:
                     f"(labels 0..{num_classes - 1})"
                 )
             height, width = instances.image_size
-            xyxy = instances.gt_boxes.tensor.to(device=like.device, dtype=like.dtype, non_blocking=True)
+            # Half precision cannot hold pixel coordinates.
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            xyxy = instances.gt_boxes.tensor.to(device=like.device, dtype=dtype, non_blocking=True)
             boxes.append(box_xyxy_to_cxcywh(xyxy / xyxy.new_tensor([width, height, width, height])))
             labels.append(classes.to(device=like.device, dtype=torch.int64, non_blocking=True))
         return cls(torch.cat(labels), torch.cat(boxes), [len(one) for one in labels])

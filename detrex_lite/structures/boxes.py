@@ -11,7 +11,7 @@ class Boxes:
     """Boxes as (T, 4) absolute xyxy in pixels.
 
     Attributes:
-        tensor: (T, 4), x0 y0 x1 y1 in pixels. float64 stays float64, other dtypes than floats become float32.
+        tensor: (T, 4), x0 y0 x1 y1 in pixels. Floats keep their dtype, integers become float32.
 
     Raises:
         ValueError: when the last dimension is not 4.

@@ -60,7 +60,9 @@ def test_what_is_said():
     assert text("device")[0].startswith("cpu (")
     assert "scaled_dot_product_attention: flash, math" in text("attention")[0]
     assert text("model") == ["TinyDetector, 111 parameters, 48 trainable, 3 classes"]
-    assert text("training") == ["cells: 1,234 images, 4,096 boxes, 3 classes; boxes left out: 2 no area; 5 clipped to their image"]
+    assert text("training") == [
+        "cells: 1,234 images, 4,096 boxes, 3 classes; boxes left out: 2 no area; 5 clipped to their image"
+    ]
     assert text("batch") == ["16 images x 1 process x 2 batches = 32 images a step"]
     assert text("length") == [
         "1,000 steps = 10 epochs; checkpoint at the end, evaluation every 250 steps = 2.5 epochs and at the end"

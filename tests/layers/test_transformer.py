@@ -119,8 +119,9 @@ def test_further_inputs_of_an_attention_reach_it_and_typos_do_not_pass(x):
 
 def test_attentions_may_be_given_one_by_one():
     attentions = [MultiheadAttention(C, 2), MultiheadAttention(C, 8)]
-    layer = make_layer("self_attn", "norm", "cross_attn", attn=attentions)
-    assert [attention.num_heads for attention in layer.attentions] == [2, 8]
+    for given in (attentions, nn.ModuleList(attentions)):
+        layer = make_layer("self_attn", "norm", "cross_attn", attn=given)
+        assert [attention.num_heads for attention in layer.attentions] == [2, 8]
 
 
 def test_layer_errors():

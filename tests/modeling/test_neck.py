@@ -20,7 +20,7 @@ def test_levels_and_extra_levels():
         in_channels=channels("res3", "res5"),
         out_channels=6,
         num_outs=4,
-        norm=lambda width: nn.GroupNorm(2, width),
+        norm=nn.GroupNorm(2, 6),
     )
     levels = neck(FEATURES)
     assert [tuple(level.shape) for level in levels] == [
@@ -29,6 +29,8 @@ def test_levels_and_extra_levels():
         (2, 6, 2, 3),
         (2, 6, 1, 2),
     ]
+    norms = [part[1] for part in [*neck.convs, *neck.extra_convs]]
+    assert len({id(norm) for norm in norms}) == 4
     assert neck.extra_convs[0][0].in_channels == 16
     assert neck.extra_convs[1][0].in_channels == 6
 

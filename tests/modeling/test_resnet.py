@@ -65,6 +65,14 @@ def test_norms_train(norm):
     assert (backbone.bn1.weight.requires_grad) is (norm != "FrozenBN")
 
 
+def test_frozen_batch_norm_keeps_its_statistics():
+    backbone = ResNet(depth=18, out_features=["res3"], norm="BN", freeze_at=2).train()
+    before = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    backbone(torch.randn(2, 3, 32, 32))
+    moved = {name.split(".")[0] for name, buffer in backbone.named_buffers() if not torch.equal(buffer, before[name])}
+    assert moved == {"layer2"}
+
+
 def test_weights_from_a_file(tmp_path):
     source = torchvision.models.resnet18()
     torch.nn.init.uniform_(source.bn1.running_mean)

@@ -23,6 +23,11 @@ def test_boxes_are_relative_to_their_own_image():
     assert_close(targets.boxes, torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]]))
 
 
+def test_half_precision_models_get_boxes_in_float32():
+    targets = Targets.from_inputs([make_input([[1.0, 1, 777, 9]], [0])], num_classes=1, like=torch.zeros(1).bfloat16())
+    assert targets.boxes.dtype == torch.float32
+
+
 def test_padding():
     inputs = [make_input([[20.0, 10, 60, 30], [0, 0, 200, 100]], [2, 1]), make_input([], [])]
     labels, boxes = Targets.from_inputs(inputs, num_classes=3, like=torch.zeros(1, dtype=torch.float64)).padded()

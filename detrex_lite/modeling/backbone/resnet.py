@@ -77,6 +77,15 @@ class ResNet(nn.Module):
         parts = [nn.ModuleList([self.conv1, self.bn1]), *self._stages()]
         for part in parts[:freeze_at]:
             part.requires_grad_(False)
+        # Batch norm would go on updating its statistics: see `train`.
+        self._frozen = parts[:freeze_at]
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """Frozen parts stay in evaluation mode, so that their statistics do not move."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def _stages(self) -> list[nn.Module]:
         return [getattr(self, f"layer{index + 1}") for index in range(self.num_stages)]

@@ -1,6 +1,7 @@
 """Feature maps of a backbone, projected to one width, with further levels made by strided convolutions."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ class ChannelMapper(nn.Module):
             As many as there are features when None.
         kernel_size: of the projections; odd.
         bias: whether the convolutions have biases.
-        norm: makes the normalisation from the number of channels; None for none.
+        norm: the normalisation, of which every level gets a copy, e.g. `nn.GroupNorm(32, 256)`; None for none.
 
     Raises:
         ValueError: when `in_channels` is empty, `num_outs` is below the number of features, or an input is missing.
@@ -30,7 +31,7 @@ class ChannelMapper(nn.Module):
         num_outs: int | None = None,
         kernel_size: int = 1,
         bias: bool = True,
-        norm: Callable[[int], nn.Module] | None = None,
+        norm: nn.Module | None = None,
     ):
         super().__init__()
         if not in_channels:
@@ -42,7 +43,7 @@ class ChannelMapper(nn.Module):
 
         def block(channels: int, size: int, stride: int) -> nn.Sequential:
             convolution = nn.Conv2d(channels, out_channels, size, stride=stride, padding=size // 2, bias=bias)
-            return nn.Sequential(convolution, *([] if norm is None else [norm(out_channels)]))
+            return nn.Sequential(convolution, *([] if norm is None else [copy.deepcopy(norm)]))
 
         self.convs = nn.ModuleList(block(channels, kernel_size, 1) for channels in in_channels.values())
         coarsest = list(in_channels.values())[-1]

@@ -17,7 +17,7 @@ model.num_classes = 3
 dataloader.train.total_batch_size = 16
 dataloader.train.num_workers = dataloader.test.num_workers = 0  # reading these images costs less than a process
 optimizer.lr = 5e-4
-train.max_iter = 1800
+train.max_iter = 1750
 train.eval_period = 600
 train.checkpointer.period = 600
 train.output_dir = "output/detr_small_shapes"

@@ -10,27 +10,8 @@ from torch import Tensor, nn
 from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention, TransformerLayerSequence
 
 
-def _layer(
-    blocks: tuple[str, ...],
-    *,
-    embed_dim: int,
-    num_heads: int,
-    feedforward_dim: int,
-    dropout: float,
-    pre_norm: bool,
-) -> BaseTransformerLayer:
-    """A layer of `blocks`, each with a norm before (pre-norm) or after it."""
-    pairs = [("norm", block) if pre_norm else (block, "norm") for block in blocks]
-    return BaseTransformerLayer(
-        attn=MultiheadAttention(embed_dim, num_heads, attn_drop=dropout, proj_drop=dropout),
-        ffn=FFN(embed_dim, feedforward_dim, ffn_drop=dropout),
-        norm=nn.LayerNorm(embed_dim),
-        operation_order=[operation for pair in pairs for operation in pair],
-    )
-
-
-class DetrTransformerEncoder(TransformerLayerSequence):
-    """Self-attention among the cells of the feature map.
+class _DetrLayers(TransformerLayerSequence):
+    """What encoder and decoder share: layers of `blocks`, each with a norm before (pre-norm) or after it.
 
     Args:
         embed_dim: C.
@@ -38,8 +19,11 @@ class DetrTransformerEncoder(TransformerLayerSequence):
         feedforward_dim: hidden channels of the FFN.
         dropout: dropout probability.
         num_layers: how many layers.
-        pre_norm: normalise before each block, and once after the last layer.
+        pre_norm: normalise before each block.
     """
+
+    blocks: tuple[str, ...]
+    always_normalised: bool  # whether the result is normalised in post-norm order too
 
     def __init__(
         self,
@@ -51,18 +35,22 @@ class DetrTransformerEncoder(TransformerLayerSequence):
         num_layers: int = 6,
         pre_norm: bool = False,
     ):
-        super().__init__(
-            _layer(
-                ("self_attn", "ffn"),
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                feedforward_dim=feedforward_dim,
-                dropout=dropout,
-                pre_norm=pre_norm,
-            ),
-            num_layers,
+        pairs = [("norm", block) if pre_norm else (block, "norm") for block in self.blocks]
+        layer = BaseTransformerLayer(
+            attn=MultiheadAttention(embed_dim, num_heads, attn_drop=dropout, proj_drop=dropout),
+            ffn=FFN(embed_dim, feedforward_dim, ffn_drop=dropout),
+            norm=nn.LayerNorm(embed_dim),
+            operation_order=[operation for pair in pairs for operation in pair],
         )
-        self.post_norm_layer = nn.LayerNorm(embed_dim) if pre_norm else None
+        super().__init__(layer, num_layers)
+        self.post_norm_layer = nn.LayerNorm(embed_dim) if pre_norm or self.always_normalised else None
+
+
+class DetrTransformerEncoder(_DetrLayers):
+    """Self-attention among the cells of the feature map; in pre-norm order there is a norm after the last layer."""
+
+    blocks = ("self_attn", "ffn")
+    always_normalised = False
 
     def forward(self, memory: Tensor, *, pos: Tensor, padding: Tensor | None = None) -> Tensor:
         """memory, pos: (B, N, C); padding: (B, N) bool, True = padding. Returns (B, N, C)."""
@@ -71,35 +59,12 @@ class DetrTransformerEncoder(TransformerLayerSequence):
         return memory if self.post_norm_layer is None else self.post_norm_layer(memory)
 
 
-class DetrTransformerDecoder(TransformerLayerSequence):
-    """Queries that attend to each other and to the encoded cells.
+class DetrTransformerDecoder(_DetrLayers):
+    """Queries that attend to each other and to the encoded cells; each layer's result goes through one last norm."""
 
-    Args: as of the encoder; the norm after the last layer is there in either order, and each layer's result goes
-        through it.
-    """
-
-    def __init__(
-        self,
-        *,
-        embed_dim: int = 256,
-        num_heads: int = 8,
-        feedforward_dim: int = 2048,
-        dropout: float = 0.1,
-        num_layers: int = 6,
-        pre_norm: bool = False,
-    ):
-        super().__init__(
-            _layer(
-                ("self_attn", "cross_attn", "ffn"),
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                feedforward_dim=feedforward_dim,
-                dropout=dropout,
-                pre_norm=pre_norm,
-            ),
-            num_layers,
-        )
-        self.post_norm_layer = nn.LayerNorm(embed_dim)
+    blocks = ("self_attn", "cross_attn", "ffn")
+    always_normalised = True
+    post_norm_layer: nn.LayerNorm
 
     def forward(
         self, query: Tensor, memory: Tensor, *, query_pos: Tensor, pos: Tensor, padding: Tensor | None = None

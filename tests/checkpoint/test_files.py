@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import pickle
@@ -30,13 +31,18 @@ def bomb(tmp_path):
     return Bomb(tmp_path / "exploded")
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk():
-    """No file may grow over 10 kB: what a full disk looks like to a program."""
+    """No file may grow over 10 kB: what a full disk looks like to a program.
+
+    Not a fixture: the limit would hold while pytest reports, and its report may go to a file as well.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names_in(folder):
@@ -231,18 +237,19 @@ def test_a_file_that_may_not_be_read_says_why(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path, small_disk, name):
+def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path, name):
     path = tmp_path / name
     save_atomic({"w": torch.ones(4)}, path)
-    with pytest.raises(OSError, match=rf"could not write .*{name} \(.*MiB free.* before is unharmed") as info:
+    message = rf"could not write .*{name} \(.*MiB free.* before is unharmed"
+    with small_disk(), pytest.raises(OSError, match=message) as info:
         save_atomic({"w": torch.ones(100_000)}, path)
     assert info.value.errno
     assert names_in(tmp_path) == [name]
     assert read_checkpoint(path)["w"].tolist() == [1.0] * 4
 
 
-def test_a_full_disk_leaves_nothing_of_a_new_file(tmp_path, small_disk):
-    with pytest.raises(OSError, match="could not write") as info:
+def test_a_full_disk_leaves_nothing_of_a_new_file(tmp_path):
+    with small_disk(), pytest.raises(OSError, match="could not write") as info:
         save_atomic({"w": torch.ones(100_000)}, tmp_path / "a.pth")
     assert "unharmed" not in str(info.value)
     assert names_in(tmp_path) == []

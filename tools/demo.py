@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see tools/train_net.py; before torch starts its threads
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see tools/train_net.py; before torch starts its threads
 
 from omegaconf import DictConfig
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see tools/train_net.py; before torch starts its threads
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see tools/train_net.py; before torch starts its threads
 
 from tqdm import tqdm
 

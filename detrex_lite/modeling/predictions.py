@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .targets import Targets
+
 
 class Predictions(NamedTuple):
     """What one decoder layer (or the encoder, or a denoising part) predicts.
@@ -12,14 +14,18 @@ class Predictions(NamedTuple):
     Attributes:
         logits: (B, Q, K) class logits; K + 1 for detectors that score "no object" as a last class.
         boxes: (B, Q, 4) cxcywh in 0..1 of each image without its padding.
+        targets: what this set is compared with where that is not the batch's ground truth, such as
+            `Targets.class_agnostic` for proposals.
     """
 
     logits: Tensor
     boxes: Tensor
+    targets: Targets | None = None
 
     def at_least_float32(self) -> "Predictions":
         """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""
-        return Predictions(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in self))
+        logits, boxes = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (self.logits, self.boxes))
+        return self._replace(logits=logits, boxes=boxes)
 
 
 def name_layers(logits: Tensor, boxes: Tensor, *, aux_loss: bool = True) -> dict[str, Predictions]:

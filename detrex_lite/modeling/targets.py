@@ -1,7 +1,7 @@
 """The ground truth of a batch, packed: one tensor for all images, so that losses need no loop over images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,10 @@ class Targets:
             boxes.append(box_xyxy_to_cxcywh(xyxy / xyxy.new_tensor([width, height, width, height])))
             labels.append(classes.to(device=like.device, dtype=torch.int64, non_blocking=True))
         return cls(torch.cat(labels), torch.cat(boxes), [len(one) for one in labels])
+
+    def class_agnostic(self) -> "Targets":
+        """The same objects, all of class 0: what a score for "some object" is compared with."""
+        return replace(self, labels=torch.zeros_like(self.labels))
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Per image, padded to the largest: labels (B, T_max), boxes (B, T_max, 4). Padding is class 0, a whole box."""

@@ -67,7 +67,7 @@ def test_focal_loss_by_torchvision():
 
 def test_every_layer_is_named_and_weighted(criterion):
     layers = [random_predictions(2, 6, seed=seed) for seed in range(3)]
-    outputs = name_layers(*(torch.stack(x) for x in zip(*layers, strict=True)))
+    outputs = name_layers(*(torch.stack(x) for x in zip(*(layer[:2] for layer in layers), strict=True)))
     assert list(outputs) == ["", "_0", "_1"]
     targets = random_targets([2, 2])
     got = criterion(outputs, targets)
@@ -77,12 +77,12 @@ def test_every_layer_is_named_and_weighted(criterion):
         for name in WEIGHTS:
             assert_close(got[name + suffix], alone[name])
     assert list(name_layers(layers[0].logits[None], layers[0].boxes[None])) == [""]
-    assert list(name_layers(*(torch.stack(x) for x in zip(*layers, strict=True)), aux_loss=False)) == [""]
+    assert list(name_layers(*(torch.stack(x) for x in zip(*(layer[:2] for layer in layers), strict=True)), aux_loss=False)) == [""]
 
 
 @pytest.mark.parametrize("sizes", [[0, 0], [3, 0]])
 def test_images_without_objects_train(criterion, sizes):
-    predictions = Predictions(*(x.requires_grad_() for x in random_predictions(2, 6)))
+    predictions = Predictions(*(x.requires_grad_() for x in random_predictions(2, 6)[:2]))
     losses = criterion({"": predictions}, random_targets(sizes))
     total = sum(losses.values())
     total.backward()
@@ -100,7 +100,7 @@ def test_gradients(criterion):
     def total(logits, boxes):
         return sum(criterion({"": Predictions(logits, boxes)}, targets).values())
 
-    inputs = tuple(x.clone().requires_grad_() for x in predictions)
+    inputs = tuple(x.clone().requires_grad_() for x in predictions[:2])
     assert torch.autograd.gradcheck(total, inputs)
 
 
@@ -109,10 +109,10 @@ def test_half_precision_predictions_are_compared_in_float32(criterion):
         random_predictions(2, 6, dtype=torch.float32),
         random_targets([2, 1], dtype=torch.float32),
     )
-    half = Predictions(*(x.bfloat16() for x in predictions))
+    half = Predictions(*(x.bfloat16() for x in predictions[:2]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = criterion({"": half}, targets)
-    want = criterion({"": Predictions(*(x.float() for x in half))}, targets)
+    want = criterion({"": Predictions(*(x.float() for x in half[:2]))}, targets)
     for name, loss in got.items():
         assert loss.dtype == torch.float32
         assert_close(loss, want[name], rtol=0, atol=0)

@@ -42,7 +42,7 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: suffix -> predictions, as `name_layers` makes them.
-            targets: the batch's objects.
+            targets: the batch's objects, which sets without targets of their own are compared with.
 
         Returns:
             Weighted losses under base name + suffix, in float32 (float64 for float64 predictions).
@@ -50,12 +50,15 @@ class SetCriterion(nn.Module):
         device = targets.boxes.device
         with torch.autocast(device.type, enabled=False):
             outputs = {suffix: one.at_least_float32() for suffix, one in outputs.items()}
-            # Processes exchange this number, so it comes before matching, which may fail in one of them alone.
-            num_boxes = self._num_boxes(targets)
+            own = [targets if one.targets is None else one.targets for one in outputs.values()]
+            # Processes exchange these numbers, so they come before matching, which may fail in one of them alone.
+            num_boxes = self._num_boxes(own)
             matches = self.match(outputs, targets)
             return {
-                name + suffix: self.weights[name] * loss(predictions, match, targets, num_boxes)
-                for (suffix, predictions), match in zip(outputs.items(), matches, strict=True)
+                name + suffix: self.weights[name] * loss(predictions, match, its, count)
+                for (suffix, predictions), match, its, count in zip(
+                    outputs.items(), matches, own, num_boxes, strict=True
+                )
                 for name, loss in self.losses.items()
             }
 
@@ -64,9 +67,9 @@ class SetCriterion(nn.Module):
         return self.matcher(list(outputs.values()), targets)
 
     @staticmethod
-    def _num_boxes(targets: Targets) -> Tensor | float:
+    def _num_boxes(targets: Sequence[Targets]) -> Sequence[Tensor | float]:
         """Objects per process, averaged over processes and at least 1, so that all processes weigh objects alike."""
         if world_size() == 1:
-            return float(max(len(targets), 1))
-        count = torch.tensor(float(len(targets)), device=targets.boxes.device)
-        return mean_over_processes(count).clamp(min=1)
+            return [float(max(len(one), 1)) for one in targets]
+        counts = torch.tensor([float(len(one)) for one in targets], device=targets[0].boxes.device)
+        return mean_over_processes(counts).clamp(min=1).unbind()

@@ -54,7 +54,8 @@ class HungarianMatcher:
 
         Args:
             predictions: sets of predictions for one batch, e.g. all decoder layers; Q may differ between sets.
-            targets: the batch's objects. An image with more objects than queries leaves some unmatched (and warns).
+            targets: the batch's objects, for sets without targets of their own. An image with more objects than
+                queries leaves some unmatched (and warns).
 
         Returns:
             One Match per set, on the device of the predictions, sorted by image and query.
@@ -63,28 +64,29 @@ class HungarianMatcher:
             NonFiniteError: when a cost is NaN or infinite, naming the set and the image.
         """
         device = predictions[0].logits.device
-        if len(targets) == 0:
-            empty = torch.zeros(0, dtype=torch.int64, device=device)
-            return [Match(empty, empty, empty) for _ in predictions]
-        self._warn_of_too_many(predictions, targets)
-        labels, boxes = targets.padded()
-        blocks = [sum(cost(one, labels, boxes) for cost in self.costs.values()) for one in predictions]
-        flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()  # type: ignore[union-attr]
-        offsets = np.cumsum([0, *(block.numel() for block in blocks)])  # type: ignore[union-attr]
-        solved = [
-            _solve(flat[begin:end].reshape(block.shape), targets.sizes, number)  # type: ignore[union-attr]
-            for number, (block, begin, end) in enumerate(zip(blocks, offsets, offsets[1:], strict=False))
-        ]
+        all_targets = [targets if one.targets is None else one.targets for one in predictions]
+        padded = {id(one): one.padded() for one in all_targets}  # most sets share theirs
+        blocks = [self._cost(one, *padded[id(its)]) for one, its in zip(predictions, all_targets, strict=True)]
+        flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()
+        offsets = np.cumsum([0, *(block.numel() for block in blocks)])
+        solved = []
+        for number, (block, its) in enumerate(zip(blocks, all_targets, strict=True)):
+            self._warn_of_too_many(max(its.sizes, default=0), block.shape[1])
+            cost = flat[offsets[number] : offsets[number + 1]].reshape(block.shape)
+            solved.append(_solve(cost, its.sizes, number))
         # One transfer back, too.
         joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)
         return [Match(*part) for part in joined.split([pairs.shape[1] for pairs in solved], dim=1)]
 
-    def _warn_of_too_many(self, predictions: Sequence[Predictions], targets: Targets) -> None:
-        queries = min(one.logits.shape[1] for one in predictions)
-        if max(targets.sizes) > queries and not self._warned:
+    def _cost(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
+        """(B, Q, T), the weighted sum of all costs."""
+        return torch.stack([cost(predictions, labels, boxes) for cost in self.costs.values()]).sum(0)
+
+    def _warn_of_too_many(self, objects: int, queries: int) -> None:
+        if objects > queries and not self._warned:
             self._warned = True
             warnings.warn(
-                f"an image has {max(targets.sizes)} objects, but there are {queries} queries: some objects are left "
+                f"an image has {objects} objects, but there are {queries} queries: some objects are left "
                 "unmatched; raise model.num_queries (this is said once)"
             )
 

@@ -18,5 +18,10 @@ dataloader.test.mapper.augmentation.update(short_edge_length=240)
 dataloader.train.update(total_batch_size=8, num_workers=1)
 dataloader.test.update(batch_size=8, num_workers=1)
 
+# Photographs have more pixels than the shapes that this model was made for: stride 16 does.
+model.backbone.out_features = ["res4"]
+model.in_feature = "res4"
+model.in_channels = 256
 train.max_iter = 900
+train.eval_period = 300
 train.output_dir = "output/detr_small_bccd"

@@ -1,4 +1,4 @@
-"""A small DETR that trains from scratch on a CPU: ResNet-18 up to stride 16, 128 channels, 2 + 3 pre-norm layers.
+"""A small DETR that trains from scratch on a CPU: ResNet-18 up to stride 8, 128 channels, 2 + 3 pre-norm layers.
 
 What differs from detr_r50.py besides size serves short trainings on small feature maps: batch norm learns its
 statistics, norms come first, and positions are counted in cells, with wavelengths of the size of the map.
@@ -7,11 +7,11 @@ statistics, norms come first, and positions are counted in cells, with wavelengt
 from .detr_r50 import model
 
 model.backbone.depth = 18
-model.backbone.out_features = ["res4"]
+model.backbone.out_features = ["res3"]
 model.backbone.norm = "BN"
 model.backbone.freeze_at = 0
-model.in_feature = "res4"
-model.in_channels = 256
+model.in_feature = "res3"
+model.in_channels = 128
 model.embed_dim = 128
 model.position_embedding.num_pos_feats = 64
 model.position_embedding.temperature = 20

@@ -1,6 +1,7 @@
 """The blocks that detectors are assembled from."""
 
 from .attention import MultiheadAttention
+from .deformable_attention import MultiScaleDeformableAttention
 from .ffn import FFN, MLP
 from .position_embedding import PositionEmbeddingLearned, PositionEmbeddingSine, get_sine_pos_embed
 from .transformer import BaseTransformerLayer, TransformerLayerSequence
@@ -9,6 +10,7 @@ __all__ = [
     "FFN",
     "MLP",
     "BaseTransformerLayer",
+    "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "PositionEmbeddingLearned",
     "PositionEmbeddingSine",

@@ -28,9 +28,8 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    # Two boxes without area have an empty union: their overlap counts as 0, not as NaN. Boxes in 0..1 are far
-    # larger than the smallest normal number, so real quotients keep every digit.
-    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+    # As detrex has it, for boxes in 0..1: two boxes without area overlap by 0, not by NaN.
+    return part / (whole + 1e-6)
 
 
 def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -59,7 +58,10 @@ def pairwise_generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
     return generalized_box_iou(a[..., :, None, :], b[..., None, :, :])
 
 
-def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """The logit of `x` in 0..1; both x and 1 - x are kept at least `eps`, so that the result is finite."""
+def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
+    """The logit of `x` in 0..1; both x and 1 - x are kept at least `eps`, so that the result is finite.
+
+    The default is detrex's; the Deformable DETR repository and transformers have 1e-5.
+    """
     x = x.clamp(min=0, max=1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

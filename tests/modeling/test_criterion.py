@@ -77,7 +77,9 @@ def test_every_layer_is_named_and_weighted(criterion):
         for name in WEIGHTS:
             assert_close(got[name + suffix], alone[name])
     assert list(name_layers(layers[0].logits[None], layers[0].boxes[None])) == [""]
-    assert list(name_layers(*(torch.stack(x) for x in zip(*(layer[:2] for layer in layers), strict=True)), aux_loss=False)) == [""]
+    assert list(
+        name_layers(*(torch.stack(x) for x in zip(*(layer[:2] for layer in layers), strict=True)), aux_loss=False)
+    ) == [""]
 
 
 @pytest.mark.parametrize("sizes", [[0, 0], [3, 0]])

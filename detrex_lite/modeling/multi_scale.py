@@ -1,0 +1,75 @@
+"""Feature maps of several levels as one sequence of tokens, and where its tokens are in the image.
+
+Legend: B batch, N tokens of all levels, L levels, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..structures import ImageBatch
+
+
+@dataclass(frozen=True)
+class TokenLevels:
+    """The geometry of a sequence of tokens: the cells of L padded maps, row by row, finest level first.
+
+    It is float32 in models of any precision, as in published implementations: half precision does not tell cells apart,
+    and more digits would move samples at the border of a cell to the other side.
+
+    Attributes:
+        spatial_shapes: L pairs (height, width) of the padded maps.
+        padding: (B, N) bool, True = padding, or None when no image is padded.
+        valid_ratios: (B, L, 2), or (1, L, 2) when no image is padded: the share of the width and of the height of each
+            map that is image.
+    """
+
+    spatial_shapes: list[tuple[int, int]]
+    padding: Tensor | None
+    valid_ratios: Tensor
+
+    @classmethod
+    def from_maps(cls, maps: Sequence[ImageBatch]) -> "TokenLevels":
+        """The geometry of `maps`, finest first, whose tokens are `flatten_maps([one.tensor for one in maps])`."""
+        shapes = [(int(one.tensor.shape[-2]), int(one.tensor.shape[-1])) for one in maps]
+        if all(one.mask is None for one in maps):
+            return cls(shapes, None, torch.ones(1, len(maps), 2, device=maps[0].tensor.device))
+        masks = [one.mask_or_zeros().expand(len(one), -1, -1) for one in maps]
+        # Counted on the device: taking the sizes from Python would be one more transfer.
+        shares = [torch.stack([(~m[:, 0]).float().mean(1), (~m[:, :, 0]).float().mean(1)], -1) for m in masks]
+        return cls(shapes, torch.cat([mask.flatten(1) for mask in masks], 1), torch.stack(shares, 1))
+
+    def centres(self) -> Tensor:
+        """(B, N, 2), or (1, N, 2) when no image is padded: centres of the cells, x first, in 0..1 of each image."""
+        ratios = self.valid_ratios
+        levels = []
+        for level, (height, width) in enumerate(self.spatial_shapes):
+            y, x = (torch.arange(side, dtype=ratios.dtype, device=ratios.device) + 0.5 for side in (height, width))
+            grid = torch.stack(torch.meshgrid(x / width, y / height, indexing="xy"), dim=-1).flatten(0, 1)
+            levels.append(grid / ratios[:, None, level])
+        return torch.cat(levels, dim=1)
+
+    def in_maps(self, reference: Tensor) -> Tensor:
+        """Points or boxes of images as deformable attention takes them.
+
+        Args:
+            reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 of each image without its padding.
+
+        Returns:
+            (B, Q, L, 2) or (B, Q, L, 4), in 0..1 of each padded map.
+        """
+        ratios = self.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
+        return reference[:, :, None] * ratios[:, None]
+
+    def level_of_tokens(self) -> Tensor:
+        """(N,) the level, 0..L-1, that each token belongs to."""
+        sizes = [height * width for height, width in self.spatial_shapes]
+        device = self.valid_ratios.device
+        return torch.cat([torch.full((size,), level, device=device) for level, size in enumerate(sizes)])
+
+
+def flatten_maps(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, h, w), finest first, to tokens (B, N, C); what is the same for all images, (1, C, h, w), stays so."""
+    return torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1)

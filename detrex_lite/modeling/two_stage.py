@@ -32,7 +32,7 @@ class Proposals(NamedTuple):
 
 
 def take_best(tokens: Tensor, scores: Tensor, number: int) -> Tensor:
-    """The tokens (B, N, C) with the highest scores (B, N), best first: (B, Q, C), Q being `number` or N if there are less."""
+    """The tokens (B, N, C) with the highest scores (B, N), best first: (B, Q, C), where Q is `number`, or N if less."""
     best = scores.topk(min(number, scores.shape[1]), dim=1).indices
     return tokens.gather(1, best[..., None].expand(-1, -1, tokens.shape[-1]))
 

@@ -27,17 +27,19 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return intersection, _area(a) + _area(b) - intersection
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    # As detrex has it, for boxes in 0..1: two boxes without area overlap by 0, not by NaN.
-    return part / (whole + 1e-6)
+def _ratio(part: Tensor, whole: Tensor, eps: float = 0.0) -> Tensor:
+    # Two boxes without area have an empty union: their overlap counts as 0, not as NaN. Boxes in 0..1 are far
+    # larger than the smallest normal number, so real quotients keep every digit.
+    return part / (whole + eps).clamp(min=torch.finfo(whole.dtype).tiny)
 
 
-def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
+def generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     """Generalised IoU in -1..1 (Rezatofighi et al., CVPR 2019) of boxes that broadcast against each other.
 
     Args:
         a: (..., 4) xyxy.
         b: (..., 4) xyxy, same unit.
+        eps: added to both denominators.
 
     Returns:
         (...) the IoU less the share of the smallest enclosing box that neither covers.
@@ -45,7 +47,7 @@ def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
     intersection, union = _overlap(a, b)
     enclosing_sides = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     enclosing = enclosing_sides[..., 0] * enclosing_sides[..., 1]
-    return _ratio(intersection, union) - _ratio(enclosing - union, enclosing)
+    return _ratio(intersection, union, eps) - _ratio(enclosing - union, enclosing, eps)
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -53,9 +55,9 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return _ratio(*_overlap(a[..., :, None, :], b[..., None, :, :]))
 
 
-def pairwise_generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
+def pairwise_generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     """Generalised IoU of every pair. a: (..., N, 4), b: (..., M, 4), xyxy in one unit; (..., N, M)."""
-    return generalized_box_iou(a[..., :, None, :], b[..., None, :, :])
+    return generalized_box_iou(a[..., :, None, :], b[..., None, :, :], eps)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:

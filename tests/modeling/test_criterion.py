@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,7 +45,7 @@ def test_losses_by_their_formulas(criterion):
         labels[image, query] = targets.labels[target]
         predicted, wanted = predictions.boxes[image, query], targets.boxes[target]
         box_l1 += (predicted - wanted).abs().sum()
-        giou += generalized_box_iou_loss(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(wanted))
+        giou += generalized_box_iou_loss(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(wanted), eps=1e-6)
     log_likelihood = predictions.logits.log_softmax(-1).gather(2, labels[..., None])[..., 0]
     weight = torch.where(labels == 4, 0.1, 1.0).double()
     assert_close(got["loss_class"], -(weight * log_likelihood).sum() / weight.sum())
@@ -67,7 +69,8 @@ def test_focal_loss_by_torchvision():
 
 def test_every_layer_is_named_and_weighted(criterion):
     layers = [random_predictions(2, 6, seed=seed) for seed in range(3)]
-    outputs = name_layers(*(torch.stack(x) for x in zip(*(layer[:2] for layer in layers), strict=True)))
+    logits, boxes = torch.stack([one.logits for one in layers]), torch.stack([one.boxes for one in layers])
+    outputs = name_layers(logits, boxes)
     assert list(outputs) == ["", "_0", "_1"]
     targets = random_targets([2, 2])
     got = criterion(outputs, targets)
@@ -80,6 +83,19 @@ def test_every_layer_is_named_and_weighted(criterion):
     assert list(
         name_layers(*(torch.stack(x) for x in zip(*(layer[:2] for layer in layers), strict=True)), aux_loss=False)
     ) == [""]
+
+
+def test_a_set_is_compared_with_targets_of_its_own(criterion):
+    predictions, targets = random_predictions(2, 6), random_targets([3, 1])
+    proposals = predictions._replace(targets=targets.class_agnostic())
+    got = criterion({"": predictions, "_enc": proposals}, targets)
+    alone = criterion({"": predictions}, targets.class_agnostic())
+    for name in WEIGHTS:
+        assert_close(got[f"{name}_enc"], alone[name])
+    assert got["loss_class_enc"] != got["loss_class"]
+    twice = replace(targets, **{f: torch.cat([getattr(targets, f)] * 2) for f in ("labels", "boxes")}, sizes=[4, 4])
+    other = criterion({"": predictions, "_other": predictions._replace(targets=twice)}, targets)
+    assert_close(other["loss_bbox_other"], criterion({"": predictions}, twice)["loss_bbox"])
 
 
 @pytest.mark.parametrize("sizes", [[0, 0], [3, 0]])

@@ -84,9 +84,16 @@ class BoxL1Loss:
 
 
 class GIoULoss:
-    """One less the generalised IoU of matched boxes, summed, per object."""
+    """One less the generalised IoU of matched boxes, summed, per object.
+
+    Args:
+        eps: added to areas that are divided by; the paper's repository has none, detrex this one.
+    """
+
+    def __init__(self, eps: float = 1e-6):
+        self.eps = eps
 
     def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
         predicted = box_cxcywh_to_xyxy(predictions.boxes[match.image, match.query])  # (M, 4)
         wanted = box_cxcywh_to_xyxy(targets.boxes[match.target])
-        return (1 - generalized_box_iou(predicted, wanted)).sum() / num_boxes
+        return (1 - generalized_box_iou(predicted, wanted, self.eps)).sum() / num_boxes

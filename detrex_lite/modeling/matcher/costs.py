@@ -84,11 +84,13 @@ class GIoUCost:
 
     Args:
         weight: what the cost is multiplied by.
+        eps: added to areas that are divided by; the paper's repository has none, detrex this one.
     """
 
-    def __init__(self, weight: float = 2.0):
+    def __init__(self, weight: float = 2.0, eps: float = 1e-6):
         self.weight = weight
+        self.eps = eps
 
     def __call__(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
         predicted, wanted = box_cxcywh_to_xyxy(predictions.boxes), box_cxcywh_to_xyxy(boxes)
-        return -self.weight * pairwise_generalized_box_iou(predicted, wanted)
+        return -self.weight * pairwise_generalized_box_iou(predicted, wanted, self.eps)

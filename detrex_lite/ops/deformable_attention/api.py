@@ -5,7 +5,6 @@ Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points,
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .backends import select_backend
@@ -94,7 +93,7 @@ def multi_scale_deformable_attention_from_offsets(
 def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     if isinstance(spatial_shapes, Tensor):
         raise ValueError(
-            "spatial_shapes is a list of Python pairs (height, width); reading a tensor would wait for a GPU"
+            "spatial_shapes is a list of Python pairs (height, width); a tensor may be on a GPU"
         )
     if value.dim() != 4:
         raise ValueError(f"value has shape {tuple(value.shape)}; expected (B, N, H, C)")

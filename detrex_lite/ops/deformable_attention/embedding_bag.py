@@ -1,10 +1,10 @@
 """Multi-scale deformable attention on a CPU: one weighted sum of table rows per query and head.
 
-A sample is four neighbouring cells with bilinear weights, so a query's result in one head is the sum of 4 L P rows of a
-table (tokens x heads, C): what `torch.nn.functional.embedding_bag` computes while reading each row once, where
-grid_sample writes all samples to memory first. The sums are a product with a sparse matrix A (a row per query and head),
-which gives the backward pass: A^T times the gradient for the table, and for the weights the products of gradients and
-rows where A is not zero.
+A sample is four neighbouring cells with bilinear weights, so a query's result in one head is the sum of 4 L P rows of
+a table (tokens x heads, C): what `torch.nn.functional.embedding_bag` computes while reading each row once, where
+grid_sample writes all samples to memory first. The sums are a product with a sparse matrix A that has a row for each
+query and head, which gives the backward pass: A^T times the gradient for the table, and for the weights the products
+of gradients and rows where A is not zero.
 
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """

@@ -1,0 +1,9 @@
+"""Deformable DETR R50 with box refinement, 50 epochs.
+
+python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_refine_50ep.py --num-gpus 8
+"""
+
+from .deformable_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.with_box_refine = True
+train.output_dir = "output/deformable_detr_r50_refine_50ep"

@@ -92,9 +92,7 @@ def multi_scale_deformable_attention_from_offsets(
 
 def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     if isinstance(spatial_shapes, Tensor):
-        raise ValueError(
-            "spatial_shapes is a list of Python pairs (height, width); a tensor may be on a GPU"
-        )
+        raise ValueError("spatial_shapes is a list of Python pairs (height, width); a tensor may be on a GPU")
     if value.dim() != 4:
         raise ValueError(f"value has shape {tuple(value.shape)}; expected (B, N, H, C)")
     shapes = [(int(height), int(width)) for height, width in spatial_shapes]

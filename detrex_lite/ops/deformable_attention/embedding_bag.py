@@ -175,7 +175,7 @@ class _Corners(NamedTuple):
     Corners are ordered top left, top right, bottom left, bottom right.
     """
 
-    index: Tensor  # (q, H, 4, L * P) int32 rows of the table
+    rows: Tensor  # (q, H, 4, L * P) int32, of the table
     shares: Tensor  # (q, H, 4, L * P) bilinear shares times attention weights
     x: Tensor  # (q, H * L * P) distance from the left cells, in cells
     y: Tensor  # the same from the upper cells
@@ -184,8 +184,8 @@ class _Corners(NamedTuple):
     weights: Tensor  # (q, H * L * P)
 
     def bags(self) -> tuple[Tensor, Tensor]:
-        """index and shares as (q * H, 4 * L * P)."""
-        return self.index.view(-1, self.index[0, 0].numel()), self.shares.view(-1, self.shares[0, 0].numel())
+        """rows and shares as (q * H, 4 * L * P)."""
+        return self.rows.view(-1, self.rows[0, 0].numel()), self.shares.view(-1, self.shares[0, 0].numel())
 
     def gradients(self, products: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
         """From the gradients of `shares`, (q * H, 4 * L * P), those of locations and weights of the chunk."""
@@ -199,7 +199,7 @@ class _Corners(NamedTuple):
         weight_gradient = torch.addcmul(top, self.y, step_y)
         step_x *= self.weights * layout.widths * self.inside_x
         step_y *= self.weights * layout.heights * self.inside_y
-        shape = (self.index.shape[0], self.index.shape[1], len(layout.shapes), -1)
+        shape = (*self.rows.shape[:2], len(layout.shapes), -1)
         return torch.stack([step_x, step_y], dim=-1).view(*shape, 2), weight_gradient.view(shape)
 
 

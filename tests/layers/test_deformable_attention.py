@@ -1,0 +1,118 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from detrex_lite.layers import FFN, BaseTransformerLayer, MultiScaleDeformableAttention
+from detrex_lite.ops import multi_scale_deformable_attention
+
+SHAPES = [(4, 5), (2, 3)]
+B, Q, N, C, H, P = 2, 6, 26, 16, 4, 3
+
+
+@pytest.fixture
+def attention():
+    torch.manual_seed(0)
+    attention = MultiScaleDeformableAttention(C, H, num_levels=2, num_points=P, dropout=0.0).double()
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return attention
+
+
+def randn(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_attends_as_the_paper_says(attention, coordinates):
+    query, value, identity = randn(B, Q, C), randn(B, N, C), randn(B, Q, C)
+    pos, reference = randn(1, Q, C), torch.rand(B, Q, 2, coordinates, dtype=torch.float64)
+    padding = torch.zeros(B, N, dtype=torch.bool)
+    padding[1, 5:9] = True
+    got = attention(
+        query,
+        value,
+        identity=identity,
+        query_pos=pos,
+        key_pos=randn(B, N, C),
+        key_padding_mask=padding,
+        reference_points=reference,
+        spatial_shapes=SHAPES,
+    )
+    moved = query + pos
+    offsets = attention.sampling_offsets(moved).view(B, Q, H, 2, P, 2)
+    weights = attention.attention_weights(moved).view(B, Q, H, 2 * P).softmax(-1).view(B, Q, H, 2, P)
+    points = reference[:, :, None, :, None]
+    if coordinates == 2:
+        locations = points + offsets / torch.tensor([[5.0, 4.0], [3.0, 2.0]]).double()[:, None]
+    else:
+        locations = points[..., :2] + offsets / P * points[..., 2:] / 2
+    seen = attention.value_proj(value).masked_fill(padding[..., None], 0).view(B, N, H, C // H)
+    summed = multi_scale_deformable_attention(seen, SHAPES, locations, weights, backend="reference")
+    assert_close(got, identity + attention.output_proj(summed))
+
+
+def test_queries_read_from_themselves_by_default(attention):
+    tokens, pos, reference = randn(B, N, C), randn(B, N, C), torch.rand(B, N, 2, 2, dtype=torch.float64)
+    shared = {"reference_points": reference, "spatial_shapes": SHAPES}
+    assert_close(
+        attention(tokens, query_pos=pos, **shared),
+        attention(tokens, tokens, tokens, identity=tokens, query_pos=pos, **shared),
+    )
+
+
+def test_heads_look_in_different_directions_at_first():
+    attention = MultiScaleDeformableAttention(32, num_heads=8, num_levels=2, num_points=4)
+    offsets = attention.sampling_offsets(torch.randn(32)).view(8, 2, 4, 2)
+    for head in range(8):
+        angle = 2 * math.pi * head / 8
+        direction = torch.tensor([math.cos(angle), math.sin(angle)])
+        direction /= direction.abs().max()
+        for point in range(4):
+            assert_close(offsets[head, :, point], (direction * (point + 1)).expand(2, 2), atol=1e-5, rtol=0)
+    assert (attention.attention_weights(torch.randn(5, 32)) == 0).all()
+    before = attention.value_proj.weight.clone()
+    attention.reset_parameters()
+    assert (attention.value_proj.weight != before).any()
+
+
+def test_it_can_take_the_place_of_attention_in_a_layer(attention):
+    layer = BaseTransformerLayer(
+        attn=attention,
+        ffn=FFN(C, 8),
+        norm=nn.LayerNorm(C),
+        operation_order=("self_attn", "norm", "ffn", "norm"),
+    ).double()
+    tokens, reference = randn(B, N, C), torch.rand(B, N, 2, 2, dtype=torch.float64)
+    inputs = {"reference_points": reference, "spatial_shapes": SHAPES}
+    padding = torch.zeros(B, N, dtype=torch.bool)
+    got = layer(tokens, query_key_padding_mask=padding, self_attn_inputs=inputs)
+    want = layer.norms[0](layer.attentions[0](tokens, **inputs))
+    assert_close(got, layer.norms[1](layer.ffns[0](want)))
+
+
+def test_sampling_places_keep_their_digits_in_half_precision():
+    torch.manual_seed(0)
+    attention = MultiScaleDeformableAttention(C, H, num_levels=1, num_points=P, dropout=0.0)
+    shapes, tokens = [(40, 300)], torch.randn(1, 40 * 300, C)
+    reference = torch.rand(1, 50, 1, 2)
+    query = torch.randn(1, 50, C)
+    want = attention(query, tokens, reference_points=reference, spatial_shapes=shapes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = attention(query, tokens, reference_points=reference, spatial_shapes=shapes)
+    assert_close(got, want, atol=0.05, rtol=0.05)
+
+
+def test_errors(attention):
+    query, reference = randn(B, N, C), torch.rand(B, N, 2, 2, dtype=torch.float64)
+    shared = {"reference_points": reference, "spatial_shapes": SHAPES}
+    with pytest.raises(ValueError, match="cannot take an attn_mask"):
+        attention(query, attn_mask=torch.zeros(N, N, dtype=torch.bool), **shared)
+    with pytest.raises(ValueError, match=r"must be bool \(True = padding\), got torch.float32"):
+        attention(query, key_padding_mask=torch.zeros(B, N), **shared)
+    with pytest.raises(ValueError, match="1 feature maps were given to an attention of 2 levels"):
+        attention(query, reference_points=reference, spatial_shapes=[(2, 13)])
+    with pytest.raises(ValueError, match="embed_dim=10 is not a multiple of num_heads=4"):
+        MultiScaleDeformableAttention(10, 4)

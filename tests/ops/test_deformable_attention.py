@@ -1,0 +1,258 @@
+"""The operator: what it means, and that every way to compute it means the same."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from detrex_lite.ops import (
+    multi_scale_deformable_attention,
+    multi_scale_deformable_attention_from_offsets,
+    use_deformable_attention_backend,
+)
+from detrex_lite.ops.deformable_attention import describe_backend, sampling_locations, select_backend
+from detrex_lite.ops.deformable_attention import embedding_bag as embedding_bag_module
+
+SHAPES = [(6, 5), (3, 4), (1, 1)]
+CPU_BACKENDS = ("reference", "embedding_bag")
+
+
+def make_inputs(shapes=SHAPES, batch=2, queries=7, heads=3, channels=5, points=2, dtype=torch.float64, seed=0):
+    """Values, locations inside and outside, weights."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens, levels = sum(height * width for height, width in shapes), len(shapes)
+
+    def uniform(*size):
+        return torch.rand(*size, dtype=torch.float64, generator=generator)
+
+    value = uniform(batch, tokens, heads, channels) * 2 - 1
+    locations = uniform(batch, queries, heads, levels, points, 2) * 1.8 - 0.4
+    weights = uniform(batch, queries, heads, levels, points)
+    return tuple(one.to(dtype).requires_grad_() for one in (value, locations, weights))
+
+
+def by_grid_sample(value, shapes, locations, weights):
+    """The papers' formulation on torch's own operator."""
+    batch, _, heads, channels = value.shape
+    queries, levels, points = locations.shape[1], *locations.shape[3:5]
+    samples = []
+    for level, (part, shape) in enumerate(zip(value.split([h * w for h, w in shapes], 1), shapes, strict=True)):
+        image = part.permute(0, 2, 3, 1).reshape(batch * heads, channels, *shape)
+        grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)
+        samples.append(F.grid_sample(image, grid, align_corners=False))
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
+    out = (torch.stack(samples, -2).flatten(-2) * weights).sum(-1)
+    return out.view(batch, heads * channels, queries).transpose(1, 2)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_agrees_with_grid_sample(backend):
+    inputs = make_inputs()
+    value, locations, weights = inputs
+    got = multi_scale_deformable_attention(value, SHAPES, locations, weights, backend=backend)
+    want = by_grid_sample(value, SHAPES, locations, weights)
+    assert got.shape == (2, 7, 15)
+    assert_close(got, want)
+    upstream = torch.randn(got.shape, dtype=got.dtype, generator=torch.Generator().manual_seed(1))
+    for mine, theirs in zip(
+        torch.autograd.grad(got, inputs, upstream), torch.autograd.grad(want, inputs, upstream), strict=True
+    ):
+        assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_centre_reads_its_cell_and_a_corner_a_quarter(backend):
+    value = torch.arange(6.0).view(1, 6, 1, 1) + 1  # a map of 2 rows and 3 columns: 1 2 3, 4 5 6
+    places = torch.tensor([[2.5 / 3, 0.25], [0.5, 0.5], [0.0, 0.0], [1.0, 1.0], [-0.3, 0.5], [0.5, 1.8]])
+    weights = torch.ones(1, 6, 1, 1, 1)
+    got = multi_scale_deformable_attention(value, [(2, 3)], places.view(1, 6, 1, 1, 1, 2), weights, backend=backend)
+    assert_close(got.flatten(), torch.tensor([3.0, (2 + 5) / 2, 1 / 4, 6 / 4, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("shapes", [[(4, 3)], [(1, 1)], [(3, 2), (2, 2), (1, 3), (1, 1)]])
+def test_gradients(backend, shapes):
+    value, locations, weights = make_inputs(shapes, batch=2, queries=3, heads=2, channels=2, points=2)
+
+    def attend(*inputs):
+        return multi_scale_deformable_attention(inputs[0], shapes, *inputs[1:], backend=backend)
+
+    assert torch.autograd.gradcheck(attend, (value, locations, weights))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_gradients_at_the_border_of_cells(backend):
+    # There the derivative by the location has a jump: any value between those of both sides is right.
+    shapes = [(3, 4)]
+    value, _, weights = make_inputs(shapes, batch=1, queries=5, heads=1, channels=2, points=1)
+    centre = torch.tensor([1.5 / 4, 1.5 / 3], dtype=torch.float64)
+    border = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    outside = torch.tensor([[-0.5 / 4, 0.5], [4.5 / 4, 0.5], [9.0, 9.0]], dtype=torch.float64)
+    places = torch.cat([centre[None], border[None], outside]).view(1, 5, 1, 1, 1, 2)
+    locations = places.clone().requires_grad_()
+
+    def attend(value, weights, locations=places):
+        return multi_scale_deformable_attention(value, shapes, locations, weights, backend=backend)
+
+    assert torch.autograd.gradcheck(attend, (value, weights))
+    total = attend(value, weights, locations).sum()
+    (slope,) = torch.autograd.grad(total, locations)
+    step = torch.zeros_like(locations)
+    for axis in (0, 1):
+        step.zero_()[..., axis] = 1e-6
+        with torch.no_grad():
+            after, before = (attend(value, weights, locations + sign * step) for sign in (1, -1))
+            here = attend(value, weights, locations)
+        sides = torch.stack([(after - here).sum(-1), (here - before).sum(-1)]) / 1e-6
+        got = slope[0, :, 0, 0, 0, axis]
+        assert (got >= sides.min(0).values[0] - 1e-4).all()
+        assert (got <= sides.max(0).values[0] + 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision_agrees_with_float64(dtype):
+    inputs = make_inputs(dtype=dtype)
+    value, locations, weights = inputs
+    got = multi_scale_deformable_attention(value, SHAPES, locations, weights, backend="embedding_bag")
+    assert got.dtype == dtype
+    exact = tuple(one.detach().double().requires_grad_() for one in inputs)
+    want = multi_scale_deformable_attention(exact[0], SHAPES, *exact[1:], backend="reference")
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
+    assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
+    for mine, theirs in zip(
+        torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), exact), strict=True
+    ):
+        assert mine.dtype == dtype
+        assert_close(mine.double(), theirs, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+def test_parts_of_the_queries_are_computed_one_after_the_other(monkeypatch):
+    value, locations, weights = inputs = make_inputs(queries=9)
+    want = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    want_gradients = torch.autograd.grad(want.sum(), inputs)
+    monkeypatch.setattr(embedding_bag_module, "QUERIES_AT_A_TIME", 4)
+    got = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    assert_close(got, want, rtol=0, atol=0)
+    for mine, theirs in zip(torch.autograd.grad(got.sum(), inputs), want_gradients, strict=True):
+        assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_strided_inputs_and_no_queries(backend):
+    value, locations, weights = make_inputs()
+    want = multi_scale_deformable_attention(value, SHAPES, locations, weights, backend=backend)
+    strided = [one.detach().transpose(0, 1).contiguous().transpose(0, 1) for one in (value, locations, weights)]
+    assert not strided[0].is_contiguous()
+    got = multi_scale_deformable_attention(strided[0], SHAPES, *strided[1:], backend=backend)
+    assert_close(got, want.detach())
+    none = multi_scale_deformable_attention(value, SHAPES, locations[:, :0], weights[:, :0], backend=backend)
+    assert none.shape == (2, 0, 15)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30])
+def test_absurd_locations_harm_their_own_query_only(bad):
+    value, locations, weights = (one.detach().float() for one in make_inputs())
+    want = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    locations[0, 3, 1, 0, 1] = bad
+    got = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    keep = torch.ones(2, 7, dtype=torch.bool)
+    keep[0, 3] = False
+    assert_close(got[keep], want[keep])
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_from_offsets(coordinates):
+    value, locations, weights = make_inputs()
+    reference = torch.rand(2, 7, len(SHAPES), coordinates, dtype=torch.float64, requires_grad=True)
+    offsets = torch.randn(locations.shape, dtype=torch.float64, requires_grad=True)
+    got = multi_scale_deformable_attention_from_offsets(value, SHAPES, reference, offsets, weights)
+    normalised = weights.flatten(-2).softmax(-1).view(weights.shape)
+    for level, (height, width) in enumerate(SHAPES):
+        for axis, side in ((0, width), (1, height)):
+            at = sampling_locations(reference, offsets, SHAPES)[:, :, :, level, :, axis]
+            offset, point = offsets[:, :, :, level, :, axis], reference[:, :, None, level, None]
+            if coordinates == 2:
+                assert_close(at, point[..., axis] + offset / side)
+            else:
+                assert_close(at, point[..., axis] + offset / 2 * point[..., 2 + axis] / 2)
+    places = sampling_locations(reference, offsets, SHAPES)
+    assert_close(got, multi_scale_deformable_attention(value, SHAPES, places, normalised, backend="reference"))
+    gradients = torch.autograd.grad(got.sum(), (value, reference, offsets, weights))
+    assert all(torch.isfinite(one).all() for one in gradients)
+
+
+def test_compiled_models_take_it_as_one_node():
+    inputs = make_inputs()
+
+    def attend(value, locations, weights):
+        return multi_scale_deformable_attention(value * 2, SHAPES, locations, weights).relu()
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    got, want = compiled(*inputs), attend(*inputs)
+    assert_close(got, want)
+    for mine, theirs in zip(
+        torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), strict=True
+    ):
+        assert_close(mine, theirs)
+
+
+def test_the_operator_is_registered_as_torch_wants_it():
+    value, locations, weights = make_inputs()
+    flat = [side for shape in SHAPES for side in shape]
+    torch.library.opcheck(torch.ops.detrex_lite.deformable_attention_cpu, (value, locations, weights, flat))
+
+
+def test_the_way_can_be_chosen(monkeypatch):
+    cpu = torch.device("cpu")
+    assert select_backend(cpu, torch.float32) == "embedding_bag"
+    assert "embedding_bag (torch's embedding_bag" in describe_backend(cpu)
+    monkeypatch.setenv("DETREX_LITE_DEFORMABLE_ATTENTION", "reference")
+    assert select_backend(cpu, torch.float32) == "reference"
+    with use_deformable_attention_backend("embedding_bag"):
+        assert select_backend(cpu, torch.float32) == "embedding_bag"
+        assert select_backend(cpu, torch.float32, "reference") == "reference"
+    assert select_backend(cpu, torch.float32) == "reference"
+    assert select_backend(torch.device("meta"), torch.float64, None) == "reference"
+
+
+def test_a_choice_that_cannot_be_taken_is_an_error(monkeypatch):
+    value, locations, weights = make_inputs()
+    with pytest.raises(ValueError, match="no way 'tritn' .*did you mean 'triton'"):
+        multi_scale_deformable_attention(value, SHAPES, locations, weights, backend="tritn")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="by 'triton' was asked for, but .*(runs on a GPU|not installed)"):
+        multi_scale_deformable_attention(value, SHAPES, locations, weights, backend="triton")
+    with pytest.raises(ValueError, match="'embedding_bag' was asked for, but it runs on a CPU.*meta"):
+        select_backend(torch.device("meta"), torch.float32, "embedding_bag")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="triton is not installed"):
+        select_backend(torch.device("cuda"), torch.float32, "triton")
+    assert select_backend(torch.device("cuda"), torch.float32) == "reference"
+
+
+def test_shapes_that_do_not_fit_are_named():
+    value, locations, weights = make_inputs()
+    with pytest.raises(ValueError, match=r"spatial_shapes \[\(6, 5\)\] have 30 cells, but value has 43 tokens"):
+        multi_scale_deformable_attention(value, SHAPES[:1], locations, weights)
+    with pytest.raises(
+        ValueError, match=r"attention_weights has shape .* expected \(B, Q, H, L, P\) = \(2, 7, 3, 3, 2\)"
+    ):
+        multi_scale_deformable_attention(value, SHAPES, locations, weights[:, :, :2])
+    with pytest.raises(ValueError, match=r"sampling_locations has shape .* expected \(B, Q, H, L, P, 2\)"):
+        multi_scale_deformable_attention(value, SHAPES, locations[..., :1], weights)
+    with pytest.raises(ValueError, match=r"value has shape .* expected \(B, N, H, C\)"):
+        multi_scale_deformable_attention(value[0], SHAPES, locations, weights)
+    with pytest.raises(ValueError, match="list of Python pairs"):
+        multi_scale_deformable_attention(value, torch.tensor(SHAPES), locations, weights)
+    with pytest.raises(ValueError, match="2 coordinates .* or 4 .*, got 3"):
+        sampling_locations(torch.zeros(2, 7, 3, 3), locations, SHAPES)
+
+
+def test_importing_the_package_never_imports_triton():
+    # Of the whole package; torchvision, which parts above these import, does it itself.
+    code = "import sys, detrex_lite.ops, detrex_lite.layers; sys.exit('triton' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

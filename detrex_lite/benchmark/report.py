@@ -1,0 +1,41 @@
+"""Tables for people, JSON for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import BenchmarkError
+
+
+def aligned_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Columns as wide as their widest cell, the first `left` of them aligned at the left, numbers at the right."""
+    lines = [headers, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def milliseconds(seconds: float) -> str:
+    """With four significant digits, or all before the point."""
+    number = seconds * 1000
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
+
+
+def gibibytes(number: int | None) -> str:
+    return "-" if number is None else f"{number / 2**30:.2f} GiB"
+
+
+def require_writable(path: str | Path | None) -> None:
+    """Raise BenchmarkError when a report cannot be written there: better before than after a long measurement."""
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise BenchmarkError(f"cannot write {path}: there is no folder {Path(path).resolve().parent}")
+
+
+def write_json(path: str | Path, report: Mapping[str, Any]) -> None:
+    Path(path).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from detrex_lite.tools.benchmark import main
+
+from ..benchmark.configs import TINY
+
+SMALL = [
+    "--height",
+    "8",
+    "--width",
+    "8",
+    "--train-height",
+    "8",
+    "--train-width",
+    "8",
+    "--repeats",
+    "1",
+    "--warmup",
+    "1",
+]
+
+
+def test_models_with_overrides_between_options(tmp_path, capsys):
+    file = tmp_path / "times.json"
+    arguments = ["model", "--device", "cpu", TINY, *SMALL, "model.num_classes=5", "--mode", "inference"]
+    assert main([*arguments, "--json", str(file)]) == 0
+    assert "median ms" in capsys.readouterr().out
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["config"] == TINY
+    assert row["flops"] == 2 * (3 * 8 + 8 * 9)
+
+
+def test_operator(tmp_path, capsys):
+    file = tmp_path / "times.json"
+    sizes = ["--shapes", "4x6,2x3", "--heads", "2", "--channels", "8", "--points", "2", "--queries", "5"]
+    options = ["--backends", "embedding_bag", "--repeats", "1", "--device", "cpu", "--json", str(file)]
+    assert main(["op", "deformable_attention", *sizes, *options]) == 0
+    assert "5 queries, 2 heads x 8 channels, 2 points, float32, levels 4x6 2x3" in capsys.readouterr().out
+    stored = json.loads(file.read_text())
+    assert {row["backend"] for row in stored["rows"]} == {"grid_sample", "embedding_bag"}
+    assert stored["settings"]["queries"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model", "nowhere.py"], "there is no config file 'nowhere.py'"),
+        (["model", TINY, "--precision", "float16"], "there is no precision 'float16'"),
+        (["model", TINY, "--mode", "predict"], "there is no mode 'predict'"),
+        (["model", TINY, "--against", "mmdet"], "there is no implementation to compare with 'mmdet'"),
+        (["model", "model.num_classes=5"], "no config is given"),
+        (["model", TINY, "--json", "nowhere/times.json"], "there is no folder"),
+        (["op", "deformable_attention", "--backends", "cuda"], "there is no backend 'cuda'"),
+        (["op", "deformable_attention", "--queries", "many"], "queries must be a number or 'encoder', got 'many'"),
+        (["op", "deformable_attention", "--shapes", "10"], "shapes are written"),
+        (["op", "deformable_attention", "--device", "gpu"], "device must be"),
+    ],
+)
+def test_errors_are_messages(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_commands_and_operators_are_refused(capsys):
+    for arguments in (["train"], ["op", "attention"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "invalid choice" in capsys.readouterr().err

@@ -1,0 +1,11 @@
+"""Deformable DETR R50 that reads one feature level, 50 epochs.
+
+python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_single_scale_50ep.py
+"""
+
+from .deformable_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train
+from .models.deformable_detr_r50_single_scale import model
+
+model.backbone.weights = "IMAGENET1K_V1"
+model.criterion.weights.loss_class = 2.0
+train.output_dir = "output/deformable_detr_r50_single_scale_50ep"

@@ -134,7 +134,7 @@ def test_parts_of_the_queries_are_computed_one_after_the_other(monkeypatch):
     value, locations, weights = inputs = make_inputs(queries=9)
     want = multi_scale_deformable_attention(value, SHAPES, locations, weights)
     want_gradients = torch.autograd.grad(want.sum(), inputs)
-    monkeypatch.setattr(embedding_bag_module, "QUERIES_AT_A_TIME", 4)
+    monkeypatch.setattr(embedding_bag_module, "SAMPLES_AT_A_TIME", 4 * 3 * 3 * 2)
     got = multi_scale_deformable_attention(value, SHAPES, locations, weights)
     assert_close(got, want, rtol=0, atol=0)
     for mine, theirs in zip(torch.autograd.grad(got.sum(), inputs), want_gradients, strict=True):

@@ -56,6 +56,7 @@ def collect() -> dict[str, Any]:
         "device": _guarded("device", _device),
         "kernels": {
             **_guarded("attention", _attention),
+            **_guarded("deformable attention", _deformable_attention),
             "triton": packages["triton"]["error"] or "imports",
             "C++ compiler": _compiler() or "none found; torch.compile on a CPU needs one (g++, $CXX)",
         },
@@ -69,7 +70,7 @@ def format_report(report: dict[str, Any]) -> str:
     lines = []
     for title, entries in {**report, "packages": packages}.items():
         if title != "missing":
-            lines += [title, *(f"  {name:<14} {value}" for name, value in entries.items())]
+            lines += [title, *(f"  {name:<20} {value}" for name, value in entries.items())]
     lines += ["missing", *(f"  {sentence}" for sentence in report["missing"] or ["nothing"])]
     return "\n".join(lines)
 
@@ -150,6 +151,17 @@ def _attention() -> dict[str, str]:
             masked = _attends(backend, query, mask)
             found.append(name.lower() if masked else f"{name.lower()} (not with masks)")
     return {"attention": f"{', '.join(found)} ({device}, {str(dtype).removeprefix('torch.')})"}
+
+
+def _deformable_attention() -> dict[str, str]:
+    """The way that deformable attention takes here, by device."""
+    import torch
+
+    from detrex_lite.ops.deformable_attention import describe_backend
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    ways = [f"{device}: {describe_backend(torch.device(device))}" for device in devices]
+    return {"deformable attention": "; ".join(ways)}
 
 
 def _attends(backend: Any, query: Any, mask: Any) -> bool:

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from .. import distributed
+from ..layers import MultiScaleDeformableAttention
+from ..ops.deformable_attention import describe_backend
 from .settings import Lengths
 
 
@@ -36,6 +38,7 @@ def describe_run(
     rows = [
         ("device", describe_device(device)),
         ("attention", describe_attention(device)),
+        *_deformable_attention(model, device, amp_dtype),
         (
             "precision",
             "float32" if amp_dtype is None else f"float32 with {amp_dtype} autocast".replace("torch.", ""),
@@ -73,6 +76,14 @@ def describe_attention(device: torch.device) -> str:
         kernels = {"flash": device.type == "cpu" and torch.backends.cuda.flash_sdp_enabled(), "math": True}
     names = ", ".join(name for name, enabled in kernels.items() if enabled)
     return f"scaled_dot_product_attention: {names} (torch chooses per call)"
+
+
+def _deformable_attention(
+    model: nn.Module, device: torch.device, amp_dtype: torch.dtype | None
+) -> Iterable[tuple[str, str]]:
+    """A row for models that have it. Raises ValueError when another way was asked for than this device has."""
+    if any(isinstance(module, MultiScaleDeformableAttention) for module in model.modules()):
+        yield "deformable attention", describe_backend(device, amp_dtype or torch.float32)
 
 
 def _describe_model(model: nn.Module) -> str:

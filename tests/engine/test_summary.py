@@ -5,6 +5,7 @@ import torch
 from detrex_lite.engine import get_param_groups
 from detrex_lite.engine.settings import Lengths
 from detrex_lite.engine.summary import describe_run
+from detrex_lite.layers import MultiScaleDeformableAttention
 
 from .tiny import TinyDetector
 
@@ -54,6 +55,15 @@ def test_every_topic_has_a_line():
     names = [name for name, _ in rows()]
     topics = ["device", "attention", "precision", "model", "training", "validation", "batch", "length"]
     assert names == [*topics, "learning rate", "learning rate"]
+
+
+def test_the_kernel_of_deformable_attention_is_said_where_a_model_has_it(monkeypatch):
+    assert text("deformable attention") == []
+    model = TinyDetector()
+    model.attention = MultiScaleDeformableAttention(8, 2, num_levels=1)
+    assert text("deformable attention", model=model)[0].startswith("embedding_bag (torch's embedding_bag")
+    monkeypatch.setenv("DETREX_LITE_DEFORMABLE_ATTENTION", "reference")
+    assert text("deformable attention", model=model)[0].startswith("reference (plain")
 
 
 def test_what_is_said():

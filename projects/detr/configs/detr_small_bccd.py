@@ -7,16 +7,8 @@ from detrex_lite.config import get_config
 
 from .detr_small_shapes import lr_multiplier, model, optimizer, train
 
-dataset = get_config("common/data/custom_coco.py").dataset
-dataset.root = "???"  # holds images/, train.json and val.json
-for _split in ("train", "val"):
-    dataset[f"{_split}_images"] = "${dataset.root}/images"
-    dataset[f"{_split}_annotations"] = f"${{dataset.root}}/{_split}.json"
-dataloader = get_config("common/data/custom_coco.py").dataloader
-dataloader.train.mapper.augmentation.update(short_edge_lengths=[208, 224, 240, 256], crop_probability=0.0)
-dataloader.test.mapper.augmentation.update(short_edge_length=240)
-dataloader.train.update(total_batch_size=8, num_workers=1)
-dataloader.test.update(batch_size=8, num_workers=1)
+dataset = get_config("common/data/bccd.py").dataset
+dataloader = get_config("common/data/bccd.py").dataloader
 
 # Photographs have more pixels than the shapes that this model was made for: stride 16 does.
 model.backbone.out_features = ["res4"]

@@ -1,0 +1,18 @@
+"""The small Deformable DETR on photographs of blood cells (github.com/Shenggan/BCCD_Dataset) at half size.
+
+python tools/train_net.py dataset.root=FOLDER \\
+    --config-file projects/deformable_detr/configs/deformable_detr_small_bccd.py
+"""
+
+from detrex_lite.config import get_config
+
+from .deformable_detr_small_shapes import lr_multiplier, model, optimizer, train
+
+dataset = get_config("common/data/bccd.py").dataset
+dataloader = get_config("common/data/bccd.py").dataloader
+
+model.num_queries = 100
+model.postprocessor.num_detections = 100
+train.max_iter = 900
+train.eval_period = 300
+train.output_dir = "output/deformable_detr_small_bccd"

@@ -46,7 +46,7 @@ IMAGES_ON_SHEET = 12
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Draw a data set, train a small detector on it and show the result.")
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--config-file", default="projects/detr/configs/detr_small_shapes.py", metavar="FILE")
+    parser.add_argument("--config-file", default="projects/deformable_detr/configs/deformable_detr_small_shapes.py", metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="a few images and steps: shows that everything runs")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return parser

@@ -224,7 +224,10 @@ class DeformableDetrTransformer(nn.Module):
             proposals = self.encoder_proposals(memory, levels, class_heads[-1], box_heads[-1])
             predictions = Predictions(proposals.logits, proposals.box_logits.sigmoid())
             # The score for "some object" is the first class, which these predictions are trained for.
-            best = take_best(predictions.boxes, proposals.logits[..., 0], self.num_proposals)
+            scores = proposals.logits[..., 0]
+            # Training takes padding too, as published; detections must not depend on how much there is of it.
+            padding = None if self.training else levels.padding
+            best = take_best(predictions.boxes, scores, self.num_proposals, padding=padding)
             reference = best.detach()
             embedding = get_sine_pos_embed(reference, self.embed_dim // 2, exchange_xy=False)
             query_pos, query = self.pos_trans_norm(self.pos_trans(embedding)).chunk(2, dim=-1)

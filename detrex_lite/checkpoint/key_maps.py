@@ -75,9 +75,9 @@ def _detectron2_resnet(before: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def _contiguous_coco_classes(name: str, value: Tensor, shape: torch.Size) -> Tensor:
-    """DETR's class head has a row per COCO id (0..90) and one for no object; keep the 80 that are classes."""
-    if name.startswith("class_embed.") and value.shape[0] == 92 and shape[0] == 81:
-        return value[[*COCO_IDS, 91]]
+    """Of a class head with a row per COCO id (0..90), and in DETR one for no object (91), keep the 80 classes."""
+    if name.startswith("class_embed.") and (value.shape[0], shape[0]) in ((92, 81), (91, 80)):
+        return value[[*COCO_IDS, *range(91, value.shape[0])]]
     return value
 
 
@@ -102,19 +102,48 @@ DETREX = KeyMap(
     ),
 )
 
+# What DETR and its successors name alike.
+_DETR_NAMES = (
+    (r"^backbone\.0\.body\.", "backbone."),
+    (r"(\.layers\.\d+)\.self_attn\.", r"\1.attentions.0."),
+    (r"(\.layers\.\d+)\.linear1\.", r"\1.ffns.0.layers.0."),
+    (r"(\.layers\.\d+)\.linear2\.", r"\1.ffns.0.layers.1."),
+)
+
 DETR = KeyMap(
     "detr",
-    signature=r"^backbone\.0\.body\.|^transformer\.(encoder|decoder)\.layers\.\d+\.linear1\.",
+    signature=r"^transformer\.(encoder\.layers\.\d+\.self_attn\.in_proj_|decoder\.layers\.\d+\.multihead_attn\.)",
     rules=(
-        (r"^backbone\.0\.body\.", "backbone."),
-        (r"(\.layers\.\d+)\.self_attn\.", r"\1.attentions.0."),
+        *_DETR_NAMES,
         (r"(\.layers\.\d+)\.multihead_attn\.", r"\1.attentions.1."),
-        (r"(\.layers\.\d+)\.linear1\.", r"\1.ffns.0.layers.0."),
-        (r"(\.layers\.\d+)\.linear2\.", r"\1.ffns.0.layers.1."),
         (r"(\.layers\.\d+)\.norm1\.", r"\1.norms.0."),
         (r"(\.layers\.\d+)\.norm2\.", r"\1.norms.1."),
         (r"(\.layers\.\d+)\.norm3\.", r"\1.norms.2."),
         (r"^transformer\.(encoder|decoder)\.norm\.", r"transformer.\1.post_norm_layer."),
+    ),
+    adapt=_contiguous_coco_classes,
+)
+
+DEFORMABLE_DETR = KeyMap(
+    "deformable_detr",
+    signature=r"^transformer\.(encoder|decoder)\.layers\.\d+\.(self|cross)_attn\.sampling_offsets\.",
+    rules=(
+        *_DETR_NAMES,
+        (r"^transformer\.decoder\.(bbox|class)_embed\.", None),  # the detector's own heads, under a second name
+        # Three levels are the backbone's, or one; those after them are made of the last.
+        (r"^input_proj\.([0-2])\.", r"neck.convs.\1."),
+        (r"^input_proj\.3\.", "neck.extra_convs.0."),
+        (r"^input_proj\.4\.", "neck.extra_convs.1."),
+        (r"^query_embed\.", "query_embedding."),
+        (r"^transformer\.level_embed$", "transformer.level_embeds"),
+        (r"^transformer\.enc_output", "transformer.encoder_proposals.enc_output"),
+        (r"(\.layers\.\d+)\.cross_attn\.", r"\1.attentions.1."),
+        # The decoder's norms are numbered in the order of definition there, which begins with cross-attention.
+        (r"(\.encoder\.layers\.\d+)\.norm1\.", r"\1.norms.0."),
+        (r"(\.encoder\.layers\.\d+)\.norm2\.", r"\1.norms.1."),
+        (r"(\.decoder\.layers\.\d+)\.norm2\.", r"\1.norms.0."),
+        (r"(\.decoder\.layers\.\d+)\.norm1\.", r"\1.norms.1."),
+        (r"(\.decoder\.layers\.\d+)\.norm3\.", r"\1.norms.2."),
     ),
     adapt=_contiguous_coco_classes,
 )
@@ -131,4 +160,4 @@ DETECTRON2 = KeyMap(
     rules=_detectron2_resnet(""),
 )
 
-KEY_MAPS: tuple[KeyMap, ...] = (DETREX_LITE, DETREX, DETR, TORCHVISION, DETECTRON2)
+KEY_MAPS: tuple[KeyMap, ...] = (DETREX_LITE, DETREX, DETR, DEFORMABLE_DETR, TORCHVISION, DETECTRON2)

@@ -71,5 +71,6 @@ class TokenLevels:
 
 
 def flatten_maps(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (B, C, h, w), finest first, to tokens (B, N, C); what is the same for all images, (1, C, h, w), stays so."""
-    return torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1)
+    """Maps (B, C, h, w), finest first, to tokens (B, N, C); maps that are the same for all images are (1, C, h, w)."""
+    batch = max(one.shape[0] for one in maps)  # a coarse level may have no padding where finer ones do
+    return torch.cat([one.flatten(2).transpose(1, 2).expand(batch, -1, -1) for one in maps], dim=1)

@@ -31,8 +31,21 @@ class Proposals(NamedTuple):
     box_logits: Tensor
 
 
-def take_best(tokens: Tensor, scores: Tensor, number: int) -> Tensor:
-    """The tokens (B, N, C) with the highest scores (B, N), best first: (B, Q, C), where Q is `number`, or N if less."""
+def take_best(tokens: Tensor, scores: Tensor, number: int, *, padding: Tensor | None = None) -> Tensor:
+    """The tokens with the highest scores.
+
+    Args:
+        tokens: (B, N, C).
+        scores: (B, N).
+        number: how many.
+        padding: (B, N) bool, True = taken only when there is nothing else. Published implementations take padding like
+            any token, so what they detect in an image may depend on what else is in the batch.
+
+    Returns:
+        (B, Q, C), best first, where Q is `number`, or N if less.
+    """
+    if padding is not None:
+        scores = scores.masked_fill(padding, float("-inf"))
     best = scores.topk(min(number, scores.shape[1]), dim=1).indices
     return tokens.gather(1, best[..., None].expand(-1, -1, tokens.shape[-1]))
 

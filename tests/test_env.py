@@ -12,7 +12,16 @@ def test_the_report_names_everything():
     text = env.format_report(report)
     assert report["packages"]["torch"] == {"version": torch.__version__, "error": None}
     assert set(report["packages"]) == {*env.REQUIRED, *env.OPTIONAL}
-    for name in ("python", "detrex_lite", *env.REQUIRED, *env.OPTIONAL, "cpu", "attention", "deformable attention", "C++ compiler"):
+    for name in (
+        "python",
+        "detrex_lite",
+        *env.REQUIRED,
+        *env.OPTIONAL,
+        "cpu",
+        "attention",
+        "deformable attention",
+        "C++ compiler",
+    ):
         assert f"  {name} " in text
     assert "math" in report["kernels"]["attention"]
     assert report["kernels"]["deformable attention"].startswith("cpu: embedding_bag (")

@@ -30,6 +30,7 @@ from detrex_lite.evaluation import format_table
 from detrex_lite.structures import Boxes, Instances
 from detrex_lite.visualization import SheetRow, contact_sheet, plot_curves
 
+CONFIG_FILE = "projects/deformable_detr/configs/deformable_detr_small_shapes.py"
 MARKER = "written_by_demo.txt"
 QUICK_IMAGES = {"num_train": 32, "num_val": 12}
 QUICK_OVERRIDES = (
@@ -46,7 +47,7 @@ IMAGES_ON_SHEET = 12
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Draw a data set, train a small detector on it and show the result.")
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--config-file", default="projects/deformable_detr/configs/deformable_detr_small_shapes.py", metavar="FILE")
+    parser.add_argument("--config-file", default=CONFIG_FILE, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="a few images and steps: shows that everything runs")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return parser

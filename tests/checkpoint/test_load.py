@@ -228,7 +228,7 @@ def test_a_shared_tensor_refuses_two_different_values():
 def test_unknown_source_names_the_nearest(model):
     with pytest.raises(CheckpointError, match="unknown source 'detrx'; did you mean 'detrex'"):
         load_checkpoint(model, random_state(model), "detrx")
-    with pytest.raises(CheckpointError, match="choices: auto, detectron2, detr, detrex, detrex_lite, torchvision"):
+    with pytest.raises(CheckpointError, match="choices: auto, deformable_detr, detectron2, detr, detrex, detrex_lite"):
         load_checkpoint(model, random_state(model), "paddle")
 
 

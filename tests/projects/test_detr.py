@@ -8,130 +8,31 @@ from torch.testing import assert_close
 
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import get_config, instantiate
-from detrex_lite.structures import Boxes, Instances
+
+from .contract import NUM_CLASSES, NUM_QUERIES, DetectorContract, build, changed, huggingface_resnet
 
 MODELS = "projects/detr/configs/models"
 
 
 def small_config(name="detr_small", **changes):
     cfg = get_config(f"{MODELS}/{name}.py").model
-    cfg.num_classes = 5
-    cfg.num_queries = 7
-    cfg.transformer.encoder.num_layers = 2
-    cfg.transformer.decoder.num_layers = 2
-    for key, value in changes.items():
-        cfg[key] = value
-    return cfg
+    small = {
+        "num_classes": NUM_CLASSES,
+        "num_queries": NUM_QUERIES,
+        "transformer.encoder.num_layers": 2,
+        "transformer.decoder.num_layers": 2,
+    }
+    return changed(cfg, {**small, **changes})
 
 
-def build(cfg, seed=0):
-    torch.manual_seed(seed)
-    return instantiate(cfg)
+class TestDETR(DetectorContract):
+    def config(self, **changes):
+        return small_config(**changes)
 
-
-def make_input(height, width, boxes, classes, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-    instances = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.int64))
-    return {"image": image, "height": 2 * height, "width": 2 * width, "instances": instances}
-
-
-@pytest.fixture
-def batch():
-    return [
-        make_input(64, 96, [[4.0, 8, 40, 50], [50, 10, 90, 60]], [1, 4], seed=1),
-        make_input(80, 56, [], [], seed=2),
-        make_input(48, 64, [[10.0, 10, 20, 30]], [0], seed=3),
-    ]
-
-
-@pytest.mark.parametrize("pre_norm", [False, True])
-def test_an_image_gives_the_same_detections_alone_and_in_a_padded_batch(batch, pre_norm):
-    cfg = small_config()
-    cfg.transformer.encoder.pre_norm = pre_norm
-    model = build(cfg).double().eval()
-    with torch.no_grad():
-        together = model(batch)
-        for one, padded in zip(batch, together, strict=True):
-            (alone,) = model([one])
-            for field in ("scores", "pred_classes"):
-                assert_close(padded["instances"].get(field), alone["instances"].get(field))
-            assert_close(padded["instances"].pred_boxes.tensor, alone["instances"].pred_boxes.tensor)
-
-
-def test_float32_agrees_with_float64(batch):
-    model = build(small_config()).eval()
-    with torch.no_grad():
-        single = model(batch)
-        double = model.double()(batch)
-    for one, other in zip(single, double, strict=True):
-        one, other = one["instances"], other["instances"]
-        assert one.scores.dtype == torch.float32
-        assert other.scores.dtype == torch.float64
-        assert_close(one.scores.double(), other.scores, rtol=1e-4, atol=1e-5)
-        assert_close(one.pred_boxes.tensor.double(), other.pred_boxes.tensor, rtol=1e-4, atol=1e-2)
-
-
-def test_losses_have_the_names_of_all_layers_and_every_parameter_learns(batch):
-    model = build(small_config()).train()
-    losses = model(batch)
-    assert set(losses) == {f"loss_{kind}{suffix}" for kind in ("class", "bbox", "giou") for suffix in ("", "_0")}
-    sum(losses.values()).backward()
-    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert idle == []
-
-
-def test_without_auxiliary_losses(batch):
-    model = build(small_config(aux_loss=False)).train()
-    assert set(model(batch)) == {"loss_class", "loss_bbox", "loss_giou"}
-
-
-def test_a_batch_without_objects_trains():
-    model = build(small_config()).train()
-    losses = model([make_input(32, 32, [], [], seed) for seed in range(2)])
-    total = sum(losses.values())
-    total.backward()
-    assert torch.isfinite(total)
-
-
-def test_one_class_and_a_feature_map_of_one_cell():
-    model = build(small_config(num_classes=1)).train()
-    losses = model([make_input(8, 8, [[1.0, 1, 6, 6]], [0], seed) for seed in range(2)])
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    model.eval()
-    (found,) = model([make_input(8, 8, [], [])])
-    assert (found["instances"].pred_classes == 0).all()
-
-
-def test_mixed_precision_trains(batch):
-    model = build(small_config()).train()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = model(batch)
-    assert all(loss.dtype == torch.float32 for loss in losses.values())
-    sum(losses.values()).backward()
-
-
-def test_detections_lie_in_the_frame_that_the_input_asks_for(batch):
-    model = build(small_config()).eval()
-    with torch.no_grad():
-        found = model(batch)[0]["instances"]
-    assert found.image_size == (128, 192)
-    assert (found.pred_boxes.tensor >= 0).all()
-    assert (found.pred_boxes.tensor[:, 2] <= 192).all()
-    assert len(found) <= 7
-
-
-def test_errors_name_the_image(batch):
-    model = build(small_config()).train()
-    batch[2]["instances"].gt_classes[0] = 5
-    with pytest.raises(ValueError, match="image number 2 of the batch has label 5, .* num_classes=5"):
-        model(batch)
-    with pytest.raises(ValueError, match=r"image a.png has shape \(1, 4, 4\); expected \(3, H, W\)"):
-        model([{"image": torch.zeros(1, 4, 4), "file_name": "a.png"}])
-    with pytest.raises(ValueError, match="at least one image"):
-        model([])
-    with pytest.raises(ValueError, match="num_classes=0"):
-        build(small_config(num_classes=0))
+    @pytest.mark.parametrize("pre_norm", [False, True])
+    def test_an_image_gives_the_same_detections_alone_and_in_a_padded_batch(self, batch, pre_norm):
+        self.config = lambda: small_config(**{"transformer.encoder.pre_norm": pre_norm})
+        super().test_an_image_gives_the_same_detections_alone_and_in_a_padded_batch(batch)
 
 
 @pytest.mark.parametrize("name", ["detr_r50", "detr_r101", "detr_r50_dc5", "detr_r101_dc5", "detr_small"])
@@ -190,23 +91,7 @@ def huggingface_state(state, *, num_encoder_layers, num_decoder_layers):
                 for number in (1, 2):
                     renamed[f"{ours}.ffns.0.layers.{number - 1}.{leaf}"] = state[f"{theirs}.mlp.fc{number}.{leaf}"]
 
-    backbone = re.compile(r"model\.backbone\.model\.(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d))\.(.+)")
-    for name, value in state.items():
-        found = backbone.fullmatch(name)
-        if found is None or name.endswith("num_batches_tracked"):
-            continue
-        stage, block, rest = found.groups()
-        if stage is None:
-            ours = rest.replace("convolution", "conv1").replace("normalization", "bn1")
-        else:
-            rest = re.sub(r"layer\.(\d)\.convolution", lambda n: f"conv{int(n[1]) + 1}", rest)
-            rest = re.sub(r"layer\.(\d)\.normalization", lambda n: f"bn{int(n[1]) + 1}", rest)
-            rest = rest.replace("shortcut.convolution", "downsample.0").replace(
-                "shortcut.normalization", "downsample.1"
-            )
-            ours = f"layer{int(stage) + 1}.{block}.{rest}"
-        renamed[f"backbone.{ours}"] = value
-    return renamed
+    return {**renamed, **huggingface_resnet(state)}
 
 
 def test_agrees_with_transformers_implementation(batch):

@@ -1,0 +1,330 @@
+"""Deformable DETR as a whole. Models are small; their structure is that of the configs."""
+
+import dataclasses
+import functools
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import detrex_lite.projects
+from detrex_lite.checkpoint import load_checkpoint
+from detrex_lite.config import LazyConfig, get_config, instantiate
+from detrex_lite.modeling import Targets, TokenLevels
+
+from .contract import (
+    NUM_CLASSES,
+    NUM_QUERIES,
+    DetectorContract,
+    build,
+    build_lively,
+    changed,
+    huggingface_resnet,
+    make_input,
+)
+
+CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "deformable_detr" / "configs"
+
+ONE_STAGE = {"with_box_refine": False, "as_two_stage": False}
+REFINE = {"with_box_refine": True, "as_two_stage": False}
+TWO_STAGE = {"with_box_refine": True, "as_two_stage": True}
+VARIANTS = {"one_stage": ONE_STAGE, "refine": REFINE, "two_stage": TWO_STAGE}
+
+
+def small_config(**changes):
+    cfg = get_config("projects/deformable_detr/configs/models/deformable_detr_r50.py").model
+    small = {
+        "num_classes": NUM_CLASSES,
+        "num_queries": NUM_QUERIES,
+        "embed_dim": 64,
+        "backbone.depth": 18,
+        "backbone.freeze_at": 0,
+        "neck.in_channels": {"res3": 128, "res4": 256, "res5": 512},
+        "position_embedding.num_pos_feats": 32,
+        "transformer.encoder.num_layers": 2,
+        "transformer.encoder.num_heads": 4,
+        "transformer.encoder.feedforward_dim": 96,
+        "transformer.decoder.num_layers": 2,
+        "postprocessor.num_detections": 20,
+    }
+    return changed(cfg, {**small, **changes})
+
+
+class TestDeformableDETR(DetectorContract):
+    max_detections = 20
+    pixel_tolerance = {"rtol": 1e-6, "atol": 1e-4}  # noqa: RUF012 - where tokens are is float32 in all models
+
+    @pytest.fixture(autouse=True, params=VARIANTS)
+    def _variant(self, request):
+        self.variant = VARIANTS[request.param]
+        self.other_suffixes = {"_enc"} if self.variant["as_two_stage"] else set()
+
+    def config(self, **changes):
+        return small_config(**self.variant, **changes)
+
+
+def relative_to_configs(path):
+    return path.relative_to(CONFIGS).as_posix()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=relative_to_configs)
+def test_every_config_builds(path):
+    cfg = LazyConfig.load(str(path)).model
+    cfg.backbone.weights = None  # on the meta device there is nothing to load into
+    with torch.device("meta"):
+        model = instantiate(cfg)
+    assert model.num_classes == cfg.num_classes
+    assert len(model.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
+    assert {head.out_features for head in model.class_embed} == {cfg.num_classes}
+    assert len(model.neck.convs) + len(model.neck.extra_convs) == cfg.transformer.num_feature_levels
+
+
+def test_there_are_configs_of_every_variant():
+    models = {path.stem for path in CONFIGS.glob("models/*.py")}
+    single_scale = "deformable_detr_r50_single_scale"
+    assert {"deformable_detr_r50", single_scale, f"{single_scale}_dc5"} <= models
+
+
+def test_two_stages_need_refinement():
+    with pytest.raises(ValueError, match="as_two_stage=True needs with_box_refine=True: proposals are boxes"):
+        build(small_config(as_two_stage=True, with_box_refine=False))
+
+
+def predict(model, inputs, targets=False):
+    images = model.preprocess(inputs)
+    if not targets:
+        return model.predict(images)
+    return model.predict(images, Targets.from_inputs(inputs, num_classes=NUM_CLASSES, like=images.tensor))
+
+
+def has_gradient(module):
+    """Whether every parameter got a gradient that is not zero; an error when only some did."""
+    got = {parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters()}
+    assert len(got) == 1
+    return got.pop()
+
+
+def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
+    model = build_lively(small_config(**REFINE)).train()
+    predict(model, batch)[""].boxes.square().sum().backward()
+    assert [has_gradient(head) for head in model.bbox_embed] == [False, True]
+
+
+def test_boxes_of_two_stages_teach_no_head_of_the_encoder(batch):
+    model = build_lively(small_config(**TWO_STAGE)).train()
+    predict(model, batch)["_0"].boxes.square().sum().backward()
+    assert [has_gradient(head) for head in model.bbox_embed] == [True, False, False]
+    assert not has_gradient(model.transformer.encoder_proposals)
+
+
+@pytest.mark.parametrize("variant", [ONE_STAGE, REFINE], ids=["one_stage", "refine"])
+def test_boxes_of_the_first_layer_teach_the_reference_points(batch, variant):
+    model = build_lively(small_config(**variant)).train()
+    predict(model, batch)["_0"].boxes.square().sum().backward()
+    assert has_gradient(model.transformer.reference_points)
+
+
+def test_heads_are_shared_without_refinement_only():
+    one_stage, refine = build(small_config(**ONE_STAGE)), build(small_config(**REFINE))
+    assert one_stage.class_embed[0] is one_stage.class_embed[1]
+    assert one_stage.bbox_embed[0] is one_stage.bbox_embed[1]
+    assert refine.class_embed[0] is not refine.class_embed[1]
+    assert refine.bbox_embed[0] is not refine.bbox_embed[1]
+
+
+def test_without_refinement_every_layer_starts_from_the_same_points(batch):
+    """Boxes of new models, whose box heads say nothing, are the references."""
+    model = build(small_config(**ONE_STAGE)).eval()
+    with torch.no_grad():
+        named = predict(model, batch)
+        query_pos = model.query_embedding.weight[:, :64]
+        points = model.transformer.reference_points(query_pos).sigmoid()
+    for predictions in named.values():
+        assert_close(predictions.boxes[..., :2], points.expand(len(batch), -1, -1))
+        assert_close(predictions.boxes[..., 2:], torch.tensor(-2.0).sigmoid().expand(len(batch), NUM_QUERIES, 2))
+
+
+def test_two_stages_have_no_more_queries_than_tokens():
+    model = build_lively(small_config(**TWO_STAGE)).train()
+    named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
+    assert named["_enc"].logits.shape == (1, 4, NUM_CLASSES)  # four levels of one cell
+    assert named[""].logits.shape == (1, 4, NUM_CLASSES)
+    named = predict(model, [make_input(32, 32, [], [])], targets=True)
+    assert named["_enc"].logits.shape == (1, 16 + 4 + 1 + 1, NUM_CLASSES)
+    assert named[""].logits.shape == (1, NUM_QUERIES, NUM_CLASSES)
+
+
+def test_proposals_are_compared_with_objects_of_no_class(batch):
+    model = build_lively(small_config(**TWO_STAGE, **{"transformer.encoder.dropout": 0.0})).double().train()
+    named = predict(model, batch, targets=True)
+    assert named["_enc"].targets.labels.tolist() == [0, 0, 0]
+    assert all(one.targets is None for suffix, one in named.items() if suffix != "_enc")
+
+    losses = model(batch)
+    for one in batch:
+        one["instances"].gt_classes.zero_()
+    of_class_0 = model(batch)
+    for kind in ("class", "bbox", "giou"):
+        assert_close(of_class_0[f"loss_{kind}_enc"], losses[f"loss_{kind}_enc"], rtol=1e-12, atol=0)
+    assert abs(of_class_0["loss_class"] - losses["loss_class"]) > 1e-3
+
+
+def test_padding_proposes_no_query(batch):
+    """Even where its score is the highest that there can be."""
+    model = build_lively(small_config(**TWO_STAGE)).double().eval()
+    proposals, head = model.transformer.encoder_proposals, model.class_embed[-1]
+    with torch.no_grad():
+        # Padding is zero before the projection; of vectors of one length, a vector's product with itself is largest.
+        head.weight[0] = proposals.enc_output_norm(proposals.enc_output.bias)
+        together = predict(model, batch)[""]
+        for index, one in enumerate(batch):
+            alone = predict(model, [one])[""]
+            assert_close(together.logits[index], alone.logits[0], rtol=1e-6, atol=1e-6)
+            assert_close(together.boxes[index], alone.boxes[0], rtol=1e-6, atol=1e-6)
+
+
+def test_proposals_are_made_for_training_only(batch):
+    model = build(small_config(**TWO_STAGE)).eval()
+    with torch.no_grad():
+        assert set(predict(model, batch)) == {"", "_0"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameter_names_are_stable(variant):
+    model = build(small_config(**VARIANTS[variant]))
+    names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in model.state_dict() if not name.startswith("backbone.")}
+    names = {re.sub(r"\.(weight|bias)$", ".*", name) for name in names}
+    deformable = {
+        f"attentions.N.{part}.*" for part in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+    }
+    layer = {"ffns.N.layers.N.*", "norms.N.*", *deformable}
+    attention = {"attentions.N.in_proj_weight", "attentions.N.in_proj_bias", "attentions.N.out_proj.*"}
+    common = {"neck.convs.N.N.*", "neck.extra_convs.N.N.*", "class_embed.N.*", "bbox_embed.N.layers.N.*"}
+    common |= {"transformer.level_embeds"}
+    common |= {f"transformer.encoder.layers.N.{name}" for name in layer}
+    common |= {f"transformer.decoder.layers.N.{name}" for name in layer | attention}
+    of_two_stages = {f"transformer.encoder_proposals.enc_output{end}.*" for end in ("", "_norm")}
+    of_two_stages |= {f"transformer.pos_trans{end}.*" for end in ("", "_norm")}
+    of_one_stage = {"query_embedding.*", "transformer.reference_points.*"}
+    assert names == common | (of_two_stages if variant == "two_stage" else of_one_stage)
+
+
+def huggingface_state(state):
+    """The weights of transformers' DeformableDetrForObjectDetection under this project's names."""
+    rules = [
+        (r"^model\.input_proj\.3\.", "neck.extra_convs.0."),
+        (r"^model\.input_proj\.", "neck.convs."),
+        (r"^model\.query_position_embeddings\.", "query_embedding."),
+        (r"^model\.level_embed$", "transformer.level_embeds"),
+        (r"^model\.enc_output", "transformer.encoder_proposals.enc_output"),
+        (r"^model\.", "transformer."),
+        (r"\.mlp\.fc1\.", ".ffns.0.layers.0."),
+        (r"\.mlp\.fc2\.", ".ffns.0.layers.1."),
+        (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norms.0."),
+        (r"(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norms.1."),
+        (r"(decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norms.0."),
+        (r"(decoder\.layers\.\d+)\.encoder_attn_layer_norm\.", r"\1.norms.1."),
+        (r"(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norms.2."),
+        (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
+        (r"\.self_attn\.", ".attentions.0."),
+        (r"\.encoder_attn\.", ".attentions.1."),
+    ]
+    renamed = huggingface_resnet(state)
+    heads_again = ("model.decoder.class_embed.", "model.decoder.bbox_embed.")
+    for name, value in state.items():
+        if name.startswith(("model.backbone.", *heads_again)) or re.search(r"\.self_attn\.[kv]_proj\.", name):
+            continue
+        if ".self_attn.q_proj." in name:
+            value = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+            name = name.replace("q_proj.", "in_proj_")
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return renamed
+
+
+def huggingface_model(variant):
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+
+    torch.manual_seed(0)
+    model = DeformableDetrForObjectDetection(
+        DeformableDetrConfig(
+            use_timm_backbone=False,
+            backbone_config=ResNetConfig(
+                layer_type="basic",
+                depths=[2, 2, 2, 2],
+                hidden_sizes=[64, 128, 256, 512],
+                embedding_size=64,
+                out_features=["stage2", "stage3", "stage4"],
+            ),
+            d_model=64,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=96,
+            decoder_ffn_dim=96,
+            num_queries=NUM_QUERIES,
+            two_stage_num_proposals=NUM_QUERIES,
+            num_labels=NUM_CLASSES,
+            with_box_refine=variant["with_box_refine"],
+            two_stage=variant["as_two_stage"],
+            disable_custom_kernels=True,
+        )
+    ).double()
+    if variant["with_box_refine"]:  # the heads that predict are those that refine: tied only once weights are loaded
+        model.model.decoder.bbox_embed = model.bbox_embed
+    if variant["as_two_stage"]:
+        model.model.decoder.class_embed = model.class_embed
+    for name, parameter in model.named_parameters():  # fresh weights are too small and too alike to tell models apart
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+        elif "embeddings" in name:
+            torch.nn.init.normal_(parameter)
+        else:  # boxes must not run into the borders, where all are alike
+            torch.nn.init.xavier_normal_(parameter, gain=1.0 if "bbox_embed" in name else 2.0)
+    return model.eval()
+
+
+def geometry_in_float64(from_maps, maps):
+    """transformers computes in the model's precision where tokens are; here that is float32 (see TokenLevels)."""
+    levels = from_maps(maps)
+    shares = [
+        [[width / one.tensor.shape[-1], height / one.tensor.shape[-2]] for height, width in one.image_sizes]
+        for one in maps
+    ]
+    ratios = torch.tensor(shares, dtype=torch.float64).transpose(0, 1)
+    assert_close(ratios, levels.valid_ratios.double().expand_as(ratios), rtol=1e-6, atol=0)
+    return dataclasses.replace(levels, valid_ratios=ratios)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_agrees_with_transformers_implementation(batch, variant, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.deformable_detr import modeling_deformable_detr
+
+    transformers.logging.set_verbosity_error()
+    # Where references are nearer to a border than eps, logits are cut off: at 1e-3 here, as in detrex, at 1e-5 there.
+    inverse_sigmoid = functools.partial(modeling_deformable_detr.inverse_sigmoid, eps=1e-3)
+    monkeypatch.setattr(modeling_deformable_detr, "inverse_sigmoid", inverse_sigmoid)
+    monkeypatch.setattr(TokenLevels, "from_maps", functools.partial(geometry_in_float64, TokenLevels.from_maps))
+    theirs = huggingface_model(VARIANTS[variant])
+
+    # In training mode images run in one padded batch, as that implementation runs them always.
+    ours = build(small_config(**VARIANTS[variant], **{"transformer.encoder.dropout": 0.0})).double().train()
+    report = load_checkpoint(ours, huggingface_state(theirs.state_dict()))
+    assert report.missing == []
+    assert report.unexpected == []
+
+    with torch.no_grad():
+        images = ours.preprocess(batch)
+        named = ours.predict(images, Targets.from_inputs(batch, num_classes=NUM_CLASSES, like=images.tensor))
+        want = theirs(images.tensor, pixel_mask=(~images.mask).long())
+    for got, expected in (named[""].logits, want.logits), (named[""].boxes, want.pred_boxes):
+        assert_close(got, expected, rtol=1e-6, atol=1e-6)
+        assert got.std(dim=(0, 1)).min() > 1e-3  # images and queries differ by far more than what is tolerated
+    if variant == "two_stage":
+        assert_close(named["_enc"].logits, want.enc_outputs_class, rtol=1e-6, atol=1e-6)
+        assert_close(named["_enc"].boxes, want.enc_outputs_coord_logits.sigmoid(), rtol=1e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Photographs of blood cells (github.com/Shenggan/BCCD_Dataset) at half size, from COCO JSON. Fill in `dataset.root`."""
+"""Photographs of blood cells (github.com/Shenggan/BCCD_Dataset) at half size, from COCO JSON; set `dataset.root`."""
 
 from .custom_coco import dataloader
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -35,6 +37,26 @@ def test_agrees_with_torchvision(images):
     got = ours(images)
     assert_close(got["res3"], res3)
     assert_close(got["res5"], res5)
+
+
+def test_folding_the_frozen_norm_is_exact_and_trains_the_same(images):
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet50(norm_layer=FrozenBatchNorm2d).double()
+    for name, buffer in theirs.named_buffers():
+        torch.nn.init.uniform_(buffer, 0.5 if name.endswith(("weight", "var")) else -0.5, 1.5)
+    ours = ResNet(depth=50, out_features=["res3"], freeze_at=0).double()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in ours.state_dict()})
+    copied = copy.deepcopy(ours)
+    x = images.double()
+    want = theirs.layer2(theirs.layer1(theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))))
+    want.square().sum().backward()
+    weights = dict(theirs.named_parameters())
+    for model in (ours, copied):
+        got = model(x)["res3"]
+        assert_close(got, want)
+        got.square().sum().backward()
+        for name, parameter in model.named_parameters():
+            assert_close(parameter.grad, weights[name].grad)
 
 
 def test_stages_that_nothing_needs_are_not_built(images):

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from ...checkpoint import load_checkpoint
 from ...errors import did_you_mean
+from .folded_norm import FoldedBatchNorm2d, fold_norms
 
 STAGES = ("res2", "res3", "res4", "res5")
 DEPTHS = (18, 34, 50, 101, 152)
 NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "FrozenBN": FrozenBatchNorm2d,  # statistics and affine parameters of the pre-training, never updated
+    "FrozenBN": FoldedBatchNorm2d,  # statistics and affine parameters of the pre-training, never updated
     "BN": nn.BatchNorm2d,  # for training from scratch with enough images per process
     "SyncBN": nn.SyncBatchNorm,
     "GN": lambda channels: nn.GroupNorm(32, channels),  # for training from scratch with few images
@@ -67,6 +67,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{index + 1}", layer)
             if stage in out_features:
                 self.channels[stage] = getattr(layer[-1], "conv3", layer[-1].conv2).out_channels
+        fold_norms(self)
         # Convolutions run in the layout of their weights; this one is faster on CPUs and on GPUs' tensor cores.
         self.to(memory_format=torch.channels_last)
         if weights is not None:

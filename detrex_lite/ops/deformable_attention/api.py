@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .backends import select_backend
-from .embedding_bag import deformable_attention_embedding_bag
+from .embedding_bag import deformable_attention_embedding_bag, deformable_attention_from_offsets_embedding_bag
 from .reference import deformable_attention_reference, sampling_locations
 
 
@@ -76,18 +76,25 @@ def multi_scale_deformable_attention_from_offsets(
         ValueError: as there.
     """
     spatial_shapes = _checked_shapes(value, spatial_shapes)
-    if select_backend(value.device, value.dtype, backend) == "triton":
+    batch, queries, levels = value.shape[0], attention_logits.shape[1], len(spatial_shapes)
+    coordinates = reference_points.shape[-1]
+    expected = (batch, queries, value.shape[2], levels, attention_logits.shape[-1])
+    _require_shape("attention_logits", attention_logits, expected, "(B, Q, H, L, P)")
+    _require_shape("sampling_offsets", sampling_offsets, (*attention_logits.shape, 2), "(B, Q, H, L, P, 2)")
+    if coordinates not in (2, 4):
+        raise ValueError(f"reference points have 2 coordinates (x, y) or 4 (cx, cy, w, h), got {coordinates}")
+    _require_shape("reference_points", reference_points, (batch, queries, levels, coordinates), "(B, Q, L, 2 or 4)")
+    name = select_backend(value.device, value.dtype, backend)
+    if name == "reference":
+        locations = sampling_locations(reference_points, sampling_offsets, spatial_shapes)
+        weights = attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)
+        return deformable_attention_reference(value, spatial_shapes, locations, weights)
+    inputs = (value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
+    if name == "triton":
         from .triton_ops import deformable_attention_from_offsets_triton
 
-        expected = (value.shape[0], reference_points.shape[1], value.shape[2], *attention_logits.shape[-2:])
-        _require_shape("attention_logits", attention_logits, expected, "(B, Q, H, L, P)")
-        _require_shape("sampling_offsets", sampling_offsets, (*expected, 2), "(B, Q, H, L, P, 2)")
-        return deformable_attention_from_offsets_triton(
-            value, spatial_shapes, reference_points, sampling_offsets, attention_logits
-        )
-    locations = sampling_locations(reference_points, sampling_offsets, spatial_shapes)
-    weights = attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)
-    return multi_scale_deformable_attention(value, spatial_shapes, locations, weights, backend=backend)
+        return deformable_attention_from_offsets_triton(*inputs)
+    return deformable_attention_from_offsets_embedding_bag(*inputs)
 
 
 def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

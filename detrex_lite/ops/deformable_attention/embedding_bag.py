@@ -28,8 +28,42 @@ def deformable_attention_embedding_bag(
 ) -> Tensor:
     """See `multi_scale_deformable_attention`. Half precision is computed in float32."""
     dtype = torch.promote_types(value.dtype, torch.float32)
+    sizes = _sizes(spatial_shapes, dtype).repeat_interleave(locations.shape[4], dim=0).flatten()  # (L * P * 2,)
+    cells = torch.addcmul(sizes.new_tensor(-0.5), locations.to(dtype).flatten(3), sizes).view(locations.shape)
+    return _attend(value, spatial_shapes, cells, weights)
+
+
+def deformable_attention_from_offsets_embedding_bag(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], reference_points: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """See `multi_scale_deformable_attention_from_offsets`. Offsets from points are in cells already: one addition."""
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    points, reference = offsets.shape[4], reference_points.to(dtype)
+    sizes = _sizes(spatial_shapes, dtype)
+
+    def for_each_point(per_level: Tensor) -> Tensor:
+        """(B, Q, L, 2) to (B, Q, 1, L * P * 2): additions to long rows are many times faster than to pairs."""
+        return per_level[:, :, None, :, None].expand(-1, -1, -1, -1, points, -1).flatten(3)
+
+    centres = for_each_point(reference[..., :2] * sizes - 0.5)
+    cells = offsets.to(dtype).flatten(3)
+    if reference.shape[-1] == 4:
+        cells = torch.addcmul(centres, cells, for_each_point(reference[..., 2:] * sizes * (0.5 / points)))
+    else:
+        cells = centres + cells
+    weights = logits.flatten(3).softmax(-1).view(logits.shape)
+    return _attend(value, spatial_shapes, cells.view(offsets.shape), weights)
+
+
+def _sizes(spatial_shapes: Sequence[tuple[int, int]], dtype: torch.dtype) -> Tensor:
+    """(L, 2) width and height of each level."""
+    return torch.tensor([(width, height) for height, width in spatial_shapes], dtype=dtype)
+
+
+def _attend(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], cells: Tensor, weights: Tensor) -> Tensor:
+    """cells: (B, Q, H, L, P, 2) where to sample, x first, in cells from the centre of each level's first one."""
     flat_shapes = [side for shape in spatial_shapes for side in shape]
-    out = _forward(value.to(dtype), locations.to(dtype), weights.to(dtype), flat_shapes)
+    out = _forward(value.to(cells.dtype), cells, weights.to(cells.dtype), flat_shapes)
     return out.to(value.dtype)
 
 
@@ -37,13 +71,13 @@ def deformable_attention_embedding_bag(
 
 
 @torch.library.custom_op("detrex_lite::deformable_attention_cpu", mutates_args=(), device_types="cpu")
-def _forward(value: Tensor, locations: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> Tensor:
-    """value (B, N, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P); gives (B, Q, H * C)."""
+def _forward(value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> Tensor:
+    """value (B, N, H, C), cells (B, Q, H, L, P, 2), weights (B, Q, H, L, P); gives (B, Q, H * C)."""
     heads, channels = value.shape[2:]
     layout = _layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
     table = layout.table(value).view(-1, channels)
     out = value.new_empty(weights.shape[0] * weights.shape[1], heads * channels)
-    for queries, corners in _corners_in_chunks(locations, weights, layout):
+    for queries, corners in _corners_in_chunks(cells, weights, layout):
         rows, shares = corners.bags()
         sums = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
         out[queries] = sums.view(-1, heads * channels)
@@ -51,43 +85,42 @@ def _forward(value: Tensor, locations: Tensor, weights: Tensor, flat_shapes: Seq
 
 
 @_forward.register_fake
-def _(value: Tensor, locations: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> Tensor:
+def _(value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> Tensor:
     return value.new_empty(*weights.shape[:2], value.shape[2] * value.shape[3])
 
 
 @torch.library.custom_op("detrex_lite::deformable_attention_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
-    gradient: Tensor, value: Tensor, locations: Tensor, weights: Tensor, flat_shapes: Sequence[int]
+    gradient: Tensor, value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """gradient (B, Q, H * C) of the result; gives those of value, locations and weights."""
+    """gradient (B, Q, H * C) of the result; gives those of value, cells and weights."""
     heads, channels = value.shape[2:]
     layout = _layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
     table = layout.table(value).view(-1, channels)
     gradient = gradient.reshape(-1, channels).contiguous()  # a row for each query and head
-    per_bag = 4 * weights.shape[3] * weights.shape[4]
-    all_rows = torch.empty(len(gradient), per_bag, dtype=torch.int32)
-    all_shares = value.new_empty(len(gradient), per_bag)
-    location_gradient, weight_gradient = locations.new_empty(locations.shape), weights.new_empty(weights.shape)
-    for queries, corners in _corners_in_chunks(locations, weights, layout):
-        rows, shares = corners.bags()
+    samples = weights[0, 0, 0].numel() if weights.numel() else 0
+    all_rows = torch.empty(len(gradient) // heads, heads, 4, samples, dtype=torch.int32)
+    all_shares = value.new_empty(all_rows.shape)
+    cell_gradient, weight_gradient = cells.new_empty(cells.shape), weights.new_empty(weights.shape)
+    for queries, corners in _corners_in_chunks(cells, weights, layout, (all_rows, all_shares)):
         bags = slice(queries.start * heads, queries.stop * heads)
-        all_rows[bags], all_shares[bags] = rows, shares
-        products = _sampled_products(rows, gradient[bags], table)
-        gradients = corners.gradients(products, layout)
-        location_gradient.flatten(0, 1)[queries], weight_gradient.flatten(0, 1)[queries] = gradients
-    table_gradient = _scatter(all_rows, all_shares, gradient, len(table))
+        products = _sampled_products(corners.bags()[0], gradient[bags], table)
+        corners.gradients(
+            products, layout, cell_gradient.flatten(0, 1)[queries], weight_gradient.flatten(0, 1)[queries]
+        )
+    table_gradient = _scatter(all_rows.view(-1, 4 * samples), all_shares.view(-1, 4 * samples), gradient, len(table))
     table_gradient = table_gradient.view(value.shape[0], -1, heads, channels)
-    return layout.value(table_gradient), location_gradient, weight_gradient
+    return layout.value(table_gradient), cell_gradient, weight_gradient
 
 
 @_backward.register_fake
-def _(gradient: Tensor, value: Tensor, locations: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> tuple:
-    return torch.empty_like(value), torch.empty_like(locations), torch.empty_like(weights)
+def _(gradient: Tensor, value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> tuple:
+    return value.new_empty(value.shape), cells.new_empty(cells.shape), weights.new_empty(weights.shape)
 
 
 def _save(ctx, inputs: tuple, output: Tensor) -> None:
-    value, locations, weights, flat_shapes = inputs
-    ctx.save_for_backward(value, locations, weights)
+    value, cells, weights, flat_shapes = inputs
+    ctx.save_for_backward(value, cells, weights)
     ctx.flat_shapes = flat_shapes
 
 
@@ -171,76 +204,92 @@ class _Corners(NamedTuple):
     shares: Tensor  # (q, H, 4, L * P) bilinear shares times attention weights
     x: Tensor  # (q, H * L * P) distance from the left cells, in cells
     y: Tensor  # the same from the upper cells
-    inside_x: Tensor  # bool: whether the sample depends on its x
-    inside_y: Tensor
+    cells: Tensor  # (q, H * L * P, 2), as given
     weights: Tensor  # (q, H * L * P)
 
     def bags(self) -> tuple[Tensor, Tensor]:
         """rows and shares as (q * H, 4 * L * P)."""
         return self.rows.view(-1, self.rows[0, 0].numel()), self.shares.view(-1, self.shares[0, 0].numel())
 
-    def gradients(self, products: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
-        """From the gradients of `shares`, (q * H, 4 * L * P), those of locations and weights of the chunk."""
+    def gradients(self, products: Tensor, layout: _Layout, cell_gradient: Tensor, weight_gradient: Tensor) -> None:
+        """From the gradients of `shares`, (q * H, 4 * L * P), write those of cells and weights of the chunk."""
         top_left, top_right, bottom_left, bottom_right = (
             corner.reshape(self.x.shape) for corner in products.view(self.shares.shape).unbind(2)
         )
-        top_step, bottom_step = top_right - top_left, bottom_right - bottom_left
-        top, bottom = torch.addcmul(top_left, self.x, top_step), torch.addcmul(bottom_left, self.x, bottom_step)
-        step_x = torch.lerp(top_step, bottom_step, self.y)
-        step_y = bottom - top
-        weight_gradient = torch.addcmul(top, self.y, step_y)
-        step_x *= self.weights * layout.widths * self.inside_x
-        step_y *= self.weights * layout.heights * self.inside_y
-        shape = (*self.rows.shape[:2], len(layout.shapes), -1)
-        return torch.stack([step_x, step_y], dim=-1).view(*shape, 2), weight_gradient.view(shape)
+        top_step, bottom_step = top_right.sub_(top_left), bottom_right.sub_(bottom_left)
+        top, bottom = top_left.addcmul_(self.x, top_step), bottom_left.addcmul_(self.x, bottom_step)
+        step_x, step_y = torch.lerp(top_step, bottom_step, self.y), bottom.sub_(top)
+        torch.addcmul(top, self.y, step_y, out=weight_gradient.view(self.x.shape))
+        cell_gradient = cell_gradient.view(self.cells.shape)
+        for axis, (step, size) in enumerate(((step_x, layout.widths), (step_y, layout.heights))):
+            inside = (self.cells[..., axis] > -1) & (self.cells[..., axis] < size)  # elsewhere nothing depends on it
+            torch.mul(step, self.weights * inside, out=cell_gradient[..., axis])
 
 
-def _corners_in_chunks(locations: Tensor, weights: Tensor, layout: _Layout) -> Iterator[tuple[slice, _Corners]]:
-    """The queries of all images, part by part: which they are, of B * Q, and their corners."""
+def _corners_in_chunks(
+    cells: Tensor, weights: Tensor, layout: _Layout, out: tuple[Tensor, Tensor] | None = None
+) -> Iterator[tuple[slice, _Corners]]:
+    """The queries of all images, part by part: which they are, of B * Q, and their corners.
+
+    Args:
+        cells: (B, Q, H, L, P, 2).
+        weights: (B, Q, H, L, P).
+        layout: of the table.
+        out: (B * Q, H, 4, L * P) each, where rows and shares of all parts are written; None makes them for each part.
+    """
     batch, queries, heads = weights.shape[:3]
     image_rows = torch.arange(batch, dtype=torch.int32) * (layout.tokens * heads)
     first_rows = image_rows.repeat_interleave(queries)[:, None]
-    locations, weights = locations.flatten(0, 1), weights.flatten(0, 1)
+    cells, weights = cells.flatten(3, 4).flatten(0, 1), weights.flatten(3).flatten(0, 1)  # (B * Q, H, L * P, ...)
     step = max(1, SAMPLES_AT_A_TIME // weights[0].numel()) if len(weights) else 1
     for start in range(0, len(weights), step):
         part = slice(start, min(start + step, len(weights)))
-        yield part, _corners(locations[part], weights[part], layout, first_rows[part])
+        if out is None:
+            shape = (part.stop - start, heads, 4, weights.shape[2])
+            rows, shares = torch.empty(shape, dtype=torch.int32), weights.new_empty(shape)
+        else:
+            rows, shares = out[0][part], out[1][part]
+        yield part, _corners(cells[part], weights[part], layout, first_rows[part], rows, shares)
 
 
-def _corners(locations: Tensor, weights: Tensor, layout: _Layout, first_rows: Tensor) -> _Corners:
-    """locations: (q, H, L, P, 2); weights: (q, H, L, P); first_rows: (q, 1) int32, where images begin."""
-    queries, heads = weights.shape[:2]
-    weights = weights.reshape(queries, -1)
-    locations = locations.reshape(*weights.shape, 2)
-    x, left, inside_x = _split(locations[..., 0], layout.widths)
-    y, top, inside_y = _split(locations[..., 1], layout.heights)
+def _corners(
+    cells: Tensor, weights: Tensor, layout: _Layout, first_rows: Tensor, rows: Tensor, shares: Tensor
+) -> _Corners:
+    """The corners of q queries.
+
+    Args:
+        cells: (q, H, L * P, 2).
+        weights: (q, H, L * P).
+        layout: of the table.
+        first_rows: (q, 1) int32, where the part of the query's image begins in the table.
+        rows, shares: (q, H, 4, L * P), written here.
+    """
+    heads, per_head = weights.shape[1], weights.shape
+    cells, weights = cells.reshape(len(cells), -1, 2), weights.reshape(len(weights), -1)
+    x, left = _split(cells[..., 0], layout.widths)
+    y, top = _split(cells[..., 1], layout.heights)
 
     cell = torch.addcmul(left, top, layout.strides)
     # A NaN becomes any integer: kept inside the table, where its NaN shares give NaN sums.
     row = torch.addcmul(layout.bases, cell, layout.heads).int().clamp_(0, layout.last)
     row += first_rows
-    per_head = (queries, heads, -1)
-    rows = torch.empty(queries, heads, 4, weights.shape[1] // heads, dtype=torch.int32)
     for corner, left_row in ((0, row), (2, row + layout.below)):
         rows[:, :, corner] = left_row.view(per_head)
         torch.add(left_row.view(per_head), heads, out=rows[:, :, corner + 1])
 
     bottom_weights = weights * y
-    shares = torch.empty(rows.shape, dtype=weights.dtype)
     for corner, row_weights in ((0, weights - bottom_weights), (2, bottom_weights)):
         right = torch.mul(row_weights.view(per_head), x.view(per_head), out=shares[:, :, corner + 1])
         torch.sub(row_weights.view(per_head), right, out=shares[:, :, corner])
-    return _Corners(rows, shares, x, y, inside_x, inside_y, weights)
+    return _Corners(rows, shares, x, y, cells, weights)
 
 
-def _split(locations: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates in 0..1 as (distance from the cell before, that cell, whether neither border cut the sample off)."""
-    position = torch.addcmul(sizes.new_tensor(-0.5), locations, sizes)
+def _split(places: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Places along an axis, in cells, as (distance from the cell before, that cell)."""
     # One cell outside there are only zeros; further away as well.
-    inside = (position > -1) & (position < sizes)
-    position = torch.clamp(position, min=sizes.new_tensor(-1.0), max=sizes)
-    cell = position.floor()
-    return position.sub_(cell), cell, inside
+    places = torch.clamp(places, min=sizes.new_tensor(-1.0), max=sizes)
+    cell = places.floor()
+    return places.sub_(cell), cell
 
 
 def _sampled_products(rows: Tensor, gradient: Tensor, table: Tensor) -> Tensor:

@@ -94,6 +94,8 @@ DETREX = KeyMap(
         (r"(\.attentions\.\d+)\.attn\.", r"\1."),
         (r"^transformer\.enc_output", "transformer.encoder_proposals.enc_output"),
         (r"^transformer\.decoder\.(bbox|class)_embed\.", None),  # the detector's own heads, under a second name
+        (r"^transformer\.patterns\.", "patterns."),
+        (r"^(denoising_generator\.label_encoder|label_enc)\.", "denoising.label_embedding."),
         # A hidden layer there is a sequence of linear layer, activation and dropout. An activation with a
         # weight (PReLU) is one object in all of them, and stored once more beside them.
         (r"(\.ffns\.\d+)\.layers\.(\d+)\.0\.", r"\1.layers.\2."),

@@ -1,6 +1,7 @@
 """The blocks that detectors are assembled from."""
 
 from .attention import MultiheadAttention
+from .conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from .deformable_attention import MultiScaleDeformableAttention
 from .ffn import FFN, MLP
 from .position_embedding import PositionEmbeddingLearned, PositionEmbeddingSine, get_sine_pos_embed
@@ -10,6 +11,8 @@ __all__ = [
     "FFN",
     "MLP",
     "BaseTransformerLayer",
+    "ConditionalCrossAttention",
+    "ConditionalSelfAttention",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "PositionEmbeddingLearned",

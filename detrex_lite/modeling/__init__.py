@@ -1,29 +1,37 @@
 """What detectors are made of above the layers: backbones, necks, matching, losses, postprocessing, a base class."""
 
+from .anchors import AnchorBoxes, pair_with_patterns
 from .backbone import ResNet
 from .criterion import BoxL1Loss, CrossEntropyLoss, FocalLoss, GIoULoss, SetCriterion
+from .denoising import ContrastiveDenoising, Denoising, DenoisingQueries, GroupDenoising
 from .detector import Detector
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher
 from .multi_scale import TokenLevels, flatten_maps
 from .neck import ChannelMapper
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
-from .predictions import Predictions, name_layers
+from .predictions import Match, Predictions, name_layers
 from .targets import Targets
-from .two_stage import EncoderProposals, Proposals, refine, take_best, token_anchors
+from .two_stage import EncoderProposals, Proposals, best_tokens, refine, take_best, take_tokens, token_anchors
 
 __all__ = [
+    "AnchorBoxes",
     "BoxL1Cost",
     "BoxL1Loss",
     "ChannelMapper",
+    "ContrastiveDenoising",
     "CrossEntropyCost",
     "CrossEntropyLoss",
+    "Denoising",
+    "DenoisingQueries",
     "Detector",
     "EncoderProposals",
     "FocalCost",
     "FocalLoss",
     "GIoUCost",
     "GIoULoss",
+    "GroupDenoising",
     "HungarianMatcher",
+    "Match",
     "Predictions",
     "Proposals",
     "ResNet",
@@ -32,9 +40,12 @@ __all__ = [
     "Targets",
     "TokenLevels",
     "TopKPostprocessor",
+    "best_tokens",
     "flatten_maps",
     "name_layers",
+    "pair_with_patterns",
     "refine",
     "take_best",
+    "take_tokens",
     "token_anchors",
 ]

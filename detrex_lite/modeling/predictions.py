@@ -8,6 +8,20 @@ from torch import Tensor
 from .targets import Targets
 
 
+class Match(NamedTuple):
+    """Pairs of queries and objects, M in the whole batch.
+
+    Attributes:
+        image: (M,) the image's position in the batch.
+        query: (M,) the query's index in 0..Q-1.
+        target: (M,) the object's index in the packed `Targets`.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
 class Predictions(NamedTuple):
     """What one decoder layer (or the encoder, or a denoising part) predicts.
 
@@ -16,11 +30,15 @@ class Predictions(NamedTuple):
         boxes: (B, Q, 4) cxcywh in 0..1 of each image without its padding.
         targets: what this set is compared with where that is not the batch's ground truth, such as
             `Targets.class_agnostic` for proposals.
+        match: which query answers for which object where that is known, as in denoising; None to find it.
+        repeats: how many queries each object has in a known match; losses are divided by it.
     """
 
     logits: Tensor
     boxes: Tensor
     targets: Targets | None = None
+    match: Match | None = None
+    repeats: int = 1
 
     def at_least_float32(self) -> "Predictions":
         """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""

@@ -31,23 +31,31 @@ class Proposals(NamedTuple):
     box_logits: Tensor
 
 
-def take_best(tokens: Tensor, scores: Tensor, number: int, *, padding: Tensor | None = None) -> Tensor:
-    """The tokens with the highest scores.
+def best_tokens(scores: Tensor, number: int, *, padding: Tensor | None = None) -> Tensor:
+    """Which tokens have the highest scores.
 
     Args:
-        tokens: (B, N, C).
         scores: (B, N).
         number: how many.
         padding: (B, N) bool, True = taken only when there is nothing else. Published implementations take padding like
             any token, so what they detect in an image may depend on what else is in the batch.
 
     Returns:
-        (B, Q, C), best first, where Q is `number`, or N if less.
+        (B, Q) indices, best first, where Q is `number`, or N if less.
     """
     if padding is not None:
         scores = scores.masked_fill(padding, float("-inf"))
-    best = scores.topk(min(number, scores.shape[1]), dim=1).indices
-    return tokens.gather(1, best[..., None].expand(-1, -1, tokens.shape[-1]))
+    return scores.topk(min(number, scores.shape[1]), dim=1).indices
+
+
+def take_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Of tokens (B, N, C) those with indices (B, Q): (B, Q, C)."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def take_best(tokens: Tensor, scores: Tensor, number: int, *, padding: Tensor | None = None) -> Tensor:
+    """The tokens (B, N, C) with the highest scores: (B, Q, C); see `best_tokens`."""
+    return take_tokens(tokens, best_tokens(scores, number, padding=padding))
 
 
 class EncoderProposals(nn.Module):

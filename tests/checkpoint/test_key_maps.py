@@ -41,6 +41,8 @@ DETREX = {
     "neck.convs.0.conv.weight": "neck.convs.0.0.weight",
     "neck.extra_convs.0.norm.bias": "neck.extra_convs.0.1.bias",
     "class_embed.0.weight": "class_embed.0.weight",
+    "denoising_generator.label_encoder.weight": "denoising.label_embedding.weight",
+    "label_enc.weight": "denoising.label_embedding.weight",
 }
 DETR = {
     "backbone.0.body.layer1.0.downsample.1.running_mean": "backbone.layer1.0.downsample.1.running_mean",

@@ -16,6 +16,7 @@ from detrex_lite.modeling import (
     GIoUCost,
     GIoULoss,
     HungarianMatcher,
+    Match,
     Predictions,
     SetCriterion,
     name_layers,
@@ -96,6 +97,18 @@ def test_a_set_is_compared_with_targets_of_its_own(criterion):
     twice = replace(targets, **{f: torch.cat([getattr(targets, f)] * 2) for f in ("labels", "boxes")}, sizes=[4, 4])
     other = criterion({"": predictions, "_other": predictions._replace(targets=twice)}, targets)
     assert_close(other["loss_bbox_other"], criterion({"": predictions}, twice)["loss_bbox"])
+
+
+def test_a_set_with_a_known_match_is_compared_by_it(criterion):
+    predictions, targets = random_predictions(2, 6), random_targets([3, 1])
+    match = Match(torch.tensor([0, 0, 1, 1]), torch.tensor([4, 1, 5, 0]), torch.tensor([2, 0, 3, 3]))
+    known = predictions._replace(match=match, repeats=2)
+    got = criterion({"": predictions, "_dn": known}, targets)
+    box_l1 = (predictions.boxes[match.image, match.query] - targets.boxes[match.target]).abs().sum()
+    assert_close(got["loss_bbox_dn"], 5.0 * box_l1 / (4 * 2))
+    assert_close(got["loss_class_dn"], LOSSES["loss_class"](predictions, match, targets, 8.0))
+    for name, loss in criterion({"": predictions}, targets).items():
+        assert_close(got[name], loss)
 
 
 @pytest.mark.parametrize("sizes", [[0, 0], [3, 0]])

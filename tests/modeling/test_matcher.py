@@ -12,6 +12,7 @@ from detrex_lite.modeling import (
     FocalCost,
     GIoUCost,
     HungarianMatcher,
+    Match,
     Predictions,
     Targets,
 )
@@ -120,6 +121,20 @@ def test_more_objects_than_queries_warn_once_and_match_what_fits(matcher):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         matcher([predictions], targets)
+
+
+def test_sets_that_come_with_a_match_keep_it_and_cost_nothing(matcher):
+    targets = random_targets([2, 1])
+    first, last = random_predictions(2, 5, seed=1), random_predictions(2, 4, seed=2)
+    known = Match(torch.tensor([0, 1]), torch.tensor([2, 0]), torch.tensor([1, 2]))
+    fixed = Predictions(torch.full((2, 3, 5), float("nan")), torch.full((2, 3, 4), float("nan")), match=known)
+    got = matcher([first, fixed, last], targets)
+    assert got[1] is known
+    assert [pairs(got[0]), pairs(got[2])] == [pairs(match) for match in matcher([first, last], targets)]
+    assert matcher([fixed, fixed], targets) == [known, known]
+    last.boxes[1, 1] = float("nan")
+    with pytest.raises(NonFiniteError, match="image 1 of the batch is not finite in prediction set 2"):
+        matcher([first, fixed, last], targets)
 
 
 def test_degenerate_boxes_do_not_make_costs_infinite(matcher):

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...structures import box_cxcywh_to_xyxy, generalized_box_iou
-from ..matcher import Match
-from ..predictions import Predictions
+from ..predictions import Match, Predictions
 from ..targets import Targets
 
 
@@ -18,7 +17,9 @@ class MatchedLoss(Protocol):
     """The interface of a loss."""
 
     def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
-        """A scalar, not yet weighted; `num_boxes` is the number of objects per process, at least 1."""
+        """A scalar, not yet weighted; `num_boxes` is the number of objects per process, at least 1, times the
+        `repeats` of the predictions.
+        """
         ...
 
 
@@ -34,6 +35,8 @@ class CrossEntropyLoss:
 
     def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
         logits = predictions.logits  # (B, Q, K + 1)
+        if not logits.numel():
+            return logits.sum()  # the mean over nothing would be NaN
         no_object = logits.shape[-1] - 1
         labels = targets.labels.new_full(logits.shape[:2], no_object)
         labels[match.image, match.query] = targets.labels[match.target]

@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 from ...distributed import mean_over_processes, world_size
 from ...errors import did_you_mean
-from ..matcher import HungarianMatcher, Match
-from ..predictions import Predictions
+from ..matcher import HungarianMatcher
+from ..predictions import Match, Predictions
 from ..targets import Targets
 from .losses import MatchedLoss
 
 
 class SetCriterion(nn.Module):
-    """Sums weighted losses over named sets of predictions (last layer, "_0".., "_enc", ..).
+    """Sums weighted losses over named sets of predictions (last layer, "_0".., "_enc", "_dn", ..).
 
     Args:
-        matcher: finds which query answers for which object, for all sets at once.
+        matcher: finds which query answers for which object, for all sets at once that do not say so themselves.
         losses: base name -> loss, e.g. "loss_class", "loss_bbox", "loss_giou".
         weights: base name -> weight; every set of predictions uses the weight of the base name.
 
@@ -55,7 +55,7 @@ class SetCriterion(nn.Module):
             num_boxes = self._num_boxes(own)
             matches = self.match(outputs, targets)
             return {
-                name + suffix: self.weights[name] * loss(predictions, match, its, count)
+                name + suffix: self.weights[name] * loss(predictions, match, its, count * predictions.repeats)
                 for (suffix, predictions), match, its, count in zip(
                     outputs.items(), matches, own, num_boxes, strict=True
                 )

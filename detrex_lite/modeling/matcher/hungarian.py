@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,23 +9,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ...errors import NonFiniteError
-from ..predictions import Predictions
+from ..predictions import Match, Predictions
 from ..targets import Targets
 from .costs import MatchingCost
-
-
-class Match(NamedTuple):
-    """Pairs of queries and objects, M in the whole batch.
-
-    Attributes:
-        image: (M,) the image's position in the batch.
-        query: (M,) the query's index in 0..Q-1.
-        target: (M,) the object's index in the packed `Targets`.
-    """
-
-    image: Tensor
-    query: Tensor
-    target: Tensor
 
 
 class HungarianMatcher:
@@ -53,26 +38,33 @@ class HungarianMatcher:
         """Match each set of predictions with the targets.
 
         Args:
-            predictions: sets of predictions for one batch, e.g. all decoder layers; Q may differ between sets.
+            predictions: sets of predictions for one batch, e.g. all decoder layers; Q may differ between sets. Those
+                that come with a match keep it, and cost nothing.
             targets: the batch's objects, for sets without targets of their own. An image with more objects than
                 queries leaves some unmatched (and warns).
 
         Returns:
-            One Match per set, on the device of the predictions, sorted by image and query.
+            One Match per set, on the device of the predictions; what was found is sorted by image and query.
 
         Raises:
             NonFiniteError: when a cost is NaN or infinite, naming the set and the image.
         """
-        device = predictions[0].logits.device
-        all_targets = [targets if one.targets is None else one.targets for one in predictions]
+        unmatched = {number: one for number, one in enumerate(predictions) if one.match is None}
+        found = dict(zip(unmatched, self._find(unmatched, targets), strict=True)) if unmatched else {}
+        return [found[number] if one.match is None else one.match for number, one in enumerate(predictions)]
+
+    def _find(self, predictions: Mapping[int, Predictions], targets: Targets) -> list[Match]:
+        """Match sets, which errors name by their numbers."""
+        all_targets = [targets if one.targets is None else one.targets for one in predictions.values()]
         padded = {id(one): one.padded() for one in all_targets}  # most sets share theirs
-        blocks = [self._cost(one, *padded[id(its)]) for one, its in zip(predictions, all_targets, strict=True)]
+        blocks = [self._cost(one, *padded[id(its)]) for one, its in zip(predictions.values(), all_targets, strict=True)]
+        device = blocks[0].device
         flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()
         offsets = np.cumsum([0, *(block.numel() for block in blocks)])
         solved = []
-        for number, (block, its) in enumerate(zip(blocks, all_targets, strict=True)):
+        for number, block, its, first in zip(predictions, blocks, all_targets, offsets, strict=False):
             self._warn_of_too_many(max(its.sizes, default=0), block.shape[1])
-            cost = flat[offsets[number] : offsets[number + 1]].reshape(block.shape)
+            cost = flat[first : first + block.numel()].reshape(block.shape)
             solved.append(_solve(cost, its.sizes, number))
         # One transfer back, too.
         joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)

@@ -1,0 +1,120 @@
+"""Where denoising queries are: groups of blocks, and in a block a slot for each object of the image.
+
+Every group holds `copies` blocks (DN-DETR: one; DINO: positives, then negatives). A block has as many slots as the
+image with the most objects needs; in other images the last ones are padding.
+
+Legend: B batch, T objects in the batch, S slots of a block, D denoising queries, Q matching queries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..predictions import Match
+
+
+def number_objects(sizes: Sequence[int], limit: int) -> tuple[Tensor, list[int]]:
+    """Give each object its slot; of an image with more objects than `limit`, that many are drawn at random.
+
+    Args:
+        sizes: the number of objects of each image.
+        limit: the most that an image may have.
+
+    Returns:
+        (3, T) int64 on the CPU: image, slot and index in the packed `Targets` of each object that is left; and how many
+        each image has left.
+    """
+    columns, first = [], 0
+    for image, size in enumerate(sizes):
+        chosen = torch.arange(size) if size <= limit else torch.randperm(size)[:limit].sort().values
+        columns.append(torch.stack([torch.full_like(chosen, image), torch.arange(len(chosen)), first + chosen]))
+        first += size
+    return torch.cat(columns, dim=1), [one.shape[1] for one in columns]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrangement of a batch's denoising queries.
+
+    Attributes:
+        image: (T,) each object's position in the batch.
+        slot: (T,) its slot in 0..S-1.
+        batch: B.
+        slots: S.
+        groups: how many groups.
+        copies: blocks of a group, of which the first is matched with the objects.
+    """
+
+    image: Tensor
+    slot: Tensor
+    batch: int
+    slots: int
+    groups: int
+    copies: int
+
+    @property
+    def blocks(self) -> int:
+        return self.groups * self.copies
+
+    def __len__(self) -> int:
+        """D, the number of denoising queries of an image."""
+        return self.blocks * self.slots
+
+    def place(self, values: Tensor, padding: float) -> Tensor:
+        """Put what each object has in each block to its place.
+
+        Args:
+            values: (T, blocks, ...).
+            padding: what padding gets.
+
+        Returns:
+            (B, D, ...).
+        """
+        placed = values.new_full((self.batch, self.slots, *values.shape[1:]), padding)
+        placed[self.image, self.slot] = values
+        return placed.transpose(1, 2).flatten(1, 2)
+
+    def take(self, placed: Tensor) -> Tensor:
+        """The reverse of `place`: (B, D, ...) to (T, blocks, ...), without the padding."""
+        return placed.unflatten(1, (self.blocks, self.slots)).transpose(1, 2)[self.image, self.slot]
+
+    def match(self) -> Match:
+        """Which query answers for which object: those of each group's first block."""
+        return self._match(self.image, self._first_blocks() * self.slots, self.slot)
+
+    def match_of_taken(self) -> Match:
+        """The same for queries that `take` took, flattened to one image of T * blocks queries."""
+        objects = torch.arange(len(self.image), device=self.image.device)
+        return self._match(torch.zeros_like(objects), self._first_blocks(), objects * self.blocks)
+
+    def _first_blocks(self) -> Tensor:
+        return torch.arange(0, self.blocks, self.copies, device=self.image.device)
+
+    def _match(self, image: Tensor, offsets: Tensor, query: Tensor) -> Match:
+        """Object t is matched with the queries `offsets + query[t]`, one per group."""
+        objects = torch.arange(len(image), device=image.device)
+        return Match(image.repeat(self.groups), (offsets[:, None] + query).flatten(), objects.repeat(self.groups))
+
+    def attn_mask(self, num_queries: int, *, ignore_padding: bool) -> Tensor:
+        """What self-attention leaves out: queries of other groups, and for matching queries all that is denoised.
+
+        Denoising queries do see the matching queries, as in the paper's repository.
+
+        Args:
+            num_queries: Q.
+            ignore_padding: nothing sees padding, either.
+
+        Returns:
+            (D + Q, D + Q) bool, True = not attended; (B, D + Q, D + Q) with `ignore_padding`.
+        """
+        group = torch.arange(len(self), device=self.image.device) // max(self.copies * self.slots, 1)
+        group = F.pad(group, (0, num_queries), value=-1)
+        mask = (group != group[:, None]) & (group >= 0)
+        if not ignore_padding:
+            return mask
+        objects = torch.zeros(len(self.image), self.blocks, dtype=torch.bool, device=self.image.device)
+        padding = self.place(objects, padding=True)
+        return mask | F.pad(padding, (0, num_queries))[:, None]

@@ -1,0 +1,5 @@
+"""DAB-DETR with a ResNet-101."""
+
+from .dab_detr_r50 import model
+
+model.backbone.depth = 101

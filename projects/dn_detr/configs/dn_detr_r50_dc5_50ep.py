@@ -1,0 +1,10 @@
+"""DN-DETR-DC5-R50 for 50 epochs.
+
+python tools/train_net.py --config-file projects/dn_detr/configs/dn_detr_r50_dc5_50ep.py --num-gpus 8
+"""
+
+from .dn_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train
+from .models.dn_detr_r50_dc5 import model
+
+model.backbone.weights = "IMAGENET1K_V1"
+train.output_dir = "output/dn_detr_r50_dc5_50ep"

@@ -13,6 +13,6 @@ dataloader = get_config("common/data/bccd.py").dataloader
 
 model.num_queries = 100  # an image has up to 30 cells
 model.postprocessor.num_detections = 100
-train.max_iter = 900
+train.max_iter = 600
 train.eval_period = 300
 train.output_dir = "output/deformable_detr_small_bccd"

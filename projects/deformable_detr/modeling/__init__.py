@@ -5,6 +5,7 @@ from .transformer import (
     DeformableDetrTransformer,
     DeformableDetrTransformerDecoder,
     DeformableDetrTransformerEncoder,
+    StartingQueries,
 )
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "DeformableDetrTransformer",
     "DeformableDetrTransformerDecoder",
     "DeformableDetrTransformerEncoder",
+    "StartingQueries",
 ]

@@ -1,22 +1,22 @@
 """Deformable DETR (Zhu et al., ICLR 2021, figure 1): backbone, neck, positions, encoder, decoder, heads.
 
 What differs from the paper's repository: an image's detections do not depend on the batch that it is in
-(`Detector.extract_features`), and boxes are computed once per layer, for the loss and for the next layer.
+(`Detector.extract_features`), and box heads run once per layer, for the loss and for the next layer.
 """
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detrex_lite.layers import MLP
-from detrex_lite.modeling import Detector, Predictions, Targets, name_layers
+from detrex_lite.modeling import DenoisingQueries, Detector, Predictions, Targets, name_layers
 from detrex_lite.structures import ImageBatch
 
-from .transformer import DeformableDetrTransformer
+from .transformer import DecodedQueries, DeformableDetrTransformer
 
 PRIOR_PROBABILITY = 0.01  # of an object, before training: keeps the focal loss of the many negatives small
 
@@ -72,7 +72,9 @@ class DeformableDETR(Detector):
         self.neck = neck
         self.position_embedding = position_embedding
         self.transformer = transformer
-        self.query_embedding = None if as_two_stage else nn.Embedding(num_queries, 2 * embed_dim)
+        self.as_two_stage = as_two_stage
+        if not as_two_stage:
+            self.add_learned_queries(num_queries, embed_dim)
         num_heads = transformer.decoder.num_layers + as_two_stage
         class_head, box_head = nn.Linear(embed_dim, num_classes), MLP(embed_dim, embed_dim, 4, num_layers=3)
         self.class_embed = _heads(class_head, num_heads, shared=not with_box_refine)
@@ -94,21 +96,45 @@ class DeformableDETR(Detector):
         """See `Detector.feature_maps`: L maps (B, C, h, w)."""
         return self.neck(self.backbone(images))
 
+    def add_learned_queries(self, num_queries: int, embed_dim: int) -> None:
+        """Make the parameters that `learned_queries` returns."""
+        self.query_embedding = nn.Embedding(num_queries, 2 * embed_dim)
+
+    def learned_queries(self) -> tuple[Tensor, Tensor]:
+        """Contents (Q, C) and positions (Q, C) of the decoder's queries, with one stage."""
+        position, content = self.query_embedding.weight.chunk(2, dim=-1)
+        return content, position
+
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; two stages add the encoder's predictions as "_enc" in training."""
+        decoded = self.decode(images)
+        named = name_layers(self.classify(decoded.queries), decoded.boxes, aux_loss=self.aux_loss)
+        return named | self.name_proposals(decoded.proposals, targets)
+
+    def decode(
+        self, images: ImageBatch, denoise: Callable[[int], DenoisingQueries | None] | None = None
+    ) -> DecodedQueries:
+        """Queries and boxes after each decoder layer; see `DeformableDetrTransformer.forward` for `denoise`."""
         maps = self.extract_features(images)
-        decoded = self.transformer(
+        return self.transformer(
             maps,
             [self.position_embedding(one.mask_or_zeros(), dtype=one.tensor.dtype) for one in maps],
-            query_embed=None if self.query_embedding is None else self.query_embedding.weight,
+            learned=None if self.as_two_stage else self.learned_queries(),
             class_heads=self.class_embed,
             box_heads=self.bbox_embed,
+            denoise=denoise,
         )
-        logits = torch.stack([head(one) for head, one in zip(self.class_embed, decoded.queries, strict=False)])
-        named = name_layers(logits, decoded.boxes, aux_loss=self.aux_loss)
-        if targets is not None and decoded.proposals is not None:
-            named["_enc"] = decoded.proposals._replace(targets=targets.class_agnostic())
-        return named
+
+    def classify(self, queries: Tensor) -> Tensor:
+        """Queries (layers, B, Q, C) to logits (layers, B, Q, K)."""
+        return torch.stack([head(one) for head, one in zip(self.class_embed, queries, strict=False)])
+
+    def name_proposals(self, proposals: Predictions | None, targets: Targets | None) -> dict[str, Predictions]:
+        """The encoder's predictions under their name, in training with two stages."""
+        if targets is None or proposals is None:
+            return {}
+        its = targets.class_agnostic() if self.transformer.class_agnostic_proposals else None
+        return {"_enc": proposals._replace(targets=its)}
 
 
 def _heads(head: nn.Module, number: int, *, shared: bool) -> nn.ModuleList:

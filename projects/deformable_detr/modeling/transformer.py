@@ -3,7 +3,7 @@
 Legend: B batch, N tokens of all levels, L levels, Q queries, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,15 @@ from detrex_lite.layers import (
     TransformerLayerSequence,
     get_sine_pos_embed,
 )
-from detrex_lite.modeling import EncoderProposals, Predictions, TokenLevels, flatten_maps, refine, take_best
+from detrex_lite.modeling import (
+    DenoisingQueries,
+    EncoderProposals,
+    Predictions,
+    TokenLevels,
+    flatten_maps,
+    refine,
+    take_best,
+)
 from detrex_lite.structures import ImageBatch
 
 
@@ -68,8 +76,18 @@ class DeformableDetrTransformerDecoder(TransformerLayerSequence):
     Args:
         embed_dim, num_heads, feedforward_dim, dropout, num_layers, num_feature_levels, num_points: as in the encoder;
             dropout also of the weights of attention among queries.
-        with_box_refine: each layer's boxes, without their gradients, are the next layer's references.
+        with_box_refine: each layer's boxes, without their gradients, are the next layer's references; without it all
+            layers predict relative to the first references.
+        look_forward_twice: with refinement, the loss of a layer's boxes also teaches the layer before, whose boxes
+            they refine (DINO, Zhang et al., ICLR 2023, section 3.5); what the next layer attends to stays the same.
+        with_norm: normalise queries, by one norm for all layers, before they are returned and boxes are predicted;
+            what the next layer gets and refers to is not normalised.
+
+    Raises:
+        ValueError: for looking forward twice without refinement.
     """
+
+    norm: nn.LayerNorm | None
 
     def __init__(
         self,
@@ -82,7 +100,11 @@ class DeformableDetrTransformerDecoder(TransformerLayerSequence):
         num_feature_levels: int = 4,
         num_points: int = 4,
         with_box_refine: bool = False,
+        look_forward_twice: bool = False,
+        with_norm: bool = False,
     ):
+        if look_forward_twice and not with_box_refine:
+            raise ValueError("look_forward_twice=True needs with_box_refine=True: it is about boxes that layers refine")
         layer = BaseTransformerLayer(
             attn=[
                 MultiheadAttention(embed_dim, num_heads, attn_drop=dropout, proj_drop=dropout),
@@ -94,62 +116,119 @@ class DeformableDetrTransformerDecoder(TransformerLayerSequence):
         )
         super().__init__(layer, num_layers)
         self.with_box_refine = with_box_refine
+        self.look_forward_twice = look_forward_twice
+        self.norm = nn.LayerNorm(embed_dim) if with_norm else None
+
+    def query_position(
+        self, query: Tensor, query_pos: Tensor | None, reference: Tensor, levels: TokenLevels, *, first: bool
+    ) -> Tensor | None:
+        """The position that a layer adds to its queries: here the same for all layers.
+
+        Args:
+            query: (B, Q, C), what the layer gets.
+            query_pos: (B, Q, C), as given to `forward`.
+            reference: (B, Q, 2) or (B, Q, 4), that of the layer.
+            levels: where the memory's tokens are.
+            first: whether this is the first layer.
+
+        Returns:
+            (B, Q, C).
+        """
+        return query_pos
 
     def forward(
         self,
         query: Tensor,
         memory: Tensor,
         *,
-        query_pos: Tensor,
+        query_pos: Tensor | None,
         reference: Tensor,
         levels: TokenLevels,
         box_heads: Sequence[nn.Module],
+        attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode.
 
         Args:
-            query, query_pos: (B, Q, C).
+            query: (B, Q, C).
             memory: (B, N, C), the encoder's result.
+            query_pos: (B, Q, C); None when `query_position` makes positions of something else.
             reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 of each image.
             levels: where the memory's tokens are.
             box_heads: for each layer, queries (B, Q, C) to box offsets (B, Q, 4).
+            attn_mask: which queries do not attend to which, as `MultiheadAttention` takes it.
 
         Returns:
             Queries (layers, B, Q, C) and boxes (layers, B, Q, 4) cxcywh in 0..1 after each layer.
         """
         queries, boxes = [], []
-        for layer, box_head in zip(self.layers, box_heads, strict=False):
+        before = reference  # the same boxes, with the gradients that the loss of the layer's boxes sends on
+        for index, (layer, box_head) in enumerate(zip(self.layers, box_heads, strict=False)):
             inputs = {"reference_points": levels.in_maps(reference), "spatial_shapes": levels.spatial_shapes}
             query = layer(
                 query,
                 memory,
-                query_pos=query_pos,
+                query_pos=self.query_position(query, query_pos, reference, levels, first=index == 0),
+                self_attn_mask=attn_mask,
                 key_padding_mask=levels.padding,
                 cross_attn_inputs=inputs,
             )
-            queries.append(query)
-            boxes.append(refine(box_head(query), reference))
+            offsets = box_head(query)
+            queries.append(query if self.norm is None else self.norm(query))
+            boxes.append(refine(offsets if self.norm is None else box_head(queries[-1]), before))
             if self.with_box_refine:
-                reference = boxes[-1].detach()
+                moved = refine(offsets, reference)
+                reference = moved.detach()
+                before = moved if self.look_forward_twice else reference
         return torch.stack(queries), torch.stack(boxes)
+
+
+class StartingQueries(NamedTuple):
+    """What the decoder begins with.
+
+    Attributes:
+        content: (B, Q, C).
+        position: (B, Q, C); None when the decoder makes positions of references.
+        reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes, in 0..1 of each image.
+        proposals: the encoder's predictions that are trained; None without two stages.
+        attn_mask: which queries do not attend to which, as `MultiheadAttention` takes it.
+    """
+
+    content: Tensor
+    position: Tensor | None
+    reference: Tensor
+    proposals: Predictions | None = None
+    attn_mask: Tensor | None = None
+
+    def after(self, denoising: DenoisingQueries) -> "StartingQueries":
+        """Denoising queries, then these, whose positions must be made of references."""
+        return self._replace(
+            content=torch.cat([denoising.content, self.content], dim=1),
+            reference=torch.cat([denoising.boxes, self.reference], dim=1),
+            attn_mask=denoising.attn_mask,
+        )
 
 
 class DecodedQueries(NamedTuple):
     """What the transformer returns.
 
     Attributes:
-        queries: (layers, B, Q, C).
+        queries: (layers, B, Q, C), those of denoising first.
         boxes: (layers, B, Q, 4) cxcywh in 0..1.
-        proposals: the encoder's predictions for each token; None without two stages.
+        proposals: the encoder's predictions that are trained; None without two stages.
+        denoising: what the first queries were made of; None without denoising.
     """
 
     queries: Tensor
     boxes: Tensor
     proposals: Predictions | None
+    denoising: DenoisingQueries | None = None
 
 
 class DeformableDetrTransformer(nn.Module):
     """Encoder and decoder; the decoder's queries are learned, or made of the encoder's best proposals.
+
+    A detector with other queries writes `add_start` and `start`.
 
     Args:
         encoder: encodes the tokens of all levels.
@@ -159,6 +238,9 @@ class DeformableDetrTransformer(nn.Module):
         as_two_stage: take queries from proposals.
         num_proposals: how many, with two stages.
     """
+
+    # Whether proposals are trained to tell objects from background, whatever the objects' classes.
+    class_agnostic_proposals = True
 
     def __init__(
         self,
@@ -177,12 +259,17 @@ class DeformableDetrTransformer(nn.Module):
         self.num_proposals = num_proposals
         self.level_embeds = nn.Parameter(torch.empty(num_feature_levels, embed_dim))
         self.encoder_proposals = EncoderProposals(embed_dim) if as_two_stage else None
-        if as_two_stage:
-            self.pos_trans = nn.Linear(2 * embed_dim, 2 * embed_dim)
-            self.pos_trans_norm = nn.LayerNorm(2 * embed_dim)
-        else:
-            self.reference_points = nn.Linear(embed_dim, 2)
+        self.add_start()
         self.reset_parameters()
+
+    def add_start(self) -> None:
+        """Make the layers that `start` uses, besides `encoder_proposals`."""
+        if self.encoder_proposals is not None:
+            self.pos_trans = nn.Linear(2 * self.embed_dim, 2 * self.embed_dim)
+            self.pos_trans_norm = nn.LayerNorm(2 * self.embed_dim)
+        else:
+            self.reference_points = nn.Linear(self.embed_dim, 2)
+            nn.init.zeros_(self.reference_points.bias)
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights but in deformable attention, as the paper's repository."""
@@ -192,8 +279,6 @@ class DeformableDetrTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, MultiScaleDeformableAttention):
                 module.reset_parameters()
-        if self.encoder_proposals is None:
-            nn.init.zeros_(self.reference_points.bias)
         nn.init.normal_(self.level_embeds)
 
     def forward(
@@ -201,38 +286,62 @@ class DeformableDetrTransformer(nn.Module):
         maps: Sequence[ImageBatch],
         positions: Sequence[Tensor],
         *,
-        query_embed: Tensor | None,
+        learned: tuple[Tensor, Tensor] | None,
         class_heads: Sequence[nn.Module],
         box_heads: Sequence[nn.Module],
+        denoise: Callable[[int], DenoisingQueries | None] | None = None,
     ) -> DecodedQueries:
         """Encode and decode.
 
         Args:
             maps: L padded maps (B, C, h, w), finest first.
             positions: their position embeddings, (B, C, h, w) or (1, C, h, w).
-            query_embed: (Q, 2 * C), learned positions and contents; None with two stages.
+            learned: contents (Q, C) and positions (Q, C) of learned queries; None with two stages.
             class_heads, box_heads: for each decoder layer, and with two stages one more for the encoder.
+            denoise: makes denoising queries, given the number of the others.
         """
         levels = TokenLevels.from_maps(maps)
         pos = flatten_maps([one + self.level_embeds[level, :, None, None] for level, one in enumerate(positions)])
         memory = self.encoder(flatten_maps([one.tensor for one in maps]), pos=pos, levels=levels)
-
-        if self.encoder_proposals is None:
-            query_pos, query = query_embed.expand(len(maps[0]), -1, -1).chunk(2, dim=-1)
-            reference, predictions = self.reference_points(query_pos).sigmoid(), None
-        else:
-            proposals = self.encoder_proposals(memory, levels, class_heads[-1], box_heads[-1])
-            predictions = Predictions(proposals.logits, proposals.box_logits.sigmoid())
-            # The score for "some object" is the first class, which these predictions are trained for.
-            scores = proposals.logits[..., 0]
-            # Training takes padding too, as published; detections must not depend on how much there is of it.
-            padding = None if self.training else levels.padding
-            best = take_best(predictions.boxes, scores, self.num_proposals, padding=padding)
-            reference = best.detach()
-            embedding = get_sine_pos_embed(reference, self.embed_dim // 2, exchange_xy=False)
-            query_pos, query = self.pos_trans_norm(self.pos_trans(embedding)).chunk(2, dim=-1)
-
+        start = self.start(memory, levels, learned, class_heads, box_heads)
+        denoising = None if denoise is None else denoise(start.content.shape[1])
+        if denoising is not None:
+            start = start.after(denoising)
         queries, boxes = self.decoder(
-            query, memory, query_pos=query_pos, reference=reference, levels=levels, box_heads=box_heads
+            start.content,
+            memory,
+            query_pos=start.position,
+            reference=start.reference,
+            levels=levels,
+            box_heads=box_heads,
+            attn_mask=start.attn_mask,
         )
-        return DecodedQueries(queries, boxes, predictions)
+        return DecodedQueries(queries, boxes, start.proposals, denoising)
+
+    def start(
+        self,
+        memory: Tensor,
+        levels: TokenLevels,
+        learned: tuple[Tensor, Tensor] | None,
+        class_heads: Sequence[nn.Module],
+        box_heads: Sequence[nn.Module],
+    ) -> StartingQueries:
+        """The queries that the decoder begins with, of what is learned or of the memory (B, N, C); see `forward`."""
+        if self.encoder_proposals is None:
+            content, position = (one.expand(len(memory), -1, -1) for one in learned)
+            return StartingQueries(content, position, self.reference_points(position).sigmoid())
+        found = self.encoder_proposals(memory, levels, class_heads[-1], box_heads[-1])
+        proposals = Predictions(found.logits, found.box_logits.sigmoid())
+        # The score for "some object" is the first class, which these predictions are trained for.
+        scores = found.logits[..., 0]
+        reference = take_best(proposals.boxes, scores, self.num_proposals, padding=self.avoided(levels)).detach()
+        embedding = get_sine_pos_embed(reference, self.embed_dim // 2, exchange_xy=False)
+        position, content = self.pos_trans_norm(self.pos_trans(embedding)).chunk(2, dim=-1)
+        return StartingQueries(content, position, reference, proposals)
+
+    def avoided(self, levels: TokenLevels) -> Tensor | None:
+        """Tokens that become queries only when there is nothing else: (B, N) bool, True = avoided, or None.
+
+        Training takes padding like any token, as published; detections must not depend on how much there is of it.
+        """
+        return None if self.training else levels.padding

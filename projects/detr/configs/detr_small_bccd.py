@@ -15,6 +15,6 @@ model.backbone.out_features = ["res4"]
 model.in_feature = "res4"
 model.in_channels = 256
 model.num_queries = 100  # an image has up to 30 cells
-train.max_iter = 900
+train.max_iter = 600
 train.eval_period = 300
 train.output_dir = "output/detr_small_bccd"

@@ -1,0 +1,10 @@
+"""DINO R101 with four feature levels for 12 epochs.
+
+python tools/train_net.py --config-file projects/dino/configs/dino_r101_4scale_12ep.py --num-gpus 8
+"""
+
+from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
+from .models.dino_r101 import model
+
+model.backbone.weights = "IMAGENET1K_V1"
+train.output_dir = "output/dino_r101_4scale_12ep"

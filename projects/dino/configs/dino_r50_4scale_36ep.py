@@ -1,0 +1,11 @@
+"""DINO R50 with four feature levels for 36 epochs, the learning rate a tenth after 30.
+
+python tools/train_net.py --config-file projects/dino/configs/dino_r50_4scale_36ep.py --num-gpus 8
+"""
+
+from .dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
+
+lr_multiplier.epochs = 36
+lr_multiplier.milestones = [30]
+train.max_epochs = 36
+train.output_dir = "output/dino_r50_4scale_36ep"

@@ -1,0 +1,10 @@
+"""DINO R50 with five feature levels for 12 epochs.
+
+python tools/train_net.py --config-file projects/dino/configs/dino_r50_5scale_12ep.py --num-gpus 8
+"""
+
+from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
+from .models.dino_r50_5scale import model
+
+model.backbone.weights = "IMAGENET1K_V1"
+train.output_dir = "output/dino_r50_5scale_12ep"

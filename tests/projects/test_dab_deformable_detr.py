@@ -1,0 +1,188 @@
+"""DAB-Deformable-DETR as a whole. Models are small; their structure is that of the configs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import detrex_lite.projects
+from detrex_lite.config import LazyConfig, get_config, instantiate
+from detrex_lite.layers import get_sine_pos_embed
+from detrex_lite.modeling import TokenLevels
+from detrex_lite.structures import ImageBatch
+
+from .contract import NUM_CLASSES, NUM_QUERIES, DetectorContract, build, build_lively, changed, make_input
+from .test_deformable_detr import has_gradient, predict
+
+CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dab_deformable_detr" / "configs"
+
+ONE_STAGE = {"as_two_stage": False}
+TWO_STAGE = {"as_two_stage": True}
+VARIANTS = {
+    "one_stage": ONE_STAGE,
+    "two_stage": TWO_STAGE,
+    "without_refinement": {"as_two_stage": False, "with_box_refine": False},
+}
+
+
+def small_config(**changes):
+    cfg = get_config("projects/dab_deformable_detr/configs/models/dab_deformable_detr_r50.py").model
+    small = {
+        "num_classes": NUM_CLASSES,
+        "num_queries": NUM_QUERIES,
+        "embed_dim": 64,
+        "backbone.depth": 18,
+        "backbone.freeze_at": 0,
+        "neck.in_channels": {"res3": 128, "res4": 256, "res5": 512},
+        "position_embedding.num_pos_feats": 32,
+        "transformer.encoder.num_layers": 2,
+        "transformer.encoder.num_heads": 4,
+        "transformer.encoder.feedforward_dim": 96,
+        "transformer.decoder.num_layers": 2,
+        "postprocessor.num_detections": 20,
+    }
+    return changed(cfg, {**small, **changes})
+
+
+class TestDabDeformableDETR(DetectorContract):
+    max_detections = 20
+    pixel_tolerance = {"rtol": 1e-6, "atol": 1e-4}  # noqa: RUF012 - where tokens are is float32 in all models
+
+    @pytest.fixture(autouse=True, params=VARIANTS)
+    def _variant(self, request):
+        self.variant = VARIANTS[request.param]
+        self.other_suffixes = {"_enc"} if self.variant["as_two_stage"] else set()
+
+    def config(self, **changes):
+        return small_config(**self.variant, **changes)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    cfg = LazyConfig.load(str(path)).model
+    cfg.backbone.weights = None  # on the meta device there is nothing to load into
+    with torch.device("meta"):
+        model = instantiate(cfg)
+    assert len(model.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
+    assert len({id(head) for head in model.bbox_embed}) == len(model.bbox_embed)
+
+
+def test_two_stages_need_refinement():
+    with pytest.raises(ValueError, match="as_two_stage=True needs with_box_refine=True: proposals are boxes"):
+        build(small_config(as_two_stage=True, with_box_refine=False))
+
+
+def test_boxes_begin_all_over_the_image_and_contents_as_zeros():
+    model = build(small_config(num_queries=1000))
+    content, boxes = model.learned_queries()
+    assert content.shape == (1000, 64)
+    assert not content.any()
+    limit = torch.tensor(3.0).sigmoid()
+    assert_close(boxes.amax(0), limit.expand(4))
+    assert_close(boxes.amin(0), 1 - limit.expand(4))
+    assert_close(boxes.mean(0), torch.full((4,), 0.5), rtol=0, atol=0.05)
+
+
+def test_without_refinement_every_layer_starts_from_the_learned_boxes(batch):
+    model = build(small_config(**VARIANTS["without_refinement"])).eval()
+    with torch.no_grad():
+        model.bbox_embed[0].layers[-1].bias.zero_()  # box heads, which are shared, say nothing
+        named = predict(model, batch)
+    for predictions in named.values():
+        assert_close(predictions.boxes, model.learned_queries()[1].detach().expand(len(batch), -1, -1))
+
+
+def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
+    model = build_lively(small_config()).train()
+    predict(model, batch)[""].boxes.square().sum().backward()
+    assert [has_gradient(head) for head in model.bbox_embed] == [False, True]
+
+
+def levels_of_a_padded_batch():
+    sizes = [(4, 8), (2, 8)]
+    return TokenLevels.from_maps([ImageBatch(torch.zeros(2, 1, 4, 8), sizes)])
+
+
+def test_positions_are_made_of_the_boxes_and_scaled_from_the_second_layer_on():
+    decoder = build(small_config()).transformer.decoder.eval()
+    levels, query = levels_of_a_padded_batch(), torch.randn(2, 3, 64)
+    boxes = torch.rand(2, 3, 4)
+    raw = decoder.ref_point_head(get_sine_pos_embed(boxes, 32))
+    assert_close(decoder.query_position(query, None, boxes, levels, first=True), raw)
+    assert_close(decoder.query_position(query, None, boxes, levels, first=False), decoder.query_scale(query) * raw)
+
+
+def test_training_embeds_boxes_as_they_lie_in_the_padded_batch():
+    decoder = build(small_config()).transformer.decoder.train()
+    levels, query = levels_of_a_padded_batch(), torch.randn(2, 3, 64)
+    boxes = torch.rand(2, 3, 4)
+    in_batch = boxes * torch.tensor([[[1.0, 1, 1, 1]], [[1, 0.5, 1, 0.5]]])
+    expected = decoder.ref_point_head(get_sine_pos_embed(in_batch, 32))
+    assert_close(decoder.query_position(query, None, boxes, levels, first=True), expected)
+
+
+def test_positions_may_be_left_unscaled(batch):
+    model = build(small_config(**{"transformer.decoder.scale_positions": False})).train()
+    assert model.transformer.decoder.query_scale is None
+    assert all(torch.isfinite(loss) for loss in model(batch).values())
+
+
+def test_proposals_are_scored_by_their_best_class_and_trained_with_the_objects_classes(batch):
+    model = build_lively(small_config(**TWO_STAGE)).double().train()
+    named = predict(model, batch, targets=True)
+    assert named["_enc"].logits.shape == (3, NUM_QUERIES, NUM_CLASSES)
+    assert named["_enc"].targets is None
+    scores = named["_enc"].logits.max(-1).values
+    assert_close(scores, scores.sort(dim=1, descending=True).values)
+    losses = model(batch)
+    for one in batch:
+        one["instances"].gt_classes.zero_()
+    assert abs(model(batch)["loss_class_enc"] - losses["loss_class_enc"]) > 1e-3
+
+
+def test_the_decoder_teaches_the_encoder_nothing_through_its_queries(batch):
+    model = build_lively(small_config(**TWO_STAGE)).train()
+    predict(model, batch)["_0"].boxes.square().sum().backward()
+    assert [has_gradient(head) for head in model.bbox_embed] == [True, False, False]
+    assert not has_gradient(model.transformer.encoder_proposals)
+
+
+def test_two_stages_have_no_more_queries_than_tokens():
+    model = build_lively(small_config(**TWO_STAGE)).train()
+    named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
+    assert named["_enc"].logits.shape == named[""].logits.shape == (1, 4, NUM_CLASSES)  # four levels of one cell
+
+
+def test_padding_proposes_no_query(batch):
+    """Even where its score is the highest that there can be."""
+    model = build_lively(small_config(**TWO_STAGE)).double().eval()
+    proposals, head = model.transformer.encoder_proposals, model.class_embed[-1]
+    with torch.no_grad():
+        # Padding is zero before the projection; of vectors of one length, a vector's product with itself is largest.
+        head.weight[0] = proposals.enc_output_norm(proposals.enc_output.bias)
+        together = predict(model, batch)[""]
+        for index, one in enumerate(batch):
+            alone = predict(model, [one])[""]
+            assert_close(together.logits[index], alone.logits[0], rtol=1e-6, atol=1e-6)
+            assert_close(together.boxes[index], alone.boxes[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameter_names_are_stable(variant):
+    model = build(small_config(**VARIANTS[variant]))
+    names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in model.state_dict()}
+    names = {
+        name for name in names if not name.startswith(("backbone.", "neck.")) and ".layers.N.attentions" not in name
+    }
+    names = {re.sub(r"\.(weight|bias)$", ".*", name) for name in names}
+    common = {"class_embed.N.*", "bbox_embed.N.layers.N.*", "transformer.level_embeds"}
+    common |= {
+        f"transformer.{part}.layers.N.{name}.*"
+        for part in ("encoder", "decoder")
+        for name in ("ffns.N.layers.N", "norms.N")
+    }
+    common |= {f"transformer.decoder.{name}.layers.N.*" for name in ("ref_point_head", "query_scale")}
+    of_two_stages = {f"transformer.encoder_proposals.enc_output{end}.*" for end in ("", "_norm")}
+    assert names == common | (of_two_stages if variant == "two_stage" else {"tgt_embed.*", "refpoint_embed.*"})

@@ -1,0 +1,257 @@
+"""DINO as a whole. Models are small; their structure is that of the configs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import detrex_lite.projects
+from detrex_lite.checkpoint import load_checkpoint
+from detrex_lite.config import LazyCall as L
+from detrex_lite.config import LazyConfig, get_config, instantiate
+from detrex_lite.modeling import GroupDenoising
+
+from .contract import (
+    NUM_CLASSES,
+    NUM_QUERIES,
+    DetectorContract,
+    build,
+    build_lively,
+    changed,
+    loss_names,
+    make_input,
+)
+from .test_deformable_detr import predict
+
+CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dino" / "configs"
+
+NO_DENOISING = {"denoising": None}
+NO_NOISE = {"denoising.label_noise_prob": 0.0, "denoising.box_noise_scale": 0.0}
+LAYERS = {"", "_0"}
+DENOISED = {"_dn", "_dn_0"}
+
+# What the paper takes away from DINO, each a change of the config; and the names of the losses that are left.
+ABLATIONS = {
+    "no look forward twice": ({"transformer.decoder.look_forward_twice": False}, {*LAYERS, *DENOISED, "_enc"}),
+    "no mixed selection": ({"transformer.mixed_query_selection": False}, {*LAYERS, *DENOISED, "_enc"}),
+    "no selection": ({"as_two_stage": False}, {*LAYERS, *DENOISED}),
+    "no denoising": (NO_DENOISING, {*LAYERS, "_enc"}),
+    "no contrastive negatives": (
+        {
+            "denoising": L(GroupDenoising)(
+                num_classes="${..num_classes}", embed_dim="${..embed_dim}", num_groups=5, label_noise_prob=0.25
+            )
+        },
+        {*LAYERS, *DENOISED, "_enc"},
+    ),
+}
+
+
+def small_config(**changes):
+    cfg = get_config("projects/dino/configs/models/dino_r50.py").model
+    small = {
+        "num_classes": NUM_CLASSES,
+        "num_queries": NUM_QUERIES,
+        "embed_dim": 64,
+        "backbone.depth": 18,
+        "backbone.freeze_at": 0,
+        "neck.in_channels": {"res3": 128, "res4": 256, "res5": 512},
+        "position_embedding.num_pos_feats": 32,
+        "transformer.encoder.num_layers": 2,
+        "transformer.encoder.num_heads": 4,
+        "transformer.encoder.feedforward_dim": 96,
+        "transformer.decoder.num_layers": 2,
+        "denoising.num_pairs": 6,
+        "postprocessor.num_detections": 20,
+    }
+    return changed(cfg, {**small, **changes})
+
+
+class TestDINO(DetectorContract):
+    max_detections = 20
+    aux_suffixes = frozenset({"_0", "_dn_0"})
+    other_suffixes = frozenset({"_enc", "_dn"})
+    pixel_tolerance = {"rtol": 1e-6, "atol": 1e-4}  # noqa: RUF012 - where tokens are is float32 in all models
+
+    def config(self, **changes):
+        return small_config(**changes)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    cfg = LazyConfig.load(str(path)).model
+    cfg.backbone.weights = None  # on the meta device there is nothing to load into
+    with torch.device("meta"):
+        model = instantiate(cfg)
+    assert len(model.class_embed) == cfg.transformer.decoder.num_layers + 1
+    assert len(model.neck.convs) + len(model.neck.extra_convs) == cfg.transformer.num_feature_levels
+    assert model.transformer.tgt_embed.weight.shape == (900, 256)
+
+
+def test_five_levels_run(batch):
+    five = {
+        "backbone.out_features": ["res2", "res3", "res4", "res5"],
+        "neck.in_channels": {"res2": 64, "res3": 128, "res4": 256, "res5": 512},
+        "transformer.num_feature_levels": 5,
+    }
+    losses = build(small_config(**five)).train()(batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_idea_can_be_switched_off_by_the_config(name, batch):
+    changes, suffixes = ABLATIONS[name]
+    model = build(small_config(**changes)).train()
+    losses = model(batch)
+    assert set(losses) == loss_names(suffixes)
+    sum(losses.values()).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    with torch.no_grad():
+        assert len(model.eval()(batch)) == len(batch)
+
+
+def heads_that_learn(cfg, inputs, suffix):
+    """Which layers' box heads, and the encoder's, get gradients from one set of boxes alone."""
+    model = build_lively(cfg).train()
+    predict(model, inputs, targets=True)[suffix].boxes.square().sum().backward()
+    gradients = [head.layers[-1].weight.grad for head in model.bbox_embed]
+    return [gradient is not None and bool(gradient.any()) for gradient in gradients]
+
+
+def test_boxes_teach_the_layer_before_and_no_other(batch):
+    twice = small_config(**{"transformer.decoder.num_layers": 3})
+    assert heads_that_learn(twice, batch, "") == [False, True, True, False]
+    assert heads_that_learn(twice, batch, "_1") == [True, True, False, False]
+    assert heads_that_learn(twice, batch, "_0") == [True, False, False, False]
+    once = changed(twice, {"transformer.decoder.look_forward_twice": False})
+    assert heads_that_learn(once, batch, "") == [False, False, True, False]
+    assert heads_that_learn(once, batch, "_1") == [False, True, False, False]
+
+
+def test_looking_forward_twice_changes_gradients_only(batch):
+    twice, once = (
+        build_lively(small_config(**{"transformer.decoder.look_forward_twice": switch})).double().eval()
+        for switch in (True, False)
+    )
+    with torch.no_grad():
+        for one, other in zip(predict(twice, batch).values(), predict(once, batch).values(), strict=True):
+            assert_close(one.boxes, other.boxes, rtol=0, atol=0)
+
+
+def test_looking_forward_twice_needs_refinement():
+    with pytest.raises(ValueError, match="look_forward_twice=True needs with_box_refine=True"):
+        build(small_config(with_box_refine=False))
+
+
+def test_deformable_detr_can_look_forward_twice(batch):
+    cfg = get_config("projects/deformable_detr/configs/models/deformable_detr_small.py").model
+    cfg.num_classes = NUM_CLASSES
+    assert heads_that_learn(cfg, batch, "") == [False, False, True, False]
+    cfg.transformer.decoder.look_forward_twice = True
+    assert heads_that_learn(cfg, batch, "") == [False, True, True, False]
+
+
+def test_contents_are_learned_by_rank_and_references_come_from_proposals(batch):
+    model = build_lively(small_config(**NO_DENOISING)).train()
+    seen = []
+    model.transformer.decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0], kwargs["reference"])), with_kwargs=True
+    )
+    named = predict(model, batch, targets=True)
+    (content, reference), *_ = seen
+    assert_close(content, model.transformer.tgt_embed.weight.expand(len(batch), -1, -1))
+    assert_close(reference, named["_enc"].boxes)
+    assert not reference.requires_grad
+
+
+def test_without_mixed_selection_contents_come_from_proposals(batch):
+    model = build_lively(small_config(**NO_DENOISING, **{"transformer.mixed_query_selection": False})).train()
+    seen = []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    named = predict(model, batch, targets=True)
+    assert not seen[0].requires_grad
+    assert_close(model.class_embed[-1](seen[0]), named["_enc"].logits)
+    assert "transformer.tgt_embed.weight" not in model.state_dict()
+
+
+def test_denoising_leaves_the_other_queries_alone(batch):
+    model = build_lively(small_config()).double().train()
+    with_denoising = predict(model, batch, targets=True)
+    model.denoising = None
+    without = predict(model, batch, targets=True)
+    assert set(with_denoising) - set(without) == DENOISED
+    for suffix, expected in without.items():
+        assert_close(with_denoising[suffix].logits, expected.logits)
+        assert_close(with_denoising[suffix].boxes, expected.boxes)
+
+
+def test_denoising_starts_from_the_objects(batch):
+    """Without noise, boxes of positives are the objects' where the box heads say nothing."""
+    model = build(small_config(**NO_NOISE)).train()
+    named = predict(model, batch, targets=True)
+    for suffix in DENOISED:
+        predictions = named[suffix]
+        image, query, target = predictions.match
+        assert_close(predictions.boxes[image, query], predictions.targets.boxes[target], rtol=1e-4, atol=1e-4)
+
+
+def test_there_is_no_denoising_in_evaluation(batch):
+    model = build_lively(small_config()).eval()
+    with torch.no_grad():
+        assert set(predict(model, batch)) == LAYERS
+        found = model(batch)
+        model.denoising = None
+        for one, other in zip(found, model(batch), strict=True):
+            assert_close(one["instances"].scores, other["instances"].scores, rtol=0, atol=0)
+
+
+def test_small_images_with_denoising_have_no_more_queries_than_tokens():
+    model = build_lively(small_config()).train()
+    named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
+    assert named[""].logits.shape == (1, 4, NUM_CLASSES)  # four levels of one cell
+    assert named["_dn"].logits.shape == (1, 12, NUM_CLASSES)
+
+
+def test_parameter_names_are_stable():
+    names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in build(small_config()).state_dict()}
+    names = {name for name in names if not name.startswith(("backbone.", "neck."))}
+    names = {re.sub(r"\.(weight|bias)$", ".*", name) for name in names if ".layers.N.attentions" not in name}
+    layers = {
+        f"transformer.{part}.layers.N.{name}.*"
+        for part in ("encoder", "decoder")
+        for name in ("ffns.N.layers.N", "norms.N")
+    }
+    assert names == layers | {
+        "class_embed.N.*",
+        "bbox_embed.N.layers.N.*",
+        "denoising.label_embedding.*",
+        "transformer.level_embeds",
+        "transformer.tgt_embed.*",
+        "transformer.decoder.norm.*",
+        "transformer.decoder.ref_point_head.layers.N.*",
+        "transformer.encoder_proposals.enc_output.*",
+        "transformer.encoder_proposals.enc_output_norm.*",
+    }
+
+
+def test_detrex_checkpoints_load():
+    model = build(small_config())
+    rules = [
+        (r"^denoising\.label_embedding\.", "label_enc."),
+        (r"^transformer\.encoder_proposals\.", "transformer."),
+        (r"(\.decoder\.layers\.\d+\.attentions\.0)\.", r"\1.attn."),
+        (r"(\.ffns\.0\.layers\.0)\.", r"\1.0."),
+        (r"^(neck\.\w+\.\d+)\.0\.", r"\1.conv."),
+        (r"^(neck\.\w+\.\d+)\.1\.", r"\1.norm."),
+    ]
+    state = {}
+    for name, value in model.state_dict().items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        state[name] = value
+        if name.startswith(("class_embed.", "bbox_embed.")):
+            state[f"transformer.decoder.{name}"] = value
+    report = load_checkpoint(build(small_config(), seed=1), state)
+    assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])

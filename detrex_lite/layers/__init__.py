@@ -3,6 +3,7 @@
 from .attention import MultiheadAttention
 from .conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from .deformable_attention import MultiScaleDeformableAttention
+from .dropout import Dropout
 from .ffn import FFN, MLP
 from .position_embedding import PositionEmbeddingLearned, PositionEmbeddingSine, get_sine_pos_embed
 from .transformer import BaseTransformerLayer, TransformerLayerSequence
@@ -13,6 +14,7 @@ __all__ = [
     "BaseTransformerLayer",
     "ConditionalCrossAttention",
     "ConditionalSelfAttention",
+    "Dropout",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "PositionEmbeddingLearned",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import attend, check_num_heads, join_heads, split_heads
+from .dropout import Dropout
 
 
 class _ConditionalAttention(nn.Module):
@@ -44,7 +45,7 @@ class _ConditionalAttention(nn.Module):
         self.key_pos_proj = nn.Linear(embed_dim, embed_dim)
         self.value_proj = nn.Linear(embed_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
-        self.proj_drop = nn.Dropout(proj_drop)
+        self.proj_drop = Dropout(proj_drop)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return split_heads(x, self.num_heads, self.batch_first)

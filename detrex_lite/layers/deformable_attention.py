@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import multi_scale_deformable_attention_from_offsets
+from .dropout import Dropout
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -48,7 +49,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(embed_dim, embed_dim)
         self.output_proj = nn.Linear(embed_dim, embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

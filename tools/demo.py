@@ -115,7 +115,9 @@ def prepare_folder(output: Path) -> None:
 def draw_contact_sheet(config: DictConfig, output: Path) -> int:
     """Draw the first held-out images; returns how many there are in all."""
     dataset = instantiate(config.dataloader.test.dataset)
-    predictor = Predictor(config, output / "model_final.pth", device=config.train.device, score_threshold=SCORE_ON_SHEET)
+    predictor = Predictor(
+        config, output / "model_final.pth", device=config.train.device, score_threshold=SCORE_ON_SHEET
+    )
     records = [dataset[index] for index in range(min(IMAGES_ON_SHEET, len(dataset)))]
     rows = [
         SheetRow(

@@ -5,6 +5,7 @@ from .backbone import ResNet
 from .criterion import BoxL1Loss, CrossEntropyLoss, FocalLoss, GIoULoss, SetCriterion
 from .denoising import ContrastiveDenoising, Denoising, DenoisingQueries, GroupDenoising
 from .detector import Detector
+from .initialisation import expect_few_objects
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher
 from .multi_scale import TokenLevels, flatten_maps
 from .neck import ChannelMapper
@@ -41,6 +42,7 @@ __all__ = [
     "TokenLevels",
     "TopKPostprocessor",
     "best_tokens",
+    "expect_few_objects",
     "flatten_maps",
     "name_layers",
     "pair_with_patterns",

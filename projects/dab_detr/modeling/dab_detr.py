@@ -4,19 +4,25 @@ What differs from the published implementations: an image's detections do not de
 (`Detector.extract_features`), and the anchors' centres are called "random", not frozen, as they are trained.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from detrex_lite.layers import MLP
-from detrex_lite.modeling import AnchorBoxes, Detector, Predictions, Targets, name_layers, pair_with_patterns, refine
+from detrex_lite.modeling import (
+    AnchorBoxes,
+    Detector,
+    Predictions,
+    Targets,
+    expect_few_objects,
+    name_layers,
+    pair_with_patterns,
+    refine,
+)
 from detrex_lite.structures import ImageBatch
 
 from .transformer import DabDetrTransformer
-
-PRIOR_PROBABILITY = 0.01  # of an object, before training: keeps the focal loss of the many negatives small
 
 
 class DABDETR(Detector):
@@ -80,7 +86,7 @@ class DABDETR(Detector):
         """Boxes begin where their anchors are, and objects are rare."""
         if self.patterns is not None:
             nn.init.xavier_uniform_(self.patterns.weight)
-        nn.init.constant_(self.class_embed.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        expect_few_objects(self.class_embed)
         nn.init.zeros_(self.bbox_embed.layers[-1].weight)
         nn.init.zeros_(self.bbox_embed.layers[-1].bias)
 

@@ -5,7 +5,6 @@ What differs from the paper's repository: an image's detections do not depend on
 """
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from detrex_lite.layers import MLP
-from detrex_lite.modeling import DenoisingQueries, Detector, Predictions, Targets, name_layers
+from detrex_lite.modeling import DenoisingQueries, Detector, Predictions, Targets, expect_few_objects, name_layers
 from detrex_lite.structures import ImageBatch
 
 from .transformer import DecodedQueries, DeformableDetrTransformer
-
-PRIOR_PROBABILITY = 0.01  # of an object, before training: keeps the focal loss of the many negatives small
 
 
 class DeformableDETR(Detector):
@@ -85,7 +82,7 @@ class DeformableDETR(Detector):
     def _reset_heads(self, with_box_refine: bool, as_two_stage: bool) -> None:
         """Boxes begin where their references are, small ones where a reference has no size."""
         for head in self.class_embed:
-            nn.init.constant_(head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+            expect_few_objects(head)
         for head in self.bbox_embed:
             nn.init.zeros_(head.layers[-1].weight)
             nn.init.zeros_(head.layers[-1].bias)

@@ -132,7 +132,14 @@ def draw_contact_sheet(config: DictConfig, output: Path) -> int:
         )
         for record in records
     ]
-    contact_sheet(rows, output / "contact_sheet.png", class_names=dataset.class_names, columns=3, panel_size=224)
+    contact_sheet(
+        rows,
+        output / "contact_sheet.png",
+        class_names=dataset.class_names,
+        score_threshold=SCORE_ON_SHEET,
+        columns=3,
+        panel_size=224,
+    )
     return len(dataset)
 
 

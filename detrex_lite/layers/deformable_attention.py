@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import multi_scale_deformable_attention_from_offsets
+from .attention import check_num_heads
 from .dropout import Dropout
 
 
@@ -39,8 +40,7 @@ class MultiScaleDeformableAttention(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        if embed_dim % num_heads != 0:
-            raise ValueError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
+        check_num_heads(embed_dim, num_heads)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_levels = num_levels

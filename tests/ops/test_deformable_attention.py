@@ -151,6 +151,8 @@ def test_strided_inputs_and_no_queries(backend):
     assert_close(got, want.detach())
     none = multi_scale_deformable_attention(value, SHAPES, locations[:, :0], weights[:, :0], backend=backend)
     assert none.shape == (2, 0, 15)
+    gradients = torch.autograd.grad(none.sum(), (value, locations, weights))
+    assert not any(one.any() for one in gradients)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30])

@@ -98,17 +98,18 @@ def _backward(
     layout = _layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
     table = layout.table(value).view(-1, channels)
     gradient = gradient.reshape(-1, channels).contiguous()  # a row for each query and head
-    samples = weights[0, 0, 0].numel() if weights.numel() else 0
+    samples = weights.shape[3] * weights.shape[4]
     all_rows = torch.empty(len(gradient) // heads, heads, 4, samples, dtype=torch.int32)
     all_shares = value.new_empty(all_rows.shape)
     cell_gradient, weight_gradient = cells.new_empty(cells.shape), weights.new_empty(weights.shape)
     for queries, corners in _corners_in_chunks(cells, weights, layout, (all_rows, all_shares)):
-        bags = slice(queries.start * heads, queries.stop * heads)
-        products = _sampled_products(corners.bags()[0], gradient[bags], table)
+        part = slice(queries.start * heads, queries.stop * heads)
+        products = _sampled_products(corners.bags()[0], gradient[part], table)
         corners.gradients(
             products, layout, cell_gradient.flatten(0, 1)[queries], weight_gradient.flatten(0, 1)[queries]
         )
-    table_gradient = _scatter(all_rows.view(-1, 4 * samples), all_shares.view(-1, 4 * samples), gradient, len(table))
+    bags = (len(gradient), 4 * samples)
+    table_gradient = _scatter(all_rows.view(bags), all_shares.view(bags), gradient, len(table))
     table_gradient = table_gradient.view(value.shape[0], -1, heads, channels)
     return layout.value(table_gradient), cell_gradient, weight_gradient
 

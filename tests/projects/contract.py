@@ -12,11 +12,28 @@ import torch
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from detrex_lite.config import instantiate
+from detrex_lite.config import LazyConfig, instantiate
 from detrex_lite.structures import Boxes, Instances
 
 NUM_CLASSES = 5
 NUM_QUERIES = 7
+
+
+# Of a config with a ResNet-50: two layers of each kind on a ResNet-18.
+SMALL = {
+    "num_classes": NUM_CLASSES,
+    "num_queries": NUM_QUERIES,
+    "embed_dim": 64,
+    "backbone.depth": 18,
+    "backbone.freeze_at": 0,
+    "position_embedding.num_pos_feats": 32,
+    "transformer.encoder.num_layers": 2,
+    "transformer.encoder.num_heads": 4,
+    "transformer.encoder.feedforward_dim": 96,
+    "transformer.decoder.num_layers": 2,
+    "postprocessor.num_detections": 20,
+}
+SMALL_LEVELS = {**SMALL, "neck.in_channels": {"res3": 128, "res4": 256, "res5": 512}}
 
 
 def changed(cfg, changes):
@@ -29,6 +46,14 @@ def changed(cfg, changes):
 def build(cfg, seed=0):
     torch.manual_seed(seed)
     return instantiate(cfg)
+
+
+def build_on_meta(path):
+    """The model of a config file and its config, without memory for the weights."""
+    cfg = LazyConfig.load(str(path)).model
+    cfg.backbone.weights = None  # on the meta device there is nothing to load into
+    with torch.device("meta"):
+        return instantiate(cfg), cfg
 
 
 def build_lively(cfg, seed=0):
@@ -46,6 +71,19 @@ def make_input(height, width, boxes, classes, seed=0):
     image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
     instances = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.int64))
     return {"image": image, "height": 2 * height, "width": 2 * width, "instances": instances}
+
+
+def huggingface_resnet_config(*stages):
+    """transformers' ResNet-18 that gives these stages."""
+    from transformers import ResNetConfig
+
+    return ResNetConfig(
+        layer_type="basic",
+        depths=[2, 2, 2, 2],
+        hidden_sizes=[64, 128, 256, 512],
+        embedding_size=64,
+        out_features=list(stages),
+    )
 
 
 def huggingface_resnet(state):

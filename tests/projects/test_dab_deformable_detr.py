@@ -8,12 +8,22 @@ import torch
 from torch.testing import assert_close
 
 import detrex_lite.projects
-from detrex_lite.config import LazyConfig, get_config, instantiate
+from detrex_lite.config import get_config
 from detrex_lite.layers import get_sine_pos_embed
 from detrex_lite.modeling import TokenLevels
 from detrex_lite.structures import ImageBatch
 
-from .contract import NUM_CLASSES, NUM_QUERIES, DetectorContract, build, build_lively, changed, make_input
+from .contract import (
+    NUM_CLASSES,
+    NUM_QUERIES,
+    SMALL_LEVELS,
+    DetectorContract,
+    build,
+    build_lively,
+    build_on_meta,
+    changed,
+    make_input,
+)
 from .test_deformable_detr import has_gradient, predict
 
 CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dab_deformable_detr" / "configs"
@@ -29,21 +39,7 @@ VARIANTS = {
 
 def small_config(**changes):
     cfg = get_config("projects/dab_deformable_detr/configs/models/dab_deformable_detr_r50.py").model
-    small = {
-        "num_classes": NUM_CLASSES,
-        "num_queries": NUM_QUERIES,
-        "embed_dim": 64,
-        "backbone.depth": 18,
-        "backbone.freeze_at": 0,
-        "neck.in_channels": {"res3": 128, "res4": 256, "res5": 512},
-        "position_embedding.num_pos_feats": 32,
-        "transformer.encoder.num_layers": 2,
-        "transformer.encoder.num_heads": 4,
-        "transformer.encoder.feedforward_dim": 96,
-        "transformer.decoder.num_layers": 2,
-        "postprocessor.num_detections": 20,
-    }
-    return changed(cfg, {**small, **changes})
+    return changed(cfg, {**SMALL_LEVELS, **changes})
 
 
 class TestDabDeformableDETR(DetectorContract):
@@ -61,10 +57,7 @@ class TestDabDeformableDETR(DetectorContract):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
 def test_every_config_builds(path):
-    cfg = LazyConfig.load(str(path)).model
-    cfg.backbone.weights = None  # on the meta device there is nothing to load into
-    with torch.device("meta"):
-        model = instantiate(cfg)
+    model, cfg = build_on_meta(path)
     assert len(model.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
     assert len({id(head) for head in model.bbox_embed}) == len(model.bbox_embed)
 

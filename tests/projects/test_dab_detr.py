@@ -10,17 +10,20 @@ from torch.testing import assert_close
 
 import detrex_lite.projects
 from detrex_lite.checkpoint import load_checkpoint
-from detrex_lite.config import LazyConfig, get_config, instantiate
+from detrex_lite.config import get_config
 from detrex_lite.projects.dab_detr.modeling.transformer import modulate
 
 from .contract import (
     NUM_CLASSES,
     NUM_QUERIES,
+    SMALL,
     DetectorContract,
     build,
     build_lively,
+    build_on_meta,
     changed,
     huggingface_resnet,
+    huggingface_resnet_config,
 )
 
 CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dab_detr" / "configs"
@@ -28,21 +31,7 @@ CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dab_detr" / "config
 
 def small_config(**changes):
     cfg = get_config("projects/dab_detr/configs/models/dab_detr_r50.py").model
-    small = {
-        "num_classes": NUM_CLASSES,
-        "num_queries": NUM_QUERIES,
-        "embed_dim": 64,
-        "backbone.depth": 18,
-        "backbone.freeze_at": 0,
-        "in_channels": 512,
-        "position_embedding.num_pos_feats": 32,
-        "transformer.encoder.num_layers": 2,
-        "transformer.encoder.num_heads": 4,
-        "transformer.encoder.feedforward_dim": 96,
-        "transformer.decoder.num_layers": 2,
-        "postprocessor.num_detections": 20,
-    }
-    return changed(cfg, {**small, **changes})
+    return changed(cfg, {**SMALL, "in_channels": 512, **changes})
 
 
 class TestDABDETR(DetectorContract):
@@ -62,10 +51,7 @@ def relative_to_configs(path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=relative_to_configs)
 def test_every_config_builds(path):
-    cfg = LazyConfig.load(str(path)).model
-    cfg.backbone.weights = None  # on the meta device there is nothing to load into
-    with torch.device("meta"):
-        model = instantiate(cfg)
+    model, cfg = build_on_meta(path)
     assert model.class_embed.out_features == model.num_classes == cfg.num_classes
     assert model.anchor_box_embed.weight.shape == (cfg.num_queries, 4)
     assert (model.patterns is not None) == ("patterns" in path.stem)
@@ -212,7 +198,7 @@ def huggingface_state(state):
 
 
 def huggingface_model():
-    from transformers import DabDetrConfig, DabDetrForObjectDetection, ResNetConfig
+    from transformers import DabDetrConfig, DabDetrForObjectDetection
 
     torch.manual_seed(0)
     model = DabDetrForObjectDetection(
@@ -220,13 +206,7 @@ def huggingface_model():
             use_timm_backbone=False,
             use_pretrained_backbone=False,
             backbone=None,
-            backbone_config=ResNetConfig(
-                layer_type="basic",
-                depths=[2, 2, 2, 2],
-                hidden_sizes=[64, 128, 256, 512],
-                embedding_size=64,
-                out_features=["stage4"],
-            ),
+            backbone_config=huggingface_resnet_config("stage4"),
             hidden_size=64,
             encoder_layers=2,
             decoder_layers=2,

@@ -11,17 +11,20 @@ from torch.testing import assert_close
 
 import detrex_lite.projects
 from detrex_lite.checkpoint import load_checkpoint
-from detrex_lite.config import LazyConfig, get_config, instantiate
+from detrex_lite.config import get_config
 from detrex_lite.modeling import Targets, TokenLevels
 
 from .contract import (
     NUM_CLASSES,
     NUM_QUERIES,
+    SMALL_LEVELS,
     DetectorContract,
     build,
     build_lively,
+    build_on_meta,
     changed,
     huggingface_resnet,
+    huggingface_resnet_config,
     make_input,
 )
 
@@ -35,21 +38,7 @@ VARIANTS = {"one_stage": ONE_STAGE, "refine": REFINE, "two_stage": TWO_STAGE}
 
 def small_config(**changes):
     cfg = get_config("projects/deformable_detr/configs/models/deformable_detr_r50.py").model
-    small = {
-        "num_classes": NUM_CLASSES,
-        "num_queries": NUM_QUERIES,
-        "embed_dim": 64,
-        "backbone.depth": 18,
-        "backbone.freeze_at": 0,
-        "neck.in_channels": {"res3": 128, "res4": 256, "res5": 512},
-        "position_embedding.num_pos_feats": 32,
-        "transformer.encoder.num_layers": 2,
-        "transformer.encoder.num_heads": 4,
-        "transformer.encoder.feedforward_dim": 96,
-        "transformer.decoder.num_layers": 2,
-        "postprocessor.num_detections": 20,
-    }
-    return changed(cfg, {**small, **changes})
+    return changed(cfg, {**SMALL_LEVELS, **changes})
 
 
 class TestDeformableDETR(DetectorContract):
@@ -71,10 +60,7 @@ def relative_to_configs(path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=relative_to_configs)
 def test_every_config_builds(path):
-    cfg = LazyConfig.load(str(path)).model
-    cfg.backbone.weights = None  # on the meta device there is nothing to load into
-    with torch.device("meta"):
-        model = instantiate(cfg)
+    model, cfg = build_on_meta(path)
     assert model.num_classes == cfg.num_classes
     assert len(model.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
     assert {head.out_features for head in model.class_embed} == {cfg.num_classes}
@@ -246,19 +232,13 @@ def huggingface_state(state):
 
 
 def huggingface_model(variant):
-    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
     torch.manual_seed(0)
     model = DeformableDetrForObjectDetection(
         DeformableDetrConfig(
             use_timm_backbone=False,
-            backbone_config=ResNetConfig(
-                layer_type="basic",
-                depths=[2, 2, 2, 2],
-                hidden_sizes=[64, 128, 256, 512],
-                embedding_size=64,
-                out_features=["stage2", "stage3", "stage4"],
-            ),
+            backbone_config=huggingface_resnet_config("stage2", "stage3", "stage4"),
             d_model=64,
             encoder_layers=2,
             decoder_layers=2,

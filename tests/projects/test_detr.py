@@ -9,7 +9,15 @@ from torch.testing import assert_close
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import get_config, instantiate
 
-from .contract import NUM_CLASSES, NUM_QUERIES, DetectorContract, build, changed, huggingface_resnet
+from .contract import (
+    NUM_CLASSES,
+    NUM_QUERIES,
+    DetectorContract,
+    build,
+    changed,
+    huggingface_resnet,
+    huggingface_resnet_config,
+)
 
 MODELS = "projects/detr/configs/models"
 
@@ -96,7 +104,7 @@ def huggingface_state(state, *, num_encoder_layers, num_decoder_layers):
 
 def test_agrees_with_transformers_implementation(batch):
     transformers = pytest.importorskip("transformers")
-    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+    from transformers import DetrConfig, DetrForObjectDetection
 
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
@@ -104,13 +112,7 @@ def test_agrees_with_transformers_implementation(batch):
         DetrConfig(
             use_timm_backbone=False,
             use_pretrained_backbone=False,
-            backbone_config=ResNetConfig(
-                layer_type="basic",
-                depths=[2, 2, 2, 2],
-                hidden_sizes=[64, 128, 256, 512],
-                embedding_size=64,
-                out_features=["stage4"],
-            ),
+            backbone_config=huggingface_resnet_config("stage4"),
             d_model=64,
             encoder_layers=2,
             decoder_layers=2,

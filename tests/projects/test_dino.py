@@ -10,15 +10,16 @@ from torch.testing import assert_close
 import detrex_lite.projects
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import LazyCall as L
-from detrex_lite.config import LazyConfig, get_config, instantiate
+from detrex_lite.config import get_config
 from detrex_lite.modeling import GroupDenoising
 
 from .contract import (
     NUM_CLASSES,
-    NUM_QUERIES,
+    SMALL_LEVELS,
     DetectorContract,
     build,
     build_lively,
+    build_on_meta,
     changed,
     loss_names,
     make_input,
@@ -51,22 +52,7 @@ ABLATIONS = {
 
 def small_config(**changes):
     cfg = get_config("projects/dino/configs/models/dino_r50.py").model
-    small = {
-        "num_classes": NUM_CLASSES,
-        "num_queries": NUM_QUERIES,
-        "embed_dim": 64,
-        "backbone.depth": 18,
-        "backbone.freeze_at": 0,
-        "neck.in_channels": {"res3": 128, "res4": 256, "res5": 512},
-        "position_embedding.num_pos_feats": 32,
-        "transformer.encoder.num_layers": 2,
-        "transformer.encoder.num_heads": 4,
-        "transformer.encoder.feedforward_dim": 96,
-        "transformer.decoder.num_layers": 2,
-        "denoising.num_pairs": 6,
-        "postprocessor.num_detections": 20,
-    }
-    return changed(cfg, {**small, **changes})
+    return changed(cfg, {**SMALL_LEVELS, "denoising.num_pairs": 6, **changes})
 
 
 class TestDINO(DetectorContract):
@@ -81,10 +67,7 @@ class TestDINO(DetectorContract):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
 def test_every_config_builds(path):
-    cfg = LazyConfig.load(str(path)).model
-    cfg.backbone.weights = None  # on the meta device there is nothing to load into
-    with torch.device("meta"):
-        model = instantiate(cfg)
+    model, cfg = build_on_meta(path)
     assert len(model.class_embed) == cfg.transformer.decoder.num_layers + 1
     assert len(model.neck.convs) + len(model.neck.extra_convs) == cfg.transformer.num_feature_levels
     assert model.transformer.tgt_embed.weight.shape == (900, 256)

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ..config import LazyConfig, instantiate
+from ..config import LazyConfig, instantiate, locate
 from ..structures import Boxes, Instances
 from .errors import BenchmarkError
 
@@ -44,6 +44,13 @@ def class_name(node: Any) -> str:
     """The name, without modules, of what a config node calls; "" when it is no call."""
     target = node.get("_target_", "") if isinstance(node, DictConfig) else ""
     return target.rpartition(".")[2] if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+
+def class_names(node: Any) -> list[str]:
+    """The names of the class that a config node calls and of those that it extends, nearest first."""
+    target = node["_target_"]
+    target = locate(target) if isinstance(target, str) else target
+    return [one.__name__ for one in getattr(target, "__mro__", [target])]
 
 
 def synthetic_batch(

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..engine.optim import adamw
-from .building import build_model, class_name
+from .building import build_model
 from .transformers_models import plan_transformers_model, transformers_inputs, transformers_labels
 
 OURS = "detrex_lite"
@@ -106,7 +106,7 @@ def prepare_transformers(model_config: DictConfig) -> Factory:
     Raises:
         BenchmarkError: when transformers is not installed or has no such model.
     """
-    build = plan_transformers_model(class_name(model_config), model_config)
+    build = plan_transformers_model(model_config)
 
     def make(device: torch.device, images: Sequence[dict], training_images: Sequence[dict], seed: int) -> Contender:
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..structures import box_xyxy_to_cxcywh
-from .building import class_name
+from .building import class_name, class_names
 from .errors import BenchmarkError
 
 _STAGES = ("res2", "res3", "res4", "res5")
@@ -22,20 +22,22 @@ _BLOCKS = {
 }
 
 
-def plan_transformers_model(kind: str, model_config: DictConfig) -> Callable[[], nn.Module]:
+def plan_transformers_model(model_config: DictConfig) -> Callable[[], nn.Module]:
     """What builds the model of transformers that has the sizes of a config's model.
 
-    The same parts of the backbone are trained, and the same dropout is drawn, as in the config's model.
+    The same parts of the backbone are trained, and the same dropout is drawn, as in the config's model. A model that
+    transformers does not have is compared with the nearest one that it extends: DINO with Deformable DETR.
 
     Args:
-        kind: the class name of the config's model.
         model_config: the config's model.
 
     Raises:
         BenchmarkError: when transformers is not installed, has no such model, or none with these options.
     """
-    if kind not in _KINDS:
-        raise BenchmarkError(f"transformers has no model to compare {kind!r} with; it has: {', '.join(_KINDS)}")
+    names = class_names(model_config)
+    kind = next((name for name in names if name in _KINDS), None)
+    if kind is None:
+        raise BenchmarkError(f"transformers has no model to compare {names[0]!r} with; it has: {', '.join(_KINDS)}")
     try:
         import transformers
     except ImportError as error:

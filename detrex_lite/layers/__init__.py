@@ -5,6 +5,7 @@ from .conditional_attention import ConditionalCrossAttention, ConditionalSelfAtt
 from .deformable_attention import MultiScaleDeformableAttention
 from .dropout import Dropout
 from .ffn import FFN, MLP
+from .linear import Linear
 from .position_embedding import PositionEmbeddingLearned, PositionEmbeddingSine, get_sine_pos_embed
 from .transformer import BaseTransformerLayer, TransformerLayerSequence
 
@@ -15,6 +16,7 @@ __all__ = [
     "ConditionalCrossAttention",
     "ConditionalSelfAttention",
     "Dropout",
+    "Linear",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "PositionEmbeddingLearned",

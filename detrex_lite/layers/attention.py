@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.linear import linear
 from .dropout import Dropout
+from .linear import Linear
 
 
 def check_num_heads(embed_dim: int, num_heads: int) -> None:
@@ -92,7 +94,7 @@ class MultiheadAttention(nn.Module):
         self.batch_first = batch_first
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         self.proj_drop = Dropout(proj_drop)
         self.reset_parameters()
 
@@ -150,12 +152,12 @@ class MultiheadAttention(nn.Module):
         same_query_and_key = query is key and query_pos is key_pos
         query = query if query_pos is None else query + query_pos
         if same_query_and_key:
-            q, k = F.linear(query, weight[: 2 * channels], bias[: 2 * channels]).chunk(2, dim=-1)
+            q, k = linear(query, weight[: 2 * channels], bias[: 2 * channels]).chunk(2, dim=-1)
         else:
             key = key if key_pos is None else key + key_pos
-            q = F.linear(query, weight[:channels], bias[:channels])
-            k = F.linear(key, weight[channels : 2 * channels], bias[channels : 2 * channels])
-        v = F.linear(value, weight[2 * channels :], bias[2 * channels :])
+            q = linear(query, weight[:channels], bias[:channels])
+            k = linear(key, weight[channels : 2 * channels], bias[channels : 2 * channels])
+        v = linear(value, weight[2 * channels :], bias[2 * channels :])
         q, k, v = (split_heads(x, self.num_heads, self.batch_first) for x in (q, k, v))
         return q, k, v
 

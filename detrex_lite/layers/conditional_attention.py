@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .attention import attend, check_num_heads, join_heads, split_heads
 from .dropout import Dropout
+from .linear import Linear
 
 
 class _ConditionalAttention(nn.Module):
@@ -40,11 +41,11 @@ class _ConditionalAttention(nn.Module):
         self.num_heads = num_heads
         self.attn_drop = attn_drop
         self.batch_first = batch_first
-        self.query_content_proj = nn.Linear(embed_dim, embed_dim)
-        self.key_content_proj = nn.Linear(embed_dim, embed_dim)
-        self.key_pos_proj = nn.Linear(embed_dim, embed_dim)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.query_content_proj = Linear(embed_dim, embed_dim)
+        self.key_content_proj = Linear(embed_dim, embed_dim)
+        self.key_pos_proj = Linear(embed_dim, embed_dim)
+        self.value_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         self.proj_drop = Dropout(proj_drop)
 
     def _split_heads(self, x: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ class ConditionalSelfAttention(_ConditionalAttention):
         batch_first: bool = True,
     ):
         super().__init__(embed_dim, num_heads, attn_drop, proj_drop, batch_first)
-        self.query_pos_proj = nn.Linear(embed_dim, embed_dim)
+        self.query_pos_proj = Linear(embed_dim, embed_dim)
 
     def forward(
         self,
@@ -147,8 +148,8 @@ class ConditionalCrossAttention(_ConditionalAttention):
         add_query_pos: bool = False,
     ):
         super().__init__(embed_dim, num_heads, attn_drop, proj_drop, batch_first)
-        self.query_pos_proj = nn.Linear(embed_dim, embed_dim) if add_query_pos else None
-        self.query_pos_sine_proj = nn.Linear(embed_dim, embed_dim)
+        self.query_pos_proj = Linear(embed_dim, embed_dim) if add_query_pos else None
+        self.query_pos_sine_proj = Linear(embed_dim, embed_dim)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..ops import multi_scale_deformable_attention_from_offsets
 from .attention import check_num_heads
 from .dropout import Dropout
+from .linear import Linear
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -45,10 +46,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
-        self.sampling_offsets = nn.Linear(embed_dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.sampling_offsets = Linear(embed_dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(embed_dim, num_heads * num_levels * num_points)
+        self.value_proj = Linear(embed_dim, embed_dim)
+        self.output_proj = Linear(embed_dim, embed_dim)
         self.dropout = Dropout(dropout)
         self.reset_parameters()
 

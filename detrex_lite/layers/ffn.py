@@ -3,15 +3,15 @@
 import functools
 import itertools
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .dropout import Dropout
-
-# Without gradients, on a CPU, hidden layers of so many tokens stay in the cache: 0.75 of the time at 17,800 tokens.
-TOKENS_AT_A_TIME = 2048
+from .linear import Linear
+from .relu_between import relu_between
 
 # In place: nothing else reads a hidden layer before its activation.
 RELU = functools.partial(nn.ReLU, inplace=True)
@@ -54,23 +54,30 @@ class FFN(nn.Module):
                 f"add_identity needs output_dim == embed_dim, got {output_dim} and {embed_dim}; pass add_identity=False"
             )
         widths = [embed_dim, *[feedforward_dim] * (num_fcs - 1), output_dim]
-        self.layers = nn.ModuleList(
-            nn.Linear(before, after, bias=fc_bias) for before, after in itertools.pairwise(widths)
-        )
+        self.layers = nn.ModuleList(Linear(before, after, bias=fc_bias) for before, after in itertools.pairwise(widths))
         self.activations = nn.ModuleList(activation() for _ in range(num_fcs - 1))
         self.dropout = Dropout(ffn_drop)
         self.add_identity = add_identity
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """x: (..., embed_dim); identity: (..., output_dim), `x` when None. Returns (..., output_dim)."""
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
-            parts = x.flatten(0, -2).split(TOKENS_AT_A_TIME)
-            out = torch.cat([self._transform(part) for part in parts]).view(*x.shape[:-1], -1)
-        else:
-            out = self._transform(x)
+        out = self._in_parts(x) if self._can_go_in_parts(x) else self._transform(x)
         if not self.add_identity:
             return out
         return out + (x if identity is None else identity)
+
+    def _can_go_in_parts(self, x: Tensor) -> bool:
+        # Exact types: layers exchanged for others, such as low-rank or quantised ones, are called as they are.
+        kinds = [type(module) for module in (*self.layers, *self.activations)]
+        plain = kinds == [Linear, Linear, nn.ReLU] and self.dropout.p < 1
+        cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return plain and cpu and not torch.compiler.is_compiling()
+
+    def _in_parts(self, x: Tensor) -> Tensor:
+        """The same as `_transform`, faster."""
+        first, second = (cast(Linear, layer) for layer in self.layers)
+        out = relu_between(x.flatten(0, -2), first.weight, first.bias, second.weight, second.bias, self.dropout.dropped)
+        return self.dropout(out.view(*x.shape[:-1], -1))
 
     def _transform(self, x: Tensor) -> Tensor:
         for layer, activation in zip(self.layers, self.activations, strict=False):
@@ -94,7 +101,7 @@ class MLP(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers} is below 1")
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(Linear(before, after) for before, after in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., input_dim). Returns (..., output_dim)."""

@@ -17,7 +17,6 @@ DEFORMABLE = "projects/deformable_detr/configs/models/deformable_detr_r50.py"
 SMALL_DEFORMABLE = (
     "model.backbone.depth=18",
     "model.backbone.freeze_at=2",
-    "model.neck.in_channels={res3: 128, res4: 256, res5: 512}",
     "model.num_classes=5",
     "model.num_queries=12",
     "model.embed_dim=64",
@@ -35,7 +34,7 @@ def test_deformable_detr_trains_and_has_the_sizes_of_the_config(two_stage):
     options = [f"model.with_box_refine={two_stage}", f"model.as_two_stage={two_stage}"]
     cfg = load_model_config(DEFORMABLE, [*SMALL_DEFORMABLE, *options])
     torch.manual_seed(0)
-    model = plan_transformers_model("DeformableDETR", cfg)().train()
+    model = plan_transformers_model(cfg)().train()
     numbers = [sum(p.numel() for p in one.parameters() if p.requires_grad) for one in (model, build_model(cfg))]
     assert numbers[0] == numbers[1]
     batch = synthetic_batch(1, 64, 64, num_classes=5)
@@ -45,6 +44,15 @@ def test_deformable_detr_trains_and_has_the_sizes_of_the_config(two_stage):
     out.loss.backward()
     backbone = {name: p.grad is not None for name, p in model.named_parameters() if ".backbone." in name}
     assert {name.split(".stages.")[1][0] for name, learns in backbone.items() if learns} == {"1", "2", "3"}
+
+
+def test_dino_is_compared_with_the_deformable_detr_that_it_extends():
+    transformers = pytest.importorskip("transformers")
+    cfg = load_model_config("projects/dino/configs/models/dino_r50.py", SMALL_DEFORMABLE)
+    model = plan_transformers_model(cfg)()
+    assert isinstance(model, transformers.DeformableDetrForObjectDetection)
+    assert model.config.two_stage
+    assert model.config.with_box_refine
 
 
 def test_labels_are_relative_centres_and_sizes():
@@ -59,24 +67,24 @@ def test_labels_are_relative_centres_and_sizes():
 
 
 @pytest.mark.parametrize(
-    ("kind", "override", "message"),
+    ("override", "message"),
     [
-        ("DINO", "model.num_classes=5", "transformers has no model to compare 'DINO' with; it has: DETR, Deform"),
-        ("DETR", "model.transformer.encoder.pre_norm=True", "has no pre-norm layers; add model.transformer"),
-        ("DETR", "model.backbone.norm=BN", "no backbone with norm=BN; add model.backbone.norm=FrozenBN"),
-        ("DETR", "+model.backbone.dilation=True", "no backbone with dilation=True"),
-        ("DETR", "model.backbone._target_=timm.create_model", "only ResNet backbones can be compared"),
-        ("DETR", "~model.transformer.encoder.num_layers", "of DetrTransformerEncoder does not tell its num_layers"),
+        ("model._target_=torch.nn.Linear", "transformers has no model to compare 'Linear' with; it has: DETR, Deform"),
+        ("model.transformer.encoder.pre_norm=True", "has no pre-norm layers; add model.transformer"),
+        ("model.backbone.norm=BN", "no backbone with norm=BN; add model.backbone.norm=FrozenBN"),
+        ("+model.backbone.dilation=True", "no backbone with dilation=True"),
+        ("model.backbone._target_=timm.create_model", "only ResNet backbones can be compared"),
+        ("~model.transformer.encoder.num_layers", "of DetrTransformerEncoder does not tell its num_layers"),
     ],
 )
-def test_models_that_transformers_does_not_have(kind, override, message):
+def test_models_that_transformers_does_not_have(override, message):
     pytest.importorskip("transformers")
     cfg = load_model_config(DETR, [*SMALL_DETR, override])
     with pytest.raises(BenchmarkError, match=message):
-        plan_transformers_model(kind, cfg)
+        plan_transformers_model(cfg)
 
 
 def test_transformers_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(BenchmarkError, match="needs that package: pip install transformers"):
-        plan_transformers_model("DETR", load_model_config(DETR))
+        plan_transformers_model(load_model_config(DETR))

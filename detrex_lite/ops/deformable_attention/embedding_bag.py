@@ -9,14 +9,17 @@ of gradients and rows where A is not zero.
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """
 
-import functools
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .table_layout import TableLayout, table_layout
 
 # Samples that are prepared at a time: their indices and weights stay in the cache until the sums have read them.
 # Measured on 5,600 queries of 128 samples: all at once took 5 times as long for the index arithmetic.
@@ -74,14 +77,14 @@ def _attend(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], cells: Ten
 def _forward(value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> Tensor:
     """value (B, N, H, C), cells (B, Q, H, L, P, 2), weights (B, Q, H, L, P); gives (B, Q, H * C)."""
     heads, channels = value.shape[2:]
-    layout = _layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
-    table = layout.table(value).view(-1, channels)
-    out = value.new_empty(weights.shape[0] * weights.shape[1], heads * channels)
-    for queries, corners in _corners_in_chunks(cells, weights, layout):
+    layout = table_layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
+    tables = layout.table(value).flatten(1, 2)
+    out = value.new_empty(*weights.shape[:2], heads * channels)
+    for image, queries, corners in _corners_in_chunks(cells, weights, layout):
         rows, shares = corners.bags()
-        sums = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
-        out[queries] = sums.view(-1, heads * channels)
-    return out.view(*weights.shape[:2], heads * channels)
+        sums = F.embedding_bag(rows, tables[image], mode="sum", per_sample_weights=shares)
+        out[image, queries] = sums.view(-1, heads * channels)
+    return out
 
 
 @_forward.register_fake
@@ -95,23 +98,21 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """gradient (B, Q, H * C) of the result; gives those of value, cells and weights."""
     heads, channels = value.shape[2:]
-    layout = _layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
-    table = layout.table(value).view(-1, channels)
-    gradient = gradient.reshape(-1, channels).contiguous()  # a row for each query and head
+    layout = table_layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
+    tables = layout.table(value).flatten(1, 2)
+    gradient = gradient.unflatten(2, (heads, channels)).flatten(1, 2).contiguous()  # a row for each query and head
     samples = weights.shape[3] * weights.shape[4]
-    all_rows = torch.empty(len(gradient) // heads, heads, 4, samples, dtype=torch.int32)
+    all_rows = torch.empty(*weights.shape[:3], 4, samples, dtype=torch.int32)
     all_shares = value.new_empty(all_rows.shape)
     cell_gradient, weight_gradient = cells.new_empty(cells.shape), weights.new_empty(weights.shape)
-    for queries, corners in _corners_in_chunks(cells, weights, layout, (all_rows, all_shares)):
+    for image, queries, corners in _corners_in_chunks(cells, weights, layout, (all_rows, all_shares)):
         part = slice(queries.start * heads, queries.stop * heads)
-        products = _sampled_products(corners.bags()[0], gradient[part], table)
-        corners.gradients(
-            products, layout, cell_gradient.flatten(0, 1)[queries], weight_gradient.flatten(0, 1)[queries]
-        )
-    bags = (len(gradient), 4 * samples)
-    table_gradient = _scatter(all_rows.view(bags), all_shares.view(bags), gradient, len(table))
-    table_gradient = table_gradient.view(value.shape[0], -1, heads, channels)
-    return layout.value(table_gradient), cell_gradient, weight_gradient
+        products = _sampled_products(corners.bags()[0], gradient[image, part], tables[image])
+        corners.gradients(products, layout, cell_gradient[image, queries], weight_gradient[image, queries])
+    table_gradient = _scatter(
+        all_rows.flatten(3).flatten(1, 2), all_shares.flatten(3).flatten(1, 2), gradient, tables.shape[1]
+    )
+    return layout.value(table_gradient.unflatten(1, (-1, heads))), cell_gradient, weight_gradient
 
 
 @_backward.register_fake
@@ -132,76 +133,13 @@ def _differentiate(ctx, gradient: Tensor) -> tuple:
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-class _Layout(NamedTuple):
-    """Where the cells of the levels are in the table, and constants of the index arithmetic.
-
-    Each level has a row of zeros above and below and a column of zeros at its left, which is also the right neighbour
-    of the row before. Vectors have an entry for each head, level and point: (H * L * P,).
-    """
-
-    shapes: tuple[tuple[int, int], ...]
-    starts: tuple[int, ...]  # the first row of each level, in tokens
-    tokens: int  # of an image's part of the table
-    widths: Tensor
-    heights: Tensor
-    strides: Tensor  # tokens from a cell to the one below it
-    heads: Tensor  # (1,)
-    bases: Tensor  # row of the cell above and left of a level's first one, in rows of the table
-    below: Tensor  # int32: rows of the table from a cell to the one below it
-    last: int  # the last row of an image that a sample may begin at
-
-    def table(self, value: Tensor) -> Tensor:
-        """value (B, N, H, C) with its borders of zeros: (B, tokens, H, C)."""
-        table = value.new_zeros(value.shape[0], self.tokens, *value.shape[2:])
-        levels = value.split([height * width for height, width in self.shapes], dim=1)
-        for inside, level in zip(self._insides(table), levels, strict=True):
-            inside.copy_(level.unflatten(1, inside.shape[1:3]))
-        return table
-
-    def value(self, table: Tensor) -> Tensor:
-        """What `table` puts inside the borders, (B, N, H, C)."""
-        return torch.cat([inside.flatten(1, 2) for inside in self._insides(table)], dim=1)
-
-    def _insides(self, table: Tensor) -> Iterator[Tensor]:
-        for (height, width), start in zip(self.shapes, self.starts, strict=True):
-            level = table[:, start : start + (height + 2) * (width + 1)].unflatten(1, (height + 2, width + 1))
-            yield level[:, 1:-1, 1:]
-
-
-@functools.lru_cache(maxsize=64)
-def _layout(flat_shapes: tuple[int, ...], heads: int, points: int, dtype: torch.dtype) -> _Layout:
-    shapes = tuple(zip(flat_shapes[0::2], flat_shapes[1::2], strict=True))
-    sizes = [(height + 2) * (width + 1) for height, width in shapes]
-    starts = [sum(sizes[:level]) for level in range(len(shapes))]
-    strides = [width + 1 for _, width in shapes]
-
-    def vector(per_level: Sequence[int]) -> Tensor:
-        return torch.tensor(per_level, dtype=torch.float64).repeat_interleave(points).repeat(heads)
-
-    bases = vector([(start + stride + 1) * heads for start, stride in zip(starts, strides, strict=True)])
-    bases += torch.arange(heads).repeat_interleave(len(shapes) * points)
-    return _Layout(
-        shapes=shapes,
-        starts=tuple(starts),
-        # Points on the lower border have neighbours, of weight 0, beyond the last row.
-        tokens=sum(sizes) + max(strides) + 1,
-        widths=vector([width for _, width in shapes]).to(dtype),
-        heights=vector([height for height, _ in shapes]).to(dtype),
-        strides=vector(strides).to(dtype),
-        heads=torch.tensor([heads], dtype=dtype),
-        bases=bases.to(dtype),
-        below=vector([stride * heads for stride in strides]).int(),
-        last=sum(sizes) * heads - 1,
-    )
-
-
 class _Corners(NamedTuple):
     """The four cells around each sample of a chunk of q queries, and the sample's place between them.
 
     Corners are ordered top left, top right, bottom left, bottom right.
     """
 
-    rows: Tensor  # (q, H, 4, L * P) int32, of the table
+    rows: Tensor  # (q, H, 4, L * P) int32, of the image's part of the table
     shares: Tensor  # (q, H, 4, L * P) bilinear shares times attention weights
     x: Tensor  # (q, H * L * P) distance from the left cells, in cells
     y: Tensor  # the same from the upper cells
@@ -212,7 +150,7 @@ class _Corners(NamedTuple):
         """rows and shares as (q * H, 4 * L * P)."""
         return self.rows.view(-1, self.rows[0, 0].numel()), self.shares.view(-1, self.shares[0, 0].numel())
 
-    def gradients(self, products: Tensor, layout: _Layout, cell_gradient: Tensor, weight_gradient: Tensor) -> None:
+    def gradients(self, products: Tensor, layout: TableLayout, cell_gradient: Tensor, weight_gradient: Tensor) -> None:
         """From the gradients of `shares`, (q * H, 4 * L * P), write those of cells and weights of the chunk."""
         top_left, top_right, bottom_left, bottom_right = (
             corner.reshape(self.x.shape) for corner in products.view(self.shares.shape).unbind(2)
@@ -228,41 +166,36 @@ class _Corners(NamedTuple):
 
 
 def _corners_in_chunks(
-    cells: Tensor, weights: Tensor, layout: _Layout, out: tuple[Tensor, Tensor] | None = None
-) -> Iterator[tuple[slice, _Corners]]:
-    """The queries of all images, part by part: which they are, of B * Q, and their corners.
+    cells: Tensor, weights: Tensor, layout: TableLayout, out: tuple[Tensor, Tensor] | None = None
+) -> Iterator[tuple[int, slice, _Corners]]:
+    """The queries of all images, part by part: which image, which of its queries, and their corners.
 
     Args:
         cells: (B, Q, H, L, P, 2).
         weights: (B, Q, H, L, P).
         layout: of the table.
-        out: (B * Q, H, 4, L * P) each, where rows and shares of all parts are written; None makes them for each part.
+        out: (B, Q, H, 4, L * P) each, where rows and shares of all parts are written; None makes them for each part.
     """
-    batch, queries, heads = weights.shape[:3]
-    image_rows = torch.arange(batch, dtype=torch.int32) * (layout.tokens * heads)
-    first_rows = image_rows.repeat_interleave(queries)[:, None]
-    cells, weights = cells.flatten(3, 4).flatten(0, 1), weights.flatten(3).flatten(0, 1)  # (B * Q, H, L * P, ...)
-    step = max(1, SAMPLES_AT_A_TIME // weights[0].numel()) if len(weights) else 1
-    for start in range(0, len(weights), step):
-        part = slice(start, min(start + step, len(weights)))
+    images, queries, heads = weights.shape[:3]
+    cells, weights = cells.flatten(3, 4), weights.flatten(3)  # (B, Q, H, L * P, ...)
+    step = max(1, SAMPLES_AT_A_TIME // max(1, heads * weights.shape[3]))
+    for image, start in itertools.product(range(images), range(0, queries, step)):
+        part = slice(start, min(start + step, queries))
         if out is None:
-            shape = (part.stop - start, heads, 4, weights.shape[2])
+            shape = (part.stop - start, heads, 4, weights.shape[3])
             rows, shares = torch.empty(shape, dtype=torch.int32), weights.new_empty(shape)
         else:
-            rows, shares = out[0][part], out[1][part]
-        yield part, _corners(cells[part], weights[part], layout, first_rows[part], rows, shares)
+            rows, shares = out[0][image, part], out[1][image, part]
+        yield image, part, _corners(cells[image, part], weights[image, part], layout, rows, shares)
 
 
-def _corners(
-    cells: Tensor, weights: Tensor, layout: _Layout, first_rows: Tensor, rows: Tensor, shares: Tensor
-) -> _Corners:
+def _corners(cells: Tensor, weights: Tensor, layout: TableLayout, rows: Tensor, shares: Tensor) -> _Corners:
     """The corners of q queries.
 
     Args:
         cells: (q, H, L * P, 2).
         weights: (q, H, L * P).
         layout: of the table.
-        first_rows: (q, 1) int32, where the part of the query's image begins in the table.
         rows, shares: (q, H, 4, L * P), written here.
     """
     heads, per_head = weights.shape[1], weights.shape
@@ -273,7 +206,6 @@ def _corners(
     cell = torch.addcmul(left, top, layout.strides)
     # A NaN becomes any integer: kept inside the table, where its NaN shares give NaN sums.
     row = torch.addcmul(layout.bases, cell, layout.heads).int().clamp_(0, layout.last)
-    row += first_rows
     for corner, left_row in ((0, row), (2, row + layout.below)):
         rows[:, :, corner] = left_row.view(per_head)
         torch.add(left_row.view(per_head), heads, out=rows[:, :, corner + 1])
@@ -309,14 +241,31 @@ def _sampled_products(rows: Tensor, gradient: Tensor, table: Tensor) -> Tensor:
 
 
 def _scatter(rows: Tensor, shares: Tensor, gradient: Tensor, num_rows: int) -> Tensor:
-    """Add each bag's gradient, times its shares, to rows of a table (num_rows, C).
+    """Add each bag's gradient, times its shares, to rows of its image's part of the table.
 
     A product with a sparse matrix, column after column: a thirtieth of the time that embedding_bag's own gradient
-    takes, which sorts the indices. And the order of the additions is always the same.
+    takes, which sorts the indices. And the order of the additions is always the same. SciPy computes on one thread, and
+    lets others run meanwhile: there is one for each image.
+
+    Args:
+        rows, shares: (B, bags, n); rows counted from the image's first one.
+        gradient: (B, bags, C).
+        num_rows: of an image's part.
+
+    Returns:
+        (B, num_rows, C).
     """
     from scipy.sparse import csr_array
 
-    bags, per_bag = rows.shape
-    first = torch.arange(0, bags * per_bag + 1, per_bag, dtype=torch.int32)
-    matrix = csr_array((shares.view(-1).numpy(), rows.view(-1).numpy(), first.numpy()), shape=(bags, num_rows))
-    return torch.from_numpy(matrix.T @ gradient.numpy())
+    images, bags, per_bag = rows.shape
+    first = torch.arange(0, bags * per_bag + 1, per_bag, dtype=torch.int32).numpy()
+    out = gradient.new_empty(images, num_rows, gradient.shape[2])
+
+    def scatter(image: int) -> None:
+        entries = (shares[image].view(-1).numpy(), rows[image].view(-1).numpy(), first)
+        matrix = csr_array(entries, shape=(bags, num_rows))
+        out[image] = torch.from_numpy(matrix.T @ gradient[image].numpy())
+
+    with ThreadPoolExecutor(max(1, min(images, torch.get_num_threads()))) as pool:
+        list(pool.map(scatter, range(images)))
+    return out

@@ -1,0 +1,87 @@
+"""Linear layers on a CPU, by whichever of torch's libraries is faster there.
+
+torch computes products of float32 matrices on x86 with MKL, which leaves half of the vector unit idle on processors of
+other makers than Intel; its convolutions go to oneDNN, which uses what the processor has. A linear layer is a
+convolution of 1x1 over an image whose pixels are the tokens. Measured on an AMD EPYC with AVX-512, two threads, at 600
+to 12,760 tokens and 256 to 2,048 channels: 490 in place of 230 GFLOP/s forward, 400 in place of 210 for the gradient of
+the weight, with the same accuracy. Below the bounds here convolutions cost more than they save.
+
+Legend: N tokens, C channels before, D channels after.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEWEST_PRODUCTS = 1 << 23  # of numbers
+FEWEST_CHANNELS = 32
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`, and as it differentiable as often as one likes.
+
+    Args:
+        x: (..., C).
+        weight: (D, C).
+        bias: (D,).
+
+    Returns:
+        (..., D).
+    """
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or not _is_convolved(x, weight):
+        return F.linear(x, weight, bias)
+    tokens = x.reshape(-1, x.shape[-1])
+    out = F.conv2d(_as_image(tokens), weight[:, :, None, None], bias)
+    return _as_tokens(out).view(*x.shape[:-1], len(weight))
+
+
+def weight_gradient(out_gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of a linear layer's weight.
+
+    Args:
+        out_gradient: (N, D), of the layer's result.
+        x: (N, C), the layer's input.
+        weight: (D, C).
+
+    Returns:
+        (D, C).
+    """
+    if not _is_convolved(x, weight):
+        return out_gradient.t() @ x
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        _as_image(out_gradient),
+        _as_image(x),
+        weight[:, :, None, None],
+        bias_sizes=None,
+        stride=[1, 1],
+        padding=[0, 0],
+        dilation=[1, 1],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=1,
+        output_mask=[False, True, False],
+    )
+    return gradient.flatten(1)
+
+
+def _is_convolved(x: Tensor, weight: Tensor) -> bool:
+    large = x.numel() * len(weight) >= FEWEST_PRODUCTS and min(weight.shape) >= FEWEST_CHANNELS
+    on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    return large and on_cpu and bool(torch.backends.mkldnn.enabled) and _has_wide_vectors()
+
+
+@functools.cache
+def _has_wide_vectors() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def _as_image(tokens: Tensor) -> Tensor:
+    """(N, C) to (1, C, N, 1), in memory as it was: channels last."""
+    return tokens.contiguous()[None, :, None].permute(0, 3, 1, 2)
+
+
+def _as_tokens(image: Tensor) -> Tensor:
+    """The inverse of `_as_image`."""
+    return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])

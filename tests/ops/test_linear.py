@@ -1,0 +1,72 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from detrex_lite.ops import linear as module
+from detrex_lite.ops.linear import linear, weight_gradient
+
+
+@pytest.fixture(autouse=True)
+def convolve_everything(monkeypatch):
+    """Also small layers, and on processors where it would not pay."""
+    monkeypatch.setattr(module, "FEWEST_PRODUCTS", 1)
+    monkeypatch.setattr(module, "FEWEST_CHANNELS", 1)
+    monkeypatch.setattr(module, "_has_wide_vectors", torch.backends.mkldnn.is_available)
+
+
+def _inputs(*shape: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    sizes = (shape, (24, shape[-1]), (24,))
+    return [torch.randn(*size, dtype=dtype, requires_grad=True) for size in sizes]
+
+
+@pytest.mark.parametrize("shape", [(50, 16), (2, 25, 16), (2, 3, 4, 16), (16,), (1, 16)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_it_is_the_linear_layer_of_torch(shape, with_bias):
+    x, weight, bias = _inputs(*shape)
+    arguments = (x, weight, bias if with_bias else None)
+    got, want = linear(*arguments), F.linear(*arguments)
+    assert got.grad_fn.name() != want.grad_fn.name()  # it is another computation
+    assert_close(got, want)
+    gradient = torch.randn_like(want)
+    inputs = arguments if with_bias else arguments[:2]
+    for one, other in zip(
+        torch.autograd.grad(got, inputs, gradient), torch.autograd.grad(want, inputs, gradient), strict=True
+    ):
+        assert_close(one, other)
+    rows = gradient.flatten(0, -2) if gradient.dim() > 1 else gradient[None]
+    tokens = x.detach().reshape(-1, 16)
+    assert_close(weight_gradient(rows, tokens, weight), torch.autograd.grad(F.linear(*arguments), weight, gradient)[0])
+
+
+def test_strided_inputs():
+    x, weight, bias = _inputs(25, 2, 16)
+    assert_close(linear(x.transpose(0, 1), weight, bias), F.linear(x.transpose(0, 1), weight, bias))
+    assert_close(linear(x, weight.t().contiguous().t(), bias), F.linear(x, weight, bias))
+
+
+def test_it_can_be_differentiated_twice():
+    x, weight, _ = _inputs(20, 16)
+    second = []
+    for function in (linear, F.linear):
+        (first,) = torch.autograd.grad(function(x, weight).square().sum(), weight, create_graph=True)
+        second += torch.autograd.grad(first.square().sum(), x)
+    assert_close(*second, rtol=1e-4, atol=1e-2)
+
+
+def test_what_convolutions_are_not_for():
+    x, weight, bias = _inputs(20, 16, dtype=torch.float64)
+    assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
+    assert linear(x[:0], weight, bias).shape == (0, 24)
+    x, weight, bias = _inputs(20, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(x, weight, bias).dtype == torch.bfloat16
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+def test_it_compiles_without_a_break():
+    x, weight, bias = _inputs(20, 16)
+    compiled = torch.compile(linear, backend="eager", fullgraph=True)
+    assert_close(compiled(x, weight, bias), F.linear(x, weight, bias))

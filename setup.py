@@ -7,6 +7,7 @@ from setuptools import find_namespace_packages, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "detrex_lite/__init__.py").read_text()).group(1)
+TIMM = "timm>=1.0.31"  # those before leave layers behind that no feature map needs
 
 packages = find_packages(include=["detrex_lite", "detrex_lite.*"])
 package_dir = {}
@@ -48,7 +49,9 @@ setup(
             "pre-commit>=3.7",  # runs both before each commit
             "transformers>=4.50",  # an independent DETR to test against
             "setuptools>=70.1",  # builds the wheel in its test, without network
+            TIMM,
         ],
+        "timm": [TIMM],  # optional backbones: Swin, ConvNeXt, plain vision transformers and the others that it has
         "wandb": ["wandb>=0.17"],  # optional log writer
     },
 )

@@ -28,11 +28,11 @@ REQUIRED = (
 )
 OPTIONAL = {  # what each is for, and how to get it
     "wandb": ("logging runs to Weights & Biases", "pip install 'detrex-lite[wandb]'"),
-    "timm": ("configs that build backbones of timm", "pip install timm"),
+    "timm": ("configs that build backbones of timm", "pip install 'detrex-lite[timm]'"),
     "triton": ("the fast kernels and torch.compile on a GPU", "comes with torch's CUDA builds"),
     "transformers": ("the tests that compare with its DETR", "pip install 'detrex-lite[dev]'"),
     "onnx": ("ONNX export through torch.onnx", "pip install onnx"),
-    "detectron2": ("running configs under detectron2's engine", "see detectron2's installation guide"),
+    "detectron2": ("running configs under detectron2's engine", "see docs/detectron2.md"),
 }
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A part of the package may import parts of its own level and of those above it in this list, without cycles.
 LEVELS = (
-    {"errors", "distributed", "structures", "ops"},
+    {"errors", "arguments", "distributed", "structures", "ops"},
     {"layers"},
     {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
     {"engine"},
@@ -42,6 +42,14 @@ REQUIRED = {
 }
 # Modules that need an optional package, and are imported inside functions only.
 ON_DEMAND = {f"detrex_lite.ops.deformable_attention.{name}" for name in ("triton_kernels", "triton_ops")}
+ON_DEMAND.add("detrex_lite.engine.detectron2_engine")
+# What works with detectron2; nothing else knows it.
+WITH_DETECTRON2 = {
+    "detrex_lite.engine.arguments",
+    "detrex_lite.engine.detectron2_engine",
+    "detrex_lite.data.detectron2_catalog",
+    "detrex_lite.evaluation.detectron2_evaluator",
+}
 HEAVY = {"torchvision", "matplotlib", "scipy", "pycocotools", "tensorboard"}
 
 
@@ -163,6 +171,11 @@ def test_modules_for_optional_packages_are_imported_on_demand_only():
             assert not [name for name in names if name.startswith(tuple(ON_DEMAND))], module
 
 
+def test_detectron2_is_imported_by_the_modules_for_it_only():
+    users = {m for m, file in modules().items() if any(n.split(".")[0] == "detectron2" for n in names_of(m, file))}
+    assert users == WITH_DETECTRON2
+
+
 def test_the_walk_finds_what_it_looks_for():
     source = """
 import triton.language
@@ -225,3 +238,47 @@ def test_importing_the_package_is_cheap():
 def test_the_parts_that_scripts_start_with_load_nothing_heavy():
     names = "detrex_lite.structures, detrex_lite.config, detrex_lite.checkpoint, detrex_lite.layers"
     assert not HEAVY & set(_in_fresh_process(IMPORT_AND_REPORT.format(names=names))["new"])
+
+
+WITHOUT_TIMM = """
+import json, sys
+hidden = {hidden}
+if hidden:
+    sys.modules["timm"] = None  # as if it were not installed
+import detrex_lite, detrex_lite.engine, detrex_lite.modeling, detrex_lite.projects.dino.modeling
+from detrex_lite.config import LazyConfig, instantiate, validate
+cfg = LazyConfig.load("projects/dino/configs/dino_swin_tiny_224_4scale_12ep.py")
+validate(cfg)
+imported, error = "timm" in sys.modules and not hidden, None
+if hidden:
+    try:
+        instantiate(cfg.model)
+    except ValueError as refusal:
+        error = str(refusal)
+print(json.dumps(dict(imported=imported, error=error)))
+"""
+
+
+def test_nothing_imports_timm_but_what_builds_its_networks():
+    assert _in_fresh_process(WITHOUT_TIMM.format(hidden=False)) == {"imported": False, "error": None}
+
+
+def test_everything_else_works_without_timm():
+    error = _in_fresh_process(WITHOUT_TIMM.format(hidden=True))["error"]
+    assert "need the package timm, which is not installed: pip install 'detrex-lite[timm]'" in error
+
+
+IMPORT_ALL_WITHOUT_DETECTRON2 = """
+import importlib, json, sys
+sys.modules["detectron2"] = None  # as if it were not installed
+for name in {names}:
+    importlib.import_module(name)
+print(json.dumps(sorted(name for name in sys.modules if name.startswith("detectron2."))))
+"""
+
+
+def test_everything_but_its_engine_imports_without_detectron2():
+    names = sorted(name for name in modules() if part_of(name) not in (None, "tools") and name not in ON_DEMAND)
+    names = [name for name in names if ".configs." not in name and not name.endswith("__main__")]
+    assert "detrex_lite.data.detectron2_catalog" in names
+    assert _in_fresh_process(IMPORT_ALL_WITHOUT_DETECTRON2.format(names=names)) == []

@@ -3,8 +3,8 @@
 A `KeyMap` is a list of rules, regular expressions over dotted names, applied one after the other. To read the
 weights of another project, add a map to `KEY_MAPS`, or pass one as `source` to `load_checkpoint`.
 
-Names here: backbones have torchvision's names under `backbone.`; a transformer layer has `attentions.N`,
-`ffns.N` and `norms.N`, counted in the order of use.
+Names here: ResNets have torchvision's names under `backbone.`, networks of timm have timm's under `backbone.model.`;
+a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the order of use.
 """
 
 import re
@@ -74,6 +74,21 @@ def _detectron2_resnet(before: str) -> tuple[tuple[str, str | None], ...]:
     )
 
 
+# Swin and ConvNeXt, which have their authors' names in detrex and timm's here.
+_DETREX_SWIN_AND_CONVNEXT = (
+    (r"^backbone\.layers\.\d+\.blocks\.\d+\.attn\.relative_position_index$", None),
+    # A map is shrunk at the end of a stage there, and at the beginning of the next one here.
+    *((rf"^backbone\.layers\.{n}\.downsample\.", f"backbone.model.layers.{n + 1}.downsample.") for n in range(3)),
+    (r"^backbone\.(patch_embed|layers)\.", r"backbone.model.\1."),
+    (r"^backbone\.downsample_layers\.0\.", "backbone.model.stem."),
+    (r"^backbone\.downsample_layers\.(\d)\.", r"backbone.model.stages.\1.downsample."),
+    (r"^backbone\.stages\.(\d)\.(\d+)\.", r"backbone.model.stages.\1.blocks.\2."),
+    (r"^(backbone\.model\.stages\.\d\.blocks\.\d+)\.dwconv\.", r"\1.conv_dw."),
+    (r"^(backbone\.model\.stages\.\d\.blocks\.\d+)\.pwconv(\d)\.", r"\1.mlp.fc\2."),
+    (r"^backbone\.norm(\d)\.", r"backbone.norms.stage\1."),
+)
+
+
 def _contiguous_coco_classes(name: str, value: Tensor, shape: torch.Size) -> Tensor:
     """Of a class head with a row per COCO id (0..90), and in DETR one for no object (91), keep the 80 classes."""
     if name.startswith("class_embed.") and (value.shape[0], shape[0]) in ((92, 81), (91, 80)):
@@ -89,6 +104,7 @@ DETREX = KeyMap(
     rules=(
         *_detectron2_resnet(r"backbone\."),
         (r"^backbone\.body\.", "backbone."),
+        *_DETREX_SWIN_AND_CONVNEXT,
         (r"^(neck\.(?:extra_)?convs\.\d+)\.conv\.", r"\1.0."),
         (r"^(neck\.(?:extra_)?convs\.\d+)\.norm\.", r"\1.1."),
         (r"(\.attentions\.\d+)\.attn\.", r"\1."),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..layers import Linear
 from ..structures import inverse_sigmoid
 from .multi_scale import TokenLevels
 
@@ -67,7 +68,7 @@ class EncoderProposals(nn.Module):
 
     def __init__(self, embed_dim: int):
         super().__init__()
-        self.enc_output = nn.Linear(embed_dim, embed_dim)
+        self.enc_output = Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
 
     def forward(self, memory: Tensor, levels: TokenLevels, class_head: nn.Module, box_head: nn.Module) -> Proposals:

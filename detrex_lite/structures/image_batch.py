@@ -41,8 +41,8 @@ class ImageBatch:
         if all(size == (height, width) for size in sizes):
             return cls(torch.stack(images), sizes)
         tensor = images[0].new_zeros(len(images), images[0].shape[0], height, width)
-        for padded, image, (h, w) in zip(tensor, images, sizes, strict=True):
-            padded[:, :h, :w] = image
+        for index, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+            tensor[index, :, :h, :w] = image
         return cls(tensor, sizes)
 
     def _padding_mask(self) -> Tensor | None:

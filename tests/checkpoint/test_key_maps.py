@@ -188,7 +188,6 @@ def small_deformable_detr(**changes):
     cfg = get_config("projects/deformable_detr/configs/models/deformable_detr_r50.py").model
     cfg.update(embed_dim=32, num_queries=7, **changes)
     cfg.backbone.depth = 18
-    cfg.neck.in_channels = {"res3": 128, "res4": 256, "res5": 512}
     cfg.transformer.encoder.update(num_layers=2, feedforward_dim=48)
     cfg.transformer.decoder.num_layers = 2
     return instantiate(cfg)

@@ -40,6 +40,18 @@ def test_defaults_are_one_projection_per_feature():
     assert [tuple(level.shape) for level in levels] == [(2, 6, 8, 10)]
 
 
+def test_convolutions_begin_as_deformable_detrs():
+    torch.manual_seed(0)
+    neck = ChannelMapper(in_channels={"res5": 300}, out_channels=200, num_outs=2)
+    for convolution in (neck.convs[0][0], neck.extra_convs[0][0]):
+        fan_in, fan_out = (width * convolution.kernel_size[0] ** 2 for width in (300, 200))
+        bound = (6 / (fan_in + fan_out)) ** 0.5  # Xavier-uniform
+        assert 0.98 * bound < convolution.weight.max() <= bound
+        assert convolution.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+        assert not convolution.bias.any()
+    assert ChannelMapper(in_channels={"res5": 3}, out_channels=2, bias=False).convs[0][0].bias is None
+
+
 def test_errors():
     with pytest.raises(ValueError, match="at least one input feature"):
         ChannelMapper(in_channels={}, out_channels=6)

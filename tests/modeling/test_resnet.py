@@ -6,7 +6,7 @@ import torchvision
 from torch.testing import assert_close
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrex_lite.modeling import ResNet
+from detrex_lite.modeling import ResNet, resnet_channels
 
 
 @pytest.fixture
@@ -19,7 +19,8 @@ def images():
 def test_any_stage(depth, widths, images):
     stages = ["res2", "res3", "res4", "res5"]
     backbone = ResNet(depth=depth, out_features=stages).eval()
-    assert list(backbone.channels.values()) == widths
+    assert backbone.channels == dict(zip(stages, widths, strict=True))
+    assert resnet_channels(depth=depth, out_features=["res5", "res3"]) == {"res3": widths[1], "res5": widths[3]}
     shapes = {name: tuple(feature.shape) for name, feature in backbone(images).items()}
     assert shapes == {
         name: (1, width, 16 >> level, 16 >> level)

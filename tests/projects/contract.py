@@ -33,7 +33,6 @@ SMALL = {
     "transformer.decoder.num_layers": 2,
     "postprocessor.num_detections": 20,
 }
-SMALL_LEVELS = {**SMALL, "neck.in_channels": {"res3": 128, "res4": 256, "res5": 512}}
 
 
 def changed(cfg, changes):
@@ -104,6 +103,26 @@ def huggingface_resnet(state):
             rest = rest.replace("shortcut.normalization", "downsample.1")
             ours = f"layer{int(stage) + 1}.{block}.{rest}"
         renamed[f"backbone.{ours}"] = value
+    return renamed
+
+
+def under_detrex_names(state, label_embedding):
+    """Weights of a detector with denoising and deformable attention as detrex stores them, the heads twice."""
+    rules = [
+        (r"^denoising\.label_embedding\.", label_embedding),
+        (r"^transformer\.encoder_proposals\.", "transformer."),
+        (r"(\.decoder\.layers\.\d+\.attentions\.0)\.", r"\1.attn."),
+        (r"(\.ffns\.0\.layers\.0)\.", r"\1.0."),
+        (r"^(neck\.\w+\.\d+)\.0\.", r"\1.conv."),
+        (r"^(neck\.\w+\.\d+)\.1\.", r"\1.norm."),
+    ]
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+        if name.startswith(("class_embed.", "bbox_embed.")):
+            renamed[f"transformer.decoder.{name}"] = value
     return renamed
 
 

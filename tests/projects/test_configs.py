@@ -1,12 +1,14 @@
 """Every config that ships is whole: it loads, validates and opens with the command that runs it."""
 
+import inspect
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import detrex_lite.projects
-from detrex_lite.config import LazyConfig, validate
+from detrex_lite.config import LazyConfig, get_config, instantiate, locate, validate
+from detrex_lite.modeling import GroupDenoising, SetCriterion
 
 PROJECTS = Path(next(iter(detrex_lite.projects.__path__)))
 MODELS = sorted(PROJECTS.glob("*/configs/models/*.py"))
@@ -35,6 +37,35 @@ def test_leaf_config(path):
         cfg.model.num_classes = 2
     validate(cfg)
     assert f"--config-file projects/{name(path)}" in path.read_text()
+
+
+def targets(node):
+    """All that a config calls."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield locate(node._target_) if isinstance(node._target_, str) else node._target_
+        for child in node.values():
+            yield from targets(child)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=name)
+def test_validation_knows_every_argument_of_what_a_model_is_made_of(path):
+    """A `**` that hands arguments on is spelled out by `inherits_arguments`; a misspelt key would pass otherwise."""
+    for target in set(targets(LazyConfig.load(str(path)).model)) - {dict}:
+        kinds = {parameter.kind for parameter in inspect.signature(target).parameters.values()}
+        assert inspect.Parameter.VAR_KEYWORD not in kinds, target
+
+
+def test_common_criterion_and_denoising_build_and_are_new_each_time():
+    criterion = get_config("common/criterion.py").focal_criterion
+    criterion.weights.loss_class = 7.0
+    assert isinstance(instantiate(criterion), SetCriterion)
+    assert get_config("common/criterion.py").focal_criterion.weights.loss_class == 1.0
+    model = OmegaConf.create({"num_classes": 3, "embed_dim": 8})
+    model.denoising = get_config("common/denoising.py").group_denoising
+    built = instantiate(model.denoising)
+    assert isinstance(built, GroupDenoising)
+    assert built.label_embedding.weight.shape == (4, 7)
 
 
 def test_there_are_configs():

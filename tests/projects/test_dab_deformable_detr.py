@@ -16,7 +16,7 @@ from detrex_lite.structures import ImageBatch
 from .contract import (
     NUM_CLASSES,
     NUM_QUERIES,
-    SMALL_LEVELS,
+    SMALL,
     DetectorContract,
     build,
     build_lively,
@@ -39,7 +39,7 @@ VARIANTS = {
 
 def small_config(**changes):
     cfg = get_config("projects/dab_deformable_detr/configs/models/dab_deformable_detr_r50.py").model
-    return changed(cfg, {**SMALL_LEVELS, **changes})
+    return changed(cfg, {**SMALL, **changes})
 
 
 class TestDabDeformableDETR(DetectorContract):

@@ -17,7 +17,7 @@ from detrex_lite.modeling import Targets, TokenLevels
 from .contract import (
     NUM_CLASSES,
     NUM_QUERIES,
-    SMALL_LEVELS,
+    SMALL,
     DetectorContract,
     build,
     build_lively,
@@ -38,7 +38,7 @@ VARIANTS = {"one_stage": ONE_STAGE, "refine": REFINE, "two_stage": TWO_STAGE}
 
 def small_config(**changes):
     cfg = get_config("projects/deformable_detr/configs/models/deformable_detr_r50.py").model
-    return changed(cfg, {**SMALL_LEVELS, **changes})
+    return changed(cfg, {**SMALL, **changes})
 
 
 class TestDeformableDETR(DetectorContract):

@@ -109,6 +109,12 @@ def test_without_denoising_it_is_dab_detr(batch):
     assert_close(outputs(dn, batch, True)[""].boxes, outputs(dab, batch, True)[""].boxes)
 
 
+def test_denoising_and_patterns_exclude_each_other():
+    with pytest.raises(ValueError, match="num_patterns=3: with denoising, the content of all queries is the label"):
+        build(small_config(num_patterns=3))
+    assert build(small_config(num_patterns=3, denoising=None)).patterns.weight.shape == (3, 64)
+
+
 def test_the_noise_is_a_key_of_the_config():
     model = build(small_config(**{"denoising.label_noise_prob": 0.0, "denoising.box_noise_scale": 0.1}))
     assert (model.denoising.label_noise_prob, model.denoising.box_noise_scale) == (0.0, 0.1)

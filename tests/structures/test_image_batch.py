@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.testing import assert_close
 
 from detrex_lite.structures import ImageBatch
 
@@ -79,3 +80,10 @@ def test_the_smallest_image_beside_a_large_one_keeps_a_cell():
     batch = ImageBatch.from_images([torch.zeros(3, 1, 1), torch.zeros(3, 320, 320)])
     for side in (10, 40):
         assert batch.resampled(torch.zeros(2, 1, side, side)).image_sizes == [(1, 1), (side, side)]
+
+
+def test_gradients_reach_the_images_that_are_padded():
+    images = [torch.ones(1, height, 3, requires_grad=True) for height in (2, 4)]
+    (2 * ImageBatch.from_images(images).tensor).sum().backward()
+    for image in images:
+        assert_close(image.grad, torch.full_like(image, 2.0))

@@ -52,21 +52,18 @@ class ResNet(nn.Module):
         weights: str | None = None,
     ):
         super().__init__()
-        _check_arguments(depth, out_features, norm, freeze_at, dilation)
+        self.channels = resnet_channels(depth=depth, out_features=out_features)
+        _check_arguments(depth, norm, freeze_at, dilation)
         name = f"resnet{depth}"
         body = torchvision.models.get_model(
             name, weights=None, norm_layer=NORMS[norm], replace_stride_with_dilation=[False, False, dilation]
         )
         self.out_features = tuple(out_features)
         self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool
-        self.channels: dict[str, int] = {}
         last = max(STAGES.index(stage) for stage in out_features)
         self.num_stages = last + 1
-        for index, stage in enumerate(STAGES[: self.num_stages]):
-            layer = getattr(body, f"layer{index + 1}")
-            self.add_module(f"layer{index + 1}", layer)
-            if stage in out_features:
-                self.channels[stage] = getattr(layer[-1], "conv3", layer[-1].conv2).out_channels
+        for index in range(self.num_stages):
+            self.add_module(f"layer{index + 1}", getattr(body, f"layer{index + 1}"))
         fold_norms(self)
         # Convolutions run in the layout of their weights; this one is faster on CPUs and on GPUs' tensor cores.
         self.to(memory_format=torch.channels_last)
@@ -102,7 +99,14 @@ class ResNet(nn.Module):
         return outputs
 
 
-def _check_arguments(depth: int, out_features: Sequence[str], norm: str, freeze_at: int, dilation: bool) -> None:
+def resnet_channels(*, depth: int = 50, out_features: Sequence[str] = ("res5",)) -> dict[str, int]:
+    """Stage name -> channels of what a `ResNet` with these arguments returns, finest first.
+
+    Configs call it for what follows the backbone.
+
+    Raises:
+        ValueError: for an unknown depth or stage.
+    """
     if depth not in DEPTHS:
         raise ValueError(f"ResNet depth={depth}; choices: {', '.join(map(str, DEPTHS))}")
     if not out_features:
@@ -110,6 +114,11 @@ def _check_arguments(depth: int, out_features: Sequence[str], norm: str, freeze_
     for stage in out_features:
         if stage not in STAGES:
             raise ValueError(f"ResNet has no stage {stage!r}{did_you_mean(stage, STAGES)}")
+    first = 64 if depth < 50 else 256  # bottleneck blocks have four times as many
+    return {stage: first << index for index, stage in enumerate(STAGES) if stage in out_features}
+
+
+def _check_arguments(depth: int, norm: str, freeze_at: int, dilation: bool) -> None:
     if norm not in NORMS:
         raise ValueError(f"ResNet norm={norm!r}{did_you_mean(norm, NORMS)}")
     if not 0 <= freeze_at <= 5:

@@ -16,10 +16,11 @@ None (Q matching queries, D denoising queries, which come first):
 In training there always are denoising sets, of no queries (D = 0, zero losses, zero gradients of the label embedding)
 where the batch has no objects: processes must agree on what they compute. `SetCriterion` needs no setting for them.
 
-DN-DETR's matching queries have a content of its label embedding, too: `GroupDenoising.matching_content`.
+With `GroupDenoising`, contents of matching queries end in an indicator, too (`add_indicator`): DN-DETR's are the
+embedded label "no object", `GroupDenoising.matching_content`; DN-Deformable-DETR learns its own.
 """
 
-from .denoising import ContrastiveDenoising, Denoising, GroupDenoising
+from .denoising import ContrastiveDenoising, Denoising, GroupDenoising, add_indicator
 from .layout import Layout, number_objects
 from .noise import replace_labels, shift_and_scale, shift_corners
 from .queries import DenoisingQueries
@@ -30,6 +31,7 @@ __all__ = [
     "DenoisingQueries",
     "GroupDenoising",
     "Layout",
+    "add_indicator",
     "number_objects",
     "replace_labels",
     "shift_and_scale",

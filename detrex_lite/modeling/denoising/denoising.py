@@ -19,6 +19,19 @@ from .queries import DenoisingQueries
 MAX_QUERIES = 1000
 
 
+def add_indicator(content: Tensor, *, denoising: bool) -> Tensor:
+    """Tell denoising queries (1) from matching queries (0) by one more channel, the last.
+
+    Args:
+        content: (..., C - 1).
+        denoising: of which kind the queries are.
+
+    Returns:
+        (..., C).
+    """
+    return F.pad(content, (0, 1), value=float(denoising))
+
+
 class Denoising(nn.Module):
     """What both kinds share: layout, label noise and the label embedding. Subclasses say how many groups there are.
 
@@ -127,8 +140,9 @@ class Denoising(nn.Module):
 class GroupDenoising(Denoising):
     """DN-DETR's: groups of all objects, each with noise of its own, to be given back.
 
-    The label embedding has a last row "no object", for matching queries, and a channel less than queries have: the
-    last one says whether a query is a denoising query. What differs from detrex: noise never makes a label "no object".
+    The label embedding has a last row "no object", for matching queries that learn no contents of their own, and a
+    channel less than queries have: the last one is that of `add_indicator`. What differs from detrex: noise never makes
+    a label "no object".
 
     Args:
         num_classes: K.
@@ -174,12 +188,12 @@ class GroupDenoising(Denoising):
         return shift_and_scale(boxes, self.box_noise_scale)
 
     def embed_labels(self, labels: Tensor) -> Tensor:
-        """With 1 in the last channel: a denoising query."""
-        return F.pad(self.label_embedding(labels), (0, 1), value=1.0)
+        """See `Denoising.embed_labels`; marked as denoising queries."""
+        return add_indicator(self.label_embedding(labels), denoising=True)
 
     def matching_content(self, num_queries: int) -> Tensor:
-        """(Q, C), the content of matching queries: "no object", and 0 in the last channel."""
-        return F.pad(self.label_embedding.weight[-1], (0, 1)).expand(num_queries, -1)
+        """(Q, C), the content that DN-DETR gives all matching queries: the embedded label "no object"."""
+        return add_indicator(self.label_embedding.weight[-1], denoising=False).expand(num_queries, -1)
 
 
 class ContrastiveDenoising(Denoising):

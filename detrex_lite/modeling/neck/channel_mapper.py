@@ -9,8 +9,11 @@ from torch import Tensor, nn
 class ChannelMapper(nn.Module):
     """A convolution (and normalisation) per feature map, and extra levels below the coarsest.
 
+    The weights of convolutions begin Xavier-uniform, their biases as zeros, as in Deformable DETR's repository.
+
     Args:
-        in_channels: feature name -> channels, in the order of the levels, finest first.
+        in_channels: feature name -> channels, in the order of the levels, finest first; in configs a call that knows
+            them from the backbone's arguments (`resnet_channels`, `timm_channels`).
         out_channels: channels of every level.
         num_outs: levels returned; those beyond the given features are 3x3 stride-2 convolutions, the first of the
             coarsest backbone feature, each next one of the level before it (Zhu et al., ICLR 2021, appendix A.4).
@@ -43,6 +46,9 @@ class ChannelMapper(nn.Module):
 
         def block(channels: int, size: int, stride: int) -> nn.Sequential:
             convolution = nn.Conv2d(channels, out_channels, size, stride=stride, padding=size // 2, bias=bias)
+            nn.init.xavier_uniform_(convolution.weight)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
             return nn.Sequential(convolution, *([] if norm is None else [copy.deepcopy(norm)]))
 
         self.convs = nn.ModuleList(block(channels, kernel_size, 1) for channels in in_channels.values())

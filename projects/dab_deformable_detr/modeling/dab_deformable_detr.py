@@ -4,71 +4,35 @@ What differs from the paper's repository is what differs in `DeformableDETR`.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detrex_lite.arguments import inherits_arguments
 from detrex_lite.modeling import AnchorBoxes, Denoising, Predictions, Targets, name_layers
 from detrex_lite.projects.deformable_detr.modeling import DeformableDETR
 from detrex_lite.structures import ImageBatch, inverse_sigmoid
 
-from .transformer import DabDeformableDetrTransformer
-
 MAX_LOGIT = 3.0  # of the boxes before training
 
 
+@inherits_arguments
 class DabDeformableDETR(DeformableDETR):
     """Deformable DETR with a box and a content for each query, which every layer refines; denoising is an option.
 
     Args:
-        backbone, neck, position_embedding, embed_dim, num_classes, num_queries, criterion, postprocessor, pixel_mean,
-            pixel_std, aux_loss, with_box_refine, as_two_stage: see `DeformableDETR`.
-        transformer: encoder, and decoder of boxes.
+        with_box_refine: each layer has heads of its own and refines the boxes of the one before.
         denoising: makes denoising queries in training; None for none.
+        transformer: encoder and decoder, a `DabDeformableDetrTransformer`.
+        backbone, neck, position_embedding, embed_dim, num_classes, num_queries, aux_loss, as_two_stage: see
+            `DeformableDETR`.
+        criterion, postprocessor, pixel_mean, pixel_std: see `Detector`.
     """
 
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        neck: nn.Module,
-        position_embedding: nn.Module,
-        transformer: DabDeformableDetrTransformer,
-        embed_dim: int,
-        num_classes: int,
-        num_queries: int,
-        criterion: nn.Module,
-        postprocessor: Any,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        aux_loss: bool = True,
-        with_box_refine: bool = True,
-        as_two_stage: bool = False,
-        denoising: Denoising | None = None,
-    ):
-        super().__init__(
-            backbone=backbone,
-            neck=neck,
-            position_embedding=position_embedding,
-            transformer=transformer,
-            embed_dim=embed_dim,
-            num_classes=num_classes,
-            num_queries=num_queries,
-            criterion=criterion,
-            postprocessor=postprocessor,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-            aux_loss=aux_loss,
-            with_box_refine=with_box_refine,
-            as_two_stage=as_two_stage,
-        )
+    def __init__(self, *, with_box_refine: bool = True, denoising: Denoising | None = None, **deformable_detr: Any):
+        super().__init__(with_box_refine=with_box_refine, **deformable_detr)
         self.denoising = denoising
-        for layer in self.neck.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
 
     def add_learned_queries(self, num_queries: int, embed_dim: int) -> None:
         """Boxes all over the image, and contents that begin as zeros."""

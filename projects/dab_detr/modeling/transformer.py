@@ -3,64 +3,59 @@
 Legend: B batch, N cells of the feature map, Q queries, C channels.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from detrex_lite.arguments import inherits_arguments
 from detrex_lite.layers import (
     FFN,
     MLP,
     BaseTransformerLayer,
     ConditionalCrossAttention,
     ConditionalSelfAttention,
-    MultiheadAttention,
     TransformerLayerSequence,
     get_sine_pos_embed,
 )
 from detrex_lite.modeling import refine
+from detrex_lite.projects.detr.modeling import DetrTransformer, DetrTransformerEncoder
 from detrex_lite.structures import ImageBatch
 
 
-class DabDetrTransformerEncoder(TransformerLayerSequence):
+@inherits_arguments
+class DabDetrTransformerEncoder(DetrTransformerEncoder):
     """DETR's encoder, where each cell scales its position by what it holds.
 
     Args:
         embed_dim: C.
-        num_heads: attention heads.
-        feedforward_dim: hidden channels of the FFN.
         dropout: dropout probability of attention weights, of attention results and in the FFN.
-        num_layers: how many layers.
+        activation: makes the activation of the FFN.
+        num_heads, feedforward_dim, num_layers, pre_norm: see `DetrTransformerEncoder`.
     """
 
     def __init__(
         self,
         *,
         embed_dim: int = 256,
-        num_heads: int = 8,
-        feedforward_dim: int = 2048,
         dropout: float = 0.0,
-        num_layers: int = 6,
+        activation: Callable[[], nn.Module] = nn.PReLU,
+        **layers: Any,
     ):
-        layer = BaseTransformerLayer(
-            attn=MultiheadAttention(embed_dim, num_heads, dropout, dropout),
-            ffn=FFN(embed_dim, feedforward_dim, activation=nn.PReLU, ffn_drop=dropout),
-            norm=nn.LayerNorm(embed_dim),
-            operation_order=("self_attn", "norm", "ffn", "norm"),
-        )
-        super().__init__(layer, num_layers)
+        super().__init__(embed_dim=embed_dim, dropout=dropout, activation=activation, **layers)
         self.query_scale = MLP(embed_dim, embed_dim, embed_dim, num_layers=2)
 
-    def forward(self, memory: Tensor, *, pos: Tensor, padding: Tensor | None = None) -> Tensor:
-        """memory: (B, N, C); pos: (B, N, C) or (1, N, C); padding: (B, N) bool. Returns (B, N, C)."""
-        for layer in self.layers:
-            memory = layer(memory, query_pos=pos * self.query_scale(memory), query_key_padding_mask=padding)
-        return memory
+    def cell_position(self, memory: Tensor, pos: Tensor) -> Tensor:
+        """See `DetrTransformerEncoder.cell_position`."""
+        return pos * self.query_scale(memory)
 
 
 class DabDetrTransformerDecoder(TransformerLayerSequence):
     """Queries that look for objects of their anchor's place and size, and move the anchor.
 
     Args:
-        embed_dim, num_heads, feedforward_dim, dropout, num_layers: as in the encoder.
+        embed_dim, num_heads, feedforward_dim, dropout, num_layers: see `DetrTransformerEncoder`.
         modulate_hw_attn: the anchor's width and height change how fast attention falls off beside its centre.
     """
 
@@ -156,21 +151,8 @@ def modulate(place: Tensor, expected: Tensor, sizes: Tensor) -> Tensor:
     return (place.unflatten(-1, (2, -1)) * ratio[..., None]).flatten(-2)
 
 
-class DabDetrTransformer(nn.Module):
-    """Encoder and decoder, with Xavier-uniform weights.
-
-    Args:
-        encoder: encodes the feature map.
-        decoder: turns contents and anchors into object embeddings and references of boxes.
-    """
-
-    def __init__(self, *, encoder: DabDetrTransformerEncoder, decoder: DabDetrTransformerDecoder):
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+class DabDetrTransformer(DetrTransformer):
+    """DETR's, where the decoder turns contents and anchors into object embeddings and references of boxes."""
 
     def forward(
         self,
@@ -185,16 +167,13 @@ class DabDetrTransformer(nn.Module):
         """Encode and decode.
 
         Args:
-            feature: maps (B, C, h, w) and their padding.
-            pos: (B, C, h, w), or (1, C, h, w) for all images alike.
+            feature, pos: see `DetrTransformer.encode`.
             contents, anchors, box_head, attn_mask: as in the decoder.
 
         Returns:
             Queries (layers, B, Q, C) and the references (layers, B, Q, 4) of their boxes.
         """
-        cells, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
-        padding = None if feature.mask is None else feature.mask.flatten(1)
-        memory = self.encoder(cells, pos=pos, padding=padding)
+        memory, pos, padding = self.encode(feature, pos)
         # In training queries read padding too, as detrex trains; detections must not depend on how much there is of it.
         padding = None if self.training else padding
         return self.decoder(

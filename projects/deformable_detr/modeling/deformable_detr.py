@@ -11,13 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrex_lite.layers import MLP
-from detrex_lite.modeling import DenoisingQueries, Detector, Predictions, Targets, expect_few_objects, name_layers
+from detrex_lite.arguments import inherits_arguments
+from detrex_lite.layers import MLP, Linear
+from detrex_lite.modeling import (
+    DenoisingQueries,
+    Detector,
+    Predictions,
+    Targets,
+    begin_at_reference,
+    expect_few_objects,
+    name_layers,
+)
 from detrex_lite.structures import ImageBatch
 
 from .transformer import DecodedQueries, DeformableDetrTransformer
 
 
+@inherits_arguments
 class DeformableDETR(Detector):
     """Detection as set prediction with deformable attention to several feature levels.
 
@@ -48,21 +58,12 @@ class DeformableDETR(Detector):
         embed_dim: int,
         num_classes: int,
         num_queries: int,
-        criterion: nn.Module,
-        postprocessor: Any,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
         aux_loss: bool = True,
         with_box_refine: bool = False,
         as_two_stage: bool = False,
+        **detector: Any,
     ):
-        super().__init__(
-            num_classes=num_classes,
-            criterion=criterion,
-            postprocessor=postprocessor,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-        )
+        super().__init__(num_classes=num_classes, **detector)
         if as_two_stage and not with_box_refine:
             raise ValueError("as_two_stage=True needs with_box_refine=True: proposals are boxes that layers refine")
         self.backbone = backbone
@@ -73,7 +74,7 @@ class DeformableDETR(Detector):
         if not as_two_stage:
             self.add_learned_queries(num_queries, embed_dim)
         num_heads = transformer.decoder.num_layers + as_two_stage
-        class_head, box_head = nn.Linear(embed_dim, num_classes), MLP(embed_dim, embed_dim, 4, num_layers=3)
+        class_head, box_head = Linear(embed_dim, num_classes), MLP(embed_dim, embed_dim, 4, num_layers=3)
         self.class_embed = _heads(class_head, num_heads, shared=not with_box_refine)
         self.bbox_embed = _heads(box_head, num_heads, shared=not with_box_refine)
         self.aux_loss = aux_loss
@@ -84,8 +85,7 @@ class DeformableDETR(Detector):
         for head in self.class_embed:
             expect_few_objects(head)
         for head in self.bbox_embed:
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
+            begin_at_reference(head)
         if not as_two_stage:
             nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], -2.0)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detrex_lite.layers import (
     FFN,
     BaseTransformerLayer,
+    Linear,
     MultiheadAttention,
     MultiScaleDeformableAttention,
     TransformerLayerSequence,
@@ -25,6 +26,7 @@ from detrex_lite.modeling import (
     flatten_maps,
     refine,
     take_best,
+    xavier_uniform,
 )
 from detrex_lite.structures import ImageBatch
 
@@ -265,17 +267,15 @@ class DeformableDetrTransformer(nn.Module):
     def add_start(self) -> None:
         """Make the layers that `start` uses, besides `encoder_proposals`."""
         if self.encoder_proposals is not None:
-            self.pos_trans = nn.Linear(2 * self.embed_dim, 2 * self.embed_dim)
+            self.pos_trans = Linear(2 * self.embed_dim, 2 * self.embed_dim)
             self.pos_trans_norm = nn.LayerNorm(2 * self.embed_dim)
         else:
-            self.reference_points = nn.Linear(self.embed_dim, 2)
+            self.reference_points = Linear(self.embed_dim, 2)
             nn.init.zeros_(self.reference_points.bias)
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights but in deformable attention, as the paper's repository."""
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+        xavier_uniform(self)
         for module in self.modules():
             if isinstance(module, MultiScaleDeformableAttention):
                 module.reset_parameters()

@@ -4,10 +4,15 @@ Legend: B batch, N cells of the feature map, Q queries, C channels.
 Dropout is where the paper's repository has it: on attention weights, on each block's result, inside the FFN.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention, TransformerLayerSequence
+from detrex_lite.layers.ffn import RELU
+from detrex_lite.modeling import xavier_uniform
+from detrex_lite.structures import ImageBatch
 
 
 class _DetrLayers(TransformerLayerSequence):
@@ -20,6 +25,7 @@ class _DetrLayers(TransformerLayerSequence):
         dropout: dropout probability.
         num_layers: how many layers.
         pre_norm: normalise before each block.
+        activation: makes the activation of the FFN.
     """
 
     blocks: tuple[str, ...]
@@ -34,11 +40,12 @@ class _DetrLayers(TransformerLayerSequence):
         dropout: float = 0.1,
         num_layers: int = 6,
         pre_norm: bool = False,
+        activation: Callable[[], nn.Module] = RELU,
     ):
         pairs = [("norm", block) if pre_norm else (block, "norm") for block in self.blocks]
         layer = BaseTransformerLayer(
             attn=MultiheadAttention(embed_dim, num_heads, attn_drop=dropout, proj_drop=dropout),
-            ffn=FFN(embed_dim, feedforward_dim, ffn_drop=dropout),
+            ffn=FFN(embed_dim, feedforward_dim, activation=activation, ffn_drop=dropout),
             norm=nn.LayerNorm(embed_dim),
             operation_order=[operation for pair in pairs for operation in pair],
         )
@@ -52,10 +59,14 @@ class DetrTransformerEncoder(_DetrLayers):
     blocks = ("self_attn", "ffn")
     always_normalised = False
 
+    def cell_position(self, memory: Tensor, pos: Tensor) -> Tensor:
+        """The position that a layer adds to the cells (B, N, C) that it gets: here the same, `pos`, for all layers."""
+        return pos
+
     def forward(self, memory: Tensor, *, pos: Tensor, padding: Tensor | None = None) -> Tensor:
-        """memory, pos: (B, N, C); padding: (B, N) bool, True = padding. Returns (B, N, C)."""
+        """memory: (B, N, C); pos: (B, N, C) or (1, N, C); padding: (B, N) bool, True = padding. Returns (B, N, C)."""
         for layer in self.layers:
-            memory = layer(memory, query_pos=pos, query_key_padding_mask=padding)
+            memory = layer(memory, query_pos=self.cell_position(memory, pos), query_key_padding_mask=padding)
         return memory if self.post_norm_layer is None else self.post_norm_layer(memory)
 
 
@@ -85,29 +96,37 @@ class DetrTransformer(nn.Module):
         decoder: turns queries into object embeddings.
     """
 
-    def __init__(self, *, encoder: DetrTransformerEncoder, decoder: DetrTransformerDecoder):
+    def __init__(self, *, encoder: DetrTransformerEncoder, decoder: nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+        xavier_uniform(self)
 
-    def forward(self, feature: Tensor, *, mask: Tensor | None, query_embed: Tensor, pos: Tensor) -> Tensor:
+    def encode(self, feature: ImageBatch, pos: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Encode a map, cell by cell.
+
+        Args:
+            feature: (B, C, h, w), and its padding.
+            pos: (B, C, h, w), or (1, C, h, w) for all images alike.
+
+        Returns:
+            The encoded cells (B, N, C), their positions (B, N, C) or (1, N, C), and their padding (B, N) bool or None.
+        """
+        cells, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
+        padding = None if feature.mask is None else feature.mask.flatten(1)
+        return self.encoder(cells, pos=pos, padding=padding), pos, padding
+
+    def forward(self, feature: ImageBatch, *, query_embed: Tensor, pos: Tensor) -> Tensor:
         """Encode and decode.
 
         Args:
-            feature: (B, C, h, w).
-            mask: (B, h, w) bool, True = padding, or None when nothing is padded.
+            feature, pos: see `encode`.
             query_embed: (Q, C), the learned queries, which act as positions; the content starts at zero.
-            pos: (B, C, h, w), or (1, C, h, w) for all images alike.
 
         Returns:
             (decoder layers, B, Q, C).
         """
-        cells, pos = feature.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
-        padding = None if mask is None else mask.flatten(1)
-        memory = self.encoder(cells, pos=pos, padding=padding)
-        query_pos = query_embed.expand(feature.shape[0], -1, -1)
+        memory, pos, padding = self.encode(feature, pos)
+        query_pos = query_embed.expand(len(memory), -1, -1)
         query = torch.zeros_like(query_pos)
         return self.decoder(query, memory, query_pos=query_pos, pos=pos, padding=padding)

@@ -3,62 +3,39 @@
 What differs from the published implementations: see `GroupDenoising`, and DAB-DETR's project.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from detrex_lite.arguments import inherits_arguments
 from detrex_lite.modeling import GroupDenoising, Predictions, Targets
-from detrex_lite.projects.dab_detr.modeling import DABDETR, DabDetrTransformer
+from detrex_lite.projects.dab_detr.modeling import DABDETR
 from detrex_lite.structures import ImageBatch
 
 
+@inherits_arguments
 class DNDETR(DABDETR):
     """DAB-DETR with denoising queries before its own, whose contents are the embedded label "no object".
 
     Args:
         denoising: makes the denoising queries, and has the label embedding; None for DAB-DETR itself.
-        backbone, in_feature, in_channels, position_embedding, transformer, embed_dim, num_classes, num_queries,
-            anchor_centers, aux_loss: see `DABDETR`.
+        anchor_centers: where anchors begin, see `AnchorBoxes`.
+        transformer, embed_dim, num_classes, num_queries, num_patterns: see `DABDETR`.
+        backbone, in_feature, in_channels, position_embedding, aux_loss: see `SingleLevelDetector`.
         criterion, postprocessor, pixel_mean, pixel_std: see `Detector`.
+
+    Raises:
+        ValueError: for patterns beside denoising, where all contents are the same.
     """
 
-    def __init__(
-        self,
-        *,
-        denoising: GroupDenoising | None,
-        backbone: nn.Module,
-        in_feature: str,
-        in_channels: int,
-        position_embedding: nn.Module,
-        transformer: DabDetrTransformer,
-        embed_dim: int,
-        num_classes: int,
-        num_queries: int,
-        criterion: nn.Module,
-        postprocessor: Any,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        anchor_centers: str = "learned",
-        aux_loss: bool = True,
-    ):
-        super().__init__(
-            backbone=backbone,
-            in_feature=in_feature,
-            in_channels=in_channels,
-            position_embedding=position_embedding,
-            transformer=transformer,
-            embed_dim=embed_dim,
-            num_classes=num_classes,
-            num_queries=num_queries,
-            criterion=criterion,
-            postprocessor=postprocessor,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-            anchor_centers=anchor_centers,
-            aux_loss=aux_loss,
-        )
+    def __init__(self, *, denoising: GroupDenoising | None, anchor_centers: str = "learned", **dab_detr: Any):
+        super().__init__(anchor_centers=anchor_centers, **dab_detr)
+        if denoising is not None and self.patterns is not None:
+            raise ValueError(
+                f"num_patterns={self.patterns.num_embeddings}: with denoising, the content of all queries is the label "
+                "'no object'; num_patterns=0 or denoising=None"
+            )
         self.denoising = denoising
 
     def learned_queries(self, batch: int) -> tuple[Tensor, Tensor]:

@@ -1,19 +1,9 @@
 """DAB-DETR with a ResNet-50, as detrex has it."""
 
 from detrex_lite.config import LazyCall as L
+from detrex_lite.config import get_config
 from detrex_lite.layers import PositionEmbeddingSine
-from detrex_lite.modeling import (
-    BoxL1Cost,
-    BoxL1Loss,
-    FocalCost,
-    FocalLoss,
-    GIoUCost,
-    GIoULoss,
-    HungarianMatcher,
-    ResNet,
-    SetCriterion,
-    TopKPostprocessor,
-)
+from detrex_lite.modeling import ResNet, TopKPostprocessor
 from detrex_lite.projects.dab_detr.modeling import (
     DABDETR,
     DabDetrTransformer,
@@ -49,21 +39,7 @@ model = L(DABDETR)(
     anchor_centers="random",
     num_patterns=0,
     aux_loss=True,
-    criterion=L(SetCriterion)(
-        matcher=L(HungarianMatcher)(
-            costs=L(dict)(
-                label=L(FocalCost)(weight=2.0, alpha=0.25, gamma=2.0),
-                bbox=L(BoxL1Cost)(weight=5.0),
-                giou=L(GIoUCost)(weight=2.0),
-            )
-        ),
-        losses=L(dict)(
-            loss_class=L(FocalLoss)(alpha=0.25, gamma=2.0),
-            loss_bbox=L(BoxL1Loss)(),
-            loss_giou=L(GIoULoss)(),
-        ),
-        weights=dict(loss_class=1.0, loss_bbox=5.0, loss_giou=2.0),
-    ),
+    criterion=get_config("common/criterion.py").focal_criterion,
     postprocessor=L(TopKPostprocessor)(num_detections=300),
     pixel_mean=[123.675, 116.280, 103.530],
     pixel_std=[58.395, 57.120, 57.375],

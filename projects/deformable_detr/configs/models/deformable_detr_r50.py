@@ -7,20 +7,9 @@ encoder.
 from torch import nn
 
 from detrex_lite.config import LazyCall as L
+from detrex_lite.config import get_config
 from detrex_lite.layers import PositionEmbeddingSine
-from detrex_lite.modeling import (
-    BoxL1Cost,
-    BoxL1Loss,
-    ChannelMapper,
-    FocalCost,
-    FocalLoss,
-    GIoUCost,
-    GIoULoss,
-    HungarianMatcher,
-    ResNet,
-    SetCriterion,
-    TopKPostprocessor,
-)
+from detrex_lite.modeling import ChannelMapper, ResNet, TopKPostprocessor, resnet_channels
 from detrex_lite.projects.deformable_detr.modeling import (
     DeformableDETR,
     DeformableDetrTransformer,
@@ -31,7 +20,7 @@ from detrex_lite.projects.deformable_detr.modeling import (
 model = L(DeformableDETR)(
     backbone=L(ResNet)(depth=50, out_features=["res3", "res4", "res5"], norm="FrozenBN", freeze_at=1, weights=None),
     neck=L(ChannelMapper)(
-        in_channels=dict(res3=512, res4=1024, res5=2048),
+        in_channels=L(resnet_channels)(depth="${...backbone.depth}", out_features="${...backbone.out_features}"),
         out_channels="${..embed_dim}",
         num_outs="${..transformer.num_feature_levels}",
         norm=L(nn.GroupNorm)(num_groups=32, num_channels="${...embed_dim}"),
@@ -68,21 +57,7 @@ model = L(DeformableDETR)(
     aux_loss=True,
     with_box_refine=False,
     as_two_stage=False,
-    criterion=L(SetCriterion)(
-        matcher=L(HungarianMatcher)(
-            costs=L(dict)(
-                label=L(FocalCost)(weight=2.0, alpha=0.25, gamma=2.0),
-                bbox=L(BoxL1Cost)(weight=5.0),
-                giou=L(GIoUCost)(weight=2.0),
-            )
-        ),
-        losses=L(dict)(
-            loss_class=L(FocalLoss)(alpha=0.25, gamma=2.0),
-            loss_bbox=L(BoxL1Loss)(),
-            loss_giou=L(GIoULoss)(),
-        ),
-        weights=dict(loss_class=1.0, loss_bbox=5.0, loss_giou=2.0),
-    ),
+    criterion=get_config("common/criterion.py").focal_criterion,
     postprocessor=L(TopKPostprocessor)(num_detections=300),
     pixel_mean=[123.675, 116.280, 103.530],
     pixel_std=[58.395, 57.120, 57.375],

@@ -3,5 +3,4 @@
 from .deformable_detr_r50 import model
 
 model.backbone.out_features = ["res5"]
-model.neck.in_channels = {"res5": 2048}
 model.transformer.num_feature_levels = 1

@@ -6,7 +6,6 @@ model.backbone.depth = 18
 model.backbone.out_features = ["res3", "res4"]
 model.backbone.norm = "BN"
 model.backbone.freeze_at = 0
-model.neck.in_channels = {"res3": 128, "res4": 256}
 model.embed_dim = 128
 model.position_embedding.num_pos_feats = 64
 model.transformer.num_feature_levels = 3

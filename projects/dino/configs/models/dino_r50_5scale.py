@@ -3,5 +3,4 @@
 from .dino_r50 import model
 
 model.backbone.out_features = ["res2", "res3", "res4", "res5"]
-model.neck.in_channels = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
 model.transformer.num_feature_levels = 5

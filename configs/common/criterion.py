@@ -1,0 +1,31 @@
+"""What predictions are compared with objects by. A model config takes one as a whole and changes numbers in it."""
+
+from detrex_lite.config import LazyCall as L
+from detrex_lite.modeling import (
+    BoxL1Cost,
+    BoxL1Loss,
+    FocalCost,
+    FocalLoss,
+    GIoUCost,
+    GIoULoss,
+    HungarianMatcher,
+    SetCriterion,
+)
+
+# Of detectors that score each class by itself, with no class "no object": Deformable DETR and most after it.
+focal_criterion = L(SetCriterion)(
+    matcher=L(HungarianMatcher)(
+        # L(dict), not a plain dict: detectron2 builds what is inside a call only.
+        costs=L(dict)(
+            label=L(FocalCost)(weight=2.0, alpha=0.25, gamma=2.0),
+            bbox=L(BoxL1Cost)(weight=5.0),
+            giou=L(GIoUCost)(weight=2.0),
+        )
+    ),
+    losses=L(dict)(
+        loss_class=L(FocalLoss)(alpha=0.25, gamma=2.0),
+        loss_bbox=L(BoxL1Loss)(),
+        loss_giou=L(GIoULoss)(),
+    ),
+    weights=dict(loss_class=1.0, loss_bbox=5.0, loss_giou=2.0),
+)

@@ -1,0 +1,15 @@
+"""Denoising queries, for `model.denoising`."""
+
+from detrex_lite.config import LazyCall as L
+from detrex_lite.modeling import GroupDenoising
+
+# DN-DETR's.
+group_denoising = L(GroupDenoising)(
+    num_classes="${..num_classes}",
+    embed_dim="${..embed_dim}",
+    num_groups=5,
+    label_noise_prob=0.2,
+    box_noise_scale=0.4,
+    max_queries=1000,
+    ignore_padding=False,
+)

@@ -1,0 +1,13 @@
+"""DN-Deformable-DETR R50 for 12 epochs, the learning rate a tenth after 11.
+
+python tools/train_net.py --num-gpus 8 \\
+    --config-file projects/dn_deformable_detr/configs/dn_deformable_detr_r50_12ep.py
+"""
+
+from detrex_lite.config import get_config
+
+from .dn_deformable_detr_r50_50ep import dataloader, model, optimizer, train
+
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_12ep
+train.max_epochs = 12
+train.output_dir = "output/dn_deformable_detr_r50_12ep"

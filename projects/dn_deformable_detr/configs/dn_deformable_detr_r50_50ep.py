@@ -1,0 +1,15 @@
+"""DN-Deformable-DETR R50 for 50 epochs of COCO in batches of 16, the learning rate a tenth after 40.
+
+python tools/train_net.py --num-gpus 8 \\
+    --config-file projects/dn_deformable_detr/configs/dn_deformable_detr_r50_50ep.py
+"""
+
+from detrex_lite.config import get_config
+
+from .models.dn_deformable_detr_r50 import model
+
+_dab = get_config("projects/dab_deformable_detr/configs/dab_deformable_detr_r50_50ep.py")
+dataloader, optimizer, lr_multiplier, train = _dab.dataloader, _dab.optimizer, _dab.lr_multiplier, _dab.train
+
+model.backbone.weights = "IMAGENET1K_V1"
+train.output_dir = "output/dn_deformable_detr_r50_50ep"

@@ -126,6 +126,16 @@ def under_detrex_names(state, label_embedding):
     return renamed
 
 
+def require_all_gradients(model, losses):
+    """Every parameter gets a gradient, as DistributedDataParallel needs it, and all is finite."""
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    total.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+    assert [name for name, gradient in gradients.items() if not gradient.isfinite().all()] == []
+
+
 class DetectorContract:
     """Tests of a detector. A subclass gives `config`, and where they differ what is expected of it.
 
@@ -172,9 +182,7 @@ class DetectorContract:
         model = build(self.config()).train()
         losses = model(batch)
         assert set(losses) == loss_names({"", *self.aux_suffixes, *self.other_suffixes})
-        sum(losses.values()).backward()
-        idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-        assert idle == []
+        require_all_gradients(model, losses)
 
     def test_without_auxiliary_losses(self, batch):
         model = build(self.config(aux_loss=False)).train()
@@ -183,9 +191,15 @@ class DetectorContract:
     def test_a_batch_without_objects_trains(self):
         model = build(self.config()).train()
         losses = model([make_input(32, 32, [], [], seed) for seed in range(2)])
-        total = sum(losses.values())
-        total.backward()
-        assert torch.isfinite(total)
+        assert set(losses) == loss_names({"", *self.aux_suffixes, *self.other_suffixes})
+        require_all_gradients(model, losses)
+
+    def test_300_objects_in_one_image_and_none_in_the_next_train(self):
+        model = build(self.config(num_queries=320)).train()
+        corners = torch.stack(torch.meshgrid(torch.arange(20), torch.arange(15), indexing="xy"), dim=-1).view(-1, 2) * 8
+        boxes = torch.cat([corners, corners + 10], dim=1).float()
+        crowd = make_input(160, 176, boxes, [number % NUM_CLASSES for number in range(300)])
+        require_all_gradients(model, model([crowd, make_input(160, 160, [], [])]))
 
     def test_one_class_and_a_feature_map_of_one_cell(self):
         model = build(self.config(num_classes=1)).train()
@@ -200,9 +214,7 @@ class DetectorContract:
         model = build(self.config()).train()
         with pytest.warns(UserWarning, match=f"{len(boxes)} objects, but there are {NUM_QUERIES} queries"):
             losses = model([make_input(64, 64, boxes, [0] * len(boxes))])
-        total = sum(losses.values())
-        total.backward()
-        assert torch.isfinite(total)
+        require_all_gradients(model, losses)
 
     def test_mixed_precision_trains(self, batch):
         model = build(self.config()).train()

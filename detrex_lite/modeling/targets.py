@@ -37,6 +37,7 @@ class Targets:
             ValueError: when an input has no instances, or a label outside 0..K-1.
         """
         labels, boxes = [], []
+        dtype = torch.promote_types(like.dtype, torch.float32)  # half precision cannot hold pixel coordinates
         for position, one in enumerate(batched_inputs):
             name = one.get("file_name", f"number {position} of the batch")
             if "instances" not in one:
@@ -51,12 +52,14 @@ class Targets:
                     f"(labels 0..{num_classes - 1})"
                 )
             height, width = instances.image_size
-            # Half precision cannot hold pixel coordinates.
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            xyxy = instances.gt_boxes.tensor.to(device=like.device, dtype=dtype, non_blocking=True)
+            xyxy = instances.gt_boxes.tensor.to(dtype)
             boxes.append(box_xyxy_to_cxcywh(xyxy / xyxy.new_tensor([width, height, width, height])))
-            labels.append(classes.to(device=like.device, dtype=torch.int64, non_blocking=True))
-        return cls(torch.cat(labels), torch.cat(boxes), [len(one) for one in labels])
+            labels.append(classes.to(torch.int64))
+        return cls(
+            torch.cat(labels).to(like.device, non_blocking=True),
+            torch.cat(boxes).to(like.device, non_blocking=True),
+            [len(one) for one in labels],
+        )
 
     def class_agnostic(self) -> "Targets":
         """The same objects, all of class 0: what a score for "some object" is compared with."""

@@ -15,6 +15,8 @@ from torch.testing import assert_close
 from detrex_lite.config import LazyConfig, instantiate
 from detrex_lite.structures import Boxes, Instances
 
+from .fake_gpu import losses_on_a_fake_gpu
+
 NUM_CLASSES = 5
 NUM_QUERIES = 7
 
@@ -215,6 +217,11 @@ class DetectorContract:
         with pytest.warns(UserWarning, match=f"{len(boxes)} objects, but there are {NUM_QUERIES} queries"):
             losses = model([make_input(64, 64, boxes, [0] * len(boxes))])
         require_all_gradients(model, losses)
+
+    def test_the_forward_pass_of_training_never_waits_for_a_gpu(self, batch):
+        losses = losses_on_a_fake_gpu(build(self.config()).train(), batch)
+        assert set(losses) == loss_names({"", *self.aux_suffixes, *self.other_suffixes})
+        assert {loss.device.type for loss in losses.values()} == {"cuda"}
 
     def test_mixed_precision_trains(self, batch):
         model = build(self.config()).train()

@@ -1,0 +1,26 @@
+"""Settings that follow from your own data, your batch size and the weights at hand; see detrex_lite/engine/derived.py.
+
+`model.merge_with(derived.model)` and so on put them into a config; on the command line a number takes their place.
+"""
+
+# Files to begin with, if they are there: of a detector, which counts first, or of its backbone alone. Without either,
+# training starts from scratch, and takes three times as long.
+pretrained = dict(detector=None, backbone=None)
+
+
+def _call(name):
+    return f"${{detrex_lite.call:detrex_lite.engine.derived.{name}}}"
+
+
+derived = dict(
+    model=dict(
+        num_classes=_call("num_classes"),
+        backbone=dict(
+            weights=_call("backbone_weights"),
+            norm=_call("backbone_norm"),
+            freeze_at=_call("backbone_freeze_at"),
+        ),
+    ),
+    optimizer=dict(lr=_call("learning_rate"), params=dict(backbone_lr_factor=_call("backbone_lr_factor"))),
+    train=dict(max_epochs=_call("max_epochs"), init_checkpoint=_call("detector_weights")),
+)

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from detrex_lite.config import ConfigError, LazyConfig, get_config
+from detrex_lite.engine import derived
+
+CONFIG = "projects/dino/configs/dino_r50_custom.py"
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    def write(images: int, classes: int = 3):
+        path = tmp_path / "train.json"
+        content = {
+            "images": [{"id": number} for number in range(images)],
+            "categories": [{"id": number, "name": str(number)} for number in range(classes)],
+        }
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+def _config(annotations, *overrides):
+    return LazyConfig.apply_overrides(LazyConfig.load(CONFIG), [f"dataset.train_annotations={annotations}", *overrides])
+
+
+def test_classes_epochs_and_rates_follow_from_data_and_batch(annotations):
+    cfg = _config(annotations(205))
+    assert cfg.model.num_classes == cfg.model.denoising.num_classes == 3
+    assert cfg.optimizer.lr == pytest.approx(5e-5)  # a quarter of the published batch
+    assert cfg.train.max_epochs == 600  # the most, three times from scratch
+    assert (cfg.train.init_checkpoint, cfg.model.backbone.weights) == ("", None)
+    assert (cfg.model.backbone.norm, cfg.model.backbone.freeze_at) == ("BN", 0)
+    assert cfg.optimizer.params.backbone_lr_factor == 1.0
+    cfg = LazyConfig.apply_overrides(cfg, ["dataloader.train.total_batch_size=32", "train.accumulate_steps=2"])
+    assert cfg.optimizer.lr == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(118287, 36), (500000, 36), (29572, 72), (1, 600)])
+def test_the_length_of_training(annotations, images, epochs):
+    cfg = OmegaConf.create({"dataset": {"train_annotations": str(annotations(images))}})
+    assert derived.max_epochs(cfg) == epochs
+
+
+@pytest.mark.parametrize("kind", ["detector", "backbone"])
+def test_weights_are_taken_where_they_are(annotations, tmp_path, kind):
+    cfg = _config(annotations(118287), f"pretrained.{kind}={tmp_path / 'weights.pth'}")
+    assert (cfg.train.init_checkpoint, cfg.model.backbone.weights) == ("", None)
+    (tmp_path / "weights.pth").touch()
+    file = str(tmp_path / "weights.pth")
+    want = (file, None) if kind == "detector" else ("", file)
+    assert (cfg.train.init_checkpoint, cfg.model.backbone.weights) == want
+    assert (cfg.model.backbone.norm, cfg.model.backbone.freeze_at) == ("FrozenBN", 1)
+    assert cfg.optimizer.params.backbone_lr_factor == 0.1
+    assert cfg.train.max_epochs == 12
+
+
+def test_a_number_takes_the_place_of_what_is_derived(annotations):
+    cfg = _config(annotations(205), "optimizer.lr=1e-3", "train.max_epochs=7", "model.num_classes=5")
+    assert (cfg.optimizer.lr, cfg.train.max_epochs, cfg.model.num_classes) == (1e-3, 7, 5)
+
+
+def test_annotations_that_cannot_be_read(tmp_path):
+    cfg = OmegaConf.create({"dataset": {"train_annotations": str(tmp_path / "none.json")}})
+    with pytest.raises(ConfigError, match=r"dataset.train_annotations=.*none.json cannot be read: No such file"):
+        derived.num_classes(cfg)
+    for number, text in enumerate(("not json", "{}", '{"images": [], "categories": []}', "[]")):
+        file = tmp_path / f"{number}.json"
+        file.write_text(text)
+        cfg.dataset.train_annotations = str(file)
+        with pytest.raises(ConfigError, match="is no COCO JSON file with 'images' and 'categories'"):
+            derived.num_classes(cfg)
+
+
+def test_every_derived_setting_is_one_of_the_module():
+    text = OmegaConf.to_yaml(get_config("common/derived.py").derived, resolve=False)
+    names = [part.partition("}")[0] for part in text.split("detrex_lite.engine.derived.")[1:]]
+    assert len(names) == 8
+    assert all(callable(getattr(derived, name)) for name in names)

@@ -30,7 +30,7 @@ from detrex_lite.evaluation import format_table
 from detrex_lite.structures import Boxes, Instances
 from detrex_lite.visualization import SheetRow, contact_sheet, plot_curves
 
-CONFIG_FILE = "projects/deformable_detr/configs/deformable_detr_small_shapes.py"
+CONFIG_FILE = "projects/dino/configs/dino_small_shapes.py"
 MARKER = "written_by_demo.txt"
 QUICK_IMAGES = {"num_train": 32, "num_val": 12}
 QUICK_OVERRIDES = (

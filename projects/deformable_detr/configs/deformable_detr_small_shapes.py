@@ -1,4 +1,4 @@
-"""A small Deformable DETR on generated shapes, from scratch, in minutes on a CPU: what `make demo` trains.
+"""A small Deformable DETR on generated shapes, from scratch, in minutes on a CPU.
 
 python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_small_shapes.py
 """

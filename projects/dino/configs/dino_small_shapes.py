@@ -1,4 +1,4 @@
-"""A small DINO on generated shapes, from scratch, in minutes on a CPU.
+"""A small DINO on generated shapes, from scratch, in minutes on a CPU: what `make demo` trains.
 
 python tools/train_net.py --config-file projects/dino/configs/dino_small_shapes.py
 """

@@ -28,11 +28,13 @@ def test_model_config(path):
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name)
-def test_leaf_config(path):
+def test_leaf_config(path, tmp_path):
+    annotations = tmp_path / "annotations.json"  # what the user fills in
+    annotations.write_text('{"images": [], "categories": [{"id": 1, "name": "cell"}]}')
     cfg = LazyConfig.load(str(path))
     assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= set(cfg)
     for key in [key for key in cfg.get("dataset", {}) if OmegaConf.is_missing(cfg.dataset, key)]:
-        cfg.dataset[key] = "somewhere"  # what the user fills in
+        cfg.dataset[key] = str(annotations)
     if OmegaConf.is_missing(cfg.model, "num_classes"):
         cfg.model.num_classes = 2
     validate(cfg)

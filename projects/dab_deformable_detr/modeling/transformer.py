@@ -4,9 +4,11 @@ Legend: B batch, N tokens of all levels, Q queries, C channels.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from detrex_lite.arguments import inherits_arguments
 from detrex_lite.layers import MLP, get_sine_pos_embed
 from detrex_lite.modeling import Predictions, TokenLevels, best_tokens, take_tokens
 from detrex_lite.projects.deformable_detr.modeling import (
@@ -16,44 +18,21 @@ from detrex_lite.projects.deformable_detr.modeling import (
 )
 
 
+@inherits_arguments
 class DabDeformableDetrTransformerDecoder(DeformableDetrTransformerDecoder):
     """Deformable DETR's decoder with positions made of each layer's boxes, anew in each layer.
 
     Args:
-        embed_dim, num_heads, feedforward_dim, dropout, num_layers, num_feature_levels, num_points, with_box_refine,
-            look_forward_twice, with_norm: see `DeformableDetrTransformerDecoder`.
+        embed_dim: C.
         scale_positions: from the second layer on, what a query holds scales its position, channel by channel.
+        num_heads, feedforward_dim, dropout, num_layers, num_feature_levels, num_points, with_box_refine,
+            look_forward_twice, with_norm: see `DeformableDetrTransformerDecoder`.
     """
 
     query_scale: MLP | None
 
-    def __init__(
-        self,
-        *,
-        embed_dim: int = 256,
-        num_heads: int = 8,
-        feedforward_dim: int = 2048,
-        dropout: float = 0.0,
-        num_layers: int = 6,
-        num_feature_levels: int = 4,
-        num_points: int = 4,
-        with_box_refine: bool = True,
-        look_forward_twice: bool = False,
-        with_norm: bool = False,
-        scale_positions: bool = True,
-    ):
-        super().__init__(
-            embed_dim=embed_dim,
-            num_heads=num_heads,
-            feedforward_dim=feedforward_dim,
-            dropout=dropout,
-            num_layers=num_layers,
-            num_feature_levels=num_feature_levels,
-            num_points=num_points,
-            with_box_refine=with_box_refine,
-            look_forward_twice=look_forward_twice,
-            with_norm=with_norm,
-        )
+    def __init__(self, *, embed_dim: int = 256, scale_positions: bool = True, **decoder: Any):
+        super().__init__(embed_dim=embed_dim, **decoder)
         self.embed_dim = embed_dim
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
         self.query_scale = MLP(embed_dim, embed_dim, embed_dim, num_layers=2) if scale_positions else None

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ...errors import NonFiniteError
+from ...phases import phase
 from ..predictions import Match, Predictions
 from ..targets import Targets
 from .costs import MatchingCost
@@ -50,7 +51,8 @@ class HungarianMatcher:
             NonFiniteError: when a cost is NaN or infinite, naming the set and the image.
         """
         unmatched = {number: one for number, one in enumerate(predictions) if one.match is None}
-        found = dict(zip(unmatched, self._find(unmatched, targets), strict=True)) if unmatched else {}
+        with phase("matching"):
+            found = dict(zip(unmatched, self._find(unmatched, targets), strict=True)) if unmatched else {}
         return [found[number] if one.match is None else one.match for number, one in enumerate(predictions)]
 
     def _find(self, predictions: Mapping[int, Predictions], targets: Targets) -> list[Match]:

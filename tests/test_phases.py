@@ -1,0 +1,60 @@
+import time
+
+import pytest
+import torch
+
+from detrex_lite.phases import PhaseTimes, phase
+
+
+def test_times_add_up_by_phase_and_start_anew():
+    times = PhaseTimes(torch.device("cpu"))
+    with times.measure():
+        for _ in range(2):
+            with phase("outer"):
+                time.sleep(0.01)
+                with phase("inner"):
+                    time.sleep(0.02)
+    taken = times.take()
+    assert list(taken) == ["inner", "outer"]
+    assert taken["inner"] == pytest.approx(0.04, rel=0.5)
+    assert taken["outer"] > taken["inner"] + 0.02
+    assert times.take() == {}
+
+
+def test_nothing_is_kept_where_nobody_measures():
+    times = PhaseTimes(torch.device("cpu"))
+    with phase("before"):
+        pass
+    with times.measure(), phase("inside"):
+        pass
+    with phase("after"):
+        pass
+    assert list(times.take()) == ["inside"]
+
+
+def test_a_phase_that_fails_counts_and_fails():
+    times = PhaseTimes(torch.device("cpu"))
+    with pytest.raises(ValueError, match="a fault"), times.measure(), phase("failing"):
+        raise ValueError("a fault")
+    assert list(times.take()) == ["failing"]
+
+
+def test_it_leaves_no_break_in_a_compiled_function():
+    def double(x):
+        with phase("doubling"):
+            return 2 * x
+
+    times = PhaseTimes(torch.device("cpu"))
+    with times.measure():
+        compiled = torch.compile(double, backend="eager", fullgraph=True)
+        assert compiled(torch.ones(1)).item() == 2.0
+    assert times.take() == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU's own clock: needs one")
+def test_a_gpu_is_measured_by_its_own_clock():
+    times = PhaseTimes(torch.device("cuda"))
+    with times.measure(), phase("product"):
+        torch.ones(4096, 4096, device="cuda") @ torch.ones(4096, 4096, device="cuda")
+    assert 0 < times.take()["product"] < 10

@@ -7,6 +7,7 @@ from setuptools import find_namespace_packages, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "detrex_lite/__init__.py").read_text()).group(1)
+FAST_EVAL = "faster-coco-eval>=1.8"  # gives the numbers of pycocotools, crowds and empty images included
 TIMM = "timm>=1.0.31"  # those before leave layers behind that no feature map needs
 
 packages = find_packages(include=["detrex_lite", "detrex_lite.*"])
@@ -49,9 +50,12 @@ setup(
             "pre-commit>=3.7",  # runs both before each commit
             "transformers>=4.50",  # an independent DETR to test against
             "setuptools>=70.1",  # builds the wheel in its test, without network
+            FAST_EVAL,
             TIMM,
         ],
+        "fast-eval": [FAST_EVAL],  # COCO average precision in C++
         "timm": [TIMM],  # optional backbones: Swin, ConvNeXt, plain vision transformers and the others that it has
         "wandb": ["wandb>=0.17"],  # optional log writer
+        "mlflow": ["mlflow>=2.9"],  # another
     },
 )

@@ -3,6 +3,7 @@
 Every function works without a process group: there is one process then, and it is the main one.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -54,6 +55,26 @@ def broadcast_object(value: T) -> T:
     holder = [value]
     dist.broadcast_object_list(holder, src=0)
     return holder[0]
+
+
+def from_main_process(compute: Callable[[], T]) -> T:
+    """What `compute` returns on the main process, on every process; the others do not call it.
+
+    Raises:
+        Exception: on every process, what `compute` raised on the main one: nobody waits for a process that is gone.
+    """
+    if not is_distributed():
+        return compute()
+    outcome: tuple[Any, Exception | None] = None, None
+    if is_main_process():
+        try:
+            outcome = compute(), None
+        except Exception as error:
+            outcome = None, error
+    value, failure = broadcast_object(outcome)
+    if failure is not None:
+        raise failure
+    return value
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

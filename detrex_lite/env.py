@@ -28,6 +28,8 @@ REQUIRED = (
 )
 OPTIONAL = {  # what each is for, and how to get it
     "wandb": ("logging runs to Weights & Biases", "pip install 'detrex-lite[wandb]'"),
+    "mlflow": ("logging runs to MLflow", "pip install 'detrex-lite[mlflow]'"),
+    "faster_coco_eval": ("COCO average precision in C++", "pip install 'detrex-lite[fast-eval]'"),
     "timm": ("configs that build backbones of timm", "pip install 'detrex-lite[timm]'"),
     "triton": ("the fast kernels and torch.compile on a GPU", "comes with torch's CUDA builds"),
     "transformers": ("the tests that compare with its DETR", "pip install 'detrex-lite[dev]'"),

@@ -23,8 +23,19 @@ def test_alone_values_come_back_as_they_are():
     assert distributed.mean_over_processes(value) is value
     assert distributed.all_gather_objects({"a": 1}) == [{"a": 1}]
     assert distributed.broadcast_object("x") == "x"
+    assert distributed.from_main_process(lambda: "x") == "x"
     assert distributed.any_process(True) is True
     assert distributed.any_process(False) is False
+
+
+def _error_of_main(rank):
+    def fail():
+        raise OSError(f"process {rank} has no file")
+
+    try:
+        distributed.from_main_process(fail)
+    except OSError as error:
+        return str(error)
 
 
 def _check_every_function(rank, folder):
@@ -36,6 +47,8 @@ def _check_every_function(rank, folder):
         "main": distributed.is_main_process(),
         "gathered": distributed.all_gather_objects({"rank": rank, "rows": [rank] * rank}),
         "broadcast": distributed.broadcast_object(f"from {rank}"),
+        "computed": distributed.from_main_process(lambda: f"by {rank}"),
+        "raised": _error_of_main(rank),
         "mean": (mean.tolist(), mean.requires_grad),
         "input": value.tolist(),
         "any": [distributed.any_process(flag) for flag in (rank == 1, False, True)],
@@ -54,6 +67,8 @@ def test_two_processes_agree(tmp_path):
             "main": rank == 0,
             "gathered": [{"rank": 0, "rows": []}, {"rank": 1, "rows": [1]}],
             "broadcast": "from 0",
+            "computed": "by 0",
+            "raised": "process 0 has no file",
             "mean": ([1.5, 10.0], False),
             "input": [1.0 + rank, 10.0],
             "any": [True, False, True],

@@ -1,9 +1,14 @@
-"""How fast models and operators are, in turns with other implementations of them.
+"""How fast models, operators and everything around them are.
 
     python tools/benchmark.py model projects/detr/configs/models/detr_r50.py --against transformers
     python tools/benchmark.py op deformable_attention --backends all
+    python tools/benchmark.py train projects/detr/configs/detr_small_shapes.py
+    python tools/benchmark.py loader
+    python tools/benchmark.py matcher
+    python tools/benchmark.py eval
 
-`python tools/benchmark.py model --help` and `... op --help` list the options. Threads are as torch sets them.
+`python tools/benchmark.py model --help` and so on list the options. Threads are as torch sets them. `--history FILE`
+keeps a line of each run, and compares with the last one on the same machine.
 """
 
 import argparse
@@ -14,11 +19,18 @@ from typing import Any
 from detrex_lite.benchmark import BenchmarkError, ModelSettings, benchmark_models
 from detrex_lite.benchmark.contenders import OTHERS
 from detrex_lite.benchmark.deformable_attention import H200_BANDWIDTH, benchmark_deformable_attention
+from detrex_lite.benchmark.evaluation import benchmark_evaluation
+from detrex_lite.benchmark.history import append_to_history
+from detrex_lite.benchmark.loader import benchmark_loader
 from detrex_lite.benchmark.machine import choose_device
+from detrex_lite.benchmark.matching import MatchingSettings, benchmark_matching
 from detrex_lite.benchmark.models import MODES, PRECISIONS
 from detrex_lite.benchmark.operator_inputs import OperatorSettings, parse_shapes, pyramid
 from detrex_lite.benchmark.report import require_writable, write_json
+from detrex_lite.benchmark.training import benchmark_training
 from detrex_lite.config import ConfigError
+from detrex_lite.data import DatasetError
+from detrex_lite.evaluation.backends import AUTO, BACKENDS
 
 
 def model_parser() -> argparse.ArgumentParser:
@@ -37,6 +49,49 @@ def model_parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="after torch.compile too")
     parser.add_argument("--against", metavar="NAME", help=f"another implementation: {', '.join(OTHERS)}")
     _add_common(parser)
+    return parser
+
+
+def training_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py train", description="Steps of a config on its own data, with random weights, part by part."
+    )
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before; default: %(default)s")
+    _add_common(parser, repeats=20, what="steps")
+    return parser
+
+
+def loader_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py loader",
+        description="Training images per second and core: without a config made-up photographs of 640x480 by DETR's "
+        "augmentation.",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="whose dataloader.train is measured")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--images", type=int, default=64, help="default: %(default)s")
+    _add_output(parser, repeats=5, what="of each image")
+    return parser
+
+
+def matcher_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmark.py matcher", description="Matching of a training step.")
+    for name in ("sets", "queries", "images", "objects", "classes"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(MatchingSettings, name), help="default: %(default)s")
+    _add_common(parser, repeats=MatchingSettings.repeats)
+    return parser
+
+
+def evaluation_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py eval", description="COCO evaluation, from the end of inference to the table."
+    )
+    parser.add_argument("--images", type=int, default=5000, help="default: %(default)s")
+    parser.add_argument("--detections", type=int, default=100, help="of each image; default: %(default)s")
+    parser.add_argument("--backend", default=AUTO, choices=[AUTO, *BACKENDS], help="default: %(default)s")
+    _add_output(parser, repeats=1)
     return parser
 
 
@@ -60,10 +115,15 @@ def operator_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser, *, repeats: int = 10, what: str = "rounds") -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ...; default: a GPU when there is one")
-    parser.add_argument("--repeats", type=int, default=10, help="rounds of one run of every side; default: %(default)s")
+    _add_output(parser, repeats=repeats, what=what)
+
+
+def _add_output(parser: argparse.ArgumentParser, *, repeats: int, what: str = "rounds") -> None:
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"{what}; default: %(default)s")
     parser.add_argument("--json", metavar="FILE", help="write everything to this file too")
+    parser.add_argument("--history", metavar="FILE", help="append the medians to this file, and compare")
 
 
 def _measure_models(arguments: argparse.Namespace) -> Any:
@@ -105,6 +165,38 @@ def _measure_operator(arguments: argparse.Namespace) -> Any:
     return benchmark_deformable_attention(settings, device)
 
 
+def _measure_training(arguments: argparse.Namespace) -> Any:
+    device = choose_device(arguments.device)
+    return benchmark_training(
+        arguments.config, arguments.overrides, device, repeats=arguments.repeats, warmup=arguments.warmup
+    )
+
+
+def _measure_loader(arguments: argparse.Namespace) -> Any:
+    return benchmark_loader(arguments.config, arguments.overrides, images=arguments.images, repeats=arguments.repeats)
+
+
+def _measure_matching(arguments: argparse.Namespace) -> Any:
+    settings = MatchingSettings(
+        sets=arguments.sets,
+        queries=arguments.queries,
+        images=arguments.images,
+        objects=arguments.objects,
+        classes=arguments.classes,
+        repeats=arguments.repeats,
+    )
+    return benchmark_matching(settings, choose_device(arguments.device))
+
+
+def _measure_evaluation(arguments: argparse.Namespace) -> Any:
+    return benchmark_evaluation(
+        images=arguments.images,
+        detections=arguments.detections,
+        repeats=arguments.repeats,
+        backend=arguments.backend,
+    )
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -117,7 +209,14 @@ def _queries(text: str) -> int | None:
     return int(text)
 
 
-COMMANDS = {"model": (model_parser, _measure_models), "op": (operator_parser, _measure_operator)}
+COMMANDS = {
+    "model": (model_parser, _measure_models),
+    "op": (operator_parser, _measure_operator),
+    "train": (training_parser, _measure_training),
+    "loader": (loader_parser, _measure_loader),
+    "matcher": (matcher_parser, _measure_matching),
+    "eval": (evaluation_parser, _measure_evaluation),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,12 +229,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     command_parser, measure = COMMANDS[chosen.command]
     arguments = command_parser().parse_intermixed_args(chosen.arguments)
     try:
-        require_writable(arguments.json)
+        for path in (arguments.json, arguments.history):
+            require_writable(path)
         report = measure(arguments)
-    except (BenchmarkError, ConfigError) as error:
+        print(report)
+        if arguments.history:
+            print("\n" + append_to_history(arguments.history, chosen.command, report.as_json()))
+    except (BenchmarkError, ConfigError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(report)
     if arguments.json:
         write_json(arguments.json, report.as_json())
     return 0

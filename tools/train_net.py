@@ -3,6 +3,7 @@
 python tools/train_net.py --config-file projects/detr/configs/detr_r50_300ep.py --num-gpus 8
 python tools/train_net.py --config-file FILE --resume
 python tools/train_net.py --config-file FILE --eval-only train.init_checkpoint=output/model_final.pth
+python tools/train_net.py --config-file FILE --engine detectron2
 """
 
 import argparse
@@ -17,16 +18,16 @@ from omegaconf import OmegaConf
 from detrex_lite.engine import (
     clear_errors,
     default_argument_parser,
-    evaluate,
+    find_engine,
     launch,
     load_config,
-    train,
 )
 
 
 def main(args: argparse.Namespace) -> None:
     with clear_errors():
         cfg = load_config(args)
+        train, evaluate = find_engine(args.engine)
         if args.eval_only:
             evaluate(cfg)
         else:

@@ -13,8 +13,9 @@ train = dict(
     device="cuda" if torch.cuda.is_available() else "cpu",
     # Of Python's, NumPy's and torch's random numbers (each process adds its rank) and of the data's order.
     seed=0,
-    # The length: in optimizer steps, in passes over the training set, or both, and then the shorter counts.
-    max_iter=None,
+    # The length: in optimizer steps, in passes over the training set, or both, and then the shorter counts. What stands
+    # here gives other engines, which know no epochs, the steps of max_epochs; a number is set in its place.
+    max_iter="${detrex_lite.call:detrex_lite.engine.epochs.default_max_iter}",
     max_epochs=None,
     # Batches per optimizer step; their losses are averaged, as if they were one larger batch.
     accumulate_steps=1,
@@ -24,8 +25,17 @@ train = dict(
     # An exponential moving average of the weights, saved as `ema`. The decay grows over `warmup` steps.
     # use_in_eval: evaluate the average rather than the model, here and with --eval-only.
     model_ema=dict(enabled=False, decay=0.999, warmup=2000, use_in_eval=True),
-    # Several processes (DistributedDataParallel).
+    # Several processes (DistributedDataParallel); docs/distributed.md has more.
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    # Promise DistributedDataParallel that all steps use the same parameters in the same way: it then need not look.
+    static_graph=False,
+    # Statistics of batch norms from the batches of all processes; GPUs only.
+    sync_batch_norm=False,
+    # In the place of DistributedDataParallel: each process keeps a part of the weights, gradients and optimizer state
+    # (FSDP2), for backbones that need more memory than a GPU has.
+    fsdp=False,
+    # Take deterministic algorithms where torch has them, and log which operators have none. Slower on GPUs.
+    deterministic=False,
     # Checkpoints every so many steps (and `checkpoint_epochs`: the shorter counts), and how many are kept.
     # model_best.pth and model_final.pth are kept besides.
     checkpointer=dict(period=5000, max_to_keep=3),
@@ -43,4 +53,9 @@ train = dict(
     compile=False,
     # Log to Weights & Biases too; `params` are the arguments of wandb.init.
     wandb=dict(enabled=False, params=dict(project="detrex_lite")),
+    # Log to MLflow too. `tracking_uri` is a server or a database (sqlite:///mlflow.db), null what the environment says;
+    # `params` are the arguments of mlflow.start_run.
+    mlflow=dict(enabled=False, tracking_uri=None, experiment="detrex_lite", params=dict()),
+    # Write the numbers to metrics.csv too.
+    csv=False,
 )

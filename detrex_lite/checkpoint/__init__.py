@@ -1,7 +1,7 @@
 """Reading, loading and writing weights and training checkpoints."""
 
 from .checkpointer import Checkpointer
-from .files import CheckpointError, read_checkpoint, save_atomic
+from .files import CheckpointError, DamagedCheckpointError, read_checkpoint, save_atomic, verify_checkpoint
 from .key_maps import KEY_MAPS, KeyMap
 from .load import load_checkpoint, model_state
 from .report import LoadReport, Mismatch
@@ -10,6 +10,7 @@ __all__ = [
     "KEY_MAPS",
     "CheckpointError",
     "Checkpointer",
+    "DamagedCheckpointError",
     "KeyMap",
     "LoadReport",
     "Mismatch",
@@ -17,4 +18,5 @@ __all__ = [
     "model_state",
     "read_checkpoint",
     "save_atomic",
+    "verify_checkpoint",
 ]

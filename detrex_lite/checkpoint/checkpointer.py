@@ -10,10 +10,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .files import CheckpointError, atomic_file, read_checkpoint, save_atomic
+from .files import (
+    CheckpointError,
+    DamagedCheckpointError,
+    atomic_file,
+    read_checkpoint,
+    save_atomic,
+    verify_checkpoint,
+)
 
 FORMAT = 1
 LAST = "last_checkpoint"
+BEST = "model_best"
 NUMBERED = re.compile(r"model_(\d+)\.pth")
 PLAIN = (Tensor, nn.Parameter, str, int, float, bool, bytes, type(None))
 
@@ -67,18 +75,34 @@ class Checkpointer:
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""
-        return self._latest() is not None
+        return bool(self._candidates())
 
     def latest(self) -> Path:
-        """The newest checkpoint.
+        """The newest checkpoint that is whole; newer ones that are damaged are named in a warning.
 
         Raises:
-            CheckpointError: when there is none.
+            CheckpointError: when there is none, or all are damaged.
         """
-        path = self._latest()
-        if path is None:
-            raise CheckpointError(f"{self.output_dir} holds no checkpoint to resume from")
-        return path
+        last = self._last()
+        if last is not None and not last.is_file():
+            logger.warning(
+                "%s names %s, which is gone; looking for the newest that is left", self.output_dir / LAST, last.name
+            )
+        damaged = []
+        for path in self._candidates():
+            try:
+                verify_checkpoint(path)
+            except DamagedCheckpointError as error:
+                logger.warning("%s; looking for the checkpoint before it.", error)
+                damaged.append(path.name)
+            else:
+                return path
+        if damaged:
+            raise CheckpointError(
+                f"all checkpoints in {self.output_dir} are damaged ({', '.join(damaged)}); to train anew, choose "
+                "another folder with train.output_dir=..."
+            )
+        raise CheckpointError(f"{self.output_dir} holds no checkpoint to resume from")
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """The state that was saved to `path`.
@@ -98,15 +122,17 @@ class Checkpointer:
             )
         return state
 
-    def _latest(self) -> Path | None:
+    def _last(self) -> Path | None:
+        """The checkpoint that was saved last, whether or not it is still there; None when nothing was saved."""
         tag = self.output_dir / LAST
-        if tag.is_file():
-            path = self.output_dir / tag.read_text().strip()
-            if path.is_file():
-                return path
-            logger.warning("%s names %s, which is gone; looking for the newest that is left", tag, path.name)
-        numbered = self._numbered()
-        return numbered[-1] if numbered else None
+        return self.output_dir / tag.read_text().strip() if tag.is_file() else None
+
+    def _candidates(self) -> list[Path]:
+        """Checkpoints from the newest to the oldest: the one that was saved last, then those with numbers, then the
+        best, whose age its name does not tell.
+        """
+        paths = [self._last(), *reversed(self._numbered()), self.output_dir / f"{BEST}.pth"]
+        return list(dict.fromkeys(path for path in paths if path is not None and path.is_file()))
 
     def _numbered(self) -> list[Path]:
         """Files `model_<iteration>.pth`, by iteration (names need not have leading zeros)."""

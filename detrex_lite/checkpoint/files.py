@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,10 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be read, does not fit the model, or is not what was asked for."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A file is not what was once written: cut off, empty, or with other bytes in it."""
+
+
 def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> dict[str, Any]:
     """The whole content of a checkpoint file, on the CPU.
 
@@ -39,8 +44,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
             anything else than tensors, arrays and plain values cannot be read without it.
 
     Raises:
-        CheckpointError: when there is no such file, it is empty, truncated or of another kind, or reading it
-            would run code.
+        DamagedCheckpointError: when it is empty, truncated or of another kind.
+        CheckpointError: when there is no such file, or reading it would run code.
     """
     path = _existing_file(path)
     try:
@@ -57,7 +62,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
         raise
     except Exception as error:
         # Readers fail in many ways on bytes that are not theirs, from UnpicklingError to UnicodeDecodeError.
-        raise CheckpointError(_explain(path, error, trusted)) from error
+        raise _reading_error(path, error, trusted) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights")
     return dict(content)
@@ -81,26 +86,44 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
         hint = did_you_mean(path.name, siblings)
         raise CheckpointError(f"there is no file {path.absolute()}" + (hint if "did you mean" in hint else ""))
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty: the download or the save that made it did not finish")
+        raise DamagedCheckpointError(f"{path} is empty: the download or the save that made it did not finish")
     return path
 
 
-def _explain(path: Path, error: Exception, trusted: bool) -> str:
+def _reading_error(path: Path, error: Exception, trusted: bool) -> CheckpointError:
     forbidden = [] if trusted else _forbidden_globals(path, error)
     if forbidden:
-        return (
+        return CheckpointError(
             f"{path} was not read: besides weights it holds {', '.join(forbidden)}, and reading that runs "
             f"code from the file. {TRUST}; otherwise ask for a file of tensors only, such as .safetensors"
         )
     if not trusted and "legacy .tar" in str(error):
-        return (
+        return CheckpointError(
             f"{path} was not read: it is a tar archive, as PyTorch before 0.4 wrote them, and reading that "
             f"runs code from the file. {TRUST}"
         )
     # torch.load puts a page of general advice before the reason.
     reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
     advice = "it may be truncated, damaged or no checkpoint"
-    return f"{path} cannot be read ({type(error).__name__}: {reason}); {advice}"
+    kind = CheckpointError if isinstance(error, OSError) else DamagedCheckpointError
+    return kind(f"{path} cannot be read ({type(error).__name__}: {reason}); {advice}")
+
+
+def verify_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Read a file that torch.save wrote once and compare its checksums, which torch.load does not.
+
+    Raises:
+        DamagedCheckpointError: when it is empty or cut off, or a bit in it is not what was written.
+        CheckpointError: when there is no such file.
+    """
+    path = _existing_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise DamagedCheckpointError(f"{path} is damaged: it is not a whole file of torch.save ({error})") from error
+    if wrong is not None:
+        raise DamagedCheckpointError(f"{path} is damaged: the checksum of its part {wrong} is wrong")
 
 
 def _forbidden_globals(path: Path, error: Exception) -> list[str]:

@@ -3,6 +3,7 @@
 from .catalog import load_dataset, register_dataset
 from .coco import load_coco
 from .dataset import DetectionDataset, subset
+from .detectron2_catalog import load_detectron2_dataset, register_detectron2_dataset
 from .faults import DatasetError
 from .folder import load_folder
 from .image import list_images, read_image, read_image_size
@@ -38,12 +39,14 @@ __all__ = [
     "list_images",
     "load_coco",
     "load_dataset",
+    "load_detectron2_dataset",
     "load_folder",
     "load_shapes",
     "load_voc",
     "read_image",
     "read_image_size",
     "register_dataset",
+    "register_detectron2_dataset",
     "shortest_edge_size",
     "subset",
 ]

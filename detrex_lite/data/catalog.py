@@ -23,6 +23,7 @@ _COCO = {
     "coco_2017_test": ("annotations/image_info_test2017.json", "test2017"),
     "coco_2017_test-dev": ("annotations/image_info_test-dev2017.json", "test2017"),
 }
+_PUBLISHED_SIZES = {"coco_2014_train": 82783, "coco_2017_train": 118287}
 _VOC_SPLITS = {"2007": ("train", "val", "trainval", "test"), "2012": ("train", "val", "trainval")}
 _VOC = {f"voc_{year}_{split}": (f"VOC{year}", split) for year, splits in _VOC_SPLITS.items() for split in splits}
 VOC_CLASSES = (
@@ -67,6 +68,11 @@ def register_dataset(name: str, loader: Callable[[], DetectionDataset]) -> None:
 def is_registered(name: str) -> bool:
     """Whether `name` was given to `register_dataset`."""
     return name in _registered
+
+
+def published_size(name: str) -> int | None:
+    """The number of images that a built-in training set was published with; None for other names."""
+    return _PUBLISHED_SIZES.get(name)
 
 
 def load_dataset(name: str) -> DetectionDataset:

@@ -1,9 +1,10 @@
 """Loaders of training and test images."""
 
+import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from ..distributed import broadcast_object, rank, world_size
 from .dataset import DetectionDataset, subset
 from .faults import DatasetError
 from .samplers import Sample, TrainBatchSampler, sequential_batches
+
+logger = logging.getLogger(__name__)
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -34,35 +37,94 @@ def _seeded(seed: int, position: int) -> Iterator[None]:
         random.setstate(before[2])
 
 
-class _MappedDataset(Dataset):
-    """Records of a data set through a mapper, with random numbers that depend on the sample alone."""
+class _Unreadable(NamedTuple):
+    """An image that cannot be used, by its position in the data set, and why."""
 
-    def __init__(self, dataset: DetectionDataset, mapper: Mapper, seed: int):
+    image: int
+    reason: str
+
+
+class _MappedDataset(Dataset):
+    """Records of a data set through a mapper, with random numbers that depend on the sample alone.
+
+    Args:
+        max_unreadable: for up to so many images that cannot be read the next one that can takes their place.
+    """
+
+    def __init__(self, dataset: DetectionDataset, mapper: Mapper, seed: int, max_unreadable: int = 0):
         self.dataset = dataset
         self.mapper = mapper
         self.seed = seed
+        self.max_unreadable = max_unreadable
 
-    def __getitem__(self, sample: Sample) -> dict[str, Any]:
-        index, position = sample
-        with _seeded(self.seed, position):
-            return self.mapper(self.dataset[index])
+    def __getitem__(self, sample: Sample) -> tuple[dict[str, Any], list[_Unreadable]]:
+        first, position = sample
+        unreadable: list[_Unreadable] = []
+        while True:
+            index = (first + len(unreadable)) % len(self.dataset)
+            try:
+                with _seeded(self.seed, position):
+                    return self.mapper(self.dataset[index]), unreadable
+            except DatasetError as error:
+                if self.max_unreadable == 0:
+                    raise
+                unreadable.append(_Unreadable(index, str(error)))
+                if len(unreadable) > min(self.max_unreadable, len(self.dataset) - 1):
+                    raise _too_many(unreadable, self.max_unreadable) from None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
 
-def _as_list(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return samples  # models pad by themselves
+def _too_many(unreadable: Sequence[_Unreadable], allowed: int) -> DatasetError:
+    listed = "".join(f"\n  {one.reason}" for one in unreadable[:3])
+    more = f"\n  and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
+    return DatasetError(
+        f"{len(unreadable)} images cannot be read (max_unreadable={allowed} of the training loader):{listed}{more}\n"
+        "Is the folder of the images right, and its disk there? tools/check_dataset.py lists all faults"
+    )
 
 
-def _loader(dataset: Dataset, batch_sampler: Any, num_workers: int, prefetch_factor: int) -> DataLoader:
+def _collate(
+    loaded: list[tuple[dict[str, Any], list[_Unreadable]]],
+) -> tuple[list[dict[str, Any]], list[_Unreadable]]:
+    """A list of samples, as models pad by themselves, and what could not be read on the way."""
+    return [sample for sample, _ in loaded], [one for _, unreadable in loaded for one in unreadable]
+
+
+class _Loader(DataLoader):
+    """Batches of samples. It runs in the process that trains, and so can report and count what its workers meet."""
+
+    def __init__(self, dataset: _MappedDataset, **arguments: Any):
+        super().__init__(dataset, collate_fn=_collate, **arguments)
+        self._max_unreadable = dataset.max_unreadable
+        self._unreadable: dict[int, _Unreadable] = {}
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
+        return self._samples(super().__iter__())
+
+    def _samples(self, batches: Iterator[Any]) -> Iterator[list[dict[str, Any]]]:
+        allowed = self._max_unreadable
+        for samples, unreadable in batches:
+            for one in unreadable:
+                if one.image not in self._unreadable:  # each epoch meets it again
+                    self._unreadable[one.image] = one
+                    count = len(self._unreadable)
+                    logger.warning(
+                        "Left out image %d of at most %d, the next took its place: %s", count, allowed, one.reason
+                    )
+            if len(self._unreadable) > allowed:
+                raise _too_many(list(self._unreadable.values()), allowed)
+            yield samples
+
+
+def _loader(dataset: _MappedDataset, batch_sampler: Any, num_workers: int, prefetch_factor: int) -> DataLoader:
     if num_workers < 0:
         raise ValueError(f"num_workers must not be negative, got {num_workers}")
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=batch_sampler,
         num_workers=num_workers,
-        collate_fn=_as_list,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
@@ -83,10 +145,11 @@ def build_train_loader(
     filter_empty: bool = False,
     limit: int | None = None,
     prefetch_factor: int = 2,
+    max_unreadable: int = 10,
 ) -> DataLoader:
     """An endless loader of training batches, each a list of what `mapper` returns.
 
-    Order and augmentation depend on the seed and the number of processes alone, not on `num_workers`. Set
+    Order and augmentation depend on the seed alone, not on the number of processes or `num_workers`. Set
     `loader.batch_sampler.start_batch` before iterating to begin with a later batch.
 
     Args:
@@ -99,14 +162,16 @@ def build_train_loader(
         filter_empty: leave out images without objects. The default keeps them, as DETR's published code does.
         limit: use the first so many images only, e.g. to see whether a model can overfit them.
         prefetch_factor: batches that each worker loads ahead.
+        max_unreadable: images that may be missing, broken or of another size than annotated, in each process. The next
+            image of the data set takes the place of such a one, with a warning; one more ends training.
 
     Raises:
-        DatasetError: when no image has a box, or `limit` is below 1.
+        DatasetError: when no image has a box, or `limit` is below 1; while iterating, when too many images cannot be
+            read.
         ValueError: when the batch cannot be shared out evenly, or a number is out of range.
     """
-    processes = world_size()
-    if total_batch_size < 1 or total_batch_size % processes:
-        raise ValueError(f"total_batch_size {total_batch_size} cannot be shared by {processes} processes evenly")
+    if max_unreadable < 0:
+        raise ValueError(f"max_unreadable must not be negative, got {max_unreadable}")
     if seed < 0:
         seed = broadcast_object(random.SystemRandom().getrandbits(31))
     if limit is not None:
@@ -120,12 +185,12 @@ def build_train_loader(
     sampler = TrainBatchSampler(
         indices=indices,
         groups=wide if aspect_ratio_grouping else np.zeros(len(indices)),
-        batch_size=total_batch_size // processes,
+        batch_size=total_batch_size,
         seed=seed,
         rank=rank(),
-        world_size=processes,
+        world_size=world_size(),
     )
-    return _loader(_MappedDataset(dataset, mapper, seed), sampler, num_workers, prefetch_factor)
+    return _loader(_MappedDataset(dataset, mapper, seed, max_unreadable), sampler, num_workers, prefetch_factor)
 
 
 def build_test_loader(
@@ -136,7 +201,9 @@ def build_test_loader(
     num_workers: int = 2,
     prefetch_factor: int = 2,
 ) -> DataLoader:
-    """A loader that gives every image once, in order; each process gets its own part.
+    """A loader that gives every image once, in order; each process gets its own part, and no image is in two.
+
+    An image that cannot be read ends it: metrics of the others would not be those of the data set.
 
     Args:
         dataset: images, with or without boxes.
@@ -146,6 +213,7 @@ def build_test_loader(
         prefetch_factor: batches that each worker loads ahead.
 
     Raises:
+        DatasetError: while iterating, when an image cannot be read.
         ValueError: when a number is out of range.
     """
     if batch_size < 1:

@@ -40,32 +40,22 @@ class DetrDatasetMapper:
             DatasetError: when the image cannot be read, or is of another size than annotated.
             ValueError: when the augmentation changes the type of the pixels.
         """
+        return self.pack(record, *self.augment(*self.read(record)))
+
+    def read(self, record: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """The image as the file has it, and the boxes and classes of the objects that count."""
         image = read_image(record["file_name"])
         annotated = (record["height"], record["width"])
         fault = size_fault((image.shape[-2], image.shape[-1]), annotated)
         if fault:
             raise DatasetError(f"{record['file_name']}: {fault}")
-
         wanted = ~record["iscrowd"] & self.is_train
-        boxes, classes = record["boxes"][wanted], record["classes"][wanted]
-        if self.augmentation is not None:
-            image, boxes, classes = self._augment(image, boxes, classes)
-        result = {
-            "image": image,
-            "height": record["height"],
-            "width": record["width"],
-            "image_id": record["image_id"],
-            "file_name": record["file_name"],
-        }
-        if self.is_train:
-            size = (image.shape[-2], image.shape[-1])
-            instances = Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes)
-            instances.gt_boxes.clip(size)
-            result["instances"] = instances[instances.gt_boxes.nonempty()]
-        return result
+        return image, record["boxes"][wanted], record["classes"][wanted]
 
-    def _augment(self, image: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        assert self.augmentation is not None
+    def augment(self, image: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image and objects after the augmentation; boxes may have lost their area."""
+        if self.augmentation is None:
+            return image, boxes, classes
         canvas = (image.shape[-2], image.shape[-1])
         target: dict[str, Any] = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas),
@@ -79,3 +69,19 @@ class DetrDatasetMapper:
             )
         plain = augmented.as_subclass(Tensor).contiguous()
         return plain, target["boxes"].as_subclass(Tensor), target["labels"]
+
+    def pack(self, record: dict[str, Any], image: Tensor, boxes: Tensor, classes: Tensor) -> dict[str, Any]:
+        """The parts as a model's input, without boxes that have no area."""
+        result = {
+            "image": image,
+            "height": record["height"],
+            "width": record["width"],
+            "image_id": record["image_id"],
+            "file_name": record["file_name"],
+        }
+        if self.is_train:
+            size = (image.shape[-2], image.shape[-1])
+            instances = Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes)
+            instances.gt_boxes.clip(size)
+            result["instances"] = instances[instances.gt_boxes.nonempty()]
+        return result

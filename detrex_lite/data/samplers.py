@@ -1,6 +1,7 @@
 """Which images each process loads, in which order and batches."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,21 +11,26 @@ Sample = tuple[int, int]
 
 
 class TrainBatchSampler:
-    """Endless batches of one process: a pure function of the seed, the rank and the number of processes.
+    """Endless batches, of which each process gets its part: a pure function of the seed, whatever the processes.
 
-    All processes share one stream: one shuffled epoch after the other. Sample i of it belongs to process
-    i % world_size, which fills batches of images of one group; what is left of a group at the end of an epoch
-    waits for the next, so that no image is lost.
+    There is one stream of samples: one shuffled epoch after the other. It is cut into batches of images of one group;
+    what is left of a group at the end of an epoch waits for the next, so that no image is lost. Process r of W gets the
+    r-th of W equal parts of each batch: another number of processes sees the same batches in the same order.
 
     Args:
         indices: (N,) positions of the images to draw from.
         groups: (N,) int group of each; a batch is of one group.
-        batch_size: images a batch of this process.
+        batch_size: images a batch, of all processes together.
         seed: of the shuffling, not negative.
         rank, world_size: this process's number, and how many there are.
 
     Attributes:
         start_batch: number of batches to leave out at the start of the next iteration.
+        first_sizes: (images a batch, number of batches) of the first batches, where they were of other sizes: a run
+            that goes on with another batch size repeats and skips no image.
+
+    Raises:
+        ValueError: when the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -37,6 +43,13 @@ class TrainBatchSampler:
         rank: int = 0,
         world_size: int = 1,
     ):
+        if batch_size < 1 or batch_size % world_size:
+            lower = max(batch_size, 0) // world_size * world_size
+            near = " or ".join(str(size) for size in (lower, lower + world_size) if size)
+            raise ValueError(
+                f"total_batch_size={batch_size} cannot be shared evenly by {world_size} process"
+                f"{'es' * (world_size > 1)}; the nearest that can: {near}"
+            )
         self.indices = np.asarray(indices, dtype=np.int64)
         self.groups = np.asarray(groups, dtype=np.int64)
         self.batch_size = batch_size
@@ -44,44 +57,59 @@ class TrainBatchSampler:
         self.rank = rank
         self.world_size = world_size
         self.start_batch = 0
+        self.first_sizes: Sequence[tuple[int, int]] = ()
 
     @property
     def batches_per_epoch(self) -> int:
-        """How many batches (of all processes together) show as many images as there are, rounded up."""
-        return -(-len(self.indices) // (self.batch_size * self.world_size))
+        """How many batches show as many images as there are, rounded up."""
+        return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Sample]]:
         skip = self.start_batch
-        waiting = np.zeros((0, 2), dtype=np.int64)
-        epoch = 0
-        while True:
-            batches, waiting = self._into_batches(np.concatenate([waiting, self._share_of(epoch)]))
+        for batches in self._batches():
+            share = batches.shape[1] // self.world_size
             for batch in batches[skip:]:
-                yield [(int(self.indices[place]), int(position)) for position, place in batch]
+                mine = batch[self.rank * share : (self.rank + 1) * share]
+                yield [(int(self.indices[place]), int(position)) for position, place in mine]
             skip = max(skip - len(batches), 0)
-            epoch += 1
 
-    def _share_of(self, epoch: int) -> np.ndarray:
-        """(S, 2): stream position and place in `indices` of this process's samples of an epoch."""
+    def _batches(self) -> Iterator[np.ndarray]:
+        """The stream in arrays (M, images a batch, 2) of stream position and place in `indices`."""
+        sizes = list(self.first_sizes)
+        samples = np.zeros((0, 2), dtype=np.int64)
+        for epoch in itertools.count():
+            samples = np.concatenate([samples, self._order(epoch)])
+            while sizes:
+                size, count = sizes[0]
+                batches, left = self._into_batches(samples, size, at_most=count)
+                yield batches
+                samples = left
+                sizes[0] = size, count - len(batches)
+                if sizes[0][1] > 0:
+                    break  # the epoch is at its end
+                sizes.pop(0)
+            if not sizes:
+                batches, samples = self._into_batches(samples, self.batch_size)
+                yield batches
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """(N, 2): stream position and place in `indices` of the samples of an epoch."""
         count = len(self.indices)
         order = np.random.default_rng((self.seed, 0, epoch)).permutation(count)
-        positions = np.arange(epoch * count, (epoch + 1) * count)
-        mine = positions % self.world_size == self.rank
-        return np.stack([positions[mine], order[mine]], axis=-1)
+        return np.stack([np.arange(epoch * count, (epoch + 1) * count), order], axis=-1)
 
-    def _into_batches(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Full batches (M, batch_size, 2) in the order of their last samples, and the samples left over."""
+    def _into_batches(
+        self, samples: np.ndarray, size: int, at_most: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Full batches (M, size, 2) in the order of their last samples, and the samples left over in theirs."""
         groups = self.groups[samples[:, 1]]
-        batches, left = [], []
+        full = [np.zeros((0, size, 2), dtype=np.int64)]
         for group in np.unique(groups):
             members = samples[groups == group]
-            full = len(members) // self.batch_size * self.batch_size
-            batches.append(members[:full].reshape(-1, self.batch_size, 2))
-            left.append(members[full:])
-        if not batches:
-            return np.zeros((0, self.batch_size, 2), dtype=np.int64), samples
-        together, rest = np.concatenate(batches), np.concatenate(left)
-        return together[np.argsort(together[:, -1, 0])], rest[np.argsort(rest[:, 0])]
+            full.append(members[: len(members) // size * size].reshape(-1, size, 2))
+        together = np.concatenate(full)
+        together = together[np.argsort(together[:, -1, 0])][:at_most]
+        return together, samples[~np.isin(samples[:, 0], together[:, :, 0])]
 
 
 def sequential_batches(num_images: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[Sample]]:

@@ -1,7 +1,8 @@
 """Training and evaluation: the loop and its hooks, optimizers and schedules, processes, the command line."""
 
-from .arguments import clear_errors, default_argument_parser, load_config
+from .arguments import clear_errors, default_argument_parser, find_engine, load_config
 from .ema import ModelEma
+from .failures import LostProcessError
 from .optim import adamw, get_param_groups
 from .processes import launch
 from .run import evaluate, train
@@ -10,6 +11,7 @@ from .trainer import Hook, Trainer
 
 __all__ = [
     "Hook",
+    "LostProcessError",
     "ModelEma",
     "Trainer",
     "WarmupParamScheduler",
@@ -17,6 +19,7 @@ __all__ = [
     "clear_errors",
     "default_argument_parser",
     "evaluate",
+    "find_engine",
     "get_param_groups",
     "launch",
     "load_config",

@@ -1,16 +1,19 @@
-"""The command line of programs that train: detectron2's flags."""
+"""The command line of programs that train: detectron2's flags, and the choice of the engine."""
 
 import argparse
 import contextlib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import distributed
 
+ENGINES = ("detrex_lite", "detectron2")
+
 
 def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:
-    """A parser of detectron2's flags and of config overrides.
+    """A parser of detectron2's flags, `--engine`, and config overrides.
 
     Use `parse_intermixed_args`, so that overrides may stand before and after flags.
     """
@@ -22,10 +25,19 @@ def default_argument_parser(description: str | None = None) -> argparse.Argument
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a LazyConfig .py or .yaml file")
     parser.add_argument("--resume", action="store_true", help="go on with the run in train.output_dir")
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train")
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes per machine (with train.device=cpu too)")
+    parser.add_argument(
+        "--num-gpus",
+        "--num-processes",
+        type=int,
+        default=1,
+        dest="num_gpus",
+        metavar="N",
+        help="processes per machine: one per GPU, or with train.device=cpu any number",
+    )
     parser.add_argument("--num-machines", type=int, default=1, help="machines that take part")
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", help="tcp://host:port of machine 0, for several machines")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what trains and evaluates")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return parser
 
@@ -41,6 +53,27 @@ def load_config(args: argparse.Namespace) -> Any:
     return LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
 
 
+def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The functions (train, evaluate) of one of `ENGINES`.
+
+    Raises:
+        ConfigError: when detectron2 is asked for and cannot be imported.
+    """
+    from ..config import ConfigError
+    from ..data.detectron2_catalog import INSTALL_DETECTRON2
+    from .run import evaluate, train
+
+    if name == "detrex_lite":
+        return train, evaluate
+    try:
+        import detectron2.engine  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"--engine detectron2 needs detectron2 ({error}): {INSTALL_DETECTRON2}") from error
+    from . import detectron2_engine
+
+    return detectron2_engine.train, detectron2_engine.evaluate
+
+
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Inside, faults of configs and checkpoints end the program with a message, status 2 and no traceback."""
@@ -50,6 +83,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (ConfigError, CheckpointError) as error:
-        if distributed.is_main_process():
+        # Under torchrun the first process of each machine speaks: a file may be missing on one of them only.
+        if distributed.is_main_process() or os.environ.get("LOCAL_RANK") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,5 +1,6 @@
 """Building a run's parts from its config."""
 
+import inspect
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import distributed
+from .sharding import is_sharded
 from .signals import LeaveSignalsToParent
 
 logger = logging.getLogger(__name__)
@@ -53,21 +55,42 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     return instantiate(cfg, params=instantiate(cfg.params, model=model))
 
 
+def synchronise_batch_norms(model: nn.Module) -> None:
+    """Let each batch norm that is trained take its statistics from the batches of all processes, in place.
+
+    Frozen ones keep theirs anyway. Logs how many there are: most detectors have frozen norms only.
+    """
+    count = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            is_plain = isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, nn.SyncBatchNorm)
+            if is_plain and any(parameter.requires_grad for parameter in child.parameters()):
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+                count += 1
+    logger.info("train.sync_batch_norm: %d batch norms take their statistics from all processes.", count)
+
+
 def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:
     """The model as training calls it: compiled if asked for, in DistributedDataParallel with other processes.
 
     Args:
-        model: on its device; the wrapped one shares its weights.
+        model: on its device; the wrapped one shares its weights. A sharded one exchanges gradients by itself.
         train: the config's section.
     """
     wrapped: Any = model
-    if distributed.is_distributed():
+    if distributed.is_distributed() and not is_sharded(model):
         device = next(model.parameters()).device
-        wrapped = nn.parallel.DistributedDataParallel(
+        ddp: Any = nn.parallel.DistributedDataParallel
+        # The name that newer versions of torch have for it.
+        buffers = "forward_sync_buffers"
+        if buffers not in inspect.signature(ddp).parameters:
+            buffers = "broadcast_buffers"
+        wrapped = ddp(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=train.ddp.broadcast_buffers,
+            **{buffers: train.ddp.broadcast_buffers},
             find_unused_parameters=train.ddp.find_unused_parameters,
+            static_graph=train.static_graph,
         )
         if train.ddp.fp16_compression:
             from torch.distributed.algorithms.ddp_comm_hooks import default_hooks

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .sharding import load_whole, part_here
+
 
 class ModelEma:
     """A copy of a model whose weights follow it as an exponential moving average.
@@ -36,10 +38,14 @@ class ModelEma:
         self.decay = decay
         self.warmup = warmup
         self.updates = 0
+        self.follow(model)
+
+    def follow(self, model: nn.Module) -> None:
+        """Average the tensors that `model` has now: for a model, and `module`, that were sharded after the start."""
         # Both models keep their tensors and change them in place, so the pairs stay valid.
         mine = [*self.module.parameters(), *self.module.buffers()]
         pairs = list(zip(mine, [*model.parameters(), *model.buffers()], strict=True))
-        self._averaged = [(a.detach(), b.detach()) for a, b in pairs if a.is_floating_point()]
+        self._averaged = [(part_here(a.detach()), part_here(b.detach())) for a, b in pairs if a.is_floating_point()]
         self._copied = [(a, b) for a, b in pairs if not a.is_floating_point()]
 
     @torch.no_grad()
@@ -60,5 +66,5 @@ class ModelEma:
 
     def load_state_dict(self, state: dict[str, Any], updates: int) -> None:
         """Go on from saved averaged weights after so many updates."""
-        self.module.load_state_dict(state)
+        load_whole(self.module, state)
         self.updates = updates

@@ -31,17 +31,21 @@ class _Terminal(logging.Handler):
 def run_logging(output_dir: Path) -> Iterator[None]:
     """Inside, the package's log goes to the terminal and is appended to `output_dir/log.txt`.
 
-    Processes other than the main one show warnings only. Where a program has set up logging itself, the
-    terminal is left to it.
+    Processes other than the main one show warnings and errors only, and write them to `log.rank<number>.txt`, which is
+    not made without any. Where a program has set up logging itself, the terminal is left to it.
     """
     package = logging.getLogger("detrex_lite")
     level, handlers = package.level, []
     if not logging.getLogger().handlers:
         handlers.append(_terminal())
+    output_dir.mkdir(parents=True, exist_ok=True)
     if distributed.is_main_process():
-        output_dir.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(output_dir / "log.txt", encoding="utf-8"))
-        handlers[-1].setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
+    else:
+        name = f"log.rank{distributed.rank()}.txt"
+        handlers.append(logging.FileHandler(output_dir / name, encoding="utf-8", delay=True))
+        handlers[-1].setLevel(logging.WARNING)
+    handlers[-1].setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
     package.setLevel(logging.INFO)
     for handler in handlers:
         package.addHandler(handler)

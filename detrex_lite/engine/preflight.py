@@ -1,5 +1,6 @@
 """What is checked before the first step, because it would otherwise fail after hours, or never."""
 
+import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from .. import distributed
 from .random_states import preserved_random_states
 from .writers import METRICS_FILE
 
@@ -50,6 +52,34 @@ def check_init_checkpoint(path: str, *, required: bool = False) -> None:
         raise ConfigError(f"train.init_checkpoint={path}: addresses are not read; download the file and give its path")
     if not Path(path).is_file():
         raise ConfigError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
+
+
+def check_agreement(config: str, datasets: dict[str, Any]) -> None:
+    """Make sure that all processes, which may be on several machines, train the same on the same.
+
+    Args:
+        config: the resolved config as YAML text.
+        datasets: what the data set is for ("training", ...) -> data set, or None when it is not known.
+
+    Raises:
+        ConfigError: on every process, when configs or data sets differ.
+    """
+    from ..config import ConfigError
+
+    sizes = {use: f"{len(d)} images, {d.num_boxes} boxes" for use, d in datasets.items() if d is not None}
+    all_configs, all_sizes = zip(*distributed.all_gather_objects((config, sizes)), strict=True)
+    for rank, (other, other_sizes) in enumerate(zip(all_configs, all_sizes, strict=True)):
+        changes = difflib.unified_diff(all_configs[0].splitlines(), other.splitlines(), n=0, lineterm="")
+        different = [line for line in changes if line[:3] not in ("---", "+++") and line[:2] != "@@"]
+        if different:
+            listed = "\n  ".join(different)
+            raise ConfigError(f"process {rank} has another config than process 0:\n  {listed}")
+        for use, size in all_sizes[0].items():
+            if other_sizes.get(use) != size:
+                raise ConfigError(
+                    f"process {rank} has another {use} set than process 0: {other_sizes.get(use)}, and not {size}; do "
+                    "all machines read the same files?"
+                )
 
 
 def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]:

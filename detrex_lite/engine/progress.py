@@ -16,6 +16,8 @@ from .writers import Writer
 
 logger = logging.getLogger(__name__)
 
+PHASES = ("data", "forward", "matching", "backward", "optimizer")
+
 
 class ProgressLog(Hook):
     """Every `period` steps, and after the last one, writes the means since the last line.
@@ -73,7 +75,7 @@ class ProgressLog(Hook):
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {scalars['total_loss']:.3f}, {rate}")
         logger.info(
-            "iteration %d/%d  eta %s  %s  lr %.2e  %s  step %.3f s  data %.3f s",
+            "iteration %d/%d  eta %s  %s  lr %.2e  %s  step %.3f s (%s)",
             trainer.iteration,
             trainer.max_iter,
             timedelta(seconds=round(remaining)),
@@ -81,7 +83,7 @@ class ProgressLog(Hook):
             scalars["lr"],
             rate,
             scalars["time"],
-            scalars["data_time"],
+            ", ".join(f"{name} {scalars[f'{name}_time']:.3f}" for name in PHASES if f"{name}_time" in scalars),
             extra=FILE_ONLY if self._bar is not None else None,
         )
 
@@ -96,6 +98,7 @@ class ProgressLog(Hook):
             "lr": max(group["lr"] for group in trainer.optimizer.param_groups),
             "time": self._seconds / self._steps,
             "data_time": self._data_seconds / self._steps,
+            **{f"{name}_time": seconds / self._steps for name, seconds in trainer.phases.take().items()},
             "images_per_second": sum(rate for _, rate in gathered),
         }
         if trainer.grad_norm is not None:

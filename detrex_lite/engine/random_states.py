@@ -16,6 +16,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_anew(seed: int, iteration: int, rank: int) -> None:
+    """Seed the generators of a process in the middle of a run: unlike those of others, and of the run's start."""
+    seed_everything(int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1)[0]))
+
+
 def random_states() -> dict[str, Any]:
     """The states of all generators of this process, as tensors and plain values."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)

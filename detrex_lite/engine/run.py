@@ -1,8 +1,7 @@
 """Training and evaluating what a config describes: the parts are built, checked, joined and run."""
 
 import logging
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,28 @@ from .build import (
     build_optimizer,
     load_initial_weights,
     load_weights_to_evaluate,
+    synchronise_batch_norms,
     wrap_for_training,
 )
+from .determinism import deterministic_algorithms, name_own_kernels
 from .ema import ModelEma
+from .failures import failures_in_log
 from .hooks import EmaUpdate, Evaluation, LearningRate, PeriodicCheckpoint, Results
-from .logs import FILE_ONLY, run_logging
-from .preflight import CONFIG_FILE, check_classes, check_init_checkpoint, check_output_dir, try_evaluation
+from .logs import run_logging
+from .preflight import (
+    CONFIG_FILE,
+    check_agreement,
+    check_classes,
+    check_init_checkpoint,
+    check_output_dir,
+    try_evaluation,
+)
+from .processes import times_restarted
 from .progress import ProgressLog
 from .random_states import seed_everything
+from .report import RunReport, SampleKeeper
 from .settings import AMP_DTYPES, Lengths, complete
+from .sharding import shard, take_weights_of_main_process, whole_weights
 from .signals import StopOnSignal
 from .state import TrainingState
 from .summary import describe_device, describe_run
@@ -43,7 +55,7 @@ def train(cfg: DictConfig, *, resume: bool = False) -> Results:
         cfg: a config with `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`; it is not changed.
             Without `dataloader.test` and `.evaluator` there is no evaluation.
         resume: go on with the run in `train.output_dir`, exactly as if it had not been interrupted; it begins
-            anew when there is no checkpoint yet.
+            anew when there is no checkpoint yet. When torchrun has restarted the processes, they always do.
 
     Returns:
         The results of the last evaluation.
@@ -51,19 +63,23 @@ def train(cfg: DictConfig, *, resume: bool = False) -> Results:
     Raises:
         ConfigError: for everything that is wrong with the config, its data and its folders, before training.
         NonFiniteError: when the loss is not finite.
+        LostProcessError: when another process, or one that loads images, was killed.
         SystemExit: with status 143 or 130 when SIGTERM or Ctrl-C ended the run; it is saved then.
     """
+    return start(Run, cfg, resume=resume)
+
+
+def start(kind: type["Run"], cfg: DictConfig, *, resume: bool) -> Results:
+    """`train`, by a run of a class that may leave the steps to another engine."""
     cfg = complete(cfg, sections=("dataloader", "optimizer", "lr_multiplier"))
     output_dir = Path(cfg.train.output_dir)
+    # After a restart, what is in the folder is of the processes before; each machine counts its own.
+    resume = resume or distributed.any_process(times_restarted() > 0, torch.device(cfg.train.device))
     check_output_dir(output_dir, resume=resume)
     check_init_checkpoint(cfg.train.init_checkpoint)
     distributed.barrier()  # nobody writes before everybody has looked
-    with run_logging(output_dir):
-        try:
-            return _Run(cfg, output_dir).train(resume)
-        except Exception:
-            logger.error("%s", traceback.format_exc(), extra=FILE_ONLY)
-            raise
+    with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
+        return kind(cfg, output_dir).train(resume)
 
 
 def evaluate(cfg: DictConfig) -> Results:
@@ -78,13 +94,19 @@ def evaluate(cfg: DictConfig) -> Results:
         ConfigError: when something is wrong with the config or its data.
         CheckpointError: when the checkpoint cannot be read or does not fit.
     """
+    return evaluate_by(_evaluate, cfg)
+
+
+def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Results:
+    """`evaluate`, by a function of the model, the loader and the evaluator that may be another engine's."""
     from ..config import instantiate
     from ..data import dataset_of
 
     cfg = complete(cfg, sections=("dataloader",))
     check_init_checkpoint(cfg.train.init_checkpoint, required=True)
     device = torch.device(cfg.train.device)
-    with run_logging(Path(cfg.train.output_dir)):
+    output_dir = Path(cfg.train.output_dir)
+    with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
         seed_everything(cfg.train.seed)
         loader, evaluator = build_evaluation(cfg, required=True)
         model = instantiate(cfg.model)
@@ -92,19 +114,20 @@ def evaluate(cfg: DictConfig) -> Results:
         load_weights_to_evaluate(cfg, model, class_names)
         model.to(device)
         logger.info("Evaluating on %s.", describe_device(device))
-        return _evaluate(model, loader, evaluator)
+        return loop(model, loader, evaluator)
 
 
 def _evaluate(model: Any, loader: Any, evaluator: Any) -> Results:
     from ..evaluation import format_table, run_evaluation
 
-    results = run_evaluation(model, loader, evaluator)
+    with whole_weights(model):
+        results = run_evaluation(model, loader, evaluator)
     if distributed.is_main_process():
         logger.info("Results:\n%s", format_table(results))
     return results
 
 
-class _Run:
+class Run:
     """A training run: its parts, built in the order of how soon they can tell that something is wrong.
 
     Args:
@@ -125,8 +148,13 @@ class _Run:
         self.train_loader = build_loader(cfg.dataloader.train)
         self.test_loader, self.evaluator = build_evaluation(cfg, required=False)
         self.lengths = Lengths.of(cfg.train, batches_per_epoch(self.train_loader))
+        check_agreement(self.config_text, self._datasets())
         self.model = instantiate(cfg.model)
         self.class_names = check_classes(self.model, self._datasets())
+        if cfg.train.sync_batch_norm and distributed.is_distributed():
+            synchronise_batch_norms(self.model)
+        if cfg.train.deterministic:
+            name_own_kernels(self.model, self.device, self.amp_dtype or torch.float32)
         self.model.to(self.device)
 
     def train(self, resume: bool) -> Results:
@@ -135,17 +163,26 @@ class _Run:
 
         train = self.cfg.train
         checkpointer = Checkpointer(self.output_dir, max_to_keep=train.checkpointer.max_to_keep)
-        resume_from = checkpointer.latest() if resume and checkpointer.has_checkpoint() else None
+        # The main process decides: the others may not see a file that it has just found damaged, or only later.
+        resume_from = distributed.from_main_process(
+            lambda: checkpointer.latest() if resume and checkpointer.has_checkpoint() else None
+        )
         if resume and resume_from is None:
             logger.info("%s holds no checkpoint to resume from: training starts anew.", self.output_dir)
         if train.init_checkpoint and resume_from is None:
             load_initial_weights(self.cfg, self.model)
+        take_weights_of_main_process(self.model)
+        average = train.model_ema
+        ema = ModelEma(self.model, decay=average.decay, warmup=average.warmup) if average.enabled else None
+        if train.fsdp and distributed.is_distributed():
+            shard(self.model)
+            if ema is not None:
+                shard(ema.module)
+                ema.follow(self.model)
 
         optimizer = build_optimizer(self.cfg.optimizer, self.model)
         learning_rate = LearningRate(optimizer, instantiate(self.cfg.lr_multiplier))
         trainer = self._trainer(optimizer)
-        average = train.model_ema
-        ema = ModelEma(self.model, decay=average.decay, warmup=average.warmup) if average.enabled else None
         state = TrainingState(
             model=self.model,
             trainer=trainer,
@@ -153,12 +190,14 @@ class _Run:
             ema=ema,
             class_names=self.class_names,
             config=self.config_text,
+            seed=train.seed,
         )
         if resume_from is not None:
             state.restore(resume_from)
         evaluated = ema.module if ema is not None and average.use_in_eval else self.model
         if self.test_loader is not None:
-            try_evaluation(evaluated, self.test_loader, self.evaluator)
+            with whole_weights(evaluated):
+                try_evaluation(evaluated, self.test_loader, self.evaluator)
         logger.info("%s", self._summary(optimizer))
         with ExitStack() as stack:
             writers = self._open_writers(trainer.iteration)
@@ -200,10 +239,12 @@ class _Run:
             stop,
             PeriodicCheckpoint(state, self.lengths.checkpoint_period),
         ]
+        keeper = None
         if self.test_loader is not None:
+            keeper = SampleKeeper(self.evaluator)
             hooks.append(
                 Evaluation(
-                    lambda: _evaluate(evaluated, self.test_loader, self.evaluator),
+                    lambda: _evaluate(evaluated, self.test_loader, keeper),
                     period=self.lengths.eval_period,
                     metric=self.cfg.train.best_metric,
                     state=state,
@@ -212,6 +253,14 @@ class _Run:
                     interruptible=stop.interruptible,
                 )
             )
+        hooks.append(
+            RunReport(
+                output_dir=self.output_dir,
+                keeper=keeper,
+                dataset=self._datasets().get("validation"),
+                class_names=self.class_names,
+            )
+        )
         return hooks
 
     def _open_writers(self, iteration: int) -> list[Writer]:
@@ -219,12 +268,15 @@ class _Run:
         writers: list[Writer] = []
         if distributed.is_main_process():
             (self.output_dir / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
-            wandb = self.cfg.train.wandb
+            train = self.cfg.train
+            mlflow: Any = OmegaConf.to_container(train.mlflow)
             writers = open_writers(
                 self.output_dir,
                 start_iteration=iteration,
                 config=dict(OmegaConf.create(self.config_text)),
-                wandb_params=dict(wandb.params) if wandb.enabled else None,
+                wandb_params=dict(train.wandb.params) if train.wandb.enabled else None,
+                mlflow_settings=mlflow if mlflow.pop("enabled") else None,
+                table=train.csv,
             )
         distributed.barrier()
         return writers

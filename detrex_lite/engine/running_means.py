@@ -1,12 +1,26 @@
 """Means of losses over the steps between two lines of the log."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 # Losses wait on the device, so that steps need not wait for them, but not for ever.
 MAX_WAITING = 100
+
+
+Totals = Mapping[str, tuple[float, int]]
+
+
+def mean_of_totals(totals: Sequence[Totals]) -> dict[str, tuple[float, int]]:
+    """name -> (sum, count) of one process that stands for the mean of several."""
+    means: dict[str, tuple[float, int]] = {}
+    for name in dict.fromkeys(name for one in totals for name in one):
+        total = sum(one[name][0] for one in totals if name in one)
+        count = sum(one[name][1] for one in totals if name in one)
+        share = max(1, round(count / len(totals)))
+        means[name] = total / count * share, share
+    return means
 
 
 class RunningMeans:
@@ -40,7 +54,7 @@ class RunningMeans:
         """name -> mean."""
         return {name: total / count for name, (total, count) in self.totals().items()}
 
-    def restart(self, totals: Mapping[str, tuple[float, int]] | None = None) -> None:
+    def restart(self, totals: Totals | None = None) -> None:
         """Forget everything, or go on from earlier `totals`."""
         self._waiting = []
         self._totals = {name: (total, count) for name, (total, count) in (totals or {}).items()}

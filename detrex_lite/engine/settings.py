@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import logging
-import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from .. import distributed
 from ..errors import did_you_mean
+from .epochs import steps_of_epochs
 
 logger = logging.getLogger(__name__)
 
-FREE_KEYS = ("train.wandb.params",)  # handed on as they are: wandb knows which there are
+FREE_KEYS = ("train.wandb.params", "train.mlflow.params")  # handed on as they are: those packages know them
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,13 +34,18 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
     from ..config import ConfigError, get_config, validate
 
     cfg = copy.deepcopy(cfg)
+    defaults = get_config("common/train.py").train
+    # The default is for engines that know no epochs, and may read the data; this one counts by its loader.
+    computed = _as_written(defaults, "max_iter")
+    for section in (defaults, cfg.get("train")):
+        if isinstance(section, DictConfig) and _as_written(section, "max_iter") == computed:
+            section.max_iter = None
     faults = [f"the config has no {name!r}" for name in ("model", "train", *sections) if name not in cfg]
     try:
         validate(cfg)
     except ConfigError as error:
         faults += error.faults
     if isinstance(cfg.get("train"), DictConfig):
-        defaults = get_config("common/train.py").train
         faults += _unknown_keys(cfg.train, defaults)
         if not any("is not a dict" in fault for fault in faults):
             cfg.train = OmegaConf.merge(defaults, cfg.train)
@@ -47,6 +53,11 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
     if faults:
         raise ConfigError(faults)
     return cfg
+
+
+def _as_written(section: DictConfig, key: str) -> Any:
+    """The value of a key as it stands in the config: an interpolation is not resolved."""
+    return OmegaConf.to_container(section, resolve=False).get(key)  # type: ignore[union-attr]
 
 
 def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
@@ -88,7 +99,10 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
         yield "train.clip_grad.params.max_norm must be a number above 0"
     if train.wandb.enabled and importlib.util.find_spec("wandb") is None:
         yield "train.wandb.enabled=True needs Weights & Biases: pip install wandb"
+    if train.mlflow.enabled and importlib.util.find_spec("mlflow") is None:
+        yield "train.mlflow.enabled=True needs MLflow: pip install mlflow"
     yield from _wrong_device(str(train.device))
+    yield from _wrong_together(train)
 
 
 def _wrong_device(name: str) -> Iterator[str]:
@@ -99,6 +113,25 @@ def _wrong_device(name: str) -> Iterator[str]:
         return
     if device.type == "cuda" and not torch.cuda.is_available():
         yield f"train.device={name!r}: torch {torch.__version__} sees no CUDA GPU here; use train.device=cpu"
+
+
+def _wrong_together(train: DictConfig) -> Iterator[str]:
+    """One fault for each pair of values that exclude each other."""
+    if train.sync_batch_norm and str(train.device) == "cpu" and distributed.is_distributed():
+        yield "train.sync_batch_norm=True needs GPUs: torch cannot synchronise batch norms on train.device=cpu"
+    if train.deterministic and train.cudnn_benchmark:
+        yield "train.cudnn_benchmark=True chooses kernels by their speed, which train.deterministic=True excludes"
+    if train.static_graph and (train.compile or train.accumulate_steps != 1):
+        yield "train.static_graph=True goes together with neither train.compile=True nor train.accumulate_steps above 1"
+    if not train.fsdp:
+        return
+    if not hasattr(torch.distributed.fsdp, "fully_shard"):
+        yield f"train.fsdp=True needs torch 2.6 or newer, this is {torch.__version__}"
+    if train.amp.enabled and train.amp.dtype == "fp16":
+        yield "train.fsdp=True has no loss scaling, which train.amp.dtype=fp16 needs; use bf16"
+    for key in ("compile", "static_graph"):
+        if train[key]:
+            yield f"train.{key}=True does not go together with train.fsdp=True"
 
 
 def _is_number(value: Any) -> bool:
@@ -152,7 +185,7 @@ class Lengths:
             steps, epochs = OmegaConf.select(train, steps_key), train[epochs_key]
             if epochs is None or epoch is None:
                 return steps or 0
-            from_epochs = max(1, math.ceil(epochs * epoch - 1e-6))
+            from_epochs = steps_of_epochs(epochs, epoch)
             if steps and steps < from_epochs:
                 logger.warning(
                     "train.%s=%s would be %d steps, but train.%s=%d is shorter and counts; null switches it off.",

@@ -13,8 +13,9 @@ from .. import distributed
 from ..checkpoint import CheckpointError
 from ..errors import NonFiniteError
 from .ema import ModelEma
-from .random_states import random_states, set_random_states
-from .running_means import RunningMeans
+from .random_states import random_states, seed_anew, set_random_states
+from .running_means import RunningMeans, mean_of_totals
+from .sharding import gathered, load_whole, part_here, split_optimizer_state
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class TrainingState:
         ema: the running mean of the weights, if there is one.
         class_names: of the data, in the order of the model's classes.
         config: the resolved config as YAML text.
+        seed: of the run; random numbers begin anew from it where their states cannot be restored.
 
     Attributes:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
@@ -59,6 +61,7 @@ class TrainingState:
         ema: ModelEma | None = None,
         class_names: Sequence[str] = (),
         config: str = "",
+        seed: int = 0,
     ):
         self.model = model
         self.trainer = trainer
@@ -66,20 +69,25 @@ class TrainingState:
         self.ema = ema
         self.class_names = list(class_names)
         self.config = config
+        self.seed = seed
         self.best: dict[str, Any] | None = None
         self.saved_iteration: int | None = None
         self.losses = RunningMeans()
 
     def capture(self) -> dict[str, Any]:
-        """The state as a dict of tensors and plain values. Every process must call this."""
+        """The state as a dict of tensors and plain values. Every process must call this; the main one gets it.
+
+        Of a sharded model it holds whole tensors, as of any other.
+        """
         trainer = self.trainer
         per_process = distributed.all_gather_objects((random_states(), self.losses.totals()))
         state = {
-            "model": self.model.state_dict(),
-            "optimizer": trainer.optimizer.state_dict(),
+            "model": gathered(self.model.state_dict()),
+            "optimizer": gathered(trainer.optimizer.state_dict()),
             "lr_scheduler": {"max_iter": trainer.max_iter},
             "scaler": trainer.scaler.state_dict(),
             "iteration": trainer.iteration,
+            "batches": list(trainer.batches),
             "rng": [states for states, _ in per_process],
             "losses": [totals for _, totals in per_process],
             "best": self.best,
@@ -87,7 +95,7 @@ class TrainingState:
             "config": self.config,
         }
         if self.ema is not None:
-            state["ema"] = self.ema.state_dict()
+            state["ema"] = gathered(self.ema.state_dict())
             state["ema_updates"] = self.ema.updates
         return state
 
@@ -98,7 +106,8 @@ class TrainingState:
             NonFiniteError: when weights are not finite; nothing is written then.
             OSError: when writing fails; earlier checkpoints survive.
         """
-        bad = [key for key, p in self.model.named_parameters() if not torch.isfinite(p.detach()).all()]
+        mine = [key for key, p in self.model.named_parameters() if not torch.isfinite(part_here(p.detach())).all()]
+        bad = list(dict.fromkeys(key for keys in distributed.all_gather_objects(mine) for key in keys))
         if bad:
             listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
             raise NonFiniteError(
@@ -125,7 +134,7 @@ class TrainingState:
             )
         trainer = self.trainer
         try:
-            self.model.load_state_dict(state["model"])
+            load_whole(self.model, state["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(state.get("ema", state["model"]), state.get("ema_updates", 0))
             self._restore_optimizer(state["optimizer"])
@@ -136,12 +145,16 @@ class TrainingState:
         if trainer.scaler.is_enabled() and state["scaler"]:
             trainer.scaler.load_state_dict(state["scaler"])
         trainer.iteration = state["iteration"]
+        trainer.batches = [(size, number) for size, number in state.get("batches", ())]
         self.best = state["best"]
         self._report_changes(path, state)
+        rank, iteration = distributed.rank(), trainer.iteration
         if len(state["rng"]) == distributed.world_size():
-            states = state["rng"][distributed.rank()]
-            self.losses.restart(state["losses"][distributed.rank()])
-            trainer.on_loader_started = lambda: set_random_states(states)
+            self.losses.restart(state["losses"][rank])
+            trainer.on_loader_started = lambda: set_random_states(state["rng"][rank])
+        else:
+            self.losses.restart(mean_of_totals(state["losses"]))
+            trainer.on_loader_started = lambda: seed_anew(self.seed, iteration, rank)
 
     def _restore_optimizer(self, stored: dict[str, Any]) -> None:
         # The config stays the law on learning rate, decay and kernel: a resumed run may change them.
@@ -149,11 +162,13 @@ class TrainingState:
             {key: value for key, value in group.items() if key != "params"}
             for group in self.trainer.optimizer.param_groups
         ]
-        self.trainer.optimizer.load_state_dict(stored)
+        self.trainer.optimizer.load_state_dict(split_optimizer_state(stored, self.trainer.optimizer))
         for group, setting in zip(self.trainer.optimizer.param_groups, settings, strict=True):
             group.update(setting)
 
     def _report_changes(self, path: Path, state: dict[str, Any]) -> None:
+        if not distributed.is_main_process():
+            return
         logger.info("Continuing from %s, after iteration %d.", path, self.trainer.iteration)
         if (self.ema is None) != ("ema" not in state):
             logger.warning(
@@ -161,9 +176,12 @@ class TrainingState:
                 "begins now" if self.ema is not None else "is dropped",
             )
         if len(state["rng"]) != distributed.world_size():
+            processes = len(state["rng"])
             logger.warning(
-                "The run had %d processes and has %d now: from here on data and random numbers are others.",
-                len(state["rng"]),
+                "The run had %d process%s and has %d now: the images of each step stay the same, random numbers of "
+                "models (dropout, denoising) are others from here on.",
+                processes,
+                "es" * (processes > 1),
                 distributed.world_size(),
             )
         before, after = state["config"].splitlines(), self.config.splitlines()

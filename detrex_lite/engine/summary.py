@@ -10,6 +10,7 @@ from .. import distributed
 from ..layers import MultiScaleDeformableAttention
 from ..ops.deformable_attention import describe_backend
 from .settings import Lengths
+from .sharding import is_sharded
 
 
 def describe_run(
@@ -45,6 +46,7 @@ def describe_run(
         ),
         ("model", _describe_model(model)),
         *((use, _describe_dataset(dataset)) for use, dataset in datasets.items()),
+        *_processes(model, batch_size),
         ("batch", _describe_batch(batch_size, accumulate_steps)),
         ("length", _describe_lengths(lengths)),
         *(("learning rate", _describe_group(group, optimizer)) for group in optimizer.param_groups),
@@ -109,12 +111,30 @@ def _describe_dataset(dataset: Any) -> str:
     return text
 
 
+def _processes(model: nn.Module, batch_size: int | None) -> Iterable[tuple[str, str]]:
+    """What several processes change, and what they do not."""
+    processes = distributed.world_size()
+    if processes == 1:
+        return
+    how = "weights in shards (FSDP2)" if is_sharded(model) else "gradients averaged (DistributedDataParallel)"
+    text = f"{processes} by {torch.distributed.get_backend()}, {how}; "
+    if batch_size is None:
+        yield "processes", text + "each loads batches of its own"
+        return
+    yield (
+        "processes",
+        f"{text}each takes {batch_size // processes} of the {batch_size} images of a batch, so that learning rate, "
+        "steps and periods are those of one process",
+    )
+
+
 def _describe_batch(batch_size: int | None, accumulate_steps: int) -> str:
     if batch_size is None:
         return f"{accumulate_steps} batch{'es' * (accumulate_steps > 1)} a step"
     processes = distributed.world_size()
+    share = batch_size // processes
     return (
-        f"{batch_size // processes} images x {processes} process{'es' * (processes > 1)} x "
+        f"{share} image{'s' * (share != 1)} x {processes} process{'es' * (processes > 1)} x "
         f"{accumulate_steps} batch{'es' * (accumulate_steps > 1)} = {batch_size * accumulate_steps} images a step"
     )
 

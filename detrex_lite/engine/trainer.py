@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from .. import distributed
 from ..errors import NonFiniteError
+from ..phases import PhaseTimes, phase
+from .sharding import gradients_stay_here, is_sharded, whole
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Trainer:
     """Trains a model from a loader, step by step, up to `max_iter` steps.
 
     Args:
-        model: takes a list of dicts, returns name -> weighted loss; possibly a DistributedDataParallel.
+        model: takes a list of dicts, returns name -> weighted loss; possibly a DistributedDataParallel or sharded.
         optimizer: over the model's parameters.
         data_loader: gives batches; begun again when it ends. When its `batch_sampler` has `start_batch`, a
             continued run sees the data that an uninterrupted one would have seen.
@@ -58,10 +60,13 @@ class Trainer:
 
     Attributes:
         iteration: how many steps are done.
+        batches: (images a batch of all processes, 0 when the loader does not say; number of batches): how far the data
+            was used. A second pair follows where a run goes on with another batch size.
         losses: name -> loss of the last step, averaged over its batches; on the device.
         grad_norm: gradient norm of the last step before clipping, on the device; None without clipping.
         num_images: how many images this process saw in the last step.
         step_seconds, data_seconds: how long the last step took, and how long it waited for data.
+        phases: how long forward passes, matching (a part of them), backward passes and the optimizer took.
         stop_requested: the number of the signal by which this process was asked to end training, or 0.
         stop_signal: the same for all processes together, as they agreed on it in the last step.
         results: what the last evaluation returned.
@@ -93,10 +98,12 @@ class Trainer:
 
         self.iteration = 0
         self.start_iteration = 0
+        self.batches: list[tuple[int, int]] = []
         self.losses: dict[str, Tensor] = {}
         self.grad_norm: Tensor | None = None
         self.num_images = 0
         self.step_seconds = self.data_seconds = 0.0
+        self.phases = PhaseTimes(self.device)
         self.stop_requested = self.stop_signal = 0
         self.results: dict[str, dict[str, float]] = {}
         # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
@@ -119,7 +126,8 @@ class Trainer:
             while self.iteration < self.max_iter:
                 for hook in self.hooks:
                     hook.before_step(self)
-                self._step(batches)
+                with self.phases.measure():
+                    self._step(batches)
                 self.iteration += 1
                 for hook in self.hooks:
                     hook.after_step(self)
@@ -133,10 +141,16 @@ class Trainer:
         if self.iteration >= self.max_iter:
             return iter(())
         sampler = getattr(self.data_loader, "batch_sampler", None)
+        size = getattr(sampler, "batch_size", 0)
+        if not self.batches and self.iteration > 0:
+            self.batches = [(size, self.iteration * self.accumulate_steps)]
         if sampler is not None and hasattr(sampler, "start_batch"):
-            sampler.start_batch = self.iteration * self.accumulate_steps
+            sampler.first_sizes = [(earlier or size, number) for earlier, number in self.batches]
+            sampler.start_batch = sum(number for _, number in self.batches)
         elif self.iteration > 0:
             logger.warning("The training loader cannot be set to a position: the data begins anew.")
+        if not self.batches or self.batches[-1][0] != size:
+            self.batches.append((size, 0))
         batches = _endless(self.data_loader)
         if self.on_loader_started is not None:
             self.on_loader_started()
@@ -151,17 +165,22 @@ class Trainer:
             batch = self._fetch(batches)
             is_last = number == self.accumulate_steps
             with contextlib.nullcontext() if is_last else self._without_gradient_exchange():
-                losses = self._forward(batch)
-                total = sum(losses.values(), start=torch.zeros((), device=self.device))
-                self.scaler.scale(total / self.accumulate_steps).backward()
+                with phase("forward"):
+                    losses = self._forward(batch)
+                    total = sum(losses.values(), start=torch.zeros((), device=self.device))
+                with phase("backward"):
+                    self.scaler.scale(total / self.accumulate_steps).backward()
             all_losses.append({name: value.detach() for name, value in losses.items()})
-        self._update_weights()
+        with phase("optimizer"):
+            self._update_weights()
         self.losses = _mean(all_losses)
         self.step_seconds = time.perf_counter() - start
 
     def _fetch(self, batches: Iterator[Batch]) -> Batch:
         start = time.perf_counter()
         batch = next(batches)
+        size, number = self.batches[-1]
+        self.batches[-1] = size, number + 1
         self.data_seconds += time.perf_counter() - start
         self.num_images += len(batch)
         self._file_names += _file_names(batch)
@@ -183,13 +202,15 @@ class Trainer:
         return losses
 
     def _without_gradient_exchange(self) -> contextlib.AbstractContextManager[None]:
+        if is_sharded(self.model):
+            return gradients_stay_here(self.model)
         no_sync = getattr(self.model, "no_sync", None)
         return contextlib.nullcontext() if no_sync is None else no_sync()
 
     def _update_weights(self) -> None:
         if self.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, **self.clip_grad).detach()
+            self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, **self.clip_grad).detach())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

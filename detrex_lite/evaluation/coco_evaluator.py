@@ -1,8 +1,8 @@
 """COCO average precision of detections, under the image and category ids of the data set.
 
 Implements the box metrics of the COCO challenge (Lin et al., ECCV 2014) with the challenge's own code,
-pycocotools. The ground truth is built in memory from a `DetectionDataset`, so that every data format is
-evaluated alike.
+pycocotools, or with faster-coco-eval. The ground truth is built in memory from a `DetectionDataset`, so that every
+data format is evaluated alike. What can be done for one image alone is done as soon as its detections are there.
 """
 
 import json
@@ -16,7 +16,8 @@ import numpy as np
 
 from .. import distributed
 from ..errors import NonFiniteError
-from .pycocotools_bridge import build_ground_truth, evaluate_boxes
+from .backends import AUTO, BACKENDS, Backend, Results, choose_backend, no_garbage_collection
+from .pycocotools_bridge import build_ground_truth
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,14 @@ class ImageDetections(NamedTuple):
     classes: np.ndarray  # (D,) int64, 0..K-1
 
 
+class ImageResults(NamedTuple):
+    """One image's detections, and what was made of them while inference went on."""
+
+    detections: ImageDetections
+    text: str  # its part of predictions.json; "" without detections, or when nothing is written
+    matches: Any  # of `Backend.match`
+
+
 class CocoEvaluator:
     """Collects detections image by image and computes COCO average precision over a whole data set.
 
@@ -39,18 +48,25 @@ class CocoEvaluator:
     Args:
         dataset: a `DetectionDataset`. Without annotations only the predictions are written.
         output_dir: where `predictions.json` (COCO results) and `metrics.json` go; None writes nothing.
+        backend: who computes the metrics, "pycocotools" or "faster-coco-eval": the numbers are the same. "auto" is
+            faster-coco-eval where it is installed; the log tells which it was.
+
+    Raises:
+        ValueError: for another backend, or one that is not installed.
     """
 
-    def __init__(self, *, dataset: Any, output_dir: str | Path | None = None):
+    def __init__(self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO):
         self.dataset = dataset
+        self.backend = choose_backend(backend)
         self.output_dir = Path(output_dir) if output_dir else None
         self._known_ids = {int(image_id) for image_id in dataset.image_ids}
-        self._detections: list[ImageDetections] = []
-        self._ground_truth: Any = None
+        self._category_ids = [int(category_id) for category_id in dataset.category_ids]
+        self._images: list[ImageResults] = []
+        self._backend: Backend | None = None
 
     def reset(self) -> None:
         """Forget all detections."""
-        self._detections = []
+        self._images = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add the detections of one batch.
@@ -67,7 +83,7 @@ class CocoEvaluator:
         if len(inputs) != len(outputs):
             raise ValueError(f"the model returned {len(outputs)} outputs for {len(inputs)} inputs")
         for one_input, output in zip(inputs, outputs, strict=True):
-            self._detections.append(self._checked(one_input, output["instances"]))
+            self._images.append(self._prepared(self._checked(one_input, output["instances"])))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Gather the detections of all processes, write them, and compute the metrics.
@@ -79,14 +95,15 @@ class CocoEvaluator:
             AR10, AR100, ARs, ARm, ARl and `AP-<class name>` for each class. What no annotation asks for (a
             class or a size without objects) is nan. `{}` when the data set has no annotations.
         """
-        gathered = distributed.all_gather_objects(self._detections)
+        gathered = distributed.all_gather_objects(self._images)
         results: dict[str, dict[str, float]] = {}
         if distributed.is_main_process():
             # Samplers that pad their shards to one length show some images twice; the first one counts.
-            by_image: dict[int, ImageDetections] = {}
-            for detections in (one for part in gathered for one in part):
-                by_image.setdefault(detections.image_id, detections)
-            results = self._evaluate_on_main(by_image)
+            by_image: dict[int, ImageResults] = {}
+            for image in (one for part in gathered for one in part):
+                by_image.setdefault(image.detections.image_id, image)
+            with no_garbage_collection():
+                results = self._evaluate_on_main({image_id: by_image[image_id] for image_id in sorted(by_image)})
         return distributed.broadcast_object(results)
 
     def _checked(self, one_input: dict[str, Any], instances: Any) -> ImageDetections:
@@ -115,58 +132,60 @@ class CocoEvaluator:
         size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         return ImageDetections(image_id, np.concatenate([boxes[:, :2], size], axis=1), scores, classes)
 
-    def _evaluate_on_main(self, by_image: dict[int, ImageDetections]) -> dict[str, dict[str, float]]:
-        predictions = self._as_coco_results(by_image)
-        self._write("predictions.json", predictions)
+    def _prepared(self, detections: ImageDetections) -> ImageResults:
+        results = self._as_coco_results(detections)
+        text = json.dumps(results, allow_nan=False)[1:-1] if self.output_dir is not None else ""
+        matches = self._get_backend().match(detections.image_id, results) if self.dataset.has_annotations else None
+        return ImageResults(detections, text, matches)
+
+    def _evaluate_on_main(self, images: dict[int, ImageResults]) -> dict[str, dict[str, float]]:
+        start = time.perf_counter()
+        self._write("predictions.json", "[" + ", ".join(image.text for image in images.values() if image.text) + "]")
         if not self.dataset.has_annotations:
             where = f"predictions are in {self.output_dir}" if self.output_dir else "nothing is written"
             logger.warning("The data set %r has no annotations: no metrics; %s.", self.dataset.name, where)
             return {}
-        if len(by_image) < len(self._known_ids):
+        if len(images) < len(self._known_ids):
             logger.warning(
                 "Only %d of %d images were processed; the objects of the others count as missed.",
-                len(by_image),
+                len(images),
                 len(self._known_ids),
             )
-        start = time.perf_counter()
-        if self._ground_truth is None:
-            self._ground_truth = build_ground_truth(self.dataset)
-        metrics = evaluate_boxes(self._ground_truth, predictions)
+        metrics = self._get_backend().metrics(
+            {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()},
+            {image_id: image.matches for image_id, image in images.items()},
+        )
         logger.info(
-            "Evaluated %d detections in %d images in %.1f s.",
-            len(predictions),
-            len(by_image),
+            "Evaluated %d detections in %d images by %s in %.1f s.",
+            sum(len(image.detections.scores) for image in images.values()),
+            len(images),
+            self.backend,
             time.perf_counter() - start,
         )
         results = {"bbox": metrics}
         # JSON has no nan.
         finite = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-        self._write("metrics.json", {"bbox": finite}, indent=2)
+        self._write("metrics.json", json.dumps({"bbox": finite}, indent=2, ensure_ascii=False, allow_nan=False))
         return results
 
-    def _as_coco_results(self, by_image: dict[int, ImageDetections]) -> list[dict[str, Any]]:
-        category_ids = [int(category_id) for category_id in self.dataset.category_ids]
-        results = []
-        for image_id in sorted(by_image):
-            found = by_image[image_id]
-            values = zip(found.classes.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
-            for class_index, box, score in values:
-                results.append(
-                    {
-                        "image_id": image_id,
-                        "category_id": category_ids[class_index],
-                        "bbox": box,
-                        "score": score,
-                    }
-                )
-        return results
+    def _get_backend(self) -> Backend:
+        """Made when the first image comes: a data set that is only described needs no ground truth."""
+        if self._backend is None:
+            self._backend = BACKENDS[self.backend](build_ground_truth(self.dataset))
+        return self._backend
 
-    def _write(self, name: str, content: Any, indent: int | None = None) -> None:
+    def _as_coco_results(self, found: ImageDetections) -> Results:
+        values = zip(found.classes.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
+        return [
+            {"image_id": found.image_id, "category_id": self._category_ids[number], "bbox": box, "score": score}
+            for number, box, score in values
+        ]
+
+    def _write(self, name: str, text: str) -> None:
         if self.output_dir is None:
             return
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        with open(self.output_dir / name, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=indent, ensure_ascii=False, allow_nan=False)
+        (self.output_dir / name).write_text(text, encoding="utf-8")
 
 
 def _to_numpy(tensor: Any, dtype: Any) -> np.ndarray:

@@ -52,45 +52,38 @@ def build_ground_truth(dataset: Any) -> Any:
     categories = [
         {"id": category_id, "name": name} for category_id, name in zip(category_ids, dataset.class_names, strict=True)
     ]
-    return _index({"images": images, "annotations": annotations, "categories": categories})
+    return indexed({"images": images, "annotations": annotations, "categories": categories})
 
 
-def evaluate_boxes(ground_truth: Any, predictions: list[dict[str, Any]]) -> dict[str, float]:
-    """The metrics of `predictions` (COCO results) against `ground_truth` (from `build_ground_truth`).
-
-    Returns:
-        The twelve COCO numbers and `AP-<class name>` of each class, in percent; nan where there is no object.
-    """
-    from pycocotools.cocoeval import COCOeval
-
-    annotations = [
-        {**prediction, "id": number, "area": prediction["bbox"][2] * prediction["bbox"][3], "iscrowd": 0}
-        for number, prediction in enumerate(predictions, 1)
-    ]
-    found = _index({**ground_truth.dataset, "annotations": annotations})
-    evaluation = COCOeval(ground_truth, found, "bbox")
-    with _prints_to_log():
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-
-    metrics = {name: _percent(value) for name, value in zip(METRIC_NAMES, evaluation.stats.tolist(), strict=True)}
-    precision = evaluation.eval["precision"]  # IoU thresholds, recalls, classes, sizes, detections per image
-    for category in ground_truth.dataset["categories"]:
-        valid = precision[:, :, evaluation.params.catIds.index(category["id"]), 0, -1]
-        valid = valid[valid > -1]
-        metrics[f"AP-{category['name']}"] = _percent(float(valid.mean()) if valid.size else -1)
-    return metrics
-
-
-def _index(content: dict[str, Any]) -> Any:
+def indexed(content: dict[str, Any]) -> Any:
+    """A `pycocotools.coco.COCO` of the content of a COCO file."""
     from pycocotools.coco import COCO
 
     coco = COCO()
     coco.dataset = content
-    with _prints_to_log():
+    with prints_to_log():
         coco.createIndex()
     return coco
+
+
+def metrics_of(evaluation: Any) -> dict[str, float]:
+    """What an accumulated COCOeval, pycocotools' or one with its interface, has found.
+
+    Returns:
+        The twelve COCO numbers and `AP-<class name>` of each class, in percent; nan where there is no object.
+    """
+    with prints_to_log():
+        evaluation.summarize()
+    # faster-coco-eval has further numbers behind the twelve.
+    stats = evaluation.stats[: len(METRIC_NAMES)].tolist()
+    metrics = {name: _percent(value) for name, value in zip(METRIC_NAMES, stats, strict=True)}
+    precision = evaluation.eval["precision"]  # IoU thresholds, recalls, classes, sizes, detections per image
+    category_ids = list(evaluation.params.catIds)
+    for category in evaluation.cocoGt.dataset["categories"]:
+        valid = precision[:, :, category_ids.index(category["id"]), 0, -1]
+        valid = valid[valid > -1]
+        metrics[f"AP-{category['name']}"] = _percent(float(valid.mean()) if valid.size else -1)
+    return metrics
 
 
 def _percent(value: float) -> float:
@@ -99,7 +92,8 @@ def _percent(value: float) -> float:
 
 
 @contextlib.contextmanager
-def _prints_to_log() -> Iterator[None]:
+def prints_to_log() -> Iterator[None]:
+    """What is printed inside goes to the log."""
     prints = io.StringIO()
     with contextlib.redirect_stdout(prints):
         yield

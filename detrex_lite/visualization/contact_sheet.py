@@ -51,7 +51,7 @@ def contact_sheet(
     Raises:
         ValueError: when there are no rows, or for images that cannot be drawn into.
     """
-    pairs = [_draw_pair(SheetRow(*row), class_names, score_threshold, panel_size) for row in rows]
+    pairs = [draw_pair(SheetRow(*row), class_names, score_threshold, panel_size) for row in rows]
     if not pairs:
         raise ValueError("a contact sheet needs at least one image")
     columns = min(columns, len(pairs))
@@ -83,12 +83,15 @@ def contact_sheet(
     return out_png
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
+    """An image with its ground truth and with what was detected, and their counts in words."""
+
     panels: list[Image.Image]
     caption: str
 
 
-def _draw_pair(row: SheetRow, class_names: Sequence[str] | None, score_threshold: float, panel_size: int) -> _Pair:
+def draw_pair(row: SheetRow, class_names: Sequence[str] | None, score_threshold: float, panel_size: int) -> Pair:
+    """Draw one row; the arguments are those of `contact_sheet`."""
     image = to_pil(row.image)
     scale = panel_size / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -100,7 +103,7 @@ def _draw_pair(row: SheetRow, class_names: Sequence[str] | None, score_threshold
         draw_objects(panel, [_scaled(one, scale) for one in objects], font_size=13, line_width=2)
         panels.append(panel)
         counts.append(f"{len(objects)} {noun}{'' if len(objects) == 1 else 's'}")
-    return _Pair(panels, " · ".join(part for part in (row.caption, ", ".join(counts)) if part))
+    return Pair(panels, " · ".join(part for part in (row.caption, ", ".join(counts)) if part))
 
 
 def _scaled(one: DrawnBox, scale: float) -> DrawnBox:

@@ -65,8 +65,13 @@ def plot_curves(metrics_jsonl: str | Path, out_png: str | Path) -> Path:
     return out_png
 
 
-def read_metrics(metrics_jsonl: str | Path) -> dict[str, Series]:
-    """All numbers of a `metrics.jsonl` by name. The errors are those of `plot_curves`."""
+def read_metrics(metrics_jsonl: str | Path, *, gaps: bool = False) -> dict[str, Series]:
+    """All numbers of a `metrics.jsonl` by name. The errors are those of `plot_curves`.
+
+    Args:
+        metrics_jsonl: the file.
+        gaps: null, which stands for a number that is not finite, becomes nan; otherwise it is left out.
+    """
     lines = Path(metrics_jsonl).read_text(encoding="utf-8").splitlines()
     values: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, 1):
@@ -82,6 +87,8 @@ def read_metrics(metrics_jsonl: str | Path) -> dict[str, Series]:
                 f"{metrics_jsonl}, line {number}: expected a JSON object with 'iteration', got {line[:80]!r}"
             ) from error
         for name, value in entry.items():
+            if value is None and gaps:
+                value = math.nan
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 values.setdefault(name, {})[iteration] = value
     return {name: sorted(by_iteration.items()) for name, by_iteration in values.items()}

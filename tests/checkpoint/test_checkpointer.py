@@ -1,4 +1,5 @@
 import logging
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -67,6 +68,44 @@ def test_a_newest_that_is_gone_gives_way_to_the_newest_that_is_left(tmp_path, ca
     assert "model_final.pth, which is gone" in caplog.text
     (tmp_path / "last_checkpoint").write_text("")
     assert checkpointer.latest() == tmp_path / "model_1000.pth"
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_a_bit_of_a_weight(path):
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.full((64,), 7.0).numpy().tobytes())
+    content[place + 5] ^= 1
+    path.write_bytes(content)
+    # The reason for looking at checksums: torch reads the file without a word.
+    assert not torch.equal(torch.load(path, weights_only=True)["model"]["weight"], torch.full((64,), 7.0))
+
+
+@pytest.mark.parametrize("damage", [cut_off, empty, flip_a_bit_of_a_weight])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, caplog, damage):
+    checkpointer = Checkpointer(tmp_path)
+    for iteration in (90, 100, 110):
+        checkpointer.save(f"model_{iteration}", {"model": {"weight": torch.full((64,), 7.0)}})
+    damage(tmp_path / "model_110.pth")
+    with caplog.at_level(logging.WARNING):
+        assert checkpointer.latest() == tmp_path / "model_100.pth"
+    assert re.search(r"model_110\.pth is (damaged|empty).*looking for the checkpoint before it", caplog.text)
+    damage(tmp_path / "model_100.pth")
+    damage(tmp_path / "model_90.pth")
+    assert checkpointer.has_checkpoint()
+    with pytest.raises(
+        CheckpointError, match=r"all checkpoints in .* are damaged \(model_110.pth, model_100.pth, model_90.pth\)"
+    ):
+        checkpointer.latest()
+    checkpointer.save("model_best", {})
+    (tmp_path / "last_checkpoint").write_text("model_110.pth")
+    assert checkpointer.latest() == tmp_path / "model_best.pth"
 
 
 def test_rotation_goes_by_iteration_and_spares_best_and_final(tmp_path):

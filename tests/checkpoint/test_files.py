@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from detrex_lite.checkpoint import CheckpointError, read_checkpoint, save_atomic
+from detrex_lite.checkpoint import CheckpointError, DamagedCheckpointError, read_checkpoint, save_atomic
 
 resource = pytest.importorskip("resource", reason="limits on file size are POSIX's")
 
@@ -175,7 +175,7 @@ def test_truncated_files_say_so(tmp_path, name):
     else:
         save_atomic(state, path)
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(CheckpointError, match=rf"{name} cannot be read .* truncated, damaged or no checkpoint"):
+    with pytest.raises(DamagedCheckpointError, match=rf"{name} cannot be read .* truncated, damaged or no checkpoint"):
         read_checkpoint(path)
 
 
@@ -188,7 +188,7 @@ def test_a_web_page_saved_as_a_checkpoint_is_refused(tmp_path, name):
 
 def test_an_empty_file_says_so(tmp_path):
     (tmp_path / "a.pth").touch()
-    with pytest.raises(CheckpointError, match=r"a\.pth is empty"):
+    with pytest.raises(DamagedCheckpointError, match=r"a\.pth is empty"):
         read_checkpoint(tmp_path / "a.pth")
 
 

@@ -1,5 +1,7 @@
 import random
+import re
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,10 +143,12 @@ def test_bad_arguments():
     }
     with pytest.raises(DatasetError, match=r"no image has a box: .*no box that training can use"):
         train_loader(from_records([crowds], name="mine", class_names=["x"]))
-    with pytest.raises(ValueError, match="total_batch_size 0 cannot be shared"):
+    with pytest.raises(ValueError, match="total_batch_size=0 cannot be shared"):
         train_loader(total_batch_size=0)
     with pytest.raises(ValueError, match="num_workers must not be negative, got -1"):
         train_loader(num_workers=-1)
+    with pytest.raises(ValueError, match="max_unreadable must not be negative, got -1"):
+        train_loader(max_unreadable=-1)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         build_test_loader(dataset=make_dataset(), mapper=RandomMapper(), batch_size=0)
     with pytest.raises(ValueError, match="only loaders of build_train_loader have an epoch length"):
@@ -159,7 +163,7 @@ def test_batch_is_shared_by_the_processes(monkeypatch):
     assert epoch_length(loader) == 3
     test_loader = build_test_loader(dataset=make_dataset(9), mapper=RandomMapper(), num_workers=0)
     assert [batch[0]["image_id"] for batch in test_loader] == [5, 6, 7, 8, 9]
-    with pytest.raises(ValueError, match="total_batch_size 3 cannot be shared by 2 processes evenly"):
+    with pytest.raises(ValueError, match="total_batch_size=3 cannot be shared evenly by 2 processes"):
         train_loader(total_batch_size=3)
 
 
@@ -209,7 +213,67 @@ def test_images_and_instances_come_out_of_workers_whole(tmp_path, num_workers):
             assert one["instances"].image_size == other["instances"].image_size == one["image"].shape[-2:]
 
 
-def test_a_broken_image_stops_the_loader_with_its_name():
-    loader = train_loader(make_dataset(), DetrDatasetMapper(is_train=True))
+def image_files(folder, count):
+    """A data set of images on disk, all with one box, and its loader's mapper."""
+    records = []
+    for i in range(count):
+        path = write_image(folder / f"{i}.png", 40, 60)
+        records.append({"file_name": str(path), "height": 40, "width": 60, "boxes": [[0, 0, 5, 5]], "classes": [0]})
+    return from_records(records, name="mine", class_names=["x"]), DetrDatasetMapper(is_train=True)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_images_that_vanish_or_break_in_mid_epoch_are_left_out_and_counted_once(tmp_path, caplog, num_workers):
+    dataset, mapper = image_files(tmp_path, 12)
+    batches = iter(train_loader(dataset, mapper, num_workers=num_workers, max_unreadable=2))
+    before = [next(batches) for _ in range(2)]
+    (tmp_path / "3.png").unlink()
+    (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:60])
+    after = [next(batches) for _ in range(24)]  # four epochs
+    assert {len(batch) for batch in before + after} == {2}
+    late = [sample["file_name"] for batch in after[-12:] for sample in batch]
+    assert {Path(name).name for name in late} == {f"{i}.png" for i in range(12) if i not in (3, 7)}
+    assert late.count(str(tmp_path / "4.png")) == 2 * 2  # for itself and in the place of the one before, twice
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert any(re.search(r"Left out image . of at most 2, .*3\.png does not exist", message) for message in told)
+    assert any(re.search(r"Left out image . of at most 2, .*7\.png cannot be read", message) for message in told)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_too_many_unreadable_images_end_training(tmp_path, num_workers):
+    dataset, mapper = image_files(tmp_path, 8)
+    for i in (0, 2, 4, 6):
+        (tmp_path / f"{i}.png").unlink()
+    with pytest.raises(DatasetError, match=r"(?s)4 images cannot be read .max_unreadable=3 .*\.png does not exist"):
+        take(train_loader(dataset, mapper, num_workers=num_workers, max_unreadable=3), 20)
+
+
+def test_what_takes_the_place_of_an_unreadable_image_does_not_depend_on_workers(tmp_path):
+    dataset, mapper = image_files(tmp_path, 6)
+    (tmp_path / "2.png").unlink()
+    names = [
+        [[sample["file_name"] for sample in batch] for batch in take(train_loader(dataset, mapper, num_workers=n), 9)]
+        for n in (0, 2)
+    ]
+    assert names[0] == names[1]
+
+
+def test_a_wrong_folder_ends_training_at_its_first_batch():
+    loader = train_loader(make_dataset(30), DetrDatasetMapper(is_train=True))
+    with pytest.raises(
+        DatasetError, match=r"(?s)11 images cannot be read .*\d.png does not exist.*Is the folder .* right"
+    ):
+        next(iter(loader))
+    few = train_loader(make_dataset(3), DetrDatasetMapper(is_train=True))
+    with pytest.raises(DatasetError, match="3 images cannot be read"):
+        next(iter(few))
+
+
+def test_nothing_is_left_out_unless_it_may():
+    loader = train_loader(make_dataset(), DetrDatasetMapper(is_train=True), max_unreadable=0)
     with pytest.raises(DatasetError, match=r"\d.png does not exist"):
         next(iter(loader))
+    evaluation = build_test_loader(dataset=make_dataset(), mapper=DetrDatasetMapper(is_train=False), num_workers=0)
+    with pytest.raises(DatasetError, match=r"^image 0.png does not exist"):
+        next(iter(evaluation))

@@ -1,4 +1,4 @@
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -41,17 +41,65 @@ def test_starting_later_gives_the_same_batches(start, grouped):
     assert take(later, 20) == whole[start : start + 20]  # and again from a second iterator
 
 
-@pytest.mark.parametrize(("count", "world_size"), [(20, 2), (21, 4), (3, 5), (1, 3)])
-def test_processes_share_the_stream_without_overlap(count, world_size):
-    streams = [take(sampler(count, 2, rank=rank, world_size=world_size), count * 2) for rank in range(world_size)]
-    positions = [[position for batch in stream for _, position in batch] for stream in streams]
-    for rank, mine in enumerate(positions):
-        assert [position % world_size for position in mine] == [rank] * len(mine)
-    together = sorted(position for mine in positions for position in mine)
-    assert together == list(range(len(together)))
-    by_position = {position: index for stream in streams for batch in stream for index, position in batch}
-    one_epoch = [by_position[position] for position in range(count, 2 * count)]
-    assert sorted(one_epoch) == list(range(count))
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_the_order_does_not_depend_on_the_number_of_processes(world_size, grouped):
+    groups = np.arange(23) % 3 == 0 if grouped else None
+    alone = take(sampler(23, 12, groups), 40)
+    parts = [take(sampler(23, 12, groups, rank=rank, world_size=world_size), 40) for rank in range(world_size)]
+    assert {len(batch) for part in parts for batch in part} == {12 // world_size}
+    assert [list(chain(*batches)) for batches in zip(*parts, strict=True)] == alone
+
+
+def test_another_number_of_processes_goes_on_in_the_middle_of_an_epoch():
+    """20 images, batches of 4: two steps by two processes, then by four, then by one."""
+    seen, start = [], 0
+    for world_size, steps in ((2, 2), (4, 2), (1, 6)):
+        for rank in range(world_size):
+            part = sampler(rank=rank, world_size=world_size)
+            part.start_batch = start
+            seen += chain(*take(part, steps))
+        start += steps
+    assert sorted(position for _, position in seen) == list(range(40))
+    for epoch in (range(20), range(20, 40)):
+        assert sorted(index for index, position in seen if position in epoch) == list(range(20))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_another_batch_size_goes_on_without_repeats_or_gaps(grouped):
+    groups = np.arange(23) % 3 == 0 if grouped else np.zeros(23)
+    seen = take(sampler(23, 4, groups), 9)
+    later = sampler(23, 3, groups)
+    later.start_batch, later.first_sizes = 9, [(4, 9)]
+    seen += take(later, 60)
+    latest = sampler(23, 5, groups)
+    latest.start_batch, latest.first_sizes = 69, [(4, 9), (3, 60)]
+    seen += take(latest, 60)
+    assert [len(batch) for batch in seen] == [4] * 9 + [3] * 60 + [5] * 60
+    assert all(len({bool(groups[index]) for index, _ in batch}) == 1 for batch in seen)
+    positions = sorted(position for batch in seen for _, position in batch)
+    assert len(set(positions)) == len(positions) == 516
+    # What is missing waits for the rest of its batch: fewer than 5 images of each group.
+    assert len(set(range(positions[-1])) - set(positions)) < 10
+    assert positions[:400] == list(range(400))
+
+
+def test_first_batches_of_the_same_size_change_nothing():
+    groups = np.arange(23) % 3 == 0
+    whole = take(sampler(23, 4, groups), 60)
+    for start in (1, 5, 6, 30):
+        later = sampler(23, 4, groups)
+        later.start_batch, later.first_sizes = start, [(4, start)]
+        assert take(later, 30) == whole[start : start + 30]
+
+
+def test_a_batch_is_shared_evenly():
+    with pytest.raises(ValueError, match="total_batch_size=9 cannot be shared evenly by 4 .* can: 8 or 12"):
+        sampler(batch_size=9, world_size=4)
+    with pytest.raises(ValueError, match="total_batch_size=2 cannot be shared evenly by 4 .* can: 4$"):
+        sampler(batch_size=2, world_size=4)
+    with pytest.raises(ValueError, match="total_batch_size=0 cannot be shared evenly by 1 process; .* can: 1$"):
+        sampler(batch_size=0)
 
 
 def test_batches_are_of_one_group_and_no_image_is_lost():
@@ -77,7 +125,7 @@ def test_only_the_given_indices_are_drawn():
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "world", "expected"), [(20, 4, 1, 5), (21, 4, 1, 6), (20, 2, 4, 3), (1, 8, 2, 1)]
+    ("count", "batch", "world", "expected"), [(20, 4, 1, 5), (21, 4, 1, 6), (20, 8, 4, 3), (1, 16, 2, 1)]
 )
 def test_batches_per_epoch_is_rounded_up(count, batch, world, expected):
     assert sampler(count, batch, world_size=world).batches_per_epoch == expected

@@ -8,14 +8,18 @@ import time
 import torch
 
 from detrex_lite import distributed
+from detrex_lite.data import DetrDatasetMapper
 from detrex_lite.engine import train
+from detrex_lite.engine.processes import times_restarted
 from detrex_lite.errors import NonFiniteError
 
 from .tiny import TinyDetector, TinyLoader, tiny_config
 
 
 class RankLoader(TinyLoader):
-    """Each process has batches of its own; process 1 gets a signal or a broken image with batch `event_at`."""
+    """Each process has batches of its own; with batch `event_at` process 1 is signalled or killed, or gets a broken
+    image. When torchrun has started it again, nothing happens.
+    """
 
     def __init__(self, *, event=None, event_at=None, **arguments):
         super().__init__(**arguments)
@@ -27,9 +31,11 @@ class RankLoader(TinyLoader):
             for one in batch:
                 one["image_id"] += 1000 * distributed.rank()
                 one["file_name"] = f"process {distributed.rank()}, {one['file_name']}"
-            if distributed.rank() == 1 and number == self.event_at:
+            if distributed.rank() == 1 and number == self.event_at and times_restarted() == 0:
                 if self.event == "signal":
                     os.kill(os.getpid(), signal.SIGTERM)
+                if self.event == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
                 if self.event == "error":
                     batch[0]["broken"] = True
             number += 1
@@ -73,6 +79,24 @@ def several_runs(folder):
     except NonFiniteError as error:
         report["error"] = str(error)
     (folder / f"report_{distributed.rank()}.json").write_text(json.dumps(report))
+
+
+def killed_in_one(folder):
+    """Process 1 is killed in its third step, as the system does when memory runs out."""
+    train(config(folder, "+dataloader.train.event=kill", "+dataloader.train.event_at=5"))
+
+
+class WorkerKiller:
+    """A mapper that ends the process that loads the image with this id."""
+
+    def __init__(self, *, image_id):
+        self.mapper = DetrDatasetMapper(is_train=True)
+        self.image_id = image_id
+
+    def __call__(self, record):
+        if record["image_id"] == self.image_id:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.mapper(record)
 
 
 def fail_in_one():

@@ -17,6 +17,10 @@ def test_detectron2_flags():
     assert (args.resume, args.eval_only, args.opts) == (True, False, [])
 
 
+def test_processes_on_cpus_have_a_flag_that_says_so():
+    assert parse("--num-processes", "3").num_gpus == 3
+
+
 def test_overrides_may_stand_before_and_after_flags():
     args = parse("train.max_iter=3", "--eval-only", "model.num_classes=5")
     assert args.eval_only

@@ -5,6 +5,7 @@ import torch
 
 from detrex_lite.config import ConfigError
 from detrex_lite.engine.preflight import (
+    check_agreement,
     check_classes,
     check_init_checkpoint,
     check_output_dir,
@@ -79,6 +80,31 @@ def test_data_sets_with_different_classes_are_refused(validation, difference):
 
 def test_unknown_data_sets_are_not_compared():
     assert check_classes(TinyDetector(), {"training": None}) == ()
+
+
+def test_processes_that_train_different_things_are_refused(monkeypatch):
+    def gathered(*others):
+        monkeypatch.setattr("detrex_lite.distributed.all_gather_objects", lambda mine: [mine, *others])
+
+    images = FiveImages()
+    sizes = {"training": "5 images, 7 boxes"}
+    gathered(("lr: 1\nseed: 0", sizes))
+    check_agreement("lr: 1\nseed: 0", {"training": images, "validation": None})
+    gathered(("lr: 1\nseed: 0", sizes), ("lr: 2\nseed: 0", sizes))
+    with pytest.raises(ConfigError, match=r"process 2 has another config than process 0:\n  -lr: 1\n  \+lr: 2$"):
+        check_agreement("lr: 1\nseed: 0", {"training": images})
+    gathered(("lr: 1", {"training": "4 images, 7 boxes"}))
+    with pytest.raises(
+        ConfigError, match=r"process 1 has another training set than process 0: 4 images, 7 boxes, and not 5 images, 7"
+    ):
+        check_agreement("lr: 1", {"training": images})
+
+
+class FiveImages:
+    num_boxes = 7
+
+    def __len__(self):
+        return 5
 
 
 def test_a_trial_shows_one_batch_and_draws_nothing():

@@ -1,11 +1,17 @@
+import concurrent.futures
 import json
+import re
+import signal
+import time
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from detrex_lite import distributed
 from detrex_lite.config import ConfigError
-from detrex_lite.engine import launch
+from detrex_lite.engine import clear_errors, launch, processes
 
 from . import children
 from .test_resume import assert_same_run, final_state, numbers
@@ -35,6 +41,22 @@ def test_torchrun_is_recognised(monkeypatch):
 
     assert launch(main, 8, device="cpu") == (True, "gloo")
     assert not torch.distributed.is_initialized()
+
+
+def test_processes_find_each_other_though_earlier_ones_have_left_their_traces(monkeypatch):
+    """As under torchrun, which keeps the store; there were three processes, and two of them got an answer."""
+    store = dist.HashStore()
+    for start in range(3):
+        if start == 1:
+            store.set("question/2", "of a process that was killed before it got an answer")
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            parts = list(pool.map(lambda rank: processes._unused_part(store, rank, 3), (0, 1, 2)))
+        assert not parts[0].check(["address"])
+        parts[1].set("address", str(start))
+        assert [part.get("address") for part in parts] == [str(start).encode()] * 3
+    monkeypatch.setattr(processes, "WAIT_AT_MOST", timedelta(seconds=0.05))
+    with pytest.raises(TimeoutError, match=r"processes \[1\] did not come within 0:00:00.05"):
+        processes._unused_part(store, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +90,81 @@ def test_two_processes_train_together_stop_together_and_fail_together(tmp_path):
     # Every process says what happened in which one.
     assert "training stopped at iteration 3: a cost is not finite; images: process 1, 8.jpg" in report["error"]
     assert numbers(tmp_path / "error")[-1]["iteration"] == 2
+
+
+def test_a_killed_process_ends_the_run_with_the_reason(tmp_path, capfd):
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        launch(children.killed_in_one, 2, device="cpu", args=(tmp_path,))
+    assert time.monotonic() - start < 60
+    assert ended.value.code == 128 + signal.SIGKILL
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert re.match(r"error: process 1 failed, and so the run ends: killed by SIGKILL \(.*memory runs out", last)
+    log = (tmp_path / "log.txt").read_text()
+    assert "process 0 lost its connection to another one, which has ended" in log
+    assert "goes on from the last checkpoint" in log
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
+class Ended:
+    """A process that has ended, and what it sent before; nothing when it did not live to."""
+
+    def __init__(self, exitcode, *sent):
+        self.exitcode = exitcode
+        self.sent = sent
+
+    def is_alive(self):
+        return False
+
+    def join(self, timeout=None):
+        pass
+
+    def poll(self):
+        return bool(self.sent)
+
+    def recv(self):
+        return processes._Ending(*self.sent[0])
+
+
+def error_of(error, rank):
+    """What process `rank` has the parent tell when `main` raises this error under `clear_errors`."""
+    try:
+        with clear_errors():
+            raise error
+    except BaseException as left:
+        return processes._reason(left, rank)
+
+
+LOST = "LostProcessError: process 0 lost its connection"
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "told"),
+    [
+        ([Ended(1, (5.0, LOST)), Ended(1, (4.0, "ValueError: bad"))], 1, "process 1 failed, .*: ValueError: bad"),
+        ([Ended(1, (5.0, LOST)), Ended(-9)], 137, r"process 1 failed, .*: killed by SIGKILL \(.* memory runs out"),
+        ([Ended(0), Ended(-7)], 135, r"process 1 failed, .*: killed by SIGBUS \(shared memory may be full"),
+        ([Ended(0), Ended(-11)], 139, "process 1 failed, .*: killed by SIGSEGV$"),
+        ([Ended(0), Ended(3)], 3, "process 1 failed, .*: it ended with status 3, without a word"),
+        ([Ended(1, (5.0, LOST)), Ended(2, (4.0, "no such file"))], 2, "process 1 failed, .*: no such file"),
+        ([Ended(2, (5.0, None)), Ended(2, (4.0, "no such file"))], 2, None),  # the main process has told it
+        ([Ended(143, (5.0, None)), Ended(143, (4.0, None))], 143, None),
+        ([Ended(130), Ended(130)], 130, None),
+    ],
+)
+def test_the_first_failure_is_the_one_that_is_told(capsys, ended, status, told):
+    children = [processes._Child(rank, one, one) for rank, one in enumerate(ended)]
+    assert processes._wait(children) == status
+    told_now = capsys.readouterr().err
+    assert told_now == "" if told is None else re.search(f"^error: {told}", told_now)
+
+
+def test_a_fault_of_the_config_that_one_process_alone_has_is_told():
+    assert error_of(ConfigError("no such file"), rank=1) == "no such file"
+    assert error_of(ConfigError("no such file"), rank=0) is None  # clear_errors has printed it
+    assert error_of(SystemExit(143), rank=1) is None
+    assert error_of(KeyboardInterrupt(), rank=1) is None
+    assert error_of(OSError("disk"), rank=0) == "OSError: disk"
 
 
 def test_the_failure_of_one_process_ends_the_others(monkeypatch):

@@ -8,11 +8,12 @@ import torch
 
 from detrex_lite.config import ConfigError
 from detrex_lite.engine import train
+from detrex_lite.engine.progress import PHASES
 from detrex_lite.engine.writers import read_metrics
 
 from .tiny import tiny_config
 
-TIMES = {"time", "data_time", "images_per_second"}
+TIMES = {"time", "images_per_second", *(f"{name}_time" for name in PHASES)}
 
 EVERYTHING = (
     "train.model_ema.enabled=True",
@@ -79,6 +80,31 @@ def test_a_run_that_was_asked_to_stop_is_resumed_exactly(tmp_path):
     assert stopped.value.code == 128 + signal.SIGTERM
     assert (broken / "last_checkpoint").read_text() == "model_0000003.pth"
     run(broken, *EVERYTHING, resume=True)
+    assert_same_run(whole, broken)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_continued(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(whole, *EVERYTHING, "train.checkpointer.period=1")
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(broken, *EVERYTHING, "train.checkpointer.period=1", "dataloader.train.fail_at=9")
+    newest = broken / (broken / "last_checkpoint").read_text()
+    assert newest.name == "model_0000004.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    run(broken, *EVERYTHING, "train.checkpointer.period=1", resume=True)
+    log = (broken / "log.txt").read_text()
+    assert "model_0000004.pth is damaged" in log
+    assert "model_0000003.pth, after iteration 3" in log
+    assert_same_run(whole, broken)
+
+
+def test_processes_that_torchrun_starts_again_resume(tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(whole)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(broken, "dataloader.train.fail_at=5")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    run(broken)
     assert_same_run(whole, broken)
 
 

@@ -2,17 +2,21 @@
 
 import json
 import multiprocessing
+import shutil
+import time
 
 import pytest
 import torch
 
 from detrex_lite.checkpoint import CheckpointError
 from detrex_lite.config import ConfigError, LazyConfig, get_config
-from detrex_lite.data import generate_shapes
-from detrex_lite.engine import evaluate, train
+from detrex_lite.config import LazyCall as L
+from detrex_lite.data import DatasetError, generate_shapes
+from detrex_lite.engine import LostProcessError, evaluate, train
 from detrex_lite.engine.writers import read_metrics
 from detrex_lite.errors import NonFiniteError
 
+from .children import WorkerKiller
 from .test_resume import assert_same_run
 from .tiny import tiny_config
 
@@ -83,6 +87,31 @@ def test_a_run_with_workers_is_resumed_exactly(make_config, tmp_path):
     part = run("part", max_iter=6, resume=True)
     assert part == [*whole[:2], None, *whole[2:]]  # the first part ended with an evaluation
     assert multiprocessing.active_children() == []
+
+
+def test_a_killed_loading_process_ends_training_with_the_reason(make_config, tmp_path):
+    cfg = make_config("run", "dataloader.train.num_workers=2", "train.max_iter=1000")
+    cfg.dataloader.train.mapper = L(WorkerKiller)(image_id=5)
+    start = time.monotonic()
+    with pytest.raises(
+        LostProcessError, match=r"loads images has ended \(DataLoader worker .*memory runs out: fewer .*num_wo"
+    ):
+        train(cfg)
+    assert time.monotonic() - start < 60
+    assert "a process that loads images has ended" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_said(make_config, tmp_path, shapes):
+    broken = shutil.copytree(shapes, tmp_path / "shapes") / "images" / "train"
+    name = sorted(path.name for path in broken.iterdir())[4]
+    (broken / name).write_bytes((broken / name).read_bytes()[:100])
+    train(make_config("run", f"dataset.root={tmp_path / 'shapes'}"))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("Left out image 1 of at most 10") == 1
+    assert f"{name} cannot be read" in log
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 6
+    with pytest.raises(DatasetError, match=f"{name} cannot be read"):
+        train(make_config("strict", f"dataset.root={tmp_path / 'shapes'}", "+dataloader.train.max_unreadable=0"))
 
 
 def test_evaluating_gives_the_results_of_training(make_config, tmp_path):

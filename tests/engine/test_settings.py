@@ -79,6 +79,34 @@ def test_values_that_cannot_work_are_faults(override, fault):
     assert faults_of(f"train.{override}") == [fault]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (("deterministic=True", "cudnn_benchmark=True"), "which train.deterministic=True excludes"),
+        (("fsdp=True", "amp.enabled=True", "amp.dtype=fp16"), "train.amp.dtype=fp16 needs; use bf16"),
+        (("fsdp=True", "compile=True"), "train.compile=True does not go together with train.fsdp=True"),
+        (("fsdp=True", "static_graph=True"), "train.static_graph=True does not go together with train.fsdp=True"),
+        (("static_graph=True", "compile=True"), "train.static_graph=True goes together with neither"),
+        (("static_graph=True", "accumulate_steps=2"), "nor train.accumulate_steps above 1"),
+    ],
+)
+def test_values_that_exclude_each_other_are_faults(overrides, fault):
+    (found,) = faults_of(*(f"train.{override}" for override in overrides))
+    assert fault in found
+
+
+def test_synchronised_batch_norms_need_gpus(monkeypatch):
+    assert complete(tiny_config("out", "train.sync_batch_norm=True"), ()).train.sync_batch_norm  # one process: no harm
+    monkeypatch.setattr("detrex_lite.distributed.is_distributed", lambda: True)
+    (found,) = faults_of("train.sync_batch_norm=True")
+    assert "train.sync_batch_norm=True needs GPUs" in found
+
+
+def test_sharding_needs_a_torch_that_can(monkeypatch):
+    monkeypatch.delattr("torch.distributed.fsdp.fully_shard")
+    assert "train.fsdp=True needs torch 2.6 or newer" in faults_of("train.fsdp=True")[0]
+
+
 def test_clipping_needs_a_norm():
     faults = faults_of("train.clip_grad.enabled=True", "train.clip_grad.params.max_norm=0")
     assert faults == ["train.clip_grad.params.max_norm must be a number above 0"]
@@ -88,6 +116,12 @@ def test_a_gpu_that_is_not_there_is_a_fault(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (fault,) = faults_of("train.device=cuda")
     assert "sees no CUDA GPU here; use train.device=cpu" in fault
+
+
+def test_mlflow_that_is_not_installed_is_a_fault(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    faults = faults_of("train.mlflow.enabled=True", "+train.mlflow.params.run_name=first")
+    assert faults == ["train.mlflow.enabled=True needs MLflow: pip install mlflow"]
 
 
 def test_wandb_that_is_not_installed_is_a_fault(monkeypatch):

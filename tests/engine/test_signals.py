@@ -1,15 +1,19 @@
+import io
 import os
 import signal
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from detrex_lite.checkpoint import verify_checkpoint
 from detrex_lite.engine import signals, train
 from detrex_lite.engine.signals import LeaveSignalsToParent
 
+from .test_resume import assert_same_run
 from .tiny import CountingEvaluator, tiny_config
 
 
@@ -26,6 +30,57 @@ def test_the_step_is_finished_and_saved_and_the_handlers_are_put_back(tmp_path):
     assert saved["iteration"] == 3
     assert "Stopped after iteration 3, which is saved; go on with --resume" in (tmp_path / "log.txt").read_text()
     assert handlers() == before
+
+
+def test_a_signal_while_a_checkpoint_is_written_spoils_nothing(tmp_path, monkeypatch):
+    train(tiny_config(tmp_path / "whole"))
+    save = torch.save
+
+    def interrupted(obj, file):
+        half = io.BytesIO()
+        save(obj, half)
+        file.write(half.getvalue()[:1000])
+        if obj["iteration"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        file.write(half.getvalue()[1000:])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            train(tiny_config(tmp_path / "stopped"))
+    assert stopped.value.code == 143
+    saved = sorted(path.name for path in (tmp_path / "stopped").glob("*.pth"))
+    assert saved == ["model_0000002.pth", "model_0000003.pth"]  # the step after is finished and saved too
+    for name in saved:
+        verify_checkpoint(tmp_path / "stopped" / name)
+    train(tiny_config(tmp_path / "stopped"), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_process_that_is_killed_while_it_writes_a_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    train(tiny_config(tmp_path / "whole"))
+    save = torch.save
+
+    def killed(obj, file):
+        if obj["iteration"] != 4:
+            save(obj, file)
+            return
+        file.write(b"half of it")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        patch.setattr(Path, "unlink", lambda path: None)  # nobody tidies up after a process that is killed
+        with pytest.raises(Killed):
+            train(tiny_config(tmp_path / "killed"))
+    left = sorted(path.name for path in (tmp_path / "killed").glob("*model*"))
+    assert left == [".model_0000004.pth.partial", "model_0000002.pth"]
+    train(tiny_config(tmp_path / "killed"), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed").glob("*.partial"))
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path, monkeypatch):

@@ -77,6 +77,7 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
         "lr_scheduler",
         "scaler",
         "iteration",
+        "batches",
         "rng",
         "losses",
         "best",
@@ -84,6 +85,7 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
         "config",
     }
     assert stored["iteration"] == 4
+    assert stored["batches"] == [(0, 4)]
     assert stored["class_names"] == ["a", "b"]
     assert stored["losses"] == [{"loss_class": (0.5, 1)}]
     assert len(stored["rng"]) == 1
@@ -121,11 +123,22 @@ def test_other_classes_are_not_continued(tmp_path):
         make_state(tmp_path, class_names=("b", "a")).restore(path)
 
 
-def test_another_number_of_processes_is_reported(tmp_path, caplog):
-    state = make_state(tmp_path)
+def test_another_number_of_processes_gets_random_numbers_of_its_own(tmp_path, caplog, monkeypatch):
+    state = make_state(tmp_path, seed=3)
     stored = state.capture()
     stored["rng"] *= 2
+    stored["iteration"] = 2
+    stored["losses"] = [{"loss": (3.0, 2), "seldom": (4.0, 1)}, {"loss": (5.0, 2)}]
     path = Checkpointer(tmp_path).save("model_0000002", stored)
-    state.restore(path)
-    assert "had 2 processes and has 1 now" in caplog.text
-    assert state.trainer.on_loader_started is None
+    draws = []
+    for rank, seed in ((0, 3), (1, 3), (0, 3), (0, 4)):
+        state = make_state(tmp_path, seed=seed)
+        monkeypatch.setattr("detrex_lite.distributed.rank", lambda rank=rank: rank)
+        state.restore(path)
+        seed_everything(0)
+        state.trainer.on_loader_started()
+        draws.append(draw())
+    assert "had 2 processes and has 1 now: the images of each step stay the same" in caplog.text
+    assert draws[0] == draws[2]
+    assert len(set(draws)) == 3
+    assert state.losses.means() == {"loss": 2.0, "seldom": 4.0}

@@ -83,6 +83,18 @@ def test_what_is_said():
     ]
 
 
+def test_what_several_processes_change_and_what_not(monkeypatch):
+    assert text("processes") == []
+    monkeypatch.setattr("detrex_lite.distributed.world_size", lambda: 4)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
+    assert text("processes") == [
+        "4 by gloo, gradients averaged (DistributedDataParallel); each takes 4 of the 16 images of a batch, so that "
+        "learning rate, steps and periods are those of one process"
+    ]
+    assert text("batch") == ["4 images x 4 processes x 2 batches = 32 images a step"]
+    assert text("processes", batch_size=None)[0].endswith("; each loads batches of its own")
+
+
 def test_precision():
     assert text("precision") == ["float32"]
     assert text("precision", amp_dtype=torch.bfloat16) == ["float32 with bfloat16 autocast"]

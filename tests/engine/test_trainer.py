@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from detrex_lite.data import TrainBatchSampler
 from detrex_lite.engine import Hook, Trainer
 from detrex_lite.errors import NonFiniteError
 
@@ -206,6 +208,32 @@ def test_a_continued_run_begins_at_its_batch():
     trainer.iteration = 4
     trainer.train()
     assert loader.batch_sampler.start_batch == 8
+
+
+class Positions:
+    """A loader whose images are positions in the stream of a `TrainBatchSampler`."""
+
+    def __init__(self, batch_size):
+        self.batch_sampler = TrainBatchSampler(indices=np.arange(20), groups=np.zeros(20), batch_size=batch_size)
+        self.given = []
+
+    def __iter__(self):
+        for batch in self.batch_sampler:
+            self.given += [position for _, position in batch]
+            yield [TinyLoader.image(position) for _, position in batch]
+
+
+def test_a_continued_run_with_other_batches_repeats_and_skips_no_image():
+    given, batches, iteration = [], [], 0
+    for batch_size, accumulate_steps in ((4, 1), (4, 2), (6, 1), (3, 3)):
+        loader = Positions(batch_size)
+        trainer = make_trainer(loader=loader, max_iter=iteration + 3, accumulate_steps=accumulate_steps)
+        trainer.iteration, trainer.batches = iteration, batches
+        trainer.train()
+        given += loader.given
+        batches, iteration = trainer.batches, trainer.iteration
+    assert batches == [(4, 9), (6, 3), (3, 9)]
+    assert given == list(range(81))
 
 
 def test_a_loader_without_a_position_is_reported(caplog):

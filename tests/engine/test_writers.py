@@ -1,10 +1,11 @@
 import builtins
+import csv
 import json
 import math
 import sys
 from types import SimpleNamespace
 
-from detrex_lite.engine.writers import JsonLinesWriter, open_writers, read_metrics, truncate_metrics
+from detrex_lite.engine.writers import CsvWriter, JsonLinesWriter, open_writers, read_metrics, truncate_metrics
 
 
 def write_all(writers, iteration, scalars):
@@ -83,3 +84,72 @@ def test_wandb_gets_the_numbers_and_goes_on_with_its_run(tmp_path, monkeypatch):
         write_all(writers[-1:], 2, {"x": 1.0})
     begun = {"dir": str(tmp_path), "config": {"a": 1}, "resume": "allow", "project": "detrex_lite"}
     assert calls == [begun, (2, {"x": 1.0}), "finish", {**begun, "id": "abc"}, (2, {"x": 1.0}), "finish"]
+
+
+def read_table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_a_row_an_iteration_and_a_column_a_name(tmp_path):
+    writers = open_writers(tmp_path, start_iteration=0, config={}, table=True)
+    for writer in writers:
+        writer.write(5, {"total_loss": 2.5, "lr": 0.1})
+        writer.write(5, {"bbox/AP": 12.0, 'bbox/AP-a, "b"': math.nan})
+        writer.write(10, {"total_loss": math.inf, "lr": 0.1})
+        writer.close()
+    empty = {"total_loss": "", "lr": "", "bbox/AP": "", 'bbox/AP-a, "b"': ""}
+    assert read_table(tmp_path / "metrics.csv") == [
+        {**empty, "iteration": "5", "total_loss": "2.5", "lr": "0.1"},
+        {**empty, "iteration": "5", "bbox/AP": "12.0"},
+        {**empty, "iteration": "10", "lr": "0.1"},
+    ]
+
+
+def test_the_table_of_a_resumed_run_goes_on(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("iteration,x,y\n1,2.0,3.0\n2,4.0,5.0\n3,6")
+    CsvWriter(path, start_iteration=1).write(2, {"x": 7.0})
+    assert read_table(path) == [{"iteration": "1", "x": "2.0", "y": "3.0"}, {"iteration": "2", "x": "7.0", "y": ""}]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_mlflow_gets_the_numbers_and_goes_on_with_its_run(tmp_path, monkeypatch):
+    calls = []
+
+    class Mlflow:
+        def __getattr__(self, name):
+            def call(*args, **kwargs):
+                calls.append((name, args, kwargs))
+                return SimpleNamespace(info=SimpleNamespace(run_id="abc"))
+
+            return call
+
+    monkeypatch.setitem(sys.modules, "mlflow", Mlflow())
+    settings = {"tracking_uri": "sqlite:///runs.db", "experiment": "detrex_lite", "params": {"run_name": "first"}}
+    for _ in range(2):
+        writers = open_writers(tmp_path, start_iteration=0, config={"a": 1}, mlflow_settings=settings)
+        write_all(writers[-1:], 2, {"x": 1.0, "bbox/AP-<b>": 3.0, "bbox/APs": math.nan})
+
+    def run(**arguments):
+        return [
+            ("set_tracking_uri", ("sqlite:///runs.db",), {}),
+            ("set_experiment", ("detrex_lite",), {}),
+            ("start_run", (), arguments),
+            ("log_dict", ({"a": 1}, "config.yaml"), {}),
+            ("log_metrics", ({"x": 1.0, "bbox/AP-_b_": 3.0},), {"step": 2}),
+            ("end_run", (), {}),
+        ]
+
+    assert calls == run(run_name="first") + run(run_id="abc", run_name="first")
+
+
+def test_mlflow_is_left_to_its_environment(tmp_path, monkeypatch):
+    calls = []
+    run = SimpleNamespace(info=SimpleNamespace(run_id="abc"))
+    names = ("log_dict", "log_metrics", "end_run")
+    others = {name: lambda *args, **kwargs: None for name in names}
+    start_run = lambda **kwargs: calls.append(kwargs) or run  # noqa: E731
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(start_run=start_run, **others))
+    write_all(open_writers(tmp_path, start_iteration=0, config={}, mlflow_settings={}), 1, {"x": 1.0})
+    assert calls == [{}]

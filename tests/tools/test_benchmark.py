@@ -5,6 +5,7 @@ import pytest
 from detrex_lite.tools.benchmark import main
 
 from ..benchmark.configs import TINY
+from ..engine.tiny import CONFIG_FILE
 
 SMALL = [
     "--height",
@@ -64,8 +65,39 @@ def test_errors_are_messages(arguments, message, capsys):
 
 
 def test_unknown_commands_and_operators_are_refused(capsys):
-    for arguments in (["train"], ["op", "attention"]):
+    for arguments in (["trian"], ["op", "attention"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
         assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["loader", "--images", "1"], "images/s per core"),
+        (["matcher", "--queries", "5", "--device", "cpu"], "Matching 7 sets of 5 queries"),
+        (["eval", "--images", "2"], "from its end to the table"),
+        (["train", str(CONFIG_FILE), "dataloader.train.batch_size=3", "--device", "cpu"], "3 images each"),
+    ],
+)
+def test_parts_are_measured_and_remembered(arguments, words, tmp_path, capsys):
+    file, history = tmp_path / "times.json", tmp_path / "history.jsonl"
+    options = ["--repeats", "2", "--json", str(file), "--history", str(history)]
+    for expected in ("the first run", "by those of the last run"):
+        assert main([*arguments, *options]) == 0
+        out = capsys.readouterr().out
+        assert words in out
+        assert expected in out
+    assert all(row["median"] > 0 for row in json.loads(file.read_text())["rows"])
+    assert len(history.read_text().splitlines()) == 2
+
+
+def test_history_of_an_operator(tmp_path, capsys):
+    history = tmp_path / "history.jsonl"
+    sizes = ["--shapes", "4x6,2x3", "--heads", "2", "--channels", "8", "--points", "2", "--queries", "5"]
+    options = ["--backends", "embedding_bag", "--repeats", "1", "--device", "cpu", "--history", str(history)]
+    for _ in range(2):
+        assert main(["op", "deformable_attention", *sizes, *options]) == 0
+    assert "embedding_bag forward" in capsys.readouterr().out
+    assert len(history.read_text().splitlines()) == 2

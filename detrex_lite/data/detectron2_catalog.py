@@ -1,0 +1,248 @@
+"""Data sets of detectron2's catalogs (https://github.com/facebookresearch/detectron2): read, and added to.
+
+The catalogs hold, by name, a function that returns one dict per image, and what is known of the classes. detectron2 is
+imported when one of the catalogs is asked for; the conversions work on plain dicts.
+"""
+
+import functools
+import math
+import numbers
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import did_you_mean
+from .dataset import DetectionDataset
+from .faults import DatasetError, FaultLog, check_class_names
+from .packing import AnnotationTable, pack
+
+# The numbers of detectron2.structures.BoxMode. Lengths are in pixels (ABS) or shares of the image's sides (REL);
+# XYWHA is centre, width, height and an angle in degrees, counter-clockwise.
+XYXY_ABS, XYWH_ABS, XYXY_REL, XYWH_REL, XYWHA_ABS = range(5)
+BOX_MODES = ("XYXY_ABS", "XYWH_ABS", "XYXY_REL", "XYWH_REL", "XYWHA_ABS")
+
+INSTALL_DETECTRON2 = (
+    "it comes as source and is compiled when it is installed: clone https://github.com/facebookresearch/detectron2 and "
+    "run `pip install --no-build-isolation -e detectron2` in the environment of torch; docs/detectron2.md says more"
+)
+
+_registered: dict[str, DetectionDataset] = {}
+
+
+def load_detectron2_dataset(name: str) -> DetectionDataset:
+    """A data set that is registered in detectron2's `DatasetCatalog`; read once, later calls return the same object.
+
+    Class names are `thing_classes` of its metadata; category ids those of `thing_dataset_id_to_contiguous_id`, or 0 to
+    K-1 without. Boxes may be in any `BoxMode`; of a rotated box the upright one around it is taken. Crowds are left out
+    of training and ignored in evaluation. An object's area is what its annotation says, or else that of its
+    segmentation, or else that of its box.
+
+    Args:
+        name: as registered.
+
+    Raises:
+        DatasetError: when there is no such data set, it has no class names, or an entry is malformed.
+        ImportError: when detectron2 is not installed.
+    """
+    datasets, _ = _catalogs()
+    if name not in datasets:
+        raise DatasetError(
+            f"detectron2's DatasetCatalog has no {name!r}{did_you_mean(name, datasets)}; a data set is registered by "
+            "code that runs before, such as a line of the config file"
+        )
+    return _load(name, datasets[name])
+
+
+@functools.lru_cache(maxsize=8)
+def _load(name: str, read: Callable[[], Sequence[Mapping[str, Any]]]) -> DetectionDataset:
+    records = read()
+    _, metadata = _catalogs()
+    about = metadata.get(name)  # after reading, which may be what fills it
+    names = about.get("thing_classes")
+    if names is None:
+        raise DatasetError(
+            f"the metadata of {name!r} has no class names: set MetadataCatalog.get({name!r}).thing_classes = [...]"
+        )
+    ids = about.get("thing_dataset_id_to_contiguous_id")
+    category_ids = None if ids is None else sorted(ids, key=ids.get)
+    return from_detectron2_records(records, name=name, class_names=names, category_ids=category_ids)
+
+
+def register_detectron2_dataset(dataset: DetectionDataset, name: str | None = None) -> str:
+    """Add a data set of this package to detectron2's catalogs, for its loaders, evaluators and drawing.
+
+    Adding it again under the same name changes nothing.
+
+    Args:
+        dataset: what `load_coco` and its like return.
+        name: the name in the catalogs; the data set's own when None.
+
+    Returns:
+        That name.
+
+    Raises:
+        DatasetError: when another data set has the name.
+        ImportError: when detectron2 is not installed.
+    """
+    datasets, metadata = _catalogs()
+    name = dataset.name if name is None else name
+    if name in datasets:
+        if _registered.get(name) is not dataset:
+            raise DatasetError(
+                f"detectron2's DatasetCatalog has another {name!r} already: give the data set a new name"
+            )
+        return name
+    datasets.register(name, functools.partial(to_detectron2_records, dataset))
+    ids = {category_id: k for k, category_id in enumerate(dataset.category_ids)}
+    metadata.get(name).set(
+        thing_classes=list(dataset.class_names), thing_dataset_id_to_contiguous_id=ids, evaluator_type="coco"
+    )
+    _registered[name] = dataset
+    return name
+
+
+def _catalogs() -> tuple[Any, Any]:
+    try:
+        from detectron2.data import DatasetCatalog, MetadataCatalog
+    except ImportError as error:
+        raise ImportError(f"detectron2's catalogs cannot be had ({error}): {INSTALL_DETECTRON2}") from error
+    return DatasetCatalog, MetadataCatalog
+
+
+def to_detectron2_records(dataset: DetectionDataset) -> list[dict[str, Any]]:
+    """The images of a data set as detectron2's dicts: boxes in XYXY_ABS, classes in 0..K-1, crowds marked.
+
+    Images of a data set without annotations have no `annotations`, as detectron2 has it for prediction.
+    """
+    records = []
+    for record in dataset:
+        columns = (record[key].tolist() for key in ("boxes", "classes", "iscrowd", "area"))
+        annotations = [
+            {"bbox": box, "bbox_mode": XYXY_ABS, "category_id": class_index, "iscrowd": int(is_crowd), "area": area}
+            for box, class_index, is_crowd, area in zip(*columns, strict=True)
+        ]
+        image = {key: record[key] for key in ("file_name", "image_id", "height", "width")}
+        records.append({**image, "annotations": annotations} if dataset.has_annotations else image)
+    return records
+
+
+def from_detectron2_records(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] | None = None,
+) -> DetectionDataset:
+    """A data set from detectron2's dicts; see `load_detectron2_dataset`.
+
+    Args:
+        records: one per image: `file_name`, `height`, `width` and, where there are objects, `annotations`: dicts with
+            `bbox`, `bbox_mode` (a number of `BoxMode`) and `category_id` (0..K-1), optionally `iscrowd`, `area`,
+            `segmentation` (COCO's polygons or run lengths). `image_id` is taken where all images have a whole number,
+            otherwise images are numbered from 1.
+        name: what messages call the data set.
+        class_names: K names.
+        category_ids: K ids for predictions written as COCO JSON; 0..K-1 when None, as detectron2 has it.
+
+    Raises:
+        DatasetError: when there is no record, a key is missing, an id occurs twice, or a box or class is malformed.
+    """
+    names = check_class_names(class_names) or ()
+    ids = tuple(range(len(names)) if category_ids is None else category_ids)
+    if len(ids) != len(names):
+        raise DatasetError(f"{name}: {len(ids)} category ids for {len(names)} class names")
+    labels: list[str] = []
+    table = AnnotationTable(lambda row: labels[row])
+    for owner, (record, image_id) in enumerate(zip(records, _image_ids(records, name), strict=True)):
+        where = f"{name}: record {owner}"
+        height, width = int(_entry(record, "height", where)), int(_entry(record, "width", where))
+        table.add_image(str(_entry(record, "file_name", where)), image_id, (height, width))
+        where += f" ({record['file_name']})"
+        for number, annotation in enumerate(record.get("annotations", ())):
+            labels.append(f"{where}, annotation {number}")
+            class_index = _entry(annotation, "category_id", labels[-1])
+            if class_index not in range(len(names)):
+                raise DatasetError(f"{labels[-1]}: category_id {class_index} is not in 0..{len(names) - 1}")
+            mode = _entry(annotation, "bbox_mode", labels[-1])
+            try:
+                box = xyxy_of(_entry(annotation, "bbox", labels[-1]), mode, (height, width))
+            except (TypeError, ValueError) as error:
+                raise DatasetError(f"{labels[-1]}: {error}") from error
+            table.add_box(
+                owner,
+                box,
+                class_index=class_index,
+                iscrowd=bool(annotation.get("iscrowd", 0)),
+                area=_area(annotation),
+                annotation_id=len(labels),
+            )
+    return pack(table, name=name, where=name, class_names=names, category_ids=ids, image_root="", log=FaultLog())
+
+
+def xyxy_of(box: Sequence[float], mode: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The corners x0, y0, x1, y1 in pixels of a box.
+
+    Args:
+        box: 4 numbers, 5 in mode XYWHA_ABS.
+        mode: a number of `BOX_MODES`.
+        size: (height, width) of the image in pixels.
+
+    Raises:
+        ValueError: when the mode is unknown or the box has another length.
+    """
+    if mode not in range(len(BOX_MODES)):
+        listed = ", ".join(f"{number} {mode_name}" for number, mode_name in enumerate(BOX_MODES))
+        raise ValueError(f"bbox_mode {mode!r} is none of BoxMode: {listed}")
+    length = 5 if mode == XYWHA_ABS else 4
+    values = [float(value) for value in box]
+    if len(values) != length:
+        raise ValueError(f"a box in {BOX_MODES[mode]} has {length} numbers, not {len(values)}: {values}")
+    if mode == XYWHA_ABS:
+        x, y, width, height, degrees = values
+        cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+        half_width, half_height = (width * cosine + height * sine) / 2, (height * cosine + width * sine) / 2
+        return x - half_width, y - half_height, x + half_width, y + half_height
+    if mode in (XYXY_REL, XYWH_REL):
+        height, width = size
+        values = [value * side for value, side in zip(values, (width, height, width, height), strict=True)]
+    x0, y0, x1, y1 = values
+    return (x0, y0, x0 + x1, y0 + y1) if mode in (XYWH_ABS, XYWH_REL) else (x0, y0, x1, y1)
+
+
+def _entry(values: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in values:
+        raise DatasetError(f"{where} has no {key!r}")
+    return values[key]
+
+
+def _image_ids(records: Sequence[Mapping[str, Any]], name: str) -> Sequence[int]:
+    ids = [record.get("image_id") for record in records]
+    if not all(isinstance(image_id, numbers.Integral) for image_id in ids):  # detectron2 takes text, and none, too
+        return range(1, len(ids) + 1)
+    twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise DatasetError(f"{name}: image_id {twice[0]} occurs twice")
+    return [int(image_id) for image_id in ids]  # type: ignore[arg-type]
+
+
+def _area(annotation: Mapping[str, Any]) -> float:
+    """In square pixels; NaN, which stands for that of the box, when nothing says more."""
+    if "area" in annotation:
+        return float(annotation["area"])
+    shape = annotation.get("segmentation")
+    if isinstance(shape, Mapping):
+        from pycocotools import mask
+
+        lengths = mask.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape
+        return float(mask.area(lengths))
+    if shape:
+        return sum(_polygon_area(polygon) for polygon in shape)
+    if annotation["bbox_mode"] == XYWHA_ABS:
+        return float(annotation["bbox"][2]) * float(annotation["bbox"][3])
+    return math.nan
+
+
+def _polygon_area(polygon: Sequence[float]) -> float:
+    """By the shoelace formula; a polygon is x0, y0, x1, y1, ... in pixels."""
+    x, y = [float(value) for value in polygon[0::2]], [float(value) for value in polygon[1::2]]
+    return abs(sum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x)))) / 2

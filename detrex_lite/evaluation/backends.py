@@ -1,0 +1,178 @@
+"""Who computes COCO average precision: pycocotools, or faster-coco-eval, whose numbers are the same.
+
+pycocotools matches in Python, which takes milliseconds an image: it is done image by image while inference goes on,
+in the process that has seen the image. faster-coco-eval matches in C++, all images at once at the end.
+"""
+
+import gc
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import did_you_mean
+from .pycocotools_bridge import indexed, metrics_of, prints_to_log
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+Results = list[dict[str, Any]]
+"""Detections of one image as COCO results: `image_id`, `category_id`, `bbox` (x y width height), `score`."""
+
+
+class Backend(Protocol):
+    """Computes metrics from a ground truth, which `build_ground_truth` made."""
+
+    name: str
+
+    def match(self, image_id: int, results: Results) -> Any:
+        """What can be done for one image alone; it is sent to the main process, and may be None."""
+
+    def metrics(self, results: Mapping[int, Results], matches: Mapping[int, Any]) -> dict[str, float]:
+        """The metrics of all images, by `metrics_of`.
+
+        Args:
+            results: image id -> detections; those of an image without detections are empty.
+            matches: image id -> what `match` gave for it.
+        """
+
+
+class PycocotoolsBackend:
+    """The challenge's own code, called image by image."""
+
+    name = "pycocotools"
+
+    def __init__(self, ground_truth: Any):
+        from pycocotools.cocoeval import COCOeval
+
+        self._evaluation = COCOeval(ground_truth, None, "bbox")
+        evaluation, params = self._evaluation, self._evaluation.params
+        params.imgIds = np.unique(params.imgIds).tolist()
+        params.catIds = np.unique(params.catIds).tolist()
+        self._category_index = {category_id: number for number, category_id in enumerate(params.catIds)}
+        evaluation.cocoDt = indexed({**ground_truth.dataset, "annotations": []})
+        evaluation._prepare()  # sorts the objects by image and category
+        self._categories_of: dict[int, set[int]] = {}
+        for image_id, category_id in evaluation._gts:
+            self._categories_of.setdefault(image_id, set()).add(category_id)
+
+    def match(self, image_id: int, results: Results) -> list[tuple[Any, ...]]:
+        """A row for each category with objects or detections and each range of sizes.
+
+        Returns:
+            (category index, range index, scores (D,), matched (thresholds, D), ignored (thresholds, D), ignored
+            objects (G,)): what accumulating reads of pycocotools' dicts, in plain tuples, which Python's collector of
+            garbage soon stops looking at.
+        """
+        evaluation, params = self._evaluation, self._evaluation.params
+        by_category: dict[int, Results] = {}
+        for number, result in enumerate(results, 1):
+            # Of ids it only matters that they are not 0.
+            found = {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3]}
+            by_category.setdefault(result["category_id"], []).append(found)
+        rows = []
+        for category_id in sorted(self._categories_of.get(image_id, set()) | set(by_category)):
+            key = image_id, category_id
+            evaluation._dts[key] = by_category.get(category_id, [])
+            evaluation.ious[key] = evaluation.computeIoU(*key)
+            for number, sizes in enumerate(params.areaRng):
+                match = evaluation.evaluateImg(*key, sizes, params.maxDets[-1])
+                rows.append(
+                    (
+                        self._category_index[category_id],
+                        number,
+                        np.array(match["dtScores"], dtype=np.float64),
+                        match["dtMatches"] != 0,
+                        match["dtIgnore"].astype(bool),
+                        np.array(match["gtIgnore"], dtype=bool),
+                    )
+                )
+            del evaluation._dts[key], evaluation.ious[key]
+        return rows
+
+    def metrics(self, results: Mapping[int, Results], matches: Mapping[int, Any]) -> dict[str, float]:
+        evaluation, params = self._evaluation, self._evaluation.params
+        num_sizes, num_images = len(params.areaRng), len(params.imgIds)
+        evaluation.evalImgs = [None] * (len(params.catIds) * num_sizes * num_images)
+        for image_number, image_id in enumerate(params.imgIds):
+            rows = matches[image_id] if image_id in matches else self.match(image_id, [])
+            for category, size, scores, matched, ignored, ignored_objects in rows:
+                evaluation.evalImgs[(category * num_sizes + size) * num_images + image_number] = {
+                    "dtScores": scores,
+                    "dtMatches": matched,
+                    "dtIgnore": ignored,
+                    "gtIgnore": ignored_objects,
+                }
+        evaluation._paramsEval = params
+        with prints_to_log():
+            evaluation.accumulate()
+        evaluation.evalImgs = []
+        return metrics_of(evaluation)
+
+
+class FasterCocoEvalBackend:
+    """The package faster-coco-eval: pycocotools' algorithm in C++."""
+
+    name = "faster-coco-eval"
+
+    def __init__(self, ground_truth: Any):
+        from faster_coco_eval.core.coco import COCO
+
+        self._content = ground_truth.dataset
+        self._ground_truth = COCO(self._content)
+
+    def match(self, image_id: int, results: Results) -> None:
+        return None
+
+    def metrics(self, results: Mapping[int, Results], matches: Mapping[int, Any]) -> dict[str, float]:
+        from faster_coco_eval import COCOeval_faster
+        from faster_coco_eval.core.coco import COCO
+
+        annotations = [
+            {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+            for number, result in enumerate((one for image in results.values() for one in image), 1)
+        ]
+        found = COCO({**self._content, "annotations": annotations})
+        evaluation = COCOeval_faster(self._ground_truth, found, "bbox", print_function=logger.debug)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return metrics_of(evaluation)
+
+
+BACKENDS: dict[str, type[PycocotoolsBackend] | type[FasterCocoEvalBackend]] = {
+    one.name: one for one in (PycocotoolsBackend, FasterCocoEvalBackend)
+}
+
+
+def choose_backend(name: str) -> str:
+    """A key of `BACKENDS`; for "auto" faster-coco-eval where it is installed.
+
+    Raises:
+        ValueError: for an unknown name, and for one that is not installed.
+    """
+    installed = importlib.util.find_spec("faster_coco_eval") is not None
+    fast = FasterCocoEvalBackend.name
+    if name == AUTO:
+        return fast if installed else PycocotoolsBackend.name
+    if name not in BACKENDS:
+        choices = [AUTO, *BACKENDS]
+        raise ValueError(f"there is no COCO evaluation backend={name!r}{did_you_mean(name, choices)}")
+    if name == fast and not installed:
+        raise ValueError(f"backend={name!r} is not installed: pip install {fast}, or use backend='auto'")
+    return name
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python looks for circles of garbage the more often the more objects there are: here are millions, and none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

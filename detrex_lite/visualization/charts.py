@@ -1,0 +1,145 @@
+"""Line charts as inline SVG: text that a page holds in itself, sharp at any size."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+MOST_POINTS = 300
+"""Longer curves are drawn by the means of so many stretches."""
+
+_WIDTH, _HEIGHT = 520, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 26
+PALETTE = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#65a30d")
+
+
+class Curve(NamedTuple):
+    """One line of a chart.
+
+    Attributes:
+        name: in the legend.
+        points: (iteration, value); a value that is not finite interrupts the line.
+        colour: of CSS.
+        dashed: draw it dashed.
+    """
+
+    name: str
+    points: Sequence[tuple[int, float]]
+    colour: str
+    dashed: bool = False
+
+
+def line_chart(title: str, curves: Sequence[Curve], *, dots: bool = False, from_zero: bool = True) -> str:
+    """A figure with a caption, a chart and a legend; "" when no curve has a finite value.
+
+    The few highest values, of a training's first steps as a rule, are cut off rather than flatten all the rest.
+
+    Args:
+        title: the caption.
+        curves: what is drawn; those without finite values are left out.
+        dots: mark each point, with its value as a tooltip.
+        from_zero: the axis begins at 0, if no value is below.
+    """
+    curves = [curve for curve in curves if any(math.isfinite(value) for _, value in curve.points)]
+    if not curves:
+        return ""
+    drawn = [curve._replace(points=_thinned(curve.points)) for curve in curves]
+    values = sorted(value for curve in drawn for _, value in curve.points if math.isfinite(value))
+    high = values[-1] if dots or len(values) < 20 else max(values[int(0.98 * len(values))], values[0])
+    ticks = _ticks(min(0.0, values[0]) if from_zero else values[0], high)
+    iterations = [iteration for curve in drawn for iteration, _ in curve.points]
+    frame = _Frame(min(iterations), max(iterations), ticks[0], ticks[-1])
+    lines = "".join(_draw(curve, frame, dots) for curve in drawn)
+    legend = "".join(
+        f'<span><i style="border-top:3px {"dashed" if curve.dashed else "solid"} {curve.colour}"></i>'
+        f"{escape(curve.name)}</span>"
+        for curve in curves
+    )
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f"{_axes(frame, ticks)}{lines}</svg>"
+        + (f'<div class="legend">{legend}</div>' if len(curves) > 1 else "")
+        + "</figure>"
+    )
+
+
+class _Frame(NamedTuple):
+    """What the edges of the drawing stand for."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+
+    def x(self, iteration: float) -> float:
+        share = (iteration - self.first) / (self.last - self.first) if self.last > self.first else 0.5
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (min(value, self.high) - self.low) / (self.high - self.low)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _draw(curve: Curve, frame: _Frame, dots: bool) -> str:
+    path, pen_is_down = [], False
+    marks = []
+    for iteration, value in curve.points:
+        if not math.isfinite(value):
+            pen_is_down = False
+            continue
+        x, y = f"{frame.x(iteration):.1f}", f"{frame.y(value):.1f}"
+        path.append(f"{'L' if pen_is_down else 'M'}{x} {y}")
+        pen_is_down = True
+        if dots or len(curve.points) == 1:
+            tip = f"{curve.name}: {value:.4g} at iteration {iteration}"
+            marks.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{curve.colour}"><title>{escape(tip)}</title></circle>')
+    dashes = ' stroke-dasharray="5 3"' if curve.dashed else ""
+    return f'<path d="{"".join(path)}" stroke="{curve.colour}"{dashes}/>' + "".join(marks)
+
+
+def _axes(frame: _Frame, ticks: Sequence[float]) -> str:
+    parts = []
+    for tick in ticks:
+        y = f"{frame.y(tick):.1f}"
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy="0.35em" text-anchor="end">{_short(tick)}</text>')
+    marked = [one for one in _ticks(frame.first, frame.last) if frame.first <= one <= frame.last]
+    for iteration in marked if frame.last > frame.first else [frame.first]:
+        parts.append(
+            f'<text x="{frame.x(iteration):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{_short(iteration)}</text>'
+        )
+    return "".join(parts)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers that enclose the range."""
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def _short(value: float) -> str:
+    if value != 0 and not 1e-3 <= abs(value) < 1e4:
+        if abs(value) >= 1e4 and abs(value) < 1e7:
+            return f"{value / 1000:g}k"
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+    """The means of stretches; a stretch without a finite value stays a gap."""
+    if len(points) <= MOST_POINTS:
+        return points
+    length = math.ceil(len(points) / MOST_POINTS)
+    means = []
+    for start in range(0, len(points), length):
+        stretch = points[start : start + length]
+        finite = [value for _, value in stretch if math.isfinite(value)]
+        means.append((stretch[len(stretch) // 2][0], sum(finite) / len(finite) if finite else math.nan))
+    return means

@@ -1,0 +1,37 @@
+import pytest
+from omegaconf import OmegaConf
+
+from detrex_lite.config import ConfigError, LazyConfig, validate
+
+CALL = "${detrex_lite.call:tests.config.test_resolver.double}"
+
+
+def double(cfg):
+    """What the configs of these tests call."""
+    return None if cfg.size is None else 2 * cfg.size
+
+
+def test_the_value_follows_the_rest_of_the_config():
+    cfg = OmegaConf.create({"size": 3, "inner": {"twice": CALL, "again": "${.twice}"}})
+    assert (cfg.inner.twice, cfg.inner.again) == (6, 6)
+    cfg.size = 5
+    assert cfg.inner.twice == 10
+    cfg.size = None
+    assert cfg.inner.twice is None
+    cfg.inner.twice = 7
+    assert cfg.inner.again == 7
+
+
+def test_it_is_printed_as_its_value_and_saved_as_it_is_written(tmp_path):
+    cfg = OmegaConf.create({"size": 3, "twice": CALL})
+    assert "twice: 6" in LazyConfig.to_yaml(cfg, resolve=True)
+    LazyConfig.save(cfg, tmp_path / "config.yaml")
+    loaded = LazyConfig.load(tmp_path / "config.yaml")
+    loaded.size = 4
+    assert loaded.twice == 8
+
+
+def test_a_function_that_is_not_there_is_a_fault():
+    cfg = OmegaConf.create({"twice": "${detrex_lite.call:tests.config.test_resolver.duoble}"})
+    with pytest.raises(ConfigError, match=r"twice: .*has no attribute 'duoble'; did you mean 'double'\?"):
+        validate(cfg)

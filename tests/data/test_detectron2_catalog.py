@@ -1,0 +1,291 @@
+"""Conversions between detectron2's dicts and data sets; the catalogs themselves only where detectron2 is installed."""
+
+import functools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask
+
+from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate
+from detrex_lite.data import (
+    DatasetError,
+    DetrDatasetMapper,
+    build_train_loader,
+    dataset_of,
+    load_coco,
+    load_detectron2_dataset,
+    register_detectron2_dataset,
+)
+from detrex_lite.data.detectron2_catalog import (
+    BOX_MODES,
+    XYWH_ABS,
+    XYWH_REL,
+    XYWHA_ABS,
+    XYXY_ABS,
+    XYXY_REL,
+    from_detectron2_records,
+    to_detectron2_records,
+    xyxy_of,
+)
+from tests.detectron2 import needs_detectron2
+
+from .samples import assert_same_record, box_entry, image_entry, write_coco, write_image, write_same_content_twice
+
+SIZE = 40, 60  # height and width
+
+
+def annotation(bbox=(5, 6, 25, 30), bbox_mode=XYXY_ABS, category_id=0, **more):
+    return {"bbox": list(bbox), "bbox_mode": bbox_mode, "category_id": category_id, **more}
+
+
+def record(*annotations, file_name="a.png", **more):
+    return {"file_name": file_name, "height": SIZE[0], "width": SIZE[1], "annotations": list(annotations), **more}
+
+
+def convert(*records, class_names=("cat", "dog"), **more):
+    return from_detectron2_records(records, name="mine", class_names=class_names, **more)
+
+
+@pytest.mark.parametrize(
+    ("mode", "box"),
+    [
+        (XYXY_ABS, [6, 8, 30, 20]),
+        (XYWH_ABS, [6, 8, 24, 12]),
+        (XYXY_REL, [0.1, 0.2, 0.5, 0.5]),
+        (XYWH_REL, [0.1, 0.2, 0.4, 0.3]),
+        (XYWHA_ABS, [18, 14, 24, 12, 0]),
+        (XYWHA_ABS, [18, 14, 12, 24, 90]),
+        (XYWHA_ABS, [18, 14, 12, 24, -90]),
+    ],
+)
+def test_one_box_in_every_mode(mode, box):
+    assert xyxy_of(box, mode, SIZE) == pytest.approx((6, 8, 30, 20))
+    assert xyxy_of(np.array(box, dtype=np.float32), mode, SIZE) == pytest.approx((6, 8, 30, 20))
+    assert convert(record(annotation(box, mode)))[0]["boxes"].tolist() == [pytest.approx([6, 8, 30, 20])]
+
+
+def test_a_turned_box_becomes_the_upright_one_around_it():
+    half = 10 / 2**0.5
+    assert xyxy_of([30, 20, 10, 10, 45], XYWHA_ABS, SIZE) == pytest.approx((30 - half, 20 - half, 30 + half, 20 + half))
+    one = convert(record(annotation([30, 20, 10, 8, 45], XYWHA_ABS)))[0]
+    assert one["area"].tolist() == [80]
+
+
+def test_a_whole_data_set():
+    records = [
+        record(annotation(), annotation((10, 10, 20, 20), category_id=1, iscrowd=1), image_id=9),
+        record(annotation((0, 0, 99, 20), category_id=1), annotation((3, 3, 3, 9)), file_name="b.png", image_id=4),
+        {key: value for key, value in record(file_name="c.png", image_id=7).items() if key != "annotations"},
+    ]
+    dataset = convert(*records, category_ids=[7, 2])
+    assert (dataset.name, dataset.class_names, dataset.category_ids) == ("mine", ("cat", "dog"), (7, 2))
+    assert dataset.image_ids.tolist() == [9, 4, 7]
+    first, second, third = dataset
+    assert (first["file_name"], first["height"], first["width"]) == ("a.png", 40, 60)
+    assert first["classes"].tolist() == [0, 1]
+    assert first["iscrowd"].tolist() == [False, True]
+    assert first["area"].tolist() == [480, 100]
+    assert second["boxes"].tolist() == [[0, 0, 60, 20]]
+    assert third["boxes"].shape == (0, 4)
+    assert (dataset.clipped, dataset.dropped) == (1, {"without area": 1})
+    assert dataset.objects_per_image().tolist() == [1, 1, 0]
+
+
+def test_ids_that_detectron2_does_not_need():
+    without = convert(record(annotation()), record(file_name="b.png"))
+    assert without.image_ids.tolist() == [1, 2]
+    assert without.category_ids == (0, 1)
+    assert convert(record(annotation(), image_id="000009")).image_ids.tolist() == [1]
+    assert convert(record(annotation(), image_id=np.int64(9))).image_ids.tolist() == [9]
+
+
+def test_areas_come_from_what_says_most():
+    square = [10, 10, 20, 10, 20, 20, 10, 20]
+    counts = mask.encode(np.asfortranarray(np.pad(np.ones((3, 5), np.uint8), ((10, 27), (10, 45)))))
+    plain = {"size": [40, 60], "counts": [0, 7, 40 * 60 - 7]}
+    areas = [
+        annotation(area=12.5, segmentation=[square]),
+        annotation(segmentation=[square, [0, 0, 4, 0, 0, 4]]),
+        annotation(segmentation=counts),
+        annotation(segmentation=plain),
+        annotation(segmentation=[]),
+    ]
+    assert convert(record(*areas))[0]["area"].tolist() == [12.5, 108, 15, 7, 480]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "mine: there is not one image in it"),
+        ([{"file_name": "a.png", "width": 3}], "mine: record 0 has no 'height'"),
+        ([{"height": 3, "width": 3}], "mine: record 0 has no 'file_name'"),
+        ([record({"bbox": [0, 0, 1, 1], "category_id": 0})], r"record 0 \(a.png\), annotation 0 has no 'bbox_mode'"),
+        ([record({"bbox": [0, 0, 1, 1], "bbox_mode": 0})], "annotation 0 has no 'category_id'"),
+        ([record(annotation(), annotation(category_id=2))], r"annotation 1: category_id 2 is not in 0\.\.1"),
+        ([record(annotation(bbox_mode=5))], r"annotation 0: bbox_mode 5 is none of BoxMode: 0 XYXY_ABS, 1 XYWH_ABS"),
+        ([record(annotation(bbox_mode="XYXY"))], "bbox_mode 'XYXY' is none of BoxMode"),
+        ([record(annotation(bbox_mode=XYWHA_ABS))], "a box in XYWHA_ABS has 5 numbers, not 4"),
+        ([record(annotation([1, 2, 3]))], "a box in XYXY_ABS has 4 numbers, not 3"),
+        ([record(annotation([1, 2, 3, None]))], r"record 0 \(a.png\), annotation 0: .*NoneType"),
+        ([record(image_id=3), record(image_id=3)], "mine: image_id 3 occurs twice"),
+    ],
+)
+def test_faults_name_the_record(records, message):
+    with pytest.raises(DatasetError, match=message):
+        convert(*records)
+
+
+def test_class_names_and_ids_belong_together():
+    with pytest.raises(DatasetError, match="mine: 3 category ids for 2 class names"):
+        convert(record(annotation()), category_ids=[1, 2, 3])
+    with pytest.raises(DatasetError, match="holds 'cat' more than once"):
+        convert(record(annotation()), class_names=["cat", "cat"])
+
+
+def coco_dataset(folder):
+    images = [image_entry(30, "x.png"), image_entry(4, "y.png")]
+    boxes = [box_entry(1, 30, [2.5, 3, 4, 8], 7, iscrowd=1, area=12.5), box_entry(2, 4, [0, 0, 5, 5], 2)]
+    return load_coco(*write_coco(folder, images, boxes), name="written")
+
+
+def test_there_and_back(tmp_path):
+    dataset = coco_dataset(tmp_path)
+    records = to_detectron2_records(dataset)
+    (crowd,) = records[0]["annotations"]
+    assert crowd == {"bbox": [2.5, 3, 6.5, 11], "bbox_mode": 0, "category_id": 1, "iscrowd": 1, "area": 12.5}
+    same = from_detectron2_records(records, name="x", class_names=dataset.class_names, category_ids=(2, 7))
+    for left, right in zip(dataset, same, strict=True):
+        assert_same_record(left, right)
+
+
+def test_images_for_prediction_have_no_annotations(tmp_path):
+    dataset = load_coco(*write_coco(tmp_path, [image_entry(3)]))
+    (only,) = to_detectron2_records(dataset)
+    assert set(only) == {"file_name", "image_id", "height", "width"}
+    assert not from_detectron2_records([only], name="x", class_names=["cat"]).has_annotations
+
+
+def test_without_detectron2_it_is_said_how_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    monkeypatch.delitem(sys.modules, "detectron2.data", raising=False)
+    with pytest.raises(ImportError, match="pip install --no-build-isolation -e detectron2"):
+        load_detectron2_dataset("coco_2017_train")
+    with pytest.raises(ImportError, match="pip install --no-build-isolation -e detectron2"):
+        register_detectron2_dataset(coco_dataset(tmp_path))
+    cfg = {"_target_": "detrex_lite.data.load_detectron2_dataset", "name": "coco_2017_train"}
+    with pytest.raises(ConfigError, match="load_detectron2_dataset failed: ImportError: .*docs/detectron2.md"):
+        instantiate(cfg)
+
+
+@pytest.fixture
+def catalogs():
+    """detectron2's catalogs; what a test adds is taken out again."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    before = set(DatasetCatalog)
+    yield DatasetCatalog, MetadataCatalog
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
+@needs_detectron2
+def test_box_modes_are_those_of_detectron2():
+    from detectron2.structures import BoxMode
+
+    assert {mode.name: mode.value for mode in BoxMode} == {name: number for number, name in enumerate(BOX_MODES)}
+    generator = torch.Generator().manual_seed(0)
+    for mode in (XYXY_ABS, XYWH_ABS, XYWHA_ABS):
+        for box in (torch.rand(8, 5, generator=generator) * 30).tolist():
+            box = box if mode == XYWHA_ABS else box[:4]
+            theirs = BoxMode.convert(box, BoxMode(mode), BoxMode.XYXY_ABS)
+            assert xyxy_of(box, BoxMode(mode), SIZE) == pytest.approx(theirs, abs=1e-4)
+
+
+@needs_detectron2
+def test_a_registered_data_set_trains_here(catalogs, tmp_path):
+    from detectron2.data.datasets import register_coco_instances
+
+    write_same_content_twice(tmp_path)
+
+    register_coco_instances("mine", {}, str(tmp_path / "instances.json"), str(tmp_path / "images"))
+    cfg = get_config("common/data/coco_detr.py")
+    cfg.train = {"output_dir": str(tmp_path), "seed": 0}
+    for part in ("train", "test"):
+        cfg.dataloader[part].dataset = {"_target_": "detrex_lite.data.load_detectron2_dataset", "name": "mine"}
+    LazyConfig.apply_overrides(cfg, ["dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"])
+    loader = instantiate(cfg.dataloader.train)
+    expected = load_coco(tmp_path / "instances.json", tmp_path / "images")
+    dataset = dataset_of(loader)
+    assert (dataset.class_names, dataset.category_ids) == (expected.class_names, expected.category_ids)
+    for left, right in zip(expected, dataset, strict=True):
+        del left["annotation_ids"], right["annotation_ids"]  # detectron2 does not keep them
+        assert_same_record(left, right)
+    assert "instances" in next(iter(loader))[0]
+    assert instantiate(cfg.dataloader.evaluator).dataset is dataset  # read once
+
+
+@needs_detectron2
+def test_a_data_set_that_is_not_registered_is_named(catalogs):
+    datasets, _ = catalogs
+    datasets.register("my_cells", list)
+    with pytest.raises(DatasetError, match="DatasetCatalog has no 'my_cell'; did you mean 'my_cells'?"):
+        load_detectron2_dataset("my_cell")
+
+
+@needs_detectron2
+def test_class_names_must_be_registered_too(catalogs):
+    datasets, metadata = catalogs
+    datasets.register("nameless", functools.partial(list, [record(annotation())]))
+    with pytest.raises(DatasetError, match="set MetadataCatalog.get\\('nameless'\\).thing_classes = "):
+        load_detectron2_dataset("nameless")
+    metadata.get("nameless").thing_classes = ["cat"]
+    assert load_detectron2_dataset("nameless").category_ids == (0,)
+
+
+@needs_detectron2
+def test_registering_a_data_set_of_this_package(catalogs, tmp_path):
+    _, metadata = catalogs
+    dataset = coco_dataset(tmp_path)
+    assert register_detectron2_dataset(dataset) == "written"
+    assert register_detectron2_dataset(dataset) == "written"
+    assert register_detectron2_dataset(dataset, "again") == "again"
+    assert metadata.get("written").thing_classes == ["cat", "dog"]
+    assert metadata.get("written").thing_dataset_id_to_contiguous_id == {2: 0, 7: 1}
+    for left, right in zip(dataset, load_detectron2_dataset("again"), strict=True):
+        assert_same_record(left, right)
+    other = from_detectron2_records([record(annotation())], name="written", class_names=["cat"])
+    with pytest.raises(DatasetError, match="has another 'written' already: give the data set a new name"):
+        register_detectron2_dataset(other)
+    with pytest.raises(DatasetError, match="has another 'coco_2017_train' already"):
+        register_detectron2_dataset(dataset, "coco_2017_train")
+
+
+@needs_detectron2
+def test_the_mapper_of_detectron2_makes_of_it_what_the_one_here_does(catalogs, tmp_path):
+    from detectron2.data import DatasetMapper
+
+    dataset = coco_dataset(tmp_path)
+    for name in ("x.png", "y.png"):
+        write_image(tmp_path / "images" / name)
+    register_detectron2_dataset(dataset)
+    theirs = DatasetMapper(is_train=True, augmentations=[], image_format="RGB")
+    ours = DetrDatasetMapper(augmentation=None, is_train=True)
+    for mine, foreign in zip(dataset, catalogs[0].get("written"), strict=True):
+        left, right = ours(mine), theirs(foreign)
+        torch.testing.assert_close(left["image"], right["image"], rtol=0, atol=0)
+        torch.testing.assert_close(left["instances"].gt_boxes.tensor, right["instances"].gt_boxes.tensor)
+        torch.testing.assert_close(left["instances"].gt_classes, right["instances"].gt_classes)
+    assert len(left["instances"]) == 1
+
+
+@needs_detectron2
+def test_records_of_detectron2_need_a_box_to_train_on(catalogs):
+    datasets, metadata = catalogs
+    datasets.register("empty", functools.partial(list, [record()]))
+    metadata.get("empty").thing_classes = ["cat"]
+    mapper = DetrDatasetMapper(is_train=True)
+    with pytest.raises(DatasetError, match="no image has a box: data set 'empty'"):
+        build_train_loader(dataset=load_detectron2_dataset("empty"), mapper=mapper, total_batch_size=1)

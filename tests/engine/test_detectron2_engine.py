@@ -1,0 +1,324 @@
+"""detectron2's engine on this package's configs; all but the first test run only where detectron2 is installed."""
+
+import json
+import logging
+import sys
+
+import pytest
+import torch
+
+from detrex_lite import distributed
+from detrex_lite.checkpoint import CheckpointError
+from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate
+from detrex_lite.data import generate_shapes
+from detrex_lite.engine import default_argument_parser, evaluate, find_engine, launch, train
+from detrex_lite.engine.arguments import ENGINES
+from detrex_lite.projects.detr.modeling import DETR
+from detrex_lite.structures import Boxes, Instances
+from detrex_lite.tools import train_net
+from tests.detectron2 import needs_detectron2
+
+from .tiny import CONFIG_FILE, TinyDetector, TinyLoader, tiny_config
+
+LEAVES = (
+    "projects/detr/configs/detr_small_shapes.py",
+    "projects/deformable_detr/configs/deformable_detr_small_shapes.py",
+)
+STEPS = 6
+
+seen: list[dict[str, float]] = []
+"""The losses of each training step of the model that `recorded` built last."""
+
+
+def recorded(*, of, **arguments):
+    """The model that a config describes, with its losses recorded in `seen`."""
+
+    def record(module, inputs, output):
+        if module.training:
+            seen.append({name: float(loss.detach()) for name, loss in output.items()})
+
+    seen.clear()
+    model = of(**arguments)
+    model.register_forward_hook(record)
+    return model
+
+
+def recorded_config(path, shapes, output_dir, *overrides):
+    """A leaf config, for a few steps on small batches."""
+    cfg = LazyConfig.load(path)
+    cfg.model.update(of=cfg.model._target_, _target_=recorded)
+    settings = ("train.device=cpu", "train.log_period=1", "train.eval_period=0", f"train.max_iter={STEPS}")
+    where = (f"dataset.root={shapes}", f"train.output_dir={output_dir}")
+    small = ("dataloader.train.total_batch_size=4", "train.checkpointer.period=0")
+    return LazyConfig.apply_overrides(cfg, [*settings, *where, *small, *overrides])
+
+
+def train_with_both(folder, shapes):
+    """What each of several processes does; leaves its losses under both engines."""
+    losses = {}
+    for engine in ENGINES:
+        cfg = recorded_config(LEAVES[0], shapes, folder / engine, "train.clip_grad.enabled=True")
+        find_engine(engine)[0](cfg)
+        losses[engine] = list(seen)
+    (folder / f"losses_{distributed.rank()}.json").write_text(json.dumps(losses))
+
+
+def test_without_detectron2_it_is_said_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    for name in [name for name in sys.modules if name.startswith("detectron2.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match="--engine detectron2 needs detectron2 .*: it comes as source"):
+        find_engine("detectron2")
+    assert find_engine("detrex_lite") == (train, evaluate)
+    arguments = ["--config-file", str(CONFIG_FILE), "--engine", "detectron2"]
+    with pytest.raises(SystemExit) as ended:
+        train_net.main(default_argument_parser().parse_intermixed_args(arguments))
+    assert ended.value.code == 2
+    assert "pip install --no-build-isolation -e detectron2" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return generate_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=20, num_val=4, image_size=64)
+
+
+@pytest.fixture
+def make_config(shapes, tmp_path):
+    return lambda path, name, *overrides: recorded_config(path, shapes, tmp_path / name, *overrides)
+
+
+@pytest.fixture
+def theirs():
+    """detectron2's engine; the loggers that it sets up are left as they were."""
+    if "detectron2" not in sys.modules:
+        pytest.importorskip("detectron2")
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
+    before = [(list(one.handlers), one.propagate, one.level) for one in loggers]
+    yield find_engine("detectron2")
+    for one, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        one.handlers, one.propagate, one.level = handlers, propagate, level
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+@needs_detectron2
+@pytest.mark.parametrize("path", LEAVES)
+def test_both_engines_compute_the_same_losses(make_config, theirs, tmp_path, path):
+    overrides = ("train.clip_grad.enabled=True", "model.transformer.encoder.dropout=0.1")
+    losses = []
+    for name, run in (("ours", train), ("theirs", theirs[0])):
+        results = run(make_config(path, name, *overrides))
+        losses.append(list(seen))
+    assert set(results["bbox"]) >= {"AP", "AR100", "AP-circle"}
+    ours, detectron2 = losses
+    assert len(ours) == len(detectron2) == STEPS
+    assert ours[0] != ours[1]
+    for left, right in zip(ours, detectron2, strict=True):
+        assert left == pytest.approx(right, rel=1e-5, abs=1e-5)
+    final = [weights(tmp_path / name / "model_final.pth") for name in ("ours", "theirs")]
+    torch.testing.assert_close(final[0], final[1], rtol=1e-5, atol=1e-5)
+
+
+@needs_detectron2
+def test_a_config_trains_the_same_with_nothing_of_this_engine(make_config, theirs, tmp_path):
+    """The parts as detectron2 loads and builds them, in the order of its own training script."""
+    from detectron2 import config as d2
+    from detectron2.engine import SimpleTrainer
+    from detectron2.engine.hooks import LRScheduler
+    from detectron2.utils.env import seed_all_rng
+
+    ours = make_config(LEAVES[0], "ours")
+    train(ours)
+    expected = list(seen)
+    seen.clear()
+    cfg = d2.LazyConfig.load(LEAVES[0])
+    overrides = [f"dataset.root={ours.dataset.root}", "dataloader.train.total_batch_size=4"]
+    cfg = d2.LazyConfig.apply_overrides(cfg, [*overrides, f"train.max_iter={STEPS}"])
+    cfg.model.update(_target_=recorded, of=DETR)
+    seed_all_rng(cfg.train.seed)
+    model = cfg.optimizer.params.model = d2.instantiate(cfg.model)
+    trainer = SimpleTrainer(model, d2.instantiate(cfg.dataloader.train), d2.instantiate(cfg.optimizer))
+    trainer.register_hooks([LRScheduler(scheduler=d2.instantiate(cfg.lr_multiplier))])
+    trainer.train(0, cfg.train.max_iter)
+    assert len(seen) == STEPS
+    for left, right in zip(expected, seen, strict=True):
+        assert left == pytest.approx(right, rel=1e-5, abs=1e-5)
+
+
+@needs_detectron2
+def test_a_resumed_run_goes_on_with_its_data(make_config, theirs, tmp_path):
+    train_there, _ = theirs
+    constant = get_config("common/schedule.py").lr_multiplier_12ep  # 1 for all of these steps
+
+    def run(name, max_iter, resume=False):
+        cfg = make_config(LEAVES[0], name, f"train.max_iter={max_iter}", "dataloader.test=null")
+        cfg.dataloader.evaluator, cfg.lr_multiplier = None, constant
+        train_there(cfg, resume=resume)
+        return list(seen)
+
+    whole = run("whole", STEPS)
+    first, rest = run("part", 2), run("part", STEPS, resume=True)
+    for left, right in zip(whole, [*first, *rest], strict=True):
+        assert left == pytest.approx(right, rel=1e-5, abs=1e-5)
+    assert run("part", STEPS, resume=True) == []  # there is nothing left to do
+
+
+@needs_detectron2
+def test_what_it_leaves_is_read_here(make_config, theirs, tmp_path):
+    train_there, evaluate_there = theirs
+    results = train_there(make_config(LEAVES[0], "run", "train.checkpointer.period=4", "train.eval_period=3"))
+    folder = tmp_path / "run"
+    present = {path.name for path in folder.iterdir()}
+    assert present >= {"config.yaml", "log.txt", "metrics.json", "last_checkpoint", "evaluation", "model_best.pth"}
+    assert present >= {"model_0000003.pth", "model_final.pth"}
+    assert torch.load(folder / "model_final.pth", weights_only=True)["class_names"] == ["circle", "square", "triangle"]
+    assert "20 images" in (folder / "log.txt").read_text()
+    for run in (evaluate, evaluate_there):
+        cfg = make_config(LEAVES[0], "other", f"train.init_checkpoint={folder}/model_final.pth")
+        torch.testing.assert_close(run(cfg), results, rtol=0, atol=1e-9, equal_nan=True)
+    with pytest.raises(ConfigError, match="holds another run"):
+        train_there(make_config(LEAVES[0], "run"))
+
+
+@needs_detectron2
+def test_the_evaluator_of_detectron2_agrees(make_config, theirs, tmp_path):
+    train_there, evaluate_there = theirs
+    ours = train_there(make_config(LEAVES[0], "run", "optimizer.lr=2e-3", "train.max_iter=30"))["bbox"]
+    chosen = "dataloader.evaluator._target_=detrex_lite.evaluation.detectron2_coco_evaluator"
+    cfg = make_config(LEAVES[0], "other", chosen, f"train.init_checkpoint={tmp_path}/run/model_final.pth")
+    for run in (evaluate, evaluate_there):
+        found = run(cfg)["bbox"]
+        assert set(found) == {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-circle", "AP-square", "AP-triangle"}
+        assert found == pytest.approx({name: ours[name] for name in found}, abs=1e-6, nan_ok=True)
+
+
+@needs_detectron2
+def test_a_run_of_other_classes_is_not_resumed(make_config, theirs, tmp_path):
+    train_there, _ = theirs
+    train_there(make_config(LEAVES[0], "run", "train.max_iter=1"))
+    path = tmp_path / "run" / "model_final.pth"
+    (tmp_path / "run" / "last_checkpoint").write_text("model_final.pth")
+    torch.save({**torch.load(path, weights_only=True), "class_names": ["a", "b", "c"]}, path)
+    with pytest.raises(CheckpointError, match=r"trained on the classes \['a', 'b', 'c'\]; the data has \['circle'"):
+        train_there(make_config(LEAVES[0], "run"), resume=True)
+
+
+@needs_detectron2
+def test_fine_tuning_starts_from_the_checkpoint(make_config, theirs, tmp_path):
+    train_there, _ = theirs
+    train(make_config(LEAVES[0], "ours", "train.max_iter=2"))
+    stored = tmp_path / "ours" / "model_final.pth"
+    train_there(
+        make_config(LEAVES[0], "tuned", f"train.init_checkpoint={stored}", "optimizer.lr=0", "train.max_iter=1")
+    )
+    tuned, before = weights(tmp_path / "tuned" / "model_final.pth"), weights(stored)
+    name = "class_embed.weight"
+    torch.testing.assert_close(tuned[name], before[name], rtol=0, atol=0)
+    assert f"Weights of {stored}" in (tmp_path / "tuned" / "log.txt").read_text()
+
+
+@needs_detectron2
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("accumulate_steps=2", "train.accumulate_steps=2: detectron2's trainer takes one batch a step"),
+        (
+            "model_ema.enabled=True",
+            "train.model_ema.enabled=True: detectron2's trainer keeps no average of the weights",
+        ),
+        ("fsdp=True", "train.fsdp=True: detectron2's trainer saves no weights that processes hold in parts"),
+        ("csv=True", "train.csv=True: detectron2's trainer writes no metrics.csv"),
+        ("amp.enabled=True", "train.amp.enabled=True: .* has mixed precision on GPUs only, not on cpu"),
+    ],
+)
+def test_what_its_trainer_lacks_is_refused(theirs, tmp_path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        theirs[0](tiny_config(tmp_path / "out", f"train.{override}"))
+
+
+@needs_detectron2
+@pytest.mark.parametrize(("name", "product"), [("wandb", "Weights & Biases"), ("mlflow", "MLflow")])
+def test_other_logs_are_refused(theirs, tmp_path, monkeypatch, name, product):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as if all were installed
+    with pytest.raises(ConfigError, match=f"train.{name}.enabled=True: .* does not log to {product}"):
+        theirs[0](tiny_config(tmp_path / "out", f"train.{name}.enabled=True"))
+
+
+@needs_detectron2
+def test_clipping_is_refused_where_it_would_be_ignored(theirs, tmp_path, monkeypatch):
+    from detectron2.engine import HookBase
+
+    monkeypatch.delattr(HookBase, "after_backward")
+    with pytest.raises(ConfigError, match="train.clip_grad.enabled=True: this detectron2 is too old for it"):
+        theirs[0](tiny_config(tmp_path / "out", "train.clip_grad.enabled=True"))
+
+
+@needs_detectron2
+def test_clipping_sees_gradients_without_the_scale_of_mixed_precision(theirs, monkeypatch):
+    from detectron2.engine import AMPTrainer, SimpleTrainer
+
+    from detrex_lite.engine.detectron2_engine import ClipGradients
+
+    def trained(kind, **options):
+        torch.manual_seed(0)
+        model = TinyDetector(dropout=0.0)
+        trainer = kind(model, TinyLoader(), torch.optim.SGD(model.parameters(), lr=0.1), **options)
+        trainer.register_hooks([ClipGradients(max_norm=1e-3)])
+        trainer.train(0, 3)
+        return model.state_dict()
+
+    plain = trained(SimpleTrainer)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # what it wants to hear; all happens on the CPU
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    torch.testing.assert_close(trained(AMPTrainer, grad_scaler=scaler), plain, rtol=1e-5, atol=1e-7)
+
+
+@needs_detectron2
+def test_every_setting_is_honoured_or_refused():
+    """A new key of `train` has to be thought of here too."""
+    by_the_run = {"output_dir", "trust_init_checkpoint", "init_checkpoint", "device", "seed", "amp", "sync_batch_norm"}
+    by_the_run |= {"ddp", "static_graph", "compile", "deterministic", "cudnn_benchmark", "max_iter", "max_epochs"}
+    by_hooks = {
+        "clip_grad",
+        "checkpointer",
+        "checkpoint_epochs",
+        "eval_period",
+        "eval_epochs",
+        "best_metric",
+        "log_period",
+    }
+    refused = {"accumulate_steps", "model_ema", "fsdp", "wandb", "mlflow", "csv"}
+    assert set(get_config("common/train.py").train) == by_the_run | by_hooks | refused
+
+
+@needs_detectron2
+def test_models_take_and_give_the_structures_of_detectron2(shapes):
+    """Its boxes and instances give the losses of ours; its evaluators and drawing read our detections."""
+    from detectron2 import structures as d2
+
+    cfg = LazyConfig.load(LEAVES[0])
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    boxes, classes = torch.tensor([[4.0, 5, 30, 40], [20, 20, 60, 50]]), torch.tensor([0, 2])
+    losses = []
+    for instances_type, boxes_type in ((Instances, Boxes), (d2.Instances, d2.Boxes)):
+        instances = instances_type((64, 64), gt_boxes=boxes_type(boxes), gt_classes=classes)
+        losses.append(model([{"image": image, "instances": instances}]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+
+
+@needs_detectron2
+@pytest.mark.slow
+def test_two_processes_compute_the_same_losses(shapes, tmp_path):
+    launch(train_with_both, 2, device="cpu", args=(tmp_path, shapes))
+    reports = [json.loads((tmp_path / f"losses_{rank}.json").read_text()) for rank in (0, 1)]
+    for report in reports:
+        assert len(report["detrex_lite"]) == len(report["detectron2"]) == STEPS
+        for left, right in zip(report["detrex_lite"], report["detectron2"], strict=True):
+            assert left == pytest.approx(right, rel=1e-5, abs=1e-5)
+    assert reports[0]["detectron2"] != reports[1]["detectron2"]
+    final = [weights(tmp_path / engine / "model_final.pth") for engine in ENGINES]
+    torch.testing.assert_close(final[0], final[1], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,186 @@
+import base64
+import io
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from PIL import Image
+
+from detrex_lite.structures import Boxes, Instances
+from detrex_lite.visualization import SheetRow, write_report, write_samples
+from detrex_lite.visualization.charts import MOST_POINTS, Curve, line_chart
+
+EVIL = '<script>alert("x")</script>&'
+
+
+def losses(iteration):
+    names = ("loss_class", "loss_class_0", "loss_class_1", "loss_class_enc", "loss_class_dn", "loss_class_dn_0")
+    values = {name: 10 / iteration + number for number, name in enumerate(names)}
+    return {
+        "iteration": iteration,
+        "total_loss": sum(values.values()),
+        **values,
+        "lr": 1e-4,
+        "time": 0.5,
+        "data_time": 0.1,
+        "images_per_second": 4.0,
+    }
+
+
+def write_run(folder, lines, config="model: {}\n"):
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if config is not None:
+        (folder / "config.yaml").write_text(config)
+    return folder
+
+
+class Outside(HTMLParser):
+    """Lists what a page would load or run."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.tags = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        if tag in ("script", "link", "iframe") or not values.get("src", "data:").startswith("data:"):
+            self.found.append((tag, values))
+
+
+def page_of(folder):
+    page = write_report(folder).read_text(encoding="utf-8")
+    parser = Outside()
+    parser.feed(page)
+    assert parser.found == []
+    assert "http" not in page
+    for chart in re.findall(r"<svg.*?</svg>", page, re.S):
+        assert "nan" not in chart
+        assert "inf" not in chart
+        ET.fromstring(chart)
+    return page
+
+
+def captions(page):
+    return re.findall(r"<figcaption>(.*?)</figcaption>", page)
+
+
+def test_everything_about_a_run_is_on_the_page(tmp_path):
+    lines = [losses(i) for i in range(1, 60)]
+    lines += [{"iteration": 30, "bbox/AP": 21.5, "bbox/AP50": 30.0, "bbox/AP-cat": 21.5, "bbox/AP-dog": None}]
+    lines += [{"iteration": 59, "bbox/AP": 20.5, "bbox/AP50": 31.0, "bbox/AP-cat": 20.5, "bbox/AP-dog": None}]
+    page = page_of(write_run(tmp_path / "run", lines))
+    assert captions(page) == [
+        "AP, %",
+        "AP of each class at the last evaluation, %; - has no object",
+        "total loss",
+        "loss_class, by layer",
+        "loss_class, denoising, by layer",
+        "learning rate",
+        "images per second",
+        "seconds per step",
+    ]
+    for text in ("<title>run</title>", "best AP, at 30</div>", "<b>21.5</b>", "layer 1", "encoder", "model: {}"):
+        assert text in page, text
+    assert "<b>4</b>images/s, median" in page
+    assert len(page) < 60_000
+
+
+def test_a_run_without_evaluation_or_config(tmp_path):
+    page = page_of(write_run(tmp_path / "run", [losses(1)], config=None))
+    assert "Average precision" not in page
+    assert "Config" not in page
+    assert "total loss" in page
+
+
+def test_a_run_that_has_logged_nothing(tmp_path):
+    assert "Nothing has been logged yet" in page_of(write_run(tmp_path / "run", []))
+
+
+def test_numbers_that_are_not_finite_are_gaps_and_are_told(tmp_path):
+    lines = [losses(i) for i in range(1, 6)]
+    lines[2]["total_loss"] = None  # as the engine writes what is not finite
+    lines[3]["total_loss"] = math.nan
+    lines += [{"iteration": 5, "bbox/AP": None, "bbox/APs": None}]
+    page = page_of(write_run(tmp_path / "run", lines))
+    assert "not finite at 2 of the logged iterations, first at 3." in page
+    chart = page[page.index("<figcaption>total loss") :]
+    path = re.search(r'<path d="(.*?)"', chart)[1]
+    assert path.count("M") == 2
+    assert "AP, %" not in captions(page)
+
+
+def test_the_later_line_of_a_resumed_run_counts(tmp_path):
+    lines = [losses(1), losses(2), {**losses(2), "total_loss": 77.0}]
+    assert "<b>77</b>total loss" in page_of(write_run(tmp_path / "run", lines))
+
+
+def test_html_in_names_is_text(tmp_path):
+    lines = [losses(1), {"iteration": 1, "bbox/AP": 1.0, f"bbox/AP-{EVIL}": 1.0, f"loss_{EVIL}": 1.0}]
+    folder = write_run(tmp_path / "a<b>&", lines, config=f"name: {EVIL}\n")
+    row = SheetRow(Image.new("RGB", (40, 30)), truth(40, 30), detections(40, 30), EVIL)
+    write_samples(folder, [row], class_names=[EVIL], iteration=1)
+    page = page_of(folder)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 5  # loss: caption and label of the chart; class; sample; config
+    assert "<h1>a&lt;b&gt;&amp;</h1>" in page
+
+
+def truth(width, height):
+    return Instances(
+        (height, width),
+        gt_boxes=Boxes(torch.tensor([[2.0, 3, 20, 25]])),
+        gt_classes=torch.tensor([0]),
+    )
+
+
+def detections(width, height):
+    return Instances(
+        (height, width),
+        pred_boxes=Boxes(torch.tensor([[2.0, 3, 20, 25], [0, 0, 5, 5]])),
+        scores=torch.tensor([0.9, 0.1]),
+        pred_classes=torch.tensor([0, 0]),
+    )
+
+
+def test_samples_are_small_pictures_in_the_page(tmp_path):
+    folder = write_run(tmp_path / "run", [losses(1)])
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8, generator=generator)
+    rows = [SheetRow(noise, truth(640, 480), detections(640, 480), "a.jpg")]
+    write_samples(folder, rows, class_names=["cat"], iteration=7)
+    page = page_of(folder)
+    pictures = [base64.b64decode(one) for one in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
+    assert [Image.open(io.BytesIO(picture)).size for picture in pictures] == [(300, 225)] * 2
+    assert "Detections at iteration 7" in page
+    assert "a.jpg · 1 object, 1 detection<" in page  # the one with the low score is left out
+
+
+def test_it_goes_where_it_is_told(tmp_path):
+    folder = write_run(tmp_path / "run", [losses(1)])
+    assert write_report(folder, tmp_path / "new" / "page.html") == tmp_path / "new" / "page.html"
+    assert not (folder / "report.html").exists()
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="metrics.jsonl"):
+        write_report(tmp_path)
+
+
+def test_long_curves_are_drawn_by_means():
+    points = [(i, math.nan if 2000 <= i < 3000 else float(i % 2)) for i in range(10_000)]
+    chart = line_chart("x", [Curve("x", points, "red")])
+    path = re.search(r'<path d="(.*?)"', chart)[1]
+    assert len(re.findall("[ML]", path)) <= MOST_POINTS
+    assert path.count("M") == 2
+
+
+def test_a_chart_of_one_point_and_of_one_value():
+    for points in ([(5, 0.0)], [(1, 2.0), (2, 2.0)], [(5, -3.0)]):
+        ET.fromstring(re.search("<svg.*</svg>", line_chart("x", [Curve("x", points, "red")]))[0])
+    assert line_chart("x", [Curve("x", [(1, math.nan)], "red")]) == ""

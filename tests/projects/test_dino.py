@@ -66,12 +66,21 @@ class TestDINO(DetectorContract):
         return small_config(**changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/dino_r[0-9]*.py")), ids=lambda path: path.stem)
+RESNET_50_AND_101 = [path for path in sorted(CONFIGS.glob("**/dino_r[0-9]*.py")) if "custom" not in path.stem]
+
+
+@pytest.mark.parametrize("path", RESNET_50_AND_101, ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert len(model.class_embed) == cfg.transformer.decoder.num_layers + 1
     assert len(model.neck.convs) + len(model.neck.extra_convs) == cfg.transformer.num_feature_levels
     assert model.transformer.tgt_embed.weight.shape == (900, 256)
+
+
+def test_the_small_models_build():
+    for path in CONFIGS.glob("*small*.py"):
+        _, cfg = build_on_meta(path)
+        assert (cfg.backbone.depth, cfg.embed_dim, cfg.transformer.num_feature_levels) == (18, 128, 3)
 
 
 def test_five_levels_run(batch):

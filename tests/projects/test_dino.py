@@ -78,7 +78,7 @@ def test_every_config_builds(path):
 
 
 def test_the_small_models_build():
-    for path in CONFIGS.glob("*small*.py"):
+    for path in CONFIGS.glob("**/dino_small*.py"):
         _, cfg = build_on_meta(path)
         assert (cfg.backbone.depth, cfg.embed_dim, cfg.transformer.num_feature_levels) == (18, 128, 3)
 

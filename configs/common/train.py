@@ -34,6 +34,8 @@ train = dict(
     # In the place of DistributedDataParallel: each process keeps a part of the weights, gradients and optimizer state
     # (FSDP2), for backbones that need more memory than a GPU has.
     fsdp=False,
+    # Compute what is inside transformer layers again in the backward pass instead of storing it: takes less memory.
+    activation_checkpointing=False,
     # Take deterministic algorithms where torch has them, and log which operators have none. Slower on GPUs.
     deterministic=False,
     # Checkpoints every so many steps (and `checkpoint_epochs`: the shorter counts), and how many are kept.

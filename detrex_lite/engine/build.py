@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import distributed
+from ..layers import BaseTransformerLayer
 from .sharding import is_sharded
 from .signals import LeaveSignalsToParent
 
@@ -68,6 +69,21 @@ def synchronise_batch_norms(model: nn.Module) -> None:
                 setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
                 count += 1
     logger.info("train.sync_batch_norm: %d batch norms take their statistics from all processes.", count)
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let all transformer layers of `model` compute their activations again in the backward pass.
+
+    Raises:
+        ConfigError: when it has no such layers.
+    """
+    from ..config import ConfigError
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTransformerLayer)]
+    if not layers:
+        raise ConfigError(f"train.activation_checkpointing=True: {type(model).__name__} has no transformer layers")
+    for layer in layers:
+        layer.activation_checkpointing = True
 
 
 def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:

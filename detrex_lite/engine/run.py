@@ -15,6 +15,7 @@ from .build import (
     build_evaluation,
     build_loader,
     build_optimizer,
+    checkpoint_activations,
     load_initial_weights,
     load_weights_to_evaluate,
     synchronise_batch_norms,
@@ -153,6 +154,8 @@ class Run:
         self.class_names = check_classes(self.model, self._datasets())
         if cfg.train.sync_batch_norm and distributed.is_distributed():
             synchronise_batch_norms(self.model)
+        if cfg.train.activation_checkpointing:
+            checkpoint_activations(self.model)
         if cfg.train.deterministic:
             name_own_kernels(self.model, self.device, self.amp_dtype or torch.float32)
         self.model.to(self.device)

@@ -9,7 +9,9 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import did_you_mean
 
@@ -29,6 +31,10 @@ class BaseTransformerLayer(nn.Module):
         ffn: the feed-forward block, of which every `ffn` gets a copy.
         norm: the normalisation, of which every `norm` gets a copy.
         operation_order: names out of "self_attn", "cross_attn", "norm", "ffn", in the order in which they run.
+
+    Attributes:
+        activation_checkpointing: set to True, training computes what is inside the layer again in the backward pass
+            instead of storing it (Chen et al., 2016).
 
     Raises:
         ValueError: for an empty order, an unknown operation, or a list of attentions of another length than the
@@ -59,8 +65,14 @@ class BaseTransformerLayer(nn.Module):
                 f"has {num_attentions}"
             )
         self.attentions = nn.ModuleList(attn)
+        self.activation_checkpointing = False
         self.ffns = nn.ModuleList(copy.deepcopy(ffn) for _ in range(self.operation_order.count("ffn")))
         self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in range(self.operation_order.count("norm")))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *args, use_reentrant=False, **kwargs)
+        return super().__call__(*args, **kwargs)
 
     @property
     def pre_norm(self) -> bool:

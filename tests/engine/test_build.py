@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from detrex_lite.config import ConfigError
 from detrex_lite.engine import build
 from detrex_lite.engine.run import Run
 from detrex_lite.engine.settings import complete
+from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention
 from detrex_lite.modeling import ResNet
 
 from .tiny import TinyDetector, tiny_config
@@ -48,6 +50,24 @@ def test_batch_norms_are_synchronised_when_several_processes_ask(tmp_path, monke
     monkeypatch.setattr("detrex_lite.distributed.all_gather_objects", lambda mine: [mine, mine])
     monkeypatch.setattr("detrex_lite.distributed.rank", lambda: 0)
     assert kinds(Run(cfg, tmp_path).model)["norm"] == expected
+
+
+def test_activations_of_transformer_layers_are_checkpointed_when_asked(tmp_path):
+    cfg = complete(tiny_config(tmp_path, "train.activation_checkpointing=True"), ())
+    cfg.model._target_ = "tests.engine.test_build.Layered"
+    assert Run(cfg, tmp_path).model.layer.activation_checkpointing
+    cfg.train.activation_checkpointing = False
+    assert not Run(cfg, tmp_path).model.layer.activation_checkpointing
+    with pytest.raises(ConfigError, match="activation_checkpointing=True: Linear has no transformer layers"):
+        build.checkpoint_activations(nn.Linear(1, 1))
+
+
+class Layered(TinyDetector):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.layer = BaseTransformerLayer(
+            attn=MultiheadAttention(8, 2), ffn=FFN(8, 8), norm=nn.LayerNorm(8), operation_order=("self_attn", "ffn")
+        )
 
 
 class Normalised(TinyDetector):

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention, TransformerLayerSequence
 
 C = 16
+ORDER = ("self_attn", "norm", "ffn", "norm")
 
 
 def make_layer(*order, attn=None):
@@ -150,3 +151,32 @@ def test_sequence_errors():
         TransformerLayerSequence([layer, layer], 3)
     with pytest.raises(ValueError, match="num_layers must say how many copies"):
         TransformerLayerSequence(layer)
+
+
+def test_checkpointed_activations_are_not_stored_and_change_nothing(x):
+    torch.manual_seed(0)
+    ffn = FFN(C, 32, ffn_drop=0.3)
+    layer = BaseTransformerLayer(
+        attn=MultiheadAttention(C, 4, proj_drop=0.3), ffn=ffn, norm=nn.LayerNorm(C), operation_order=ORDER
+    )
+
+    def run():
+        stored = []
+
+        def pack(tensor):
+            stored.append(tensor.numel())
+            return tensor
+
+        torch.manual_seed(1)  # the same values are dropped
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = layer(x.requires_grad_())
+        return out, torch.autograd.grad(out.square().sum(), [x, *layer.parameters()]), sum(stored)
+
+    out, gradients, stored = run()
+    layer.activation_checkpointing = True
+    again, gradients_again, stored_again = run()
+    assert_close(again, out, rtol=0, atol=0)
+    assert_close(gradients_again, gradients, rtol=0, atol=0)
+    assert stored_again < stored / 4
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))

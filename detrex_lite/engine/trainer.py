@@ -167,7 +167,7 @@ class Trainer:
             with contextlib.nullcontext() if is_last else self._without_gradient_exchange():
                 with phase("forward"):
                     losses = self._forward(batch)
-                    total = sum(losses.values(), start=torch.zeros((), device=self.device))
+                    total = torch.stack(list(losses.values())).sum()
                 with phase("backward"):
                     self.scaler.scale(total / self.accumulate_steps).backward()
             all_losses.append({name: value.detach() for name, value in losses.items()})

@@ -21,7 +21,7 @@ from detrex_lite.modeling import (
     SetCriterion,
     name_layers,
 )
-from detrex_lite.modeling.criterion import sigmoid_focal_loss
+from detrex_lite.modeling.criterion import Comparison, sigmoid_focal_loss
 from detrex_lite.structures import box_cxcywh_to_xyxy
 
 from .helpers import random_predictions, random_targets
@@ -65,7 +65,8 @@ def test_focal_loss_by_torchvision():
     for image, query, target in zip(*match, strict=True):
         one_hot[image, query] = F.one_hot(targets.labels[target], 4).double()
     want = torchvision_focal_loss(predictions.logits, one_hot, 0.25, 2.0, reduction="sum") / 3
-    assert_close(FocalLoss()(predictions, match, targets, 3.0), want)
+    comparison = Comparison.of([predictions], [match], targets, torch.tensor([3.0]))
+    assert_close(FocalLoss()(comparison), want[None])
 
 
 def test_every_layer_is_named_and_weighted(criterion):
@@ -84,6 +85,30 @@ def test_every_layer_is_named_and_weighted(criterion):
     assert list(
         name_layers(*(torch.stack(x) for x in zip(*(layer[:2] for layer in layers), strict=True)), aux_loss=False)
     ) == [""]
+
+
+@pytest.mark.parametrize("loss", [CrossEntropyLoss(), FocalLoss()], ids=["cross-entropy", "focal"])
+def test_sets_of_all_sizes_are_compared_as_if_each_were_alone(criterion, loss):
+    criterion = SetCriterion(
+        matcher=criterion.matcher, losses={**LOSSES, "loss_class": loss}, weights={**WEIGHTS, "loss_class": 1.0}
+    )
+    targets = random_targets([3, 1])
+    outputs = {
+        "": random_predictions(2, 6),
+        "_few_queries": random_predictions(2, 2, seed=2),  # one object is left out
+        "_no_query": random_predictions(2, 0, seed=3),
+        "_more_classes": random_predictions(2, 6, num_logits=9, seed=4),
+        "_one_image": random_predictions(1, 5, seed=5)._replace(targets=random_targets([4], seed=5)),
+        "_dn": random_predictions(2, 4, seed=6)._replace(
+            match=Match(torch.tensor([0, 1]), torch.tensor([3, 0]), torch.tensor([1, 3])), repeats=3
+        ),
+    }
+    got = criterion(outputs, targets)
+    assert list(got) == [name + suffix for suffix in outputs for name in LOSSES]
+    for suffix, one in outputs.items():
+        for name, alone in criterion({"": one}, targets).items():
+            assert_close(got[name + suffix], alone)
+            assert torch.isfinite(alone)
 
 
 def test_a_set_is_compared_with_targets_of_its_own(criterion):
@@ -106,7 +131,8 @@ def test_a_set_with_a_known_match_is_compared_by_it(criterion):
     got = criterion({"": predictions, "_dn": known}, targets)
     box_l1 = (predictions.boxes[match.image, match.query] - targets.boxes[match.target]).abs().sum()
     assert_close(got["loss_bbox_dn"], 5.0 * box_l1 / (4 * 2))
-    assert_close(got["loss_class_dn"], LOSSES["loss_class"](predictions, match, targets, 8.0))
+    comparison = Comparison.of([predictions], [match], targets, torch.tensor([8.0]))
+    assert_close(got["loss_class_dn"][None], LOSSES["loss_class"](comparison))
     for name, loss in criterion({"": predictions}, targets).items():
         assert_close(got[name], loss)
 

@@ -19,7 +19,7 @@ from detrex_lite.modeling import (
     SetCriterion,
     Targets,
 )
-from detrex_lite.modeling.criterion import sigmoid_focal_loss
+from detrex_lite.modeling.criterion import Comparison, sigmoid_focal_loss
 from detrex_lite.modeling.denoising import (
     Denoising,
     Layout,
@@ -408,8 +408,10 @@ def test_one_transfer_and_no_synchronisation(kind, ignore_padding, cap):
         length = len(queries.layout) + QUERIES
         logits, boxes = (torch.zeros(2, 3, length, n, dtype=torch.float64, device="meta") for n in (CLASSES, 4))
         predictions = queries.name_layers(logits, boxes)["_dn"]
+        numbers = torch.full((1,), 8.0, device="meta")
+        comparison = Comparison.of([predictions], [predictions.match], queries.targets, numbers)
         for loss in criterion().losses.values():
-            loss(predictions, predictions.match, queries.targets, 8.0)
+            loss(comparison)
     assert transfers.count == 1
 
 

@@ -1,25 +1,23 @@
-"""Losses of one set of predictions that has been matched with the ground truth.
+"""Losses of sets of predictions that have been matched with the ground truth.
 
-Legend: B batch, Q queries, K classes, M matched pairs in the batch.
+Legend: S sets, B batch, R queries of all sets of an image, M matched pairs of all sets, K classes.
 """
 
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...structures import box_cxcywh_to_xyxy, generalized_box_iou
-from ..predictions import Match, Predictions
-from ..targets import Targets
+from .comparison import Comparison
 
 
 class MatchedLoss(Protocol):
     """The interface of a loss."""
 
-    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
-        """A scalar, not yet weighted; `num_boxes` is the number of objects per process, at least 1, times the
-        `repeats` of the predictions.
-        """
+    def __call__(self, comparison: Comparison) -> Tensor:
+        """(S,), the loss of each set, not yet weighted."""
         ...
 
 
@@ -33,16 +31,16 @@ class CrossEntropyLoss:
     def __init__(self, eos_coef: float = 0.1):
         self.eos_coef = eos_coef
 
-    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
-        logits = predictions.logits  # (B, Q, K + 1)
-        if not logits.numel():
-            return logits.sum()  # the mean over nothing would be NaN
-        no_object = logits.shape[-1] - 1
-        labels = targets.labels.new_full(logits.shape[:2], no_object)
-        labels[match.image, match.query] = targets.labels[match.target]
-        weight = logits.new_ones(no_object + 1)
+    def __call__(self, comparison: Comparison) -> Tensor:
+        no_object = comparison.logits.shape[-1] - 1
+        labels = comparison.labels.new_full(comparison.logits.shape[:2], no_object)
+        labels[comparison.image, comparison.query] = comparison.labels
+        weight = comparison.logits.new_ones(no_object + 1)
         weight[no_object] = self.eos_coef
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight)
+        loss = F.cross_entropy(comparison.logits.flatten(0, 1), labels.flatten(), weight, reduction="none")
+        # Of no queries at all it is zero.
+        total = comparison.sum_of_queries(weight[labels]).clamp(min=torch.finfo(weight.dtype).tiny)
+        return comparison.sum_of_queries(loss.view_as(labels)) / total
 
 
 def sigmoid_focal_loss(logits: Tensor, wanted: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -72,18 +70,19 @@ class FocalLoss:
         self.alpha = alpha
         self.gamma = gamma
 
-    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
-        wanted = predictions.logits.new_zeros(predictions.logits.shape)
-        wanted[match.image, match.query, targets.labels[match.target]] = 1
-        return sigmoid_focal_loss(predictions.logits, wanted, self.alpha, self.gamma).sum() / num_boxes
+    def __call__(self, comparison: Comparison) -> Tensor:
+        wanted = torch.zeros_like(comparison.logits)
+        wanted[comparison.image, comparison.query, comparison.labels] = 1
+        loss = sigmoid_focal_loss(comparison.logits, wanted, self.alpha, self.gamma)
+        return comparison.sum_of_queries(loss.sum(-1)) / comparison.num_boxes
 
 
 class BoxL1Loss:
     """L1 distance of matched boxes as cxcywh in 0..1, summed, per object."""
 
-    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
-        predicted = predictions.boxes[match.image, match.query]  # (M, 4)
-        return (predicted - targets.boxes[match.target]).abs().sum() / num_boxes
+    def __call__(self, comparison: Comparison) -> Tensor:
+        distance = (comparison.boxes - comparison.target_boxes).abs().sum(-1)
+        return comparison.sum_of_matched(distance) / comparison.num_boxes
 
 
 class GIoULoss:
@@ -96,7 +95,8 @@ class GIoULoss:
     def __init__(self, eps: float = 1e-6):
         self.eps = eps
 
-    def __call__(self, predictions: Predictions, match: Match, targets: Targets, num_boxes: Tensor | float) -> Tensor:
-        predicted = box_cxcywh_to_xyxy(predictions.boxes[match.image, match.query])  # (M, 4)
-        wanted = box_cxcywh_to_xyxy(targets.boxes[match.target])
-        return (1 - generalized_box_iou(predicted, wanted, self.eps)).sum() / num_boxes
+    def __call__(self, comparison: Comparison) -> Tensor:
+        predicted = box_cxcywh_to_xyxy(comparison.boxes)
+        wanted = box_cxcywh_to_xyxy(comparison.target_boxes)
+        giou = generalized_box_iou(predicted, wanted, self.eps)
+        return comparison.sum_of_matched(1 - giou) / comparison.num_boxes

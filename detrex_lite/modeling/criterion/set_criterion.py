@@ -1,16 +1,26 @@
 """The set prediction loss of DETR: match, then compare what is matched, for every set of predictions."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ...distributed import mean_over_processes, world_size
+from ...distributed import mean_over_processes
 from ...errors import did_you_mean
 from ..matcher import HungarianMatcher
 from ..predictions import Match, Predictions
 from ..targets import Targets
+from .comparison import Comparison
 from .losses import MatchedLoss
+
+
+class _Set(NamedTuple):
+    """A set of predictions, its objects, and what sums over it are divided by."""
+
+    predictions: Predictions
+    targets: Targets
+    num_boxes: Tensor
 
 
 class SetCriterion(nn.Module):
@@ -18,7 +28,7 @@ class SetCriterion(nn.Module):
 
     Args:
         matcher: finds which query answers for which object, for all sets at once that do not say so themselves.
-        losses: base name -> loss, e.g. "loss_class", "loss_bbox", "loss_giou".
+        losses: base name -> loss, computed for all sets at once, e.g. "loss_class", "loss_bbox", "loss_giou".
         weights: base name -> weight; every set of predictions uses the weight of the base name.
 
     Raises:
@@ -47,29 +57,47 @@ class SetCriterion(nn.Module):
         Returns:
             Weighted losses under base name + suffix, in float32 (float64 for float64 predictions).
         """
-        device = targets.boxes.device
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(targets.boxes.device.type, enabled=False):
             outputs = {suffix: one.at_least_float32() for suffix, one in outputs.items()}
-            own = [targets if one.targets is None else one.targets for one in outputs.values()]
-            # Processes exchange these numbers, so they come before matching, which may fail in one of them alone.
-            num_boxes = self._num_boxes(own)
-            matches = self.match(outputs, targets)
-            return {
-                name + suffix: self.weights[name] * loss(predictions, match, its, count * predictions.repeats)
-                for (suffix, predictions), match, its, count in zip(
-                    outputs.items(), matches, own, num_boxes, strict=True
-                )
-                for name, loss in self.losses.items()
-            }
+            # Processes exchange numbers in here, so it comes before matching, which may fail in one of them alone.
+            sets = self._sets(outputs, targets)
+            known = {suffix: one.match for suffix, one in outputs.items() if one.match is not None}
+            losses = self._compare(sets, known)
+            # Matching waits for the device, which has the losses of the others to compute meanwhile.
+            unknown = {suffix: one for suffix, one in outputs.items() if one.match is None}
+            found = dict(zip(unknown, self.match(unknown, targets), strict=True))
+            losses |= self._compare(sets, found)
+        return {name + suffix: losses[name + suffix] for suffix in outputs for name in self.losses}
 
     def match(self, outputs: Mapping[str, Predictions], targets: Targets) -> Sequence[Match]:
         """One Match per set of predictions, in their order."""
         return self.matcher(list(outputs.values()), targets)
 
     @staticmethod
-    def _num_boxes(targets: Sequence[Targets]) -> Sequence[Tensor | float]:
-        """Objects per process, averaged over processes and at least 1, so that all processes weigh objects alike."""
-        if world_size() == 1:
-            return [float(max(len(one), 1)) for one in targets]
-        counts = torch.tensor([float(len(one)) for one in targets], device=targets[0].boxes.device)
-        return mean_over_processes(counts).clamp(min=1).unbind()
+    def _sets(outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, _Set]:
+        """Each set with what it is compared with."""
+        own = {suffix: targets if one.targets is None else one.targets for suffix, one in outputs.items()}
+        numbers = [[float(len(own[suffix])), float(one.repeats)] for suffix, one in outputs.items()]
+        counts, repeats = torch.tensor(numbers).to(targets.boxes.device, non_blocking=True).unbind(1)
+        # Averaged over processes and at least 1, so that all processes weigh objects alike.
+        num_boxes = (mean_over_processes(counts).clamp(min=1) * repeats).unbind()
+        return {
+            suffix: _Set(one, own[suffix], number)
+            for (suffix, one), number in zip(outputs.items(), num_boxes, strict=True)
+        }
+
+    def _compare(self, sets: Mapping[str, _Set], matches: Mapping[str, Match]) -> dict[str, Tensor]:
+        """The weighted losses of the sets that have a match here."""
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for suffix in matches:
+            batch, _, classes = sets[suffix].predictions.logits.shape
+            groups.setdefault((batch, classes, id(sets[suffix].targets)), []).append(suffix)
+        losses: dict[str, Tensor] = {}
+        for group in groups.values():
+            predictions, (targets, *_), num_boxes = zip(*(sets[suffix] for suffix in group), strict=True)
+            matched = [matches[suffix] for suffix in group]
+            comparison = Comparison.of(predictions, matched, targets, torch.stack(num_boxes))
+            for name, loss in self.losses.items():
+                weighted = self.weights[name] * loss(comparison)
+                losses |= {name + suffix: one for suffix, one in zip(group, weighted.unbind(), strict=True)}
+        return losses

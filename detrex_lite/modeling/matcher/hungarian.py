@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
 from ...errors import NonFiniteError
 from ...phases import phase
@@ -18,8 +17,8 @@ from .costs import MatchingCost
 class HungarianMatcher:
     """Finds the cheapest one-to-one matching for every image and every set of predictions.
 
-    Costs are computed on the device, one block per image (never batch x all objects), brought to the CPU in one
-    transfer for all sets together, and solved by SciPy.
+    Costs are computed on the device for all sets at once, one block per image (never batch x all objects), brought to
+    the CPU in one transfer, and solved by SciPy.
 
     Args:
         costs: name -> cost; their sum is minimised. Each is already weighted.
@@ -57,24 +56,35 @@ class HungarianMatcher:
 
     def _find(self, predictions: Mapping[int, Predictions], targets: Targets) -> list[Match]:
         """Match sets, which errors name by their numbers."""
-        all_targets = [targets if one.targets is None else one.targets for one in predictions.values()]
-        padded = {id(one): one.padded() for one in all_targets}  # most sets share theirs
-        blocks = [self._cost(one, *padded[id(its)]) for one, its in zip(predictions.values(), all_targets, strict=True)]
-        device = blocks[0].device
-        flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()
-        offsets = np.cumsum([0, *(block.numel() for block in blocks)])
-        solved = []
-        for number, block, its, first in zip(predictions, blocks, all_targets, offsets, strict=False):
-            self._warn_of_too_many(max(its.sizes, default=0), block.shape[1])
-            cost = flat[first : first + block.numel()].reshape(block.shape)
-            solved.append(_solve(cost, its.sizes, number))
+        own = {number: targets if one.targets is None else one.targets for number, one in predictions.items()}
+        costs = self._costs(predictions, own)
+        for number, cost in costs.items():
+            self._warn_of_too_many(max(own[number].sizes, default=0), cost.shape[1])
+        solved = [_solve(cost, own[number].sizes, number) for number, cost in costs.items()]
         # One transfer back, too.
+        device = targets.boxes.device
         joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)
         return [Match(*part) for part in joined.split([pairs.shape[1] for pairs in solved], dim=1)]
 
-    def _cost(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
-        """(B, Q, T), the weighted sum of all costs."""
-        return torch.stack([cost(predictions, labels, boxes) for cost in self.costs.values()]).sum(0)
+    def _costs(self, predictions: Mapping[int, Predictions], own: Mapping[int, Targets]) -> dict[int, np.ndarray]:
+        """The weighted sum of all costs of each set, (B, Q, T), on the CPU; `own` are the targets of each set."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, one in predictions.items():
+            groups.setdefault((one.logits.shape[-1], id(own[number])), []).append(number)
+        blocks = []
+        for group in groups.values():
+            # Sets of a group are computed as if they were one: on a GPU that saves the launch of most kernels.
+            logits = torch.cat([predictions[number].logits for number in group], dim=1)
+            joined = Predictions(logits, torch.cat([predictions[number].boxes for number in group], dim=1))
+            labels, boxes = own[group[0]].padded()
+            blocks.append(torch.stack([cost(joined, labels, boxes) for cost in self.costs.values()]).sum(0))
+        flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()
+        parts = np.split(flat, np.cumsum([block.numel() for block in blocks])[:-1])
+        costs: dict[int, np.ndarray] = {}
+        for group, block, part in zip(groups.values(), blocks, parts, strict=True):
+            ends = np.cumsum([predictions[number].logits.shape[1] for number in group])
+            costs.update(zip(group, np.split(part.reshape(block.shape), ends[:-1], axis=1), strict=True))
+        return {number: costs[number] for number in predictions}
 
     def _warn_of_too_many(self, objects: int, queries: int) -> None:
         if objects > queries and not self._warned:
@@ -87,15 +97,14 @@ class HungarianMatcher:
 
 def _solve(cost: np.ndarray, sizes: list[int], number: int) -> np.ndarray:
     """cost: (B, Q, T_max). Returns (3, M) int64: image, query, target of each pair."""
-    pairs, first = [], 0
-    for image, (block, size) in enumerate(zip(cost, sizes, strict=True)):
-        block = block[:, :size]
-        if not np.isfinite(block).all():
-            raise NonFiniteError(
-                f"the matching cost of image {image} of the batch is not finite in prediction set {number}: "
-                "the predicted logits or boxes are NaN or infinite"
-            )
-        query, target = linear_sum_assignment(block)
-        pairs.append(np.stack([np.full_like(query, image), query, target + first]))
-        first += size
-    return np.concatenate(pairs, axis=1)
+    if not np.isfinite(cost).all():
+        image = int(np.argmin(np.isfinite(cost).all(axis=(1, 2))))
+        raise NonFiniteError(
+            f"the matching cost of image {image} of the batch is not finite in prediction set {number}: "
+            "the predicted logits or boxes are NaN or infinite"
+        )
+    solved = [linear_sum_assignment(block[:, :size]) for block, size in zip(cost, sizes, strict=True)]
+    found = [len(query) for query, _ in solved]
+    first = np.repeat(np.cumsum([0, *sizes[:-1]]), found)
+    query, target = (np.concatenate(indices) for indices in zip(*solved, strict=True))
+    return np.stack([np.repeat(np.arange(len(sizes)), found), query, target + first])

@@ -6,6 +6,7 @@ where nobody measures.
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -32,17 +33,22 @@ def phase(name: str) -> Iterator[None]:
 class PhaseTimes:
     """Adds up the time of each phase: on a GPU by its own clock, without waiting for it until the sums are taken.
 
+    What is kept does not grow with the number of steps, even when nobody takes the sums.
+
     Args:
         device: where the phases compute.
     """
 
     def __init__(self, device: torch.device):
         self._on_gpu = device.type == "cuda"
-        self._spans: list[tuple[str, Any, Any]] = []
+        self._pending: deque[tuple[str, Any, Any]] = deque()  # spans that a GPU may not have computed yet
+        self._totals: dict[str, float] = {}
 
     @contextlib.contextmanager
     def measure(self) -> Iterator[None]:
         """Inside, phases count here."""
+        while self._pending and self._is_over(self._pending[0][2]):
+            self._count_first()
         token = _current.set(self)
         try:
             yield
@@ -59,15 +65,22 @@ class PhaseTimes:
 
     def add(self, name: str, start: Any, end: Any) -> None:
         """Count the time between two moments."""
-        self._spans.append((name, start, end))
+        self._pending.append((name, start, end))
 
     def take(self) -> dict[str, float]:
         """Phase -> seconds since the last call, in the order in which phases first ended."""
-        if self._on_gpu and self._spans:
-            self._spans[-1][2].synchronize()
-        totals: dict[str, float] = {}
-        for name, start, end in self._spans:
-            seconds = start.elapsed_time(end) / 1000 if self._on_gpu else end - start
-            totals[name] = totals.get(name, 0.0) + seconds
-        self._spans = []
+        if self._on_gpu and self._pending:
+            self._pending[-1][2].synchronize()
+        while self._pending:
+            self._count_first()
+        totals, self._totals = self._totals, {}
         return totals
+
+    def _is_over(self, moment: Any) -> bool:
+        return not self._on_gpu or moment.query()
+
+    def _count_first(self) -> None:
+        """Move the span that ended first into the totals."""
+        name, start, end = self._pending.popleft()
+        seconds = start.elapsed_time(end) / 1000 if self._on_gpu else end - start
+        self._totals[name] = self._totals.get(name, 0.0) + seconds

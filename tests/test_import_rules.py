@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A part of the package may import parts of its own level and of those above it in this list, without cycles.
 LEVELS = (
-    {"errors", "arguments", "distributed", "phases", "structures", "ops"},
+    {"errors", "arguments", "devices", "distributed", "phases", "structures", "ops"},
     {"layers"},
     {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
     {"engine"},

@@ -51,6 +51,61 @@ def test_it_leaves_no_break_in_a_compiled_function():
     assert times.take() == {}
 
 
+def test_spans_do_not_pile_up_where_nobody_takes_the_times():
+    times = PhaseTimes(torch.device("cpu"))
+    for step in range(100):
+        with times.measure():
+            times.add("inner", step, step + 0.25)
+            times.add("outer", step, step + 0.5)
+        assert len(times._pending) == 2
+    assert times.take() == {"inner": 25.0, "outer": 50.0}
+    assert times.take() == {}
+
+
+class Event:
+    """A CUDA event of a GPU that computes only when it is told to, or waited for."""
+
+    now = done = 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        Event.now += 1000.0  # milliseconds
+        self.time = Event.now
+
+    def query(self):
+        return self.time <= Event.done
+
+    def synchronize(self):
+        Event.done = max(Event.done, self.time)
+
+    def elapsed_time(self, end):
+        assert self.query()
+        assert end.query()
+        return end.time - self.time
+
+
+def test_a_gpu_is_not_waited_for_until_the_times_are_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    times = PhaseTimes(torch.device("cuda"))
+
+    def step():
+        with times.measure(), phase("outer"), phase("inner"):
+            pass
+
+    for number in range(1, 4):
+        step()
+        assert len(times._pending) == 2 * number
+    assert Event.done == 0
+    for _ in range(10):  # the GPU is one step behind
+        Event.done = Event.now - 4000
+        step()
+        assert len(times._pending) == 4
+    assert times.take() == {"inner": 13.0, "outer": 39.0}
+    assert Event.done == Event.now
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU's own clock: needs one")
 def test_a_gpu_is_measured_by_its_own_clock():

@@ -54,7 +54,9 @@ def model_parser() -> argparse.ArgumentParser:
 
 def training_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark.py train", description="Steps of a config on its own data, with random weights, part by part."
+        prog="benchmark.py train",
+        description="Steps of a config on its own data, with random weights, part by part: data, forward pass and the "
+        "matching in it, backward pass, optimizer.",
     )
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")

@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 CONTENTS = {
     "contact_sheet.png": "ground truth beside detections on held-out images",
     "curves.png": "losses, learning rate and AP over the training",
+    "report.html": "a page about the run: losses, AP, learning rate, sample detections",
     "metrics.json": "the numbers above",
     "metrics.jsonl": "losses, rates and AP as they developed",
     "model_final.pth": "the trained model (load it with tools/predict.py or detrex_lite.Predictor)",

@@ -11,6 +11,7 @@ import torch
 
 import detrex_lite
 
+from .. import devices
 from .errors import BenchmarkError
 
 
@@ -20,15 +21,10 @@ def choose_device(name: str) -> torch.device:
     Raises:
         BenchmarkError: when there is no such device.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise BenchmarkError(f"device must be 'auto', 'cpu', 'cuda', 'cuda:1' or the like, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BenchmarkError(f"device is {name!r}, but there is no CUDA device; use 'cpu' or 'auto'")
-    return device
+        return devices.choose_device(name)
+    except ValueError as error:
+        raise BenchmarkError(str(error)) from error
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

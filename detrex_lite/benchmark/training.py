@@ -1,16 +1,18 @@
-"""How fast a config trains, and what takes the time: data, forward and backward pass, optimizer."""
+"""How fast a config trains, and what takes the time: data, forward pass, matching, backward pass, optimizer."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from omegaconf import OmegaConf
 
 from ..config import LazyConfig, instantiate
-from ..engine.build import build_optimizer
+from ..engine.build import build_loader, build_optimizer, wrap_for_training
+from ..engine.progress import PHASES
 from ..engine.settings import AMP_DTYPES, complete
-from .errors import require_positive
+from ..engine.trainer import Hook, Trainer
+from ..errors import NonFiniteError
+from .errors import BenchmarkError, require_positive
 from .machine import machine_facts
 from .stages import StagesReport
 from .timing import Timing
@@ -18,10 +20,47 @@ from .timing import Timing
 WHOLE = "step"
 
 
+class StepTimes(Hook):
+    """Keeps how long each step and its parts took; on a GPU it waits for the end of each step.
+
+    Args:
+        warmup: the first steps, which are left out.
+
+    Attributes:
+        steps: of each step part -> seconds; "matching" is a part of "forward".
+        num_images: of all these steps.
+    """
+
+    def __init__(self, warmup: int):
+        self.warmup = warmup
+        self.steps: list[dict[str, float]] = []
+        self.num_images = 0
+        self._start = 0.0
+
+    def before_step(self, trainer: Trainer) -> None:
+        self._start = _now(trainer.device)
+
+    def after_step(self, trainer: Trainer) -> None:
+        # The trainer's own clock does not wait for a GPU.
+        on_gpu = trainer.device.type == "cuda"
+        seconds = _now(trainer.device) - self._start if on_gpu else trainer.step_seconds
+        phases = trainer.phases.take()
+        if trainer.iteration > self.warmup:
+            self.steps.append({WHOLE: seconds, "data": trainer.data_seconds, **phases})
+            self.num_images += trainer.num_images
+
+    def timings(self) -> dict[str, Timing]:
+        """Part -> times, of those parts that there were."""
+        parts = [part for part in (WHOLE, *PHASES) if any(part in step for step in self.steps)]
+        return {part: Timing(tuple(step.get(part, 0.0) for step in self.steps)) for part in parts}
+
+
 def benchmark_training(
     file: str, overrides: Sequence[str], device: torch.device, *, repeats: int = 20, warmup: int = 3
 ) -> StagesReport:
-    """Train some steps on the config's own data, with random weights, and without hooks and averages of weights.
+    """Train some steps by the engine's trainer on the config's own data, with random weights.
+
+    There is no other hook: no schedule of the learning rate, no average of the weights.
 
     Args:
         file: a config.
@@ -31,6 +70,7 @@ def benchmark_training(
         warmup: steps before them.
 
     Raises:
+        BenchmarkError: when a number is below 1, or a loss is not finite.
         ConfigError: when the config, an override or its data is wrong.
     """
     require_positive(repeats=repeats, warmup=warmup)
@@ -41,49 +81,36 @@ def benchmark_training(
         config.model.backbone.weights = None
     train = config.train
     torch.manual_seed(train.seed)
-    loader = instantiate(config.dataloader.train)
-    model = instantiate(config.model).to(device).train()
-    optimizer = build_optimizer(config.optimizer, model)
-    dtype = AMP_DTYPES[train.amp.dtype] if train.amp.enabled else None
-    max_norm = train.clip_grad.params if train.clip_grad.enabled else None
-    batches = _endless(loader)
-    seconds: dict[str, list[float]] = {part: [] for part in (WHOLE, "data", "forward and backward", "optimizer")}
-    images = 0
-    for step in range(-warmup, repeats):
-        marks = [_now(device)]
-        batch = next(batches)
-        marks.append(_now(device))
-        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            loss = torch.stack([one.float() for one in model(batch).values()]).sum()
-        loss.backward()
-        marks.append(_now(device))
-        if max_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), **max_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        marks.append(_now(device))
-        if step >= 0:
-            images += len(batch)
-            seconds[WHOLE].append(marks[-1] - marks[0])
-            for part, start, end in zip(list(seconds)[1:], marks, marks[1:], strict=False):
-                seconds[part].append(end - start)
-    timings = {part: Timing(tuple(values)) for part, values in seconds.items()}
+    loader = build_loader(config.dataloader.train)
+    model = instantiate(config.model).to(device)
+    times = StepTimes(warmup)
+    trainer = Trainer(
+        model=wrap_for_training(model, train),
+        optimizer=build_optimizer(config.optimizer, model),
+        data_loader=loader,
+        max_iter=warmup + repeats,
+        hooks=[times],
+        accumulate_steps=train.accumulate_steps,
+        clip_grad=dict(train.clip_grad.params) if train.clip_grad.enabled else None,
+        amp_dtype=AMP_DTYPES[train.amp.dtype] if train.amp.enabled else None,
+    )
+    try:
+        trainer.train()
+    except NonFiniteError as error:
+        raise BenchmarkError(str(error)) from error
+    timings = times.timings()
     return StagesReport(
-        title=f"Training steps of {file}, {images // repeats} images each",
+        title=f"Training steps of {file}, {times.num_images // repeats} images each",
         machine=machine_facts(device),
         settings={"config": file, "overrides": list(overrides), "repeats": repeats, "warmup": warmup},
         timings=timings,
         whole=WHOLE,
         rates={
             "steps/s by the median": 1 / timings[WHOLE].median,
-            "images/s": images / sum(timings[WHOLE].seconds),
+            "images/s": times.num_images / sum(timings[WHOLE].seconds),
         },
+        notes=["Matching is a part of the forward pass."] if "matching" in timings else (),
     )
-
-
-def _endless(loader: Any) -> Iterator[list[dict[str, Any]]]:
-    while True:
-        yield from loader
 
 
 def _now(device: torch.device) -> float:

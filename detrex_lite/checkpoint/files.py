@@ -165,6 +165,20 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     _sync_folder(path.parent)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` to a file that others may be reading: they find the old one or the whole new one.
+
+    Args:
+        path: the file, in UTF-8; missing folders are made.
+        text: written as it is, with its own ends of lines.
+
+    Raises:
+        OSError: when writing fails, as `atomic_file` has it.
+    """
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
 def _os_error(error: BaseException) -> OSError | None:
     """The operating system's error, which torch.save covers with a RuntimeError of its zip writer."""
     behind = error.__context__ if isinstance(error, RuntimeError) else error

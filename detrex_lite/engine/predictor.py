@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from ..checkpoint import load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
 from ..data import read_image
+from ..devices import choose_device
 from ..structures import Instances
 from .class_names import find_class_names
 
@@ -75,7 +76,7 @@ class Predictor:
         self.score_threshold = score_threshold
         self.batch_size = batch_size
         self.image_format = image_format
-        self.device = _choose_device(device)
+        self.device = choose_device(device)
         config = _load_config(config)
         weights = weights or OmegaConf.select(config, "train.init_checkpoint")
         stored = read_checkpoint(weights, trusted=trusted) if weights else {}
@@ -163,18 +164,6 @@ class Predictor:
         target = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64)}
         augmented, _ = self.augmentation(tv_tensors.Image(image), target)
         return augmented.as_subclass(Tensor)
-
-
-def _choose_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda', 'cuda:1' or the like, got {device!r}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but there is no CUDA device; use 'cpu' or 'auto'")
-    return chosen
 
 
 def _or_raise(result: Instances | ValueError, where: str) -> Instances:

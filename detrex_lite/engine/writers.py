@@ -1,13 +1,15 @@
 """Where numbers go: metrics.jsonl, metrics.csv, TensorBoard, Weights & Biases, MLflow."""
 
 import csv
+import io
 import json
 import logging
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any, Protocol
+
+from ..checkpoint.files import replace_text
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +80,11 @@ class CsvWriter:
         """Nothing is open between two rows."""
 
     def _write_all(self, rows: list[dict[str, Any]]) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.partial")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, self._names, restval="")
-            table.writeheader()
-            table.writerows(rows)
-        os.replace(temporary, self._path)
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, self._names, restval="")
+        table.writeheader()
+        table.writerows(rows)
+        replace_text(self._path, text.getvalue())
 
 
 class TensorBoardWriter:
@@ -229,6 +230,4 @@ def truncate_metrics(path: Path, iteration: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record["iteration"] <= iteration]
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    replace_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))

@@ -8,7 +8,6 @@ import base64
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..checkpoint.files import replace_text
 from .charts import PALETTE, Curve, line_chart
 from .contact_sheet import SheetRow, draw_pair
 from .curves import Series, read_metrics
@@ -63,7 +63,7 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         body="\n".join(filter(None, sections)),
     )
     path = Path(out_html) if out_html is not None else output_dir / REPORT_FILE
-    _replace(path, page)
+    replace_text(path, page)
     return path
 
 
@@ -82,21 +82,13 @@ def write_samples(
     for row in rows:
         pair = draw_pair(row, class_names, SCORE_THRESHOLD, PANEL_SIZE)
         samples.append({"caption": pair.caption, "panels": [_jpeg(panel) for panel in pair.panels]})
-    _replace(Path(output_dir) / SAMPLES_FILE, json.dumps({"iteration": iteration, "samples": samples}))
+    replace_text(Path(output_dir) / SAMPLES_FILE, json.dumps({"iteration": iteration, "samples": samples}))
 
 
 def _jpeg(image: Any) -> str:
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that others may be reading."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _facts(series: dict[str, Series]) -> str:

@@ -1,8 +1,12 @@
 """Models that take milliseconds."""
 
-from tests.engine.tiny import CONFIG_FILE
+import time
+
+from detrex_lite.phases import phase
+from tests.engine.tiny import CONFIG_FILE, TinyDetector
 
 TINY = str(CONFIG_FILE)
+MATCHING, DIVERGED = f"{__name__}.MatchingDetector", f"{__name__}.DivergedDetector"
 DETR = "projects/detr/configs/models/detr_r50.py"
 SMALL_DETR = (  # overrides of DETR
     "model.backbone.depth=18",
@@ -15,3 +19,19 @@ SMALL_DETR = (  # overrides of DETR
     "model.transformer.encoder.num_layers=1",
     "model.transformer.decoder.num_layers=2",
 )
+
+
+class MatchingDetector(TinyDetector):
+    """Says that a part of its forward pass is matching, as the criterion does."""
+
+    def forward(self, batched_inputs):
+        with phase("matching"):
+            time.sleep(0.001)
+        return super().forward(batched_inputs)
+
+
+class DivergedDetector(TinyDetector):
+    """Its losses are not finite."""
+
+    def forward(self, batched_inputs):
+        return {name: loss * float("nan") for name, loss in super().forward(batched_inputs).items()}

@@ -12,7 +12,7 @@ from detrex_lite.benchmark.photographs import generated_photographs
 from detrex_lite.benchmark.training import benchmark_training
 
 from ..engine.tiny import CONFIG_FILE
-from .configs import TINY
+from .configs import DIVERGED, MATCHING, TINY
 
 CPU = torch.device("cpu")
 
@@ -70,10 +70,30 @@ def test_evaluation():
 
 def test_training():
     report = benchmark_training(str(CONFIG_FILE), ["dataloader.train.length=3"], CPU, repeats=4, warmup=1)
-    assert list(report.timings) == ["step", "data", "forward and backward", "optimizer"]
+    assert list(report.timings) == ["step", "data", "forward", "backward", "optimizer"]
     assert len(report.timings["step"].seconds) == 4  # more than the loader's batches: it is begun again
     assert "2 images each" in str(report)
     assert report.rates["images/s"] > 0
+    assert report.share("forward") + report.share("backward") + report.share("optimizer") < 1
+
+
+def test_matching_is_a_part_of_the_forward_pass():
+    report = benchmark_training(str(CONFIG_FILE), [f"model._target_={MATCHING}"], CPU, repeats=2, warmup=1)
+    assert list(report.timings) == ["step", "data", "forward", "matching", "backward", "optimizer"]
+    for matching, forward in zip(report.timings["matching"].seconds, report.timings["forward"].seconds, strict=True):
+        assert 0 < matching < forward
+    assert "Matching is a part of the forward pass." in str(report)
+
+
+def test_steps_are_those_of_the_config():
+    settings = ["train.accumulate_steps=3", "train.clip_grad.enabled=True", "train.amp.enabled=True"]
+    report = benchmark_training(str(CONFIG_FILE), settings, CPU, repeats=2, warmup=1)
+    assert "6 images each" in str(report)
+
+
+def test_a_loss_that_is_not_finite_ends_the_measurement():
+    with pytest.raises(BenchmarkError, match="the loss is not finite at iteration 1"):
+        benchmark_training(str(CONFIG_FILE), [f"model._target_={DIVERGED}"], CPU, repeats=2, warmup=1)
 
 
 @pytest.mark.parametrize(

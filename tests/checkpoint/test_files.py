@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from detrex_lite.checkpoint import CheckpointError, DamagedCheckpointError, read_checkpoint, save_atomic
+from detrex_lite.checkpoint.files import replace_text
 
 resource = pytest.importorskip("resource", reason="limits on file size are POSIX's")
 
@@ -273,6 +274,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"could not write .*file/a\.pth"):
         save_atomic({}, tmp_path / "file" / "a.pth")
+
+
+def test_text_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "new" / "page.html"
+    for text in ("ä\r\nb\n", "c"):
+        replace_text(path, text)
+        assert path.read_bytes() == text.encode()
+    with small_disk(), pytest.raises(OSError, match=r"could not write .*page\.html .* MiB free"):
+        replace_text(path, "d" * 100_000)
+    assert path.read_text() == "c"
+    assert [file.name for file in path.parent.iterdir()] == ["page.html"]
 
 
 def test_an_interrupt_or_an_unpicklable_object_leaves_the_old_file(tmp_path, monkeypatch):

@@ -7,11 +7,10 @@ from detrex_lite.config import get_config
 
 from .dino_small_shapes import lr_multiplier, model, optimizer, train
 
-dataset = get_config("common/data/bccd.py").dataset
-dataloader = get_config("common/data/bccd.py").dataloader
+_bccd = get_config("projects/deformable_detr/configs/deformable_detr_small_bccd.py")
+dataset, dataloader = _bccd.dataset, _bccd.dataloader
 
-model.num_queries = 100  # an image has up to 30 cells
-model.postprocessor.num_detections = 100
-train.max_iter = 600
-train.eval_period = 300
+model.num_queries = _bccd.model.num_queries
+model.postprocessor.num_detections = _bccd.model.postprocessor.num_detections
+train.max_iter, train.eval_period = _bccd.train.max_iter, _bccd.train.eval_period
 train.output_dir = "output/dino_small_bccd"

@@ -4,7 +4,6 @@ python tools/train_net.py --config-file projects/dino/configs/dino_swin_large_38
 """
 
 from .dino_r50_4scale_36ep import dataloader, lr_multiplier, optimizer, train
-from .models.dino_swin_large_384_5scale import model
+from .dino_swin_large_384_5scale_12ep import model
 
-model.backbone.weights = "ms_in22k_ft_in1k"
 train.output_dir = "output/dino_swin_large_384_5scale_36ep"

@@ -3,10 +3,7 @@
 python tools/train_net.py --config-file projects/dino/configs/dino_vit_large_4scale_50ep.py --num-gpus 8
 """
 
-from .dino_vit_large_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
+from .dino_vit_base_4scale_50ep import dataloader, lr_multiplier, optimizer, train
+from .dino_vit_large_4scale_12ep import model
 
-lr_multiplier.epochs = 50
-lr_multiplier.milestones = [40]
-lr_multiplier.warmup_length = 250 / 375000
-train.max_epochs = 50
 train.output_dir = "output/dino_vit_large_4scale_50ep"

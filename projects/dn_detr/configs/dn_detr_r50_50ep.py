@@ -7,10 +7,8 @@ from detrex_lite.config import get_config
 
 from .models.dn_detr_r50 import model
 
-dataloader = get_config("projects/dab_detr/configs/dab_detr_r50_50ep.py").dataloader
-optimizer = get_config("projects/dab_detr/configs/dab_detr_r50_50ep.py").optimizer
-lr_multiplier = get_config("projects/dab_detr/configs/dab_detr_r50_50ep.py").lr_multiplier
-train = get_config("projects/dab_detr/configs/dab_detr_r50_50ep.py").train
+_dab = get_config("projects/dab_detr/configs/dab_detr_r50_50ep.py")
+dataloader, optimizer, lr_multiplier, train = _dab.dataloader, _dab.optimizer, _dab.lr_multiplier, _dab.train
 
 model.backbone.weights = "IMAGENET1K_V1"
 train.output_dir = "output/dn_detr_r50_50ep"

@@ -51,7 +51,8 @@ train = dict(
     log_period=20,
     # Let cuDNN search for the fastest kernels: pays where all images have one size.
     cudnn_benchmark=False,
-    # Compile the model for training with torch.compile: needs a C++ compiler and some minutes at the start.
+    # Compile the model for training with torch.compile: takes some minutes at the start, once for images of all sizes.
+    # For GPUs: on a CPU it needs a C++ compiler, and steps take longer than without.
     compile=False,
     # Log to Weights & Biases too; `params` are the arguments of wandb.init.
     wandb=dict(enabled=False, params=dict(project="detrex_lite")),

@@ -1,11 +1,13 @@
 """How fast models are: latency of inference and of training steps, in turns with other implementations."""
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from .building import load_model_config, synthetic_batch
 from .contenders import OTHERS, Contender, prepare_ours
@@ -127,7 +129,7 @@ def _measure(
         side.model.train(mode == "train")
         counts[side.name] = count_flops(_step(side, side.model, mode, None))
         report.uncounted.update(counts[side.name].uncounted)
-        variants = {"eager": side.model, **({"compiled": torch.compile(side.model)} if settings.compile else {})}
+        variants = {"eager": side.model, **({"compiled": _compiled(side.model)} if settings.compile else {})}
         for precision in settings.precisions:
             for variant, module in variants.items():
                 steps[side.name, precision, variant] = _step(side, module, mode, PRECISIONS[precision])
@@ -159,6 +161,13 @@ def _measure(
             )
         )
     return rows
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    """The model compiled; the given one, whose weights it shares, stays as it is."""
+    shared = copy.copy(model)
+    shared.compile()
+    return shared
 
 
 def _step(side: Contender, module: Any, mode: str, dtype: torch.dtype | None) -> Callable[[], object]:

@@ -93,6 +93,8 @@ def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:
         model: on its device; the wrapped one shares its weights. A sharded one exchanges gradients by itself.
         train: the config's section.
     """
+    if train.compile:
+        model.compile()
     wrapped: Any = model
     if distributed.is_distributed() and not is_sharded(model):
         device = next(model.parameters()).device
@@ -112,8 +114,6 @@ def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:
             from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
             wrapped.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
-    if train.compile:
-        wrapped = torch.compile(wrapped)
     return wrapped
 
 

@@ -20,6 +20,12 @@ class Detector(nn.Module):
         postprocessor: called with (last predictions, frame sizes) in evaluation, gives Instances.
         pixel_mean: 3 means over RGB in 0..255.
         pixel_std: 3 standard deviations over RGB in 0..255.
+        size_divisibility: training pads batches to multiples of this many pixels, so that fewer sizes occur, which
+            searches for the fastest kernels (`train.cudnn_benchmark`) and graphs of fixed sizes need. Evaluation does
+            not: detections must not depend on it.
+
+    Raises:
+        ValueError: when `num_classes` or `size_divisibility` is below 1.
     """
 
     pixel_mean: Tensor
@@ -33,13 +39,17 @@ class Detector(nn.Module):
         postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        size_divisibility: int = 1,
     ):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes}: a detector has at least one class")
+        if size_divisibility < 1:
+            raise ValueError(f"size_divisibility={size_divisibility} is below 1, which pads to the largest image")
         self.num_classes = num_classes
         self.criterion = criterion
         self.postprocessor = postprocessor
+        self.size_divisibility = size_divisibility
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
@@ -92,6 +102,37 @@ class Detector(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must write predict")
 
+    def decode(self, images: ImageBatch, *queries: Any, **options: Any) -> Any:
+        """What subclasses write: all of `predict` that computes with weights, from images and queries to predictions.
+
+        It is what `compile` compiles, so that it works with tensors and does not look at the ground truth: numbers of
+        objects and the sizes of single images would be part of what it is compiled for.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must write decode")
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile `decode`, for images of all sizes; preparation, matching, losses and postprocessing run as they are.
+
+        There is one graph for batches with padding and one for those without, and as many again for batches without
+        objects where there is denoising. In evaluation, batches with padding are not compiled: images of each size run
+        by themselves there, see `extract_features`.
+
+        Args:
+            args, options: of `torch.compile`, with `dynamic=True` unless they say otherwise.
+        """
+        eager = self.decode
+        compiled = torch.compile(eager, *args, **{"dynamic": True, **options})
+
+        def decode(images: ImageBatch, *queries: Any, **keywords: Any) -> Any:
+            run = compiled if self.training or images.mask is None else eager
+            return run(images, *queries, **keywords)
+
+        self.__dict__["decode"] = decode
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy must not compute with the weights of this one.
+        return {name: value for name, value in super().__getstate__().items() if name != "decode"}
+
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> Any:
         """Losses in training, detections in evaluation.
 
@@ -127,4 +168,4 @@ class Detector(nn.Module):
                 raise ValueError(f"image {name} has shape {tuple(image.shape)}; expected (3, H, W)")
             image = image.to(self.device, non_blocking=True).to(self.pixel_mean.dtype)
             images.append((image - self.pixel_mean) / self.pixel_std)
-        return ImageBatch.from_images(images)
+        return ImageBatch.from_images(images, self.size_divisibility if self.training else 1)

@@ -16,10 +16,10 @@ class ImageBatch:
             without a mask, and an all-False mask means the same).
     """
 
-    def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]):
+    def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]], mask: Tensor | None):
         self.tensor = tensor
         self.image_sizes = image_sizes
-        self.mask = self._padding_mask()
+        self.mask = mask
 
     @classmethod
     def from_images(cls, images: list[Tensor], size_divisibility: int = 1) -> "ImageBatch":
@@ -39,20 +39,22 @@ class ImageBatch:
             math.ceil(max(side) / size_divisibility) * size_divisibility for side in zip(*sizes, strict=True)
         )
         if all(size == (height, width) for size in sizes):
-            return cls(torch.stack(images), sizes)
+            return cls(torch.stack(images), sizes, None)
         tensor = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         for index, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
             tensor[index, :, :h, :w] = image
-        return cls(tensor, sizes)
+        return cls.of_padded(tensor, sizes)
 
-    def _padding_mask(self) -> Tensor | None:
-        batch, _, height, width = self.tensor.shape
-        if all(size == (height, width) for size in self.image_sizes):
-            return None
-        mask = torch.ones(batch, height, width, dtype=torch.bool, device=self.tensor.device)
-        for one, (h, w) in zip(mask, self.image_sizes, strict=True):
+    @classmethod
+    def of_padded(cls, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> "ImageBatch":
+        """A tensor (B, C, H, W) that is padded already, and the true sizes of its images."""
+        batch, _, height, width = tensor.shape
+        if all(size == (height, width) for size in image_sizes):
+            return cls(tensor, image_sizes, None)
+        mask = torch.ones(batch, height, width, dtype=torch.bool, device=tensor.device)
+        for one, (h, w) in zip(mask, image_sizes, strict=True):
             one[:h, :w] = False
-        return mask
+        return cls(tensor, image_sizes, mask)
 
     def mask_or_zeros(self) -> Tensor:
         """The mask; (1, H, W) of False, which broadcasts over the batch, when no image is padded."""
@@ -69,7 +71,15 @@ class ImageBatch:
         (height, width), (new_height, new_width) = self.tensor.shape[-2:], tensor.shape[-2:]
         # Cell i stands for pixel floor(i * H / H'), which is inside while below h: ceil(h * H' / H) cells.
         sizes = [(-(-h * new_height // height), -(-w * new_width // width)) for h, w in self.image_sizes]
-        return ImageBatch(tensor, sizes)
+        # A compiled model must not depend on the sizes of the images in a batch: it has a mask that may be all False.
+        whole = not torch.compiler.is_compiling() and all(size == (new_height, new_width) for size in sizes)
+        if self.mask is None or whole:
+            return ImageBatch(tensor, sizes, None)
+        rows, columns = (
+            torch.arange(new, device=tensor.device) * old // new
+            for old, new in ((height, new_height), (width, new_width))
+        )
+        return ImageBatch(tensor, sizes, self.mask[:, rows[:, None], columns])
 
     def __len__(self) -> int:
-        return len(self.image_sizes)
+        return self.tensor.shape[0]

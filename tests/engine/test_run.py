@@ -203,10 +203,10 @@ def test_training_without_evaluation(make_config, tmp_path):
 def test_the_compiled_model_is_the_one_that_is_trained(make_config, tmp_path, monkeypatch):
     compiled = []
 
-    def compile_model(model):
-        compiled.append(model)
-        return model
+    def compile_call(call):
+        compiled.append(call.__self__)
+        return call
 
-    monkeypatch.setattr(torch, "compile", compile_model)
+    monkeypatch.setattr(torch, "compile", compile_call)
     train(make_config("run", "train.compile=True", "train.max_iter=1"))
     assert [type(model).__name__ for model in compiled] == ["TinyDetector"]

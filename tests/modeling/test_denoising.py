@@ -131,7 +131,7 @@ def test_noised_boxes_stay_in_the_image():
     # The corners of a negative may change places, so that no size is left; what a decoder gets has one.
     assert (noised[..., 2:] == 0).any()
     targets = Targets(torch.zeros(50, dtype=torch.int64), boxes[:25].reshape(50, 4).double(), [50])
-    queries = build(ContrastiveDenoising, box_noise_scale=1.0)(targets, QUERIES)
+    queries = build(ContrastiveDenoising, box_noise_scale=1.0)(targets)
     assert queries.boxes.min() >= 0.0009
     assert queries.boxes.max() <= 0.9991
 
@@ -171,7 +171,7 @@ def test_two_boxes_by_hand():
     labels, boxes = torch.tensor([3, 1]), TWO_BOXES
     denoising = without_noise(ContrastiveDenoising, num_pairs=4)
     rows = denoising.label_embedding.weight
-    queries = denoising(Targets(labels, boxes, [2]), num_queries=1)
+    queries = denoising(Targets(labels, boxes, [2]))
     assert queries.content.shape == (1, 8, CHANNELS)  # two groups of two positives and two negatives
     assert_close(queries.content[0], rows[[3, 1, 3, 1, 3, 1, 3, 1]])
     assert_close(queries.boxes[0], boxes.repeat(4, 1))
@@ -182,11 +182,11 @@ def test_two_boxes_by_hand():
     own = torch.ones(4, 4, dtype=torch.bool)
     sees = torch.block_diag(own, own, torch.ones(1, 1, dtype=torch.bool))
     sees[:8, 8] = True  # denoising queries see matching queries
-    assert_close(~queries.attn_mask, sees)
+    assert_close(~queries.attn_mask(1), sees)
 
     denoising = without_noise(GroupDenoising, num_groups=2)
     rows = denoising.label_embedding.weight
-    queries = denoising(Targets(labels, boxes, [1, 1]), num_queries=1)
+    queries = denoising(Targets(labels, boxes, [1, 1]))
     assert queries.content.shape == (2, 2, CHANNELS)
     for image, label in enumerate(labels):
         assert_close(queries.content[image, :, :-1], rows[label].expand(2, -1))
@@ -194,7 +194,7 @@ def test_two_boxes_by_hand():
     assert (queries.content[..., -1] == 1).all()
     match = queries.layout.match()
     assert list(zip(*(x.tolist() for x in match), strict=True)) == [(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)]
-    assert_close(queries.attn_mask, torch.tensor([[False, True, False], [True, False, False], [True, True, False]]))
+    assert_close(queries.attn_mask(1), torch.tensor([[False, True, False], [True, False, False], [True, True, False]]))
     content = denoising.matching_content(5)
     assert_close(content, torch.cat([rows[CLASSES], rows.new_zeros(1)]).expand(5, -1))
 
@@ -203,7 +203,7 @@ def test_two_boxes_by_hand():
 def test_matched_queries_are_those_of_their_objects_and_padding_is_neutral(kind):
     targets = random_targets([3, 0, 1])
     denoising = without_noise(kind)
-    queries = denoising(targets, QUERIES)
+    queries = denoising(targets)
     match = queries.layout.match()
     assert len(match.image) == queries.layout.groups * 4
     assert_close(queries.boxes[match.image, match.query], targets.boxes[match.target])
@@ -219,9 +219,9 @@ def test_matched_queries_are_those_of_their_objects_and_padding_is_neutral(kind)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ignore_padding", [False, True])
 def test_who_sees_whom(kind, ignore_padding):
-    queries = build(kind, ignore_padding=ignore_padding)(random_targets([2, 1]), QUERIES)
+    queries = build(kind, ignore_padding=ignore_padding)(random_targets([2, 1]))
     number, groups = len(queries.layout), queries.layout.groups
-    sees = ~queries.attn_mask.expand(2, -1, -1)
+    sees = ~queries.attn_mask(QUERIES).expand(2, -1, -1)
     assert groups > 1
     group = torch.arange(number) // (number // groups)
     assert not sees[:, number:, :number].any(), "a matching query sees a denoising query"
@@ -239,9 +239,9 @@ def test_who_sees_whom(kind, ignore_padding):
 
 
 def test_the_number_of_groups():
-    assert build(GroupDenoising, num_groups=5)(random_targets([40]), QUERIES).layout.groups == 5
+    assert build(GroupDenoising, num_groups=5)(random_targets([40])).layout.groups == 5
     for objects, groups in {1: 100, 3: 33, 60: 1, 100: 1, 300: 1}.items():
-        queries = build(ContrastiveDenoising, num_pairs=100)(random_targets([objects, 1]), QUERIES)
+        queries = build(ContrastiveDenoising, num_pairs=100)(random_targets([objects, 1]))
         assert queries.layout.groups == groups
         assert queries.content.shape[1] == len(queries.layout) == 2 * groups * objects
 
@@ -251,11 +251,11 @@ def test_the_number_of_groups():
 def test_the_cap(kind, cap):
     targets = random_targets([5, 2, 0])
     free, denoising = without_noise(kind), without_noise(kind, max_queries=cap)
-    queries = denoising(targets, QUERIES)
+    queries = denoising(targets)
     per_object = denoising.copies
     assert 0 < queries.content.shape[1] <= cap
     assert queries.targets.sizes == [min(size, cap // per_object) for size in targets.sizes]
-    assert queries.layout.groups == min(free(targets, QUERIES).layout.groups, max(cap // (per_object * 5), 1))
+    assert queries.layout.groups == min(free(targets).layout.groups, max(cap // (per_object * 5), 1))
     match = queries.layout.match()
     assert_close(queries.boxes[match.image, match.query], queries.targets.boxes[match.target])
     assert all(any(torch.equal(box, other) for other in targets.boxes) for box in queries.targets.boxes)
@@ -273,7 +273,7 @@ def test_the_cap(kind, cap):
 def test_losses_and_gradients_whatever_the_number_of_objects(kind, ignore_padding, sizes):
     denoising = build(kind, ignore_padding=ignore_padding)
     targets = random_targets(sizes)
-    queries = denoising(targets, QUERIES)
+    queries = denoising(targets)
     assert queries.content.dtype == queries.boxes.dtype == torch.float64
     with pytest.warns(UserWarning, match="raise model.num_queries") if sizes[0] > QUERIES else nullcontext():
         losses = criterion()(queries.name_layers(*decoded(queries)), targets)
@@ -290,7 +290,7 @@ def test_losses_and_gradients_whatever_the_number_of_objects(kind, ignore_paddin
 @pytest.mark.parametrize("kind", KINDS)
 def test_denoising_losses_by_their_formulas(kind):
     targets = random_targets([3, 1])
-    queries = build(kind)(targets, QUERIES)
+    queries = build(kind)(targets)
     logits, boxes = decoded(queries, layers=1)
     losses = criterion()(queries.name_layers(logits, boxes), targets)
     groups, copies, slots = queries.layout.groups, queries.layout.copies, 3
@@ -312,7 +312,7 @@ def test_padding_has_no_part_in_the_loss_when_it_is_ignored(kind):
     arguments = {"num_pairs": 1} if kind is ContrastiveDenoising else {}  # the number of groups follows the batch
     targets = random_targets([1, 4])
     denoising = without_noise(kind, ignore_padding=True, **arguments)
-    queries = denoising(targets, QUERIES)
+    queries = denoising(targets)
     logits, boxes = decoded(queries)
     real = queries.content.abs().sum(-1) != 0
     noisy = logits.clone()
@@ -323,7 +323,7 @@ def test_padding_has_no_part_in_the_loss_when_it_is_ignored(kind):
         assert_close(got[name], want[name])
     assert_close(queries.name_layers(logits, boxes)["_dn"].logits.shape[1], int(real.sum()))
     # Against the default: the same but for the class loss, which counts padding as queries without an object.
-    default = without_noise(kind, **arguments)(targets, QUERIES)
+    default = without_noise(kind, **arguments)(targets)
     other = criterion()(default.name_layers(logits, boxes), targets)
     for suffix in ("_dn", "_dn_0"):
         assert_close(other[f"loss_bbox{suffix}"], want[f"loss_bbox{suffix}"])
@@ -331,13 +331,13 @@ def test_padding_has_no_part_in_the_loss_when_it_is_ignored(kind):
         assert other[f"loss_class{suffix}"] > want[f"loss_class{suffix}"]
     # Without padding, both are the same.
     full = random_targets([2, 2])
-    one, two = (without_noise(kind, ignore_padding=flag)(full, QUERIES) for flag in (False, True))
+    one, two = (without_noise(kind, ignore_padding=flag)(full) for flag in (False, True))
     for got, want in zip(*(criterion()(x.name_layers(*decoded(x)), full).values() for x in (one, two)), strict=True):
         assert_close(got, want)
 
 
 def test_cross_entropy_of_no_queries_is_zero():
-    queries = build(GroupDenoising)(random_targets([0, 0]), QUERIES)
+    queries = build(GroupDenoising)(random_targets([0, 0]))
     by_cross_entropy = criterion(CrossEntropyLoss())
     by_cross_entropy.matcher = HungarianMatcher({"class": CrossEntropyCost()})
     losses = by_cross_entropy(queries.name_layers(*decoded(queries, num_logits=CLASSES + 1)), random_targets([0, 0]))
@@ -346,15 +346,15 @@ def test_cross_entropy_of_no_queries_is_zero():
 
 
 def test_aux_loss_can_be_off():
-    queries = build(GroupDenoising)(random_targets([1]), QUERIES)
+    queries = build(GroupDenoising)(random_targets([1]))
     assert list(queries.name_layers(*decoded(queries), aux_loss=False)) == ["", "_dn"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_off_in_evaluation_and_without_targets(kind):
     denoising = build(kind)
-    assert denoising(None, QUERIES) is None
-    assert denoising.eval()(random_targets([1]), QUERIES) is None
+    assert denoising(None) is None
+    assert denoising.eval()(random_targets([1])) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -363,7 +363,7 @@ def test_a_seed_gives_the_same_noise(kind):
 
     def draw(seed):
         torch.manual_seed(seed)
-        return denoising(targets, QUERIES)
+        return denoising(targets)
 
     assert_close(draw(1).boxes, draw(1).boxes, rtol=0, atol=0)
     assert_close(draw(1).content, draw(1).content, rtol=0, atol=0)
@@ -377,7 +377,7 @@ def test_a_seed_gives_the_same_noise(kind):
 def test_targets_are_left_alone(kind):
     targets = random_targets([3, 2])
     labels, boxes = targets.labels.clone(), targets.boxes.clone()
-    build(kind, label_noise_prob=1.0, box_noise_scale=1.0)(targets, QUERIES)
+    build(kind, label_noise_prob=1.0, box_noise_scale=1.0)(targets)
     assert_close(targets.labels, labels, rtol=0, atol=0)
     assert_close(targets.boxes, boxes, rtol=0, atol=0)
 
@@ -404,7 +404,7 @@ def test_one_transfer_and_no_synchronisation(kind, ignore_padding, cap):
     targets = random_targets([3, 0, 5])
     targets = Targets(targets.labels.to("meta"), targets.boxes.to("meta"), targets.sizes)
     with TransfersToMeta() as transfers:
-        queries = denoising(targets, QUERIES)
+        queries = denoising(targets)
         length = len(queries.layout) + QUERIES
         logits, boxes = (torch.zeros(2, 3, length, n, dtype=torch.float64, device="meta") for n in (CLASSES, 4))
         predictions = queries.name_layers(logits, boxes)["_dn"]
@@ -440,7 +440,7 @@ def test_a_kind_of_its_own_says_what_is_missing():
         ignore_padding=False,
     )
     with pytest.raises(NotImplementedError, match="Denoising must write wanted_groups"):
-        kind(random_targets([1]), QUERIES)
+        kind(random_targets([1]))
     with pytest.raises(NotImplementedError, match="Denoising must write noise_boxes"):
         kind.noise_boxes(TWO_BOXES, torch.zeros(1))
 

@@ -10,7 +10,7 @@ def maps_of(sizes, *shapes):
     maps, first = [], 0
     for (height, width), of_images in zip(shapes, sizes, strict=True):
         values = torch.arange(first, first + height * width, dtype=torch.float32).view(1, 1, height, width)
-        maps.append(ImageBatch(values.repeat(len(of_images), 1, 1, 1), of_images))
+        maps.append(ImageBatch.of_padded(values.repeat(len(of_images), 1, 1, 1), of_images))
         first += height * width
     return maps
 
@@ -62,7 +62,9 @@ def test_a_level_without_padding_among_levels_with_padding():
 def test_geometry_is_float32_in_models_of_any_precision():
     for dtype in (torch.float64, torch.bfloat16):
         for maps in (whole(), padded()):
-            levels = TokenLevels.from_maps([ImageBatch(one.tensor.to(dtype), one.image_sizes) for one in maps])
+            levels = TokenLevels.from_maps(
+                [ImageBatch.of_padded(one.tensor.to(dtype), one.image_sizes) for one in maps]
+            )
             assert levels.valid_ratios.dtype == levels.centres().dtype == torch.float32
 
 

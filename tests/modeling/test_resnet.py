@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from torchvision.ops import FrozenBatchNorm2d
 
 from detrex_lite.modeling import ResNet, resnet_channels
+from detrex_lite.modeling.backbone.folded_norm import FoldedBatchNorm2d
 
 
 @pytest.fixture
@@ -58,6 +59,41 @@ def test_folding_the_frozen_norm_is_exact_and_trains_the_same(images):
         got.square().sum().backward()
         for name, parameter in model.named_parameters():
             assert_close(parameter.grad, weights[name].grad)
+
+
+def test_what_is_folded_follows_the_norm_however_it_changes(images):
+    torch.manual_seed(0)
+    backbone = ResNet(depth=18, freeze_at=0).eval()
+    fresh = ResNet(depth=18, freeze_at=0).eval()
+
+    def agree(dtype=torch.float32):
+        fresh.to(dtype).load_state_dict(backbone.state_dict())
+        for norm in fresh.modules():
+            if isinstance(norm, FoldedBatchNorm2d):
+                norm._known = None
+        with torch.no_grad():
+            assert_close(backbone(images.to(dtype))["res5"], fresh(images.to(dtype))["res5"])
+
+    with torch.inference_mode():
+        backbone(images)  # what is kept of it must do for training, too
+    backbone(images)["res5"].sum().backward()
+    agree()
+    with torch.no_grad():
+        backbone.bn1.running_var.mul_(4.0)
+    agree()
+    backbone.layer1[0].bn1.bias = torch.randn(64)
+    agree()
+    backbone.load_state_dict({name: value + 0.5 for name, value in backbone.state_dict().items()})
+    agree()
+    backbone.double()
+    agree(torch.float64)
+    backbone = copy.deepcopy(backbone)
+    with torch.no_grad():
+        backbone.bn1.weight.fill_(3.0)
+    agree(torch.float64)
+    with torch.inference_mode():
+        backbone.bn1.weight = backbone.bn1.weight + 1
+        agree(torch.float64)
 
 
 def test_stages_that_nothing_needs_are_not_built(images):

@@ -9,7 +9,7 @@ from detrex_lite.structures import ImageBatch, inverse_sigmoid
 
 def levels_of(*maps):
     """maps: per level (height, width) and the sizes of the images in it."""
-    batches = [ImageBatch(torch.zeros(len(sizes), 1, *shape), sizes) for shape, sizes in maps]
+    batches = [ImageBatch.of_padded(torch.zeros(len(sizes), 1, *shape), sizes) for shape, sizes in maps]
     return TokenLevels.from_maps(batches)
 
 

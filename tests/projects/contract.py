@@ -1,22 +1,29 @@
 """What every detector must do: tests that the test file of each detector runs on small models of its own.
 
 The file has a `class TestNewDETR(DetectorContract)` that writes `config`, and what is particular to that detector.
+What only some detectors have is in contracts of its own: `DeformableContract`, `DenoisingContract`, `TwoStageContract`.
 """
 
+import copy
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
+import detrex_lite.projects
 from detrex_lite.config import LazyConfig, instantiate
+from detrex_lite.modeling import Targets
 from detrex_lite.structures import Boxes, Instances
 
 from .fake_gpu import losses_on_a_fake_gpu
 
+PROJECTS = Path(next(iter(detrex_lite.projects.__path__)))
 NUM_CLASSES = 5
 NUM_QUERIES = 7
 
@@ -42,6 +49,23 @@ def changed(cfg, changes):
     for key, value in changes.items():
         OmegaConf.update(cfg, key, value, merge=False)
     return cfg
+
+
+def without_dropout(cfg):
+    """`cfg` where nothing is dropped; arguments that drop activations have "drop" in their names."""
+    for node in list(_nodes(cfg)):
+        for key in node:
+            if "drop" in str(key):
+                node[key] = 0.0
+    return cfg
+
+
+def _nodes(node):
+    if OmegaConf.is_config(node):
+        if OmegaConf.is_dict(node):
+            yield node
+        for child in node.values() if OmegaConf.is_dict(node) else node:
+            yield from _nodes(child)
 
 
 def build(cfg, seed=0):
@@ -74,6 +98,20 @@ def make_input(height, width, boxes, classes, seed=0):
     return {"image": image, "height": 2 * height, "width": 2 * width, "instances": instances}
 
 
+def predict(model, inputs, targets=False):
+    """The sets of predictions that `model` makes of inputs in detectron2's format, with their objects or without."""
+    images = model.preprocess(inputs)
+    if not targets:
+        return model.predict(images)
+    return model.predict(images, Targets.from_inputs(inputs, num_classes=NUM_CLASSES, like=images.tensor))
+
+
+def parameter_patterns(model, leave_out=("backbone.",)):
+    """The names in a checkpoint, without those that begin with `leave_out`: numbers as N, weights and biases as `*`."""
+    names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in model.state_dict() if not name.startswith(leave_out)}
+    return {re.sub(r"\.(weight|bias)$", ".*", name) for name in names}
+
+
 def huggingface_resnet_config(*stages):
     """transformers' ResNet-18 that gives these stages."""
     from transformers import ResNetConfig
@@ -89,7 +127,8 @@ def huggingface_resnet_config(*stages):
 
 def huggingface_resnet(state):
     """The weights of a ResNet in a detector of transformers, under this project's names."""
-    names = re.compile(r"model\.backbone\.model\.(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d))\.(.+)")
+    prefix = r"model\.backbone\.(?:conv_encoder\.)?model\."
+    names = re.compile(prefix + r"(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d))\.(.+)")
     renamed = {}
     for name, value in state.items():
         found = names.fullmatch(name)
@@ -108,6 +147,51 @@ def huggingface_resnet(state):
     return renamed
 
 
+# Patterns of the names that several detectors of transformers have, and what replaces them.
+HUGGINGFACE_COMMON_RULES = (
+    (r"^bbox_predictor\.", "bbox_embed."),
+    (r"^model\.input_projection\.", "input_proj."),
+    (r"^model\.", "transformer."),
+    (r"\.decoder\.layernorm\.", ".decoder.post_norm_layer."),
+    (r"\.(mlp\.)?fc1\.", ".ffns.0.layers.0."),
+    (r"\.(mlp\.)?fc2\.", ".ffns.0.layers.1."),
+    (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norms.0."),
+    (r"(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norms.1."),
+    (r"(decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norms.0."),
+    (r"(decoder\.layers\.\d+)\.encoder_attn_layer_norm\.", r"\1.norms.1."),
+    (r"(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norms.2."),
+    (r"\.o_proj\.", ".out_proj."),
+    (r"\.self_attn\.", ".attentions.0."),
+    (r"\.encoder_attn\.", ".attentions.1."),
+)
+
+
+def huggingface_weights(state, rules):
+    """The weights of a detector of transformers, under this project's names.
+
+    Args:
+        state: what the `state_dict` of that detector gives.
+        rules: patterns and replacements of the names that only that detector has, applied before the common ones.
+    """
+    renamed = huggingface_resnet(state)
+    heads_again = ("model.decoder.class_embed.", "model.decoder.bbox_embed.")
+    for name, value in state.items():
+        if name.startswith(("model.backbone.", *heads_again)) or re.search(r"\.[kv]_proj\.", name):
+            continue
+        if ".q_proj." in name:  # here the three projections are one parameter
+            value = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+            name = name.replace("q_proj.", "in_proj_")
+        renamed[apply_rules(name, (*rules, *HUGGINGFACE_COMMON_RULES))] = value
+    return renamed
+
+
+def apply_rules(name, rules):
+    """`name` with each pattern replaced in turn."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def under_detrex_names(state, label_embedding):
     """Weights of a detector with denoising and deformable attention as detrex stores them, the heads twice."""
     rules = [
@@ -120,12 +204,18 @@ def under_detrex_names(state, label_embedding):
     ]
     renamed = {}
     for name, value in state.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
+        name = apply_rules(name, rules)
         renamed[name] = value
         if name.startswith(("class_embed.", "bbox_embed.")):
             renamed[f"transformer.decoder.{name}"] = value
     return renamed
+
+
+def has_gradient(module):
+    """Whether every parameter got a gradient that is not zero; an error when only some did."""
+    got = {parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters()}
+    assert len(got) == 1
+    return got.pop()
 
 
 def require_all_gradients(model, losses):
@@ -145,12 +235,14 @@ class DetectorContract:
         max_detections: the most detections of an image that models of `config()` return.
         aux_suffixes: the loss names of the decoder layers before the last end in these.
         other_suffixes: those of further sets of predictions, with and without auxiliary losses, in these.
+        compiles_whole: whether a compiled model is one graph.
         pixel_tolerance: how far boxes may be apart in float64, where the default of `assert_close` is too near.
     """
 
     max_detections = NUM_QUERIES
     aux_suffixes = frozenset({"_0"})
     other_suffixes: frozenset[str] = frozenset()
+    compiles_whole = True
     pixel_tolerance: Mapping[str, float] = MappingProxyType({})
 
     def config(self, **changes):
@@ -223,6 +315,73 @@ class DetectorContract:
         assert set(losses) == loss_names({"", *self.aux_suffixes, *self.other_suffixes})
         assert {loss.device.type for loss in losses.values()} == {"cuda"}
 
+    @pytest.mark.slow
+    def test_training_compiles_to_one_graph_for_batches_of_all_sizes(self, batch):
+        torch._dynamo.reset()
+        model = build_lively(without_dropout(self.config())).double().train()
+        eager = copy.deepcopy(model)
+        graphs = CompileCounter()
+        model.compile(backend=graphs, fullgraph=self.compiles_whole)
+        wide = [
+            make_input(70, 140, [[8.0, 8, 40, 60]] * 5, [0, 1, 2, 3, 4]),
+            make_input(100, 90, [[9.0, 9, 50, 50]], [1]),
+        ]
+        high = [
+            make_input(150, 80, [[8.0, 8, 40, 60]] * 2, [0, 1]),
+            make_input(140, 66, [[9.0, 9, 50, 50]] * 9, [1] * 9),
+        ]
+        for images in (batch[:2], wide, high):
+            losses = []
+            for one in (model, eager):
+                torch.manual_seed(0)
+                losses.append(one(images))
+            assert_close(*losses)
+        assert graphs.frame_count == 1 or not self.compiles_whole
+
+    @pytest.mark.slow
+    def test_evaluation_compiles_to_one_graph_for_images_of_all_sizes(self, batch):
+        torch._dynamo.reset()
+        model = build_lively(self.config()).double().eval()
+        eager = copy.deepcopy(model)
+        graphs = CompileCounter()
+        model.compile(backend=graphs, fullgraph=self.compiles_whole)
+        with torch.no_grad():
+            for images in ([make_input(150, 200, [], [])], [make_input(170, 140, [], [], seed=1)], batch):
+                for one, other in zip(model(images), eager(images), strict=True):
+                    assert_close(one["instances"].scores, other["instances"].scores)
+                    boxes = one["instances"].pred_boxes.tensor
+                    assert_close(boxes, other["instances"].pred_boxes.tensor, **self.pixel_tolerance)
+        # The last batch is padded, and runs as it is.
+        assert graphs.frame_count == 1 or not self.compiles_whole
+
+    def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(self, batch):
+        model = build_lively(self.config()).eval()
+        with torch.no_grad():
+            before = model(batch[:1])[0]["instances"]
+            model.compile()
+            changed = copy.deepcopy(model)
+            for parameter in model.parameters():
+                parameter.zero_()
+            after = changed(batch[:1])[0]["instances"]
+        assert_close(after.scores, before.scores)
+        assert_close(after.pred_boxes.tensor, before.pred_boxes.tensor)
+
+    def test_training_pads_to_multiples_when_asked_and_evaluation_does_not(self, batch, monkeypatch):
+        model = build(self.config(size_divisibility=48))
+        sizes = []
+
+        def feature_maps(images):
+            sizes.append(tuple(images.shape[-2:]))
+            return type(model).feature_maps(model, images)
+
+        monkeypatch.setattr(model, "feature_maps", feature_maps)
+        require_all_gradients(model, model.train()(batch))
+        with torch.no_grad():
+            model.eval()(batch)
+        assert sizes == [(96, 96), (64, 96), (80, 56), (48, 64)]
+        with pytest.raises(ValueError, match="size_divisibility=0 is below 1"):
+            build(self.config(size_divisibility=0))
+
     def test_mixed_precision_trains(self, batch):
         model = build(self.config()).train()
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -254,6 +413,118 @@ class DetectorContract:
             model([])
         with pytest.raises(ValueError, match="num_classes=0"):
             build(self.config(num_classes=0))
+
+
+class DeformableContract(DetectorContract):
+    """Tests of a detector with deformable attention, whose detections are pairs of a query and a class.
+
+    A subclass with the mark `parametrize("variant", ...)` runs each test on several variants, which are changes of the
+    config: `config` finds them in `self.variant`. With two stages the losses of the encoder are expected as well.
+    """
+
+    max_detections = 20
+    pixel_tolerance = MappingProxyType({"rtol": 1e-6, "atol": 1e-4})  # where tokens are is float32 in all models
+
+    @pytest.fixture
+    def variant(self):
+        """No changes, where a subclass does not have that mark."""
+        return {}
+
+    @pytest.fixture(autouse=True)
+    def _variant(self, variant):
+        self.variant = variant
+        if variant.get("as_two_stage", False):
+            self.other_suffixes = {*self.other_suffixes, "_enc"}
+
+
+class DenoisingContract(DetectorContract):
+    """Tests of a detector with denoising queries.
+
+    Attributes:
+        num_groups: how many denoising queries, one in each group, have to find an object of the fixture `batch`.
+    """
+
+    num_groups = 5
+    aux_suffixes = frozenset({"_0", "_dn_0"})
+    other_suffixes = frozenset({"_dn"})
+
+    def test_denoising_leaves_the_other_queries_alone(self, batch):
+        model = build_lively(self.config()).double().train()
+        with_denoising = predict(model, batch, targets=True)
+        model.denoising.eval()  # where it makes no queries; matching queries may need its label embedding
+        without = predict(model, batch, targets=True)
+        assert set(with_denoising) - set(without) == {"_dn", "_dn_0"}
+        for suffix, expected in without.items():
+            assert_close(with_denoising[suffix].logits, expected.logits)
+            assert_close(with_denoising[suffix].boxes, expected.boxes)
+
+    def test_denoising_starts_from_the_objects(self, batch):
+        """Without noise, boxes of denoising queries are the objects' where the box heads say nothing."""
+        no_noise = {"denoising.label_noise_prob": 0.0, "denoising.box_noise_scale": 0.0}
+        model = build(self.config(**no_noise)).train()
+        for parameter in model.bbox_embed.parameters():
+            torch.nn.init.zeros_(parameter)
+        named = predict(model, batch, targets=True)
+        for suffix in ("_dn", "_dn_0"):
+            predictions = named[suffix]
+            image, query, target = predictions.match
+            assert len(target) == self.num_groups * len(predictions.targets.boxes)
+            assert_close(predictions.boxes[image, query], predictions.targets.boxes[target], rtol=1e-4, atol=1e-4)
+
+    def test_there_is_no_denoising_in_evaluation_even_with_targets(self, batch):
+        model = build_lively(self.config()).eval()
+        of_training = {"", *self.aux_suffixes, *self.other_suffixes}
+        with torch.no_grad():
+            assert set(predict(model, batch, targets=True)) == of_training - {"_dn", "_dn_0"}
+
+    def test_without_objects_denoising_gives_the_label_embedding_a_gradient_of_zeros(self):
+        model = build(self.config()).train()
+        losses = model([make_input(32, 32, [], [], seed) for seed in range(2)])
+        assert all(loss == 0 for name, loss in losses.items() if "_dn" in name)
+        sum(losses.values()).backward()
+        assert not model.denoising.label_embedding.weight.grad.any()
+
+    def test_the_noise_is_a_key_of_the_config(self):
+        noise = {"denoising.label_noise_prob": 0.0, "denoising.box_noise_scale": 0.1}
+        denoising = build(self.config(**noise)).denoising
+        assert (denoising.label_noise_prob, denoising.box_noise_scale) == (0.0, 0.1)
+        assert denoising.num_classes == NUM_CLASSES
+
+
+class TwoStageContract:
+    """Tests of two stages: queries that begin as proposals of an encoder with deformable attention."""
+
+    def config(self, **changes):
+        """The config of a small model with two stages; see `DetectorContract.config`."""
+        raise NotImplementedError
+
+    def test_two_stages_need_refinement(self):
+        with pytest.raises(ValueError, match="as_two_stage=True needs with_box_refine=True: proposals are boxes"):
+            build(self.config(with_box_refine=False))
+
+    def test_the_decoder_teaches_the_encoder_nothing_through_its_queries(self, batch):
+        model = build_lively(self.config()).train()
+        predict(model, batch)["_0"].boxes.square().sum().backward()
+        assert [has_gradient(head) for head in model.bbox_embed] == [True, False, False]
+        assert not has_gradient(model.transformer.encoder_proposals)
+
+    def test_there_are_no_more_queries_than_tokens(self):
+        model = build_lively(self.config()).train()
+        named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
+        assert named["_enc"].logits.shape == named[""].logits.shape == (1, 4, NUM_CLASSES)  # four levels of one cell
+
+    def test_padding_proposes_no_query(self, batch):
+        """Even where its score is the highest that there can be."""
+        model = build_lively(self.config()).double().eval()
+        proposals, head = model.transformer.encoder_proposals, model.class_embed[-1]
+        with torch.no_grad():
+            # Padding is zero before the projection; of vectors of one length, one's product with itself is largest.
+            head.weight[0] = proposals.enc_output_norm(proposals.enc_output.bias)
+            together = predict(model, batch)[""]
+            for index, one in enumerate(batch):
+                alone = predict(model, [one])[""]
+                assert_close(together.logits[index], alone.logits[0], rtol=1e-6, atol=1e-6)
+                assert_close(together.boxes[index], alone.boxes[0], rtol=1e-6, atol=1e-6)
 
 
 def loss_names(suffixes):

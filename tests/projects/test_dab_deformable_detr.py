@@ -1,13 +1,9 @@
 """DAB-Deformable-DETR as a whole. Models are small; their structure is that of the configs."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from torch.testing import assert_close
 
-import detrex_lite.projects
 from detrex_lite.config import get_config
 from detrex_lite.layers import get_sine_pos_embed
 from detrex_lite.modeling import TokenLevels
@@ -16,17 +12,20 @@ from detrex_lite.structures import ImageBatch
 from .contract import (
     NUM_CLASSES,
     NUM_QUERIES,
+    PROJECTS,
     SMALL,
-    DetectorContract,
+    DeformableContract,
+    TwoStageContract,
     build,
     build_lively,
     build_on_meta,
     changed,
-    make_input,
+    has_gradient,
+    parameter_patterns,
+    predict,
 )
-from .test_deformable_detr import has_gradient, predict
 
-CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dab_deformable_detr" / "configs"
+CONFIGS = PROJECTS / "dab_deformable_detr" / "configs"
 
 ONE_STAGE = {"as_two_stage": False}
 TWO_STAGE = {"as_two_stage": True}
@@ -42,17 +41,15 @@ def small_config(**changes):
     return changed(cfg, {**SMALL, **changes})
 
 
-class TestDabDeformableDETR(DetectorContract):
-    max_detections = 20
-    pixel_tolerance = {"rtol": 1e-6, "atol": 1e-4}  # noqa: RUF012 - where tokens are is float32 in all models
-
-    @pytest.fixture(autouse=True, params=VARIANTS)
-    def _variant(self, request):
-        self.variant = VARIANTS[request.param]
-        self.other_suffixes = {"_enc"} if self.variant["as_two_stage"] else set()
-
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+class TestDabDeformableDETR(DeformableContract):
     def config(self, **changes):
         return small_config(**self.variant, **changes)
+
+
+class TestTwoStages(TwoStageContract):
+    def config(self, **changes):
+        return small_config(**TWO_STAGE, **changes)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
@@ -60,11 +57,6 @@ def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert len(model.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
     assert len({id(head) for head in model.bbox_embed}) == len(model.bbox_embed)
-
-
-def test_two_stages_need_refinement():
-    with pytest.raises(ValueError, match="as_two_stage=True needs with_box_refine=True: proposals are boxes"):
-        build(small_config(as_two_stage=True, with_box_refine=False))
 
 
 def test_boxes_begin_all_over_the_image_and_contents_as_zeros():
@@ -95,7 +87,7 @@ def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
 
 def levels_of_a_padded_batch():
     sizes = [(4, 8), (2, 8)]
-    return TokenLevels.from_maps([ImageBatch(torch.zeros(2, 1, 4, 8), sizes)])
+    return TokenLevels.from_maps([ImageBatch.of_padded(torch.zeros(2, 1, 4, 8), sizes)])
 
 
 def test_positions_are_made_of_the_boxes_and_scaled_from_the_second_layer_on():
@@ -135,41 +127,10 @@ def test_proposals_are_scored_by_their_best_class_and_trained_with_the_objects_c
     assert abs(model(batch)["loss_class_enc"] - losses["loss_class_enc"]) > 1e-3
 
 
-def test_the_decoder_teaches_the_encoder_nothing_through_its_queries(batch):
-    model = build_lively(small_config(**TWO_STAGE)).train()
-    predict(model, batch)["_0"].boxes.square().sum().backward()
-    assert [has_gradient(head) for head in model.bbox_embed] == [True, False, False]
-    assert not has_gradient(model.transformer.encoder_proposals)
-
-
-def test_two_stages_have_no_more_queries_than_tokens():
-    model = build_lively(small_config(**TWO_STAGE)).train()
-    named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
-    assert named["_enc"].logits.shape == named[""].logits.shape == (1, 4, NUM_CLASSES)  # four levels of one cell
-
-
-def test_padding_proposes_no_query(batch):
-    """Even where its score is the highest that there can be."""
-    model = build_lively(small_config(**TWO_STAGE)).double().eval()
-    proposals, head = model.transformer.encoder_proposals, model.class_embed[-1]
-    with torch.no_grad():
-        # Padding is zero before the projection; of vectors of one length, a vector's product with itself is largest.
-        head.weight[0] = proposals.enc_output_norm(proposals.enc_output.bias)
-        together = predict(model, batch)[""]
-        for index, one in enumerate(batch):
-            alone = predict(model, [one])[""]
-            assert_close(together.logits[index], alone.logits[0], rtol=1e-6, atol=1e-6)
-            assert_close(together.boxes[index], alone.boxes[0], rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameter_names_are_stable(variant):
     model = build(small_config(**VARIANTS[variant]))
-    names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in model.state_dict()}
-    names = {
-        name for name in names if not name.startswith(("backbone.", "neck.")) and ".layers.N.attentions" not in name
-    }
-    names = {re.sub(r"\.(weight|bias)$", ".*", name) for name in names}
+    names = {name for name in parameter_patterns(model, ("backbone.", "neck.")) if ".attentions.N." not in name}
     common = {"class_embed.N.*", "bbox_embed.N.layers.N.*", "transformer.level_embeds"}
     common |= {
         f"transformer.{part}.layers.N.{name}.*"

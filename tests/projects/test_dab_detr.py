@@ -1,14 +1,10 @@
 """DAB-DETR as a whole. Models are small; their structure is that of the configs."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-import detrex_lite.projects
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import get_config
 from detrex_lite.projects.dab_detr.modeling.transformer import modulate
@@ -16,17 +12,20 @@ from detrex_lite.projects.dab_detr.modeling.transformer import modulate
 from .contract import (
     NUM_CLASSES,
     NUM_QUERIES,
+    PROJECTS,
     SMALL,
     DetectorContract,
     build,
     build_lively,
     build_on_meta,
     changed,
-    huggingface_resnet,
     huggingface_resnet_config,
+    huggingface_weights,
+    parameter_patterns,
+    predict,
 )
 
-CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dab_detr" / "configs"
+CONFIGS = PROJECTS / "dab_detr" / "configs"
 
 
 def small_config(**changes):
@@ -62,10 +61,6 @@ def test_there_are_configs_of_every_variant():
     models = {path.stem for path in CONFIGS.glob("models/*.py")}
     assert models == {f"dab_detr_{name}" for name in ("r50", "r101", "r50_dc5", "r101_dc5", "r50_3patterns")}
     assert {f"{name}_50ep" for name in models} <= {path.stem for path in CONFIGS.glob("*.py")}
-
-
-def predict(model, inputs):
-    return model.predict(model.preprocess(inputs))
 
 
 def test_boxes_of_a_new_model_are_the_anchors(batch):
@@ -144,8 +139,6 @@ def test_modulation_scales_y_by_heights_and_x_by_widths():
 
 def test_parameter_names_are_stable():
     model = build(small_config(num_patterns=2))
-    names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in model.state_dict() if not name.startswith("backbone.")}
-    names = {re.sub(r"\.(weight|bias)$", ".*", name) for name in names}
     layer = {"ffns.N.layers.N.*", "ffns.N.activations.N.*", "norms.N.*"}
     plain = {"attentions.N.in_proj_weight", "attentions.N.in_proj_bias", "attentions.N.out_proj.*"}
     parts = {f"{one}_{kind}" for one in ("query", "key") for kind in ("content", "pos")} | {"value", "query_pos_sine"}
@@ -154,47 +147,25 @@ def test_parameter_names_are_stable():
     want |= {f"transformer.encoder.layers.N.{name}" for name in layer | plain}
     want |= {f"transformer.decoder.layers.N.{name}" for name in layer | conditional}
     want |= {f"transformer.decoder.{head}.layers.N.*" for head in ("ref_point_head", "ref_anchor_head", "query_scale")}
-    assert names == want | {"transformer.encoder.query_scale.layers.N.*", "transformer.decoder.post_norm_layer.*"}
+    want |= {"transformer.encoder.query_scale.layers.N.*", "transformer.decoder.post_norm_layer.*"}
+    assert parameter_patterns(model) == want
     crosses = [layer.attentions[1] for layer in model.transformer.decoder.layers]
     assert [cross.query_pos_proj is not None for cross in crosses] == [True, False]
 
 
-def huggingface_state(state):
-    """The weights of transformers' DabDetrForObjectDetection under this project's names."""
-    rules = [
-        (r"^bbox_predictor\.", "bbox_embed."),
-        (r"^model\.query_refpoint_embeddings\.", "anchor_box_embed."),
-        (r"^model\.input_projection\.", "input_proj."),
-        (r"^model\.patterns\.", "patterns."),
-        (r"^model\.", "transformer."),
-        (r"decoder\.layernorm\.", "decoder.post_norm_layer."),
-        (r"\.(mlp\.)?fc1\.", ".ffns.0.layers.0."),
-        (r"\.(mlp\.)?fc2\.", ".ffns.0.layers.1."),
-        (r"\.(mlp\.)?activation_fn\.", ".ffns.0.activations.0."),
-        (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norms.0."),
-        (r"(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norms.1."),
-        (r"\.self_attn\.self_attn_layer_norm\.", ".norms.0."),
-        (r"\.cross_attn\.cross_attn_layer_norm\.", ".norms.1."),
-        (r"\.mlp\.final_layer_norm\.", ".norms.2."),
-        (r"\.self_attn\.self_attn\.output_proj\.", ".attentions.0.out_proj."),
-        (r"\.cross_attn\.cross_attn\.output_proj\.", ".attentions.1.out_proj."),
-        (r"\.self_attn\.(self_attn_)?", ".attentions.0."),
-        (r"\.cross_attn\.cross_attn_", ".attentions.1."),
-    ]
-    renamed = huggingface_resnet({name.replace("conv_encoder.", ""): value for name, value in state.items()})
-    for name, value in state.items():
-        in_encoder = name.startswith("model.encoder.")
-        if name.startswith(("model.backbone.", "model.decoder.bbox_embed.")):
-            continue
-        if in_encoder and re.search(r"\.[kv]_proj\.", name):
-            continue
-        if in_encoder and ".q_proj." in name:
-            value = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
-            name = name.replace("q_proj.", "in_proj_")
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
+# The names of transformers' DabDetrForObjectDetection.
+HUGGINGFACE_RULES = (
+    (r"^model\.query_refpoint_embeddings\.", "anchor_box_embed."),
+    (r"^model\.patterns\.", "patterns."),
+    (r"\.(mlp\.)?activation_fn\.", ".ffns.0.activations.0."),
+    (r"\.self_attn\.self_attn_layer_norm\.", ".norms.0."),
+    (r"\.cross_attn\.cross_attn_layer_norm\.", ".norms.1."),
+    (r"\.mlp\.final_layer_norm\.", ".norms.2."),
+    (r"\.self_attn\.self_attn\.output_proj\.", ".attentions.0.out_proj."),
+    (r"\.cross_attn\.cross_attn\.output_proj\.", ".attentions.1.out_proj."),
+    (r"\.self_attn\.self_attn_", ".attentions.0."),
+    (r"\.cross_attn\.cross_attn_", ".attentions.1."),
+)
 
 
 def huggingface_model():
@@ -236,7 +207,7 @@ def test_agrees_with_transformers_implementation(batch):
     transformers.logging.set_verbosity_error()
     theirs = huggingface_model()
     ours = build(small_config(num_patterns=3)).double().eval()
-    report = load_checkpoint(ours, huggingface_state(theirs.state_dict()))
+    report = load_checkpoint(ours, huggingface_weights(theirs.state_dict(), HUGGINGFACE_RULES))
     assert report.missing == []
     assert report.unexpected == []
     for one in batch:

@@ -2,14 +2,11 @@
 
 import dataclasses
 import functools
-import re
-from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-import detrex_lite.projects
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import get_config
 from detrex_lite.modeling import Targets, TokenLevels
@@ -17,18 +14,23 @@ from detrex_lite.modeling import Targets, TokenLevels
 from .contract import (
     NUM_CLASSES,
     NUM_QUERIES,
+    PROJECTS,
     SMALL,
-    DetectorContract,
+    DeformableContract,
+    TwoStageContract,
     build,
     build_lively,
     build_on_meta,
     changed,
-    huggingface_resnet,
+    has_gradient,
     huggingface_resnet_config,
+    huggingface_weights,
     make_input,
+    parameter_patterns,
+    predict,
 )
 
-CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "deformable_detr" / "configs"
+CONFIGS = PROJECTS / "deformable_detr" / "configs"
 
 ONE_STAGE = {"with_box_refine": False, "as_two_stage": False}
 REFINE = {"with_box_refine": True, "as_two_stage": False}
@@ -41,17 +43,15 @@ def small_config(**changes):
     return changed(cfg, {**SMALL, **changes})
 
 
-class TestDeformableDETR(DetectorContract):
-    max_detections = 20
-    pixel_tolerance = {"rtol": 1e-6, "atol": 1e-4}  # noqa: RUF012 - where tokens are is float32 in all models
-
-    @pytest.fixture(autouse=True, params=VARIANTS)
-    def _variant(self, request):
-        self.variant = VARIANTS[request.param]
-        self.other_suffixes = {"_enc"} if self.variant["as_two_stage"] else set()
-
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+class TestDeformableDETR(DeformableContract):
     def config(self, **changes):
         return small_config(**self.variant, **changes)
+
+
+class TestTwoStages(TwoStageContract):
+    def config(self, **changes):
+        return small_config(**{**TWO_STAGE, **changes})
 
 
 def relative_to_configs(path):
@@ -73,36 +73,10 @@ def test_there_are_configs_of_every_variant():
     assert {"deformable_detr_r50", single_scale, f"{single_scale}_dc5"} <= models
 
 
-def test_two_stages_need_refinement():
-    with pytest.raises(ValueError, match="as_two_stage=True needs with_box_refine=True: proposals are boxes"):
-        build(small_config(as_two_stage=True, with_box_refine=False))
-
-
-def predict(model, inputs, targets=False):
-    images = model.preprocess(inputs)
-    if not targets:
-        return model.predict(images)
-    return model.predict(images, Targets.from_inputs(inputs, num_classes=NUM_CLASSES, like=images.tensor))
-
-
-def has_gradient(module):
-    """Whether every parameter got a gradient that is not zero; an error when only some did."""
-    got = {parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters()}
-    assert len(got) == 1
-    return got.pop()
-
-
 def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
     model = build_lively(small_config(**REFINE)).train()
     predict(model, batch)[""].boxes.square().sum().backward()
     assert [has_gradient(head) for head in model.bbox_embed] == [False, True]
-
-
-def test_boxes_of_two_stages_teach_no_head_of_the_encoder(batch):
-    model = build_lively(small_config(**TWO_STAGE)).train()
-    predict(model, batch)["_0"].boxes.square().sum().backward()
-    assert [has_gradient(head) for head in model.bbox_embed] == [True, False, False]
-    assert not has_gradient(model.transformer.encoder_proposals)
 
 
 @pytest.mark.parametrize("variant", [ONE_STAGE, REFINE], ids=["one_stage", "refine"])
@@ -132,11 +106,8 @@ def test_without_refinement_every_layer_starts_from_the_same_points(batch):
         assert_close(predictions.boxes[..., 2:], torch.tensor(-2.0).sigmoid().expand(len(batch), NUM_QUERIES, 2))
 
 
-def test_two_stages_have_no_more_queries_than_tokens():
+def test_proposals_are_made_of_all_tokens():
     model = build_lively(small_config(**TWO_STAGE)).train()
-    named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
-    assert named["_enc"].logits.shape == (1, 4, NUM_CLASSES)  # four levels of one cell
-    assert named[""].logits.shape == (1, 4, NUM_CLASSES)
     named = predict(model, [make_input(32, 32, [], [])], targets=True)
     assert named["_enc"].logits.shape == (1, 16 + 4 + 1 + 1, NUM_CLASSES)
     assert named[""].logits.shape == (1, NUM_QUERIES, NUM_CLASSES)
@@ -157,20 +128,6 @@ def test_proposals_are_compared_with_objects_of_no_class(batch):
     assert abs(of_class_0["loss_class"] - losses["loss_class"]) > 1e-3
 
 
-def test_padding_proposes_no_query(batch):
-    """Even where its score is the highest that there can be."""
-    model = build_lively(small_config(**TWO_STAGE)).double().eval()
-    proposals, head = model.transformer.encoder_proposals, model.class_embed[-1]
-    with torch.no_grad():
-        # Padding is zero before the projection; of vectors of one length, a vector's product with itself is largest.
-        head.weight[0] = proposals.enc_output_norm(proposals.enc_output.bias)
-        together = predict(model, batch)[""]
-        for index, one in enumerate(batch):
-            alone = predict(model, [one])[""]
-            assert_close(together.logits[index], alone.logits[0], rtol=1e-6, atol=1e-6)
-            assert_close(together.boxes[index], alone.boxes[0], rtol=1e-6, atol=1e-6)
-
-
 def test_proposals_are_made_for_training_only(batch):
     model = build(small_config(**TWO_STAGE)).eval()
     with torch.no_grad():
@@ -180,8 +137,6 @@ def test_proposals_are_made_for_training_only(batch):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameter_names_are_stable(variant):
     model = build(small_config(**VARIANTS[variant]))
-    names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in model.state_dict() if not name.startswith("backbone.")}
-    names = {re.sub(r"\.(weight|bias)$", ".*", name) for name in names}
     deformable = {
         f"attentions.N.{part}.*" for part in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
     }
@@ -194,41 +149,17 @@ def test_parameter_names_are_stable(variant):
     of_two_stages = {f"transformer.encoder_proposals.enc_output{end}.*" for end in ("", "_norm")}
     of_two_stages |= {f"transformer.pos_trans{end}.*" for end in ("", "_norm")}
     of_one_stage = {"query_embedding.*", "transformer.reference_points.*"}
-    assert names == common | (of_two_stages if variant == "two_stage" else of_one_stage)
+    assert parameter_patterns(model) == common | (of_two_stages if variant == "two_stage" else of_one_stage)
 
 
-def huggingface_state(state):
-    """The weights of transformers' DeformableDetrForObjectDetection under this project's names."""
-    rules = [
-        (r"^model\.input_proj\.3\.", "neck.extra_convs.0."),
-        (r"^model\.input_proj\.", "neck.convs."),
-        (r"^model\.query_position_embeddings\.", "query_embedding."),
-        (r"^model\.level_embed$", "transformer.level_embeds"),
-        (r"^model\.enc_output", "transformer.encoder_proposals.enc_output"),
-        (r"^model\.", "transformer."),
-        (r"\.mlp\.fc1\.", ".ffns.0.layers.0."),
-        (r"\.mlp\.fc2\.", ".ffns.0.layers.1."),
-        (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norms.0."),
-        (r"(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norms.1."),
-        (r"(decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norms.0."),
-        (r"(decoder\.layers\.\d+)\.encoder_attn_layer_norm\.", r"\1.norms.1."),
-        (r"(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norms.2."),
-        (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
-        (r"\.self_attn\.", ".attentions.0."),
-        (r"\.encoder_attn\.", ".attentions.1."),
-    ]
-    renamed = huggingface_resnet(state)
-    heads_again = ("model.decoder.class_embed.", "model.decoder.bbox_embed.")
-    for name, value in state.items():
-        if name.startswith(("model.backbone.", *heads_again)) or re.search(r"\.self_attn\.[kv]_proj\.", name):
-            continue
-        if ".self_attn.q_proj." in name:
-            value = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
-            name = name.replace("q_proj.", "in_proj_")
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
+# The names of transformers' DeformableDetrForObjectDetection.
+HUGGINGFACE_RULES = (
+    (r"^model\.input_proj\.3\.", "neck.extra_convs.0."),
+    (r"^model\.input_proj\.", "neck.convs."),
+    (r"^model\.query_position_embeddings\.", "query_embedding."),
+    (r"^model\.level_embed$", "transformer.level_embeds"),
+    (r"^model\.enc_output", "transformer.encoder_proposals.enc_output"),
+)
 
 
 def huggingface_model(variant):
@@ -294,7 +225,7 @@ def test_agrees_with_transformers_implementation(batch, variant, monkeypatch):
 
     # In training mode images run in one padded batch, as that implementation runs them always.
     ours = build(small_config(**VARIANTS[variant], **{"transformer.encoder.dropout": 0.0})).double().train()
-    report = load_checkpoint(ours, huggingface_state(theirs.state_dict()))
+    report = load_checkpoint(ours, huggingface_weights(theirs.state_dict(), HUGGINGFACE_RULES))
     assert report.missing == []
     assert report.unexpected == []
 

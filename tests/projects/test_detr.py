@@ -15,8 +15,8 @@ from .contract import (
     DetectorContract,
     build,
     changed,
-    huggingface_resnet,
     huggingface_resnet_config,
+    huggingface_weights,
 )
 
 MODELS = "projects/detr/configs/models"
@@ -67,39 +67,11 @@ def test_parameter_names_are_stable():
     } <= names
 
 
-def huggingface_state(state, *, num_encoder_layers, num_decoder_layers):
-    """The weights of transformers' DetrForObjectDetection under this project's names."""
-    fixed = {
-        "query_embed.weight": "model.query_position_embeddings.weight",
-        "transformer.decoder.post_norm_layer.weight": "model.decoder.layernorm.weight",
-        "transformer.decoder.post_norm_layer.bias": "model.decoder.layernorm.bias",
-    }
-    for leaf in ("weight", "bias"):
-        fixed[f"input_proj.{leaf}"] = f"model.input_projection.{leaf}"
-        fixed[f"class_embed.{leaf}"] = f"class_labels_classifier.{leaf}"
-        for layer in range(3):
-            fixed[f"bbox_embed.layers.{layer}.{leaf}"] = f"bbox_predictor.layers.{layer}.{leaf}"
-    renamed = {ours: state[theirs] for ours, theirs in fixed.items()}
-
-    for side, count, attentions in (
-        ("encoder", num_encoder_layers, ["self_attn"]),
-        ("decoder", num_decoder_layers, ["self_attn", "encoder_attn"]),
-    ):
-        for layer in range(count):
-            theirs, ours = f"model.{side}.layers.{layer}", f"transformer.{side}.layers.{layer}"
-            for leaf in ("weight", "bias"):
-                for number, attention in enumerate(attentions):
-                    packed = [state[f"{theirs}.{attention}.{part}_proj.{leaf}"] for part in "qkv"]
-                    renamed[f"{ours}.attentions.{number}.in_proj_{leaf}"] = torch.cat(packed)
-                    renamed[f"{ours}.attentions.{number}.out_proj.{leaf}"] = state[
-                        f"{theirs}.{attention}.o_proj.{leaf}"
-                    ]
-                for number, norm in enumerate([*(f"{name}_layer_norm" for name in attentions), "final_layer_norm"]):
-                    renamed[f"{ours}.norms.{number}.{leaf}"] = state[f"{theirs}.{norm}.{leaf}"]
-                for number in (1, 2):
-                    renamed[f"{ours}.ffns.0.layers.{number - 1}.{leaf}"] = state[f"{theirs}.mlp.fc{number}.{leaf}"]
-
-    return {**renamed, **huggingface_resnet(state)}
+# The names of transformers' DetrForObjectDetection.
+HUGGINGFACE_RULES = (
+    (r"^class_labels_classifier\.", "class_embed."),
+    (r"^model\.query_position_embeddings\.", "query_embed."),
+)
 
 
 def test_agrees_with_transformers_implementation(batch):
@@ -135,8 +107,7 @@ def test_agrees_with_transformers_implementation(batch):
     cfg.transformer.encoder.dropout = 0.0
     # In training mode images run in one padded batch, as that implementation runs them always.
     ours = build(cfg).double().train()
-    state = huggingface_state(theirs.state_dict(), num_encoder_layers=2, num_decoder_layers=2)
-    report = load_checkpoint(ours, state)
+    report = load_checkpoint(ours, huggingface_weights(theirs.state_dict(), HUGGINGFACE_RULES))
     assert report.missing == []
     assert report.unexpected == []
 

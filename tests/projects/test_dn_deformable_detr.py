@@ -1,40 +1,36 @@
 """DN-Deformable-DETR as a whole. Models are small; their structure is that of the configs."""
 
-import re
-from pathlib import Path
-
 import pytest
-import torch
 from torch.testing import assert_close
 
-import detrex_lite.projects
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import LazyConfig, get_config
 
 from .contract import (
     NUM_CLASSES,
     NUM_QUERIES,
+    PROJECTS,
     SMALL,
-    DetectorContract,
+    DeformableContract,
+    DenoisingContract,
     build,
     build_lively,
     build_on_meta,
     changed,
-    make_input,
+    parameter_patterns,
+    predict,
     under_detrex_names,
 )
-from .test_deformable_detr import predict
 
-CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dn_deformable_detr" / "configs"
+CONFIGS = PROJECTS / "dn_deformable_detr" / "configs"
 
-NO_NOISE = {"denoising.label_noise_prob": 0.0, "denoising.box_noise_scale": 0.0}
-DENOISED = {"_dn", "_dn_0"}
-VARIANTS = {
+NO_DENOISING = {"denoising": None}
+WITH_DENOISING = {
     "one_stage": {},
     "two_stage": {"as_two_stage": True},
     "without_refinement": {"with_box_refine": False},
-    "without_denoising": {"denoising": None},
 }
+VARIANTS = {**WITH_DENOISING, "without_denoising": NO_DENOISING}
 
 
 def small_config(**changes):
@@ -42,21 +38,15 @@ def small_config(**changes):
     return changed(cfg, {**SMALL, **changes})
 
 
-class TestDNDeformableDETR(DetectorContract):
-    max_detections = 20
-    pixel_tolerance = {"rtol": 1e-6, "atol": 1e-4}  # noqa: RUF012 - where tokens are is float32 in all models
-
-    @pytest.fixture(autouse=True, params=VARIANTS)
-    def _variant(self, request):
-        self.variant = VARIANTS[request.param]
-        denoises = "denoising" not in self.variant
-        self.aux_suffixes = {"_0", "_dn_0"} if denoises else {"_0"}
-        self.other_suffixes = {"_dn"} if denoises else set()
-        if "as_two_stage" in self.variant:
-            self.other_suffixes.add("_enc")
-
+@pytest.mark.parametrize("variant", WITH_DENOISING.values(), ids=WITH_DENOISING)
+class TestDNDeformableDETR(DenoisingContract, DeformableContract):
     def config(self, **changes):
         return small_config(**self.variant, **changes)
+
+
+class TestWithoutDenoising(DeformableContract):
+    def config(self, **changes):
+        return small_config(**NO_DENOISING, **changes)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
@@ -103,49 +93,6 @@ def test_proposals_have_no_indicator(batch):
     assert content[:, number:, -1].all()
 
 
-def test_denoising_starts_from_the_objects(batch):
-    """Without noise, boxes of denoising queries are the objects' where the box heads say nothing."""
-    model = build(small_config(**NO_NOISE)).train()
-    torch.nn.init.zeros_(model.bbox_embed[0].layers[-1].bias)  # begins with small boxes
-    named = predict(model, batch, targets=True)
-    for suffix in DENOISED:
-        image, query, target = named[suffix].match
-        assert len(target) == 5 * 3
-        assert_close(named[suffix].boxes[image, query], named[suffix].targets.boxes[target], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("variant", ["one_stage", "two_stage"])
-def test_denoising_leaves_the_other_queries_alone(variant, batch):
-    model = build_lively(small_config(**VARIANTS[variant])).double().train()
-    with_denoising = predict(model, batch, targets=True)
-    model.denoising = None
-    without = predict(model, batch, targets=True)
-    assert set(with_denoising) - set(without) == DENOISED
-    for suffix, expected in without.items():
-        assert_close(with_denoising[suffix].logits, expected.logits)
-        assert_close(with_denoising[suffix].boxes, expected.boxes)
-
-
-def test_there_is_no_denoising_in_evaluation(batch):
-    model = build_lively(small_config()).eval()
-    with torch.no_grad():
-        assert set(predict(model, batch, targets=True)) == {"", "_0"}
-
-
-def test_a_batch_without_objects_gives_the_label_embedding_a_gradient_of_zeros():
-    model = build(small_config()).train()
-    losses = model([make_input(32, 32, [], [], seed) for seed in range(2)])
-    assert all(loss == 0 for name, loss in losses.items() if "_dn" in name)
-    sum(losses.values()).backward()
-    assert not model.denoising.label_embedding.weight.grad.any()
-
-
-def test_the_noise_is_a_key_of_the_config():
-    model = build(small_config(**{"denoising.label_noise_prob": 0.0, "denoising.box_noise_scale": 0.1}))
-    assert (model.denoising.label_noise_prob, model.denoising.box_noise_scale) == (0.0, 0.1)
-    assert model.denoising.num_classes == NUM_CLASSES
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_it_adds_to_dab_deformable_detr_is_the_label_embedding(variant):
     cfg = get_config("projects/dab_deformable_detr/configs/models/dab_deformable_detr_r50.py").model
@@ -160,9 +107,7 @@ def test_what_it_adds_to_dab_deformable_detr_is_the_label_embedding(variant):
 
 
 def test_parameter_names_are_stable():
-    names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in build(small_config()).state_dict()}
-    names = {name for name in names if not name.startswith(("backbone.", "neck.", "transformer."))}
-    assert {re.sub(r"\.(weight|bias)$", ".*", name) for name in names} == {
+    assert parameter_patterns(build(small_config()), ("backbone.", "neck.", "transformer.")) == {
         "class_embed.N.*",
         "bbox_embed.N.layers.N.*",
         "denoising.label_embedding.*",

@@ -2,6 +2,7 @@
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -9,8 +10,33 @@ from torchvision.ops import FrozenBatchNorm2d
 class FoldedBatchNorm2d(FrozenBatchNorm2d):
     """Keeps the statistics and affine parameters, under their usual names; the convolution before it applies them."""
 
+    def __init__(self, num_features: int, eps: float = 1e-5):
+        super().__init__(num_features, eps)
+        # Buffers, their versions, and the scale and shift that were computed of them.
+        self._known: tuple[tuple[Tensor, ...], list[int], tuple[Tensor, Tensor]] | None = None
+
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What channels are multiplied by and what is then added to them, (C,) each.
+
+        It is computed anew only when a buffer has changed: the norms of a ResNet-50 would be 260 small operators in
+        every pass, which a GPU takes longer to launch than to compute.
+        """
+        buffers = self.weight, self.bias, self.running_mean, self.running_var
+        if torch.compiler.is_compiling() or any(one.is_inference() for one in buffers):
+            return self._scale_and_shift()
+        versions = [one._version for one in buffers]  # counts changes in place; others make new tensors
+        known = self._known
+        if known is None or known[1] != versions or any(a is not b for a, b in zip(known[0], buffers, strict=True)):
+            with torch.inference_mode(False), torch.no_grad():
+                known = self._known = buffers, versions, self._scale_and_shift()
+        return known[2]
+
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
 
 
 class FoldedConv2d(nn.Conv2d):
@@ -40,8 +66,8 @@ class FoldedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         (norm,) = self._norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
+        scale, shift = norm.scale_and_shift()
+        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
 
 
 def fold_norms(module: nn.Module) -> None:

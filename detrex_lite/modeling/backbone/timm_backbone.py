@@ -89,6 +89,7 @@ class TimmBackbone(nn.Module):
             _checkpoint_activations(self.model, model_name)
         eps = next((one.eps for one in self.model.modules() if isinstance(one, nn.LayerNorm)), 1e-5)
         widths = self.channels if norm_outputs else {}
+        self._is_traced = not any(_accepts(self.model, name) for name in ANY_IMAGE_SIZE)
         self.norms = nn.ModuleDict({name: LayerNorm2d(width, eps=eps) for name, width in widths.items()})
         self._freeze(frozen, freeze_batch_norm)
 
@@ -119,16 +120,26 @@ class TimmBackbone(nn.Module):
         """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, ceil(H / stride), ceil(W / stride))."""
         height, width = images.shape[-2:]
         coarsest = max(self.strides.values())
-        if height % coarsest or width % coarsest:
+        # A compiled model must not depend on whether they are multiples.
+        if torch.compiler.is_compiling() or height % coarsest or width % coarsest:
             images = nn.functional.pad(images, (0, -width % coarsest, 0, -height % coarsest))
-        maps = self.model.forward_intermediates(
-            images, indices=self._indices, output_fmt="NCHW", intermediates_only=True
-        )
+        run = _run if self._is_traced else _run_uncompiled
+        maps = run(self.model, images, self._indices)
         outputs = {}
         for (name, stride), one in zip(self.strides.items(), maps, strict=True):
             one = self.norms[name](one) if name in self.norms else one
             outputs[name] = one[..., : -(-height // stride), : -(-width // stride)]
         return outputs
+
+
+def _run(network: Any, images: Tensor, indices: Sequence[int]) -> list[Tensor]:
+    return network.forward_intermediates(images, indices=indices, output_fmt="NCHW", intermediates_only=True)
+
+
+# Checks of sizes by vision transformers would be a graph for each size, and sums of windows take hours to trace.
+@torch.compiler.disable(reason="the network is made for images of one size")
+def _run_uncompiled(network: Any, images: Tensor, indices: Sequence[int]) -> list[Tensor]:
+    return _run(network, images, indices)
 
 
 def timm_channels(*, model_name: str, out_indices: Sequence[int] = (-1,)) -> dict[str, int]:

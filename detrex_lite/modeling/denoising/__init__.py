@@ -3,15 +3,14 @@
 What a detector does with it, `self.denoising` being a `GroupDenoising` (DN-DETR), a `ContrastiveDenoising` (DINO) or
 None (Q matching queries, D denoising queries, which come first):
 
-    denoising = None if self.denoising is None else self.denoising(targets, num_queries=Q)   # None in evaluation
-    if denoising is not None:
-        content = torch.cat([denoising.content, content], dim=1)       # (B, D + Q, C)
-        reference = torch.cat([denoising.boxes, reference], dim=1)     # (B, D + Q, 4) cxcywh in 0..1
-        self_attn_mask = denoising.attn_mask                           # bool, True = not attended
+    noised = None if self.denoising is None else self.denoising(targets)   # None in evaluation
+    if noised is not None:
+        content = torch.cat([noised.content, content], dim=1)          # (B, D + Q, C)
+        reference = torch.cat([noised.boxes, reference], dim=1)        # (B, D + Q, 4) cxcywh in 0..1
+        self_attn_mask = noised.attn_mask(Q)                           # bool, True = not attended
     ...                                                                # decode to logits, boxes: (layers, B, D + Q, .)
-    if denoising is None:
-        return name_layers(logits, boxes, aux_loss=self.aux_loss)
-    return denoising.name_layers(logits, boxes, aux_loss=self.aux_loss)   # "", "_0", .., "_dn", "_dn_0", ..
+    name = name_layers if noised is None else noised.name_layers
+    return name(logits, boxes, aux_loss=self.aux_loss)                 # "", "_0", .., "_dn", "_dn_0", ..
 
 In training there always are denoising sets, of no queries (D = 0, zero losses, zero gradients of the label embedding)
 where the batch has no objects: processes must agree on what they compute. `SetCriterion` needs no setting for them.

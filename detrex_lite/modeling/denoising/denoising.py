@@ -98,12 +98,11 @@ class Denoising(nn.Module):
         """(..., ) classes to (..., C)."""
         return self.label_embedding(labels)
 
-    def forward(self, targets: Targets | None, num_queries: int) -> DenoisingQueries | None:
+    def forward(self, targets: Targets | None) -> DenoisingQueries | None:
         """Make the denoising queries of a batch.
 
         Args:
             targets: the batch's objects.
-            num_queries: Q, of the matching queries that come after.
 
         Returns:
             None in evaluation, and without targets. D = 0 when no image has an object.
@@ -120,10 +119,10 @@ class Denoising(nn.Module):
         return DenoisingQueries(
             layout.place(content, padding=0.0),
             layout.place(boxes, padding=0.5),
-            layout.attn_mask(num_queries, ignore_padding=self.ignore_padding),
+            layout.group_of_queries(),
+            layout.padding() if self.ignore_padding else None,
             targets,
             layout,
-            self.ignore_padding,
         )
 
     def lay_out(self, targets: Targets) -> tuple[Layout, Targets]:

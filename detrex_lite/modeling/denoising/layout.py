@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..predictions import Match
@@ -98,23 +97,11 @@ class Layout:
         objects = torch.arange(len(image), device=image.device)
         return Match(image.repeat(self.groups), (offsets[:, None] + query).flatten(), objects.repeat(self.groups))
 
-    def attn_mask(self, num_queries: int, *, ignore_padding: bool) -> Tensor:
-        """What self-attention leaves out: queries of other groups, and for matching queries all that is denoised.
+    def group_of_queries(self) -> Tensor:
+        """(D,) the group that each denoising query belongs to."""
+        return torch.arange(len(self), device=self.image.device) // max(self.copies * self.slots, 1)
 
-        Denoising queries do see the matching queries, as in the paper's repository.
-
-        Args:
-            num_queries: Q.
-            ignore_padding: nothing sees padding, either.
-
-        Returns:
-            (D + Q, D + Q) bool, True = not attended; (B, D + Q, D + Q) with `ignore_padding`.
-        """
-        group = torch.arange(len(self), device=self.image.device) // max(self.copies * self.slots, 1)
-        group = F.pad(group, (0, num_queries), value=-1)
-        mask = (group != group[:, None]) & (group >= 0)
-        if not ignore_padding:
-            return mask
+    def padding(self) -> Tensor:
+        """(B, D) bool, True = the query is of no object."""
         objects = torch.zeros(len(self.image), self.blocks, dtype=torch.bool, device=self.image.device)
-        padding = self.place(objects, padding=True)
-        return mask | F.pad(padding, (0, num_queries))[:, None]
+        return self.place(objects, padding=True)

@@ -3,7 +3,6 @@
 What differs from the paper's repository is what differs in `DeformableDETR`.
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -49,7 +48,7 @@ class DabDeformableDETR(DeformableDETR):
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `DeformableDETR.predict`; denoising adds "_dn", "_dn_0", .. in training."""
-        decoded = self.decode(images, None if self.denoising is None else functools.partial(self.denoising, targets))
-        name = name_layers if decoded.denoising is None else decoded.denoising.name_layers
-        named = name(self.classify(decoded.queries), decoded.boxes, aux_loss=self.aux_loss)
-        return named | self.name_proposals(decoded.proposals, targets)
+        noised = None if self.denoising is None else self.denoising(targets)
+        logits, boxes, proposals = self.decode(images, noised)
+        name = name_layers if noised is None else noised.name_layers
+        return name(logits, boxes, aux_loss=self.aux_loss) | self.name_proposals(proposals, targets)

@@ -85,7 +85,7 @@ class DABDETR(SingleLevelDetector):
     def decode(
         self, images: ImageBatch, contents: Tensor, anchors: Tensor, *, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """From images and queries, whichever they are, to predictions.
+        """See `Detector.decode`; queries may be others than `learned_queries`.
 
         Args:
             images: normalised and padded.

@@ -5,7 +5,7 @@ What differs from the paper's repository: an image's detections do not depend on
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from detrex_lite.modeling import (
 )
 from detrex_lite.structures import ImageBatch
 
-from .transformer import DecodedQueries, DeformableDetrTransformer
+from .transformer import DeformableDetrTransformer
 
 
 @inherits_arguments
@@ -104,27 +104,33 @@ class DeformableDETR(Detector):
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; two stages add the encoder's predictions as "_enc" in training."""
-        decoded = self.decode(images)
-        named = name_layers(self.classify(decoded.queries), decoded.boxes, aux_loss=self.aux_loss)
-        return named | self.name_proposals(decoded.proposals, targets)
+        logits, boxes, proposals = self.decode(images)
+        return name_layers(logits, boxes, aux_loss=self.aux_loss) | self.name_proposals(proposals, targets)
 
     def decode(
-        self, images: ImageBatch, denoise: Callable[[int], DenoisingQueries | None] | None = None
-    ) -> DecodedQueries:
-        """Queries and boxes after each decoder layer; see `DeformableDetrTransformer.forward` for `denoise`."""
+        self, images: ImageBatch, denoising: DenoisingQueries | None = None
+    ) -> tuple[Tensor, Tensor, Predictions | None]:
+        """See `Detector.decode`.
+
+        Args:
+            images: normalised and padded.
+            denoising: queries before the detector's own.
+
+        Returns:
+            Logits (layers, B, Q, K), boxes (layers, B, Q, 4) cxcywh in 0..1, and with two stages the encoder's
+            predictions.
+        """
         maps = self.extract_features(images)
-        return self.transformer(
+        decoded = self.transformer(
             maps,
             [self.position_embedding(one.mask_or_zeros(), dtype=one.tensor.dtype) for one in maps],
             learned=None if self.as_two_stage else self.learned_queries(),
             class_heads=self.class_embed,
             box_heads=self.bbox_embed,
-            denoise=denoise,
+            denoising=denoising,
         )
-
-    def classify(self, queries: Tensor) -> Tensor:
-        """Queries (layers, B, Q, C) to logits (layers, B, Q, K)."""
-        return torch.stack([head(one) for head, one in zip(self.class_embed, queries, strict=False)])
+        logits = torch.stack([head(one) for head, one in zip(self.class_embed, decoded.queries, strict=False)])
+        return logits, decoded.boxes, decoded.proposals
 
     def name_proposals(self, proposals: Predictions | None, targets: Targets | None) -> dict[str, Predictions]:
         """The encoder's predictions under their name, in training with two stages."""

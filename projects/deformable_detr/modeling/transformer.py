@@ -3,7 +3,7 @@
 Legend: B batch, N tokens of all levels, L levels, Q queries, C channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -207,7 +207,7 @@ class StartingQueries(NamedTuple):
         return self._replace(
             content=torch.cat([denoising.content, self.content], dim=1),
             reference=torch.cat([denoising.boxes, self.reference], dim=1),
-            attn_mask=denoising.attn_mask,
+            attn_mask=denoising.attn_mask(self.content.shape[1]),
         )
 
 
@@ -218,13 +218,11 @@ class DecodedQueries(NamedTuple):
         queries: (layers, B, Q, C), those of denoising first.
         boxes: (layers, B, Q, 4) cxcywh in 0..1.
         proposals: the encoder's predictions that are trained; None without two stages.
-        denoising: what the first queries were made of; None without denoising.
     """
 
     queries: Tensor
     boxes: Tensor
     proposals: Predictions | None
-    denoising: DenoisingQueries | None = None
 
 
 class DeformableDetrTransformer(nn.Module):
@@ -289,7 +287,7 @@ class DeformableDetrTransformer(nn.Module):
         learned: tuple[Tensor, Tensor] | None,
         class_heads: Sequence[nn.Module],
         box_heads: Sequence[nn.Module],
-        denoise: Callable[[int], DenoisingQueries | None] | None = None,
+        denoising: DenoisingQueries | None = None,
     ) -> DecodedQueries:
         """Encode and decode.
 
@@ -298,13 +296,12 @@ class DeformableDetrTransformer(nn.Module):
             positions: their position embeddings, (B, C, h, w) or (1, C, h, w).
             learned: contents (Q, C) and positions (Q, C) of learned queries; None with two stages.
             class_heads, box_heads: for each decoder layer, and with two stages one more for the encoder.
-            denoise: makes denoising queries, given the number of the others.
+            denoising: queries that come before the others.
         """
         levels = TokenLevels.from_maps(maps)
         pos = flatten_maps([one + self.level_embeds[level, :, None, None] for level, one in enumerate(positions)])
         memory = self.encoder(flatten_maps([one.tensor for one in maps]), pos=pos, levels=levels)
         start = self.start(memory, levels, learned, class_heads, box_heads)
-        denoising = None if denoise is None else denoise(start.content.shape[1])
         if denoising is not None:
             start = start.after(denoising)
         queries, boxes = self.decoder(
@@ -316,7 +313,7 @@ class DeformableDetrTransformer(nn.Module):
             box_heads=box_heads,
             attn_mask=start.attn_mask,
         )
-        return DecodedQueries(queries, boxes, start.proposals, denoising)
+        return DecodedQueries(queries, boxes, start.proposals)
 
     def start(
         self,

@@ -6,7 +6,7 @@ What differs from the paper's repository: an image's detections do not depend on
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from detrex_lite.arguments import inherits_arguments
 from detrex_lite.layers import MLP, Linear
@@ -46,8 +46,11 @@ class DETR(SingleLevelDetector):
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; DETR does not look at targets."""
+        logits, boxes = self.decode(images)
+        return name_layers(logits, boxes, aux_loss=self.aux_loss)
+
+    def decode(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
+        """See `Detector.decode`: logits (layers, B, Q, K + 1) and boxes (layers, B, Q, 4) cxcywh in 0..1."""
         feature, pos = self.feature_and_positions(images)
         hidden = self.transformer(feature, query_embed=self.query_embed.weight, pos=pos)
-        logits = self.class_embed(hidden)  # (layers, B, Q, K + 1)
-        boxes = self.bbox_embed(hidden).sigmoid()  # (layers, B, Q, 4) cxcywh in 0..1
-        return name_layers(logits, boxes, aux_loss=self.aux_loss)
+        return self.class_embed(hidden), self.bbox_embed(hidden).sigmoid()

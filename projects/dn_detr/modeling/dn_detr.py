@@ -48,13 +48,13 @@ class DNDETR(DABDETR):
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; training adds what becomes of the denoising queries as "_dn", "_dn_0", .."""
         contents, anchors = self.learned_queries(len(images))
-        noised = None if self.denoising is None else self.denoising(targets, num_queries=anchors.shape[1])
+        noised = None if self.denoising is None else self.denoising(targets)
         if noised is None:
             return super().predict(images)
         logits, boxes = self.decode(
             images,
             torch.cat([noised.content, contents], dim=1),
             torch.cat([noised.boxes, anchors], dim=1),
-            attn_mask=noised.attn_mask,
+            attn_mask=noised.attn_mask(anchors.shape[1]),
         )
         return noised.name_layers(logits, boxes, aux_loss=self.aux_loss)

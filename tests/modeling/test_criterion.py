@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import generalized_box_iou_loss
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
@@ -109,6 +110,26 @@ def test_sets_of_all_sizes_are_compared_as_if_each_were_alone(criterion, loss):
         for name, alone in criterion({"": one}, targets).items():
             assert_close(got[name + suffix], alone)
             assert torch.isfinite(alone)
+
+
+def test_sets_cost_next_to_no_operators(criterion):
+    class Count(TorchDispatchMode):
+        operators = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.operators += not func.is_view
+            return func(*args, **(kwargs or {}))
+
+    def operators(sets):
+        outputs = {f"_{n}": random_predictions(2, 6, seed=n) for n in range(sets)}
+        for one in outputs.values():
+            one.logits.requires_grad_()
+            one.boxes.requires_grad_()
+        with Count() as count:
+            sum(criterion(outputs, random_targets([3, 1])).values()).backward()
+        return count.operators
+
+    assert operators(12) - operators(2) < 10 * 20  # in a loop over sets each would have about 150
 
 
 def test_a_set_is_compared_with_targets_of_its_own(criterion):

@@ -56,35 +56,42 @@ class HungarianMatcher:
 
     def _find(self, predictions: Mapping[int, Predictions], targets: Targets) -> list[Match]:
         """Match sets, which errors name by their numbers."""
-        own = {number: targets if one.targets is None else one.targets for number, one in predictions.items()}
-        costs = self._costs(predictions, own)
-        for number, cost in costs.items():
-            self._warn_of_too_many(max(own[number].sizes, default=0), cost.shape[1])
-        solved = [_solve(cost, own[number].sizes, number) for number, cost in costs.items()]
+        costs = self.cost_matrices(list(predictions.values()), targets)
+        solved = []
+        for (number, one), cost in zip(predictions.items(), costs, strict=True):
+            sizes = (targets if one.targets is None else one.targets).sizes
+            self._warn_of_too_many(max(sizes, default=0), cost.shape[1])
+            solved.append(_solve(cost, sizes, number))
         # One transfer back, too.
-        device = targets.boxes.device
-        joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)
+        joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(targets.boxes.device, non_blocking=True)
         return [Match(*part) for part in joined.split([pairs.shape[1] for pairs in solved], dim=1)]
 
-    def _costs(self, predictions: Mapping[int, Predictions], own: Mapping[int, Targets]) -> dict[int, np.ndarray]:
-        """The weighted sum of all costs of each set, (B, Q, T), on the CPU; `own` are the targets of each set."""
+    @torch.no_grad()
+    def cost_matrices(self, predictions: Sequence[Predictions], targets: Targets) -> list[np.ndarray]:
+        """What is minimised: the sum of all costs for each set, (B, Q, T), brought to the CPU in one transfer.
+
+        Args:
+            predictions, targets: see `__call__`. T is the largest number of objects of an image; what is beyond an
+                image's own number means nothing.
+        """
+        own = [targets if one.targets is None else one.targets for one in predictions]
         groups: dict[tuple[int, int], list[int]] = {}
-        for number, one in predictions.items():
-            groups.setdefault((one.logits.shape[-1], id(own[number])), []).append(number)
+        for position, (one, its) in enumerate(zip(predictions, own, strict=True)):
+            groups.setdefault((one.logits.shape[-1], id(its)), []).append(position)
         blocks = []
         for group in groups.values():
             # Sets of a group are computed as if they were one: on a GPU that saves the launch of most kernels.
-            logits = torch.cat([predictions[number].logits for number in group], dim=1)
-            joined = Predictions(logits, torch.cat([predictions[number].boxes for number in group], dim=1))
+            logits = torch.cat([predictions[position].logits for position in group], dim=1)
+            joined = Predictions(logits, torch.cat([predictions[position].boxes for position in group], dim=1))
             labels, boxes = own[group[0]].padded()
             blocks.append(torch.stack([cost(joined, labels, boxes) for cost in self.costs.values()]).sum(0))
         flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()
         parts = np.split(flat, np.cumsum([block.numel() for block in blocks])[:-1])
-        costs: dict[int, np.ndarray] = {}
+        matrices: dict[int, np.ndarray] = {}
         for group, block, part in zip(groups.values(), blocks, parts, strict=True):
-            ends = np.cumsum([predictions[number].logits.shape[1] for number in group])
-            costs.update(zip(group, np.split(part.reshape(block.shape), ends[:-1], axis=1), strict=True))
-        return {number: costs[number] for number in predictions}
+            ends = np.cumsum([predictions[position].logits.shape[1] for position in group])
+            matrices.update(zip(group, np.split(part.reshape(block.shape), ends[:-1], axis=1), strict=True))
+        return [matrices[position] for position in range(len(predictions))]
 
     def _warn_of_too_many(self, objects: int, queries: int) -> None:
         if objects > queries and not self._warned:

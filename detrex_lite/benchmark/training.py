@@ -7,7 +7,8 @@ import torch
 from omegaconf import OmegaConf
 
 from ..config import LazyConfig, instantiate
-from ..engine.build import build_loader, build_optimizer, wrap_for_training
+from ..engine.build import build_loader, build_optimizer, prepare_for_training, wrap_for_training
+from ..engine.determinism import deterministic_algorithms
 from ..engine.progress import PHASES
 from ..engine.settings import AMP_DTYPES, complete
 from ..engine.trainer import Hook, Trainer
@@ -82,7 +83,10 @@ def benchmark_training(
     train = config.train
     torch.manual_seed(train.seed)
     loader = build_loader(config.dataloader.train)
-    model = instantiate(config.model).to(device)
+    model = instantiate(config.model)
+    torch.backends.cudnn.benchmark = train.cudnn_benchmark
+    amp_dtype = AMP_DTYPES[train.amp.dtype] if train.amp.enabled else None
+    prepare_for_training(model, train, device, amp_dtype)
     times = StepTimes(warmup)
     trainer = Trainer(
         model=wrap_for_training(model, train),
@@ -92,10 +96,11 @@ def benchmark_training(
         hooks=[times],
         accumulate_steps=train.accumulate_steps,
         clip_grad=dict(train.clip_grad.params) if train.clip_grad.enabled else None,
-        amp_dtype=AMP_DTYPES[train.amp.dtype] if train.amp.enabled else None,
+        amp_dtype=amp_dtype,
     )
     try:
-        trainer.train()
+        with deterministic_algorithms(train.deterministic):
+            trainer.train()
     except NonFiniteError as error:
         raise BenchmarkError(str(error)) from error
     timings = times.timings()

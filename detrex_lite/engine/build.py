@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from .. import distributed
 from ..layers import BaseTransformerLayer
+from .determinism import name_own_kernels
 from .sharding import is_sharded
 from .signals import LeaveSignalsToParent
 
@@ -84,6 +85,19 @@ def checkpoint_activations(model: nn.Module) -> None:
         raise ConfigError(f"train.activation_checkpointing=True: {type(model).__name__} has no transformer layers")
     for layer in layers:
         layer.activation_checkpointing = True
+
+
+def prepare_for_training(
+    model: nn.Module, train: DictConfig, device: torch.device, amp_dtype: torch.dtype | None
+) -> None:
+    """Bring a model to its device, with what `train` says about batch norms, activations and determinism."""
+    if train.sync_batch_norm and distributed.is_distributed():
+        synchronise_batch_norms(model)
+    if train.activation_checkpointing:
+        checkpoint_activations(model)
+    if train.deterministic:
+        name_own_kernels(model, device, amp_dtype or torch.float32)
+    model.to(device)
 
 
 def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:

@@ -15,13 +15,12 @@ from .build import (
     build_evaluation,
     build_loader,
     build_optimizer,
-    checkpoint_activations,
     load_initial_weights,
     load_weights_to_evaluate,
-    synchronise_batch_norms,
+    prepare_for_training,
     wrap_for_training,
 )
-from .determinism import deterministic_algorithms, name_own_kernels
+from .determinism import deterministic_algorithms
 from .ema import ModelEma
 from .failures import failures_in_log
 from .hooks import EmaUpdate, Evaluation, LearningRate, PeriodicCheckpoint, Results
@@ -152,13 +151,7 @@ class Run:
         check_agreement(self.config_text, self._datasets())
         self.model = instantiate(cfg.model)
         self.class_names = check_classes(self.model, self._datasets())
-        if cfg.train.sync_batch_norm and distributed.is_distributed():
-            synchronise_batch_norms(self.model)
-        if cfg.train.activation_checkpointing:
-            checkpoint_activations(self.model)
-        if cfg.train.deterministic:
-            name_own_kernels(self.model, self.device, self.amp_dtype or torch.float32)
-        self.model.to(self.device)
+        prepare_for_training(self.model, cfg.train, self.device, self.amp_dtype)
 
     def train(self, resume: bool) -> Results:
         from ..checkpoint import Checkpointer

@@ -121,8 +121,8 @@ def _wrong_together(train: DictConfig) -> Iterator[str]:
         yield "train.sync_batch_norm=True needs GPUs: torch cannot synchronise batch norms on train.device=cpu"
     if train.deterministic and train.cudnn_benchmark:
         yield "train.cudnn_benchmark=True chooses kernels by their speed, which train.deterministic=True excludes"
-    if train.static_graph and (train.compile or train.accumulate_steps != 1):
-        yield "train.static_graph=True goes together with neither train.compile=True nor train.accumulate_steps above 1"
+    if train.static_graph and train.accumulate_steps != 1:
+        yield "train.static_graph=True does not go together with train.accumulate_steps above 1"
     if not train.fsdp:
         return
     if not hasattr(torch.distributed.fsdp, "fully_shard"):

@@ -20,9 +20,8 @@ class Detector(nn.Module):
         postprocessor: called with (last predictions, frame sizes) in evaluation, gives Instances.
         pixel_mean: 3 means over RGB in 0..255.
         pixel_std: 3 standard deviations over RGB in 0..255.
-        size_divisibility: training pads batches to multiples of this many pixels, so that fewer sizes occur, which
-            searches for the fastest kernels (`train.cudnn_benchmark`) and graphs of fixed sizes need. Evaluation does
-            not: detections must not depend on it.
+        size_divisibility: training pads batches to multiples of this many pixels. Fewer sizes occur then, which pays
+            with `train.cudnn_benchmark`. Evaluation does not: detections must not depend on it.
 
     Raises:
         ValueError: when `num_classes` or `size_divisibility` is below 1.
@@ -45,7 +44,9 @@ class Detector(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes}: a detector has at least one class")
         if size_divisibility < 1:
-            raise ValueError(f"size_divisibility={size_divisibility} is below 1, which pads to the largest image")
+            raise ValueError(
+                f"size_divisibility={size_divisibility} is less than 1, with which batches are padded least"
+            )
         self.num_classes = num_classes
         self.criterion = criterion
         self.postprocessor = postprocessor
@@ -105,27 +106,33 @@ class Detector(nn.Module):
     def decode(self, images: ImageBatch, *queries: Any, **options: Any) -> Any:
         """What subclasses write: all of `predict` that computes with weights, from images and queries to predictions.
 
-        It is what `compile` compiles, so that it works with tensors and does not look at the ground truth: numbers of
-        objects and the sizes of single images would be part of what it is compiled for.
+        `compile` compiles this, so it works on tensors alone: numbers of objects, and the sizes of single images, would
+        be part of what is compiled. Of `DenoisingQueries` it may use all but `targets` and `layout`.
         """
         raise NotImplementedError(f"{type(self).__name__} must write decode")
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile `decode`, for images of all sizes; preparation, matching, losses and postprocessing run as they are.
+        """Compile `decode` for the mode, training or evaluation, that the model is in; all else runs as it is.
 
-        There is one graph for batches with padding and one for those without, and as many again for batches without
-        objects where there is denoising. In evaluation, batches with padding are not compiled: images of each size run
-        by themselves there, see `extract_features`.
+        One graph serves images of all sizes. Batches without padding have another one, as have other numbers of images
+        and levels of a single cell; beyond `torch._dynamo.config.recompile_limit` of them torch runs what is new as it
+        is. In evaluation, batches with padding are never compiled: images of each size run by themselves there, see
+        `extract_features`.
 
         Args:
             args, options: of `torch.compile`, with `dynamic=True` unless they say otherwise.
+
+        Raises:
+            NotImplementedError: when the detector does not write `decode`.
         """
-        eager = self.decode
+        if type(self).decode is Detector.decode:
+            raise NotImplementedError(f"{type(self).__name__} must write decode, which is what is compiled")
+        mode, eager = self.training, type(self).decode.__get__(self)
         compiled = torch.compile(eager, *args, **{"dynamic": True, **options})
 
         def decode(images: ImageBatch, *queries: Any, **keywords: Any) -> Any:
-            run = compiled if self.training or images.mask is None else eager
-            return run(images, *queries, **keywords)
+            is_compiled = self.training == mode and (mode or images.mask is None)
+            return (compiled if is_compiled else eager)(images, *queries, **keywords)
 
         self.__dict__["decode"] = decode
 

@@ -4,11 +4,14 @@ In float64, since AdamW divides gradients by their size: where one is zero but f
 """
 
 import contextlib
+import functools
 import json
 import shutil
+from unittest import mock
 
 import torch
 from omegaconf import OmegaConf
+from torch._dynamo.testing import CompileCounter
 
 from detrex_lite import distributed
 from detrex_lite.config import LazyConfig, get_config
@@ -95,6 +98,19 @@ def interrupt(folder, name, copy):
     (folder / copy / "model_final.pth").unlink()
     (folder / copy / "model_best.pth").unlink()
     (folder / copy / "last_checkpoint").write_text("model_0000002.pth")
+
+
+@contextlib.contextmanager
+def traced():
+    """Inside, torch.compile makes graphs, which are counted, and runs them as they are: that takes no C++ compiler."""
+    graphs = CompileCounter()
+    with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend=graphs)):
+        yield graphs
+
+
+def compiled_in_two_processes(folder):
+    with traced():
+        run(folder, "dino_by_two", "train.compile=True", "train.static_graph=True", model="dino")
 
 
 def in_two_processes(folder):

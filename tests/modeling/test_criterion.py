@@ -196,6 +196,15 @@ def test_half_precision_predictions_are_compared_in_float32(criterion):
         assert_close(loss, want[name], rtol=0, atol=0)
 
 
+def test_a_loss_gives_a_value_for_each_set(criterion):
+    criterion.losses["loss_bbox"] = lambda comparison: comparison.boxes.sum()
+    outputs = {"": random_predictions(2, 6), "_0": random_predictions(2, 6, seed=2)}
+    with pytest.raises(
+        ValueError, match=r"loss_bbox gave a tensor of shape \(\) for 2 sets of predictions; a loss gives"
+    ):
+        criterion(outputs, random_targets([3, 1]))
+
+
 def test_weights_and_losses_must_agree():
     matcher = HungarianMatcher({"bbox": BoxL1Cost()})
     with pytest.raises(ValueError, match="loss 'loss_bbox' has no weight; did you mean 'los_bbox'"):

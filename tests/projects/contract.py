@@ -379,7 +379,7 @@ class DetectorContract:
         with torch.no_grad():
             model.eval()(batch)
         assert sizes == [(96, 96), (64, 96), (80, 56), (48, 64)]
-        with pytest.raises(ValueError, match="size_divisibility=0 is below 1"):
+        with pytest.raises(ValueError, match="size_divisibility=0 is less than 1"):
             build(self.config(size_divisibility=0))
 
     def test_mixed_precision_trains(self, batch):

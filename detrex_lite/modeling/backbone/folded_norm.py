@@ -1,6 +1,7 @@
 """Frozen batch normalisation inside the convolution before it: one pass over the feature map in the place of three."""
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,11 @@ class FoldedBatchNorm2d(FrozenBatchNorm2d):
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__(num_features, eps)
         # Buffers, their versions, and the scale and shift that were computed of them.
-        self._known: tuple[tuple[Tensor, ...], list[int], tuple[Tensor, Tensor]] | None = None
+        self._cache: tuple[tuple[Tensor, ...], list[int], tuple[Tensor, Tensor]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The versions of a copy's buffers begin anew, and may come to those that are remembered.
+        return {**super().__getstate__(), "_cache": None}
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -28,11 +33,11 @@ class FoldedBatchNorm2d(FrozenBatchNorm2d):
         if torch.compiler.is_compiling() or any(one.is_inference() for one in buffers):
             return self._scale_and_shift()
         versions = [one._version for one in buffers]  # counts changes in place; others make new tensors
-        known = self._known
-        if known is None or known[1] != versions or any(a is not b for a, b in zip(known[0], buffers, strict=True)):
+        cache = self._cache
+        if cache is None or cache[1] != versions or any(a is not b for a, b in zip(cache[0], buffers, strict=True)):
             with torch.inference_mode(False), torch.no_grad():
-                known = self._known = buffers, versions, self._scale_and_shift()
-        return known[2]
+                cache = self._cache = buffers, versions, self._scale_and_shift()
+        return cache[2]
 
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()

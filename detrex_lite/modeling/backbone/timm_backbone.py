@@ -89,7 +89,8 @@ class TimmBackbone(nn.Module):
             _checkpoint_activations(self.model, model_name)
         eps = next((one.eps for one in self.model.modules() if isinstance(one, nn.LayerNorm)), 1e-5)
         widths = self.channels if norm_outputs else {}
-        self._is_traced = not any(_accepts(self.model, name) for name in ANY_IMAGE_SIZE)
+        # Those that must be told to take images of any size look at sizes in Python.
+        self._compiles = not any(_accepts(self.model, name) for name in ANY_IMAGE_SIZE)
         self.norms = nn.ModuleDict({name: LayerNorm2d(width, eps=eps) for name, width in widths.items()})
         self._freeze(frozen, freeze_batch_norm)
 
@@ -123,7 +124,7 @@ class TimmBackbone(nn.Module):
         # A compiled model must not depend on whether they are multiples.
         if torch.compiler.is_compiling() or height % coarsest or width % coarsest:
             images = nn.functional.pad(images, (0, -width % coarsest, 0, -height % coarsest))
-        run = _run if self._is_traced else _run_uncompiled
+        run = _run if self._compiles else _run_uncompiled
         maps = run(self.model, images, self._indices)
         outputs = {}
         for (name, stride), one in zip(self.strides.items(), maps, strict=True):
@@ -136,8 +137,8 @@ def _run(network: Any, images: Tensor, indices: Sequence[int]) -> list[Tensor]:
     return network.forward_intermediates(images, indices=indices, output_fmt="NCHW", intermediates_only=True)
 
 
-# Checks of sizes by vision transformers would be a graph for each size, and sums of windows take hours to trace.
-@torch.compiler.disable(reason="the network is made for images of one size")
+# Tracing checks of sizes gives a graph for each size, and that of Swin's windows does not end.
+@torch.compiler.disable
 def _run_uncompiled(network: Any, images: Tensor, indices: Sequence[int]) -> list[Tensor]:
     return _run(network, images, indices)
 

@@ -38,7 +38,7 @@ class CrossEntropyLoss:
         weight = comparison.logits.new_ones(no_object + 1)
         weight[no_object] = self.eos_coef
         loss = F.cross_entropy(comparison.logits.flatten(0, 1), labels.flatten(), weight, reduction="none")
-        # Of no queries at all it is zero.
+        # Without queries the loss is 0 / tiny = 0, where 0 / 0 would be NaN.
         total = comparison.sum_of_queries(weight[labels]).clamp(min=torch.finfo(weight.dtype).tiny)
         return comparison.sum_of_queries(loss.view_as(labels)) / total
 

@@ -1,7 +1,6 @@
 """The set prediction loss of DETR: match, then compare what is matched, for every set of predictions."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +12,6 @@ from ..predictions import Match, Predictions
 from ..targets import Targets
 from .comparison import Comparison
 from .losses import MatchedLoss
-
-
-class _Set(NamedTuple):
-    """A set of predictions, its objects, and what sums over it are divided by."""
-
-    predictions: Predictions
-    targets: Targets
-    num_boxes: Tensor
 
 
 class SetCriterion(nn.Module):
@@ -56,17 +47,22 @@ class SetCriterion(nn.Module):
 
         Returns:
             Weighted losses under base name + suffix, in float32 (float64 for float64 predictions).
+
+        Raises:
+            ValueError: when a loss does not give one value for each set.
+            NonFiniteError: when a set cannot be matched, see `HungarianMatcher`.
         """
         with torch.autocast(targets.boxes.device.type, enabled=False):
             outputs = {suffix: one.at_least_float32() for suffix, one in outputs.items()}
-            # Processes exchange numbers in here, so it comes before matching, which may fail in one of them alone.
-            sets = self._sets(outputs, targets)
+            own = {suffix: targets if one.targets is None else one.targets for suffix, one in outputs.items()}
+            # Processes exchange these numbers, so they come before matching, which may fail in one of them alone.
+            num_boxes = self._num_boxes(outputs, own)
             known = {suffix: one.match for suffix, one in outputs.items() if one.match is not None}
-            losses = self._compare(sets, known)
+            losses = self._compare(known, outputs, own, num_boxes)
             # Matching waits for the device, which has the losses of the others to compute meanwhile.
-            unknown = {suffix: one for suffix, one in outputs.items() if one.match is None}
-            found = dict(zip(unknown, self.match(unknown, targets), strict=True))
-            losses |= self._compare(sets, found)
+            matches = dict(zip(outputs, self.match(outputs, targets), strict=True))
+            found = {suffix: match for suffix, match in matches.items() if suffix not in known}
+            losses |= self._compare(found, outputs, own, num_boxes)
         return {name + suffix: losses[name + suffix] for suffix in outputs for name in self.losses}
 
     def match(self, outputs: Mapping[str, Predictions], targets: Targets) -> Sequence[Match]:
@@ -74,30 +70,44 @@ class SetCriterion(nn.Module):
         return self.matcher(list(outputs.values()), targets)
 
     @staticmethod
-    def _sets(outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, _Set]:
-        """Each set with what it is compared with."""
-        own = {suffix: targets if one.targets is None else one.targets for suffix, one in outputs.items()}
-        numbers = [[float(len(own[suffix])), float(one.repeats)] for suffix, one in outputs.items()]
-        counts, repeats = torch.tensor(numbers).to(targets.boxes.device, non_blocking=True).unbind(1)
-        # Averaged over processes and at least 1, so that all processes weigh objects alike.
-        num_boxes = (mean_over_processes(counts).clamp(min=1) * repeats).unbind()
-        return {
-            suffix: _Set(one, own[suffix], number)
-            for (suffix, one), number in zip(outputs.items(), num_boxes, strict=True)
-        }
+    def _num_boxes(outputs: Mapping[str, Predictions], own: Mapping[str, Targets]) -> dict[str, Tensor]:
+        """What the sums of each set are divided by.
 
-    def _compare(self, sets: Mapping[str, _Set], matches: Mapping[str, Match]) -> dict[str, Tensor]:
+        Objects per process, averaged over processes and at least 1, so that all processes weigh objects alike; times
+        the queries that each has.
+        """
+        numbers = [[float(len(own[suffix])), float(one.repeats)] for suffix, one in outputs.items()]
+        device = next(iter(own.values())).boxes.device
+        counts, repeats = torch.tensor(numbers).to(device, non_blocking=True).unbind(1)
+        return dict(zip(outputs, (mean_over_processes(counts).clamp(min=1) * repeats).unbind(), strict=True))
+
+    def _compare(
+        self,
+        matches: Mapping[str, Match],
+        outputs: Mapping[str, Predictions],
+        own: Mapping[str, Targets],
+        num_boxes: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
         """The weighted losses of the sets that have a match here."""
         groups: dict[tuple[int, ...], list[str]] = {}
         for suffix in matches:
-            batch, _, classes = sets[suffix].predictions.logits.shape
-            groups.setdefault((batch, classes, id(sets[suffix].targets)), []).append(suffix)
+            batch, _, classes = outputs[suffix].logits.shape
+            groups.setdefault((batch, classes, id(own[suffix])), []).append(suffix)
         losses: dict[str, Tensor] = {}
         for group in groups.values():
-            predictions, (targets, *_), num_boxes = zip(*(sets[suffix] for suffix in group), strict=True)
-            matched = [matches[suffix] for suffix in group]
-            comparison = Comparison.of(predictions, matched, targets, torch.stack(num_boxes))
+            comparison = Comparison.of(
+                [outputs[suffix] for suffix in group],
+                [matches[suffix] for suffix in group],
+                own[group[0]],
+                torch.stack([num_boxes[suffix] for suffix in group]),
+            )
             for name, loss in self.losses.items():
-                weighted = self.weights[name] * loss(comparison)
-                losses |= {name + suffix: one for suffix, one in zip(group, weighted.unbind(), strict=True)}
+                values = loss(comparison)
+                if values.shape != (len(group),):
+                    raise ValueError(
+                        f"{name} gave a tensor of shape {tuple(values.shape)} for {len(group)} sets of predictions; a "
+                        "loss gives one value for each (Comparison.sum_of_queries and sum_of_matched add them up)"
+                    )
+                weighted = (self.weights[name] * values).unbind()
+                losses |= {name + suffix: one for suffix, one in zip(group, weighted, strict=True)}
         return losses

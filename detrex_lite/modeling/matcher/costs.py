@@ -16,7 +16,10 @@ class MatchingCost(Protocol):
     """The interface of a cost."""
 
     def __call__(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
-        """labels: (B, T); boxes: (B, T, 4) cxcywh in 0..1. Returns (B, Q, T), already weighted."""
+        """labels: (B, T); boxes: (B, T, 4) cxcywh in 0..1. Returns (B, Q, T), already weighted.
+
+        Queries may be those of several decoder layers after each other: what a query costs must not depend on others.
+        """
         ...
 
 

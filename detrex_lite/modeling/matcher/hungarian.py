@@ -71,9 +71,12 @@ class HungarianMatcher:
         """What is minimised: the sum of all costs for each set, (B, Q, T), brought to the CPU in one transfer.
 
         Args:
-            predictions, targets: see `__call__`. T is the largest number of objects of an image; what is beyond an
-                image's own number means nothing.
+            predictions: sets of predictions, whether they come with a match or not.
+            targets: see `__call__`. T is the largest number of objects of an image; what is beyond an image's own
+                number means nothing.
         """
+        if not predictions:
+            return []
         own = [targets if one.targets is None else one.targets for one in predictions]
         groups: dict[tuple[int, int], list[int]] = {}
         for position, (one, its) in enumerate(zip(predictions, own, strict=True)):

@@ -47,10 +47,10 @@ class DNDETR(DABDETR):
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; training adds what becomes of the denoising queries as "_dn", "_dn_0", .."""
-        contents, anchors = self.learned_queries(len(images))
         noised = None if self.denoising is None else self.denoising(targets)
         if noised is None:
             return super().predict(images)
+        contents, anchors = self.learned_queries(len(images))
         logits, boxes = self.decode(
             images,
             torch.cat([noised.content, contents], dim=1),

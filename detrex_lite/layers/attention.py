@@ -64,14 +64,14 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)[..., :width]
 
 
-class MultiheadAttention(nn.Module):
-    """`identity + dropout(attention(query + query_pos, key + key_pos, value))`.
+class BaseAttention(nn.Module):
+    """What attentions with an identity connection share: everything but how queries, keys and values are made.
 
     Args:
         embed_dim: C, of queries, keys, values and the result.
         num_heads: H; must divide `embed_dim`.
         attn_drop: dropout probability of the attention weights, in training.
-        proj_drop: dropout probability of the result before `identity` is added, in training.
+        proj_drop: dropout probability of the result before the identity is added, in training.
         batch_first: inputs are (B, Q, C) when true, (Q, B, C) otherwise.
 
     Raises:
@@ -92,11 +92,42 @@ class MultiheadAttention(nn.Module):
         self.num_heads = num_heads
         self.attn_drop = attn_drop
         self.batch_first = batch_first
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.add_projections(embed_dim)
         self.out_proj = Linear(embed_dim, embed_dim)
         self.proj_drop = Dropout(proj_drop)
         self.reset_parameters()
+
+    def add_projections(self, embed_dim: int) -> None:
+        """What subclasses write: make the layers before attention."""
+        raise NotImplementedError(f"{type(self).__name__} must write add_projections")
+
+    def reset_parameters(self) -> None:
+        """Set initial values, where they are not those that the layers have by themselves."""
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, tokens, C) to (B, H, tokens, C / H)."""
+        return split_heads(x, self.num_heads, self.batch_first)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
+    ) -> Tensor:
+        """From heads, see the function `attend`, to what is added to the identity, (B, Q, C)."""
+        dropout = self.attn_drop if self.training else 0.0
+        out = attend(q, k, v, attn_mask=attn_mask, key_padding_mask=key_padding_mask, dropout=dropout)
+        return self.proj_drop(self.out_proj(join_heads(out, self.batch_first)))
+
+
+class MultiheadAttention(BaseAttention):
+    """`identity + dropout(attention(query + query_pos, key + key_pos, value))`.
+
+    Args:
+        embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
+    """
+
+    def add_projections(self, embed_dim: int) -> None:
+        """See `BaseAttention.add_projections`: all three in one."""
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights over the packed projection and zero biases, as torch.nn.MultiheadAttention."""
@@ -140,9 +171,7 @@ class MultiheadAttention(nn.Module):
         value = key if value is None else value
         identity = query if identity is None else identity
         q, k, v = self._project(query, key, value, query_pos, key_pos)
-        dropout = self.attn_drop if self.training else 0.0
-        out = attend(q, k, v, attn_mask=attn_mask, key_padding_mask=key_padding_mask, dropout=dropout)
-        return identity + self.proj_drop(self.out_proj(join_heads(out, self.batch_first)))
+        return identity + self.attend(q, k, v, attn_mask, key_padding_mask)
 
     def _project(
         self, query: Tensor, key: Tensor, value: Tensor, query_pos: Tensor | None, key_pos: Tensor | None
@@ -158,8 +187,7 @@ class MultiheadAttention(nn.Module):
             q = linear(query, weight[:channels], bias[:channels])
             k = linear(key, weight[channels : 2 * channels], bias[channels : 2 * channels])
         v = linear(value, weight[2 * channels :], bias[2 * channels :])
-        q, k, v = (split_heads(x, self.num_heads, self.batch_first) for x in (q, k, v))
-        return q, k, v
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
 
 
 def _merge_masks(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:

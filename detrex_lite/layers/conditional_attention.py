@@ -6,59 +6,21 @@ that a layer is made of these as of `MultiheadAttention`; parameter names are de
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .attention import attend, check_num_heads, join_heads, split_heads
-from .dropout import Dropout
+from .attention import BaseAttention
 from .linear import Linear
 
 
-class _ConditionalAttention(nn.Module):
-    """What both attentions share: all projections but those of the queries' positions.
+class _ConditionalAttention(BaseAttention):
+    """What both attentions share: all projections but those of the queries' positions."""
 
-    Args:
-        embed_dim: C, of queries, keys, values, positions and the result.
-        num_heads: H; must divide `embed_dim`.
-        attn_drop: dropout probability of the attention weights, in training.
-        proj_drop: dropout probability of the result before `identity` is added, in training.
-        batch_first: inputs are (B, Q, C) when true, (Q, B, C) otherwise.
-
-    Raises:
-        ValueError: when `embed_dim` is not a multiple of `num_heads`.
-    """
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        batch_first: bool = True,
-    ):
-        super().__init__()
-        check_num_heads(embed_dim, num_heads)
-        self.embed_dim = embed_dim
-        self.num_heads = num_heads
-        self.attn_drop = attn_drop
-        self.batch_first = batch_first
+    def add_projections(self, embed_dim: int) -> None:
+        """See `BaseAttention.add_projections`."""
         self.query_content_proj = Linear(embed_dim, embed_dim)
         self.key_content_proj = Linear(embed_dim, embed_dim)
         self.key_pos_proj = Linear(embed_dim, embed_dim)
         self.value_proj = Linear(embed_dim, embed_dim)
-        self.out_proj = Linear(embed_dim, embed_dim)
-        self.proj_drop = Dropout(proj_drop)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return split_heads(x, self.num_heads, self.batch_first)
-
-    def _attend(
-        self, q: Tensor, k: Tensor, value: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
-    ) -> Tensor:
-        """q, k: (B, H, Q or N, D); value: (B, N, C). Returns (B, Q, C), to be added to the identity."""
-        dropout = self.attn_drop if self.training else 0.0
-        v = self._split_heads(self.value_proj(value))
-        out = attend(q, k, v, attn_mask=attn_mask, key_padding_mask=key_padding_mask, dropout=dropout)
-        return self.proj_drop(self.out_proj(join_heads(out, self.batch_first)))
 
     def _required(self, **inputs: Tensor | None) -> tuple[Tensor, ...]:
         for name, value in inputs.items():
@@ -71,18 +33,12 @@ class ConditionalSelfAttention(_ConditionalAttention):
     """Attention among queries: content and position are projected apart and added.
 
     Args:
-        embed_dim, num_heads, attn_drop, proj_drop, batch_first: as in `MultiheadAttention`.
+        embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        batch_first: bool = True,
-    ):
-        super().__init__(embed_dim, num_heads, attn_drop, proj_drop, batch_first)
+    def add_projections(self, embed_dim: int) -> None:
+        """See `BaseAttention.add_projections`."""
+        super().add_projections(embed_dim)
         self.query_pos_proj = Linear(embed_dim, embed_dim)
 
     def forward(
@@ -120,9 +76,10 @@ class ConditionalSelfAttention(_ConditionalAttention):
         value = key if value is None else value
         identity = query if identity is None else identity
         query_pos, key_pos = self._required(query_pos=query_pos, key_pos=key_pos)
-        q = self._split_heads(self.query_content_proj(query) + self.query_pos_proj(query_pos))
-        k = self._split_heads(self.key_content_proj(key) + self.key_pos_proj(key_pos))
-        return identity + self._attend(q, k, value, attn_mask, key_padding_mask)
+        q = self.split_heads(self.query_content_proj(query) + self.query_pos_proj(query_pos))
+        k = self.split_heads(self.key_content_proj(key) + self.key_pos_proj(key_pos))
+        v = self.split_heads(self.value_proj(value))
+        return identity + self.attend(q, k, v, attn_mask, key_padding_mask)
 
 
 class ConditionalCrossAttention(_ConditionalAttention):
@@ -133,7 +90,7 @@ class ConditionalCrossAttention(_ConditionalAttention):
     a query is `query_sine_embed`, a sine embedding of where it looks.
 
     Args:
-        embed_dim, num_heads, attn_drop, proj_drop, batch_first: as in `MultiheadAttention`.
+        embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
         add_query_pos: add positions to contents too, `query_pos` to those of queries. Conditional DETR and DAB-DETR do
             so in the first decoder layer, where queries have no content yet. Has one more projection then.
     """
@@ -193,8 +150,9 @@ class ConditionalCrossAttention(_ConditionalAttention):
             query_content = query_content + self.query_pos_proj(query_pos)
             key_content = key_content + key_place
         q, k = self._beside(query_content, query_place), self._beside(key_content, key_place)
-        return identity + self._attend(q, k, value, attn_mask, key_padding_mask)
+        v = self.split_heads(self.value_proj(value))
+        return identity + self.attend(q, k, v, attn_mask, key_padding_mask)
 
     def _beside(self, content: Tensor, place: Tensor) -> Tensor:
         """Two times (B, tokens, C) to (B, H, tokens, 2 * C / H)."""
-        return torch.cat([self._split_heads(content), self._split_heads(place.expand_as(content))], dim=-1)
+        return torch.cat([self.split_heads(content), self.split_heads(place.expand_as(content))], dim=-1)

@@ -1,7 +1,7 @@
 """DAB-Deformable-DETR: DAB-DETR (Liu et al., ICLR 2022) with Deformable DETR's attention."""
 
 # What detectors that extend this one need of the one that this extends: they import one project.
-from detrex_lite.projects.deformable_detr.modeling import DeformableDetrTransformerEncoder, StartingQueries
+from detrex_lite.projects.deformable_detr.modeling import StartingQueries
 
 from .dab_deformable_detr import DabDeformableDETR
 from .transformer import DabDeformableDetrTransformer, DabDeformableDetrTransformerDecoder
@@ -10,6 +10,5 @@ __all__ = [
     "DabDeformableDETR",
     "DabDeformableDetrTransformer",
     "DabDeformableDetrTransformerDecoder",
-    "DeformableDetrTransformerEncoder",
     "StartingQueries",
 ]

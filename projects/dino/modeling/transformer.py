@@ -4,25 +4,24 @@ Legend: B batch, N tokens of all levels, Q queries, C channels.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from detrex_lite.arguments import inherits_arguments
 from detrex_lite.modeling import TokenLevels
-from detrex_lite.projects.dab_deformable_detr.modeling import (
-    DabDeformableDetrTransformer,
-    DabDeformableDetrTransformerDecoder,
-    DeformableDetrTransformerEncoder,
-    StartingQueries,
-)
+from detrex_lite.projects.dab_deformable_detr.modeling import DabDeformableDetrTransformer, StartingQueries
 
 
+@inherits_arguments
 class DINOTransformer(DabDeformableDetrTransformer):
     """DAB-Deformable-DETR's, where queries take their boxes from proposals and learn their contents.
 
     Args:
-        encoder, decoder, embed_dim, num_feature_levels, as_two_stage, num_proposals: see `DeformableDetrTransformer`.
+        as_two_stage, num_proposals: see `DeformableDetrTransformer`.
         mixed_query_selection: with two stages, learn contents, one for each rank among the proposals; False: contents
             are those of the proposals, without gradients.
+        encoder, decoder, embed_dim, num_feature_levels: see `DeformableDetrTransformer`.
     """
 
     tgt_embed: nn.Embedding | None
@@ -30,25 +29,15 @@ class DINOTransformer(DabDeformableDetrTransformer):
     def __init__(
         self,
         *,
-        encoder: DeformableDetrTransformerEncoder,
-        decoder: DabDeformableDetrTransformerDecoder,
-        embed_dim: int = 256,
-        num_feature_levels: int = 4,
         as_two_stage: bool = True,
         num_proposals: int = 900,
         mixed_query_selection: bool = True,
+        **transformer: Any,
     ):
-        super().__init__(
-            encoder=encoder,
-            decoder=decoder,
-            embed_dim=embed_dim,
-            num_feature_levels=num_feature_levels,
-            as_two_stage=as_two_stage,
-            num_proposals=num_proposals,
-        )
+        super().__init__(as_two_stage=as_two_stage, num_proposals=num_proposals, **transformer)
         self.tgt_embed = None
         if as_two_stage and mixed_query_selection:
-            self.tgt_embed = nn.Embedding(num_proposals, embed_dim)
+            self.tgt_embed = nn.Embedding(num_proposals, self.embed_dim)
             nn.init.xavier_uniform_(self.tgt_embed.weight)
 
     def start(

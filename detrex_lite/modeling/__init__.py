@@ -1,62 +1,90 @@
-"""What detectors are made of above the layers: backbones, necks, matching, losses, postprocessing, a base class."""
+"""What detectors are made of above the layers: backbones, necks, queries, heads, matching, losses, a base class.
+
+Encoders and decoders are in `single_level` (one feature map) and `deformable` (several feature levels).
+"""
 
 from .anchors import AnchorBoxes, pair_with_patterns
 from .backbone import ResNet, TimmBackbone, resnet_channels, timm_channels
-from .criterion import BoxL1Loss, CrossEntropyLoss, FocalLoss, GIoULoss, SetCriterion
-from .denoising import ContrastiveDenoising, Denoising, DenoisingQueries, GroupDenoising, add_indicator
-from .detector import Detector
-from .initialisation import begin_at_reference, expect_few_objects, xavier_uniform
-from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher
+from .criterion import (
+    BoxL1Loss,
+    Comparison,
+    CrossEntropyLoss,
+    FocalLoss,
+    GIoULoss,
+    MatchedLoss,
+    Mean,
+    SetCriterion,
+    sigmoid_focal_loss,
+)
+from .decoder import Decoder, DecoderState, Memory
+from .denoising import ContrastiveDenoising, Denoising, GroupDenoising, add_indicator
+from .detector import Detector, ImagePreprocessor, Outputs, require_equal
+from .heads import DetectionHeads, LayerStep, refine
+from .initialisation import xavier_uniform
+from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
 from .multi_scale import TokenLevels, flatten_maps
 from .neck import ChannelMapper, SimpleFeaturePyramid
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
-from .predictions import Match, Predictions, name_layers
-from .single_level import SingleLevelDetector
-from .targets import Targets
-from .two_stage import EncoderProposals, Proposals, best_tokens, refine, take_best, take_tokens, token_anchors
+from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
+from .queries import Queries, QueryBlock
+from .query_layout import QueryLayout
+from .relation import PositionRelation
+from .targets import PaddedTargets, Targets
 
 __all__ = [
+    "FINAL",
     "AnchorBoxes",
     "BoxL1Cost",
     "BoxL1Loss",
     "ChannelMapper",
+    "Comparison",
     "ContrastiveDenoising",
     "CrossEntropyCost",
     "CrossEntropyLoss",
+    "Decoder",
+    "DecoderState",
     "Denoising",
-    "DenoisingQueries",
+    "DetectionHeads",
     "Detector",
-    "EncoderProposals",
     "FocalCost",
     "FocalLoss",
     "GIoUCost",
     "GIoULoss",
     "GroupDenoising",
     "HungarianMatcher",
+    "ImagePreprocessor",
+    "LayerOutput",
+    "LayerStep",
     "Match",
+    "MatchedLoss",
+    "Matcher",
+    "MatchingCost",
+    "Mean",
+    "Memory",
+    "Outputs",
+    "PaddedTargets",
+    "PositionRelation",
     "Predictions",
-    "Proposals",
+    "Queries",
+    "QueryBlock",
+    "QueryLayout",
     "ResNet",
     "SetCriterion",
     "SimpleFeaturePyramid",
-    "SingleLevelDetector",
     "SoftmaxPostprocessor",
     "Targets",
     "TimmBackbone",
     "TokenLevels",
     "TopKPostprocessor",
     "add_indicator",
-    "begin_at_reference",
-    "best_tokens",
-    "expect_few_objects",
     "flatten_maps",
     "name_layers",
+    "name_of_layer",
     "pair_with_patterns",
     "refine",
+    "require_equal",
     "resnet_channels",
-    "take_best",
-    "take_tokens",
+    "sigmoid_focal_loss",
     "timm_channels",
-    "token_anchors",
     "xavier_uniform",
 ]

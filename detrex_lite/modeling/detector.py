@@ -1,30 +1,27 @@
-"""The base of all detectors: detectron2's input and output format around a `predict` that subclasses write."""
+"""The base of all detectors: detectron2's input and output format around a `predict` that subclasses implement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..structures import ImageBatch, Instances
-from .predictions import Predictions
+from .predictions import FINAL, Predictions
 from .targets import Targets
 
 
-class Detector(nn.Module):
-    """Normalises and pads images, packs targets, and turns predictions into losses or detections.
+class ImagePreprocessor(nn.Module):
+    """Normalises and pads images.
 
     Args:
-        num_classes: K, the one knob that everything else in a config refers to.
-        criterion: called with (outputs, targets) in training, gives weighted losses.
-        postprocessor: called with (last predictions, frame sizes) in evaluation, gives Instances.
         pixel_mean: 3 means over RGB in 0..255.
         pixel_std: 3 standard deviations over RGB in 0..255.
         size_divisibility: training pads batches to multiples of this many pixels. Fewer sizes occur then, which pays
             with `train.cudnn_benchmark`. Evaluation does not: detections must not depend on it.
 
     Raises:
-        ValueError: when `num_classes` or `size_divisibility` is below 1.
+        ValueError: when `size_divisibility` is below 1.
     """
 
     pixel_mean: Tensor
@@ -33,33 +30,74 @@ class Detector(nn.Module):
     def __init__(
         self,
         *,
-        num_classes: int,
-        criterion: nn.Module,
-        postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         size_divisibility: int = 1,
     ):
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: a detector has at least one class")
         if size_divisibility < 1:
-            raise ValueError(
-                f"size_divisibility={size_divisibility} is less than 1, with which batches are padded least"
-            )
-        self.num_classes = num_classes
-        self.criterion = criterion
-        self.postprocessor = postprocessor
+            raise ValueError(f"size_divisibility={size_divisibility} is less than 1, which pads batches least")
         self.size_divisibility = size_divisibility
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
+    def forward(self, batched_inputs: Sequence[dict[str, Any]], *, as_published: bool) -> ImageBatch:
+        """Move images to the device (as they are: bytes are the cheapest to move), normalise and pad them.
+
+        Args:
+            batched_inputs: one dict per image with `image`, see `Detector.forward`.
+            as_published: what modules do with the padding, see `ImageBatch`.
+
+        Raises:
+            ValueError: for an empty batch, or an image that is not (3, H, W).
+        """
+        images = []
+        for position, record in enumerate(batched_inputs):
+            image = record["image"]
+            if image.dim() != 3 or image.shape[0] != 3:
+                name = record.get("file_name", f"number {position} of the batch")
+                raise ValueError(f"image {name} has shape {tuple(image.shape)}; expected (3, H, W)")
+            image = image.to(self.pixel_mean.device, non_blocking=True).to(self.pixel_mean.dtype)
+            images.append((image - self.pixel_mean) / self.pixel_std)
+        divisibility = self.size_divisibility if as_published else 1
+        return ImageBatch.from_images(images, divisibility, as_published=as_published)
+
+
+class Detector(nn.Module):
+    """Turns inputs into padded images and packed targets, and predictions into losses or detections.
+
+    Args:
+        num_classes: K, the one knob that everything else in a config refers to.
+        preprocess: normalises and pads images.
+        criterion: called with (predictions, targets) in training, gives weighted losses.
+        postprocessor: called with (final predictions, frame sizes) in evaluation, gives Instances.
+
+    Raises:
+        ValueError: when `num_classes` is below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        preprocess: ImagePreprocessor,
+        criterion: nn.Module,
+        postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+    ):
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: a detector has at least one class")
+        self.num_classes = num_classes
+        self.preprocess = preprocess
+        self.criterion = criterion
+        self.postprocessor = postprocessor
+
     @property
     def device(self) -> torch.device:
-        return self.pixel_mean.device
+        return self.preprocess.pixel_mean.device
 
     def feature_maps(self, images: Tensor) -> Sequence[Tensor]:
-        """What subclasses write: backbone and neck.
+        """Abstract. Backbone and neck.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -67,19 +105,19 @@ class Detector(nn.Module):
         Returns:
             Maps (B, C, h, w), finest first.
         """
-        raise NotImplementedError(f"{type(self).__name__} must write feature_maps")
+        raise NotImplementedError(f"{type(self).__name__} must implement feature_maps")
 
     def extract_features(self, images: ImageBatch) -> list[ImageBatch]:
         """Run `feature_maps` and keep track of the padding.
 
-        Training runs the padded batch at once, as the published implementations do. There, convolutions near the
-        border of an image see its padding, which is zero only in the input. Evaluation runs images of each size by
-        themselves and pads the maps, so that detections do not depend on what else is in the batch.
+        Batches that are `as_published`, as in training, run at once. There, convolutions near the border of an image
+        see its padding, which is zero only in the input. Otherwise images of each size run by themselves and their maps
+        are padded, so that detections do not depend on what else is in the batch.
 
         Returns:
             The maps as padded batches, finest first.
         """
-        if self.training or images.mask is None:
+        if images.as_published or images.mask is None:
             return [images.resampled(maps) for maps in self.feature_maps(images.tensor)]
         positions: dict[tuple[int, int], list[int]] = {}
         for position, size in enumerate(images.image_sizes):
@@ -91,42 +129,59 @@ class Detector(nn.Module):
                 maps_of_image[position] = maps
         return [ImageBatch.from_images(list(level)) for level in zip(*maps_of_image, strict=True)]
 
-    def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
-        """What subclasses write: the named sets of predictions for a batch.
+    def predict(self, images: ImageBatch, targets: Targets | None = None) -> Mapping[str, Predictions]:
+        """Abstract. The named sets of predictions for a batch.
 
         Args:
             images: normalised and padded.
-            targets: the ground truth in training (denoising needs it), None in evaluation.
+            targets: the ground truth where losses are wanted, None for detections. With it there are the queries that
+                exist in training only, such as denoising queries.
 
         Returns:
-            Suffix -> predictions; "" is the set that detections are made of.
+            Name -> predictions; `FINAL` is the set that detections are made of. `Outputs` takes further results along.
         """
-        raise NotImplementedError(f"{type(self).__name__} must write predict")
+        raise NotImplementedError(f"{type(self).__name__} must implement predict")
 
     def decode(self, images: ImageBatch, *queries: Any, **options: Any) -> Any:
-        """What subclasses write: all of `predict` that computes with weights, from images and queries to predictions.
+        """Abstract. The part of `predict` that computes with weights, from images and queries to predictions.
 
-        `compile` compiles this, so it works on tensors alone: numbers of objects, and the sizes of single images, would
-        be part of what is compiled. Of `DenoisingQueries` it may use all but `targets` and `layout`.
+        `compile` compiles this part, so it must use tensors only: numbers of objects and the sizes of single images would
+        become part of what is compiled.
         """
-        raise NotImplementedError(f"{type(self).__name__} must write decode")
+        raise NotImplementedError(f"{type(self).__name__} must implement decode")
+
+    def losses(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
+        """Further losses, which compare no set of predictions: scores of tokens, dense heads, distillation.
+
+        Args:
+            outputs: what `predict` returned; an `Outputs` where these losses need more than sets of predictions.
+            targets: the batch's objects.
+
+        Returns:
+            Name -> weighted loss; none here.
+        """
+        return {}
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile `decode` for the mode, training or evaluation, that the model is in; all else runs as it is.
+        """Compile `decode` for the current mode, training or evaluation; everything else stays eager.
 
-        One graph serves images of all sizes. Batches without padding have another one, as have other numbers of images
-        and levels of a single cell; beyond `torch._dynamo.config.recompile_limit` of them torch runs what is new as it
-        is. In evaluation, batches with padding are never compiled: images of each size run by themselves there, see
-        `extract_features`.
+        One graph covers all image sizes. Recompilations occur for
+
+        - batches without padding,
+        - another number of images,
+        - a feature level of a single row or column.
+
+        After `torch._dynamo.config.recompile_limit` of them torch falls back to eager. In evaluation, batches with
+        padding are never compiled: images of each size run by themselves there, see `extract_features`.
 
         Args:
             args, options: of `torch.compile`, with `dynamic=True` unless they say otherwise.
 
         Raises:
-            NotImplementedError: when the detector does not write `decode`.
+            NotImplementedError: when the detector does not implement `decode`.
         """
         if type(self).decode is Detector.decode:
-            raise NotImplementedError(f"{type(self).__name__} must write decode, which is what is compiled")
+            raise NotImplementedError(f"{type(self).__name__} must implement decode, which is what is compiled")
         mode, eager = self.training, type(self).decode.__get__(self)
         compiled = torch.compile(eager, *args, **{"dynamic": True, **options})
 
@@ -155,24 +210,42 @@ class Detector(nn.Module):
         Raises:
             ValueError: for an empty batch, an image that is not (3, H, W), or faulty ground truth.
         """
-        images = self.preprocess(batched_inputs)
+        images = self.preprocess(batched_inputs, as_published=self.training)
         if self.training:
             targets = Targets.from_inputs(batched_inputs, num_classes=self.num_classes, like=images.tensor)
-            return self.criterion(self.predict(images, targets), targets)
+            outputs = self.predict(images, targets)
+            return self.criterion(outputs, targets) | self.losses(outputs, targets)
         sizes = [
-            (int(one.get("height", height)), int(one.get("width", width)))
-            for one, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
+            (int(record.get("height", height)), int(record.get("width", width)))
+            for record, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        return [{"instances": found} for found in self.postprocessor(self.predict(images)[""], sizes)]
+        return [{"instances": found} for found in self.postprocessor(self.predict(images)[FINAL], sizes)]
 
-    def preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageBatch:
-        """Move images to the device (as they are: bytes are the cheapest to move), normalise and pad them."""
-        images = []
-        for position, one in enumerate(batched_inputs):
-            image = one["image"]
-            if image.dim() != 3 or image.shape[0] != 3:
-                name = one.get("file_name", f"number {position} of the batch")
-                raise ValueError(f"image {name} has shape {tuple(image.shape)}; expected (3, H, W)")
-            image = image.to(self.device, non_blocking=True).to(self.pixel_mean.dtype)
-            images.append((image - self.pixel_mean) / self.pixel_std)
-        return ImageBatch.from_images(images, self.size_divisibility if self.training else 1)
+
+class Outputs(dict[str, Predictions]):
+    """Sets of predictions by name, and whatever else `Detector.losses` needs.
+
+    Args:
+        sets: name -> predictions.
+        extra: further results by name.
+    """
+
+    def __init__(self, sets: Mapping[str, Predictions], **extra: Any):
+        super().__init__(sets)
+        self.extra = extra
+
+
+def require_equal(fact: str, **values: Any) -> None:
+    """Refuse parts that contradict each other.
+
+    Args:
+        fact: what they say something about.
+        values: part -> what it says; None says nothing.
+
+    Raises:
+        ValueError: when not all values are equal.
+    """
+    said_by = {part: value for part, value in values.items() if value is not None}
+    if len(set(said_by.values())) > 1:
+        said = ", ".join(f"{value} by {part}" for part, value in said_by.items())
+        raise ValueError(f"{fact} is said to be {said}: the parts of a detector must agree")

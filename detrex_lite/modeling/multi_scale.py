@@ -24,22 +24,26 @@ class TokenLevels:
         padding: (B, N) bool, True = padding, or None when no image is padded.
         valid_ratios: (B, L, 2), or (1, L, 2) when no image is padded: the share of the width and of the height of each
             map that is image.
+        as_published: what modules do with the padding, see `ImageBatch`.
     """
 
     spatial_shapes: list[tuple[int, int]]
     padding: Tensor | None
     valid_ratios: Tensor
+    as_published: bool = False
 
     @classmethod
     def from_maps(cls, maps: Sequence[ImageBatch]) -> "TokenLevels":
-        """The geometry of `maps`, finest first, whose tokens are `flatten_maps([one.tensor for one in maps])`."""
-        shapes = [(int(one.tensor.shape[-2]), int(one.tensor.shape[-1])) for one in maps]
-        if all(one.mask is None for one in maps):
-            return cls(shapes, None, torch.ones(1, len(maps), 2, device=maps[0].tensor.device))
-        masks = [one.mask_or_zeros().expand(len(one), -1, -1) for one in maps]
+        """The geometry of `maps`, finest first, whose tokens are `flatten_maps([level.tensor for level in maps])`."""
+        shapes = [(int(level.tensor.shape[-2]), int(level.tensor.shape[-1])) for level in maps]
+        as_published = maps[0].as_published
+        if all(level.mask is None for level in maps):
+            return cls(shapes, None, torch.ones(1, len(maps), 2, device=maps[0].tensor.device), as_published)
+        masks = [level.mask_or_zeros().expand(len(level), -1, -1) for level in maps]
         # Counted on the device: taking the sizes from Python would be one more transfer.
         shares = [torch.stack([(~m[:, 0]).float().mean(1), (~m[:, :, 0]).float().mean(1)], -1) for m in masks]
-        return cls(shapes, torch.cat([mask.flatten(1) for mask in masks], 1), torch.stack(shares, 1))
+        padding = torch.cat([mask.flatten(1) for mask in masks], 1)
+        return cls(shapes, padding, torch.stack(shares, 1), as_published)
 
     def centres(self) -> Tensor:
         """(B, N, 2), or (1, N, 2) when no image is padded: centres of the cells, x first, in 0..1 of each image."""
@@ -70,7 +74,22 @@ class TokenLevels:
         return torch.cat([torch.full((size,), level, device=device) for level, size in enumerate(sizes)])
 
 
+    def maps(self, tokens: Tensor) -> list[Tensor]:
+        """The inverse of `flatten_maps`, for encoders that work on maps.
+
+        Args:
+            tokens: (B, N, C).
+
+        Returns:
+            L maps (B, C, h, w), finest first.
+        """
+        parts = tokens.split([height * width for height, width in self.spatial_shapes], dim=1)
+        return [
+            part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, self.spatial_shapes, strict=True)
+        ]
+
+
 def flatten_maps(maps: Sequence[Tensor]) -> Tensor:
     """Maps (B, C, h, w), finest first, to tokens (B, N, C); maps that are the same for all images are (1, C, h, w)."""
-    batch = max(one.shape[0] for one in maps)  # a coarse level may have no padding where finer ones do
-    return torch.cat([one.flatten(2).transpose(1, 2).expand(batch, -1, -1) for one in maps], dim=1)
+    batch = max(level.shape[0] for level in maps)  # a coarse level may have no padding where finer ones do
+    return torch.cat([level.flatten(2).transpose(1, 2).expand(batch, -1, -1) for level in maps], dim=1)

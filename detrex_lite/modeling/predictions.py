@@ -1,11 +1,16 @@
-"""One set of predictions, and how a model names the sets that it returns."""
+"""One set of predictions: what a decoder layer says about its queries, and what that is compared with."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .targets import Targets
+
+# The name of the set that detections are made of: the last decoder layer's matching queries.
+FINAL = ""
 
 
 class Match(NamedTuple):
@@ -15,47 +20,120 @@ class Match(NamedTuple):
         image: (M,) the image's position in the batch.
         query: (M,) the query's index in 0..Q-1.
         target: (M,) the object's index in the packed `Targets`.
+        weight: (M,) what the losses of each pair are multiplied by; None for 1.
     """
 
     image: Tensor
     query: Tensor
     target: Tensor
+    weight: Tensor | None = None
 
 
-class Predictions(NamedTuple):
-    """What one decoder layer (or the encoder, or a denoising part) predicts.
+class LayerOutput(NamedTuple):
+    """What prediction heads read from the queries of one decoder layer.
 
     Attributes:
         logits: (B, Q, K) class logits; K + 1 for detectors that score "no object" as a last class.
         boxes: (B, Q, 4) cxcywh in 0..1 of each image without its padding.
-        targets: what this set is compared with where that is not the batch's ground truth, such as
-            `Targets.class_agnostic` for proposals.
-        match: which query answers for which object where that is known, as in denoising; None to find it.
-        repeats: how many queries each object has in a known match; losses are divided by it.
+        extra: further outputs by name, (B, Q, ...) each, such as mask embeddings or box distributions. Matching, losses
+            and splitting treat them alike.
     """
 
     logits: Tensor
     boxes: Tensor
-    targets: Targets | None = None
+    extra: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A set of predictions, and how it is matched and weighted.
+
+    Attributes:
+        logits, boxes, extra: see `LayerOutput`.
+        targets: what this set is compared with where that is not the batch's ground truth: objects, or a function from
+            the batch's objects to them, such as `Targets.class_agnostic` for proposals.
+        match: which query answers for which object where that is known, as in denoising; None to find it.
+        num_groups: the queries are this many groups of equal size, one after the other, each of which is matched with
+            all objects (Group DETR).
+        repeats: how many queries answer for each object; losses are divided by it.
+        weight: what all losses of this set are multiplied by, besides the weights of the criterion.
+        query_weight: (B, Q), what losses that each query has are multiplied by; None for 1.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    targets: Targets | Callable[[Targets], Targets] | None = None
     match: Match | None = None
+    num_groups: int = 1
     repeats: int = 1
+    weight: float = 1.0
+    query_weight: Tensor | None = None
 
     def at_least_float32(self) -> "Predictions":
         """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""
-        logits, boxes = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (self.logits, self.boxes))
-        return self._replace(logits=logits, boxes=boxes)
+        wide = [_at_least_float32(value) for value in (self.logits, self.boxes)]
+        extra = {name: _at_least_float32(value) for name, value in self.extra.items()}
+        return replace(self, logits=wide[0], boxes=wide[1], extra=extra)
 
 
-def name_layers(logits: Tensor, boxes: Tensor, *, aux_loss: bool = True) -> dict[str, Predictions]:
-    """Name stacked decoder outputs as losses are named: "" for the last layer, "_0", "_1", .. for those before it.
+def _at_least_float32(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def with_targets(predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Predictions]:
+    """The same sets, each with the objects that it is compared with: its own, or the batch's `targets`."""
+    made: dict[Callable[[Targets], Targets], Targets] = {}
+
+    def compared_with(own: Targets | Callable[[Targets], Targets] | None) -> Targets:
+        if own is None:
+            return targets
+        if isinstance(own, Targets):
+            return own
+        if own not in made:  # once, so that sets with one function have one object and can be computed together
+            made[own] = own(targets)
+        return made[own]
+
+    return {name: replace(given, targets=compared_with(given.targets)) for name, given in predictions.items()}
+
+
+def name_of_layer(suffix: str, index: int, num_layers: int) -> str:
+    """The name of a set of predictions: "" for the last layer, "_0", "_1", .. for those before it, and a suffix.
 
     Args:
-        logits: (layers, B, Q, K).
-        boxes: (layers, B, Q, 4) cxcywh in 0..1.
-        aux_loss: whether the layers before the last are returned.
+        suffix: "" for matching queries. The layer's number comes first ("_0_one2many" for "_one2many"), unless "*" says
+            where it goes ("_dn_0" for "_dn*").
+        index: of the layer, from 0.
+        num_layers: how many layers there are.
     """
-    *earlier, last = (Predictions(*layer) for layer in zip(logits, boxes, strict=True))
-    named = {"": last}
-    if aux_loss:
-        named |= {f"_{index}": predictions for index, predictions in enumerate(earlier)}
-    return named
+    number = "" if index == num_layers - 1 else f"_{index}"
+    return suffix.replace("*", number) if "*" in suffix else number + suffix
+
+
+def name_layers(
+    layers: Sequence[LayerOutput], *, suffix: str = "", aux_loss: bool = True, **fields: object
+) -> dict[str, Predictions]:
+    """Name the outputs of decoder layers as losses are named, see `name_of_layer`.
+
+    Args:
+        layers: in the order of the layers.
+        suffix: see `name_of_layer`.
+        aux_loss: whether the layers before the last are returned.
+        fields: of `Predictions`, the same for all layers.
+
+    Returns:
+        Name -> predictions, the last layer first.
+    """
+    first = 0 if aux_loss else len(layers) - 1
+    order = [len(layers) - 1, *range(first, len(layers) - 1)]
+    return {
+        name_of_layer(suffix, index, len(layers)): Predictions(
+            layers[index].logits,
+            layers[index].boxes,
+            layers[index].extra,
+            **fields,  # type: ignore[arg-type]
+        )
+        for index in order
+    }

@@ -1,13 +1,27 @@
 """The ground truth of a batch, packed: one tensor for all images, so that losses need no loop over images."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..structures import box_xyxy_to_cxcywh
+
+
+class PaddedTargets(NamedTuple):
+    """The objects of a batch image by image, padded to the largest number T_max. Padding is class 0 and a whole box.
+
+    Attributes:
+        labels: (B, T_max).
+        boxes: (B, T_max, 4) cxcywh in 0..1.
+        extra: further properties of objects by name, (B, T_max, ...) each; zeros in padding.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    extra: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -18,11 +32,13 @@ class Targets:
         labels: (T,) class indices 0..K-1.
         boxes: (T, 4) cxcywh in 0..1 of each image without its padding.
         sizes: the number of objects of each image; they sum to T.
+        extra: further properties of objects by name, (T, ...) each, such as masks.
     """
 
     labels: Tensor
     boxes: Tensor
     sizes: list[int]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_inputs(cls, batched_inputs: Sequence[dict[str, Any]], *, num_classes: int, like: Tensor) -> "Targets":
@@ -38,11 +54,11 @@ class Targets:
         """
         labels, boxes = [], []
         dtype = torch.promote_types(like.dtype, torch.float32)  # half precision cannot hold pixel coordinates
-        for position, one in enumerate(batched_inputs):
-            name = one.get("file_name", f"number {position} of the batch")
-            if "instances" not in one:
+        for position, record in enumerate(batched_inputs):
+            name = record.get("file_name", f"number {position} of the batch")
+            if "instances" not in record:
                 raise ValueError(f"image {name} has no 'instances': training needs ground truth")
-            instances = one["instances"]
+            instances = record["instances"]
             classes = instances.gt_classes
             # Checked where the labels lie, on the CPU as loaders make them: on a GPU a bad index kills the process.
             wrong = classes[(classes < 0) | (classes >= num_classes)]
@@ -58,24 +74,40 @@ class Targets:
         return cls(
             torch.cat(labels).to(like.device, non_blocking=True),
             torch.cat(boxes).to(like.device, non_blocking=True),
-            [len(one) for one in labels],
+            [len(classes) for classes in labels],
         )
 
     def class_agnostic(self) -> "Targets":
         """The same objects, all of class 0: what a score for "some object" is compared with."""
-        return replace(self, labels=torch.zeros_like(self.labels))
+        return Targets(torch.zeros_like(self.labels), self.boxes, self.sizes, self.extra)
 
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """Per image, padded to the largest: labels (B, T_max), boxes (B, T_max, 4). Padding is class 0, a whole box."""
+    def repeated(self, times: int) -> "Targets":
+        """Each image's objects so many times, one round after the other: what one-to-many queries are matched with."""
+        if times == 1:
+            return self
+        indices, first = [], 0
+        for size in self.sizes:
+            indices.append(torch.arange(first, first + size).repeat(times))
+            first += size
+        index = torch.cat(indices) if indices else torch.zeros(0, dtype=torch.int64)
+        return self.selected(index.to(self.labels.device, non_blocking=True), [size * times for size in self.sizes])
+
+    def selected(self, index: Tensor, sizes: list[int]) -> "Targets":
+        """The objects at `index` (an int64 vector), of which each image has so many."""
+        extra = {name: value[index] for name, value in self.extra.items()}
+        return Targets(self.labels[index], self.boxes[index], sizes, extra)
+
+    def padded(self) -> PaddedTargets:
+        """The same image by image, see `PaddedTargets`."""
         shape = (len(self.sizes), max(self.sizes, default=0))
         labels, boxes = self.labels.new_zeros(shape), self.boxes.new_full((*shape, 4), 0.5)
         boxes[..., 2:] = 1.0
-        for row, (one_labels, one_boxes) in enumerate(
-            zip(self.labels.split(self.sizes), self.boxes.split(self.sizes), strict=True)
-        ):
-            labels[row, : len(one_labels)] = one_labels
-            boxes[row, : len(one_boxes)] = one_boxes
-        return labels, boxes
+        extra = {name: value.new_zeros((*shape, *value.shape[1:])) for name, value in self.extra.items()}
+        packed = [(labels, self.labels), (boxes, self.boxes), *((extra[name], self.extra[name]) for name in extra)]
+        for padded, values in packed:
+            for row, part in zip(padded, values.split(self.sizes), strict=True):
+                row[: len(part)] = part
+        return PaddedTargets(labels, boxes, extra)
 
     def __len__(self) -> int:
         """T, the number of objects."""

@@ -14,20 +14,34 @@ class ImageBatch:
         image_sizes: B pairs (height, width): the true sizes in cells of `tensor`.
         mask: (B, H, W) bool, True in the padding, or None when no image is padded (attention is faster
             without a mask, and an all-False mask means the same).
+        as_published: what modules do with the padding. True, as in training: what the published implementations do,
+            where padding takes part in some computations. False, as in evaluation: the results of an image never
+            depend on its padding.
     """
 
-    def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]], mask: Tensor | None):
+    def __init__(
+        self,
+        tensor: Tensor,
+        image_sizes: list[tuple[int, int]],
+        mask: Tensor | None,
+        *,
+        as_published: bool = False,
+    ):
         self.tensor = tensor
         self.image_sizes = image_sizes
         self.mask = mask
+        self.as_published = as_published
 
     @classmethod
-    def from_images(cls, images: list[Tensor], size_divisibility: int = 1) -> "ImageBatch":
+    def from_images(
+        cls, images: list[Tensor], size_divisibility: int = 1, *, as_published: bool = False
+    ) -> "ImageBatch":
         """Pad `images`, each (C, h, w), to the largest height and width among them.
 
         Args:
             images: the images of the batch, of one dtype and device.
             size_divisibility: the padded height and width are rounded up to a multiple of this.
+            as_published: see `ImageBatch`.
 
         Raises:
             ValueError: when there are no images.
@@ -39,22 +53,24 @@ class ImageBatch:
             math.ceil(max(side) / size_divisibility) * size_divisibility for side in zip(*sizes, strict=True)
         )
         if all(size == (height, width) for size in sizes):
-            return cls(torch.stack(images), sizes, None)
+            return cls(torch.stack(images), sizes, None, as_published=as_published)
         tensor = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         for index, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
             tensor[index, :, :h, :w] = image
-        return cls.of_padded(tensor, sizes)
+        return cls.of_padded(tensor, sizes, as_published=as_published)
 
     @classmethod
-    def of_padded(cls, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> "ImageBatch":
+    def of_padded(
+        cls, tensor: Tensor, image_sizes: list[tuple[int, int]], *, as_published: bool = False
+    ) -> "ImageBatch":
         """A tensor (B, C, H, W) that is padded already, and the true sizes of its images."""
         batch, _, height, width = tensor.shape
         if all(size == (height, width) for size in image_sizes):
-            return cls(tensor, image_sizes, None)
+            return cls(tensor, image_sizes, None, as_published=as_published)
         mask = torch.ones(batch, height, width, dtype=torch.bool, device=tensor.device)
         for one, (h, w) in zip(mask, image_sizes, strict=True):
             one[:h, :w] = False
-        return cls(tensor, image_sizes, mask)
+        return cls(tensor, image_sizes, mask, as_published=as_published)
 
     def mask_or_zeros(self) -> Tensor:
         """The mask; (1, H, W) of False, which broadcasts over the batch, when no image is padded."""
@@ -74,12 +90,13 @@ class ImageBatch:
         # A compiled model must not depend on the sizes of the images in a batch: it has a mask that may be all False.
         whole = not torch.compiler.is_compiling() and all(size == (new_height, new_width) for size in sizes)
         if self.mask is None or whole:
-            return ImageBatch(tensor, sizes, None)
+            return ImageBatch(tensor, sizes, None, as_published=self.as_published)
         rows, columns = (
             torch.arange(new, device=tensor.device) * old // new
             for old, new in ((height, new_height), (width, new_width))
         )
-        return ImageBatch(tensor, sizes, self.mask[:, rows[:, None], columns])
+        mask = self.mask[:, rows[:, None], columns]
+        return ImageBatch(tensor, sizes, mask, as_published=self.as_published)
 
     def __len__(self) -> int:
         return self.tensor.shape[0]

@@ -1,8 +1,8 @@
 """Losses of matched predictions, and the criterion that sums them over all decoder layers."""
 
 from .comparison import Comparison
-from .losses import BoxL1Loss, CrossEntropyLoss, FocalLoss, GIoULoss, MatchedLoss, sigmoid_focal_loss
-from .set_criterion import SetCriterion
+from .losses import BoxL1Loss, CrossEntropyLoss, FocalLoss, GIoULoss, MatchedLoss, Mean, sigmoid_focal_loss
+from .set_criterion import SetCriterion, family
 
 __all__ = [
     "BoxL1Loss",
@@ -11,6 +11,8 @@ __all__ = [
     "FocalLoss",
     "GIoULoss",
     "MatchedLoss",
+    "Mean",
     "SetCriterion",
+    "family",
     "sigmoid_focal_loss",
 ]

@@ -7,7 +7,7 @@ Legend: S sets, B batch, R queries of all sets of an image, M matched pairs of a
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,66 +22,86 @@ class Comparison:
     """Sets of predictions, and the objects that they are compared with.
 
     Attributes:
+        names: of the S sets, such as "", "_0" and "_dn"; see `name_of_layer`.
         logits: (B, R, K) class logits; K + 1 for detectors that score "no object" as a last class.
         image: (M,) the image of each matched pair, in 0..B-1.
         query: (M,) the query that answers for the object, in 0..R-1.
+        target: (M,) the object, in 0..T-1.
         boxes: (M, 4) the box that it predicts, cxcywh in 0..1.
         labels: (M,) the class of the object.
         target_boxes: (M, 4) its box, cxcywh in 0..1.
-        num_boxes: (S,) what sums over a set are divided by: its number of objects per process, at least 1, times the
-            `repeats` of its predictions.
         queries_per_set: S numbers that sum to R.
         matched_per_set: S numbers that sum to M.
+        extra: further outputs of all queries by name, (B, R, ...) each; see `matched`.
+        target_extra: further properties of all objects by name, (T, ...) each; see `wanted`.
     """
 
+    names: list[str]
     logits: Tensor
     image: Tensor
     query: Tensor
+    target: Tensor
     boxes: Tensor
     labels: Tensor
     target_boxes: Tensor
-    num_boxes: Tensor
     queries_per_set: list[int]
     matched_per_set: list[int]
+    extra: Mapping[str, Tensor]
+    target_extra: Mapping[str, Tensor]
 
     @classmethod
-    def of(
-        cls, predictions: Sequence[Predictions], matches: Sequence[Match], targets: Targets, num_boxes: Tensor
-    ) -> "Comparison":
-        """Put sets after each other that have the same batch size, classes and targets.
+    def of(cls, predictions: Mapping[str, Predictions], matches: Mapping[str, Match], targets: Targets) -> "Comparison":
+        """Put sets after each other that have the same batch size, classes, extra outputs and targets.
 
         Args:
-            predictions: the sets.
-            matches: of each set.
+            predictions: name -> set.
+            matches: name -> its match.
             targets: what all of them are compared with.
-            num_boxes: (S,), see above.
         """
-        sizes = [one.logits.shape[1] for one in predictions]
+        sets, pairs = list(predictions.values()), [matches[name] for name in predictions]
+        sizes = [predicted.logits.shape[1] for predicted in sets]
+        image, target = (torch.cat([getattr(match, name) for match in pairs]) for name in ("image", "target"))
         first = itertools.accumulate(sizes, initial=0)
-        image, target = (torch.cat([getattr(one, name) for one in matches]) for name in ("image", "target"))
-        query = torch.cat([one.query + start for one, start in zip(matches, first, strict=False)])
+        query = torch.cat([match.query + start for match, start in zip(pairs, first, strict=False)])
         return cls(
-            logits=torch.cat([one.logits for one in predictions], dim=1),
+            names=list(predictions),
+            logits=torch.cat([predicted.logits for predicted in sets], dim=1),
             image=image,
             query=query,
-            boxes=torch.cat([one.boxes for one in predictions], dim=1)[image, query],
+            target=target,
+            boxes=torch.cat([predicted.boxes for predicted in sets], dim=1)[image, query],
             labels=targets.labels[target],
             target_boxes=targets.boxes[target],
-            num_boxes=num_boxes,
             queries_per_set=sizes,
-            matched_per_set=[len(one.query) for one in matches],
+            matched_per_set=[len(match.query) for match in pairs],
+            extra={name: torch.cat([predicted.extra[name] for predicted in sets], dim=1) for name in sets[0].extra},
+            target_extra=targets.extra,
         )
 
-    def sum_of_queries(self, values: Tensor) -> Tensor:
-        """Add up what each query has, (B, R), for each set: (S,)."""
+    def matched(self, name: str) -> Tensor:
+        """(M, ...), what the matched queries have as the extra output `name`."""
+        return self.extra[name][self.image, self.query]
+
+    def wanted(self, name: str) -> Tensor:
+        """(M, ...), what the matched objects have as the further property `name`."""
+        return self.target_extra[name][self.target]
+
+    def class_targets(self, values: Tensor | float = 1.0) -> Tensor:
+        """(B, R, K), zero but for `values` ((M,), or one for all) at the class of each matched query's object."""
+        targets = torch.zeros_like(self.logits)
+        if isinstance(values, Tensor):
+            values = values.to(targets.dtype)
+        targets[self.image, self.query, self.labels] = values
+        return targets
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Add up values of matched pairs, (M,), or of queries, (B, R), for each set: (S,)."""
+        if values.dim() == 1:
+            return _sums(values, self.matched_per_set)
         return _sums(values.sum(0), self.queries_per_set)
 
-    def sum_of_matched(self, values: Tensor) -> Tensor:
-        """Add up what each matched pair has, (M,), for each set: (S,)."""
-        return _sums(values, self.matched_per_set)
 
-
-def _sums(values: Tensor, sizes: list[int]) -> Tensor:
+def _sums(values: Tensor, sizes: Sequence[int]) -> Tensor:
     if len(set(sizes)) == 1:  # as a rule: one operator for all
         return values.view(len(sizes), sizes[0]).sum(1)
-    return torch.stack([part.sum() for part in values.split(sizes)])
+    return torch.stack([part.sum() for part in values.split(list(sizes))])

@@ -1,9 +1,12 @@
 """Losses of sets of predictions that have been matched with the ground truth.
 
-Legend: S sets, B batch, R queries of all sets of an image, M matched pairs of all sets, K classes.
+A loss is a formula: it gives a value for each matched pair, or for each query, and the criterion adds them up for each
+set, divides by the number of objects and multiplies by weights.
+
+Legend: B batch, R queries of all sets of an image, M matched pairs of all sets, K classes.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +16,26 @@ from ...structures import box_cxcywh_to_xyxy, generalized_box_iou
 from .comparison import Comparison
 
 
+class Mean(NamedTuple):
+    """What a loss returns whose values are averaged instead of divided by the number of objects.
+
+    Attributes:
+        values: (M,) for each matched pair, or (B, R) for each query.
+        weights: of the same shape; the loss of a set is the sum of values times weights over the sum of weights.
+    """
+
+    values: Tensor
+    weights: Tensor
+
+
 class MatchedLoss(Protocol):
     """The interface of a loss."""
 
-    def __call__(self, comparison: Comparison) -> Tensor:
-        """(S,), the loss of each set, not yet weighted."""
+    def __call__(self, comparison: Comparison) -> Tensor | Mean:
+        """(M,), a value for each matched pair, or (B, R), one for each query; neither added up nor weighted.
+
+        The loss of a set is the sum of its values over its number of objects, unless a `Mean` is returned.
+        """
         ...
 
 
@@ -31,16 +49,14 @@ class CrossEntropyLoss:
     def __init__(self, eos_coef: float = 0.1):
         self.eos_coef = eos_coef
 
-    def __call__(self, comparison: Comparison) -> Tensor:
+    def __call__(self, comparison: Comparison) -> Mean:
         no_object = comparison.logits.shape[-1] - 1
         labels = comparison.labels.new_full(comparison.logits.shape[:2], no_object)
         labels[comparison.image, comparison.query] = comparison.labels
         weight = comparison.logits.new_ones(no_object + 1)
         weight[no_object] = self.eos_coef
-        loss = F.cross_entropy(comparison.logits.flatten(0, 1), labels.flatten(), weight, reduction="none")
-        # Without queries the loss is 0 / tiny = 0, where 0 / 0 would be NaN.
-        total = comparison.sum_of_queries(weight[labels]).clamp(min=torch.finfo(weight.dtype).tiny)
-        return comparison.sum_of_queries(loss.view_as(labels)) / total
+        loss = F.cross_entropy(comparison.logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return Mean(loss.view_as(labels), weight[labels])
 
 
 def sigmoid_focal_loss(logits: Tensor, wanted: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -71,22 +87,18 @@ class FocalLoss:
         self.gamma = gamma
 
     def __call__(self, comparison: Comparison) -> Tensor:
-        wanted = torch.zeros_like(comparison.logits)
-        wanted[comparison.image, comparison.query, comparison.labels] = 1
-        loss = sigmoid_focal_loss(comparison.logits, wanted, self.alpha, self.gamma)
-        return comparison.sum_of_queries(loss.sum(-1)) / comparison.num_boxes
+        return sigmoid_focal_loss(comparison.logits, comparison.class_targets(), self.alpha, self.gamma).sum(-1)
 
 
 class BoxL1Loss:
-    """L1 distance of matched boxes as cxcywh in 0..1, summed, per object."""
+    """L1 distance of matched boxes as cxcywh in 0..1."""
 
     def __call__(self, comparison: Comparison) -> Tensor:
-        distance = (comparison.boxes - comparison.target_boxes).abs().sum(-1)
-        return comparison.sum_of_matched(distance) / comparison.num_boxes
+        return (comparison.boxes - comparison.target_boxes).abs().sum(-1)
 
 
 class GIoULoss:
-    """One less the generalised IoU of matched boxes, summed, per object.
+    """One less the generalised IoU of matched boxes.
 
     Args:
         eps: added to areas that are divided by; the paper's repository has none, detrex this one.
@@ -98,5 +110,4 @@ class GIoULoss:
     def __call__(self, comparison: Comparison) -> Tensor:
         predicted = box_cxcywh_to_xyxy(comparison.boxes)
         wanted = box_cxcywh_to_xyxy(comparison.target_boxes)
-        giou = generalized_box_iou(predicted, wanted, self.eps)
-        return comparison.sum_of_matched(1 - giou) / comparison.num_boxes
+        return 1 - generalized_box_iou(predicted, wanted, self.eps)

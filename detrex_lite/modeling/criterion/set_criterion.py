@@ -1,113 +1,202 @@
 """The set prediction loss of DETR: match, then compare what is matched, for every set of predictions."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ...distributed import mean_over_processes
 from ...errors import did_you_mean
-from ..matcher import HungarianMatcher
-from ..predictions import Match, Predictions
+from ..matcher import Matcher
+from ..predictions import Match, Predictions, with_targets
 from ..targets import Targets
 from .comparison import Comparison
-from .losses import MatchedLoss
+from .losses import MatchedLoss, Mean
+
+
+def family(name: str) -> str:
+    """The name of a set of predictions without the layer's number: "" for "_0", "_dn" for "_dn_3"."""
+    return re.sub(r"_\d+", "", name)
 
 
 class SetCriterion(nn.Module):
-    """Sums weighted losses over named sets of predictions (last layer, "_0".., "_enc", "_dn", ..).
+    """Weighted losses of named sets of predictions (last layer, "_0".., "_enc", "_dn", ..).
 
     Args:
         matcher: finds which query answers for which object, for all sets at once that do not say so themselves.
         losses: base name -> loss, computed for all sets at once, e.g. "loss_class", "loss_bbox", "loss_giou".
-        weights: base name -> weight; every set of predictions uses the weight of the base name.
+        weights: name -> weight. Every loss has one under its base name. A set of predictions, or all layers of a family
+            of sets, may have its own: "loss_class_enc", "loss_class_dn" (and "_dn_0", ..), "loss_class_dn_0".
+        matchers: name of a set, or of a family of sets, -> the matcher that takes the place of `matcher` there.
 
     Raises:
         ValueError: when a loss has no weight or a weight no loss.
     """
 
-    def __init__(self, *, matcher: HungarianMatcher, losses: Mapping[str, MatchedLoss], weights: Mapping[str, float]):
+    def __init__(
+        self,
+        *,
+        matcher: Matcher,
+        losses: Mapping[str, MatchedLoss],
+        weights: Mapping[str, float],
+        matchers: Mapping[str, Matcher] | None = None,
+    ):
         super().__init__()
         for name in losses:
             if name not in weights:
-                raise ValueError(f"loss {name!r} has no weight{did_you_mean(name, weights)}")
+                raise ValueError(f"loss {name!r} has no weight; weights: {', '.join(weights) or 'none'}")
         for name in weights:
-            if name not in losses:
+            if name not in losses and not any(name.startswith(f"{base}_") for base in losses):
                 raise ValueError(f"weight {name!r} belongs to no loss{did_you_mean(name, losses)}")
         self.matcher = matcher
+        self.matchers = dict(matchers or {})
         self.losses = dict(losses)
-        self.weights = {name: float(weights[name]) for name in losses}
+        self.weights = {name: float(weight) for name, weight in weights.items()}
+        self._names_checked = False
 
     def forward(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
         """Compare.
 
         Args:
-            outputs: suffix -> predictions, as `name_layers` makes them.
+            outputs: name -> predictions.
             targets: the batch's objects, which sets without targets of their own are compared with.
 
         Returns:
-            Weighted losses under base name + suffix, in float32 (float64 for float64 predictions).
+            Weighted losses under base name + name of the set, in float32 (float64 for float64 predictions).
 
         Raises:
-            ValueError: when a loss does not give one value for each set.
+            ValueError: when a loss has not one value for each pair or query, or a weight or matcher is for a set that is
+                not there.
             NonFiniteError: when a set cannot be matched, see `HungarianMatcher`.
         """
+        self._check_names(outputs)
         with torch.autocast(targets.boxes.device.type, enabled=False):
-            outputs = {suffix: one.at_least_float32() for suffix, one in outputs.items()}
-            own = {suffix: targets if one.targets is None else one.targets for suffix, one in outputs.items()}
+            outputs = {name: given.at_least_float32() for name, given in with_targets(outputs, targets).items()}
             # Processes exchange these numbers, so they come before matching, which may fail in one of them alone.
-            num_boxes = self._num_boxes(outputs, own)
-            known = {suffix: one.match for suffix, one in outputs.items() if one.match is not None}
-            losses = self._compare(known, outputs, own, num_boxes)
+            num_boxes = self._num_boxes(outputs)
+            known = {name: predicted.match for name, predicted in outputs.items() if predicted.match is not None}
+            losses = self._compare(known, outputs, num_boxes)
             # Matching waits for the device, which has the losses of the others to compute meanwhile.
-            matches = dict(zip(outputs, self.match(outputs, targets), strict=True))
-            found = {suffix: match for suffix, match in matches.items() if suffix not in known}
-            losses |= self._compare(found, outputs, own, num_boxes)
-        return {name + suffix: losses[name + suffix] for suffix in outputs for name in self.losses}
+            unmatched = {name: predicted for name, predicted in outputs.items() if name not in known}
+            losses |= self._compare(self._match(unmatched, targets), outputs, num_boxes)
+        return {base + name: losses[base + name] for name in outputs for base in self.losses}
 
-    def match(self, outputs: Mapping[str, Predictions], targets: Targets) -> Sequence[Match]:
-        """One Match per set of predictions, in their order."""
-        return self.matcher(list(outputs.values()), targets)
+    def match(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
+        """Name -> match for each set of predictions; those that come with one keep it."""
+        known = {name: predicted.match for name, predicted in outputs.items() if predicted.match is not None}
+        unmatched = {name: predicted for name, predicted in outputs.items() if name not in known}
+        return known | self._match(unmatched, targets)
+
+    def _match(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
+        """Every matcher takes all of its sets at once."""
+        shares: dict[int, tuple[Matcher, dict[str, Predictions]]] = {}
+        for name, predicted in outputs.items():
+            matcher = self.matchers.get(name, self.matchers.get(family(name), self.matcher))
+            shares.setdefault(id(matcher), (matcher, {}))[1][name] = predicted
+        found: dict[str, Match] = {}
+        for matcher, share in shares.values():
+            found |= matcher(share, targets)
+        return found
+
+    def _check_names(self, outputs: Mapping[str, Predictions]) -> None:
+        """A weight or matcher of a set that does not exist would be ignored in silence."""
+        if self._names_checked:
+            return
+        known = {*outputs, *map(family, outputs)}
+        for name in self.matchers:
+            if name not in known:
+                raise ValueError(f"matchers has {name!r}, but the sets of predictions are {sorted(outputs)}")
+        full = {base + name for base in self.losses for name in known} | set(self.losses)
+        for name in self.weights:
+            if name not in full:
+                raise ValueError(f"weight {name!r} belongs to no set of predictions; they are {sorted(outputs)}")
+        self._names_checked = True
 
     @staticmethod
-    def _num_boxes(outputs: Mapping[str, Predictions], own: Mapping[str, Targets]) -> dict[str, Tensor]:
+    def _num_boxes(outputs: Mapping[str, Predictions]) -> dict[str, Tensor]:
         """What the sums of each set are divided by.
 
         Objects per process, averaged over processes and at least 1, so that all processes weigh objects alike; times
         the queries that each has.
         """
-        numbers = [[float(len(own[suffix])), float(one.repeats)] for suffix, one in outputs.items()]
-        device = next(iter(own.values())).boxes.device
+        numbers = [[float(len(_own(predicted))), float(predicted.repeats)] for predicted in outputs.values()]
+        device = _own(next(iter(outputs.values()))).boxes.device
         counts, repeats = torch.tensor(numbers).to(device, non_blocking=True).unbind(1)
         return dict(zip(outputs, (mean_over_processes(counts).clamp(min=1) * repeats).unbind(), strict=True))
 
     def _compare(
-        self,
-        matches: Mapping[str, Match],
-        outputs: Mapping[str, Predictions],
-        own: Mapping[str, Targets],
-        num_boxes: Mapping[str, Tensor],
+        self, matches: Mapping[str, Match], outputs: Mapping[str, Predictions], num_boxes: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """The weighted losses of the sets that have a match here."""
-        groups: dict[tuple[int, ...], list[str]] = {}
-        for suffix in matches:
-            batch, _, classes = outputs[suffix].logits.shape
-            groups.setdefault((batch, classes, id(own[suffix])), []).append(suffix)
+        groups: dict[tuple[object, ...], list[str]] = {}
+        for name in matches:
+            predicted = outputs[name]
+            batch, _, classes = predicted.logits.shape
+            extra = tuple((key, value.shape[2:]) for key, value in predicted.extra.items())
+            groups.setdefault((batch, classes, extra, id(predicted.targets)), []).append(name)
         losses: dict[str, Tensor] = {}
         for group in groups.values():
-            comparison = Comparison.of(
-                [outputs[suffix] for suffix in group],
-                [matches[suffix] for suffix in group],
-                own[group[0]],
-                torch.stack([num_boxes[suffix] for suffix in group]),
-            )
-            for name, loss in self.losses.items():
-                values = loss(comparison)
-                if values.shape != (len(group),):
-                    raise ValueError(
-                        f"{name} gave a tensor of shape {tuple(values.shape)} for {len(group)} sets of predictions; a "
-                        "loss gives one value for each (Comparison.sum_of_queries and sum_of_matched add them up)"
-                    )
-                weighted = (self.weights[name] * values).unbind()
-                losses |= {name + suffix: one for suffix, one in zip(group, weighted, strict=True)}
+            comparison = Comparison.of({name: outputs[name] for name in group}, matches, _own(outputs[group[0]]))
+            divisor = torch.stack([num_boxes[name] for name in group])
+            weights = _Weights(comparison, [outputs[name] for name in group], [matches[name] for name in group])
+            for base, loss in self.losses.items():
+                values = self._reduce(base, loss(comparison), comparison, weights, divisor)
+                weighted = values * _scalar_or_vector(
+                    [self._weight(base, name) * outputs[name].weight for name in group], values
+                )
+                losses |= {base + name: value for name, value in zip(group, weighted.unbind(), strict=True)}
         return losses
+
+    def _weight(self, base: str, name: str) -> float:
+        """The weight of a loss of a set: its own, that of its family, or that of the loss."""
+        return self.weights.get(base + name, self.weights.get(base + family(name), self.weights[base]))
+
+    @staticmethod
+    def _reduce(
+        base: str, values: Tensor | Mean, comparison: Comparison, weights: "_Weights", divisor: Tensor
+    ) -> Tensor:
+        """(S,), one value for each set."""
+        unreduced = values.values if isinstance(values, Mean) else values
+        if unreduced.shape not in (comparison.image.shape, comparison.logits.shape[:2]):
+            raise ValueError(
+                f"{base} gave a tensor of shape {tuple(unreduced.shape)}; a loss gives one value for each matched pair, "
+                f"(M,) = {tuple(comparison.image.shape)}, or for each query, (B, R) = "
+                f"{tuple(comparison.logits.shape[:2])}, which the criterion adds up"
+            )
+        weight = weights.of_pairs if unreduced.dim() == 1 else weights.of_queries
+        if not isinstance(values, Mean):
+            return comparison.sums(unreduced if weight is None else unreduced * weight) / divisor
+        mean_weights = values.weights if weight is None else values.weights * weight
+        # Without queries the loss is 0 / tiny = 0, where 0 / 0 would be NaN.
+        total = comparison.sums(mean_weights).clamp(min=torch.finfo(mean_weights.dtype).tiny)
+        return comparison.sums(unreduced * mean_weights) / total
+
+
+class _Weights:
+    """Weights of the pairs and queries of several sets, None where all are 1."""
+
+    def __init__(self, comparison: Comparison, sets: list[Predictions], matches: list[Match]):
+        self.of_pairs: Tensor | None = None
+        self.of_queries: Tensor | None = None
+        if any(match.weight is not None for match in matches):
+            ones = [comparison.boxes.new_ones(len(match.query)) for match in matches]
+            given = [match.weight for match in matches]
+            self.of_pairs = torch.cat([one if value is None else value for one, value in zip(ones, given, strict=True)])
+        if any(predicted.query_weight is not None for predicted in sets):
+            weights = [predicted.query_weight for predicted in sets]
+            full = [predicted.logits.new_ones(predicted.logits.shape[:2]) for predicted in sets]
+            self.of_queries = torch.cat(
+                [one if value is None else value.to(one.dtype) for one, value in zip(full, weights, strict=True)], dim=1
+            )
+
+
+def _scalar_or_vector(numbers: list[float], like: Tensor) -> float | Tensor:
+    if len(set(numbers)) == 1:
+        return numbers[0]
+    return torch.tensor(numbers, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+def _own(predicted: Predictions) -> Targets:
+    assert isinstance(predicted.targets, Targets)
+    return predicted.targets

@@ -10,21 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...structures import inverse_sigmoid
+from ..predictions import FINAL
+from ..queries import QueryBlock
 from ..targets import Targets
 from .layout import Layout, number_objects
 from .noise import replace_labels, shift_and_scale, shift_corners
-from .queries import DenoisingQueries
+
+SUFFIX = "_dn*"
 
 # More than any image of COCO asks for.
 MAX_QUERIES = 1000
 
 
 def add_indicator(content: Tensor, *, denoising: bool) -> Tensor:
-    """Tell denoising queries (1) from matching queries (0) by one more channel, the last.
+    """Append a channel that is 1 for denoising queries and 0 for matching queries.
 
     Args:
         content: (..., C - 1).
-        denoising: of which kind the queries are.
+        denoising: which kind of queries these are.
 
     Returns:
         (..., C).
@@ -33,21 +36,22 @@ def add_indicator(content: Tensor, *, denoising: bool) -> Tensor:
 
 
 class Denoising(nn.Module):
-    """What both kinds share: layout, label noise and the label embedding. Subclasses say how many groups there are.
+    """The part that both kinds of denoising share: layout, label noise and the label embedding.
 
-    Images with fewer objects than the one with the most have padding in place of denoising queries. In published
-    implementations it takes part in self-attention, and in the loss as queries without an object, and so it does here,
-    unless `ignore_padding` leaves it out of both: what is learnt of an image then does not depend on how many objects
-    the others of its batch have (but for the number of groups), and losses are not the published ones.
+    Images with fewer objects than the one with the most are padded with denoising queries of no object. The published
+    implementations let them take part in self-attention. DINO has them in its loss, as background; DN-DETR's authors
+    leave them out, detrex does not.
 
     Args:
         label_embedding: the embedding of labels.
         num_classes: K.
-        copies: queries for each object in a group; the first one is to give the object back.
+        copies: queries for each object in a group; the first one is to reconstruct the object.
         label_noise_prob: the probability that a label is replaced by one drawn from all classes.
         box_noise_scale: how far boxes move, as a share of what they may; 0 for not at all.
         max_queries: the most denoising queries of an image. First groups are left out, then objects, drawn at random.
-        ignore_padding: see above.
+        padding_in_loss: whether padded queries are in the losses that queries have, as background.
+        mask_padding: exclude padded queries from self-attention. What is learned of an image then does not depend on
+            how many objects the other images of its batch have, but for the number of groups.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -62,7 +66,8 @@ class Denoising(nn.Module):
         label_noise_prob: float,
         box_noise_scale: float,
         max_queries: int,
-        ignore_padding: bool,
+        padding_in_loss: bool,
+        mask_padding: bool,
     ):
         super().__init__()
         if not 0 <= label_noise_prob <= 1:
@@ -79,36 +84,35 @@ class Denoising(nn.Module):
         self.label_noise_prob = label_noise_prob
         self.box_noise_scale = box_noise_scale
         self.max_queries = max_queries
-        self.ignore_padding = ignore_padding
+        self.padding_in_loss = padding_in_loss
+        self.mask_padding = mask_padding
 
     def wanted_groups(self, slots: int) -> int:
-        """What subclasses write: the number of groups, when the cap allows, of images with at most `slots` objects."""
-        raise NotImplementedError(f"{type(self).__name__} must write wanted_groups")
+        """Abstract. The number of groups, when the cap allows, of images with at most `slots` objects."""
+        raise NotImplementedError(f"{type(self).__name__} must implement wanted_groups")
 
     def noise_boxes(self, boxes: Tensor, copy: Tensor) -> Tensor:
-        """What subclasses write: boxes with noise.
+        """Abstract. Boxes with noise.
 
         Args:
             boxes: (T, blocks, 4) cxcywh in 0..1.
             copy: (blocks,) which copy in its group each one is, 0..copies-1.
         """
-        raise NotImplementedError(f"{type(self).__name__} must write noise_boxes")
+        raise NotImplementedError(f"{type(self).__name__} must implement noise_boxes")
 
     def embed_labels(self, labels: Tensor) -> Tensor:
         """(..., ) classes to (..., C)."""
         return self.label_embedding(labels)
 
-    def forward(self, targets: Targets | None) -> DenoisingQueries | None:
-        """Make the denoising queries of a batch.
+    def forward(self, targets: Targets) -> QueryBlock:
+        """Make the denoising queries of a batch. They see the matching queries, which do not see them.
 
         Args:
             targets: the batch's objects.
 
         Returns:
-            None in evaluation, and without targets. D = 0 when no image has an object.
+            A block of D queries; D is 0 when no image has an object.
         """
-        if targets is None or not self.training:
-            return None
         layout, targets = self.lay_out(targets)
         labels = targets.labels[:, None].expand(-1, layout.blocks)
         boxes = targets.boxes[:, None].expand(-1, layout.blocks, -1)
@@ -116,13 +120,18 @@ class Denoising(nn.Module):
         copy = torch.arange(layout.blocks, device=boxes.device) % self.copies
         # There and back keeps boxes from having no size, which they are divided by.
         boxes = inverse_sigmoid(self.noise_boxes(boxes, copy)).sigmoid()
-        return DenoisingQueries(
+        padding = None if self.padding_in_loss and not self.mask_padding else layout.padding()
+        mask = layout.between_groups()
+        return QueryBlock(
+            SUFFIX,
             layout.place(content, padding=0.0),
             layout.place(boxes, padding=0.5),
-            layout.group_of_queries(),
-            layout.padding() if self.ignore_padding else None,
-            targets,
-            layout,
+            sees=(FINAL,),
+            mask=mask | padding[:, None] if padding is not None and self.mask_padding else mask,
+            targets=targets,
+            match=layout.match(),
+            repeats=layout.groups,
+            query_weight=None if padding is None or self.padding_in_loss else (~padding).to(boxes.dtype),
         )
 
     def lay_out(self, targets: Targets) -> tuple[Layout, Targets]:
@@ -130,14 +139,14 @@ class Denoising(nn.Module):
         indices, sizes = number_objects(targets.sizes, self.max_queries // self.copies)
         image, slot, index = indices.to(targets.labels.device, non_blocking=True)
         if sizes != targets.sizes:
-            targets = Targets(targets.labels[index], targets.boxes[index], sizes)
+            targets = targets.selected(index, sizes)
         slots = max(sizes, default=0)
         groups = min(self.wanted_groups(slots), self.max_queries // (self.copies * max(slots, 1)))
         return Layout(image, slot, len(sizes), slots, groups, self.copies), targets
 
 
 class GroupDenoising(Denoising):
-    """DN-DETR's: groups of all objects, each with noise of its own, to be given back.
+    """DN-DETR's: groups of all objects, each with noise of its own, to be reconstructed.
 
     The label embedding has a last row "no object", for matching queries that learn no contents of their own, and a
     channel less than queries have: the last one is that of `add_indicator`. What differs from detrex: noise never makes
@@ -147,7 +156,7 @@ class GroupDenoising(Denoising):
         num_classes: K.
         embed_dim: C.
         num_groups: groups of each image.
-        label_noise_prob, max_queries, ignore_padding: see `Denoising`.
+        label_noise_prob, max_queries, padding_in_loss, mask_padding: see `Denoising`.
         box_noise_scale: centres move by at most this share of half the sides, sides change by at most this share.
 
     Raises:
@@ -163,7 +172,8 @@ class GroupDenoising(Denoising):
         label_noise_prob: float = 0.2,
         box_noise_scale: float = 0.4,
         max_queries: int = MAX_QUERIES,
-        ignore_padding: bool = False,
+        padding_in_loss: bool = False,
+        mask_padding: bool = False,
     ):
         if num_groups < 1:
             raise ValueError(f"num_groups={num_groups} is less than 1; denoising=None for none at all")
@@ -174,29 +184,30 @@ class GroupDenoising(Denoising):
             label_noise_prob=label_noise_prob,
             box_noise_scale=box_noise_scale,
             max_queries=max_queries,
-            ignore_padding=ignore_padding,
+            padding_in_loss=padding_in_loss,
+            mask_padding=mask_padding,
         )
         self.num_groups = num_groups
 
     def wanted_groups(self, slots: int) -> int:
-        """Always the same number."""
+        """The same number for all images."""
         return self.num_groups
 
     def noise_boxes(self, boxes: Tensor, copy: Tensor) -> Tensor:
-        """Moved and scaled."""
+        """Centres and sides change evenly within their range, see `shift_and_scale`."""
         return shift_and_scale(boxes, self.box_noise_scale)
 
     def embed_labels(self, labels: Tensor) -> Tensor:
         """See `Denoising.embed_labels`; marked as denoising queries."""
         return add_indicator(self.label_embedding(labels), denoising=True)
 
-    def matching_content(self, num_queries: int) -> Tensor:
-        """(Q, C), the content that DN-DETR gives all matching queries: the embedded label "no object"."""
-        return add_indicator(self.label_embedding.weight[-1], denoising=False).expand(num_queries, -1)
+    def matching_content(self) -> Tensor:
+        """(C,), the content that DN-DETR gives all matching queries: the embedded label "no object"."""
+        return add_indicator(self.label_embedding.weight[-1], denoising=False)
 
 
 class ContrastiveDenoising(Denoising):
-    """DINO's: each object has a positive near it, to be given back, and a negative a little farther off, to be refused.
+    """DINO's: for each object a positive near it, to be reconstructed, and a negative farther off, to be background.
 
     Args:
         num_classes: K.
@@ -204,9 +215,10 @@ class ContrastiveDenoising(Denoising):
         num_pairs: positives of each image, and as many negatives: there are as many groups as this has room for, but
             at least one. DINO's `dn_number`.
         label_noise_prob: see `Denoising`; DINO's `label_noise_ratio` is twice this.
-        box_noise_scale: corners of positives move by less than this many half sides, of negatives by that to twice
-            that.
-        max_queries, ignore_padding: see `Denoising`.
+        box_noise_scale: corner noise s as a fraction of half the box's sides: positives move by less than s, negatives
+            by s to 2s.
+        with_negatives: False for positives alone.
+        max_queries, padding_in_loss, mask_padding: see `Denoising`.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -220,26 +232,29 @@ class ContrastiveDenoising(Denoising):
         num_pairs: int = 100,
         label_noise_prob: float = 0.25,
         box_noise_scale: float = 1.0,
+        with_negatives: bool = True,
         max_queries: int = MAX_QUERIES,
-        ignore_padding: bool = False,
+        padding_in_loss: bool = True,
+        mask_padding: bool = False,
     ):
         if num_pairs < 1:
             raise ValueError(f"num_pairs={num_pairs} is less than 1; denoising=None for none at all")
         super().__init__(
             label_embedding=nn.Embedding(num_classes, embed_dim),
             num_classes=num_classes,
-            copies=2,
+            copies=2 if with_negatives else 1,
             label_noise_prob=label_noise_prob,
             box_noise_scale=box_noise_scale,
             max_queries=max_queries,
-            ignore_padding=ignore_padding,
+            padding_in_loss=padding_in_loss,
+            mask_padding=mask_padding,
         )
         self.num_pairs = num_pairs
 
     def wanted_groups(self, slots: int) -> int:
-        """As many as have room for the pairs."""
+        """As many groups as there is room for in the number of pairs, at least one."""
         return max(self.num_pairs // max(slots, 1), 1)
 
     def noise_boxes(self, boxes: Tensor, copy: Tensor) -> Tensor:
-        """Positives a little, negatives more."""
+        """Corners of positives move less than those of negatives, see `shift_corners`."""
         return shift_corners(boxes, self.box_noise_scale, negative=copy[:, None] == 1)

@@ -76,30 +76,17 @@ class Layout:
         placed[self.image, self.slot] = values
         return placed.transpose(1, 2).flatten(1, 2)
 
-    def take(self, placed: Tensor) -> Tensor:
-        """The reverse of `place`: (B, D, ...) to (T, blocks, ...), without the padding."""
-        return placed.unflatten(1, (self.blocks, self.slots)).transpose(1, 2)[self.image, self.slot]
-
     def match(self) -> Match:
         """Which query answers for which object: those of each group's first block."""
-        return self._match(self.image, self._first_blocks() * self.slots, self.slot)
-
-    def match_of_taken(self) -> Match:
-        """The same for queries that `take` took, flattened to one image of T * blocks queries."""
+        first_blocks = torch.arange(0, self.blocks, self.copies, device=self.image.device)
         objects = torch.arange(len(self.image), device=self.image.device)
-        return self._match(torch.zeros_like(objects), self._first_blocks(), objects * self.blocks)
+        query = (first_blocks[:, None] * self.slots + self.slot).flatten()
+        return Match(self.image.repeat(self.groups), query, objects.repeat(self.groups))
 
-    def _first_blocks(self) -> Tensor:
-        return torch.arange(0, self.blocks, self.copies, device=self.image.device)
-
-    def _match(self, image: Tensor, offsets: Tensor, query: Tensor) -> Match:
-        """Object t is matched with the queries `offsets + query[t]`, one per group."""
-        objects = torch.arange(len(image), device=image.device)
-        return Match(image.repeat(self.groups), (offsets[:, None] + query).flatten(), objects.repeat(self.groups))
-
-    def group_of_queries(self) -> Tensor:
-        """(D,) the group that each denoising query belongs to."""
-        return torch.arange(len(self), device=self.image.device) // max(self.copies * self.slots, 1)
+    def between_groups(self) -> Tensor:
+        """(D, D) bool, True between queries of different groups."""
+        group = torch.arange(len(self), device=self.image.device) // max(self.copies * self.slots, 1)
+        return group != group[:, None]
 
     def padding(self) -> Tensor:
         """(B, D) bool, True = the query is of no object."""

@@ -1,8 +1,7 @@
 """Bipartite matching of predictions and ground truth."""
 
-from ..predictions import Match
 from .costs import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, MatchingCost
-from .hungarian import HungarianMatcher
+from .hungarian import HungarianMatcher, Matcher
 
 __all__ = [
     "BoxL1Cost",
@@ -10,6 +9,6 @@ __all__ = [
     "FocalCost",
     "GIoUCost",
     "HungarianMatcher",
-    "Match",
+    "Matcher",
     "MatchingCost",
 ]

@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...structures import box_cxcywh_to_xyxy, pairwise_generalized_box_iou
-from ..predictions import Predictions
+from ..predictions import LayerOutput
+from ..targets import PaddedTargets
 
 
 class MatchingCost(Protocol):
     """The interface of a cost."""
 
-    def __call__(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
-        """labels: (B, T); boxes: (B, T, 4) cxcywh in 0..1. Returns (B, Q, T), already weighted.
+    def __call__(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
+        """Returns (B, Q, T), what each pair of a query and an object of its image costs, already weighted.
 
         Queries may be those of several decoder layers after each other: what a query costs must not depend on others.
         """
@@ -38,8 +39,8 @@ class CrossEntropyCost:
     def __init__(self, weight: float = 1.0):
         self.weight = weight
 
-    def __call__(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
-        return -self.weight * _of_labels(predictions.logits.softmax(-1), labels)
+    def __call__(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
+        return -self.weight * _of_labels(predictions.logits.softmax(-1), targets.labels)
 
 
 class FocalCost:
@@ -59,8 +60,8 @@ class FocalCost:
         self.alpha = alpha
         self.gamma = gamma
 
-    def __call__(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
-        logits = _of_labels(predictions.logits, labels)
+    def __call__(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
+        logits = _of_labels(predictions.logits, targets.labels)
         probability = logits.sigmoid()
         positive = self.alpha * (1 - probability) ** self.gamma * -F.logsigmoid(logits)
         negative = (1 - self.alpha) * probability**self.gamma * -F.logsigmoid(-logits)
@@ -77,9 +78,9 @@ class BoxL1Cost:
     def __init__(self, weight: float = 5.0):
         self.weight = weight
 
-    def __call__(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
+    def __call__(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
         # A broadcast sum: torch.cdist(p=1) is many times slower on a GPU.
-        return self.weight * (predictions.boxes[:, :, None] - boxes[:, None]).abs().sum(-1)
+        return self.weight * (predictions.boxes[:, :, None] - targets.boxes[:, None]).abs().sum(-1)
 
 
 class GIoUCost:
@@ -94,6 +95,6 @@ class GIoUCost:
         self.weight = weight
         self.eps = eps
 
-    def __call__(self, predictions: Predictions, labels: Tensor, boxes: Tensor) -> Tensor:
-        predicted, wanted = box_cxcywh_to_xyxy(predictions.boxes), box_cxcywh_to_xyxy(boxes)
+    def __call__(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
+        predicted, wanted = box_cxcywh_to_xyxy(predictions.boxes), box_cxcywh_to_xyxy(targets.boxes)
         return -self.weight * pairwise_generalized_box_iou(predicted, wanted, self.eps)

@@ -1,24 +1,43 @@
 """One-to-one matching of queries and objects at the least total cost (DETR, Carion et al., ECCV 2020, eq. 1)."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from ...errors import NonFiniteError
 from ...phases import phase
-from ..predictions import Match, Predictions
-from ..targets import Targets
+from ..predictions import LayerOutput, Match, Predictions, with_targets
+from ..targets import PaddedTargets, Targets
 from .costs import MatchingCost
+
+
+class Matcher(Protocol):
+    """The interface of a matcher: one-to-one, one-to-many, or by overlap."""
+
+    def __call__(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
+        """Find which queries answer for which objects.
+
+        Args:
+            predictions: name -> set, all for one batch.
+            targets: the batch's objects, for sets without targets of their own.
+
+        Returns:
+            Name -> match, on the device of the predictions.
+        """
+        ...
 
 
 class HungarianMatcher:
     """Finds the cheapest one-to-one matching for every image and every set of predictions.
 
-    Costs are computed on the device for all sets at once, one block per image (never batch x all objects), brought to
-    the CPU in one transfer, and solved by SciPy.
+    A set of several groups of queries (`Predictions.num_groups`) is matched group by group. Costs are computed on the
+    device for all sets at once, one block per image (never batch x all objects), brought to the CPU in one transfer,
+    and solved by SciPy. They are computed in float32 at least, under autocast too.
 
     Args:
         costs: name -> cost; their sum is minimised. Each is already weighted.
@@ -34,67 +53,68 @@ class HungarianMatcher:
         self._warned = False
 
     @torch.no_grad()
-    def __call__(self, predictions: Sequence[Predictions], targets: Targets) -> list[Match]:
-        """Match each set of predictions with the targets.
+    def __call__(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
+        """See `Matcher`. Each match is sorted by image and query.
 
-        Args:
-            predictions: sets of predictions for one batch, e.g. all decoder layers; Q may differ between sets. Those
-                that come with a match keep it, and cost nothing.
-            targets: the batch's objects, for sets without targets of their own. An image with more objects than
-                queries leaves some unmatched (and warns).
-
-        Returns:
-            One Match per set, on the device of the predictions; what was found is sorted by image and query.
+        An image with more objects than queries leaves some objects unmatched (and warns once).
 
         Raises:
+            ValueError: when a cost has another shape than (B, Q, T).
             NonFiniteError: when a cost is NaN or infinite, naming the set and the image.
         """
-        unmatched = {number: one for number, one in enumerate(predictions) if one.match is None}
+        if not predictions:
+            return {}
         with phase("matching"):
-            found = dict(zip(unmatched, self._find(unmatched, targets), strict=True)) if unmatched else {}
-        return [found[number] if one.match is None else one.match for number, one in enumerate(predictions)]
-
-    def _find(self, predictions: Mapping[int, Predictions], targets: Targets) -> list[Match]:
-        """Match sets, which errors name by their numbers."""
-        costs = self.cost_matrices(list(predictions.values()), targets)
-        solved = []
-        for (number, one), cost in zip(predictions.items(), costs, strict=True):
-            sizes = (targets if one.targets is None else one.targets).sizes
-            self._warn_of_too_many(max(sizes, default=0), cost.shape[1])
-            solved.append(_solve(cost, sizes, number))
-        # One transfer back, too.
-        joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(targets.boxes.device, non_blocking=True)
-        return [Match(*part) for part in joined.split([pairs.shape[1] for pairs in solved], dim=1)]
+            predictions = with_targets(predictions, targets)
+            costs = self.cost_matrices(predictions, targets)
+            solved = []
+            for name, predicted in predictions.items():
+                sizes, groups = _targets(predicted).sizes, predicted.num_groups
+                self._warn_of_too_many(max(sizes, default=0), costs[name].shape[1] // groups)
+                solved.append(_solve(costs[name], sizes, groups, name))
+            # One transfer back, too.
+            device = next(iter(predictions.values())).logits.device
+            joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)
+            parts = joined.split([pairs.shape[1] for pairs in solved], dim=1)
+            return {name: Match(*part) for name, part in zip(predictions, parts, strict=True)}
 
     @torch.no_grad()
-    def cost_matrices(self, predictions: Sequence[Predictions], targets: Targets) -> list[np.ndarray]:
+    def cost_matrices(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, np.ndarray]:
         """What is minimised: the sum of all costs for each set, (B, Q, T), brought to the CPU in one transfer.
 
         Args:
-            predictions: sets of predictions, whether they come with a match or not.
-            targets: see `__call__`. T is the largest number of objects of an image; what is beyond an image's own
-                number means nothing.
+            predictions, targets: see `Matcher`. T is the largest number of objects of an image; values beyond an
+                image's own number mean nothing.
         """
-        if not predictions:
-            return []
-        own = [targets if one.targets is None else one.targets for one in predictions]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for position, (one, its) in enumerate(zip(predictions, own, strict=True)):
-            groups.setdefault((one.logits.shape[-1], id(its)), []).append(position)
+        predictions = with_targets(predictions, targets)
+        groups: dict[tuple[object, ...], list[str]] = {}
+        for name, predicted in predictions.items():
+            extra = tuple((key, value.shape[2:]) for key, value in predicted.extra.items())
+            groups.setdefault((predicted.logits.shape[-1], extra, id(predicted.targets)), []).append(name)
         blocks = []
         for group in groups.values():
-            # Sets of a group are computed as if they were one: on a GPU that saves the launch of most kernels.
-            logits = torch.cat([predictions[position].logits for position in group], dim=1)
-            joined = Predictions(logits, torch.cat([predictions[position].boxes for position in group], dim=1))
-            labels, boxes = own[group[0]].padded()
-            blocks.append(torch.stack([cost(joined, labels, boxes) for cost in self.costs.values()]).sum(0))
+            sets = [predictions[name].at_least_float32() for name in group]
+            with torch.autocast(sets[0].logits.device.type, enabled=False):
+                blocks.append(self._costs(_joined(sets), _targets(sets[0]).padded()))
         flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()
         parts = np.split(flat, np.cumsum([block.numel() for block in blocks])[:-1])
-        matrices: dict[int, np.ndarray] = {}
+        matrices: dict[str, np.ndarray] = {}
         for group, block, part in zip(groups.values(), blocks, parts, strict=True):
-            ends = np.cumsum([predictions[position].logits.shape[1] for position in group])
+            ends = np.cumsum([predictions[name].logits.shape[1] for name in group])
             matrices.update(zip(group, np.split(part.reshape(block.shape), ends[:-1], axis=1), strict=True))
-        return [matrices[position] for position in range(len(predictions))]
+        return matrices
+
+    def _costs(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
+        """The sum of all costs, (B, Q, T)."""
+        expected = (*predictions.logits.shape[:2], targets.labels.shape[1])
+        costs = []
+        for name, cost in self.costs.items():
+            value = cost(predictions, targets)
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if shape != expected:
+                raise ValueError(f"cost {name!r} gave {shape}; expected a tensor of shape (B, Q, T) = {expected}")
+            costs.append(value)
+        return torch.stack(costs).sum(0)
 
     def _warn_of_too_many(self, objects: int, queries: int) -> None:
         if objects > queries and not self._warned:
@@ -105,16 +125,34 @@ class HungarianMatcher:
             )
 
 
-def _solve(cost: np.ndarray, sizes: list[int], number: int) -> np.ndarray:
+def _targets(predicted: Predictions) -> Targets:
+    assert isinstance(predicted.targets, Targets)
+    return predicted.targets
+
+
+def _joined(sets: list[Predictions]) -> LayerOutput:
+    """Sets as if they were one: on a GPU that saves the launch of most kernels."""
+    return LayerOutput(
+        torch.cat([predicted.logits for predicted in sets], dim=1),
+        torch.cat([predicted.boxes for predicted in sets], dim=1),
+        {name: torch.cat([predicted.extra[name] for predicted in sets], dim=1) for name in sets[0].extra},
+    )
+
+
+def _solve(cost: np.ndarray, sizes: list[int], groups: int, name: str) -> np.ndarray:
     """cost: (B, Q, T_max). Returns (3, M) int64: image, query, target of each pair."""
     if not np.isfinite(cost).all():
         image = int(np.argmin(np.isfinite(cost).all(axis=(1, 2))))
         raise NonFiniteError(
-            f"the matching cost of image {image} of the batch is not finite in prediction set {number}: "
+            f"the matching cost of image {image} of the batch is not finite in the set of predictions {name!r}: "
             "the predicted logits or boxes are NaN or infinite"
         )
-    solved = [linear_sum_assignment(block[:, :size]) for block, size in zip(cost, sizes, strict=True)]
-    found = [len(query) for query, _ in solved]
-    first = np.repeat(np.cumsum([0, *sizes[:-1]]), found)
-    query, target = (np.concatenate(indices) for indices in zip(*solved, strict=True))
-    return np.stack([np.repeat(np.arange(len(sizes)), found), query, target + first])
+    pairs = []
+    queries = cost.shape[1] // groups
+    first = np.cumsum([0, *sizes[:-1]])
+    for image, size in enumerate(sizes):
+        for group in range(groups):
+            start = group * queries
+            query, target = linear_sum_assignment(cost[image, start : start + queries, :size])
+            pairs.append(np.stack([np.full_like(query, image), query + start, target + first[image]]))
+    return np.concatenate(pairs, axis=1)

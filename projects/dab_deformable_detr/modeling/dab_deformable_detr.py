@@ -3,52 +3,36 @@
 What differs from the paper's repository is what differs in `DeformableDETR`.
 """
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from detrex_lite.arguments import inherits_arguments
-from detrex_lite.modeling import AnchorBoxes, Denoising, Predictions, Targets, name_layers
-from detrex_lite.projects.deformable_detr.modeling import DeformableDETR
-from detrex_lite.structures import ImageBatch, inverse_sigmoid
-
-MAX_LOGIT = 3.0  # of the boxes before training
+from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets
+from detrex_lite.modeling.deformable import MultiScaleDetector
+from detrex_lite.structures import ImageBatch
 
 
-@inherits_arguments
-class DabDeformableDETR(DeformableDETR):
+class DabDeformableDETR(MultiScaleDetector):
     """Deformable DETR with a box and a content for each query, which every layer refines; denoising is an option.
 
-    Args:
-        with_box_refine: each layer has heads of its own and refines the boxes of the one before.
-        denoising: makes denoising queries in training; None for none.
-        transformer: encoder and decoder, a `DabDeformableDetrTransformer`.
-        backbone, neck, position_embedding, embed_dim, num_classes, num_queries, aux_loss, as_two_stage: see
-            `DeformableDETR`.
-        criterion, postprocessor, pixel_mean, pixel_std: see `Detector`.
+    Its parts, which `MultiScaleDetector` documents:
+
+    - `backbone`, `neck`, `position_embedding` and the encoder: Deformable DETR's.
+    - `queries`: `AnchorQueries`, learned boxes and contents, or with two stages the encoder's best proposals.
+    - the decoder: `DeformableAnchorDecoder`, which makes positions of the boxes that a layer gets.
+    - `heads`: each layer has its own, and refines the boxes of the one before.
+    - `denoising`: None, or `GroupDenoising` for DN-Deformable-DETR (Li et al., CVPR 2022).
     """
 
-    def __init__(self, *, with_box_refine: bool = True, denoising: Denoising | None = None, **deformable_detr: Any):
-        super().__init__(with_box_refine=with_box_refine, **deformable_detr)
-        self.denoising = denoising
-
-    def add_learned_queries(self, num_queries: int, embed_dim: int) -> None:
-        """Boxes all over the image, and contents that begin as zeros."""
-        self.tgt_embed = nn.Embedding(num_queries, embed_dim)
-        self.refpoint_embed = AnchorBoxes(num_queries)
-        nn.init.zeros_(self.tgt_embed.weight)
-        with torch.no_grad():
-            anchors = torch.rand_like(self.refpoint_embed.weight)
-            self.refpoint_embed.weight.copy_(inverse_sigmoid(anchors).clamp(-MAX_LOGIT, MAX_LOGIT))
-
-    def learned_queries(self) -> tuple[Tensor, Tensor]:
-        """Contents (Q, C) and boxes (Q, 4) cxcywh in 0..1."""
-        return self.tgt_embed.weight, self.refpoint_embed()
-
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
-        """See `DeformableDETR.predict`; denoising adds "_dn", "_dn_0", .. in training."""
-        noised = None if self.denoising is None else self.denoising(targets)
-        logits, boxes, proposals = self.decode(images, noised)
-        name = name_layers if noised is None else noised.name_layers
-        return name(logits, boxes, aux_loss=self.aux_loss) | self.name_proposals(proposals, targets)
+        """See `Detector.predict`; with targets, denoising adds "_dn", "_dn_0", .., and two stages add "_enc"."""
+        noised = None if self.denoising is None or targets is None else self.denoising(targets)
+        queries, layers, proposals = self.decode(images, noised, training=targets is not None)
+        named = queries.split(layers, aux_loss=self.aux_loss)
+        return named if proposals is None else named | {"_enc": proposals}
+
+    def decode(
+        self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
+    ) -> tuple[Queries, list[LayerOutput], Predictions | None]:
+        """See `Detector.decode`: the queries, what each decoder layer says about them, and what the encoder proposes."""
+        maps, positions = self.maps_and_positions(images)
+        memory = self.transformer.encode(maps, positions)
+        anchors, proposals = self.queries(memory, self.heads, training=training)
+        queries = Queries([noised, *anchors])
+        return queries, self.transformer.decoder(queries, memory, self.heads), proposals

@@ -1,17 +1,5 @@
 """Deformable DETR: Deformable Transformers for End-to-End Object Detection (Zhu et al., ICLR 2021)."""
 
 from .deformable_detr import DeformableDETR
-from .transformer import (
-    DeformableDetrTransformer,
-    DeformableDetrTransformerDecoder,
-    DeformableDetrTransformerEncoder,
-    StartingQueries,
-)
 
-__all__ = [
-    "DeformableDETR",
-    "DeformableDetrTransformer",
-    "DeformableDetrTransformerDecoder",
-    "DeformableDetrTransformerEncoder",
-    "StartingQueries",
-]
+__all__ = ["DeformableDETR"]

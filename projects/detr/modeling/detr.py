@@ -1,56 +1,36 @@
-"""DETR (Carion et al., ECCV 2020, figure 2): backbone, positions, encoder, decoder, heads.
+"""DETR (Carion et al., ECCV 2020, figure 2): backbone, positions, encoder, learned queries, decoder, heads.
 
-What differs from the paper's repository: an image's detections do not depend on the batch that it is in
-(`Detector.extract_features`), and auxiliary outputs carry names instead of sitting in a list.
+What differs from the published implementations: an image's detections do not depend on the batch that it is in
+(`Detector.extract_features`).
 """
 
-from typing import Any
-
-from torch import Tensor, nn
-
-from detrex_lite.arguments import inherits_arguments
-from detrex_lite.layers import MLP, Linear
-from detrex_lite.modeling import Predictions, SingleLevelDetector, Targets, name_layers
+from detrex_lite.modeling import LayerOutput, Predictions, Queries, Targets
+from detrex_lite.modeling.single_level import SingleLevelDetector
 from detrex_lite.structures import ImageBatch
 
-from .transformer import DetrTransformer
 
-
-@inherits_arguments
 class DETR(SingleLevelDetector):
     """Detection as set prediction with learned queries.
 
-    Args:
-        transformer: encoder and decoder.
-        embed_dim: C, of the transformer.
-        num_classes: K; the class head has one more output, "no object".
-        num_queries: Q, more than an image will have objects.
-        backbone, in_feature, in_channels, position_embedding, aux_loss: see `SingleLevelDetector`.
-        criterion, postprocessor, pixel_mean, pixel_std: see `Detector`.
+    Its parts, which `SingleLevelDetector` documents:
+
+    - `backbone` and `position_embedding`: one feature map, and where its cells are.
+    - `transformer`: `SingleLevelEncoder`, attention among all cells; `PositionalDecoder`, whose queries attend to each
+      other and to the cells.
+    - `queries`: `LearnedQueries`, positions with contents of zero.
+    - `heads`: classes, with "no object" as the last one, and boxes without references, the same for all layers.
+
+    Conditional DETR is these with a `ConditionalDecoder`, and queries and heads that refer to points.
     """
 
-    def __init__(
-        self,
-        *,
-        transformer: DetrTransformer,
-        embed_dim: int,
-        num_classes: int,
-        num_queries: int,
-        **single_level: Any,
-    ):
-        super().__init__(embed_dim=embed_dim, num_classes=num_classes, **single_level)
-        self.query_embed = nn.Embedding(num_queries, embed_dim)
-        self.transformer = transformer
-        self.class_embed = Linear(embed_dim, num_classes + 1)
-        self.bbox_embed = MLP(embed_dim, embed_dim, 4, num_layers=3)
-
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
-        """See `Detector.predict`; DETR does not look at targets."""
-        logits, boxes = self.decode(images)
-        return name_layers(logits, boxes, aux_loss=self.aux_loss)
+        """See `Detector.predict`."""
+        queries, layers = self.decode(images, training=targets is not None)
+        return queries.split(layers, aux_loss=self.aux_loss)
 
-    def decode(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
-        """See `Detector.decode`: logits (layers, B, Q, K + 1) and boxes (layers, B, Q, 4) cxcywh in 0..1."""
-        feature, pos = self.feature_and_positions(images)
-        hidden = self.transformer(feature, query_embed=self.query_embed.weight, pos=pos)
-        return self.class_embed(hidden), self.bbox_embed(hidden).sigmoid()
+    def decode(self, images: ImageBatch, *, training: bool = False) -> tuple[Queries, list[LayerOutput]]:
+        """See `Detector.decode`: the queries, and what each decoder layer says about them."""
+        feature, positions = self.map_and_positions(images)
+        memory = self.transformer.encode(feature, positions)
+        queries = Queries(self.queries(len(images), training=training))
+        return queries, self.transformer.decoder(queries, memory, self.heads)

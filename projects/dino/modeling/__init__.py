@@ -1,6 +1,5 @@
 """DINO: DETR with Improved DeNoising Anchor Boxes for End-to-End Object Detection (Zhang et al., ICLR 2023)."""
 
 from .dino import DINO
-from .transformer import DINOTransformer
 
-__all__ = ["DINO", "DINOTransformer"]
+__all__ = ["DINO"]

@@ -1,60 +1,39 @@
-"""DN-DETR (Li et al., CVPR 2022, figure 4): DAB-DETR that in training is also asked to give back noised objects.
+"""DN-DETR (Li et al., CVPR 2022, figure 4): DAB-DETR that in training also reconstructs objects from noise.
 
 What differs from the published implementations: see `GroupDenoising`, and DAB-DETR's project.
 """
 
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from detrex_lite.arguments import inherits_arguments
-from detrex_lite.modeling import GroupDenoising, Predictions, Targets
-from detrex_lite.projects.dab_detr.modeling import DABDETR
+from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets
+from detrex_lite.modeling.single_level import LearnedAnchors, SingleLevelDetector
 from detrex_lite.structures import ImageBatch
 
 
-@inherits_arguments
-class DNDETR(DABDETR):
-    """DAB-DETR with denoising queries before its own, whose contents are the embedded label "no object".
+class DNDETR(SingleLevelDetector):
+    """DAB-DETR with denoising queries, whose matching queries all hold the embedded label "no object".
 
-    Args:
-        denoising: makes the denoising queries, and has the label embedding; None for DAB-DETR itself.
-        anchor_centers: where anchors begin, see `AnchorBoxes`.
-        transformer, embed_dim, num_classes, num_queries, num_patterns: see `DABDETR`.
-        backbone, in_feature, in_channels, position_embedding, aux_loss: see `SingleLevelDetector`.
-        criterion, postprocessor, pixel_mean, pixel_std: see `Detector`.
+    Its parts, which `SingleLevelDetector` documents:
 
-    Raises:
-        ValueError: for patterns beside denoising, where all contents are the same.
+    - `backbone`, `position_embedding`, `transformer` and `heads`: DAB-DETR's.
+    - `queries`: `LearnedAnchors` without patterns.
+    - `denoising`: `GroupDenoising`, which makes noised copies of the objects into queries and has the label embedding;
+      None for DAB-DETR itself.
     """
 
-    def __init__(self, *, denoising: GroupDenoising | None, anchor_centers: str = "learned", **dab_detr: Any):
-        super().__init__(anchor_centers=anchor_centers, **dab_detr)
-        if denoising is not None and self.patterns is not None:
-            raise ValueError(
-                f"num_patterns={self.patterns.num_embeddings}: with denoising, the content of all queries is the label "
-                "'no object'; num_patterns=0 or denoising=None"
-            )
-        self.denoising = denoising
-
-    def learned_queries(self, batch: int) -> tuple[Tensor, Tensor]:
-        """See `DABDETR.learned_queries`."""
-        contents, anchors = super().learned_queries(batch)
-        if self.denoising is not None:
-            contents = self.denoising.matching_content(anchors.shape[1]).expand(batch, -1, -1)
-        return contents, anchors
+    queries: LearnedAnchors
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
-        """See `Detector.predict`; training adds what becomes of the denoising queries as "_dn", "_dn_0", .."""
-        noised = None if self.denoising is None else self.denoising(targets)
-        if noised is None:
-            return super().predict(images)
-        contents, anchors = self.learned_queries(len(images))
-        logits, boxes = self.decode(
-            images,
-            torch.cat([noised.content, contents], dim=1),
-            torch.cat([noised.boxes, anchors], dim=1),
-            attn_mask=noised.attn_mask(anchors.shape[1]),
-        )
-        return noised.name_layers(logits, boxes, aux_loss=self.aux_loss)
+        """See `Detector.predict`; with targets there are the predictions of denoising queries, "_dn", "_dn_0", .."""
+        noised = None if self.denoising is None or targets is None else self.denoising(targets)
+        queries, layers = self.decode(images, noised, training=targets is not None)
+        return queries.split(layers, aux_loss=self.aux_loss)
+
+    def decode(
+        self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
+    ) -> tuple[Queries, list[LayerOutput]]:
+        """See `Detector.decode`: the queries, and what each decoder layer says about them."""
+        feature, positions = self.map_and_positions(images)
+        memory = self.transformer.encode(feature, positions)
+        no_object = None if self.denoising is None else self.denoising.matching_content()
+        anchors = self.queries(len(images), training=training, content=no_object)
+        queries = Queries([noised, *anchors])
+        return queries, self.transformer.decoder(queries, memory, self.heads)

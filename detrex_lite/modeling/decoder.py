@@ -1,0 +1,137 @@
+"""The loop that all decoders share: layer after layer, references move, and at the end classes and boxes are read.
+
+Legend: B batch, Q queries, N tokens of the memory, C channels, H heads.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ..layers import TransformerLayerSequence
+from .heads import DetectionHeads, LayerStep
+from .multi_scale import TokenLevels
+from .predictions import LayerOutput
+from .queries import Queries
+
+
+class Memory(NamedTuple):
+    """What an encoder hands to a decoder.
+
+    Attributes:
+        tokens: (B, N, C).
+        pos: (B, N, C) or (1, N, C), positions of the tokens; None where the decoder has no use for them.
+        padding: (B, N) bool, True = padding that is not attended to; None when there is none.
+        levels: where the tokens are, in detectors with several feature levels; None in others.
+    """
+
+    tokens: Tensor
+    pos: Tensor | None
+    padding: Tensor | None
+    levels: TokenLevels | None = None
+
+    def require_levels(self) -> TokenLevels:
+        """The levels, of a memory that must have them.
+
+        Raises:
+            ValueError: when it has none.
+        """
+        if self.levels is None:
+            raise ValueError("this part needs a memory with feature levels: use it with a MultiScaleTransformer")
+        return self.levels
+
+
+class DecoderState(NamedTuple):
+    """What is known before a layer runs.
+
+    Attributes:
+        query: (B, Q, C), what the layer gets.
+        reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that it attends to; None without references.
+        steps: what the layers before have left behind.
+        queries: what the decoder was given.
+        memory: what the layers read.
+    """
+
+    query: Tensor
+    reference: Tensor | None
+    steps: Sequence[LayerStep]
+    queries: Queries
+    memory: Memory
+
+
+class Decoder(TransformerLayerSequence):
+    """Queries that attend to each other and read from the memory. Subclasses say what further goes into each layer.
+
+    Args:
+        layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers.
+        num_layers: how many layers; may be left out when a list is given.
+        relation: makes an additive bias of self-attention of the boxes that the last two layers predicted, see
+            `PositionRelation`; None for no bias.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        relation: nn.Module | None = None,
+    ):
+        super().__init__(layer, num_layers)
+        self.relation = relation
+
+    def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
+        """What a layer gets besides queries and memory; a subclass adds its own by `super().layer_inputs(...) | {...}`.
+
+        Args:
+            index: of the layer, from 0.
+            state: what is known before it runs.
+
+        Returns:
+            Keyword arguments of the layer.
+        """
+        return {}
+
+    def forward(self, queries: Queries, memory: Memory, heads: DetectionHeads) -> list[LayerOutput]:
+        """Decode.
+
+        Args:
+            queries: blocks of queries.
+            memory: the encoder's result.
+            heads: read classes and boxes from the queries, and move the references.
+
+        Returns:
+            One output for each layer, for the queries of all blocks.
+        """
+        query, reference = queries.content, queries.reference
+        steps: list[LayerStep] = []
+        boxes = [reference]  # that the layers predict, for the relation between queries
+        for index, layer in enumerate(self.layers):
+            state = DecoderState(query, reference, steps, queries, memory)
+            query = layer(
+                query,
+                memory.tokens,
+                key_pos=memory.pos,
+                key_padding_mask=memory.padding,
+                self_attn_mask=queries.attn_mask,
+                self_attn_inputs=self._self_attention_inputs(queries, boxes),
+                **self.layer_inputs(index, state),
+            )
+            steps.append(heads.step(index, query, reference, steps[-1] if steps else None))
+            reference = steps[-1].reference
+            if self.relation is not None and index < self.num_layers - 1:
+                boxes.append(heads.read_boxes(steps[-1]))
+        return heads.read(steps)
+
+    def _self_attention_inputs(self, queries: Queries, boxes: Sequence[Tensor | None]) -> dict[str, Any]:
+        inputs: dict[str, Any] = {} if queries.num_groups == 1 else {"num_groups": queries.num_groups}
+        if self.relation is not None and len(boxes) > 1:
+            pair = [self._folded(value, queries.num_groups) for value in boxes[-2:]]
+            inputs["attn_bias"] = self.relation(*pair)
+        return inputs
+
+    @staticmethod
+    def _folded(boxes: Tensor | None, num_groups: int) -> Tensor:
+        """(B, G * q, 4) to (B * G, q, 4)."""
+        if boxes is None or boxes.shape[-1] != 4:
+            raise ValueError("a relation between queries needs references that are boxes, not points")
+        return boxes if num_groups == 1 else boxes.unflatten(1, (num_groups, -1)).flatten(0, 1)

@@ -1,0 +1,29 @@
+"""The family that Deformable DETR founded: encoder, proposals, sources of queries, decoders, the base detector."""
+
+from .detector import MultiScaleDetector
+from .proposals import EncoderProposals, Proposals, gather_tokens, token_anchors, topk_tokens
+from .queries import AnchorQueries, DeformableQueries, StartingQueries
+from .transformer import (
+    DeformableAnchorDecoder,
+    DeformableDecoder,
+    DeformableEncoder,
+    MemoryFusion,
+    MultiScaleTransformer,
+)
+
+__all__ = [
+    "AnchorQueries",
+    "DeformableAnchorDecoder",
+    "DeformableDecoder",
+    "DeformableEncoder",
+    "DeformableQueries",
+    "EncoderProposals",
+    "MemoryFusion",
+    "MultiScaleDetector",
+    "MultiScaleTransformer",
+    "Proposals",
+    "StartingQueries",
+    "gather_tokens",
+    "token_anchors",
+    "topk_tokens",
+]

@@ -1,0 +1,98 @@
+"""What detectors share whose transformer reads several feature levels, as Deformable DETR's does."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from ...structures import ImageBatch, Instances
+from ..denoising import Denoising
+from ..detector import Detector, ImagePreprocessor, require_equal
+from ..heads import DetectionHeads
+from ..predictions import Predictions
+from .queries import AnchorQueries, DeformableQueries
+from .transformer import MultiScaleTransformer
+
+
+class MultiScaleDetector(Detector):
+    """The parts, in the order in which images go through them; subclasses say how in `predict` and `decode`.
+
+    A config says the facts that several parts need once, as keys of `model` to which the parts refer. Parts that say
+    something else are refused; None leaves a fact to the parts.
+
+    Args:
+        backbone: images (B, 3, H, W) to a dict of feature maps.
+        neck: that dict to L maps (B, C, h, w), finest first.
+        position_embedding: padding mask (B, h, w) to positions (B, C, h, w).
+        transformer: encoder and decoder.
+        queries: where the decoder's queries begin.
+        heads: read classes and boxes from queries, and with two stages from the encoder's tokens.
+        denoising: makes denoising queries in training, for queries that are boxes; None for none.
+        embed_dim: C, of the transformer.
+        num_classes: K.
+        num_queries: Q, more than an image will have objects.
+        num_queries_one2many: queries of a one-to-many branch in training.
+        with_box_refine: each layer refines the boxes of the one before.
+        as_two_stage: queries are the encoder's best proposals; needs `with_box_refine`.
+        share_heads: all decoder layers have the same heads.
+        aux_loss: supervise every decoder layer.
+        preprocess, criterion, postprocessor: see `Detector`.
+
+    Raises:
+        ValueError: when the parts contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        position_embedding: nn.Module,
+        transformer: MultiScaleTransformer,
+        queries: DeformableQueries | AnchorQueries,
+        heads: DetectionHeads,
+        denoising: Denoising | None = None,
+        embed_dim: int | None = None,
+        num_classes: int,
+        num_queries: int | None = None,
+        num_queries_one2many: int | None = None,
+        with_box_refine: bool | None = None,
+        as_two_stage: bool | None = None,
+        share_heads: bool | None = None,
+        aux_loss: bool = True,
+        preprocess: ImagePreprocessor,
+        criterion: nn.Module,
+        postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+    ):
+        super().__init__(
+            num_classes=num_classes, preprocess=preprocess, criterion=criterion, postprocessor=postprocessor
+        )
+        layout, decoder = queries.layout, transformer.decoder
+        require_equal("num_classes", model=num_classes, heads=heads.num_classes)
+        require_equal("num_queries", model=num_queries, queries=layout.num_queries)
+        require_equal("num_queries_one2many", model=num_queries_one2many, queries=layout.num_queries_one2many)
+        require_equal("embed_dim", model=embed_dim, transformer=transformer.embed_dim, heads=heads.embed_dim)
+        require_equal("with_box_refine", model=with_box_refine, heads=heads.with_box_refine)
+        require_equal("as_two_stage", model=as_two_stage, queries=queries.as_two_stage, heads=heads.for_encoder)
+        require_equal("share_heads", model=share_heads, heads=heads.share_heads)
+        require_equal("number of decoder layers", decoder=decoder.num_layers, heads=heads.num_layers)
+        if queries.as_two_stage and not heads.with_box_refine:
+            raise ValueError("as_two_stage=True needs with_box_refine=True: proposals are boxes that layers refine")
+        if denoising is not None and not isinstance(queries, AnchorQueries):
+            raise ValueError("denoising needs queries that are boxes: AnchorQueries")
+        self.backbone = backbone
+        self.neck = neck
+        self.position_embedding = position_embedding
+        self.transformer = transformer
+        self.queries = queries
+        self.heads = heads
+        self.denoising = denoising
+        self.aux_loss = aux_loss
+
+    def feature_maps(self, images: Tensor) -> Sequence[Tensor]:
+        """See `Detector.feature_maps`: L maps (B, C, h, w)."""
+        return self.neck(self.backbone(images))
+
+    def maps_and_positions(self, images: ImageBatch) -> tuple[list[ImageBatch], list[Tensor]]:
+        """L padded maps (B, C, h, w), finest first, and their positions, (B, C, h, w) or (1, C, h, w)."""
+        maps = self.extract_features(images)
+        return maps, [self.position_embedding(level.mask_or_zeros(), dtype=level.tensor.dtype) for level in maps]

@@ -1,0 +1,96 @@
+"""Proposals of the encoder (Deformable DETR, Zhu et al., ICLR 2021, section 4.2 and appendix A.4).
+
+Legend: B batch, N tokens of all levels, Q queries, C channels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..decoder import Memory
+from ..heads import DetectionHeads
+from ..multi_scale import TokenLevels
+from ..predictions import LayerOutput
+
+# A proposal of the finest level has sides of this share of the image's; each level doubles them.
+FINEST_SIDE = 0.05
+# Tokens whose centre is nearer to a border of the image (as a share of its sides) propose nothing.
+MARGIN = 0.01
+
+
+class Proposals(NamedTuple):
+    """What each token of the encoder proposes.
+
+    Attributes:
+        tokens: (B, N, C), projected; zero before the projection where nothing is proposed.
+        output: logits (B, N, K) and boxes (B, N, 4) cxcywh in 0..1; boxes are (1, 1, 1, 1) where nothing is proposed.
+    """
+
+    tokens: Tensor
+    output: LayerOutput
+
+
+class EncoderProposals(nn.Module):
+    """Turns encoded tokens into proposals: each predicts a class and, around its own place, a box.
+
+    Args:
+        embed_dim: C.
+    """
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        self.enc_output = nn.Linear(embed_dim, embed_dim)
+        self.enc_output_norm = nn.LayerNorm(embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights, as the paper's repository."""
+        nn.init.xavier_uniform_(self.enc_output.weight)
+
+    def forward(self, memory: Memory, heads: DetectionHeads) -> Proposals:
+        """Propose.
+
+        Args:
+            memory: the encoder's result.
+            heads: with heads for the encoder.
+        """
+        anchors, proposes = token_anchors(memory.require_levels())
+        tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~proposes[..., None], 0)))
+        return Proposals(tokens, heads.propose(tokens, anchors, proposes))
+
+
+def token_anchors(levels: TokenLevels) -> tuple[Tensor, Tensor]:
+    """A box around each token, and whether the token may propose: not in the padding, nor at the image's border.
+
+    Returns:
+        (B, N, 4) cxcywh in 0..1 of each image, and (B, N) bool; B is 1 when no image is padded.
+    """
+    centres = levels.centres()
+    sides = FINEST_SIDE * 2.0 ** levels.level_of_tokens().to(centres.dtype)
+    anchors = torch.cat([centres, sides[:, None].expand_as(centres)], dim=-1)
+    proposes = ((anchors > MARGIN) & (anchors < 1 - MARGIN)).all(-1)
+    return anchors, proposes if levels.padding is None else proposes & ~levels.padding
+
+
+def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
+    """Which tokens have the highest scores.
+
+    Args:
+        scores: (B, N).
+        number: how many.
+        levels: where the tokens are. Published implementations take padding like any token; unless these levels are
+            `as_published`, padding is taken only when there is nothing else, so that what is detected in an image does
+            not depend on the rest of the batch.
+
+    Returns:
+        (B, Q) indices, best first, where Q is `number`, or N if less.
+    """
+    if levels.padding is not None and not levels.as_published:
+        scores = scores.masked_fill(levels.padding, float("-inf"))
+    return scores.topk(min(number, scores.shape[1]), dim=1).indices
+
+
+def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Of tokens (B, N, C) those with indices (B, Q): (B, Q, C)."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -1,0 +1,221 @@
+"""Where the queries of a detector with several feature levels begin: learned, or as the encoder's best proposals.
+
+Legend: B batch, N tokens of all levels, Q queries, C channels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...layers import get_sine_pos_embed
+from ...structures import inverse_sigmoid
+from ..anchors import AnchorBoxes
+from ..decoder import Memory
+from ..denoising import add_indicator
+from ..heads import DetectionHeads
+from ..predictions import Predictions
+from ..queries import QueryBlock
+from ..query_layout import QueryLayout
+from ..targets import Targets
+from .proposals import EncoderProposals, gather_tokens, topk_tokens
+
+MAX_LOGIT = 3.0  # of learned boxes before training
+
+
+class StartingQueries(NamedTuple):
+    """What a source of queries gives.
+
+    Attributes:
+        blocks: the matching queries, and in training those of a one-to-many branch.
+        proposals: the encoder's predictions that are trained; None without two stages.
+    """
+
+    blocks: list[QueryBlock]
+    proposals: Predictions | None = None
+
+
+class DeformableQueries(nn.Module):
+    """Deformable DETR's queries, which refer to points, or with two stages to boxes (sections 4.1 and 4.2, A.4).
+
+    One stage learns a position and a content for each query, and the position says where its point is. Two stages take
+    the proposals that are most probably an object, of whatever class, and make positions and contents of their boxes.
+
+    Args:
+        layout: how many queries there are.
+        embed_dim: C.
+        as_two_stage: take queries from the encoder's proposals.
+        mixed_selection: with two stages, learn the contents, one for each rank among the proposals (DINO, section 3.4;
+            H-Deformable DETR).
+
+    Raises:
+        ValueError: for mixed selection without two stages.
+    """
+
+    embedding: nn.Embedding | None
+
+    def __init__(
+        self, *, layout: QueryLayout, embed_dim: int, as_two_stage: bool = False, mixed_selection: bool = False
+    ):
+        super().__init__()
+        require_two_stages(as_two_stage, mixed_selection)
+        self.layout = layout
+        self.embed_dim = embed_dim
+        self.as_two_stage = as_two_stage
+        self.mixed_selection = mixed_selection
+        self.embedding = None
+        if as_two_stage:
+            self.proposals = EncoderProposals(embed_dim)
+            self.pos_trans = nn.Linear(2 * embed_dim, 2 * embed_dim)
+            self.pos_trans_norm = nn.LayerNorm(2 * embed_dim)
+            if mixed_selection:
+                self.embedding = nn.Embedding(layout.total, embed_dim)
+            nn.init.xavier_uniform_(self.pos_trans.weight)
+        else:
+            self.embedding = nn.Embedding(layout.total, 2 * embed_dim)
+            self.reference_points = nn.Linear(embed_dim, 2)
+            nn.init.xavier_uniform_(self.reference_points.weight)
+            nn.init.zeros_(self.reference_points.bias)
+
+    def forward(self, memory: Memory, heads: DetectionHeads, *, training: bool) -> StartingQueries:
+        """The queries that a decoder begins with.
+
+        Args:
+            memory: the encoder's result.
+            heads: with heads for the encoder when there are two stages.
+            training: whether there are queries that exist in training only.
+
+        Returns:
+            Matching queries, and with two stages the proposals of all tokens, which are trained to be an object or not.
+        """
+        return self._proposed(memory, heads, training) if self.as_two_stage else self._learned(len(memory.tokens), training)
+
+    def _learned(self, batch: int, training: bool) -> StartingQueries:
+        assert self.embedding is not None
+        learned = self.embedding.weight[: self.layout.number(training=training)].expand(batch, -1, -1)
+        position, content = learned.chunk(2, dim=-1)
+        reference = self.reference_points(position).sigmoid()
+        return StartingQueries(self.layout.blocks(content, reference, position, training=training))
+
+    def _proposed(self, memory: Memory, heads: DetectionHeads, training: bool) -> StartingQueries:
+        output = self.proposals(memory, heads).output
+        # The score for "some object" is the first class, which these predictions are trained for.
+        number = self.layout.num_proposals(training=training)
+        best = topk_tokens(output.logits[..., 0], number, memory.require_levels())
+        reference = gather_tokens(output.boxes, best).detach()
+        embedding = get_sine_pos_embed(reference, self.embed_dim // 2, exchange_xy=False)
+        transformed = self.layout.of_proposals(self.pos_trans_norm(self.pos_trans(embedding)), training=training)
+        reference = self.layout.of_proposals(reference, training=training)
+        position, content = transformed.chunk(2, dim=-1)
+        if self.embedding is not None:
+            learned = self.layout.of_ranks(self.embedding.weight, best.shape[1], training=training)
+            content = learned.expand(len(position), -1, -1)
+        blocks = self.layout.blocks(content, reference, position, training=training, num_proposals=best.shape[1])
+        return StartingQueries(blocks, Predictions(*output, targets=Targets.class_agnostic) if training else None)
+
+
+class AnchorQueries(nn.Module):
+    """Queries that are boxes with a content (DAB-DETR, Liu et al., ICLR 2022), learned or proposed.
+
+    Two stages take the proposals whose best class has the highest score, and only these proposals are trained.
+
+    Args:
+        layout: how many queries there are.
+        embed_dim: C.
+        as_two_stage: take boxes, and without mixed selection also contents, from the encoder's proposals.
+        mixed_selection: with two stages, learn the contents, one for each rank among the proposals (DINO, Zhang et al.,
+            ICLR 2023, section 3.4).
+        indicator: learned contents leave the last channel to the indicator that tells them from denoising queries
+            (DN-DETR, Li et al., CVPR 2022, section 4.4).
+
+    Raises:
+        ValueError: for mixed selection without two stages.
+    """
+
+    content: nn.Embedding | None
+
+    def __init__(
+        self,
+        *,
+        layout: QueryLayout,
+        embed_dim: int,
+        as_two_stage: bool = False,
+        mixed_selection: bool = False,
+        indicator: bool = False,
+    ):
+        super().__init__()
+        require_two_stages(as_two_stage, mixed_selection)
+        self.layout = layout
+        self.as_two_stage = as_two_stage
+        self.mixed_selection = mixed_selection
+        self.indicator = indicator
+        self.content = None
+        if not as_two_stage or mixed_selection:
+            self.content = nn.Embedding(layout.total, embed_dim - indicator)
+        if as_two_stage:
+            self.proposals = EncoderProposals(embed_dim)
+        else:
+            self.boxes = AnchorBoxes(layout.total)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Learned boxes begin all over the image, with contents of zero; contents of ranks are Xavier-uniform."""
+        if self.as_two_stage:
+            if self.content is not None:
+                nn.init.xavier_uniform_(self.content.weight)
+            return
+        assert self.content is not None
+        nn.init.zeros_(self.content.weight)
+        with torch.no_grad():
+            anchors = torch.rand_like(self.boxes.weight)
+            self.boxes.weight.copy_(inverse_sigmoid(anchors).clamp(-MAX_LOGIT, MAX_LOGIT))
+
+    def forward(self, memory: Memory, heads: DetectionHeads, *, training: bool) -> StartingQueries:
+        """The queries that a decoder begins with.
+
+        Args:
+            memory: the encoder's result.
+            heads: with heads for the encoder when there are two stages.
+            training: whether there are queries that exist in training only.
+
+        Returns:
+            Matching queries, and with two stages the proposals that they were made of.
+        """
+        return self._proposed(memory, heads, training) if self.as_two_stage else self._learned(len(memory.tokens), training)
+
+    def _contents(self, learned: Tensor, batch: int) -> Tensor:
+        if self.indicator:
+            learned = add_indicator(learned, denoising=False)
+        return learned.expand(batch, -1, -1)
+
+    def _learned(self, batch: int, training: bool) -> StartingQueries:
+        assert self.content is not None
+        number = self.layout.number(training=training)
+        boxes = self.boxes()[:number].expand(batch, -1, -1)
+        content = self._contents(self.content.weight[:number], batch)
+        return StartingQueries(self.layout.blocks(content, boxes, training=training))
+
+    def _proposed(self, memory: Memory, heads: DetectionHeads, training: bool) -> StartingQueries:
+        proposals = self.proposals(memory, heads)
+        number = self.layout.num_proposals(training=training)
+        best = topk_tokens(proposals.output.logits.max(-1).values, number, memory.require_levels())
+        logits, boxes = (gather_tokens(value, best) for value in (proposals.output.logits, proposals.output.boxes))
+        if self.content is None:
+            chosen = gather_tokens(proposals.tokens, best).detach()
+            content = self.layout.of_proposals(chosen, training=training)
+        else:
+            learned = self.layout.of_ranks(self.content.weight, best.shape[1], training=training)
+            content = self._contents(learned, len(boxes))
+        reference = self.layout.of_proposals(boxes.detach(), training=training)
+        blocks = self.layout.blocks(content, reference, training=training, num_proposals=best.shape[1])
+        if not training:
+            return StartingQueries(blocks)
+        if self.layout.num_queries_one2many:  # the branch's proposals are not trained
+            logits, boxes = logits[:, : self.layout.num_queries], boxes[:, : self.layout.num_queries]
+        return StartingQueries(blocks, Predictions(logits, boxes))
+
+
+def require_two_stages(as_two_stage: bool, mixed_selection: bool) -> None:
+    """ValueError for mixed selection without two stages."""
+    if mixed_selection and not as_two_stage:
+        raise ValueError("mixed_selection=True needs as_two_stage=True: it is about queries that are proposals")

@@ -1,0 +1,185 @@
+"""Encoder and decoders of the family that Deformable DETR founded (Zhu et al., ICLR 2021, section 4).
+
+Legend: B batch, N tokens of all levels, L levels, Q queries, C channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...layers import MLP, TransformerLayerSequence, get_sine_pos_embed
+from ...structures import ImageBatch
+from ..decoder import Decoder, DecoderState, Memory
+from ..initialisation import xavier_uniform
+from ..multi_scale import TokenLevels, flatten_maps
+
+
+class DeformableEncoder(TransformerLayerSequence):
+    """Tokens of all levels that read from each other, each around its own place.
+
+    Args:
+        layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers. Their
+            self-attention gets `reference_points` and `spatial_shapes`.
+        num_layers: how many layers; may be left out when a list is given.
+        memory_fusion: makes the memory of the encoder's input and the results of all layers, see `MemoryFusion`; None
+            for the last layer's result.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        memory_fusion: nn.Module | None = None,
+    ):
+        super().__init__(layer, num_layers)
+        self.memory_fusion = memory_fusion
+
+    def forward(self, tokens: Tensor, *, pos: Tensor, levels: TokenLevels) -> Tensor:
+        """tokens: (B, N, C); pos: (B, N, C) or (1, N, C). Returns (B, N, C)."""
+        every = self.every_layer(tokens, pos=pos, levels=levels)
+        return every[-1] if self.memory_fusion is None else self.memory_fusion([tokens, *every])
+
+    def every_layer(self, tokens: Tensor, *, pos: Tensor, levels: TokenLevels) -> list[Tensor]:
+        """The same for each layer, in their order; without layers, the tokens as they are."""
+        centres = levels.in_maps(levels.centres()).expand(tokens.shape[0], -1, -1, -1)
+        inputs = {"reference_points": centres, "spatial_shapes": levels.spatial_shapes}
+        results = []
+        for layer in self.layers:
+            tokens = layer(tokens, query_pos=pos, query_key_padding_mask=levels.padding, self_attn_inputs=inputs)
+            results.append(tokens)
+        return results or [tokens]
+
+
+class MemoryFusion(nn.Module):
+    """The results of all encoder layers as one memory (Stable-DINO, Liu et al., ICCV 2023, section 3.3).
+
+    Args:
+        embed_dim: C.
+        num_layers: of the encoder.
+    """
+
+    def __init__(self, embed_dim: int, num_layers: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear((num_layers + 1) * embed_dim, embed_dim),
+            nn.ReLU(),
+            nn.Linear(embed_dim, embed_dim),
+            nn.LayerNorm(embed_dim),
+        )
+        xavier_uniform(self)
+
+    def forward(self, results: Sequence[Tensor]) -> Tensor:
+        """results: (B, N, C) for the encoder's input and for each of its layers. Returns (B, N, C)."""
+        return self.layers(torch.cat(list(results), dim=-1))
+
+
+class DeformableDecoder(Decoder):
+    """Queries that attend to each other and read from the tokens around their references.
+
+    Positions of queries are given with them and are the same for all layers.
+    """
+
+    def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
+        """See `Decoder.layer_inputs`."""
+        assert state.reference is not None
+        levels = state.memory.require_levels()
+        return {
+            "query_pos": self.query_position(index, state),
+            "cross_attn_inputs": {
+                "reference_points": levels.in_maps(state.reference),
+                "spatial_shapes": levels.spatial_shapes,
+            },
+        }
+
+    def query_position(self, index: int, state: DecoderState) -> Tensor | None:
+        """(B, Q, C), what a layer adds to its queries in attention."""
+        return state.queries.position
+
+
+class DeformableAnchorDecoder(DeformableDecoder):
+    """The same with positions made of each layer's boxes (DAB-DETR, Liu et al., ICLR 2022, section 4.1).
+
+    Args:
+        layer, num_layers, relation: see `Decoder`.
+        embed_dim: C.
+        scale_positions: from the second layer on, what a query holds scales its position, channel by channel.
+        temperature: of the sine embedding of boxes.
+    """
+
+    query_scale: MLP | None
+
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        relation: nn.Module | None = None,
+        embed_dim: int = 256,
+        scale_positions: bool = True,
+        temperature: float = 10000.0,
+    ):
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        self.embed_dim = embed_dim
+        self.temperature = temperature
+        self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
+        self.query_scale = MLP(embed_dim, embed_dim, embed_dim, num_layers=2) if scale_positions else None
+        for part in (self.ref_point_head, self.query_scale):
+            if part is not None:
+                xavier_uniform(part)
+
+    def query_position(self, index: int, state: DecoderState) -> Tensor:
+        """See `DeformableDecoder.query_position`."""
+        assert state.reference is not None
+        boxes, levels = state.reference, state.memory.require_levels()
+        if levels.as_published:  # a box is embedded as it lies in the padded batch
+            boxes = levels.in_maps(boxes)[:, :, 0]
+        embedding = get_sine_pos_embed(boxes, self.embed_dim // 2, self.temperature).to(state.query.dtype)
+        position = self.ref_point_head(embedding)
+        return position if index == 0 or self.query_scale is None else self.query_scale(state.query) * position
+
+
+class MultiScaleTransformer(nn.Module):
+    """Encoder and decoder of a detector with several feature levels.
+
+    Args:
+        encoder: (tokens, pos=, levels=) to tokens; one that works on maps goes there and back by `TokenLevels.maps` and
+            `flatten_maps`. None for tokens as they are.
+        decoder: turns queries into predictions.
+        embed_dim: C.
+        num_feature_levels: L, which tokens are told apart by learned embeddings added to their positions.
+    """
+
+    def __init__(
+        self, *, encoder: nn.Module | None, decoder: Decoder, embed_dim: int = 256, num_feature_levels: int = 4
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.embed_dim = embed_dim
+        self.level_embeds = nn.Parameter(torch.empty(num_feature_levels, embed_dim))
+        nn.init.normal_(self.level_embeds)
+
+    def encode(self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]) -> Memory:
+        """Encode feature maps.
+
+        Args:
+            maps: L padded maps (B, C, h, w), finest first.
+            positions: their position embeddings, (B, C, h, w) or (1, C, h, w).
+
+        Raises:
+            ValueError: for another number of maps than L.
+        """
+        if len(maps) != len(self.level_embeds):
+            raise ValueError(
+                f"the neck gives {len(maps)} feature maps, but the transformer has num_feature_levels="
+                f"{len(self.level_embeds)}"
+            )
+        levels = TokenLevels.from_maps(maps)
+        pos = flatten_maps([level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)])
+        tokens = flatten_maps([level.tensor for level in maps])
+        if self.encoder is not None:
+            tokens = self.encoder(tokens, pos=pos, levels=levels)
+        return Memory(tokens, None, levels.padding, levels)

@@ -1,0 +1,238 @@
+"""Prediction heads: what turns the queries of decoder layers, and the tokens of an encoder, into classes and boxes.
+
+How a box is encoded is known here and nowhere else: as an offset from a reference in logit space (Deformable DETR, Zhu
+et al., ICLR 2021, appendix A.3), with a last layer that a subclass may read differently.
+
+Legend: B batch, Q queries, N tokens, K classes, C channels, L decoder layers.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import MLP
+from ..structures import inverse_sigmoid
+from .predictions import LayerOutput
+
+PRIOR_PROBABILITY = 0.01  # of an object, before training
+
+
+class LayerStep(NamedTuple):
+    """What a decoder layer leaves behind, for the next layer and for `DetectionHeads.read`.
+
+    Attributes:
+        index: of the layer, from 0.
+        query: (B, Q, C), the layer's result.
+        base: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the layer's boxes refer to; None without references.
+        reference: the same for the next layer, as it attends: without gradients where boxes are refined.
+        refined: `reference` with its gradients, for heads that look forward twice; None without refinement.
+        offsets: (B, Q, 4), the box head's result, where it has been computed already.
+        extra: whatever else a subclass hands to the next layer or to `read`.
+    """
+
+    index: int
+    query: Tensor
+    base: Tensor | None
+    reference: Tensor | None
+    refined: Tensor | None = None
+    offsets: Tensor | None = None
+    extra: Mapping[str, Tensor] | None = None
+
+
+class DetectionHeads(nn.Module):
+    """A class head and a box head for each decoder layer, and with two stages a pair for the encoder's tokens.
+
+    A decoder calls `step` after each layer, which moves the references, and `read` once at the end. What no layer waits
+    for is computed in `read`, for all layers at once where they share their heads.
+
+    Args:
+        embed_dim: C.
+        num_classes: K.
+        num_layers: L, of the decoder.
+        background: score "no object" as a last class, under a softmax (DETR), instead of each class by itself under a
+            sigmoid.
+        with_box_refine: each layer's boxes, without their gradients, are the references of the next layer. Otherwise
+            all layers predict relative to the first references.
+        look_forward_twice: with refinement, the loss of a layer's boxes also trains the layer before, whose boxes they
+            refine (DINO, Zhang et al., ICLR 2023, section 3.5); what the next layer attends to stays the same.
+        share_heads: all layers have the same heads. None: they do unless boxes are refined, as in Deformable DETR.
+        for_encoder: have one more pair of heads, for `propose`.
+        norm: what queries go through before classes and boxes are read from them; references move by queries that have
+            not gone through it. None for nothing.
+        references: whether boxes refer to points or boxes, and so begin there; False for boxes that are predicted as
+            they are (DETR).
+        initial_size: logit of the sides of boxes before training, for references that have no size or a random one; not
+            used with `for_encoder`, where references are proposals.
+        eps: of the inverse sigmoid of references. 1e-3 is detrex's; the papers' repositories have 1e-5, but for DAB-DETR.
+
+    Raises:
+        ValueError: for looking forward twice without refinement, or refinement without references.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_classes: int,
+        num_layers: int,
+        background: bool = False,
+        with_box_refine: bool = False,
+        look_forward_twice: bool = False,
+        share_heads: bool | None = None,
+        for_encoder: bool = False,
+        norm: nn.Module | None = None,
+        references: bool = True,
+        initial_size: float = 0.0,
+        eps: float = 1e-3,
+    ):
+        super().__init__()
+        if look_forward_twice and not with_box_refine:
+            raise ValueError("look_forward_twice=True needs with_box_refine=True: it is about boxes that layers refine")
+        if with_box_refine and not references:
+            raise ValueError("with_box_refine=True needs references=True: references are what is refined")
+        self.embed_dim = embed_dim
+        self.num_classes = num_classes
+        self.num_layers = num_layers
+        self.background = background
+        self.with_box_refine = with_box_refine
+        self.look_forward_twice = look_forward_twice
+        self.share_heads = not with_box_refine if share_heads is None else share_heads
+        self.for_encoder = for_encoder
+        self.references = references
+        self.initial_size = initial_size
+        self.eps = eps
+        self.norm = norm
+        class_head = nn.Linear(embed_dim, num_classes + background)
+        box_head = MLP(embed_dim, embed_dim, 4, num_layers=3)
+        self.class_embed = self._heads(class_head)
+        self.bbox_embed = self._heads(box_head)
+        self.reset_parameters()
+
+    def _heads(self, head: nn.Module) -> nn.ModuleList:
+        """One head for each layer (the same object where they are shared), then that of the encoder."""
+        of_layers = [head if self.share_heads else copy.deepcopy(head) for _ in range(self.num_layers)]
+        return nn.ModuleList([*of_layers, copy.deepcopy(head)] if self.for_encoder else of_layers)
+
+    def reset_parameters(self) -> None:
+        """Boxes begin at their references, and objects are rare (Lin et al., ICCV 2017, section 4.1)."""
+        for head in self.class_embed:
+            if not self.background:
+                nn.init.constant_(head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        if not self.references:
+            return
+        for head in self.bbox_embed:
+            nn.init.zeros_(head.layers[-1].weight)
+            nn.init.zeros_(head.layers[-1].bias)
+        if self.num_layers and not self.for_encoder:
+            nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], self.initial_size)
+
+    def boxes(self, offsets: Tensor, reference: Tensor | None) -> Tensor:
+        """Decode boxes.
+
+        Args:
+            offsets: (..., 4), a box head's result.
+            reference: (..., 4) cxcywh in 0..1; or (..., 2) points, for which the head gives width and height whole; or
+                None, for which it gives all.
+
+        Returns:
+            (..., 4) cxcywh in 0..1, in float32 at least.
+        """
+        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+        return offsets.sigmoid() if reference is None else refine(offsets, reference, self.eps)
+
+    def step(
+        self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None
+    ) -> LayerStep:
+        """Move the references, after a layer.
+
+        Args:
+            index: of the layer, from 0.
+            query: (B, Q, C), the layer's result.
+            reference: (B, Q, 2) or (B, Q, 4), what the layer attended to; None without references.
+            previous: the step of the layer before; None for the first.
+        """
+        base = reference
+        if previous is not None and self.look_forward_twice:
+            base = previous.refined
+        if not self.with_box_refine or index == self.num_layers - 1:
+            return LayerStep(index, query, base, reference)
+        offsets = self.bbox_embed[index](query)
+        refined = self.boxes(offsets, reference)
+        # Queries that go through a norm before they are read have other offsets than those that move references.
+        return LayerStep(index, query, base, refined.detach(), refined, offsets if self.norm is None else None)
+
+    def read(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
+        """Classes and boxes of all layers.
+
+        Args:
+            steps: what `step` gave, in the order of the layers.
+        """
+        if self.share_heads and len(steps) > 1:
+            return self._read_together(steps)
+        return [self._read(step) for step in steps]
+
+    def read_boxes(self, step: LayerStep) -> Tensor:
+        """(B, Q, 4), the boxes that `read` will give of a layer, for what cannot wait for it."""
+        offsets = step.offsets
+        if offsets is None:
+            offsets = self.bbox_embed[step.index](self._normalised(step.query))
+        return self.boxes(offsets, step.base)
+
+    def _read(self, step: LayerStep) -> LayerOutput:
+        hidden = self._normalised(step.query)
+        offsets = self.bbox_embed[step.index](hidden) if step.offsets is None else step.offsets
+        return LayerOutput(self.class_embed[step.index](hidden), self.boxes(offsets, step.base), {})
+
+    def _read_together(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
+        """One product for all layers: on a GPU, launching a kernel takes as long as computing it."""
+        hidden = self._normalised(torch.stack([step.query for step in steps]))
+        bases = [step.base for step in steps]
+        base = bases[0]
+        if any(other is not base for other in bases):
+            base = torch.stack([value for value in bases if value is not None])
+        boxes = self.boxes(self.bbox_embed[0](hidden), base)
+        logits = self.class_embed[0](hidden)
+        return [LayerOutput(*layer, {}) for layer in zip(logits, boxes, strict=True)]
+
+    def _normalised(self, query: Tensor) -> Tensor:
+        return query if self.norm is None else self.norm(query)
+
+    def propose(self, memory: Tensor, anchors: Tensor, proposes: Tensor) -> LayerOutput:
+        """Classes and boxes of encoded tokens.
+
+        Args:
+            memory: (B, N, C).
+            anchors: (B, N, 4) or (1, N, 4) cxcywh in 0..1, a box around each token.
+            proposes: (B, N) or (1, N) bool, False for tokens that propose nothing: their boxes are (1, 1, 1, 1), as
+                published.
+
+        Raises:
+            ValueError: when there are no heads for the encoder.
+        """
+        if not self.for_encoder:
+            raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
+        anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
+        offsets = self.bbox_embed[-1](memory) + anchor_logits
+        return LayerOutput(self.class_embed[-1](memory), offsets.sigmoid(), {})
+
+
+def refine(offsets: Tensor, reference: Tensor, eps: float = 1e-3) -> Tensor:
+    """Move a reference in logit space (Deformable DETR, Zhu et al., ICLR 2021, appendix A.3).
+
+    Args:
+        offsets: (..., 4), a box head's result.
+        reference: (..., 4) cxcywh in 0..1; or (..., 2) points, for which the head gives width and height whole.
+        eps: of the inverse sigmoid.
+
+    Returns:
+        (..., 4) cxcywh in 0..1, in float32 at least.
+    """
+    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+    before = inverse_sigmoid(reference.to(offsets.dtype), eps)
+    if reference.shape[-1] == 2:
+        before = torch.cat([before, torch.zeros_like(before)], dim=-1)
+    return (offsets + before).sigmoid()

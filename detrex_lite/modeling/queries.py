@@ -1,0 +1,176 @@
+"""What a decoder decodes: blocks of queries, joined for the layers and told apart again in what comes out.
+
+Matching queries are a block. So are denoising queries (DN-DETR, DINO), the groups of Group DETR and the one-to-many
+branch of H-Deformable DETR, and any of them go together.
+
+Legend: B batch, Q queries of all blocks, C channels.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .predictions import LayerOutput, Match, Predictions, name_layers
+from .targets import Targets
+
+
+class QueryBlock(NamedTuple):
+    """Queries that are treated alike, and how their predictions are matched and weighted.
+
+    Attributes:
+        suffix: of the names of the block's predictions and losses, see `name_of_layer`; "" for matching queries.
+        content: (B, q, C).
+        reference: (B, q, 2) points or (B, q, 4) cxcywh boxes in 0..1 of each image; None without references.
+        position: (B, q, C), added to queries in attention; None where the decoder makes positions of references.
+        sees: suffixes of the other blocks that these queries attend to in self-attention.
+        mask: bool, (q, q) or (B, q, q), True = not attended within the block.
+        num_groups: the block is this many groups of equal size, one after the other, which do not see each other and
+            are matched each by itself.
+        targets, match, repeats, weight, query_weight: of the predictions, see `Predictions`.
+    """
+
+    suffix: str
+    content: Tensor
+    reference: Tensor | None
+    position: Tensor | None = None
+    sees: tuple[str, ...] = ()
+    mask: Tensor | None = None
+    num_groups: int = 1
+    targets: Targets | Callable[[Targets], Targets] | None = None
+    match: Match | None = None
+    repeats: int = 1
+    weight: float = 1.0
+    query_weight: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """q, the number of queries of an image."""
+        return self.content.shape[1]
+
+
+class Queries:
+    """Blocks of queries, one after the other.
+
+    Attributes:
+        blocks: as given, without those that are None.
+        content: (B, Q, C).
+        reference: (B, Q, 2) or (B, Q, 4); None without references.
+        position: (B, Q, C); None where the decoder makes positions of references.
+        num_groups: self-attention is within each of this many consecutive groups of equal size. Such groups are folded
+            into the batch instead of masked, so that eleven groups cost an eleventh of one block of their size.
+        attn_mask: bool, (Q, Q) or (B, Q, Q), True = not attended in self-attention; None when nothing is masked.
+
+    Raises:
+        ValueError: without blocks, when two have one suffix, when a block sees one that is not there, when only some
+            have references or positions, or when a block is no multiple of its groups.
+    """
+
+    def __init__(self, blocks: Iterable[QueryBlock | None]):
+        self.blocks = [block for block in blocks if block is not None]
+        self._check()
+        self.content = _joined([block.content for block in self.blocks])
+        self.reference = _joined_or_none("reference", [block.reference for block in self.blocks])
+        self.position = _joined_or_none("position", [block.position for block in self.blocks])
+        self.num_groups = self._foldable_groups()
+        self.attn_mask = self._mask() if self.num_groups == 1 else None
+
+    def _check(self) -> None:
+        suffixes = [block.suffix for block in self.blocks]
+        if not suffixes:
+            raise ValueError("a decoder needs at least one block of queries")
+        if len(set(suffixes)) < len(suffixes):
+            raise ValueError(f"two blocks of queries have the same suffix: {suffixes}")
+        for block in self.blocks:
+            unknown = [suffix for suffix in block.sees if suffix not in suffixes]
+            if unknown:
+                raise ValueError(f"queries {block.suffix!r} see {unknown[0]!r}, which is none of {suffixes}")
+            if block.num_groups > 1 and block.size % block.num_groups:
+                raise ValueError(f"{block.size} queries {block.suffix!r} are not num_groups={block.num_groups} groups")
+
+    def _foldable_groups(self) -> int:
+        """How many groups of one size there are, when nothing else restricts who attends to whom; 1 otherwise."""
+        if len(self.blocks) == 1 and self.blocks[0].mask is None:
+            return self.blocks[0].num_groups
+        if any(block.sees or block.mask is not None for block in self.blocks):
+            return 1
+        sizes = {block.size // block.num_groups for block in self.blocks}
+        return sum(block.num_groups for block in self.blocks) if len(sizes) == 1 else 1
+
+    def _mask(self) -> Tensor | None:
+        if len(self.blocks) == 1:
+            return self.blocks[0].mask
+        total, device = self.content.shape[1], self.content.device
+        batched = [block.mask for block in self.blocks if block.mask is not None and block.mask.dim() == 3]
+        shape = (len(self.content), total, total) if batched else (total, total)
+        mask = torch.ones(shape, dtype=torch.bool, device=device)
+        places, first = {}, 0
+        for block in self.blocks:
+            places[block.suffix] = slice(first, first + block.size)
+            first += block.size
+        for block in self.blocks:
+            rows = places[block.suffix]
+            mask[..., rows, rows] = _between_groups(block) if block.mask is None else block.mask
+            for suffix in block.sees:
+                mask[..., rows, places[suffix]] = False
+        return mask
+
+    def split(self, layers: Sequence[LayerOutput], *, aux_loss: bool = True) -> dict[str, Predictions]:
+        """Tell the predictions of the blocks apart, and name them.
+
+        Args:
+            layers: one output for each decoder layer, for the queries of all blocks.
+            aux_loss: whether the layers before the last are returned.
+
+        Returns:
+            Name -> predictions, see `name_layers`.
+        """
+        sizes = [block.size for block in self.blocks]
+        kept = layers if aux_loss else layers[-1:]
+        parts = [_split(layer, sizes) for layer in kept]
+        named: dict[str, Predictions] = {}
+        for block, outputs in zip(self.blocks, zip(*parts, strict=True), strict=True):
+            named |= name_layers(
+                outputs,
+                suffix=block.suffix,
+                targets=block.targets,
+                match=block.match,
+                num_groups=block.num_groups if block.match is None else 1,
+                repeats=block.repeats,
+                weight=block.weight,
+                query_weight=block.query_weight,
+            )
+        return named
+
+
+def _split(layer: LayerOutput, sizes: list[int]) -> list[LayerOutput]:
+    if len(sizes) == 1:
+        return [layer]
+    extra = {name: value.split(sizes, dim=1) for name, value in layer.extra.items()}
+    parts = zip(layer.logits.split(sizes, dim=1), layer.boxes.split(sizes, dim=1), strict=True)
+    return [
+        LayerOutput(logits, boxes, {name: values[position] for name, values in extra.items()})
+        for position, (logits, boxes) in enumerate(parts)
+    ]
+
+
+def _joined(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.cat(list(values), dim=1)
+
+
+def _joined_or_none(name: str, values: Sequence[Tensor | None]) -> Tensor | None:
+    given = [value for value in values if value is not None]
+    if not given:
+        return None
+    if len(given) < len(values):
+        raise ValueError(f"only {len(given)} of {len(values)} blocks of queries have a {name}: all must, or none")
+    return _joined(given)
+
+
+def _between_groups(block: QueryBlock) -> Tensor | bool:
+    """True between queries of different groups; False for a block that is one group."""
+    if block.num_groups == 1:
+        return False
+    group = torch.arange(block.size, device=block.content.device) // (block.size // block.num_groups)
+    return group != group[:, None]

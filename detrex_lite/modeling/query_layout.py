@@ -1,0 +1,127 @@
+"""How many queries a detector has in training and in evaluation, and which blocks they form.
+
+Two ideas add queries that exist in training only: groups that are each matched with all objects (Group DETR, Chen et
+al., ICCV 2023), and a one-to-many branch whose queries are matched with every object several times (H-Deformable DETR,
+Jia et al., CVPR 2023). Every source of matching queries takes them.
+
+Legend: B batch, Q queries, C channels.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from .predictions import FINAL
+from .queries import QueryBlock
+from .targets import Targets
+
+ONE_TO_MANY = "_one2many"
+
+
+class QueryLayout:
+    """The blocks that a source of matching queries makes.
+
+    Args:
+        num_queries: of each group; the first group is the only one in evaluation.
+        num_groups: in training.
+        num_queries_one2many: queries of the one-to-many branch in training; 0 for none. They come last.
+        one2many_repeats: how often each object is to be found by the one-to-many branch.
+        one2many_weight: of the losses of that branch.
+
+    Raises:
+        ValueError: when a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_queries: int,
+        *,
+        num_groups: int = 1,
+        num_queries_one2many: int = 0,
+        one2many_repeats: int = 6,
+        one2many_weight: float = 1.0,
+    ):
+        if num_queries < 1:
+            raise ValueError(f"num_queries={num_queries}: a detector has at least one query")
+        if num_groups < 1:
+            raise ValueError(f"num_groups={num_groups} is less than 1, which is a detector without groups")
+        if num_queries_one2many < 0:
+            raise ValueError(f"num_queries_one2many={num_queries_one2many} is negative; 0 for no one-to-many branch")
+        if one2many_repeats < 1:
+            raise ValueError(f"one2many_repeats={one2many_repeats} is less than 1")
+        self.num_queries = num_queries
+        self.num_groups = num_groups
+        self.num_queries_one2many = num_queries_one2many
+        self.one2many_weight = one2many_weight
+        # One object, so that all layers are compared with the same repeated objects.
+        self.one2many_targets = functools.partial(Targets.repeated, times=one2many_repeats)
+
+    @property
+    def total(self) -> int:
+        """All queries, in training."""
+        return self.num_queries * self.num_groups + self.num_queries_one2many
+
+    def number(self, *, training: bool) -> int:
+        """All queries in training, those of the first group in evaluation."""
+        return self.total if training else self.num_queries
+
+    def num_proposals(self, *, training: bool) -> int:
+        """How many of the encoder's proposals become queries; groups begin at the same ones."""
+        return self.num_queries + (self.num_queries_one2many if training else 0)
+
+    def of_proposals(self, values: Tensor, *, training: bool) -> Tensor:
+        """What proposals have, (B, R, ...) in the order of their rank, for all queries: (B, Q, ...)."""
+        if not training or self.num_groups == 1:
+            return values
+        matching, one2many = values[:, : self.num_queries], values[:, self.num_queries :]
+        return torch.cat([*[matching] * self.num_groups, one2many], dim=1)
+
+    def of_ranks(self, learned: Tensor, num_proposals: int, *, training: bool) -> Tensor:
+        """What is learned for each query, (`total`, C), for those that take one of R proposals: (Q, C).
+
+        Args:
+            learned: rows of the first group in the order of rank, of the further groups, of the one-to-many branch.
+            num_proposals: R, which is less than `num_proposals` for an image with fewer tokens.
+            training: whether there are groups and a one-to-many branch.
+        """
+        if not training:
+            return learned[:num_proposals]
+        matching = learned[: self.num_queries * self.num_groups].unflatten(0, (self.num_groups, self.num_queries))
+        one2many = learned[len(learned) - self.num_queries_one2many :][: max(num_proposals - self.num_queries, 0)]
+        matching = matching[:, :num_proposals].flatten(0, 1)
+        return torch.cat([matching, one2many]) if len(one2many) else matching
+
+    def blocks(
+        self,
+        content: Tensor,
+        reference: Tensor | None,
+        position: Tensor | None = None,
+        *,
+        training: bool,
+        num_proposals: int | None = None,
+    ) -> list[QueryBlock]:
+        """Cut queries into blocks.
+
+        Args:
+            content: (B, Q, C), first those of all groups, then those of the one-to-many branch.
+            reference, position: see `QueryBlock`, of the same queries.
+            training: whether there are groups and a one-to-many branch; otherwise all queries are one block.
+            num_proposals: how many proposals the queries are made of, which may be fewer than `num_proposals` says, as
+                an image may have fewer tokens; None for learned queries.
+        """
+        if not training or self.total == self.num_queries:
+            return [QueryBlock(FINAL, content, reference, position)]
+        groups = {"num_groups": self.num_groups, "repeats": self.num_groups}
+        if not self.num_queries_one2many:
+            return [QueryBlock(FINAL, content, reference, position, **groups)]
+        in_group = self.num_queries if num_proposals is None else min(self.num_queries, num_proposals)
+        sizes = [in_group * self.num_groups, content.shape[1] - in_group * self.num_groups]
+        matching, one2many = zip(
+            *((None, None) if value is None else value.split(sizes, dim=1) for value in (content, reference, position)),
+            strict=True,
+        )
+        return [
+            QueryBlock(FINAL, *matching, **groups),
+            QueryBlock(ONE_TO_MANY, *one2many, targets=self.one2many_targets, weight=self.one2many_weight),
+        ]

@@ -1,0 +1,88 @@
+"""What detectors share whose transformer reads one feature map, as DETR's does."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ...errors import did_you_mean
+from ...structures import ImageBatch, Instances
+from ..denoising import GroupDenoising
+from ..detector import Detector, ImagePreprocessor, require_equal
+from ..heads import DetectionHeads
+from ..predictions import Predictions
+from .queries import LearnedAnchors, LearnedQueries
+from .transformer import SingleLevelTransformer
+
+
+class SingleLevelDetector(Detector):
+    """The parts, in the order in which images go through them; subclasses say how in `predict` and `decode`.
+
+    Args:
+        backbone: images (B, 3, H, W) to a dict of feature maps.
+        in_feature: the feature map that the transformer reads.
+        in_channels: the channels of each feature map that the backbone gives, as `resnet_channels` knows them.
+        position_embedding: padding mask (B, h, w) to positions (B, C, h, w).
+        transformer: encoder and decoder.
+        queries: where the decoder's queries begin.
+        heads: read classes and boxes from queries.
+        denoising: makes denoising queries in training, for queries that are boxes; None for none.
+        embed_dim: C, of the transformer.
+        num_classes: K.
+        num_queries: Q, more than an image will have objects; None for what `queries` says.
+        num_patterns: P learned contents for each query that is a box; None for what `queries` says.
+        aux_loss: supervise every decoder layer.
+        preprocess, criterion, postprocessor: see `Detector`.
+
+    Raises:
+        ValueError: when the backbone gives no map of that name, or the parts contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        in_feature: str,
+        in_channels: Mapping[str, int],
+        position_embedding: nn.Module,
+        transformer: SingleLevelTransformer,
+        queries: LearnedQueries | LearnedAnchors,
+        heads: DetectionHeads,
+        denoising: GroupDenoising | None = None,
+        embed_dim: int,
+        num_classes: int,
+        num_queries: int | None = None,
+        num_patterns: int | None = None,
+        aux_loss: bool = True,
+        preprocess: ImagePreprocessor,
+        criterion: nn.Module,
+        postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+    ):
+        super().__init__(
+            num_classes=num_classes, preprocess=preprocess, criterion=criterion, postprocessor=postprocessor
+        )
+        if in_feature not in in_channels:
+            raise ValueError(f"the backbone gives no feature map {in_feature!r}{did_you_mean(in_feature, in_channels)}")
+        require_equal("num_classes", model=num_classes, heads=heads.num_classes)
+        require_equal("num_queries", model=num_queries, queries=queries.layout.num_queries)
+        require_equal("num_patterns", model=num_patterns, queries=queries.num_patterns)
+        require_equal("number of decoder layers", decoder=transformer.decoder.num_layers, heads=heads.num_layers)
+        if denoising is not None and (queries.num_patterns or not isinstance(queries, LearnedAnchors)):
+            raise ValueError("denoising needs queries that are boxes, without patterns: LearnedAnchors, num_patterns=0")
+        self.backbone = backbone
+        self.in_feature = in_feature
+        self.input_proj = nn.Conv2d(in_channels[in_feature], embed_dim, kernel_size=1)
+        self.position_embedding = position_embedding
+        self.transformer = transformer
+        self.queries = queries
+        self.heads = heads
+        self.denoising = denoising
+        self.aux_loss = aux_loss
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """See `Detector.feature_maps`: one map (B, C, h, w)."""
+        return [self.input_proj(self.backbone(images)[self.in_feature])]
+
+    def map_and_positions(self, images: ImageBatch) -> tuple[ImageBatch, Tensor]:
+        """The padded map (B, C, h, w), and its positions, (B, C, h, w) or (1, C, h, w) where images share them."""
+        (feature,) = self.extract_features(images)
+        return feature, self.position_embedding(feature.mask_or_zeros(), dtype=feature.tensor.dtype)

@@ -1,0 +1,203 @@
+"""Encoder and decoders of one feature map: DETR, Conditional DETR and DAB-DETR.
+
+Legend: B batch, N cells of the feature map, Q queries, C channels.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...layers import MLP, BaseTransformerLayer, ConditionalCrossAttention, TransformerLayerSequence, get_sine_pos_embed
+from ...structures import ImageBatch
+from ..decoder import Decoder, DecoderState, Memory
+from ..initialisation import xavier_uniform
+
+
+class SingleLevelEncoder(TransformerLayerSequence):
+    """Self-attention among the cells of the feature map; pre-norm layers are followed by one more norm.
+
+    Args:
+        layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers.
+        num_layers: how many layers; may be left out when a list is given.
+        position_scale: cells (B, N, C) to (B, N, C), which their positions are multiplied by, channel by channel
+            (DAB-DETR, figure 5); None for positions as they are.
+    """
+
+    norm: nn.Module | None
+
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        position_scale: nn.Module | None = None,
+    ):
+        super().__init__(layer, num_layers)
+        self.query_scale = position_scale
+        if position_scale is not None:
+            xavier_uniform(position_scale)
+        self.norm = norm_after_pre_norm_layers(self)
+
+    def forward(self, tokens: Tensor, *, pos: Tensor, padding: Tensor | None = None) -> Tensor:
+        """tokens: (B, N, C); pos: (B, N, C) or (1, N, C); padding: (B, N) bool, True = padding. Returns (B, N, C)."""
+        return self.every_layer(tokens, pos=pos, padding=padding)[-1]
+
+    def every_layer(self, tokens: Tensor, *, pos: Tensor, padding: Tensor | None = None) -> list[Tensor]:
+        """The same for each layer, in their order; the norm after pre-norm layers is for the last one alone."""
+        results = [tokens]
+        for layer in self.layers:
+            tokens = results[-1]
+            position = pos if self.query_scale is None else pos * self.query_scale(tokens)
+            results.append(layer(tokens, query_pos=position, query_key_padding_mask=padding))
+        if self.norm is not None:
+            results[-1] = self.norm(results[-1])
+        return results[1:] or results
+
+
+def norm_after_pre_norm_layers(sequence: TransformerLayerSequence) -> nn.Module | None:
+    """A norm as those of the layers where these normalise before their blocks, so that the result is normalised."""
+    last = sequence.layers[-1] if sequence.num_layers else None
+    if isinstance(last, BaseTransformerLayer) and last.pre_norm:
+        return copy.deepcopy(last.norms[-1])
+    return None
+
+
+class PositionalDecoder(Decoder):
+    """DETR's: learned positions are added to queries in every attention (Carion et al., ECCV 2020, figure 10)."""
+
+    def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
+        """See `Decoder.layer_inputs`."""
+        return {"query_pos": state.queries.position}
+
+
+class ConditionalDecoder(Decoder):
+    """Conditional DETR's: cross-attention looks around a point, as far as each query says (Meng et al., ICCV 2021).
+
+    Args:
+        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds positions
+            to contents in the first layer only.
+        embed_dim: C.
+        temperature: of the sine embedding of points.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        relation: nn.Module | None = None,
+        embed_dim: int = 256,
+        temperature: float = 10000.0,
+    ):
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        self.embed_dim = embed_dim
+        self.temperature = temperature
+        self.query_scale = MLP(embed_dim, embed_dim, embed_dim, num_layers=2)
+        xavier_uniform(self.query_scale)
+        add_query_pos_in_first_layer_only(self)
+
+    def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
+        """See `Decoder.layer_inputs`: the sine embedding of the point, scaled by the query from the second layer on."""
+        assert state.reference is not None
+        place = get_sine_pos_embed(state.reference, self.embed_dim // 2, self.temperature).to(state.query.dtype)
+        if index > 0:
+            place = place * self.query_scale(state.query)
+        return {"query_pos": state.queries.position, "cross_attn_inputs": {"query_sine_embed": place}}
+
+
+class AnchorDecoder(Decoder):
+    """DAB-DETR's: queries look for objects of their box's place and size (Liu et al., ICLR 2022, figure 5).
+
+    Args:
+        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds positions
+            to contents in the first layer only.
+        embed_dim: C.
+        modulate_hw_attn: a box's width and height change how fast attention falls off around its centre.
+        temperature: of the sine embedding of boxes.
+    """
+
+    ref_anchor_head: MLP | None
+
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        relation: nn.Module | None = None,
+        embed_dim: int = 256,
+        modulate_hw_attn: bool = True,
+        temperature: float = 10000.0,
+    ):
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        self.embed_dim = embed_dim
+        self.temperature = temperature
+        self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
+        self.query_scale = MLP(embed_dim, embed_dim, embed_dim, num_layers=2)
+        self.ref_anchor_head = MLP(embed_dim, embed_dim, 2, num_layers=2) if modulate_hw_attn else None
+        for part in (self.ref_point_head, self.query_scale, self.ref_anchor_head):
+            if part is not None:
+                xavier_uniform(part)
+        add_query_pos_in_first_layer_only(self)
+
+    def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
+        """See `Decoder.layer_inputs`: positions of boxes, and the sine embedding of their centres, scaled by the query."""
+        assert state.reference is not None
+        embedding = get_sine_pos_embed(state.reference, self.embed_dim // 2, self.temperature).to(state.query.dtype)
+        place = embedding[..., : self.embed_dim]  # of (y, x, w, h) the first two
+        if index > 0:
+            place = place * self.query_scale(state.query)
+        if self.ref_anchor_head is not None:
+            place = modulate(place, self.ref_anchor_head(state.query).sigmoid(), state.reference[..., 2:])
+        return {"query_pos": self.ref_point_head(embedding), "cross_attn_inputs": {"query_sine_embed": place}}
+
+
+def add_query_pos_in_first_layer_only(decoder: Decoder) -> None:
+    """Take from all layers but the first the projection that adds positions of queries to their contents."""
+    for layer in decoder.layers[1:]:
+        for module in layer.modules():
+            if isinstance(module, ConditionalCrossAttention):
+                module.query_pos_proj = None
+
+
+def modulate(place: Tensor, expected: Tensor, sizes: Tensor) -> Tensor:
+    """Scale the embedding of y by expected height / height and that of x by expected width / width (DAB-DETR, eq. 6).
+
+    Args:
+        place: (B, Q, C), the embedding of y, then that of x.
+        expected: (B, Q, 2), width and height in 0..1 that the content asks for.
+        sizes: (B, Q, 2), the box's width and height in 0..1.
+    """
+    ratio = (expected / sizes).flip(-1)
+    return (place.unflatten(-1, (2, -1)) * ratio[..., None]).flatten(-2)
+
+
+class SingleLevelTransformer(nn.Module):
+    """Encoder and decoder of a detector with one feature map.
+
+    Args:
+        encoder: (tokens, pos=, padding=) to tokens.
+        decoder: turns queries into predictions.
+        mask_memory_padding: the decoder never attends to padding. False: in training it does, as detrex's DAB-DETR and
+            DN-DETR; detections never depend on padding.
+    """
+
+    def __init__(self, *, encoder: nn.Module, decoder: Decoder, mask_memory_padding: bool = True):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.mask_memory_padding = mask_memory_padding
+
+    def encode(self, feature: ImageBatch, pos: Tensor) -> Memory:
+        """Encode a map, cell by cell.
+
+        Args:
+            feature: (B, C, h, w), and its padding.
+            pos: (B, C, h, w), or (1, C, h, w) for all images alike.
+        """
+        tokens, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
+        padding = None if feature.mask is None else feature.mask.flatten(1)
+        tokens = self.encoder(tokens, pos=pos, padding=padding)
+        attends_to_padding = feature.as_published and not self.mask_memory_padding
+        return Memory(tokens, pos, None if attends_to_padding else padding)

@@ -3,17 +3,31 @@
 Importing this package is cheap: subpackages are imported when they are used.
 """
 
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 
-# The wheel installs `projects`, `configs` and `tools` inside this package. A source checkout keeps them
-# beside it; looking there too makes `detrex_lite.projects` the same import in both, installed or not.
+# The wheel installs these folders inside the package. A source checkout keeps them beside it.
+_BESIDE = ("projects", "configs", "tools")
 _HERE = Path(__file__).resolve().parent
-if not (_HERE / "projects").is_dir() and (_HERE.parent / "projects").is_dir():
-    __path__.append(str(_HERE.parent))
+SHIPPED_IN = _HERE if (_HERE / "projects").is_dir() else _HERE.parent
+
+
+class _Beside:
+    """Finds `detrex_lite.projects`, `.configs` and `.tools` in a checkout, where they are beside the package."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        package, _, part = name.partition(".")
+        return PathFinder.find_spec(name, [str(SHIPPED_IN)]) if package == __name__ and part in _BESIDE else None
+
+
+if SHIPPED_IN != _HERE:
+    # In front of all others: another checkout may be installed, and its projects must not mix with this package.
+    sys.meta_path.insert(0, _Beside())
 
 _LAZY = {"Predictor": "detrex_lite.engine.predictor"}
 
@@ -25,4 +39,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_LAZY]
+    return [*globals(), *_LAZY, *_BESIDE]

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,20 @@ def test_modules_for_optional_packages_are_imported_on_demand_only():
 def test_detectron2_is_imported_by_the_modules_for_it_only():
     users = {m for m, file in modules().items() if any(n.split(".")[0] == "detectron2" for n in names_of(m, file))}
     assert users == WITH_DETECTRON2
+
+
+@pytest.mark.parametrize("name", ["projects.detr.modeling", "configs.common.train", "tools.train_net"])
+def test_what_is_beside_the_package_has_no_second_name(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)  # as in a program that is started in the clone
+    with pytest.raises(ImportError, match=f"not {name.split('.')[0]} but detrex_lite.{name.split('.')[0]}: "):
+        import_module(name)
+    assert Path(import_module(f"detrex_lite.{name}").__file__).is_relative_to(ROOT)
+
+
+@pytest.mark.parametrize("name", ["tests", "setup", "detrex_lite"])
+def test_nothing_else_of_the_checkout_is_in_the_package(name):
+    with pytest.raises(ModuleNotFoundError, match=f"No module named 'detrex_lite.{name}'"):
+        import_module(f"detrex_lite.{name}")
 
 
 def test_the_walk_finds_what_it_looks_for():

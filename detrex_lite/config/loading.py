@@ -91,16 +91,15 @@ def _shipped_file(name: str) -> Path | None:
     candidates = [f"configs/{name}"]
     if name.startswith(("configs/", "projects/")):
         candidates.append(name)
-    files = [Path(root, candidate) for root in detrex_lite.__path__ for candidate in candidates]
+    files = [detrex_lite.SHIPPED_IN / candidate for candidate in candidates]
     return next((file for file in files if file.is_file()), None)
 
 
 def _shipped_names() -> list[str]:
     files = {
-        file.relative_to(root).as_posix()
-        for root in detrex_lite.__path__
-        for pattern in ("configs/**/*.py", "projects/*/configs/**/*.py")
-        for file in Path(root).glob(pattern)
+        file.relative_to(detrex_lite.SHIPPED_IN).as_posix()
+        for pattern in ("configs/*/**/*.py", "projects/*/configs/**/*.py")
+        for file in detrex_lite.SHIPPED_IN.glob(pattern)
     }
     return sorted(files)
 

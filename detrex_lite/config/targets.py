@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 from collections.abc import Collection
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import Parameter
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,8 @@ def locate(path: str) -> Any:
         if found is not None:
             break
     else:
+        if find_spec(f"detrex_lite.{parts[0]}"):
+            raise ConfigError(f"{path!r}: there is no module {parts[0]!r}, did you mean 'detrex_lite.{path}'?")
         known = [module.name for module in pkgutil.iter_modules()]
         raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{nearest(parts[0], known)}")
     for index in range(end, len(parts)):

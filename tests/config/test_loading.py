@@ -1,4 +1,3 @@
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -242,7 +241,7 @@ def shipped(write, monkeypatch):
         """,
         setup="secret = dict(x=1)",
     )
-    monkeypatch.setattr(detrex_lite, "__path__", [str(root), str(Path(detrex_lite.__file__).parent)])
+    monkeypatch.setattr(detrex_lite, "SHIPPED_IN", root)
     return root
 
 
@@ -257,6 +256,12 @@ def test_get_config_finds_shipped_files(shipped, tmp_path, monkeypatch):
 def test_shipped_configs_imported_by_full_name_are_not_shared(shipped):
     for _ in range(2):
         assert get_config("projects/net/configs/small.py").train.max_iter == 2
+
+
+def test_configs_are_not_shared_by_a_second_name_either(write):
+    root = write(leaf="from configs.common.train import train")
+    with pytest.raises(ImportError, match="not configs but detrex_lite.configs"):
+        LazyConfig.load(root / "leaf.py")
 
 
 def test_get_config_names_the_nearest(shipped):

@@ -1,10 +1,11 @@
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from detrex_lite.config import ConfigError, locate
+from detrex_lite.config import ConfigError, LazyConfig, locate, validate
 from detrex_lite.config.targets import accepted_names, argument_faults, describe, dotted_name
 
 
@@ -62,6 +63,8 @@ def test_a_function_is_preferred_to_the_module_of_its_name(tmp_path, monkeypatch
             r"detrex_lite has no attribute 'strcutures'; did you mean 'structures'\?",
         ),
         ("no_such_module_anywhere.x", "there is no module 'no_such_module_anywhere'"),
+        ("layers.FFN", r"there is no module 'layers', did you mean 'detrex_lite\.layers\.FFN'\?"),
+        ("detrex_lite.projcts.detr", r"detrex_lite has no attribute 'projcts'; did you mean 'projects'\?"),
     ],
 )
 def test_what_is_not_there(path, message):
@@ -91,3 +94,16 @@ def test_what_cannot_be_inspected_accepts_everything():
     assert accepted_names(dict.update) == []
     assert argument_faults(int.from_bytes, ["a"]) != {}
     assert argument_faults(max, ["anything"], positional=9) == {}
+
+
+@pytest.mark.parametrize("in_the_clone", [True, False])
+def test_a_project_without_the_package_before_it(in_the_clone, tmp_path, monkeypatch):
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path).resolve() != root])
+    monkeypatch.chdir(root if in_the_clone else tmp_path)
+    monkeypatch.syspath_prepend("")
+    config = tmp_path / "config.yaml"
+    config.write_text("model: {_target_: projects.detr.modeling.DETR}")
+    message = "not projects but detrex_lite.projects" if in_the_clone else "'detrex_lite.projects.detr.modeling.DETR'"
+    with pytest.raises(ConfigError, match=rf"model\._target_: 'projects\.detr\.modeling\.DETR': .*{message}"):
+        validate(LazyConfig.load(config))

@@ -1,5 +1,7 @@
 """The data sections of configs/common."""
 
+from importlib import import_module
+
 import pytest
 
 from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate, validate
@@ -19,6 +21,12 @@ def load(name, overrides):
 def build(config):
     loaders = [instantiate(config.dataloader[part]) for part in ("train", "test")]
     return [*loaders, instantiate(config.dataloader.evaluator)]
+
+
+@pytest.mark.parametrize("name", ["bccd", "coco_detr", "custom_coco", "custom_voc", "shapes"])
+def test_they_are_modules_too(name):
+    module = import_module(f"detrex_lite.configs.common.data.{name}")
+    assert list(module.dataloader) == ["train", "test", "evaluator"]
 
 
 def test_coco_by_name(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """COCO 2017 with DETR's augmentation. DETREX_DATASETS names the folder that holds coco/."""
 
+from omegaconf import OmegaConf
+
 from detrex_lite.config import LazyCall as L
 from detrex_lite.data import (
     DetrDatasetMapper,
@@ -11,19 +13,18 @@ from detrex_lite.data import (
 )
 from detrex_lite.evaluation import CocoEvaluator
 
-dataloader = {
-    "train": L(build_train_loader)(
-        dataset=L(load_dataset)(name="coco_2017_train"),
-        mapper=L(DetrDatasetMapper)(augmentation=L(detr_train_augmentation)(), is_train=True),
-        total_batch_size=16,  # of all processes together
-        num_workers=4,  # of each process
-        seed="${train.seed}",
-    ),
-    "test": L(build_test_loader)(
-        dataset=L(load_dataset)(name="coco_2017_val"),
-        mapper=L(DetrDatasetMapper)(augmentation=L(detr_test_augmentation)(), is_train=False),
-        batch_size=1,
-        num_workers=4,
-    ),
-    "evaluator": L(CocoEvaluator)(dataset="${..test.dataset}", output_dir="${train.output_dir}/evaluation"),
-}
+dataloader = OmegaConf.create()  # a config node from the start: files that import it change it by attributes
+dataloader.train = L(build_train_loader)(
+    dataset=L(load_dataset)(name="coco_2017_train"),
+    mapper=L(DetrDatasetMapper)(augmentation=L(detr_train_augmentation)(), is_train=True),
+    total_batch_size=16,  # of all processes together
+    num_workers=4,  # of each process
+    seed="${train.seed}",
+)
+dataloader.test = L(build_test_loader)(
+    dataset=L(load_dataset)(name="coco_2017_val"),
+    mapper=L(DetrDatasetMapper)(augmentation=L(detr_test_augmentation)(), is_train=False),
+    batch_size=1,
+    num_workers=4,
+)
+dataloader.evaluator = L(CocoEvaluator)(dataset="${..test.dataset}", output_dir="${train.output_dir}/evaluation")

@@ -3,9 +3,7 @@
 from .attention import MultiheadAttention
 from .conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from .deformable_attention import MultiScaleDeformableAttention
-from .dropout import Dropout
 from .ffn import FFN, MLP
-from .linear import Linear
 from .position_embedding import PositionEmbeddingLearned, PositionEmbeddingSine, get_sine_pos_embed
 from .transformer import BaseTransformerLayer, TransformerLayerSequence
 
@@ -15,8 +13,6 @@ __all__ = [
     "BaseTransformerLayer",
     "ConditionalCrossAttention",
     "ConditionalSelfAttention",
-    "Dropout",
-    "Linear",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "PositionEmbeddingLearned",

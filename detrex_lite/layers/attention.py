@@ -1,17 +1,15 @@
 """Multi-head attention (Vaswani et al., 2017) with positions added to query and key, and an identity connection.
 
-Legend: B batch, Q queries, N keys, H heads, C channels.
+Legend: B batch, Q queries, N keys, H heads, C channels, D channels per head, G groups of
+n queries each.
 What differs from torch.nn.MultiheadAttention, whose parameter names it keeps: positions and the residual
-connection are inside, batches come first by default, masks are bool only, and attention weights are never built.
+connection are inside, batches come first by default, masks are bool only (what is added to the logits has an argument
+of its own, `attn_bias`), and attention weights are never built.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ..ops.linear import linear
-from .dropout import Dropout
-from .linear import Linear
 
 
 def check_num_heads(embed_dim: int, num_heads: int) -> None:
@@ -39,9 +37,10 @@ def attend(
     *,
     attn_mask: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
+    attn_bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """`softmax(q k / sqrt(D)) v` for each head.
+    """`softmax(q k / sqrt(D) + attn_bias) v` for each head.
 
     Args:
         q: (B, H, Q, D).
@@ -49,23 +48,29 @@ def attend(
         v: (B, H, N, E).
         attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
         key_padding_mask: bool, (B, N); True = not attended.
+        attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or anything that broadcasts to (B, H, Q, N).
+            It is cast to the dtype of `q`, and gradients flow into it. Masks count where there is a bias, too.
         dropout: probability that an attention weight is dropped.
 
     Returns:
         (B, H, Q, E).
 
     Raises:
-        ValueError: when a mask is not bool or its shape does not fit.
+        ValueError: when a mask is not bool, the bias is not floating point, or the shape of one of them does not fit.
     """
-    mask, width = _merge_masks(attn_mask, key_padding_mask, q, k), v.shape[-1]
-    if width < q.shape[-1] and q.device.type == "cpu":
-        # The CPU's kernel that does not build the weights wants D = E: 0.4 of the time, 0.7 with gradients.
-        v = F.pad(v, (0, q.shape[-1] - width))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)[..., :width]
+    blocked = _merge_masks(attn_mask, key_padding_mask, q, k)
+    if attn_bias is None:
+        mask = None if blocked is None else ~blocked  # scaled_dot_product_attention has True = attended
+    else:
+        mask = _fit_bias(attn_bias, q, k)
+        mask = mask if blocked is None else mask.masked_fill(blocked, float("-inf"))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
 class BaseAttention(nn.Module):
     """What attentions with an identity connection share: everything but how queries, keys and values are made.
+
+    A subclass creates its projections in its own `__init__` and then calls `reset_parameters`.
 
     Args:
         embed_dim: C, of queries, keys, values and the result.
@@ -92,29 +97,83 @@ class BaseAttention(nn.Module):
         self.num_heads = num_heads
         self.attn_drop = attn_drop
         self.batch_first = batch_first
-        self.add_projections(embed_dim)
-        self.out_proj = Linear(embed_dim, embed_dim)
-        self.proj_drop = Dropout(proj_drop)
-        self.reset_parameters()
-
-    def add_projections(self, embed_dim: int) -> None:
-        """What subclasses write: make the layers before attention."""
-        raise NotImplementedError(f"{type(self).__name__} must write add_projections")
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.proj_drop = nn.Dropout(proj_drop)
 
     def reset_parameters(self) -> None:
-        """Set initial values, where they are not those that the layers have by themselves."""
+        """Draw Xavier-uniform weights for all projections, as DETR's repository does; biases stay as they are."""
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, tokens, C) to (B, H, tokens, C / H)."""
         return split_heads(x, self.num_heads, self.batch_first)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None,
+        key_padding_mask: Tensor | None,
+        attn_bias: Tensor | None,
+        num_groups: int = 1,
     ) -> Tensor:
-        """From heads, see the function `attend`, to what is added to the identity, (B, Q, C)."""
-        dropout = self.attn_drop if self.training else 0.0
-        out = attend(q, k, v, attn_mask=attn_mask, key_padding_mask=key_padding_mask, dropout=dropout)
+        """Attend, join the heads and project.
+
+        Args:
+            q, k, v, attn_mask, key_padding_mask, attn_bias: see the function `attend`.
+            num_groups: above 1, each group of queries attends within itself; see `MultiheadAttention.forward`.
+
+        Returns:
+            What is added to the identity, (B, Q, C).
+        """
+        if num_groups > 1:
+            q, k, v = (_fold_groups(x, num_groups) for x in (q, k, v))
+            if key_padding_mask is not None:
+                key_padding_mask = key_padding_mask.reshape(q.shape[0], -1)
+        out = self.attend_heads(q, k, v, attn_mask, key_padding_mask, attn_bias)
+        if num_groups > 1:
+            out = _unfold_groups(out, num_groups)
         return self.proj_drop(self.out_proj(join_heads(out, self.batch_first)))
+
+    def attend_heads(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None,
+        key_padding_mask: Tensor | None,
+        attn_bias: Tensor | None,
+    ) -> Tensor:
+        """The function `attend` with this block's dropout. Returns (B, H, Q, E)."""
+        return attend(
+            q,
+            k,
+            v,
+            attn_mask=attn_mask,
+            key_padding_mask=key_padding_mask,
+            attn_bias=attn_bias,
+            dropout=self.attn_drop if self.training else 0.0,
+        )
+
+    def check_groups(self, num_groups: int, query: Tensor, key: Tensor, attn_mask: Tensor | None) -> None:
+        """ValueError when `num_groups` does not go together with the other inputs of a self-attention."""
+        if num_groups == 1:
+            return
+        if num_groups < 1:
+            raise ValueError(f"num_groups={num_groups} is below 1")
+        if key is not query:
+            raise ValueError(f"num_groups={num_groups} is for self-attention: the key must be the query")
+        if attn_mask is not None:
+            raise ValueError(
+                f"num_groups={num_groups} cannot be combined with an attn_mask: groups already attend only within "
+                "themselves; to mask more, give num_groups=1 and one mask for all queries"
+            )
+        num_queries = query.shape[1 if self.batch_first else 0]
+        if num_queries % num_groups != 0:
+            raise ValueError(f"{num_queries} queries cannot be divided into num_groups={num_groups} of equal size")
 
 
 class MultiheadAttention(BaseAttention):
@@ -124,16 +183,28 @@ class MultiheadAttention(BaseAttention):
         embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
     """
 
-    def add_projections(self, embed_dim: int) -> None:
-        """See `BaseAttention.add_projections`: all three in one."""
+    _linear = staticmethod(F.linear)  # of the packed projection
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        batch_first: bool = True,
+    ):
+        super().__init__(embed_dim, num_heads, attn_drop, proj_drop, batch_first)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * embed_dim))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform weights over the packed projection and zero biases, as torch.nn.MultiheadAttention."""
-        nn.init.xavier_uniform_(self.in_proj_weight)
+        """Draw Xavier-uniform weights, those of the packed projection as one matrix, and set biases to zero.
+
+        This is what DETR's repository has; torch.nn.MultiheadAttention draws `out_proj.weight` otherwise.
+        """
+        super().reset_parameters()
         nn.init.zeros_(self.in_proj_bias)
-        self.out_proj.reset_parameters()
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
@@ -146,6 +217,9 @@ class MultiheadAttention(BaseAttention):
         key_pos: Tensor | None = None,
         attn_mask: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
+        *,
+        attn_bias: Tensor | None = None,
+        num_groups: int = 1,
     ) -> Tensor:
         """Attend.
 
@@ -158,20 +232,27 @@ class MultiheadAttention(BaseAttention):
             key_pos: the same for the key; `query_pos` when None and there is no `key` of its own.
             attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
             key_padding_mask: bool, (B, N); True = not attended.
+            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or what broadcasts to (B, H, Q, N).
+            num_groups: G; for self-attention only. The queries are G consecutive groups of n queries each, which attend
+                only within their own group, as with a block-diagonal mask, but at 1 / G of the cost (Group DETR, Chen
+                et al., ICCV 2023). Above 1, there must be no `attn_mask`, and `attn_bias` is (n, n), (B * G, n, n), or
+                what broadcasts to (B * G, H, n, n), with the groups of an image after each other.
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: when a mask is not bool or its shape does not fit.
+            ValueError: when a mask is not bool, the bias is not floating point, the shape of one of them does not fit,
+                or `num_groups` does not divide Q or is given for a key that is not the query.
         """
         if key is None:
             key = query
             key_pos = query_pos if key_pos is None else key_pos
         value = key if value is None else value
         identity = query if identity is None else identity
+        self.check_groups(num_groups, query, key, attn_mask)
         q, k, v = self._project(query, key, value, query_pos, key_pos)
-        return identity + self.attend(q, k, v, attn_mask, key_padding_mask)
+        return identity + self.attend(q, k, v, attn_mask, key_padding_mask, attn_bias, num_groups)
 
     def _project(
         self, query: Tensor, key: Tensor, value: Tensor, query_pos: Tensor | None, key_pos: Tensor | None
@@ -181,17 +262,29 @@ class MultiheadAttention(BaseAttention):
         same_query_and_key = query is key and query_pos is key_pos
         query = query if query_pos is None else query + query_pos
         if same_query_and_key:
-            q, k = linear(query, weight[: 2 * channels], bias[: 2 * channels]).chunk(2, dim=-1)
+            q, k = self._linear(query, weight[: 2 * channels], bias[: 2 * channels]).chunk(2, dim=-1)
         else:
             key = key if key_pos is None else key + key_pos
-            q = linear(query, weight[:channels], bias[:channels])
-            k = linear(key, weight[channels : 2 * channels], bias[channels : 2 * channels])
-        v = linear(value, weight[2 * channels :], bias[2 * channels :])
+            q = self._linear(query, weight[:channels], bias[:channels])
+            k = self._linear(key, weight[channels : 2 * channels], bias[channels : 2 * channels])
+        v = self._linear(value, weight[2 * channels :], bias[2 * channels :])
         return self.split_heads(q), self.split_heads(k), self.split_heads(v)
 
 
+def _fold_groups(x: Tensor, num_groups: int) -> Tensor:
+    """(B, H, G * n, D) to (B * G, H, n, D)."""
+    groups = x.unflatten(2, (num_groups, x.shape[2] // num_groups))
+    return groups.transpose(1, 2).flatten(0, 1)
+
+
+def _unfold_groups(x: Tensor, num_groups: int) -> Tensor:
+    """The inverse of `_fold_groups`."""
+    groups = x.unflatten(0, (x.shape[0] // num_groups, num_groups))
+    return groups.transpose(1, 2).flatten(2, 3)
+
+
 def _merge_masks(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """Both masks as one that scaled_dot_product_attention takes (there True = attended), or None."""
+    """Both masks as one that broadcasts to (B, H, Q, N), True = not attended; None when there is neither."""
     (batch, heads, queries, _), keys = q.shape, k.shape[2]
     blocked = None
     if attn_mask is not None:
@@ -215,10 +308,30 @@ def _merge_masks(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: T
             )
         padding = key_padding_mask[:, None, None, :]
         blocked = padding if blocked is None else blocked | padding
-    return None if blocked is None else ~blocked
+    return blocked
+
+
+def _fit_bias(attn_bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """The bias with four dimensions that broadcast to (B, H, Q, N), in the dtype of `q`."""
+    if not attn_bias.is_floating_point():
+        raise ValueError(
+            f"attn_bias is added to the logits and must be floating point, got {attn_bias.dtype}; "
+            "a bool mask (True = not attended) goes into attn_mask"
+        )
+    (batch, heads, queries, _), keys = q.shape, k.shape[2]
+    shape = tuple(attn_bias.shape)
+    bias = attn_bias[:, None] if attn_bias.dim() == 3 else attn_bias[(None,) * (4 - attn_bias.dim())]
+    full = (batch, heads, queries, keys)
+    if bias.dim() != 4 or any(size not in (1, wanted) for size, wanted in zip(bias.shape, full, strict=True)):
+        raise ValueError(
+            f"attn_bias has shape {shape}; expected (Q, N) = {(queries, keys)}, (B, Q, N) = {(batch, queries, keys)}, "
+            f"or what broadcasts to (B, H, Q, N) = {full}"
+        )
+    return bias.to(q.dtype)
 
 
 def _require_bool(name: str, mask: Tensor) -> None:
     # A float mask that holds 0 and 1 reads as "added to the logits" elsewhere: refusing is safer than guessing.
     if mask.dtype != torch.bool:
-        raise ValueError(f"{name} must be bool (True = not attended), got {mask.dtype}")
+        hint = "; what is added to the logits goes into attn_bias" if name == "attn_mask" else ""
+        raise ValueError(f"{name} must be bool (True = not attended), got {mask.dtype}{hint}")

@@ -6,26 +6,34 @@ that a layer is made of these as of `MultiheadAttention`; parameter names are de
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .attention import BaseAttention
-from .linear import Linear
 
 
 class _ConditionalAttention(BaseAttention):
     """What both attentions share: all projections but those of the queries' positions."""
 
-    def add_projections(self, embed_dim: int) -> None:
-        """See `BaseAttention.add_projections`."""
-        self.query_content_proj = Linear(embed_dim, embed_dim)
-        self.key_content_proj = Linear(embed_dim, embed_dim)
-        self.key_pos_proj = Linear(embed_dim, embed_dim)
-        self.value_proj = Linear(embed_dim, embed_dim)
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        batch_first: bool = True,
+    ):
+        super().__init__(embed_dim, num_heads, attn_drop, proj_drop, batch_first)
+        self.query_content_proj = nn.Linear(embed_dim, embed_dim)
+        self.key_content_proj = nn.Linear(embed_dim, embed_dim)
+        self.key_pos_proj = nn.Linear(embed_dim, embed_dim)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
 
     def _required(self, **inputs: Tensor | None) -> tuple[Tensor, ...]:
         for name, value in inputs.items():
             if value is None:
-                raise ValueError(f"{type(self).__name__} projects positions: it needs {name}, got None")
+                further = name == "query_sine_embed"
+                hint = "; a BaseTransformerLayer takes it in cross_attn_inputs" if further else ""
+                raise ValueError(f"{type(self).__name__} projects positions: it needs {name}, got None{hint}")
         return tuple(value for value in inputs.values() if value is not None)
 
 
@@ -36,10 +44,17 @@ class ConditionalSelfAttention(_ConditionalAttention):
         embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
     """
 
-    def add_projections(self, embed_dim: int) -> None:
-        """See `BaseAttention.add_projections`."""
-        super().add_projections(embed_dim)
-        self.query_pos_proj = Linear(embed_dim, embed_dim)
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        batch_first: bool = True,
+    ):
+        super().__init__(embed_dim, num_heads, attn_drop, proj_drop, batch_first)
+        self.query_pos_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
 
     def forward(
         self,
@@ -51,6 +66,9 @@ class ConditionalSelfAttention(_ConditionalAttention):
         key_pos: Tensor | None = None,
         attn_mask: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
+        *,
+        attn_bias: Tensor | None = None,
+        num_groups: int = 1,
     ) -> Tensor:
         """Attend.
 
@@ -63,29 +81,33 @@ class ConditionalSelfAttention(_ConditionalAttention):
             key_pos: the same for the key; `query_pos` when None and there is no `key` of its own.
             attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
             key_padding_mask: bool, (B, N); True = not attended.
+            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or what broadcasts to (B, H, Q, N).
+            num_groups: above 1, so many groups of queries attend within themselves; see `MultiheadAttention.forward`.
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: without positions, or when a mask is not bool or its shape does not fit.
+            ValueError: without positions; when a mask is not bool, the bias is not floating point, the shape of one of
+                them does not fit, or `num_groups` does not divide Q or is given for a key that is not the query.
         """
         if key is None:
             key = query
             key_pos = query_pos if key_pos is None else key_pos
         value = key if value is None else value
         identity = query if identity is None else identity
+        self.check_groups(num_groups, query, key, attn_mask)
         query_pos, key_pos = self._required(query_pos=query_pos, key_pos=key_pos)
         q = self.split_heads(self.query_content_proj(query) + self.query_pos_proj(query_pos))
         k = self.split_heads(self.key_content_proj(key) + self.key_pos_proj(key_pos))
         v = self.split_heads(self.value_proj(value))
-        return identity + self.attend(q, k, v, attn_mask, key_padding_mask)
+        return identity + self.attend(q, k, v, attn_mask, key_padding_mask, attn_bias, num_groups)
 
 
 class ConditionalCrossAttention(_ConditionalAttention):
     """Attention to the image that compares content with content and position with position.
 
-    In each head the content's channels and the position's stand side by side, so that a logit is the sum of two
+    In each head the channels of content and position are concatenated, so that a logit is the sum of two
     products, (content q, content k) and (position q, position k), over the square root of 2 C / H. The position of
     a query is `query_sine_embed`, a sine embedding of where it looks.
 
@@ -105,8 +127,9 @@ class ConditionalCrossAttention(_ConditionalAttention):
         add_query_pos: bool = False,
     ):
         super().__init__(embed_dim, num_heads, attn_drop, proj_drop, batch_first)
-        self.query_pos_proj = Linear(embed_dim, embed_dim) if add_query_pos else None
-        self.query_pos_sine_proj = Linear(embed_dim, embed_dim)
+        self.query_pos_proj = nn.Linear(embed_dim, embed_dim) if add_query_pos else None
+        self.query_pos_sine_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
 
     def forward(
         self,
@@ -119,6 +142,8 @@ class ConditionalCrossAttention(_ConditionalAttention):
         attn_mask: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
         query_sine_embed: Tensor | None = None,
+        *,
+        attn_bias: Tensor | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -131,13 +156,16 @@ class ConditionalCrossAttention(_ConditionalAttention):
             key_pos: (B, N, C) or what broadcasts to it.
             attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
             key_padding_mask: bool, (B, N); True = not attended.
-            query_sine_embed: (B, Q, C) or what broadcasts to it, compared with `key_pos`.
+            query_sine_embed: (B, Q, C) or what broadcasts to it, compared with `key_pos`. In a `BaseTransformerLayer`,
+                give it in `cross_attn_inputs`.
+            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or what broadcasts to (B, H, Q, N).
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: without positions, or when a mask is not bool or its shape does not fit.
+            ValueError: without positions, or when a mask is not bool, the bias is not floating point, or the shape of
+                one of them does not fit.
         """
         key = query if key is None else key
         value = key if value is None else value
@@ -149,10 +177,10 @@ class ConditionalCrossAttention(_ConditionalAttention):
             (query_pos,) = self._required(query_pos=query_pos)
             query_content = query_content + self.query_pos_proj(query_pos)
             key_content = key_content + key_place
-        q, k = self._beside(query_content, query_place), self._beside(key_content, key_place)
+        q, k = self._join(query_content, query_place), self._join(key_content, key_place)
         v = self.split_heads(self.value_proj(value))
-        return identity + self.attend(q, k, v, attn_mask, key_padding_mask)
+        return identity + self.attend(q, k, v, attn_mask, key_padding_mask, attn_bias)
 
-    def _beside(self, content: Tensor, place: Tensor) -> Tensor:
-        """Two times (B, tokens, C) to (B, H, tokens, 2 * C / H)."""
+    def _join(self, content: Tensor, place: Tensor) -> Tensor:
+        """Content and position, (B, tokens, C) each, to (B, H, tokens, 2 * C / H)."""
         return torch.cat([self.split_heads(content), self.split_heads(place.expand_as(content))], dim=-1)

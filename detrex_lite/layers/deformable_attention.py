@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from ..ops import multi_scale_deformable_attention_from_offsets
 from .attention import check_num_heads
-from .dropout import Dropout
-from .linear import Linear
 
 
 class MultiScaleDeformableAttention(nn.Module):
     """`identity + dropout(attention)`, where each query reads a few points near its reference point.
 
     A query (with its position) says where to look, as offsets from its reference point, and how much each point counts;
-    it is never compared with keys. It can be put wherever a layer has `MultiheadAttention`.
+    it is never compared with keys. It can be put wherever a layer has `MultiheadAttention`. In a
+    `BaseTransformerLayer`, give `reference_points` and `spatial_shapes` in `cross_attn_inputs` (in `self_attn_inputs`
+    where it is the self-attention).
 
     Args:
         embed_dim: C, of queries, values and the result.
@@ -46,11 +46,11 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
-        self.sampling_offsets = Linear(embed_dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = Linear(embed_dim, num_heads * num_levels * num_points)
-        self.value_proj = Linear(embed_dim, embed_dim)
-        self.output_proj = Linear(embed_dim, embed_dim)
-        self.dropout = Dropout(dropout)
+        self.sampling_offsets = nn.Linear(embed_dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

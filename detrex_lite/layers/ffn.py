@@ -1,20 +1,11 @@
 """Feed-forward blocks: the one inside transformer layers, and the plain perceptron of prediction heads."""
 
-import functools
+import copy
 import itertools
 from collections.abc import Callable
-from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .dropout import Dropout
-from .linear import Linear
-from .relu_between import relu_between
-
-# In place: nothing else reads a hidden layer before its activation.
-RELU = functools.partial(nn.ReLU, inplace=True)
 
 
 class FFN(nn.Module):
@@ -25,7 +16,8 @@ class FFN(nn.Module):
         feedforward_dim: channels of the hidden layers.
         output_dim: output channels; `embed_dim` when None. The identity connection needs it to be `embed_dim`.
         num_fcs: how many linear layers, at least 2.
-        activation: makes the activation module, called once per hidden layer (a class such as nn.GELU will do).
+        activation: a module, of which each hidden layer gets a copy with the same initial values, or a class or
+            function that makes one and is called once per hidden layer.
         ffn_drop: dropout probability after each layer, in training.
         fc_bias: whether the linear layers have biases.
         add_identity: whether the identity (by default the input) is added to the output.
@@ -40,7 +32,7 @@ class FFN(nn.Module):
         feedforward_dim: int = 1024,
         output_dim: int | None = None,
         num_fcs: int = 2,
-        activation: Callable[[], nn.Module] = RELU,
+        activation: nn.Module | Callable[[], nn.Module] = nn.ReLU,
         ffn_drop: float = 0.0,
         fc_bias: bool = True,
         add_identity: bool = True,
@@ -54,35 +46,29 @@ class FFN(nn.Module):
                 f"add_identity needs output_dim == embed_dim, got {output_dim} and {embed_dim}; pass add_identity=False"
             )
         widths = [embed_dim, *[feedforward_dim] * (num_fcs - 1), output_dim]
-        self.layers = nn.ModuleList(Linear(before, after, bias=fc_bias) for before, after in itertools.pairwise(widths))
-        self.activations = nn.ModuleList(activation() for _ in range(num_fcs - 1))
-        self.dropout = Dropout(ffn_drop)
+        self.layers = nn.ModuleList(
+            nn.Linear(before, after, bias=fc_bias) for before, after in itertools.pairwise(widths)
+        )
+        self.activations = nn.ModuleList(
+            copy.deepcopy(activation) if isinstance(activation, nn.Module) else activation() for _ in range(num_fcs - 1)
+        )
+        self.dropout = nn.Dropout(ffn_drop)
         self.add_identity = add_identity
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw Xavier-uniform weights for the linear layers, as DETR's repository does; biases stay as they are."""
+        for layer in self.layers:
+            nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """x: (..., embed_dim); identity: (..., output_dim), `x` when None. Returns (..., output_dim)."""
-        out = self._in_parts(x) if self._can_go_in_parts(x) else self._transform(x)
-        if not self.add_identity:
-            return out
-        return out + (x if identity is None else identity)
-
-    def _can_go_in_parts(self, x: Tensor) -> bool:
-        # Exact types: layers exchanged for others, such as low-rank or quantised ones, are called as they are.
-        kinds = [type(module) for module in (*self.layers, *self.activations)]
-        plain = kinds == [Linear, Linear, nn.ReLU] and self.dropout.p < 1
-        cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        return plain and cpu and not torch.compiler.is_compiling()
-
-    def _in_parts(self, x: Tensor) -> Tensor:
-        """The same as `_transform`, faster."""
-        first, second = (cast(Linear, layer) for layer in self.layers)
-        out = relu_between(x.flatten(0, -2), first.weight, first.bias, second.weight, second.bias, self.dropout.dropped)
-        return self.dropout(out.view(*x.shape[:-1], -1))
-
-    def _transform(self, x: Tensor) -> Tensor:
+        out = x
         for layer, activation in zip(self.layers, self.activations, strict=False):
-            x = self.dropout(activation(layer(x)))
-        return self.dropout(self.layers[-1](x))
+            out = self.dropout(activation(layer(out)))
+        out = self.dropout(self.layers[-1](out))
+        identity = x if identity is None else identity
+        return identity + out if self.add_identity else out
 
 
 class MLP(nn.Module):
@@ -101,11 +87,11 @@ class MLP(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers} is below 1")
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList(Linear(before, after) for before, after in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., input_dim). Returns (..., output_dim)."""
         *hidden, last = self.layers
         for layer in hidden:
-            x = F.relu_(layer(x))
+            x = F.relu(layer(x))
         return last(x)

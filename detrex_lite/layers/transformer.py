@@ -6,7 +6,9 @@ A layer's `operation_order` says everything about its architecture: DETR's post-
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import did_you_mean
 
 OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
+ATTENTION_INPUTS = frozenset(
+    ("query", "key", "value", "identity", "query_pos", "key_pos", "attn_mask", "key_padding_mask")
+)
+"""What a layer gives to every attention."""
 
 
 class BaseTransformerLayer(nn.Module):
@@ -25,15 +31,19 @@ class BaseTransformerLayer(nn.Module):
     block's input; in a pre-norm layer (one whose order begins with `norm`) it is the value before the norm that
     precedes the block.
 
+    The layer copies the blocks that it is given, so that several layers may be made of the same ones and share no
+    weights. A copy has the initial values of its block. Where one block is copied for several places of the layer, the
+    copies after the first draw their own initial values by `reset_parameters`, if the block has that method; values
+    that the method does not touch, and those of blocks without it, are the same in all copies.
+
     Args:
-        attn: the attention blocks in the order of use, or one block of which each attention gets a copy, with the
-            same initial values.
-        ffn: the feed-forward block, of which every `ffn` gets a copy.
-        norm: the normalisation, of which every `norm` gets a copy.
+        attn: the attention blocks in the order of use, or one block for all attentions.
+        ffn: the feed-forward block, for every `ffn`.
+        norm: the normalisation, for every `norm`; its initial values are never drawn again.
         operation_order: names out of "self_attn", "cross_attn", "norm", "ffn", in the order in which they run.
 
     Attributes:
-        activation_checkpointing: set to True, training computes what is inside the layer again in the backward pass
+        activation_checkpointing: set to True, training recomputes what is inside the layer in the backward pass
             instead of storing it (Chen et al., 2016).
 
     Raises:
@@ -58,16 +68,21 @@ class BaseTransformerLayer(nn.Module):
                 raise ValueError(f"unknown operation {operation!r}{did_you_mean(operation, OPERATIONS)}")
         num_attentions = sum(operation.endswith("_attn") for operation in self.operation_order)
         if isinstance(attn, nn.Module) and not isinstance(attn, nn.ModuleList):
-            attn = [copy.deepcopy(attn) for _ in range(num_attentions)]
+            attn = [attn] * num_attentions
         if len(attn) != num_attentions:
             raise ValueError(
                 f"{len(attn)} attention blocks were given, but operation_order={self.operation_order} "
                 f"has {num_attentions}"
             )
-        self.attentions = nn.ModuleList(attn)
+        self.attentions = nn.ModuleList(_copies(attn))
         self.activation_checkpointing = False
-        self.ffns = nn.ModuleList(copy.deepcopy(ffn) for _ in range(self.operation_order.count("ffn")))
+        self.ffns = nn.ModuleList(_copies([ffn] * self.operation_order.count("ffn")))
         self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in range(self.operation_order.count("norm")))
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values of attentions and feed-forward blocks, of those that have `reset_parameters`."""
+        for block in (*self.attentions, *self.ffns):
+            _draw_again(block)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.activation_checkpointing and self.training and torch.is_grad_enabled():
@@ -106,12 +121,18 @@ class BaseTransformerLayer(nn.Module):
             cross_attn_mask: the same in cross-attention.
             query_key_padding_mask: (B, Q) bool, True = padding, for self-attention.
             key_padding_mask: (B, N) bool, True = padding, for cross-attention.
-            self_attn_inputs: further arguments for the self-attention blocks, e.g. reference points.
-            cross_attn_inputs: further arguments for the cross-attention blocks.
+            self_attn_inputs: further arguments for the self-attention blocks, e.g. an attention bias.
+            cross_attn_inputs: further arguments for the cross-attention blocks, e.g. reference points.
 
         Returns:
             (B, Q, C).
+
+        Raises:
+            ValueError: when an attention needs further arguments and they are not given.
         """
+        further = {"self_attn": self_attn_inputs or {}, "cross_attn": cross_attn_inputs or {}}
+        if not torch.compiler.is_compiling():
+            self._check_inputs(further)
         attentions, ffns, norms = iter(self.attentions), iter(self.ffns), iter(self.norms)
         identity = query
         for operation in self.operation_order:
@@ -128,7 +149,7 @@ class BaseTransformerLayer(nn.Module):
                     key_pos=query_pos,
                     attn_mask=self_attn_mask,
                     key_padding_mask=query_key_padding_mask,
-                    **(self_attn_inputs or {}),
+                    **further["self_attn"],
                 )
             elif operation == "cross_attn":
                 query = next(attentions)(
@@ -140,20 +161,32 @@ class BaseTransformerLayer(nn.Module):
                     key_pos=key_pos,
                     attn_mask=cross_attn_mask,
                     key_padding_mask=key_padding_mask,
-                    **(cross_attn_inputs or {}),
+                    **further["cross_attn"],
                 )
             else:
                 query = next(ffns)(query, identity=identity)
             identity = query
         return query
 
+    def _check_inputs(self, further: dict[str, dict[str, Any]]) -> None:
+        operations = (operation for operation in self.operation_order if operation in further)
+        for operation, attention in zip(operations, self.attentions, strict=True):
+            missing = [name for name in _required_inputs(type(attention)) if name not in further[operation]]
+            if missing:
+                raise ValueError(
+                    f"{operation} of operation_order={self.operation_order} is a {type(attention).__name__}, which "
+                    f"needs {' and '.join(missing)}: give them in {operation}_inputs"
+                )
+
 
 class TransformerLayerSequence(nn.Module):
-    """A stack of layers. Subclasses write `forward`; this one keeps the layers.
+    """A stack of layers. It is abstract: subclasses implement `forward`.
 
     Args:
-        transformer_layers: one layer, of which `num_layers` copies are made, with the same initial values (draw them
-            again where layers should differ), or the layers themselves.
+        transformer_layers: the layers, which are taken as they are, or one layer, of which `num_layers` copies are
+            made. The first copy has the initial values of that layer. The others draw their own by `reset_parameters`,
+            if the layer has that method, so that layers differ from each other; what the method does not touch (see
+            `BaseTransformerLayer.reset_parameters`) is the same in all copies.
         num_layers: how many layers; may be left out when a list is given.
 
     Raises:
@@ -165,7 +198,7 @@ class TransformerLayerSequence(nn.Module):
         if isinstance(transformer_layers, nn.Module) and not isinstance(transformer_layers, nn.ModuleList):
             if num_layers is None:
                 raise ValueError("one layer was given: num_layers must say how many copies to make")
-            transformer_layers = [copy.deepcopy(transformer_layers) for _ in range(num_layers)]
+            transformer_layers = _copies([transformer_layers] * num_layers)
         elif num_layers is not None and len(transformer_layers) != num_layers:
             raise ValueError(f"{len(transformer_layers)} layers were given, but num_layers={num_layers}")
         self.layers = nn.ModuleList(transformer_layers)
@@ -176,3 +209,34 @@ class TransformerLayerSequence(nn.Module):
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.layers)
+
+
+def _copies(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """A copy of each module; where a module comes repeatedly, later copies draw their own initial values."""
+    seen: set[int] = set()
+    copies = []
+    for module in modules:
+        copies.append(copy.deepcopy(module))
+        if id(module) in seen:
+            _draw_again(copies[-1])
+        seen.add(id(module))
+    return copies
+
+
+def _draw_again(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+
+
+@functools.cache
+def _required_inputs(attention: type[nn.Module]) -> tuple[str, ...]:
+    """What the `forward` of an attention requires beyond what a layer gives to every attention."""
+    _, *parameters = inspect.signature(attention.forward).parameters.values()
+    return tuple(
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in ATTENTION_INPUTS
+    )

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detrex_lite.layers import MultiheadAttention
+from detrex_lite.layers import ConditionalCrossAttention, ConditionalSelfAttention, MultiheadAttention
+from detrex_lite.layers.attention import attend
 
 B, Q, N, C, H = 2, 5, 7, 16, 4
 
@@ -109,3 +110,148 @@ def test_masks_of_another_shape_are_refused():
 def test_heads_must_divide_channels():
     with pytest.raises(ValueError, match="embed_dim=16 is not a multiple of num_heads=3"):
         MultiheadAttention(16, 3)
+
+
+def test_initial_values_are_those_of_detr():
+    torch.manual_seed(0)
+    layer = MultiheadAttention(64, H)
+    for weight in (layer.in_proj_weight, layer.out_proj.weight):
+        bound = (6 / sum(weight.shape)) ** 0.5
+        assert 0.98 * bound < weight.abs().max() <= bound
+    assert not layer.in_proj_bias.any()
+    assert not layer.out_proj.bias.any()
+
+
+@pytest.mark.parametrize("kind", [ConditionalSelfAttention, ConditionalCrossAttention])
+def test_resetting_conditional_attention_draws_weights_and_keeps_biases(kind):
+    torch.manual_seed(0)
+    layer = kind(64, H)
+    before = {name: parameter.clone() for name, parameter in layer.named_parameters()}
+    layer.reset_parameters()
+    for name, parameter in layer.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.endswith("bias"), name
+        if parameter.dim() > 1:
+            bound = (6 / 128) ** 0.5
+            assert 0.98 * bound < parameter.abs().max() <= bound, name
+
+
+def explicit(q, k, v, bias, blocked=None):
+    logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + bias
+    if blocked is not None:
+        logits = logits.masked_fill(blocked, float("-inf"))
+    return logits.softmax(-1) @ v
+
+
+SHAPES = [(Q, N), (B, Q, N), (1, Q, N), (B, H, Q, N), (1, H, Q, N), (B, 1, 1, N), (N,), ()]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_bias_is_added_to_the_logits_and_gets_gradients(shape, masked):
+    torch.manual_seed(0)
+    q, k, v = (randn(B, H, tokens, 8).requires_grad_() for tokens in (Q, N, N))
+    bias = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    mask, padding, blocked = None, None, None
+    if masked:
+        mask, padding = torch.rand(B, Q, N) < 0.3, torch.zeros(B, N, dtype=torch.bool)
+        mask[..., 0], padding[1, -2:] = False, True
+        blocked = (mask | padding[:, None])[:, None]
+    got = attend(q, k, v, attn_mask=mask, key_padding_mask=padding, attn_bias=bias)
+    want = explicit(q, k, v, bias[:, None] if bias.dim() == 3 else bias, blocked)
+    assert_close(got, want)
+    gradient, inputs = torch.randn_like(want), (q, k, v, bias)
+    assert_close(torch.autograd.grad(got, inputs, gradient), torch.autograd.grad(want, inputs, gradient))
+
+
+def test_bias_is_cast_to_the_dtype_of_the_queries():
+    q, k, v = (torch.randn(B, H, tokens, 8) for tokens in (Q, N, N))
+    bias = randn(Q, N).requires_grad_()
+    got = attend(q, k, v, attn_bias=bias)
+    assert_close(got, explicit(q, k, v, bias.float()))
+    got.sum().backward()
+    assert bias.grad.dtype == torch.float64
+    layer, x = MultiheadAttention(C, H), torch.randn(B, Q, C)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x, attn_bias=torch.zeros(Q, Q)).shape == (B, Q, C)
+
+
+def test_attentions_hand_the_bias_on(pair):
+    ours, _ = pair
+    x, memory, pos, bias = randn(B, Q, C), randn(B, N, C), randn(B, Q, C), torch.full((Q, N), -1e9).double()
+    bias[:, 3] = 0
+    alone = memory[:, 3:4]
+    assert_close(ours(x, memory, attn_bias=bias), ours(x, alone))
+    cross = ConditionalCrossAttention(C, H).double()
+    key_pos = randn(B, N, C)
+    got = cross(x, memory, key_pos=key_pos, query_sine_embed=pos, attn_bias=bias)
+    assert_close(got, cross(x, alone, key_pos=key_pos[:, 3:4], query_sine_embed=pos))
+    conditional = ConditionalSelfAttention(C, H).double()
+    got = conditional(x, query_pos=pos, attn_bias=bias[:, :Q])
+    assert_close(got, conditional(x, x[:, 3:4], query_pos=pos, key_pos=pos[:, 3:4]))
+
+
+def test_bias_errors():
+    layer, x = MultiheadAttention(C, H), torch.randn(B, Q, C)
+    with pytest.raises(ValueError, match="attn_mask must be bool .* goes into attn_bias"):
+        layer(x, attn_mask=torch.zeros(Q, Q))
+    with pytest.raises(ValueError, match=r"attn_bias .* must be floating point, got torch.bool; .* into attn_mask"):
+        layer(x, attn_bias=torch.zeros(Q, Q, dtype=torch.bool))
+    shapes = r"expected \(Q, N\) = \(5, 5\), .* \(2, 4, 5, 5\)"
+    for shape in ((3, Q), (H, Q, Q), (1, 1, 1, Q, Q)):
+        with pytest.raises(ValueError, match="attn_bias has shape .*; " + shapes):
+            layer(x, attn_bias=torch.zeros(shape))
+
+
+G, n = 3, 4
+
+
+@pytest.mark.parametrize("kind", [MultiheadAttention, ConditionalSelfAttention])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("with_padding_and_bias", [True, False])
+def test_groups_are_a_block_diagonal_mask(kind, batch_first, with_padding_and_bias):
+    torch.manual_seed(0)
+    layer = kind(C, H, batch_first=batch_first).double()
+    x, pos = randn(B, G * n, C), randn(B, G * n, C)
+    if not batch_first:
+        x, pos = x.transpose(0, 1), pos.transpose(0, 1)
+    x.requires_grad_()
+    group = torch.arange(G * n) // n
+    apart = {"attn_mask": group[:, None] != group}
+    folded = {"num_groups": G}
+    biases = []
+    if with_padding_and_bias:
+        padding = torch.zeros(B, G * n, dtype=torch.bool)
+        padding[0, 1] = padding[1, 2 * n + 2] = True
+        bias = randn(B, G, H, n, n).requires_grad_()
+        whole = torch.zeros(B, H, G * n, G * n, dtype=torch.float64)
+        for index in range(G):
+            rows = slice(index * n, (index + 1) * n)
+            whole[:, :, rows, rows] = bias[:, index]
+        apart |= {"key_padding_mask": padding, "attn_bias": whole}
+        folded |= {"key_padding_mask": padding, "attn_bias": bias.flatten(0, 1)}
+        biases = [bias]
+    got, want = (layer(x, query_pos=pos, **inputs) for inputs in (folded, apart))
+    assert_close(got, want)
+    gradient, inputs = torch.randn_like(want), (x, *biases, *layer.parameters())
+    assert_close(torch.autograd.grad(got, inputs, gradient), torch.autograd.grad(want, inputs, gradient))
+
+
+def test_one_group_is_all_queries(pair):
+    ours, _ = pair
+    x, mask = randn(B, Q, C), torch.eye(Q, dtype=torch.bool)
+    assert_close(ours(x, num_groups=1, attn_mask=mask), ours(x, attn_mask=mask), rtol=0, atol=0)
+    assert ours(x[:, :0], num_groups=G).shape == (B, 0, C)
+
+
+@pytest.mark.parametrize("kind", [MultiheadAttention, ConditionalSelfAttention])
+def test_group_errors(kind):
+    layer, x = kind(C, H), torch.randn(B, Q, C)
+    inputs = {"query_pos": x, "key_pos": x}
+    with pytest.raises(ValueError, match="5 queries cannot be divided into num_groups=3 of equal size"):
+        layer(x, num_groups=3, **inputs)
+    with pytest.raises(ValueError, match="num_groups=5 is for self-attention: the key must be the query"):
+        layer(x, x.clone(), num_groups=5, **inputs)
+    with pytest.raises(ValueError, match="num_groups=5 cannot be combined with an attn_mask"):
+        layer(x, num_groups=5, attn_mask=torch.eye(Q, dtype=torch.bool), **inputs)
+    with pytest.raises(ValueError, match="num_groups=0 is below 1"):
+        layer(x, num_groups=0, **inputs)

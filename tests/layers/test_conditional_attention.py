@@ -139,6 +139,7 @@ def test_a_decoder_layer_takes_them():
         self_attn_mask=mask,
         cross_attn_inputs={"query_sine_embed": sine},
     )
+    attentions = layer.attentions
     want = layer.norms[0](attentions[0](x, query_pos=query_pos, attn_mask=mask))
     want = attentions[1](want, memory, query_pos=query_pos, key_pos=key_pos, query_sine_embed=sine)
     want = layer.norms[2](layer.ffns[0](layer.norms[1](want)))
@@ -166,7 +167,7 @@ def test_errors():
         build(ConditionalSelfAttention)(x)
     with pytest.raises(ValueError, match="ConditionalSelfAttention projects positions: it needs key_pos, got None"):
         build(ConditionalSelfAttention)(x, x, query_pos=pos)
-    with pytest.raises(ValueError, match="ConditionalCrossAttention .* needs query_sine_embed, got None"):
+    with pytest.raises(ValueError, match="needs query_sine_embed, got None; .* in cross_attn_inputs"):
         build(ConditionalCrossAttention)(x, x, key_pos=pos)
     with pytest.raises(ValueError, match="ConditionalCrossAttention .* needs query_pos, got None"):
         build(ConditionalCrossAttention, add_query_pos=True)(x, x, key_pos=pos, query_sine_embed=pos)

@@ -35,6 +35,39 @@ def test_no_activation_is_shared():
     assert len({id(activation) for activation in activations}) == 4
 
 
+def test_an_activation_may_be_a_module_of_which_each_layer_gets_a_copy():
+    activation = nn.PReLU(init=0.7)
+    ffn = FFN(8, 16, num_fcs=3, activation=activation)
+    assert [one.weight.item() for one in ffn.activations] == [pytest.approx(0.7)] * 2
+    assert len({id(one) for one in (activation, *ffn.activations)}) == 3
+    assert not hasattr(FFN(8, 16, activation=nn.ReLU()).activations[0], "weight")
+
+
+def test_resetting_draws_xavier_uniform_weights_and_keeps_biases():
+    torch.manual_seed(0)
+    ffn = FFN(64, 128)
+    before = [(layer.weight.clone(), layer.bias.clone()) for layer in ffn.layers]
+    ffn.reset_parameters()
+    for layer, (weight, bias) in zip(ffn.layers, before, strict=True):
+        bound = (6 / 192) ** 0.5
+        assert not torch.equal(layer.weight, weight)
+        assert torch.equal(layer.bias, bias)
+        assert 0.98 * bound < layer.weight.abs().max() <= bound
+
+
+def test_hooks_of_inner_modules_fire():
+    ffn, seen = FFN(8, 16), []
+    for module in (*ffn.layers, *ffn.activations):
+        module.register_forward_hook(lambda module, inputs, output: seen.append(module))
+    ffn(torch.randn(3, 8))
+    assert seen == [ffn.layers[0], ffn.activations[0], ffn.layers[1]]
+
+
+def test_ffn_can_be_differentiated_twice():
+    ffn, x = FFN(4, 6, activation=nn.Tanh).double(), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(ffn, (x,))
+
+
 def test_ffn_dropout_acts_in_training_only():
     torch.manual_seed(0)
     ffn, x = FFN(8, 32, ffn_drop=0.5), torch.randn(4, 8)

@@ -3,7 +3,13 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention, TransformerLayerSequence
+from detrex_lite.layers import (
+    FFN,
+    BaseTransformerLayer,
+    MultiheadAttention,
+    MultiScaleDeformableAttention,
+    TransformerLayerSequence,
+)
 
 C = 16
 ORDER = ("self_attn", "norm", "ffn", "norm")
@@ -123,6 +129,90 @@ def test_attentions_may_be_given_one_by_one():
     for given in (attentions, nn.ModuleList(attentions)):
         layer = make_layer("self_attn", "norm", "cross_attn", attn=given)
         assert [attention.num_heads for attention in layer.attentions] == [2, 8]
+
+
+def test_layers_of_the_same_attentions_share_no_weights():
+    attentions = [MultiheadAttention(C, 4), MultiheadAttention(C, 4)]
+    blocks = {"attn": attentions, "ffn": FFN(C, 8), "norm": nn.LayerNorm(C)}
+    order = ("self_attn", "norm", "cross_attn", "norm", "ffn")
+    first, second = (BaseTransformerLayer(**blocks, operation_order=order) for _ in range(2))
+    tensors = [*first.parameters(), *second.parameters(), *(p for a in attentions for p in a.parameters())]
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
+    for layer in (first, second):  # blocks that are given one by one keep their initial values
+        for got, given in zip(layer.attentions, attentions, strict=True):
+            assert_close(got.state_dict(), given.state_dict(), rtol=0, atol=0)
+
+
+class ZeroBias(FFN):
+    """A block with an initial value of its own, which `reset_parameters` does not touch."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        nn.init.zeros_(self.layers[1].bias)
+
+
+class Fixed(nn.Module):
+    """An attention without `reset_parameters`."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((C, C), 0.25))
+
+    def forward(self, query, *args, identity, **inputs):
+        return identity + query @ self.weight
+
+
+def test_copies_after_the_first_draw_their_own_initial_values():
+    attention, ffn = MultiheadAttention(C, 4), ZeroBias(C, 32)
+    layer = BaseTransformerLayer(
+        attn=attention, ffn=ffn, norm=nn.LayerNorm(C), operation_order=("self_attn", "ffn", "cross_attn", "ffn")
+    )
+    for copies, given, name in ((layer.attentions, attention, "in_proj_weight"), (layer.ffns, ffn, "layers.0.weight")):
+        first, second = (copy.get_parameter(name) for copy in copies)
+        assert torch.equal(first, given.get_parameter(name))
+        assert not torch.equal(second, first)
+    assert not any(copy.layers[1].bias.any() for copy in layer.ffns)
+    twice = BaseTransformerLayer(
+        attn=[attention, attention], ffn=ffn, norm=nn.LayerNorm(C), operation_order=("self_attn", "cross_attn")
+    )
+    assert not torch.equal(*(copy.in_proj_weight for copy in twice.attentions))
+
+
+def test_layers_of_a_sequence_differ_and_keep_the_values_that_blocks_gave_themselves():
+    layer = BaseTransformerLayer(
+        attn=[MultiheadAttention(C, 4), Fixed()],
+        ffn=ZeroBias(C, 32),
+        norm=nn.LayerNorm(C),
+        operation_order=("self_attn", "norm", "cross_attn", "norm", "ffn"),
+    )
+    nn.init.constant_(layer.norms[0].weight, 0.5)
+    sequence = TransformerLayerSequence(layer, 3)
+    assert_close(sequence.layers[0].state_dict(), layer.state_dict(), rtol=0, atol=0)
+    for name in ("attentions.0.in_proj_weight", "attentions.0.out_proj.weight", "ffns.0.layers.1.weight"):
+        weights = [copy.get_parameter(name) for copy in sequence]
+        assert len({weight.sum().item() for weight in weights}) == 3, name
+    for copy in sequence:
+        assert not copy.ffns[0].layers[1].bias.any()
+        assert (copy.attentions[1].weight == 0.25).all()
+        assert (copy.norms[0].weight == 0.5).all()
+
+
+def test_modules_without_reset_parameters_can_be_stacked():
+    sequence = TransformerLayerSequence(nn.Sequential(nn.Identity()), 2)
+    assert sequence.num_layers == 2
+
+
+@pytest.mark.parametrize("operation", ["self_attn", "cross_attn"])
+def test_missing_inputs_of_an_attention_are_named(operation, x):
+    layer = make_layer("ffn", operation, attn=MultiScaleDeformableAttention(C, 4, num_levels=1))
+    message = rf"{operation} of operation_order=.* is a MultiScaleDef.*, which needs %s.* in {operation}_inputs"
+    with pytest.raises(ValueError, match=message % "reference_points and spatial_shapes: give them"):
+        layer(x, x)
+    inputs = {"reference_points": torch.rand(2, 5, 1, 2)}
+    with pytest.raises(ValueError, match=message % "spatial_shapes: give them"):
+        layer(x, x, **{f"{operation}_inputs": inputs})
+    inputs["spatial_shapes"] = [(1, 5)]
+    assert layer(x, x, **{f"{operation}_inputs": inputs}).shape == x.shape
 
 
 def test_layer_errors():

@@ -7,6 +7,8 @@ connection are inside, batches come first by default, masks are bool only (what 
 of its own, `attn_bias`), and attention weights are never built.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -183,7 +185,7 @@ class MultiheadAttention(BaseAttention):
         embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
     """
 
-    _linear = staticmethod(F.linear)  # of the packed projection
+    _linear: Callable[..., Tensor] = staticmethod(F.linear)  # of the packed projection
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ class FFN(nn.Module):
     def reset_parameters(self) -> None:
         """Draw Xavier-uniform weights for the linear layers, as DETR's repository does; biases stay as they are."""
         for layer in self.layers:
-            nn.init.xavier_uniform_(layer.weight)
+            nn.init.xavier_uniform_(layer.get_parameter("weight"))
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """x: (..., embed_dim); identity: (..., output_dim), `x` when None. Returns (..., output_dim)."""

@@ -230,8 +230,8 @@ def _draw_again(module: nn.Module) -> None:
 
 
 @functools.cache
-def _required_inputs(attention: type[nn.Module]) -> tuple[str, ...]:
-    """What the `forward` of an attention requires beyond what a layer gives to every attention."""
+def _required_inputs(attention: Any) -> tuple[str, ...]:
+    """What the `forward` of a class of attentions requires beyond what a layer gives to every attention."""
     _, *parameters = inspect.signature(attention.forward).parameters.values()
     return tuple(
         parameter.name

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from ..ops.linear import linear
+from ..ops.cpu.linear import linear
 
 Key = TypeVar("Key", bound=Hashable)
 MATMUL_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}

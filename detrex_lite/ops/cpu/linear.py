@@ -1,11 +1,11 @@
-"""Linear layers on a CPU, by whichever of torch's libraries is faster there.
+"""Linear layers on a CPU as 1x1 convolutions, where those are faster.
 
-torch computes products of float32 matrices on x86 with MKL, which leaves half of the vector unit idle on processors of
-other makers than Intel; its convolutions go to oneDNN, which uses what the processor has. A linear layer is a
-convolution of 1x1 over an image whose pixels are the tokens. Measured on an AMD EPYC with AVX-512, two threads, at 600
-to 12,760 tokens and 256 to 2,048 channels: 490 in place of 230 GFLOP/s forward, 400 in place of 210 for the gradient of
-the weight, with the same accuracy. On one whose vector unit is half as wide (Zen 4) both reach about 150. Below the
-bounds here convolutions cost more than they save.
+On x86, torch multiplies float32 matrices with MKL, which leaves half of the vector unit idle on processors that are not
+made by Intel. Its convolutions go to oneDNN, which uses all of it. A linear layer is a 1x1 convolution over an image
+whose pixels are the tokens. Measured on an AMD EPYC with AVX-512 and two threads, at 600 to 12,760 tokens and 256 to
+2,048 channels: 490 instead of 230 GFLOP/s forward, 400 instead of 210 for the gradient of the weight, with the same
+accuracy. On a processor whose vector unit is half as wide (Zen 4) both reach about 150. Below the bounds in this module
+a convolution costs more than it saves.
 
 Legend: N tokens, C channels before, D channels after.
 """
@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEWEST_PRODUCTS = 1 << 23  # of numbers
-FEWEST_CHANNELS = 32
+MIN_MACS = 1 << 23  # multiply-accumulates of a layer
+MIN_CHANNELS = 32
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`, and as it differentiable as often as one likes.
+    """`torch.nn.functional.linear`; it can be differentiated any number of times, too.
+
+    On other devices than a CPU, under autocast and inside a compiled graph it is that function.
 
     Args:
         x: (..., C).
@@ -31,7 +33,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., D).
     """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or not _is_convolved(x, weight):
+    if torch.compiler.is_compiling() or not _is_convolved(x, weight) or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     tokens = x.reshape(-1, x.shape[-1])
     out = F.conv2d(_as_image(tokens), weight[:, :, None, None], bias)
@@ -68,7 +70,7 @@ def weight_gradient(out_gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _is_convolved(x: Tensor, weight: Tensor) -> bool:
-    large = x.numel() * len(weight) >= FEWEST_PRODUCTS and min(weight.shape) >= FEWEST_CHANNELS
+    large = x.numel() * len(weight) >= MIN_MACS and min(weight.shape) >= MIN_CHANNELS
     on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     return large and on_cpu and bool(torch.backends.mkldnn.enabled) and _has_wide_vectors()
 
@@ -79,7 +81,7 @@ def _has_wide_vectors() -> bool:
 
 
 def _as_image(tokens: Tensor) -> Tensor:
-    """(N, C) to (1, C, N, 1), in memory as it was: channels last."""
+    """(N, C) to (1, C, N, 1) in the same memory: channels last."""
     return tokens.contiguous()[None, :, None].permute(0, 3, 1, 2)
 
 

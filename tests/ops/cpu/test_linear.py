@@ -4,15 +4,15 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detrex_lite.ops import linear as module
-from detrex_lite.ops.linear import linear, weight_gradient
+from detrex_lite.ops.cpu import linear as module
+from detrex_lite.ops.cpu.linear import linear, weight_gradient
 
 
 @pytest.fixture(autouse=True)
 def convolve_everything(monkeypatch):
     """Also small layers, and on processors where it would not pay."""
-    monkeypatch.setattr(module, "FEWEST_PRODUCTS", 1)
-    monkeypatch.setattr(module, "FEWEST_CHANNELS", 1)
+    monkeypatch.setattr(module, "MIN_MACS", 1)
+    monkeypatch.setattr(module, "MIN_CHANNELS", 1)
     monkeypatch.setattr(module, "_has_wide_vectors", torch.backends.mkldnn.is_available)
 
 

@@ -1,0 +1,5 @@
+"""What makes models faster on a CPU: `accelerate(model)`, and the kernels behind it, one function each."""
+
+from .acceleration import accelerate, restore
+
+__all__ = ["accelerate", "restore"]

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..engine.optim import adamw
+from ..ops.cpu import accelerate
 from .building import build_model
 from .transformers_models import plan_transformers_model, transformers_inputs, transformers_labels
 
@@ -85,10 +86,12 @@ class Factory(Protocol):
 
 
 def prepare_ours(model_config: DictConfig) -> Factory:
-    """This project's model: from bytes to detections, and to losses."""
+    """This project's model, accelerated on a CPU as by the engine: from bytes to detections, and to losses."""
 
     def make(device: torch.device, images: Sequence[dict], training_images: Sequence[dict], seed: int) -> Contender:
         model = build_model(model_config, seed=seed).to(device)
+        if device.type == "cpu":
+            accelerate(model)
         return Contender(OURS, model, lambda run: run(images), lambda run: _total(run(training_images)))
 
     return make

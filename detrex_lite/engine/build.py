@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from .. import distributed
 from ..layers import BaseTransformerLayer
+from ..ops.cpu import accelerate
 from .determinism import name_own_kernels
 from .sharding import is_sharded
 from .signals import LeaveSignalsToParent
@@ -90,14 +91,21 @@ def checkpoint_activations(model: nn.Module) -> None:
 def prepare_for_training(
     model: nn.Module, train: DictConfig, device: torch.device, amp_dtype: torch.dtype | None
 ) -> None:
-    """Bring a model to its device, with what `train` says about batch norms, activations and determinism."""
+    """Bring a model to its device, with what `train` says about batch norms, activations, speed and determinism."""
     if train.sync_batch_norm and distributed.is_distributed():
         synchronise_batch_norms(model)
     if train.activation_checkpointing:
         checkpoint_activations(model)
     if train.deterministic:
         name_own_kernels(model, device, amp_dtype or torch.float32)
+    to_device(model, train, device)
+
+
+def to_device(model: nn.Module, train: DictConfig, device: torch.device) -> None:
+    """Bring a model to its device, and on a CPU accelerate it unless `train.accelerate_cpu` is False."""
     model.to(device)
+    if device.type == "cpu" and train.accelerate_cpu:
+        accelerate(model)
 
 
 def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:

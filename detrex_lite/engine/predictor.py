@@ -18,6 +18,7 @@ from ..checkpoint import load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
 from ..data import read_image
 from ..devices import choose_device
+from ..ops.cpu import accelerate
 from ..structures import Instances
 from .class_names import find_class_names
 
@@ -48,7 +49,7 @@ class Predictor:
         image_format: "RGB" or "BGR", the order of the channels of arrays and tensors.
 
     Attributes:
-        model: the model, in eval mode on `device`.
+        model: the model, in eval mode on `device`; accelerated on a CPU, see `detrex_lite.ops.cpu.restore`.
         class_names: K names.
 
     Raises:
@@ -81,6 +82,8 @@ class Predictor:
         weights = weights or OmegaConf.select(config, "train.init_checkpoint")
         stored = read_checkpoint(weights, trusted=trusted) if weights else {}
         self.model = _build_model(config, stored, str(weights)).to(self.device).eval()
+        if self.device.type == "cpu":
+            accelerate(self.model)
         augmentation = OmegaConf.select(config, "dataloader.test.mapper.augmentation")
         self.augmentation = instantiate(augmentation) if augmentation is not None else None
         self.class_names = find_class_names(self.model.num_classes, stored, config)

@@ -18,6 +18,7 @@ from .build import (
     load_initial_weights,
     load_weights_to_evaluate,
     prepare_for_training,
+    to_device,
     wrap_for_training,
 )
 from .determinism import deterministic_algorithms
@@ -112,7 +113,7 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
         model = instantiate(cfg.model)
         class_names = check_classes(model, {"test": dataset_of(loader)})
         load_weights_to_evaluate(cfg, model, class_names)
-        model.to(device)
+        to_device(model, cfg.train, device)
         logger.info("Evaluating on %s.", describe_device(device))
         return loop(model, loader, evaluator)
 

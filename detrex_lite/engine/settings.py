@@ -90,6 +90,8 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
             yield f"train.{key}={train[key]!r} must be a number above 0, or null"
     if not _is_whole(train.seed, at_least=0):
         yield f"train.seed={train.seed!r} must be a whole number from 0"
+    if not isinstance(train.accelerate_cpu, bool):
+        yield f"train.accelerate_cpu={train.accelerate_cpu!r} must be True or False"
     if train.amp.dtype not in AMP_DTYPES:
         hint = did_you_mean(str(train.amp.dtype), AMP_DTYPES)
         yield f"train.amp.dtype={train.amp.dtype!r} is unknown{hint}"

@@ -9,7 +9,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +171,7 @@ class BaseTransformerLayer(nn.Module):
     def _check_inputs(self, further: dict[str, dict[str, Any]]) -> None:
         operations = (operation for operation in self.operation_order if operation in further)
         for operation, attention in zip(operations, self.attentions, strict=True):
-            missing = [name for name in _required_inputs(type(attention)) if name not in further[operation]]
+            missing = [name for name in _required_inputs(cast(Any, type(attention))) if name not in further[operation]]
             if missing:
                 raise ValueError(
                     f"{operation} of operation_order={self.operation_order} is a {type(attention).__name__}, which "

@@ -64,6 +64,7 @@ def test_both_sides_train_the_same_and_differ_in_speed_only():
     cfg = load_model_config(DETR, SMALL_DETR)
     batch = synthetic_batch(2, 64, 64, num_classes=5)
     sides = [prepare(cfg)(CPU, batch, batch, 0) for prepare in (prepare_ours, prepare_transformers)]
+    assert any(type(module).__name__ == "AcceleratedFFN" for module in sides[0].model.modules())
     trained = [sum(p.numel() for p in side.model.parameters() if p.requires_grad) for side in sides]
     assert trained[0] == trained[1]
     for side in sides:

@@ -6,6 +6,7 @@ from torch import nn
 
 from detrex_lite.config import ConfigError
 from detrex_lite.engine import build
+from detrex_lite.engine.ema import ModelEma
 from detrex_lite.engine.run import Run
 from detrex_lite.engine.settings import complete
 from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention
@@ -60,6 +61,25 @@ def test_activations_of_transformer_layers_are_checkpointed_when_asked(tmp_path)
     assert not Run(cfg, tmp_path).model.layer.activation_checkpointing
     with pytest.raises(ConfigError, match="activation_checkpointing=True: Linear has no transformer layers"):
         build.checkpoint_activations(nn.Linear(1, 1))
+
+
+def exchanged(model):
+    return {name for name, module in model.named_modules() if type(module).__name__.startswith("Accelerated")}
+
+
+def test_blocks_are_accelerated_on_a_cpu_unless_they_are_not_to_be(tmp_path):
+    cfg = complete(tiny_config(tmp_path), ())
+    cfg.model._target_ = "tests.engine.test_build.Layered"
+    model = Run(cfg, tmp_path).model
+    assert exchanged(model) >= {"backbone", "dropout", "head", "layer.attentions.0", "layer.ffns.0"}
+    assert exchanged(ModelEma(model, decay=0.5).module) == exchanged(model)
+    assert build.checkpoint_activations(model) is None
+    cfg.train.accelerate_cpu = False
+    plain = Run(cfg, tmp_path).model
+    assert not exchanged(plain)
+    plain.load_state_dict(model.state_dict())
+    build.to_device(plain, complete(tiny_config(tmp_path), ()).train, torch.device("meta"))
+    assert not exchanged(plain)
 
 
 class Layered(TinyDetector):

@@ -280,7 +280,7 @@ def test_every_setting_is_honoured_or_refused():
     """A new key of `train` has to be thought of here too."""
     by_the_run = {"output_dir", "trust_init_checkpoint", "init_checkpoint", "device", "seed", "amp", "sync_batch_norm"}
     by_the_run |= {"ddp", "static_graph", "compile", "deterministic", "cudnn_benchmark", "max_iter", "max_epochs"}
-    by_the_run |= {"activation_checkpointing"}
+    by_the_run |= {"activation_checkpointing", "accelerate_cpu"}
     by_hooks = {
         "clip_grad",
         "checkpointer",

@@ -269,5 +269,13 @@ def test_coco_has_80_different_names():
     assert len(set(COCO_CLASSES)) == len(COCO_CLASSES) == 80
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_model_is_accelerated_on_a_cpu(config_file, weights, monkeypatch, device):
+    accelerated = []
+    monkeypatch.setattr("detrex_lite.engine.predictor.accelerate", accelerated.append)
+    predictor = Predictor(config_file, weights, device=device)
+    assert accelerated == ([predictor.model] if device == "cpu" else [])
+
+
 def test_the_package_exports_it():
     assert detrex_lite.Predictor is Predictor

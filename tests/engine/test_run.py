@@ -123,6 +123,17 @@ def test_evaluating_gives_the_results_of_training(make_config, tmp_path):
     assert "Results:" in (tmp_path / "other" / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_evaluation_is_accelerated_unless_it_is_not_to_be(make_config, tmp_path, monkeypatch, asked):
+    accelerated = []
+    monkeypatch.setattr("detrex_lite.engine.build.accelerate", accelerated.append)
+    settings = (f"train.accelerate_cpu={asked}", "train.max_iter=1")
+    train(make_config("run", *settings))
+    assert len(accelerated) == asked
+    evaluate(make_config("other", *settings, f"train.init_checkpoint={tmp_path}/run/model_final.pth"))
+    assert len(accelerated) == 2 * asked
+
+
 def test_evaluating_needs_weights_and_data(make_config):
     with pytest.raises(ConfigError, match=r"set train\.init_checkpoint="):
         evaluate(make_config("run"))

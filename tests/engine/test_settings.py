@@ -70,6 +70,7 @@ def test_all_faults_are_reported_at_once():
             "train.checkpointer.max_to_keep=0 must be a whole number from 1, or null",
         ),
         ("seed=-1", "train.seed=-1 must be a whole number from 0"),
+        ("accelerate_cpu=often", "train.accelerate_cpu='often' must be True or False"),
         ("amp.dtype=bf61", "train.amp.dtype='bf61' is unknown; did you mean 'bf16'?"),
         ("model_ema.decay=1", "train.model_ema.decay=1 must be in [0, 1)"),
         ("device=gpu", "train.device='gpu' is no device; use cpu or cuda"),

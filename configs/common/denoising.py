@@ -11,5 +11,6 @@ group_denoising = L(GroupDenoising)(
     label_noise_prob=0.2,
     box_noise_scale=0.4,
     max_queries=1000,
-    ignore_padding=False,
+    padding_in_loss=False,
+    mask_padding=False,
 )

@@ -9,7 +9,7 @@ small = dict(
     position_embedding=dict(num_pos_feats=64),
     transformer=dict(
         num_feature_levels=3,
-        encoder=dict(num_layers=2, num_heads=4, feedforward_dim=512, dropout=0.0),
+        encoder=dict(num_layers=2, layer=dict(attn=dict(num_heads=4, dropout=0.0), ffn=dict(feedforward_dim=512))),
         decoder=dict(num_layers=3),
     ),
     num_queries=25,

@@ -91,10 +91,27 @@ _DETREX_SWIN_AND_CONVNEXT = (
 
 def _contiguous_coco_classes(name: str, value: Tensor, shape: torch.Size) -> Tensor:
     """Of a class head with a row per COCO id (0..90), and in DETR one for no object (91), keep the 80 classes."""
-    if name.startswith("class_embed.") and (value.shape[0], shape[0]) in ((92, 81), (91, 80)):
+    if name.startswith("heads.class_embed.") and (value.shape[0], shape[0]) in ((92, 81), (91, 80)):
         return value[[*COCO_IDS, *range(91, value.shape[0])]]
     return value
 
+
+# Names of parts that this project has given one vocabulary: heads, queries, and the norms after encoder and decoder.
+_PARTS: tuple[tuple[str, str | None], ...] = (
+    (r"^transformer\.decoder\.(bbox|class)_embed\.", None),  # the detector's own heads, under a second name
+    (r"^(class|bbox)_embed\.(\d+)\.(?!\d)", r"heads.\1_embed.\2."),
+    (r"^class_embed\.(weight|bias)$", r"heads.class_embed.0.\1"),  # one head for all layers
+    (r"^bbox_embed\.layers\.", "heads.bbox_embed.0.layers."),
+    (r"^transformer\.decoder\.(post_norm_layer|norm)\.", "heads.norm."),
+    (r"^transformer\.encoder\.post_norm_layer\.", "transformer.encoder.norm."),
+    (r"^query_embed(ding)?\.", "queries.embedding."),
+    (r"^(anchor_box_embed|refpoint_embed)\.", "queries.boxes."),
+    (r"^(transformer\.)?tgt_embed\.", "queries.content."),
+    (r"^(transformer\.)?patterns\.", "queries.patterns."),
+    (r"^transformer\.(reference_points|pos_trans|pos_trans_norm)\.", r"queries.\1."),
+    (r"^transformer\.enc_output", "queries.proposals.enc_output"),
+    (r"^(denoising_generator\.label_encoder|label_enc)\.", "denoising.label_embedding."),
+)
 
 DETREX_LITE = KeyMap("detrex_lite", signature="", rules=())
 
@@ -108,10 +125,7 @@ DETREX = KeyMap(
         (r"^(neck\.(?:extra_)?convs\.\d+)\.conv\.", r"\1.0."),
         (r"^(neck\.(?:extra_)?convs\.\d+)\.norm\.", r"\1.1."),
         (r"(\.attentions\.\d+)\.attn\.", r"\1."),
-        (r"^transformer\.enc_output", "transformer.encoder_proposals.enc_output"),
-        (r"^transformer\.decoder\.(bbox|class)_embed\.", None),  # the detector's own heads, under a second name
-        (r"^transformer\.patterns\.", "patterns."),
-        (r"^(denoising_generator\.label_encoder|label_enc)\.", "denoising.label_embedding."),
+        *_PARTS,
         # A hidden layer there is a sequence of linear layer, activation and dropout. An activation with a
         # weight (PReLU) is one object in all of them, and stored once more beside them.
         (r"(\.ffns\.\d+)\.layers\.(\d+)\.0\.", r"\1.layers.\2."),
@@ -137,7 +151,7 @@ DETR = KeyMap(
         (r"(\.layers\.\d+)\.norm1\.", r"\1.norms.0."),
         (r"(\.layers\.\d+)\.norm2\.", r"\1.norms.1."),
         (r"(\.layers\.\d+)\.norm3\.", r"\1.norms.2."),
-        (r"^transformer\.(encoder|decoder)\.norm\.", r"transformer.\1.post_norm_layer."),
+        *_PARTS,
     ),
     adapt=_contiguous_coco_classes,
 )
@@ -147,14 +161,12 @@ DEFORMABLE_DETR = KeyMap(
     signature=r"^transformer\.(encoder|decoder)\.layers\.\d+\.(self|cross)_attn\.sampling_offsets\.",
     rules=(
         *_DETR_NAMES,
-        (r"^transformer\.decoder\.(bbox|class)_embed\.", None),  # the detector's own heads, under a second name
         # Three levels are the backbone's, or one; those after them are made of the last.
         (r"^input_proj\.([0-2])\.", r"neck.convs.\1."),
         (r"^input_proj\.3\.", "neck.extra_convs.0."),
         (r"^input_proj\.4\.", "neck.extra_convs.1."),
-        (r"^query_embed\.", "query_embedding."),
+        *_PARTS,
         (r"^transformer\.level_embed$", "transformer.level_embeds"),
-        (r"^transformer\.enc_output", "transformer.encoder_proposals.enc_output"),
         (r"(\.layers\.\d+)\.cross_attn\.", r"\1.attentions.1."),
         # The decoder's norms are numbered in the order of definition there, which begins with cross-attention.
         (r"(\.encoder\.layers\.\d+)\.norm1\.", r"\1.norms.0."),

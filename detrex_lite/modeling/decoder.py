@@ -79,6 +79,10 @@ class Decoder(TransformerLayerSequence):
         super().__init__(layer, num_layers)
         self.relation = relation
 
+    def first_reference(self, queries: Queries) -> Tensor | None:
+        """(B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the first layer attends to; None without references."""
+        return queries.reference
+
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """What a layer gets besides queries and memory; a subclass adds its own by `super().layer_inputs(...) | {...}`.
 
@@ -102,7 +106,7 @@ class Decoder(TransformerLayerSequence):
         Returns:
             One output for each layer, for the queries of all blocks.
         """
-        query, reference = queries.content, queries.reference
+        query, reference = queries.content, self.first_reference(queries)
         steps: list[LayerStep] = []
         boxes = [reference]  # that the layers predict, for the relation between queries
         for index, layer in enumerate(self.layers):

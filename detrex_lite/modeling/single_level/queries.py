@@ -12,30 +12,24 @@ from ..query_layout import QueryLayout
 
 
 class LearnedQueries(nn.Module):
-    """Learned positions with contents of zero (DETR), and for Conditional DETR a point that follows from the position.
+    """Learned positions with contents of zero (DETR, Conditional DETR).
 
     Args:
         layout: how many queries there are.
         embed_dim: C.
-        reference_head: positions (B, Q, C) to logits of points (B, Q, 2); None without references.
     """
 
     num_patterns = 0
 
-    def __init__(self, *, layout: QueryLayout, embed_dim: int, reference_head: nn.Module | None = None):
+    def __init__(self, *, layout: QueryLayout, embed_dim: int):
         super().__init__()
         self.layout = layout
         self.embedding = nn.Embedding(layout.total, embed_dim)
-        self.reference_head = reference_head
 
     def forward(self, batch: int, *, training: bool) -> list[QueryBlock]:
         """The blocks of queries for B images; `training` is whether there are queries that exist in training only."""
-        position = self.embedding.weight[: self.layout.number(training=training)]
-        reference = None
-        if self.reference_head is not None:
-            reference = self.reference_head(position).sigmoid().expand(batch, -1, -1)
-        position = position.expand(batch, -1, -1)
-        return self.layout.blocks(torch.zeros_like(position), reference, position, training=training)
+        position = self.embedding.weight[: self.layout.number(training=training)].expand(batch, -1, -1)
+        return self.layout.blocks(torch.zeros_like(position), None, position, training=training)
 
 
 class LearnedAnchors(nn.Module):

@@ -13,6 +13,7 @@ from ...layers import MLP, BaseTransformerLayer, ConditionalCrossAttention, Tran
 from ...structures import ImageBatch
 from ..decoder import Decoder, DecoderState, Memory
 from ..initialisation import xavier_uniform
+from ..queries import Queries
 
 
 class SingleLevelEncoder(TransformerLayerSequence):
@@ -94,9 +95,17 @@ class ConditionalDecoder(Decoder):
         super().__init__(layer=layer, num_layers=num_layers, relation=relation)
         self.embed_dim = embed_dim
         self.temperature = temperature
+        self.ref_point_head = MLP(embed_dim, embed_dim, 2, num_layers=2)
         self.query_scale = MLP(embed_dim, embed_dim, embed_dim, num_layers=2)
-        xavier_uniform(self.query_scale)
+        for part in (self.ref_point_head, self.query_scale):
+            xavier_uniform(part)
         add_query_pos_in_first_layer_only(self)
+
+    def first_reference(self, queries: Queries) -> Tensor:
+        """(B, Q, 2), the points, which follow from the learned positions."""
+        if queries.position is None:
+            raise ValueError("ConditionalDecoder makes points of positions: it needs queries with positions")
+        return self.ref_point_head(queries.position).sigmoid()
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """See `Decoder.layer_inputs`: the sine embedding of the point, scaled by the query from the second layer on."""

@@ -1,46 +1,106 @@
 """DAB-DETR with a ResNet-50, as detrex has it."""
 
+from torch import nn
+
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
-from detrex_lite.layers import PositionEmbeddingSine
-from detrex_lite.modeling import ResNet, TopKPostprocessor
-from detrex_lite.projects.dab_detr.modeling import (
-    DABDETR,
-    DabDetrTransformer,
-    DabDetrTransformerDecoder,
-    DabDetrTransformerEncoder,
+from detrex_lite.layers import (
+    FFN,
+    MLP,
+    BaseTransformerLayer,
+    ConditionalCrossAttention,
+    ConditionalSelfAttention,
+    MultiheadAttention,
+    PositionEmbeddingSine,
 )
+from detrex_lite.modeling import DetectionHeads, QueryLayout, ResNet, TopKPostprocessor, resnet_channels
+from detrex_lite.modeling.single_level import (
+    AnchorDecoder,
+    LearnedAnchors,
+    SingleLevelEncoder,
+    SingleLevelTransformer,
+)
+from detrex_lite.projects.dab_detr.modeling import DABDETR
 
 model = L(DABDETR)(
     backbone=L(ResNet)(depth=50, out_features=["res5"], norm="FrozenBN", freeze_at=1, weights=None),
     in_feature="res5",
-    in_channels=2048,
+    in_channels=L(resnet_channels)(depth="${..backbone.depth}", out_features="${..backbone.out_features}"),
     position_embedding=L(PositionEmbeddingSine)(num_pos_feats=128, temperature=20, normalize=True),
-    transformer=L(DabDetrTransformer)(
-        encoder=L(DabDetrTransformerEncoder)(
-            embed_dim="${...embed_dim}",
-            num_heads=8,
-            feedforward_dim=2048,
-            dropout=0.0,
+    transformer=L(SingleLevelTransformer)(
+        encoder=L(SingleLevelEncoder)(
+            layer=L(BaseTransformerLayer)(
+                attn=L(MultiheadAttention)(
+                    embed_dim="${.....embed_dim}", num_heads=8, attn_drop=0.0, proj_drop="${.attn_drop}"
+                ),
+                ffn=L(FFN)(
+                    embed_dim="${.....embed_dim}",
+                    feedforward_dim=2048,
+                    activation=L(nn.PReLU)(),
+                    ffn_drop="${..attn.attn_drop}",
+                ),
+                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
+                operation_order=["self_attn", "norm", "ffn", "norm"],
+            ),
             num_layers=6,
+            position_scale=L(MLP)(
+                input_dim="${....embed_dim}", hidden_dim="${.input_dim}", output_dim="${.input_dim}", num_layers=2
+            ),
         ),
-        decoder=L(DabDetrTransformerDecoder)(
-            embed_dim="${...embed_dim}",
-            num_heads="${..encoder.num_heads}",
-            feedforward_dim="${..encoder.feedforward_dim}",
-            dropout="${..encoder.dropout}",
+        decoder=L(AnchorDecoder)(
+            layer=L(BaseTransformerLayer)(
+                attn=[
+                    L(ConditionalSelfAttention)(
+                        embed_dim="${......embed_dim}",
+                        num_heads="${.....encoder.layer.attn.num_heads}",
+                        attn_drop="${.....encoder.layer.attn.attn_drop}",
+                        proj_drop="${.attn_drop}",
+                    ),
+                    L(ConditionalCrossAttention)(
+                        embed_dim="${......embed_dim}",
+                        num_heads="${.....encoder.layer.attn.num_heads}",
+                        attn_drop="${.....encoder.layer.attn.attn_drop}",
+                        proj_drop="${.attn_drop}",
+                        add_query_pos=True,
+                    ),
+                ],
+                ffn=L(FFN)(
+                    embed_dim="${.....embed_dim}",
+                    feedforward_dim="${....encoder.layer.ffn.feedforward_dim}",
+                    activation=L(nn.PReLU)(),
+                    ffn_drop="${....encoder.layer.ffn.ffn_drop}",
+                ),
+                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
+                operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
+            ),
             num_layers=6,
+            embed_dim="${...embed_dim}",
             modulate_hw_attn=True,
+            temperature=10000,
         ),
+        mask_memory_padding=True,
+    ),
+    queries=L(LearnedAnchors)(
+        layout=L(QueryLayout)(num_queries="${...num_queries}"),
+        embed_dim="${..embed_dim}",
+        centers="random",
+        num_patterns="${..num_patterns}",
+    ),
+    heads=L(DetectionHeads)(
+        embed_dim="${..embed_dim}",
+        num_classes="${..num_classes}",
+        num_layers="${..transformer.decoder.num_layers}",
+        with_box_refine=True,
+        look_forward_twice=True,
+        share_heads=True,
+        norm=L(nn.LayerNorm)(normalized_shape="${...embed_dim}"),
     ),
     embed_dim=256,
     num_classes=80,
     num_queries=300,
-    anchor_centers="random",
     num_patterns=0,
     aux_loss=True,
+    preprocess=get_config("common/preprocess.py").imagenet,
     criterion=get_config("common/criterion.py").focal_criterion,
     postprocessor=L(TopKPostprocessor)(num_detections=300),
-    pixel_mean=[123.675, 116.280, 103.530],
-    pixel_std=[58.395, 57.120, 57.375],
 )

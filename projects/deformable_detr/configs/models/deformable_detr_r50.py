@@ -1,21 +1,28 @@
 """Deformable DETR with a ResNet-50 and four feature levels.
 
-`model.with_box_refine=True` refines boxes layer by layer, `model.as_two_stage=True` with it takes queries from the
-encoder.
+`model.with_box_refine=True` refines boxes layer by layer; with `model.as_two_stage=True` besides, queries are the
+encoder's best proposals.
 """
 
 from torch import nn
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
-from detrex_lite.layers import PositionEmbeddingSine
-from detrex_lite.modeling import ChannelMapper, ResNet, TopKPostprocessor, resnet_channels
-from detrex_lite.projects.deformable_detr.modeling import (
-    DeformableDETR,
-    DeformableDetrTransformer,
-    DeformableDetrTransformerDecoder,
-    DeformableDetrTransformerEncoder,
+from detrex_lite.layers import (
+    FFN,
+    BaseTransformerLayer,
+    MultiheadAttention,
+    MultiScaleDeformableAttention,
+    PositionEmbeddingSine,
 )
+from detrex_lite.modeling import ChannelMapper, DetectionHeads, QueryLayout, ResNet, TopKPostprocessor, resnet_channels
+from detrex_lite.modeling.deformable import (
+    DeformableDecoder,
+    DeformableEncoder,
+    DeformableQueries,
+    MultiScaleTransformer,
+)
+from detrex_lite.projects.deformable_detr.modeling import DeformableDETR
 
 model = L(DeformableDETR)(
     backbone=L(ResNet)(depth=50, out_features=["res3", "res4", "res5"], norm="FrozenBN", freeze_at=1, weights=None),
@@ -26,39 +33,92 @@ model = L(DeformableDETR)(
         norm=L(nn.GroupNorm)(num_groups=32, num_channels="${...embed_dim}"),
     ),
     position_embedding=L(PositionEmbeddingSine)(num_pos_feats=128, temperature=10000, normalize=True, offset=-0.5),
-    transformer=L(DeformableDetrTransformer)(
-        encoder=L(DeformableDetrTransformerEncoder)(
-            embed_dim="${...embed_dim}",
-            num_heads=8,
-            feedforward_dim=1024,
-            dropout=0.1,
+    transformer=L(MultiScaleTransformer)(
+        encoder=L(DeformableEncoder)(
+            layer=L(BaseTransformerLayer)(
+                attn=L(MultiScaleDeformableAttention)(
+                    embed_dim="${.....embed_dim}",
+                    num_heads=8,
+                    num_levels="${....num_feature_levels}",
+                    num_points=4,
+                    dropout=0.1,
+                ),
+                ffn=L(FFN)(
+                    embed_dim="${.....embed_dim}",
+                    feedforward_dim=1024,
+                    activation=L(nn.ReLU)(),
+                    ffn_drop="${..attn.dropout}",
+                ),
+                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
+                operation_order=["self_attn", "norm", "ffn", "norm"],
+            ),
             num_layers=6,
-            num_feature_levels="${..num_feature_levels}",
-            num_points=4,
         ),
-        decoder=L(DeformableDetrTransformerDecoder)(
-            embed_dim="${...embed_dim}",
-            num_heads="${..encoder.num_heads}",
-            feedforward_dim="${..encoder.feedforward_dim}",
-            dropout="${..encoder.dropout}",
+        decoder=L(DeformableDecoder)(
+            layer=L(BaseTransformerLayer)(
+                attn=[
+                    L(MultiheadAttention)(
+                        embed_dim="${......embed_dim}",
+                        num_heads="${.....encoder.layer.attn.num_heads}",
+                        attn_drop="${.....encoder.layer.attn.dropout}",
+                        proj_drop="${.attn_drop}",
+                    ),
+                    L(MultiScaleDeformableAttention)(
+                        embed_dim="${......embed_dim}",
+                        num_heads="${.....encoder.layer.attn.num_heads}",
+                        num_levels="${.....num_feature_levels}",
+                        num_points="${.....encoder.layer.attn.num_points}",
+                        dropout="${.....encoder.layer.attn.dropout}",
+                    ),
+                ],
+                ffn=L(FFN)(
+                    embed_dim="${.....embed_dim}",
+                    feedforward_dim="${....encoder.layer.ffn.feedforward_dim}",
+                    activation=L(nn.ReLU)(),
+                    ffn_drop="${....encoder.layer.ffn.ffn_drop}",
+                ),
+                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
+                operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
+            ),
             num_layers=6,
-            num_feature_levels="${..num_feature_levels}",
-            num_points="${..encoder.num_points}",
-            with_box_refine="${...with_box_refine}",
+            relation=None,
         ),
         embed_dim="${..embed_dim}",
         num_feature_levels=4,
+    ),
+    queries=L(DeformableQueries)(
+        layout=L(QueryLayout)(
+            num_queries="${...num_queries}",
+            num_groups=1,
+            num_queries_one2many="${...num_queries_one2many}",
+            one2many_repeats=6,
+            one2many_weight=1.0,
+        ),
+        embed_dim="${..embed_dim}",
         as_two_stage="${..as_two_stage}",
-        num_proposals="${..num_queries}",
+        mixed_selection=False,
+    ),
+    heads=L(DetectionHeads)(
+        embed_dim="${..embed_dim}",
+        num_classes="${..num_classes}",
+        num_layers="${..transformer.decoder.num_layers}",
+        with_box_refine="${..with_box_refine}",
+        look_forward_twice=False,
+        share_heads="${..share_heads}",
+        for_encoder="${..as_two_stage}",
+        norm=None,
+        initial_size=-2.0,
+        eps=1e-3,
     ),
     embed_dim=256,
     num_classes=80,
     num_queries=300,
-    aux_loss=True,
+    num_queries_one2many=0,
     with_box_refine=False,
     as_two_stage=False,
+    share_heads=None,
+    aux_loss=True,
+    preprocess=get_config("common/preprocess.py").imagenet,
     criterion=get_config("common/criterion.py").focal_criterion,
     postprocessor=L(TopKPostprocessor)(num_detections=300),
-    pixel_mean=[123.675, 116.280, 103.530],
-    pixel_std=[58.395, 57.120, 57.375],
 )

@@ -1,53 +1,96 @@
-"""DETR with a ResNet-50, as the paper has it."""
+"""DETR with a ResNet-50, as the paper has it.
+
+Each choice is one key: `model.transformer.encoder.layer.operation_order=[norm,self_attn,norm,ffn]` normalises first,
+`model.transformer.encoder.layer.ffn.activation._target_=torch.nn.GELU` has another activation.
+"""
+
+from torch import nn
 
 from detrex_lite.config import LazyCall as L
-from detrex_lite.layers import PositionEmbeddingSine
+from detrex_lite.config import get_config
+from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention, PositionEmbeddingSine
 from detrex_lite.modeling import (
     BoxL1Cost,
     BoxL1Loss,
     CrossEntropyCost,
     CrossEntropyLoss,
+    DetectionHeads,
     GIoUCost,
     GIoULoss,
     HungarianMatcher,
+    QueryLayout,
     ResNet,
     SetCriterion,
     SoftmaxPostprocessor,
+    resnet_channels,
 )
-from detrex_lite.projects.detr.modeling import (
-    DETR,
-    DetrTransformer,
-    DetrTransformerDecoder,
-    DetrTransformerEncoder,
+from detrex_lite.modeling.single_level import (
+    LearnedQueries,
+    PositionalDecoder,
+    SingleLevelEncoder,
+    SingleLevelTransformer,
 )
+from detrex_lite.projects.detr.modeling import DETR
 
 model = L(DETR)(
     backbone=L(ResNet)(depth=50, out_features=["res5"], norm="FrozenBN", freeze_at=1, weights=None),
     in_feature="res5",
-    in_channels=2048,
+    in_channels=L(resnet_channels)(depth="${..backbone.depth}", out_features="${..backbone.out_features}"),
     position_embedding=L(PositionEmbeddingSine)(num_pos_feats=128, temperature=10000, normalize=True),
-    transformer=L(DetrTransformer)(
-        encoder=L(DetrTransformerEncoder)(
-            embed_dim="${...embed_dim}",
-            num_heads=8,
-            feedforward_dim=2048,
-            dropout=0.1,
+    transformer=L(SingleLevelTransformer)(
+        encoder=L(SingleLevelEncoder)(
+            layer=L(BaseTransformerLayer)(
+                attn=L(MultiheadAttention)(
+                    embed_dim="${.....embed_dim}", num_heads=8, attn_drop=0.1, proj_drop="${.attn_drop}"
+                ),
+                ffn=L(FFN)(
+                    embed_dim="${.....embed_dim}",
+                    feedforward_dim=2048,
+                    activation=L(nn.ReLU)(),
+                    ffn_drop="${..attn.attn_drop}",
+                ),
+                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
+                operation_order=["self_attn", "norm", "ffn", "norm"],
+            ),
             num_layers=6,
-            pre_norm=False,
         ),
-        decoder=L(DetrTransformerDecoder)(
-            embed_dim="${...embed_dim}",
-            num_heads="${..encoder.num_heads}",
-            feedforward_dim="${..encoder.feedforward_dim}",
-            dropout="${..encoder.dropout}",
+        decoder=L(PositionalDecoder)(
+            layer=L(BaseTransformerLayer)(
+                attn=L(MultiheadAttention)(
+                    embed_dim="${.....embed_dim}",
+                    num_heads="${....encoder.layer.attn.num_heads}",
+                    attn_drop="${....encoder.layer.attn.attn_drop}",
+                    proj_drop="${.attn_drop}",
+                ),
+                ffn=L(FFN)(
+                    embed_dim="${.....embed_dim}",
+                    feedforward_dim="${....encoder.layer.ffn.feedforward_dim}",
+                    activation=L(nn.ReLU)(),
+                    ffn_drop="${..attn.attn_drop}",
+                ),
+                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
+                operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
+            ),
             num_layers=6,
-            pre_norm="${..encoder.pre_norm}",
         ),
+    ),
+    queries=L(LearnedQueries)(
+        layout=L(QueryLayout)(num_queries="${...num_queries}"),
+        embed_dim="${..embed_dim}",
+    ),
+    heads=L(DetectionHeads)(
+        embed_dim="${..embed_dim}",
+        num_classes="${..num_classes}",
+        num_layers="${..transformer.decoder.num_layers}",
+        background=True,
+        references=False,
+        norm=L(nn.LayerNorm)(normalized_shape="${...embed_dim}"),
     ),
     embed_dim=256,
     num_classes=80,
     num_queries=100,
     aux_loss=True,
+    preprocess=get_config("common/preprocess.py").imagenet,
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
             # L(dict), not a plain dict: detectron2 builds what is inside a call only.
@@ -65,6 +108,4 @@ model = L(DETR)(
         weights=dict(loss_class=1.0, loss_bbox=5.0, loss_giou=2.0),
     ),
     postprocessor=L(SoftmaxPostprocessor)(),
-    pixel_mean=[123.675, 116.280, 103.530],
-    pixel_std=[58.395, 57.120, 57.375],
 )

@@ -1,22 +1,23 @@
 """DINO with a ResNet-50 and four feature levels: what differs from DAB-Deformable-DETR.
 
-Each idea has a switch: `model.denoising=None`, `model.transformer.mixed_query_selection=False`,
-`model.transformer.decoder.look_forward_twice=False`, `model.as_two_stage=False`.
+Each idea has a switch: `model.denoising=None`, `model.queries.mixed_selection=False`,
+`model.heads.look_forward_twice=False`, `model.as_two_stage=False`.
 """
+
+from torch import nn
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
 from detrex_lite.modeling import ContrastiveDenoising
-from detrex_lite.projects.dino.modeling import DINO, DINOTransformer
+from detrex_lite.projects.dino.modeling import DINO
 
 model = get_config("projects/dab_deformable_detr/configs/models/dab_deformable_detr_r50.py").model
 
 model._target_ = DINO
-model.transformer._target_ = DINOTransformer
-model.transformer.mixed_query_selection = True
-model.transformer.decoder.look_forward_twice = True
-model.transformer.decoder.with_norm = True
 model.transformer.decoder.scale_positions = False
+model.queries.mixed_selection = "${..as_two_stage}"
+model.heads.look_forward_twice = True
+model.heads.norm = L(nn.LayerNorm)(normalized_shape="${...embed_dim}")
 model.num_queries = 900
 model.as_two_stage = True
 model.denoising = L(ContrastiveDenoising)(
@@ -25,4 +26,8 @@ model.denoising = L(ContrastiveDenoising)(
     num_pairs=100,
     label_noise_prob=0.25,
     box_noise_scale=1.0,
+    with_negatives=True,
+    max_queries=1000,
+    padding_in_loss=True,
+    mask_padding=False,
 )

@@ -5,6 +5,5 @@ from detrex_lite.projects.dn_detr.modeling import DNDETR
 
 model = get_config("projects/dab_detr/configs/models/dab_detr_r50.py").model
 model._target_ = DNDETR
-del model.num_patterns
-model.anchor_centers = "learned"
+model.queries.centers = "learned"
 model.denoising = get_config("common/denoising.py").group_denoising

@@ -1,0 +1,5 @@
+"""Conditional DETR with a ResNet-101."""
+
+from .conditional_detr_r50 import model
+
+model.backbone.depth = 101

@@ -81,7 +81,7 @@ model = L(DABDETR)(
         mask_memory_padding=True,
     ),
     queries=L(LearnedAnchors)(
-        layout=L(QueryLayout)(num_queries="${...num_queries}"),
+        layout=L(QueryLayout)(num_queries="${...num_queries}", num_groups=1),
         embed_dim="${..embed_dim}",
         centers="random",
         num_patterns="${..num_patterns}",

@@ -75,7 +75,7 @@ model = L(DETR)(
         ),
     ),
     queries=L(LearnedQueries)(
-        layout=L(QueryLayout)(num_queries="${...num_queries}"),
+        layout=L(QueryLayout)(num_queries="${...num_queries}", num_groups=1),
         embed_dim="${..embed_dim}",
     ),
     heads=L(DetectionHeads)(

@@ -1,7 +1,8 @@
-"""Group DETR on Conditional DETR with a ResNet-50: eleven groups of queries in training, one in evaluation."""
+"""Group DETR with a ResNet-50 as detrex trains it, with attention among groups: see `DetrexGroupSelfAttention`."""
 
-from detrex_lite.config import get_config
+from detrex_lite.projects.group_detr.modeling import DetrexGroupSelfAttention
 
-model = get_config("projects/conditional_detr/configs/models/conditional_detr_r50.py").model
+from .group_detr_r50_paper import model
 
-model.queries.layout.num_groups = 11
+model.transformer.mask_memory_padding = False
+model.transformer.decoder.layer.attn[0]._target_ = DetrexGroupSelfAttention

@@ -1,0 +1,11 @@
+"""Group DETR on Conditional DETR with a ResNet-50: eleven groups of queries in training, one in evaluation.
+
+Every detector takes groups by this key, such as DINO: `model.queries.layout.num_groups=11`.
+"""
+
+from detrex_lite.config import get_config
+
+model = get_config("projects/conditional_detr/configs/models/conditional_detr_r50.py").model
+
+model.queries.layout.num_groups = 11
+model.transformer.mask_memory_padding = True

@@ -19,13 +19,13 @@ focal_criterion = L(SetCriterion)(
         costs=L(dict)(
             label=L(FocalCost)(weight=2.0, alpha=0.25, gamma=2.0),
             bbox=L(BoxL1Cost)(weight=5.0),
-            giou=L(GIoUCost)(weight=2.0),
+            giou=L(GIoUCost)(weight=2.0, eps=1e-6),
         )
     ),
     losses=L(dict)(
         loss_class=L(FocalLoss)(alpha=0.25, gamma=2.0),
         loss_bbox=L(BoxL1Loss)(),
-        loss_giou=L(GIoULoss)(),
+        loss_giou=L(GIoULoss)(eps=1e-6),
     ),
     weights=dict(loss_class=1.0, loss_bbox=5.0, loss_giou=2.0),
 )

@@ -96,6 +96,11 @@ def _contiguous_coco_classes(name: str, value: Tensor, shape: torch.Size) -> Ten
     return value
 
 
+def _linear_as_convolution(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """The weight of a linear layer that is stored as that of a convolution of 1x1."""
+    return value.flatten(1) if value.shape == (*shape, 1, 1) and len(shape) == 2 else value
+
+
 # Names of parts that this project has given one vocabulary: heads, queries, and the norms after encoder and decoder.
 _PARTS: tuple[tuple[str, str | None], ...] = (
     (r"^transformer\.decoder\.(bbox|class)_embed\.", None),  # the detector's own heads, under a second name
@@ -156,6 +161,16 @@ DETR = KeyMap(
     adapt=_contiguous_coco_classes,
 )
 
+# The decoder's norms are numbered in the order of definition in Deformable DETR, which begins with cross-attention.
+_DEFORMABLE_LAYERS = (
+    (r"(\.layers\.\d+)\.cross_attn\.", r"\1.attentions.1."),
+    (r"(\.encoder\.layers\.\d+)\.norm1\.", r"\1.norms.0."),
+    (r"(\.encoder\.layers\.\d+)\.norm2\.", r"\1.norms.1."),
+    (r"(\.decoder\.layers\.\d+)\.norm2\.", r"\1.norms.0."),
+    (r"(\.decoder\.layers\.\d+)\.norm1\.", r"\1.norms.1."),
+    (r"(\.decoder\.layers\.\d+)\.norm3\.", r"\1.norms.2."),
+)
+
 DEFORMABLE_DETR = KeyMap(
     "deformable_detr",
     signature=r"^transformer\.(encoder|decoder)\.layers\.\d+\.(self|cross)_attn\.sampling_offsets\.",
@@ -167,15 +182,27 @@ DEFORMABLE_DETR = KeyMap(
         (r"^input_proj\.4\.", "neck.extra_convs.1."),
         *_PARTS,
         (r"^transformer\.level_embed$", "transformer.level_embeds"),
-        (r"(\.layers\.\d+)\.cross_attn\.", r"\1.attentions.1."),
-        # The decoder's norms are numbered in the order of definition there, which begins with cross-attention.
-        (r"(\.encoder\.layers\.\d+)\.norm1\.", r"\1.norms.0."),
-        (r"(\.encoder\.layers\.\d+)\.norm2\.", r"\1.norms.1."),
-        (r"(\.decoder\.layers\.\d+)\.norm2\.", r"\1.norms.0."),
-        (r"(\.decoder\.layers\.\d+)\.norm1\.", r"\1.norms.1."),
-        (r"(\.decoder\.layers\.\d+)\.norm3\.", r"\1.norms.2."),
+        *_DEFORMABLE_LAYERS,
     ),
     adapt=_contiguous_coco_classes,
+)
+
+RELATION_DETR = KeyMap(
+    "relation_detr",
+    signature=r"^transformer\.(hybrid|encoder)_class_head\.",
+    rules=(
+        *_DETR_NAMES,
+        *_DEFORMABLE_LAYERS,
+        (r"^neck\.convs\.3\.", "neck.extra_convs.0."),
+        (r"^transformer\.decoder\.(class|bbox)_head\.", r"heads.\1_embed."),
+        (r"^transformer\.encoder_(class|bbox)_head\.", r"heads.\1_embed.6."),  # after those of the six layers
+        (r"^transformer\.hybrid_(class|bbox)_head\.", r"queries.hybrid.heads.\1_embed.0."),
+        (r"^transformer\.hybrid_tgt_embed\.", "queries.hybrid.content."),
+        (r"^transformer\.decoder\.position_relation_embedding\.pos_proj\.0\.", "transformer.decoder.relation.pos_proj."),
+        (r"^transformer\.encoder\.memory_fusion\.", "transformer.encoder.memory_fusion.layers."),
+        *_PARTS,
+    ),
+    adapt=_linear_as_convolution,
 )
 
 TORCHVISION = KeyMap(
@@ -190,4 +217,4 @@ DETECTRON2 = KeyMap(
     rules=_detectron2_resnet(""),
 )
 
-KEY_MAPS: tuple[KeyMap, ...] = (DETREX_LITE, DETREX, DETR, DEFORMABLE_DETR, TORCHVISION, DETECTRON2)
+KEY_MAPS: tuple[KeyMap, ...] = (DETREX_LITE, DETREX, DETR, DEFORMABLE_DETR, RELATION_DETR, TORCHVISION, DETECTRON2)

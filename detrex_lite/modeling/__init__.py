@@ -14,6 +14,7 @@ from .criterion import (
     MatchedLoss,
     Mean,
     SetCriterion,
+    VarifocalLoss,
     sigmoid_focal_loss,
 )
 from .decoder import Decoder, DecoderState, Memory
@@ -76,6 +77,7 @@ __all__ = [
     "TimmBackbone",
     "TokenLevels",
     "TopKPostprocessor",
+    "VarifocalLoss",
     "add_indicator",
     "flatten_maps",
     "name_layers",

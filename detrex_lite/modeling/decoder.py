@@ -65,8 +65,9 @@ class Decoder(TransformerLayerSequence):
     Args:
         layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers.
         num_layers: how many layers; may be left out when a list is given.
-        relation: makes an additive bias of self-attention of the boxes that the last two layers predicted, see
-            `PositionRelation`; None for no bias.
+        relation: makes an additive bias of self-attention of the boxes that the two layers before predicted (the first
+            references, where they are boxes, stand for those before the first layer), see `PositionRelation`; None for
+            no bias.
     """
 
     def __init__(
@@ -95,20 +96,24 @@ class Decoder(TransformerLayerSequence):
         """
         return {}
 
-    def forward(self, queries: Queries, memory: Memory, heads: DetectionHeads) -> list[LayerOutput]:
+    def forward(
+        self, queries: Queries, memory: Memory, heads: DetectionHeads, *, use_relation: bool = True
+    ) -> list[LayerOutput]:
         """Decode.
 
         Args:
             queries: blocks of queries.
             memory: the encoder's result.
             heads: read classes and boxes from the queries, and move the references.
+            use_relation: whether self-attention has the bias that `relation` makes.
 
         Returns:
             One output for each layer, for the queries of all blocks.
         """
         query, reference = queries.content, self.first_reference(queries)
         steps: list[LayerStep] = []
-        boxes = [reference]  # that the layers predict, for the relation between queries
+        relation = self.relation if use_relation else None
+        boxes = [] if reference is None or reference.shape[-1] != 4 else [reference]  # that queries are related by
         for index, layer in enumerate(self.layers):
             state = DecoderState(query, reference, steps, queries, memory)
             query = layer(
@@ -117,25 +122,24 @@ class Decoder(TransformerLayerSequence):
                 key_pos=memory.pos,
                 key_padding_mask=memory.padding,
                 self_attn_mask=queries.attn_mask,
-                self_attn_inputs=self._self_attention_inputs(queries, boxes),
+                self_attn_inputs=_self_attention_inputs(queries, relation, boxes),
                 **self.layer_inputs(index, state),
             )
             steps.append(heads.step(index, query, reference, steps[-1] if steps else None))
             reference = steps[-1].reference
-            if self.relation is not None and index < self.num_layers - 1:
+            if relation is not None and index < self.num_layers - 1:
                 boxes.append(heads.read_boxes(steps[-1]))
+                steps[-1] = steps[-1]._replace(boxes=boxes[-1])
         return heads.read(steps)
 
-    def _self_attention_inputs(self, queries: Queries, boxes: Sequence[Tensor | None]) -> dict[str, Any]:
-        inputs: dict[str, Any] = {} if queries.num_groups == 1 else {"num_groups": queries.num_groups}
-        if self.relation is not None and len(boxes) > 1:
-            pair = [self._folded(value, queries.num_groups) for value in boxes[-2:]]
-            inputs["attn_bias"] = self.relation(*pair)
-        return inputs
 
-    @staticmethod
-    def _folded(boxes: Tensor | None, num_groups: int) -> Tensor:
-        """(B, G * q, 4) to (B * G, q, 4)."""
-        if boxes is None or boxes.shape[-1] != 4:
-            raise ValueError("a relation between queries needs references that are boxes, not points")
-        return boxes if num_groups == 1 else boxes.unflatten(1, (num_groups, -1)).flatten(0, 1)
+def _self_attention_inputs(queries: Queries, relation: nn.Module | None, boxes: Sequence[Tensor]) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    if queries.num_groups > 1:
+        inputs["num_groups"] = queries.num_groups
+    if relation is not None and len(boxes) > 1:
+        before, after = boxes[-2:]
+        if queries.num_groups > 1:  # groups are folded into the batch: (B, G * q, 4) to (B * G, q, 4)
+            before, after = (value.unflatten(1, (queries.num_groups, -1)).flatten(0, 1) for value in (before, after))
+        inputs["attn_bias"] = relation(before, after)
+    return inputs

@@ -31,6 +31,7 @@ class LayerStep(NamedTuple):
         reference: the same for the next layer, as it attends: without gradients where boxes are refined.
         refined: `reference` with its gradients, for heads that look forward twice; None without refinement.
         offsets: (B, Q, 4), the box head's result, where it has been computed already.
+        boxes: (B, Q, 4), what `read_boxes` gave, where it has been called already.
         extra: whatever else a subclass hands to the next layer or to `read`.
     """
 
@@ -40,6 +41,7 @@ class LayerStep(NamedTuple):
     reference: Tensor | None
     refined: Tensor | None = None
     offsets: Tensor | None = None
+    boxes: Tensor | None = None
     extra: Mapping[str, Tensor] | None = None
 
 
@@ -183,9 +185,8 @@ class DetectionHeads(nn.Module):
         return self.boxes(offsets, step.base)
 
     def _read(self, step: LayerStep) -> LayerOutput:
-        hidden = self._normalised(step.query)
-        offsets = self.bbox_embed[step.index](hidden) if step.offsets is None else step.offsets
-        return LayerOutput(self.class_embed[step.index](hidden), self.boxes(offsets, step.base), {})
+        boxes = self.read_boxes(step) if step.boxes is None else step.boxes
+        return LayerOutput(self.class_embed[step.index](self._normalised(step.query)), boxes, {})
 
     def _read_together(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
         """One product for all layers: on a GPU, launching a kernel takes as long as computing it."""

@@ -2,6 +2,7 @@
 
 from .box_ops import (
     box_cxcywh_to_xyxy,
+    box_iou,
     box_xyxy_to_cxcywh,
     generalized_box_iou,
     inverse_sigmoid,
@@ -17,6 +18,7 @@ __all__ = [
     "ImageBatch",
     "Instances",
     "box_cxcywh_to_xyxy",
+    "box_iou",
     "box_xyxy_to_cxcywh",
     "generalized_box_iou",
     "inverse_sigmoid",

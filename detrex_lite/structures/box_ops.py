@@ -50,9 +50,23 @@ def generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     return _ratio(intersection, union, eps) - _ratio(enclosing - union, enclosing, eps)
 
 
+def box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
+    """IoU in 0..1 of boxes that broadcast against each other.
+
+    Args:
+        a: (..., 4) xyxy.
+        b: (..., 4) xyxy, same unit.
+        eps: added to the union.
+
+    Returns:
+        (...).
+    """
+    return _ratio(*_overlap(a, b), eps)
+
+
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of every pair. a: (..., N, 4) xyxy, b: (..., M, 4) xyxy in the same unit; (..., N, M)."""
-    return _ratio(*_overlap(a[..., :, None, :], b[..., None, :, :]))
+    return box_iou(a[..., :, None, :], b[..., None, :, :])
 
 
 def pairwise_generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:

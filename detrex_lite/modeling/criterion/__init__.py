@@ -1,7 +1,16 @@
 """Losses of matched predictions, and the criterion that sums them over all decoder layers."""
 
 from .comparison import Comparison
-from .losses import BoxL1Loss, CrossEntropyLoss, FocalLoss, GIoULoss, MatchedLoss, Mean, sigmoid_focal_loss
+from .losses import (
+    BoxL1Loss,
+    CrossEntropyLoss,
+    FocalLoss,
+    GIoULoss,
+    MatchedLoss,
+    Mean,
+    VarifocalLoss,
+    sigmoid_focal_loss,
+)
 from .set_criterion import SetCriterion, family
 
 __all__ = [
@@ -13,6 +22,7 @@ __all__ = [
     "MatchedLoss",
     "Mean",
     "SetCriterion",
+    "VarifocalLoss",
     "family",
     "sigmoid_focal_loss",
 ]

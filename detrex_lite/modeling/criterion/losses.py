@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...structures import box_cxcywh_to_xyxy, generalized_box_iou
+from ...structures import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
 from .comparison import Comparison
 
 
@@ -88,6 +88,31 @@ class FocalLoss:
 
     def __call__(self, comparison: Comparison) -> Tensor:
         return sigmoid_focal_loss(comparison.logits, comparison.class_targets(), self.alpha, self.gamma).sum(-1)
+
+
+class VarifocalLoss:
+    """Sigmoid cross-entropy with the overlap of the matched boxes as target (Zhang et al., CVPR 2021, eq. 2).
+
+    Positives are weighted by their target; everything else is to be 0, weighted as in the focal loss. Neither weights nor
+    targets get gradients.
+
+    Args:
+        alpha: weight of what is to be 0.
+        gamma: exponent that fades out easy examples among it.
+        eps: added to the union that the overlap is divided by.
+    """
+
+    def __init__(self, alpha: float = 0.75, gamma: float = 2.0, eps: float = 0.0):
+        self.alpha = alpha
+        self.gamma = gamma
+        self.eps = eps
+
+    def __call__(self, comparison: Comparison) -> Tensor:
+        predicted, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in (comparison.boxes, comparison.target_boxes))
+        targets = comparison.class_targets(box_iou(predicted.detach(), wanted, self.eps))
+        negatives = 1 - comparison.class_targets()
+        weight = self.alpha * comparison.logits.detach().sigmoid() ** self.gamma * negatives + targets
+        return F.binary_cross_entropy_with_logits(comparison.logits, targets, weight, reduction="none").sum(-1)
 
 
 class BoxL1Loss:

@@ -1,7 +1,7 @@
 """The family that Deformable DETR founded: encoder, proposals, sources of queries, decoders, the base detector."""
 
 from .detector import MultiScaleDetector
-from .proposals import EncoderProposals, Proposals, gather_tokens, token_anchors, topk_tokens
+from .proposals import EncoderProposals, ProposalTokens, gather_tokens, token_anchors, topk_tokens
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
 from .transformer import (
     DeformableAnchorDecoder,
@@ -21,7 +21,7 @@ __all__ = [
     "MemoryFusion",
     "MultiScaleDetector",
     "MultiScaleTransformer",
-    "Proposals",
+    "ProposalTokens",
     "StartingQueries",
     "gather_tokens",
     "token_anchors",

@@ -69,7 +69,7 @@ class MultiScaleDetector(Detector):
         layout, decoder = queries.layout, transformer.decoder
         require_equal("num_classes", model=num_classes, heads=heads.num_classes)
         require_equal("num_queries", model=num_queries, queries=layout.num_queries)
-        require_equal("num_queries_one2many", model=num_queries_one2many, queries=layout.num_queries_one2many)
+        require_equal("num_queries_one2many", model=num_queries_one2many, queries=queries.num_queries_one2many)
         require_equal("embed_dim", model=embed_dim, transformer=transformer.embed_dim, heads=heads.embed_dim)
         require_equal("with_box_refine", model=with_box_refine, heads=heads.with_box_refine)
         require_equal("as_two_stage", model=as_two_stage, queries=queries.as_two_stage, heads=heads.for_encoder)

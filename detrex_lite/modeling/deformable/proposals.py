@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..decoder import Memory
-from ..heads import DetectionHeads
 from ..multi_scale import TokenLevels
-from ..predictions import LayerOutput
 
 # A proposal of the finest level has sides of this share of the image's; each level doubles them.
 FINEST_SIDE = 0.05
@@ -19,20 +17,22 @@ FINEST_SIDE = 0.05
 MARGIN = 0.01
 
 
-class Proposals(NamedTuple):
-    """What each token of the encoder proposes.
+class ProposalTokens(NamedTuple):
+    """Encoded tokens that heads make proposals of.
 
     Attributes:
         tokens: (B, N, C), projected; zero before the projection where nothing is proposed.
-        output: logits (B, N, K) and boxes (B, N, 4) cxcywh in 0..1; boxes are (1, 1, 1, 1) where nothing is proposed.
+        anchors: (B, N, 4) or (1, N, 4) cxcywh in 0..1, a box around each token.
+        proposes: (B, N) or (1, N) bool, False for tokens that propose nothing.
     """
 
     tokens: Tensor
-    output: LayerOutput
+    anchors: Tensor
+    proposes: Tensor
 
 
 class EncoderProposals(nn.Module):
-    """Turns encoded tokens into proposals: each predicts a class and, around its own place, a box.
+    """Projects encoded tokens to what proposals are made of: each token predicts a class and a box around its place.
 
     Args:
         embed_dim: C.
@@ -48,16 +48,11 @@ class EncoderProposals(nn.Module):
         """Xavier-uniform weights, as the paper's repository."""
         nn.init.xavier_uniform_(self.enc_output.weight)
 
-    def forward(self, memory: Memory, heads: DetectionHeads) -> Proposals:
-        """Propose.
-
-        Args:
-            memory: the encoder's result.
-            heads: with heads for the encoder.
-        """
+    def forward(self, memory: Memory) -> ProposalTokens:
+        """The tokens of a memory with feature levels; `DetectionHeads.propose` takes them."""
         anchors, proposes = token_anchors(memory.require_levels())
         tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~proposes[..., None], 0)))
-        return Proposals(tokens, heads.propose(tokens, anchors, proposes))
+        return ProposalTokens(tokens, anchors, proposes)
 
 
 def token_anchors(levels: TokenLevels) -> tuple[Tensor, Tensor]:

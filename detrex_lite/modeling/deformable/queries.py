@@ -14,11 +14,12 @@ from ..anchors import AnchorBoxes
 from ..decoder import Memory
 from ..denoising import add_indicator
 from ..heads import DetectionHeads
+from ..multi_scale import TokenLevels
 from ..predictions import Predictions
 from ..queries import QueryBlock
 from ..query_layout import QueryLayout
 from ..targets import Targets
-from .proposals import EncoderProposals, gather_tokens, topk_tokens
+from .proposals import EncoderProposals, ProposalTokens, gather_tokens, topk_tokens
 
 MAX_LOGIT = 3.0  # of learned boxes before training
 
@@ -60,6 +61,7 @@ class DeformableQueries(nn.Module):
         super().__init__()
         require_two_stages(as_two_stage, mixed_selection)
         self.layout = layout
+        self.num_queries_one2many = layout.num_queries_one2many
         self.embed_dim = embed_dim
         self.as_two_stage = as_two_stage
         self.mixed_selection = mixed_selection
@@ -88,7 +90,9 @@ class DeformableQueries(nn.Module):
         Returns:
             Matching queries, and with two stages the proposals of all tokens, which are trained to be an object or not.
         """
-        return self._proposed(memory, heads, training) if self.as_two_stage else self._learned(len(memory.tokens), training)
+        if self.as_two_stage:
+            return self._proposed(memory, heads, training)
+        return self._learned(len(memory.tokens), training)
 
     def _learned(self, batch: int, training: bool) -> StartingQueries:
         assert self.embedding is not None
@@ -98,7 +102,7 @@ class DeformableQueries(nn.Module):
         return StartingQueries(self.layout.blocks(content, reference, position, training=training))
 
     def _proposed(self, memory: Memory, heads: DetectionHeads, training: bool) -> StartingQueries:
-        output = self.proposals(memory, heads).output
+        output = heads.propose(*self.proposals(memory))
         # The score for "some object" is the first class, which these predictions are trained for.
         number = self.layout.num_proposals(training=training)
         best = topk_tokens(output.logits[..., 0], number, memory.require_levels())
@@ -146,6 +150,7 @@ class AnchorQueries(nn.Module):
         super().__init__()
         require_two_stages(as_two_stage, mixed_selection)
         self.layout = layout
+        self.num_queries_one2many = layout.num_queries_one2many
         self.as_two_stage = as_two_stage
         self.mixed_selection = mixed_selection
         self.indicator = indicator
@@ -181,7 +186,9 @@ class AnchorQueries(nn.Module):
         Returns:
             Matching queries, and with two stages the proposals that they were made of.
         """
-        return self._proposed(memory, heads, training) if self.as_two_stage else self._learned(len(memory.tokens), training)
+        if self.as_two_stage:
+            return self.select(self.proposals(memory), memory.require_levels(), heads, training=training)
+        return self._learned(len(memory.tokens), training)
 
     def _contents(self, learned: Tensor, batch: int) -> Tensor:
         if self.indicator:
@@ -195,14 +202,22 @@ class AnchorQueries(nn.Module):
         content = self._contents(self.content.weight[:number], batch)
         return StartingQueries(self.layout.blocks(content, boxes, training=training))
 
-    def _proposed(self, memory: Memory, heads: DetectionHeads, training: bool) -> StartingQueries:
-        proposals = self.proposals(memory, heads)
-        number = self.layout.num_proposals(training=training)
-        best = topk_tokens(proposals.output.logits.max(-1).values, number, memory.require_levels())
-        logits, boxes = (gather_tokens(value, best) for value in (proposals.output.logits, proposals.output.boxes))
+    def select(
+        self, proposed: ProposalTokens, levels: TokenLevels, heads: DetectionHeads, *, training: bool
+    ) -> StartingQueries:
+        """Make queries of the best proposals.
+
+        Args:
+            proposed: the encoder's tokens.
+            levels: where they are.
+            heads: with heads for the encoder.
+            training: whether there are queries that exist in training only.
+        """
+        output = heads.propose(*proposed)
+        best = topk_tokens(output.logits.max(-1).values, self.layout.num_proposals(training=training), levels)
+        logits, boxes = gather_tokens(output.logits, best), gather_tokens(output.boxes, best)
         if self.content is None:
-            chosen = gather_tokens(proposals.tokens, best).detach()
-            content = self.layout.of_proposals(chosen, training=training)
+            content = self.layout.of_proposals(gather_tokens(proposed.tokens, best).detach(), training=training)
         else:
             learned = self.layout.of_ranks(self.content.weight, best.shape[1], training=training)
             content = self._contents(learned, len(boxes))

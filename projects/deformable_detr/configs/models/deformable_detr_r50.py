@@ -30,6 +30,7 @@ model = L(DeformableDETR)(
         in_channels=L(resnet_channels)(depth="${...backbone.depth}", out_features="${...backbone.out_features}"),
         out_channels="${..embed_dim}",
         num_outs="${..transformer.num_feature_levels}",
+        bias=True,
         norm=L(nn.GroupNorm)(num_groups=32, num_channels="${...embed_dim}"),
     ),
     position_embedding=L(PositionEmbeddingSine)(num_pos_feats=128, temperature=10000, normalize=True, offset=-0.5),

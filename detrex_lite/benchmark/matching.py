@@ -45,10 +45,10 @@ def benchmark_matching(settings: MatchingSettings, device: torch.device) -> Stag
         return torch.cat([0.2 + 0.6 * centres, 0.02 + 0.3 * sizes], dim=-1).to(device)
 
     shape = settings.images, settings.queries
-    predictions = [
-        Predictions(torch.randn(*shape, settings.classes, generator=generator).to(device), boxes(*shape))
-        for _ in range(settings.sets)
-    ]
+    predictions = {
+        f"_{number}": Predictions(torch.randn(*shape, settings.classes, generator=generator).to(device), boxes(*shape))
+        for number in range(settings.sets)
+    }
     number = settings.images * settings.objects
     labels = torch.randint(settings.classes, (number,), generator=generator).to(device)
     targets = Targets(labels, boxes(number), [settings.objects] * settings.images)

@@ -145,8 +145,8 @@ class Detector(nn.Module):
     def decode(self, images: ImageBatch, *queries: Any, **options: Any) -> Any:
         """Abstract. The part of `predict` that computes with weights, from images and queries to predictions.
 
-        `compile` compiles this part, so it must use tensors only: numbers of objects and the sizes of single images would
-        become part of what is compiled.
+        `compile` compiles this part, so it must use tensors only: numbers of objects and the sizes of single images
+        would become part of what is compiled.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement decode")
 

@@ -9,7 +9,7 @@ Legend: B batch, Q queries, N tokens, K classes, C channels, L decoder layers.
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,10 @@ class LayerStep(NamedTuple):
     """What a decoder layer leaves behind, for the next layer and for `DetectionHeads.read`.
 
     Attributes:
-        index: of the layer, from 0.
-        query: (B, Q, C), the layer's result.
-        base: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the layer's boxes refer to; None without references.
+        layer: its number, from 0.
+        query: (B, Q, C), its result.
+        base: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the layer's boxes refer to; None without
+            references.
         reference: the same for the next layer, as it attends: without gradients where boxes are refined.
         refined: `reference` with its gradients, for heads that look forward twice; None without refinement.
         offsets: (B, Q, 4), the box head's result, where it has been computed already.
@@ -35,7 +36,7 @@ class LayerStep(NamedTuple):
         extra: whatever else a subclass hands to the next layer or to `read`.
     """
 
-    index: int
+    layer: int
     query: Tensor
     base: Tensor | None
     reference: Tensor | None
@@ -69,7 +70,8 @@ class DetectionHeads(nn.Module):
             they are (DETR).
         initial_size: logit of the sides of boxes before training, for references that have no size or a random one; not
             used with `for_encoder`, where references are proposals.
-        eps: of the inverse sigmoid of references. 1e-3 is detrex's; the papers' repositories have 1e-5, but for DAB-DETR.
+        eps: of the inverse sigmoid of references. 1e-3 is detrex's and DAB-DETR's; the other papers' repositories have
+            1e-5.
 
     Raises:
         ValueError: for looking forward twice without refinement, or refinement without references.
@@ -110,8 +112,8 @@ class DetectionHeads(nn.Module):
         self.norm = norm
         class_head = nn.Linear(embed_dim, num_classes + background)
         box_head = MLP(embed_dim, embed_dim, 4, num_layers=3)
-        self.class_embed = self._heads(class_head)
-        self.bbox_embed = self._heads(box_head)
+        self.class_embed: Any = self._heads(class_head)
+        self.bbox_embed: Any = self._heads(box_head)
         self.reset_parameters()
 
     def _heads(self, head: nn.Module) -> nn.ModuleList:
@@ -121,16 +123,17 @@ class DetectionHeads(nn.Module):
 
     def reset_parameters(self) -> None:
         """Boxes begin at their references, and objects are rare (Lin et al., ICCV 2017, section 4.1)."""
-        for head in self.class_embed:
-            if not self.background:
-                nn.init.constant_(head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        if not self.background:
+            for class_head in self.class_embed:
+                nn.init.constant_(class_head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
         if not self.references:
             return
-        for head in self.bbox_embed:
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
-        if self.num_layers and not self.for_encoder:
-            nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], self.initial_size)
+        last_layers = [box_head.layers[-1] for box_head in self.bbox_embed]
+        for layer in last_layers:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        if last_layers and not self.for_encoder:
+            nn.init.constant_(last_layers[0].bias[2:], self.initial_size)
 
     def boxes(self, offsets: Tensor, reference: Tensor | None) -> Tensor:
         """Decode boxes.
@@ -146,9 +149,7 @@ class DetectionHeads(nn.Module):
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         return offsets.sigmoid() if reference is None else refine(offsets, reference, self.eps)
 
-    def step(
-        self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None
-    ) -> LayerStep:
+    def step(self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None) -> LayerStep:
         """Move the references, after a layer.
 
         Args:
@@ -181,12 +182,12 @@ class DetectionHeads(nn.Module):
         """(B, Q, 4), the boxes that `read` will give of a layer, for what cannot wait for it."""
         offsets = step.offsets
         if offsets is None:
-            offsets = self.bbox_embed[step.index](self._normalised(step.query))
+            offsets = self.bbox_embed[step.layer](self._normalised(step.query))
         return self.boxes(offsets, step.base)
 
     def _read(self, step: LayerStep) -> LayerOutput:
         boxes = self.read_boxes(step) if step.boxes is None else step.boxes
-        return LayerOutput(self.class_embed[step.index](self._normalised(step.query)), boxes, {})
+        return LayerOutput(self.class_embed[step.layer](self._normalised(step.query)), boxes, {})
 
     def _read_together(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
         """One product for all layers: on a GPU, launching a kernel takes as long as computing it."""

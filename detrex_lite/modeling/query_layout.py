@@ -112,16 +112,22 @@ class QueryLayout:
         """
         if not training or self.total == self.num_queries:
             return [QueryBlock(FINAL, content, reference, position)]
-        groups = {"num_groups": self.num_groups, "repeats": self.num_groups}
         if not self.num_queries_one2many:
-            return [QueryBlock(FINAL, content, reference, position, **groups)]
+            return [self._matching(content, reference, position)]
         in_group = self.num_queries if num_proposals is None else min(self.num_queries, num_proposals)
         sizes = [in_group * self.num_groups, content.shape[1] - in_group * self.num_groups]
-        matching, one2many = zip(
-            *((None, None) if value is None else value.split(sizes, dim=1) for value in (content, reference, position)),
-            strict=True,
+        contents = content.split(sizes, dim=1)
+        references = (None, None) if reference is None else reference.split(sizes, dim=1)
+        positions = (None, None) if position is None else position.split(sizes, dim=1)
+        one2many = QueryBlock(
+            ONE_TO_MANY,
+            contents[1],
+            references[1],
+            positions[1],
+            targets=self.one2many_targets,
+            weight=self.one2many_weight,
         )
-        return [
-            QueryBlock(FINAL, *matching, **groups),
-            QueryBlock(ONE_TO_MANY, *one2many, targets=self.one2many_targets, weight=self.one2many_weight),
-        ]
+        return [self._matching(contents[0], references[0], positions[0]), one2many]
+
+    def _matching(self, content: Tensor, reference: Tensor | None, position: Tensor | None) -> QueryBlock:
+        return QueryBlock(FINAL, content, reference, position, num_groups=self.num_groups, repeats=self.num_groups)

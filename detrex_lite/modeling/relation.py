@@ -50,7 +50,11 @@ class PositionRelation(nn.Module):
         """
         with torch.no_grad():
             embedding = get_sine_pos_embed(
-                self._relations(before, boxes), self.num_pos_feats, self.temperature, exchange_xy=False, scale=self.scale
+                self._relations(before, boxes),
+                self.num_pos_feats,
+                self.temperature,
+                exchange_xy=False,
+                scale=self.scale,
             )
         return self.pos_proj(embedding.to(self.pos_proj.weight.dtype)).relu().permute(0, 3, 1, 2)
 

@@ -30,7 +30,7 @@ class DeformableDETR(MultiScaleDetector):
     def decode(
         self, images: ImageBatch, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Predictions | None]:
-        """See `Detector.decode`: the queries, what each decoder layer says about them, and what the encoder proposes."""
+        """See `Detector.decode`: the queries, what each decoder layer says about them, and the trained proposals."""
         maps, positions = self.maps_and_positions(images)
         memory = self.transformer.encode(maps, positions)
         blocks, proposals = self.queries(memory, self.heads, training=training)

@@ -49,7 +49,7 @@ class HybridBranch(nn.Module):
         nn.init.xavier_uniform_(self.content.weight)
 
     def forward(self, proposed: ProposalTokens, levels: TokenLevels) -> StartingQueries:
-        """The branch's queries and the proposals that they are made of; the arguments are those of `AnchorQueries.select`."""
+        """The branch's queries and the proposals that they are made of; arguments as in `AnchorQueries.select`."""
         output = self.heads.propose(*proposed)
         best = topk_tokens(output.logits.max(-1).values, len(self.content.weight), levels)
         logits, boxes = gather_tokens(output.logits, best), gather_tokens(output.boxes, best)
@@ -116,7 +116,7 @@ class RelationDETR(MultiScaleDetector):
     def decode(
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
     ) -> list[tuple[Queries, list[LayerOutput], Predictions | None]]:
-        """See `Detector.decode`: queries, layers and proposals of the one pass, and in training of the hybrid branch's."""
+        """See `Detector.decode`: queries, layers and proposals, in training also those of the hybrid branch's pass."""
         maps, positions = self.maps_and_positions(images)
         memory = self.transformer.encode(maps, positions)
         levels, proposed = memory.require_levels(), self.queries.proposals(memory)

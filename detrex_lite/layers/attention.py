@@ -72,7 +72,7 @@ def attend(
 class BaseAttention(nn.Module):
     """What attentions with an identity connection share: everything but how queries, keys and values are made.
 
-    A subclass creates its projections in its own `__init__` and then calls `reset_parameters`.
+    A subclass creates its projections in its own `__init__`, extends `reset_parameters` by them, and then calls it.
 
     Args:
         embed_dim: C, of queries, keys, values and the result.
@@ -104,9 +104,7 @@ class BaseAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw Xavier-uniform weights for all projections, as DETR's repository does; biases stay as they are."""
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+        nn.init.xavier_uniform_(self.out_proj.weight)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, tokens, C) to (B, H, tokens, C / H)."""
@@ -132,9 +130,10 @@ class BaseAttention(nn.Module):
             What is added to the identity, (B, Q, C).
         """
         if num_groups > 1:
-            q, k, v = (_fold_groups(x, num_groups) for x in (q, k, v))
             if key_padding_mask is not None:
-                key_padding_mask = key_padding_mask.reshape(q.shape[0], -1)
+                _check_padding(key_padding_mask, k)
+                key_padding_mask = key_padding_mask.unflatten(1, (num_groups, -1)).flatten(0, 1)
+            q, k, v = (_fold_groups(x, num_groups) for x in (q, k, v))
         out = self.attend_heads(q, k, v, attn_mask, key_padding_mask, attn_bias)
         if num_groups > 1:
             out = _unfold_groups(out, num_groups)
@@ -206,6 +205,7 @@ class MultiheadAttention(BaseAttention):
         This is what DETR's repository has; torch.nn.MultiheadAttention draws `out_proj.weight` otherwise.
         """
         super().reset_parameters()
+        nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.in_proj_bias)
         nn.init.zeros_(self.out_proj.bias)
 
@@ -303,11 +303,7 @@ def _merge_masks(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: T
                 f"(B, Q, N) = {(batch, queries, keys)} or (B * H, Q, N) = {(batch * heads, queries, keys)}"
             )
     if key_padding_mask is not None:
-        _require_bool("key_padding_mask", key_padding_mask)
-        if key_padding_mask.shape != (batch, keys):
-            raise ValueError(
-                f"key_padding_mask has shape {tuple(key_padding_mask.shape)}; expected (B, N) = {(batch, keys)}"
-            )
+        _check_padding(key_padding_mask, k)
         padding = key_padding_mask[:, None, None, :]
         blocked = padding if blocked is None else blocked | padding
     return blocked
@@ -330,6 +326,13 @@ def _fit_bias(attn_bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
             f"or what broadcasts to (B, H, Q, N) = {full}"
         )
     return bias.to(q.dtype)
+
+
+def _check_padding(key_padding_mask: Tensor, k: Tensor) -> None:
+    _require_bool("key_padding_mask", key_padding_mask)
+    want = (k.shape[0], k.shape[2])
+    if key_padding_mask.shape != want:
+        raise ValueError(f"key_padding_mask has shape {tuple(key_padding_mask.shape)}; expected (B, N) = {want}")
 
 
 def _require_bool(name: str, mask: Tensor) -> None:

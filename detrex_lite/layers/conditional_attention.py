@@ -28,6 +28,12 @@ class _ConditionalAttention(BaseAttention):
         self.key_pos_proj = nn.Linear(embed_dim, embed_dim)
         self.value_proj = nn.Linear(embed_dim, embed_dim)
 
+    def reset_parameters(self) -> None:
+        """See `BaseAttention.reset_parameters`."""
+        super().reset_parameters()
+        for projection in (self.query_content_proj, self.key_content_proj, self.key_pos_proj, self.value_proj):
+            nn.init.xavier_uniform_(projection.weight)
+
     def _required(self, **inputs: Tensor | None) -> tuple[Tensor, ...]:
         for name, value in inputs.items():
             if value is None:
@@ -55,6 +61,11 @@ class ConditionalSelfAttention(_ConditionalAttention):
         super().__init__(embed_dim, num_heads, attn_drop, proj_drop, batch_first)
         self.query_pos_proj = nn.Linear(embed_dim, embed_dim)
         self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """See `BaseAttention.reset_parameters`."""
+        super().reset_parameters()
+        nn.init.xavier_uniform_(self.query_pos_proj.weight)
 
     def forward(
         self,
@@ -130,6 +141,13 @@ class ConditionalCrossAttention(_ConditionalAttention):
         self.query_pos_proj = nn.Linear(embed_dim, embed_dim) if add_query_pos else None
         self.query_pos_sine_proj = nn.Linear(embed_dim, embed_dim)
         self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """See `BaseAttention.reset_parameters`."""
+        super().reset_parameters()
+        nn.init.xavier_uniform_(self.query_pos_sine_proj.weight)
+        if self.query_pos_proj is not None:
+            nn.init.xavier_uniform_(self.query_pos_proj.weight)
 
     def forward(
         self,

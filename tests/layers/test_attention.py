@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -122,7 +124,7 @@ def test_initial_values_are_those_of_detr():
     assert not layer.out_proj.bias.any()
 
 
-@pytest.mark.parametrize("kind", [ConditionalSelfAttention, ConditionalCrossAttention])
+@pytest.mark.parametrize("kind", [ConditionalSelfAttention, partial(ConditionalCrossAttention, add_query_pos=True)])
 def test_resetting_conditional_attention_draws_weights_and_keeps_biases(kind):
     torch.manual_seed(0)
     layer = kind(64, H)
@@ -253,5 +255,7 @@ def test_group_errors(kind):
         layer(x, x.clone(), num_groups=5, **inputs)
     with pytest.raises(ValueError, match="num_groups=5 cannot be combined with an attn_mask"):
         layer(x, num_groups=5, attn_mask=torch.eye(Q, dtype=torch.bool), **inputs)
+    with pytest.raises(ValueError, match=r"key_padding_mask has shape \(5, 2\); expected \(B, N\) = \(2, 5\)"):
+        layer(x, num_groups=5, key_padding_mask=torch.zeros(Q, B, dtype=torch.bool), **inputs)
     with pytest.raises(ValueError, match="num_groups=0 is below 1"):
         layer(x, num_groups=0, **inputs)

@@ -151,6 +151,14 @@ class ZeroBias(FFN):
         nn.init.zeros_(self.layers[1].bias)
 
 
+class Gated(MultiheadAttention):
+    """An attention with a matrix of its own, which `reset_parameters` does not touch."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gate = nn.Parameter(torch.zeros(C, C))
+
+
 class Fixed(nn.Module):
     """An attention without `reset_parameters`."""
 
@@ -180,7 +188,7 @@ def test_copies_after_the_first_draw_their_own_initial_values():
 
 def test_layers_of_a_sequence_differ_and_keep_the_values_that_blocks_gave_themselves():
     layer = BaseTransformerLayer(
-        attn=[MultiheadAttention(C, 4), Fixed()],
+        attn=[Gated(C, 4), Fixed()],
         ffn=ZeroBias(C, 32),
         norm=nn.LayerNorm(C),
         operation_order=("self_attn", "norm", "cross_attn", "norm", "ffn"),
@@ -193,6 +201,7 @@ def test_layers_of_a_sequence_differ_and_keep_the_values_that_blocks_gave_themse
         assert len({weight.sum().item() for weight in weights}) == 3, name
     for copy in sequence:
         assert not copy.ffns[0].layers[1].bias.any()
+        assert not copy.attentions[0].gate.any()
         assert (copy.attentions[1].weight == 0.25).all()
         assert (copy.norms[0].weight == 0.5).all()
 

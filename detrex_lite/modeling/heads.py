@@ -180,14 +180,16 @@ class DetectionHeads(nn.Module):
 
     def read_boxes(self, step: LayerStep) -> Tensor:
         """(B, Q, 4), the boxes that `read` will give of a layer, for what cannot wait for it."""
-        offsets = step.offsets
-        if offsets is None:
-            offsets = self.bbox_embed[step.layer](self._normalised(step.query))
+        return self._boxes_of(step, None if step.offsets is not None else self._normalised(step.query))
+
+    def _boxes_of(self, step: LayerStep, hidden: Tensor | None) -> Tensor:
+        offsets = self.bbox_embed[step.layer](hidden) if step.offsets is None else step.offsets
         return self.boxes(offsets, step.base)
 
     def _read(self, step: LayerStep) -> LayerOutput:
-        boxes = self.read_boxes(step) if step.boxes is None else step.boxes
-        return LayerOutput(self.class_embed[step.layer](self._normalised(step.query)), boxes, {})
+        hidden = self._normalised(step.query)
+        boxes = self._boxes_of(step, hidden) if step.boxes is None else step.boxes
+        return LayerOutput(self.class_embed[step.layer](hidden), boxes, {})
 
     def _read_together(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
         """One product for all layers: on a GPU, launching a kernel takes as long as computing it."""

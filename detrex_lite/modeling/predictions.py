@@ -78,9 +78,7 @@ class Predictions:
 
 
 def _at_least_float32(value: Tensor) -> Tensor:
-    if not value.is_floating_point():
-        return value
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def with_targets(predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Predictions]:

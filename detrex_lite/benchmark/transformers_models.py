@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
 from ..structures import box_xyxy_to_cxcywh
@@ -26,7 +26,7 @@ def plan_transformers_model(model_config: DictConfig) -> Callable[[], nn.Module]
     """What builds the model of transformers that has the sizes of a config's model.
 
     The same parts of the backbone are trained, and the same dropout is drawn, as in the config's model. A model that
-    transformers does not have is compared with the nearest one that it extends: DINO with Deformable DETR.
+    transformers does not have is compared with the nearest one that it has: DINO with Deformable DETR.
 
     Args:
         model_config: the config's model.
@@ -57,8 +57,9 @@ def plan_transformers_model(model_config: DictConfig) -> Callable[[], nn.Module]
 
 def transformers_inputs(images: Sequence[dict[str, Any]], model_config: DictConfig, device: torch.device) -> Tensor:
     """Normalised pixels (B, 3, H, W), float32. All images have one size, so there is nothing to mask."""
-    mean, std = (torch.tensor(list(model_config[name])).view(3, 1, 1) for name in ("pixel_mean", "pixel_std"))
-    return torch.stack([(one["image"].cpu() - mean) / std for one in images]).to(device)
+    preprocess = model_config.preprocess
+    mean, std = (torch.tensor(list(preprocess[name])).view(3, 1, 1) for name in ("pixel_mean", "pixel_std"))
+    return torch.stack([(record["image"].cpu() - mean) / std for record in images]).to(device)
 
 
 def transformers_labels(images: Sequence[dict[str, Any]], device: torch.device) -> list[dict[str, Tensor]]:
@@ -74,9 +75,14 @@ def transformers_labels(images: Sequence[dict[str, Any]], device: torch.device) 
 
 def _detr(transformers: Any, cfg: DictConfig, backbone: Any) -> tuple[Any, Any]:
     """Class and config."""
-    encoder = cfg.transformer.encoder
-    if _find(encoder, "pre_norm", default=False):
-        raise BenchmarkError("transformers' DETR has no pre-norm layers; add model.transformer.encoder.pre_norm=False")
+    decoder = cfg.transformer.decoder
+    if class_name(decoder) != "PositionalDecoder":
+        raise BenchmarkError(f"transformers' DETR has no {class_name(decoder)}; it has a PositionalDecoder")
+    for part in ("encoder", "decoder"):
+        if cfg.transformer[part].layer.operation_order[0] == "norm":
+            raise BenchmarkError(
+                f"transformers' DETR has no pre-norm layers; change model.transformer.{part}.layer.operation_order"
+            )
     config = transformers.DetrConfig(
         **_common_sizes(cfg),
         **_own_backbone(backbone),
@@ -93,8 +99,8 @@ def _deformable_detr(transformers: Any, cfg: DictConfig, backbone: Any) -> tuple
         **_own_backbone(backbone),
         auxiliary_loss=bool(_find(cfg, "aux_loss", default=True)),
         num_feature_levels=_find(cfg.transformer, "num_feature_levels"),
-        encoder_n_points=_find(cfg.transformer.encoder, "num_points", default=4),
-        decoder_n_points=_find(cfg.transformer.decoder, "num_points", default=4),
+        encoder_n_points=_find(_attention(cfg.transformer.encoder), "num_points", default=4),
+        decoder_n_points=_find(_attention(cfg.transformer.decoder), "num_points", default=4),
         with_box_refine=bool(_find(cfg, "with_box_refine", default=False)),
         two_stage=bool(_find(cfg, "as_two_stage", default=False)),
         two_stage_num_proposals=sizes["num_queries"],
@@ -104,22 +110,28 @@ def _deformable_detr(transformers: Any, cfg: DictConfig, backbone: Any) -> tuple
 
 
 # Class of a config's model -> what gives class and config of transformers' model of that kind.
-_KINDS = {"DETR": _detr, "DeformableDETR": _deformable_detr}
+_KINDS = {"DETR": _detr, "MultiScaleDetector": _deformable_detr}
+
+
+def _attention(part: DictConfig) -> DictConfig:
+    """The attention that reads the image: of an encoder's layer the only one, of a decoder's the last one."""
+    attention = part.layer.attn
+    return attention[-1] if isinstance(attention, ListConfig) else attention
 
 
 def _common_sizes(cfg: DictConfig) -> dict[str, Any]:
     encoder, decoder = cfg.transformer.encoder, cfg.transformer.decoder
-    dropout = float(_find(encoder, "dropout", default=0.1))
+    dropout = float(_find(encoder.layer.ffn, "ffn_drop", default=0.0))
     return {
         "num_labels": cfg.num_classes,
         "num_queries": cfg.num_queries,
         "d_model": _find(cfg, "embed_dim"),
         "encoder_layers": _find(encoder, "num_layers"),
         "decoder_layers": _find(decoder, "num_layers"),
-        "encoder_attention_heads": _find(encoder, "num_heads"),
-        "decoder_attention_heads": _find(decoder, "num_heads"),
-        "encoder_ffn_dim": _find(encoder, "feedforward_dim"),
-        "decoder_ffn_dim": _find(decoder, "feedforward_dim"),
+        "encoder_attention_heads": _find(_attention(encoder), "num_heads"),
+        "decoder_attention_heads": _find(_attention(decoder), "num_heads"),
+        "encoder_ffn_dim": _find(encoder.layer.ffn, "feedforward_dim"),
+        "decoder_ffn_dim": _find(decoder.layer.ffn, "feedforward_dim"),
         # Where this project's layers drop: on attention weights, results of blocks and inside the FFN.
         "dropout": dropout,
         "attention_dropout": dropout,

@@ -13,6 +13,7 @@ from detrex_lite.benchmark.transformers_models import (
 
 from .configs import DETR, SMALL_DETR
 
+CONDITIONAL = "detrex_lite.modeling.single_level.ConditionalDecoder"
 DEFORMABLE = "projects/deformable_detr/configs/models/deformable_detr_r50.py"
 SMALL_DEFORMABLE = (
     "model.backbone.depth=18",
@@ -21,8 +22,8 @@ SMALL_DEFORMABLE = (
     "model.num_queries=12",
     "model.embed_dim=64",
     "model.position_embedding.num_pos_feats=32",
-    "model.transformer.encoder.feedforward_dim=96",
-    "model.transformer.encoder.num_points=3",
+    "model.transformer.encoder.layer.ffn.feedforward_dim=96",
+    "model.transformer.encoder.layer.attn.num_points=3",
     "model.transformer.encoder.num_layers=1",
     "model.transformer.decoder.num_layers=2",
 )
@@ -69,12 +70,13 @@ def test_labels_are_relative_centres_and_sizes():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model._target_=torch.nn.Linear", "transformers has no model to compare 'Linear' with; it has: DETR, Deform"),
-        ("model.transformer.encoder.pre_norm=True", "has no pre-norm layers; add model.transformer"),
+        ("model._target_=torch.nn.Linear", "no model to compare 'Linear' with; it has: DETR, MultiScaleDetector"),
+        ("model.transformer.encoder.layer.operation_order=[norm,self_attn,norm,ffn]", "encoder.layer.operation_order"),
+        (f"model.transformer.decoder._target_={CONDITIONAL}", "no ConditionalDecoder"),
         ("model.backbone.norm=BN", "no backbone with norm=BN; add model.backbone.norm=FrozenBN"),
         ("+model.backbone.dilation=True", "no backbone with dilation=True"),
         ("model.backbone._target_=timm.create_model", "only ResNet backbones can be compared"),
-        ("~model.transformer.encoder.num_layers", "of DetrTransformerEncoder does not tell its num_layers"),
+        ("~model.transformer.encoder.num_layers", "of SingleLevelEncoder does not tell its num_layers"),
     ],
 )
 def test_models_that_transformers_does_not_have(override, message):

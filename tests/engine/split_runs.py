@@ -27,9 +27,8 @@ BACKBONE = {
     "backbone.depth": 18,
     "backbone.norm": "FrozenBN",  # statistics of a batch are other ones when it is shared out
     "transformer.encoder.num_layers": 1,
-    "transformer.encoder.num_heads": 2,
-    "transformer.encoder.feedforward_dim": 48,
-    "transformer.encoder.dropout": 0.0,
+    "transformer.encoder.layer.attn.num_heads": 2,
+    "transformer.encoder.layer.ffn.feedforward_dim": 48,
     "transformer.decoder.num_layers": 2,
     "position_embedding.num_pos_feats": 32,
 }
@@ -45,7 +44,8 @@ DINO = {
     "denoising.num_pairs": 4,
     "denoising.label_noise_prob": 0.0,
     "denoising.box_noise_scale": 0.0,
-    "denoising.ignore_padding": True,
+    "denoising.padding_in_loss": False,
+    "denoising.mask_padding": True,
 }
 MODELS = {
     "detr": ("projects/detr/configs/models/detr_small.py", DETR),

@@ -106,7 +106,7 @@ def weights(path):
 @needs_detectron2
 @pytest.mark.parametrize("path", LEAVES)
 def test_both_engines_compute_the_same_losses(make_config, theirs, tmp_path, path):
-    overrides = ("train.clip_grad.enabled=True", "model.transformer.encoder.dropout=0.1")
+    overrides = ("train.clip_grad.enabled=True", "model.transformer.encoder.layer.ffn.ffn_drop=0.1")
     losses = []
     for name, run in (("ours", train), ("theirs", theirs[0])):
         results = run(make_config(path, name, *overrides))

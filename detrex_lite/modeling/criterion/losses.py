@@ -19,8 +19,9 @@ class Mean(NamedTuple):
     """What a loss returns whose values are averaged instead of divided by the number of objects.
 
     Attributes:
-        values: (M,) for each matched pair, or (B, R) for each query.
-        weights: of the same shape; the loss of a set is the sum of values times weights over the sum of weights.
+        values: (M,) for each matched pair, or (B, R) for each query, weighted already.
+        weights: of the same shape, what they were weighted by; the loss of a set is the sum of its values over the sum
+            of its weights.
     """
 
     values: Tensor
@@ -54,7 +55,7 @@ class CrossEntropyLoss:
         labels[comparison.image, comparison.query] = comparison.labels
         weight = comparison.logits.new_ones(no_object + 1)
         weight[no_object] = self.eos_coef
-        loss = F.cross_entropy(comparison.logits.flatten(0, 1), labels.flatten(), reduction="none")
+        loss = F.cross_entropy(comparison.logits.flatten(0, 1), labels.flatten(), weight, reduction="none")
         return Mean(loss.view_as(labels), weight[labels])
 
 

@@ -165,12 +165,12 @@ class SetCriterion(nn.Module):
                 f"{tuple(comparison.logits.shape[:2])}, which the criterion adds up"
             )
         weight = weights.of_pairs if unreduced.dim() == 1 else weights.of_queries
+        total = comparison.sums(unreduced if weight is None else unreduced * weight)
         if not isinstance(values, Mean):
-            return comparison.sums(unreduced if weight is None else unreduced * weight) / divisor
+            return total / divisor
         mean_weights = values.weights if weight is None else values.weights * weight
         # Without queries the loss is 0 / tiny = 0, where 0 / 0 would be NaN.
-        total = comparison.sums(mean_weights).clamp(min=torch.finfo(mean_weights.dtype).tiny)
-        return comparison.sums(unreduced * mean_weights) / total
+        return total / comparison.sums(mean_weights).clamp(min=torch.finfo(mean_weights.dtype).tiny)
 
 
 class _Weights:

@@ -178,7 +178,7 @@ def modulate(place: Tensor, expected: Tensor, sizes: Tensor) -> Tensor:
         expected: (B, Q, 2), width and height in 0..1 that the content asks for.
         sizes: (B, Q, 2), the box's width and height in 0..1.
     """
-    ratio = (expected / sizes).flip(-1)
+    ratio = (expected / sizes).flip(-1).to(place.dtype)
     return (place.unflatten(-1, (2, -1)) * ratio[..., None]).flatten(-2)
 
 

@@ -81,7 +81,11 @@ class Decoder(TransformerLayerSequence):
         self.relation = relation
 
     def first_reference(self, queries: Queries) -> Tensor | None:
-        """(B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the first layer attends to; None without references."""
+        """What the first layer attends to.
+
+        Returns:
+            (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1; None without references.
+        """
         return queries.reference
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class LayerStep(NamedTuple):
     Attributes:
         index: of the layer, from 0.
         query: (B, Q, C), the layer's result.
-        base: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the layer's boxes refer to; None without references.
+        base: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the layer's boxes refer to; None without
+            references.
         reference: the same for the next layer, as it attends: without gradients where boxes are refined.
         refined: `reference` with its gradients, for heads that look forward twice; None without refinement.
         offsets: (B, Q, 4), the box head's result, where it has been computed already.
@@ -69,7 +70,8 @@ class DetectionHeads(nn.Module):
             they are (DETR).
         initial_size: logit of the sides of boxes before training, for references that have no size or a random one; not
             used with `for_encoder`, where references are proposals.
-        eps: of the inverse sigmoid of references. 1e-3 is detrex's; the papers' repositories have 1e-5, but for DAB-DETR.
+        eps: of the inverse sigmoid of references. 1e-3 is detrex's and DAB-DETR's; the other papers' repositories have
+            1e-5.
 
     Raises:
         ValueError: for looking forward twice without refinement, or refinement without references.
@@ -146,9 +148,7 @@ class DetectionHeads(nn.Module):
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         return offsets.sigmoid() if reference is None else refine(offsets, reference, self.eps)
 
-    def step(
-        self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None
-    ) -> LayerStep:
+    def step(self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None) -> LayerStep:
         """Move the references, after a layer.
 
         Args:

@@ -73,7 +73,6 @@ class TokenLevels:
         device = self.valid_ratios.device
         return torch.cat([torch.full((size,), level, device=device) for level, size in enumerate(sizes)])
 
-
     def maps(self, tokens: Tensor) -> list[Tensor]:
         """The inverse of `flatten_maps`, for encoders that work on maps.
 

@@ -8,7 +8,6 @@ Legend: B batch, R queries of all sets of an image, M matched pairs of all sets,
 
 from typing import NamedTuple, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -93,12 +92,12 @@ class FocalLoss:
 class VarifocalLoss:
     """Sigmoid cross-entropy with the overlap of the matched boxes as target (Zhang et al., CVPR 2021, eq. 2).
 
-    Positives are weighted by their target; everything else is to be 0, weighted as in the focal loss. Neither weights nor
-    targets get gradients.
+    Positives are weighted by their target. Everything else has the target 0 and is weighted as in the focal loss.
+    Neither weights nor targets get gradients.
 
     Args:
-        alpha: weight of what is to be 0.
-        gamma: exponent that fades out easy examples among it.
+        alpha: weight of negatives, whose target is 0.
+        gamma: exponent that fades out easy negatives.
         eps: added to the union that the overlap is divided by.
     """
 

@@ -66,8 +66,8 @@ class SetCriterion(nn.Module):
             Weighted losses under base name + name of the set, in float32 (float64 for float64 predictions).
 
         Raises:
-            ValueError: when a loss has not one value for each pair or query, or a weight or matcher is for a set that is
-                not there.
+            ValueError: when a loss does not give one value for each pair or each query, or when a weight or a matcher
+                belongs to a set that does not exist.
             NonFiniteError: when a set cannot be matched, see `HungarianMatcher`.
         """
         self._check_names(outputs)
@@ -160,8 +160,8 @@ class SetCriterion(nn.Module):
         unreduced = values.values if isinstance(values, Mean) else values
         if unreduced.shape not in (comparison.image.shape, comparison.logits.shape[:2]):
             raise ValueError(
-                f"{base} gave a tensor of shape {tuple(unreduced.shape)}; a loss gives one value for each matched pair, "
-                f"(M,) = {tuple(comparison.image.shape)}, or for each query, (B, R) = "
+                f"{base} gave a tensor of shape {tuple(unreduced.shape)}; a loss gives one value for each matched "
+                f"pair, (M,) = {tuple(comparison.image.shape)}, or for each query, (B, R) = "
                 f"{tuple(comparison.logits.shape[:2])}, which the criterion adds up"
             )
         weight = weights.of_pairs if unreduced.dim() == 1 else weights.of_queries

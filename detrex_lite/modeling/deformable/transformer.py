@@ -178,7 +178,9 @@ class MultiScaleTransformer(nn.Module):
                 f"{len(self.level_embeds)}"
             )
         levels = TokenLevels.from_maps(maps)
-        pos = flatten_maps([level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)])
+        pos = flatten_maps(
+            [level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)]
+        )
         tokens = flatten_maps([level.tensor for level in maps])
         if self.encoder is not None:
             tokens = self.encoder(tokens, pos=pos, levels=levels)

@@ -77,8 +77,8 @@ class ConditionalDecoder(Decoder):
     """Conditional DETR's: cross-attention looks around a point, as far as each query says (Meng et al., ICCV 2021).
 
     Args:
-        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds positions
-            to contents in the first layer only.
+        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
+            positions to contents in the first layer only.
         embed_dim: C.
         temperature: of the sine embedding of points.
     """
@@ -120,8 +120,8 @@ class AnchorDecoder(Decoder):
     """DAB-DETR's: queries look for objects of their box's place and size (Liu et al., ICLR 2022, figure 5).
 
     Args:
-        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds positions
-            to contents in the first layer only.
+        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
+            positions to contents in the first layer only.
         embed_dim: C.
         modulate_hw_attn: a box's width and height change how fast attention falls off around its centre.
         temperature: of the sine embedding of boxes.
@@ -151,7 +151,7 @@ class AnchorDecoder(Decoder):
         add_query_pos_in_first_layer_only(self)
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
-        """See `Decoder.layer_inputs`: positions of boxes, and the sine embedding of their centres, scaled by the query."""
+        """See `Decoder.layer_inputs`: positions of boxes, and embedded centres, which the query scales."""
         assert state.reference is not None
         embedding = get_sine_pos_embed(state.reference, self.embed_dim // 2, self.temperature).to(state.query.dtype)
         place = embedding[..., : self.embed_dim]  # of (y, x, w, h) the first two

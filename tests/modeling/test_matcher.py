@@ -196,6 +196,11 @@ def test_the_warning_counts_the_queries_of_a_group(matcher):
         match_one(matcher, replace(random_predictions(1, 6), num_groups=3), random_targets([3]))
 
 
+def test_groups_have_equal_sizes(matcher):
+    with pytest.raises(ValueError, match="7 predictions '_0' are not num_groups=3 groups"):
+        matcher({"_0": replace(random_predictions(1, 7), num_groups=3)}, random_targets([2]))
+
+
 def test_degenerate_boxes_do_not_make_costs_infinite(matcher):
     targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), [1])
     predictions = Predictions(torch.zeros(1, 2, 3), torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]]]))

@@ -317,6 +317,10 @@ def test_weights_of_pairs_multiply_losses_of_pairs_only(criterion):
     plain = replace(random_predictions(2, 6), match=KNOWN)
     weighted = replace(plain, match=KNOWN._replace(weight=weight))
     got = criterion({"": plain, "_other": weighted}, targets)
+    float32 = Predictions(plain.logits.float(), plain.boxes.float(), match=weighted.match)
+    in_float32 = criterion({"": float32}, replace(targets, boxes=targets.boxes.float()))
+    assert in_float32["loss_bbox"].dtype == torch.float32
+    assert_close(in_float32["loss_bbox"], got["loss_bbox_other"].float())
     distances = (plain.boxes[KNOWN.image, KNOWN.query] - targets.boxes[KNOWN.target]).abs().sum(-1)
     assert_close(got["loss_bbox"], 5.0 * distances.sum() / 4)
     assert_close(got["loss_bbox_other"], 5.0 * (distances * weight).sum() / 4)
@@ -489,6 +493,9 @@ def test_it_can_be_copied_and_stored():
         (lambda comparison: comparison.boxes, r"\(8, 4\)"),
         (lambda comparison: comparison.logits, r"\(2, 12, 5\)"),
         (lambda comparison: Mean(comparison.boxes, comparison.boxes), r"\(8, 4\)"),
+        (lambda comparison: Mean(comparison.boxes[:, 0], comparison.boxes), r"\(8,\) with weights of \(8, 4\)"),
+        (lambda comparison: Mean(comparison.boxes[:, 0], 1.0), r"\(8,\) with weights of float"),
+        (lambda comparison: 0.0, "float"),
     ],
 )
 def test_a_loss_of_another_shape_is_named(loss, shown):

@@ -81,7 +81,11 @@ class Decoder(TransformerLayerSequence):
         self.relation = relation
 
     def first_reference(self, queries: Queries) -> Tensor | None:
-        """What the first layer attends to: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1, or None."""
+        """What the first layer attends to.
+
+        Returns:
+            (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1; None without references.
+        """
         return queries.reference
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:

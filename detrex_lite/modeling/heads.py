@@ -174,7 +174,7 @@ class DetectionHeads(nn.Module):
         Args:
             steps: what `step` gave, in the order of the layers.
         """
-        if self.share_heads and len(steps) > 1:
+        if self.share_heads and len(steps) > 1 and _of_one_shape(steps):
             return self._read_together(steps)
         return [self._read(step) for step in steps]
 
@@ -222,6 +222,15 @@ class DetectionHeads(nn.Module):
         anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
         offsets = self.bbox_embed[-1](memory) + anchor_logits
         return LayerOutput(self.class_embed[-1](memory), offsets.sigmoid(), {})
+
+
+def _of_one_shape(steps: Sequence[LayerStep]) -> bool:
+    """Whether layers can be stacked: first references may be points where later ones are boxes."""
+    query, base = steps[0].query, steps[0].base
+    return all(
+        step.query.shape == query.shape and (step.base is None or base is None or step.base.shape == base.shape)
+        for step in steps
+    )
 
 
 def refine(offsets: Tensor, reference: Tensor, eps: float = 1e-3) -> Tensor:

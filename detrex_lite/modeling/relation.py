@@ -49,12 +49,9 @@ class PositionRelation(nn.Module):
             (B, H, Q, Q), at least 0; rows are queries, compared by `before`, and columns are keys, by `boxes`.
         """
         with torch.no_grad():
+            relations = self._relations(before, boxes)
             embedding = get_sine_pos_embed(
-                self._relations(before, boxes),
-                self.num_pos_feats,
-                self.temperature,
-                exchange_xy=False,
-                scale=self.scale,
+                relations, self.num_pos_feats, self.temperature, exchange_xy=False, scale=self.scale
             )
         return self.pos_proj(embedding.to(self.pos_proj.weight.dtype)).relu().permute(0, 3, 1, 2)
 

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -5,45 +7,69 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import box_iou, generalized_box_iou_loss
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
 from detrex_lite.modeling import (
     BoxL1Cost,
     BoxL1Loss,
+    Comparison,
     CrossEntropyCost,
     CrossEntropyLoss,
     FocalLoss,
     GIoUCost,
     GIoULoss,
     HungarianMatcher,
+    LayerOutput,
     Match,
+    Mean,
     Predictions,
     SetCriterion,
+    Targets,
+    VarifocalLoss,
     name_layers,
+    name_of_layer,
+    sigmoid_focal_loss,
 )
-from detrex_lite.modeling.criterion import Comparison, sigmoid_focal_loss
+from detrex_lite.modeling.criterion import family
 from detrex_lite.structures import box_cxcywh_to_xyxy
 
 from .helpers import random_predictions, random_targets
 
 LOSSES = {"loss_class": CrossEntropyLoss(eos_coef=0.1), "loss_bbox": BoxL1Loss(), "loss_giou": GIoULoss()}
 WEIGHTS = {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+KNOWN = Match(torch.tensor([0, 0, 1, 1]), torch.tensor([4, 1, 5, 0]), torch.tensor([2, 0, 3, 3]))
+
+
+def build(losses=LOSSES, weights=WEIGHTS, **arguments):
+    matcher = HungarianMatcher({"class": CrossEntropyCost(), "bbox": BoxL1Cost(), "giou": GIoUCost()})
+    return SetCriterion(matcher=matcher, losses=losses, weights=weights, **arguments)
 
 
 @pytest.fixture
 def criterion():
-    matcher = HungarianMatcher({"class": CrossEntropyCost(), "bbox": BoxL1Cost(), "giou": GIoUCost()})
-    return SetCriterion(matcher=matcher, losses=LOSSES, weights=WEIGHTS)
+    return build()
+
+
+def only(loss, **arguments):
+    """A criterion of one loss with weight 1."""
+    return build({"loss": loss}, {"loss": 1.0}, **arguments)
+
+
+def output_of(predictions):
+    return LayerOutput(predictions.logits, predictions.boxes, predictions.extra)
+
+
+# Formulas
 
 
 def test_losses_by_their_formulas(criterion):
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
-    (match,) = criterion.match({"": predictions}, targets)
+    match = criterion.match({"": predictions}, targets)[""]
     got = criterion({"": predictions}, targets)
     labels = torch.full((2, 6), 4)
     box_l1, giou = 0.0, 0.0
-    for image, query, target in zip(*match, strict=True):
+    for image, query, target in zip(*match[:3], strict=True):
         labels[image, query] = targets.labels[target]
         predicted, wanted = predictions.boxes[image, query], targets.boxes[target]
         box_l1 += (predicted - wanted).abs().sum()
@@ -61,19 +87,59 @@ def test_focal_loss_by_torchvision():
     assert_close(sigmoid_focal_loss(logits, wanted, 0.25, 2.0), torchvision_focal_loss(logits, wanted, 0.25, 2.0))
     assert_close(sigmoid_focal_loss(logits, wanted, -1, 1.5), torchvision_focal_loss(logits, wanted, -1, 1.5))
     predictions, targets = random_predictions(2, 3, num_logits=4), random_targets([2, 1])
-    (match,) = HungarianMatcher({"bbox": BoxL1Cost()})([predictions], targets)
+    match = HungarianMatcher({"bbox": BoxL1Cost()})({"": predictions}, targets)
     one_hot = torch.zeros_like(predictions.logits)
-    for image, query, target in zip(*match, strict=True):
+    for image, query, target in zip(*match[""][:3], strict=True):
         one_hot[image, query] = F.one_hot(targets.labels[target], 4).double()
-    want = torchvision_focal_loss(predictions.logits, one_hot, 0.25, 2.0, reduction="sum") / 3
-    comparison = Comparison.of([predictions], [match], targets, torch.tensor([3.0]))
-    assert_close(FocalLoss()(comparison), want[None])
+    want = torchvision_focal_loss(predictions.logits, one_hot, 0.25, 2.0)
+    comparison = Comparison.of({"": predictions}, match, targets)
+    assert_close(FocalLoss()(comparison), want.sum(-1))
+    assert_close(only(FocalLoss())({"": replace(predictions, match=match[""])}, targets)["loss"], want.sum() / 3)
+
+
+def test_varifocal_loss_by_its_formula():
+    targets = random_targets([3, 1])
+    predictions = replace(random_predictions(2, 6, num_logits=4), match=KNOWN)
+    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # overlaps; random boxes need not
+    predictions.logits.requires_grad_()
+    predictions.boxes.requires_grad_()
+    got = only(VarifocalLoss(alpha=0.6, gamma=1.5))({"": predictions}, targets)["loss"]
+    overlap = torch.zeros(2, 6, 4, dtype=torch.float64)
+    positive = torch.zeros(2, 6, 4, dtype=torch.bool)
+    for image, query, target in zip(*KNOWN[:3], strict=True):
+        place = image, query, targets.labels[target]
+        predicted, wanted = (
+            box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target])
+        )
+        overlap[place], positive[place] = box_iou(predicted, wanted)[0, 0].detach(), True
+    assert overlap.max() > 0.5
+    want = 0.0
+    for place in torch.cartesian_prod(*(torch.arange(n) for n in overlap.shape)).tolist():
+        logit, q = predictions.logits[tuple(place)], overlap[tuple(place)]
+        probability = logit.sigmoid()
+        entropy = -(q * probability.log() + (1 - q) * (1 - probability).log())
+        weight = q if positive[tuple(place)] else 0.6 * probability.detach() ** 1.5
+        want = want + weight * entropy
+    want = want / 4
+    assert_close(got, want)
+    (gradient,) = torch.autograd.grad(want, predictions.logits)
+    got.backward()
+    assert_close(predictions.logits.grad, gradient)
+    assert predictions.boxes.grad is None or not predictions.boxes.grad.any()
+
+
+def test_boxes_of_no_size_have_finite_varifocal_losses():
+    targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), [1])
+    predictions = Predictions(torch.zeros(1, 2, 3), torch.full((1, 2, 4), 0.5).mul(torch.tensor([1.0, 1, 0, 0])))
+    assert torch.isfinite(only(VarifocalLoss())({"": predictions}, targets)["loss"])
+
+
+# Sets of predictions
 
 
 def test_every_layer_is_named_and_weighted(criterion):
     layers = [random_predictions(2, 6, seed=seed) for seed in range(3)]
-    logits, boxes = torch.stack([one.logits for one in layers]), torch.stack([one.boxes for one in layers])
-    outputs = name_layers(logits, boxes)
+    outputs = name_layers([output_of(layer) for layer in layers])
     assert list(outputs) == ["", "_0", "_1"]
     targets = random_targets([2, 2])
     got = criterion(outputs, targets)
@@ -82,29 +148,39 @@ def test_every_layer_is_named_and_weighted(criterion):
         alone = criterion({"": layer}, targets)
         for name in WEIGHTS:
             assert_close(got[name + suffix], alone[name])
-    assert list(name_layers(layers[0].logits[None], layers[0].boxes[None])) == [""]
-    assert list(
-        name_layers(*(torch.stack(x) for x in zip(*(layer[:2] for layer in layers), strict=True)), aux_loss=False)
-    ) == [""]
+    assert list(name_layers([output_of(layers[0])])) == [""]
+    assert list(name_layers([output_of(layer) for layer in layers], aux_loss=False)) == [""]
 
 
-@pytest.mark.parametrize("loss", [CrossEntropyLoss(), FocalLoss()], ids=["cross-entropy", "focal"])
-def test_sets_of_all_sizes_are_compared_as_if_each_were_alone(criterion, loss):
-    criterion = SetCriterion(
-        matcher=criterion.matcher, losses={**LOSSES, "loss_class": loss}, weights={**WEIGHTS, "loss_class": 1.0}
-    )
+def test_names_of_layers_and_families():
+    assert [name_of_layer("", index, 3) for index in range(3)] == ["_0", "_1", ""]
+    assert [name_of_layer("_dn*", index, 3) for index in range(3)] == ["_dn_0", "_dn_1", "_dn"]
+    assert [name_of_layer("_one2many", index, 2) for index in range(2)] == ["_0_one2many", "_one2many"]
+    families = {"_11": "", "": "", "_dn_3": "_dn", "_0_one2many": "_one2many", "_enc_one2many": "_enc_one2many"}
+    assert {name: family(name) for name in families} == families
+
+
+@pytest.mark.parametrize("loss", [CrossEntropyLoss(), FocalLoss(), VarifocalLoss()], ids=lambda x: type(x).__name__)
+def test_sets_of_all_sizes_are_compared_as_if_each_were_alone(loss):
+    criterion = build({**LOSSES, "loss_class": loss}, {**WEIGHTS, "loss_class": 1.0})
     targets = random_targets([3, 1])
     outputs = {
         "": random_predictions(2, 6),
         "_few_queries": random_predictions(2, 2, seed=2),  # one object is left out
         "_no_query": random_predictions(2, 0, seed=3),
         "_more_classes": random_predictions(2, 6, num_logits=9, seed=4),
-        "_one_image": random_predictions(1, 5, seed=5)._replace(targets=random_targets([4], seed=5)),
-        "_dn": random_predictions(2, 4, seed=6)._replace(
-            match=Match(torch.tensor([0, 1]), torch.tensor([3, 0]), torch.tensor([1, 3])), repeats=3
+        "_one_image": replace(random_predictions(1, 5, seed=5), targets=random_targets([4], seed=5)),
+        "_groups": replace(random_predictions(2, 9, seed=7), num_groups=3, repeats=3),
+        "_one2many": replace(random_predictions(2, 12, seed=8), targets=lambda targets: targets.repeated(2)),
+        "_extra": replace(random_predictions(2, 6, seed=9), extra={"masks": torch.zeros(2, 6, 3)}),
+        "_dn": replace(
+            random_predictions(2, 4, seed=6),
+            match=Match(torch.tensor([0, 1]), torch.tensor([3, 0]), torch.tensor([1, 3])),
+            repeats=3,
         ),
     }
-    got = criterion(outputs, targets)
+    with pytest.warns(UserWarning, match="3 objects, but there are 2 queries"):
+        got = criterion(outputs, targets)
     assert list(got) == [name + suffix for suffix in outputs for name in LOSSES]
     for suffix, one in outputs.items():
         for name, alone in criterion({"": one}, targets).items():
@@ -120,8 +196,8 @@ def test_sets_cost_next_to_no_operators(criterion):
             self.operators += not func.is_view
             return func(*args, **(kwargs or {}))
 
-    def operators(sets):
-        outputs = {f"_{n}": random_predictions(2, 6, seed=n) for n in range(sets)}
+    def operators(sets, **fields):
+        outputs = {f"_{n}": replace(random_predictions(2, 6, seed=n), **fields) for n in range(sets)}
         for one in outputs.values():
             one.logits.requires_grad_()
             one.boxes.requires_grad_()
@@ -129,38 +205,237 @@ def test_sets_cost_next_to_no_operators(criterion):
             sum(criterion(outputs, random_targets([3, 1])).values()).backward()
         return count.operators
 
-    assert operators(12) - operators(2) < 10 * 20  # in a loop over sets each would have about 150
+    # In a loop over sets each would have about 150.
+    assert operators(12) - operators(2) < 10 * 20
+    weighted = {"query_weight": torch.ones(2, 6), "weight": 2.0, "repeats": 2, "targets": Targets.class_agnostic}
+    assert operators(12, **weighted) - operators(2, **weighted) < 10 * 20
+    assert operators(12, match=KNOWN) - operators(2, match=KNOWN) < 10 * 20
 
 
 def test_a_set_is_compared_with_targets_of_its_own(criterion):
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
-    proposals = predictions._replace(targets=targets.class_agnostic())
+    proposals = replace(predictions, targets=targets.class_agnostic())
     got = criterion({"": predictions, "_enc": proposals}, targets)
     alone = criterion({"": predictions}, targets.class_agnostic())
     for name in WEIGHTS:
         assert_close(got[f"{name}_enc"], alone[name])
     assert got["loss_class_enc"] != got["loss_class"]
+    by_function = criterion({"": predictions, "_enc": replace(predictions, targets=Targets.class_agnostic)}, targets)
+    for name, loss in got.items():
+        assert_close(by_function[name], loss)
     twice = replace(targets, **{f: torch.cat([getattr(targets, f)] * 2) for f in ("labels", "boxes")}, sizes=[4, 4])
-    other = criterion({"": predictions, "_other": predictions._replace(targets=twice)}, targets)
+    other = criterion({"": predictions, "_other": replace(predictions, targets=twice)}, targets)
     assert_close(other["loss_bbox_other"], criterion({"": predictions}, twice)["loss_bbox"])
 
 
 def test_a_set_with_a_known_match_is_compared_by_it(criterion):
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
-    match = Match(torch.tensor([0, 0, 1, 1]), torch.tensor([4, 1, 5, 0]), torch.tensor([2, 0, 3, 3]))
-    known = predictions._replace(match=match, repeats=2)
+    known = replace(predictions, match=KNOWN, repeats=2)
     got = criterion({"": predictions, "_dn": known}, targets)
-    box_l1 = (predictions.boxes[match.image, match.query] - targets.boxes[match.target]).abs().sum()
+    box_l1 = (predictions.boxes[KNOWN.image, KNOWN.query] - targets.boxes[KNOWN.target]).abs().sum()
     assert_close(got["loss_bbox_dn"], 5.0 * box_l1 / (4 * 2))
-    comparison = Comparison.of([predictions], [match], targets, torch.tensor([8.0]))
-    assert_close(got["loss_class_dn"][None], LOSSES["loss_class"](comparison))
+    mean = LOSSES["loss_class"](Comparison.of({"": predictions}, {"": KNOWN}, targets))
+    assert_close(got["loss_class_dn"], (mean.values * mean.weights).sum() / mean.weights.sum())
     for name, loss in criterion({"": predictions}, targets).items():
         assert_close(got[name], loss)
+    assert criterion.match({"_dn": known}, targets)["_dn"] is KNOWN
+
+
+def test_sets_that_come_with_a_match_are_not_matched():
+    def refuse(predictions, targets):
+        raise AssertionError(list(predictions))
+
+    targets = random_targets([3, 1])
+    criterion = SetCriterion(matcher=refuse, losses=LOSSES, weights=WEIGHTS)
+    with pytest.raises(AssertionError, match="''"):
+        criterion({"": random_predictions(2, 6), "_dn": replace(random_predictions(2, 6), match=KNOWN)}, targets)
+
+
+def test_matchers_of_sets_and_of_families():
+    asked = {}
+
+    def recorder(name):
+        def match(predictions, targets):
+            asked.setdefault(name, []).append(list(predictions))
+            return dict.fromkeys(predictions, KNOWN)
+
+        return match
+
+    criterion = SetCriterion(
+        matcher=recorder("all"),
+        losses=LOSSES,
+        weights=WEIGHTS,
+        matchers={"_dn": recorder("dn"), "_dn_1": recorder("dn_1"), "_one2many": recorder("one2many")},
+    )
+    outputs = {
+        name: random_predictions(2, 6)
+        for name in ("", "_0", "_1", "_dn", "_dn_0", "_dn_1", "_one2many", "_0_one2many", "_enc")
+    }
+    criterion(outputs, random_targets([3, 1]))
+    assert asked == {
+        "all": [["", "_0", "_1", "_enc"]],
+        "dn": [["_dn", "_dn_0"]],
+        "dn_1": [["_dn_1"]],
+        "one2many": [["_one2many", "_0_one2many"]],
+    }
+
+
+# Weights
+
+
+def test_weights_by_full_name_by_family_and_by_base_name():
+    outputs = {name: random_predictions(2, 6) for name in ("", "_0", "_1", "_dn", "_dn_0", "_dn_1", "_0_one2many")}
+    targets = random_targets([3, 1])
+    weights = {"loss": 1.0, "loss_0": 2.0, "loss_dn": 3.0, "loss_dn_1": 5.0, "loss_one2many": 7.0}
+    got = build({"loss": BoxL1Loss()}, weights)(outputs, targets)
+    unit = only(BoxL1Loss())({"": random_predictions(2, 6)}, targets)["loss"]
+    wanted = {"": 1.0, "_0": 2.0, "_1": 1.0, "_dn": 3.0, "_dn_0": 3.0, "_dn_1": 5.0, "_0_one2many": 7.0}
+    assert list(got) == [f"loss{name}" for name in wanted]
+    for name, factor in wanted.items():
+        assert_close(got[f"loss{name}"], factor * unit)
+
+
+def test_a_weight_of_zero_keeps_the_loss_at_zero_without_gradients():
+    predictions, targets = random_predictions(2, 6), random_targets([3, 1])
+    predictions.boxes.requires_grad_()
+    loss = build({"loss": BoxL1Loss()}, {"loss": 0.0})({"": predictions}, targets)["loss"]
+    loss.backward()
+    assert loss == 0
+    assert not predictions.boxes.grad.any()
+
+
+def test_the_weight_of_a_set_multiplies_all_of_its_losses(criterion):
+    predictions, targets = random_predictions(2, 6), random_targets([3, 1])
+    got = criterion({"": predictions, "_other": replace(predictions, weight=0.25)}, targets)
+    for name in WEIGHTS:
+        assert_close(got[f"{name}_other"], 0.25 * got[name])
+
+
+def test_weights_of_pairs_multiply_losses_of_pairs_only(criterion):
+    targets = random_targets([3, 1])
+    weight = torch.tensor([0.5, 2.0, 0.0, 3.0], dtype=torch.float64)
+    plain = replace(random_predictions(2, 6), match=KNOWN)
+    weighted = replace(plain, match=KNOWN._replace(weight=weight))
+    got = criterion({"": plain, "_other": weighted}, targets)
+    float32 = Predictions(plain.logits.float(), plain.boxes.float(), match=weighted.match)
+    in_float32 = criterion({"": float32}, replace(targets, boxes=targets.boxes.float()))
+    assert in_float32["loss_bbox"].dtype == torch.float32
+    assert_close(in_float32["loss_bbox"], got["loss_bbox_other"].float())
+    distances = (plain.boxes[KNOWN.image, KNOWN.query] - targets.boxes[KNOWN.target]).abs().sum(-1)
+    assert_close(got["loss_bbox"], 5.0 * distances.sum() / 4)
+    assert_close(got["loss_bbox_other"], 5.0 * (distances * weight).sum() / 4)
+    assert_close(got["loss_class_other"], got["loss_class"])
+
+
+@pytest.mark.parametrize("loss", [CrossEntropyLoss(0.3), FocalLoss()], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bool])
+def test_weights_of_queries_multiply_losses_of_queries_only(loss, dtype):
+    criterion = build({**LOSSES, "loss_class": loss}, {**WEIGHTS, "loss_class": 1.0})
+    targets = random_targets([3, 1])
+    torch.manual_seed(0)
+    weight = (torch.rand(2, 6) < 0.5) if dtype == torch.bool else torch.rand(2, 6, dtype=dtype)
+    plain = replace(random_predictions(2, 6), match=KNOWN)
+    got = criterion({"": plain, "_other": replace(plain, query_weight=weight)}, targets)
+    for name in ("loss_bbox", "loss_giou"):
+        assert_close(got[f"{name}_other"], got[name])
+    result = loss(Comparison.of({"": plain}, {"": KNOWN}, targets))
+    if isinstance(result, Mean):
+        weights = result.weights * weight
+        assert_close(got["loss_class_other"], (result.values * weights).sum() / weights.sum())
+    else:
+        assert_close(got["loss_class_other"], (result * weight).sum() / 4)
+    assert got["loss_class_other"].dtype == torch.float64
+
+
+def test_means_of_pairs_and_of_queries():
+    values = torch.rand(2, 6, dtype=torch.float64)
+    weights = torch.rand(2, 6, dtype=torch.float64)
+    targets, pair_weight = random_targets([3, 1]), torch.tensor([1.0, 2.0, 0.5, 0.0], dtype=torch.float64)
+    outputs = {
+        "": replace(random_predictions(2, 6), match=KNOWN),
+        "_0": replace(random_predictions(2, 6), match=KNOWN._replace(weight=pair_weight), query_weight=weights),
+    }
+
+    def of_queries(comparison):
+        return Mean(values.repeat(1, 2), weights.repeat(1, 2))
+
+    got = only(of_queries)(outputs, targets)
+    assert_close(got["loss"], (values * weights).sum() / weights.sum())
+    assert_close(got["loss_0"], (values * weights**2).sum() / (weights**2).sum())
+
+    def of_pairs(comparison):
+        return Mean(values[0, :4].repeat(2), weights[0, :4].repeat(2))
+
+    got = only(of_pairs)(outputs, targets)
+    assert_close(got["loss"], (values * weights)[0, :4].sum() / weights[0, :4].sum())
+    both = weights[0, :4] * pair_weight
+    assert_close(got["loss_0"], (values[0, :4] * both).sum() / both.sum())
+
+
+def test_means_over_nothing_are_zero():
+    def of_pairs(comparison):
+        return Mean(comparison.boxes.sum(-1), torch.ones_like(comparison.boxes[:, 0]))
+
+    predictions = random_predictions(2, 6)
+    predictions.boxes.requires_grad_()
+    loss = only(of_pairs)({"": predictions}, random_targets([0, 0]))["loss"]
+    loss.backward()
+    assert loss == 0
+    assert not predictions.boxes.grad.any()
+    assert only(CrossEntropyLoss())({"": random_predictions(2, 0)}, random_targets([0, 0]))["loss"] == 0
+
+
+# Further outputs
+
+
+def test_further_outputs_reach_losses_and_costs():
+    targets = replace(random_targets([3, 1]), extra={"mark": torch.arange(4.0).double()[:, None]})
+
+    def cost(predictions, targets):
+        return (predictions.extra["mark"][:, :, None] - targets.extra["mark"][:, None]).abs().sum(-1)
+
+    def loss(comparison):
+        return (comparison.matched("mark") - comparison.wanted("mark")).abs().sum(-1)
+
+    torch.manual_seed(0)
+    outputs = {}
+    for name in ("", "_0"):
+        marks = (4 * torch.rand(2, 6, 1, dtype=torch.float64)).requires_grad_()
+        outputs[name] = replace(random_predictions(2, 6), extra={"mark": marks})
+    criterion = SetCriterion(
+        matcher=HungarianMatcher({"mark": cost}), losses={"loss_mark": loss}, weights={"loss_mark": 2.0}
+    )
+    got = criterion(outputs, targets)
+    for name, one in outputs.items():
+        match = criterion.match({name: one}, targets)[name]
+        distances = (one.extra["mark"][match.image, match.query] - targets.extra["mark"][match.target]).abs()
+        assert_close(got[f"loss_mark{name}"], 2.0 * distances.sum() / 4)
+    sum(got.values()).backward()
+    assert [one.extra["mark"].grad.ne(0).sum() for one in outputs.values()] == [4, 4]
+
+
+def test_a_loss_may_ask_which_sets_it_has():
+    seen = []
+
+    def loss(comparison):
+        seen.append((comparison.names, comparison.queries_per_set, comparison.matched_per_set))
+        return comparison.boxes.sum(-1)
+
+    outputs = {"": random_predictions(2, 6), "_0": random_predictions(2, 5, seed=2)}
+    only(loss)(outputs, random_targets([3, 1]))
+    assert seen == [(["", "_0"], [6, 5], [4, 4])]
+
+
+# Special batches and precisions
 
 
 @pytest.mark.parametrize("sizes", [[0, 0], [3, 0]])
-def test_images_without_objects_train(criterion, sizes):
-    predictions = Predictions(*(x.requires_grad_() for x in random_predictions(2, 6)[:2]))
+@pytest.mark.parametrize("loss", [CrossEntropyLoss(), FocalLoss(), VarifocalLoss()], ids=lambda x: type(x).__name__)
+def test_images_without_objects_train(loss, sizes):
+    criterion = build({**LOSSES, "loss_class": loss}, {**WEIGHTS, "loss_class": 1.0})
+    predictions = random_predictions(2, 6)
+    predictions.logits.requires_grad_()
+    predictions.boxes.requires_grad_()
     losses = criterion({"": predictions}, random_targets(sizes))
     total = sum(losses.values())
     total.backward()
@@ -178,36 +453,71 @@ def test_gradients(criterion):
     def total(logits, boxes):
         return sum(criterion({"": Predictions(logits, boxes)}, targets).values())
 
-    inputs = tuple(x.clone().requires_grad_() for x in predictions[:2])
+    inputs = tuple(x.clone().requires_grad_() for x in (predictions.logits, predictions.boxes))
     assert torch.autograd.gradcheck(total, inputs)
 
 
-def test_half_precision_predictions_are_compared_in_float32(criterion):
-    predictions, targets = (
-        random_predictions(2, 6, dtype=torch.float32),
-        random_targets([2, 1], dtype=torch.float32),
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_predictions_are_compared_in_float32(dtype):
+    criterion = build(
+        {**LOSSES, "loss_mark": lambda comparison: comparison.matched("mark")}, {**WEIGHTS, "loss_mark": 1}
     )
-    half = Predictions(*(x.bfloat16() for x in predictions[:2]))
+    targets = random_targets([2, 1], dtype=torch.float32)
+    half = random_predictions(2, 6, dtype=dtype)
+    half = replace(half, extra={"mark": half.boxes[..., 0], "index": torch.zeros(2, 6, dtype=torch.int64)})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = criterion({"": half}, targets)
-    want = criterion({"": Predictions(*(x.float() for x in half[:2]))}, targets)
+    wide = Predictions(half.logits.float(), half.boxes.float(), half.extra | {"mark": half.extra["mark"].float()})
+    want = criterion({"": wide}, targets)
     for name, loss in got.items():
         assert loss.dtype == torch.float32
         assert_close(loss, want[name], rtol=0, atol=0)
 
 
-def test_a_loss_gives_a_value_for_each_set(criterion):
-    criterion.losses["loss_bbox"] = lambda comparison: comparison.boxes.sum()
+def test_it_can_be_copied_and_stored():
+    predictions, targets = random_predictions(2, 6), random_targets([3, 1])
+    criterion = build(matchers={"_enc": HungarianMatcher({"bbox": BoxL1Cost()})})
+    want = criterion({"": predictions, "_enc": predictions}, targets)
+    for other in (copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))):
+        for name, loss in other({"": predictions, "_enc": predictions}, targets).items():
+            assert_close(loss, want[name], rtol=0, atol=0)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [
+        (lambda comparison: comparison.boxes.sum(), r"\(\)"),
+        (lambda comparison: comparison.boxes, r"\(8, 4\)"),
+        (lambda comparison: comparison.logits, r"\(2, 12, 5\)"),
+        (lambda comparison: Mean(comparison.boxes, comparison.boxes), r"\(8, 4\)"),
+        (lambda comparison: Mean(comparison.boxes[:, 0], comparison.boxes), r"\(8,\) with weights of \(8, 4\)"),
+        (lambda comparison: Mean(comparison.boxes[:, 0], 1.0), r"\(8,\) with weights of float"),
+        (lambda comparison: 0.0, "float"),
+    ],
+)
+def test_a_loss_of_another_shape_is_named(loss, shown):
     outputs = {"": random_predictions(2, 6), "_0": random_predictions(2, 6, seed=2)}
-    with pytest.raises(
-        ValueError, match=r"loss_bbox gave a tensor of shape \(\) for 2 sets of predictions; a loss gives"
-    ):
-        criterion(outputs, random_targets([3, 1]))
+    with pytest.raises(ValueError, match=rf"loss_odd gave .*{shown}.*\(M,\) = \(8,\).*\(B, R\) = \(2, 12\)"):
+        build({"loss_odd": loss}, {"loss_odd": 1.0})(outputs, random_targets([3, 1]))
 
 
 def test_weights_and_losses_must_agree():
-    matcher = HungarianMatcher({"bbox": BoxL1Cost()})
-    with pytest.raises(ValueError, match="loss 'loss_bbox' has no weight; did you mean 'los_bbox'"):
-        SetCriterion(matcher=matcher, losses={"loss_bbox": BoxL1Loss()}, weights={"los_bbox": 1.0})
+    with pytest.raises(ValueError, match="loss 'loss_bbox' has no weight; weights: los_bbox"):
+        build({"loss_bbox": BoxL1Loss()}, {"los_bbox": 1.0})
+    with pytest.raises(ValueError, match="weight 'los_bbox' belongs to no loss; did you mean 'loss_bbox'"):
+        build({"loss_bbox": BoxL1Loss()}, {"loss_bbox": 1, "los_bbox": 1.0})
     with pytest.raises(ValueError, match="weight 'loss_mask' belongs to no loss"):
-        SetCriterion(matcher=matcher, losses={"loss_bbox": BoxL1Loss()}, weights={"loss_bbox": 1, "loss_mask": 1})
+        build({"loss_bbox": BoxL1Loss()}, {"loss_bbox": 1, "loss_mask": 1})
+
+
+def test_weights_and_matchers_of_sets_that_do_not_exist_are_refused():
+    outputs, targets = {name: random_predictions(2, 6) for name in ("", "_0", "_dn_0")}, random_targets([3, 1])
+    for name in ("loss_enc", "loss_1", "loss_dn_1", "loss_dnn"):
+        with pytest.raises(ValueError, match=f"weight '{name}'"):
+            build({"loss": BoxL1Loss()}, {"loss": 1.0, name: 1.0})(outputs, targets)
+    with pytest.raises(ValueError, match="'_enc'"):
+        build(matchers={"_enc": HungarianMatcher({"bbox": BoxL1Cost()})})(outputs, targets)
+    build({"loss": BoxL1Loss()}, {"loss": 1.0, "loss_0": 1.0, "loss_dn": 1.0, "loss_dn_0": 1.0})(outputs, targets)

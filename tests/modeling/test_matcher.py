@@ -1,4 +1,6 @@
 import itertools
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from detrex_lite.modeling import (
     FocalCost,
     GIoUCost,
     HungarianMatcher,
-    Match,
+    LayerOutput,
     Predictions,
     Targets,
 )
@@ -30,15 +32,28 @@ def pairs(match):
     return list(zip(match.image.tolist(), match.query.tolist(), match.target.tolist(), strict=True))
 
 
+def match_one(matcher, predictions, targets):
+    return matcher({"": predictions}, targets)[""]
+
+
+def output_of(predictions):
+    return LayerOutput(predictions.logits, predictions.boxes, predictions.extra)
+
+
+def of_image(predictions, image):
+    rows = slice(image, image + 1)
+    return Predictions(predictions.logits[rows], predictions.boxes[rows])
+
+
 def test_costs_by_their_formulas():
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
-    labels, boxes = targets.padded()
+    padded = targets.padded()
     for image, count in enumerate(targets.sizes):
         one = image_of(targets, image)
         logits, predicted = predictions.logits[image], predictions.boxes[image]
 
         def block(cost, image=image, count=count):
-            return cost(predictions, labels, boxes)[image, :, :count]
+            return cost(output_of(predictions), padded)[image, :, :count]
 
         assert_close(block(CrossEntropyCost(3.0)), -3.0 * logits.softmax(-1)[:, one.labels])
         assert_close(block(BoxL1Cost(2.0)), 2.0 * torch.cdist(predicted, one.boxes, p=1))
@@ -52,19 +67,19 @@ def test_costs_by_their_formulas():
 
 def test_the_cheapest_matching_is_found(matcher):
     predictions, targets = random_predictions(1, 5), random_targets([3])
-    labels, boxes = targets.padded()
-    cost = sum(part(predictions, labels, boxes) for part in matcher.costs.values())[0]
+    cost = sum(part(output_of(predictions), targets.padded()) for part in matcher.costs.values())[0]
     best = min(
         itertools.permutations(range(5), 3),
         key=lambda queries: sum(cost[q, t] for t, q in enumerate(queries)),
     )
-    (match,) = matcher([predictions], targets)
+    match = match_one(matcher, predictions, targets)
     assert {(query, target) for _, query, target in pairs(match)} == {(q, t) for t, q in enumerate(best)}
+    assert match.weight is None
 
 
 def test_the_focal_cost_minimises_the_total_focal_loss():
     predictions, targets = random_predictions(1, 5, num_logits=4), random_targets([3])
-    (match,) = HungarianMatcher({"class": FocalCost()})([predictions], targets)
+    match = match_one(HungarianMatcher({"class": FocalCost()}), predictions, targets)
 
     def total(queries):
         wanted = torch.zeros_like(predictions.logits[0])
@@ -79,76 +94,165 @@ def test_the_focal_cost_minimises_the_total_focal_loss():
 
 def test_a_batch_matches_as_its_images_do_alone(matcher):
     predictions, targets = random_predictions(3, 7), random_targets([4, 0, 2])
-    (together,) = matcher([predictions], targets)
+    together = match_one(matcher, predictions, targets)
     alone, first = [], 0
     for image, size in enumerate(targets.sizes):
-        one = Predictions(*(x[image : image + 1] for x in predictions[:2]))
-        (match,) = matcher([one], image_of(targets, image))
+        match = match_one(matcher, of_image(predictions, image), image_of(targets, image))
         alone += [(image, query, target + first) for _, query, target in pairs(match)]
         first += size
     assert pairs(together) == alone
 
 
-def test_all_layers_together_match_as_each_alone_even_with_other_numbers_of_queries(matcher):
+def test_all_sets_together_match_as_each_alone_whatever_they_differ_in(matcher):
     targets = random_targets([2, 3])
-    layers = [random_predictions(2, queries, seed=queries) for queries in (5, 9, 3)]
-    together = matcher(layers, targets)
-    assert [pairs(match) for match in together] == [pairs(matcher([layer], targets)[0]) for layer in layers]
+    few = random_predictions(2, 6, seed=4)
+    sets = {
+        "": random_predictions(2, 5, seed=5),
+        "_0": random_predictions(2, 9, seed=9),
+        "_1": random_predictions(2, 3, seed=3),
+        "_more_classes": random_predictions(2, 6, num_logits=9, seed=6),
+        "_own_targets": replace(random_predictions(2, 6, seed=7), targets=random_targets([1, 4], seed=7)),
+        "_agnostic": replace(random_predictions(2, 6, seed=8), targets=Targets.class_agnostic),
+        "_with_extra": replace(few, extra={"masks": torch.zeros(2, 6, 3)}),
+    }
+    together = matcher(sets, targets)
+    assert list(together) == list(sets)
+    for name, one in sets.items():
+        assert pairs(together[name]) == pairs(match_one(matcher, one, targets)), name
+
+
+@pytest.mark.parametrize("sizes", [[2, 3], [7, 0], [0, 0]])
+def test_groups_match_as_each_would_alone(matcher, sizes):
+    predictions, targets = random_predictions(2, 15), random_targets(sizes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        together = match_one(matcher, replace(predictions, num_groups=3), targets)
+        want = []
+        for group in range(3):
+            rows = slice(5 * group, 5 * group + 5)
+            one = Predictions(predictions.logits[:, rows], predictions.boxes[:, rows])
+            want += [
+                (image, query + 5 * group, target) for image, query, target in pairs(match_one(matcher, one, targets))
+            ]
+    assert pairs(together) == sorted(want)
+    if max(sizes) <= 5:
+        counts = torch.bincount(together.target, minlength=len(targets))
+        assert counts.tolist() == [3] * len(targets)
+
+
+def test_objects_that_are_repeated_are_found_several_times(matcher):
+    predictions, targets = random_predictions(2, 12), random_targets([2, 3])
+    repeated = targets.repeated(3)
+    match = match_one(matcher, replace(predictions, targets=lambda targets: targets.repeated(3)), targets)
+    assert pairs(match) == pairs(match_one(matcher, predictions, repeated))
+    assert len(set(match.query.tolist())) >= 9
+    assert len(match.query) == 15
 
 
 def test_permuting_the_targets_permutes_the_matching(matcher):
     predictions, targets = random_predictions(1, 6), random_targets([4])
     order = torch.tensor([2, 0, 3, 1])
     permuted = Targets(targets.labels[order], targets.boxes[order], [4])
-    before = {target: query for _, query, target in pairs(matcher([predictions], targets)[0])}
-    after = {int(order[target]): query for _, query, target in pairs(matcher([predictions], permuted)[0])}
+    before = {target: query for _, query, target in pairs(match_one(matcher, predictions, targets))}
+    after = {int(order[target]): query for _, query, target in pairs(match_one(matcher, predictions, permuted))}
+    assert before == after
+
+
+def test_permuting_the_queries_permutes_the_matching(matcher):
+    predictions, targets = random_predictions(1, 6), random_targets([4])
+    order = torch.tensor([5, 2, 0, 3, 1, 4])
+    permuted = Predictions(predictions.logits[:, order], predictions.boxes[:, order])
+    before = {target: query for _, query, target in pairs(match_one(matcher, predictions, targets))}
+    after = {target: int(order[query]) for _, query, target in pairs(match_one(matcher, permuted, targets))}
     assert before == after
 
 
 def test_a_batch_without_objects_has_empty_matches(matcher):
-    matches = matcher([random_predictions(2, 4)] * 3, random_targets([0, 0]))
-    assert [len(match.query) for match in matches] == [0, 0, 0]
-    assert matches[0].query.dtype == torch.int64
+    sets = {f"_{index}": random_predictions(2, 4) for index in range(3)}
+    matches = matcher(sets, random_targets([0, 0]))
+    assert [len(match.query) for match in matches.values()] == [0, 0, 0]
+    assert matches["_0"].query.dtype == torch.int64
+
+
+def test_no_queries_and_no_sets(matcher):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert pairs(match_one(matcher, random_predictions(2, 0), random_targets([2, 1]))) == []
+    assert matcher({}, random_targets([2])) == {}
 
 
 def test_more_objects_than_queries_warn_once_and_match_what_fits(matcher):
     predictions, targets = random_predictions(1, 2), random_targets([5])
-    with pytest.warns(UserWarning, match="an image has 5 objects, but there are 2 queries"):
-        (match,) = matcher([predictions], targets)
+    with pytest.warns(UserWarning, match="5 objects, but there are 2 queries"):
+        match = match_one(matcher, predictions, targets)
     assert len(set(match.query.tolist())) == 2
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        matcher([predictions], targets)
+        match_one(matcher, predictions, targets)
 
 
-def test_sets_that_come_with_a_match_keep_it_and_cost_nothing(matcher):
-    targets = random_targets([2, 1])
-    first, last = random_predictions(2, 5, seed=1), random_predictions(2, 4, seed=2)
-    known = Match(torch.tensor([0, 1]), torch.tensor([2, 0]), torch.tensor([1, 2]))
-    fixed = Predictions(torch.full((2, 3, 5), float("nan")), torch.full((2, 3, 4), float("nan")), match=known)
-    got = matcher([first, fixed, last], targets)
-    assert got[1] is known
-    assert [pairs(got[0]), pairs(got[2])] == [pairs(match) for match in matcher([first, last], targets)]
-    assert matcher([fixed, fixed], targets) == [known, known]
-    last.boxes[1, 1] = float("nan")
-    with pytest.raises(NonFiniteError, match="image 1 of the batch is not finite in prediction set 2"):
-        matcher([first, fixed, last], targets)
+def test_the_warning_counts_the_queries_of_a_group(matcher):
+    with pytest.warns(UserWarning, match="3 objects, but there are 2 queries"):
+        match_one(matcher, replace(random_predictions(1, 6), num_groups=3), random_targets([3]))
+
+
+def test_groups_have_equal_sizes(matcher):
+    with pytest.raises(ValueError, match="7 predictions '_0' are not num_groups=3 groups"):
+        matcher({"_0": replace(random_predictions(1, 7), num_groups=3)}, random_targets([2]))
 
 
 def test_degenerate_boxes_do_not_make_costs_infinite(matcher):
     targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), [1])
     predictions = Predictions(torch.zeros(1, 2, 3), torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]]]))
-    (match,) = matcher([predictions], targets)
-    assert match.query.tolist() == [0]
+    assert match_one(matcher, predictions, targets).query.tolist() == [0]
 
 
 def test_not_finite_predictions_name_the_image_and_the_set(matcher):
     good, bad = random_predictions(3, 4), random_predictions(3, 4)
     bad.boxes[2, 1] = float("nan")
-    with pytest.raises(NonFiniteError, match="image 2 of the batch is not finite in prediction set 1"):
-        matcher([good, bad], random_targets([1, 0, 2]))
+    with pytest.raises(NonFiniteError, match="image 2 of the batch .* '_0'"):
+        matcher({"": good, "_0": bad}, random_targets([1, 0, 2]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_costs_of_half_precision_are_computed_in_float32(matcher, dtype):
+    targets = random_targets([3, 2], dtype=torch.float32)
+    half = random_predictions(2, 6, dtype=dtype)
+    wide = Predictions(half.logits.float(), half.boxes.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = matcher.cost_matrices({"": half}, targets)[""]
+    want = matcher.cost_matrices({"": wide}, targets)[""]
+    assert got.dtype == want.dtype == "float32"
+    assert_close(torch.from_numpy(got), torch.from_numpy(want), rtol=0, atol=0)
+
+
+class DistanceOfMarks:
+    """A cost of an extra output and a further property of objects."""
+
+    def __call__(self, predictions, targets):
+        return (predictions.extra["mark"][:, :, None] - targets.extra["mark"][:, None]).abs().sum(-1)
+
+
+def test_a_cost_may_read_further_outputs():
+    targets = replace(random_targets([2, 3]), extra={"mark": torch.arange(5.0)[:, None]})
+    marks = torch.tensor([[9.0, 1.1, 0.2, 8.0], [4.3, 2.1, 9.0, 2.9]])[..., None]
+    predictions = replace(random_predictions(2, 4), extra={"mark": marks})
+    match = match_one(HungarianMatcher({"mark": DistanceOfMarks()}), predictions, targets)
+    assert pairs(match) == [(0, 1, 1), (0, 2, 0), (1, 0, 4), (1, 1, 2), (1, 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("cost", "shown"),
+    [
+        (lambda predictions, targets: predictions.boxes[..., 0], r"\(2, 4\)"),
+        (lambda predictions, targets: predictions.logits[..., :1], r"\(2, 4, 1\)"),
+        (lambda predictions, targets: 0.0, "float"),
+    ],
+)
+def test_a_cost_of_another_shape_is_named(cost, shown):
+    matcher = HungarianMatcher({"bbox": BoxL1Cost(), "wrong": cost})
+    with pytest.raises(ValueError, match=rf"'wrong' gave {shown}; .*\(2, 4, 3\)"):
+        match_one(matcher, random_predictions(2, 4), random_targets([3, 1]))
 
 
 def test_a_matcher_needs_costs():

@@ -105,3 +105,17 @@ def test_maps_that_all_images_share_are_repeated_only_where_others_are_not_share
     tokens = flatten_maps([own, shared])
     assert tokens.shape == (2, 6, 3)
     assert_close(tokens, torch.tensor([0.0, 0, 1, 1, 1, 1])[None, :, None].expand(2, 6, 3))
+
+
+def test_tokens_become_maps_again():
+    maps = [torch.randn(2, 3, 2, 4), torch.randn(2, 3, 1, 2)]
+    levels = TokenLevels.from_maps(padded())
+    for got, want in zip(levels.maps(flatten_maps(maps)), maps, strict=True):
+        assert_close(got, want, rtol=0, atol=0)
+
+
+def test_what_modules_do_with_padding_is_that_of_the_maps():
+    maps = [ImageBatch.of_padded(one.tensor, one.image_sizes, as_published=True) for one in padded()]
+    assert TokenLevels.from_maps(maps).as_published
+    assert not TokenLevels.from_maps(padded()).as_published
+    assert TokenLevels.from_maps([ImageBatch(torch.zeros(1, 1, 2, 2), [(2, 2)], None, as_published=True)]).as_published

@@ -3,9 +3,30 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from detrex_lite.layers import PositionEmbeddingSine
-from detrex_lite.modeling import SingleLevelDetector
+from detrex_lite.layers import (
+    FFN,
+    BaseTransformerLayer,
+    ConditionalCrossAttention,
+    ConditionalSelfAttention,
+    MultiheadAttention,
+    PositionEmbeddingSine,
+)
+from detrex_lite.modeling import DetectionHeads, GroupDenoising, ImagePreprocessor, Queries, QueryLayout
+from detrex_lite.modeling.single_level import (
+    AnchorDecoder,
+    ConditionalDecoder,
+    LearnedAnchors,
+    LearnedQueries,
+    PositionalDecoder,
+    SingleLevelDetector,
+    SingleLevelEncoder,
+    SingleLevelTransformer,
+    modulate,
+)
 from detrex_lite.structures import ImageBatch
+
+CHANNELS = 8
+POST_NORM = ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
 
 
 class Backbone(nn.Module):
@@ -13,35 +34,228 @@ class Backbone(nn.Module):
         return {"fine": images[:, :, ::2, ::2], "coarse": images[:, :, ::4, ::4]}
 
 
-@pytest.fixture
-def detector():
-    return SingleLevelDetector(
-        backbone=Backbone(),
-        in_feature="coarse",
-        in_channels=3,
-        embed_dim=8,
-        position_embedding=PositionEmbeddingSine(num_pos_feats=4),
-        num_classes=2,
-        criterion=nn.Identity(),
-        postprocessor=None,
-        pixel_mean=[0.0, 0, 0],
-        pixel_std=[1.0, 1, 1],
+def layer_of(*order, attn=None):
+    return BaseTransformerLayer(
+        attn=attn or MultiheadAttention(CHANNELS, 2),
+        ffn=FFN(CHANNELS, 16),
+        norm=nn.LayerNorm(CHANNELS),
+        operation_order=order,
     )
 
 
-def test_it_reads_the_map_that_it_is_told_to(detector):
+def conditional_layer():
+    cross = ConditionalCrossAttention(CHANNELS, 2, add_query_pos=True)
+    return layer_of(*POST_NORM, attn=[ConditionalSelfAttention(CHANNELS, 2), cross])
+
+
+def encoder_of(*order, **arguments):
+    return SingleLevelEncoder(layer=layer_of(*order), num_layers=2, **arguments)
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    transformer = SingleLevelTransformer(
+        encoder=encoder_of("self_attn", "norm", "ffn", "norm"),
+        decoder=PositionalDecoder(layer=layer_of(*POST_NORM), num_layers=2),
+    )
+    arguments = {
+        "backbone": Backbone(),
+        "in_feature": "coarse",
+        "in_channels": {"fine": 3, "coarse": 3},
+        "position_embedding": PositionEmbeddingSine(num_pos_feats=CHANNELS // 2),
+        "transformer": transformer,
+        "queries": LearnedQueries(layout=QueryLayout(5), embed_dim=CHANNELS),
+        "heads": DetectionHeads(embed_dim=CHANNELS, num_classes=2, num_layers=2, background=True, references=False),
+        "embed_dim": CHANNELS,
+        "num_classes": 2,
+        "num_queries": 5,
+        "preprocess": ImagePreprocessor(pixel_mean=[0.0, 0, 0], pixel_std=[1.0, 1, 1]),
+        "criterion": nn.Identity(),
+        "postprocessor": None,
+    }
+    return SingleLevelDetector(**{**arguments, **changes})
+
+
+def test_it_reads_the_map_that_it_is_told_to():
+    detector = build()
     images = torch.randn(1, 3, 16, 24)
     (found,) = detector.feature_maps(images)
     assert_close(found, detector.input_proj(images[:, :, ::4, ::4]))
-    assert (found.shape[1], detector.aux_loss) == (8, True)
+    assert (found.shape[1], detector.aux_loss) == (CHANNELS, True)
+    assert_close(build(in_feature="fine").feature_maps(images)[0].shape[-2:], torch.Size([8, 12]))
 
 
-def test_positions_are_those_of_the_images_without_their_padding(detector):
+def test_positions_are_those_of_the_images_without_their_padding():
+    detector = build().eval()
     together = ImageBatch.from_images([torch.randn(3, 16, 24), torch.randn(3, 8, 16)])
-    feature, positions = detector.eval().feature_and_positions(together)
+    feature, positions = detector.map_and_positions(together)
     assert feature.image_sizes == [(4, 6), (2, 4)]
-    assert positions.shape == (2, 8, 4, 6)
+    assert positions.shape == (2, CHANNELS, 4, 6)
     alone = ImageBatch.from_images([together.tensor[1, :, :8, :16]])
-    feature_alone, positions_alone = detector.feature_and_positions(alone)
+    feature_alone, positions_alone = detector.map_and_positions(alone)
     assert_close(feature.tensor[1:, :, :2, :4], feature_alone.tensor)
     assert_close(positions[1:, :, :2, :4], positions_alone)
+
+
+def test_parts_that_contradict_each_other_are_refused():
+    layout = QueryLayout(5)
+    anchors = LearnedAnchors(layout=layout, embed_dim=CHANNELS, num_patterns=2)
+    denoising = GroupDenoising(num_classes=2, embed_dim=CHANNELS)
+    for changes, message in (
+        ({"in_feature": "course"}, "no feature map 'course'.*'coarse'"),
+        ({"num_classes": 3}, "num_classes"),
+        ({"num_queries": 6}, "num_queries"),
+        ({"num_patterns": 3}, "num_patterns"),
+        ({"denoising": denoising}, "LearnedAnchors"),
+        ({"denoising": denoising, "queries": anchors}, "num_patterns=0"),
+        ({"heads": DetectionHeads(embed_dim=CHANNELS, num_classes=2, num_layers=3)}, "number of decoder layers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(**changes)
+    assert build(num_queries=None).aux_loss
+
+
+# Queries
+
+
+def test_learned_queries_are_positions_with_contents_of_zero():
+    queries = LearnedQueries(layout=QueryLayout(3, num_groups=2), embed_dim=CHANNELS).double()
+    (block,) = queries(2, training=True)
+    assert block.content.shape == (2, 6, CHANNELS)
+    assert not block.content.any()
+    assert block.reference is None
+    assert_close(block.position, queries.embedding.weight.expand(2, -1, -1))
+    assert (block.num_groups, block.repeats) == (2, 2)
+    (block,) = queries(2, training=False)
+    assert_close(block.position, queries.embedding.weight[:3].expand(2, -1, -1))
+    assert block.num_groups == 1
+
+
+def test_learned_boxes_have_contents_of_zero_or_those_that_they_are_given():
+    queries = LearnedAnchors(layout=QueryLayout(3), embed_dim=CHANNELS)
+    (block,) = queries(2, training=True)
+    assert_close(block.reference, queries.boxes().expand(2, -1, -1))
+    assert block.content.shape == (2, 3, CHANNELS)
+    assert not block.content.any()
+    content = torch.randn(CHANNELS)
+    (block,) = queries(2, training=True, content=content)
+    assert_close(block.content, content.expand(2, 3, -1))
+
+
+def test_patterns_are_paired_with_boxes():
+    queries = LearnedAnchors(layout=QueryLayout(3), embed_dim=CHANNELS, num_patterns=2)
+    (block,) = queries(2, training=False)
+    for pattern in range(2):
+        rows = slice(3 * pattern, 3 * pattern + 3)
+        assert_close(block.content[:, rows], queries.patterns.weight[pattern].expand(2, 3, -1))
+        assert_close(block.reference[:, rows], queries.boxes().expand(2, -1, -1))
+    with pytest.raises(ValueError, match="num_patterns=2 cannot be combined"):
+        LearnedAnchors(layout=QueryLayout(3, num_groups=2), embed_dim=CHANNELS, num_patterns=2)
+
+
+# Encoder and memory
+
+
+def test_a_pre_norm_encoder_ends_in_a_norm():
+    x, pos = torch.randn(2, 5, CHANNELS), torch.randn(1, 5, CHANNELS)
+    encoder = encoder_of("norm", "self_attn", "norm", "ffn")
+    assert isinstance(encoder.norm, nn.LayerNorm)
+    first, second = encoder.layers
+    middle = first(x, query_pos=pos)
+    assert_close(encoder(x, pos=pos), encoder.norm(second(middle, query_pos=pos)))
+    every = encoder.every_layer(x, pos=pos)
+    assert_close(every[0], middle)
+    assert_close(every[1], encoder(x, pos=pos))
+    assert encoder_of("self_attn", "norm", "ffn", "norm").norm is None
+    assert_close(SingleLevelEncoder(layer=[], num_layers=0)(x, pos=pos), x)
+
+
+def test_the_encoder_does_not_attend_to_padding_and_scales_positions():
+    x, pos = torch.randn(2, 5, CHANNELS), torch.randn(1, 5, CHANNELS)
+    encoder = encoder_of("self_attn", "norm", "ffn", "norm", position_scale=nn.Linear(CHANNELS, CHANNELS))
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    want = x
+    for layer in encoder.layers:
+        want = layer(want, query_pos=pos * encoder.query_scale(want), query_key_padding_mask=padding)
+    got = encoder(x, pos=pos, padding=padding)
+    assert_close(got, want)
+    changed = x.clone()
+    changed[1, 3:] = 7.0
+    assert_close(encoder(changed, pos=pos, padding=padding)[~padding], got[~padding])
+
+
+@pytest.mark.parametrize("as_published", [False, True])
+@pytest.mark.parametrize("mask_memory_padding", [False, True])
+def test_padding_of_the_memory_is_masked_unless_training_is_to_be_detrexs(as_published, mask_memory_padding):
+    transformer = build().transformer
+    transformer.mask_memory_padding = mask_memory_padding
+    feature = ImageBatch.of_padded(torch.randn(2, CHANNELS, 2, 3), [(2, 3), (1, 2)], as_published=as_published)
+    memory = transformer.encode(feature, torch.randn(1, CHANNELS, 2, 3))
+    assert memory.tokens.shape == (2, 6, CHANNELS)
+    assert memory.pos.shape == (1, 6, CHANNELS)
+    if as_published and not mask_memory_padding:
+        assert memory.padding is None
+    else:
+        assert_close(memory.padding, feature.mask.flatten(1))
+    whole = ImageBatch.of_padded(torch.randn(1, CHANNELS, 2, 3), [(2, 3)])
+    assert transformer.encode(whole, torch.randn(1, CHANNELS, 2, 3)).padding is None
+
+
+# Decoders
+
+
+def test_modulating_scales_x_by_widths_and_y_by_heights():
+    place, expected, sizes = torch.randn(2, 3, CHANNELS), torch.rand(2, 3, 2), 0.1 + torch.rand(2, 3, 2)
+    got = modulate(place, expected, sizes)
+    half = CHANNELS // 2
+    assert_close(got[..., :half], place[..., :half] * (expected / sizes)[..., 1:])
+    assert_close(got[..., half:], place[..., half:] * (expected / sizes)[..., :1])
+
+
+def test_only_first_layers_of_conditional_decoders_add_positions_to_contents():
+    for kind in (ConditionalDecoder, AnchorDecoder):
+        decoder = kind(layer=conditional_layer(), num_layers=3, embed_dim=CHANNELS)
+        has = [layer.attentions[1].query_pos_proj is not None for layer in decoder.layers]
+        assert has == [True, False, False]
+
+
+def test_points_of_conditional_decoders_follow_from_positions():
+    torch.manual_seed(0)
+    decoder = ConditionalDecoder(layer=conditional_layer(), num_layers=2, embed_dim=CHANNELS)
+    queries = Queries(LearnedQueries(layout=QueryLayout(3), embed_dim=CHANNELS)(2, training=True))
+    points = decoder.first_reference(queries)
+    assert_close(points, decoder.ref_point_head(queries.position).sigmoid())
+    assert points.shape == (2, 3, 2)
+    boxes = Queries(LearnedAnchors(layout=QueryLayout(3), embed_dim=CHANNELS)(2, training=True))
+    with pytest.raises(ValueError, match="positions"):
+        decoder.first_reference(boxes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", [PositionalDecoder, ConditionalDecoder, AnchorDecoder])
+def test_decoders_decode_in_all_precisions(kind, dtype):
+    torch.manual_seed(0)
+    layout = QueryLayout(3, num_groups=2)
+    if kind is PositionalDecoder:
+        decoder = kind(layer=layer_of(*POST_NORM), num_layers=2)
+    else:
+        decoder = kind(layer=conditional_layer(), num_layers=2, embed_dim=CHANNELS)
+    sources = {AnchorDecoder: LearnedAnchors}
+    source = sources.get(kind, LearnedQueries)(layout=layout, embed_dim=CHANNELS).to(dtype)
+    references = kind is not PositionalDecoder
+    heads = DetectionHeads(
+        embed_dim=CHANNELS, num_classes=2, num_layers=2, references=references, with_box_refine=kind is AnchorDecoder
+    ).to(dtype)
+    transformer = SingleLevelTransformer(encoder=encoder_of("self_attn", "norm", "ffn", "norm"), decoder=decoder)
+    transformer = transformer.to(dtype)
+    feature = ImageBatch.of_padded(torch.randn(2, CHANNELS, 2, 3, dtype=dtype), [(2, 3), (1, 2)], as_published=True)
+    memory = transformer.encode(feature, torch.randn(1, CHANNELS, 2, 3, dtype=dtype))
+    queries = Queries(source(2, training=True))
+    layers = decoder(queries, memory, heads)
+    assert len(layers) == 2
+    for layer in layers:
+        assert layer.logits.shape == (2, 6, 2)
+        assert layer.logits.dtype == dtype
+        assert layer.boxes.dtype == torch.promote_types(dtype, torch.float32)
+        assert torch.isfinite(layer.boxes).all()

@@ -1,9 +1,15 @@
+import copy
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from detrex_lite.modeling import Targets
 from detrex_lite.structures import Boxes, Instances
+
+from .helpers import random_targets
 
 
 def make_input(boxes, classes, size=(100, 200)):
@@ -28,13 +34,87 @@ def test_half_precision_models_get_boxes_in_float32():
     assert targets.boxes.dtype == torch.float32
 
 
+def with_masks(sizes=(2, 0, 3)):
+    targets = random_targets(sizes)
+    return replace(targets, extra={"masks": torch.arange(len(targets) * 4.0).view(-1, 2, 2), "area": torch.rand(5)})
+
+
 def test_padding():
     inputs = [make_input([[20.0, 10, 60, 30], [0, 0, 200, 100]], [2, 1]), make_input([], [])]
-    labels, boxes = Targets.from_inputs(inputs, num_classes=3, like=torch.zeros(1, dtype=torch.float64)).padded()
-    assert labels.tolist() == [[2, 1], [0, 0]]
-    assert boxes.shape == (2, 2, 4)
-    assert boxes.dtype == torch.float64
-    assert (boxes[..., 2:] > 0).all()
+    padded = Targets.from_inputs(inputs, num_classes=3, like=torch.zeros(1, dtype=torch.float64)).padded()
+    assert padded.labels.tolist() == [[2, 1], [0, 0]]
+    assert padded.boxes.shape == (2, 2, 4)
+    assert padded.boxes.dtype == torch.float64
+    assert (padded.boxes[..., 2:] > 0).all()
+    assert padded.extra == {}
+
+
+def test_further_properties_are_padded_as_labels_and_boxes_are():
+    targets = with_masks()
+    padded = targets.padded()
+    first = 0
+    for image, size in enumerate(targets.sizes):
+        for name, value in {"labels": targets.labels, "boxes": targets.boxes, **targets.extra}.items():
+            got = getattr(padded, name) if name in ("labels", "boxes") else padded.extra[name]
+            assert got.shape == (3, 3, *value.shape[1:])
+            assert_close(got[image, :size], value[first : first + size], rtol=0, atol=0)
+        assert not padded.labels[image, size:].any()
+        assert not padded.extra["masks"][image, size:].any()
+        first += size
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [0, 0]])
+def test_padding_and_repeating_no_objects(sizes):
+    targets = replace(random_targets(sizes), extra={"masks": torch.zeros(0, 2, 2)})
+    padded = targets.padded()
+    assert padded.labels.shape == (len(sizes), 0)
+    assert padded.boxes.shape == (len(sizes), 0, 4)
+    assert padded.extra["masks"].shape == (len(sizes), 0, 2, 2)
+    repeated = targets.repeated(3)
+    assert (len(repeated), repeated.sizes) == (0, sizes)
+    assert repeated.extra["masks"].shape == (0, 2, 2)
+
+
+def test_repeated_objects_come_round_after_round_in_each_image():
+    targets = with_masks()
+    repeated = targets.repeated(3)
+    order = [0, 1] * 3 + [2, 3, 4] * 3
+    assert repeated.sizes == [6, 0, 9]
+    assert_close(repeated.labels, targets.labels[order], rtol=0, atol=0)
+    assert_close(repeated.boxes, targets.boxes[order], rtol=0, atol=0)
+    for name, value in targets.extra.items():
+        assert_close(repeated.extra[name], value[order], rtol=0, atol=0)
+    assert targets.repeated(1) is targets
+
+
+def test_selected_objects_keep_all_they_have():
+    targets = with_masks()
+    index = torch.tensor([1, 4, 2])
+    chosen = targets.selected(index, [1, 0, 2])
+    assert (chosen.sizes, len(chosen)) == ([1, 0, 2], 3)
+    assert_close(chosen.labels, targets.labels[index], rtol=0, atol=0)
+    assert_close(chosen.boxes, targets.boxes[index], rtol=0, atol=0)
+    for name, value in targets.extra.items():
+        assert_close(chosen.extra[name], value[index], rtol=0, atol=0)
+
+
+def test_class_agnostic_objects_are_the_same_but_for_their_class():
+    targets = with_masks()
+    agnostic = targets.class_agnostic()
+    assert targets.labels.any()
+    assert agnostic.labels.tolist() == [0] * 5
+    assert agnostic.labels.dtype == torch.int64
+    assert agnostic.boxes is targets.boxes
+    assert agnostic.sizes == targets.sizes
+    assert agnostic.extra is targets.extra
+
+
+def test_targets_can_be_copied_and_stored():
+    targets = with_masks()
+    for other in (copy.deepcopy(targets), pickle.loads(pickle.dumps(targets))):
+        assert other.sizes == targets.sizes
+        assert_close(other.boxes, targets.boxes, rtol=0, atol=0)
+        assert_close(other.extra["masks"], targets.extra["masks"], rtol=0, atol=0)
 
 
 def test_errors_name_the_image():

@@ -93,12 +93,12 @@ class FocalLoss:
 class VarifocalLoss:
     """Sigmoid cross-entropy with the overlap of the matched boxes as target (Zhang et al., CVPR 2021, eq. 2).
 
-    Positives are weighted by their target; everything else is to be 0, weighted as in the focal loss. Neither weights
-    nor targets get gradients.
+    Positives are weighted by their target. Everything else has the target 0 and is weighted as in the focal loss.
+    Neither weights nor targets get gradients.
 
     Args:
-        alpha: weight of what is to be 0.
-        gamma: exponent that fades out easy examples among it.
+        alpha: weight of negatives, whose target is 0.
+        gamma: exponent that fades out easy negatives.
         eps: added to the union that the overlap is divided by.
     """
 

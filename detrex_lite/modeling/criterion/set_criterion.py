@@ -66,8 +66,8 @@ class SetCriterion(nn.Module):
             Weighted losses under base name + name of the set, in float32 (float64 for float64 predictions).
 
         Raises:
-            ValueError: when a loss has not one value for each pair or query, or a weight or matcher is for a set that
-                is not there.
+            ValueError: when a loss does not give one value for each pair or each query, or when a weight or a matcher
+                belongs to a set that does not exist.
             NonFiniteError: when a set cannot be matched, see `HungarianMatcher`.
         """
         self._check_names(outputs)
@@ -157,13 +157,15 @@ class SetCriterion(nn.Module):
         base: str, values: Tensor | Mean, comparison: Comparison, weights: "_Weights", divisor: Tensor
     ) -> Tensor:
         """(S,), one value for each set."""
-        unreduced = values.values if isinstance(values, Mean) else values
-        if unreduced.shape not in (comparison.image.shape, comparison.logits.shape[:2]):
+        given = values if isinstance(values, Mean) else (values,)
+        shapes = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in given]
+        pairs, queries = tuple(comparison.image.shape), tuple(comparison.logits.shape[:2])
+        if any(shape != shapes[0] or shape not in (pairs, queries) for shape in shapes):
             raise ValueError(
-                f"{base} gave a tensor of shape {tuple(unreduced.shape)}; a loss gives one value for each matched "
-                f"pair, (M,) = {tuple(comparison.image.shape)}, or for each query, (B, R) = "
-                f"{tuple(comparison.logits.shape[:2])}, which the criterion adds up"
+                f"{base} gave {' with weights of '.join(map(str, shapes))}; a loss gives one value for each matched "
+                f"pair, (M,) = {pairs}, or one for each query, (B, R) = {queries}, and the criterion adds them up"
             )
+        unreduced = given[0]
         weight = weights.of_pairs if unreduced.dim() == 1 else weights.of_queries
         total = comparison.sums(unreduced if weight is None else unreduced * weight)
         if not isinstance(values, Mean):
@@ -182,7 +184,9 @@ class _Weights:
         if any(match.weight is not None for match in matches):
             ones = [comparison.boxes.new_ones(len(match.query)) for match in matches]
             given = [match.weight for match in matches]
-            self.of_pairs = torch.cat([one if value is None else value for one, value in zip(ones, given, strict=True)])
+            self.of_pairs = torch.cat(
+                [one if value is None else value.to(one.dtype) for one, value in zip(ones, given, strict=True)]
+            )
         if any(predicted.query_weight is not None for predicted in sets):
             weights = [predicted.query_weight for predicted in sets]
             full = [predicted.logits.new_ones(predicted.logits.shape[:2]) for predicted in sets]

@@ -1,4 +1,4 @@
-"""Detectors whose transformer reads one feature map, as DETR's does: encoder, decoders, queries, the base class."""
+"""Detectors whose transformer reads one feature map, as DETR's does: encoder, decoders, queries, the base."""
 
 from .detector import SingleLevelDetector
 from .queries import LearnedAnchors, LearnedQueries

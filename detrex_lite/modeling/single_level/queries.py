@@ -71,6 +71,7 @@ class LearnedAnchors(nn.Module):
         elif content is not None:
             contents = content.expand(len(boxes), -1)
         else:
-            contents = boxes.new_zeros(len(boxes), self.embed_dim)
+            # Boxes are float32 at least; contents have the precision of the model.
+            contents = self.boxes.weight.new_zeros(len(boxes), self.embed_dim)
         expanded = (value.expand(batch, -1, -1) for value in (contents, boxes))
         return self.layout.blocks(*expanded, training=training)

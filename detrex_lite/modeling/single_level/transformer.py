@@ -151,7 +151,7 @@ class AnchorDecoder(Decoder):
         add_query_pos_in_first_layer_only(self)
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
-        """See `Decoder.layer_inputs`: positions of boxes, and the scaled sine embedding of their centres."""
+        """See `Decoder.layer_inputs`: positions of boxes, and embedded centres, which the query scales."""
         assert state.reference is not None
         embedding = get_sine_pos_embed(state.reference, self.embed_dim // 2, self.temperature).to(state.query.dtype)
         place = embedding[..., : self.embed_dim]  # of (y, x, w, h) the first two
@@ -178,7 +178,7 @@ def modulate(place: Tensor, expected: Tensor, sizes: Tensor) -> Tensor:
         expected: (B, Q, 2), width and height in 0..1 that the content asks for.
         sizes: (B, Q, 2), the box's width and height in 0..1.
     """
-    ratio = (expected / sizes).flip(-1)
+    ratio = (expected / sizes).flip(-1).to(place.dtype)
     return (place.unflatten(-1, (2, -1)) * ratio[..., None]).flatten(-2)
 
 

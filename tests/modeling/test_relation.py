@@ -1,0 +1,89 @@
+import itertools
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detrex_lite.modeling import PositionRelation
+
+HEADS = 4
+
+
+def build(dtype=torch.float64, **arguments):
+    torch.manual_seed(0)
+    return PositionRelation(num_heads=HEADS, num_pos_feats=6, **arguments).to(dtype)
+
+
+def boxes_of(seed, queries=5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.05 + 0.9 * torch.rand(2, queries, 4, generator=generator, dtype=dtype)
+
+
+def slow_bias(relation, before, boxes):
+    """One pair after the other, each number as the paper's equations 4 and 5 have it."""
+    batch, queries = boxes.shape[:2]
+    bias = torch.zeros(batch, HEADS, queries, queries, dtype=torch.float64)
+    for image, i, j in itertools.product(range(batch), range(queries), range(queries)):
+        (x, y, w, h), (other_x, other_y, other_w, other_h) = before[image, i].tolist(), boxes[image, j].tolist()
+        w, h, other_w, other_h = (side + relation.eps for side in (w, h, other_w, other_h))
+        numbers = [
+            math.log(abs(x - other_x) / w + 1),
+            math.log(abs(y - other_y) / h + 1),
+            math.log(w / other_w),
+            math.log(h / other_h),
+        ]
+        embedded = []
+        for number in numbers:
+            for channel in range(relation.num_pos_feats // 2):
+                wavelength = relation.temperature ** (2 * channel / relation.num_pos_feats)
+                angle = number * relation.scale / wavelength
+                embedded += [math.sin(angle), math.cos(angle)]
+        projected = relation.pos_proj(torch.tensor(embedded, dtype=torch.float64))
+        bias[image, :, i, j] = projected.clamp(min=0)
+    return bias
+
+
+@pytest.mark.parametrize("arguments", [{}, {"temperature": 50.0, "scale": 3.0, "eps": 0.1}])
+def test_bias_by_a_loop_over_pairs(arguments):
+    relation = build(**arguments)
+    before, boxes = boxes_of(0), boxes_of(1)
+    got = relation(before, boxes)
+    assert got.shape == (2, HEADS, 5, 5)
+    assert got.any()
+    assert_close(got, slow_bias(relation, before, boxes))
+
+
+def test_permuting_queries_permutes_rows_and_columns():
+    relation, order = build(), torch.tensor([3, 0, 4, 1, 2])
+    before, boxes = boxes_of(0), boxes_of(1)
+    got = relation(before[:, order], boxes[:, order])
+    assert_close(got, relation(before, boxes)[:, :, order][:, :, :, order])
+
+
+def test_boxes_get_no_gradients():
+    relation = build()
+    before, boxes = boxes_of(0).requires_grad_(), boxes_of(1).requires_grad_()
+    relation(before, boxes).sum().backward()
+    assert before.grad is None
+    assert boxes.grad is None
+    assert relation.pos_proj.weight.grad.any()
+
+
+def test_boxes_of_no_size_have_a_finite_bias():
+    relation = build(torch.float32)
+    boxes = torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.1, 0.9, 1.0, 1.0], [0.5, 0.5, 0.0, 0.0]]])
+    assert torch.isfinite(relation(boxes, boxes)).all()
+
+
+def test_no_queries():
+    assert build()(boxes_of(0, queries=0), boxes_of(1, queries=0)).shape == (2, HEADS, 0, 0)
+
+
+def test_models_of_half_precision_compare_boxes_in_float32():
+    wide = build(torch.float32)
+    half = build(torch.bfloat16)
+    before, boxes = boxes_of(0, dtype=torch.float32), boxes_of(1, dtype=torch.float32)
+    got = half(before, boxes)
+    assert got.dtype == torch.bfloat16
+    assert_close(got.float(), wide(before, boxes), rtol=0.05, atol=0.03)

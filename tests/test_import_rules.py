@@ -23,6 +23,7 @@ LEVELS = (
     {"benchmark"},
     {"env"},
     {"projects", "configs"},
+    {"testing"},
     {"tools"},
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
@@ -53,6 +54,8 @@ WITH_DETECTRON2 = {
     "detrex_lite.data.detectron2_catalog",
     "detrex_lite.evaluation.detectron2_evaluator",
 }
+# What a part needs besides, which nothing else imports: other repositories import it in their tests.
+REQUIRED_BY = {"testing": {"pytest"}}
 HEAVY = {"torchvision", "matplotlib", "scipy", "pycocotools", "tensorboard"}
 
 
@@ -158,7 +161,7 @@ def test_a_project_imports_at_most_one_other():
 
 @pytest.mark.parametrize("part", sorted(LEVEL))
 def test_optional_packages_are_imported_inside_functions_only(part):
-    allowed = {*REQUIRED, *sys.stdlib_module_names, "detrex_lite"}
+    allowed = {*REQUIRED, *REQUIRED_BY.get(part, ()), *sys.stdlib_module_names, "detrex_lite"}
     wrong = {
         f"{module} imports {name}"
         for module, file in modules().items()
@@ -167,6 +170,11 @@ def test_optional_packages_are_imported_inside_functions_only(part):
         if name.split(".")[0] not in allowed
     }
     assert not wrong
+
+
+def test_nothing_imports_the_tests_of_detectors():
+    """They need pytest."""
+    assert [part for part, others in dependencies().items() if "testing" in others] == []
 
 
 def test_modules_for_optional_packages_are_imported_on_demand_only():

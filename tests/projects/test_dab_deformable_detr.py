@@ -6,13 +6,11 @@ from torch.testing import assert_close
 
 from detrex_lite.config import get_config
 from detrex_lite.layers import get_sine_pos_embed
-from detrex_lite.modeling import TokenLevels
+from detrex_lite.modeling import DecoderState, Memory, TokenLevels
 from detrex_lite.structures import ImageBatch
-
-from .contract import (
+from detrex_lite.testing import (
     NUM_CLASSES,
     NUM_QUERIES,
-    PROJECTS,
     SMALL,
     DeformableContract,
     TwoStageContract,
@@ -23,7 +21,10 @@ from .contract import (
     has_gradient,
     parameter_patterns,
     predict,
+    without_dropout,
 )
+
+from .published import PROJECTS
 
 CONFIGS = PROJECTS / "dab_deformable_detr" / "configs"
 
@@ -41,7 +42,7 @@ def small_config(**changes):
     return changed(cfg, {**SMALL, **changes})
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("variant", [ONE_STAGE, TWO_STAGE], ids=["one_stage", "two_stage"])
 class TestDabDeformableDETR(DeformableContract):
     def config(self, **changes):
         return small_config(**self.variant, **changes)
@@ -55,16 +56,15 @@ class TestTwoStages(TwoStageContract):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
-    assert len(model.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
-    assert len({id(head) for head in model.bbox_embed}) == len(model.bbox_embed)
+    assert len(model.heads.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
+    assert len({id(head) for head in model.heads.bbox_embed}) == len(model.heads.bbox_embed)
 
 
 def test_boxes_begin_all_over_the_image_and_contents_as_zeros():
-    model = build(small_config(num_queries=1000))
-    content, boxes = model.learned_queries()
-    assert content.shape == (1000, 64)
-    assert not content.any()
-    limit = torch.tensor(3.0).sigmoid()
+    queries = build(small_config(num_queries=1000)).queries
+    assert queries.content.weight.shape == (1000, 64)
+    assert not queries.content.weight.any()
+    boxes, limit = queries.boxes(), torch.tensor(3.0).sigmoid()
     assert_close(boxes.amax(0), limit.expand(4))
     assert_close(boxes.amin(0), 1 - limit.expand(4))
     assert_close(boxes.mean(0), torch.full((4,), 0.5), rtol=0, atol=0.05)
@@ -73,52 +73,43 @@ def test_boxes_begin_all_over_the_image_and_contents_as_zeros():
 def test_without_refinement_every_layer_starts_from_the_learned_boxes(batch):
     model = build(small_config(**VARIANTS["without_refinement"])).eval()
     with torch.no_grad():
-        model.bbox_embed[0].layers[-1].bias.zero_()  # box heads, which are shared, say nothing
+        model.heads.bbox_embed[0].layers[-1].bias.zero_()  # box heads, which are shared, say nothing
         named = predict(model, batch)
     for predictions in named.values():
-        assert_close(predictions.boxes, model.learned_queries()[1].detach().expand(len(batch), -1, -1))
+        assert_close(predictions.boxes, model.queries.boxes().detach().expand(len(batch), -1, -1))
 
 
 def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
     model = build_lively(small_config()).train()
     predict(model, batch)[""].boxes.square().sum().backward()
-    assert [has_gradient(head) for head in model.bbox_embed] == [False, True]
+    assert [has_gradient(head) for head in model.heads.bbox_embed] == [False, True]
 
 
-def levels_of_a_padded_batch():
-    sizes = [(4, 8), (2, 8)]
-    return TokenLevels.from_maps([ImageBatch.of_padded(torch.zeros(2, 1, 4, 8), sizes)])
+def state_in_a_padded_batch(*, as_published):
+    images = ImageBatch.of_padded(torch.zeros(2, 1, 4, 8), [(4, 8), (2, 8)], as_published=as_published)
+    memory = Memory(torch.zeros(2, 32, 64), None, None, TokenLevels.from_maps([images]))
+    return DecoderState(torch.randn(2, 3, 64), torch.rand(2, 3, 4), [], None, memory)
 
 
 def test_positions_are_made_of_the_boxes_and_scaled_from_the_second_layer_on():
-    decoder = build(small_config()).transformer.decoder.eval()
-    levels, query = levels_of_a_padded_batch(), torch.randn(2, 3, 64)
-    boxes = torch.rand(2, 3, 4)
-    raw = decoder.ref_point_head(get_sine_pos_embed(boxes, 32))
-    assert_close(decoder.query_position(query, None, boxes, levels, first=True), raw)
-    assert_close(decoder.query_position(query, None, boxes, levels, first=False), decoder.query_scale(query) * raw)
+    decoder = build(small_config()).transformer.decoder
+    state = state_in_a_padded_batch(as_published=False)
+    raw = decoder.ref_point_head(get_sine_pos_embed(state.reference, 32))
+    assert_close(decoder.query_position(0, state), raw)
+    assert_close(decoder.query_position(1, state), decoder.query_scale(state.query) * raw)
 
 
-def test_training_embeds_boxes_as_they_lie_in_the_padded_batch():
-    decoder = build(small_config()).transformer.decoder.train()
-    levels, query = levels_of_a_padded_batch(), torch.randn(2, 3, 64)
-    boxes = torch.rand(2, 3, 4)
-    in_batch = boxes * torch.tensor([[[1.0, 1, 1, 1]], [[1, 0.5, 1, 0.5]]])
-    expected = decoder.ref_point_head(get_sine_pos_embed(in_batch, 32))
-    assert_close(decoder.query_position(query, None, boxes, levels, first=True), expected)
-
-
-def test_positions_may_be_left_unscaled(batch):
-    model = build(small_config(**{"transformer.decoder.scale_positions": False})).train()
-    assert model.transformer.decoder.query_scale is None
-    assert all(torch.isfinite(loss) for loss in model(batch).values())
+def test_a_batch_as_published_embeds_boxes_as_they_lie_in_it():
+    decoder = build(small_config()).transformer.decoder
+    state = state_in_a_padded_batch(as_published=True)
+    in_batch = state.reference * torch.tensor([[[1.0, 1, 1, 1]], [[1, 0.5, 1, 0.5]]])
+    assert_close(decoder.query_position(0, state), decoder.ref_point_head(get_sine_pos_embed(in_batch, 32)))
 
 
 def test_proposals_are_scored_by_their_best_class_and_trained_with_the_objects_classes(batch):
-    model = build_lively(small_config(**TWO_STAGE)).double().train()
+    model = build_lively(without_dropout(small_config(**TWO_STAGE))).double().train()
     named = predict(model, batch, targets=True)
     assert named["_enc"].logits.shape == (3, NUM_QUERIES, NUM_CLASSES)
-    assert named["_enc"].targets is None
     scores = named["_enc"].logits.max(-1).values
     assert_close(scores, scores.sort(dim=1, descending=True).values)
     losses = model(batch)
@@ -131,12 +122,12 @@ def test_proposals_are_scored_by_their_best_class_and_trained_with_the_objects_c
 def test_parameter_names_are_stable(variant):
     model = build(small_config(**VARIANTS[variant]))
     names = {name for name in parameter_patterns(model, ("backbone.", "neck.")) if ".attentions.N." not in name}
-    common = {"class_embed.N.*", "bbox_embed.N.layers.N.*", "transformer.level_embeds"}
+    common = {"heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*", "transformer.level_embeds"}
     common |= {
         f"transformer.{part}.layers.N.{name}.*"
         for part in ("encoder", "decoder")
         for name in ("ffns.N.layers.N", "norms.N")
     }
     common |= {f"transformer.decoder.{name}.layers.N.*" for name in ("ref_point_head", "query_scale")}
-    of_two_stages = {f"transformer.encoder_proposals.enc_output{end}.*" for end in ("", "_norm")}
-    assert names == common | (of_two_stages if variant == "two_stage" else {"tgt_embed.*", "refpoint_embed.*"})
+    of_two_stages = {f"queries.proposals.enc_output{end}.*" for end in ("", "_norm")}
+    assert names == common | (of_two_stages if variant == "two_stage" else {"queries.content.*", "queries.boxes.*"})

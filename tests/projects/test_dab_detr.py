@@ -7,41 +7,34 @@ from torch.testing import assert_close
 
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import get_config
-from detrex_lite.projects.dab_detr.modeling.transformer import modulate
-
-from .contract import (
+from detrex_lite.modeling import Memory, Queries, QueryBlock
+from detrex_lite.modeling.single_level import modulate
+from detrex_lite.testing import (
     NUM_CLASSES,
     NUM_QUERIES,
-    PROJECTS,
     SMALL,
     DetectorContract,
     build,
     build_lively,
     build_on_meta,
     changed,
-    huggingface_resnet_config,
-    huggingface_weights,
     parameter_patterns,
     predict,
 )
+
+from .published import PROJECTS, huggingface_resnet_config, huggingface_weights
 
 CONFIGS = PROJECTS / "dab_detr" / "configs"
 
 
 def small_config(**changes):
     cfg = get_config("projects/dab_detr/configs/models/dab_detr_r50.py").model
-    return changed(cfg, {**SMALL, "in_channels": 512, **changes})
+    return changed(cfg, {**SMALL, **changes})
 
 
 class TestDABDETR(DetectorContract):
-    max_detections = 20
-
-    @pytest.fixture(autouse=True, params=[True, False], ids=["modulated", "not_modulated"])
-    def _variant(self, request):
-        self.modulated = request.param
-
     def config(self, **changes):
-        return small_config(**{"transformer.decoder.modulate_hw_attn": self.modulated, **changes})
+        return small_config(**changes)
 
 
 def relative_to_configs(path):
@@ -51,16 +44,15 @@ def relative_to_configs(path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=relative_to_configs)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
-    assert model.class_embed.out_features == model.num_classes == cfg.num_classes
-    assert model.anchor_box_embed.weight.shape == (cfg.num_queries, 4)
-    assert (model.patterns is not None) == ("patterns" in path.stem)
+    assert {head.out_features for head in model.heads.class_embed} == {model.num_classes} == {cfg.num_classes}
+    assert model.queries.boxes.weight.shape == (cfg.num_queries, 4)
+    assert (model.queries.patterns is not None) == ("patterns" in path.stem)
     assert ("dc5" in path.stem) == cfg.backbone.get("dilation", False)
 
 
 def test_there_are_configs_of_every_variant():
     models = {path.stem for path in CONFIGS.glob("models/*.py")}
-    assert models == {f"dab_detr_{name}" for name in ("r50", "r101", "r50_dc5", "r101_dc5", "r50_3patterns")}
-    assert {f"{name}_50ep" for name in models} <= {path.stem for path in CONFIGS.glob("*.py")}
+    assert models >= {f"dab_detr_{name}" for name in ("r50", "r101", "r50_dc5", "r101_dc5", "r50_3patterns")}
 
 
 def test_boxes_of_a_new_model_are_the_anchors(batch):
@@ -68,7 +60,7 @@ def test_boxes_of_a_new_model_are_the_anchors(batch):
     model = build(small_config()).eval()
     with torch.no_grad():
         named = predict(model, batch)
-        anchors = model.anchor_box_embed().expand(len(batch), -1, -1)
+        anchors = model.queries.boxes().expand(len(batch), -1, -1)
     assert set(named) == {"", "_0"}
     for predictions in named.values():
         inside = (anchors > 1e-3) & (anchors < 1 - 1e-3)
@@ -77,14 +69,18 @@ def test_boxes_of_a_new_model_are_the_anchors(batch):
 
 def test_patterns_make_a_query_of_each_anchor_and_pattern(batch):
     model = build_lively(small_config(num_patterns=3)).double().train()
-    contents, anchors = model.learned_queries(len(batch))
-    assert contents.shape == (3, 3 * NUM_QUERIES, 64)
-    assert_close(contents.unflatten(1, (3, NUM_QUERIES))[0, :, 4], model.patterns.weight)
-    assert_close(anchors.unflatten(1, (3, NUM_QUERIES))[0, 2], model.anchor_box_embed())
-    predictions = predict(model, batch)[""]
-    assert predictions.logits.shape == (3, 3 * NUM_QUERIES, NUM_CLASSES)
+    (block,) = model.queries(len(batch), training=True)
+    assert block.content.shape == (3, 3 * NUM_QUERIES, 64)
+    assert_close(block.content.unflatten(1, (3, NUM_QUERIES))[0, :, 4], model.queries.patterns.weight)
+    assert_close(block.reference.unflatten(1, (3, NUM_QUERIES))[0, 2], model.queries.boxes())
+    assert predict(model, batch)[""].logits.shape == (3, 3 * NUM_QUERIES, NUM_CLASSES)
     sum(model(batch).values()).backward()
-    assert model.patterns.weight.grad.any(dim=1).all()
+    assert model.queries.patterns.weight.grad.any(dim=1).all()
+
+
+def test_patterns_and_groups_exclude_each_other():
+    with pytest.raises(ValueError, match="num_patterns=3.*groups"):
+        build(small_config(num_patterns=3, **{"queries.layout.num_groups": 2}))
 
 
 def test_published_patterns_load():
@@ -92,41 +88,51 @@ def test_published_patterns_load():
     state = {"transformer.patterns.weight": torch.randn(3, 64), "backbone.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
     report = load_checkpoint(model, state)
     assert report.unexpected == []
-    assert_close(model.patterns.weight, state["transformer.patterns.weight"])
+    assert_close(model.queries.patterns.weight, state["transformer.patterns.weight"])
+
+
+def memory_of_six_cells():
+    tokens, pos = torch.randn(2, 1, 6, 64, dtype=torch.float64)
+    return Memory(tokens, pos, None)
 
 
 def test_references_have_the_gradient_of_one_layer():
     """A layer's boxes refer to anchors that teach the layer before, and nothing earlier."""
     model = build(small_config(**{"transformer.decoder.num_layers": 3})).double()
-    anchors = torch.rand(1, NUM_QUERIES, 4, dtype=torch.float64, requires_grad=True)
-    content, memory, pos = (torch.randn(1, n, 64, dtype=torch.float64) for n in (NUM_QUERIES, 6, 6))
-    box_head = nn.Linear(64, 4).double()
-    nn.init.zeros_(box_head.weight)  # offsets are the bias, whatever queries are
-    _, references = model.transformer.decoder(content, memory, anchors=anchors, pos=pos, box_head=box_head)
-    assert_close(references[0], anchors)
-    for moved in references[1:]:
-        (gradient,) = torch.autograd.grad(moved.sum(), box_head.bias, retain_graph=True)
-        assert_close(gradient, (moved * (1 - moved)).sum(dim=(0, 1)))
-    assert torch.autograd.grad(references[1].sum(), anchors, retain_graph=True)[0].all()
-    assert not torch.autograd.grad(references[2].sum(), anchors)[0].any()
+    anchors = torch.rand(1, NUM_QUERIES, 4, dtype=torch.float64).mul(0.8).add(0.1).requires_grad_()
+    head = model.heads.bbox_embed[0].layers[-1]
+    nn.init.zeros_(head.weight)  # offsets are the bias, whatever queries are
+    queries = Queries([QueryBlock("", torch.randn(1, NUM_QUERIES, 64, dtype=torch.float64), anchors)])
+    layers = model.transformer.decoder(queries, memory_of_six_cells(), model.heads)
+    assert_close(layers[0].boxes, anchors)
+    # With offsets of zero, boxes of a layer move by its own bias and, from the second layer on, that of the one before.
+    for layer, number in zip(layers, (1, 2, 2), strict=True):
+        (gradient,) = torch.autograd.grad(layer.boxes.sum(), head.bias, retain_graph=True)
+        assert_close(gradient, number * (anchors * (1 - anchors)).sum(dim=(0, 1)))
+    for layer, teaches in zip(layers, (True, True, False), strict=True):
+        (gradient,) = torch.autograd.grad(layer.boxes.sum(), anchors, retain_graph=True, allow_unused=True)
+        assert (gradient is not None and bool(gradient.any())) == teaches
 
 
-def test_further_queries_that_are_masked_change_nothing(batch):
-    """What denoising needs: queries in front that the others do not see."""
+def test_further_queries_that_are_not_seen_change_nothing(batch):
+    """What denoising needs: a block that the matching queries do not see."""
     model = build_lively(small_config()).double().eval()
-    images, number = model.preprocess(batch), 3
-    contents, anchors = model.learned_queries(len(batch))
-    further = torch.randn(3, number, 64, dtype=torch.float64), torch.rand(3, number, 4, dtype=torch.float64)
-    mask = torch.zeros(number + NUM_QUERIES, number + NUM_QUERIES, dtype=torch.bool)
-    mask[number:, :number] = True
+    images = model.preprocess(batch, as_published=False)
+    feature, positions = model.map_and_positions(images)
+    memory = model.transformer.encode(feature, positions)
+    (matching,) = model.queries(len(batch), training=False)
+    further = torch.randn(3, 3, 64, dtype=torch.float64), torch.rand(3, 3, 4, dtype=torch.float64)
+
+    def boxes_of_matching_queries(*blocks):
+        queries = Queries(blocks)
+        return queries.split(model.transformer.decoder(queries, memory, model.heads))[""].boxes
+
     with torch.no_grad():
-        want = model.decode(images, contents, anchors)
-        more = torch.cat([further[0], contents], dim=1), torch.cat([further[1], anchors], dim=1)
-        masked = model.decode(images, *more, attn_mask=mask)
-        seen = model.decode(images, *more)
-    for one, other, third in zip(want, masked, seen, strict=True):
-        assert_close(other[:, :, number:], one)
-        assert (third[:, :, number:] - one).abs().max() > 1e-3
+        alone = boxes_of_matching_queries(matching)
+        unseen = boxes_of_matching_queries(QueryBlock("_dn*", *further, sees=("",)), matching)
+        seen = boxes_of_matching_queries(QueryBlock("_dn*", *further), matching._replace(sees=("_dn*",)))
+    assert_close(unseen, alone)
+    assert (seen - alone).abs().max() > 1e-3
 
 
 def test_modulation_scales_y_by_heights_and_x_by_widths():
@@ -137,17 +143,28 @@ def test_modulation_scales_y_by_heights_and_x_by_widths():
     assert_close(got[..., 4:], place[..., 4:] * (expected[..., :1] / sizes[..., :1]))
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_of_a_batch_as_published_is_masked_unless_the_config_says_otherwise(batch, masked):
+    model = build(small_config(**{"transformer.mask_memory_padding": masked})).eval()
+    for as_published in (True, False):
+        images = model.preprocess(batch, as_published=as_published)
+        with torch.no_grad():
+            memory = model.transformer.encode(*model.map_and_positions(images))
+        assert (memory.padding is None) == (as_published and not masked)
+
+
 def test_parameter_names_are_stable():
     model = build(small_config(num_patterns=2))
     layer = {"ffns.N.layers.N.*", "ffns.N.activations.N.*", "norms.N.*"}
     plain = {"attentions.N.in_proj_weight", "attentions.N.in_proj_bias", "attentions.N.out_proj.*"}
     parts = {f"{one}_{kind}" for one in ("query", "key") for kind in ("content", "pos")} | {"value", "query_pos_sine"}
     conditional = {f"attentions.N.{part}_proj.*" for part in parts | {"out"}}
-    want = {"input_proj.*", "class_embed.*", "bbox_embed.layers.N.*", "anchor_box_embed.*", "patterns.*"}
+    want = {"input_proj.*", "heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*", "heads.norm.*"}
+    want |= {"queries.boxes.*", "queries.patterns.*"}
     want |= {f"transformer.encoder.layers.N.{name}" for name in layer | plain}
     want |= {f"transformer.decoder.layers.N.{name}" for name in layer | conditional}
     want |= {f"transformer.decoder.{head}.layers.N.*" for head in ("ref_point_head", "ref_anchor_head", "query_scale")}
-    want |= {"transformer.encoder.query_scale.layers.N.*", "transformer.decoder.post_norm_layer.*"}
+    want |= {"transformer.encoder.query_scale.layers.N.*"}
     assert parameter_patterns(model) == want
     crosses = [layer.attentions[1] for layer in model.transformer.decoder.layers]
     assert [cross.query_pos_proj is not None for cross in crosses] == [True, False]
@@ -155,8 +172,9 @@ def test_parameter_names_are_stable():
 
 # The names of transformers' DabDetrForObjectDetection.
 HUGGINGFACE_RULES = (
-    (r"^model\.query_refpoint_embeddings\.", "anchor_box_embed."),
-    (r"^model\.patterns\.", "patterns."),
+    (r"^model\.query_refpoint_embeddings\.", "queries.boxes."),
+    (r"^model\.patterns\.", "queries.patterns."),
+    (r"^class_embed\.", "heads.class_embed.0."),
     (r"\.(mlp\.)?activation_fn\.", ".ffns.0.activations.0."),
     (r"\.self_attn\.self_attn_layer_norm\.", ".norms.0."),
     (r"\.cross_attn\.cross_attn_layer_norm\.", ".norms.1."),
@@ -212,8 +230,8 @@ def test_agrees_with_transformers_implementation(batch):
     assert report.unexpected == []
     for one in batch:
         with torch.no_grad():
-            images = ours.preprocess([one])
-            got, want = ours.predict(images)[""], theirs(images.tensor)
+            images = ours.preprocess([one], as_published=False)
+            got, want = predict(ours, [one])[""], theirs(images.tensor)
         for mine, other in (got.logits, want.logits), (got.boxes, want.pred_boxes):
             assert_close(mine, other, rtol=1e-4, atol=1e-5)
             assert mine.std(dim=(0, 1)).min() > 1e-2  # queries differ by far more than what is tolerated

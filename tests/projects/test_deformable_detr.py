@@ -9,12 +9,10 @@ from torch.testing import assert_close
 
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import get_config
-from detrex_lite.modeling import Targets, TokenLevels
-
-from .contract import (
+from detrex_lite.modeling import TokenLevels
+from detrex_lite.testing import (
     NUM_CLASSES,
     NUM_QUERIES,
-    PROJECTS,
     SMALL,
     DeformableContract,
     TwoStageContract,
@@ -23,12 +21,13 @@ from .contract import (
     build_on_meta,
     changed,
     has_gradient,
-    huggingface_resnet_config,
-    huggingface_weights,
     make_input,
     parameter_patterns,
     predict,
+    without_dropout,
 )
+
+from .published import PROJECTS, huggingface_resnet_config, huggingface_weights
 
 CONFIGS = PROJECTS / "deformable_detr" / "configs"
 
@@ -43,7 +42,7 @@ def small_config(**changes):
     return changed(cfg, {**SMALL, **changes})
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("variant", [ONE_STAGE, TWO_STAGE], ids=["one_stage", "two_stage"])
 class TestDeformableDETR(DeformableContract):
     def config(self, **changes):
         return small_config(**self.variant, **changes)
@@ -62,8 +61,8 @@ def relative_to_configs(path):
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert model.num_classes == cfg.num_classes
-    assert len(model.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
-    assert {head.out_features for head in model.class_embed} == {cfg.num_classes}
+    assert len(model.heads.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage
+    assert {head.out_features for head in model.heads.class_embed} == {cfg.num_classes}
     assert len(model.neck.convs) + len(model.neck.extra_convs) == cfg.transformer.num_feature_levels
 
 
@@ -76,22 +75,23 @@ def test_there_are_configs_of_every_variant():
 def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
     model = build_lively(small_config(**REFINE)).train()
     predict(model, batch)[""].boxes.square().sum().backward()
-    assert [has_gradient(head) for head in model.bbox_embed] == [False, True]
+    assert [has_gradient(head) for head in model.heads.bbox_embed] == [False, True]
 
 
 @pytest.mark.parametrize("variant", [ONE_STAGE, REFINE], ids=["one_stage", "refine"])
 def test_boxes_of_the_first_layer_teach_the_reference_points(batch, variant):
     model = build_lively(small_config(**variant)).train()
     predict(model, batch)["_0"].boxes.square().sum().backward()
-    assert has_gradient(model.transformer.reference_points)
+    assert has_gradient(model.queries.reference_points)
 
 
-def test_heads_are_shared_without_refinement_only():
-    one_stage, refine = build(small_config(**ONE_STAGE)), build(small_config(**REFINE))
-    assert one_stage.class_embed[0] is one_stage.class_embed[1]
-    assert one_stage.bbox_embed[0] is one_stage.bbox_embed[1]
-    assert refine.class_embed[0] is not refine.class_embed[1]
-    assert refine.bbox_embed[0] is not refine.bbox_embed[1]
+def test_heads_are_shared_without_refinement_unless_the_config_says_otherwise():
+    for variant, shared in ((ONE_STAGE, True), (REFINE, False)):
+        for share_heads in (None, True, False):
+            heads = build(small_config(**variant, share_heads=share_heads)).heads
+            expected = shared if share_heads is None else share_heads
+            assert (heads.class_embed[0] is heads.class_embed[1]) == expected
+            assert (heads.bbox_embed[0] is heads.bbox_embed[1]) == expected
 
 
 def test_without_refinement_every_layer_starts_from_the_same_points(batch):
@@ -99,8 +99,7 @@ def test_without_refinement_every_layer_starts_from_the_same_points(batch):
     model = build(small_config(**ONE_STAGE)).eval()
     with torch.no_grad():
         named = predict(model, batch)
-        query_pos = model.query_embedding.weight[:, :64]
-        points = model.transformer.reference_points(query_pos).sigmoid()
+        points = model.queries.reference_points(model.queries.embedding.weight[:, :64]).sigmoid()
     for predictions in named.values():
         assert_close(predictions.boxes[..., :2], points.expand(len(batch), -1, -1))
         assert_close(predictions.boxes[..., 2:], torch.tensor(-2.0).sigmoid().expand(len(batch), NUM_QUERIES, 2))
@@ -114,11 +113,7 @@ def test_proposals_are_made_of_all_tokens():
 
 
 def test_proposals_are_compared_with_objects_of_no_class(batch):
-    model = build_lively(small_config(**TWO_STAGE, **{"transformer.encoder.dropout": 0.0})).double().train()
-    named = predict(model, batch, targets=True)
-    assert named["_enc"].targets.labels.tolist() == [0, 0, 0]
-    assert all(one.targets is None for suffix, one in named.items() if suffix != "_enc")
-
+    model = build_lively(without_dropout(small_config(**TWO_STAGE))).double().train()
     losses = model(batch)
     for one in batch:
         one["instances"].gt_classes.zero_()
@@ -128,10 +123,13 @@ def test_proposals_are_compared_with_objects_of_no_class(batch):
     assert abs(of_class_0["loss_class"] - losses["loss_class"]) > 1e-3
 
 
-def test_proposals_are_made_for_training_only(batch):
-    model = build(small_config(**TWO_STAGE)).eval()
+def test_proposals_are_predicted_with_targets_only(batch):
+    model = build(small_config(**TWO_STAGE))
     with torch.no_grad():
-        assert set(predict(model, batch)) == {"", "_0"}
+        for mode in (True, False):
+            model.train(mode)
+            assert set(predict(model, batch)) == {"", "_0"}
+            assert set(predict(model, batch, targets=True)) == {"", "_0", "_enc"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -142,23 +140,25 @@ def test_parameter_names_are_stable(variant):
     }
     layer = {"ffns.N.layers.N.*", "norms.N.*", *deformable}
     attention = {"attentions.N.in_proj_weight", "attentions.N.in_proj_bias", "attentions.N.out_proj.*"}
-    common = {"neck.convs.N.N.*", "neck.extra_convs.N.N.*", "class_embed.N.*", "bbox_embed.N.layers.N.*"}
+    common = {"neck.convs.N.N.*", "neck.extra_convs.N.N.*", "heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*"}
     common |= {"transformer.level_embeds"}
     common |= {f"transformer.encoder.layers.N.{name}" for name in layer}
     common |= {f"transformer.decoder.layers.N.{name}" for name in layer | attention}
-    of_two_stages = {f"transformer.encoder_proposals.enc_output{end}.*" for end in ("", "_norm")}
-    of_two_stages |= {f"transformer.pos_trans{end}.*" for end in ("", "_norm")}
-    of_one_stage = {"query_embedding.*", "transformer.reference_points.*"}
+    of_two_stages = {f"queries.proposals.enc_output{end}.*" for end in ("", "_norm")}
+    of_two_stages |= {f"queries.pos_trans{end}.*" for end in ("", "_norm")}
+    of_one_stage = {"queries.embedding.*", "queries.reference_points.*"}
     assert parameter_patterns(model) == common | (of_two_stages if variant == "two_stage" else of_one_stage)
 
 
 # The names of transformers' DeformableDetrForObjectDetection.
 HUGGINGFACE_RULES = (
+    (r"^(class|bbox)_embed\.", r"heads.\1_embed."),
     (r"^model\.input_proj\.3\.", "neck.extra_convs.0."),
     (r"^model\.input_proj\.", "neck.convs."),
-    (r"^model\.query_position_embeddings\.", "query_embedding."),
+    (r"^model\.query_position_embeddings\.", "queries.embedding."),
+    (r"^model\.(reference_points|pos_trans|pos_trans_norm)\.", r"queries.\1."),
     (r"^model\.level_embed$", "transformer.level_embeds"),
-    (r"^model\.enc_output", "transformer.encoder_proposals.enc_output"),
+    (r"^model\.enc_output", "queries.proposals.enc_output"),
 )
 
 
@@ -214,24 +214,20 @@ def geometry_in_float64(from_maps, maps):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_agrees_with_transformers_implementation(batch, variant, monkeypatch):
     transformers = pytest.importorskip("transformers")
-    from transformers.models.deformable_detr import modeling_deformable_detr
-
     transformers.logging.set_verbosity_error()
-    # Where references are nearer to a border than eps, logits are cut off: at 1e-3 here, as in detrex, at 1e-5 there.
-    inverse_sigmoid = functools.partial(modeling_deformable_detr.inverse_sigmoid, eps=1e-3)
-    monkeypatch.setattr(modeling_deformable_detr, "inverse_sigmoid", inverse_sigmoid)
     monkeypatch.setattr(TokenLevels, "from_maps", functools.partial(geometry_in_float64, TokenLevels.from_maps))
     theirs = huggingface_model(VARIANTS[variant])
 
-    # In training mode images run in one padded batch, as that implementation runs them always.
-    ours = build(small_config(**VARIANTS[variant], **{"transformer.encoder.dropout": 0.0})).double().train()
+    # Where references are nearer to a border than eps, logits are cut off: at 1e-5 there, at 1e-3 in detrex.
+    ours = build(without_dropout(small_config(**VARIANTS[variant], **{"heads.eps": 1e-5}))).double().eval()
     report = load_checkpoint(ours, huggingface_weights(theirs.state_dict(), HUGGINGFACE_RULES))
     assert report.missing == []
     assert report.unexpected == []
 
+    # That implementation runs images in one padded batch always, and what it does with padding is what is published.
     with torch.no_grad():
-        images = ours.preprocess(batch)
-        named = ours.predict(images, Targets.from_inputs(batch, num_classes=NUM_CLASSES, like=images.tensor))
+        images = ours.preprocess(batch, as_published=True)
+        named = predict(ours, batch, targets=True, as_published=True)
         want = theirs(images.tensor, pixel_mask=(~images.mask).long())
     for got, expected in (named[""].logits, want.logits), (named[""].boxes, want.pred_boxes):
         assert_close(got, expected, rtol=1e-6, atol=1e-6)

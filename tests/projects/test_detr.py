@@ -1,76 +1,96 @@
 """DETR as a whole. Models are small; their structure is that of the configs."""
 
-import re
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 from detrex_lite.checkpoint import load_checkpoint
-from detrex_lite.config import get_config, instantiate
-
-from .contract import (
+from detrex_lite.config import get_config
+from detrex_lite.testing import (
     NUM_CLASSES,
     NUM_QUERIES,
+    SMALL,
     DetectorContract,
     build,
+    build_on_meta,
     changed,
-    huggingface_resnet_config,
-    huggingface_weights,
+    parameter_patterns,
+    predict,
+    without_dropout,
 )
 
-MODELS = "projects/detr/configs/models"
+from .published import PROJECTS, huggingface_resnet_config, huggingface_weights
+
+MODELS = PROJECTS / "detr" / "configs" / "models"
+
+PRE_NORM = {
+    "transformer.encoder.layer.operation_order": ["norm", "self_attn", "norm", "ffn"],
+    "transformer.decoder.layer.operation_order": ["norm", "self_attn", "norm", "cross_attn", "norm", "ffn"],
+}
 
 
-def small_config(name="detr_small", **changes):
-    cfg = get_config(f"{MODELS}/{name}.py").model
-    small = {
-        "num_classes": NUM_CLASSES,
-        "num_queries": NUM_QUERIES,
-        "transformer.encoder.num_layers": 2,
-        "transformer.decoder.num_layers": 2,
-    }
-    return changed(cfg, {**small, **changes})
+def small_config(**changes):
+    cfg = get_config("projects/detr/configs/models/detr_r50.py").model
+    return changed(cfg, {**SMALL, **changes})
 
 
 class TestDETR(DetectorContract):
     def config(self, **changes):
         return small_config(**changes)
 
-    @pytest.mark.parametrize("pre_norm", [False, True])
-    def test_an_image_gives_the_same_detections_alone_and_in_a_padded_batch(self, batch, pre_norm):
-        self.config = lambda: small_config(**{"transformer.encoder.pre_norm": pre_norm})
-        super().test_an_image_gives_the_same_detections_alone_and_in_a_padded_batch(batch)
+
+class TestPreNormDETR(DetectorContract):
+    """The small model, which reads a finer map, trains its batch norms, and normalises first."""
+
+    def config(self, **changes):
+        cfg = get_config("projects/detr/configs/models/detr_small.py").model
+        small = {
+            "num_classes": NUM_CLASSES,
+            "num_queries": NUM_QUERIES,
+            "transformer.encoder.num_layers": 2,
+            "transformer.decoder.num_layers": 2,
+        }
+        return changed(cfg, {**small, **changes})
 
 
-@pytest.mark.parametrize("name", ["detr_r50", "detr_r101", "detr_r50_dc5", "detr_r101_dc5", "detr_small"])
-def test_every_model_config_builds(name):
-    with torch.device("meta"):
-        model = instantiate(get_config(f"{MODELS}/{name}.py").model)
-    assert model.num_classes == 80
-    assert model.class_embed.out_features == 81
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_model_config_builds(path):
+    model, cfg = build_on_meta(path)
+    assert model.num_classes == cfg.num_classes == 80
+    assert len(model.heads.class_embed) == cfg.transformer.decoder.num_layers
+    assert {head.out_features for head in model.heads.class_embed} == {81}
+    assert ("dc5" in path.stem) == cfg.backbone.get("dilation", False)
+
+
+def test_pre_norm_layers_are_followed_by_a_norm():
+    post_norm, pre_norm = build(small_config()), build(small_config(**PRE_NORM))
+    assert post_norm.transformer.encoder.norm is None
+    assert pre_norm.transformer.encoder.norm.weight.shape == (64,)
+
+
+def test_all_layers_have_the_same_heads():
+    heads = build(small_config()).heads
+    assert heads.class_embed[0] is heads.class_embed[1]
+    assert heads.bbox_embed[0] is heads.bbox_embed[1]
 
 
 def test_parameter_names_are_stable():
-    model = build(small_config("detr_small"))
-    names = {re.sub(r"\.\d+\.", ".N.", name) for name in model.state_dict() if not name.startswith("backbone.")}
-    attention = {f"{part}_proj{end}" for part, end in [("in", "_weight"), ("in", "_bias"), ("out", ".weight")]}
-    assert {f"transformer.encoder.layers.N.attentions.N.{name}" for name in attention} <= names
-    assert {
-        "query_embed.weight",
-        "input_proj.weight",
-        "class_embed.weight",
-        "bbox_embed.layers.N.weight",
-        "transformer.decoder.layers.N.ffns.N.layers.N.weight",
-        "transformer.decoder.layers.N.norms.N.weight",
-        "transformer.decoder.post_norm_layer.weight",
-    } <= names
+    attention = {f"attentions.N.{name}" for name in ("in_proj_weight", "in_proj_bias", "out_proj.*")}
+    layer = {"ffns.N.layers.N.*", "norms.N.*", *attention}
+    assert parameter_patterns(build(small_config())) == {
+        "input_proj.*",
+        "queries.embedding.*",
+        "heads.class_embed.N.*",
+        "heads.bbox_embed.N.layers.N.*",
+        "heads.norm.*",
+        *(f"transformer.{part}.layers.N.{name}" for part in ("encoder", "decoder") for name in layer),
+    }
 
 
 # The names of transformers' DetrForObjectDetection.
 HUGGINGFACE_RULES = (
-    (r"^class_labels_classifier\.", "class_embed."),
-    (r"^model\.query_position_embeddings\.", "query_embed."),
+    (r"^class_labels_classifier\.", "heads.class_embed.0."),
+    (r"^model\.query_position_embeddings\.", "queries.embedding."),
 )
 
 
@@ -88,32 +108,27 @@ def test_agrees_with_transformers_implementation(batch):
             d_model=64,
             encoder_layers=2,
             decoder_layers=2,
-            encoder_attention_heads=8,
-            decoder_attention_heads=8,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
             encoder_ffn_dim=96,
             decoder_ffn_dim=96,
-            num_queries=7,
-            num_labels=5,
+            num_queries=NUM_QUERIES,
+            num_labels=NUM_CLASSES,
         )
     ).double()
     for parameter in theirs.parameters():  # fresh weights are too small and too alike to tell models apart
         torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() == 1 else torch.nn.init.xavier_normal_(parameter)
     theirs.eval()
 
-    cfg = small_config("detr_r50", embed_dim=64, in_channels=512)
-    cfg.backbone.depth = 18
-    cfg.position_embedding.num_pos_feats = 32
-    cfg.transformer.encoder.feedforward_dim = 96
-    cfg.transformer.encoder.dropout = 0.0
-    # In training mode images run in one padded batch, as that implementation runs them always.
-    ours = build(cfg).double().train()
+    ours = build(without_dropout(small_config())).double().eval()
     report = load_checkpoint(ours, huggingface_weights(theirs.state_dict(), HUGGINGFACE_RULES))
     assert report.missing == []
     assert report.unexpected == []
 
+    # That implementation runs images in one padded batch always, and what it does with padding is what is published.
     with torch.no_grad():
-        images = ours.preprocess(batch)
-        got = ours.predict(images)[""]
+        images = ours.preprocess(batch, as_published=True)
+        got = predict(ours, batch, as_published=True)[""]
         want = theirs(images.tensor, pixel_mask=(~images.mask).long())
     assert_close(got.logits, want.logits, rtol=1e-6, atol=1e-6)
     assert_close(got.boxes, want.pred_boxes, rtol=1e-6, atol=1e-6)

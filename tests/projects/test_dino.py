@@ -5,13 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from detrex_lite.checkpoint import load_checkpoint
-from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
 from detrex_lite.modeling import GroupDenoising
-
-from .contract import (
+from detrex_lite.testing import (
     NUM_CLASSES,
-    PROJECTS,
     SMALL,
     DeformableContract,
     DenoisingContract,
@@ -23,8 +20,11 @@ from .contract import (
     make_input,
     parameter_patterns,
     predict,
-    under_detrex_names,
+    require_all_gradients,
+    without_dropout,
 )
+
+from .published import PROJECTS, under_detrex_names
 
 CONFIGS = PROJECTS / "dino" / "configs"
 
@@ -34,16 +34,13 @@ DENOISED = {"_dn", "_dn_0"}
 
 # What the paper takes away from DINO, each a change of the config; and the names of the losses that are left.
 ABLATIONS = {
-    "no look forward twice": ({"transformer.decoder.look_forward_twice": False}, {*LAYERS, *DENOISED, "_enc"}),
-    "no mixed selection": ({"transformer.mixed_query_selection": False}, {*LAYERS, *DENOISED, "_enc"}),
+    "no look forward twice": ({"heads.look_forward_twice": False}, {*LAYERS, *DENOISED, "_enc"}),
+    "no mixed selection": ({"queries.mixed_selection": False}, {*LAYERS, *DENOISED, "_enc"}),
     "no selection": ({"as_two_stage": False}, {*LAYERS, *DENOISED}),
     "no denoising": (NO_DENOISING, {*LAYERS, "_enc"}),
-    "no contrastive negatives": (
-        {
-            "denoising": L(GroupDenoising)(
-                num_classes="${..num_classes}", embed_dim="${..embed_dim}", num_groups=5, label_noise_prob=0.25
-            )
-        },
+    "no negatives": ({"denoising.with_negatives": False}, {*LAYERS, *DENOISED, "_enc"}),
+    "denoising of DN-DETR": (
+        {"denoising": get_config("common/denoising.py").group_denoising},
         {*LAYERS, *DENOISED, "_enc"},
     ),
 }
@@ -68,9 +65,10 @@ RESNET_50_AND_101 = [path for path in sorted(CONFIGS.glob("**/dino_r[0-9]*.py"))
 @pytest.mark.parametrize("path", RESNET_50_AND_101, ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
-    assert len(model.class_embed) == cfg.transformer.decoder.num_layers + 1
+    assert len(model.heads.class_embed) == cfg.transformer.decoder.num_layers + 1
     assert len(model.neck.convs) + len(model.neck.extra_convs) == cfg.transformer.num_feature_levels
-    assert model.transformer.tgt_embed.weight.shape == (900, 256)
+    assert model.queries.content.weight.shape == (900, 256)
+    assert model.denoising.padding_in_loss
 
 
 def test_the_small_models_build():
@@ -94,8 +92,7 @@ def test_every_idea_can_be_switched_off_by_the_config(name, batch):
     model = build(small_config(**changes)).train()
     losses = model(batch)
     assert set(losses) == loss_names(suffixes)
-    sum(losses.values()).backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    require_all_gradients(model, losses)
     with torch.no_grad():
         assert len(model.eval()(batch)) == len(batch)
 
@@ -104,7 +101,7 @@ def heads_that_learn(cfg, inputs, suffix):
     """Which layers' box heads, and the encoder's, get gradients from one set of boxes alone."""
     model = build_lively(cfg).train()
     predict(model, inputs, targets=True)[suffix].boxes.square().sum().backward()
-    gradients = [head.layers[-1].weight.grad for head in model.bbox_embed]
+    gradients = [head.layers[-1].weight.grad for head in model.heads.bbox_embed]
     return [gradient is not None and bool(gradient.any()) for gradient in gradients]
 
 
@@ -113,15 +110,14 @@ def test_boxes_teach_the_layer_before_and_no_other(batch):
     assert heads_that_learn(twice, batch, "") == [False, True, True, False]
     assert heads_that_learn(twice, batch, "_1") == [True, True, False, False]
     assert heads_that_learn(twice, batch, "_0") == [True, False, False, False]
-    once = changed(twice, {"transformer.decoder.look_forward_twice": False})
+    once = changed(twice, {"heads.look_forward_twice": False})
     assert heads_that_learn(once, batch, "") == [False, False, True, False]
     assert heads_that_learn(once, batch, "_1") == [False, True, False, False]
 
 
 def test_looking_forward_twice_changes_gradients_only(batch):
     twice, once = (
-        build_lively(small_config(**{"transformer.decoder.look_forward_twice": switch})).double().eval()
-        for switch in (True, False)
+        build_lively(small_config(**{"heads.look_forward_twice": switch})).double().eval() for switch in (True, False)
     )
     with torch.no_grad():
         for one, other in zip(predict(twice, batch).values(), predict(once, batch).values(), strict=True):
@@ -129,7 +125,7 @@ def test_looking_forward_twice_changes_gradients_only(batch):
 
 
 def test_looking_forward_twice_needs_refinement():
-    with pytest.raises(ValueError, match="look_forward_twice=True needs with_box_refine=True"):
+    with pytest.raises(ValueError, match=r"look_forward_twice=True.*with_box_refine=True"):
         build(small_config(with_box_refine=False))
 
 
@@ -137,31 +133,32 @@ def test_deformable_detr_can_look_forward_twice(batch):
     cfg = get_config("projects/deformable_detr/configs/models/deformable_detr_small.py").model
     cfg.num_classes = NUM_CLASSES
     assert heads_that_learn(cfg, batch, "") == [False, False, True, False]
-    cfg.transformer.decoder.look_forward_twice = True
+    cfg.heads.look_forward_twice = True
     assert heads_that_learn(cfg, batch, "") == [False, True, True, False]
+
+
+def decoder_queries(model, inputs):
+    """What the decoder is given, and what becomes of it."""
+    seen = []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    named = predict(model, inputs, targets=True)
+    return seen[0], named
 
 
 def test_contents_are_learned_by_rank_and_references_come_from_proposals(batch):
     model = build_lively(small_config(**NO_DENOISING)).train()
-    seen = []
-    model.transformer.decoder.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append((args[0], kwargs["reference"])), with_kwargs=True
-    )
-    named = predict(model, batch, targets=True)
-    (content, reference), *_ = seen
-    assert_close(content, model.transformer.tgt_embed.weight.expand(len(batch), -1, -1))
-    assert_close(reference, named["_enc"].boxes)
-    assert not reference.requires_grad
+    queries, named = decoder_queries(model, batch)
+    assert_close(queries.content, model.queries.content.weight.expand(len(batch), -1, -1))
+    assert_close(queries.reference, named["_enc"].boxes)
+    assert not queries.reference.requires_grad
 
 
 def test_without_mixed_selection_contents_come_from_proposals(batch):
-    model = build_lively(small_config(**NO_DENOISING, **{"transformer.mixed_query_selection": False})).train()
-    seen = []
-    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    named = predict(model, batch, targets=True)
-    assert not seen[0].requires_grad
-    assert_close(model.class_embed[-1](seen[0]), named["_enc"].logits)
-    assert "transformer.tgt_embed.weight" not in model.state_dict()
+    model = build_lively(small_config(**NO_DENOISING, **{"queries.mixed_selection": False})).train()
+    queries, named = decoder_queries(model, batch)
+    assert not queries.content.requires_grad
+    assert_close(model.heads.class_embed[-1](queries.content), named["_enc"].logits)
+    assert "queries.content.weight" not in model.state_dict()
 
 
 def test_evaluation_is_the_same_without_denoising(batch):
@@ -181,6 +178,17 @@ def test_small_images_with_denoising_have_no_more_queries_than_tokens():
     assert named["_dn"].logits.shape == (1, 12, NUM_CLASSES)
 
 
+def test_denoising_of_another_kind_takes_the_place_of_the_contrastive_one(batch):
+    """Its queries end in an indicator, so that matching queries must do so, too: `queries.indicator`."""
+    changes = {**ABLATIONS["denoising of DN-DETR"][0], "queries.indicator": True}
+    model = build_lively(without_dropout(small_config(**changes))).train()
+    assert isinstance(model.denoising, GroupDenoising)
+    queries, named = decoder_queries(model, batch)
+    number = named["_dn"].logits.shape[1]
+    assert number == 5 * 2
+    assert not queries.content[:, number:, -1].any()
+
+
 def test_parameter_names_are_stable():
     names = parameter_patterns(build(small_config()), ("backbone.", "neck."))
     names = {name for name in names if ".attentions.N." not in name}
@@ -190,15 +198,15 @@ def test_parameter_names_are_stable():
         for name in ("ffns.N.layers.N", "norms.N")
     }
     assert names == layers | {
-        "class_embed.N.*",
-        "bbox_embed.N.layers.N.*",
+        "heads.class_embed.N.*",
+        "heads.bbox_embed.N.layers.N.*",
+        "heads.norm.*",
         "denoising.label_embedding.*",
         "transformer.level_embeds",
-        "transformer.tgt_embed.*",
-        "transformer.decoder.norm.*",
+        "queries.content.*",
         "transformer.decoder.ref_point_head.layers.N.*",
-        "transformer.encoder_proposals.enc_output.*",
-        "transformer.encoder_proposals.enc_output_norm.*",
+        "queries.proposals.enc_output.*",
+        "queries.proposals.enc_output_norm.*",
     }
 
 

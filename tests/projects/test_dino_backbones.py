@@ -10,15 +10,15 @@ import detrex_lite.projects
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import LazyConfig, get_config, instantiate
 from detrex_lite.engine.optim import get_param_groups
+from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build, build_on_meta, changed
 
-from .contract import SMALL, DetectorContract, build, build_on_meta, changed, under_detrex_names
+from .published import under_detrex_names
 
 timm = pytest.importorskip("timm", reason="the package timm is not installed")
 
 CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dino" / "configs"
 WITH_TIMM = sorted(path for kind in ("swin", "convnext", "vit") for path in CONFIGS.glob(f"**/dino_{kind}_*.py"))
 
-SMALL_DINO = {key: value for key, value in SMALL.items() if not key.startswith("backbone.")}
 BACKBONES = {
     "convnext": ("dino_convnext_tiny_384", {"backbone.model_name": "test_convnext"}),
     "vit": ("dino_vit_base", {"backbone.model_name": "test_vit"}),
@@ -29,11 +29,10 @@ BACKBONES = {
 def small_config(backbone, **changes):
     name, its = BACKBONES[backbone]
     cfg = get_config(f"projects/dino/configs/models/{name}.py").model
-    return changed(cfg, {**SMALL_DINO, "denoising.num_pairs": 6, **its, **changes})
+    return changed(cfg, {**SMALL_TRANSFORMER, "denoising.num_pairs": 6, **its, **changes})
 
 
 class TestDinoOnTimm(DetectorContract):
-    max_detections = 20
     aux_suffixes = frozenset({"_0", "_dn_0"})
     other_suffixes = frozenset({"_enc", "_dn"})
     pixel_tolerance = {"rtol": 1e-6, "atol": 1e-4}  # noqa: RUF012 - where tokens are is float32 in all models

@@ -5,11 +5,9 @@ from torch.testing import assert_close
 
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import LazyConfig, get_config
-
-from .contract import (
+from detrex_lite.testing import (
     NUM_CLASSES,
     NUM_QUERIES,
-    PROJECTS,
     SMALL,
     DeformableContract,
     DenoisingContract,
@@ -19,18 +17,15 @@ from .contract import (
     changed,
     parameter_patterns,
     predict,
-    under_detrex_names,
 )
+
+from .published import PROJECTS, under_detrex_names
 
 CONFIGS = PROJECTS / "dn_deformable_detr" / "configs"
 
 NO_DENOISING = {"denoising": None}
-WITH_DENOISING = {
-    "one_stage": {},
-    "two_stage": {"as_two_stage": True},
-    "without_refinement": {"with_box_refine": False},
-}
-VARIANTS = {**WITH_DENOISING, "without_denoising": NO_DENOISING}
+WITH_DENOISING = {"one_stage": {}, "two_stage": {"as_two_stage": True}}
+VARIANTS = {**WITH_DENOISING, "without_refinement": {"with_box_refine": False}, "without_denoising": NO_DENOISING}
 
 
 def small_config(**changes):
@@ -44,27 +39,19 @@ class TestDNDeformableDETR(DenoisingContract, DeformableContract):
         return small_config(**self.variant, **changes)
 
 
-class TestWithoutDenoising(DeformableContract):
-    def config(self, **changes):
-        return small_config(**NO_DENOISING, **changes)
-
-
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
-    assert len(model.class_embed) == cfg.transformer.decoder.num_layers == 6
-    assert model.denoising.num_groups == 5
+    assert len(model.heads.class_embed) == cfg.transformer.decoder.num_layers == 6
+    assert (model.denoising.num_groups, model.denoising.padding_in_loss) == (5, False)
     assert model.denoising.label_embedding.weight.shape == (cfg.num_classes + 1, cfg.embed_dim - 1)
 
 
 @pytest.mark.parametrize(("epochs", "milestone"), [(12, 11), (50, 40)])
 def test_schedules(epochs, milestone):
     cfg = LazyConfig.load(str(CONFIGS / f"dn_deformable_detr_r50_{epochs}ep.py"))
-    assert (cfg.train.max_epochs, cfg.lr_multiplier.epochs, cfg.lr_multiplier.milestones) == (
-        epochs,
-        epochs,
-        [milestone],
-    )
+    schedule = cfg.lr_multiplier
+    assert (cfg.train.max_epochs, schedule.epochs, schedule.milestones) == (epochs, epochs, [milestone])
     assert cfg.train.output_dir.endswith(f"dn_deformable_detr_r50_{epochs}ep")
     assert (cfg.dataloader.train.total_batch_size, cfg.optimizer.lr) == (16, 1e-4)
 
@@ -72,7 +59,7 @@ def test_schedules(epochs, milestone):
 def decoder_inputs(model, inputs):
     """The contents (B, Q, C) that the decoder gets in training, and how many of them are denoising queries."""
     seen = []
-    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].content))
     named = predict(model.train(), inputs, targets=True)
     return seen[0], named["_dn"].logits.shape[1]
 
@@ -85,7 +72,7 @@ def test_the_last_channel_tells_denoising_from_matching_queries(batch):
     assert real.sum(dim=1).tolist() == [10, 0, 5]
     assert (content[:, :number, -1] == real).all()
     assert not content[:, number:, -1].any()
-    assert_close(content[:, number:, :-1], model.tgt_embed.weight.expand(3, -1, -1))
+    assert_close(content[:, number:, :-1], model.queries.content.weight.expand(3, -1, -1))
 
 
 def test_proposals_have_no_indicator(batch):
@@ -102,22 +89,23 @@ def test_what_it_adds_to_dab_deformable_detr_is_the_label_embedding(variant):
     if variant != "without_denoising":
         assert ours.pop("denoising.label_embedding.weight") == (NUM_CLASSES + 1, 63)
     if variant != "two_stage":
-        assert (ours.pop("tgt_embed.weight"), shapes.pop("tgt_embed.weight")) == ((NUM_QUERIES, 63), (NUM_QUERIES, 64))
+        contents = ours.pop("queries.content.weight"), shapes.pop("queries.content.weight")
+        assert contents == ((NUM_QUERIES, 63), (NUM_QUERIES, 64))
     assert ours == shapes
 
 
 def test_parameter_names_are_stable():
     assert parameter_patterns(build(small_config()), ("backbone.", "neck.", "transformer.")) == {
-        "class_embed.N.*",
-        "bbox_embed.N.layers.N.*",
+        "heads.class_embed.N.*",
+        "heads.bbox_embed.N.layers.N.*",
         "denoising.label_embedding.*",
-        "refpoint_embed.*",
-        "tgt_embed.*",
+        "queries.boxes.*",
+        "queries.content.*",
     }
 
 
 def test_detrex_checkpoints_load():
-    state = under_detrex_names(build(small_config()).state_dict(), label_embedding="denoising_generator.label_encoder.")
+    state = under_detrex_names(build(small_config()).state_dict())
     model = build(small_config(), seed=1)
     report = load_checkpoint(model, state)
     assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])

@@ -5,37 +5,45 @@ import torch
 from torch.testing import assert_close
 
 from detrex_lite.config import get_config
-from detrex_lite.modeling import GroupDenoising
 from detrex_lite.projects.dab_detr.modeling import DABDETR
+from detrex_lite.testing import (
+    NUM_CLASSES,
+    SMALL,
+    DenoisingContract,
+    DetectorContract,
+    build,
+    build_lively,
+    build_on_meta,
+    changed,
+    parameter_patterns,
+    predict,
+)
 
-from .contract import NUM_CLASSES, SMALL, DenoisingContract, DetectorContract, build, build_lively, changed, predict
+from .published import PROJECTS
+
+CONFIGS = PROJECTS / "dn_detr" / "configs"
 
 
 def small_config(**changes):
     cfg = get_config("projects/dn_detr/configs/models/dn_detr_r50.py").model
-    return changed(cfg, {**SMALL, "in_channels": 512, **changes})
+    return changed(cfg, {**SMALL, **changes})
 
 
 class TestDNDETR(DenoisingContract):
-    max_detections = 20
-
     def config(self, **changes):
         return small_config(**changes)
 
-    def test_training_compiles_to_one_graph_for_batches_of_all_sizes(self, batch):
-        super().test_training_compiles_to_one_graph_for_batches_of_all_sizes(batch)  # not slow here, unlike for others
-
-    def test_without_objects_denoising_gives_the_label_embedding_a_gradient_of_zeros(self, monkeypatch):
-        # Contents of matching queries are of the label embedding, too, and would teach it.
-        monkeypatch.setattr(GroupDenoising, "matching_content", lambda self, queries: torch.zeros(queries, 64))
-        super().test_without_objects_denoising_gives_the_label_embedding_a_gradient_of_zeros()
-
 
 class TestWithoutDenoising(DetectorContract):
-    max_detections = 20
-
     def config(self, **changes):
         return small_config(denoising=None, **changes)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    model, cfg = build_on_meta(path)
+    assert (model.denoising.num_groups, model.denoising.padding_in_loss) == (5, False)
+    assert model.denoising.label_embedding.weight.shape == (cfg.num_classes + 1, cfg.embed_dim - 1)
 
 
 def denoised(model, batch):
@@ -45,24 +53,33 @@ def denoised(model, batch):
         return predict(model, batch, targets=True)["_dn"]
 
 
-@pytest.mark.parametrize("ignore_padding", [False, True])
-def test_what_is_in_padding_matters_unless_it_is_ignored(batch, ignore_padding):
-    model = build_lively(small_config(**{"denoising.ignore_padding": ignore_padding})).double().train()
-    denoising, number = model.denoising, []
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_what_is_in_padding_matters_unless_it_is_masked(batch, mask_padding):
+    model = build_lively(small_config(**{"denoising.mask_padding": mask_padding})).double().eval()
+    padded = []
 
-    def with_other_padding(*args, **kwargs):
-        noised = type(denoising).forward(denoising, *args, **kwargs)
-        padding = noised.content.abs().sum(-1) == 0
-        number.append(int(padding.sum()))
-        return noised._replace(content=noised.content.masked_fill(padding[..., None], 3.0))
+    def with_other_padding(module, args, block):
+        padding = block.content.abs().sum(-1) == 0
+        padded.append(int(padding.sum()))
+        return block._replace(content=block.content.masked_fill(padding[..., None], 3.0))
 
     before = denoised(model, batch)
-    denoising.forward = with_other_padding
+    model.denoising.register_forward_hook(with_other_padding)
     after = denoised(model, batch)
-    assert number[0] > 0
+    assert padded[0] == 5 * (2 + 1)
     real = before.match
     change = before.logits[real.image, real.query] - after.logits[real.image, real.query]
-    assert (change.abs().max() < 1e-10) == ignore_padding
+    assert (change.abs().max() < 1e-10) == mask_padding
+
+
+@pytest.mark.parametrize("padding_in_loss", [False, True])
+def test_padding_is_in_the_class_loss_only_where_the_config_says_so(batch, padding_in_loss):
+    model = build_lively(small_config(**{"denoising.padding_in_loss": padding_in_loss})).double().train()
+    named = denoised(model, batch)
+    padding = torch.zeros(named.logits.shape[:2], dtype=torch.bool)
+    padding[1], padding[2, 1::2] = True, True  # two slots of five groups, for images with 2, 0 and 1 objects
+    weight = torch.ones_like(padding) if named.query_weight is None else named.query_weight > 0
+    assert_close(weight, torch.ones_like(padding) if padding_in_loss else ~padding)
 
 
 def test_without_denoising_it_is_dab_detr(batch):
@@ -76,11 +93,25 @@ def test_without_denoising_it_is_dab_detr(batch):
         assert_close(predict(dn, batch, targets=True)[""].boxes, predict(dab, batch, targets=True)[""].boxes)
 
 
+def test_matching_queries_hold_the_label_no_object(batch):
+    model, seen = build_lively(small_config()), []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    predict(model.eval(), batch)
+    no_object = torch.cat([model.denoising.label_embedding.weight[-1], torch.zeros(1)])
+    assert_close(seen[0].content, no_object.expand_as(seen[0].content))
+
+
 def test_denoising_and_patterns_exclude_each_other():
-    with pytest.raises(ValueError, match="num_patterns=3: with denoising, the content of all queries is the label"):
+    with pytest.raises(ValueError, match="num_patterns"):
         build(small_config(num_patterns=3))
-    assert build(small_config(num_patterns=3, denoising=None)).patterns.weight.shape == (3, 64)
+    assert build(small_config(num_patterns=3, denoising=None)).queries.patterns.weight.shape == (3, 64)
 
 
 def test_the_label_embedding_has_no_object_as_a_class_and_leaves_a_channel_to_the_indicator():
     assert build(small_config()).denoising.label_embedding.weight.shape == (NUM_CLASSES + 1, 63)
+
+
+def test_what_it_adds_to_dab_detr_is_the_label_embedding():
+    dab = changed(get_config("projects/dab_detr/configs/models/dab_detr_r50.py").model, SMALL)
+    added = parameter_patterns(build(small_config())) - parameter_patterns(build(dab))
+    assert added == {"denoising.label_embedding.*"}

@@ -1,0 +1,71 @@
+"""A GPU that has shapes and no numbers: whatever would wait for a real one fails here, without one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..modeling import Detector, Match, Predictions, Targets
+
+
+class _NoWayBack(TorchDispatchMode):
+    """AssertionError when an operator takes numbers from the GPU to the CPU."""
+
+    def __torch_dispatch__(  # type: ignore[override]
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        before, after = (
+            {one.device.type for one in tree_leaves(part) if isinstance(one, Tensor)} for part in ((args, kwargs), out)
+        )
+        assert not ("cuda" in before and "cpu" in after), f"{func} reads from the GPU"
+        return out
+
+
+class _KnownMatches:
+    """A `Matcher` that looks at nothing: as many pairs as objects. Real ones wait for the GPU, once a step."""
+
+    def __call__(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
+        found = {}
+        for name, predicted in predictions.items():
+            objects = predicted.targets if isinstance(predicted.targets, Targets) else targets
+            pairs = torch.zeros(
+                3, len(objects) * predicted.num_groups, dtype=torch.int64, device=predicted.logits.device
+            )
+            found[name] = Match(*pairs)
+        return found
+
+
+def losses_on_a_fake_gpu(model: Detector, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """The losses of a detector on a GPU that does not exist; numbers mean nothing, names and devices do.
+
+    Args:
+        model: a detector whose criterion has a `matcher`, such as `SetCriterion`; its weights are gone afterwards.
+        batch: in detectron2's format.
+
+    Raises:
+        DataDependentOutputException, DynamicOutputShapeException, AssertionError: when the forward pass of training
+            would wait for a GPU, but for the matching.
+    """
+    model.criterion.matcher = _KnownMatches()
+    with FakeTensorMode(allow_non_fake_inputs=True), _NoWayBack():
+        _move(model)
+        images = model.preprocess(batch, as_published=True)
+        sizes = [len(record["instances"].gt_classes) for record in batch]
+        labels = torch.zeros(sum(sizes), dtype=torch.int64, device=images.tensor.device)
+        targets = Targets(labels, torch.zeros(sum(sizes), 4, device=images.tensor.device), sizes)
+        outputs = model.predict(images, targets)
+        return model.criterion(outputs, targets) | model.losses(outputs, targets)
+
+
+def _move(model: nn.Module) -> None:
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda")
+            setattr(module, name, nn.Parameter(empty, parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))

@@ -1,0 +1,40 @@
+"""Inputs of detectors, in detectron2's format."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..structures import Boxes, Instances
+
+NUM_CLASSES = 5
+NUM_QUERIES = 7
+
+
+def make_input(
+    height: int, width: int, boxes: Sequence[Sequence[float]] | Tensor, classes: Sequence[int], seed: int = 0
+) -> dict[str, Any]:
+    """A random image with objects.
+
+    Args:
+        height, width: of the image, in pixels; detections are asked for in twice its frame.
+        boxes: T absolute xyxy.
+        classes: T numbers.
+        seed: of the pixels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+    corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    labels = torch.tensor(classes, dtype=torch.int64)
+    instances = Instances((height, width), gt_boxes=Boxes(corners), gt_classes=labels)
+    return {"image": image, "height": 2 * height, "width": 2 * width, "instances": instances}
+
+
+def make_batch() -> list[dict[str, Any]]:
+    """Images of three sizes, one without objects, with labels below `NUM_CLASSES`."""
+    return [
+        make_input(64, 96, [[4.0, 8, 40, 50], [50, 10, 90, 60]], [1, 4], seed=1),
+        make_input(80, 56, [], [], seed=2),
+        make_input(48, 64, [[10.0, 10, 20, 30]], [0], seed=3),
+    ]

@@ -70,6 +70,8 @@ class DetectionHeads(nn.Module):
             they are (DETR).
         initial_size: logit of the sides of boxes before training, for references that have no size or a random one; not
             used with `for_encoder`, where references are proposals.
+        extra: further heads by name, (B, Q, C) to (B, Q, ...), each of which is copied as the others are: what they
+            read from queries is `LayerOutput.extra`, for losses, costs and postprocessing.
         eps: of the inverse sigmoid of references. 1e-3 is detrex's and DAB-DETR's; the other papers' repositories have
             1e-5.
 
@@ -91,6 +93,7 @@ class DetectionHeads(nn.Module):
         norm: nn.Module | None = None,
         references: bool = True,
         initial_size: float = 0.0,
+        extra: Mapping[str, nn.Module] | None = None,
         eps: float = 1e-3,
     ):
         super().__init__()
@@ -114,6 +117,7 @@ class DetectionHeads(nn.Module):
         box_head = MLP(embed_dim, embed_dim, 4, num_layers=3)
         self.class_embed: Any = self._heads(class_head)
         self.bbox_embed: Any = self._heads(box_head)
+        self.extra_embed: Any = nn.ModuleDict({name: self._heads(head) for name, head in (extra or {}).items()})
         self.reset_parameters()
 
     def _heads(self, head: nn.Module) -> nn.ModuleList:
@@ -189,7 +193,10 @@ class DetectionHeads(nn.Module):
     def _read(self, step: LayerStep) -> LayerOutput:
         hidden = self._normalised(step.query)
         boxes = self._boxes_of(step, hidden) if step.boxes is None else step.boxes
-        return LayerOutput(self.class_embed[step.layer](hidden), boxes, {})
+        return LayerOutput(self.class_embed[step.layer](hidden), boxes, self._extra(step.layer, hidden))
+
+    def _extra(self, index: int, hidden: Tensor) -> dict[str, Tensor]:
+        return {name: heads[index](hidden) for name, heads in self.extra_embed.items()}
 
     def _read_together(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
         """One product for all layers: on a GPU, launching a kernel takes as long as computing it."""
@@ -199,8 +206,12 @@ class DetectionHeads(nn.Module):
         if any(other is not base for other in bases):
             base = torch.stack([value for value in bases if value is not None])
         boxes = self.boxes(self.bbox_embed[0](hidden), base)
-        logits = self.class_embed[0](hidden)
-        return [LayerOutput(*layer, {}) for layer in zip(logits, boxes, strict=True)]
+        extra = {name: values.unbind() for name, values in self._extra(0, hidden).items()}
+        layers = zip(self.class_embed[0](hidden).unbind(), boxes.unbind(), strict=True)
+        return [
+            LayerOutput(*layer, {name: values[index] for name, values in extra.items()})
+            for index, layer in enumerate(layers)
+        ]
 
     def _normalised(self, query: Tensor) -> Tensor:
         return query if self.norm is None else self.norm(query)
@@ -221,7 +232,7 @@ class DetectionHeads(nn.Module):
             raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
         anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
         offsets = self.bbox_embed[-1](memory) + anchor_logits
-        return LayerOutput(self.class_embed[-1](memory), offsets.sigmoid(), {})
+        return LayerOutput(self.class_embed[-1](memory), offsets.sigmoid(), self._extra(-1, memory))
 
 
 def _of_one_shape(steps: Sequence[LayerStep]) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..decoder import Memory
 from ..multi_scale import TokenLevels
+from ..predictions import LayerOutput
 
 # A proposal of the finest level has sides of this share of the image's; each level doubles them.
 FINEST_SIDE = 0.05
@@ -87,5 +88,12 @@ def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Of tokens (B, N, C) those with indices (B, Q): (B, Q, C)."""
-    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
+    """Of tokens (B, N, ...) those with indices (B, Q): (B, Q, ...)."""
+    index = indices.reshape(*indices.shape, *[1] * (tokens.dim() - 2))
+    return tokens.gather(1, index.expand(-1, -1, *tokens.shape[2:]))
+
+
+def gather_output(output: LayerOutput, indices: Tensor) -> LayerOutput:
+    """What heads say about the tokens with indices (B, Q)."""
+    extra = {name: gather_tokens(values, indices) for name, values in output.extra.items()}
+    return LayerOutput(gather_tokens(output.logits, indices), gather_tokens(output.boxes, indices), extra)

@@ -19,7 +19,7 @@ from ..predictions import Predictions
 from ..queries import QueryBlock
 from ..query_layout import QueryLayout
 from ..targets import Targets
-from .proposals import EncoderProposals, ProposalTokens, gather_tokens, topk_tokens
+from .proposals import EncoderProposals, ProposalTokens, gather_output, gather_tokens, topk_tokens
 
 MAX_LOGIT = 3.0  # of learned boxes before training
 
@@ -215,19 +215,19 @@ class AnchorQueries(nn.Module):
         """
         output = heads.propose(*proposed)
         best = topk_tokens(output.logits.max(-1).values, self.layout.num_proposals(training=training), levels)
-        logits, boxes = gather_tokens(output.logits, best), gather_tokens(output.boxes, best)
+        chosen = gather_output(output, best)
         if self.content is None:
             content = self.layout.of_proposals(gather_tokens(proposed.tokens, best).detach(), training=training)
         else:
             learned = self.layout.of_ranks(self.content.weight, best.shape[1], training=training)
-            content = self._contents(learned, len(boxes))
-        reference = self.layout.of_proposals(boxes.detach(), training=training)
+            content = self._contents(learned, len(chosen.boxes))
+        reference = self.layout.of_proposals(chosen.boxes.detach(), training=training)
         blocks = self.layout.blocks(content, reference, training=training, num_proposals=best.shape[1])
         if not training:
             return StartingQueries(blocks)
         if self.layout.num_queries_one2many:  # the branch's proposals are not trained
-            logits, boxes = logits[:, : self.layout.num_queries], boxes[:, : self.layout.num_queries]
-        return StartingQueries(blocks, Predictions(logits, boxes))
+            chosen = gather_output(output, best[:, : self.layout.num_queries])
+        return StartingQueries(blocks, Predictions(*chosen))
 
 
 def require_two_stages(as_two_stage: bool, mixed_selection: bool) -> None:

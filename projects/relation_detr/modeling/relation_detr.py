@@ -24,7 +24,7 @@ from detrex_lite.modeling.deformable import (
     MultiScaleDetector,
     ProposalTokens,
     StartingQueries,
-    gather_tokens,
+    gather_output,
     topk_tokens,
 )
 from detrex_lite.modeling.query_layout import ONE_TO_MANY
@@ -52,10 +52,10 @@ class HybridBranch(nn.Module):
         """The branch's queries and the proposals that they are made of; arguments as in `AnchorQueries.select`."""
         output = self.heads.propose(*proposed)
         best = topk_tokens(output.logits.max(-1).values, len(self.content.weight), levels)
-        logits, boxes = gather_tokens(output.logits, best), gather_tokens(output.boxes, best)
-        content = self.content.weight[: best.shape[1]].expand(len(boxes), -1, -1)
-        block = QueryBlock(ONE_TO_MANY, content, boxes.detach(), targets=self.targets)
-        return StartingQueries([block], Predictions(logits, boxes, targets=self.targets))
+        chosen = gather_output(output, best)
+        content = self.content.weight[: best.shape[1]].expand(len(best), -1, -1)
+        block = QueryBlock(ONE_TO_MANY, content, chosen.boxes.detach(), targets=self.targets)
+        return StartingQueries([block], Predictions(*chosen, targets=self.targets))
 
 
 class RelationQueries(AnchorQueries):

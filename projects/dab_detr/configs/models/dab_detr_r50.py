@@ -94,6 +94,7 @@ model = L(DABDETR)(
         look_forward_twice=True,
         share_heads=True,
         norm=L(nn.LayerNorm)(normalized_shape="${...embed_dim}"),
+        extra=None,
     ),
     embed_dim=256,
     num_classes=80,

@@ -109,6 +109,7 @@ model = L(DeformableDETR)(
         for_encoder="${..as_two_stage}",
         norm=None,
         initial_size=-2.0,
+        extra=None,
         eps=1e-3,
     ),
     embed_dim=256,

@@ -85,6 +85,7 @@ model = L(DETR)(
         background=True,
         references=False,
         norm=L(nn.LayerNorm)(normalized_shape="${...embed_dim}"),
+        extra=None,
     ),
     embed_dim=256,
     num_classes=80,

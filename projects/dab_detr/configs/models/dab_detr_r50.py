@@ -4,15 +4,7 @@ from torch import nn
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
-from detrex_lite.layers import (
-    FFN,
-    MLP,
-    BaseTransformerLayer,
-    ConditionalCrossAttention,
-    ConditionalSelfAttention,
-    MultiheadAttention,
-    PositionEmbeddingSine,
-)
+from detrex_lite.layers import MLP, PositionEmbeddingSine
 from detrex_lite.modeling import DetectionHeads, QueryLayout, ResNet, TopKPostprocessor, resnet_channels
 from detrex_lite.modeling.single_level import (
     AnchorDecoder,
@@ -22,6 +14,11 @@ from detrex_lite.modeling.single_level import (
 )
 from detrex_lite.projects.dab_detr.modeling import DABDETR
 
+_layers = get_config("common/layers.py")
+_layers.encoder.attn.attn_drop = 0.0
+_layers.encoder.ffn.activation = L(nn.PReLU)()
+_layers.conditional_decoder.ffn.activation = L(nn.PReLU)()
+
 model = L(DABDETR)(
     backbone=L(ResNet)(depth=50, out_features=["res5"], norm="FrozenBN", freeze_at=1, weights=None),
     in_feature="res5",
@@ -29,50 +26,14 @@ model = L(DABDETR)(
     position_embedding=L(PositionEmbeddingSine)(num_pos_feats=128, temperature=20, normalize=True),
     transformer=L(SingleLevelTransformer)(
         encoder=L(SingleLevelEncoder)(
-            layer=L(BaseTransformerLayer)(
-                attn=L(MultiheadAttention)(
-                    embed_dim="${.....embed_dim}", num_heads=8, attn_drop=0.0, proj_drop="${.attn_drop}"
-                ),
-                ffn=L(FFN)(
-                    embed_dim="${.....embed_dim}",
-                    feedforward_dim=2048,
-                    activation=L(nn.PReLU)(),
-                    ffn_drop="${..attn.attn_drop}",
-                ),
-                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
-                operation_order=["self_attn", "norm", "ffn", "norm"],
-            ),
+            layer=_layers.encoder,
             num_layers=6,
             position_scale=L(MLP)(
                 input_dim="${....embed_dim}", hidden_dim="${.input_dim}", output_dim="${.input_dim}", num_layers=2
             ),
         ),
         decoder=L(AnchorDecoder)(
-            layer=L(BaseTransformerLayer)(
-                attn=[
-                    L(ConditionalSelfAttention)(
-                        embed_dim="${......embed_dim}",
-                        num_heads="${.....encoder.layer.attn.num_heads}",
-                        attn_drop="${.....encoder.layer.attn.attn_drop}",
-                        proj_drop="${.attn_drop}",
-                    ),
-                    L(ConditionalCrossAttention)(
-                        embed_dim="${......embed_dim}",
-                        num_heads="${.....encoder.layer.attn.num_heads}",
-                        attn_drop="${.....encoder.layer.attn.attn_drop}",
-                        proj_drop="${.attn_drop}",
-                        add_query_pos=True,
-                    ),
-                ],
-                ffn=L(FFN)(
-                    embed_dim="${.....embed_dim}",
-                    feedforward_dim="${....encoder.layer.ffn.feedforward_dim}",
-                    activation=L(nn.PReLU)(),
-                    ffn_drop="${....encoder.layer.ffn.ffn_drop}",
-                ),
-                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
-                operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
-            ),
+            layer=_layers.conditional_decoder,
             num_layers=6,
             embed_dim="${...embed_dim}",
             modulate_hw_attn=True,

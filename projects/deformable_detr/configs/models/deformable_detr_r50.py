@@ -8,13 +8,7 @@ from torch import nn
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
-from detrex_lite.layers import (
-    FFN,
-    BaseTransformerLayer,
-    MultiheadAttention,
-    MultiScaleDeformableAttention,
-    PositionEmbeddingSine,
-)
+from detrex_lite.layers import PositionEmbeddingSine
 from detrex_lite.modeling import ChannelMapper, DetectionHeads, QueryLayout, ResNet, TopKPostprocessor, resnet_channels
 from detrex_lite.modeling.deformable import (
     DeformableDecoder,
@@ -23,6 +17,8 @@ from detrex_lite.modeling.deformable import (
     MultiScaleTransformer,
 )
 from detrex_lite.projects.deformable_detr.modeling import DeformableDETR
+
+_layers = get_config("common/layers.py")
 
 model = L(DeformableDETR)(
     backbone=L(ResNet)(depth=50, out_features=["res3", "res4", "res5"], norm="FrozenBN", freeze_at=1, weights=None),
@@ -36,51 +32,11 @@ model = L(DeformableDETR)(
     position_embedding=L(PositionEmbeddingSine)(num_pos_feats=128, temperature=10000, normalize=True, offset=-0.5),
     transformer=L(MultiScaleTransformer)(
         encoder=L(DeformableEncoder)(
-            layer=L(BaseTransformerLayer)(
-                attn=L(MultiScaleDeformableAttention)(
-                    embed_dim="${.....embed_dim}",
-                    num_heads=8,
-                    num_levels="${....num_feature_levels}",
-                    num_points=4,
-                    dropout=0.1,
-                ),
-                ffn=L(FFN)(
-                    embed_dim="${.....embed_dim}",
-                    feedforward_dim=1024,
-                    activation=L(nn.ReLU)(),
-                    ffn_drop="${..attn.dropout}",
-                ),
-                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
-                operation_order=["self_attn", "norm", "ffn", "norm"],
-            ),
+            layer=_layers.deformable_encoder,
             num_layers=6,
         ),
         decoder=L(DeformableDecoder)(
-            layer=L(BaseTransformerLayer)(
-                attn=[
-                    L(MultiheadAttention)(
-                        embed_dim="${......embed_dim}",
-                        num_heads="${.....encoder.layer.attn.num_heads}",
-                        attn_drop="${.....encoder.layer.attn.dropout}",
-                        proj_drop="${.attn_drop}",
-                    ),
-                    L(MultiScaleDeformableAttention)(
-                        embed_dim="${......embed_dim}",
-                        num_heads="${.....encoder.layer.attn.num_heads}",
-                        num_levels="${.....num_feature_levels}",
-                        num_points="${.....encoder.layer.attn.num_points}",
-                        dropout="${.....encoder.layer.attn.dropout}",
-                    ),
-                ],
-                ffn=L(FFN)(
-                    embed_dim="${.....embed_dim}",
-                    feedforward_dim="${....encoder.layer.ffn.feedforward_dim}",
-                    activation=L(nn.ReLU)(),
-                    ffn_drop="${....encoder.layer.ffn.ffn_drop}",
-                ),
-                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
-                operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
-            ),
+            layer=_layers.deformable_decoder,
             num_layers=6,
             relation=None,
         ),

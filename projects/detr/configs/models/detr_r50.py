@@ -8,7 +8,7 @@ from torch import nn
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
-from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention, PositionEmbeddingSine
+from detrex_lite.layers import PositionEmbeddingSine
 from detrex_lite.modeling import (
     BoxL1Cost,
     BoxL1Loss,
@@ -32,6 +32,8 @@ from detrex_lite.modeling.single_level import (
 )
 from detrex_lite.projects.detr.modeling import DETR
 
+_layers = get_config("common/layers.py")
+
 model = L(DETR)(
     backbone=L(ResNet)(depth=50, out_features=["res5"], norm="FrozenBN", freeze_at=1, weights=None),
     in_feature="res5",
@@ -39,38 +41,11 @@ model = L(DETR)(
     position_embedding=L(PositionEmbeddingSine)(num_pos_feats=128, temperature=10000, normalize=True),
     transformer=L(SingleLevelTransformer)(
         encoder=L(SingleLevelEncoder)(
-            layer=L(BaseTransformerLayer)(
-                attn=L(MultiheadAttention)(
-                    embed_dim="${.....embed_dim}", num_heads=8, attn_drop=0.1, proj_drop="${.attn_drop}"
-                ),
-                ffn=L(FFN)(
-                    embed_dim="${.....embed_dim}",
-                    feedforward_dim=2048,
-                    activation=L(nn.ReLU)(),
-                    ffn_drop="${..attn.attn_drop}",
-                ),
-                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
-                operation_order=["self_attn", "norm", "ffn", "norm"],
-            ),
+            layer=_layers.encoder,
             num_layers=6,
         ),
         decoder=L(PositionalDecoder)(
-            layer=L(BaseTransformerLayer)(
-                attn=L(MultiheadAttention)(
-                    embed_dim="${.....embed_dim}",
-                    num_heads="${....encoder.layer.attn.num_heads}",
-                    attn_drop="${....encoder.layer.attn.attn_drop}",
-                    proj_drop="${.attn_drop}",
-                ),
-                ffn=L(FFN)(
-                    embed_dim="${.....embed_dim}",
-                    feedforward_dim="${....encoder.layer.ffn.feedforward_dim}",
-                    activation=L(nn.ReLU)(),
-                    ffn_drop="${..attn.attn_drop}",
-                ),
-                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
-                operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
-            ),
+            layer=_layers.decoder,
             num_layers=6,
         ),
     ),

@@ -96,7 +96,10 @@ class Decoder(TransformerLayerSequence):
             state: what is known before it runs.
 
         Returns:
-            Keyword arguments of the layer.
+            Keyword arguments of `BaseTransformerLayer.forward`: `query_pos`, further arguments of attention blocks as
+            `self_attn_inputs` and `cross_attn_inputs`. A bias of self-attention is `self_attn_inputs={"attn_bias": ..}`,
+            float, (B, H, Q, Q) or what broadcasts to it, with H heads; masks and other biases come on top. With
+            `queries.num_groups` G > 1, where groups of q queries are folded into the batch, it is (B * G, H, q, q).
         """
         return {}
 
@@ -120,14 +123,14 @@ class Decoder(TransformerLayerSequence):
         boxes = [] if reference is None or reference.shape[-1] != 4 else [reference]  # that queries are related by
         for index, layer in enumerate(self.layers):
             state = DecoderState(query, reference, steps, queries, memory)
+            inputs = self.layer_inputs(index, state)
             query = layer(
                 query,
                 memory.tokens,
                 key_pos=memory.pos,
                 key_padding_mask=memory.padding,
                 self_attn_mask=queries.attn_mask,
-                self_attn_inputs=_self_attention_inputs(queries, relation, boxes),
-                **self.layer_inputs(index, state),
+                **inputs | {"self_attn_inputs": _self_attention_inputs(inputs, queries, relation, boxes)},
             )
             steps.append(heads.step(index, query, reference, steps[-1] if steps else None))
             reference = steps[-1].reference
@@ -137,13 +140,17 @@ class Decoder(TransformerLayerSequence):
         return heads.read(steps)
 
 
-def _self_attention_inputs(queries: Queries, relation: nn.Module | None, boxes: Sequence[Tensor]) -> dict[str, Any]:
-    inputs: dict[str, Any] = {}
+def _self_attention_inputs(
+    layer_inputs: dict[str, Any], queries: Queries, relation: nn.Module | None, boxes: Sequence[Tensor]
+) -> dict[str, Any]:
+    """What `layer_inputs` has for self-attention, and groups and relations of queries; biases are added up."""
+    inputs: dict[str, Any] = dict(layer_inputs.get("self_attn_inputs", {}))
     if queries.num_groups > 1:
         inputs["num_groups"] = queries.num_groups
     if relation is not None and len(boxes) > 1:
         before, after = boxes[-2:]
         if queries.num_groups > 1:  # groups are folded into the batch: (B, G * q, 4) to (B * G, q, 4)
             before, after = (value.unflatten(1, (queries.num_groups, -1)).flatten(0, 1) for value in (before, after))
-        inputs["attn_bias"] = relation(before, after)
+        bias = relation(before, after)
+        inputs["attn_bias"] = bias + inputs["attn_bias"] if "attn_bias" in inputs else bias
     return inputs

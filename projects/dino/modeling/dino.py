@@ -1,7 +1,7 @@
 """DINO (Zhang et al., ICLR 2023, figure 2): backbone, encoder, query selection, denoising, decoder, heads.
 
-What differs from the paper's repository is what differs in `DeformableDETR`, and that a batch without objects trains
-the label embedding with zeros instead of skipping it.
+Differences from the authors' code: an image's detections do not depend on the batch that it is in
+(`Detector.extract_features`), and in a batch without objects the label embedding gets gradients of zero rather than none.
 """
 
 from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets
@@ -12,18 +12,24 @@ from detrex_lite.structures import ImageBatch
 class DINO(MultiScaleDetector):
     """Queries are boxes that the encoder proposes, with learned contents; training also reconstructs noised objects.
 
+    Boxes are cxcywh in 0..1 of each image without its padding; class logits go through a sigmoid, each by itself.
+
     Its parts, which `MultiScaleDetector` documents, in the order of figure 2:
 
     - `backbone`, `neck` and `position_embedding`: feature maps of several levels, and where their cells are.
     - `transformer.encoder`: a `DeformableEncoder`, where each cell reads a few points of all levels around its place.
-    - `queries`: `AnchorQueries` with mixed selection (section 3.4): the boxes of the best encoded cells, and contents
-      that are learned for each rank.
-    - `denoising`: `ContrastiveDenoising` (section 3.3): for each object a query near it, which is to find it, and one
-      farther off, which is to find nothing. Matching queries do not see them.
+    - `queries`: `AnchorQueries` with mixed selection (section 3.4). The boxes of the encoded cells whose best class has
+      the highest score, without their gradients, and one learned content for each rank among them.
+    - `denoising`: `ContrastiveDenoising` (section 3.3), in groups: for each object a query near it, which is to
+      reconstruct it, and a more strongly noised one, to be classified as background. A group sees itself and the
+      matching queries, which see no denoising queries. None switches it off.
     - `transformer.decoder`: a `DeformableAnchorDecoder`, where queries attend to each other and read a few points in
       and around their boxes.
-    - `heads`: each layer refines the boxes of the one before, and its loss trains that one too ("look forward twice",
-      section 3.5).
+    - `heads`: each layer refines the boxes of the layer before, which it gets without gradients. For the loss it
+      refines them with gradients, so that the loss of a layer's boxes also trains the refinement of the layer before
+      ("look forward twice", section 3.5).
+
+    `with_box_refine` and `as_two_stage` are True; without two stages boxes and contents are learned.
     """
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
@@ -34,8 +40,9 @@ class DINO(MultiScaleDetector):
             targets: the objects, where losses are wanted; None for detections.
 
         Returns:
-            "" for the last layer's matching queries, of which detections are made. With targets also "_0", "_1", .. for
-            the layers before, "_dn", "_dn_0", .. for denoising queries, and "_enc" for the encoder's proposals.
+            "" for the last layer's matching queries, of which detections are made, and "_0", "_1", .. for the layers
+            before. With targets also "_dn", "_dn_0", .. for denoising queries, whose match is known, and "_enc" for the
+            selected cells, which are matched with the objects like the others.
         """
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
         queries, layers, proposals = self.decode(images, noised, training=targets is not None)
@@ -49,14 +56,14 @@ class DINO(MultiScaleDetector):
 
         Args:
             images: normalised and padded.
-            noised: denoising queries, which join those that are selected here.
-            training: whether there are queries and predictions that exist in training only.
+            noised: denoising queries, or None; they join those that are selected here.
+            training: whether to create the queries and predictions that exist in training only.
 
         Returns:
-            The queries of the decoder, what each of its layers says about them, and what the encoder says about the
-            selected cells (None unless training).
+            The queries of the decoder, each layer's predictions, and the encoder's predictions for the selected cells
+            (None unless training).
         """
-        maps, positions = self.maps_and_positions(images)  # backbone and neck
+        maps, positions = self.maps_and_positions(images)  # backbone, neck, and position embedding
         memory = self.transformer.encode(maps, positions)
         selected, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *selected])

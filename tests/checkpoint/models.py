@@ -91,7 +91,7 @@ TO_DETECTRON2_RESNET = (
     (r"\.downsample\.0\.", ".shortcut."),
     (r"\.downsample\.1\.", ".shortcut.norm."),
     (r"(layer\d\.\d)\.bn(\d)\.", r"\1.conv\2.norm."),
-    (r"layer1\.", "res2."),
+    *((rf"layer{stage}\.", f"res{stage + 1}.") for stage in (1, 2, 3, 4)),
     (r"^(backbone\.)?conv1\.", r"\1stem.conv1."),
     (r"^(backbone\.)?bn1\.", r"\1stem.conv1.norm."),
 )

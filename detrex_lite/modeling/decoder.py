@@ -60,7 +60,7 @@ class DecoderState(NamedTuple):
 
 
 class Decoder(TransformerLayerSequence):
-    """Queries that attend to each other and read from the memory. Subclasses say what further goes into each layer.
+    """Queries that attend to each other and read from the memory. Subclasses say what else goes into each layer.
 
     Args:
         layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers.

@@ -85,9 +85,12 @@ class Queries:
         for block in self.blocks:
             unknown = [suffix for suffix in block.sees if suffix not in suffixes]
             if unknown:
-                raise ValueError(f"queries {block.suffix!r} see {unknown[0]!r}, which is none of {suffixes}")
+                raise ValueError(f"queries {block.suffix!r} are to see {unknown[0]!r}, but the blocks are {suffixes}")
             if block.num_groups > 1 and block.size % block.num_groups:
-                raise ValueError(f"{block.size} queries {block.suffix!r} are not num_groups={block.num_groups} groups")
+                raise ValueError(
+                    f"{block.size} queries {block.suffix!r} cannot be divided into num_groups={block.num_groups} "
+                    "groups of equal size"
+                )
 
     def _foldable_groups(self) -> int:
         """How many groups of one size there are, when nothing else restricts who attends to whom; 1 otherwise."""

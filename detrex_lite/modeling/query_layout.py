@@ -45,7 +45,7 @@ class QueryLayout:
         if num_queries < 1:
             raise ValueError(f"num_queries={num_queries}: a detector has at least one query")
         if num_groups < 1:
-            raise ValueError(f"num_groups={num_groups} is less than 1, which is a detector without groups")
+            raise ValueError(f"num_groups={num_groups} is less than 1; a detector without groups has 1")
         if num_queries_one2many < 0:
             raise ValueError(f"num_queries_one2many={num_queries_one2many} is negative; 0 for no one-to-many branch")
         if one2many_repeats < 1:

@@ -10,7 +10,7 @@ from ..layers import get_sine_pos_embed
 
 
 class PositionRelation(nn.Module):
-    """How boxes lie to each other, as an additive bias of self-attention.
+    """How boxes lie relative to each other, as an additive bias of self-attention.
 
     Four numbers of each pair of boxes, distances and ratios of sides in logarithms, are embedded by sines and projected
     to one channel for each head. Boxes get no gradients.
@@ -53,7 +53,9 @@ class PositionRelation(nn.Module):
             embedding = get_sine_pos_embed(
                 relations, self.num_pos_feats, self.temperature, exchange_xy=False, scale=self.scale
             )
-        return self.pos_proj(embedding.to(self.pos_proj.weight.dtype)).relu().permute(0, 3, 1, 2)
+        for parameter in self.pos_proj.parameters():  # a quantised projection has none, and takes float32
+            embedding = embedding.to(parameter.dtype)
+        return self.pos_proj(embedding).relu().permute(0, 3, 1, 2)
 
     def _relations(self, before: Tensor, boxes: Tensor) -> Tensor:
         """(B, Q, Q, 4)."""

@@ -11,7 +11,8 @@ from ..structures import box_xyxy_to_cxcywh
 
 
 class PaddedTargets(NamedTuple):
-    """The objects of a batch image by image, padded to the largest number T_max. Padding is class 0 and a whole box.
+    """The objects of a batch image by image, padded to the largest number T_max. Padding has class 0 and the box of
+    a whole image.
 
     Attributes:
         labels: (B, T_max).

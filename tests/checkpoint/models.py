@@ -38,7 +38,22 @@ class Transformer(nn.Module):
         super().__init__()
         self.encoder = Stack(("self_attn", "norm", "ffn", "norm"))
         self.decoder = Stack(("self_attn", "norm", "cross_attn", "norm", "ffn", "norm"))
-        self.decoder.post_norm_layer = nn.LayerNorm(CHANNELS)
+
+
+class Queries(nn.Module):
+    def __init__(self, num_queries: int):
+        super().__init__()
+        self.embedding = nn.Embedding(num_queries, CHANNELS)
+
+
+class Heads(nn.Module):
+    """One class head and one box head for all layers."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.class_embed = nn.ModuleList([nn.Linear(CHANNELS, num_classes + 1)])
+        self.bbox_embed = nn.ModuleList([MLP(CHANNELS, CHANNELS, 4, num_layers=3)])
+        self.norm = nn.LayerNorm(CHANNELS)
 
 
 class Detector(nn.Module):
@@ -46,10 +61,9 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = Backbone()
         self.input_proj = nn.Conv2d(256, CHANNELS, 1)
-        self.query_embed = nn.Embedding(num_queries, CHANNELS)
         self.transformer = Transformer()
-        self.class_embed = nn.Linear(CHANNELS, num_classes + 1)
-        self.bbox_embed = MLP(CHANNELS, CHANNELS, 4, num_layers=3)
+        self.queries = Queries(num_queries)
+        self.heads = Heads(num_classes)
 
 
 def random_state(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
@@ -77,16 +91,23 @@ TO_DETECTRON2_RESNET = (
     (r"\.downsample\.0\.", ".shortcut."),
     (r"\.downsample\.1\.", ".shortcut.norm."),
     (r"(layer\d\.\d)\.bn(\d)\.", r"\1.conv\2.norm."),
-    (r"layer1\.", "res2."),
+    *((rf"layer{stage}\.", f"res{stage + 1}.") for stage in (1, 2, 3, 4)),
     (r"^(backbone\.)?conv1\.", r"\1stem.conv1."),
     (r"^(backbone\.)?bn1\.", r"\1stem.conv1.norm."),
 )
+TO_SINGLE_HEADS = (
+    (r"^heads\.(class|bbox)_embed\.0\.", r"\1_embed."),
+    (r"^queries\.embedding\.", "query_embed."),
+)
 TO_DETREX = (
     *TO_DETECTRON2_RESNET,
+    *TO_SINGLE_HEADS,
+    (r"^heads\.norm\.", "transformer.decoder.post_norm_layer."),
     (r"(attentions\.\d)\.", r"\1.attn."),
     (r"(ffns\.\d\.layers\.0)\.", r"\1.0."),
 )
 TO_DETR = (
+    *TO_SINGLE_HEADS,
     (r"^backbone\.", "backbone.0.body."),
     (r"attentions\.0", "self_attn"),
     (r"attentions\.1", "multihead_attn"),
@@ -95,5 +116,5 @@ TO_DETR = (
     (r"norms\.0", "norm1"),
     (r"norms\.1", "norm2"),
     (r"norms\.2", "norm3"),
-    (r"decoder\.post_norm_layer", "decoder.norm"),
+    (r"^heads\.norm\.", "transformer.decoder.norm."),
 )

@@ -91,11 +91,11 @@ def test_a_bare_backbone_takes_its_part_of_a_detector(model):
 
 def test_float64_models_receive_float64_values(model):
     state = random_state(model)
-    assert state["query_embed.weight"].dtype == torch.float64
+    assert state["queries.embedding.weight"].dtype == torch.float64
     load_checkpoint(model.double(), state)
     assert_holds(model, state)
-    assert model.query_embed.weight.dtype == torch.float64
-    assert model.query_embed.weight.requires_grad
+    assert model.queries.embedding.weight.dtype == torch.float64
+    assert model.queries.embedding.weight.requires_grad
 
 
 def test_what_is_no_weight_is_ignored_in_silence(model):
@@ -119,14 +119,14 @@ def test_a_model_with_counters_does_not_miss_them(model):
 
 
 def test_the_92_rows_of_detrs_class_head_become_the_80_classes(model):
-    model.class_embed = nn.Linear(8, 81)
+    model.heads.class_embed[0] = nn.Linear(8, 81)
     state = random_state(model)
     rows = torch.arange(92.0)
-    state["class_embed.weight"], state["class_embed.bias"] = rows[:, None].expand(92, 8), rows
+    state["heads.class_embed.0.weight"], state["heads.class_embed.0.bias"] = rows[:, None].expand(92, 8), rows
     report = load_checkpoint(model, renamed(state, *TO_DETR))
     assert report.mismatched == []
-    assert model.class_embed.bias.tolist() == [*COCO_IDS, 91]
-    assert model.class_embed.weight[:, 3].tolist() == [*COCO_IDS, 91]
+    assert model.heads.class_embed[0].bias.tolist() == [*COCO_IDS, 91]
+    assert model.heads.class_embed[0].weight[:, 3].tolist() == [*COCO_IDS, 91]
 
 
 def test_shape_mismatches_are_an_error_that_lists_all_and_changes_nothing(model, pristine):
@@ -134,9 +134,9 @@ def test_shape_mismatches_are_an_error_that_lists_all_and_changes_nothing(model,
     with pytest.raises(CheckpointError, match="3 tensors have another shape") as info:
         load_checkpoint(model, state)
     message = str(info.value)
-    assert "class_embed.weight: (91, 8) in the checkpoint, (4, 8) in the model" in message
-    assert "class_embed.bias: (91,)" in message
-    assert "query_embed.weight: (7, 8)" in message
+    assert "heads.class_embed.0.weight: (91, 8) in the checkpoint, (4, 8) in the model" in message
+    assert "heads.class_embed.0.bias: (91,)" in message
+    assert "queries.embedding.weight: (7, 8)" in message
     assert "allow_mismatch=True" in message
     assert "train.init_checkpoint" in message
     assert_unchanged(model, pristine)
@@ -146,30 +146,30 @@ def test_allowed_mismatches_keep_their_initial_values(model, pristine):
     state = random_state(Detector(num_classes=90))
     report = load_checkpoint(model, renamed(state, *TO_DETREX), allow_mismatch=True)
     assert [tuple(one) for one in report.mismatched] == [
-        ("class_embed.weight", "class_embed.weight", (91, 8), (4, 8)),
-        ("class_embed.bias", "class_embed.bias", (91,), (4,)),
+        ("class_embed.weight", "heads.class_embed.0.weight", (91, 8), (4, 8)),
+        ("class_embed.bias", "heads.class_embed.0.bias", (91,), (4,)),
     ]
-    assert sorted(report.mismatched)[0].name == "class_embed.bias"
+    assert sorted(report.mismatched)[0].name == "heads.class_embed.0.bias"
     assert report.missing == []
-    kept = {name: value for name, value in pristine.state_dict().items() if name.startswith("class_embed.")}
+    kept = {name: value for name, value in pristine.state_dict().items() if name.startswith("heads.class_embed.")}
     assert_holds(model, kept)
     assert_holds(model, {name: value for name, value in state.items() if name not in kept})
 
 
 def test_missing_and_unexpected_are_reported_not_raised(model, pristine):
     state = random_state(model)
-    del state["query_embed.weight"]
+    del state["queries.embedding.weight"]
     state["mask_head.weight"] = torch.zeros(2)
     report = load_checkpoint(model, state)
-    assert report.missing == ["query_embed.weight"]
+    assert report.missing == ["queries.embedding.weight"]
     assert report.unexpected == ["mask_head.weight"]
-    assert_holds(model, {"query_embed.weight": pristine.query_embed.weight.detach()})
+    assert_holds(model, {"queries.embedding.weight": pristine.queries.embedding.weight.detach()})
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_names_of_both_sides(model, pristine):
     other = {f"blocks.{index}.attn.qkv.weight": torch.zeros(3) for index in range(20)}
     with pytest.raises(CheckpointError, match="another model: 1 of its 21 tensors find a place") as info:
-        load_checkpoint(model, {**other, "class_embed.bias": torch.zeros(4)})
+        load_checkpoint(model, {**other, "heads.class_embed.0.bias": torch.zeros(4)})
     assert "in the checkpoint: blocks.0.attn.qkv.weight" in str(info.value)
     assert "in the model: backbone.conv1.weight" in str(info.value)
     assert "(20 in all)" in str(info.value)
@@ -192,12 +192,13 @@ def test_a_checkpoint_of_no_weights_at_all_is_refused(model):
 def test_different_tensors_for_one_place_are_refused(model, pristine):
     collide = KeyMap("collide", signature="", rules=((r"^copy\.", ""),))
     state = random_state(model)
-    with pytest.raises(CheckpointError, match=r"class_embed.bias and copy.class_embed.bias -> class_embed.bias"):
-        load_checkpoint(model, {**state, "copy.class_embed.bias": torch.ones(4)}, collide)
+    name = "heads.class_embed.0.bias"
+    with pytest.raises(CheckpointError, match=f"{name} and copy.{name} -> {name}"):
+        load_checkpoint(model, {**state, f"copy.{name}": torch.ones(4)}, collide)
     assert_unchanged(model, pristine)
     # The same tensor twice is what projects store that share it under two names.
-    report = load_checkpoint(model, {**state, "copy.class_embed.bias": state["class_embed.bias"]}, collide)
-    assert report.loaded["copy.class_embed.bias"] == report.loaded["class_embed.bias"] == ["class_embed.bias"]
+    report = load_checkpoint(model, {**state, f"copy.{name}": state[name]}, collide)
+    assert report.loaded[f"copy.{name}"] == report.loaded[name] == [name]
 
 
 class SharedHeads(nn.Module):
@@ -305,16 +306,16 @@ def test_summary_is_a_table_by_part_of_the_model(model):
     state = random_state(Detector(num_classes=90))
     for index in range(20):
         state[f"mask_head.{index}.weight"] = torch.zeros(1)
-    del state["query_embed.weight"]
+    del state["queries.embedding.weight"]
     lines = load_checkpoint(model, state, allow_mismatch=True).summary().splitlines()
     assert "1 unused" not in lines[0]
     assert lines[0].endswith("3 re-initialised, 20 unused")
     rows = {line.split()[0]: line.split()[1:] for line in lines[2:] if not line.startswith(" ")}
-    assert rows["class_embed"] == ["-", "2", "-"]
-    assert rows["query_embed"] == ["-", "1", "-"]
+    assert rows["heads.class_embed"] == ["-", "2", "-"]
+    assert rows["queries.embedding"] == ["-", "1", "-"]
     assert rows["mask_head"] == ["-", "-", "20"]
-    assert rows["bbox_embed.layers"] == ["6", "-", "-"]
-    assert "  class_embed.weight: (91, 8) in the checkpoint, (4, 8) in the model" in lines
-    assert "  query_embed.weight" in lines
+    assert rows["heads.bbox_embed"] == ["6", "-", "-"]
+    assert "  heads.class_embed.0.weight: (91, 8) in the checkpoint, (4, 8) in the model" in lines
+    assert "  queries.embedding.weight" in lines
     assert "  mask_head (20 tensors)" in lines
     assert len(lines) < 30

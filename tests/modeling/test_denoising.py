@@ -1,4 +1,7 @@
+import copy
+import pickle
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,8 +19,12 @@ from detrex_lite.modeling import (
     GIoULoss,
     GroupDenoising,
     HungarianMatcher,
+    LayerOutput,
+    Queries,
+    QueryBlock,
     SetCriterion,
     Targets,
+    add_indicator,
 )
 from detrex_lite.modeling.criterion import Comparison, sigmoid_focal_loss
 from detrex_lite.modeling.denoising import (
@@ -49,14 +56,30 @@ def without_noise(kind, **arguments):
     return build(kind, label_noise_prob=0.0, box_noise_scale=0.0, **arguments)
 
 
-def decoded(queries, layers=2, num_logits=CLASSES, seed=0):
-    """Outputs of a decoder that had these queries before `QUERIES` others; gradients reach what it had."""
+def matching(batch, size=QUERIES):
+    return QueryBlock("", torch.zeros(batch, size, CHANNELS).double(), torch.full((batch, size, 4), 0.5).double())
+
+
+def decoded(block, layers=2, num_logits=CLASSES, seed=0):
+    """Sets of predictions for these queries and `QUERIES` others; gradients reach what the queries hold."""
+    queries = Queries([block, matching(len(block.content))])
     generator = torch.Generator().manual_seed(seed)
-    shape = (layers, len(queries.content), len(queries.layout) + QUERIES)
-    logits = torch.randn(*shape, num_logits, generator=generator, dtype=torch.float64)
-    boxes = torch.randn(*shape, 4, generator=generator, dtype=torch.float64)
-    seen = nn.functional.pad(queries.content, (0, 0, 0, QUERIES)).sum(-1, keepdim=True)
-    return logits + seen, (boxes + seen).sigmoid()
+    seen = queries.content.sum(-1, keepdim=True)
+    outputs = []
+    for _ in range(layers):
+        logits, boxes = (
+            torch.randn(*queries.content.shape[:2], n, generator=generator, dtype=torch.float64) + seen
+            for n in (num_logits, 4)
+        )
+        outputs.append(LayerOutput(logits, boxes.sigmoid(), {}))
+    return queries.split(outputs)
+
+
+def padding_of(targets, number):
+    """(B, D) bool for D queries, by a loop over the images: True = the query is of no object."""
+    slots = max(targets.sizes)
+    rounds = number // slots
+    return torch.tensor([([False] * size + [True] * (slots - size)) * rounds for size in targets.sizes])
 
 
 def criterion(loss_class=None):
@@ -131,9 +154,9 @@ def test_noised_boxes_stay_in_the_image():
     # The corners of a negative may change places, so that no size is left; what a decoder gets has one.
     assert (noised[..., 2:] == 0).any()
     targets = Targets(torch.zeros(50, dtype=torch.int64), boxes[:25].reshape(50, 4).double(), [50])
-    queries = build(ContrastiveDenoising, box_noise_scale=1.0)(targets)
-    assert queries.boxes.min() >= 0.0009
-    assert queries.boxes.max() <= 0.9991
+    block = build(ContrastiveDenoising, box_noise_scale=1.0)(targets)
+    assert block.reference.min() >= 0.0009
+    assert block.reference.max() <= 0.9991
 
 
 def test_no_box_noise():
@@ -171,79 +194,118 @@ def test_two_boxes_by_hand():
     labels, boxes = torch.tensor([3, 1]), TWO_BOXES
     denoising = without_noise(ContrastiveDenoising, num_pairs=4)
     rows = denoising.label_embedding.weight
-    queries = denoising(Targets(labels, boxes, [2]))
-    assert queries.content.shape == (1, 8, CHANNELS)  # two groups of two positives and two negatives
-    assert_close(queries.content[0], rows[[3, 1, 3, 1, 3, 1, 3, 1]])
-    assert_close(queries.boxes[0], boxes.repeat(4, 1))
-    match = queries.layout.match()
-    assert match.image.tolist() == [0, 0, 0, 0]
-    assert match.query.tolist() == [0, 1, 4, 5]
-    assert match.target.tolist() == [0, 1, 0, 1]
+    block = denoising(Targets(labels, boxes, [2]))
+    assert block.content.shape == (1, 8, CHANNELS)  # two groups of two positives and two negatives
+    assert_close(block.content[0], rows[[3, 1, 3, 1, 3, 1, 3, 1]])
+    assert_close(block.reference[0], boxes.repeat(4, 1))
+    assert block.match.image.tolist() == [0, 0, 0, 0]
+    assert block.match.query.tolist() == [0, 1, 4, 5]
+    assert block.match.target.tolist() == [0, 1, 0, 1]
+    assert (block.suffix, block.repeats, block.position) == ("_dn*", 2, None)
     own = torch.ones(4, 4, dtype=torch.bool)
     sees = torch.block_diag(own, own, torch.ones(1, 1, dtype=torch.bool))
     sees[:8, 8] = True  # denoising queries see matching queries
-    assert_close(~queries.attn_mask(1), sees)
+    assert_close(~Queries([block, matching(1, 1)]).attn_mask, sees)
 
     denoising = without_noise(GroupDenoising, num_groups=2)
     rows = denoising.label_embedding.weight
-    queries = denoising(Targets(labels, boxes, [1, 1]))
-    assert queries.content.shape == (2, 2, CHANNELS)
+    block = denoising(Targets(labels, boxes, [1, 1]))
+    assert block.content.shape == (2, 2, CHANNELS)
     for image, label in enumerate(labels):
-        assert_close(queries.content[image, :, :-1], rows[label].expand(2, -1))
-        assert_close(queries.boxes[image], boxes[image].expand(2, -1))
-    assert (queries.content[..., -1] == 1).all()
-    match = queries.layout.match()
-    assert list(zip(*(x.tolist() for x in match), strict=True)) == [(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)]
-    assert_close(queries.attn_mask(1), torch.tensor([[False, True, False], [True, False, False], [True, True, False]]))
-    content = denoising.matching_content(5)
-    assert_close(content, torch.cat([rows[CLASSES], rows.new_zeros(1)]).expand(5, -1))
+        assert_close(block.content[image, :, :-1], rows[label].expand(2, -1))
+        assert_close(block.reference[image], boxes[image].expand(2, -1))
+    assert (block.content[..., -1] == 1).all()
+    match = zip(*(x.tolist() for x in block.match[:3]), strict=True)
+    assert list(match) == [(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)]
+    mask = Queries([block, matching(2, 1)]).attn_mask
+    assert_close(mask, torch.tensor([[False, True, False], [True, False, False], [True, True, False]]))
+    assert_close(denoising.matching_content(), torch.cat([rows[CLASSES], rows.new_zeros(1)]))
+
+
+def test_the_indicator_tells_denoising_queries_from_others():
+    content = torch.randn(2, 3, 4)
+    for denoising in (False, True):
+        marked = add_indicator(content, denoising=denoising)
+        assert_close(marked[..., :-1], content)
+        assert (marked[..., -1] == float(denoising)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_matched_queries_are_those_of_their_objects_and_padding_is_neutral(kind):
     targets = random_targets([3, 0, 1])
     denoising = without_noise(kind)
-    queries = denoising(targets)
-    match = queries.layout.match()
-    assert len(match.image) == queries.layout.groups * 4
-    assert_close(queries.boxes[match.image, match.query], targets.boxes[match.target])
+    block = denoising(targets)
+    match = block.match
+    assert len(match.image) == block.repeats * 4
+    assert_close(block.reference[match.image, match.query], targets.boxes[match.target])
     content = denoising.embed_labels(targets.labels)
-    assert_close(queries.content[match.image, match.query], content[match.target])
-    padding = queries.content.abs().sum(-1) == 0
-    assert padding.sum(1).tolist() == [0, len(queries.layout), len(queries.layout) * 2 // 3]
-    assert (queries.boxes[padding] == 0.5).all()
-    values = torch.rand(4, queries.layout.blocks, 2)
-    assert_close(queries.layout.take(queries.layout.place(values, padding=1.0)), values)
+    assert_close(block.content[match.image, match.query], content[match.target])
+    padding = block.content.abs().sum(-1) == 0
+    assert padding.sum(1).tolist() == [0, block.size, block.size * 2 // 3]
+    assert_close(padding, padding_of(targets, block.size))
+    assert (block.reference[padding] == 0.5).all()
+    layout, _ = denoising.lay_out(targets)
+    assert_close(layout.padding(), padding)
+    values = torch.rand(4, layout.blocks, 2)
+    placed = layout.place(values, padding=1.0)
+    assert_close(placed.unflatten(1, (layout.blocks, 3)).transpose(1, 2)[layout.image, layout.slot], values)
+    assert (placed[padding] == 1).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("ignore_padding", [False, True])
-def test_who_sees_whom(kind, ignore_padding):
-    queries = build(kind, ignore_padding=ignore_padding)(random_targets([2, 1]))
-    number, groups = len(queries.layout), queries.layout.groups
-    sees = ~queries.attn_mask(QUERIES).expand(2, -1, -1)
+@pytest.mark.parametrize("mask_padding", [False, True])
+@pytest.mark.parametrize("padding_in_loss", [False, True])
+def test_who_sees_whom(kind, mask_padding, padding_in_loss):
+    targets = random_targets([2, 1])
+    block = build(kind, mask_padding=mask_padding, padding_in_loss=padding_in_loss)(targets)
+    number, groups = block.size, block.repeats
+    sees = ~Queries([block, matching(2)]).attn_mask.expand(2, -1, -1)
     assert groups > 1
     group = torch.arange(number) // (number // groups)
     assert not sees[:, number:, :number].any(), "a matching query sees a denoising query"
     assert not sees[:, :number, :number][:, group != group[:, None]].any(), "groups see each other"
     assert sees[:, :, number:].all(), "matching queries are not seen"
     inside = sees[:, :number, :number][:, group == group[:, None]]
-    if not ignore_padding:
+    if not mask_padding:
         assert inside.all()
+        assert block.mask.dim() == 2
         return
-    padding = queries.content.abs().sum(-1) == 0
+    padding = padding_of(targets, block.size)
     assert padding.any()
     for image in range(2):
-        assert not sees[image][:, :number][:, padding[image]].any()
         assert_close(sees[image, :number, :number], (group == group[:, None]) & ~padding[image])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_what_is_learned_of_an_image_depends_on_the_others_only_where_padding_is_seen(kind, mask_padding):
+    arguments = {"num_pairs": 1} if kind is ContrastiveDenoising else {}  # the number of groups follows the batch
+    denoising = without_noise(kind, mask_padding=mask_padding, **arguments)
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(CHANNELS, 1, batch_first=True).double()
+    results = []
+    targets = random_targets([1, 4])
+    for few in (targets.selected(torch.tensor([0, 1]), [1, 1]), targets):
+        block = denoising(few)
+        queries = Queries([block, matching(2)])
+        mask = queries.attn_mask.expand(2, -1, -1)
+        attended, _ = attention(queries.content, queries.content, queries.content, attn_mask=mask)
+        of_image = block.match.image == 0
+        results.append(attended[0, block.match.query[of_image]])
+    if mask_padding:
+        assert_close(*results)
+    else:
+        assert (results[0] - results[1]).abs().max() > 1e-3
+
+
 def test_the_number_of_groups():
-    assert build(GroupDenoising, num_groups=5)(random_targets([40])).layout.groups == 5
+    assert build(GroupDenoising, num_groups=5)(random_targets([40])).repeats == 5
     for objects, groups in {1: 100, 3: 33, 60: 1, 100: 1, 300: 1}.items():
-        queries = build(ContrastiveDenoising, num_pairs=100)(random_targets([objects, 1]))
-        assert queries.layout.groups == groups
-        assert queries.content.shape[1] == len(queries.layout) == 2 * groups * objects
+        block = build(ContrastiveDenoising, num_pairs=100)(random_targets([objects, 1]))
+        assert block.repeats == groups
+        assert block.size == 2 * groups * objects
+        alone = build(ContrastiveDenoising, num_pairs=100, with_negatives=False)(random_targets([objects, 1]))
+        assert (alone.repeats, alone.size) == (groups, groups * objects)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -251,32 +313,43 @@ def test_the_number_of_groups():
 def test_the_cap(kind, cap):
     targets = random_targets([5, 2, 0])
     free, denoising = without_noise(kind), without_noise(kind, max_queries=cap)
-    queries = denoising(targets)
+    block = denoising(targets)
     per_object = denoising.copies
-    assert 0 < queries.content.shape[1] <= cap
-    assert queries.targets.sizes == [min(size, cap // per_object) for size in targets.sizes]
-    assert queries.layout.groups == min(free(targets).layout.groups, max(cap // (per_object * 5), 1))
-    match = queries.layout.match()
-    assert_close(queries.boxes[match.image, match.query], queries.targets.boxes[match.target])
-    assert all(any(torch.equal(box, other) for other in targets.boxes) for box in queries.targets.boxes)
-    outputs = queries.name_layers(*decoded(queries))
+    assert 0 < block.size <= cap
+    assert block.targets.sizes == [min(size, cap // per_object) for size in targets.sizes]
+    assert block.repeats == min(free(targets).repeats, max(cap // (per_object * 5), 1))
+    match = block.match
+    assert_close(block.reference[match.image, match.query], block.targets.boxes[match.target])
+    assert all(any(torch.equal(box, other) for other in targets.boxes) for box in block.targets.boxes)
+    outputs = decoded(block)
     assert all(torch.isfinite(loss) for loss in criterion()(outputs, targets).values())
-    assert outputs["_dn"].repeats * len(queries.targets) == len(match.query)
+    assert outputs["_dn"].repeats * len(block.targets) == len(match.query)
+
+
+def test_objects_that_the_cap_drops_lose_all_that_they_have():
+    targets = replace(random_targets([5, 1]), extra={"masks": torch.arange(6.0)[:, None]})
+    block = without_noise(GroupDenoising, max_queries=2)(targets)
+    assert block.targets.sizes == [2, 1]
+    for box, mask in zip(block.targets.boxes, block.targets.extra["masks"], strict=True):
+        assert_close(targets.boxes[int(mask)], box)
+    assert build(GroupDenoising)(targets).targets is targets
 
 
 # What becomes of them
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("ignore_padding", [False, True])
+@pytest.mark.parametrize("padding_in_loss", [False, True])
+@pytest.mark.parametrize("mask_padding", [False, True])
 @pytest.mark.parametrize("sizes", [[0, 0], [2, 0], [9, 1]])  # nine are more than there are matching queries
-def test_losses_and_gradients_whatever_the_number_of_objects(kind, ignore_padding, sizes):
-    denoising = build(kind, ignore_padding=ignore_padding)
+def test_losses_and_gradients_whatever_the_number_of_objects(kind, padding_in_loss, mask_padding, sizes):
+    denoising = build(kind, padding_in_loss=padding_in_loss, mask_padding=mask_padding)
     targets = random_targets(sizes)
-    queries = denoising(targets)
-    assert queries.content.dtype == queries.boxes.dtype == torch.float64
+    block = denoising(targets)
+    assert block.content.dtype == block.reference.dtype == torch.float64
+    assert (block.size > 0) == any(sizes)
     with pytest.warns(UserWarning, match="raise model.num_queries") if sizes[0] > QUERIES else nullcontext():
-        losses = criterion()(queries.name_layers(*decoded(queries)), targets)
+        losses = criterion()(decoded(block), targets)
     names = {f"loss_{part}{suffix}" for part in ("class", "bbox", "giou") for suffix in ("", "_0", "_dn", "_dn_0")}
     assert set(losses) == names
     sum(losses.values()).backward()
@@ -288,73 +361,74 @@ def test_losses_and_gradients_whatever_the_number_of_objects(kind, ignore_paddin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_denoising_losses_by_their_formulas(kind):
+@pytest.mark.parametrize("padding_in_loss", [None, False, True])
+def test_denoising_losses_by_their_formulas(kind, padding_in_loss):
     targets = random_targets([3, 1])
-    queries = build(kind)(targets)
-    logits, boxes = decoded(queries, layers=1)
-    losses = criterion()(queries.name_layers(logits, boxes), targets)
-    groups, copies, slots = queries.layout.groups, queries.layout.copies, 3
-    wanted, box_l1 = torch.zeros(2, len(queries.layout), CLASSES, dtype=torch.float64), 0.0
+    denoising = build(kind, **({} if padding_in_loss is None else {"padding_in_loss": padding_in_loss}))
+    if padding_in_loss is None:  # DINO has padding in its loss, DN-DETR's authors leave it out
+        padding_in_loss = kind is ContrastiveDenoising
+    block = denoising(targets)
+    outputs = decoded(block, layers=1)
+    losses = criterion()(outputs, targets)
+    logits, boxes = outputs["_dn"].logits, outputs["_dn"].boxes
+    groups, copies, slots = block.repeats, denoising.copies, 3
+    wanted, box_l1 = torch.zeros(2, block.size, CLASSES, dtype=torch.float64), 0.0
+    counts = torch.zeros(2, block.size, 1, dtype=torch.float64)
     for group in range(groups):
         for image, size in enumerate(targets.sizes):
-            for slot in range(size):
+            for slot in range(slots):
                 query, target = group * copies * slots + slot, image * 3 + slot
-                wanted[image, query, targets.labels[target]] = 1
-                box_l1 += (boxes[0, image, query] - targets.boxes[target]).abs().sum()
-    # Negatives and padding are queries without an object; all is per object and group.
-    focal = sigmoid_focal_loss(logits[0, :, : len(queries.layout)], wanted, 0.25, 2.0)
+                for part in range(copies):
+                    counts[image, query + part * slots] = slot < size or padding_in_loss
+                if slot < size:
+                    wanted[image, query, targets.labels[target]] = 1
+                    box_l1 += (boxes[image, query] - targets.boxes[target]).abs().sum()
+    # Negatives, and padding where it counts, are queries without an object; all is per object and group.
+    focal = sigmoid_focal_loss(logits, wanted, 0.25, 2.0) * counts
     assert_close(losses["loss_class_dn"], focal.sum() / (4 * groups))
     assert_close(losses["loss_bbox_dn"], box_l1 / (4 * groups))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_has_no_part_in_the_loss_when_it_is_ignored(kind):
-    arguments = {"num_pairs": 1} if kind is ContrastiveDenoising else {}  # the number of groups follows the batch
+@pytest.mark.parametrize("loss", [FocalLoss(), CrossEntropyLoss()], ids=lambda x: type(x).__name__)
+def test_padding_has_no_part_in_the_loss_unless_it_is_asked_for(kind, loss):
+    arguments = {"num_pairs": 1} if kind is ContrastiveDenoising else {}
     targets = random_targets([1, 4])
-    denoising = without_noise(kind, ignore_padding=True, **arguments)
-    queries = denoising(targets)
-    logits, boxes = decoded(queries)
-    real = queries.content.abs().sum(-1) != 0
-    noisy = logits.clone()
-    noisy[:, :, : len(queries.layout)][:, ~real] = 1e4  # what padding gets has no part in the loss
-    want = criterion()(queries.name_layers(logits, boxes), targets)
-    got = criterion()(queries.name_layers(noisy, boxes), targets)
-    for name in want:
-        assert_close(got[name], want[name])
-    assert_close(queries.name_layers(logits, boxes)["_dn"].logits.shape[1], int(real.sum()))
-    # Against the default: the same but for the class loss, which counts padding as queries without an object.
-    default = without_noise(kind, **arguments)(targets)
-    other = criterion()(default.name_layers(logits, boxes), targets)
+    compare = criterion(loss)
+
+    def losses_of(padding_in_loss, change, targets=targets):
+        outputs = decoded(without_noise(kind, padding_in_loss=padding_in_loss, **arguments)(targets))
+        if change:
+            for name in ("_dn", "_dn_0"):
+                logits = outputs[name].logits.clone()
+                logits[padding_of(targets, logits.shape[1])] = torch.tensor([30.0, -30, -30, -30]).double()
+                outputs[name] = replace(outputs[name], logits=logits)
+        return compare(outputs, targets)
+
+    want = losses_of(False, False)
+    for name, value in losses_of(False, True).items():
+        assert_close(value, want[name])
+    # With padding: the same but for the class loss, which has it as queries without an object.
+    other = losses_of(True, False)
     for suffix in ("_dn", "_dn_0"):
         assert_close(other[f"loss_bbox{suffix}"], want[f"loss_bbox{suffix}"])
         assert_close(other[f"loss_giou{suffix}"], want[f"loss_giou{suffix}"])
-        assert other[f"loss_class{suffix}"] > want[f"loss_class{suffix}"]
+        assert other[f"loss_class{suffix}"] != want[f"loss_class{suffix}"]
+        assert losses_of(True, True)[f"loss_class{suffix}"] > 2 * other[f"loss_class{suffix}"]
     # Without padding, both are the same.
     full = random_targets([2, 2])
-    one, two = (without_noise(kind, ignore_padding=flag)(full) for flag in (False, True))
-    for got, want in zip(*(criterion()(x.name_layers(*decoded(x)), full).values() for x in (one, two)), strict=True):
-        assert_close(got, want)
+    both = (losses_of(flag, False, full) for flag in (False, True))
+    for got, value in zip(*(losses.values() for losses in both), strict=True):
+        assert_close(got, value)
 
 
 def test_cross_entropy_of_no_queries_is_zero():
-    queries = build(GroupDenoising)(random_targets([0, 0]))
+    targets = random_targets([0, 0])
     by_cross_entropy = criterion(CrossEntropyLoss())
     by_cross_entropy.matcher = HungarianMatcher({"class": CrossEntropyCost()})
-    losses = by_cross_entropy(queries.name_layers(*decoded(queries, num_logits=CLASSES + 1)), random_targets([0, 0]))
+    losses = by_cross_entropy(decoded(build(GroupDenoising)(targets), num_logits=CLASSES + 1), targets)
     assert losses["loss_class_dn"] == 0
     assert losses["loss_class"] > 0
-
-
-def test_aux_loss_can_be_off():
-    queries = build(GroupDenoising)(random_targets([1]))
-    assert list(queries.name_layers(*decoded(queries), aux_loss=False)) == ["", "_dn"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_off_in_evaluation_and_without_targets(kind):
-    denoising = build(kind)
-    assert denoising(None) is None
-    assert denoising.eval()(random_targets([1])) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -365,21 +439,41 @@ def test_a_seed_gives_the_same_noise(kind):
         torch.manual_seed(seed)
         return denoising(targets)
 
-    assert_close(draw(1).boxes, draw(1).boxes, rtol=0, atol=0)
+    assert_close(draw(1).reference, draw(1).reference, rtol=0, atol=0)
     assert_close(draw(1).content, draw(1).content, rtol=0, atol=0)
-    assert not torch.equal(draw(1).boxes, draw(2).boxes)
+    assert not torch.equal(draw(1).reference, draw(2).reference)
     assert not torch.equal(draw(1).content, draw(2).content)
-    blocks = draw(1).boxes[0].unflatten(0, (-1, 3))
-    assert len({tuple(block.flatten().tolist()) for block in blocks}) == len(blocks), "groups share their noise"
+    rounds = draw(1).reference[0].unflatten(0, (-1, 3))
+    assert len({tuple(one.flatten().tolist()) for one in rounds}) == len(rounds), "groups share their noise"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_targets_are_left_alone(kind):
     targets = random_targets([3, 2])
     labels, boxes = targets.labels.clone(), targets.boxes.clone()
-    build(kind, label_noise_prob=1.0, box_noise_scale=1.0)(targets)
+    block = build(kind, label_noise_prob=1.0, box_noise_scale=1.0)(targets)
     assert_close(targets.labels, labels, rtol=0, atol=0)
     assert_close(targets.boxes, boxes, rtol=0, atol=0)
+    assert not block.reference.requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_half_precision_have_boxes_in_float32(kind):
+    block = build(kind).to(torch.bfloat16)(random_targets([3, 1], dtype=torch.float32))
+    assert block.content.dtype == torch.bfloat16
+    assert block.reference.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_give_the_same(kind):
+    denoising, targets = build(kind), random_targets([3, 2])
+    for other in (copy.deepcopy(denoising), pickle.loads(pickle.dumps(denoising))):
+        torch.manual_seed(3)
+        want = denoising(targets)
+        torch.manual_seed(3)
+        got = other(targets)
+        assert_close(got.content, want.content, rtol=0, atol=0)
+        assert_close(got.reference, want.reference, rtol=0, atol=0)
 
 
 class TransfersToMeta(TorchDispatchMode):
@@ -397,27 +491,27 @@ class TransfersToMeta(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("ignore_padding", [False, True])
+@pytest.mark.parametrize("padding", [False, True])
 @pytest.mark.parametrize("cap", [4, 1000])
-def test_one_transfer_and_no_synchronisation(kind, ignore_padding, cap):
-    denoising = build(kind, ignore_padding=ignore_padding, max_queries=cap).to("meta")
+def test_one_transfer_and_no_synchronisation(kind, padding, cap):
+    denoising = build(kind, mask_padding=padding, padding_in_loss=not padding, max_queries=cap).to("meta")
     targets = random_targets([3, 0, 5])
     targets = Targets(targets.labels.to("meta"), targets.boxes.to("meta"), targets.sizes)
     with TransfersToMeta() as transfers:
-        queries = denoising(targets)
-        length = len(queries.layout) + QUERIES
-        logits, boxes = (torch.zeros(2, 3, length, n, dtype=torch.float64, device="meta") for n in (CLASSES, 4))
-        predictions = queries.name_layers(logits, boxes)["_dn"]
-        numbers = torch.full((1,), 8.0, device="meta")
-        comparison = Comparison.of([predictions], [predictions.match], queries.targets, numbers)
+        block = denoising(targets)
+        queries = Queries([block, QueryBlock("", *(torch.zeros(3, 6, n, device="meta") for n in (CHANNELS, 4)))])
+        shape = queries.content.shape[:2]
+        logits, boxes = (torch.zeros(*shape, n, dtype=torch.float64, device="meta") for n in (CLASSES, 4))
+        predictions = queries.split([LayerOutput(logits, boxes, {})])["_dn"]
+        comparison = Comparison.of({"_dn": predictions}, {"_dn": predictions.match}, block.targets)
         for loss in criterion().losses.values():
-            loss(comparison)
+            comparison.sums(loss(comparison))
     assert transfers.count == 1
 
 
 def test_faulty_arguments():
     for kind in KINDS:
-        with pytest.raises(ValueError, match="label_noise_prob=1.5 is no probability"):
+        with pytest.raises(ValueError, match="label_noise_prob=1.5 is not a probability"):
             build(kind, label_noise_prob=1.5)
         with pytest.raises(ValueError, match="box_noise_scale=-1 is negative"):
             build(kind, box_noise_scale=-1)
@@ -437,11 +531,12 @@ def test_a_kind_of_its_own_says_what_is_missing():
         label_noise_prob=0.0,
         box_noise_scale=0.0,
         max_queries=10,
-        ignore_padding=False,
+        padding_in_loss=True,
+        mask_padding=False,
     )
-    with pytest.raises(NotImplementedError, match="Denoising must write wanted_groups"):
+    with pytest.raises(NotImplementedError, match="Denoising must implement wanted_groups"):
         kind(random_targets([1]))
-    with pytest.raises(NotImplementedError, match="Denoising must write noise_boxes"):
+    with pytest.raises(NotImplementedError, match="Denoising must implement noise_boxes"):
         kind.noise_boxes(TWO_BOXES, torch.zeros(1))
 
 

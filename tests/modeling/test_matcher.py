@@ -197,7 +197,7 @@ def test_the_warning_counts_the_queries_of_a_group(matcher):
 
 
 def test_groups_have_equal_sizes(matcher):
-    with pytest.raises(ValueError, match="7 predictions '_0' are not num_groups=3 groups"):
+    with pytest.raises(ValueError, match="7 predictions '_0' cannot be divided into num_groups=3"):
         matcher({"_0": replace(random_predictions(1, 7), num_groups=3)}, random_targets([2]))
 
 

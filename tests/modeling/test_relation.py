@@ -80,6 +80,19 @@ def test_no_queries():
     assert build()(boxes_of(0, queries=0), boxes_of(1, queries=0)).shape == (2, HEADS, 0, 0)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_its_projection_can_be_quantised():
+    quantization = pytest.importorskip("torch.ao.quantization")
+    relation = build(torch.float32)
+    boxes = boxes_of(1, dtype=torch.float32)
+    want = relation(boxes, boxes)
+    try:
+        quantised = quantization.quantize_dynamic(relation, {torch.nn.Linear})
+    except RuntimeError as error:  # torch without an engine for it
+        pytest.skip(str(error))
+    assert_close(quantised(boxes, boxes), want, rtol=0, atol=0.1)
+
+
 def test_models_of_half_precision_compare_boxes_in_float32():
     wide = build(torch.float32)
     half = build(torch.bfloat16)

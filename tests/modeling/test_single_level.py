@@ -227,6 +227,8 @@ def test_points_of_conditional_decoders_follow_from_positions():
     points = decoder.first_reference(queries)
     assert_close(points, decoder.ref_point_head(queries.position).sigmoid())
     assert points.shape == (2, 3, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert decoder.first_reference(queries).dtype == torch.float32
     boxes = Queries(LearnedAnchors(layout=QueryLayout(3), embed_dim=CHANNELS)(2, training=True))
     with pytest.raises(ValueError, match="positions"):
         decoder.first_reference(boxes)

@@ -98,7 +98,8 @@ class DeformableQueries(nn.Module):
         assert self.embedding is not None
         learned = self.embedding.weight[: self.layout.number(training=training)].expand(batch, -1, -1)
         position, content = learned.chunk(2, dim=-1)
-        reference = self.reference_points(position).sigmoid()
+        points = self.reference_points(position)
+        reference = points.to(torch.promote_types(points.dtype, torch.float32)).sigmoid()
         return StartingQueries(self.layout.blocks(content, reference, position, training=training))
 
     def _proposed(self, memory: Memory, heads: DetectionHeads, training: bool) -> StartingQueries:
@@ -107,7 +108,7 @@ class DeformableQueries(nn.Module):
         number = self.layout.num_proposals(training=training)
         best = topk_tokens(output.logits[..., 0], number, memory.require_levels())
         reference = gather_tokens(output.boxes, best).detach()
-        embedding = get_sine_pos_embed(reference, self.embed_dim // 2, exchange_xy=False)
+        embedding = get_sine_pos_embed(reference, self.embed_dim // 2, exchange_xy=False).to(memory.tokens.dtype)
         transformed = self.layout.of_proposals(self.pos_trans_norm(self.pos_trans(embedding)), training=training)
         reference = self.layout.of_proposals(reference, training=training)
         position, content = transformed.chunk(2, dim=-1)

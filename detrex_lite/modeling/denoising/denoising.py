@@ -71,7 +71,7 @@ class Denoising(nn.Module):
     ):
         super().__init__()
         if not 0 <= label_noise_prob <= 1:
-            raise ValueError(f"label_noise_prob={label_noise_prob} is no probability (0..1)")
+            raise ValueError(f"label_noise_prob={label_noise_prob} is not a probability (0..1)")
         if box_noise_scale < 0:
             raise ValueError(f"box_noise_scale={box_noise_scale} is negative")
         if max_queries < copies:

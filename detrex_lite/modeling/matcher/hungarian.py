@@ -59,7 +59,8 @@ class HungarianMatcher:
         An image with more objects than queries leaves some objects unmatched (and warns once).
 
         Raises:
-            ValueError: when a cost has another shape than (B, Q, T), or a set cannot be cut into its groups.
+            ValueError: when a cost has another shape than (B, Q, T), or when a set cannot be divided into its
+                groups.
             NonFiniteError: when a cost is NaN or infinite, naming the set and the image.
         """
         if not predictions:
@@ -71,7 +72,10 @@ class HungarianMatcher:
             for name, predicted in predictions.items():
                 sizes, groups = _targets(predicted).sizes, predicted.num_groups
                 if costs[name].shape[1] % groups:
-                    raise ValueError(f"{costs[name].shape[1]} predictions {name!r} are not num_groups={groups} groups")
+                    raise ValueError(
+                        f"{costs[name].shape[1]} predictions {name!r} cannot be divided into num_groups={groups} "
+                        "groups of equal size"
+                    )
                 self._warn_of_too_many(max(sizes, default=0), costs[name].shape[1] // groups)
                 solved.append(_solve(costs[name], sizes, groups, name))
             # One transfer back, too.

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...layers import MLP, BaseTransformerLayer, ConditionalCrossAttention, TransformerLayerSequence, get_sine_pos_embed
@@ -102,10 +103,11 @@ class ConditionalDecoder(Decoder):
         add_query_pos_in_first_layer_only(self)
 
     def first_reference(self, queries: Queries) -> Tensor:
-        """(B, Q, 2), the points, which follow from the learned positions."""
+        """(B, Q, 2), the points, which follow from the learned positions, in float32 at least."""
         if queries.position is None:
             raise ValueError("ConditionalDecoder makes points of positions: it needs queries with positions")
-        return self.ref_point_head(queries.position).sigmoid()
+        points = self.ref_point_head(queries.position)
+        return points.to(torch.promote_types(points.dtype, torch.float32)).sigmoid()
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """See `Decoder.layer_inputs`: the sine embedding of the point, scaled by the query from the second layer on."""

@@ -1,0 +1,206 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from detrex_lite.layers import (
+    FFN,
+    BaseTransformerLayer,
+    MultiheadAttention,
+    MultiScaleDeformableAttention,
+    PositionEmbeddingSine,
+)
+from detrex_lite.modeling import ContrastiveDenoising, DetectionHeads, ImagePreprocessor, QueryLayout, TokenLevels
+from detrex_lite.modeling.deformable import (
+    AnchorQueries,
+    DeformableDecoder,
+    DeformableEncoder,
+    DeformableQueries,
+    MemoryFusion,
+    MultiScaleDetector,
+    MultiScaleTransformer,
+)
+from detrex_lite.structures import ImageBatch
+
+C, LAYERS = 8, 2
+SHAPES = [(2, 4), (1, 2)]
+SIZES = [[(2, 4), (1, 2)], [(1, 2), (1, 1)]]  # of each level and image
+
+
+def attention():
+    return MultiScaleDeformableAttention(C, num_heads=2, num_levels=2, num_points=2, dropout=0.0)
+
+
+def layer_of(*order, attn):
+    return BaseTransformerLayer(attn=attn, ffn=FFN(C, 16), norm=nn.LayerNorm(C), operation_order=order)
+
+
+def encoder_of(**arguments):
+    torch.manual_seed(0)
+    layer = layer_of("self_attn", "norm", "ffn", "norm", attn=attention())
+    return DeformableEncoder(layer=layer, **{"num_layers": LAYERS, **arguments}).double()
+
+
+def decoder_of():
+    attn = [MultiheadAttention(C, 2), attention()]
+    layer = layer_of("self_attn", "norm", "cross_attn", "norm", "ffn", "norm", attn=attn)
+    return DeformableDecoder(layer=layer, num_layers=LAYERS)
+
+
+def maps_of(sizes=SIZES):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        ImageBatch.of_padded(torch.randn(len(of_images), C, *shape, generator=generator).double(), of_images)
+        for shape, of_images in zip(SHAPES, sizes, strict=True)
+    ]
+
+
+def inputs_of(maps):
+    levels = TokenLevels.from_maps(maps)
+    tokens = torch.cat([level.tensor.flatten(2).transpose(1, 2) for level in maps], dim=1)
+    pos = torch.randn(1, tokens.shape[1], C, generator=torch.Generator().manual_seed(2)).double()
+    return tokens, pos, levels
+
+
+# Encoder
+
+
+def test_tokens_read_from_each_other_around_their_own_place():
+    encoder, (tokens, pos, levels) = encoder_of(), inputs_of(maps_of())
+    want = tokens
+    places = levels.in_maps(levels.centres())
+    for layer in encoder.layers:
+        inputs = {"reference_points": places, "spatial_shapes": SHAPES}
+        want = layer(want, query_pos=pos, query_key_padding_mask=levels.padding, self_attn_inputs=inputs)
+    assert_close(encoder(tokens, pos=pos, levels=levels), want)
+    every = encoder.every_layer(tokens, pos=pos, levels=levels)
+    assert len(every) == LAYERS
+    assert_close(every[-1], want)
+
+
+def test_tokens_do_not_read_padding():
+    encoder, (tokens, pos, levels) = encoder_of(), inputs_of(maps_of())
+    changed = torch.where(levels.padding[..., None], torch.full_like(tokens, 7.0), tokens)
+    want, got = (encoder(values, pos=pos, levels=levels) for values in (tokens, changed))
+    assert_close(got[~levels.padding], want[~levels.padding])
+
+
+def test_the_memory_may_be_made_of_all_layers():
+    torch.manual_seed(0)
+    fusion = MemoryFusion(C, LAYERS)
+    encoder, (tokens, pos, levels) = encoder_of(memory_fusion=fusion.double()), inputs_of(maps_of())
+    every = encoder.every_layer(tokens, pos=pos, levels=levels)
+    assert_close(encoder(tokens, pos=pos, levels=levels), fusion.layers(torch.cat([tokens, *every], dim=-1)))
+    first, second, norm = fusion.layers[0], fusion.layers[2], fusion.layers[3]
+    assert (first.in_features, first.out_features, second.out_features) == (C * (LAYERS + 1), C, C)
+    assert norm.normalized_shape == (C,)
+
+
+def test_an_encoder_without_layers_gives_tokens_as_they_are():
+    tokens, pos, levels = inputs_of(maps_of())
+    encoder = DeformableEncoder(layer=[], num_layers=0)
+    assert_close(encoder(tokens, pos=pos, levels=levels), tokens, rtol=0, atol=0)
+
+
+# Transformer
+
+
+def transformer_of(**arguments):
+    return MultiScaleTransformer(
+        **{"encoder": None, "decoder": decoder_of(), "embed_dim": C, "num_feature_levels": 2, **arguments}
+    ).double()
+
+
+def test_levels_are_told_apart_by_what_is_added_to_positions():
+    given = {}
+
+    class Encoder(nn.Module):
+        def forward(self, tokens, *, pos, levels):
+            given.update(tokens=tokens, pos=pos, levels=levels)
+            return 2 * tokens
+
+    transformer, maps = transformer_of(encoder=Encoder()), maps_of()
+    positions = [torch.randn(1, C, *shape).double() for shape in SHAPES]
+    memory = transformer.encode(maps, positions)
+    tokens, _, levels = inputs_of(maps)
+    assert_close(given["tokens"], tokens)
+    assert_close(memory.tokens, 2 * tokens)
+    of_levels = [
+        position.flatten(2).transpose(1, 2) + embed
+        for position, embed in zip(positions, transformer.level_embeds, strict=True)
+    ]
+    assert_close(given["pos"], torch.cat(of_levels, dim=1))
+    assert_close(memory.padding, levels.padding)
+    assert memory.levels is given["levels"]
+    assert memory.pos is None
+
+
+def test_without_an_encoder_tokens_are_the_memory():
+    maps = maps_of()
+    memory = transformer_of().encode(maps, [torch.zeros(1, C, *shape).double() for shape in SHAPES])
+    assert_close(memory.tokens, inputs_of(maps)[0], rtol=0, atol=0)
+
+
+def test_another_number_of_maps_is_refused():
+    maps = maps_of()
+    with pytest.raises(ValueError, match="2 feature maps.*num_feature_levels=4"):
+        transformer_of(num_feature_levels=4).encode(maps, [level.tensor for level in maps])
+
+
+# Detector
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    layout = QueryLayout(5)
+    arguments = {
+        "backbone": nn.Identity(),
+        "neck": nn.Identity(),
+        "position_embedding": PositionEmbeddingSine(num_pos_feats=C // 2),
+        "transformer": transformer_of(encoder=encoder_of()),
+        "queries": AnchorQueries(layout=layout, embed_dim=C, as_two_stage=True),
+        "heads": DetectionHeads(embed_dim=C, num_classes=3, num_layers=LAYERS, with_box_refine=True, for_encoder=True),
+        "num_classes": 3,
+        "preprocess": ImagePreprocessor(),
+        "criterion": nn.Identity(),
+        "postprocessor": None,
+    }
+    return MultiScaleDetector(**{**arguments, **changes})
+
+
+def heads_of(**changes):
+    arguments = {"embed_dim": C, "num_classes": 3, "num_layers": LAYERS, "with_box_refine": True, "for_encoder": True}
+    return DetectionHeads(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 4}, "num_classes"),
+        ({"num_queries": 6}, "num_queries"),
+        ({"num_queries_one2many": 2}, "num_queries_one2many"),
+        ({"embed_dim": 16}, "embed_dim"),
+        ({"with_box_refine": False}, "with_box_refine"),
+        ({"as_two_stage": False}, "as_two_stage"),
+        ({"share_heads": True}, "share_heads"),
+        ({"heads": heads_of(num_layers=3)}, "number of decoder layers"),
+        ({"heads": heads_of(for_encoder=False)}, "as_two_stage"),
+        ({"heads": heads_of(with_box_refine=False)}, "as_two_stage=True needs with_box_refine=True"),
+        (
+            {
+                "queries": DeformableQueries(layout=QueryLayout(5), embed_dim=C, as_two_stage=True),
+                "denoising": ContrastiveDenoising(num_classes=3, embed_dim=C),
+            },
+            "AnchorQueries",
+        ),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+def test_facts_may_be_left_to_the_parts_or_said_as_they_say_them():
+    build()
+    said = {"num_queries": 5, "num_queries_one2many": 0, "embed_dim": C, "with_box_refine": True}
+    build(**said, as_two_stage=True, share_heads=False, denoising=ContrastiveDenoising(num_classes=3, embed_dim=C))

@@ -38,8 +38,9 @@ class DINO(MultiScaleDetector):
             the layers before, "_dn", "_dn_0", .. for denoising queries, and "_enc" for the encoder's proposals.
         """
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
-        queries, layers, proposals = self.decode(images, noised, training=targets is not None)
-        named = queries.split(layers, aux_loss=self.aux_loss)
+        seen = None if noised is None else noised.for_decoder()
+        queries, layers, proposals = self.decode(images, seen, training=targets is not None)
+        named = queries.split(layers, aux_loss=self.aux_loss, blocks=[noised])
         return named if proposals is None else named | {"_enc": proposals}
 
     def decode(

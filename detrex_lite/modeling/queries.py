@@ -49,6 +49,10 @@ class QueryBlock(NamedTuple):
         """q, the number of queries of an image."""
         return self.content.shape[1]
 
+    def for_decoder(self) -> "QueryBlock":
+        """The block without its objects and matches, whose number must not become part of a compiled `decode`."""
+        return self._replace(targets=None, match=None, query_weight=None)
+
 
 class Queries:
     """Blocks of queries, one after the other.
@@ -119,21 +123,26 @@ class Queries:
                 mask[..., rows, places[suffix]] = False
         return mask
 
-    def split(self, layers: Sequence[LayerOutput], *, aux_loss: bool = True) -> dict[str, Predictions]:
+    def split(
+        self, layers: Sequence[LayerOutput], *, aux_loss: bool = True, blocks: Iterable[QueryBlock | None] = ()
+    ) -> dict[str, Predictions]:
         """Tell the predictions of the blocks apart, and name them.
 
         Args:
             layers: one output for each decoder layer, for the queries of all blocks.
             aux_loss: whether the layers before the last are returned.
+            blocks: with objects and matches, in the place of those with the same suffixes that `for_decoder` gave.
 
         Returns:
             Name -> predictions, see `name_layers`.
         """
+        whole = {block.suffix: block for block in blocks if block is not None}
         sizes = [block.size for block in self.blocks]
         kept = layers if aux_loss else layers[-1:]
         parts = [_split(layer, sizes) for layer in kept]
         named: dict[str, Predictions] = {}
-        for block, outputs in zip(self.blocks, zip(*parts, strict=True), strict=True):
+        for decoded, outputs in zip(self.blocks, zip(*parts, strict=True), strict=True):
+            block = whole.get(decoded.suffix, decoded)
             named |= name_layers(
                 outputs,
                 suffix=block.suffix,

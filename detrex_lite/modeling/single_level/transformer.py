@@ -112,7 +112,8 @@ class ConditionalDecoder(Decoder):
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """See `Decoder.layer_inputs`: the sine embedding of the point, scaled by the query from the second layer on."""
         assert state.reference is not None
-        place = get_sine_pos_embed(state.reference, self.embed_dim // 2, self.temperature).to(state.query.dtype)
+        points = state.reference[..., :2]  # boxes from the second layer on, where they are refined
+        place = get_sine_pos_embed(points, self.embed_dim // 2, self.temperature).to(state.query.dtype)
         if index > 0:
             place = place * self.query_scale(state.query)
         return {"query_pos": state.queries.position, "cross_attn_inputs": {"query_sine_embed": place}}

@@ -1,0 +1,204 @@
+"""Relation-DETR as a whole, and its relations in other detectors. Models are small."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detrex_lite.config import get_config
+from detrex_lite.modeling import PositionRelation
+from detrex_lite.projects.dino.modeling import DINO
+from detrex_lite.testing import (
+    NUM_QUERIES,
+    SMALL,
+    DeformableContract,
+    DenoisingContract,
+    TwoStageContract,
+    build,
+    build_lively,
+    build_on_meta,
+    changed,
+    has_gradient,
+    parameter_patterns,
+    predict,
+    require_all_gradients,
+    without_dropout,
+)
+
+from .published import PROJECTS
+
+CONFIGS = PROJECTS / "relation_detr" / "configs"
+ONE2MANY = 3 * NUM_QUERIES
+
+
+def small_config(**changes):
+    cfg = get_config("projects/relation_detr/configs/models/relation_detr_r50.py").model
+    small = {**SMALL, "denoising.num_pairs": 6, "num_queries_one2many": ONE2MANY}
+    return changed(cfg, {**small, **changes})
+
+
+class TestRelationDETR(DenoisingContract, DeformableContract):
+    num_groups = 3  # six pairs, and at most two objects in an image
+    aux_suffixes = frozenset({"_0", "_dn_0", "_0_one2many"})
+    other_suffixes = frozenset({"_dn", "_enc", "_one2many", "_enc_one2many"})
+
+    def config(self, **changes):
+        return small_config(**changes)
+
+
+class TestTwoStages(TwoStageContract):
+    def config(self, **changes):
+        return small_config(**changes)
+
+    def test_two_stages_need_refinement(self):
+        with pytest.raises(ValueError, match="with_box_refine=True"):  # which looking forward twice needs, too
+            build(self.config(with_box_refine=False))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    model, _ = build_on_meta(path)
+    assert model.queries.content.weight.shape == (900, 256)
+    assert model.queries.hybrid.content.weight.shape == (1500, 256)
+
+
+def slow_relation(relation, before, after):
+    """Section 3.2 of the paper, pair by pair."""
+    batch, queries, _ = before.shape
+    bias = torch.zeros(batch, relation.pos_proj.out_features, queries, queries, dtype=before.dtype)
+    half = relation.num_pos_feats // 2
+    for image in range(batch):
+        for row in range(queries):
+            for column in range(queries):
+                x, y, width, height = before[image, row].tolist()
+                other_x, other_y, other_width, other_height = after[image, column].tolist()
+                eps = relation.eps
+                numbers = [
+                    math.log(abs(x - other_x) / (width + eps) + 1),
+                    math.log(abs(y - other_y) / (height + eps) + 1),
+                    math.log((width + eps) / (other_width + eps)),
+                    math.log((height + eps) / (other_height + eps)),
+                ]
+                embedding = []
+                for number in numbers:
+                    for channel in range(half):
+                        angle = relation.scale * number / relation.temperature ** (channel / half)
+                        embedding += [math.sin(angle), math.cos(angle)]
+                projected = relation.pos_proj(torch.tensor(embedding, dtype=before.dtype))
+                bias[image, :, row, column] = projected.clamp(min=0)
+    return bias
+
+
+def test_the_bias_is_the_papers():
+    torch.manual_seed(0)
+    relation = PositionRelation(num_heads=3, num_pos_feats=6).double()
+    before, after = 0.1 + 0.8 * torch.rand(2, 2, 4, 4, dtype=torch.float64)
+    assert_close(relation(before, after), slow_relation(relation, before, after))
+    assert (relation(before, after) > 0).any()
+
+
+RELATION = {"_target_": "detrex_lite.modeling.PositionRelation", "num_heads": 4}
+# Before the first layer, boxes stand for predictions; points do not, so that relations begin one layer later.
+DETECTORS = {
+    "deformable_detr": {"with_box_refine": True},
+    "dab_deformable_detr": {},
+    "dino": {"denoising.num_pairs": 6},
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_detector_takes_relations(name, batch):
+    cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
+    changes = {
+        **SMALL,
+        **DETECTORS[name],
+        "transformer.decoder.num_layers": 3,
+        "transformer.decoder.relation": RELATION,
+    }
+    model = build(changed(cfg, changes)).train()
+    require_all_gradients(model, model(batch))
+    assert has_gradient(model.transformer.decoder.relation)
+
+
+def test_self_attention_is_biased_by_the_boxes_of_the_two_layers_before(batch):
+    changes = {"denoising": None, "num_queries_one2many": 0, "transformer.decoder.num_layers": 3}
+    model = build_lively(without_dropout(small_config(**changes))).double().eval()
+    seen, references = [], []
+    model.transformer.decoder.relation.register_forward_pre_hook(lambda module, args: seen.append(args))
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: references.append(args[0].reference))
+    with torch.no_grad():
+        named = predict(model, batch)
+    boxes = [references[0], named["_0"].boxes, named["_1"].boxes]
+    assert len(seen) == 2  # the first layer has no bias
+    for (before, after), *expected in zip(seen, boxes[:2], boxes[1:], strict=True):
+        assert_close([before, after], expected)
+
+
+def test_relations_change_predictions_from_the_second_layer_on(batch):
+    model = build_lively(small_config()).double().eval()
+    with torch.no_grad():
+        biased = predict(model, batch)
+        model.transformer.decoder.relation = None
+        plain = predict(model, batch)
+    assert_close(biased["_0"].boxes, plain["_0"].boxes, rtol=0, atol=0)
+    assert (biased[""].boxes - plain[""].boxes).abs().max() > 1e-6
+
+
+def same_noise(model, batch):
+    torch.manual_seed(0)
+    return predict(model, batch, targets=True)
+
+
+def test_the_hybrid_branch_does_not_change_the_matching_predictions(batch):
+    model = build_lively(without_dropout(small_config())).double().train()
+    single = build(without_dropout(small_config(num_queries_one2many=0))).double().train()
+    single.load_state_dict({name: value for name, value in model.state_dict().items() if "hybrid" not in name})
+    together, alone = same_noise(model, batch), same_noise(single, batch)
+    of_branch = {"_one2many", "_0_one2many", "_enc_one2many"}
+    assert set(together) - set(alone) == of_branch
+    for suffix, expected in alone.items():
+        assert_close(together[suffix].logits, expected.logits)
+        assert_close(together[suffix].boxes, expected.boxes)
+    assert {together[suffix].logits.shape[1] for suffix in of_branch} == {ONE2MANY}
+
+
+def test_the_hybrid_branch_has_no_relations(batch):
+    model = build_lively(without_dropout(small_config())).double().train()
+    biased = same_noise(model, batch)
+    model.transformer.decoder.relation = None
+    plain = same_noise(model, batch)
+    assert_close(biased["_one2many"].boxes, plain["_one2many"].boxes, rtol=0, atol=0)
+
+
+SWITCHES = {
+    "relation": ({"transformer.decoder.relation": None}, "transformer.decoder.relation."),
+    "memory_fusion": ({"transformer.encoder.memory_fusion": None}, "transformer.encoder.memory_fusion."),
+    "hybrid_branch": ({"num_queries_one2many": 0}, "queries.hybrid."),
+    "denoising": ({"denoising": None}, "denoising."),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_idea_has_a_switch(name, batch):
+    changes, prefix = SWITCHES[name]
+    model = build(small_config(**changes)).train()
+    removed = parameter_patterns(build(small_config())) - parameter_patterns(model)
+    assert removed
+    assert all(pattern.startswith(prefix) for pattern in removed)
+    require_all_gradients(model, model(batch))
+
+
+def test_without_its_ideas_it_is_dino(batch):
+    off = {key: value for changes, _ in SWITCHES.values() for key, value in changes.items() if key != "denoising"}
+    relation = build_lively(without_dropout(small_config(**off))).double().train()
+    dino = get_config("projects/dino/configs/models/dino_r50.py").model
+    own = {"neck.bias": False, "transformer.decoder.scale_positions": True, "denoising.num_pairs": 6}
+    dino = build(without_dropout(changed(dino, {**SMALL, **own}))).double().train()
+    assert type(dino) is DINO
+    dino.load_state_dict(relation.state_dict())
+    ours, theirs = same_noise(relation, batch), same_noise(dino, batch)
+    assert set(ours) == set(theirs)
+    for suffix, expected in theirs.items():
+        assert_close(ours[suffix].logits, expected.logits)
+        assert_close(ours[suffix].boxes, expected.boxes)

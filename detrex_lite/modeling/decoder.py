@@ -97,7 +97,7 @@ class Decoder(TransformerLayerSequence):
 
         Returns:
             Keyword arguments of `BaseTransformerLayer.forward`: `query_pos`, further arguments of attention blocks as
-            `self_attn_inputs` and `cross_attn_inputs`. A bias of self-attention is `self_attn_inputs={"attn_bias": ..}`,
+            `self_attn_inputs` and `cross_attn_inputs`. A bias of self-attention is `{"attn_bias": ..}` in the former,
             float, (B, H, Q, Q) or what broadcasts to it, with H heads; masks and other biases come on top. With
             `queries.num_groups` G > 1, where groups of q queries are folded into the batch, it is (B * G, H, q, q).
         """

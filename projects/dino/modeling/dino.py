@@ -1,7 +1,8 @@
 """DINO (Zhang et al., ICLR 2023, figure 2): backbone, encoder, query selection, denoising, decoder, heads.
 
 Differences from the authors' code: an image's detections do not depend on the batch that it is in
-(`Detector.extract_features`), and in a batch without objects the label embedding gets gradients of zero rather than none.
+(`Detector.extract_features`), and in a batch without objects the label embedding gets gradients of zero rather than
+none.
 """
 
 from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets

@@ -7,7 +7,7 @@ Legend: B batch, Q queries of all blocks, C channels.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,8 +16,12 @@ from .predictions import LayerOutput, Match, Predictions, name_layers
 from .targets import Targets
 
 
-class QueryBlock(NamedTuple):
+@dataclass(eq=False)
+class QueryBlock:
     """Queries that are treated alike, and how their predictions are matched and weighted.
+
+    A compiled decoder takes blocks as they are: it depends on what it reads, which are tensors, and not on objects and
+    matches, whose number differs from batch to batch.
 
     Attributes:
         suffix: of the names of the block's predictions and losses, see `name_of_layer`; "" for matching queries.
@@ -48,10 +52,6 @@ class QueryBlock(NamedTuple):
     def size(self) -> int:
         """q, the number of queries of an image."""
         return self.content.shape[1]
-
-    def for_decoder(self) -> "QueryBlock":
-        """The block without its objects and matches, whose number must not become part of a compiled `decode`."""
-        return self._replace(targets=None, match=None, query_weight=None)
 
 
 class Queries:
@@ -123,26 +123,21 @@ class Queries:
                 mask[..., rows, places[suffix]] = False
         return mask
 
-    def split(
-        self, layers: Sequence[LayerOutput], *, aux_loss: bool = True, blocks: Iterable[QueryBlock | None] = ()
-    ) -> dict[str, Predictions]:
+    def split(self, layers: Sequence[LayerOutput], *, aux_loss: bool = True) -> dict[str, Predictions]:
         """Tell the predictions of the blocks apart, and name them.
 
         Args:
             layers: one output for each decoder layer, for the queries of all blocks.
             aux_loss: whether the layers before the last are returned.
-            blocks: with objects and matches, in the place of those with the same suffixes that `for_decoder` gave.
 
         Returns:
             Name -> predictions, see `name_layers`.
         """
-        whole = {block.suffix: block for block in blocks if block is not None}
         sizes = [block.size for block in self.blocks]
         kept = layers if aux_loss else layers[-1:]
         parts = [_split(layer, sizes) for layer in kept]
         named: dict[str, Predictions] = {}
-        for decoded, outputs in zip(self.blocks, zip(*parts, strict=True), strict=True):
-            block = whole.get(decoded.suffix, decoded)
+        for block, outputs in zip(self.blocks, zip(*parts, strict=True), strict=True):
             named |= name_layers(
                 outputs,
                 suffix=block.suffix,

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_a_block_that_others_do_not_see_changes_nothing(memory):
     assert_close(named[""].logits, alone[-1].logits)
     assert_close(named["_0"].boxes, alone[0].boxes)
     # What they see does change them.
-    blind = Queries([noised._replace(sees=()), block_of()])
+    blind = Queries([replace(noised, sees=()), block_of()])
     other = blind.split(decoder(blind, memory, heads))
     assert (other["_dn"].logits - named["_dn"].logits).abs().max() > 1e-4
 

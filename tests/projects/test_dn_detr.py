@@ -1,5 +1,7 @@
 """DN-DETR as a whole. Models are small; their structure is that of the configs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -61,7 +63,7 @@ def test_what_is_in_padding_matters_unless_it_is_masked(batch, mask_padding):
     def with_other_padding(module, args, block):
         padding = block.content.abs().sum(-1) == 0
         padded.append(int(padding.sum()))
-        return block._replace(content=block.content.masked_fill(padding[..., None], 3.0))
+        return replace(block, content=block.content.masked_fill(padding[..., None], 3.0))
 
     before = denoised(model, batch)
     model.denoising.register_forward_hook(with_other_padding)

@@ -46,9 +46,8 @@ class DINO(MultiScaleDetector):
             selected cells, which are matched with the objects like the others.
         """
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
-        seen = None if noised is None else noised.for_decoder()
-        queries, layers, proposals = self.decode(images, seen, training=targets is not None)
-        named = queries.split(layers, aux_loss=self.aux_loss, blocks=[noised])
+        queries, layers, proposals = self.decode(images, noised, training=targets is not None)
+        named = queries.split(layers, aux_loss=self.aux_loss)
         return named if proposals is None else named | {"_enc": proposals}
 
     def decode(

@@ -24,9 +24,8 @@ class DNDETR(SingleLevelDetector):
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; with targets there are the predictions of denoising queries, "_dn", "_dn_0", .."""
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
-        seen = None if noised is None else noised.for_decoder()
-        queries, layers = self.decode(images, seen, training=targets is not None)
-        return queries.split(layers, aux_loss=self.aux_loss, blocks=[noised])
+        queries, layers = self.decode(images, noised, training=targets is not None)
+        return queries.split(layers, aux_loss=self.aux_loss)
 
     def decode(
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False

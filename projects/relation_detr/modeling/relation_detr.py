@@ -105,10 +105,9 @@ class RelationDETR(MultiScaleDetector):
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; with targets there are also "_dn", "_enc", "_one2many" and "_enc_one2many"."""
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
-        seen = None if noised is None else noised.for_decoder()
         named: dict[str, Predictions] = {}
-        for queries, layers, proposals in self.decode(images, seen, training=targets is not None):
-            named |= queries.split(layers, aux_loss=self.aux_loss, blocks=[noised])
+        for queries, layers, proposals in self.decode(images, noised, training=targets is not None):
+            named |= queries.split(layers, aux_loss=self.aux_loss)
             if proposals is not None:
                 branch = "" if queries.blocks[-1].suffix == FINAL else ONE_TO_MANY
                 named[f"_enc{branch}"] = proposals

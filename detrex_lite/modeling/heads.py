@@ -36,7 +36,7 @@ class LayerStep(NamedTuple):
         extra: whatever else a subclass hands to the next layer or to `read`.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of this name
     query: Tensor
     base: Tensor | None
     reference: Tensor | None
@@ -125,14 +125,14 @@ class DetectionHeads(nn.Module):
         """Boxes begin at their references, and objects are rare (Lin et al., ICCV 2017, section 4.1)."""
         for head in self.class_embed:
             if not self.background:
-                nn.init.constant_(head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+                nn.init.constant_(head.get_parameter("bias"), -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
         if not self.references:
             return
         for head in self.bbox_embed:
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
+            nn.init.zeros_(head.get_parameter("layers.2.weight"))
+            nn.init.zeros_(head.get_parameter("layers.2.bias"))
         if self.num_layers and not self.for_encoder:
-            nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], self.initial_size)
+            nn.init.constant_(self.bbox_embed[0].get_parameter("layers.2.bias")[2:], self.initial_size)
 
     def boxes(self, offsets: Tensor, reference: Tensor | None) -> Tensor:
         """Decode boxes.

@@ -112,16 +112,21 @@ class QueryLayout:
         """
         if not training or self.total == self.num_queries:
             return [QueryBlock(FINAL, content, reference, position)]
-        groups = {"num_groups": self.num_groups, "repeats": self.num_groups}
+        groups = self.num_groups
         if not self.num_queries_one2many:
-            return [QueryBlock(FINAL, content, reference, position, **groups)]
+            return [QueryBlock(FINAL, content, reference, position, num_groups=groups, repeats=groups)]
         in_group = self.num_queries if num_proposals is None else min(self.num_queries, num_proposals)
-        sizes = [in_group * self.num_groups, content.shape[1] - in_group * self.num_groups]
-        matching, one2many = zip(
-            *((None, None) if value is None else value.split(sizes, dim=1) for value in (content, reference, position)),
-            strict=True,
+        first = in_group * groups
+        matching, one2many = (
+            QueryBlock(
+                suffix,
+                content[:, rows],
+                None if reference is None else reference[:, rows],
+                None if position is None else position[:, rows],
+            )
+            for suffix, rows in ((FINAL, slice(first)), (ONE_TO_MANY, slice(first, None)))
         )
         return [
-            QueryBlock(FINAL, *matching, **groups),
-            QueryBlock(ONE_TO_MANY, *one2many, targets=self.one2many_targets, weight=self.one2many_weight),
+            matching._replace(num_groups=groups, repeats=groups),
+            one2many._replace(targets=self.one2many_targets, weight=self.one2many_weight),
         ]

@@ -198,10 +198,7 @@ RELATION_DETR = KeyMap(
         (r"^transformer\.encoder_(class|bbox)_head\.", r"heads.\1_embed.6."),  # after those of the six layers
         (r"^transformer\.hybrid_(class|bbox)_head\.", r"queries.hybrid.heads.\1_embed.0."),
         (r"^transformer\.hybrid_tgt_embed\.", "queries.hybrid.content."),
-        (
-            r"^transformer\.decoder\.position_relation_embedding\.pos_proj\.0\.",
-            "transformer.decoder.relation.pos_proj.",
-        ),
+        (r"^(transformer\.decoder)\.position_relation_embedding\.pos_proj\.0\.", r"\1.relation.pos_proj."),
         (r"^transformer\.encoder\.memory_fusion\.", "transformer.encoder.memory_fusion.layers."),
         *_PARTS,
     ),

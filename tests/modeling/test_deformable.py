@@ -150,6 +150,11 @@ def test_another_number_of_maps_is_refused():
 # Detector
 
 
+def heads_of(**changes):
+    arguments = {"embed_dim": C, "num_classes": 3, "num_layers": LAYERS, "with_box_refine": True, "for_encoder": True}
+    return DetectionHeads(**{**arguments, **changes})
+
+
 def build(**changes):
     torch.manual_seed(0)
     layout = QueryLayout(5)
@@ -159,18 +164,13 @@ def build(**changes):
         "position_embedding": PositionEmbeddingSine(num_pos_feats=C // 2),
         "transformer": transformer_of(encoder=encoder_of()),
         "queries": AnchorQueries(layout=layout, embed_dim=C, as_two_stage=True),
-        "heads": DetectionHeads(embed_dim=C, num_classes=3, num_layers=LAYERS, with_box_refine=True, for_encoder=True),
+        "heads": heads_of(),
         "num_classes": 3,
         "preprocess": ImagePreprocessor(),
         "criterion": nn.Identity(),
         "postprocessor": None,
     }
     return MultiScaleDetector(**{**arguments, **changes})
-
-
-def heads_of(**changes):
-    arguments = {"embed_dim": C, "num_classes": 3, "num_layers": LAYERS, "with_box_refine": True, "for_encoder": True}
-    return DetectionHeads(**{**arguments, **changes})
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
+from ..modeling import Targets
 from .configs import without_dropout
 from .fake_gpu import losses_on_a_fake_gpu
 from .inputs import NUM_CLASSES, make_batch, make_input
@@ -39,7 +40,7 @@ class DetectorContract:
     other_suffixes: frozenset[str] = frozenset()
     loss_kinds: tuple[str, ...] = ("class", "bbox", "giou")
     compiles_whole = True
-    pixel_tolerance: Mapping[str, float] = MappingProxyType({})
+    pixel_tolerance: Mapping[str, Any] = MappingProxyType({})
 
     def config(self, **changes: Any) -> DictConfig:
         """Abstract. The config of a small model.
@@ -187,7 +188,7 @@ class DeformableContract(DetectorContract):
 
     @pytest.fixture(autouse=True)
     def _variant(self, variant: Mapping[str, Any]) -> None:
-        self.variant = variant
+        self.variant = variant  # type: ignore[assignment]
         if variant.get("as_two_stage", False):
             self.other_suffixes = self.other_suffixes | {"_enc"}
 
@@ -223,9 +224,12 @@ class DenoisingContract(DetectorContract):
         named = predict(model, batch, targets=True)
         for suffix in ("_dn", "_dn_0"):
             predictions = named[suffix]
-            image, query, target, _ = predictions.match
-            assert len(target) == self.num_groups * len(predictions.targets)
-            assert_close(predictions.boxes[image, query], predictions.targets.boxes[target], rtol=1e-4, atol=1e-4)
+            match, objects = predictions.match, predictions.targets
+            assert match is not None
+            assert isinstance(objects, Targets)
+            assert len(match.target) == self.num_groups * len(objects)
+            found = predictions.boxes[match.image, match.query]
+            assert_close(found, objects.boxes[match.target], rtol=1e-4, atol=1e-4)
 
     def test_denoising_queries_are_there_with_targets_and_never_without(self, batch: Batch) -> None:
         model = build(self.config())

@@ -15,9 +15,7 @@ from ..modeling import Detector, Match, Predictions, Targets
 class _NoWayBack(TorchDispatchMode):
     """AssertionError when an operator takes numbers from the GPU to the CPU."""
 
-    def __torch_dispatch__(  # type: ignore[override]
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         before, after = (
             {one.device.type for one in tree_leaves(part) if isinstance(one, Tensor)} for part in ((args, kwargs), out)
@@ -51,7 +49,9 @@ def losses_on_a_fake_gpu(model: Detector, batch: Sequence[dict[str, Any]]) -> di
         DataDependentOutputException, DynamicOutputShapeException, AssertionError: when the forward pass of training
             would wait for a GPU, but for the matching.
     """
-    model.criterion.matcher = _KnownMatches()
+    criterion: Any = model.criterion
+    criterion.matcher = _KnownMatches()
+    criterion.matchers = dict.fromkeys(getattr(criterion, "matchers", ()), criterion.matcher)
     with FakeTensorMode(allow_non_fake_inputs=True), _NoWayBack():
         _move(model)
         images = model.preprocess(batch, as_published=True)

@@ -235,7 +235,7 @@ def test_a_set_with_a_known_match_is_compared_by_it(criterion):
     box_l1 = (predictions.boxes[KNOWN.image, KNOWN.query] - targets.boxes[KNOWN.target]).abs().sum()
     assert_close(got["loss_bbox_dn"], 5.0 * box_l1 / (4 * 2))
     mean = LOSSES["loss_class"](Comparison.of({"": predictions}, {"": KNOWN}, targets))
-    assert_close(got["loss_class_dn"], (mean.values * mean.weights).sum() / mean.weights.sum())
+    assert_close(got["loss_class_dn"], mean.values.sum() / mean.weights.sum())
     for name, loss in criterion({"": predictions}, targets).items():
         assert_close(got[name], loss)
     assert criterion.match({"_dn": known}, targets)["_dn"] is KNOWN
@@ -341,7 +341,7 @@ def test_weights_of_queries_multiply_losses_of_queries_only(loss, dtype):
     result = loss(Comparison.of({"": plain}, {"": KNOWN}, targets))
     if isinstance(result, Mean):
         weights = result.weights * weight
-        assert_close(got["loss_class_other"], (result.values * weights).sum() / weights.sum())
+        assert_close(got["loss_class_other"], (result.values * weight).sum() / weights.sum())
     else:
         assert_close(got["loss_class_other"], (result * weight).sum() / 4)
     assert got["loss_class_other"].dtype == torch.float64
@@ -357,14 +357,14 @@ def test_means_of_pairs_and_of_queries():
     }
 
     def of_queries(comparison):
-        return Mean(values.repeat(1, 2), weights.repeat(1, 2))
+        return Mean((values * weights).repeat(1, 2), weights.repeat(1, 2))
 
     got = only(of_queries)(outputs, targets)
     assert_close(got["loss"], (values * weights).sum() / weights.sum())
     assert_close(got["loss_0"], (values * weights**2).sum() / (weights**2).sum())
 
     def of_pairs(comparison):
-        return Mean(values[0, :4].repeat(2), weights[0, :4].repeat(2))
+        return Mean((values * weights)[0, :4].repeat(2), weights[0, :4].repeat(2))
 
     got = only(of_pairs)(outputs, targets)
     assert_close(got["loss"], (values * weights)[0, :4].sum() / weights[0, :4].sum())

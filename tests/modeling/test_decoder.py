@@ -149,7 +149,7 @@ def test_hooks_know_what_comes_before_a_layer_and_say_what_goes_into_it(memory):
         assert isinstance(state, DecoderState)
         assert state.queries is queries
         assert state.memory is memory
-        assert [step.index for step in state.steps[:index]] == list(range(index))
+        assert [step.layer for step in state.steps[:index]] == list(range(index))
         assert_close(state.query, query)
         assert_close(state.reference, reference)
         query = decoder.layers[index](

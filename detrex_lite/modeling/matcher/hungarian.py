@@ -76,7 +76,7 @@ class HungarianMatcher:
                         f"{costs[name].shape[1]} predictions {name!r} cannot be divided into num_groups={groups} "
                         "groups of equal size"
                     )
-                self._warn_of_too_many(max(sizes, default=0), costs[name].shape[1] // groups)
+                self._warn_of_too_many(name, max(sizes, default=0), costs[name].shape[1] // groups)
                 solved.append(_solve(costs[name], sizes, groups, name))
             # One transfer back, too.
             device = next(iter(predictions.values())).logits.device
@@ -122,12 +122,12 @@ class HungarianMatcher:
             costs.append(value)
         return torch.stack(costs).sum(0)
 
-    def _warn_of_too_many(self, objects: int, queries: int) -> None:
+    def _warn_of_too_many(self, name: str, objects: int, queries: int) -> None:
         if objects > queries and not self._warned:
             self._warned = True
             warnings.warn(
-                f"an image has {objects} objects, but there are {queries} queries: some objects are left "
-                "unmatched; raise model.num_queries (this is said once)"
+                f"an image has {objects} objects, but there are {queries} queries in the set of predictions {name!r}: "
+                "some objects are left unmatched; use more queries (this is said once)"
             )
 
 

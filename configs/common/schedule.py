@@ -7,6 +7,8 @@ from detrex_lite.engine.schedule import multi_step, one_cycle
 lr_multiplier_500ep = L(multi_step)(epochs=500, milestones=[400], gamma=0.1, warmup_length=0.0)
 lr_multiplier_300ep = L(multi_step)(epochs=300, milestones=[200], gamma=0.1, warmup_length=0.0)
 lr_multiplier_50ep = L(multi_step)(epochs=50, milestones=[40], gamma=0.1, warmup_length=0.0)
+lr_multiplier_36ep = L(multi_step)(epochs=36, milestones=[30], gamma=0.1, warmup_length=0.0)
+lr_multiplier_24ep = L(multi_step)(epochs=24, milestones=[20], gamma=0.1, warmup_length=0.0)
 lr_multiplier_12ep = L(multi_step)(epochs=12, milestones=[11], gamma=0.1, warmup_length=0.0)
 
 lr_multiplier_one_cycle = L(one_cycle)(warmup_length=0.05, start_factor=0.01, end_factor=0.0)

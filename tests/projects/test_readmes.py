@@ -1,65 +1,53 @@
-"""What READMEs of projects say about the code is so."""
+"""What READMEs of projects say about files and configs is so."""
 
-import ast
-import io
 import re
-import tokenize
+import shlex
 from pathlib import Path
 
 import pytest
 
 import detrex_lite.projects
+from detrex_lite.config import LazyConfig, validate
 
-READMES = sorted(Path(next(iter(detrex_lite.projects.__path__))).glob("*/README.md"))
-SIZE = re.compile(r"(\d+) lines of code without imports, docstrings and comments")
-NO_CODE = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-}
+PROJECTS = Path(next(iter(detrex_lite.projects.__path__)))
+READMES = sorted(PROJECTS.glob("*/README.md"))
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+OPTIONS = re.compile(r"^## Options\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+ROW = re.compile(r"^\| (.+) \| `(.+)` \|$", re.MULTILINE)
 
 
-def lines_of(node):
-    return set(range(node.lineno, node.end_lineno + 1))
+def options():
+    """(config, what a row of a table of options is about, its overrides)"""
+    for readme in READMES:
+        section = OPTIONS.search(readme.read_text())
+        if section is not None:
+            config = readme.parent / LINK.search(section[1])[1]
+            for about, overrides in ROW.findall(section[1]):
+                yield pytest.param(config, shlex.split(overrides), id=f"{readme.parent.name}: {about}")
 
 
-def lines_of_code(source):
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    lines = {line for token in tokens if token.type not in NO_CODE for line in range(token.start[0], token.end[0] + 1)}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            lines -= lines_of(node)
-        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            lines -= lines_of(node.body[0])
-    return len(lines)
-
-
-SOURCE = """
-import torch
-
-
-def double(x):
-    'Text.'
-    # Why.
-    return [
-        x,
-
-        x,
-    ]
-"""
-
-
-def test_lines_are_counted():
-    assert lines_of_code(SOURCE) == 5
+def test_every_project_has_a_readme():
+    assert {path.parent for path in READMES} == {path.parent.parent for path in PROJECTS.glob("*/configs/models")}
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_the_number_of_lines_is_that_of_the_modeling_code(readme):
-    stated = SIZE.search(readme.read_text())
-    if stated is None:
-        pytest.skip("states no number of lines")
-    modules = [path for path in readme.parent.glob("modeling/*.py") if path.name != "__init__.py"]
-    assert int(stated[1]) == sum(lines_of_code(path.read_text()) for path in modules)
+def test_links_lead_to_files(readme):
+    missing = [link for link in LINK.findall(readme.read_text()) if not (readme.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_leaf_configs_are_named(readme):
+    named = set(re.findall(r"\(configs/(\w+\.py)\)", readme.read_text()))
+    assert named <= {path.name for path in readme.parent.glob("configs/*.py")}
+    assert named
+
+
+@pytest.mark.parametrize(("config", "overrides"), list(options()))
+def test_options_are_overrides_that_the_config_takes(config, overrides):
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(str(config)), overrides)
+    validate(cfg)
+
+
+def test_there_are_options():
+    assert len(list(options())) > 50

@@ -5,5 +5,6 @@ python tools/train_net.py --config-file projects/detr/configs/detr_r50_prenorm_3
 
 from .detr_r50_300ep import dataloader, lr_multiplier, model, optimizer, train
 
-model.transformer.encoder.pre_norm = True
+model.transformer.encoder.layer.operation_order = ["norm", "self_attn", "norm", "ffn"]
+model.transformer.decoder.layer.operation_order = ["norm", "self_attn", "norm", "cross_attn", "norm", "ffn"]
 train.output_dir = "output/detr_r50_prenorm_300ep"

@@ -1,0 +1,10 @@
+"""Conditional DETR R101 for 50 epochs.
+
+python tools/train_net.py --config-file projects/conditional_detr/configs/conditional_detr_r101_50ep.py --num-gpus 8
+"""
+
+from .conditional_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train
+from .models.conditional_detr_r101 import model
+
+model.backbone.weights = "IMAGENET1K_V1"
+train.output_dir = "output/conditional_detr_r101_50ep"

@@ -1,0 +1,21 @@
+"""H-Deformable DETR R50 for 12 epochs of COCO in batches of 16, the learning rate a tenth after 11.
+
+python tools/train_net.py --num-gpus 8 \\
+    --config-file projects/h_deformable_detr/configs/h_deformable_detr_r50_two_stage_12ep.py
+"""
+
+from detrex_lite.config import get_config
+
+from .models.h_deformable_detr_r50 import model
+
+dataloader = get_config("common/data/coco_detr.py").dataloader
+optimizer = get_config("common/optim.py").AdamW
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_12ep
+train = get_config("common/train.py").train
+
+model.backbone.weights = "IMAGENET1K_V1"
+optimizer.params.backbone_lr_factor = 0.1
+train.clip_grad.enabled = True
+train.clip_grad.params.max_norm = 0.1
+train.max_epochs = 12
+train.output_dir = "output/h_deformable_detr_r50_two_stage_12ep"

@@ -1,0 +1,12 @@
+"""Relation-DETR R50 for 24 epochs, the learning rate a tenth after 20.
+
+python tools/train_net.py --config-file projects/relation_detr/configs/relation_detr_r50_24ep.py --num-gpus 8
+"""
+
+from detrex_lite.config import get_config
+
+from .relation_detr_r50_12ep import dataloader, model, optimizer, train
+
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_24ep
+train.max_epochs = 24
+train.output_dir = "output/relation_detr_r50_24ep"

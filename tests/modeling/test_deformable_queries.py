@@ -20,6 +20,11 @@ LAYOUTS = {
     "both": {"num_groups": GROUPS, "num_queries_one2many": MANY},
 }
 
+# Layouts of two stages, with mixed selection or without; groups without it would all be the same.
+SELECTIONS = [
+    (name, mixed) for name in LAYOUTS for mixed in (False, True) if mixed or "num_groups" not in LAYOUTS[name]
+]
+
 
 def build(kind, layout="plain", *, dtype=torch.float64, **arguments):
     torch.manual_seed(0)
@@ -101,8 +106,7 @@ def test_learned_boxes_begin_all_over_the_image_with_contents_of_zero():
 
 
 @pytest.mark.parametrize("tokens", [(1, 1), (1, 2), (2, 2), (1, 5), (3, 4)])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("mixed_selection", [False, True])
+@pytest.mark.parametrize(("layout", "mixed_selection"), SELECTIONS)
 @pytest.mark.parametrize("training", [False, True])
 def test_boxes_of_the_best_proposals(tokens, layout, mixed_selection, training):
     memory, heads = memory_of(*tokens, batch=1), heads_of()
@@ -134,8 +138,7 @@ def test_boxes_of_the_best_proposals(tokens, layout, mixed_selection, training):
 
 
 @pytest.mark.parametrize("tokens", [(1, 1), (2, 2), (1, 5), (3, 4)])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("mixed_selection", [False, True])
+@pytest.mark.parametrize(("layout", "mixed_selection"), SELECTIONS)
 @pytest.mark.parametrize("training", [False, True])
 def test_points_of_two_stages_are_boxes_whose_sines_make_the_queries(tokens, layout, mixed_selection, training):
     memory, heads = memory_of(*tokens, batch=1), heads_of()
@@ -224,6 +227,8 @@ def test_copies_give_the_same(kind, as_two_stage):
 def test_errors(kind):
     with pytest.raises(ValueError, match="mixed_selection=True needs as_two_stage=True"):
         build(kind, mixed_selection=True)
+    with pytest.raises(ValueError, match="num_groups=2 with two stages needs mixed_selection=True"):
+        build(kind, "groups", as_two_stage=True)
     queries = build(kind, as_two_stage=True)
     with pytest.raises(ValueError, match="for_encoder=False"):
         queries(memory_of(), DetectionHeads(embed_dim=C, num_classes=2, num_layers=1).double(), training=True)

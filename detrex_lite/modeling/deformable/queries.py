@@ -50,7 +50,7 @@ class DeformableQueries(nn.Module):
             H-Deformable DETR).
 
     Raises:
-        ValueError: for mixed selection without two stages.
+        ValueError: for mixed selection without two stages, or several groups with two stages without mixed selection.
     """
 
     embedding: nn.Embedding | None
@@ -59,7 +59,7 @@ class DeformableQueries(nn.Module):
         self, *, layout: QueryLayout, embed_dim: int, as_two_stage: bool = False, mixed_selection: bool = False
     ):
         super().__init__()
-        require_two_stages(as_two_stage, mixed_selection)
+        _check_stages(layout, as_two_stage, mixed_selection)
         self.layout = layout
         self.num_queries_one2many = layout.num_queries_one2many
         self.embed_dim = embed_dim
@@ -134,7 +134,7 @@ class AnchorQueries(nn.Module):
             (DN-DETR, Li et al., CVPR 2022, section 4.4).
 
     Raises:
-        ValueError: for mixed selection without two stages.
+        ValueError: for mixed selection without two stages, or several groups with two stages without mixed selection.
     """
 
     content: nn.Embedding | None
@@ -149,7 +149,7 @@ class AnchorQueries(nn.Module):
         indicator: bool = False,
     ):
         super().__init__()
-        require_two_stages(as_two_stage, mixed_selection)
+        _check_stages(layout, as_two_stage, mixed_selection)
         self.layout = layout
         self.num_queries_one2many = layout.num_queries_one2many
         self.as_two_stage = as_two_stage
@@ -231,7 +231,12 @@ class AnchorQueries(nn.Module):
         return StartingQueries(blocks, Predictions(*chosen))
 
 
-def require_two_stages(as_two_stage: bool, mixed_selection: bool) -> None:
-    """ValueError for mixed selection without two stages."""
+def _check_stages(layout: QueryLayout, as_two_stage: bool, mixed_selection: bool) -> None:
+    """ValueError for mixed selection without two stages, and for groups that would be the same."""
     if mixed_selection and not as_two_stage:
         raise ValueError("mixed_selection=True needs as_two_stage=True: it is about queries that are proposals")
+    if as_two_stage and not mixed_selection and layout.num_groups > 1:
+        raise ValueError(
+            f"num_groups={layout.num_groups} with two stages needs mixed_selection=True: groups begin at the same "
+            "proposals, so without learned contents they would all be the same"
+        )

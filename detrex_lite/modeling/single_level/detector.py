@@ -68,6 +68,8 @@ class SingleLevelDetector(Detector):
         require_equal("number of decoder layers", decoder=transformer.decoder.num_layers, heads=heads.num_layers)
         if denoising is not None and (queries.num_patterns or not isinstance(queries, LearnedAnchors)):
             raise ValueError("denoising needs queries that are boxes, without patterns: LearnedAnchors, num_patterns=0")
+        if denoising is not None and not isinstance(denoising, GroupDenoising):
+            raise ValueError(f"denoising is a {type(denoising).__name__}; with one feature map it is a GroupDenoising")
         self.backbone = backbone
         self.in_feature = in_feature
         self.input_proj = nn.Conv2d(in_channels[in_feature], embed_dim, kernel_size=1)

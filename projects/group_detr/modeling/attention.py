@@ -1,8 +1,9 @@
 """The self-attention that detrex trains Group DETR with, which is not the paper's.
 
 In the paper each group of queries attends to itself alone: `ConditionalSelfAttention` with `num_groups`, as in
-group_detr_r50_paper.py. In detrex all groups attend to each other, and what is found for query i of group g is added to
-the query at i * G + g. Its trained weights compute detections with one group, where both are the same.
+group_detr_r50_paper.py. In detrex, by mistake, all groups attend to each other, and what is found for query i of
+group g is added to the query at i * G + g. It is here so that its losses can be reproduced. With one group, as in
+evaluation, both are the same.
 
 Legend: B batch, G groups, n queries of a group, C channels.
 """

@@ -10,6 +10,7 @@ model = get_config("projects/detr/configs/models/detr_r50.py").model
 model.transformer.decoder = L(ConditionalDecoder)(
     layer=get_config("common/layers.py").conditional_decoder,
     num_layers=6,
+    relation=None,
     embed_dim="${...embed_dim}",
     temperature=10000,
 )

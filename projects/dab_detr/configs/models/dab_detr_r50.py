@@ -1,4 +1,7 @@
-"""DAB-DETR with a ResNet-50, as detrex has it."""
+"""DAB-DETR with a ResNet-50, as detrex trains it, but for padding: the decoder does not attend to it, as in the paper.
+
+`model.transformer.mask_memory_padding=False` does as detrex.
+"""
 
 from torch import nn
 
@@ -35,6 +38,7 @@ model = L(DABDETR)(
         decoder=L(AnchorDecoder)(
             layer=_layers.conditional_decoder,
             num_layers=6,
+            relation=None,
             embed_dim="${...embed_dim}",
             modulate_hw_attn=True,
             temperature=10000,
@@ -42,7 +46,7 @@ model = L(DABDETR)(
         mask_memory_padding=True,
     ),
     queries=L(LearnedAnchors)(
-        layout=L(QueryLayout)(num_queries="${...num_queries}", num_groups=1),
+        layout=L(QueryLayout)(num_queries="${...num_queries}", num_groups=1, num_queries_one2many=0),
         embed_dim="${..embed_dim}",
         centers="random",
         num_patterns="${..num_patterns}",

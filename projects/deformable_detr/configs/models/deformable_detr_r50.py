@@ -34,6 +34,7 @@ model = L(DeformableDETR)(
         encoder=L(DeformableEncoder)(
             layer=_layers.deformable_encoder,
             num_layers=6,
+            memory_fusion=None,
         ),
         decoder=L(DeformableDecoder)(
             layer=_layers.deformable_decoder,

@@ -47,10 +47,11 @@ model = L(DETR)(
         decoder=L(PositionalDecoder)(
             layer=_layers.decoder,
             num_layers=6,
+            relation=None,
         ),
     ),
     queries=L(LearnedQueries)(
-        layout=L(QueryLayout)(num_queries="${...num_queries}", num_groups=1),
+        layout=L(QueryLayout)(num_queries="${...num_queries}", num_groups=1, num_queries_one2many=0),
         embed_dim="${..embed_dim}",
     ),
     heads=L(DetectionHeads)(

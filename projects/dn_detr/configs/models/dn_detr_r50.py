@@ -1,4 +1,7 @@
-"""DN-DETR with a ResNet-50, as detrex has it."""
+"""DN-DETR with a ResNet-50, as detrex trains it, but for padding, which is treated as in the paper's repository.
+
+`model.transformer.mask_memory_padding=False` and `model.denoising.padding_in_loss=True` do as detrex.
+"""
 
 from detrex_lite.config import get_config
 from detrex_lite.projects.dn_detr.modeling import DNDETR

@@ -190,7 +190,11 @@ def test_gradients_of_two_stages_end_at_the_proposals(kind):
 
 
 def test_only_proposals_of_matching_queries_are_trained():
-    queries, heads, memory = build(AnchorQueries, "both", as_two_stage=True), heads_of(), memory_of()
+    queries, heads, memory = (
+        build(AnchorQueries, "both", as_two_stage=True, mixed_selection=True),
+        heads_of(),
+        memory_of(),
+    )
     blocks, proposals = queries(memory, heads, training=True)
     assert [block.suffix for block in blocks] == ["", "_one2many"]
     assert [block.size for block in blocks] == [Q * GROUPS, MANY]
@@ -204,7 +208,7 @@ def test_only_proposals_of_matching_queries_are_trained():
 @pytest.mark.parametrize("as_two_stage", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_queries_have_the_precision_of_the_model_and_references_float32_at_least(kind, as_two_stage, dtype):
-    queries = build(kind, "both", as_two_stage=as_two_stage, dtype=dtype)
+    queries = build(kind, "both", as_two_stage=as_two_stage, mixed_selection=as_two_stage, dtype=dtype)
     blocks, _ = queries(memory_of(dtype=dtype), heads_of(dtype), training=True)
     for block in blocks:
         assert block.content.dtype == dtype
@@ -215,7 +219,11 @@ def test_queries_have_the_precision_of_the_model_and_references_float32_at_least
 @pytest.mark.parametrize("as_two_stage", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_give_the_same(kind, as_two_stage):
-    queries, heads, memory = build(kind, "both", as_two_stage=as_two_stage), heads_of(), memory_of()
+    queries, heads, memory = (
+        build(kind, "both", as_two_stage=as_two_stage, mixed_selection=as_two_stage),
+        heads_of(),
+        memory_of(),
+    )
     want = queries(memory, heads, training=True).blocks
     for other in (copy.deepcopy(queries), pickle.loads(pickle.dumps(queries))):
         for got, block in zip(other(memory, heads, training=True).blocks, want, strict=True):

@@ -39,7 +39,11 @@ def here(guide, monkeypatch):
 
 @pytest.mark.parametrize(
     ("config", "further"),
-    [("overlap_r50", {"loss_overlap", "loss_overlap_0"}), ("two_passes_r50", {"loss_bbox_0_first"})],
+    [
+        ("overlap_r50", {"loss_overlap", "loss_overlap_0"}),
+        ("similarity_r50", {"loss_bbox_dn"}),
+        ("two_passes_r50", {"loss_bbox_0_first", "loss_distance"}),
+    ],
 )
 def test_the_detectors_of_the_guide_train_and_detect(here, config, further):
     model = build(changed(LazyConfig.load(f"my_detectors/{config}.py").model, dict(SMALL))).train()
@@ -81,3 +85,8 @@ def test_the_test_of_the_guide_passes(guide):
         check=False,
     )
     assert run.returncode == 0, run.stdout[-3000:]
+
+
+def test_the_bias_of_the_guide_begins_at_zero(here):
+    model = build(changed(LazyConfig.load("my_detectors/similarity_r50.py").model, dict(SMALL)))
+    assert not model.transformer.decoder.similarity_weight.any()

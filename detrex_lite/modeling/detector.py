@@ -158,7 +158,7 @@ class Detector(nn.Module):
             targets: the batch's objects.
 
         Returns:
-            Name -> weighted loss; none here.
+            Name -> weighted loss, a scalar; none here.
         """
         return {}
 
@@ -214,7 +214,7 @@ class Detector(nn.Module):
         if self.training:
             targets = Targets.from_inputs(batched_inputs, num_classes=self.num_classes, like=images.tensor)
             outputs = self.predict(images, targets)
-            return self.criterion(outputs, targets) | self.losses(outputs, targets)
+            return _joined_losses(self.criterion(outputs, targets), self.losses(outputs, targets))
         sizes = [
             (int(record.get("height", height)), int(record.get("width", width)))
             for record, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
@@ -222,12 +222,28 @@ class Detector(nn.Module):
         return [{"instances": found} for found in self.postprocessor(self.predict(images)[FINAL], sizes)]
 
 
+def _joined_losses(of_sets: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All losses; ValueError for further ones that are no scalars, or whose names are taken."""
+    if not isinstance(further, Mapping):
+        raise ValueError(f"Detector.losses returned a {type(further).__name__}; it returns a dict of names and losses")
+    for name, loss in further.items():
+        if name in of_sets:
+            raise ValueError(f"Detector.losses returned {name!r}, which is a loss of the criterion; use another name")
+        if not isinstance(loss, Tensor) or loss.dim() > 0:
+            found = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"Detector.losses returned {name!r} {found}; a loss is a tensor of one number")
+    return {**of_sets, **further}
+
+
 class Outputs(dict[str, Predictions]):
-    """Sets of predictions by name, and whatever else `Detector.losses` needs.
+    """Sets of predictions by name, and whatever else `Detector.losses` needs: `Outputs(sets, memory=tokens)`.
 
     Args:
         sets: name -> predictions.
         extra: further results by name.
+
+    Attributes:
+        extra: the further results, such as `outputs.extra["memory"]`.
     """
 
     def __init__(self, sets: Mapping[str, Predictions], **extra: Any):
@@ -249,3 +265,9 @@ def require_equal(fact: str, **values: Any) -> None:
     if len(set(said_by.values())) > 1:
         said = ", ".join(f"{value} by {part}" for part, value in said_by.items())
         raise ValueError(f"{fact} is said to be {said}: the parts of a detector must agree")
+
+
+def channels_of_positions(position_embedding: nn.Module) -> int | None:
+    """C, of the position embeddings of this library, which have as many channels for x as for y; None of others."""
+    per_coordinate = getattr(position_embedding, "num_pos_feats", None)
+    return None if per_coordinate is None else 2 * int(per_coordinate)

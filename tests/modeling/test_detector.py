@@ -133,7 +133,7 @@ def test_a_detector_has_at_least_one_class():
 def test_more_objects_than_queries_warn_and_train():
     boxes = [[4.0 * left, 4, 4 * left + 12, 40] for left in range(NUM_QUERIES + 2)]
     model = build(toy_config()).train()
-    with pytest.warns(UserWarning, match=rf"{len(boxes)} objects.*{NUM_QUERIES} queries.*num_queries"):
+    with pytest.warns(UserWarning, match=rf"{len(boxes)} objects.*{NUM_QUERIES} queries"):
         losses = model([make_input(64, 64, boxes, [0] * len(boxes))])
     require_all_gradients(model, losses)
 

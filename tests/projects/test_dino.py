@@ -7,7 +7,6 @@ from torch.testing import assert_close
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import get_config
 from detrex_lite.modeling import GroupDenoising
-from detrex_lite.projects.dino.modeling import DINO
 from detrex_lite.testing import (
     NUM_CLASSES,
     SMALL,
@@ -170,18 +169,6 @@ def test_evaluation_is_the_same_without_denoising(batch):
         model.denoising = None
         for one, other in zip(found, model(batch), strict=True):
             assert_close(one["instances"].scores, other["instances"].scores, rtol=0, atol=0)
-
-
-def test_decode_gets_no_objects(batch):
-    """Their number would become part of what is compiled."""
-    model, given = build(small_config()).train(), []
-    model.decode = lambda images, *blocks, **options: (
-        given.extend(blocks) or DINO.decode(model, images, *blocks, **options)
-    )
-    named = predict(model, batch, targets=True)
-    assert [(block.targets, block.match, block.query_weight) for block in given] == [(None, None, None)]
-    assert named["_dn"].match is not None
-    assert len(named["_dn_0"].targets) == 3
 
 
 def test_small_images_with_denoising_have_no_more_queries_than_tokens():

@@ -20,6 +20,7 @@ model = get_config("projects/dab_deformable_detr/configs/models/dab_deformable_d
 model.merge_with(get_config("common/small_deformable.py").small)
 model.num_classes = 3
 model.queries.layout.num_groups = 2
+model.queries.mixed_selection = True
 model.num_queries_one2many = 30
 model.transformer.decoder.relation = L(PositionRelation)(num_heads="${...encoder.layer.attn.num_heads}")
 model.denoising = L(ContrastiveDenoising)(

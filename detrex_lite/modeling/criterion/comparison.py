@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...errors import did_you_mean
 from ..predictions import Match, Predictions
 from ..targets import Targets
 
@@ -80,11 +81,11 @@ class Comparison:
 
     def matched(self, name: str) -> Tensor:
         """(M, ...), what the matched queries have as the extra output `name`."""
-        return self.extra[name][self.image, self.query]
+        return _named(self.extra, name, "further output")[self.image, self.query]
 
     def wanted(self, name: str) -> Tensor:
         """(M, ...), what the matched objects have as the further property `name`."""
-        return self.target_extra[name][self.target]
+        return _named(self.target_extra, name, "further property of objects")[self.target]
 
     def class_targets(self, values: Tensor | float = 1.0) -> Tensor:
         """(B, R, K), zero but for `values` ((M,), or one for all) at the class of each matched query's object."""
@@ -99,6 +100,12 @@ class Comparison:
         if values.dim() == 1:
             return _sums(values, self.matched_per_set)
         return _sums(values.sum(0), self.queries_per_set)
+
+
+def _named(values: Mapping[str, Tensor], name: str, kind: str) -> Tensor:
+    if name not in values:
+        raise ValueError(f"there is no {kind} {name!r}{did_you_mean(name, values)}")
+    return values[name]
 
 
 def _sums(values: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ...structures import ImageBatch, Instances
 from ..denoising import Denoising
-from ..detector import Detector, ImagePreprocessor, require_equal
+from ..detector import Detector, ImagePreprocessor, channels_of_positions, require_equal
 from ..heads import DetectionHeads
 from ..predictions import Predictions
 from .queries import AnchorQueries, DeformableQueries
@@ -70,9 +70,21 @@ class MultiScaleDetector(Detector):
         require_equal("num_classes", model=num_classes, heads=heads.num_classes)
         require_equal("num_queries", model=num_queries, queries=layout.num_queries)
         require_equal("num_queries_one2many", model=num_queries_one2many, queries=queries.num_queries_one2many)
-        require_equal("embed_dim", model=embed_dim, transformer=transformer.embed_dim, heads=heads.embed_dim)
+        require_equal(
+            "embed_dim",
+            model=embed_dim,
+            transformer=transformer.embed_dim,
+            heads=heads.embed_dim,
+            denoising=None if denoising is None else denoising.embed_dim,
+            position_embedding=channels_of_positions(position_embedding),
+        )
         require_equal("with_box_refine", model=with_box_refine, heads=heads.with_box_refine)
-        require_equal("as_two_stage", model=as_two_stage, queries=queries.as_two_stage, heads=heads.for_encoder)
+        require_equal(
+            "as_two_stage",
+            model=as_two_stage,
+            queries=queries.as_two_stage,
+            **{"heads.for_encoder": heads.for_encoder},
+        )
         require_equal("share_heads", model=share_heads, heads=heads.share_heads)
         require_equal("number of decoder layers", decoder=decoder.num_layers, heads=heads.num_layers)
         if queries.as_two_stage and not heads.with_box_refine:

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from ...layers import MLP, TransformerLayerSequence, get_sine_pos_embed
 from ...structures import ImageBatch
 from ..decoder import Decoder, DecoderState, Memory
+from ..encoder import norm_after_pre_norm_layers
 from ..initialisation import xavier_uniform
 from ..multi_scale import TokenLevels, flatten_maps
 
 
 class DeformableEncoder(TransformerLayerSequence):
     """Tokens of all levels that read from each other, each around its own place.
+
+    Pre-norm layers are followed by one more norm.
 
     Args:
         layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers. Their
@@ -36,6 +39,7 @@ class DeformableEncoder(TransformerLayerSequence):
     ):
         super().__init__(layer, num_layers)
         self.memory_fusion = memory_fusion
+        self.norm = norm_after_pre_norm_layers(self)
 
     def forward(self, tokens: Tensor, *, pos: Tensor, levels: TokenLevels) -> Tensor:
         """tokens: (B, N, C); pos: (B, N, C) or (1, N, C). Returns (B, N, C)."""
@@ -43,13 +47,15 @@ class DeformableEncoder(TransformerLayerSequence):
         return every[-1] if self.memory_fusion is None else self.memory_fusion([tokens, *every])
 
     def every_layer(self, tokens: Tensor, *, pos: Tensor, levels: TokenLevels) -> list[Tensor]:
-        """The same for each layer, in their order; without layers, the tokens as they are."""
+        """The same for each layer, in their order; the norm after pre-norm layers is for the last one alone."""
         centres = levels.in_maps(levels.centres()).expand(tokens.shape[0], -1, -1, -1)
         inputs = {"reference_points": centres, "spatial_shapes": levels.spatial_shapes}
         results = []
         for layer in self.layers:
             tokens = layer(tokens, query_pos=pos, query_key_padding_mask=levels.padding, self_attn_inputs=inputs)
             results.append(tokens)
+        if self.norm is not None:
+            results[-1] = self.norm(results[-1])
         return results or [tokens]
 
 

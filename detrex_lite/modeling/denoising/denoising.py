@@ -87,6 +87,11 @@ class Denoising(nn.Module):
         self.padding_in_loss = padding_in_loss
         self.mask_padding = mask_padding
 
+    @property
+    def embed_dim(self) -> int:
+        """C, of the contents."""
+        return self.label_embedding.embedding_dim
+
     def wanted_groups(self, slots: int) -> int:
         """Abstract. The number of groups, when the cap allows, of images with at most `slots` objects."""
         raise NotImplementedError(f"{type(self).__name__} must implement wanted_groups")
@@ -188,6 +193,11 @@ class GroupDenoising(Denoising):
             mask_padding=mask_padding,
         )
         self.num_groups = num_groups
+
+    @property
+    def embed_dim(self) -> int:
+        """C, of the contents, whose last channel is the indicator."""
+        return self.label_embedding.embedding_dim + 1
 
     def wanted_groups(self, slots: int) -> int:
         """The same number for all images."""

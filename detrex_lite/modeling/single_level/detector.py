@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ...errors import did_you_mean
 from ...structures import ImageBatch, Instances
 from ..denoising import GroupDenoising
-from ..detector import Detector, ImagePreprocessor, require_equal
+from ..detector import Detector, ImagePreprocessor, channels_of_positions, require_equal
 from ..heads import DetectionHeads
 from ..predictions import Predictions
 from .queries import LearnedAnchors, LearnedQueries
@@ -63,6 +63,13 @@ class SingleLevelDetector(Detector):
         if in_feature not in in_channels:
             raise ValueError(f"the backbone gives no feature map {in_feature!r}{did_you_mean(in_feature, in_channels)}")
         require_equal("num_classes", model=num_classes, heads=heads.num_classes)
+        require_equal(
+            "embed_dim",
+            model=embed_dim,
+            heads=heads.embed_dim,
+            denoising=None if denoising is None else denoising.embed_dim,
+            position_embedding=channels_of_positions(position_embedding),
+        )
         require_equal("num_queries", model=num_queries, queries=queries.layout.num_queries)
         require_equal("num_patterns", model=num_patterns, queries=queries.num_patterns)
         require_equal("number of decoder layers", decoder=transformer.decoder.num_layers, heads=heads.num_layers)

@@ -3,16 +3,16 @@
 Legend: B batch, N cells of the feature map, Q queries, C channels.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...layers import MLP, BaseTransformerLayer, ConditionalCrossAttention, TransformerLayerSequence, get_sine_pos_embed
+from ...layers import MLP, ConditionalCrossAttention, TransformerLayerSequence, get_sine_pos_embed
 from ...structures import ImageBatch
 from ..decoder import Decoder, DecoderState, Memory
+from ..encoder import norm_after_pre_norm_layers
 from ..initialisation import xavier_uniform
 from ..queries import Queries
 
@@ -56,14 +56,6 @@ class SingleLevelEncoder(TransformerLayerSequence):
         if self.norm is not None:
             results[-1] = self.norm(results[-1])
         return results[1:] or results
-
-
-def norm_after_pre_norm_layers(sequence: TransformerLayerSequence) -> nn.Module | None:
-    """A norm as those of the layers where these normalise before their blocks, so that the result is normalised."""
-    last = sequence.layers[-1] if sequence.num_layers else None
-    if isinstance(last, BaseTransformerLayer) and last.pre_norm:
-        return copy.deepcopy(last.norms[-1])
-    return None
 
 
 class PositionalDecoder(Decoder):

@@ -388,6 +388,15 @@ def test_means_over_nothing_are_zero():
 # Further outputs
 
 
+def test_further_outputs_that_do_not_exist_are_named():
+    predictions = replace(random_predictions(2, 6), extra={"mark": torch.zeros(2, 6, 1)}, match=KNOWN)
+    comparison = Comparison.of({"": predictions}, {"": KNOWN}, random_targets([3, 1]))
+    with pytest.raises(ValueError, match="further output 'marc'.*'mark'"):
+        comparison.matched("marc")
+    with pytest.raises(ValueError, match="property of objects 'mark'"):
+        comparison.wanted("mark")
+
+
 def test_further_outputs_reach_losses_and_costs():
     targets = replace(random_targets([3, 1]), extra={"mark": torch.arange(4.0).double()[:, None]})
 

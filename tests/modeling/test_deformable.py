@@ -35,9 +35,9 @@ def layer_of(*order, attn):
     return BaseTransformerLayer(attn=attn, ffn=FFN(C, 16), norm=nn.LayerNorm(C), operation_order=order)
 
 
-def encoder_of(**arguments):
+def encoder_of(*order, **arguments):
     torch.manual_seed(0)
-    layer = layer_of("self_attn", "norm", "ffn", "norm", attn=attention())
+    layer = layer_of(*(order or ("self_attn", "norm", "ffn", "norm")), attn=attention())
     return DeformableEncoder(layer=layer, **{"num_layers": LAYERS, **arguments}).double()
 
 
@@ -94,6 +94,16 @@ def test_the_memory_may_be_made_of_all_layers():
     first, second, norm = fusion.layers[0], fusion.layers[2], fusion.layers[3]
     assert (first.in_features, first.out_features, second.out_features) == (C * (LAYERS + 1), C, C)
     assert norm.normalized_shape == (C,)
+
+
+def test_pre_norm_layers_are_followed_by_one_more_norm():
+    encoder, (tokens, pos, levels) = encoder_of("norm", "self_attn", "norm", "ffn"), inputs_of(maps_of())
+    nn.init.constant_(encoder.norm.weight, 2.0)
+    first, last = encoder.every_layer(tokens, pos=pos, levels=levels)
+    assert_close(last.mean(-1), torch.zeros_like(last[..., 0]))
+    assert_close(last.square().mean(-1), torch.full_like(last[..., 0], 4.0), rtol=0.01, atol=0)
+    assert (first.mean(-1).abs() > 1e-3).any()
+    assert encoder_of().norm is None
 
 
 def test_an_encoder_without_layers_gives_tokens_as_they_are():
@@ -180,11 +190,19 @@ def build(**changes):
         ({"num_queries": 6}, "num_queries"),
         ({"num_queries_one2many": 2}, "num_queries_one2many"),
         ({"embed_dim": 16}, "embed_dim"),
+        ({"position_embedding": PositionEmbeddingSine(num_pos_feats=C)}, f"{2 * C} by position_embedding"),
+        (
+            {
+                "queries": AnchorQueries(layout=QueryLayout(5), embed_dim=C, as_two_stage=True),
+                "denoising": ContrastiveDenoising(num_classes=3, embed_dim=2 * C),
+            },
+            f"{2 * C} by denoising",
+        ),
         ({"with_box_refine": False}, "with_box_refine"),
         ({"as_two_stage": False}, "as_two_stage"),
         ({"share_heads": True}, "share_heads"),
         ({"heads": heads_of(num_layers=3)}, "number of decoder layers"),
-        ({"heads": heads_of(for_encoder=False)}, "as_two_stage"),
+        ({"heads": heads_of(for_encoder=False)}, "False by heads.for_encoder"),
         ({"heads": heads_of(with_box_refine=False)}, "as_two_stage=True needs with_box_refine=True"),
         (
             {

@@ -225,6 +225,22 @@ def test_further_losses_stand_beside_those_of_the_sets(batch):
     assert_close(losses["loss_contents"], 3 * model.queries.weight.square().mean())
 
 
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"loss_bbox": torch.tensor(1.0)}, "'loss_bbox', which is a loss of the criterion"),
+        ({"loss_vector": torch.ones(3)}, r"'loss_vector' of shape \(3,\)"),
+        ({"loss_number": 1.0}, "'loss_number' a float"),
+        (torch.tensor(1.0), "returned a Tensor"),
+    ],
+)
+def test_faulty_further_losses_are_named(batch, further, message):
+    model = build(toy_config()).train()
+    model.losses = lambda outputs, targets: further
+    with pytest.raises(ValueError, match=message):
+        model(batch)
+
+
 def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(batch):
     model = build_lively(toy_config()).eval()
     with torch.no_grad():

@@ -11,7 +11,14 @@ from detrex_lite.layers import (
     MultiheadAttention,
     PositionEmbeddingSine,
 )
-from detrex_lite.modeling import DetectionHeads, GroupDenoising, ImagePreprocessor, Queries, QueryLayout
+from detrex_lite.modeling import (
+    ContrastiveDenoising,
+    DetectionHeads,
+    GroupDenoising,
+    ImagePreprocessor,
+    Queries,
+    QueryLayout,
+)
 from detrex_lite.modeling.single_level import (
     AnchorDecoder,
     ConditionalDecoder,
@@ -107,6 +114,14 @@ def test_parts_that_contradict_each_other_are_refused():
         ({"num_queries": 6}, "num_queries"),
         ({"num_patterns": 3}, "num_patterns"),
         ({"denoising": denoising}, "LearnedAnchors"),
+        (
+            {
+                "denoising": ContrastiveDenoising(num_classes=2, embed_dim=CHANNELS),
+                "queries": LearnedAnchors(layout=layout, embed_dim=CHANNELS),
+            },
+            "ContrastiveDenoising",
+        ),
+        ({"position_embedding": PositionEmbeddingSine(num_pos_feats=CHANNELS)}, "by position_embedding"),
         ({"denoising": denoising, "queries": anchors}, "num_patterns=0"),
         ({"heads": DetectionHeads(embed_dim=CHANNELS, num_classes=2, num_layers=3)}, "number of decoder layers"),
     ):

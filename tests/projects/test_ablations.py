@@ -117,9 +117,22 @@ def facts_of_project(project):
     return facts(small_config(project))
 
 
-@pytest.mark.parametrize(("override", "project"), CASES, ids=lambda value: value.split("{")[0])
-def test_an_ablation_is_one_override_that_trains_and_has_an_effect(override, project):
+def with_override(project, override):
     cfg = OmegaConf.create({"model": small_config(project)}, flags={"allow_objects": True})
     LazyConfig.apply_overrides(cfg, [f"model.{override}"])
     validate(cfg)
-    assert facts(cfg.model) != facts_of_project(project)
+    return cfg.model
+
+
+ABLATION = pytest.mark.parametrize(("override", "project"), CASES, ids=lambda value: value.split("{")[0])
+
+
+@ABLATION
+def test_an_ablation_is_one_override(override, project):
+    build(with_override(project, override))
+
+
+@pytest.mark.slow
+@ABLATION
+def test_an_ablation_trains_and_has_an_effect(override, project):
+    assert facts(with_override(project, override)) != facts_of_project(project)

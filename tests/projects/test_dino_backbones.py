@@ -46,8 +46,8 @@ class TestDinoOnTimm(DetectorContract):
         return small_config(self.backbone, **changes)
 
 
-@pytest.mark.parametrize("path", WITH_TIMM, ids=lambda path: path.stem)
-def test_every_config_builds(path):
+@pytest.mark.parametrize("path", [path for path in WITH_TIMM if path.parent != CONFIGS], ids=lambda path: path.stem)
+def test_every_model_config_builds(path):
     model, cfg = build_on_meta(path)
     with torch.device("meta"):
         maps = model.eval().feature_maps(torch.empty(1, 3, 800, 1216))

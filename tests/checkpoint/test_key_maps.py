@@ -309,6 +309,7 @@ def small(project, **changes):
     """A model config with few channels, as far as names do not depend on it."""
     cfg = get_config(f"projects/{project}/configs/models/{project}_r50.py").model
     cfg.update(**{"embed_dim": 32, "num_queries": 7, **changes})
+    cfg.position_embedding.num_pos_feats = 16
     cfg.backbone.depth = 18
     cfg.transformer.encoder.num_layers = 2
     cfg.transformer.encoder.layer.ffn.feedforward_dim = 48

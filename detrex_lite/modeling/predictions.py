@@ -76,6 +76,11 @@ class Predictions:
         extra = {name: _at_least_float32(value) for name, value in self.extra.items()}
         return replace(self, logits=wide[0], boxes=wide[1], extra=extra)
 
+    def packing_key(self) -> tuple[object, ...]:
+        """Sets with equal keys can be put after each other and computed as one: same images, outputs and targets."""
+        extra = tuple((name, value.shape[2:]) for name, value in self.extra.items())
+        return len(self.logits), self.logits.shape[-1], extra, id(self.targets)
+
 
 def _at_least_float32(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -131,10 +131,7 @@ class SetCriterion(nn.Module):
         """The weighted losses of the sets that have a match here."""
         groups: dict[tuple[object, ...], list[str]] = {}
         for name in matches:
-            predicted = outputs[name]
-            batch, _, classes = predicted.logits.shape
-            extra = tuple((key, value.shape[2:]) for key, value in predicted.extra.items())
-            groups.setdefault((batch, classes, extra, id(predicted.targets)), []).append(name)
+            groups.setdefault(outputs[name].packing_key(), []).append(name)
         losses: dict[str, Tensor] = {}
         for group in groups.values():
             comparison = Comparison.of({name: outputs[name] for name in group}, matches, _own(outputs[group[0]]))

@@ -95,8 +95,7 @@ class HungarianMatcher:
         predictions = with_targets(predictions, targets)
         groups: dict[tuple[object, ...], list[str]] = {}
         for name, predicted in predictions.items():
-            extra = tuple((key, value.shape[2:]) for key, value in predicted.extra.items())
-            groups.setdefault((predicted.logits.shape[-1], extra, id(predicted.targets)), []).append(name)
+            groups.setdefault(predicted.packing_key(), []).append(name)
         blocks = []
         for group in groups.values():
             sets = [predictions[name].at_least_float32() for name in group]

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A worker of pytest-xdist on each core. `make test PARALLEL=` runs the tests in one process, for a debugger, say.
+PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo test test-slow lint format clean
 
@@ -22,7 +24,7 @@ demo: $(STAMP)  ## draw a data set, train a small detector on it, evaluate it an
 	$(BIN)/python tools/demo.py $(ARGS)
 
 test: $(STAMP) lint  ## linter, type checker and tests; no network, no GPU
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -45,6 +45,7 @@ setup(
     extras_require={
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.6",  # a test process on each core
             "ruff==0.17.5",  # linter and formatter; pinned, so that a new rule never breaks an old commit
             "mypy>=1.11",  # type checker
             "pre-commit>=3.7",  # runs both before each commit

@@ -1,3 +1,5 @@
+"""What holds for all tests: Triton's interpreter where there is no GPU, and one core per worker of pytest-xdist."""
+
 import os
 
 import torch
@@ -6,3 +8,10 @@ if not torch.cuda.is_available():
     # Without a GPU, Triton's kernels run through its interpreter. Triton reads this when it is first imported, and
     # torch.compile imports it, so it has to be set before any test does.
     os.environ["TRITON_INTERPRET"] = "1"
+
+NUM_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if NUM_WORKERS > 1:
+    # Workers that each take all cores for their operators wait for one another. Read by child processes, too.
+    threads = max(len(os.sched_getaffinity(0)) // NUM_WORKERS, 1)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)

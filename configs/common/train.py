@@ -5,10 +5,12 @@ import torch
 train = dict(
     # Where everything is written. A folder that holds a run is refused unless it is resumed.
     output_dir="./output",
-    # Weights to start from (fine-tuning; layers of other shapes stay as initialised and are listed) or to
+    # Weights to start from (fine-tuning; class heads and queries of other shapes begin anew and are listed) or to
     # evaluate: a local .pth, .pkl or .safetensors file. "" starts from the model's own initialisation.
     init_checkpoint="",
     # Allow that file to execute code while it is read, as old pickle files must. Only for files you trust.
+    # Beginnings of names of parts that the model has and the detector of init_checkpoint had not: they begin anew.
+    init_new_parts=[],
     trust_init_checkpoint=False,
     device="cuda" if torch.cuda.is_available() else "cpu",
     # Of Python's, NumPy's and torch's random numbers (each process adds its rank) and of the data's order.

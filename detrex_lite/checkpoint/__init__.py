@@ -1,6 +1,7 @@
 """Reading, loading and writing weights and training checkpoints."""
 
 from .checkpointer import Checkpointer
+from .convert import convert_state_dict
 from .files import CheckpointError, DamagedCheckpointError, read_checkpoint, save_atomic, verify_checkpoint
 from .key_maps import KEY_MAPS, KeyMap
 from .load import load_checkpoint, model_state
@@ -14,6 +15,7 @@ __all__ = [
     "KeyMap",
     "LoadReport",
     "Mismatch",
+    "convert_state_dict",
     "load_checkpoint",
     "model_state",
     "read_checkpoint",

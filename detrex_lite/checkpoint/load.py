@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,26 @@ from torch import Tensor, nn
 
 from ..errors import did_you_mean
 from .files import CheckpointError, read_checkpoint
-from .key_maps import KEY_MAPS, NOT_WEIGHTS, KeyMap
+from .key_maps import ENCODER_HEAD, KEY_MAPS, KeyMap, split_part
 from .report import LoadReport, Mismatch
 
 # Where training programs put the weights inside of what they save, and the running mean of the weights.
 WEIGHTS = ("model", "state_dict", "module")
-AVERAGED = ("ema", "ema_state", "model_ema")
+AVERAGED = ("ema", "ema_state", "model_ema", "ema_model", "ema_state_dict")
 
 BACKBONE = "backbone."
+
+# Not weights: counters, constants and class weights that projects store along with them.
+NOT_WEIGHTS = re.compile(
+    r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|relative_position_index|total_ops|total_params)$"
+    r"|^criterion\.empty_weight$"
+)
+
+# What fine-tuning may begin anew: what depends on the classes and on the number of queries.
+REPLACEABLE = re.compile(
+    r"^(heads\.class_embed|denoising\.label_embedding|queries\.(embedding|content|boxes|patterns)"
+    r"|queries\.hybrid\.(content|heads\.class_embed))\."
+)
 
 
 def load_checkpoint(
@@ -26,7 +38,8 @@ def load_checkpoint(
     path_or_state_dict: str | os.PathLike[str] | Mapping[str, Any],
     source: str | KeyMap = "auto",
     *,
-    allow_mismatch: bool = False,
+    fine_tune: bool = False,
+    new_parts: Sequence[str] = (),
     trusted: bool = False,
     prefer_ema: bool = True,
 ) -> LoadReport:
@@ -39,36 +52,41 @@ def load_checkpoint(
         path_or_state_dict: a file (see `read_checkpoint`), its content, or a state dict.
         source: whose names the checkpoint has: the name of a map in `KEY_MAPS`, a `KeyMap`, or "auto" for the
             one of `KEY_MAPS` that finds a place for the most tensors.
-        allow_mismatch: leave tensors of another shape at their initial values instead of raising, to
-            fine-tune with another number of classes or queries.
+        fine_tune: whether the model may have other classes or another number of queries. Class heads, label
+            embeddings and learned queries of another shape, or that the checkpoint lacks, then keep their initial
+            values; nothing else does, unless the checkpoint is one of a backbone alone.
+        new_parts: with `fine_tune`, beginnings of further names that the checkpoint may lack, of parts that the model
+            has and the trained one had not, such as "transformer.decoder.relation".
         trusted: see `read_checkpoint`.
         prefer_ema: take the running mean of the weights where the checkpoint has one.
 
     Raises:
-        CheckpointError: when the file cannot be read, `source` is unknown, shapes differ, two different
-            tensors have one destination, or the checkpoint is of another model: fewer than half of its
-            tensors find a place, and some of the model's get nothing.
+        CheckpointError: when the file cannot be read, `source` is unknown, two different tensors have one
+            destination, shapes differ, or the checkpoint is of another model: without `fine_tune` when fewer than
+            half of its tensors find a place and some of the model's get nothing, with `fine_tune` when it lacks
+            what has to be there.
+        ValueError: for `new_parts` without `fine_tune`, or one that begins no name in the model.
     """
     if isinstance(path_or_state_dict, Mapping):
-        return _load(model, model_state(path_or_state_dict, prefer_ema=prefer_ema), source, allow_mismatch)
+        state = model_state(path_or_state_dict, prefer_ema=prefer_ema)
+        return _load(model, state, source, fine_tune, new_parts)
     stored = read_checkpoint(path_or_state_dict, trusted=trusted)
     try:
-        return _load(model, model_state(stored, prefer_ema=prefer_ema), source, allow_mismatch)
+        return _load(model, model_state(stored, prefer_ema=prefer_ema), source, fine_tune, new_parts)
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path_or_state_dict)}: {error}") from None
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor], source: str | KeyMap, allow_mismatch: bool) -> LoadReport:
+def _load(
+    model: nn.Module, state: Mapping[str, Tensor], source: str | KeyMap, fine_tune: bool, new_parts: Sequence[str]
+) -> LoadReport:
     destination = _Destination(model)
+    _check_new_parts(new_parts, fine_tune, destination)
     report, values = _plan(state, _choose_map(source, state, destination), destination)
-    _require_this_model(report, state, destination, allow_mismatch)
-    if report.mismatched and not allow_mismatch:
-        listed = "\n".join(f"  {one}" for one in report.mismatched)
-        raise CheckpointError(
-            f"{len(report.mismatched)} tensors have another shape in the checkpoint than in the model:\n"
-            f"{listed}\nTo fine-tune with another number of classes or queries, pass allow_mismatch=True, as "
-            "train.init_checkpoint does: these tensors then keep their initial values"
-        )
+    if fine_tune:
+        _require_what_fine_tuning_needs(report, destination, tuple(new_parts))
+    else:
+        _require_this_model(report, state, destination)
     with torch.no_grad():
         for name, value in values.items():
             destination.tensors[name].copy_(value)
@@ -80,7 +98,7 @@ def model_state(stored: Mapping[str, Any], *, prefer_ema: bool = True) -> dict[s
 
     Args:
         stored: a state dict, or a dict that has one under "model", "state_dict" or "module", and perhaps a
-            running mean of the weights under "ema", "ema_state" or "model_ema".
+            running mean of the weights under one of the names `AVERAGED`.
         prefer_ema: take the running mean where there is one; what it lacks still comes from the weights.
 
     Raises:
@@ -116,6 +134,7 @@ class _Destination:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        self.training_only: tuple[str, ...] = getattr(model, "training_only", ())
         self.tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
         self.is_bare_backbone = not any(name.startswith(BACKBONE) for name in self.tensors)
         seen: dict[Any, str] = {}
@@ -124,63 +143,101 @@ class _Destination:
             # Empty tensors all have the address 0 and are never the same.
             identity = (value.data_ptr(), value.shape) if value.numel() else name
             self.first_name[name] = seen.setdefault(identity, name)
+        self._encoder_heads = encoder_heads(self.tensors)
 
     def place(self, key: str, key_map: KeyMap) -> str | None:
-        """The name of `key` in the model, whether or not the model has it; None for what is no weight."""
+        """The name of `key` in the model, whether or not the model has it; None for what is no weight.
+
+        A part of a tensor has its `[i/n]` (see `KeyMap`).
+        """
         name = key_map.rename(key)
         if name is None:
             return None
+        whole, index, total = split_part(name)
         if self.is_bare_backbone:
-            name = name.removeprefix(BACKBONE)
-        if name not in self.tensors:
-            return None if NOT_WEIGHTS.search(name) else name
-        return self.first_name[name]
+            whole = whole.removeprefix(BACKBONE)
+        for encoder, numbered in self._encoder_heads.items():
+            if whole.startswith(encoder):
+                whole = numbered + whole.removeprefix(encoder)
+        if whole not in self.tensors:
+            return None if NOT_WEIGHTS.search(whole) else whole
+        first = self.first_name[whole]
+        return first if total == 1 else f"{first}[{index}/{total}]"
+
+
+def encoder_heads(names: Collection[str]) -> dict[str, str]:
+    """What begins the names of the encoder's heads: as key maps write it -> with its number in a model.
+
+    Args:
+        names: of a model's tensors. Without two stages there is no such head.
+    """
+    if not any(name.startswith("queries.proposals.") for name in names):
+        return {}
+    found = {}
+    for head in ("heads.class_embed.", "heads.bbox_embed."):
+        numbers = [int(name.removeprefix(head).split(".")[0]) for name in names if name.startswith(head)]
+        if numbers:
+            found[f"{head}{ENCODER_HEAD}."] = f"{head}{max(numbers)}."
+    return found
 
 
 def _choose_map(source: str | KeyMap, state: Mapping[str, Tensor], destination: _Destination) -> KeyMap:
     if isinstance(source, KeyMap):
         return source
-    by_name = {key_map.name: key_map for key_map in KEY_MAPS}
-    if source != "auto":
-        if source not in by_name:
-            raise CheckpointError(f"unknown source {source!r}{did_you_mean(source, ['auto', *by_name])}")
-        return by_name[source]
+    names = list(dict.fromkeys(key_map.name for key_map in KEY_MAPS))
+    if source not in ("auto", *names):
+        raise CheckpointError(f"unknown source {source!r}{did_you_mean(source, ['auto', *names])}")
 
     def fit(key_map: KeyMap) -> tuple[int, int]:
-        names = [destination.place(key, key_map) for key in state]
-        placed = sum(name in destination.tensors for name in names)
-        return placed, sum(name is None for name in names)
+        places = [destination.place(key, key_map) for key in state]
+        placed = sum(place is not None and split_part(place)[0] in destination.tensors for place in places)
+        return placed, sum(place is None for place in places)
 
-    # Of equals the first wins, and this project's own names come first.
-    return max((key_map for key_map in KEY_MAPS if key_map.matches(state)), key=fit)
+    # Variants of one format need not be recognised when the format is asked for by name.
+    asked = [key_map for key_map in KEY_MAPS if key_map.name == source]
+    candidates = [key_map for key_map in asked or KEY_MAPS if key_map.matches(state)] or asked
+    return max(candidates, key=fit)  # of equals the first wins, and this project's own names come first
 
 
 def _plan(
     state: Mapping[str, Tensor], key_map: KeyMap, destination: _Destination
 ) -> tuple[LoadReport, dict[str, Tensor]]:
     """Find each tensor's place. Returns the report, and name in the model -> tensor."""
-    report = LoadReport(key_map.name)
-    values: dict[str, Tensor] = {}
-    source_of: dict[str, str] = {}
-    collisions = []
-    for key, value in state.items():
-        name = destination.place(key, key_map)
-        if name is None:
+    report = LoadReport(key_map.name, training_only=destination.training_only)
+    # name in the model -> which part of how many -> the keys that hold it: several when the other project shares it
+    sources: dict[str, dict[tuple[int, int], list[str]]] = {}
+    for key in state:
+        place = destination.place(key, key_map)
+        if place is None:
             continue
-        if name not in destination.tensors:
+        name, index, total = split_part(place)
+        if name in destination.tensors:
+            sources.setdefault(name, {}).setdefault((index, total), []).append(key)
+        else:
             report.unexpected.append(key)
+            report.names_of_unexpected[key] = name
+    values: dict[str, Tensor] = {}
+    collisions = []
+    for name, parts in sources.items():
+        for keys in parts.values():
+            collisions += [
+                f"{keys[0]} and {key} -> {name}" for key in keys[1:] if not torch.equal(state[keys[0]], state[key])
+            ]
+        value = _join(state, parts)
+        keys = [key for part in parts.values() for key in part]
+        if value is None:  # counts as missing below, with what there is of it left over
+            report.unexpected += keys
+            report.names_of_unexpected.update(dict.fromkeys(keys, name))
             continue
+        conversion = key_map.conversion(name, sources.keys())
         shape = destination.tensors[name].shape
-        value = key_map.adapt(name, value, shape)
+        if conversion is not None:
+            value = conversion.read(value, shape)
         if value.shape != shape:
-            report.mismatched.append(Mismatch(key, name, tuple(value.shape), tuple(shape)))
+            report.mismatched.append(Mismatch(keys[0], name, tuple(value.shape), tuple(shape)))
             continue
-        # A tensor that the other project shares under several names comes several times: no harm when equal.
-        if name in values and not torch.equal(values[name], value):
-            collisions.append(f"{source_of[name]} and {key} -> {name}")
         values[name] = value
-        source_of[name] = key
-        report.loaded[key] = [name]
+        report.loaded.update((key, [name]) for key in keys)
     if collisions:
         raise CheckpointError(f"different tensors of the checkpoint have one place in the model: {_few(collisions)}")
     done = {*values, *(one.name for one in report.mismatched)}
@@ -189,20 +246,76 @@ def _plan(
     return report, values
 
 
-def _require_this_model(
-    report: LoadReport, state: Mapping[str, Tensor], destination: _Destination, allow_mismatch: bool
-) -> None:
-    weights = len(report.loaded) + len(report.mismatched) + len(report.unexpected)
-    # A wrong shape is reported as such, but where it is allowed, a tensor left out has found no place.
-    placed = len(report.loaded) if allow_mismatch else len(report.loaded) + len(report.mismatched)
-    whole_model = not report.missing and not report.mismatched
-    if whole_model or (placed > 0 and 2 * placed >= weights):
+def _join(state: Mapping[str, Tensor], parts: Mapping[tuple[int, int], list[str]]) -> Tensor | None:
+    """One tensor of all its parts; None while parts are missing."""
+    totals = {total for _, total in parts}
+    if len(totals) > 1 or len(parts) < max(totals):
+        return None
+    ordered = [state[keys[0]] for _, keys in sorted(parts.items())]
+    return ordered[0] if len(ordered) == 1 else torch.cat(ordered)
+
+
+def _check_new_parts(new_parts: Sequence[str], fine_tune: bool, destination: _Destination) -> None:
+    if new_parts and not fine_tune:
+        raise ValueError(f"new_parts={list(new_parts)} is for fine-tuning: pass fine_tune=True as well")
+    for part in new_parts:
+        if not any(name.startswith(part) for name in destination.tensors):
+            modules = {name.rpartition(".")[0] for name in destination.tensors}
+            raise ValueError(
+                f"new_parts has {part!r}, with which no name in the model begins{did_you_mean(part, modules)}"
+            )
+
+
+def _require_what_fine_tuning_needs(report: LoadReport, destination: _Destination, new_parts: tuple[str, ...]) -> None:
+    """Refuse a checkpoint that leaves more of the model as initialised than other classes and queries explain."""
+    initial = [*(str(one) for one in report.mismatched if not REPLACEABLE.match(one.name))]
+    initial += [name for name in report.missing if not REPLACEABLE.match(name)]
+    initial = [name for name in initial if not name.startswith(new_parts or ("\0",))]
+    if not initial or (report.loaded and _is_whole_backbone(report, destination)):
         return
     raise CheckpointError(
-        f"this is a checkpoint of another model: {placed} of its {weights} tensors find a place (names of "
-        f"{report.key_map})\n  in the checkpoint: {_few(report.unexpected or list(state))}\n"
-        f"  in the model: {_few(report.missing or list(destination.tensors))}"
+        f"{len(initial)} tensors of the model would stay as initialised, and they are not of classes or queries alone: "
+        f"{_few(initial)}\n  Of the checkpoint (names of {report.key_map}), {len(report.loaded)} tensors fit and "
+        f"{len(report.unexpected)} have no place{': ' * bool(report.unexpected)}{_few(report.unexpected)}\n"
+        "  Take the config that the checkpoint was trained with, or a checkpoint of this one. If the model has parts "
+        f"that are new, name them: new_parts=[{_module(initial[0])!r}, ..] (train.init_new_parts in a config)"
     )
+
+
+def _is_whole_backbone(report: LoadReport, destination: _Destination) -> bool:
+    """Whether the checkpoint is one of a backbone alone, and holds all of it."""
+    names = [name for names in report.loaded.values() for name in names]
+    lacking = [*report.missing, *(one.name for one in report.mismatched)]
+    return (
+        not report.unexpected
+        and all(name.startswith(BACKBONE) for name in names)
+        and not any(name.startswith(BACKBONE) for name in lacking)
+    )
+
+
+def _require_this_model(report: LoadReport, state: Mapping[str, Tensor], destination: _Destination) -> None:
+    """Refuse a checkpoint of which little fits, and then one whose shapes differ."""
+    weights = len(report.loaded) + len(report.mismatched) + len(report.unexpected)
+    placed = len(report.loaded) + len(report.mismatched)
+    whole_model = not report.missing and not report.mismatched
+    if not whole_model and (placed == 0 or 2 * placed < weights):
+        raise CheckpointError(
+            f"this is a checkpoint of another model: {placed} of its {weights} tensors find a place (names of "
+            f"{report.key_map})\n  in the checkpoint: {_few(report.unexpected or list(state))}\n"
+            f"  in the model: {_few(report.missing or list(destination.tensors))}"
+        )
+    if report.mismatched:
+        listed = "\n".join(f"  {one}" for one in report.mismatched)
+        raise CheckpointError(
+            f"{len(report.mismatched)} tensors have another shape in the checkpoint than in the model:\n{listed}\n"
+            "Take the config that the checkpoint was trained with. To fine-tune with other classes or another number "
+            "of queries, pass fine_tune=True, as training with train.init_checkpoint does"
+        )
+
+
+def _module(name: str) -> str:
+    """The module of a tensor, out of its name or the text of a `Mismatch`."""
+    return name.partition(":")[0].rpartition(".")[0]
 
 
 def _few(names: list[str], limit: int = 5) -> str:

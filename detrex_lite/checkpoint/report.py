@@ -32,6 +32,8 @@ class LoadReport:
         missing: names in the model for which the checkpoint has nothing; they keep their initial values.
         unexpected: keys in the checkpoint for which the model has no place.
         mismatched: tensors left out because their shapes differ; these too keep their initial values.
+        names_of_unexpected: what this project would call the unexpected ones.
+        training_only: beginnings of names in the model of what evaluation does not use.
     """
 
     key_map: str
@@ -39,21 +41,35 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[Mismatch] = field(default_factory=list)
+    names_of_unexpected: dict[str, str] = field(default_factory=dict)
+    training_only: tuple[str, ...] = ()
 
     def require_complete(self, source: str) -> None:
-        """Make sure that no tensor of the model was left as initialised.
+        """Make sure that evaluation gives what was trained.
 
         Args:
             source: what was loaded, for the message.
 
         Raises:
-            CheckpointError: when something is missing.
+            CheckpointError: when a tensor of the model was left as initialised, or the checkpoint has tensors for
+                which the model has no place: it was trained as part of another model. Those that serve training
+                alone, such as a label embedding for denoising, may be missing or left over.
         """
-        if self.missing:
+        missing = [name for name in self.missing if not self._for_training(name)]
+        unexpected = [key for key, name in self.names_of_unexpected.items() if not self._for_training(name)]
+        faults = [
+            f"{what} ({len(names)}): {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            for what, names in (("would stay random", missing), ("would not be used", unexpected))
+            if names
+        ]
+        if faults:
             raise CheckpointError(
-                f"{source} lacks {len(self.missing)} of the model's tensors, which would stay random: "
-                f"{', '.join(self.missing[:5])}{', ...' if len(self.missing) > 5 else ''}"
+                f"{source} (names of {self.key_map}) is not of this model: tensors of the model or of the file "
+                f"{'; '.join(faults)}. Take the config that it was trained with"
             )
+
+    def _for_training(self, name: str) -> bool:
+        return name.startswith(self.training_only or ("\0",))
 
     def summary(self) -> str:
         """A table of counts by part of the model, and the names of what was not loaded."""

@@ -152,7 +152,8 @@ def batches_per_epoch(loader: Iterable[Any]) -> int | None:
 def load_initial_weights(cfg: DictConfig, model: nn.Module) -> None:
     """Copy `train.init_checkpoint` into the model to fine-tune it, and log what was loaded and what was not.
 
-    Layers of other shapes (class heads, queries) keep their initial values.
+    Class heads, label embeddings and queries of other shapes keep their initial values, and so do the parts that
+    `train.init_new_parts` names.
 
     Raises:
         CheckpointError: when the file cannot be read or is of another model.
@@ -160,7 +161,13 @@ def load_initial_weights(cfg: DictConfig, model: nn.Module) -> None:
     from ..checkpoint import load_checkpoint
 
     path = cfg.train.init_checkpoint
-    report = load_checkpoint(model, path, allow_mismatch=True, trusted=cfg.train.trust_init_checkpoint)
+    report = load_checkpoint(
+        model,
+        path,
+        fine_tune=True,
+        new_parts=tuple(cfg.train.init_new_parts),
+        trusted=cfg.train.trust_init_checkpoint,
+    )
     logger.info("Weights of %s:\n%s", path, report.summary())
 
 

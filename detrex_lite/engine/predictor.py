@@ -198,8 +198,6 @@ def _build_model(config: DictConfig, stored: Mapping[str, Any], weights: str) ->
     model = instantiate(config.model)
     report = load_checkpoint(model, stored)
     report.require_complete(weights)
-    if report.unexpected:
-        logger.warning("The model has no use for %d tensors of %s.", len(report.unexpected), weights)
     return model
 
 

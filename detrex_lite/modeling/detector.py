@@ -76,6 +76,9 @@ class Detector(nn.Module):
         ValueError: when `num_classes` is below 1.
     """
 
+    # Beginnings of the names of parameters that evaluation does not use: a checkpoint to evaluate may lack them.
+    training_only: tuple[str, ...] = ("denoising.", "queries.hybrid.")
+
     def __init__(
         self,
         *,

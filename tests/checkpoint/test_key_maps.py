@@ -4,208 +4,46 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detrex_lite.checkpoint import KEY_MAPS, load_checkpoint
-from detrex_lite.checkpoint.key_maps import COCO_IDS
+from detrex_lite.checkpoint import KEY_MAPS, CheckpointError, convert_state_dict, load_checkpoint
+from detrex_lite.checkpoint.key_maps import COCO_IDS, KeyMap, split_part, translate
+from detrex_lite.checkpoint.key_maps.conversions import CocoRows, LinearAsConvolution, ObjectnessRows
 from detrex_lite.config import get_config, instantiate
 
 from .models import TO_DETECTRON2_RESNET, random_state, renamed
 
-BY_NAME = {key_map.name: key_map for key_map in KEY_MAPS}
 
-DETREX = {
-    "backbone.stem.conv1.weight": "backbone.conv1.weight",
-    "backbone.stem.conv1.norm.running_mean": "backbone.bn1.running_mean",
-    "backbone.res2.0.conv1.weight": "backbone.layer1.0.conv1.weight",
-    "backbone.res5.2.conv3.norm.bias": "backbone.layer4.2.bn3.bias",
-    "backbone.res3.0.shortcut.weight": "backbone.layer2.0.downsample.0.weight",
-    "backbone.res3.0.shortcut.norm.running_var": "backbone.layer2.0.downsample.1.running_var",
-    "backbone.body.layer3.5.bn2.weight": "backbone.layer3.5.bn2.weight",
-    "transformer.encoder.layers.5.attentions.0.attn.in_proj_weight": (
-        "transformer.encoder.layers.5.attentions.0.in_proj_weight"
-    ),
-    "transformer.decoder.layers.0.attentions.1.attn.out_proj.bias": (
-        "transformer.decoder.layers.0.attentions.1.out_proj.bias"
-    ),
-    "transformer.decoder.layers.0.attentions.1.sampling_offsets.bias": (
-        "transformer.decoder.layers.0.attentions.1.sampling_offsets.bias"
-    ),
-    "transformer.decoder.layers.0.ffns.0.layers.0.0.weight": ("transformer.decoder.layers.0.ffns.0.layers.0.weight"),
-    "transformer.decoder.layers.0.ffns.0.layers.1.bias": "transformer.decoder.layers.0.ffns.0.layers.1.bias",
-    "transformer.encoder.layers.1.ffns.0.layers.0.1.weight": (
-        "transformer.encoder.layers.1.ffns.0.activations.0.weight"
-    ),
-    "transformer.encoder.layers.1.ffns.0.activation.weight": (
-        "transformer.encoder.layers.1.ffns.0.activations.0.weight"
-    ),
-    "transformer.encoder.post_norm_layer.weight": "transformer.encoder.norm.weight",
-    "transformer.decoder.post_norm_layer.weight": "heads.norm.weight",  # DETR's
-    "transformer.decoder.norm.weight": "heads.norm.weight",  # DINO's
-    "transformer.decoder.query_scale.layers.0.weight": "transformer.decoder.query_scale.layers.0.weight",
-    "transformer.decoder.ref_point_head.layers.1.bias": "transformer.decoder.ref_point_head.layers.1.bias",
-    "transformer.level_embeds": "transformer.level_embeds",
-    "neck.convs.0.conv.weight": "neck.convs.0.0.weight",
-    "neck.extra_convs.0.norm.bias": "neck.extra_convs.0.1.bias",
-    "input_proj.weight": "input_proj.weight",
-    "query_embed.weight": "queries.embedding.weight",  # DETR's
-    "query_embedding.weight": "queries.embedding.weight",  # Deformable DETR's
-    "anchor_box_embed.weight": "queries.boxes.weight",  # DAB-DETR's
-    "refpoint_embed.weight": "queries.boxes.weight",  # DAB-Deformable-DETR's
-    "tgt_embed.weight": "queries.content.weight",  # DAB-Deformable-DETR's
-    "transformer.tgt_embed.weight": "queries.content.weight",  # DINO's
-    "transformer.patterns.weight": "queries.patterns.weight",
-    "transformer.reference_points.weight": "queries.reference_points.weight",
-    "transformer.pos_trans.bias": "queries.pos_trans.bias",
-    "transformer.pos_trans_norm.weight": "queries.pos_trans_norm.weight",
-    "transformer.enc_output.weight": "queries.proposals.enc_output.weight",
-    "transformer.enc_output_norm.bias": "queries.proposals.enc_output_norm.bias",
-    "class_embed.weight": "heads.class_embed.0.weight",  # one head for all layers
-    "bbox_embed.layers.2.bias": "heads.bbox_embed.0.layers.2.bias",
-    "class_embed.6.weight": "heads.class_embed.6.weight",  # a head for each layer, and the encoder's
-    "bbox_embed.5.layers.0.weight": "heads.bbox_embed.5.layers.0.weight",
-    "transformer.decoder.bbox_embed.layers.0.weight": None,  # the same heads once more
-    "transformer.decoder.class_embed.6.bias": None,
-    "denoising_generator.label_encoder.weight": "denoising.label_embedding.weight",
-    "label_enc.weight": "denoising.label_embedding.weight",
-}
-DETR = {
-    "backbone.0.body.layer1.0.downsample.1.running_mean": "backbone.layer1.0.downsample.1.running_mean",
-    "transformer.encoder.layers.0.self_attn.in_proj_weight": (
-        "transformer.encoder.layers.0.attentions.0.in_proj_weight"
-    ),
-    "transformer.decoder.layers.3.multihead_attn.out_proj.weight": (
-        "transformer.decoder.layers.3.attentions.1.out_proj.weight"
-    ),
-    "transformer.decoder.layers.3.linear1.bias": "transformer.decoder.layers.3.ffns.0.layers.0.bias",
-    "transformer.decoder.layers.3.linear2.bias": "transformer.decoder.layers.3.ffns.0.layers.1.bias",
-    "transformer.decoder.layers.3.norm1.bias": "transformer.decoder.layers.3.norms.0.bias",
-    "transformer.decoder.layers.3.norm3.bias": "transformer.decoder.layers.3.norms.2.bias",
-    "transformer.encoder.norm.weight": "transformer.encoder.norm.weight",
-    "transformer.decoder.norm.weight": "heads.norm.weight",
-    "class_embed.bias": "heads.class_embed.0.bias",
-    "bbox_embed.layers.2.bias": "heads.bbox_embed.0.layers.2.bias",
-    "query_embed.weight": "queries.embedding.weight",
-}
-DEFORMABLE_DETR = {
-    "backbone.0.body.conv1.weight": "backbone.conv1.weight",
-    "backbone.0.body.layer4.0.downsample.1.running_var": "backbone.layer4.0.downsample.1.running_var",
-    "input_proj.0.0.weight": "neck.convs.0.0.weight",
-    "input_proj.2.1.bias": "neck.convs.2.1.bias",
-    "input_proj.3.0.bias": "neck.extra_convs.0.0.bias",
-    "input_proj.4.1.weight": "neck.extra_convs.1.1.weight",
-    "query_embed.weight": "queries.embedding.weight",
-    "transformer.level_embed": "transformer.level_embeds",
-    "transformer.reference_points.bias": "queries.reference_points.bias",
-    "transformer.encoder.layers.0.self_attn.sampling_offsets.weight": (
-        "transformer.encoder.layers.0.attentions.0.sampling_offsets.weight"
-    ),
-    "transformer.encoder.layers.5.self_attn.output_proj.bias": (
-        "transformer.encoder.layers.5.attentions.0.output_proj.bias"
-    ),
-    "transformer.encoder.layers.5.linear2.weight": "transformer.encoder.layers.5.ffns.0.layers.1.weight",
-    "transformer.encoder.layers.5.norm1.weight": "transformer.encoder.layers.5.norms.0.weight",
-    "transformer.encoder.layers.5.norm2.weight": "transformer.encoder.layers.5.norms.1.weight",
-    "transformer.decoder.layers.1.self_attn.in_proj_bias": "transformer.decoder.layers.1.attentions.0.in_proj_bias",
-    "transformer.decoder.layers.1.self_attn.out_proj.weight": (
-        "transformer.decoder.layers.1.attentions.0.out_proj.weight"
-    ),
-    "transformer.decoder.layers.1.cross_attn.attention_weights.bias": (
-        "transformer.decoder.layers.1.attentions.1.attention_weights.bias"
-    ),
-    "transformer.decoder.layers.1.cross_attn.value_proj.weight": (
-        "transformer.decoder.layers.1.attentions.1.value_proj.weight"
-    ),
-    "transformer.decoder.layers.1.linear1.bias": "transformer.decoder.layers.1.ffns.0.layers.0.bias",
-    "transformer.decoder.layers.1.norm1.weight": "transformer.decoder.layers.1.norms.1.weight",  # of cross-attention
-    "transformer.decoder.layers.1.norm2.weight": "transformer.decoder.layers.1.norms.0.weight",  # of self-attention
-    "transformer.decoder.layers.1.norm3.weight": "transformer.decoder.layers.1.norms.2.weight",
-    "transformer.decoder.bbox_embed.1.layers.0.weight": None,
-    "transformer.decoder.class_embed.6.bias": None,
-    "transformer.enc_output.weight": "queries.proposals.enc_output.weight",
-    "transformer.enc_output_norm.bias": "queries.proposals.enc_output_norm.bias",
-    "transformer.pos_trans.weight": "queries.pos_trans.weight",
-    "transformer.pos_trans_norm.bias": "queries.pos_trans_norm.bias",
-    "class_embed.6.weight": "heads.class_embed.6.weight",
-    "bbox_embed.5.layers.2.bias": "heads.bbox_embed.5.layers.2.bias",
-}
-RELATION_DETR = {
-    "backbone.layer1.0.downsample.1.running_mean": "backbone.layer1.0.downsample.1.running_mean",
-    "neck.convs.2.0.weight": "neck.convs.2.0.weight",
-    "neck.convs.3.1.bias": "neck.extra_convs.0.1.bias",
-    "denoising_generator.label_encoder.weight": "denoising.label_embedding.weight",
-    "transformer.level_embeds": "transformer.level_embeds",
-    "transformer.tgt_embed.weight": "queries.content.weight",
-    "transformer.enc_output.weight": "queries.proposals.enc_output.weight",
-    "transformer.enc_output_norm.bias": "queries.proposals.enc_output_norm.bias",
-    "transformer.encoder.layers.0.self_attn.sampling_offsets.bias": (
-        "transformer.encoder.layers.0.attentions.0.sampling_offsets.bias"
-    ),
-    "transformer.encoder.layers.0.linear1.weight": "transformer.encoder.layers.0.ffns.0.layers.0.weight",
-    "transformer.encoder.layers.0.norm1.weight": "transformer.encoder.layers.0.norms.0.weight",
-    "transformer.encoder.layers.0.norm2.weight": "transformer.encoder.layers.0.norms.1.weight",
-    "transformer.encoder.memory_fusion.0.weight": "transformer.encoder.memory_fusion.layers.0.weight",
-    "transformer.encoder.memory_fusion.3.bias": "transformer.encoder.memory_fusion.layers.3.bias",
-    "transformer.decoder.layers.0.self_attn.in_proj_weight": (
-        "transformer.decoder.layers.0.attentions.0.in_proj_weight"
-    ),
-    "transformer.decoder.layers.0.cross_attn.value_proj.bias": (
-        "transformer.decoder.layers.0.attentions.1.value_proj.bias"
-    ),
-    "transformer.decoder.layers.0.norm1.bias": "transformer.decoder.layers.0.norms.1.bias",  # of cross-attention
-    "transformer.decoder.layers.0.norm2.bias": "transformer.decoder.layers.0.norms.0.bias",  # of self-attention
-    "transformer.decoder.layers.0.norm3.bias": "transformer.decoder.layers.0.norms.2.bias",
-    "transformer.decoder.norm.weight": "heads.norm.weight",
-    "transformer.decoder.query_scale.layers.0.weight": "transformer.decoder.query_scale.layers.0.weight",
-    "transformer.decoder.ref_point_head.layers.1.weight": "transformer.decoder.ref_point_head.layers.1.weight",
-    "transformer.decoder.position_relation_embedding.pos_proj.0.weight": (
-        "transformer.decoder.relation.pos_proj.weight"
-    ),
-    "transformer.decoder.class_head.5.weight": "heads.class_embed.5.weight",
-    "transformer.decoder.bbox_head.0.layers.2.bias": "heads.bbox_embed.0.layers.2.bias",
-    "transformer.encoder_class_head.bias": "heads.class_embed.6.bias",
-    "transformer.encoder_bbox_head.layers.0.weight": "heads.bbox_embed.6.layers.0.weight",
-    "transformer.hybrid_class_head.weight": "queries.hybrid.heads.class_embed.0.weight",
-    "transformer.hybrid_bbox_head.layers.1.bias": "queries.hybrid.heads.bbox_embed.0.layers.1.bias",
-    "transformer.hybrid_tgt_embed.weight": "queries.hybrid.content.weight",
-}
-TORCHVISION = {
-    "conv1.weight": "backbone.conv1.weight",
-    "bn1.running_var": "backbone.bn1.running_var",
-    "layer4.2.conv3.weight": "backbone.layer4.2.conv3.weight",
-    "fc.weight": None,
-}
-DETECTRON2 = {
-    "stem.conv1.weight": "backbone.conv1.weight",
-    "stem.conv1.norm.bias": "backbone.bn1.bias",
-    "res2.0.conv1.weight": "backbone.layer1.0.conv1.weight",
-    "res4.22.conv2.norm.running_mean": "backbone.layer3.22.bn2.running_mean",
-    "res5.0.shortcut.norm.weight": "backbone.layer4.0.downsample.1.weight",
-    "stem.fc.bias": None,
-}
-TABLES = {
-    "detrex": DETREX,
-    "detr": DETR,
-    "deformable_detr": DEFORMABLE_DETR,
-    "relation_detr": RELATION_DETR,
-    "torchvision": TORCHVISION,
-    "detectron2": DETECTRON2,
-}
+@pytest.mark.parametrize(
+    ("template", "to", "name", "wanted"),
+    [
+        ("a.#.norm1.", "b.#.norms.0.", "a.12.norm1.weight", "b.12.norms.0.weight"),
+        ("a.@_head.#.", "heads.@.#.", "a.class_head.5.weight", "heads.class.5.weight"),
+        ("level", "levels", "level", "levels"),
+        ("level", "levels", "level.weight", None),  # no dot at the end: the whole name
+        ("a.", "b.", "c.a.weight", None),
+        ("a.#.", "b.#.", "a.x.weight", None),
+    ],
+)
+def test_templates(template, to, name, wanted):
+    assert translate(name, template, to) == wanted
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_names_translate(name):
-    assert {key: BY_NAME[name].rename(key) for key in TABLES[name]} == TABLES[name]
+def test_the_first_rule_that_matches_translates():
+    key_map = KeyMap("mine", (), (("a.norm.", "x.bn."), ("a.", "x.")), ignored=("a.fc.",))
+    assert [key_map.rename(key) for key in ("a.norm.weight", "a.conv.weight", "a.fc.bias", "b")] == [
+        "x.bn.weight",
+        "x.conv.weight",
+        None,
+        "b",
+    ]
+    assert [key_map.rename_back(name) for name in ("x.bn.weight", "x.conv.weight")] == [
+        "a.norm.weight",
+        "a.conv.weight",
+    ]
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_map_recognises_its_own_names_and_no_others(name):
-    foreign = {other for other in TABLES if BY_NAME[other].matches(TABLES[name])}
-    # Relation-DETR is a Deformable DETR, too: `load_checkpoint` takes the map that finds the most places.
-    assert foreign == ({name, "deformable_detr"} if name == "relation_detr" else {name})
-
-
-def test_no_foreign_map_recognises_this_projects_names():
-    own = {name for table in (DETREX, DETR, DEFORMABLE_DETR, RELATION_DETR) for name in table.values() if name}
-    assert [key_map.name for key_map in KEY_MAPS if key_map.matches(own)] == ["detrex_lite"]
+def test_parts_of_a_tensor():
+    assert split_part("in_proj_weight[1/3]") == ("in_proj_weight", 1, 3)
+    assert split_part("in_proj_weight") == ("in_proj_weight", 0, 1)
 
 
 def test_coco_has_80_classes_up_to_id_90():
@@ -213,24 +51,46 @@ def test_coco_has_80_classes_up_to_id_90():
     assert (COCO_IDS[0], COCO_IDS[11], COCO_IDS[-1]) == (1, 13, 90)  # 12 is the first id that COCO left out
 
 
-def test_coco_class_rows_become_contiguous_only_where_the_model_is_contiguous():
+def test_rows_by_coco_id_become_rows_by_class_and_back():
     rows = torch.arange(92.0)[:, None].expand(92, 4)
-    adapt = BY_NAME["detr"].adapt
-    kept = adapt("heads.class_embed.0.weight", rows, torch.Size([81, 4]))[:, 0].tolist()
-    assert kept == [*COCO_IDS, 91]
-    assert adapt("heads.class_embed.0.weight", rows, torch.Size([92, 4])) is rows
-    assert adapt("queries.embedding.weight", rows, torch.Size([81, 4])) is rows
-    of_sigmoid = BY_NAME["deformable_detr"].adapt
-    assert of_sigmoid("heads.class_embed.0.weight", rows[:91], torch.Size([80, 4]))[:, 0].tolist() == list(COCO_IDS)
-    assert of_sigmoid("heads.class_embed.0.weight", rows[:80], torch.Size([80, 4])).shape == (80, 4)
+    heads = CocoRows("heads.class_embed.#.")
+    assert heads.applies("heads.class_embed.3.bias", ())
+    assert not heads.applies("queries.embedding.weight", ())
+    assert heads.read(rows, torch.Size([81, 4]))[:, 0].tolist() == [*COCO_IDS, 91]  # softmax: and no object
+    assert heads.read(rows[:91], torch.Size([80, 4]))[:, 0].tolist() == list(COCO_IDS)
+    for value, shape in ((rows, (92, 4)), (rows[:80], (80, 4)), (rows, (21, 4)), (rows, (80, 4))):
+        assert heads.read(value, torch.Size(shape)) is value
+    with_a_spare_row = CocoRows("denoising.label_embedding.", spare=1)
+    assert with_a_spare_row.read(rows, torch.Size([80, 4]))[:, 0].tolist() == list(COCO_IDS)
+
+    for conversion, size in ((heads, 80), (heads, 81), (with_a_spare_row, 80)):
+        weight, bias = torch.randn(size, 4), torch.randn(size)
+        written = conversion.write("heads.class_embed.0.weight", weight)
+        assert written.shape[0] == 91 + (size - 80) + conversion.spare
+        assert_close(conversion.read(written, weight.shape), weight)
+        assert written[0].abs().max() == 0
+        written = conversion.write("heads.class_embed.0.bias", bias)
+        assert_close(conversion.read(written, bias.shape), bias)
+        assert written[12].sigmoid() == 0  # a class that there is none of is never found
+    other_classes = torch.randn(7, 4)
+    assert heads.write("heads.class_embed.0.weight", other_classes) is other_classes
+
+
+def test_the_encoders_row_of_objectness_is_kept():
+    names = ["queries.proposals.enc_output.weight", *(f"heads.class_embed.{index}.weight" for index in range(3))]
+    rows = ObjectnessRows()
+    assert [rows.applies(name, names) for name in names] == [False, False, False, True]
+    assert not any(rows.applies(name, names[1:]) for name in names)  # one stage: no head of the encoder
+    assert rows.read(torch.arange(91.0), torch.Size([80])).tolist() == [0, *COCO_IDS[1:]]
+    assert_close(rows.read(rows.write("bias", torch.arange(80.0)), torch.Size([80])), torch.arange(80.0))
 
 
 def test_a_convolution_of_one_cell_becomes_a_linear_layer():
-    adapt = BY_NAME["relation_detr"].adapt
+    conversion = LinearAsConvolution("transformer.decoder.relation.pos_proj.weight")
     weight = torch.randn(8, 64, 1, 1)
-    assert_close(adapt("transformer.decoder.relation.pos_proj.weight", weight, torch.Size([8, 64])), weight[..., 0, 0])
-    assert adapt("input_proj.weight", weight, torch.Size([8, 64, 1, 1])) is weight
-    assert adapt("other.weight", weight[:4], torch.Size([8, 64])).shape == (4, 64, 1, 1)  # reported as it is stored
+    assert_close(conversion.read(weight, torch.Size([8, 64])), weight[..., 0, 0])
+    assert_close(conversion.write("any", weight[..., 0, 0]), weight)
+    assert conversion.read(weight[:4], torch.Size([8, 64])).shape == (4, 64, 1, 1)  # reported as it is stored
 
 
 # From this project's names to those of others: the reverse of the key maps, written down on its own.
@@ -361,7 +221,8 @@ def test_a_checkpoint_of_deformable_detr_loads_completely(variant, source):
             key = value.data_ptr()
             if key not in rows:
                 rows[key] = torch.randn(91, *value.shape[1:], dtype=value.dtype)
-                rows[key][list(COCO_IDS)] = value
+                objectness = name.startswith("class_embed.6.")
+                rows[key][[0, *COCO_IDS[1:]] if objectness else list(COCO_IDS)] = value
             foreign[name] = rows[key]
     again = {"one_stage": "nothing", "refine": "bbox_embed", "two_stage": "(bbox|class)_embed"}[variant]
     foreign = {"model": again_under_the_decoder(foreign, again), "epoch": 49}
@@ -408,3 +269,48 @@ def test_a_checkpoint_of_relation_detr_loads_completely():
     assert report.missing == []
     assert all(key.startswith("transformer.hybrid_") for key in report.unexpected)
     assert report.unexpected
+
+
+# project -> (changes, the formats that have such a detector)
+FORMATS = {
+    "detr": ({}, ["detrex", "detr"]),
+    "conditional_detr": ({}, ["detrex", "conditional_detr"]),
+    "dab_detr": ({"num_patterns": 3}, ["detrex", "dab_detr"]),
+    "dn_detr": ({}, ["detrex", "dab_detr"]),
+    "group_detr": ({}, ["detrex", "conditional_detr"]),
+    "deformable_detr": ({}, ["detrex", "deformable_detr"]),
+    "deformable_detr two stages": (VARIANTS["two_stage"], ["detrex", "deformable_detr"]),
+    "h_deformable_detr": ({"num_queries_one2many": 5}, ["detrex", "deformable_detr"]),
+    "dab_deformable_detr": ({}, ["detrex", "deformable_detr"]),
+    "dn_deformable_detr": ({}, ["detrex", "deformable_detr"]),
+    "dino": ({}, ["detrex", "dino"]),
+    "relation_detr": ({"num_queries_one2many": 5}, ["relation_detr"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("project", "target"), [(project, target) for project, (_, targets) in FORMATS.items() for target in targets]
+)
+def test_there_and_back(project, target):
+    model = small(project.split()[0], **FORMATS[project][0])
+    state = consistent(model, random_state(model))
+    foreign = convert_state_dict(state, target)
+    assert not any(name.startswith(("heads.", "queries.", "denoising.")) for name in foreign)
+    assert_loads_completely(model, state, foreign, target)
+
+
+def test_a_detector_that_the_format_does_not_have_is_refused():
+    relation = small("relation_detr", num_queries_one2many=5)
+    with pytest.raises(CheckpointError, match=r"dino has no such detector: .*queries\.hybrid"):
+        convert_state_dict(relation.state_dict(), "dino")
+    refining = small("deformable_detr", with_box_refine=True)
+    with pytest.raises(CheckpointError, match="detr has no such detector"):
+        convert_state_dict(refining.state_dict(), "detr")
+    with pytest.raises(CheckpointError, match="no format 'detrx'; did you mean 'detrex'"):
+        convert_state_dict(refining.state_dict(), "detrx")
+
+
+@pytest.mark.parametrize("project", [project for project in FORMATS if " " not in project])
+def test_no_foreign_map_recognises_this_projects_names(project):
+    names = small(project, **FORMATS[project][0]).state_dict()
+    assert [key_map.name for key_map in KEY_MAPS if key_map.matches(names)] == ["detrex_lite"]

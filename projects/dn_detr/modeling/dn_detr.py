@@ -20,6 +20,7 @@ class DNDETR(SingleLevelDetector):
     """
 
     queries: LearnedAnchors
+    training_only = ()  # the contents of the matching queries are a row of the label embedding
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """See `Detector.predict`; with targets there are the predictions of denoising queries, "_dn", "_dn_0", .."""

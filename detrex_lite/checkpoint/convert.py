@@ -1,0 +1,88 @@
+"""Weights under another project's names."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import did_you_mean
+from .files import CheckpointError
+from .key_maps import KEY_MAPS, KeyMap, split_part, translate
+from .load import encoder_heads
+
+_LAYER_HEAD = re.compile(r"^(heads\.(?:class|bbox)_embed\.)\d+\.")
+_OURS = ("heads.", "queries.", "denoising.")
+
+
+def convert_state_dict(state: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
+    """A detector's weights under the names, and with the class rows, that another project's checkpoints have.
+
+    Args:
+        state: the whole state dict of a detector of this project.
+        target: the name of a map in `KEY_MAPS`.
+
+    Returns:
+        Names there -> tensors, the ones that it stores twice under both names. Loading them with
+        `load_checkpoint(source=target)` gives `state` again.
+
+    Raises:
+        CheckpointError: when there is no such map, or its project has no such detector: no name for a tensor, or one
+            head for what are several here.
+    """
+    key_maps = [key_map for key_map in KEY_MAPS if key_map.name == target]
+    if not key_maps:
+        names = list(dict.fromkeys(key_map.name for key_map in KEY_MAPS))
+        raise CheckpointError(f"there is no format {target!r}{did_you_mean(target, names)}")
+    faults = []
+    for key_map in key_maps:
+        try:
+            return _convert(state, key_map)
+        except CheckpointError as error:
+            faults.append(str(error))
+    raise CheckpointError(f"{target} has no such detector: {'; or '.join(dict.fromkeys(faults))}")
+
+
+def _convert(state: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
+    encoders = {numbered: encoder for encoder, numbered in encoder_heads(state).items()}
+    converted: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if key_map.one_head and _repeats_the_first_head(name, value, state):
+            continue
+        names = _names_there(name, key_map, encoders)
+        conversion = key_map.conversion(name, state.keys())
+        if conversion is not None:
+            value = conversion.write(name, value)
+        converted.update(zip(names, value.chunk(len(names)), strict=True))
+    for copy in key_map.copies:
+        if copy.when is None or copy.when(state):
+            repeated = {translate(name, copy.first, copy.second): value for name, value in converted.items()}
+            converted.update({name: value for name, value in repeated.items() if name is not None})
+    if not key_map.matches(converted):
+        raise CheckpointError(f"no tensor is called as in every checkpoint of it, such as {key_map.signature[0]}")
+    return converted
+
+
+def _repeats_the_first_head(name: str, value: Tensor, state: Mapping[str, Tensor]) -> bool:
+    first = _LAYER_HEAD.sub(r"\g<1>0.", name)
+    if first == name or first not in state:
+        return False
+    if not torch.equal(value, state[first]):
+        raise CheckpointError(f"it has one head for all layers, and {name} differs from {first}")
+    return True
+
+
+def _names_there(name: str, key_map: KeyMap, encoders: Mapping[str, str]) -> list[str]:
+    """The other project's name for a tensor, or those of its parts, if it stores them as several."""
+    called = [name]
+    called += [encoder + name.removeprefix(head) for head, encoder in encoders.items() if name.startswith(head)]
+    for ours in reversed(called):  # a rule for the encoder's head before one for a head by its number
+        there = key_map.rename_back(ours)
+        if key_map.rename(there) == ours and not there.startswith(_OURS):
+            return [there]
+    for total in sorted({split_part(ours)[2] for _, ours in key_map.rules} - {1}):
+        parts = [f"{name}[{index}/{total}]" for index in range(total)]
+        there_parts = [key_map.rename_back(part) for part in parts]
+        if [key_map.rename(there) for there in there_parts] == parts and there_parts != parts:
+            return there_parts
+    raise CheckpointError(f"it has no name for {name}")

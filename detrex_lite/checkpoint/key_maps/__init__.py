@@ -1,0 +1,20 @@
+"""How other projects name the weights of the same models, and how these names translate to this project's, and back.
+
+To read the weights of another project, write a `KeyMap` and add it to `KEY_MAPS`, or pass it as `source` to
+`load_checkpoint`.
+
+Names here: ResNets have torchvision's names under `backbone.`, networks of timm have timm's under `backbone.model.`;
+a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the order of use; heads are
+`heads.class_embed.N` and `heads.bbox_embed.N`, of decoder layer N, the encoder's after the last layer's.
+"""
+
+from . import detrex, papers
+from .backbones import DETECTRON2, TORCHVISION
+from .conversions import COCO_IDS
+from .key_map import ENCODER_HEAD, Conversion, Copy, KeyMap, split_part, translate
+
+DETREX_LITE = KeyMap("detrex_lite", signature=(), rules=())
+
+KEY_MAPS: tuple[KeyMap, ...] = (DETREX_LITE, *detrex.MAPS, *papers.MAPS, TORCHVISION, DETECTRON2)
+
+__all__ = ["COCO_IDS", "ENCODER_HEAD", "KEY_MAPS", "Conversion", "Copy", "KeyMap", "split_part", "translate"]

@@ -1,0 +1,58 @@
+"""Names of backbones. Here, ResNets have torchvision's and networks of timm have timm's, under `backbone.model.`"""
+
+from .key_map import KeyMap, Rules
+
+
+def detectron2_resnet(theirs: str) -> Rules:
+    """From detectron2's names of a ResNet, kept under the prefix `theirs`, to torchvision's under `backbone.`"""
+    rules: list[tuple[str, str]] = [
+        (f"{theirs}stem.conv1.norm.", "backbone.bn1."),
+        (f"{theirs}stem.conv1.", "backbone.conv1."),
+    ]
+    for stage in (1, 2, 3, 4):
+        before, here = f"{theirs}res{stage + 1}.#.", f"backbone.layer{stage}.#."
+        rules += [
+            (f"{before}conv#.norm.", f"{here}bn#."),
+            (f"{before}shortcut.norm.", f"{here}downsample.1."),
+            (f"{before}shortcut.", f"{here}downsample.0."),
+            (before, here),
+        ]
+    return tuple(rules)
+
+
+def swin(theirs: str) -> Rules:
+    """From the names of Swin's authors, kept under the prefix `theirs`, to those of timm."""
+    return (
+        # A map is shrunk at the end of a stage there, and at the beginning of the next one here.
+        *((f"{theirs}layers.{n}.downsample.", f"backbone.model.layers.{n + 1}.downsample.") for n in range(3)),
+        (f"{theirs}patch_embed.", "backbone.model.patch_embed."),
+        (f"{theirs}layers.", "backbone.model.layers."),
+        (f"{theirs}norm#.", "backbone.norms.stage#."),
+    )
+
+
+def convnext(theirs: str) -> Rules:
+    """From the names of ConvNeXt's authors, kept under the prefix `theirs`, to those of timm."""
+    block, here = f"{theirs}stages.#.#.", "backbone.model.stages.#.blocks.#."
+    return (
+        (f"{theirs}downsample_layers.0.", "backbone.model.stem."),
+        (f"{theirs}downsample_layers.#.", "backbone.model.stages.#.downsample."),
+        (f"{block}dwconv.", f"{here}conv_dw."),
+        (f"{block}pwconv#.", f"{here}mlp.fc#."),
+        (block, here),
+    )
+
+
+TORCHVISION = KeyMap(
+    "torchvision",
+    signature=("conv1.weight", "layer1.0.conv1.weight"),
+    rules=(("conv1.", "backbone.conv1."), ("bn1.", "backbone.bn1."), ("layer#.", "backbone.layer#.")),
+    ignored=("fc.",),
+)
+
+DETECTRON2 = KeyMap(
+    "detectron2",
+    signature=("stem.conv1.weight", "res2.0.conv1.weight"),
+    rules=detectron2_resnet(""),
+    ignored=("stem.fc.",),
+)

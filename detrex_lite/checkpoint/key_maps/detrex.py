@@ -1,0 +1,136 @@
+"""Names of detrex: three ways of attention in the decoder, and two vocabularies of what stands around the layers."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .backbones import convnext, detectron2_resnet, swin
+from .key_map import Copy, KeyMap, Rules
+
+
+def refines_boxes(state: Mapping[str, Tensor]) -> bool:
+    """Whether the layers of a decoder move boxes on: it starts with boxes, or has a box head of its own for each."""
+    if any(name.startswith(("queries.boxes.", "queries.proposals.")) for name in state):
+        return True
+    first, second = (state.get(f"heads.bbox_embed.{index}.layers.0.weight") for index in (0, 1))
+    return first is not None and second is not None and not bool((first == second).all())
+
+
+def has_proposals(state: Mapping[str, Tensor]) -> bool:
+    """Whether a detector has two stages."""
+    return any(name.startswith("queries.proposals.") for name in state)
+
+
+# The heads once more, under the decoder that uses them.
+BOX_HEADS_OF_DECODER = Copy("transformer.decoder.bbox_embed.", "bbox_embed.", when=refines_boxes)
+CLASS_HEADS_OF_DECODER = Copy("transformer.decoder.class_embed.", "class_embed.", when=has_proposals)
+
+ONE_HEAD: Rules = (
+    ("class_embed.@", "heads.class_embed.0.@"),
+    ("bbox_embed.layers.", "heads.bbox_embed.0.layers."),
+)
+HEADS: Rules = (
+    ("class_embed.#.", "heads.class_embed.#."),
+    ("bbox_embed.#.", "heads.bbox_embed.#."),
+)
+PROPOSALS: Rules = (
+    ("transformer.enc_output.", "queries.proposals.enc_output."),
+    ("transformer.enc_output_norm.", "queries.proposals.enc_output_norm."),
+    ("transformer.pos_trans.", "queries.pos_trans."),
+    ("transformer.pos_trans_norm.", "queries.pos_trans_norm."),
+)
+
+_BACKBONES: Rules = (
+    *detectron2_resnet("backbone."),
+    ("backbone.body.", "backbone."),
+    *swin("backbone."),
+    *convnext("backbone."),
+)
+
+_HIDDEN = "transformer.decoder.layers.#.ffns.#.layers.0.0.weight"
+_FFN: Rules = (
+    # The hidden layer is a sequence of linear layer, activation (with a weight if it is a PReLU) and dropout.
+    ("transformer.@.layers.#.ffns.#.layers.0.0.", "transformer.@.layers.#.ffns.#.layers.0."),
+    ("transformer.@.layers.#.ffns.#.layers.0.1.", "transformer.@.layers.#.ffns.#.activations.0."),
+)
+_PRELU = Copy("transformer.@.layers.#.ffns.#.activation.", "transformer.@.layers.#.ffns.#.layers.0.1.")
+
+
+def _plain_attention(stack: str, number: str) -> Rules:
+    """Attention that wraps torch's module; other attention has its projections itself."""
+    theirs, ours = (f"transformer.{stack}.layers.#.attentions.{number}.{inner}" for inner in ("attn.", ""))
+    return ((f"{theirs}in_proj_@", f"{ours}in_proj_@"), (f"{theirs}out_proj.", f"{ours}out_proj."))
+
+
+_SINGLE_LEVEL: Rules = (
+    *_BACKBONES,
+    *_FFN,
+    ("transformer.encoder.post_norm_layer.", "transformer.encoder.norm."),
+    ("transformer.decoder.post_norm_layer.", "heads.norm."),
+    ("query_embed.", "queries.embedding."),
+    ("anchor_box_embed.", "queries.boxes."),
+    ("transformer.patterns.", "queries.patterns."),
+    ("denoising_generator.label_encoder.", "denoising.label_embedding."),
+    *ONE_HEAD,
+)
+
+_MULTI_SCALE: Rules = (
+    *_BACKBONES,
+    ("neck.@.#.conv.", "neck.@.#.0."),
+    ("neck.@.#.norm.", "neck.@.#.1."),
+    *_FFN,
+    *_plain_attention("decoder", "0"),
+    *PROPOSALS,
+    *HEADS,
+)
+
+# DETR
+PLAIN = KeyMap(
+    "detrex",
+    signature=("transformer.decoder.layers.#.attentions.#.attn.in_proj_weight", "query_embed.weight"),
+    rules=(*_plain_attention("encoder", "#"), *_plain_attention("decoder", "#"), *_SINGLE_LEVEL),
+    copies=(_PRELU,),
+    one_head=True,
+)
+
+# Conditional DETR, DAB-DETR, DN-DETR and Group DETR
+CONDITIONAL = KeyMap(
+    "detrex",
+    signature=("transformer.decoder.layers.#.attentions.#.query_content_proj.weight", _HIDDEN),
+    rules=(*_plain_attention("encoder", "#"), *_SINGLE_LEVEL),
+    copies=(_PRELU, BOX_HEADS_OF_DECODER),
+    one_head=True,
+)
+
+# Deformable, DAB-Deformable, DN-Deformable and H-Deformable DETR
+DEFORMABLE = KeyMap(
+    "detrex",
+    signature=("transformer.decoder.layers.#.attentions.1.sampling_offsets.weight", _HIDDEN),
+    rules=(
+        ("query_embedding.", "queries.embedding."),
+        ("refpoint_embed.", "queries.boxes."),
+        ("tgt_embed.", "queries.content."),
+        ("transformer.reference_points.", "queries.reference_points."),
+        ("denoising_generator.label_encoder.", "denoising.label_embedding."),
+        *_MULTI_SCALE,
+    ),
+    copies=(_PRELU, BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
+)
+
+DINO = KeyMap(
+    "detrex",
+    signature=(
+        "transformer.decoder.layers.#.attentions.1.sampling_offsets.weight",
+        "transformer.decoder.norm.weight",
+        _HIDDEN,
+    ),
+    rules=(
+        ("transformer.decoder.norm.", "heads.norm."),
+        ("transformer.tgt_embed.", "queries.content."),
+        ("label_enc.", "denoising.label_embedding."),
+        *_MULTI_SCALE,
+    ),
+    copies=(_PRELU, BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
+)
+
+MAPS = (PLAIN, CONDITIONAL, DEFORMABLE, DINO)

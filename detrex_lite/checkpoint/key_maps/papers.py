@@ -1,0 +1,197 @@
+"""Names of the papers' own repositories."""
+
+from .backbones import swin
+from .conversions import CocoRows, LinearAsConvolution, ObjectnessRows
+from .detrex import BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER, HEADS, ONE_HEAD, PROPOSALS
+from .key_map import KeyMap, Rules
+
+
+def _layers(stack: str, names: dict[str, str]) -> Rules:
+    """What the layers of the encoder or decoder are made of: name there -> name here."""
+    return tuple(
+        (f"transformer.{stack}.layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.")
+        for theirs, ours in names.items()
+    )
+
+
+_FFN = {"linear1": "ffns.0.layers.0", "linear2": "ffns.0.layers.1", "activation": "ffns.0.activations.0"}
+_ENCODER = _layers("encoder", {"self_attn": "attentions.0", "norm1": "norms.0", "norm2": "norms.1", **_FFN})
+_DECODER_NORMS = {"norm1": "norms.0", "norm2": "norms.1", "norm3": "norms.2"}
+
+# The projections of a conditional decoder layer are its own: sa_ of self-attention, ca_ of cross-attention.
+_PROJECTIONS = {
+    "qcontent": "query_content",
+    "qpos": "query_pos",
+    "qpos_sine": "query_pos_sine",
+    "kcontent": "key_content",
+    "kpos": "key_pos",
+    "v": "value",
+}
+_CONDITIONAL_DECODER = _layers(
+    "decoder",
+    {
+        **{
+            f"{kind}_{theirs}_proj": f"attentions.{number}.{ours}_proj"
+            for number, kind in enumerate(("sa", "ca"))
+            for theirs, ours in _PROJECTIONS.items()
+        },
+        "self_attn.out_proj": "attentions.0.out_proj",
+        "cross_attn.out_proj": "attentions.1.out_proj",
+        **_DECODER_NORMS,
+        **_FFN,
+    },
+)
+# The decoder's norms are numbered in the order of definition in Deformable DETR, which begins with cross-attention.
+_DEFORMABLE_DECODER = _layers(
+    "decoder",
+    {
+        "self_attn": "attentions.0",
+        "cross_attn": "attentions.1",
+        "norm2": "norms.0",
+        "norm1": "norms.1",
+        "norm3": "norms.2",
+        **_FFN,
+    },
+)
+
+_BACKBONES: Rules = (*swin("backbone.0."), ("backbone.0.body.", "backbone."))
+
+_SINGLE_LEVEL: Rules = (
+    *_BACKBONES,
+    *_ENCODER,
+    ("transformer.decoder.norm.", "heads.norm."),
+    ("query_embed.", "queries.embedding."),
+    ("refpoint_embed.", "queries.boxes."),
+    ("transformer.patterns.", "queries.patterns."),
+    ("label_enc.", "denoising.label_embedding."),
+    *ONE_HEAD,
+)
+
+_MULTI_SCALE: Rules = (
+    *_BACKBONES,
+    *_ENCODER,
+    *_DEFORMABLE_DECODER,
+    ("transformer.level_embed", "transformer.level_embeds"),
+    *PROPOSALS,
+    *HEADS,
+)
+# Three levels, or one, are the backbone's; those after them are made of the last.
+_THREE_LEVELS: Rules = (
+    *((f"input_proj.{level}.", f"neck.convs.{level}.") for level in range(3)),
+    *((f"input_proj.{level}.", f"neck.extra_convs.{level - 3}.") for level in (3, 4)),
+)
+_FOUR_LEVELS: Rules = (
+    *((f"input_proj.{level}.", f"neck.convs.{level}.") for level in range(4)),
+    ("input_proj.4.", "neck.extra_convs.0."),
+)
+
+# The label embedding has a row for each id, and then: DN-DETR's for "no object", DINO's that is never used.
+_CLASS_ROWS = CocoRows("heads.class_embed.#.")
+_LABEL_ROWS = CocoRows("denoising.label_embedding.")
+_SPARE_LABEL_ROWS = CocoRows("denoising.label_embedding.", spare=1)
+
+# DETR; with masks (DETRsegm), the detector is under `detr.`
+_DETR_RULES: Rules = (
+    *_layers("decoder", {"self_attn": "attentions.0", "multihead_attn": "attentions.1", **_DECODER_NORMS, **_FFN}),
+    *_SINGLE_LEVEL,
+)
+DETR = KeyMap(
+    "detr",
+    signature=("transformer.decoder.layers.#.multihead_attn.in_proj_weight", "query_embed.weight"),
+    rules=_DETR_RULES,
+    conversions=(_CLASS_ROWS,),
+    one_head=True,
+)
+DETR_WITH_MASKS = KeyMap(
+    "detr",
+    signature=("detr.transformer.decoder.layers.#.multihead_attn.in_proj_weight", "detr.query_embed.weight"),
+    rules=tuple((f"detr.{theirs}", ours) for theirs, ours in _DETR_RULES),
+    ignored=("bbox_attention.", "mask_head."),
+    conversions=(_CLASS_ROWS,),
+    one_head=True,
+)
+
+CONDITIONAL_DETR = KeyMap(
+    "conditional_detr",
+    signature=("transformer.decoder.layers.#.ca_qpos_sine_proj.weight", "query_embed.weight"),
+    rules=(*_CONDITIONAL_DECODER, *_SINGLE_LEVEL),
+    conversions=(_CLASS_ROWS,),
+    one_head=True,
+)
+
+# DAB-DETR and DN-DETR
+DAB_DETR = KeyMap(
+    "dab_detr",
+    signature=("transformer.decoder.layers.#.ca_qpos_sine_proj.weight", "refpoint_embed.weight"),
+    rules=(*_CONDITIONAL_DECODER, *_SINGLE_LEVEL),
+    copies=(BOX_HEADS_OF_DECODER,),
+    conversions=(_CLASS_ROWS, _LABEL_ROWS),
+    one_head=True,
+)
+
+# Deformable DETR and, built on its code, DAB-Deformable, DN-Deformable and H-Deformable DETR
+DEFORMABLE_DETR = KeyMap(
+    "deformable_detr",
+    signature=("transformer.decoder.layers.#.cross_attn.sampling_offsets.weight", "input_proj.0.0.weight"),
+    rules=(
+        ("query_embed.", "queries.embedding."),
+        ("refpoint_embed.", "queries.boxes."),
+        ("tgt_embed.", "queries.content."),
+        ("transformer.reference_points.", "queries.reference_points."),
+        ("label_enc.", "denoising.label_embedding."),
+        *_THREE_LEVELS,
+        *_MULTI_SCALE,
+    ),
+    copies=(BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
+    conversions=(ObjectnessRows(), _CLASS_ROWS, _LABEL_ROWS),
+)
+
+
+def _dino(levels: Rules) -> KeyMap:
+    return KeyMap(
+        "dino",
+        signature=("transformer.enc_out_class_embed.weight", "input_proj.0.0.weight"),
+        rules=(
+            ("transformer.enc_out_class_embed.", "heads.class_embed.encoder."),
+            ("transformer.enc_out_bbox_embed.", "heads.bbox_embed.encoder."),
+            ("transformer.decoder.norm.", "heads.norm."),
+            ("transformer.tgt_embed.", "queries.content."),
+            ("label_enc.", "denoising.label_embedding."),
+            *levels,
+            *_MULTI_SCALE,
+        ),
+        copies=(BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
+        conversions=(_CLASS_ROWS, _SPARE_LABEL_ROWS),
+    )
+
+
+DINO = _dino(_THREE_LEVELS)
+DINO_5_SCALE = _dino(_FOUR_LEVELS)
+
+RELATION_DETR = KeyMap(
+    "relation_detr",
+    signature=("transformer.encoder_class_head.weight", "transformer.decoder.class_head.0.weight"),
+    rules=(
+        *((f"neck.convs.{level}.", f"neck.extra_convs.{level - 3}.") for level in (3, 4)),
+        *((f"transformer.decoder.{head}_head.#.", f"heads.{head}_embed.#.") for head in ("class", "bbox")),
+        *((f"transformer.encoder_{head}_head.", f"heads.{head}_embed.encoder.") for head in ("class", "bbox")),
+        *((f"transformer.hybrid_{head}_head.", f"queries.hybrid.heads.{head}_embed.0.") for head in ("class", "bbox")),
+        ("transformer.hybrid_tgt_embed.", "queries.hybrid.content."),
+        ("transformer.tgt_embed.", "queries.content."),
+        ("transformer.decoder.position_relation_embedding.pos_proj.0.", "transformer.decoder.relation.pos_proj."),
+        ("transformer.encoder.memory_fusion.#.", "transformer.encoder.memory_fusion.layers.#."),
+        ("transformer.decoder.norm.", "heads.norm."),
+        ("denoising_generator.label_encoder.", "denoising.label_embedding."),
+        *PROPOSALS,
+        *_ENCODER,
+        *_DEFORMABLE_DECODER,
+    ),
+    conversions=(
+        LinearAsConvolution("transformer.decoder.relation.pos_proj.weight"),
+        _CLASS_ROWS,
+        CocoRows("queries.hybrid.heads.class_embed.0."),
+        _LABEL_ROWS,
+    ),
+)
+
+MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, DINO, DINO_5_SCALE, RELATION_DETR)

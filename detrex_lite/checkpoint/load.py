@@ -83,10 +83,11 @@ def _load(
     destination = _Destination(model)
     _check_new_parts(new_parts, fine_tune, destination)
     report, values = _plan(state, _choose_map(source, state, destination), destination)
+    _require_this_model(report, state, destination)
     if fine_tune:
         _require_what_fine_tuning_needs(report, destination, tuple(new_parts))
     else:
-        _require_this_model(report, state, destination)
+        _require_equal_shapes(report)
     with torch.no_grad():
         for name, value in values.items():
             destination.tensors[name].copy_(value)
@@ -294,7 +295,7 @@ def _is_whole_backbone(report: LoadReport, destination: _Destination) -> bool:
 
 
 def _require_this_model(report: LoadReport, state: Mapping[str, Tensor], destination: _Destination) -> None:
-    """Refuse a checkpoint of which little fits, and then one whose shapes differ."""
+    """Refuse a checkpoint of which little fits."""
     weights = len(report.loaded) + len(report.mismatched) + len(report.unexpected)
     placed = len(report.loaded) + len(report.mismatched)
     whole_model = not report.missing and not report.mismatched
@@ -304,6 +305,9 @@ def _require_this_model(report: LoadReport, state: Mapping[str, Tensor], destina
             f"{report.key_map})\n  in the checkpoint: {_few(report.unexpected or list(state))}\n"
             f"  in the model: {_few(report.missing or list(destination.tensors))}"
         )
+
+
+def _require_equal_shapes(report: LoadReport) -> None:
     if report.mismatched:
         listed = "\n".join(f"  {one}" for one in report.mismatched)
         raise CheckpointError(

@@ -58,14 +58,16 @@ class LoadReport:
         missing = [name for name in self.missing if not self._for_training(name)]
         unexpected = [key for key, name in self.names_of_unexpected.items() if not self._for_training(name)]
         faults = [
-            f"{what} ({len(names)}): {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-            for what, names in (("would stay random", missing), ("would not be used", unexpected))
+            f"{what.format(len(names))}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            for what, names in (
+                ("lacks {} of the model's tensors, which would stay random", missing),
+                ("has {} tensors that the model has no place for", unexpected),
+            )
             if names
         ]
         if faults:
             raise CheckpointError(
-                f"{source} (names of {self.key_map}) is not of this model: tensors of the model or of the file "
-                f"{'; '.join(faults)}. Take the config that it was trained with"
+                f"{source} (names of {self.key_map}) {'; it '.join(faults)}. Take the config that it was trained with"
             )
 
     def _for_training(self, name: str) -> bool:

@@ -233,7 +233,7 @@ def test_weights_that_lack_a_part_are_refused(config_file, weights, monkeypatch)
 
     original = ColourDetector.__init__
     monkeypatch.setattr(ColourDetector, "__init__", build)
-    with pytest.raises(ValueError, match=r"model.pth lacks 2 of the model's tensors.*extra.weight, extra.bias"):
+    with pytest.raises(ValueError, match=r"model.pth \(names of detrex_lite\) lacks 2 of .*: extra.weight, extra.bias"):
         Predictor(config_file, weights, device="cpu")
 
 

@@ -159,7 +159,7 @@ def test_evaluating_weights_that_lack_a_part_is_refused(make_config, tmp_path):
         if name in stored:
             stored[name].popitem()
     torch.save(stored, path)
-    with pytest.raises(CheckpointError, match=r"model_final.pth lacks 1 of the model's tensors"):
+    with pytest.raises(CheckpointError, match=r"model_final.pth .* lacks 1 of the model's tensors"):
         evaluate(make_config("run", f"train.init_checkpoint={path}"))
 
 
@@ -172,8 +172,10 @@ def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_pat
         "head.weight": torch.zeros(95, 8),
     }
     torch.save(stored, tmp_path / "other.pth")
-    cfg = make_config("run", f"train.init_checkpoint={tmp_path}/other.pth", "optimizer.lr=0", "train.max_iter=1")
-    train(cfg)
+    arguments = f"train.init_checkpoint={tmp_path}/other.pth", "optimizer.lr=0", "train.max_iter=1"
+    with pytest.raises(CheckpointError, match=r"head.weight: \(95, 8\) in the checkpoint"):
+        train(make_config("run", *arguments))
+    train(make_config("run", *arguments, "train.init_new_parts=[head]"))
     tuned = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
     torch.testing.assert_close(tuned["backbone.weight"], stored["backbone.weight"])
     assert tuned["head.weight"].shape == (7, 8)

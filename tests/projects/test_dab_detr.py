@@ -85,14 +85,6 @@ def test_patterns_and_groups_exclude_each_other():
         build(small_config(num_patterns=3, **{"queries.layout.num_groups": 2}))
 
 
-def test_published_patterns_load():
-    model = build(small_config(num_patterns=3))
-    state = {"transformer.patterns.weight": torch.randn(3, 64), "backbone.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
-    report = load_checkpoint(model, state)
-    assert report.unexpected == []
-    assert_close(model.queries.patterns.weight, state["transformer.patterns.weight"])
-
-
 def memory_of_six_cells():
     tokens, pos = torch.randn(2, 1, 6, 64, dtype=torch.float64)
     return Memory(tokens, pos, None)

@@ -62,9 +62,9 @@ class QueryLayout:
         """All queries, in training."""
         return self.num_queries * self.num_groups + self.num_queries_one2many
 
-    def number(self, *, training: bool) -> int:
-        """All queries in training, those of the first group in evaluation."""
-        return self.total if training else self.num_queries
+    def present(self, learned: Tensor, *, training: bool) -> Tensor:
+        """What is learned for each query, (`total`, ...): all of it in training, the first group's in evaluation."""
+        return learned if training else learned[: self.num_queries]
 
     def num_proposals(self, *, training: bool) -> int:
         """How many of the encoder's proposals become queries; groups begin at the same ones."""

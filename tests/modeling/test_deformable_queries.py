@@ -71,7 +71,7 @@ def test_learned_points(layout):
     queries, memory = build(DeformableQueries, layout), memory_of()
     for training in (True, False):
         blocks, proposals = queries(memory, heads_of(), training=training)
-        number = queries.layout.number(training=training)
+        number = queries.layout.total if training else queries.layout.num_queries
         position, content = queries.embedding.weight[:number].expand(2, -1, -1).chunk(2, dim=-1)
         assert_close(joined(blocks, "content"), content)
         assert_close(joined(blocks, "position"), position)
@@ -85,7 +85,7 @@ def test_learned_boxes(layout, indicator):
     queries, memory = build(AnchorQueries, layout, indicator=indicator), memory_of()
     for training in (True, False):
         blocks, proposals = queries(memory, heads_of(), training=training)
-        number = queries.layout.number(training=training)
+        number = queries.layout.total if training else queries.layout.num_queries
         assert_close(joined(blocks, "reference"), queries.boxes()[:number].expand(2, -1, -1))
         content = joined(blocks, "content")
         assert content.shape == (2, number, C)

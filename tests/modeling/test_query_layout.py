@@ -38,8 +38,9 @@ def query_places(layout, proposals, training):
 def test_numbers(layout):
     many = layout.num_queries_one2many
     assert layout.total == Q * layout.num_groups + many
-    assert layout.number(training=True) == layout.total
-    assert layout.number(training=False) == Q
+    learned = torch.arange(layout.total)
+    assert layout.present(learned, training=True) is learned
+    assert layout.present(learned, training=False).tolist() == list(range(Q))
     assert layout.num_proposals(training=True) == Q + many
     assert layout.num_proposals(training=False) == Q
 

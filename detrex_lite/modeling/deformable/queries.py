@@ -96,7 +96,7 @@ class DeformableQueries(nn.Module):
 
     def _learned(self, batch: int, training: bool) -> StartingQueries:
         assert self.embedding is not None
-        learned = self.embedding.weight[: self.layout.number(training=training)].expand(batch, -1, -1)
+        learned = self.layout.present(self.embedding.weight, training=training).expand(batch, -1, -1)
         position, content = learned.chunk(2, dim=-1)
         points = self.reference_points(position)
         reference = points.to(torch.promote_types(points.dtype, torch.float32)).sigmoid()
@@ -198,9 +198,8 @@ class AnchorQueries(nn.Module):
 
     def _learned(self, batch: int, training: bool) -> StartingQueries:
         assert self.content is not None
-        number = self.layout.number(training=training)
-        boxes = self.boxes()[:number].expand(batch, -1, -1)
-        content = self._contents(self.content.weight[:number], batch)
+        boxes = self.layout.present(self.boxes(), training=training).expand(batch, -1, -1)
+        content = self._contents(self.layout.present(self.content.weight, training=training), batch)
         return StartingQueries(self.layout.blocks(content, boxes, training=training))
 
     def select(

@@ -28,7 +28,7 @@ class LearnedQueries(nn.Module):
 
     def forward(self, batch: int, *, training: bool) -> list[QueryBlock]:
         """The blocks of queries for B images; `training` is whether there are queries that exist in training only."""
-        position = self.embedding.weight[: self.layout.number(training=training)].expand(batch, -1, -1)
+        position = self.layout.present(self.embedding.weight, training=training).expand(batch, -1, -1)
         return self.layout.blocks(torch.zeros_like(position), None, position, training=training)
 
 
@@ -65,7 +65,7 @@ class LearnedAnchors(nn.Module):
             training: whether there are queries that exist in training only.
             content: (C,), what all queries hold; None for zeros or patterns.
         """
-        boxes = self.boxes()[: self.layout.number(training=training)]
+        boxes = self.layout.present(self.boxes(), training=training)
         if self.patterns is not None:
             contents, boxes = pair_with_patterns(self.patterns.weight, boxes)
         elif content is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import did_you_mean
 from .files import CheckpointError, read_checkpoint
 from .key_maps import ENCODER_HEAD, KEY_MAPS, KeyMap, split_part
-from .report import LoadReport, Mismatch
+from .report import LoadReport, Mismatch, names_or_parts
 
 # Where training programs put the weights inside of what they save, and the running mean of the weights.
 WEIGHTS = ("model", "state_dict", "module")
@@ -85,7 +85,7 @@ def _load(
     report, values = _plan(state, _choose_map(source, state, destination), destination)
     _require_this_model(report, state, destination)
     if fine_tune:
-        _require_what_fine_tuning_needs(report, destination, tuple(new_parts))
+        _require_what_fine_tuning_needs(report, tuple(new_parts))
     else:
         _require_equal_shapes(report)
     with torch.no_grad():
@@ -267,28 +267,33 @@ def _check_new_parts(new_parts: Sequence[str], fine_tune: bool, destination: _De
             )
 
 
-def _require_what_fine_tuning_needs(report: LoadReport, destination: _Destination, new_parts: tuple[str, ...]) -> None:
+def _require_what_fine_tuning_needs(report: LoadReport, new_parts: tuple[str, ...]) -> None:
     """Refuse a checkpoint that leaves more of the model as initialised than other classes and queries explain."""
-    initial = [*(str(one) for one in report.mismatched if not REPLACEABLE.match(one.name))]
-    initial += [name for name in report.missing if not REPLACEABLE.match(name)]
-    initial = [name for name in initial if not name.startswith(new_parts or ("\0",))]
-    if not initial or (report.loaded and _is_whole_backbone(report, destination)):
+    excused = new_parts or ("\0",)
+    mismatched = [one for one in report.mismatched if not (REPLACEABLE.match(one.name) or one.name.startswith(excused))]
+    missing = [name for name in report.missing if not (REPLACEABLE.match(name) or name.startswith(excused))]
+    number = len(mismatched) + len(missing)
+    if not number or _is_whole_backbone(report):
         return
+    listed = [*names_or_parts(missing), *names_or_parts([str(one) for one in mismatched])]
+    an_example = [*missing, *(one.name for one in mismatched)][0].rpartition(".")[0]
     raise CheckpointError(
-        f"{len(initial)} tensors of the model would stay as initialised, and they are not of classes or queries alone: "
-        f"{_few(initial)}\n  Of the checkpoint (names of {report.key_map}), {len(report.loaded)} tensors fit and "
-        f"{len(report.unexpected)} have no place{': ' * bool(report.unexpected)}{_few(report.unexpected)}\n"
-        "  Take the config that the checkpoint was trained with, or a checkpoint of this one. If the model has parts "
-        f"that are new, name them: new_parts=[{_module(initial[0])!r}, ..] (train.init_new_parts in a config)"
+        f"{number} tensors of the model would stay as initialised, and they are not of classes or queries alone: "
+        f"{', '.join(listed)}\n  Of the checkpoint (names of {report.key_map}), {len(report.loaded)} tensors fit and "
+        f"{len(report.unexpected)} have no place"
+        + (f": {', '.join(names_or_parts(report.unexpected))}" if report.unexpected else "")
+        + "\n  Take the config that the checkpoint was trained with, or a checkpoint of this one. If the model has "
+        f"parts that are new, name them: new_parts=[{an_example!r}, ..] (train.init_new_parts in a config)"
     )
 
 
-def _is_whole_backbone(report: LoadReport, destination: _Destination) -> bool:
+def _is_whole_backbone(report: LoadReport) -> bool:
     """Whether the checkpoint is one of a backbone alone, and holds all of it."""
     names = [name for names in report.loaded.values() for name in names]
     lacking = [*report.missing, *(one.name for one in report.mismatched)]
     return (
-        not report.unexpected
+        bool(names)
+        and not report.unexpected
         and all(name.startswith(BACKBONE) for name in names)
         and not any(name.startswith(BACKBONE) for name in lacking)
     )
@@ -308,18 +313,26 @@ def _require_this_model(report: LoadReport, state: Mapping[str, Tensor], destina
 
 
 def _require_equal_shapes(report: LoadReport) -> None:
-    if report.mismatched:
-        listed = "\n".join(f"  {one}" for one in report.mismatched)
-        raise CheckpointError(
-            f"{len(report.mismatched)} tensors have another shape in the checkpoint than in the model:\n{listed}\n"
-            "Take the config that the checkpoint was trained with. To fine-tune with other classes or another number "
-            "of queries, pass fine_tune=True, as training with train.init_checkpoint does"
-        )
-
-
-def _module(name: str) -> str:
-    """The module of a tensor, out of its name or the text of a `Mismatch`."""
-    return name.partition(":")[0].rpartition(".")[0]
+    if not report.mismatched:
+        return
+    listed = "\n".join(f"  {one}" for one in report.mismatched)
+    advice = ["Take the config that the checkpoint was trained with"]
+    for what, pattern, key in (
+        ("class heads have", r"heads\.class_embed\.", "model.num_classes"),
+        ("learned queries are", r"queries\.(embedding|content|boxes)\.", "model.num_queries"),
+    ):
+        rows = {(one.source_shape[0], one.model_shape[0]) for one in report.mismatched if re.match(pattern, one.name)}
+        if len(rows) == 1:
+            (there, here) = rows.pop()
+            advice.append(f"its {what} {there} rows, the model's {here}: see {key}")
+    advice.append(
+        "To fine-tune with other classes or another number of queries, pass fine_tune=True, as training with "
+        "train.init_checkpoint does"
+    )
+    raise CheckpointError(
+        f"{len(report.mismatched)} tensors have another shape in the checkpoint than in the model:\n{listed}\n"
+        + ". ".join(f"{one[0].upper()}{one[1:]}" for one in advice)
+    )
 
 
 def _few(names: list[str], limit: int = 5) -> str:

@@ -58,7 +58,7 @@ class LoadReport:
         missing = [name for name in self.missing if not self._for_training(name)]
         unexpected = [key for key, name in self.names_of_unexpected.items() if not self._for_training(name)]
         faults = [
-            f"{what.format(len(names))}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            f"{what.format(len(names))}: {', '.join(names_or_parts(names))}"
             for what, names in (
                 ("lacks {} of the model's tensors, which would stay random", missing),
                 ("has {} tensors that the model has no place for", unexpected),
@@ -89,8 +89,8 @@ class LoadReport:
             counts = (str(count[part] or "-") for count in (loaded, initial, unused))
             lines.append("{:<{}}  {:>6}  {:>14}  {:>6}".format(part, width, *counts))
         lines += _section("re-initialised, the shape differs", [str(one) for one in self.mismatched])
-        lines += _section("re-initialised, not in the checkpoint", _shorten(self.missing))
-        lines += _section("unused, not in the model", _shorten(self.unexpected))
+        lines += _section("re-initialised, not in the checkpoint", names_or_parts(self.missing))
+        lines += _section("unused, not in the model", names_or_parts(self.unexpected))
         return "\n".join(lines)
 
 
@@ -104,8 +104,8 @@ def _count(names: Iterable[str]) -> Counter[str]:
     return Counter(map(_part, names))
 
 
-def _shorten(names: list[str], limit: int = 8) -> list[str]:
-    """The names when they are few, else one line per part."""
+def names_or_parts(names: list[str], limit: int = 8) -> list[str]:
+    """The names when they are few, else the parts of the model that they are in, with their number."""
     if len(names) <= limit:
         return names
     return [f"{part} ({count} tensor{'s' * (count > 1)})" for part, count in _count(names).items()]

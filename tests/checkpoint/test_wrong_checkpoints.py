@@ -1,0 +1,98 @@
+"""Checkpoints that are not of the model: the message names what is wrong and what to do about it."""
+
+import functools
+
+import pytest
+import torch
+
+from detrex_lite.checkpoint import CheckpointError, load_checkpoint
+from detrex_lite.config import get_config
+from detrex_lite.testing import SMALL, build, changed
+
+TWO_STAGE = {"with_box_refine": True, "as_two_stage": True}
+
+
+def small(project, **changes):
+    cfg = get_config(f"projects/{project}/configs/models/{project}_r50.py").model
+    return build(changed(cfg, {**SMALL, **changes}))
+
+
+@functools.cache
+def weights_of(project, **changes):
+    return small(project, **changes).state_dict()
+
+
+# trained detector, the model, its changes, a tensor that only one of them has
+PAIRS = [
+    ("dino", "deformable_detr", TWO_STAGE, "queries.pos_trans"),
+    ("dab_detr", "detr", {}, "queries.embedding"),
+    ("detr", "conditional_detr", {}, "transformer.decoder.layers.0.attentions.0.query_content_proj"),
+    ("deformable_detr", "dab_deformable_detr", {}, "queries.boxes"),
+    ("dab_deformable_detr", "dino", {}, "queries.proposals"),
+    ("dino", "relation_detr", {}, "transformer.encoder (6 tensors)"),
+]
+
+
+@pytest.mark.parametrize(("trained", "project", "changes", "lacking"), PAIRS)
+def test_another_detector_is_refused_by_fine_tuning_and_by_evaluation(trained, project, changes, lacking):
+    model = small(project, **changes)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as info:
+        load_checkpoint(model, weights_of(trained), fine_tune=True)
+    assert "would stay as initialised" in str(info.value)
+    assert "train.init_new_parts" in str(info.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(CheckpointError) as info:
+        load_checkpoint(model, weights_of(trained)).require_complete("model.pth")
+    assert lacking in str(info.value) or "another shape" in str(info.value)
+
+
+def test_what_the_model_would_not_use_is_refused_by_evaluation():
+    relation = {"_target_": "detrex_lite.modeling.PositionRelation", "num_heads": 4}
+    trained = small("dino", **{"transformer.decoder.relation": relation}).state_dict()
+    report = load_checkpoint(small("dino"), trained)
+    with pytest.raises(CheckpointError, match=r"no place for: transformer\.decoder\.relation"):
+        report.require_complete("model.pth")
+
+
+def test_what_serves_training_alone_may_be_missing_or_left_over():
+    without = small("dino", denoising=None)
+    load_checkpoint(without, weights_of("dino")).require_complete("model.pth")
+    load_checkpoint(small("dino"), without.state_dict()).require_complete("model.pth")
+    # The matching queries of DN-DETR are a row of the label embedding.
+    lacking = {name: value for name, value in weights_of("dn_detr").items() if not name.startswith("denoising.")}
+    with pytest.raises(CheckpointError, match=r"denoising\.label_embedding\.weight"):
+        load_checkpoint(small("dn_detr"), lacking).require_complete("model.pth")
+
+
+@pytest.mark.parametrize("project", ["detr", "dino"])
+def test_half_a_checkpoint_is_refused(project):
+    half = dict(list(weights_of(project).items())[::2])
+    with pytest.raises(CheckpointError, match="would stay as initialised"):
+        load_checkpoint(small(project), half, fine_tune=True)
+    with pytest.raises(CheckpointError, match=r"lacks \d+ of the model's tensors"):
+        load_checkpoint(small(project), half).require_complete("model.pth")
+
+
+@pytest.mark.parametrize("project", ["detr", "dn_detr", "dino", "h_deformable_detr"])
+def test_other_classes_are_named_and_fine_tuned(project):
+    trained = small(project, num_classes=9)
+    model = small(project, num_classes=4)
+    with pytest.raises(CheckpointError) as info:
+        load_checkpoint(model, trained.state_dict())
+    rows = (10, 5) if project == "detr" else (9, 4)
+    assert f"class heads have {rows[0]} rows, the model's {rows[1]}: see model.num_classes" in str(info.value)
+    assert "fine_tune=True" in str(info.value)
+    report = load_checkpoint(model, trained.state_dict(), fine_tune=True)
+    assert not report.missing
+    changed_parts = {one.name.split(".")[0] for one in report.mismatched}
+    assert changed_parts == ({"heads", "denoising"} if project in ("dn_detr", "dino") else {"heads"})
+
+
+def test_another_number_of_queries_is_named_and_fine_tuned():
+    trained = small("detr", num_queries=9)
+    model = small("detr", num_queries=5)
+    with pytest.raises(CheckpointError, match="learned queries are 9 rows, the model's 5: see model.num_queries"):
+        load_checkpoint(model, trained.state_dict())
+    report = load_checkpoint(model, trained.state_dict(), fine_tune=True)
+    assert [one.name for one in report.mismatched] == ["queries.embedding.weight"]

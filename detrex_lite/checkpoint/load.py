@@ -136,14 +136,11 @@ class _Destination:
             model = model.module
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
         self.training_only: tuple[str, ...] = getattr(model, "training_only", ())
-        self.tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+        state = model.state_dict(keep_vars=True)  # parameters themselves, which can be recognised
+        self.tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+        seen: dict[int, str] = {}
+        self.first_name = {name: seen.setdefault(id(state[name]), name) for name in self.tensors}
         self.is_bare_backbone = not any(name.startswith(BACKBONE) for name in self.tensors)
-        seen: dict[Any, str] = {}
-        self.first_name = {}
-        for name, value in self.tensors.items():
-            # Empty tensors all have the address 0 and are never the same.
-            identity = (value.data_ptr(), value.shape) if value.numel() else name
-            self.first_name[name] = seen.setdefault(identity, name)
         self._encoder_heads = encoder_heads(self.tensors)
 
     def place(self, key: str, key_map: KeyMap) -> str | None:

@@ -27,6 +27,7 @@ CLASSES = {
     "relation": {91},
     "detrex": {80, 81},
     "mmdet": {80, 81},
+    "mmdet2": {80, 81},
     "transformers": {91, 92, 251},
 }
 CLASS_HEAD = re.compile(r"(class_embed|class_head|fc_cls|cls_branches|class_labels_classifier)(\.\d+)?\.weight$")
@@ -128,8 +129,11 @@ def test_transformers_has_as_many_parameters_as_the_paper(paper: str, others: li
         ("detr/detr_r50", "mmdet/detr_r50_8xb2-150e_coco", 11 * 257),
         ("conditional_detr/conditional_detr_r50", "mmdet/conditional-detr_r50_8xb2-50e_coco", 11 * 257),
         ("dab_detr/dab_detr_r50", "mmdet/dab-detr_r50_8xb2-50e_coco", 11 * 257),
+        ("detr/detr_r50", "mmdet2/detr_r50_8x2_150e_coco", 11 * 257),
+        ("detr/detr_r50", "mmdet2/detr_r50_8x2_150e_coco_2020", 11 * 257),
         # Its projections to the channels of the transformer have no bias beside their normalization.
         ("deformable_detr/deformable_detr_r50", "mmdet/deformable-detr_r50_16xb2-50e_coco", 11 * 257 + 4 * 256),
+        ("deformable_detr/deformable_detr_r50", "mmdet2/deformable_detr_r50_16x2_50e_coco", 11 * 257 + 4 * 256),
     ],
 )
 def test_implementations_differ_in_unused_classes_alone(paper: str, converted: str, dropped: int):
@@ -148,7 +152,7 @@ def test_the_average_has_each_shared_tensor_once():
 
 def test_every_checkpoint_has_a_variant_and_a_project():
     rows = checkpoints()
-    assert {row.origin for row in rows} == {"detrex", "paper", "transformers", "mmdet"}
+    assert {row.origin for row in rows} == {"detrex", "paper", "transformers", "mmdet", "mmdet2"}
     for row in rows:
         assert row.name
         assert row.file

@@ -42,7 +42,7 @@ class Checkpoint:
     project: str
     """Folder under ``projects/`` of the detector."""
     origin: str
-    """``detrex``, ``paper``, ``transformers`` or ``mmdet``."""
+    """``detrex``, ``paper``, ``transformers``, ``mmdet`` or ``mmdet2``, MMDetection's 3.x and 2.x."""
     name: str
     file: str
     """Last part of the address; not unique, as a folder can hold several."""

@@ -1,0 +1,104 @@
+"""Names, shapes and kinds of the tensors in published checkpoints, for tests that need no weights.
+
+``names.json.xz`` holds variants and the states they have. A variant is a model of a published implementation as one
+of its configs builds it: the names come from building that model without weights. ``checkpoints.csv`` says which
+published file has which variant. Notes of a variant say where a name is not the model's own.
+"""
+
+import csv
+import functools
+import json
+import lzma
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Where the names of one model come from."""
+
+    name: str
+    repository: str
+    """Owner and name on GitHub."""
+    commit: str
+    """Commit, or the release where the packaged release was read."""
+    config: str
+    """Config file, arguments or classes that build the model."""
+    entry: str
+    """Entry of the published file that holds the state; empty where the file is the state itself."""
+    note: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One published file."""
+
+    project: str
+    """Folder under ``projects/`` of the detector."""
+    origin: str
+    """``detrex``, ``paper``, ``transformers``, ``mmdet`` or ``mmdet2``, MMDetection's 3.x and 2.x."""
+    name: str
+    file: str
+    """Last part of the address; not unique, as a folder can hold several."""
+    variant: str
+
+
+@functools.cache
+def _contents() -> dict[str, Any]:
+    return json.loads(lzma.decompress((FOLDER / "names.json.xz").read_bytes()))
+
+
+def _of(variant: str) -> dict[str, Any]:
+    try:
+        return _contents()["variants"][variant]
+    except KeyError:
+        raise KeyError(f"No variant {variant!r}; variants() lists them.") from None
+
+
+def variants() -> list[str]:
+    """Names of all variants, ``<implementation>/<model>``."""
+    return list(_contents()["variants"])
+
+
+def source(variant: str) -> Variant:
+    """Where the names of a variant come from. Unknown names are a KeyError."""
+    fields = {key: value for key, value in _of(variant).items() if key != "state"}
+    return Variant(name=variant, **fields)
+
+
+def aliases(variant: str) -> dict[str, str]:
+    """Names of tensors that the model has under another name before, to that name."""
+    return dict(_contents()["states"][_of(variant)["state"]]["aliases"])
+
+
+def state(variant: str, dtype: torch.dtype = torch.float32, device: str = "meta") -> dict[str, Tensor]:
+    """The state dict of a variant, in the order of the model.
+
+    Tensors have next to no memory: on ``meta`` they are empty, elsewhere they are zeros expanded from a scalar.
+    Floating-point tensors have ``dtype``; integer ones stay int64. One tensor of several names is the same object
+    under each. Unknown names are a KeyError.
+    """
+    stored = _contents()["states"][_of(variant)["state"]]
+    integers = set(stored["int64"])
+    tensors: dict[str, Tensor] = {}
+    for name, shape in stored["shapes"].items():
+        kind = torch.int64 if name in integers else dtype
+        if name in stored["aliases"]:
+            tensors[name] = tensors[stored["aliases"][name]]
+        elif device == "meta":
+            tensors[name] = torch.empty(shape, dtype=kind, device=device)
+        else:
+            tensors[name] = torch.zeros((), dtype=kind, device=device).expand(shape)
+    return tensors
+
+
+def checkpoints() -> list[Checkpoint]:
+    """All published files, in the order of the table."""
+    with (FOLDER / "checkpoints.csv").open(newline="", encoding="utf-8") as table:
+        return [Checkpoint(**row) for row in csv.DictReader(table)]

@@ -112,6 +112,7 @@ DEFORMABLE = KeyMap(
         ("tgt_embed.", "queries.content."),
         ("transformer.reference_points.", "queries.reference_points."),
         ("denoising_generator.label_encoder.", "denoising.label_embedding."),
+        ("label_encoder.", "denoising.label_embedding."),  # in the paper's checkpoint that detrex converted
         *_MULTI_SCALE,
     ),
     copies=(_PRELU, BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),

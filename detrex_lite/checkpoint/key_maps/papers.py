@@ -186,6 +186,7 @@ RELATION_DETR = KeyMap(
         *_ENCODER,
         *_DEFORMABLE_DECODER,
     ),
+    ignored=("_classes_",),  # the names of the classes
     conversions=(
         LinearAsConvolution("transformer.decoder.relation.pos_proj.weight"),
         _CLASS_ROWS,

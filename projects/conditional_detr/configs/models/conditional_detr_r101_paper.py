@@ -1,0 +1,5 @@
+"""Conditional DETR with a ResNet-101 as in the paper's repository."""
+
+from .conditional_detr_r50_paper import model
+
+model.backbone.depth = 101

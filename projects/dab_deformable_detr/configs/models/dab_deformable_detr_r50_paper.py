@@ -1,0 +1,6 @@
+"""DAB-Deformable-DETR with a ResNet-50 as in the paper's repository: what differs from detrex's."""
+
+from .dab_deformable_detr_r50 import model
+
+model.backbone.freeze_at = 2
+model.postprocessor.num_detections = 100

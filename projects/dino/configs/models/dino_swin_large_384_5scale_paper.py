@@ -1,0 +1,6 @@
+"""DINO with a Swin-L of windows of 12x12 and five feature levels as in the paper's repository."""
+
+from .dino_swin_large_384_paper import model
+
+model.backbone.out_indices = [0, 1, 2, 3]
+model.transformer.num_feature_levels = 5

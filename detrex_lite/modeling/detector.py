@@ -38,8 +38,16 @@ class ImagePreprocessor(nn.Module):
         if size_divisibility < 1:
             raise ValueError(f"size_divisibility={size_divisibility} is less than 1, which pads batches least")
         self.size_divisibility = size_divisibility
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self._constants = {"pixel_mean": tuple(pixel_mean), "pixel_std": tuple(pixel_std)}
+        for name, values in self._constants.items():
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> "ImagePreprocessor":
+        """Whatever precision the module is converted to, its constants are rounded to that one alone."""
+        super()._apply(fn, recurse)
+        for name, values in self._constants.items():
+            setattr(self, name, getattr(self, name).new_tensor(values).view(3, 1, 1))
+        return self
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]], *, as_published: bool) -> ImageBatch:
         """Move images to the device (as they are: bytes are the cheapest to move), normalise and pad them.

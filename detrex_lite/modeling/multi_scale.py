@@ -16,8 +16,7 @@ from ..structures import ImageBatch
 class TokenLevels:
     """The geometry of a sequence of tokens: the cells of L padded maps, row by row, finest level first.
 
-    It is float32 in models of any precision, as in published implementations: half precision does not tell cells apart,
-    and more digits would move samples at the border of a cell to the other side.
+    It has the precision of the maps, but float32 at least: half precision does not tell cells apart.
 
     Attributes:
         spatial_shapes: L pairs (height, width) of the padded maps.
@@ -37,11 +36,13 @@ class TokenLevels:
         """The geometry of `maps`, finest first, whose tokens are `flatten_maps([level.tensor for level in maps])`."""
         shapes = [(int(level.tensor.shape[-2]), int(level.tensor.shape[-1])) for level in maps]
         as_published = maps[0].as_published
+        dtype = torch.promote_types(maps[0].tensor.dtype, torch.float32)
         if all(level.mask is None for level in maps):
-            return cls(shapes, None, torch.ones(1, len(maps), 2, device=maps[0].tensor.device), as_published)
+            ratios = torch.ones(1, len(maps), 2, dtype=dtype, device=maps[0].tensor.device)
+            return cls(shapes, None, ratios, as_published)
         masks = [level.mask_or_zeros().expand(len(level), -1, -1) for level in maps]
         # Counted on the device: taking the sizes from Python would be one more transfer.
-        shares = [torch.stack([(~m[:, 0]).float().mean(1), (~m[:, :, 0]).float().mean(1)], -1) for m in masks]
+        shares = [torch.stack([(~m[:, 0]).to(dtype).mean(1), (~m[:, :, 0]).to(dtype).mean(1)], -1) for m in masks]
         padding = torch.cat([mask.flatten(1) for mask in masks], 1)
         return cls(shapes, padding, torch.stack(shares, 1), as_published)
 

@@ -59,13 +59,13 @@ def test_a_level_without_padding_among_levels_with_padding():
     assert_close(levels.valid_ratios, torch.tensor([[[1.0, 1], [1, 1]], [[0.75, 1], [1, 1]]]))
 
 
-def test_geometry_is_float32_in_models_of_any_precision():
-    for dtype in (torch.float64, torch.bfloat16):
+def test_geometry_has_the_precision_of_the_model_and_float32_at_least():
+    for dtype, expected in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
         for maps in (whole(), padded()):
             levels = TokenLevels.from_maps(
                 [ImageBatch.of_padded(one.tensor.to(dtype), one.image_sizes) for one in maps]
             )
-            assert levels.valid_ratios.dtype == levels.centres().dtype == torch.float32
+            assert levels.valid_ratios.dtype == levels.centres().dtype == expected
 
 
 def test_points_of_images_become_points_of_padded_maps():

@@ -103,8 +103,9 @@ class BaseAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def reset_parameters(self) -> None:
-        """Draw Xavier-uniform weights for all projections, as DETR's repository does; biases stay as they are."""
+        """Draw Xavier-uniform weights for all projections, as the papers' repositories; the last bias is zero."""
         nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, tokens, C) to (B, H, tokens, C / H)."""
@@ -207,7 +208,6 @@ class MultiheadAttention(BaseAttention):
         super().reset_parameters()
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.in_proj_bias)
-        nn.init.zeros_(self.out_proj.bias)
 
     def forward(
         self,

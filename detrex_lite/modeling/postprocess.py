@@ -9,13 +9,20 @@ from .predictions import Predictions
 
 
 class SoftmaxPostprocessor:
-    """Each query's best class that is not "no object" (the last one), as DETR: at most Q detections per image."""
+    """Each query's best class that is not "no object" (the last one), as DETR: at most Q detections per image.
+
+    Args:
+        clip_boxes: see `TopKPostprocessor`.
+    """
+
+    def __init__(self, *, clip_boxes: bool = True):
+        self.clip_boxes = clip_boxes
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """sizes: (height, width) in pixels of the frame that each image's boxes are wanted in."""
         predictions = predictions.at_least_float32()
         scores, classes = predictions.logits.softmax(-1)[..., :-1].max(-1)
-        return _to_instances(scores, classes, predictions.boxes, sizes)
+        return _to_instances(scores, classes, predictions.boxes, sizes, clip=self.clip_boxes)
 
 
 class TopKPostprocessor:
@@ -23,10 +30,13 @@ class TopKPostprocessor:
 
     Args:
         num_detections: the most per image.
+        clip_boxes: clip boxes to the frame and drop those that are left without area, as detectron2 and so detrex. The
+            papers' repositories return boxes as they are.
     """
 
-    def __init__(self, num_detections: int = 100):
+    def __init__(self, num_detections: int = 100, *, clip_boxes: bool = True):
         self.num_detections = num_detections
+        self.clip_boxes = clip_boxes
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """sizes: (height, width) in pixels of the frame that each image's boxes are wanted in."""
@@ -35,16 +45,20 @@ class TopKPostprocessor:
         probability = predictions.logits.sigmoid().flatten(1)  # (B, Q * K)
         scores, best = probability.topk(min(self.num_detections, probability.shape[1]), dim=1)
         queries = (best // num_classes)[..., None].expand(-1, -1, 4)
-        return _to_instances(scores, best % num_classes, predictions.boxes.gather(1, queries), sizes)
+        boxes = predictions.boxes.gather(1, queries)
+        return _to_instances(scores, best % num_classes, boxes, sizes, clip=self.clip_boxes)
 
 
-def _to_instances(scores: Tensor, classes: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-    """scores, classes: (B, D); boxes: (B, D, 4) cxcywh in 0..1. Boxes are clipped; those left without area go."""
+def _to_instances(
+    scores: Tensor, classes: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]], *, clip: bool
+) -> list[Instances]:
+    """scores, classes: (B, D); boxes: (B, D, 4) cxcywh in 0..1. Clipped boxes that are left without area go."""
     results = []
     for one_scores, one_classes, one_boxes, (height, width) in zip(scores, classes, boxes, sizes, strict=True):
         absolute = Boxes(box_cxcywh_to_xyxy(one_boxes))
         absolute.scale(width, height)
-        absolute.clip((height, width))
+        if clip:
+            absolute.clip((height, width))
         found = Instances((height, width), pred_boxes=absolute, scores=one_scores, pred_classes=one_classes)
-        results.append(found[absolute.nonempty()])
+        results.append(found[absolute.nonempty()] if clip else found)
     return results

@@ -125,7 +125,7 @@ def test_initial_values_are_those_of_detr():
 
 
 @pytest.mark.parametrize("kind", [ConditionalSelfAttention, partial(ConditionalCrossAttention, add_query_pos=True)])
-def test_resetting_conditional_attention_draws_weights_and_keeps_biases(kind):
+def test_resetting_conditional_attention_draws_weights_and_keeps_biases_but_the_last_which_is_zero(kind):
     torch.manual_seed(0)
     layer = kind(64, H)
     before = {name: parameter.clone() for name, parameter in layer.named_parameters()}
@@ -135,6 +135,7 @@ def test_resetting_conditional_attention_draws_weights_and_keeps_biases(kind):
         if parameter.dim() > 1:
             bound = (6 / 128) ** 0.5
             assert 0.98 * bound < parameter.abs().max() <= bound, name
+    assert not layer.out_proj.bias.any()
 
 
 def explicit(q, k, v, bias, blocked=None):

@@ -102,6 +102,16 @@ def test_learned_boxes_begin_all_over_the_image_with_contents_of_zero():
     assert queries.boxes.weight.abs().max() <= 3
 
 
+@pytest.mark.parametrize("stages", [{}, {"as_two_stage": True, "mixed_selection": True}])
+def test_all_that_is_learned_begins_normally_distributed_where_that_is_asked_for(stages):
+    torch.manual_seed(0)
+    queries = AnchorQueries(layout=QueryLayout(4000), embed_dim=C, normal_init=True, **stages)
+    learned = [queries.content.weight] if stages else [queries.content.weight, queries.boxes.weight]
+    for weight in learned:
+        assert_close(weight.std(), torch.tensor(1.0), rtol=0.03, atol=0)
+        assert weight.abs().max() > 3
+
+
 # Two stages
 
 

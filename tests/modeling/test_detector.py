@@ -165,6 +165,17 @@ def test_images_are_normalised_and_padded_with_zeros(batch):
     assert not [name for name in model.state_dict() if "pixel" in name]
 
 
+def test_statistics_of_pixels_have_the_precision_of_the_model():
+    """Rounded to float32 first, 123.675 would be 123.67500305 in float64."""
+    preprocess = ImagePreprocessor()
+    for dtype in (torch.bfloat16, torch.float64, torch.float32, torch.float64):
+        preprocess.to(dtype)
+        assert_close(
+            preprocess.pixel_mean.flatten(), torch.tensor([123.675, 116.28, 103.53], dtype=dtype), rtol=0, atol=0
+        )
+        assert_close(preprocess.pixel_std.flatten(), torch.tensor([58.395, 57.12, 57.375], dtype=dtype), rtol=0, atol=0)
+
+
 def test_training_pads_to_multiples_when_asked_and_evaluation_does_not(batch):
     model = build(toy_config(**{"preprocess.size_divisibility": 48}))
     sizes = []

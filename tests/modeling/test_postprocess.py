@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -34,6 +35,15 @@ def test_boxes_without_area_inside_the_frame_are_dropped():
     boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [1.5, 1.5, 0.2, 0.2], [0.5, 0.5, 0.0, 0.5]]])
     (found,) = SoftmaxPostprocessor()(Predictions(torch.zeros(1, 3, 3), boxes), [(10, 10)])
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("kind", [SoftmaxPostprocessor, TopKPostprocessor])
+def test_boxes_stay_as_they_are_where_they_are_not_clipped(kind):
+    boxes = torch.tensor([[[1.0, 1.0, 0.5, 0.5], [1.5, 1.5, 0.2, 0.2], [0.5, 0.5, 0.0, 0.5]]])
+    (found,) = kind(clip_boxes=False)(Predictions(torch.tensor([[[3.0, -9], [2, -9], [1, -9]]]), boxes), [(10, 20)])
+    want = torch.tensor([[15, 7.5, 25, 12.5], [28, 14, 32, 16], [10, 2.5, 10, 7.5]])
+    assert_close(found.pred_boxes.tensor[:3], want)
+    assert len(found) == (3 if kind is SoftmaxPostprocessor else 6)
 
 
 def test_scores_of_half_precision_are_float32():

@@ -157,6 +157,15 @@ def test_learned_boxes_have_contents_of_zero_or_those_that_they_are_given():
     assert_close(block.content, content.expand(2, 3, -1))
 
 
+@pytest.mark.parametrize("normal_init", [False, True])
+def test_patterns_begin_xavier_uniform_or_normally_distributed(normal_init):
+    torch.manual_seed(0)
+    patterns = LearnedAnchors(layout=QueryLayout(3), embed_dim=256, num_patterns=100, normal_init=normal_init).patterns
+    expected = 1.0 if normal_init else (2 / (100 + 256)) ** 0.5
+    assert_close(patterns.weight.std(), torch.tensor(expected), rtol=0.03, atol=0)
+    assert (patterns.weight.abs().max() > 3 * expected) == normal_init
+
+
 def test_patterns_are_paired_with_boxes():
     queries = LearnedAnchors(layout=QueryLayout(3), embed_dim=CHANNELS, num_patterns=2)
     (block,) = queries(2, training=False)

@@ -132,6 +132,8 @@ class AnchorQueries(nn.Module):
             ICLR 2023, section 3.4).
         indicator: learned contents leave the last channel to the indicator that tells them from denoising queries
             (DN-DETR, Li et al., CVPR 2022, section 4.4).
+        normal_init: all that is learned, contents and the logits of boxes, begins normally distributed, as in the
+            repositories of DAB-DETR and DN-DETR; see `reset_parameters` for how it begins otherwise, as in detrex.
 
     Raises:
         ValueError: for mixed selection without two stages, or several groups with two stages without mixed selection.
@@ -147,6 +149,7 @@ class AnchorQueries(nn.Module):
         as_two_stage: bool = False,
         mixed_selection: bool = False,
         indicator: bool = False,
+        normal_init: bool = False,
     ):
         super().__init__()
         _check_stages(layout, as_two_stage, mixed_selection)
@@ -155,6 +158,7 @@ class AnchorQueries(nn.Module):
         self.as_two_stage = as_two_stage
         self.mixed_selection = mixed_selection
         self.indicator = indicator
+        self.normal_init = normal_init
         self.content = None
         if not as_two_stage or mixed_selection:
             self.content = nn.Embedding(layout.total, embed_dim - indicator)
@@ -165,7 +169,16 @@ class AnchorQueries(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Learned boxes begin all over the image, with contents of zero; contents of ranks are Xavier-uniform."""
+        """Learned boxes begin all over the image, with contents of zero; contents of ranks are Xavier-uniform.
+
+        With `normal_init` all of them are normally distributed.
+        """
+        if self.normal_init:
+            if self.content is not None:
+                nn.init.normal_(self.content.weight)
+            if not self.as_two_stage:
+                self.boxes.reset_parameters()
+            return
         if self.as_two_stage:
             if self.content is not None:
                 nn.init.xavier_uniform_(self.content.weight)

@@ -40,12 +40,22 @@ class LearnedAnchors(nn.Module):
         embed_dim: C.
         centers: where boxes begin, see `AnchorBoxes`.
         num_patterns: P learned contents, each of which is paired with each box; 0 for a single one, which is zero.
+        normal_init: patterns begin normally distributed, as in the paper's repository, and not Xavier-uniformly, as in
+            detrex.
 
     Raises:
         ValueError: for patterns together with groups or a one-to-many branch.
     """
 
-    def __init__(self, *, layout: QueryLayout, embed_dim: int, centers: str = "random", num_patterns: int = 0):
+    def __init__(
+        self,
+        *,
+        layout: QueryLayout,
+        embed_dim: int,
+        centers: str = "random",
+        num_patterns: int = 0,
+        normal_init: bool = False,
+    ):
         super().__init__()
         if num_patterns and layout.total != layout.num_queries:
             raise ValueError(f"num_patterns={num_patterns} cannot be combined with groups or a one-to-many branch")
@@ -54,7 +64,7 @@ class LearnedAnchors(nn.Module):
         self.num_patterns = num_patterns
         self.boxes = AnchorBoxes(layout.total, centers)
         self.patterns = nn.Embedding(num_patterns, embed_dim) if num_patterns else None
-        if self.patterns is not None:
+        if self.patterns is not None and not normal_init:  # nn.Embedding begins so
             nn.init.xavier_uniform_(self.patterns.weight)
 
     def forward(self, batch: int, *, training: bool, content: Tensor | None = None) -> list[QueryBlock]:

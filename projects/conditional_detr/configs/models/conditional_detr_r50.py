@@ -19,6 +19,6 @@ model.heads.background = False
 model.heads.references = True
 model.criterion = get_config("common/criterion.py").focal_criterion
 model.criterion.weights.loss_class = 2.0
-model.postprocessor = L(TopKPostprocessor)(num_detections=300)
+model.postprocessor = L(TopKPostprocessor)(num_detections=300, clip_boxes=True)
 # As detrex trains: its decoder attends to padding. Detections do not depend on padding either way.
 model.transformer.mask_memory_padding = False

@@ -22,5 +22,6 @@ model.transformer.decoder = L(DeformableAnchorDecoder)(
 )
 model.queries._target_ = AnchorQueries
 model.queries.indicator = False
+model.queries.normal_init = False
 model.with_box_refine = True
 model.denoising = None

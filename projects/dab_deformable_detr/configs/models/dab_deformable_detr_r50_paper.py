@@ -3,4 +3,5 @@
 from .dab_deformable_detr_r50 import model
 
 model.backbone.freeze_at = 2
+model.queries.normal_init = True
 model.postprocessor.num_detections = 100

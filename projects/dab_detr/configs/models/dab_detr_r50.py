@@ -50,6 +50,7 @@ model = L(DABDETR)(
         embed_dim="${..embed_dim}",
         centers="random",
         num_patterns="${..num_patterns}",
+        normal_init=False,
     ),
     heads=L(DetectionHeads)(
         embed_dim="${..embed_dim}",
@@ -68,5 +69,5 @@ model = L(DABDETR)(
     aux_loss=True,
     preprocess=get_config("common/preprocess.py").imagenet,
     criterion=get_config("common/criterion.py").focal_criterion,
-    postprocessor=L(TopKPostprocessor)(num_detections=300),
+    postprocessor=L(TopKPostprocessor)(num_detections=300, clip_boxes=True),
 )

@@ -7,3 +7,4 @@ from .dab_detr_r50 import model
 
 model.backbone.freeze_at = 2
 model.queries.centers = "learned"
+model.queries.normal_init = True

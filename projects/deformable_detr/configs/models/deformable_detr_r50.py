@@ -79,5 +79,5 @@ model = L(DeformableDETR)(
     aux_loss=True,
     preprocess=get_config("common/preprocess.py").imagenet,
     criterion=get_config("common/criterion.py").focal_criterion,
-    postprocessor=L(TopKPostprocessor)(num_detections=300),
+    postprocessor=L(TopKPostprocessor)(num_detections=300, clip_boxes=True),
 )

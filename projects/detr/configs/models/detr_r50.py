@@ -84,5 +84,5 @@ model = L(DETR)(
         ),
         weights=dict(loss_class=1.0, loss_bbox=5.0, loss_giou=2.0),
     ),
-    postprocessor=L(SoftmaxPostprocessor)(),
+    postprocessor=L(SoftmaxPostprocessor)(clip_boxes=True),
 )

@@ -1,0 +1,17 @@
+"""Conditional DETR R50 as the paper's repository trains it, for 50 epochs in batches of 16: published box AP 41.0.
+
+python tools/train_net.py --num-gpus 8 \\
+    --config-file projects/conditional_detr/configs/conditional_detr_r50_paper_50ep.py
+
+What differs from conditional_detr_r50_50ep.py:
+
+- the model is models/conditional_detr_r50_paper.py
+- batches mix wide and high images
+"""
+
+from .conditional_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train
+from .models.conditional_detr_r50_paper import model
+
+model.backbone.weights = "IMAGENET1K_V1"
+dataloader.train.aspect_ratio_grouping = False
+train.output_dir = "output/conditional_detr_r50_paper_50ep"

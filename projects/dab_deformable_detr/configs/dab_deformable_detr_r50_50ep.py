@@ -2,6 +2,9 @@
 
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/dab_deformable_detr/configs/dab_deformable_detr_r50_50ep.py
+
+As detrex trains it, but norms have weight decay and images without objects are kept, as in the paper's repository.
+dab_deformable_detr_r50_paper_50ep.py is the paper's training.
 """
 
 from detrex_lite.config import get_config

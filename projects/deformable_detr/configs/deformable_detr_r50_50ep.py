@@ -1,6 +1,9 @@
 """Deformable DETR R50 for 50 epochs of COCO in batches of 32, the learning rate a tenth after 40.
 
 python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_50ep.py --num-gpus 8
+
+The model is detrex's, the schedule that of the paper's repository; norms have weight decay and images without objects
+are kept, as there. deformable_detr_r50_paper_50ep.py is the paper's training.
 """
 
 from detrex_lite.config import get_config
@@ -12,7 +15,6 @@ optimizer = get_config("common/optim.py").AdamW
 lr_multiplier = get_config("common/schedule.py").lr_multiplier_50ep
 train = get_config("common/train.py").train
 
-# As the paper's repository trains it.
 model.backbone.weights = "IMAGENET1K_V1"
 model.criterion.weights.loss_class = 2.0
 dataloader.train.total_batch_size = 32

@@ -1,6 +1,8 @@
 """DINO R50 with four feature levels for 24 epochs, the learning rate a tenth after 20.
 
 python tools/train_net.py --config-file projects/dino/configs/dino_r50_4scale_24ep.py --num-gpus 8
+
+As detrex trains it, see dino_r50_4scale_12ep.py.
 """
 
 from .dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train

@@ -2,6 +2,8 @@
 
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/dn_deformable_detr/configs/dn_deformable_detr_r50_12ep.py
+
+As detrex trains it, see dn_deformable_detr_r50_50ep.py.
 """
 
 from detrex_lite.config import get_config

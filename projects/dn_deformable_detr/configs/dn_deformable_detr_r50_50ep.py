@@ -2,6 +2,9 @@
 
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/dn_deformable_detr/configs/dn_deformable_detr_r50_50ep.py
+
+As detrex trains it, but norms have weight decay, images without objects are kept and padded denoising queries are not
+in the loss, as in the paper's repository. dn_deformable_detr_r50_paper_50ep.py is the paper's training.
 """
 
 from detrex_lite.config import get_config

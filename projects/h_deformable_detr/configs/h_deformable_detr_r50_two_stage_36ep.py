@@ -2,6 +2,8 @@
 
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/h_deformable_detr/configs/h_deformable_detr_r50_two_stage_36ep.py
+
+As detrex trains it, see h_deformable_detr_r50_two_stage_12ep.py.
 """
 
 from detrex_lite.config import get_config

@@ -19,6 +19,7 @@ class AnchorBoxes(nn.Module):
         num_queries: Q.
         centers: "learned" begins with logits from a normal distribution, most of them in the middle of the image;
             "random" begins with centres all over the image; "fixed" is "random" without gradients of the centres.
+            The published commands of DAB-DETR's and DN-DETR's repositories have "learned" centres, with one exception.
             detrex says of its DAB-DETR that it freezes random centres, but trains them: that is "random".
 
     Raises:

@@ -72,8 +72,8 @@ class DetectionHeads(nn.Module):
             used with `for_encoder`, where references are proposals.
         extra: further heads by name, (B, Q, C) to (B, Q, ...), each of which is copied as the others are: what they
             read from queries is `LayerOutput.extra`, for losses, costs and postprocessing.
-        eps: of the inverse sigmoid of references. 1e-3 is detrex's and DAB-DETR's; the other papers' repositories have
-            1e-5.
+        eps: of the inverse sigmoid of references. detrex, DAB-DETR, DN-DETR and DINO have 1e-3; Deformable DETR,
+            Conditional DETR and H-Deformable DETR have 1e-5.
 
     Raises:
         ValueError: for looking forward twice without refinement, or refinement without references.

@@ -77,7 +77,8 @@ def pairwise_generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tens
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     """The logit of `x` in 0..1; both x and 1 - x are kept at least `eps`, so that the result is finite.
 
-    The default is detrex's; the Deformable DETR repository and transformers have 1e-5.
+    The default is that of detrex and of the repositories of DAB-DETR, DN-DETR and DINO; those of Deformable DETR,
+    Conditional DETR and H-Deformable DETR, and transformers, have 1e-5.
     """
     x = x.clamp(min=0, max=1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

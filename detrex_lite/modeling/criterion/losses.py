@@ -126,7 +126,8 @@ class GIoULoss:
     """One less the generalised IoU of matched boxes.
 
     Args:
-        eps: added to areas that are divided by; the paper's repository has none, detrex this one.
+        eps: added to areas that are divided by. detrex, DAB-DETR, DN-DETR and DINO have 1e-6; DETR, Deformable DETR,
+            Conditional DETR and H-Deformable DETR have none.
     """
 
     def __init__(self, eps: float = 1e-6):

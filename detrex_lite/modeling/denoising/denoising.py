@@ -155,7 +155,7 @@ class GroupDenoising(Denoising):
 
     The label embedding has a last row "no object", for matching queries that learn no contents of their own, and a
     channel less than queries have: the last one is that of `add_indicator`. What differs from detrex: noise never makes
-    a label "no object".
+    a label "no object", as in the authors' code.
 
     Args:
         num_classes: K.

@@ -88,7 +88,8 @@ class GIoUCost:
 
     Args:
         weight: what the cost is multiplied by.
-        eps: added to areas that are divided by; the paper's repository has none, detrex this one.
+        eps: added to areas that are divided by. detrex, DAB-DETR, DN-DETR and DINO have 1e-6; DETR, Deformable DETR,
+            Conditional DETR and H-Deformable DETR have none.
     """
 
     def __init__(self, weight: float = 2.0, eps: float = 1e-6):

@@ -1,6 +1,7 @@
 """DAB-Deformable-DETR (DAB-DETR, Liu et al., ICLR 2022, appendix B, on Deformable DETR): queries that are boxes.
 
-What differs from the paper's repository is what differs in `DeformableDETR`.
+What differs from the paper's repository and from detrex is in the project's README. For both: an image's detections do
+not depend on the batch that it is in (`Detector.extract_features`), and box heads run once per layer.
 """
 
 from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets

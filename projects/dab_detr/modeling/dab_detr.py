@@ -1,7 +1,7 @@
 """DAB-DETR (Liu et al., ICLR 2022, figure 5): backbone, positions, encoder, anchors, decoder, heads.
 
-What differs from the published implementations: an image's detections do not depend on the batch that it is in
-(`Detector.extract_features`), and the anchors' centres are called "random", not frozen, as they are trained.
+What differs from the paper's repository and from detrex is in the project's README. For both: an image's detections do
+not depend on the batch that it is in (`Detector.extract_features`).
 """
 
 from detrex_lite.modeling import LayerOutput, Predictions, Queries, Targets

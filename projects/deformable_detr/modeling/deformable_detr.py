@@ -1,7 +1,8 @@
 """Deformable DETR (Zhu et al., ICLR 2021, figure 1): backbone, neck, positions, encoder, queries, decoder, heads.
 
-What differs from the paper's repository: an image's detections do not depend on the batch that it is in
-(`Detector.extract_features`), and box heads run once per layer, for the loss and for the next layer.
+What differs from the paper's repository and from detrex is in the project's README. For both: an image's detections do
+not depend on the batch that it is in (`Detector.extract_features`), and box heads run once per layer, for the loss and
+for the next layer.
 """
 
 from detrex_lite.modeling import LayerOutput, Predictions, Queries, Targets

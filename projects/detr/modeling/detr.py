@@ -1,7 +1,7 @@
 """DETR (Carion et al., ECCV 2020, figure 2): backbone, positions, encoder, learned queries, decoder, heads.
 
-What differs from the published implementations: an image's detections do not depend on the batch that it is in
-(`Detector.extract_features`).
+What differs from the paper's repository and from detrex is in the project's README. For both: an image's detections do
+not depend on the batch that it is in (`Detector.extract_features`).
 """
 
 from detrex_lite.modeling import LayerOutput, Predictions, Queries, Targets

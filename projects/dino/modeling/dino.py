@@ -1,8 +1,8 @@
 """DINO (Zhang et al., ICLR 2023, figure 2): backbone, encoder, query selection, denoising, decoder, heads.
 
-Differences from the authors' code: an image's detections do not depend on the batch that it is in
-(`Detector.extract_features`), and in a batch without objects the label embedding gets gradients of zero rather than
-none.
+What differs from the authors' code and from detrex is in the project's README. For both: an image's detections do not
+depend on the batch that it is in (`Detector.extract_features`), and in a batch without objects the label embedding gets
+gradients of zero rather than none.
 """
 
 from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets
@@ -26,9 +26,10 @@ class DINO(MultiScaleDetector):
       matching queries, which see no denoising queries. None switches it off.
     - `transformer.decoder`: a `DeformableAnchorDecoder`, where queries attend to each other and read a few points in
       and around their boxes.
-    - `heads`: each layer refines the boxes of the layer before, which it gets without gradients. For the loss it
-      refines them with gradients, so that the loss of a layer's boxes also trains the refinement of the layer before
-      ("look forward twice", section 3.5).
+    - `heads`: each layer has its own, as in detrex, or all layers share one pair (`share_heads`), as in the authors'
+      code; the encoder has its own. Each layer refines the boxes of the layer before, which it gets without gradients.
+      For the loss it refines them with gradients, so that the loss of a layer's boxes also trains the refinement of the
+      layer before ("look forward twice", section 3.5).
 
     `with_box_refine` and `as_two_stage` are True; without two stages boxes and contents are learned.
     """

@@ -1,6 +1,6 @@
 """DN-DETR (Li et al., CVPR 2022, figure 4): DAB-DETR that in training also reconstructs objects from noise.
 
-What differs from the published implementations: see `GroupDenoising`, and DAB-DETR's project.
+What differs from the paper's repository and from detrex is in the project's README, and in `GroupDenoising`.
 """
 
 from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets

@@ -1,4 +1,4 @@
-"""DAB-Deformable-DETR with a ResNet-50 and four feature levels: what differs from Deformable DETR.
+"""DAB-Deformable-DETR with a ResNet-50 and four feature levels, as detrex trains it: what differs from Deformable DETR.
 
 `model.as_two_stage=True` takes queries from the encoder, `model.with_box_refine=False` leaves the first boxes as the
 references of all layers.

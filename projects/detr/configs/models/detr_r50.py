@@ -1,4 +1,4 @@
-"""DETR with a ResNet-50, as the paper has it.
+"""DETR with a ResNet-50, as detrex trains it.
 
 Each choice is one key: `model.transformer.encoder.layer.operation_order=[norm,self_attn,norm,ffn]` normalises first,
 `model.transformer.encoder.layer.ffn.activation._target_=torch.nn.GELU` has another activation.

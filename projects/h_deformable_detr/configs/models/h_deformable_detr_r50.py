@@ -1,4 +1,4 @@
-"""H-Deformable DETR with a ResNet-50: what differs from Deformable DETR in two stages.
+"""H-Deformable DETR with a ResNet-50, as detrex trains it: what differs from Deformable DETR in two stages.
 
 `model.num_queries_one2many=0` leaves the one-to-many branch away.
 """

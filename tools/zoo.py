@@ -4,8 +4,8 @@
     python tools/zoo.py download dino_r50_4scale_12ep
     python tools/zoo.py evaluate dino_r50_4scale_12ep --opts train.device=cuda
 
-NAME is the name of a checkpoint, of a project, or "all". Exit status: 0 when everything was done, 1 when something failed
-(it is reported, and the rest is done), 2 when nothing could be done.
+NAME is the name of a checkpoint, of a project, or "all". Exit status: 0 when everything was done, 1 when something
+failed (it is reported, and the rest is done), 2 when nothing could be done.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Downloading checkpoint files: continued after an interruption, checked, and there only when they are whole.
 
-Of the libraries that download files, torch.hub and pooch cannot continue a download, pooch cannot check the beginning of
-a hash, and huggingface_hub knows its own server alone.
+Of the libraries that download files, torch.hub and pooch cannot continue a download, pooch cannot check the beginning
+of a hash, and huggingface_hub knows its own server alone.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from io import FileIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -110,8 +110,8 @@ def verify_file(path: Path, *, sha256: str = "") -> str:
             replace_text(record, f"{digest}  {path.name}\n")
     elif record.read_text(encoding="utf-8").split()[:1] != [digest]:
         raise DownloadError(
-            f"{path} was changed since it was first used: its SHA-256 is {digest}, {record} has another. Remove both to "
-            "begin anew"
+            f"{path} was changed since it was first used: its SHA-256 is {digest}, {record} has another. Remove "
+            "both to begin anew"
         )
     return digest
 
@@ -276,15 +276,16 @@ def _append(response: Any, partial: _Partial, begun: int, remaining: int | None)
     if begun == 0:
         if response.headers.get_content_type() == "text/html" or BEGINNING_OF_HTML.match(chunk):
             raise DownloadError(
-                f"{url} answers with a web page instead of a checkpoint: open it in a browser and download the file there"
+                f"{url} answers with a web page instead of a checkpoint: open it in a browser and download the "
+                "file there"
             )
         with _writing(partial.file):
             partial.begin(_Version.of(response.headers, length))
     folder = partial.file.parent
     if remaining is not None and remaining > (free := shutil.disk_usage(folder).free):
         raise DownloadError(
-            f"{url} has {remaining / 2**20:.0f} MiB to come, and {folder} has {free / 2**20:.0f} MiB free: make room, or "
-            "choose another folder"
+            f"{url} has {remaining / 2**20:.0f} MiB to come, and {folder} has {free / 2**20:.0f} MiB free: make "
+            "room, or choose another folder"
         )
     with _writing(partial.file):
         file = partial.file.open("ab", buffering=0)

@@ -120,8 +120,71 @@ class ZooEntry:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-# What entries of one origin have in common, for the tables.
-DETREX_STORAGE = "https://github.com/IDEA-Research/detrex-storage/releases/download"
-DETREX: dict[str, Any] = dict(format="detrex", num_classes=80, licence="Apache-2.0")
-BY_DETREX = "detrex"
-CONVERTED = "the paper's authors; converted by detrex"
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the checkpoints of one publisher have in common, so that a table has a line for each.
+
+    `origin(name, config, epochs, box_ap, file)` makes an entry; further attributes of `ZooEntry` are given by name.
+
+    Attributes:
+        base: the address before `file`; without `file` the entry is downloaded by hand, from its `page`.
+        format, licence, num_classes, source, trained_by, page, notes: see `ZooEntry`.
+    """
+
+    base: str = ""
+    format: str
+    licence: str
+    num_classes: int
+    source: str
+    trained_by: str
+    page: str = ""
+    notes: str = ""
+
+    def __call__(
+        self, name: str, config: str, epochs: int | None, box_ap: float | None, file: str = "", **more: Any
+    ) -> ZooEntry:
+        """An entry.
+
+        Args:
+            name: of the entry.
+            config: below `configs/`, without its suffix.
+            epochs: of the training; None when not published.
+            box_ap: as published; None when not published.
+            file: what follows after `base`; "" when the file is downloaded by hand.
+            more: other attributes, which take the place of the origin's.
+        """
+        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "base"}
+        if file:
+            shared["page"] = ""
+        url = f"{self.base}{file}" if file else ""
+        values = {**shared, "config": f"configs/{config}.py", "url": url, **more}
+        return ZooEntry(name=name, epochs=epochs, box_ap=box_ap, **values)
+
+
+def detrex(source: str, *, converted: bool = False) -> Origin:
+    """The checkpoints of detrex.
+
+    Args:
+        source: the page.
+        converted: whether the paper's authors trained them, and detrex only changed the names of their parameters.
+    """
+    return Origin(
+        base="https://github.com/IDEA-Research/detrex-storage/releases/download/",
+        format="detrex",
+        licence="Apache-2.0",
+        num_classes=80,
+        source=source,
+        trained_by="the paper's authors; converted by detrex" if converted else "detrex",
+    )
+
+
+def transformers(source: str, trained_by: str) -> Origin:
+    """The checkpoints of the Hugging Face hub that transformers reads, whose number of epochs and AP are not given."""
+    return Origin(
+        base="https://huggingface.co/",
+        format="transformers",
+        licence="Apache-2.0",
+        num_classes=91,
+        source=source,
+        trained_by=trained_by,
+    )

@@ -124,7 +124,7 @@ def _evaluate(entry: ZooEntry, folder: Path, overrides: list[str], weights: str 
         row = dataclasses.replace(
             row,
             data=f"{dataset.name}: {len(dataset)} images, {dataset.num_boxes} boxes",
-            machine=f"{describe_device(torch.device(cfg.train.device))}, torch {torch.__version__}, {platform.machine()}",
+            machine=_machine(torch.device(cfg.train.device)),
         )
         checkpoint = Checkpoint.of(weights) if weights else obtain(entry)
         row = dataclasses.replace(row, sha256=checkpoint.sha256, fingerprint=_fingerprint(cfg, row.data))
@@ -145,6 +145,10 @@ def _evaluate(entry: ZooEntry, folder: Path, overrides: list[str], weights: str 
     return dataclasses.replace(
         row, measured=finite["AP"], metrics=finite, seconds=round(time.perf_counter() - start, 1)
     )
+
+
+def _machine(device: torch.device) -> str:
+    return f"{describe_device(device)}, {platform.machine()}, torch {torch.__version__}"
 
 
 def _fingerprint(cfg: DictConfig, data: str) -> str:

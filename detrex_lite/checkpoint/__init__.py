@@ -2,7 +2,7 @@
 
 from .checkpointer import Checkpointer
 from .convert import convert_state_dict
-from .download import DownloadError, download, hash_file, verify_file
+from .downloading import DownloadError, download, hash_file, verify_file
 from .files import CheckpointError, DamagedCheckpointError, read_checkpoint, save_atomic, verify_checkpoint
 from .key_maps import KEY_MAPS, KeyMap
 from .load import load_checkpoint, model_state

@@ -30,6 +30,7 @@ from .entry import ZooEntry
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.1  # box AP in percent; published numbers have one decimal
+PUBLISHED_ON = "coco_2017_val"
 ROW_FILE, JSON_FILE, MARKDOWN_FILE = "result.json", "results.json", "results.md"
 
 
@@ -41,6 +42,7 @@ class Row:
         name: of the entry.
         published: its box AP on COCO val2017 in percent; None when not published.
         measured: the box AP of `data` in percent; None after a failure.
+        comparable: whether `data` is what the published number is of.
         metrics: all that was measured, in percent; None for what the data set has no objects of.
         error: why nothing was measured; "" otherwise.
         data: the data set.
@@ -55,6 +57,7 @@ class Row:
     name: str
     published: float | None
     measured: float | None = None
+    comparable: bool = True
     metrics: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
     data: str = ""
@@ -67,8 +70,8 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """Measured less published, in percent, to two decimals."""
-        if self.measured is None or self.published is None:
+        """Measured less published, in percent, to two decimals; None without one of them, or on other data."""
+        if self.measured is None or self.published is None or not self.comparable:
             return None
         return round(self.measured - self.published, 2)
 
@@ -123,6 +126,7 @@ def _evaluate(entry: ZooEntry, folder: Path, overrides: list[str], weights: str 
         dataset = instantiate(cfg.dataloader.test.dataset)
         row = dataclasses.replace(
             row,
+            comparable=dataset.name == PUBLISHED_ON,
             data=f"{dataset.name}: {len(dataset)} images, {dataset.num_boxes} boxes",
             machine=_machine(torch.device(cfg.train.device)),
         )
@@ -185,6 +189,8 @@ def format_rows(rows: Sequence[Row]) -> str:
     for row in rows:
         difference = "-" if row.difference is None else f"{row.difference:+.2f}"
         remark = " ".join(row.error.split()).replace("|", "\\|")
+        if not row.comparable and not row.error:
+            remark = "other data than published"
         if row.deviates:
             difference, remark = f"**{difference}**", f"differs by more than {TOLERANCE}"
         cells = [row.name, _number(row.published, 1), _number(row.measured, 2), difference]

@@ -182,6 +182,11 @@ class _Partial:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    @property
+    def resumable_size(self) -> int:
+        """The size, or 0 when nothing tells whether the rest would fit."""
+        return self.size if self.version is not None and self.version.validator else 0
+
     def begin(self, version: _Version) -> None:
         """Remove what is there, and note the version of what comes."""
         self.discard()
@@ -194,10 +199,9 @@ class _Partial:
 
 def _receive(url: str, partial: _Partial, patience: float) -> None:
     """Fill `partial` until it is whole, with as many requests as it takes."""
-    failures = 0
-    connected = False
+    failures, connected = 0, False
+    most = partial.size
     while True:
-        before = partial.size
         try:
             _request(url, partial, patience)
             return
@@ -207,11 +211,12 @@ def _receive(url: str, partial: _Partial, patience: float) -> None:
             reason, connected = f"the server answers {error.code} {error.reason}", True
         except (OSError, http.client.HTTPException) as error:
             reason = _reason(error, patience)
-            connected = connected or partial.size > before
-        failures = 0 if partial.size > before else failures + 1
+            connected = connected or isinstance(error, _Interrupted) or partial.size > most
+        failures = 0 if partial.size > most else failures + 1
+        most = max(most, partial.size)
         if not connected or failures == ATTEMPTS:
             kept = f"; {partial.size / 2**20:.1f} MiB are kept, the next attempt goes on from there"
-            raise DownloadError(f"{url} cannot be downloaded: {reason}{kept if partial.size else ''}")
+            raise DownloadError(f"{url} cannot be downloaded: {reason}{kept if partial.resumable_size else ''}")
         logger.info("%s; trying again.", reason)
         time.sleep(WAIT * 2**failures / 2)
 
@@ -231,7 +236,7 @@ def _reason(error: Exception, patience: float) -> str:
 
 
 class _Interrupted(ConnectionError):
-    """The connection ended before the file did."""
+    """The server answered, and not with the whole rest of the file."""
 
 
 def _request(url: str, partial: _Partial, patience: float) -> None:
@@ -242,8 +247,8 @@ def _request(url: str, partial: _Partial, patience: float) -> None:
         OSError, http.client.HTTPException: when it might.
     """
     version = partial.version
-    begun = partial.size if version is not None and version.validator else 0
-    if version is not None and begun and begun == version.length:
+    begun = partial.resumable_size
+    if version is not None and begun == version.length:
         return  # it ended between the last byte and the check
     request = urllib.request.Request(url, headers={"User-Agent": "detrex_lite", "Accept-Encoding": "identity"})
     if version is not None and begun:

@@ -112,7 +112,6 @@ def evaluate_entries(
         replace_text(output / entry.name / ROW_FILE, json.dumps(dataclasses.asdict(row), indent=1))
         rows.append(row)
         write_tables(output)
-        gc.collect()  # models have cycles, and a GPU should hold one at a time
     return rows
 
 
@@ -139,6 +138,7 @@ def _evaluate(entry: ZooEntry, folder: Path, overrides: list[str], weights: str 
         cfg.train.init_checkpoint = str(checkpoint.path)
         start = time.perf_counter()
         metrics = evaluate_config(cfg).get("bbox")
+        gc.collect()  # models have cycles, and a GPU should hold one at a time
         if not metrics:
             raise ValueError(f"the data set {dataset.name!r} has no annotations to compare with")
     except Exception as error:

@@ -63,7 +63,8 @@ def test_an_evaluation_writes_the_table_and_the_command_that_repeats_it(run, sma
     output = tmp_path / "results"
     status, out, _ = run("evaluate", "small_deformable_detr", "not_there", "--output", output, "--opts", "train.seed=1")
     assert status == 1
-    assert (output / "results.md").read_text() in out
+    assert f"written to {output / 'results.md'}" in out
+    assert "| small_deformable_detr | - | " in (output / "results.md").read_text()
     [failed, done] = json.loads((output / "results.json").read_text())
     assert [failed["name"], done["name"]] == ["not_there", "small_deformable_detr"]
     assert "HTTP 404" in failed["error"]

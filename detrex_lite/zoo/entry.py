@@ -31,7 +31,7 @@ class ZooEntry:
         overrides: of that config, as on the command line.
         url: of the file; "" when it can only be had by hand.
         page: where a person downloads the file by hand.
-        format: whose names the parameters have.
+        format: whose names the parameters have: that of a map in `detrex_lite.checkpoint.KEY_MAPS`.
         sha256: of the file in hexadecimal digits, or the beginning of it; "" when its authors publish none.
         num_classes: of the data set that it was trained on, as it numbers them.
         epochs: how long it was trained; None when not published.

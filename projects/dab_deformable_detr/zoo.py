@@ -4,7 +4,7 @@ from detrex_lite.zoo import Origin, detrex
 
 _detrex = detrex("https://github.com/IDEA-Research/detrex/tree/main/projects/dab_deformable_detr")
 _paper = Origin(
-    format="dab_detr",
+    format="deformable_detr",
     licence="Apache-2.0",
     num_classes=91,
     source="https://github.com/IDEA-Research/DAB-DETR",

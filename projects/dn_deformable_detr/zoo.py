@@ -7,7 +7,7 @@ from detrex_lite.zoo import Origin, detrex
 
 _converted = detrex("https://github.com/IDEA-Research/detrex/tree/main/projects/dn_deformable_detr", converted=True)
 _paper = Origin(
-    format="dn_detr",
+    format="deformable_detr",
     licence="Apache-2.0",
     num_classes=91,
     source="https://github.com/IDEA-Research/DN-DETR",

@@ -6,7 +6,7 @@ _SOURCE = "https://github.com/IDEA-Research/detrex/tree/main/projects/dn_detr"
 _detrex = detrex(_SOURCE)
 _converted = detrex(_SOURCE, converted=True)
 _paper = Origin(
-    format="dn_detr",
+    format="dab_detr",
     licence="Apache-2.0",
     num_classes=91,
     source="https://github.com/IDEA-Research/DN-DETR",

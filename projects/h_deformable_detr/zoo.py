@@ -7,7 +7,7 @@ _detrex = detrex(_SOURCE)
 _converted = detrex(_SOURCE, converted=True)
 _paper = Origin(
     base="https://github.com/HDETR/H-Deformable-DETR/releases/download/v0.1/",
-    format="h_deformable_detr",
+    format="deformable_detr",
     licence="MIT",
     num_classes=91,
     source="https://github.com/HDETR/H-Deformable-DETR",

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrex_lite.checkpoint import downloading
+from detrex_lite.checkpoint import convert_state_dict, downloading
 from detrex_lite.config import LazyConfig
 from detrex_lite.data import generate_shapes
 from detrex_lite.testing import build
 
 from ..checkpoint.file_server import FileServer, file_server
-from ..checkpoint.models import renamed
 
 NUM_IMAGES = 4
 MODELS = ("detr", "deformable_detr", "dino")
@@ -63,16 +62,6 @@ ENTRIES = (
     mine("not_there", "models/detr", 1, 40.0, "missing.pth", overrides=FAST),
 )
 """
-# This project's names of a small DINO to those of detrex.
-TO_DETREX = (
-    (r"^heads\.norm\.", "transformer.decoder.norm."),
-    (r"^heads\.(class|bbox)_embed\.", r"\1_embed."),
-    (r"^queries\.content\.", "transformer.tgt_embed."),
-    (r"^queries\.proposals\.enc_output", "transformer.enc_output"),
-    (r"^denoising\.label_embedding\.", "label_enc."),
-    (r"(\.attentions\.\d+)\.(in_proj_|out_proj)", r"\1.attn.\2"),
-    (r"(\.ffns\.\d+)\.layers\.(0)\.", r"\1.layers.\2.0."),
-)
 
 
 @dataclass
@@ -93,7 +82,7 @@ def _checkpoint(config: Path, name: str) -> bytes:
     cfg.backbone.weights = None
     state = build(cfg).state_dict()
     if name == "dino":
-        state = renamed(state, *TO_DETREX)
+        state = convert_state_dict(state, "detrex")
     file = io.BytesIO()
     torch.save({"model": state}, file)
     return file.getvalue()

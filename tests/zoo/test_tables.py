@@ -12,15 +12,7 @@ from detrex_lite.config import LazyConfig, instantiate
 from detrex_lite.zoo import load_zoo, read_table
 
 TABLES = sorted((detrex_lite.SHIPPED_IN / "projects").glob("*/zoo.py"))
-FORMATS = {
-    *(key_map.name for key_map in KEY_MAPS),
-    "conditional_detr",
-    "dab_detr",
-    "dino",
-    "dn_detr",
-    "h_deformable_detr",
-    "transformers",
-}
+FORMATS = {*(key_map.name for key_map in KEY_MAPS), "transformers"}
 
 
 def test_there_are_tables():

@@ -82,7 +82,8 @@ def _checkpoint(config: Path, name: str) -> bytes:
     cfg.backbone.weights = None
     state = build(cfg).state_dict()
     if name == "dino":
-        state = convert_state_dict(state, "detrex")
+        weights = {name: value for name, value in state.items() if value.dim()}  # no counters of batch norms
+        state = convert_state_dict(weights, "detrex")
     file = io.BytesIO()
     torch.save({"model": state}, file)
     return file.getvalue()

@@ -1,4 +1,7 @@
-"""Published checkpoints of DN-DETR. Each line: name, config, epochs, published box AP, file."""
+"""Published checkpoints of DN-DETR. Each line: name, config, epochs, published box AP, file.
+
+The paper's repository also has models with three patterns, which DN-DETR here does not have.
+"""
 
 from detrex_lite.zoo import Origin, detrex
 
@@ -13,7 +16,6 @@ _paper = Origin(
     trained_by="the paper's authors",
 )
 _DRIVE = "https://drive.google.com/drive/folders/"
-_3_PATTERNS = "model.num_patterns=3"
 
 ENTRIES = (
     _detrex("dn_detr_r50_50ep", "dn_detr_r50_50ep", 50, 44.7, "v0.1.0/dn_detr_r50_50ep.pth"),
@@ -33,23 +35,5 @@ ENTRIES = (
         46.3,
         page=f"{_DRIVE}1jr8BdDdMu8esABXdU3lNY7fpWVxAJtWa?usp=sharing",
         notes="also https://pan.baidu.com/s/1lWrLUkxNfrncRTM-zmpbeA?pwd=niet",
-    ),
-    _paper(
-        "dn_detr_r50_dc5_3patterns_12ep_paper",
-        "models/dn_detr_r50_dc5_paper",
-        12,
-        41.7,
-        overrides=(_3_PATTERNS,),
-        page=f"{_DRIVE}1jWSIWTWgoiIvyA7w2xIkdk-B1pS2atPA?usp=sharing",
-        notes="also https://pan.baidu.com/s/1fgCIGpMf0cgO6ToIb0xFuA?pwd=niet",
-    ),
-    _paper(
-        "dn_detr_r101_dc5_3patterns_12ep_paper",
-        "models/dn_detr_r50_dc5_paper",
-        12,
-        42.8,
-        overrides=("model.backbone.depth=101", _3_PATTERNS),
-        page=f"{_DRIVE}1elPn06gs8mNxR3jtE53zi4cK5qLGH0AV?usp=sharing",
-        notes="also https://pan.baidu.com/s/1fgCIGpMf0cgO6ToIb0xFuA?pwd=niet",
     ),
 )

@@ -1,5 +1,6 @@
 """The tables of the projects: every entry names a config that gives a model."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -55,3 +56,18 @@ def test_overrides_give_a_model(entry):
 @pytest.mark.parametrize("entry", MODELS.values(), ids=name)
 def test_every_entry_gives_a_model(entry):
     build_on_meta(entry)
+
+
+README = re.compile(r"^## Published checkpoints\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name)
+def test_readmes_name_entries_with_their_published_numbers(table):
+    zoo = {entry.name: entry for entry in read_table(table)}
+    section = README.search((table.parent / "README.md").read_text())[1]
+    named = re.findall(r"`(\w+)`(?:,\s+(?:box\s+AP\s+)?([\d.]+))?", section)
+    assert named
+    assert {name: float(ap) if ap else None for name, ap in named} == {name: zoo[name].box_ap for name, _ in named}
+    commands = re.findall(r"^python tools/(?:predict.py --model|zoo.py evaluate) (\S+)", section, re.MULTILINE)
+    assert len(commands) == 2
+    assert set(commands) <= set(zoo)

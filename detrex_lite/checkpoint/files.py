@@ -26,7 +26,7 @@ TRUST = "If you trust its author, pass trusted=True (train.trust_init_checkpoint
 
 
 # Classes that only hold values: the repositories of most papers save the arguments of their command line.
-HARMLESS = [argparse.Namespace]
+HARMLESS: list[Any] = [argparse.Namespace]
 
 
 class CheckpointError(ValueError):

@@ -61,11 +61,15 @@ def find_entry(zoo: Mapping[str, ZooEntry], name: str) -> ZooEntry:
         ZooError: when there is none.
     """
     if name not in zoo:
-        hint = did_you_mean(name, zoo)
-        if "did you mean" not in hint:
-            hint = "; `python tools/zoo.py list` shows all"
-        raise ZooError(f"there is no published checkpoint {name!r}{hint}")
+        raise _unknown(name, zoo)
     return zoo[name]
+
+
+def _unknown(name: str, choices: Iterable[str]) -> ZooError:
+    hint = did_you_mean(name, choices)
+    if "did you mean" not in hint:
+        hint = "; `python tools/zoo.py list` shows all"
+    return ZooError(f"there is no published checkpoint {name!r}{hint}")
 
 
 def select(zoo: Mapping[str, ZooEntry], words: Sequence[str]) -> list[ZooEntry]:
@@ -84,5 +88,5 @@ def select(zoo: Mapping[str, ZooEntry], words: Sequence[str]) -> list[ZooEntry]:
         elif word in zoo:
             chosen[word] = zoo[word]
         else:
-            find_entry({**zoo, **dict.fromkeys((*projects, ALL))}, word)  # type: ignore[arg-type]  # says what is near
+            raise _unknown(word, (*zoo, *projects, ALL))
     return list(chosen.values())

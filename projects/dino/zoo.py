@@ -1,8 +1,14 @@
 """Published checkpoints of DINO. Each line: name, config, epochs, published box AP, file."""
 
+import dataclasses
+
 from detrex_lite.zoo import Origin, detrex
 
 _detrex = detrex("https://github.com/IDEA-Research/detrex/tree/main/projects/dino")
+_eva = dataclasses.replace(
+    detrex("https://github.com/IDEA-Research/detrex/tree/main/projects/dino_eva"),
+    base="https://huggingface.co/IDEA-CVR/DINO-EVA/resolve/main/",
+)
 _paper = Origin(
     format="dino",
     licence="Apache-2.0",
@@ -201,6 +207,135 @@ ENTRIES = (
         12,
         55.5,
         "v0.4.0/dino_convnext_large_384_4scale_12ep.pth",
+    ),
+    _detrex(
+        "dino_focalnet_large_3level_4scale_12ep",
+        "dino_focalnet_large_3level_4scale_12ep",
+        12,
+        57.5,
+        "v0.2.1/dino_focal_large_lrf_384_4scale_12ep.pth",
+    ),
+    _detrex(
+        "dino_focalnet_large_3level_4scale_36ep",
+        "dino_focalnet_large_3level_4scale_36ep",
+        36,
+        58.3,
+        "v0.4.0/dino_focal_large_3level_4scale_36ep.pth",
+    ),
+    _detrex(
+        "dino_focalnet_large_4level_4scale_12ep",
+        "dino_focalnet_large_4level_4scale_12ep",
+        12,
+        58.0,
+        "v0.2.1/dino_focal_large_lrf_384_fl4_4scale_12ep.pth",
+    ),
+    _detrex(
+        "dino_focalnet_large_4level_5scale_12ep",
+        "dino_focalnet_large_4level_5scale_12ep",
+        12,
+        58.5,
+        "v0.2.1/dino_focalnet_large_lrf_384_fl4_5scale_12ep.pth",
+    ),
+    _detrex(
+        "dino_vitdet_base_4scale_12ep", "dino_vitdet_base_4scale_12ep", 12, 50.2, "v0.2.1/dino_vitdet_4scale_12ep.pth"
+    ),
+    _detrex(
+        "dino_vitdet_base_4scale_50ep",
+        "dino_vitdet_base_4scale_50ep",
+        50,
+        55.0,
+        "v0.2.1/dino_vitdet_base_4scale_50ep.pth",
+    ),
+    _detrex(
+        "dino_vitdet_large_4scale_12ep",
+        "dino_vitdet_large_4scale_12ep",
+        12,
+        52.9,
+        "v0.2.1/dino_vitdet_large_4scale_12ep.pth",
+    ),
+    _detrex(
+        "dino_vitdet_large_4scale_50ep",
+        "dino_vitdet_large_4scale_50ep",
+        50,
+        57.5,
+        "v0.2.1/dino_vitdet_large_4scale_50ep.pth",
+    ),
+    _detrex(
+        "dino_internimage_tiny_4scale_12ep",
+        "models/dino_internimage_tiny",
+        12,
+        52.3,
+        "v0.4.0/dino_internimage_tiny_4scale_12ep.pth",
+    ),
+    _detrex(
+        "dino_internimage_small_4scale_12ep",
+        "models/dino_internimage_small",
+        12,
+        53.6,
+        "v0.4.0/dino_internimage_small_4scale_12ep.pth",
+    ),
+    _detrex(
+        "dino_internimage_base_4scale_12ep",
+        "models/dino_internimage_base",
+        12,
+        54.7,
+        "v0.4.0/dino_internimage_base_4scale_12ep.pth",
+    ),
+    _detrex(
+        "dino_internimage_large_4scale_12ep",
+        "models/dino_internimage_large",
+        12,
+        57.0,
+        "v0.4.0/dino_internimage_large_4scale_12ep.pth",
+    ),
+    _eva(
+        "dino_eva_01_4scale_12ep",
+        "dino_eva_01_4scale_12ep",
+        12,
+        59.1,
+        "dino_eva_01_o365_finetune_detr_like_augmentation_4scale_12ep.pth",
+    ),
+    _eva(
+        "dino_eva_01_1280_4scale_12ep",
+        "dino_eva_01_1280_4scale_12ep",
+        12,
+        62.1,
+        "dino_eva_01_o365_finetune_1280_lsj_augmentation_4scale_12ep.pth",
+    ),
+    _eva(
+        "dino_eva_02_base_1024_4scale_12ep",
+        "dino_eva_02_base_1024_4scale_12ep",
+        12,
+        55.8,
+        "dino_eva_02_in21k_pretrain_vitdet_b_4attn_1024_lrd0p7_4scale_12ep.pth",
+    ),
+    _eva(
+        "dino_eva_02_base_1536_4scale_12ep",
+        "dino_eva_02_base_1536_4scale_12ep",
+        12,
+        58.1,
+        "dino_eva_02_in21k_pretrain_vitdet_b_6attn_win32_1536_lrd0p7_4scale_12ep.pth",
+    ),
+    _eva(
+        "dino_eva_02_large_1024_4scale_12ep",
+        "dino_eva_02_large_1024_4scale_12ep",
+        12,
+        58.9,
+        "dino_eva_02_m38m_pretrain_vitdet_l_4attn_1024_lrd0p8_4scale_12ep.pth",
+    ),
+    _eva(
+        "dino_eva_02_large_1280_4scale_12ep",
+        "dino_eva_02_large_1280_4scale_12ep",
+        12,
+        59.8,
+        "dino_eva_02_m38m_pretrain_vitdet_l_4attn_1280_lrd0p8_4scale_12ep.pth",
+    ),
+    _eva(
+        "dino_eva_02_large_1536_4scale_12ep",
+        "dino_eva_02_large_1536_4scale_12ep",
+        12,
+        61.6,
+        "dino_eva_02_o365_backbone_finetune_vitdet_l_8attn_lsj_1536_4scale_12ep.pth",
     ),
     _paper("dino_r50_4scale_12ep_paper", "models/dino_r50_paper", 12, 49.0, notes=_R50_NOTES),
     _paper("dino_r50_4scale_24ep_paper", "models/dino_r50_paper", 24, 50.4, notes=_R50_NOTES),

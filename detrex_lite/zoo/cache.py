@@ -58,6 +58,6 @@ def obtain(entry: ZooEntry) -> Checkpoint:
         return Checkpoint(path, download(entry.url, path, sha256=entry.sha256))
     except DownloadError as error:
         raise ZooError(
-            f"{entry.name}: {error}.\nThe file belongs to {path} (${CACHE_VARIABLE} is another folder for all), and "
+            f"{entry.name}: {error}.\nThe file belongs to {path} ({CACHE_VARIABLE} names another folder for all); "
             f"{entry.source} tells about it. Without a network, copy it there from another machine; {OWN_FILE}"
         ) from error

@@ -1,5 +1,8 @@
+import re
+
 import pytest
 
+from detrex_lite import SHIPPED_IN
 from detrex_lite.zoo import ZooError, find_entry, load_zoo, read_table, select
 
 
@@ -55,3 +58,12 @@ def test_a_missing_table_and_a_name_that_is_taken_are_refused(small_zoo, tmp_pat
         read_table(tmp_path / "nowhere.py")
     with pytest.raises(ZooError, match="the name 'small_detr' is taken"):
         load_zoo([small_zoo.table, small_zoo.table])
+
+
+def test_the_table_of_the_guide_is_read(tmp_path):
+    guide = (SHIPPED_IN / "docs" / "zoo.md").read_text()
+    (tmp_path / "zoo.py").write_text(re.search(r"```python\n(from detrex_lite\.zoo.*?)```", guide, re.DOTALL)[1])
+    first, second = read_table(tmp_path / "zoo.py")
+    assert first.url == "https://example.org/models/my_dino_12ep.pth"
+    assert first.config_file == tmp_path / "configs" / "my_dino_12ep.py"
+    assert second.overrides == ("model.num_queries=300",)

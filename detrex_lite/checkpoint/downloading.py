@@ -76,9 +76,10 @@ def download(url: str, path: str | os.PathLike[str], *, sha256: str = "", patien
                         f"{url} is not the published file: its SHA-256 is {digest}, that of the published file "
                         f"{_begins(sha256)}. It was removed again; try once more"
                     )
-                partial.file.replace(path)
-                partial.discard()
-                replace_text(_record(path), f"{digest}  {path.name}\n")
+                with _writing(path):
+                    partial.file.replace(path)
+                    partial.discard()
+                    replace_text(_record(path), f"{digest}  {path.name}\n")
                 return digest
     return verify_file(path, sha256=sha256)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import detrex_lite
 
@@ -156,7 +156,8 @@ def _machine(device: torch.device) -> str:
 
 
 def _fingerprint(cfg: DictConfig, data: str) -> str:
-    parts = [LazyConfig.to_yaml(node, resolve=True) for node in (cfg.model, cfg.dataloader.test)]
+    weights = OmegaConf.select(cfg, "train.model_ema", default={})  # says whether their average is taken
+    parts = [LazyConfig.to_yaml(node, resolve=True) for node in (cfg.model, cfg.dataloader.test, weights)]
     return hashlib.sha256("\n".join([*parts, data]).encode()).hexdigest()
 
 

@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Served:
     """One file.
 
-    `cuts` are the numbers of bytes after which the next answers end; `gate` holds answers back until it is set.
+    `cuts` are the numbers of bytes after which the next answers end; `shift` is by how much parts are others than were
+    asked for; `gate` holds answers back until it is set.
     """
 
     content: bytes
@@ -21,6 +22,7 @@ class Served:
     status: int = 200
     content_type: str = "application/octet-stream"
     ranges: bool = True
+    shift: int = 0
     cuts: list[int] = field(default_factory=list)
     gate: threading.Event | None = None
 
@@ -55,7 +57,7 @@ def file_server() -> Iterator[FileServer]:
             begin = 0
             current = self.headers.get("If-Range") in (file.etag, file.modified)
             if asked and file.ranges and current:
-                begin = int(asked.removeprefix("bytes=").removesuffix("-"))
+                begin = int(asked.removeprefix("bytes=").removesuffix("-")) + file.shift
                 if begin >= len(file.content):
                     self.send_error(416)
                     return

@@ -117,6 +117,14 @@ def test_a_file_that_shrank_meanwhile_begins_anew(server, tmp_path):
     assert ranges(server) == [f"bytes={HALF}-", None]
 
 
+def test_another_part_than_was_asked_for_is_not_taken(server, tmp_path):
+    path = tmp_path / "model.pth"
+    url = server.add("model.pth", CONTENT, shift=-1)
+    interrupt(server, path, url, resumable=False)
+    assert download(url, path) == SHA256
+    assert ranges(server) == [f"bytes={HALF}-", None]
+
+
 def test_a_download_that_ended_before_the_check_is_not_repeated(server, tmp_path, monkeypatch):
     path = tmp_path / "model.pth"
     url = server.add("model.pth", CONTENT)

@@ -68,7 +68,8 @@ def test_what_was_measured_is_not_measured_again(zoo, small_zoo, tmp_path, evalu
     row, first = run("small_detr")
     assert (row.error, first) == ("", 1)
     assert run("small_detr") == (row, 0)
-    # Another model, and other data.
+    # Another model, other weights of the file, and other data.
+    assert run("small_detr", "train.model_ema.use_in_eval=False")[1] == 1
     assert run("small_detr", "model.transformer.decoder.layer.ffn.activation._target_=torch.nn.GELU")[1] == 1
     assert run("small_detr", "dataloader.test.dataset={_target_: detrex_lite.data.load_dataset, name: coco_2017_val}")[
         1

@@ -39,6 +39,7 @@ setup(
         "pillow>=9.5",  # reading photographs, drawing detections
         "tqdm>=4.65",  # progress bars
         "safetensors>=0.4",  # checkpoints that cannot hold code
+        "filelock>=3.8",  # processes that download one file
         "tensorboard>=2.12",  # training curves
         "matplotlib>=3.7",  # training curves as PNG
     ],

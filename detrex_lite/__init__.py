@@ -29,7 +29,7 @@ if SHIPPED_IN != _HERE:
     # In front of all others: another checkout may be installed, and its projects must not mix with this package.
     sys.meta_path.insert(0, _Beside())
 
-_LAZY = {"Predictor": "detrex_lite.engine.predictor"}
+_LAZY = {"Predictor": "detrex_lite.engine.predictor", "load": "detrex_lite.zoo.predictor"}
 
 
 def __getattr__(name: str) -> Any:

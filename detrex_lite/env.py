@@ -23,6 +23,7 @@ REQUIRED = (
     "PIL",
     "tqdm",
     "safetensors",
+    "filelock",
     "tensorboard",
     "matplotlib",
 )

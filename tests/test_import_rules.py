@@ -19,7 +19,7 @@ LEVELS = (
     {"layers"},
     {"ops.cpu"},
     {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
-    {"engine"},
+    {"engine", "zoo"},
     {"benchmark"},
     {"env"},
     {"projects", "configs"},
@@ -41,6 +41,7 @@ REQUIRED = {
     "PIL",
     "tqdm",
     "safetensors",
+    "filelock",
     "tensorboard",
     "matplotlib",
 }

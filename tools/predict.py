@@ -1,6 +1,7 @@
 """Find objects in images: draws them, and writes them as COCO JSON.
 
     python tools/predict.py --config-file output/config.yaml --weights output/model_final.pth photos/
+    python tools/predict.py --model dino_r50_4scale_12ep photo.jpg    # published weights: docs/zoo.md
 
 Exit status: 0 when every image was done, 1 when some could not be read (they are reported on standard error
 and the others are done), 2 when nothing could be done.
@@ -23,6 +24,7 @@ from detrex_lite.data import DatasetError, list_images, read_image
 from detrex_lite.engine.predictor import Predictor
 from detrex_lite.structures import Instances
 from detrex_lite.visualization import draw_detections
+from detrex_lite.zoo.predictor import load
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 
@@ -32,8 +34,9 @@ def argument_parser() -> argparse.ArgumentParser:
         description="Find objects in images: draws them, and writes them as COCO JSON.",
         epilog="Exit status: 0 all images done, 1 some could not be read, 2 nothing could be done.",
     )
-    parser.add_argument("--config-file", required=True, help="config with the model and the test transform")
-    parser.add_argument("--weights", required=True, help="checkpoint file")
+    parser.add_argument("--config-file", metavar="FILE", help="config with the model and the test transform")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint file; with --model, in place of the download")
+    parser.add_argument("--model", metavar="NAME", help="a published model, in place of --config-file and --weights")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders, quoted globs (a/**/*.jpg)")
     parser.add_argument("--output", default="output/predictions", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="default: %(default)s")
@@ -45,7 +48,12 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = argument_parser().parse_args(arguments)
+    parser = argument_parser()
+    args = parser.parse_args(arguments)
+    if args.model and args.config_file:
+        parser.error("--model has its own config: leave --config-file out, and change it with --opts")
+    if not args.model and not (args.config_file and args.weights):
+        parser.error("give --config-file and --weights, or the --model of a published one")
     files, num_failed = find_files(args.paths)
     if not files:
         return report("no image found")
@@ -55,14 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overwritten:
         return report(f"{min(overwritten)} would be overwritten: choose another --output than {output}")
     try:
-        predictor = Predictor(
-            LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts),
-            args.weights,
-            device=args.device,
-            score_threshold=args.score_threshold,
-            batch_size=args.batch_size,
-            trusted=args.trusted,
-        )
+        predictor = build_predictor(args)
     except (ValueError, OSError) as error:
         return report(str(error))
 
@@ -86,6 +87,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if num_failed:
         print(f"predict.py: {num_failed} could not be read, see above", file=sys.stderr)
     return 1 if num_failed else 0
+
+
+def build_predictor(args: argparse.Namespace) -> Predictor:
+    """The predictor that the arguments describe."""
+    settings: dict[str, Any] = dict(
+        device=args.device,
+        score_threshold=args.score_threshold,
+        batch_size=args.batch_size,
+        trusted=args.trusted,
+    )
+    if args.model:
+        return load(args.model, weights=args.weights, overrides=args.opts, **settings)
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    return Predictor(cfg, args.weights, **settings)
 
 
 def report(message: str) -> int:

@@ -1,5 +1,6 @@
 """Files of weights or training state: read without running code, written without losing what was there."""
 
+import argparse
 import errno
 import os
 import pickle
@@ -22,6 +23,10 @@ SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
 DETECTRON2_PREFIX = "detectron2://"
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 TRUST = "If you trust its author, pass trusted=True (train.trust_init_checkpoint=True in a config)"
+
+
+# Classes that only hold values: the repositories of most papers save the arguments of their command line.
+HARMLESS: list[Any] = [argparse.Namespace]
 
 
 class CheckpointError(ValueError):
@@ -57,6 +62,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
             with path.open("rb") as file:
                 content = pickle.load(file) if trusted else load_array_pickle(file)
         else:
+            torch.serialization.add_safe_globals(HARMLESS)
             content = torch.load(path, map_location="cpu", weights_only=not trusted)
     except MemoryError:
         raise

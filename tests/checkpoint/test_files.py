@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import tarfile
+from argparse import Namespace
 from collections import OrderedDict
 from fractions import Fraction
 
@@ -106,6 +107,18 @@ def test_a_refusal_names_everything_refused(tmp_path):
     torch.save({"w": torch.zeros(2), "a": Fraction(1, 2), "b": io.StringIO()}, path)
     with pytest.raises(CheckpointError, match=r"it holds (_io\.StringIO, )?fractions\.Fraction"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before zip"])
+def test_arguments_of_a_command_line_are_no_code(tmp_path, bomb, zipped):
+    path = tmp_path / "args.pth"
+    content = {"model": {"w": torch.zeros(2)}, "args": Namespace(lr=1e-4, dilation=False, names=["a"])}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert read_checkpoint(path)["args"] == content["args"]
+    torch.save({"args": Namespace(x=bomb)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"it holds (posix|nt)\.mkdir"):
+        read_checkpoint(path)
+    assert not bomb.path.exists()
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.pkl"])

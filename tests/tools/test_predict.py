@@ -158,3 +158,38 @@ def test_what_cannot_be_built_is_a_usage_error(trained, tmp_path, capsys, option
     assert predict.main([*trained, save_picture(tmp_path / "a.png"), "--output", str(output), *options]) == 2
     assert message in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_published_model_is_named(trained, tmp_path, monkeypatch):
+    """Its file may be given, in place of a download."""
+    table = tmp_path / "projects" / "colours" / "zoo.py"
+    (table.parent / "configs").mkdir(parents=True)
+    (table.parent / "configs" / "colours.py").write_text(CONFIG)
+    table.write_text(
+        "from detrex_lite.zoo import detrex\n"
+        "ENTRIES = (detrex('https://example.org')('colours', 'colours', 1, 90.0, 'missing.pth'),)"
+    )
+    monkeypatch.setattr("detrex_lite.SHIPPED_IN", tmp_path)
+    photo, output = save_picture(tmp_path / "photo.png", GREEN), tmp_path / "output"
+    named = ["--model", "colours", "--weights", str(tmp_path / "model.pth"), "--device", "cpu"]
+    assert predict.main([*named, photo, "--output", str(output)]) == 0
+    assert [one["category_id"] for one in read_predictions(output)["annotations"]] == [GREEN + 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "a", "--config-file", "b.py"], "--model has its own config"),
+        (["--config-file", "b.py"], "give --config-file and --weights, or the --model"),
+        ([], "give --config-file and --weights, or the --model"),
+    ],
+)
+def test_a_model_is_named_or_given(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        predict.main([*arguments, "photo.jpg"])
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_model_is_told(tmp_path, capsys):
+    assert predict.main(["--model", "yolo", save_picture(tmp_path / "a.png")]) == 2
+    assert "no published checkpoint 'yolo'" in capsys.readouterr().err

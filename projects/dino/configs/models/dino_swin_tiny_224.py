@@ -1,17 +1,10 @@
 """DINO with a Swin-T of windows of 7x7 and four feature levels."""
 
-from detrex_lite.config import LazyCall as L
-from detrex_lite.modeling import TimmBackbone, timm_channels
+from detrex_lite.config import get_config
 
 from .dino_r50 import model
 
-model.backbone = L(TimmBackbone)(
-    model_name="swin_tiny_patch4_window7_224",
-    out_indices=[1, 2, 3],
-    weights=None,
-    drop_path_rate=0.1,
-    norm_outputs=True,
-)
-model.neck.in_channels = L(timm_channels)(
-    model_name="${...backbone.model_name}", out_indices="${...backbone.out_indices}"
-)
+_swin = get_config("common/swin.py")
+
+model.backbone = _swin.swin_tiny_224
+model.neck.in_channels = _swin.channels

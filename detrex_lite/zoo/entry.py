@@ -1,0 +1,190 @@
+"""One published checkpoint: where it is, which config it goes with, and what its authors say about it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from omegaconf import DictConfig, OmegaConf
+
+from ..checkpoint import CheckpointError
+from ..config import LazyConfig, get_config
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
+SHA256 = re.compile(r"|[0-9a-f]{8,64}")
+
+
+class ZooError(CheckpointError):
+    """A table of checkpoints has a fault, or what was asked for is not in it or cannot be had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooEntry:
+    """A published checkpoint.
+
+    Attributes:
+        name: what users call it; no two entries have the same.
+        config: a config file, relative to the folder of the table: of a training, or of a model alone, which is
+            evaluated on `configs/common/data/coco_detr.py`.
+        overrides: of that config, as on the command line.
+        url: of the file; "" when it can only be had by hand.
+        page: where a person downloads the file by hand.
+        format: whose names the parameters have: that of a map in `detrex_lite.checkpoint.KEY_MAPS`.
+        sha256: of the file in hexadecimal digits, or the beginning of it; "" when its authors publish none.
+        num_classes: of the data set that it was trained on, as it numbers them.
+        epochs: how long it was trained; None when not published.
+        box_ap: box AP on COCO val2017 in percent, as published; None when not published.
+        trained_by: who trained it, and who converted it.
+        licence: of the file, by its authors.
+        source: the page that says all this.
+        notes: what else one must know.
+        folder: of the table; who reads the table fills it in.
+
+    Raises:
+        ZooError: for a value that cannot be used.
+    """
+
+    name: str
+    config: str
+    overrides: tuple[str, ...] = ()
+    url: str = ""
+    page: str = ""
+    format: str
+    sha256: str = ""
+    num_classes: int
+    epochs: int | None
+    box_ap: float | None
+    trained_by: str
+    licence: str
+    source: str
+    notes: str = ""
+    folder: Path = Path()
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ZooError(f"name={self.name!r}: small letters, digits and _ . + - make a name")
+        if bool(self.url) == bool(self.page):
+            raise ZooError(f"{self.name}: give either the url of the file or the page to download it from by hand")
+        for address in filter(None, (self.url, self.page)):
+            if urlsplit(address).scheme not in ("http", "https"):
+                raise ZooError(f"{self.name}: {address!r} is no http or https address")
+        if not SHA256.fullmatch(self.sha256):
+            raise ZooError(f"{self.name}: sha256={self.sha256!r} must be 8 to 64 small hexadecimal digits")
+        if isinstance(self.overrides, str):
+            raise ZooError(f"{self.name}: overrides={self.overrides!r} must be a tuple of strings")
+
+    @property
+    def project(self) -> str:
+        """The name of the table's folder."""
+        return self.folder.name
+
+    @property
+    def config_file(self) -> Path:
+        """The path of the config."""
+        return self.folder / self.config
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called in the cache: the name of the entry, and the suffix that says how to read it."""
+        suffix = Path(urlsplit(self.url).path).suffix if self.url else ""
+        return f"{self.name}{suffix or '.pth'}"
+
+    def load_config(self, overrides: Sequence[str] = ()) -> DictConfig:
+        """The whole config: that of the entry, with its overrides and further ones.
+
+        Pre-trained weights of the backbone are left out: the checkpoint has the whole model.
+
+        Raises:
+            ConfigError: when there is no such config, or an override does not fit.
+        """
+        cfg = LazyConfig.load(self.config_file)
+        for section, shipped in (("dataloader", "common/data/coco_detr.py"), ("train", "common/train.py")):
+            if section not in cfg:
+                cfg[section] = get_config(shipped)[section]
+        if OmegaConf.select(cfg, "model.backbone.weights") is not None:
+            cfg.model.backbone.weights = None
+        return LazyConfig.apply_overrides(cfg, [*self.overrides, *overrides])
+
+    def describe(self) -> str:
+        """Everything about it, a line for each attribute that has a value."""
+        rows: list[tuple[str, Any]] = [("name", self.name), ("project", self.project)]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "config":
+                value = self.config_file
+            if field.name not in ("name", "folder") and value not in ("", None, ()):
+                rows.append((field.name, " ".join(value) if field.name == "overrides" else value))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the checkpoints of one publisher have in common, so that a table has a line for each.
+
+    `origin(name, config, epochs, box_ap, file)` makes an entry; further attributes of `ZooEntry` are given by name.
+
+    Attributes:
+        base: the address before `file`; without `file` the entry is downloaded by hand, from its `page`.
+        format, licence, num_classes, source, trained_by, page, notes: see `ZooEntry`.
+    """
+
+    base: str = ""
+    format: str
+    licence: str
+    num_classes: int
+    source: str
+    trained_by: str
+    page: str = ""
+    notes: str = ""
+
+    def __call__(
+        self, name: str, config: str, epochs: int | None, box_ap: float | None, file: str = "", **more: Any
+    ) -> ZooEntry:
+        """An entry.
+
+        Args:
+            name: of the entry.
+            config: below `configs/`, without its suffix.
+            epochs: of the training; None when not published.
+            box_ap: as published; None when not published.
+            file: what follows after `base`; "" when the file is downloaded by hand.
+            more: other attributes, which take the place of the origin's.
+        """
+        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "base"}
+        if file:
+            shared["page"] = ""
+        url = f"{self.base}{file}" if file else ""
+        values = {**shared, "config": f"configs/{config}.py", "url": url, **more}
+        return ZooEntry(name=name, epochs=epochs, box_ap=box_ap, **values)
+
+
+def detrex(source: str, *, converted: bool = False) -> Origin:
+    """The checkpoints of detrex.
+
+    Args:
+        source: the page.
+        converted: whether the paper's authors trained them, and detrex only changed the names of their parameters.
+    """
+    return Origin(
+        base="https://github.com/IDEA-Research/detrex-storage/releases/download/",
+        format="detrex",
+        licence="Apache-2.0",
+        num_classes=80,
+        source=source,
+        trained_by="the paper's authors; converted by detrex" if converted else "detrex",
+    )
+
+
+def transformers(source: str, trained_by: str) -> Origin:
+    """The checkpoints of the Hugging Face hub that transformers reads, whose number of epochs and AP are not given."""
+    return Origin(
+        base="https://huggingface.co/",
+        format="transformers",
+        licence="Apache-2.0",
+        num_classes=91,
+        source=source,
+        trained_by=trained_by,
+    )

@@ -1,0 +1,69 @@
+import re
+
+import pytest
+
+from detrex_lite import SHIPPED_IN
+from detrex_lite.zoo import ZooError, find_entry, load_zoo, read_table, select
+
+
+def test_further_tables_come_after_those_of_the_projects(small_zoo):
+    zoo = load_zoo([small_zoo.table])
+    assert list(zoo)[-5:] == ["small_detr", "small_deformable_detr", "small_dino", "by_hand", "not_there"]
+    assert zoo["small_dino"].project == "mine"
+    assert zoo["small_dino"].folder == small_zoo.folder
+    assert zoo["dino_r50_4scale_12ep"].project == "dino"
+
+
+def test_words_select_entries_projects_or_all(small_zoo):
+    zoo = load_zoo([small_zoo.table])
+    names = [entry.name for entry in select(zoo, ["small_dino", "mine", "dino_r50_4scale_12ep"])]
+    assert names == [
+        "small_dino",
+        "small_detr",
+        "small_deformable_detr",
+        "by_hand",
+        "not_there",
+        "dino_r50_4scale_12ep",
+    ]
+    assert select(zoo, ["all"]) == list(zoo.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("dino_r50_4scale_12", "did you mean 'dino_r50_4scale_12ep'"), ("yolo", "zoo.py list")]
+)
+def test_an_unknown_name_is_told_with_what_is_near(name, hint):
+    zoo = load_zoo()
+    for ask in (find_entry, lambda zoo, name: select(zoo, [name])):
+        with pytest.raises(ZooError, match=f"no published checkpoint '{name}'.*{hint}"):
+            ask(zoo, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_like_it", "does not run .ModuleNotFoundError"),
+        ("ENTRIES = ['dino']", "must define ENTRIES, a tuple of ZooEntry"),
+        ("", "must define ENTRIES"),
+        ("from detrex_lite.zoo import detrex\nENTRIES = (detrex('https://a.b')('No', 'a', 1, 1.0, 'a'),)", "name='No'"),
+    ],
+)
+def test_a_table_with_faults_is_refused(tmp_path, text, message):
+    (tmp_path / "zoo.py").write_text(text)
+    with pytest.raises(ZooError, match=f"zoo.py.*{message}"):
+        read_table(tmp_path / "zoo.py")
+
+
+def test_a_missing_table_and_a_name_that_is_taken_are_refused(small_zoo, tmp_path):
+    with pytest.raises(ZooError, match="no table of checkpoints.*nowhere.py"):
+        read_table(tmp_path / "nowhere.py")
+    with pytest.raises(ZooError, match="the name 'small_detr' is taken"):
+        load_zoo([small_zoo.table, small_zoo.table])
+
+
+def test_the_table_of_the_guide_is_read(tmp_path):
+    guide = (SHIPPED_IN / "docs" / "zoo.md").read_text()
+    (tmp_path / "zoo.py").write_text(re.search(r"```python\n(from detrex_lite\.zoo.*?)```", guide, re.DOTALL)[1])
+    first, second = read_table(tmp_path / "zoo.py")
+    assert first.url == "https://example.org/models/my_dino_12ep.pth"
+    assert first.config_file == tmp_path / "configs" / "my_dino_12ep.py"
+    assert second.overrides == ("model.num_queries=300",)

@@ -53,7 +53,8 @@ def _convert(state: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
         conversion = key_map.conversion(name, state.keys())
         if conversion is not None:
             value = conversion.write(name, value)
-        converted.update(zip(names, value.chunk(len(names)), strict=True))
+        parts = [value] if len(names) == 1 else value.chunk(len(names))  # scalars have no parts
+        converted.update(zip(names, parts, strict=True))
     for copy in key_map.copies:
         if copy.when is None or copy.when(state):
             repeated = {translate(name, copy.first, copy.second): value for name, value in converted.items()}

@@ -238,6 +238,8 @@ def _plan(
         report.loaded.update((key, [name]) for key in keys)
     if collisions:
         raise CheckpointError(f"different tensors of the checkpoint have one place in the model: {_few(collisions)}")
+    if destination.is_bare_backbone:
+        report.names_of_unexpected = {}  # it takes its part of a checkpoint, whatever else is there
     done = {*values, *(one.name for one in report.mismatched)}
     firsts = dict.fromkeys(destination.first_name.values())
     report.missing = [name for name in firsts if name not in done and not NOT_WEIGHTS.search(name)]

@@ -32,7 +32,7 @@ class LoadReport:
         missing: names in the model for which the checkpoint has nothing; they keep their initial values.
         unexpected: keys in the checkpoint for which the model has no place.
         mismatched: tensors left out because their shapes differ; these too keep their initial values.
-        names_of_unexpected: what this project would call the unexpected ones.
+        names_of_unexpected: what this project would call the unexpected ones, where a detector takes a detector's.
         training_only: beginnings of names in the model of what evaluation does not use.
     """
 

@@ -234,7 +234,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a checkpoint of another model: 0 of its"):
         make("test_resnet", weights=path)
     torch.save({k: v for k, v in timm.create_model("test_vit").state_dict().items() if "blocks.2" not in k}, path)
-    with pytest.raises(ValueError, match=r"other.pth lacks 12 of the model's tensors.* blocks\.2\.norm1\.weight"):
+    with pytest.raises(ValueError, match=r"other.pth .*lacks 12 of the model's tensors.* blocks"):
         make("test_vit", [-1], weights=path)
     assert make("test_vit", [1], weights=path).channels == {"stage1": 64}
 

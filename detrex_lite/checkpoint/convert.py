@@ -12,7 +12,7 @@ from .key_maps import KEY_MAPS, KeyMap, split_part, translate
 from .load import encoder_heads
 
 _LAYER_HEAD = re.compile(r"^(heads\.(?:class|bbox)_embed\.)\d+\.")
-_OURS = ("heads.", "queries.", "denoising.")
+_OURS = ("heads.", "queries.", "denoising.", "transformer.")
 
 
 def convert_state_dict(state: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ def _names_there(name: str, key_map: KeyMap, encoders: Mapping[str, str]) -> lis
     called += [encoder + name.removeprefix(head) for head, encoder in encoders.items() if name.startswith(head)]
     for ours in reversed(called):  # a rule for the encoder's head before one for a head by its number
         there = key_map.rename_back(ours)
-        if key_map.rename(there) == ours and not there.startswith(_OURS):
+        if key_map.rename(there) == ours and not there.startswith(_not_theirs(key_map)):
             return [there]
     for total in sorted({split_part(ours)[2] for _, ours in key_map.rules} - {1}):
         parts = [f"{name}[{index}/{total}]" for index in range(total)]
@@ -87,3 +87,8 @@ def _names_there(name: str, key_map: KeyMap, encoders: Mapping[str, str]) -> lis
         if [key_map.rename(there) for there in there_parts] == parts and there_parts != parts:
             return there_parts
     raise CheckpointError(f"it has no name for {name}")
+
+
+def _not_theirs(key_map: KeyMap) -> tuple[str, ...]:
+    """Beginnings of this project's names that no name of the other project has."""
+    return tuple(ours for ours in _OURS if not any(theirs.startswith(ours) for theirs, _ in key_map.rules))

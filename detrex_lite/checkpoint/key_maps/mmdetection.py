@@ -1,9 +1,10 @@
-"""Names of mmdetection, of its version 3."""
+"""Names of mmdetection: those of its version 3, and of DETR and Deformable DETR in version 2."""
 
 from dataclasses import dataclass
 
 from torch import Size, Tensor
 
+from .detrex import PROPOSALS
 from .key_map import KeyMap, Rules, matches
 from .papers import PROJECTIONS
 
@@ -64,11 +65,17 @@ _SINGLE_LEVEL: Rules = (
     ("bbox_head.fc_cls.", "heads.class_embed.0."),
 )
 # DETR and Conditional DETR: a box head of three linear layers, two of which are an FFN.
-_LEARNED_QUERIES: Rules = (
-    ("query_embedding.", "queries.embedding."),
+_BOX_HEAD: Rules = (
     ("bbox_head.reg_ffn.layers.0.0.", "heads.bbox_embed.0.layers.0."),
     ("bbox_head.reg_ffn.layers.1.", "heads.bbox_embed.0.layers.1."),
     ("bbox_head.fc_reg.", "heads.bbox_embed.0.layers.2."),
+)
+_NECK_AND_HEADS: Rules = (
+    ("neck.@.#.conv.", "neck.@.#.0."),
+    ("neck.@.#.gn.", "neck.@.#.1."),
+    ("bbox_head.cls_branches.#.", "heads.class_embed.#."),
+    # Box heads are sequences with activations between the linear layers.
+    *((f"bbox_head.reg_branches.#.{2 * layer}.", f"heads.bbox_embed.#.layers.{layer}.") for layer in range(3)),
 )
 _MULTI_SCALE: Rules = (
     *_layers("encoder", {"self_attn": "attentions.0"}),
@@ -76,15 +83,14 @@ _MULTI_SCALE: Rules = (
     *_layers("decoder", {"cross_attn": "attentions.1"}),
     *_LAYERS,
     *_SWIN,
-    ("neck.@.#.conv.", "neck.@.#.0."),
-    ("neck.@.#.gn.", "neck.@.#.1."),
+    *_NECK_AND_HEADS,
     ("level_embed", "transformer.level_embeds"),
     ("memory_trans_fc.", "queries.proposals.enc_output."),
     ("memory_trans_norm.", "queries.proposals.enc_output_norm."),
-    ("bbox_head.cls_branches.#.", "heads.class_embed.#."),
-    # Box heads are sequences with activations between the linear layers.
-    *((f"bbox_head.reg_branches.#.{2 * layer}.", f"heads.bbox_embed.#.layers.{layer}.") for layer in range(3)),
 )
+
+
+_NOT_WEIGHTS = ("data_preprocessor.",)  # mean and standard deviation of colours
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,11 @@ DETR = KeyMap(
     rules=(
         *_PLAIN_SELF_ATTENTION,
         *_layers("decoder", {"cross_attn.attn": "attentions.1"}),
-        *_LEARNED_QUERIES,
+        ("query_embedding.", "queries.embedding."),
+        *_BOX_HEAD,
         *_SINGLE_LEVEL,
     ),
+    ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
     one_head=True,
 )
@@ -130,9 +138,11 @@ CONDITIONAL_DETR = KeyMap(
     rules=(
         *_CONDITIONAL_DECODER,
         *_parts("decoder", "query_scale", "ref_point_head"),
-        *_LEARNED_QUERIES,
+        ("query_embedding.", "queries.embedding."),
+        *_BOX_HEAD,
         *_SINGLE_LEVEL,
     ),
+    ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
     one_head=True,
 )
@@ -149,6 +159,7 @@ DAB_DETR = KeyMap(
         ("bbox_head.fc_reg.layers.", "heads.bbox_embed.0.layers."),
         *_SINGLE_LEVEL,
     ),
+    ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
     one_head=True,
 )
@@ -163,6 +174,7 @@ DEFORMABLE_DETR = KeyMap(
         ("pos_trans_norm.", "queries.pos_trans_norm."),
         *_MULTI_SCALE,
     ),
+    ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
 )
 
@@ -176,7 +188,55 @@ DINO = KeyMap(
         ("dn_query_generator.label_embedding.", "denoising.label_embedding."),
         *_MULTI_SCALE,
     ),
+    ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
 )
 
-MAPS = (DETR, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, DINO)
+# Version 2 has everything but backbone and neck in the head.
+_HEAD = "bbox_head.transformer."
+
+
+def _names_of_version_2(inner: dict[str, str]) -> Rules:
+    """What the layers of encoder and decoder are made of: name there -> name here."""
+    return tuple((f"{_HEAD}@.layers.#.{theirs}.", f"transformer.@.layers.#.{ours}.") for theirs, ours in inner.items())
+
+
+_LAYERS_OF_VERSION_2: Rules = (
+    *_names_of_version_2({"ffns.0.layers.0.0": "ffns.0.layers.0"}),
+    *_names_of_version_2({name: name for name in ("attentions", "ffns", "norms")}),
+)
+
+DETR_OF_VERSION_2 = KeyMap(
+    "mmdetection",
+    signature=(f"{_HEAD}decoder.layers.#.norms.0.weight", "bbox_head.fc_cls.weight"),
+    rules=(
+        *_names_of_version_2({"attentions.0.attn": "attentions.0", "attentions.1.attn": "attentions.1"}),
+        *_LAYERS_OF_VERSION_2,
+        (f"{_HEAD}decoder.post_norm.", "heads.norm."),
+        # In 2020, when its DETR was published
+        *_names_of_version_2({"self_attn.attn": "attentions.0", "multihead_attn.attn": "attentions.1"}),
+        *_names_of_version_2({"ffn.layers.0.0": "ffns.0.layers.0", "ffn.layers.1": "ffns.0.layers.1"}),
+        (f"{_HEAD}decoder.norm.", "heads.norm."),
+        ("bbox_head.input_proj.", "input_proj."),
+        ("bbox_head.query_embedding.", "queries.embedding."),
+        ("bbox_head.fc_cls.", "heads.class_embed.0."),
+        *_BOX_HEAD,
+    ),
+    one_head=True,
+)
+
+DEFORMABLE_DETR_OF_VERSION_2 = KeyMap(
+    "mmdetection",
+    signature=(f"{_HEAD}decoder.layers.#.attentions.1.sampling_offsets.weight", "bbox_head.cls_branches.#.weight"),
+    rules=(
+        (f"{_HEAD}decoder.layers.#.attentions.0.attn.", "transformer.decoder.layers.#.attentions.0."),
+        *_LAYERS_OF_VERSION_2,
+        (f"{_HEAD}level_embeds", "transformer.level_embeds"),
+        (f"{_HEAD}reference_points.", "queries.reference_points."),
+        *((f"bbox_head.{theirs}", ours) for theirs, ours in PROPOSALS),
+        ("bbox_head.query_embedding.", "queries.embedding."),
+        *_NECK_AND_HEADS,
+    ),
+)
+
+MAPS = (DETR, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, DINO, DETR_OF_VERSION_2, DEFORMABLE_DETR_OF_VERSION_2)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import did_you_mean
 from .files import CheckpointError
-from .key_maps import KEY_MAPS, KeyMap, split_part, translate
+from .key_maps import DETREX_LITE, KEY_MAPS, KeyMap, split_part, translate
 from .load import encoder_heads
 
 _LAYER_HEAD = re.compile(r"^(heads\.(?:class|bbox)_embed\.)\d+\.")
@@ -34,6 +34,8 @@ def convert_state_dict(state: Mapping[str, Tensor], target: str) -> dict[str, Te
     if not key_maps:
         names = list(dict.fromkeys(key_map.name for key_map in KEY_MAPS))
         raise CheckpointError(f"there is no format {target!r}{did_you_mean(target, names)}")
+    if target == DETREX_LITE.name:
+        return dict(state)
     faults = []
     for key_map in key_maps:
         try:

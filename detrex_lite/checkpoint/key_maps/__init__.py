@@ -17,4 +17,14 @@ DETREX_LITE = KeyMap("detrex_lite", signature=(), rules=())
 
 KEY_MAPS: tuple[KeyMap, ...] = (DETREX_LITE, *detrex.MAPS, *papers.MAPS, *mmdetection.MAPS, TORCHVISION, DETECTRON2)
 
-__all__ = ["COCO_IDS", "ENCODER_HEAD", "KEY_MAPS", "Conversion", "Copy", "KeyMap", "split_part", "translate"]
+__all__ = [
+    "COCO_IDS",
+    "DETREX_LITE",
+    "ENCODER_HEAD",
+    "KEY_MAPS",
+    "Conversion",
+    "Copy",
+    "KeyMap",
+    "split_part",
+    "translate",
+]

@@ -130,6 +130,7 @@ DETR = KeyMap(
     ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
     one_head=True,
+    entry="state_dict",
 )
 
 CONDITIONAL_DETR = KeyMap(
@@ -145,6 +146,7 @@ CONDITIONAL_DETR = KeyMap(
     ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
     one_head=True,
+    entry="state_dict",
 )
 
 DAB_DETR = KeyMap(
@@ -162,6 +164,7 @@ DAB_DETR = KeyMap(
     ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
     one_head=True,
+    entry="state_dict",
 )
 
 DEFORMABLE_DETR = KeyMap(
@@ -176,11 +179,12 @@ DEFORMABLE_DETR = KeyMap(
     ),
     ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
+    entry="state_dict",
 )
 
 DINO = KeyMap(
     "mmdetection",
-    signature=("decoder.layers.#.cross_attn.sampling_offsets.weight", "dn_query_generator.label_embedding.weight"),
+    signature=("decoder.layers.#.cross_attn.sampling_offsets.weight", "decoder.norm.weight"),
     rules=(
         ("query_embedding.", "queries.content."),
         ("decoder.norm.", "heads.norm."),
@@ -190,6 +194,7 @@ DINO = KeyMap(
     ),
     ignored=_NOT_WEIGHTS,
     conversions=(MergedPatches(),),
+    entry="state_dict",
 )
 
 # Version 2 has everything but backbone and neck in the head.
@@ -223,6 +228,7 @@ DETR_OF_VERSION_2 = KeyMap(
         *_BOX_HEAD,
     ),
     one_head=True,
+    entry="state_dict",
 )
 
 DEFORMABLE_DETR_OF_VERSION_2 = KeyMap(
@@ -237,6 +243,7 @@ DEFORMABLE_DETR_OF_VERSION_2 = KeyMap(
         ("bbox_head.query_embedding.", "queries.embedding."),
         *_NECK_AND_HEADS,
     ),
+    entry="state_dict",
 )
 
 MAPS = (DETR, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, DINO, DETR_OF_VERSION_2, DEFORMABLE_DETR_OF_VERSION_2)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..errors import did_you_mean
 from .files import CheckpointError
-from .key_maps import KEY_MAPS, KeyMap, split_part, translate
+from .key_maps import DETREX_LITE, KEY_MAPS, KeyMap, split_part, translate
 from .load import encoder_heads
 
 _LAYER_HEAD = re.compile(r"^(heads\.(?:class|bbox)_embed\.)\d+\.")
-_OURS = ("heads.", "queries.", "denoising.")
+_OURS = ("heads.", "queries.", "denoising.", "transformer.")
 
 
 def convert_state_dict(state: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
@@ -34,6 +34,8 @@ def convert_state_dict(state: Mapping[str, Tensor], target: str) -> dict[str, Te
     if not key_maps:
         names = list(dict.fromkeys(key_map.name for key_map in KEY_MAPS))
         raise CheckpointError(f"there is no format {target!r}{did_you_mean(target, names)}")
+    if target == DETREX_LITE.name:
+        return dict(state)
     faults = []
     for key_map in key_maps:
         try:
@@ -79,7 +81,7 @@ def _names_there(name: str, key_map: KeyMap, encoders: Mapping[str, str]) -> lis
     called += [encoder + name.removeprefix(head) for head, encoder in encoders.items() if name.startswith(head)]
     for ours in reversed(called):  # a rule for the encoder's head before one for a head by its number
         there = key_map.rename_back(ours)
-        if key_map.rename(there) == ours and not there.startswith(_OURS):
+        if key_map.rename(there) == ours and not there.startswith(_not_theirs(key_map)):
             return [there]
     for total in sorted({split_part(ours)[2] for _, ours in key_map.rules} - {1}):
         parts = [f"{name}[{index}/{total}]" for index in range(total)]
@@ -87,3 +89,8 @@ def _names_there(name: str, key_map: KeyMap, encoders: Mapping[str, str]) -> lis
         if [key_map.rename(there) for there in there_parts] == parts and there_parts != parts:
             return there_parts
     raise CheckpointError(f"it has no name for {name}")
+
+
+def _not_theirs(key_map: KeyMap) -> tuple[str, ...]:
+    """Beginnings of this project's names that no name of the other project has."""
+    return tuple(ours for ours in _OURS if not any(theirs.startswith(ours) for theirs, _ in key_map.rules))

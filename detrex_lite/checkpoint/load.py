@@ -23,7 +23,7 @@ BACKBONE = "backbone."
 # Not weights: counters, constants and class weights that projects store along with them.
 NOT_WEIGHTS = re.compile(
     r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|relative_position_index|total_ops|total_params)$"
-    r"|^criterion\.empty_weight$"
+    r"|^(criterion\.empty_weight|steps)$"
 )
 
 # What fine-tuning may begin anew: what depends on the classes and on the number of queries.
@@ -100,14 +100,17 @@ def model_state(stored: Mapping[str, Any], *, prefer_ema: bool = True) -> dict[s
     Args:
         stored: a state dict, or a dict that has one under "model", "state_dict" or "module", and perhaps a
             running mean of the weights under one of the names `AVERAGED`.
-        prefer_ema: take the running mean where there is one; what it lacks still comes from the weights.
+        prefer_ema: take the running mean where there is one; what it lacks still comes from the weights. Otherwise take
+            the weights, which checkpoints of mmengine in training have in the place of the mean.
 
     Raises:
         CheckpointError: when there are no tensors.
     """
     state = _tensors(stored)
     averaged = [stored[name] for name in AVERAGED if isinstance(stored.get(name), Mapping)]
-    if averaged and (prefer_ema or not state):
+    # mmengine exchanges the two when it saves: the mean is among the weights, ready to be used.
+    is_exchanged = "message_hub" in stored
+    if averaged and (prefer_ema != is_exchanged or not state):
         state.update(_tensors(averaged[0]))
     if not state:
         raise CheckpointError(f"the checkpoint holds no weights; its entries are: {_few(list(stored))}")

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from ..checkpoint import load_checkpoint, read_checkpoint
+from ..checkpoint import CheckpointError, LoadReport, load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
 from ..data import read_image
 from ..devices import choose_device
@@ -191,14 +191,35 @@ def _build_model(config: DictConfig, stored: Mapping[str, Any], weights: str) ->
     if not stored:
         logger.warning("No weights were given: the model is as initialised, its detections mean nothing.")
         return instantiate(config.model)
+    model, _ = build_trained(config, stored, weights)
+    return model
+
+
+def build_trained(
+    config: DictConfig, stored: Mapping[str, Any], source: str, *, prefer_ema: bool = True
+) -> tuple[Any, LoadReport]:
+    """A config's model with the weights of a checkpoint, on the CPU, and what loading them did.
+
+    Args:
+        config: of which `model` is built, without pre-trained weights of its own.
+        stored: what the checkpoint file holds.
+        source: its name, for messages.
+        prefer_ema: take the running mean of the weights where the checkpoint has one.
+
+    Raises:
+        CheckpointError: when it is not of this model, or lacks something that evaluation needs.
+    """
     if OmegaConf.select(config, "model.backbone.weights") is not None:
         # The checkpoint has the whole model: pre-trained weights would be downloaded only to be overwritten.
         config = copy.deepcopy(config)
         config.model.backbone.weights = None
     model = instantiate(config.model)
-    report = load_checkpoint(model, stored)
-    report.require_complete(weights)
-    return model
+    try:
+        report = load_checkpoint(model, stored, prefer_ema=prefer_ema)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    report.require_complete(source)
+    return model, report
 
 
 def _check_pixels(image: np.ndarray | Tensor, *, channels: int, expected: str) -> None:

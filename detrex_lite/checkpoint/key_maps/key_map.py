@@ -70,6 +70,8 @@ class KeyMap:
         ignored: templates of names that are no weights of a detector, left out in silence.
         conversions: of tensors that differ in more than their name; the first that applies is made.
         one_head: whether one class head and one box head, for all layers, are stored once.
+        entry: what the other project's programs look for weights under, in a file of torch.save; "" if they take the
+            whole file.
     """
 
     name: str
@@ -79,6 +81,7 @@ class KeyMap:
     ignored: tuple[str, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     one_head: bool = False
+    entry: str = "model"
 
     def matches(self, keys: Iterable[str]) -> bool:
         """Whether a checkpoint with these keys may be of this kind."""

@@ -19,7 +19,7 @@ _ENCODER = _layers("encoder", {"self_attn": "attentions.0", "norm1": "norms.0", 
 _DECODER_NORMS = {"norm1": "norms.0", "norm2": "norms.1", "norm3": "norms.2"}
 
 # The projections of a conditional decoder layer are its own: sa_ of self-attention, ca_ of cross-attention.
-_PROJECTIONS = {
+PROJECTIONS = {
     "qcontent": "query_content",
     "qpos": "query_pos",
     "qpos_sine": "query_pos_sine",
@@ -33,7 +33,7 @@ _CONDITIONAL_DECODER = _layers(
         **{
             f"{kind}_{theirs}_proj": f"attentions.{number}.{ours}_proj"
             for number, kind in enumerate(("sa", "ca"))
-            for theirs, ours in _PROJECTIONS.items()
+            for theirs, ours in PROJECTIONS.items()
         },
         "self_attn.out_proj": "attentions.0.out_proj",
         "cross_attn.out_proj": "attentions.1.out_proj",

@@ -4,7 +4,7 @@ Encoders and decoders are in `single_level` (one feature map) and `deformable` (
 """
 
 from .anchors import AnchorBoxes, pair_with_patterns
-from .backbone import ResNet, TimmBackbone, resnet_channels, timm_channels
+from .backbone import FocalNet, ResNet, TimmBackbone, resnet_channels, stage_channels, timm_channels
 from .criterion import (
     BoxL1Loss,
     Comparison,
@@ -49,6 +49,7 @@ __all__ = [
     "Detector",
     "FocalCost",
     "FocalLoss",
+    "FocalNet",
     "GIoUCost",
     "GIoULoss",
     "GroupDenoising",
@@ -87,6 +88,7 @@ __all__ = [
     "require_equal",
     "resnet_channels",
     "sigmoid_focal_loss",
+    "stage_channels",
     "timm_channels",
     "xavier_uniform",
 ]

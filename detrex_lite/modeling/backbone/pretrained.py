@@ -1,0 +1,82 @@
+"""What the backbones written here have in common: pre-trained weights, initial values, dropped branches, padding."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...checkpoint import CheckpointError, load_checkpoint
+
+
+def load_pretrained(model: nn.Module, weights: str, *, new: str) -> None:
+    """Copy pre-trained weights into a backbone.
+
+    Args:
+        model: the backbone.
+        weights: a file that `load_checkpoint` reads: of the network's authors, or a detector's.
+        new: a regular expression of the names that a network for classification does not have; they may be missing.
+
+    Raises:
+        ValueError: when there is no such file.
+        CheckpointError: when the file lacks anything else, or is of another network.
+    """
+    if not Path(weights).is_file():
+        raise ValueError(f"{type(model).__name__} weights={weights!r} is not a file")
+    missing = [name for name in load_checkpoint(model, weights).missing if not re.search(new, name)]
+    if missing:
+        raise CheckpointError(
+            f"{weights} lacks {len(missing)} of the tensors of {type(model).__name__}, which would stay random: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+        )
+
+
+def initialise(module: nn.Module) -> None:
+    """Linear layers begin with a truncated normal distribution of deviation 0.02 and biases of zero, as in ViT."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """The probability that each of `depth` blocks drops its branches: from 0 to `last` in equal steps.
+
+    Raises:
+        ValueError: when `last` is no probability.
+    """
+    if not 0 <= last < 1:
+        raise ValueError(f"drop_path_rate={last} must be at least 0 and below 1")
+    return [last * index / max(depth - 1, 1) for index in range(depth)]
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zeros at the right and the bottom of maps (B, C, h, w), to a height and a width that `multiple` divides."""
+    height, width = x.shape[-2:]
+    return nn.functional.pad(x, (0, -width % multiple, 0, -height % multiple))
+
+
+def run_blocks(blocks: Sequence[Callable[[Tensor], Tensor]] | nn.ModuleList, x: Tensor, *, recompute: bool) -> Tensor:
+    """One block after the other; with `recompute`, activations are computed again in the backward pass."""
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+    return x
+
+
+def stage_channels(*, embed_dim: int, out_indices: Sequence[int]) -> dict[str, int]:
+    """Feature name -> channels of a network whose four stages double its channels, finest first.
+
+    Configs call it for what follows a `FocalNet` or an `InternImage`.
+
+    Args:
+        embed_dim: channels of the first stage.
+        out_indices: the stages, 0 (stride 4) to 3 (stride 32).
+
+    Raises:
+        ValueError: for a stage that there is not, or none.
+    """
+    if not out_indices or not set(out_indices) <= {0, 1, 2, 3}:
+        raise ValueError(f"out_indices={list(out_indices)}: choices are 0 (stride 4), 1, 2 and 3 (stride 32)")
+    return {f"stage{index}": embed_dim << index for index in sorted(set(out_indices))}

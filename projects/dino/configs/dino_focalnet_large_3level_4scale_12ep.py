@@ -1,0 +1,10 @@
+"""DINO FocalNet-L with three focal levels and four feature levels for 12 epochs, from ImageNet-22k.
+
+python tools/train_net.py --config-file projects/dino/configs/dino_focalnet_large_3level_4scale_12ep.py --num-gpus 8
+"""
+
+from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
+from .models.dino_focalnet_large_3level import model
+
+model.backbone.weights = "focalnet_large_lrf_384.pth"  # https://github.com/microsoft/FocalNet
+train.output_dir = "output/dino_focalnet_large_3level_4scale_12ep"

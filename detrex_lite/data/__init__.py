@@ -17,6 +17,7 @@ from .transforms import (
     ResizeShortestEdge,
     detr_test_augmentation,
     detr_train_augmentation,
+    lsj_train_augmentation,
     shortest_edge_size,
 )
 from .voc import load_voc
@@ -43,6 +44,7 @@ __all__ = [
     "load_folder",
     "load_shapes",
     "load_voc",
+    "lsj_train_augmentation",
     "read_image",
     "read_image_size",
     "register_dataset",

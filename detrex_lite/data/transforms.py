@@ -133,6 +133,21 @@ def detr_train_augmentation(
     return v2.Compose([v2.RandomHorizontalFlip(flip_probability), either])
 
 
+def lsj_train_augmentation(
+    *, image_size: int, scale_range: Sequence[float] = (0.1, 2.0), flip_probability: float = 0.5
+) -> v2.Transform:
+    """Large scale jittering (Ghiasi et al., CVPR 2021): flip, resize to a random scale, crop what is too large.
+
+    Args:
+        image_size: the image fits a square of this side at scale 1, and a crop is no larger than that; in pixels.
+        scale_range: smallest and largest scale.
+        flip_probability: of the horizontal flip.
+    """
+    resize = v2.ScaleJitter((image_size, image_size), scale_range=tuple(scale_range), antialias=True)
+    crop = RandomSizeCrop(image_size, image_size)
+    return v2.Compose([v2.RandomHorizontalFlip(flip_probability), resize, crop])
+
+
 def detr_test_augmentation(*, short_edge_length: int = 800, max_size: int | None = MAX_SIZE) -> v2.Transform:
     """Resize to one size. Lengths in pixels."""
     return v2.Compose([ResizeShortestEdge(short_edge_length, max_size)])

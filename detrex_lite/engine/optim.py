@@ -114,6 +114,42 @@ def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, bool]]:
                 )
 
 
+class LayerDecay:
+    """A smaller learning rate the earlier a layer of a plain vision transformer comes (Clark et al., ICLR 2020).
+
+    An `lr_factor_func` of `get_param_groups`: `rate` to the power of the layers that follow. What is not of the
+    transformer of a backbone comes after its last layer.
+
+    Args:
+        rate: the factor from one layer to the one before it, above 0 and at most 1.
+        num_layers: blocks of the transformer, whose parameters are called `backbone.*.blocks.N.*`.
+
+    Raises:
+        ValueError: for a rate outside its range; when called for a block that there is not.
+    """
+
+    def __init__(self, *, rate: float, num_layers: int):
+        if not 0 < rate <= 1:
+            raise ValueError(f"the rate of a layer decay must be above 0 and at most 1, got {rate}")
+        self.rate, self.num_layers = rate, num_layers
+
+    def __call__(self, name: str) -> float:
+        """The factor of the parameter `name`."""
+        return self.rate ** (self.num_layers - self._layer(name))
+
+    def _layer(self, name: str) -> int:
+        if not re.search(BACKBONE, name):
+            return self.num_layers
+        if re.search(r"\.(pos_embed$|patch_embed\.)", name):
+            return -1
+        block = re.search(r"\.blocks\.(\d+)\.", name)
+        if block is None:
+            return self.num_layers
+        if int(block[1]) >= self.num_layers:
+            raise ValueError(f"a layer decay over num_layers={self.num_layers} blocks was asked for {name}")
+        return int(block[1])
+
+
 def adamw(
     params: Iterable[Any],
     *,

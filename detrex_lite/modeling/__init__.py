@@ -4,7 +4,18 @@ Encoders and decoders are in `single_level` (one feature map) and `deformable` (
 """
 
 from .anchors import AnchorBoxes, pair_with_patterns
-from .backbone import FocalNet, ResNet, TimmBackbone, resnet_channels, stage_channels, timm_channels
+from .backbone import (
+    EVA02,
+    FocalNet,
+    ResNet,
+    SimpleFeaturePyramid,
+    TimmBackbone,
+    ViTDet,
+    pyramid_channels,
+    resnet_channels,
+    stage_channels,
+    timm_channels,
+)
 from .criterion import (
     BoxL1Loss,
     Comparison,
@@ -24,7 +35,7 @@ from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
 from .multi_scale import TokenLevels, flatten_maps
-from .neck import ChannelMapper, SimpleFeaturePyramid
+from .neck import ChannelMapper
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
 from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
@@ -33,6 +44,7 @@ from .relation import PositionRelation
 from .targets import PaddedTargets, Targets
 
 __all__ = [
+    "EVA02",
     "FINAL",
     "AnchorBoxes",
     "BoxL1Cost",
@@ -79,11 +91,13 @@ __all__ = [
     "TokenLevels",
     "TopKPostprocessor",
     "VarifocalLoss",
+    "ViTDet",
     "add_indicator",
     "flatten_maps",
     "name_layers",
     "name_of_layer",
     "pair_with_patterns",
+    "pyramid_channels",
     "refine",
     "require_equal",
     "resnet_channels",

@@ -8,6 +8,7 @@ from detrex_lite.data import (
     ResizeShortestEdge,
     detr_test_augmentation,
     detr_train_augmentation,
+    lsj_train_augmentation,
     shortest_edge_size,
 )
 
@@ -143,3 +144,19 @@ def test_composes_with_any_transform_of_torchvision():
         image, target = augmentation(*sample(60, 60, [(10, 20, 30, 60), (5, 5, 55, 55)]))
         assert image.dtype == torch.uint8
         assert len(target["boxes"]) == len(target["labels"])
+
+
+def test_large_scale_jittering_gives_what_fits_the_square():
+    torch.manual_seed(0)
+    augmentation = lsj_train_augmentation(image_size=64, scale_range=[0.25, 2])
+    shapes = {tuple(augmentation(*sample(40, 80))[0].shape[-2:]) for _ in range(60)}
+    assert max(max(shape) for shape in shapes) == 64
+    assert min(width for _, width in shapes) < 32  # of a quarter of 64
+    uncropped = [(height, width) for height, width in shapes if width < 64]
+    assert uncropped
+    assert all(abs(2 * height - width) <= 2 for height, width in uncropped)
+    unscaled = lsj_train_augmentation(image_size=80, scale_range=[1, 1], flip_probability=0)
+    image, target = sample(40, 80, [(10, 20, 30, 40)])
+    same, after = unscaled(image, target)
+    torch.testing.assert_close(same, image)
+    torch.testing.assert_close(after["boxes"].data, target["boxes"].data)

@@ -5,6 +5,7 @@ from torch import nn
 from detrex_lite.config import get_config, instantiate
 from detrex_lite.engine import adamw, get_param_groups
 from detrex_lite.engine.build import build_optimizer
+from detrex_lite.engine.optim import LayerDecay
 
 
 class Model(nn.Module):
@@ -142,3 +143,15 @@ def test_the_shipped_config_is_built_as_detectron2_builds_it():
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["lr"] == 1e-4
     assert optimizer.defaults["betas"] == (0.9, 0.999)
+
+
+def test_layer_decay():
+    decay = LayerDecay(rate=0.5, num_layers=3)
+    assert [decay(f"backbone.net.blocks.{n}.attn.proj.weight") for n in range(3)] == [1 / 8, 1 / 4, 1 / 2]
+    assert decay("backbone.net.pos_embed") == decay("backbone.net.patch_embed.proj.bias") == 1 / 16
+    assert decay("backbone.simfp_3.0.weight") == decay("heads.blocks.0.weight") == 1
+    with pytest.raises(ValueError, match=r"num_layers=3 .*blocks\.3\."):
+        decay("backbone.net.blocks.3.norm1.weight")
+    for rate in (0, 1.5):
+        with pytest.raises(ValueError, match=f"got {rate}"):
+            LayerDecay(rate=rate, num_layers=3)

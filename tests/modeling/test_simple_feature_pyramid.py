@@ -4,65 +4,130 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from detrex_lite.modeling import SimpleFeaturePyramid
+from detrex_lite.modeling import SimpleFeaturePyramid, ViTDet, pyramid_channels
+
+
+class Net(nn.Module):
+    """Patches of 16x16 pixels, and it keeps the images that it got."""
+
+    def __init__(self, channels=16, stride=16):
+        super().__init__()
+        self.channels, self.stride = channels, stride
+        self.proj = nn.Conv2d(3, channels, stride, stride=stride)
+
+    def forward(self, images):
+        self.images = images
+        return self.proj(images)
 
 
 def make(channels=16, out_channels=8, **arguments):
     torch.manual_seed(0)
-    return SimpleFeaturePyramid(in_channels={"stage5": channels}, out_channels=out_channels, **arguments)
+    return SimpleFeaturePyramid(net=Net(channels), out_channels=out_channels, **arguments)
 
 
-def features(height, width, channels=16):
-    return {"stage5": torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0))}
+def random_images(height, width):
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def sizes(maps):
+    return [tuple(one.shape[-2:]) for one in maps.values()]
 
 
 def test_the_papers_scales():
-    levels = make()(features(5, 7))
-    assert [tuple(level.shape) for level in levels] == [(2, 8, 20, 28), (2, 8, 10, 14), (2, 8, 5, 7), (2, 8, 3, 4)]
+    pyramid = make()
+    maps = pyramid(random_images(96, 112))
+    assert sizes(maps) == [(24, 28), (12, 14), (6, 7), (3, 3)]
+    assert {name: one.shape[1] for name, one in maps.items()} == pyramid.channels == {f"p{n}": 8 for n in (2, 3, 4, 5)}
+    channels = pyramid_channels(out_channels=8, scales=[2, 1, 0.5], subsampled_levels=1)
+    assert channels == make(scales=[2, 1, 0.5], subsampled_levels=1).channels == {f"p{n}": 8 for n in (3, 4, 5, 6)}
 
 
-def test_a_map_of_one_cell_has_all_levels():
-    levels = make(scales=[2, 1, 0.5, 0.25])(features(1, 1))
-    assert [tuple(level.shape[-2:]) for level in levels] == [(2, 2), (1, 1), (1, 1), (1, 1)]
+def test_incomplete_patches_are_ignored():
+    pyramid = make()
+    images = random_images(111, 90)
+    for got, want in zip(pyramid(images).values(), pyramid(images[..., :96, :80]).values(), strict=True):
+        assert_close(got, want, rtol=0, atol=0)
+
+
+def test_an_image_of_less_than_a_patch_has_all_levels():
+    pyramid = make(scales=[2, 1, 0.5], subsampled_levels=2)
+    assert sizes(pyramid(random_images(3, 40))) == [(2, 4), (1, 2), (1, 1), (1, 1), (1, 1)]
+    assert not pyramid.net.images[..., 3:, :].any()
+
+
+def test_images_are_padded_to_a_square_and_maps_are_cut():
+    pyramid = make(scales=[2, 1, 0.5], subsampled_levels=1, square_size=128)
+    images = random_images(70, 100)
+    padded = torch.zeros(2, 3, 128, 128)
+    padded[..., :70, :100] = images
+    whole = pyramid(padded)
+    assert sizes(whole) == [(16, 16), (8, 8), (4, 4), (2, 2)]
+    cut = pyramid(images)
+    assert sizes(cut) == [(9, 13), (5, 7), (3, 4), (2, 2)]
+    for got, want in zip(cut.values(), whole.values(), strict=True):
+        assert_close(got, want[..., : got.shape[-2], : got.shape[-1]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("square_size", "side"), [(128, 208), (200, 208)])
+def test_squares_are_of_whole_patches_and_hold_the_image(square_size, side):
+    pyramid = make(square_size=square_size)
+    pyramid(random_images(70, 200))
+    assert pyramid.net.images.shape[-2:] == (side, side)
 
 
 def norm(x, layer):
     """Layer normalisation of the channels of each cell, by its definition."""
-    x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + layer.eps).sqrt()
+    x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
     return x * layer.weight[:, None, None] + layer.bias[:, None, None]
 
 
 def test_levels_are_made_as_in_the_paper():
-    pyramid = make().double()
+    pyramid = make(subsampled_levels=1).double()
     for parameter in pyramid.parameters():
         nn.init.normal_(parameter, std=0.5)
-    x = features(4, 6)["stage5"].double()
-    finest, fine, same, coarse = pyramid.levels
+    images = random_images(64, 96).double()
+    x = pyramid.net(images)
+    finest, fine, same, coarse = (getattr(pyramid, f"simfp_{n}") for n in (2, 3, 4, 5))
     up = F.conv_transpose2d(x, finest[0].weight, finest[0].bias, stride=2)
     up = F.conv_transpose2d(F.gelu(norm(up, finest[1])), finest[3].weight, finest[3].bias, stride=2)
     scaled = [up, F.conv_transpose2d(x, fine[0].weight, fine[0].bias, stride=2), x, F.max_pool2d(x, 2)]
     assert [one.shape[1] for one in scaled] == [4, 8, 16, 16]
-    for got, want, level in zip(pyramid({"stage5": x}), scaled, (finest, fine, same, coarse), strict=True):
-        *_, narrow, first_norm, smooth, second_norm = level
-        want = norm(F.conv2d(want, narrow.weight), first_norm)
-        assert_close(got, norm(F.conv2d(want, smooth.weight, padding=1), second_norm))
+    maps = list(pyramid(images).values())
+    for got, want, level in zip(maps[:4], scaled, (finest, fine, same, coarse), strict=True):
+        narrow, smooth = level[-2:]
+        want = norm(F.conv2d(want, narrow.weight), narrow.norm)
+        assert_close(got, norm(F.conv2d(want, smooth.weight, padding=1), smooth.norm))
+    assert_close(maps[4], maps[3][..., ::2, ::2], rtol=0, atol=0)
 
 
 def test_every_parameter_learns():
     pyramid = make()
-    sum(level.square().sum() for level in pyramid(features(3, 3))).backward()
+    sum(level.square().sum() for level in pyramid(random_images(48, 48)).values()).backward()
     assert [name for name, parameter in pyramid.named_parameters() if parameter.grad is None] == []
 
 
-def test_errors():
-    with pytest.raises(ValueError, match=r"takes one feature, got \['a', 'b'\] in in_channels"):
-        SimpleFeaturePyramid(in_channels={"a": 8, "b": 8}, out_channels=8)
-    for scales in ([3, 1], [0.3], [], [-2.0], [0]):
-        with pytest.raises(ValueError, match="must be powers of two, such as 4, 2, 1, 0.5"):
-            make(scales=scales)
-    with pytest.raises(ValueError, match=r"scales=\[1, 2\] must decrease: levels come finest first"):
-        make(scales=[1, 2])
-    with pytest.raises(ValueError, match=r"scales=\[4, 1\]: 6 channels cannot be divided by 4"):
-        make(channels=6, scales=[4, 1])
-    with pytest.raises(ValueError, match=r"expects 'stage5', the backbone returns \['stage3'\]"):
-        make()({"stage3": torch.zeros(1, 16, 2, 2)})
+@pytest.mark.parametrize("prefix", ["", "net.", "backbone.net."])
+def test_weights_of_the_transformer(tmp_path, prefix):
+    small = {"embed_dim": 8, "depth": 2, "num_heads": 2, "hidden_dim": 16, "global_blocks": [1], "image_size": 64}
+    theirs = ViTDet(**small)
+    state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items() if "rel_pos" not in name}
+    torch.save({"model": {**state, f"{prefix}cls_token": torch.zeros(1, 1, 8)}}, tmp_path / "a.pth")
+    loaded = SimpleFeaturePyramid(net=ViTDet(**small), weights=str(tmp_path / "a.pth")).state_dict()
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(loaded[f"net.{name}"], value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scales": [3, 1]}, r"scales=\[3, 1\] must be some of 4, 2, 1, 0.5"),
+        ({"scales": []}, "must be some of"),
+        ({"scales": [1, 2]}, r"scales=\[1, 2\] must be halved"),
+        ({"scales": [4, 1]}, "must be halved"),
+        ({"scales": [4], "channels": 6}, "6 channels cannot be divided by 4"),
+        ({"weights": "no/such.pth"}, "no/such.pth"),
+    ],
+)
+def test_what_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)

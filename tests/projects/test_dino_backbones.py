@@ -1,4 +1,4 @@
-"""DINO on networks of timm: Swin, ConvNeXt and a plain vision transformer. Models are small, but for the Swin-T."""
+"""DINO on networks of timm: Swin and ConvNeXt. Models are small, but for the Swin-T."""
 
 import re
 from pathlib import Path
@@ -17,11 +17,10 @@ from .published import under_detrex_names
 timm = pytest.importorskip("timm", reason="the package timm is not installed")
 
 CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dino" / "configs"
-WITH_TIMM = sorted(path for kind in ("swin", "convnext", "vit") for path in CONFIGS.glob(f"**/dino_{kind}_*.py"))
+WITH_TIMM = sorted(path for kind in ("swin", "convnext") for path in CONFIGS.glob(f"**/dino_{kind}_*.py"))
 
 BACKBONES = {
     "convnext": ("dino_convnext_tiny_384", {"backbone.model_name": "test_convnext"}),
-    "vit": ("dino_vit_base", {"backbone.model_name": "test_vit"}),
     "swin": ("dino_swin_tiny_224", {}),
 }
 

@@ -1,4 +1,4 @@
-"""DINO on backbones that are written here: FocalNet. Models are small."""
+"""DINO on backbones that are written here: FocalNet, ViTDet, EVA-01 and EVA-02. Models are small."""
 
 from pathlib import Path
 
@@ -6,19 +6,33 @@ import pytest
 import torch
 
 import detrex_lite.projects
-from detrex_lite.config import get_config
+from detrex_lite.config import LazyConfig, get_config, instantiate
 from detrex_lite.engine.optim import get_param_groups
 from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build, build_on_meta, changed
 
 CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dino" / "configs"
-KINDS = ("focalnet",)
+KINDS = ("focalnet", "vitdet", "eva")
 MODELS = sorted(path for kind in KINDS for path in CONFIGS.glob(f"models/dino_{kind}_*.py"))
 
+SMALL_VIT = {
+    "backbone.net.embed_dim": 16,
+    "backbone.net.depth": 2,
+    "backbone.net.num_heads": 2,
+    "backbone.net.hidden_dim": 32,
+    "backbone.net.window_size": 2,
+    "backbone.net.global_blocks": [1],
+    "backbone.net.drop_path_rate": 0.0,
+    "backbone.net.freeze_patch_embed": False,
+    "backbone.out_channels": 16,
+}
 BACKBONES = {
     "focalnet": (
         "dino_focalnet_large_3level",
         {"backbone.embed_dim": 8, "backbone.depths": [1, 1, 1, 1], "backbone.drop_path_rate": 0.0},
     ),
+    "vitdet": ("dino_vitdet_base", SMALL_VIT),
+    "eva_01": ("dino_eva_01", SMALL_VIT),
+    "eva_02": ("dino_eva_02_base_1024", {**SMALL_VIT, "backbone.square_size": 128}),
 }
 
 
@@ -49,6 +63,19 @@ def test_every_model_config_builds(path):
     finest = 4 if cfg.transformer.num_feature_levels == 5 else 8
     strides = [finest << level for level in range(cfg.transformer.num_feature_levels)]
     assert [tuple(one.shape) for one in maps] == [(1, 256, -(-800 // s), -(-1216 // s)) for s in strides]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("dino_eva_*.py")), ids=lambda path: path.stem)
+def test_the_learning_rate_of_transformers_decays_from_layer_to_layer(path):
+    cfg = LazyConfig.load(str(path))
+    factor = instantiate(cfg.optimizer.params.lr_factor_func)
+    depth = cfg.model.backbone.net.depth
+    assert factor("backbone.net.patch_embed.proj.weight") == pytest.approx(factor.rate ** (depth + 1))
+    assert factor(f"backbone.net.blocks.{depth - 1}.norm1.weight") == pytest.approx(factor.rate)
+    assert factor("transformer.level_embeds") == 1
+    if cfg.model.backbone.square_size:
+        sizes = [cfg.dataloader.train.mapper.augmentation.image_size, cfg.dataloader.test.mapper.augmentation.max_size]
+        assert sizes == [cfg.model.backbone.square_size] * 2
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

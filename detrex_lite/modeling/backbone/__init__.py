@@ -3,6 +3,19 @@
 from .focalnet import FocalNet
 from .pretrained import stage_channels
 from .resnet import ResNet, resnet_channels
+from .simple_feature_pyramid import SimpleFeaturePyramid, pyramid_channels
 from .timm_backbone import TimmBackbone, timm_channels
+from .vit import EVA02, ViTDet
 
-__all__ = ["FocalNet", "ResNet", "TimmBackbone", "resnet_channels", "stage_channels", "timm_channels"]
+__all__ = [
+    "EVA02",
+    "FocalNet",
+    "ResNet",
+    "SimpleFeaturePyramid",
+    "TimmBackbone",
+    "ViTDet",
+    "pyramid_channels",
+    "resnet_channels",
+    "stage_channels",
+    "timm_channels",
+]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from ..layer_norm import LayerNorm2d
-from .pretrained import drop_path_rates, initialise, load_pretrained, pad_to_multiple, run_blocks, stage_channels
+from .pretrained import Mlp, drop_path_rates, initialise, load_pretrained, pad_to_multiple, run_blocks, stage_channels
 
 
 class FocalNet(nn.Module):
@@ -184,15 +184,3 @@ class FocalModulation(nn.Module):
         if self.normalize:
             modulator = modulator / (self.levels + 1)
         return self.proj((query * self.h(modulator)).permute(0, 2, 3, 1))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(nn.functional.gelu(self.fc1(x)))

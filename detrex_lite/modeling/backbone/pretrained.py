@@ -1,4 +1,4 @@
-"""What the backbones written here have in common: pre-trained weights, initial values, dropped branches, padding."""
+"""What the backbones written here share: pre-trained weights, initial values, dropped branches, padding, layers."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,16 +7,17 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...checkpoint import CheckpointError, load_checkpoint
+from ...checkpoint import CheckpointError, load_checkpoint, model_state, read_checkpoint
 
 
-def load_pretrained(model: nn.Module, weights: str, *, new: str) -> None:
+def load_pretrained(model: nn.Module, weights: str, *, new: str, below: str = "") -> None:
     """Copy pre-trained weights into a backbone.
 
     Args:
         model: the backbone.
         weights: a file that `load_checkpoint` reads: of the network's authors, or a detector's.
         new: a regular expression of the names that a network for classification does not have; they may be missing.
+        below: the prefix that names of this module have in a detector's backbone.
 
     Raises:
         ValueError: when there is no such file.
@@ -24,7 +25,9 @@ def load_pretrained(model: nn.Module, weights: str, *, new: str) -> None:
     """
     if not Path(weights).is_file():
         raise ValueError(f"{type(model).__name__} weights={weights!r} is not a file")
-    missing = [name for name in load_checkpoint(model, weights).missing if not re.search(new, name)]
+    state = model_state(read_checkpoint(weights))
+    state = {re.sub(rf"^(backbone\.)?({re.escape(below)})?", "", name): value for name, value in state.items()}
+    missing = [name for name in load_checkpoint(model, state).missing if not re.search(new, name)]
     if missing:
         raise CheckpointError(
             f"{weights} lacks {len(missing)} of the tensors of {type(model).__name__}, which would stay random: "
@@ -80,3 +83,15 @@ def stage_channels(*, embed_dim: int, out_indices: Sequence[int]) -> dict[str, i
     if not out_indices or not set(out_indices) <= {0, 1, 2, 3}:
         raise ValueError(f"out_indices={list(out_indices)}: choices are 0 (stride 4), 1, 2 and 3 (stride 32)")
     return {f"stage{index}": embed_dim << index for index in sorted(set(out_indices))}
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(nn.functional.gelu(self.fc1(x)))

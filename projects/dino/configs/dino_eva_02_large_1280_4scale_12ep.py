@@ -1,0 +1,10 @@
+"""DINO EVA-02-L for 12 epochs with large scale jittering to 1280x1280, from masked modelling of 38M images.
+
+python tools/train_net.py --config-file projects/dino/configs/dino_eva_02_large_1280_4scale_12ep.py --num-gpus 8
+"""
+
+from .dino_eva_02_large_1024_4scale_12ep import dataloader, lr_multiplier, optimizer, train
+from .models.dino_eva_02_large_1280 import model
+
+model.backbone.weights = "eva02_L_pt_m38m_p14to16.pt"  # https://github.com/baaivision/EVA
+train.output_dir = "output/dino_eva_02_large_1280_4scale_12ep"

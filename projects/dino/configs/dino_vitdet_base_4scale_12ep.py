@@ -1,0 +1,12 @@
+"""DINO ViTDet-B with four feature levels for 12 epochs, from masked autoencoding (MAE).
+
+python tools/train_net.py --config-file projects/dino/configs/dino_vitdet_base_4scale_12ep.py --num-gpus 8
+"""
+
+from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
+from .models.dino_vitdet_base import model
+
+model.backbone.weights = "mae_pretrain_vit_base.pth"  # https://github.com/facebookresearch/mae
+# 250 steps, as ViTDet has; detrex found training without a warm-up unstable.
+lr_multiplier.warmup_length = 250 / 90000
+train.output_dir = "output/dino_vitdet_base_4scale_12ep"

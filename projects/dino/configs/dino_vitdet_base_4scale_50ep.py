@@ -1,0 +1,12 @@
+"""DINO ViTDet-B with four feature levels for 50 epochs, the learning rate a tenth after 40.
+
+python tools/train_net.py --config-file projects/dino/configs/dino_vitdet_base_4scale_50ep.py --num-gpus 8
+"""
+
+from .dino_vitdet_base_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
+
+lr_multiplier.epochs = 50
+lr_multiplier.milestones = [40]
+lr_multiplier.warmup_length = 250 / 375000
+train.max_epochs = 50
+train.output_dir = "output/dino_vitdet_base_4scale_50ep"

@@ -1,0 +1,10 @@
+"""DINO ViTDet-L with four feature levels for 12 epochs, from masked autoencoding (MAE).
+
+python tools/train_net.py --config-file projects/dino/configs/dino_vitdet_large_4scale_12ep.py --num-gpus 8
+"""
+
+from .dino_vitdet_base_4scale_12ep import dataloader, lr_multiplier, optimizer, train
+from .models.dino_vitdet_large import model
+
+model.backbone.weights = "mae_pretrain_vit_large.pth"  # https://github.com/facebookresearch/mae
+train.output_dir = "output/dino_vitdet_large_4scale_12ep"

@@ -7,6 +7,7 @@ from .anchors import AnchorBoxes, pair_with_patterns
 from .backbone import (
     EVA02,
     FocalNet,
+    InternImage,
     ResNet,
     SimpleFeaturePyramid,
     TimmBackbone,
@@ -67,6 +68,7 @@ __all__ = [
     "GroupDenoising",
     "HungarianMatcher",
     "ImagePreprocessor",
+    "InternImage",
     "LayerOutput",
     "LayerStep",
     "Match",

@@ -85,6 +85,16 @@ def test_gradients(backend, shapes):
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_gradients_of_more_points_than_cells(backend):
+    value, locations, weights = make_inputs([(1, 1)], batch=1, queries=2, heads=1, channels=2, points=9)
+
+    def attend(*inputs):
+        return multi_scale_deformable_attention(inputs[0], [(1, 1)], *inputs[1:], backend=backend)
+
+    assert torch.autograd.gradcheck(attend, (value, locations, weights))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_gradients_at_the_border_of_cells(backend):
     # There the derivative by the location has a jump: any value between those of both sides is right.
     shapes = [(3, 4)]

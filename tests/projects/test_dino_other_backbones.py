@@ -1,4 +1,4 @@
-"""DINO on backbones that are written here: FocalNet, ViTDet, EVA-01 and EVA-02. Models are small."""
+"""DINO on backbones that are written here: FocalNet, InternImage, ViTDet, EVA-01 and EVA-02. Models are small."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ import torch
 import detrex_lite.projects
 from detrex_lite.config import LazyConfig, get_config, instantiate
 from detrex_lite.engine.optim import get_param_groups
-from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build, build_on_meta, changed
+from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build_lively, build_on_meta, changed
 
 CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dino" / "configs"
-KINDS = ("focalnet", "vitdet", "eva")
+KINDS = ("focalnet", "internimage", "vitdet", "eva")
 MODELS = sorted(path for kind in KINDS for path in CONFIGS.glob(f"models/dino_{kind}_*.py"))
 
 SMALL_VIT = {
@@ -29,6 +29,15 @@ BACKBONES = {
     "focalnet": (
         "dino_focalnet_large_3level",
         {"backbone.embed_dim": 8, "backbone.depths": [1, 1, 1, 1], "backbone.drop_path_rate": 0.0},
+    ),
+    "internimage": (
+        "dino_internimage_tiny",
+        {
+            "backbone.embed_dim": 8,
+            "backbone.depths": [1, 1, 1, 1],
+            "backbone.groups": [2, 2, 2, 2],
+            "backbone.drop_path_rate": 0.0,
+        },
     ),
     "vitdet": ("dino_vitdet_base", SMALL_VIT),
     "eva_01": ("dino_eva_01", SMALL_VIT),
@@ -80,7 +89,7 @@ def test_the_learning_rate_of_transformers_decays_from_layer_to_layer(path):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_step_changes_all_weights(backbone, batch):
-    model = build(small_config(backbone)).train()
+    model = build_lively(small_config(backbone)).train()
     optimizer = torch.optim.AdamW(get_param_groups(model, base_lr=1e-3, backbone_lr_factor=0.1))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     sum(model(batch).values()).backward()

@@ -1,6 +1,7 @@
 """Image backbones: a dict of feature maps from an image."""
 
 from .focalnet import FocalNet
+from .internimage import InternImage
 from .pretrained import stage_channels
 from .resnet import ResNet, resnet_channels
 from .simple_feature_pyramid import SimpleFeaturePyramid, pyramid_channels
@@ -10,6 +11,7 @@ from .vit import EVA02, ViTDet
 __all__ = [
     "EVA02",
     "FocalNet",
+    "InternImage",
     "ResNet",
     "SimpleFeaturePyramid",
     "TimmBackbone",

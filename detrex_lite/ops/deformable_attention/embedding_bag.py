@@ -231,6 +231,9 @@ def _sampled_products(rows: Tensor, gradient: Tensor, table: Tensor) -> Tensor:
     The same as embedding_bag's own gradient for its weights, in a third of the time.
     """
     bags, per_bag = rows.shape
+    if per_bag > len(table):
+        # torch cuts a sparse matrix to as many entries as it has cells, but several may be of one cell here.
+        table = F.pad(table, (0, 0, 0, per_bag - len(table)))
     first = torch.arange(0, bags * per_bag + 1, per_bag, dtype=torch.int32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")  # that the format is in beta: said once for each process

@@ -1,0 +1,10 @@
+"""DINO InternImage-T with four feature levels for 12 epochs, from ImageNet-1k.
+
+python tools/train_net.py --config-file projects/dino/configs/dino_internimage_tiny_4scale_12ep.py --num-gpus 8
+"""
+
+from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
+from .models.dino_internimage_tiny import model
+
+model.backbone.weights = "internimage_t_1k_224.pth"  # https://github.com/OpenGVLab/InternImage
+train.output_dir = "output/dino_internimage_tiny_4scale_12ep"

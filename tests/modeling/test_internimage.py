@@ -1,0 +1,135 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from detrex_lite.checkpoint import CheckpointError
+from detrex_lite.modeling import InternImage
+from detrex_lite.modeling.backbone.internimage import DeformableConvolution
+
+SMALL = {"embed_dim": 8, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8)}
+
+
+def make(**arguments):
+    torch.manual_seed(0)
+    return InternImage(**{**SMALL, **arguments})
+
+
+def random_images(height, width, batch=1):
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def lively(module, std=0.3):
+    """Offsets and weights are zeros at first, which hides what they do."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=std)
+    return module
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (45, 70), (3, 5)])
+@pytest.mark.parametrize("post_norm", [False, True])
+def test_maps_have_every_cell_that_begins_in_the_image(height, width, post_norm):
+    backbone = make(out_indices=[0, 1, 2, 3], post_norm=post_norm).double().eval()
+    maps = backbone(random_images(height, width, batch=2).double())
+    assert {name: tuple(one.shape) for name, one in maps.items()} == {
+        f"stage{n}": (2, 8 << n, math.ceil(height / (4 << n)), math.ceil(width / (4 << n))) for n in range(4)
+    }
+    assert {one.dtype for one in maps.values()} == {torch.float64}
+
+
+def value_at(image, y, x):
+    """Bilinear interpolation of an image (h, w, C), which zeros surround."""
+    total = torch.zeros_like(image[0, 0])
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < image.shape[0] and 0 <= column < image.shape[1]:
+                total = total + image[row, column] * (1 - abs(y - row)) * (1 - abs(x - column))
+    return total
+
+
+@pytest.mark.parametrize("offset_scale", [1.0, 2.0])
+def test_deformable_convolution_place_by_place(offset_scale):
+    """Equation 2 of the paper in a loop over cells, groups and the nine places."""
+    layer = lively(DeformableConvolution(8, 2, offset_scale=offset_scale)).double()
+    x = torch.randn(1, 4, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    around = layer.dw_conv(x.permute(0, 3, 1, 2))[0]
+    offsets, weights = layer.offset(around).view(4, 5, 2, 9, 2), layer.mask(around).view(4, 5, 2, 9).softmax(-1)
+    projected = layer.input_proj(x)[0]
+    want = torch.zeros(4, 5, 8, dtype=torch.float64)
+    for row in range(4):
+        for column in range(5):
+            for group in range(2):
+                channels = slice(4 * group, 4 * group + 4)
+                for place in range(9):
+                    to_right, down = offsets[row, column, group, place].tolist()
+                    right_of, below = place // 3 - 1, place % 3 - 1
+                    value = value_at(
+                        projected[..., channels],
+                        row + offset_scale * (below + down),
+                        column + offset_scale * (right_of + to_right),
+                    )
+                    want[row, column, channels] += weights[row, column, group, place] * value
+    assert offsets.abs().max() > 1
+    assert_close(layer(x), layer.output_proj(want)[None])
+
+
+def test_a_new_deformable_convolution_is_a_mean_between_two_projections():
+    layer = DeformableConvolution(8, 2)
+    x = torch.randn(1, 5, 6, 8)
+    mean = nn.functional.avg_pool2d(layer.input_proj(x).permute(0, 3, 1, 2), 3, stride=1, padding=1)
+    assert_close(layer(x), layer.output_proj(mean.permute(0, 2, 3, 1)))
+
+
+@pytest.mark.parametrize("post_norm", [False, True])
+def test_float32_is_float64_rounded(post_norm):
+    backbone = lively(make(post_norm=post_norm), std=0.1).eval()
+    images = random_images(45, 70)
+    single = backbone(images)
+    for got, want in zip(single.values(), backbone.double()(images.double()).values(), strict=True):
+        assert_close(got.double(), want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("post_norm", [False, True])
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_all_weights_are_trained(post_norm, activation_checkpointing):
+    backbone = make(post_norm=post_norm, activation_checkpointing=activation_checkpointing, drop_path_rate=0.0)
+    backbone = lively(backbone).train()
+    sum((one**3).sum() for one in backbone(random_images(96, 96)).values()).backward()
+    assert [name for name, one in backbone.named_parameters() if one.grad is None or not one.grad.any()] == []
+
+
+def test_stages_that_no_output_needs_are_not_built():
+    backbone = make(out_indices=[1])
+    assert len(backbone.levels) == 2
+    assert backbone.levels[1].downsample is None
+    assert backbone.channels == {"stage1": 16}
+
+
+def test_weights_of_a_classifier(tmp_path):
+    state = make().state_dict()
+    torch.save({"model": {**state, "head.weight": torch.ones(5, 64)}}, tmp_path / "a.pth")
+    loaded = InternImage(**SMALL, weights=str(tmp_path / "a.pth")).state_dict()
+    for name, value in state.items():
+        assert torch.equal(loaded[name], value)
+    state.pop("levels.2.blocks.1.gamma1")
+    torch.save(state, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match=r"1 of the tensors .*levels\.2\.blocks\.1\.gamma1"):
+        InternImage(**SMALL, weights=str(tmp_path / "b.pth"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"out_indices": [-1]}, r"out_indices=\[-1\]"),
+        ({"groups": (1, 1)}, "four stages"),
+        ({"groups": (3, 1, 1, 1)}, "8 channels cannot be divided into 3 groups"),
+        ({"weights": "no/such.pth"}, "no/such.pth"),
+    ],
+)
+def test_what_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)

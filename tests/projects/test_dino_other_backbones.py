@@ -6,9 +6,12 @@ import pytest
 import torch
 
 import detrex_lite.projects
+from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
 from detrex_lite.config import LazyConfig, get_config, instantiate
 from detrex_lite.engine.optim import get_param_groups
-from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build_lively, build_on_meta, changed
+from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build, build_lively, build_on_meta, changed
+
+from .published import under_detrex_names
 
 CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dino" / "configs"
 KINDS = ("focalnet", "internimage", "vitdet", "eva")
@@ -95,3 +98,19 @@ def test_a_step_changes_all_weights(backbone, batch):
     sum(model(batch).values()).backward()
     optimizer.step()
     assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_detrex_checkpoints_load(backbone):
+    """Backbones have detrex's names; those of rotary positions are constants that detrex stores."""
+    model, loaded = build(small_config(backbone)), build(small_config(backbone), seed=1)
+    state = under_detrex_names(model.state_dict(), label_embedding="label_enc.")
+    if backbone == "eva_02":
+        for module in ("rope_win", "rope_glb", "blocks.0.attn.rope", "blocks.1.attn.rope"):
+            state.update({f"backbone.net.{module}.freqs_{part}": torch.ones(4, 8) for part in ("cos", "sin")})
+    report = load_checkpoint(loaded, state)
+    assert (report.key_map, report.missing, report.unexpected, report.mismatched) == ("detrex", [], [], [])
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    back = convert_state_dict(model.state_dict(), "detrex")
+    assert {name for name in state if "freqs_" not in name} == set(back)

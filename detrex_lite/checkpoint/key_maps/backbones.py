@@ -31,6 +31,23 @@ def swin(theirs: str) -> Rules:
     )
 
 
+def torchvision_swin(theirs: str) -> Rules:
+    """From torchvision's names of a Swin, kept under the prefix `theirs`, to those of timm."""
+    rules: list[tuple[str, str]] = [
+        (f"{theirs}features.0.0.", "backbone.model.patch_embed.proj."),
+        (f"{theirs}features.0.2.", "backbone.model.patch_embed.norm."),
+    ]
+    for stage in range(4):
+        before, here = f"{theirs}features.{2 * stage + 1}.#.", f"backbone.model.layers.{stage}.blocks.#."
+        rules += [
+            (f"{before}mlp.0.", f"{here}mlp.fc1."),
+            (f"{before}mlp.3.", f"{here}mlp.fc2."),
+            (before, here),
+            (f"{theirs}features.{2 * stage + 2}.", f"backbone.model.layers.{stage + 1}.downsample."),
+        ]
+    return tuple(rules)
+
+
 def convnext(theirs: str) -> Rules:
     """From the names of ConvNeXt's authors, kept under the prefix `theirs`, to those of timm."""
     block, here = f"{theirs}stages.#.#.", "backbone.model.stages.#.blocks.#."

@@ -74,8 +74,7 @@ _SINGLE_LEVEL: Rules = (
     *ONE_HEAD,
 )
 
-_MULTI_SCALE: Rules = (
-    *_BACKBONES,
+_AROUND_BACKBONES: Rules = (
     ("neck.@.#.conv.", "neck.@.#.0."),
     ("neck.@.#.norm.", "neck.@.#.1."),
     *_FFN,
@@ -83,6 +82,7 @@ _MULTI_SCALE: Rules = (
     *PROPOSALS,
     *HEADS,
 )
+_MULTI_SCALE: Rules = (*_BACKBONES, *_AROUND_BACKBONES)
 
 # DETR
 PLAIN = KeyMap(
@@ -118,6 +118,11 @@ DEFORMABLE = KeyMap(
     copies=(_PRELU, BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
 )
 
+_DINO: Rules = (
+    ("transformer.decoder.norm.", "heads.norm."),
+    ("transformer.tgt_embed.", "queries.content."),
+    ("label_enc.", "denoising.label_embedding."),
+)
 DINO = KeyMap(
     "detrex",
     signature=(
@@ -125,13 +130,24 @@ DINO = KeyMap(
         "transformer.decoder.norm.weight",
         _HIDDEN,
     ),
-    rules=(
-        ("transformer.decoder.norm.", "heads.norm."),
-        ("transformer.tgt_embed.", "queries.content."),
-        ("label_enc.", "denoising.label_embedding."),
-        *_MULTI_SCALE,
-    ),
+    rules=(*_DINO, *_MULTI_SCALE),
     copies=(_PRELU, BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
 )
 
-MAPS = (PLAIN, CONDITIONAL, DEFORMABLE, DINO)
+# These backbones have detrex's names here; some are names of Swin or ConvNeXt there.
+DINO_WITH_SAME_BACKBONE = tuple(
+    KeyMap(
+        "detrex",
+        signature=(*DINO.signature, of_backbone),
+        rules=(*_DINO, *_AROUND_BACKBONES),
+        copies=DINO.copies,
+        ignored=("backbone.net.rope_@.", "backbone.net.blocks.#.attn.rope."),  # angles, which are constants
+    )
+    for of_backbone in (
+        "backbone.layers.#.blocks.#.modulation.f.weight",  # FocalNet
+        "backbone.levels.#.blocks.#.dcn.offset.weight",  # InternImage
+        "backbone.net.blocks.#.attn.proj.weight",  # ViTDet and EVA
+    )
+)
+
+MAPS = (PLAIN, CONDITIONAL, DEFORMABLE, *DINO_WITH_SAME_BACKBONE, DINO)

@@ -1,6 +1,6 @@
 """Names of the papers' own repositories."""
 
-from .backbones import swin
+from .backbones import swin, torchvision_swin
 from .conversions import CocoRows, LinearAsConvolution, ObjectnessRows
 from .detrex import BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER, HEADS, ONE_HEAD, PROPOSALS
 from .key_map import KeyMap, Rules
@@ -168,31 +168,71 @@ def _dino(levels: Rules) -> KeyMap:
 DINO = _dino(_THREE_LEVELS)
 DINO_5_SCALE = _dino(_FOUR_LEVELS)
 
-RELATION_DETR = KeyMap(
-    "relation_detr",
-    signature=("transformer.encoder_class_head.weight", "transformer.decoder.class_head.0.weight"),
-    rules=(
-        *((f"neck.convs.{level}.", f"neck.extra_convs.{level - 3}.") for level in (3, 4)),
-        *((f"transformer.decoder.{head}_head.#.", f"heads.{head}_embed.#.") for head in ("class", "bbox")),
-        *((f"transformer.encoder_{head}_head.", f"heads.{head}_embed.encoder.") for head in ("class", "bbox")),
-        *((f"transformer.hybrid_{head}_head.", f"queries.hybrid.heads.{head}_embed.0.") for head in ("class", "bbox")),
-        ("transformer.hybrid_tgt_embed.", "queries.hybrid.content."),
-        ("transformer.tgt_embed.", "queries.content."),
-        ("transformer.decoder.position_relation_embedding.pos_proj.0.", "transformer.decoder.relation.pos_proj."),
-        ("transformer.encoder.memory_fusion.#.", "transformer.encoder.memory_fusion.layers.#."),
-        ("transformer.decoder.norm.", "heads.norm."),
-        ("denoising_generator.label_encoder.", "denoising.label_embedding."),
-        *PROPOSALS,
-        *_ENCODER,
-        *_DEFORMABLE_DECODER,
-    ),
-    ignored=("_classes_",),  # the names of the classes
-    conversions=(
-        LinearAsConvolution("transformer.decoder.relation.pos_proj.weight"),
-        _CLASS_ROWS,
-        CocoRows("queries.hybrid.heads.class_embed.0."),
-        _LABEL_ROWS,
-    ),
+_RELATION_DETR: Rules = (
+    *((f"transformer.decoder.{head}_head.#.", f"heads.{head}_embed.#.") for head in ("class", "bbox")),
+    *((f"transformer.encoder_{head}_head.", f"heads.{head}_embed.encoder.") for head in ("class", "bbox")),
+    *((f"transformer.hybrid_{head}_head.", f"queries.hybrid.heads.{head}_embed.0.") for head in ("class", "bbox")),
+    ("transformer.hybrid_tgt_embed.", "queries.hybrid.content."),
+    ("transformer.tgt_embed.", "queries.content."),
+    ("transformer.decoder.position_relation_embedding.pos_proj.0.", "transformer.decoder.relation.pos_proj."),
+    ("transformer.encoder.memory_fusion.#.", "transformer.encoder.memory_fusion.layers.#."),
+    ("transformer.decoder.norm.", "heads.norm."),
+    ("denoising_generator.label_encoder.", "denoising.label_embedding."),
+    *PROPOSALS,
+    *_ENCODER,
+    *_DEFORMABLE_DECODER,
 )
 
-MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, DINO, DINO_5_SCALE, RELATION_DETR)
+
+def _relation_detr(backbone: Rules, *, num_features: int, ignored: tuple[str, ...] = ()) -> KeyMap:
+    """Relation-DETR with a backbone of so many maps: the neck's convolutions after these are the extra ones here."""
+    return KeyMap(
+        "relation_detr",
+        signature=("transformer.encoder_class_head.weight", "transformer.decoder.class_head.0.weight"),
+        rules=(
+            *(
+                (f"neck.convs.{level}.", f"neck.extra_convs.{level - num_features}.")
+                for level in range(num_features, 5)
+            ),
+            *backbone,
+            *_RELATION_DETR,
+        ),
+        ignored=("_classes_", *ignored),  # the names of the classes
+        conversions=(
+            LinearAsConvolution("transformer.decoder.relation.pos_proj.weight"),
+            _CLASS_ROWS,
+            CocoRows("queries.hybrid.heads.class_embed.0."),
+            _LABEL_ROWS,
+        ),
+    )
+
+
+RELATION_DETR = _relation_detr((), num_features=3)
+
+RELATION_DETR_SWIN = _relation_detr(
+    (*torchvision_swin("backbone.0."), ("backbone.1.norm#.", "backbone.norms.stage#.")),
+    num_features=3,
+    ignored=("backbone.0.features.#.#.attn.relative_position_index",),
+)
+
+RELATION_DETR_FOCALNET = _relation_detr(
+    (
+        ("backbone.0.patch_embed.", "backbone.patch_embed."),
+        ("backbone.0.layers.", "backbone.layers."),
+        ("backbone.1.norm#.", "backbone.norm#."),
+    ),
+    num_features=4,
+)
+
+MAPS = (
+    DETR,
+    DETR_WITH_MASKS,
+    CONDITIONAL_DETR,
+    DAB_DETR,
+    DEFORMABLE_DETR,
+    DINO,
+    DINO_5_SCALE,
+    RELATION_DETR,
+    RELATION_DETR_SWIN,
+    RELATION_DETR_FOCALNET,
+)

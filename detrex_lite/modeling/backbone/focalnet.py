@@ -9,6 +9,7 @@ licence), which detrex and Relation-DETR keep.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class FocalNet(nn.Module):
         """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, ceil(H / stride), ceil(W / stride))."""
         x = self.patch_embed(pad_to_multiple(images, 4))
         outputs = {}
-        for index, stage in enumerate(self.layers):
+        for index, stage in enumerate(cast("Sequence[_Stage]", self.layers)):
             x = run_blocks(stage.blocks, x, recompute=self.activation_checkpointing and self.training)
             if index in self.out_indices:
                 outputs[f"stage{index}"] = getattr(self, f"norm{index}")(x.permute(0, 3, 1, 2))

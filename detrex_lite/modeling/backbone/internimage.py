@@ -7,6 +7,7 @@ Letters: B batch, h x w cells of a map, C channels, G groups.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ class InternImage(nn.Module):
         """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, ceil(H / stride), ceil(W / stride))."""
         x = self.patch_embed(images)
         outputs = {}
-        for index, stage in enumerate(self.levels):
+        for index, stage in enumerate(cast("Sequence[_Stage]", self.levels)):
             x = run_blocks(stage.blocks, x, recompute=self.activation_checkpointing and self.training)
             x = stage.norm(x) if stage.norm is not None else x
             if index in self.out_indices:

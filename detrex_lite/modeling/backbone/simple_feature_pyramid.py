@@ -3,24 +3,11 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 from torch import Tensor, nn
 
 from ..layer_norm import LayerNorm2d
 from .pretrained import load_pretrained
-
-
-class PlainNetwork(Protocol):
-    """What a pyramid is built on: a module from images (B, 3, H, W) to one map (B, C, h, w), h = floor(H / stride).
-
-    Attributes:
-        channels: C.
-        stride: of the map, a power of two.
-    """
-
-    channels: int
-    stride: int
 
 
 class SimpleFeaturePyramid(nn.Module):
@@ -37,7 +24,8 @@ class SimpleFeaturePyramid(nn.Module):
     halved to one.
 
     Args:
-        net: the transformer (`PlainNetwork`).
+        net: the transformer, such as `ViTDet`: from images (B, 3, H, W) to one map (B, C, h, w), h = floor(H / stride),
+            with C and the stride as its attributes `channels` and `stride`.
         out_channels: channels of every level.
         scales: for each level, finest first, the side of its map relative to the transformer's: 2 is half the stride.
             The paper's are 4, 2, 1, 0.5, which make strides of 4, 8, 16, 32 from 16.
@@ -66,7 +54,7 @@ class SimpleFeaturePyramid(nn.Module):
         weights: str | None = None,
     ):
         super().__init__()
-        channels, self.stride = int(net.channels), int(net.stride)  # type: ignore[call-overload]
+        channels, self.stride = int(net.channels), int(net.stride)  # type: ignore[arg-type]
         self.channels = pyramid_channels(
             out_channels=out_channels, scales=scales, subsampled_levels=subsampled_levels, stride=self.stride
         )

@@ -239,7 +239,7 @@ class RelativeAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, h, w, C). Returns the same shape."""
         _, height, width, _ = x.shape
-        bias = self.qkv.bias
+        bias: Tensor | None = self.qkv.bias
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         query, key, value = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1)).unbind(3)

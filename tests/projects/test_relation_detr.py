@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
 from detrex_lite.config import get_config
 from detrex_lite.modeling import PositionRelation
 from detrex_lite.projects.dino.modeling import DINO
 from detrex_lite.testing import (
     NUM_QUERIES,
     SMALL,
+    SMALL_TRANSFORMER,
     DeformableContract,
     DenoisingContract,
     TwoStageContract,
@@ -26,7 +28,7 @@ from detrex_lite.testing import (
     without_dropout,
 )
 
-from .published import PROJECTS
+from .published import PROJECTS, apply_rules
 
 CONFIGS = PROJECTS / "relation_detr" / "configs"
 ONE2MANY = 3 * NUM_QUERIES
@@ -202,3 +204,40 @@ def test_without_its_ideas_it_is_dino(batch):
     for suffix, expected in theirs.items():
         assert_close(ours[suffix].logits, expected.logits)
         assert_close(ours[suffix].boxes, expected.boxes)
+
+
+def test_checkpoints_of_the_paper_on_a_focalnet():
+    """Maps and their norms are two modules there, and a fifth level is made of four maps."""
+    cfg = get_config("projects/relation_detr/configs/models/relation_detr_focalnet_large.py").model
+    narrow = {"backbone.embed_dim": 8, "backbone.depths": [1, 1, 1, 1], "num_queries_one2many": ONE2MANY}
+    cfg = changed(cfg, {**SMALL_TRANSFORMER, **narrow})
+    model, loaded = build(cfg), build(cfg, seed=1)
+    state = convert_state_dict(model.state_dict(), "relation_detr")
+    rules = ((r"^backbone\.(norm\d)", r"backbone.1.\1"), (r"^backbone\.(patch_embed|layers)", r"backbone.0.\1"))
+    names = {apply_rules(name, rules) for name in model.state_dict() if name.startswith("backbone.")}
+    assert names == {name for name in state if name.startswith("backbone.")}
+    assert {name.split(".")[2] for name in state if name.startswith("neck.convs.")} == set("01234")
+    report = load_checkpoint(loaded, state)
+    assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_names_of_a_swin_in_checkpoints_of_the_paper():
+    pytest.importorskip("timm", reason="the package timm is not installed")
+    model, _ = build_on_meta(CONFIGS / "models" / "relation_detr_swin_large.py")
+    names = set(convert_state_dict(model.state_dict(), "relation_detr"))
+    block = "backbone.0.features.5.17."
+    assert {name.removeprefix(block) for name in names if name.startswith(block)} == {
+        *(f"{part}.{kind}" for part in ("norm1", "norm2", "mlp.0", "mlp.3") for kind in ("weight", "bias")),
+        *(f"attn.{part}.{kind}" for part in ("qkv", "proj") for kind in ("weight", "bias")),
+        "attn.relative_position_bias_table",
+    }
+    assert {
+        "backbone.0.features.0.0.weight",
+        "backbone.0.features.0.2.bias",
+        "backbone.0.features.2.reduction.weight",
+        "backbone.0.features.6.norm.weight",
+        "neck.convs.3.0.weight",
+    } <= names
+    assert not [name for name in names if name.startswith("backbone.") and not name.startswith("backbone.0.features.")]

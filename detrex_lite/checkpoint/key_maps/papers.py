@@ -184,11 +184,13 @@ _RELATION_DETR: Rules = (
 )
 
 
-def _relation_detr(backbone: Rules, *, num_features: int, ignored: tuple[str, ...] = ()) -> KeyMap:
+def _relation_detr(
+    backbone: Rules, *, num_features: int, signature: tuple[str, ...] = (), ignored: tuple[str, ...] = ()
+) -> KeyMap:
     """Relation-DETR with a backbone of so many maps: the neck's convolutions after these are the extra ones here."""
     return KeyMap(
         "relation_detr",
-        signature=("transformer.encoder_class_head.weight", "transformer.decoder.class_head.0.weight"),
+        signature=("transformer.encoder_class_head.weight", "transformer.decoder.class_head.0.weight", *signature),
         rules=(
             *(
                 (f"neck.convs.{level}.", f"neck.extra_convs.{level - num_features}.")
@@ -210,8 +212,9 @@ def _relation_detr(backbone: Rules, *, num_features: int, ignored: tuple[str, ..
 RELATION_DETR = _relation_detr((), num_features=3)
 
 RELATION_DETR_SWIN = _relation_detr(
-    (*torchvision_swin("backbone.0."), ("backbone.1.norm#.", "backbone.norms.stage#.")),
+    torchvision_swin("backbone.0."),
     num_features=3,
+    signature=("backbone.0.features.#.#.attn.qkv.weight",),
     ignored=("backbone.0.features.#.#.attn.relative_position_index",),
 )
 
@@ -222,6 +225,7 @@ RELATION_DETR_FOCALNET = _relation_detr(
         ("backbone.1.norm#.", "backbone.norm#."),
     ),
     num_features=4,
+    signature=("backbone.0.layers.#.blocks.#.modulation.f.weight",),
 )
 
 MAPS = (
@@ -232,7 +236,7 @@ MAPS = (
     DEFORMABLE_DETR,
     DINO,
     DINO_5_SCALE,
-    RELATION_DETR,
     RELATION_DETR_SWIN,
     RELATION_DETR_FOCALNET,
+    RELATION_DETR,
 )

@@ -70,6 +70,8 @@ class KeyMap:
         ignored: templates of names that are no weights of a detector, left out in silence.
         conversions: of tensors that differ in more than their name; the first that applies is made.
         one_head: whether one class head and one box head, for all layers, are stored once.
+        repeated_heads: whether class heads may be stored for the first layer alone, which all layers then have.
+        exhaustive: whether the rules name all weights of its detectors: what none of them names is of no such detector.
     """
 
     name: str
@@ -79,6 +81,8 @@ class KeyMap:
     ignored: tuple[str, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     one_head: bool = False
+    repeated_heads: bool = False
+    exhaustive: bool = False
 
     def matches(self, keys: Iterable[str]) -> bool:
         """Whether a checkpoint with these keys may be of this kind."""

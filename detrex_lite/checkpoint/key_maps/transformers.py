@@ -1,7 +1,7 @@
 """Names of Hugging Face's transformers: DETR, Conditional DETR, DAB-DETR and Deformable DETR, with a ResNet.
 
-Its version 5 changed names in the models and kept those of version 4 in the files that `save_pretrained` writes. Both are
-read. The state dict of a model of version 5 is what is written, with a backbone of timm (`use_timm_backbone=True`).
+Its version 5 changed names in the models, and kept those of version 4 in the files that `save_pretrained` writes. Both
+are read. The state dict of a model of version 5 is what is written, with a backbone of timm (`use_timm_backbone=True`).
 """
 
 from .backbones import transformers_resnet
@@ -31,8 +31,7 @@ _PROJECTIONS = {
 def _layers(stack: str, names: dict[str, str]) -> Rules:
     """What the layers of the encoder or decoder are made of: name there -> name here."""
     return tuple(
-        (f"model.{stack}.layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.")
-        for theirs, ours in names.items()
+        (f"model.{stack}.layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.") for theirs, ours in names.items()
     )
 
 
@@ -79,7 +78,11 @@ DETR = KeyMap(
             for output, ffn in (("o_proj", _MLP), ("out_proj", _FC))
             for rule in _layers(
                 "decoder",
-                {f"self_attn.{output}": "attentions.0.out_proj", f"encoder_attn.{output}": "attentions.1.out_proj", **ffn},
+                {
+                    f"self_attn.{output}": "attentions.0.out_proj",
+                    f"encoder_attn.{output}": "attentions.1.out_proj",
+                    **ffn,
+                },
             )
         ),
         *_layers("decoder", _DECODER_NORMS),

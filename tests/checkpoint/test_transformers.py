@@ -1,0 +1,300 @@
+"""Checkpoints of Hugging Face's transformers, and agreement with its detectors, of which these are the weights."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from detrex_lite.checkpoint import CheckpointError, convert_state_dict, load_checkpoint, save_atomic
+from detrex_lite.checkpoint.key_maps import COCO_IDS
+from detrex_lite.config import get_config
+from detrex_lite.modeling import TokenLevels
+from detrex_lite.structures import box_xyxy_to_cxcywh
+from detrex_lite.testing import (
+    NUM_CLASSES,
+    NUM_QUERIES,
+    SMALL,
+    build,
+    build_lively,
+    changed,
+    make_batch,
+    predict,
+    without_dropout,
+)
+
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+# What the papers' repositories have and detrex has not.
+NO_EPS = {"criterion.losses.loss_giou.eps": 0.0, "criterion.matcher.costs.giou.eps": 0.0}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One detector as it is called and configured here and there.
+
+    Attributes:
+        project: whose model config is taken.
+        kind: how transformers' classes begin.
+        changes: keys of the model config here.
+        options: of transformers' config.
+        stages: of the ResNet, that are read.
+        auxiliary_loss: whether transformers computes losses of all layers. Its DETR and Conditional DETR compute
+            another function then: what they normalise to predict with is what goes into the next layer, too.
+        tolerance: how far it may be from transformers', which computes some things in float32 always.
+    """
+
+    project: str
+    kind: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[str, ...] = ("stage4",)
+    auxiliary_loss: bool = True
+    tolerance: float = 1e-9
+
+    def ours(self, **changes: Any) -> Any:
+        cfg = get_config(f"projects/{self.project}/configs/models/{self.project}_r50.py").model
+        return build_lively(without_dropout(changed(cfg, {**SMALL, **NO_EPS, **self.changes, **changes}))).double()
+
+    def theirs(self, *, timm: bool = False, **options: Any) -> Any:
+        """Its backbone is a ResNet-18 of timm or of transformers."""
+        if timm:
+            backbone = {"use_timm_backbone": True, "backbone": "resnet18"}
+        else:
+            own = transformers.ResNetConfig(
+                layer_type="basic",
+                depths=[2, 2, 2, 2],
+                hidden_sizes=[64, 128, 256, 512],
+                embedding_size=64,
+                out_features=list(self.stages),
+            )
+            backbone = {"use_timm_backbone": False, "backbone": None, "backbone_config": own}
+        config = getattr(transformers, f"{self.kind}Config")(
+            **backbone,
+            use_pretrained_backbone=False,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=96,
+            decoder_ffn_dim=96,
+            auxiliary_loss=self.auxiliary_loss,
+            **{"num_labels": NUM_CLASSES, "num_queries": NUM_QUERIES, **self.options, **options},
+        )
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{self.kind}ForObjectDetection")(config).double().eval()
+        for (
+            name,
+            parameter,
+        ) in model.named_parameters():  # fresh weights are too small and too alike to tell models apart
+            if parameter.dim() == 1:
+                nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.2)
+            elif "embeddings" in name or "patterns" in name:
+                nn.init.normal_(parameter)
+            else:  # boxes must not run into the borders, where all are alike
+                nn.init.xavier_normal_(parameter, gain=1.0 if "bbox" in name else 2.0)
+        return model
+
+
+def deformable(**variant):
+    changes = {"heads.eps": 1e-5, "criterion.weights.loss_class": 2.0}
+    changes |= {"with_box_refine": variant["refine"], "as_two_stage": variant["two_stage"]}
+    options = {"d_model": 64, "class_cost": 2, "disable_custom_kernels": True, "two_stage_num_proposals": NUM_QUERIES}
+    options |= {"with_box_refine": variant["refine"], "two_stage": variant["two_stage"]}
+    return Detector(
+        "deformable_detr", "DeformableDetr", changes, options, ("stage2", "stage3", "stage4"), tolerance=1e-6
+    )
+
+
+DETECTORS = {
+    "detr": Detector("detr", "Detr", options={"d_model": 64}, auxiliary_loss=False),
+    "conditional_detr": Detector(
+        "conditional_detr",
+        "ConditionalDetr",
+        {"heads.eps": 1e-5, "transformer.mask_memory_padding": True},
+        {"d_model": 64},
+        auxiliary_loss=False,
+        tolerance=1e-7,
+    ),
+    "dab_detr": Detector(
+        "dab_detr",
+        "DabDetr",
+        {"heads.eps": 1e-5, "num_patterns": 3},
+        {"hidden_size": 64, "num_patterns": 3},
+        tolerance=1e-4,
+    ),
+    "deformable_detr": deformable(refine=False, two_stage=False),
+    "deformable_detr, refine": deformable(refine=True, two_stage=False),
+    "deformable_detr, two stages": deformable(refine=True, two_stage=True),
+}
+
+
+@pytest.fixture(params=DETECTORS)
+def detector(request):
+    return DETECTORS[request.param]
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """All is computed in float64: constants that transformers makes, and where tokens are, which is float32 here."""
+    before, from_maps = torch.get_default_dtype(), TokenLevels.from_maps
+
+    def geometry_in_float64(maps):
+        shares = [[[w / m.tensor.shape[-1], h / m.tensor.shape[-2]] for h, w in m.image_sizes] for m in maps]
+        return dataclasses.replace(from_maps(maps), valid_ratios=torch.tensor(shares).transpose(0, 1))
+
+    monkeypatch.setattr(TokenLevels, "from_maps", geometry_in_float64)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def labels_of(batch):
+    """The objects of a batch as transformers wants them: boxes cxcywh in 0..1 of each image."""
+    labels = []
+    for one in batch:
+        height, width = one["instances"].image_size
+        boxes = one["instances"].gt_boxes.tensor.double() / torch.tensor([width, height, width, height])
+        labels.append({"class_labels": one["instances"].gt_classes, "boxes": box_xyxy_to_cxcywh(boxes)})
+    return labels
+
+
+def assert_equal_outputs(ours, theirs, tolerance):
+    """Logits, boxes and losses of all layers, of images that are padded to one batch as published."""
+    batch = make_batch()
+    ours.train()
+    with torch.no_grad():
+        images = ours.preprocess(batch, as_published=True)
+        named = predict(ours, batch, targets=True)
+        losses = ours(batch)
+        want = theirs(images.tensor, pixel_mask=(~images.mask).long(), labels=labels_of(batch))
+    pairs = [("", want.logits, want.pred_boxes)]
+    pairs += [(f"_{i}", one["logits"], one["pred_boxes"]) for i, one in enumerate(want.auxiliary_outputs or [])]
+    if want.get("enc_outputs_class") is not None:
+        pairs.append(("_enc", want.enc_outputs_class, want.enc_outputs_coord_logits.sigmoid()))
+    for name, logits, boxes in pairs:
+        for got, expected in (named[name].logits, logits), (named[name].boxes, boxes):
+            assert_close(got, expected, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+            assert got.std(dim=(0, 1)).min() > 1e-3  # images and queries differ by far more than what is tolerated
+    for name, there in {"class": "ce", "bbox": "bbox", "giou": "giou"}.items():
+        for layer in ("", "_0") if want.auxiliary_outputs else ("",):
+            got = losses[f"loss_{name}{layer}"] / ours.criterion.weights[f"loss_{name}"]
+            assert_close(got, want.loss_dict[f"loss_{there}{layer}"], rtol=10 * tolerance, atol=0)
+
+
+def assert_complete(report):
+    assert report.key_map == "transformers"
+    assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_model_of_transformers_and_its_copy_here_agree(detector):
+    theirs, ours = detector.theirs(), detector.ours()
+    assert_complete(load_checkpoint(ours, theirs.state_dict()))
+    assert_equal_outputs(ours, theirs, detector.tolerance)
+
+
+@pytest.mark.parametrize("timm", [False, True], ids=["own backbone", "timm"])
+def test_a_folder_that_transformers_saved_loads(detector, timm, tmp_path):
+    """Its files have other names than its models, and hold tensors that are shared once."""
+    theirs = detector.theirs(timm=timm)
+    theirs.save_pretrained(tmp_path, max_shard_size="3MB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ours, same = detector.ours(), detector.ours()
+    assert_complete(load_checkpoint(same, theirs.state_dict()))
+    assert_complete(load_checkpoint(ours, tmp_path))
+    for name, value in same.state_dict().items():
+        assert_close(ours.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.skipif(transformers.__version__ < "5", reason="what is written has the names of version 5")
+def test_what_is_written_is_the_state_dict_of_a_model_of_transformers(detector):
+    ours = detector.ours()
+    theirs = detector.theirs(timm=True)
+    random = detector.ours()
+    load_checkpoint(random, detector.theirs().state_dict())  # livelier weights than initial ones
+    ours.load_state_dict(random.state_dict())
+    theirs.load_state_dict(convert_state_dict(ours.state_dict(), "transformers"), strict=True)
+    assert_equal_outputs(ours, theirs, detector.tolerance)
+
+
+def test_a_written_file_is_one_of_from_pretrained(tmp_path):
+    """Also where layers have class heads of their own, which fresh models of transformers share."""
+    detector = DETECTORS["deformable_detr, refine"]
+    ours, theirs = detector.ours(), detector.theirs(timm=True)
+    load_checkpoint(ours, theirs.state_dict())
+    for head in ours.heads.class_embed:
+        nn.init.normal_(head.weight)
+    theirs.config.save_pretrained(tmp_path)
+    save_atomic(convert_state_dict(ours.state_dict(), "transformers"), tmp_path / "model.safetensors")
+    read = type(theirs).from_pretrained(tmp_path, dtype=torch.float64)
+    for head, there in zip(ours.heads.class_embed, read.class_embed, strict=True):
+        assert_close(there.weight, head.weight, rtol=0, atol=0)
+    again = detector.ours()
+    assert_complete(load_checkpoint(again, read.state_dict()))
+    for name, value in ours.state_dict().items():
+        assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("detr", 92), ("deformable_detr", 91), ("deformable_detr, two stages", 91)])
+def test_rows_of_coco_ids_become_those_of_classes(name, rows):
+    detector = DETECTORS[name]
+    theirs, ours = detector.theirs(num_labels=91), detector.ours(num_classes=80)
+    state = theirs.state_dict()
+    assert_complete(load_checkpoint(ours, state))
+    stored = {key: value for key, value in state.items() if re.search(r"class_(embed|labels_classifier)", key)}
+    assert {len(value) for value in stored.values()} == {rows}
+    ids = [*COCO_IDS, 91] if rows == 92 else list(COCO_IDS)
+    first = state["class_labels_classifier.weight" if rows == 92 else "class_embed.0.weight"]
+    assert_close(ours.heads.class_embed[0].weight, first[ids], rtol=0, atol=0)
+    if "two stages" in name:  # the encoder's scores are those of objectness, in row 0
+        assert_close(ours.heads.class_embed[2].weight[0], state["class_embed.2.weight"][0], rtol=0, atol=0)
+
+
+def test_class_heads_that_are_stored_once_are_every_layers():
+    """As transformers stores those of a Deformable DETR that refines boxes."""
+    detector = DETECTORS["deformable_detr, refine"]
+    state = detector.theirs().state_dict()
+    once = {name: value for name, value in state.items() if not name.startswith("class_embed.1.")}
+    ours = detector.ours()
+    report = load_checkpoint(ours, once)
+    assert_complete(report)
+    assert report.loaded["class_embed.0.bias"] == ["heads.class_embed.0.bias", "heads.class_embed.1.bias"]
+    assert_close(ours.heads.class_embed[1].weight, state["class_embed.0.weight"], rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match=r"class_embed\.0\.weight"):  # of other classes: nothing is repeated
+        load_checkpoint(detector.ours(num_classes=3), once)
+    other_classes = detector.ours(num_classes=3)
+    report = load_checkpoint(other_classes, once, fine_tune=True)
+    assert {one.name for one in report.mismatched} == {f"heads.class_embed.0.{name}" for name in ("weight", "bias")}
+    assert report.missing == ["heads.class_embed.1.weight", "heads.class_embed.1.bias"]
+    two_layers = {name: value for name, value in once.items() if not name.startswith("class_embed.")}
+    assert "heads.class_embed.1.weight" in load_checkpoint(detector.ours(), two_layers, fine_tune=True).missing
+
+
+PRE_NORM = {
+    "transformer.encoder.layer.operation_order": ["norm", "self_attn", "norm", "ffn"],
+    "transformer.decoder.layer.operation_order": ["norm", "self_attn", "norm", "cross_attn", "norm", "ffn"],
+}
+
+
+@pytest.mark.parametrize(
+    ("project", "changes", "named"),
+    [
+        ("detr", PRE_NORM, r"transformer\.encoder\.norm"),
+        ("dn_detr", {}, r"denoising\.label_embedding"),
+        ("dab_deformable_detr", {}, r"neck\."),
+        ("dino", {}, r"neck\."),
+    ],
+)
+def test_detectors_that_transformers_does_not_have_are_refused(project, changes, named):
+    cfg = get_config(f"projects/{project}/configs/models/{project}_r50.py").model
+    state = build(changed(cfg, {**SMALL, **changes})).state_dict()
+    with pytest.raises(CheckpointError, match=f"transformers has no such detector: .*{named}"):
+        convert_state_dict(state, "transformers")

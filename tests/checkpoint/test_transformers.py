@@ -27,7 +27,7 @@ from detrex_lite.testing import (
     without_dropout,
 )
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", minversion="5")  # its names are what is written
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -56,7 +56,7 @@ class Detector:
     options: dict[str, Any] = field(default_factory=dict)
     stages: tuple[str, ...] = ("stage4",)
     auxiliary_loss: bool = True
-    tolerance: float = 1e-9
+    tolerance: float = 1e-6
 
     def ours(self, **changes: Any) -> Any:
         cfg = get_config(f"projects/{self.project}/configs/models/{self.project}_r50.py").model
@@ -120,7 +120,6 @@ DETECTORS = {
         {"heads.eps": 1e-5, "transformer.mask_memory_padding": True},
         {"d_model": 64},
         auxiliary_loss=False,
-        tolerance=1e-7,
     ),
     "dab_detr": Detector(
         "dab_detr",
@@ -214,7 +213,6 @@ def test_a_folder_that_transformers_saved_loads(detector, timm, tmp_path):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.skipif(transformers.__version__ < "5", reason="what is written has the names of version 5")
 def test_what_is_written_is_the_state_dict_of_a_model_of_transformers(detector):
     ours = detector.ours()
     theirs = detector.theirs(timm=True)

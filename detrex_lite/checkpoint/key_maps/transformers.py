@@ -126,7 +126,7 @@ CONDITIONAL_DETR = KeyMap(
 
 DAB_DETR = KeyMap(
     "transformers",
-    signature=("model.query_refpoint_embeddings.weight", "bbox_predictor.layers.#.weight"),
+    signature=("model.query_refpoint_embeddings.weight", "model.decoder.ref_point_head.layers.#.weight"),
     rules=(
         *transformers_resnet("model.backbone.conv_encoder.model._backbone."),
         *_attention("encoder", "self_attn", 0),

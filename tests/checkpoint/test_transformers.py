@@ -27,6 +27,8 @@ from detrex_lite.testing import (
     without_dropout,
 )
 
+from .published_names import state, variants
+
 transformers = pytest.importorskip("transformers", minversion="5")  # its names are what is written
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -194,32 +196,25 @@ def assert_complete(report):
 
 @pytest.mark.usefixtures("float64")
 def test_a_model_of_transformers_and_its_copy_here_agree(detector):
-    theirs, ours = detector.theirs(), detector.ours()
+    """And what is written of the copy is the state dict of the model again."""
+    theirs, ours = detector.theirs(timm=True), detector.ours()
     assert_complete(load_checkpoint(ours, theirs.state_dict()))
     assert_equal_outputs(ours, theirs, detector.tolerance)
 
-
-@pytest.mark.parametrize("timm", [False, True], ids=["own backbone", "timm"])
-def test_a_folder_that_transformers_saved_loads(detector, timm, tmp_path):
-    """Its files have other names than its models, and hold tensors that are shared once."""
-    theirs = detector.theirs(timm=timm)
-    theirs.save_pretrained(tmp_path, max_shard_size="3MB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    ours, same = detector.ours(), detector.ours()
-    assert_complete(load_checkpoint(same, theirs.state_dict()))
-    assert_complete(load_checkpoint(ours, tmp_path))
-    for name, value in same.state_dict().items():
-        assert_close(ours.state_dict()[name], value, rtol=0, atol=0)
+    before = {name: value.clone() for name, value in theirs.state_dict().items()}
+    for value in theirs.state_dict().values():
+        value.zero_()
+    theirs.load_state_dict(convert_state_dict(ours.state_dict(), "transformers"), strict=True)
+    assert_close(theirs.state_dict(), before, rtol=0, atol=0)
 
 
 @pytest.mark.usefixtures("float64")
-def test_what_is_written_is_the_state_dict_of_a_model_of_transformers(detector):
-    ours = detector.ours()
-    theirs = detector.theirs(timm=True)
-    random = detector.ours()
-    load_checkpoint(random, detector.theirs().state_dict())  # livelier weights than initial ones
-    ours.load_state_dict(random.state_dict())
-    theirs.load_state_dict(convert_state_dict(ours.state_dict(), "transformers"), strict=True)
+def test_a_folder_that_transformers_saved_loads(detector, tmp_path):
+    """Its files have other names than its models, and hold shared tensors once. The backbone is its own."""
+    theirs, ours = detector.theirs(), detector.ours()
+    theirs.save_pretrained(tmp_path, max_shard_size="30MB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert_complete(load_checkpoint(ours, tmp_path))
     assert_equal_outputs(ours, theirs, detector.tolerance)
 
 
@@ -245,27 +240,27 @@ def test_a_written_file_is_one_of_from_pretrained(tmp_path):
 def test_rows_of_coco_ids_become_those_of_classes(name, rows):
     detector = DETECTORS[name]
     theirs, ours = detector.theirs(num_labels=91), detector.ours(num_classes=80)
-    state = theirs.state_dict()
-    assert_complete(load_checkpoint(ours, state))
-    stored = {key: value for key, value in state.items() if re.search(r"class_(embed|labels_classifier)", key)}
+    weights = theirs.state_dict()
+    assert_complete(load_checkpoint(ours, weights))
+    stored = {key: value for key, value in weights.items() if re.search(r"class_(embed|labels_classifier)", key)}
     assert {len(value) for value in stored.values()} == {rows}
     ids = [*COCO_IDS, 91] if rows == 92 else list(COCO_IDS)
-    first = state["class_labels_classifier.weight" if rows == 92 else "class_embed.0.weight"]
+    first = weights["class_labels_classifier.weight" if rows == 92 else "class_embed.0.weight"]
     assert_close(ours.heads.class_embed[0].weight, first[ids], rtol=0, atol=0)
     if "two stages" in name:  # the encoder's scores are those of objectness, in row 0
-        assert_close(ours.heads.class_embed[2].weight[0], state["class_embed.2.weight"][0], rtol=0, atol=0)
+        assert_close(ours.heads.class_embed[2].weight[0], weights["class_embed.2.weight"][0], rtol=0, atol=0)
 
 
 def test_class_heads_that_are_stored_once_are_every_layers():
     """As transformers stores those of a Deformable DETR that refines boxes."""
     detector = DETECTORS["deformable_detr, refine"]
-    state = detector.theirs().state_dict()
-    once = {name: value for name, value in state.items() if not name.startswith("class_embed.1.")}
+    weights = detector.theirs().state_dict()
+    once = {name: value for name, value in weights.items() if not name.startswith("class_embed.1.")}
     ours = detector.ours()
     report = load_checkpoint(ours, once)
     assert_complete(report)
     assert report.loaded["class_embed.0.bias"] == ["heads.class_embed.0.bias", "heads.class_embed.1.bias"]
-    assert_close(ours.heads.class_embed[1].weight, state["class_embed.0.weight"], rtol=0, atol=0)
+    assert_close(ours.heads.class_embed[1].weight, weights["class_embed.0.weight"], rtol=0, atol=0)
     with pytest.raises(CheckpointError, match=r"class_embed\.0\.weight"):  # of other classes: nothing is repeated
         load_checkpoint(detector.ours(num_classes=3), once)
     other_classes = detector.ours(num_classes=3)
@@ -274,6 +269,35 @@ def test_class_heads_that_are_stored_once_are_every_layers():
     assert report.missing == ["heads.class_embed.1.weight", "heads.class_embed.1.bias"]
     two_layers = {name: value for name, value in once.items() if not name.startswith("class_embed.")}
     assert "heads.class_embed.1.weight" in load_checkpoint(detector.ours(), two_layers, fine_tune=True).missing
+
+
+# Variant of the published names -> project, changes
+PUBLISHED = {
+    "detr_r50": ("detr", {}),
+    "detr_r50_no_timm": ("detr", {}),
+    "detr_r101": ("detr", {"backbone.depth": 101}),
+    "detr_r50_panoptic": ("detr", {"num_classes": 250}),
+    "conditional_detr_r50": ("conditional_detr", {}),
+    "dab_detr_r50": ("dab_detr", {}),
+    "dab_detr_r50_safetensors": ("dab_detr", {}),
+    "deformable_detr_r50": ("deformable_detr", {}),
+    "deformable_detr_r50_safetensors": ("deformable_detr", {}),
+    "deformable_detr_r50_refine": ("deformable_detr", {"with_box_refine": True}),
+    "deformable_detr_r50_two_stage": ("deformable_detr", {"with_box_refine": True, "as_two_stage": True}),
+}
+
+
+def test_all_published_names_of_transformers_are_tried():
+    assert {name for name in variants() if name.startswith("transformers/")} == {f"transformers/{n}" for n in PUBLISHED}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_checkpoints_load_completely(name):
+    project, changes = PUBLISHED[name]
+    cfg = get_config(f"projects/{project}/configs/models/{project}_r50.py").model
+    with torch.device("meta"):
+        model = build(changed(cfg, changes))
+    assert_complete(load_checkpoint(model, state(f"transformers/{name}", device="cpu")))
 
 
 PRE_NORM = {
@@ -293,6 +317,6 @@ PRE_NORM = {
 )
 def test_detectors_that_transformers_does_not_have_are_refused(project, changes, named):
     cfg = get_config(f"projects/{project}/configs/models/{project}_r50.py").model
-    state = build(changed(cfg, {**SMALL, **changes})).state_dict()
+    model = build(changed(cfg, {**SMALL, **changes}))
     with pytest.raises(CheckpointError, match=f"transformers has no such detector: .*{named}"):
-        convert_state_dict(state, "transformers")
+        convert_state_dict(model.state_dict(), "transformers")

@@ -10,14 +10,15 @@ from .detrex import HEADS, has_proposals, refines_boxes
 from .key_map import Copy, KeyMap, Rules
 
 _MLP = {"mlp.fc1": "ffns.0.layers.0", "mlp.fc2": "ffns.0.layers.1"}
-_FC = {"fc1": "ffns.0.layers.0", "fc2": "ffns.0.layers.1"}  # version 4, and the encoder of DAB-DETR
+_FC = {"fc1": "ffns.0.layers.0", "fc2": "ffns.0.layers.1"}  # of version 4, and of DAB-DETR's encoder
+_OUTPUTS = ("o_proj", "out_proj")  # versions 5 and 4
 _ENCODER_NORMS = {"self_attn_layer_norm": "norms.0", "final_layer_norm": "norms.1"}
 _DECODER_NORMS = {
     "self_attn_layer_norm": "norms.0",
     "encoder_attn_layer_norm": "norms.1",
     "final_layer_norm": "norms.2",
 }
-# The projections of a conditional decoder layer; version 4 has them beside the attention, as sa_qcontent_proj.
+# The projections of conditional attention; version 4 calls them sa_qcontent_proj, and so on.
 _PROJECTIONS = {
     "q_content": "query_content",
     "q_pos": "query_pos",
@@ -36,15 +37,17 @@ def _layers(stack: str, names: dict[str, str]) -> Rules:
 
 
 def _attention(stack: str, theirs: str, number: int) -> Rules:
-    """Attention with three projections there, which are one parameter here."""
+    """Attention with three projections there, which are one parameter here, and that of what comes out."""
     before, here = f"model.{stack}.layers.#.{theirs}", f"transformer.{stack}.layers.#.attentions.{number}"
-    return tuple((f"{before}.{part}_proj.@", f"{here}.in_proj_@[{index}/3]") for index, part in enumerate("qkv"))
+    return (
+        *((f"{before}.{part}_proj.@", f"{here}.in_proj_@[{index}/3]") for index, part in enumerate("qkv")),
+        *((f"{before}.{output}.", f"{here}.out_proj.") for output in _OUTPUTS),
+    )
 
 
 _ENCODER: Rules = (
     *_attention("encoder", "self_attn", 0),
-    *_layers("encoder", {"self_attn.o_proj": "attentions.0.out_proj", **_MLP, **_ENCODER_NORMS}),
-    *_layers("encoder", {"self_attn.out_proj": "attentions.0.out_proj", **_FC}),
+    *_layers("encoder", {**_MLP, **_FC, **_ENCODER_NORMS}),
 )
 
 _COMMON: Rules = (
@@ -66,55 +69,53 @@ _POSITIONS: Rules = (
 
 _CLASS_ROWS = CocoRows("heads.class_embed.#.")
 
+_DETR_RULES: Rules = (
+    *_ENCODER,
+    *_attention("decoder", "self_attn", 0),
+    *_attention("decoder", "encoder_attn", 1),
+    *_layers("decoder", {**_MLP, **_FC, **_DECODER_NORMS}),
+    *_SINGLE_LEVEL,
+)
 DETR = KeyMap(
     "transformers",
     signature=("model.decoder.layers.#.encoder_attn.q_proj.weight", "class_labels_classifier.weight"),
-    rules=(
-        *_ENCODER,
-        *_attention("decoder", "self_attn", 0),
-        *_attention("decoder", "encoder_attn", 1),
-        *(
-            rule
-            for output, ffn in (("o_proj", _MLP), ("out_proj", _FC))
-            for rule in _layers(
-                "decoder",
-                {
-                    f"self_attn.{output}": "attentions.0.out_proj",
-                    f"encoder_attn.{output}": "attentions.1.out_proj",
-                    **ffn,
-                },
-            )
-        ),
-        *_layers("decoder", _DECODER_NORMS),
-        *_SINGLE_LEVEL,
-    ),
+    rules=_DETR_RULES,
+    conversions=(_CLASS_ROWS,),
+    one_head=True,
+    exhaustive=True,
+)
+# DetrForSegmentation
+DETR_WITH_MASKS = KeyMap(
+    "transformers",
+    signature=("detr.model.decoder.layers.#.encoder_attn.q_proj.weight", "detr.class_labels_classifier.weight"),
+    rules=tuple((f"detr.{theirs}", ours) for theirs, ours in _DETR_RULES),
+    ignored=("bbox_attention.", "mask_head."),
     conversions=(_CLASS_ROWS,),
     one_head=True,
     exhaustive=True,
 )
 
-_CONDITIONAL_DECODER: Rules = tuple(
-    rule
-    for number, theirs in enumerate(("self_attn", "encoder_attn"))
-    for rule in _layers(
+
+def _conditional_attention(theirs: str, number: int, before: str) -> Rules:
+    """before: how the names of its projections began in version 4, in which they were the layer's."""
+    ours = {part: f"attentions.{number}.{here}_proj" for part, here in _PROJECTIONS.items()}
+    return _layers(
         "decoder",
         {
-            f"{theirs}.o_proj": f"attentions.{number}.out_proj",
-            f"{theirs}.out_proj": f"attentions.{number}.out_proj",
-            **{f"{theirs}.{part}_proj": f"attentions.{number}.{ours}_proj" for part, ours in _PROJECTIONS.items()},
-            **{
-                f"{'sc'[number]}a_{part.replace('_', '', 1)}_proj": f"attentions.{number}.{ours}_proj"
-                for part, ours in _PROJECTIONS.items()
-            },
+            **{f"{theirs}.{output}": f"attentions.{number}.out_proj" for output in _OUTPUTS},
+            **{f"{theirs}.{part}_proj": name for part, name in ours.items()},
+            **{f"{before}_{part.replace('_', '', 1)}_proj": name for part, name in ours.items()},
         },
     )
-)
+
+
 CONDITIONAL_DETR = KeyMap(
     "transformers",
     signature=("model.decoder.ref_point_head.layers.#.weight", "class_labels_classifier.weight"),
     rules=(
         *_ENCODER,
-        *_CONDITIONAL_DECODER,
+        *_conditional_attention("self_attn", 0, "sa"),
+        *_conditional_attention("encoder_attn", 1, "ca"),
         *_layers("decoder", {**_MLP, **_FC, **_DECODER_NORMS}),
         *_POSITIONS,
         *_SINGLE_LEVEL,
@@ -129,16 +130,16 @@ DAB_DETR = KeyMap(
     signature=("model.query_refpoint_embeddings.weight", "model.decoder.ref_point_head.layers.#.weight"),
     rules=(
         *transformers_resnet("model.backbone.conv_encoder.model._backbone."),
-        *_attention("encoder", "self_attn", 0),
         *_layers(
             "encoder",
             {
-                "self_attn.out_proj": "attentions.0.out_proj",
+                "self_attn.out_proj": "attentions.0.out_proj",  # the only name, in both versions
                 "activation_fn": "ffns.0.activations.0",
                 **_FC,
                 **_ENCODER_NORMS,
             },
         ),
+        *_attention("encoder", "self_attn", 0),
         *_layers(
             "decoder",
             {
@@ -169,14 +170,9 @@ DEFORMABLE_DETR = KeyMap(
     "transformers",
     signature=("model.decoder.layers.#.encoder_attn.sampling_offsets.weight", "model.level_embed"),
     rules=(
-        *_layers("encoder", {"self_attn": "attentions.0", **_MLP, **_ENCODER_NORMS}),
-        *_layers("encoder", _FC),
+        *_layers("encoder", {"self_attn": "attentions.0", **_MLP, **_FC, **_ENCODER_NORMS}),
         *_attention("decoder", "self_attn", 0),
-        *_layers(
-            "decoder",
-            {"self_attn.o_proj": "attentions.0.out_proj", "encoder_attn": "attentions.1", **_MLP, **_DECODER_NORMS},
-        ),
-        *_layers("decoder", {"self_attn.out_proj": "attentions.0.out_proj", **_FC}),
+        *_layers("decoder", {"encoder_attn": "attentions.1", **_MLP, **_FC, **_DECODER_NORMS}),
         # Three levels, or one, are the backbone's; those after them are made of the last.
         *((f"model.input_proj.{level}.", f"neck.convs.{level}.") for level in range(3)),
         *((f"model.input_proj.{level}.", f"neck.extra_convs.{level - 3}.") for level in (3, 4)),
@@ -198,4 +194,4 @@ DEFORMABLE_DETR = KeyMap(
     exhaustive=True,
 )
 
-MAPS = (DETR, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR)
+MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR)

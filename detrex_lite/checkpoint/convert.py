@@ -81,6 +81,8 @@ def _names_there(name: str, key_map: KeyMap, encoders: Mapping[str, str]) -> lis
     called += [encoder + name.removeprefix(head) for head, encoder in encoders.items() if name.startswith(head)]
     for ours in reversed(called):  # a rule for the encoder's head before one for a head by its number
         there = key_map.rename_back(ours)
+        if there == ours and key_map.exhaustive:
+            continue
         if key_map.rename(there) == ours and not there.startswith(_not_theirs(key_map)):
             return [there]
     for total in sorted({split_part(ours)[2] for _, ours in key_map.rules} - {1}):

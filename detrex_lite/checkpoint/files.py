@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import pickle
 import re
@@ -19,7 +20,12 @@ from torch import Tensor
 from ..errors import did_you_mean
 from .array_pickle import ForbiddenGlobal, load_array_pickle
 
-SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
+SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl", ".bin")
+INDEX_SUFFIX = ".index.json"
+# What a folder of Hugging Face's libraries holds, in the order in which they look for it.
+HUGGING_FACE_FILES = tuple(
+    name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", INDEX_SUFFIX)
+)
 DETECTRON2_PREFIX = "detectron2://"
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 TRUST = "If you trust its author, pass trusted=True (train.trust_init_checkpoint=True in a config)"
@@ -40,19 +46,22 @@ class DamagedCheckpointError(CheckpointError):
 def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> dict[str, Any]:
     """The whole content of a checkpoint file, on the CPU.
 
-    Reads `.safetensors`, `.pkl` files of NumPy arrays (detectron2's model zoo), and with any other suffix
-    what torch.save wrote.
+    Reads `.safetensors`, `.pkl` files of NumPy arrays (detectron2's model zoo), all files that an `.index.json` of
+    Hugging Face's libraries lists, and with any other suffix what torch.save wrote.
 
     Args:
-        path: the file.
+        path: the file, or a folder in which Hugging Face's libraries saved a model.
         trusted: whether code inside the file may run. Only for files whose author you trust; pickles of
             anything else than tensors, arrays and plain values cannot be read without it.
 
     Raises:
         DamagedCheckpointError: when it is empty, truncated or of another kind.
-        CheckpointError: when there is no such file, or reading it would run code.
+        CheckpointError: when there is no such file, or reading it would run code; for an index, also when one of its
+            files is missing, or a tensor of the index is in none of them.
     """
-    path = _existing_file(path)
+    path = _existing_file(_model_in(path))
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_shards(path, trusted)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -72,6 +81,37 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights")
     return dict(content)
+
+
+def _model_in(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The file to read in a folder of Hugging Face's libraries; `path` itself for anything else."""
+    found = (Path(path) / name for name in HUGGING_FACE_FILES)
+    return next((file for file in found if file.is_file()), path)
+
+
+def _read_shards(index: Path, trusted: bool) -> dict[str, Any]:
+    """The content of all files that an index of Hugging Face's libraries lists, which are beside it."""
+    try:
+        files: dict[str, str] = dict(json.loads(index.read_text("utf-8"))["weight_map"])
+        shards = [index.with_name(name) for name in dict.fromkeys(files.values())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _reading_error(index, error, trusted) from error
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index} lists {len(shards)} files, and {len(missing)} of them are not in that folder: "
+            f"{', '.join(missing[:5])}{', ...' * (len(missing) > 5)}. Download or copy these as well"
+        )
+    content: dict[str, Any] = {}
+    for shard in shards:
+        content.update(read_checkpoint(shard, trusted=trusted))
+    lacking = [f"{name} (in {file})" for name, file in files.items() if name not in content]
+    if lacking:
+        raise CheckpointError(
+            f"{index} lists {len(lacking)} tensors that none of its files holds: {', '.join(lacking[:5])}"
+            f"{', ...' * (len(lacking) > 5)}. Files and index are of different checkpoints: take all from one place"
+        )
+    return content
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:

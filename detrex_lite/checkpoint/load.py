@@ -19,6 +19,7 @@ WEIGHTS = ("model", "state_dict", "module")
 AVERAGED = ("ema", "ema_state", "model_ema", "ema_model", "ema_state_dict")
 
 BACKBONE = "backbone."
+CLASS_HEADS = "heads.class_embed."
 
 # Not weights: counters, constants and class weights that projects store along with them.
 NOT_WEIGHTS = re.compile(
@@ -144,7 +145,7 @@ class _Destination:
         seen: dict[int, str] = {}
         self.first_name = {name: seen.setdefault(id(state[name]), name) for name in self.tensors}
         self.is_bare_backbone = not any(name.startswith(BACKBONE) for name in self.tensors)
-        self._encoder_heads = encoder_heads(self.tensors)
+        self.encoder_heads = encoder_heads(self.tensors)
 
     def place(self, key: str, key_map: KeyMap) -> str | None:
         """The name of `key` in the model, whether or not the model has it; None for what is no weight.
@@ -157,7 +158,7 @@ class _Destination:
         whole, index, total = split_part(name)
         if self.is_bare_backbone:
             whole = whole.removeprefix(BACKBONE)
-        for encoder, numbered in self._encoder_heads.items():
+        for encoder, numbered in self.encoder_heads.items():
             if whole.startswith(encoder):
                 whole = numbered + whole.removeprefix(encoder)
         if whole not in self.tensors:
@@ -243,8 +244,10 @@ def _plan(
         raise CheckpointError(f"different tensors of the checkpoint have one place in the model: {_few(collisions)}")
     if destination.is_bare_backbone:
         report.names_of_unexpected = {}  # it takes its part of a checkpoint, whatever else is there
-    done = {*values, *(one.name for one in report.mismatched)}
     firsts = dict.fromkeys(destination.first_name.values())
+    if key_map.repeated_heads and not destination.encoder_heads:
+        _repeat_class_head(report, values, [name for name in firsts if name not in sources])
+    done = {*values, *(one.name for one in report.mismatched)}
     report.missing = [name for name in firsts if name not in done and not NOT_WEIGHTS.search(name)]
     return report, values
 
@@ -256,6 +259,17 @@ def _join(state: Mapping[str, Tensor], parts: Mapping[tuple[int, int], list[str]
         return None
     ordered = [state[keys[0]] for _, keys in sorted(parts.items())]
     return ordered[0] if len(ordered) == 1 else torch.cat(ordered)
+
+
+def _repeat_class_head(report: LoadReport, values: dict[str, Tensor], lacking: Sequence[str]) -> None:
+    """Give the class head of the first layer, where it is the only one, to all layers."""
+    if any(name.startswith(CLASS_HEADS) and not name.startswith(f"{CLASS_HEADS}0.") for name in values):
+        return
+    for names in report.loaded.values():
+        _, first, parameter = names[0].rpartition(f"{CLASS_HEADS}0.")
+        repeated = [name for name in lacking if first and re.fullmatch(rf"{CLASS_HEADS}\d+\.{parameter}", name)]
+        values.update((name, values[names[0]]) for name in repeated)
+        names += repeated
 
 
 def _check_new_parts(new_parts: Sequence[str], fine_tune: bool, destination: _Destination) -> None:

@@ -37,7 +37,7 @@ def check_output_dir(output_dir: Path, *, resume: bool) -> None:
 
 
 def check_init_checkpoint(path: str, *, required: bool = False) -> None:
-    """Refuse a checkpoint that is not a local file.
+    """Refuse a checkpoint that is neither a local file nor a folder, in which reading looks for one.
 
     Raises:
         ConfigError: when it is not, or is missing though it is required.
@@ -50,7 +50,7 @@ def check_init_checkpoint(path: str, *, required: bool = False) -> None:
         return
     if "://" in path:
         raise ConfigError(f"train.init_checkpoint={path}: addresses are not read; download the file and give its path")
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise ConfigError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
 
 

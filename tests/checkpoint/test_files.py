@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 import os
 import pickle
 import re
@@ -221,6 +222,78 @@ def test_a_folder_names_the_files_in_it(tmp_path):
     save_atomic({}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"is a folder; give a file in it: a\.pth, b\.pth"):
         read_checkpoint(tmp_path)
+
+
+# ---- Hugging Face's folders and files in parts
+
+
+def write_parts(folder, kind, parts):
+    """Files of tensors and their index, in Hugging Face's format. Returns the path of the index."""
+    stem, suffix = {"safetensors": ("model", ".safetensors"), "bin": ("pytorch_model", ".bin")}[kind]
+    weight_map = {}
+    for number, state in enumerate(parts, 1):
+        name = f"{stem}-{number:05}-of-{len(parts):05}{suffix}"
+        save_atomic(state, folder / name)
+        weight_map.update(dict.fromkeys(state, name))
+    index = folder / f"{stem}{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 24}, "weight_map": weight_map}))
+    return index
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_all_parts_of_an_index_are_read(tmp_path, kind):
+    parts = [{"a": torch.arange(3.0), "b": torch.ones(2)}, {"c": torch.zeros(1)}]
+    index = write_parts(tmp_path, kind, parts)
+    for path in (index, tmp_path):
+        torch.testing.assert_close(read_checkpoint(path), parts[0] | parts[1])
+
+
+def test_a_missing_part_of_an_index_is_named(tmp_path):
+    index = write_parts(tmp_path, "safetensors", [{"a": torch.ones(1)}, {"b": torch.ones(1)}])
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"1 of them are not in that folder: model-00002-of-00002\.safetensors"):
+        read_checkpoint(index)
+
+
+def test_a_tensor_of_an_index_that_no_part_holds_is_named(tmp_path):
+    index = write_parts(tmp_path, "bin", [{"a": torch.ones(1)}, {"b": torch.ones(1)}])
+    save_atomic({"other": torch.ones(1)}, tmp_path / "pytorch_model-00002-of-00002.bin")
+    with pytest.raises(CheckpointError, match=r"none of its files holds: b \(in pytorch_model-00002-of-00002\.bin\)"):
+        read_checkpoint(index)
+
+
+def test_a_damaged_part_of_an_index_is_named(tmp_path):
+    index = write_parts(tmp_path, "safetensors", [{"a": torch.ones(1)}, {"b": torch.ones(1)}])
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedCheckpointError, match=r"model-00001-of-00002\.safetensors is empty"):
+        read_checkpoint(index)
+
+
+def test_code_in_a_part_of_an_index_does_not_run(tmp_path, bomb):
+    index = write_parts(tmp_path, "bin", [{"a": torch.ones(1)}, {"b": torch.ones(1)}])
+    torch.save({"b": bomb}, tmp_path / "pytorch_model-00002-of-00002.bin")
+    with pytest.raises(CheckpointError, match="reading that runs code"):
+        read_checkpoint(index)
+    assert not bomb.path.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../b.pth"}}']
+)
+def test_what_is_no_index_is_refused(tmp_path, text):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(DamagedCheckpointError, match=r"index\.json cannot be read"):
+        read_checkpoint(tmp_path / "model.safetensors.index.json")
+
+
+def test_the_file_of_a_hugging_face_folder_that_its_libraries_would_take(tmp_path):
+    index = write_parts(tmp_path, "bin", [{"w": torch.tensor(1.0)}])
+    assert read_checkpoint(tmp_path)["w"] == 1
+    save_atomic({"w": torch.tensor(2.0)}, tmp_path / "pytorch_model.bin")
+    assert read_checkpoint(tmp_path)["w"] == 2
+    save_atomic({"w": torch.tensor(3.0)}, tmp_path / "model.safetensors")
+    assert read_checkpoint(tmp_path)["w"] == 3
+    assert read_checkpoint(index)["w"] == 1
 
 
 def test_addresses_are_refused_with_instructions():

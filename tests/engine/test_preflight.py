@@ -44,6 +44,7 @@ def test_initial_weights_are_a_local_file(tmp_path):
     check_init_checkpoint("")
     (tmp_path / "model.pth").touch()
     check_init_checkpoint(str(tmp_path / "model.pth"), required=True)
+    check_init_checkpoint(str(tmp_path))  # a model that Hugging Face's libraries saved
     for address in ("detectron2://ImageNetPretrained/R-50.pkl", "https://example.com/x.pth"):
         with pytest.raises(ConfigError, match="addresses are not read; download the file"):
             check_init_checkpoint(address)

@@ -1,10 +1,7 @@
 """DETR as a whole. Models are small; their structure is that of the configs."""
 
 import pytest
-import torch
-from torch.testing import assert_close
 
-from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import get_config
 from detrex_lite.testing import (
     NUM_CLASSES,
@@ -15,11 +12,9 @@ from detrex_lite.testing import (
     build_on_meta,
     changed,
     parameter_patterns,
-    predict,
-    without_dropout,
 )
 
-from .published import PROJECTS, huggingface_resnet_config, huggingface_weights
+from .published import PROJECTS
 
 MODELS = PROJECTS / "detr" / "configs" / "models"
 
@@ -85,51 +80,3 @@ def test_parameter_names_are_stable():
         "heads.norm.*",
         *(f"transformer.{part}.layers.N.{name}" for part in ("encoder", "decoder") for name in layer),
     }
-
-
-# The names of transformers' DetrForObjectDetection.
-HUGGINGFACE_RULES = (
-    (r"^class_labels_classifier\.", "heads.class_embed.0."),
-    (r"^model\.query_position_embeddings\.", "queries.embedding."),
-)
-
-
-def test_agrees_with_transformers_implementation(batch):
-    transformers = pytest.importorskip("transformers")
-    from transformers import DetrConfig, DetrForObjectDetection
-
-    transformers.logging.set_verbosity_error()
-    torch.manual_seed(0)
-    theirs = DetrForObjectDetection(
-        DetrConfig(
-            use_timm_backbone=False,
-            use_pretrained_backbone=False,
-            backbone_config=huggingface_resnet_config("stage4"),
-            d_model=64,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=96,
-            decoder_ffn_dim=96,
-            num_queries=NUM_QUERIES,
-            num_labels=NUM_CLASSES,
-        )
-    ).double()
-    for parameter in theirs.parameters():  # fresh weights are too small and too alike to tell models apart
-        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() == 1 else torch.nn.init.xavier_normal_(parameter)
-    theirs.eval()
-
-    ours = build(without_dropout(small_config())).double().eval()
-    report = load_checkpoint(ours, huggingface_weights(theirs.state_dict(), HUGGINGFACE_RULES))
-    assert report.missing == []
-    assert report.unexpected == []
-
-    # That implementation runs images in one padded batch always, and what it does with padding is what is published.
-    with torch.no_grad():
-        images = ours.preprocess(batch, as_published=True)
-        got = predict(ours, batch, as_published=True)[""]
-        want = theirs(images.tensor, pixel_mask=(~images.mask).long())
-    assert_close(got.logits, want.logits, rtol=1e-6, atol=1e-6)
-    assert_close(got.boxes, want.pred_boxes, rtol=1e-6, atol=1e-6)
-    assert got.logits.std() > 0.1

@@ -12,7 +12,7 @@ from detrex_lite.config import instantiate
 from detrex_lite.zoo import load_zoo, read_table
 
 TABLES = sorted((detrex_lite.SHIPPED_IN / "projects").glob("*/zoo.py"))
-FORMATS = {*(key_map.name for key_map in KEY_MAPS), "transformers"}
+FORMATS = {key_map.name for key_map in KEY_MAPS}
 
 # Several checkpoints are of one model.
 MODELS = {(entry.config_file, entry.overrides): entry for entry in load_zoo().values()}

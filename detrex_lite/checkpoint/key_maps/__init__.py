@@ -8,14 +8,22 @@ a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the o
 `heads.class_embed.N` and `heads.bbox_embed.N`, of decoder layer N, the encoder's after the last layer's.
 """
 
-from . import detrex, mmdetection, papers
+from . import detrex, mmdetection, papers, transformers
 from .backbones import DETECTRON2, TORCHVISION
 from .conversions import COCO_IDS
 from .key_map import ENCODER_HEAD, Conversion, Copy, KeyMap, split_part, translate
 
 DETREX_LITE = KeyMap("detrex_lite", signature=(), rules=())
 
-KEY_MAPS: tuple[KeyMap, ...] = (DETREX_LITE, *detrex.MAPS, *papers.MAPS, *mmdetection.MAPS, TORCHVISION, DETECTRON2)
+KEY_MAPS: tuple[KeyMap, ...] = (
+    DETREX_LITE,
+    *detrex.MAPS,
+    *papers.MAPS,
+    *transformers.MAPS,
+    *mmdetection.MAPS,
+    TORCHVISION,
+    DETECTRON2,
+)
 
 __all__ = [
     "COCO_IDS",

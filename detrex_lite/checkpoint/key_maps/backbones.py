@@ -60,10 +60,36 @@ def convnext(theirs: str) -> Rules:
     )
 
 
+def torchvision_resnet(theirs: str) -> Rules:
+    """From torchvision's names of a ResNet, which are also timm's, kept under the prefix `theirs`."""
+    return tuple((f"{theirs}{part}.", f"backbone.{part}.") for part in ("conv1", "bn1", "layer#"))
+
+
+def transformers_resnet(theirs: str) -> Rules:
+    """From the names of a ResNet in transformers: timm's, or those of its own `ResNetBackbone`, under `theirs`."""
+    rules = [
+        *torchvision_resnet(theirs),
+        (f"{theirs}embedder.embedder.convolution.", "backbone.conv1."),
+        (f"{theirs}embedder.embedder.normalization.", "backbone.bn1."),
+    ]
+    for stage in (1, 2, 3, 4):
+        block, here = f"{theirs}encoder.stages.{stage - 1}.layers.#.", f"backbone.layer{stage}.#."
+        for conv in (1, 2, 3):
+            rules += [
+                (f"{block}layer.{conv - 1}.convolution.", f"{here}conv{conv}."),
+                (f"{block}layer.{conv - 1}.normalization.", f"{here}bn{conv}."),
+            ]
+        rules += [
+            (f"{block}shortcut.convolution.", f"{here}downsample.0."),
+            (f"{block}shortcut.normalization.", f"{here}downsample.1."),
+        ]
+    return tuple(rules)
+
+
 TORCHVISION = KeyMap(
     "torchvision",
     signature=("conv1.weight", "layer1.0.conv1.weight"),
-    rules=(("conv1.", "backbone.conv1."), ("bn1.", "backbone.bn1."), ("layer#.", "backbone.layer#.")),
+    rules=torchvision_resnet(""),
     ignored=("fc.",),
 )
 

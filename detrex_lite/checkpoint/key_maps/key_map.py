@@ -72,6 +72,8 @@ class KeyMap:
         one_head: whether one class head and one box head, for all layers, are stored once.
         entry: what the other project's programs look for weights under, in a file of torch.save; "" if they take the
             whole file.
+        repeated_heads: whether class heads may be stored for the first layer alone, which all layers then have.
+        exhaustive: whether the rules name all weights of its detectors: what none of them names is of no such detector.
     """
 
     name: str
@@ -82,6 +84,8 @@ class KeyMap:
     conversions: tuple[Conversion, ...] = ()
     one_head: bool = False
     entry: str = "model"
+    repeated_heads: bool = False
+    exhaustive: bool = False
 
     def matches(self, keys: Iterable[str]) -> bool:
         """Whether a checkpoint with these keys may be of this kind."""

@@ -1,0 +1,202 @@
+"""Names of Hugging Face's transformers: DETR, Conditional DETR, DAB-DETR and Deformable DETR, with a ResNet.
+
+Its version 5 changed names in the models, and kept those of version 4 in the files that `save_pretrained` writes. Both
+are read. The state dict of a model of version 5 is what is written, with a backbone of timm (`use_timm_backbone=True`).
+"""
+
+from .backbones import transformers_resnet
+from .conversions import CocoRows, ObjectnessRows
+from .detrex import HEADS, has_proposals, refines_boxes
+from .key_map import Copy, KeyMap, Rules
+
+_MLP = {"mlp.fc1": "ffns.0.layers.0", "mlp.fc2": "ffns.0.layers.1"}
+_FC = {"fc1": "ffns.0.layers.0", "fc2": "ffns.0.layers.1"}  # of version 4, and of DAB-DETR's encoder
+_OUTPUTS = ("o_proj", "out_proj")  # versions 5 and 4
+_ENCODER_NORMS = {"self_attn_layer_norm": "norms.0", "final_layer_norm": "norms.1"}
+_DECODER_NORMS = {
+    "self_attn_layer_norm": "norms.0",
+    "encoder_attn_layer_norm": "norms.1",
+    "final_layer_norm": "norms.2",
+}
+# The projections of conditional attention; version 4 calls them sa_qcontent_proj, and so on.
+_PROJECTIONS = {
+    "q_content": "query_content",
+    "q_pos": "query_pos",
+    "q_pos_sine": "query_pos_sine",
+    "k_content": "key_content",
+    "k_pos": "key_pos",
+    "v": "value",
+}
+
+
+def _layers(stack: str, names: dict[str, str]) -> Rules:
+    """What the layers of the encoder or decoder are made of: name there -> name here."""
+    return tuple(
+        (f"model.{stack}.layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.") for theirs, ours in names.items()
+    )
+
+
+def _attention(stack: str, theirs: str, number: int) -> Rules:
+    """Attention with three projections there, which are one parameter here, and that of what comes out."""
+    before, here = f"model.{stack}.layers.#.{theirs}", f"transformer.{stack}.layers.#.attentions.{number}"
+    return (
+        *((f"{before}.{part}_proj.@", f"{here}.in_proj_@[{index}/3]") for index, part in enumerate("qkv")),
+        *((f"{before}.{output}.", f"{here}.out_proj.") for output in _OUTPUTS),
+    )
+
+
+_ENCODER: Rules = (
+    *_attention("encoder", "self_attn", 0),
+    *_layers("encoder", {**_MLP, **_FC, **_ENCODER_NORMS}),
+)
+
+_COMMON: Rules = (
+    *transformers_resnet("model.backbone.model."),
+    *transformers_resnet("model.backbone.conv_encoder.model."),
+    ("model.query_position_embeddings.", "queries.embedding."),
+)
+_SINGLE_LEVEL: Rules = (
+    *_COMMON,
+    ("model.input_projection.", "input_proj."),
+    ("model.decoder.layernorm.", "heads.norm."),
+    ("class_labels_classifier.", "heads.class_embed.0."),
+    ("bbox_predictor.", "heads.bbox_embed.0."),
+)
+_POSITIONS: Rules = (
+    ("model.@.query_scale.", "transformer.@.query_scale."),
+    ("model.decoder.ref_@_head.", "transformer.decoder.ref_@_head."),
+)
+
+_CLASS_ROWS = CocoRows("heads.class_embed.#.")
+
+_DETR_RULES: Rules = (
+    *_ENCODER,
+    *_attention("decoder", "self_attn", 0),
+    *_attention("decoder", "encoder_attn", 1),
+    *_layers("decoder", {**_MLP, **_FC, **_DECODER_NORMS}),
+    *_SINGLE_LEVEL,
+)
+DETR = KeyMap(
+    "transformers",
+    entry="",
+    signature=("model.decoder.layers.#.encoder_attn.q_proj.weight", "class_labels_classifier.weight"),
+    rules=_DETR_RULES,
+    conversions=(_CLASS_ROWS,),
+    one_head=True,
+    exhaustive=True,
+)
+# DetrForSegmentation
+DETR_WITH_MASKS = KeyMap(
+    "transformers",
+    entry="",
+    signature=("detr.model.decoder.layers.#.encoder_attn.q_proj.weight", "detr.class_labels_classifier.weight"),
+    rules=tuple((f"detr.{theirs}", ours) for theirs, ours in _DETR_RULES),
+    ignored=("bbox_attention.", "mask_head."),
+    conversions=(_CLASS_ROWS,),
+    one_head=True,
+    exhaustive=True,
+)
+
+
+def _conditional_attention(theirs: str, number: int, before: str) -> Rules:
+    """before: how the names of its projections began in version 4, in which they were the layer's."""
+    ours = {part: f"attentions.{number}.{here}_proj" for part, here in _PROJECTIONS.items()}
+    return _layers(
+        "decoder",
+        {
+            **{f"{theirs}.{output}": f"attentions.{number}.out_proj" for output in _OUTPUTS},
+            **{f"{theirs}.{part}_proj": name for part, name in ours.items()},
+            **{f"{before}_{part.replace('_', '', 1)}_proj": name for part, name in ours.items()},
+        },
+    )
+
+
+CONDITIONAL_DETR = KeyMap(
+    "transformers",
+    entry="",
+    signature=("model.decoder.ref_point_head.layers.#.weight", "class_labels_classifier.weight"),
+    rules=(
+        *_ENCODER,
+        *_conditional_attention("self_attn", 0, "sa"),
+        *_conditional_attention("encoder_attn", 1, "ca"),
+        *_layers("decoder", {**_MLP, **_FC, **_DECODER_NORMS}),
+        *_POSITIONS,
+        *_SINGLE_LEVEL,
+    ),
+    conversions=(_CLASS_ROWS,),
+    one_head=True,
+    exhaustive=True,
+)
+
+DAB_DETR = KeyMap(
+    "transformers",
+    entry="",
+    signature=("model.query_refpoint_embeddings.weight", "model.decoder.ref_point_head.layers.#.weight"),
+    rules=(
+        *transformers_resnet("model.backbone.conv_encoder.model._backbone."),
+        *_layers(
+            "encoder",
+            {
+                "self_attn.out_proj": "attentions.0.out_proj",  # the only name, in both versions
+                "activation_fn": "ffns.0.activations.0",
+                **_FC,
+                **_ENCODER_NORMS,
+            },
+        ),
+        *_attention("encoder", "self_attn", 0),
+        *_layers(
+            "decoder",
+            {
+                "self_attn.self_attn.output_proj": "attentions.0.out_proj",
+                "cross_attn.cross_attn.output_proj": "attentions.1.out_proj",
+                "self_attn.self_attn_@_proj": "attentions.0.@_proj",
+                "cross_attn.cross_attn_@_proj": "attentions.1.@_proj",
+                "self_attn.self_attn_layer_norm": "norms.0",
+                "cross_attn.cross_attn_layer_norm": "norms.1",
+                "mlp.final_layer_norm": "norms.2",
+                "mlp.activation_fn": "ffns.0.activations.0",
+                **_MLP,
+            },
+        ),
+        ("model.query_refpoint_embeddings.", "queries.boxes."),
+        ("model.patterns.", "queries.patterns."),
+        ("class_embed.@", "heads.class_embed.0.@"),
+        *_POSITIONS,
+        *_SINGLE_LEVEL,
+    ),
+    copies=(Copy("model.decoder.bbox_embed.", "bbox_predictor."),),
+    conversions=(_CLASS_ROWS,),
+    one_head=True,
+    exhaustive=True,
+)
+
+DEFORMABLE_DETR = KeyMap(
+    "transformers",
+    entry="",
+    signature=("model.decoder.layers.#.encoder_attn.sampling_offsets.weight", "model.level_embed"),
+    rules=(
+        *_layers("encoder", {"self_attn": "attentions.0", **_MLP, **_FC, **_ENCODER_NORMS}),
+        *_attention("decoder", "self_attn", 0),
+        *_layers("decoder", {"encoder_attn": "attentions.1", **_MLP, **_FC, **_DECODER_NORMS}),
+        # Three levels, or one, are the backbone's; those after them are made of the last.
+        *((f"model.input_proj.{level}.", f"neck.convs.{level}.") for level in range(3)),
+        *((f"model.input_proj.{level}.", f"neck.extra_convs.{level - 3}.") for level in (3, 4)),
+        ("model.level_embed", "transformer.level_embeds"),
+        ("model.reference_points.", "queries.reference_points."),
+        ("model.enc_output.", "queries.proposals.enc_output."),
+        ("model.enc_output_norm.", "queries.proposals.enc_output_norm."),
+        ("model.pos_trans.", "queries.pos_trans."),
+        ("model.pos_trans_norm.", "queries.pos_trans_norm."),
+        *_COMMON,
+        *HEADS,
+    ),
+    copies=(
+        Copy("model.decoder.bbox_embed.", "bbox_embed.", when=refines_boxes),
+        Copy("model.decoder.class_embed.", "class_embed.", when=has_proposals),
+    ),
+    conversions=(ObjectnessRows(), _CLASS_ROWS),
+    repeated_heads=True,
+    exhaustive=True,
+)
+
+MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR)

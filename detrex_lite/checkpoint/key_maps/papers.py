@@ -54,10 +54,10 @@ _DEFORMABLE_DECODER = _layers(
     },
 )
 
-_BACKBONES: Rules = (*swin("backbone.0."), ("backbone.0.body.", "backbone."))
+_RESNET: Rules = (("backbone.0.body.", "backbone."),)
 
 _SINGLE_LEVEL: Rules = (
-    *_BACKBONES,
+    *_RESNET,
     *_ENCODER,
     ("transformer.decoder.norm.", "heads.norm."),
     ("query_embed.", "queries.embedding."),
@@ -68,7 +68,7 @@ _SINGLE_LEVEL: Rules = (
 )
 
 _MULTI_SCALE: Rules = (
-    *_BACKBONES,
+    *_RESNET,
     *_ENCODER,
     *_DEFORMABLE_DECODER,
     ("transformer.level_embed", "transformer.level_embeds"),
@@ -140,6 +140,7 @@ DEFORMABLE_DETR = KeyMap(
         ("transformer.reference_points.", "queries.reference_points."),
         ("label_enc.", "denoising.label_embedding."),
         *_THREE_LEVELS,
+        *swin("backbone.0.body."),
         *_MULTI_SCALE,
     ),
     copies=(BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
@@ -158,6 +159,7 @@ def _dino(levels: Rules) -> KeyMap:
             ("transformer.tgt_embed.", "queries.content."),
             ("label_enc.", "denoising.label_embedding."),
             *levels,
+            *swin("backbone.0."),
             *_MULTI_SCALE,
         ),
         copies=(BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),

@@ -227,14 +227,14 @@ except ImportError:
         "detrex_lite.structures.deep.boxes",
         "detrex_lite.projects",
         "detrex_lite.projects.dino",
-        "detrex_lite.engine.trainer.Trainer",
+        "detrex_lite.engine.loop.trainer.Trainer",
         "wandb",
         "onnx",
     }
     early = set(imported_names(source, "detrex_lite.structures.deep.instances", False, at_import_only=True))
-    assert everywhere - early == {"detrex_lite.engine.trainer.Trainer"}
+    assert everywhere - early == {"detrex_lite.engine.loop.trainer.Trainer"}
     assert set(imported_names("from . import a", "detrex_lite.layers", is_package=True)) == {"detrex_lite.layers.a"}
-    assert part_of("detrex_lite.engine.trainer.Trainer") == "engine"
+    assert part_of("detrex_lite.engine.loop.trainer.Trainer") == "engine"
     assert part_of("detrex_lite.__version__") is None
     assert part_of("detrex_lite.ops.deformable_attention") == "ops"
     assert part_of("detrex_lite.ops.cpu.linear") == "ops.cpu"

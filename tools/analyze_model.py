@@ -10,9 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from detrex_lite.benchmark import BenchmarkError, analyze_config
-from detrex_lite.benchmark.report import require_writable, write_json
 from detrex_lite.config import ConfigError
+from detrex_lite.tools.benchmark import BenchmarkError, analyze_config
+from detrex_lite.tools.benchmark.report import require_writable, write_json
 
 
 def build_parser() -> argparse.ArgumentParser:

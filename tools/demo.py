@@ -25,8 +25,8 @@ from detrex_lite.config import ConfigError, LazyConfig, instantiate
 from detrex_lite.data import generate_shapes, read_image
 from detrex_lite.engine import train
 from detrex_lite.engine.arguments import clear_errors
-from detrex_lite.engine.predictor import Predictor
 from detrex_lite.evaluation import format_table
+from detrex_lite.inference.predictor import Predictor
 from detrex_lite.structures import Boxes, Instances
 from detrex_lite.visualization import SheetRow, contact_sheet, plot_curves
 

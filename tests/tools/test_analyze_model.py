@@ -4,7 +4,7 @@ import pytest
 
 from detrex_lite.tools.analyze_model import main
 
-from ..benchmark.configs import TINY
+from .benchmark.configs import TINY
 
 
 def test_prints_the_parts_and_writes_them(tmp_path, capsys):

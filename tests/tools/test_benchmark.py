@@ -4,8 +4,8 @@ import pytest
 
 from detrex_lite.tools.benchmark import main
 
-from ..benchmark.configs import TINY
 from ..engine.tiny import CONFIG_FILE
+from .benchmark.configs import TINY
 
 SMALL = [
     "--height",

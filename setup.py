@@ -41,7 +41,7 @@ setup(
         "safetensors>=0.4",  # checkpoints that cannot hold code
         "filelock>=3.8",  # processes that download one file
         "tensorboard>=2.12",  # training curves
-        "matplotlib>=3.7",  # training curves as PNG
+        "matplotlib>=3.7",  # the font of labels in drawings
     ],
     extras_require={
         "dev": [

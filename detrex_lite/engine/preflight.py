@@ -11,7 +11,7 @@ from torch import nn
 from .. import distributed
 from ..config import ConfigError
 from ..evaluation import run_evaluation
-from .io.writers import METRICS_FILE
+from ..metrics_file import METRICS_FILE
 from .processes.random_states import preserved_random_states
 
 logger = logging.getLogger(__name__)

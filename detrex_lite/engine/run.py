@@ -14,6 +14,7 @@ from ..checkpoint import Checkpointer
 from ..config import LazyConfig, instantiate
 from ..data import dataset_of
 from ..evaluation import format_table, run_evaluation
+from ..metrics_file import METRICS_FILE
 from .build import (
     batches_per_epoch,
     build_evaluation,
@@ -29,7 +30,7 @@ from .io.logs import run_logging
 from .io.report import RunReport, SampleKeeper
 from .io.state import TrainingState
 from .io.summary import describe_device, describe_run
-from .io.writers import METRICS_FILE, Writer, open_writers
+from .io.writers import Writer, open_writers
 from .loop.ema import ModelEma
 from .loop.hooks import EmaUpdate, Evaluation, LearningRate, PeriodicCheckpoint, Results
 from .loop.progress import ProgressLog

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...checkpoint.files import replace_text
+from ...metrics_file import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 TABLE_FILE = "metrics.csv"
 
 
@@ -212,22 +212,9 @@ def open_writers(
     return writers
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; one that was cut off while it was written is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
-            records.append(record)
-    return records
-
-
 def truncate_metrics(path: Path, iteration: int) -> None:
     """Drop the lines after `iteration`, which a resumed run writes again."""
     if not path.exists():
         return
-    kept = [record for record in read_metrics(path) if record["iteration"] <= iteration]
+    kept = [record for record in read_metrics(path, skip_broken=True) if record["iteration"] <= iteration]
     replace_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))

@@ -8,8 +8,9 @@ from typing import Any
 
 from ... import distributed
 from ...errors import did_you_mean
+from ...metrics_file import read_metrics
 from ..io.state import TrainingState, checkpoint_name
-from ..io.writers import Writer, read_metrics
+from ..io.writers import Writer
 from ..processes.random_states import preserved_random_states
 from .ema import ModelEma
 from .trainer import Hook, Trainer
@@ -147,7 +148,9 @@ class Evaluation(Hook):
 
     def _finished(self, iteration: int) -> Results | None:
         """The results of this iteration's evaluation, if it was finished before the run was continued."""
-        for record in read_metrics(self.metrics_file):
+        if not self.metrics_file.exists():  # as on a machine without the main process
+            return None
+        for record in read_metrics(self.metrics_file, skip_broken=True):
             if record["iteration"] == iteration and "total_loss" not in record:
                 return unflatten({name: value for name, value in record.items() if name != "iteration"})
         return None

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from detrex_lite.engine import train
-from detrex_lite.engine.io.writers import read_metrics
 from detrex_lite.engine.loop.hooks import LearningRate, flatten, unflatten
+from detrex_lite.metrics_file import read_metrics
 
 from ..tiny import tiny_config
 

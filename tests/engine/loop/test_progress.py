@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from detrex_lite.engine import Trainer, train
-from detrex_lite.engine.io.writers import read_metrics
 from detrex_lite.engine.loop.progress import ProgressLog, _main_losses
 from detrex_lite.engine.loop.running_means import RunningMeans
+from detrex_lite.metrics_file import read_metrics
 
 from ..tiny import Recorder, TinyDetector, TinyLoader, tiny_config
 

@@ -1,4 +1,6 @@
-"""How fast and how big models and operators are; what `tools/benchmark.py` and `tools/analyze_model.py` print."""
+"""How fast and how big models and operators are; what `python -m detrex_lite.tools.benchmark` prints.
+
+The wheel does without: measuring is for those who have the repository."""
 
 from .analysis import analyze_config, analyze_model
 from .errors import BenchmarkError

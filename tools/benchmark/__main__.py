@@ -1,14 +1,15 @@
-"""How fast models, operators and everything around them are.
+"""How fast models, operators and everything around them are, and how big models are.
 
-    python tools/benchmark.py model projects/detr/configs/models/detr_r50.py --against transformers
-    python tools/benchmark.py op deformable_attention --backends all
-    python tools/benchmark.py train projects/detr/configs/detr_small_shapes.py
-    python tools/benchmark.py loader
-    python tools/benchmark.py matcher
-    python tools/benchmark.py eval
+    python -m detrex_lite.tools.benchmark model projects/detr/configs/models/detr_r50.py --against transformers
+    python -m detrex_lite.tools.benchmark op deformable_attention --backends all
+    python -m detrex_lite.tools.benchmark train projects/detr/configs/detr_small_shapes.py
+    python -m detrex_lite.tools.benchmark loader
+    python -m detrex_lite.tools.benchmark matcher
+    python -m detrex_lite.tools.benchmark eval
+    python -m detrex_lite.tools.benchmark analyze projects/detr/configs/models/detr_r50.py
 
-`python tools/benchmark.py model --help` and so on list the options. Threads are as torch sets them. `--history FILE`
-keeps a line of each run, and compares with the last one on the same machine.
+`python -m detrex_lite.tools.benchmark model --help` and so on list the options. Threads are as torch sets them.
+`--history FILE` keeps a line of each run, and compares with the last one on the same machine.
 """
 
 import argparse
@@ -19,23 +20,26 @@ from typing import Any
 from detrex_lite.config import ConfigError
 from detrex_lite.data import DatasetError
 from detrex_lite.evaluation.backends import AUTO, BACKENDS
-from detrex_lite.tools.benchmark import BenchmarkError, ModelSettings, benchmark_models
-from detrex_lite.tools.benchmark.contenders import OTHERS
-from detrex_lite.tools.benchmark.deformable_attention import H200_BANDWIDTH, benchmark_deformable_attention
-from detrex_lite.tools.benchmark.evaluation import benchmark_evaluation
-from detrex_lite.tools.benchmark.history import append_to_history
-from detrex_lite.tools.benchmark.loader import benchmark_loader
-from detrex_lite.tools.benchmark.machine import choose_device
-from detrex_lite.tools.benchmark.matching import MatchingSettings, benchmark_matching
-from detrex_lite.tools.benchmark.models import MODES, PRECISIONS
-from detrex_lite.tools.benchmark.operator_inputs import OperatorSettings, parse_shapes, pyramid
-from detrex_lite.tools.benchmark.report import require_writable, write_json
-from detrex_lite.tools.benchmark.training import benchmark_training
+
+from . import BenchmarkError, ModelSettings, analyze_config, benchmark_models
+from .contenders import OTHERS
+from .deformable_attention import H200_BANDWIDTH, benchmark_deformable_attention
+from .evaluation import benchmark_evaluation
+from .history import append_to_history
+from .loader import benchmark_loader
+from .machine import choose_device
+from .matching import MatchingSettings, benchmark_matching
+from .models import MODES, PRECISIONS
+from .operator_inputs import OperatorSettings, parse_shapes, pyramid
+from .report import require_writable, write_json
+from .training import benchmark_training
+
+PROGRAM = "python -m detrex_lite.tools.benchmark"
 
 
 def model_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark.py model",
+        prog=f"{PROGRAM} model",
         description="Latency of inference and training steps of configs' models, with random weights.",
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG | KEY=VALUE", help="config files, and overrides of all")
@@ -54,7 +58,7 @@ def model_parser() -> argparse.ArgumentParser:
 
 def training_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark.py train",
+        prog=f"{PROGRAM} train",
         description="Steps of a config on its own data, with random weights, part by part: data, forward pass and the "
         "matching in it, backward pass, optimizer.",
     )
@@ -67,7 +71,7 @@ def training_parser() -> argparse.ArgumentParser:
 
 def loader_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark.py loader",
+        prog=f"{PROGRAM} loader",
         description="Training images per second and core: without a config made-up photographs of 640x480 by DETR's "
         "augmentation.",
     )
@@ -79,7 +83,7 @@ def loader_parser() -> argparse.ArgumentParser:
 
 
 def matcher_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmark.py matcher", description="Matching of a training step.")
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} matcher", description="Matching of a training step.")
     for name in ("sets", "queries", "images", "objects", "classes"):
         parser.add_argument(f"--{name}", type=int, default=getattr(MatchingSettings, name), help="default: %(default)s")
     _add_common(parser, repeats=MatchingSettings.repeats)
@@ -88,7 +92,7 @@ def matcher_parser() -> argparse.ArgumentParser:
 
 def evaluation_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark.py eval", description="COCO evaluation, from the end of inference to the table."
+        prog=f"{PROGRAM} eval", description="COCO evaluation, from the end of inference to the table."
     )
     parser.add_argument("--images", type=int, default=5000, help="default: %(default)s")
     parser.add_argument("--detections", type=int, default=100, help="of each image; default: %(default)s")
@@ -99,7 +103,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
 
 def operator_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark.py op", description="Times of an operator by all its backends, beside grid_sample's."
+        prog=f"{PROGRAM} op", description="Times of an operator by all its backends, beside grid_sample's."
     )
     parser.add_argument("operator", choices=["deformable_attention"])
     parser.add_argument(
@@ -117,6 +121,20 @@ def operator_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def analysis_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} analyze",
+        description="Parameters and floating point operations of a config's model and of its parts. 1 "
+        "multiply-accumulate is 2 FLOPs; DETR papers write GFLOPs for multiply-accumulates.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a LazyConfig .py or .yaml file with a model")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--height", type=int, default=800, help="of the image, in pixels; default: %(default)s")
+    parser.add_argument("--width", type=int, default=1333, help="of the image, in pixels; default: %(default)s")
+    _add_json(parser)
+    return parser
+
+
 def _add_common(parser: argparse.ArgumentParser, *, repeats: int = 10, what: str = "rounds") -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ...; default: a GPU when there is one")
     _add_output(parser, repeats=repeats, what=what)
@@ -124,8 +142,12 @@ def _add_common(parser: argparse.ArgumentParser, *, repeats: int = 10, what: str
 
 def _add_output(parser: argparse.ArgumentParser, *, repeats: int, what: str = "rounds") -> None:
     parser.add_argument("--repeats", type=int, default=repeats, help=f"{what}; default: %(default)s")
-    parser.add_argument("--json", metavar="FILE", help="write everything to this file too")
+    _add_json(parser)
     parser.add_argument("--history", metavar="FILE", help="append the medians to this file, and compare")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write everything to this file too")
 
 
 def _measure_models(arguments: argparse.Namespace) -> Any:
@@ -199,6 +221,10 @@ def _measure_evaluation(arguments: argparse.Namespace) -> Any:
     )
 
 
+def _analyze(arguments: argparse.Namespace) -> Any:
+    return analyze_config(arguments.config, arguments.overrides, height=arguments.height, width=arguments.width)
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -218,12 +244,13 @@ COMMANDS = {
     "loader": (loader_parser, _measure_loader),
     "matcher": (matcher_parser, _measure_matching),
     "eval": (evaluation_parser, _measure_evaluation),
+    "analyze": (analysis_parser, _analyze),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmark.py"
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog=PROGRAM
     )
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
@@ -231,12 +258,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     command_parser, measure = COMMANDS[chosen.command]
     arguments = command_parser().parse_intermixed_args(chosen.arguments)
     try:
-        for path in (arguments.json, arguments.history):
+        history = getattr(arguments, "history", None)  # only what is timed has one
+        for path in (arguments.json, history):
             require_writable(path)
         report = measure(arguments)
         print(report)
-        if arguments.history:
-            print("\n" + append_to_history(arguments.history, chosen.command, report.as_json()))
+        if history:
+            print("\n" + append_to_history(history, chosen.command, report.as_json()))
     except (BenchmarkError, ConfigError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,29 +1,22 @@
 """How big models are: parameters and floating point operations of their parts.
 
-Counts are those of fvcore, which counts multiply-accumulates; here 1 multiply-accumulate is 2 FLOPs. "GFLOPs" of DETR
-papers are multiply-accumulates: half of what is told here.
+1 multiply-accumulate is 2 FLOPs. "GFLOPs" of DETR papers are multiply-accumulates: half of what is told here.
 """
 
-import math
 import textwrap
-import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
-from torch import Tensor, nn
+from torch import nn
 
 from .building import build_model, load_model_config
 from .errors import require_positive
+from .flops import FlopCount, count_flops
 from .report import aligned_table
 
 WHOLE, REST = "(all)", "(outside of these)"
-# fvcore counts 1 to 5 for each number in these: no multiply-accumulates, and too few to matter.
-_NOT_PRODUCTS = ("batch_norm", "group_norm", "layer_norm", "instance_norm", "upsample_nearest2d", "adaptive_avg_pool2d")
 
 
 @dataclass(frozen=True)
@@ -116,40 +109,24 @@ def analyze_model(model: nn.Module, *, height: int, width: int) -> ModelAnalysis
         height, width: of the image in pixels.
     """
     image = torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    analysis = FlopCountAnalysis(_OnTensors(model.eval(), height, width), (image,))
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    _set_handles(analysis)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer fears that it records Python numbers: here it may
-        products = analysis.by_module()
-        uncounted = Counter(analysis.unsupported_ops())
-    names = ((name.rpartition("::")[2], calls) for name, calls in uncounted.most_common())
-    return ModelAnalysis(type(model).__name__, height, width, tuple(_parts(model, products)), dict(names))
+    inputs = [{"image": image, "height": height, "width": width}]
+    model.eval()
+    with torch.no_grad():
+        count = count_flops(lambda: model(inputs), model)
+    return ModelAnalysis(
+        type(model).__name__, height, width, tuple(_parts(model, count)), dict(count.uncounted.most_common())
+    )
 
 
-class _OnTensors(nn.Module):
-    """A detector as a tracer wants it: tensors in, tensors out."""
-
-    def __init__(self, model: nn.Module, height: int, width: int):
-        super().__init__()
-        self.model = model
-        self.size = {"height": height, "width": width}
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        (output,) = self.model([{"image": image, **self.size}])
-        fields = output["instances"].get_fields().values()
-        return [getattr(field, "tensor", field) for field in fields]
-
-
-def _parts(model: nn.Module, products: Counter[str]) -> Iterator[Part]:
+def _parts(model: nn.Module, count: FlopCount) -> Iterator[Part]:
     """The whole, its children and theirs; parts that have neither parameters nor operations are left out."""
 
     def part(name: str, level: int, module: nn.Module) -> Part:
-        traced = f"model.{name}" if name else "model"  # the names in `_OnTensors`
+        flops = count.of_modules[name] if name else count.flops
         parameters = list(module.parameters())
         trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in parameters)
-        return Part(name or WHOLE, level, total, trainable, 2 * int(products[traced]))
+        return Part(name or WHOLE, level, total, trainable, flops)
 
     whole = part("", 0, model)
     yield whole
@@ -165,34 +142,3 @@ def _parts(model: nn.Module, products: Counter[str]) -> Iterator[Part]:
     if outside or own:
         trainable = sum(parameter.numel() for parameter in own if parameter.requires_grad)
         yield Part(REST, 1, sum(parameter.numel() for parameter in own), trainable, outside)
-
-
-def _set_handles(analysis: FlopCountAnalysis) -> None:
-    """Make fvcore count multiply-accumulates alone, and those of operators that it does not know."""
-    for name in _NOT_PRODUCTS:
-        analysis._op_handles.pop(f"aten::{name}", None)  # set_op_handle(name, None) would hide them from the list
-    handles = {
-        "aten::scaled_dot_product_attention": _attention,
-        "aten::embedding_bag": _embedding_bag,
-        "aten::_embedding_bag": _embedding_bag,
-        "detrex_lite::deformable_attention_cpu": _deformable_attention,
-    }
-    analysis.set_op_handle(**handles)
-
-
-def _attention(inputs: list[Any], outputs: list[Any]) -> int:
-    """query (..., Q, C), key (..., N, C), value (..., N, V): the logits and the weighted sums."""
-    query, key, value = (get_shape(one) for one in inputs[:3])
-    return math.prod(query) * key[-2] + math.prod(query[:-1]) * key[-2] * value[-1]
-
-
-def _embedding_bag(inputs: list[Any], outputs: list[Any]) -> int:
-    """weight (rows, C), indices: each row that is looked up is weighed and added."""
-    weight, indices = (get_shape(one) for one in inputs[:2])
-    return math.prod(indices) * weight[-1]
-
-
-def _deformable_attention(inputs: list[Any], outputs: list[Any]) -> int:
-    """value (B, N, H, C), locations (B, Q, H, L, P, 2): 4 neighbours of each sample are weighed and added."""
-    value, locations = (get_shape(one) for one in inputs[:2])
-    return 4 * math.prod(locations[:-1]) * value[-1]

@@ -1,10 +1,12 @@
 """Floating point operations of whatever torch executes, at 2 per multiply-accumulate."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,54 +16,84 @@ class FlopCount(NamedTuple):
 
     Attributes:
         flops: 2 per multiply-accumulate of products, convolutions, attention and sums of looked-up rows.
-        uncounted: names of the operators that ran and compute something, but count nothing.
+        of_modules: dotted name of a module -> the part of `flops` in it and in the modules that it owns.
+        uncounted: operator -> how often it ran, of those that compute something, but count nothing.
     """
 
     flops: int
-    uncounted: tuple[str, ...]
+    of_modules: Counter[str]
+    uncounted: Counter[str]
 
 
-def count_flops(run: Callable[[], object]) -> FlopCount:
+def count_flops(run: Callable[[], object], model: nn.Module | None = None) -> FlopCount:
     """Run once and count what torch's operators do, backward passes included.
 
     It runs twice: only after the first time are all operators known that are imported when they are first used.
     Kernels that are no operators of torch are not seen.
+
+    Args:
+        run: what is counted.
+        model: whose modules are told apart; those of backward passes are not.
     """
     run()
     counter = FlopCounterMode(display=False, custom_mapping=_further_formulas())
-    # Its own tracker hooks into modules, and fails on views of parameters without gradients (torch 2.15).
-    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    # Its own tracker hooks into backward passes, and fails on views of parameters without gradients (torch 2.15).
+    counter.mod_tracker = _Owners(model)  # type: ignore[assignment]
     with _SeenOperators() as seen, counter:
         run()
-    names = (str(packet) for packet in seen.packets if packet not in counter.flop_registry)
-    return FlopCount(
-        counter.get_total_flops(),
-        tuple(sorted(name.removeprefix("aten.") for name in names if not name.startswith("profiler."))),
-    )
+    of_modules = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    total = of_modules.pop("Global", 0)
+    names = {packet: str(packet).removeprefix("aten.") for packet in seen.calls if packet not in counter.flop_registry}
+    uncounted = {name: seen.calls[packet] for packet, name in names.items() if not name.startswith("profiler.")}
+    return FlopCount(total, Counter(of_modules), Counter(uncounted))
 
 
-class _NoModules:
-    """In place of FlopCounterMode's tracker of modules: all is counted for the whole run."""
+class _Owners:
+    """In place of FlopCounterMode's tracker of modules.
 
-    parents = frozenset(["Global"])
+    An operator counts for the innermost module that runs and for those that own it by their names, not for modules that
+    merely call it: so parts that share nothing add up to the whole.
 
-    def __enter__(self) -> "_NoModules":
+    Attributes:
+        parents: what the operators that run now count for; "Global" is the whole run.
+    """
+
+    def __init__(self, model: nn.Module | None):
+        self._modules = dict(model.named_modules()) if model is not None else {}
+        self._running: list[str] = []
+        self._hooks: list[Any] = []
+
+    @property
+    def parents(self) -> set[str]:
+        pieces = self._running[-1].split(".") if self._running else []
+        return {"Global", *(".".join(pieces[:length]) for length in range(1, len(pieces) + 1))}
+
+    def __enter__(self) -> "_Owners":
+        for name, module in self._modules.items():
+            self._hooks += [
+                module.register_forward_pre_hook(lambda *_, name=name: self._running.append(name)),
+                module.register_forward_hook(self._leave, always_call=True),
+            ]
         return self
 
+    def _leave(self, *_: object) -> None:
+        self._running.pop()
+
     def __exit__(self, *error: object) -> None:
-        pass
+        for hook in self._hooks:
+            hook.remove()
 
 
 class _SeenOperators(TorchDispatchMode):
-    """Collects the operators that run, but for those that only look at a tensor in another way."""
+    """Counts the operators that run, but for those that only look at a tensor in another way."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.packets: set[Any] = set()
+        self.calls: Counter[Any] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if not getattr(func, "is_view", False):
-            self.packets.add(getattr(func, "overloadpacket", func))
+            self.calls[getattr(func, "overloadpacket", func)] += 1
         return func(*args, **(kwargs or {}))
 
 

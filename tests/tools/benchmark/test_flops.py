@@ -54,8 +54,31 @@ def test_grid_sample_counts_four_neighbours_of_each_sample():
     assert count_flops(lambda: F.grid_sample(image, grid, align_corners=False).sum().backward()).flops == 3 * products
 
 
+class Caller(nn.Module):
+    """Calls a head that it shares with its parent, which owns it under another name."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.own, self.borrowed = nn.Linear(5, 5), [head]
+
+    def forward(self, x):
+        return self.borrowed[0](self.own(x))
+
+
+def test_operators_count_for_the_modules_that_own_them():
+    model = nn.ModuleDict({"head": nn.Linear(5, 7)})
+    model["caller"] = Caller(model["head"])
+    with torch.no_grad():
+        count = count_flops(lambda: model["caller"](torch.ones(3, 5)) @ torch.ones(7, 2), model)
+    own, head, outside = 2 * 3 * 5 * 5, 2 * 3 * 5 * 7, 2 * 3 * 7 * 2
+    assert count.flops == own + head + outside
+    assert count.of_modules == {"caller": own, "caller.own": own, "head": head}
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_operators_that_count_nothing_are_named():
     x = torch.randn(3, 5)
     count = count_flops(lambda: (x @ x.T).view(9).relu().softmax(0))
     assert {"relu", "_softmax"} <= set(count.uncounted)
+    assert count.uncounted["relu"] == 1
     assert not {"mm", "view", "t"} & set(count.uncounted)

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from detrex_lite.tools.benchmark import main
+from detrex_lite.tools.benchmark.__main__ import main
+from tests.engine.tiny import CONFIG_FILE
 
-from ..engine.tiny import CONFIG_FILE
-from .benchmark.configs import TINY
+from .configs import TINY
 
 SMALL = [
     "--height",

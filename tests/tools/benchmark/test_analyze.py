@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from detrex_lite.tools.analyze_model import main
+from detrex_lite.tools.benchmark.__main__ import main
 
-from .benchmark.configs import TINY
+from .configs import TINY
 
 
 def test_prints_the_parts_and_writes_them(tmp_path, capsys):
     file = tmp_path / "sizes.json"
-    assert main(["--height", "8", TINY, "--width", "8", "model.num_classes=5", "--json", str(file)]) == 0
+    assert main(["analyze", "--height", "8", TINY, "--width", "8", "model.num_classes=5", "--json", str(file)]) == 0
     assert "TinyDetector, one image of 8x8" in capsys.readouterr().out
     stored = json.loads(file.read_text())
     assert stored["parts"][0]["flops"] == 2 * (3 * 8 + 8 * 9)
@@ -26,5 +26,5 @@ def test_prints_the_parts_and_writes_them(tmp_path, capsys):
     ],
 )
 def test_errors_are_messages(arguments, message, capsys):
-    assert main(arguments) == 2
+    assert main(["analyze", *arguments]) == 2
     assert message in capsys.readouterr().err

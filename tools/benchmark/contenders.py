@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from detrex_lite.engine.optim import adamw
+from detrex_lite.engine.loop.optim import adamw
 from detrex_lite.ops.cpu import accelerate
 
 from .building import build_model

@@ -97,7 +97,7 @@ def test_a_fault_of_the_report_does_not_end_training(tmp_path, caplog, monkeypat
     def fail(*args, **kwargs):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("detrex_lite.visualization.write_report", fail)
+    monkeypatch.setattr("detrex_lite.engine.io.report.write_report", fail)
     results = train(tiny_config(tmp_path))
     assert results == {"bbox": {"AP": 10.0}}
     assert "report.html could not be written" in caplog.text + (tmp_path / "log.txt").read_text()

@@ -59,7 +59,7 @@ def test_a_metric_that_does_not_exist_is_reported(tmp_path):
 
 def test_results_without_metrics_have_no_best(tmp_path):
     cfg = tiny_config(tmp_path)
-    cfg.dataloader.evaluator._target_ = "tests.engine.test_hooks.Unannotated"
+    cfg.dataloader.evaluator._target_ = "tests.engine.loop.test_hooks.Unannotated"
     assert train(cfg) == {}
     assert "model_best.pth" not in saved(tmp_path)
     assert read_metrics(tmp_path / "metrics.jsonl")[-1] == {"iteration": 6}
@@ -76,7 +76,7 @@ def Unannotated(**arguments):
 def test_the_average_of_the_weights_is_evaluated_when_asked(tmp_path):
     for use in (True, False):
         cfg = tiny_config(tmp_path / str(use), "train.model_ema.enabled=True", f"train.model_ema.use_in_eval={use}")
-        cfg.dataloader.evaluator._target_ = "tests.engine.test_hooks.ScoreEvaluator"
+        cfg.dataloader.evaluator._target_ = "tests.engine.loop.test_hooks.ScoreEvaluator"
         results = train(cfg)
         stored = torch.load(tmp_path / str(use) / "model_final.pth", weights_only=True)
         assert not torch.equal(stored["ema"]["head.bias"], stored["model"]["head.bias"])

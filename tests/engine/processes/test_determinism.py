@@ -34,7 +34,7 @@ def test_a_deterministic_run_repeats_itself_and_names_what_may_not(tmp_path, rec
     before = settings()
     for name in ("one", "two"):
         cfg = tiny_config(tmp_path / name, "train.deterministic=True")
-        cfg.model._target_ = "tests.engine.test_determinism.Putting"
+        cfg.model._target_ = "tests.engine.processes.test_determinism.Putting"
         train(cfg)
     assert settings() == before
     assert_same_run(tmp_path / "one", tmp_path / "two")

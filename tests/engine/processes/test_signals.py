@@ -94,7 +94,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "SAME_REQUEST_SECONDS", 0.0)
     monkeypatch.setattr(os, "_exit", end)
     cfg = tiny_config(tmp_path, "dataloader.train.signal_at=2")
-    cfg.dataloader.train._target_ = "tests.engine.test_signals.TwiceSignalled"
+    cfg.dataloader.train._target_ = "tests.engine.processes.test_signals.TwiceSignalled"
     with pytest.raises(Ended, match="130"):
         train(cfg)
     assert not (tmp_path / "model_0000003.pth").exists()
@@ -115,7 +115,7 @@ def TwiceSignalled(**arguments):
 
 def test_the_same_request_may_arrive_twice(tmp_path):
     cfg = tiny_config(tmp_path, "dataloader.train.signal_at=2")
-    cfg.dataloader.train._target_ = "tests.engine.test_signals.TwiceSignalled"
+    cfg.dataloader.train._target_ = "tests.engine.processes.test_signals.TwiceSignalled"
     with pytest.raises(SystemExit) as stopped:
         train(cfg)
     assert stopped.value.code == 143
@@ -134,7 +134,7 @@ class InterruptedEvaluator(CountingEvaluator):
 
 def test_evaluation_is_left_at_once(tmp_path):
     cfg = tiny_config(tmp_path, "train.eval_period=3")
-    cfg.dataloader.evaluator._target_ = "tests.engine.test_signals.InterruptedEvaluator"
+    cfg.dataloader.evaluator._target_ = "tests.engine.processes.test_signals.InterruptedEvaluator"
     with pytest.raises(SystemExit) as stopped:
         train(cfg)
     assert stopped.value.code == 130
@@ -147,7 +147,7 @@ def test_without_a_step_there_is_nothing_to_save(tmp_path):
     train(tiny_config(tmp_path, "train.max_iter=3"))
     (tmp_path / "metrics.jsonl").unlink()  # so that the final evaluation is made up for
     cfg = tiny_config(tmp_path, "train.max_iter=3")
-    cfg.dataloader.evaluator._target_ = "tests.engine.test_signals.InterruptedEvaluator"
+    cfg.dataloader.evaluator._target_ = "tests.engine.processes.test_signals.InterruptedEvaluator"
     before = sorted(path.name for path in tmp_path.glob("*.pth"))
     with pytest.raises(SystemExit):
         train(cfg, resume=True)

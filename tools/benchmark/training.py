@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from detrex_lite.config import LazyConfig, instantiate
 from detrex_lite.engine.build import build_loader, build_optimizer, prepare_for_training, wrap_for_training
-from detrex_lite.engine.processes.determinism import deterministic_algorithms
 from detrex_lite.engine.loop.progress import PHASES
-from detrex_lite.engine.settings import AMP_DTYPES, complete
 from detrex_lite.engine.loop.trainer import Hook, Trainer
+from detrex_lite.engine.processes.determinism import deterministic_algorithms
+from detrex_lite.engine.settings import AMP_DTYPES, complete
 from detrex_lite.errors import NonFiniteError
 
 from .errors import BenchmarkError, require_positive

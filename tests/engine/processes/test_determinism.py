@@ -8,8 +8,8 @@ from detrex_lite.engine.processes import determinism
 from detrex_lite.engine.processes.determinism import deterministic_algorithms
 from detrex_lite.layers import MultiScaleDeformableAttention
 
+from ..test_resume import assert_same_run
 from ..tiny import TinyDetector, tiny_config
-from .test_resume import assert_same_run
 
 
 class Putting(TinyDetector):

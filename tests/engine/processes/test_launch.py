@@ -15,7 +15,7 @@ from detrex_lite.engine import clear_errors, launch
 from detrex_lite.engine.processes import launch as launching
 
 from .. import children
-from .test_resume import assert_same_run, final_state, numbers
+from ..test_resume import assert_same_run, final_state, numbers
 
 
 def identity(value):

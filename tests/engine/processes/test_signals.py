@@ -14,8 +14,8 @@ from detrex_lite.engine import train
 from detrex_lite.engine.processes import signals
 from detrex_lite.engine.processes.signals import LeaveSignalsToParent
 
+from ..test_resume import assert_same_run
 from ..tiny import CountingEvaluator, tiny_config
-from .test_resume import assert_same_run
 
 
 def handlers():

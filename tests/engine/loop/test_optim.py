@@ -5,7 +5,7 @@ from torch import nn
 from detrex_lite.config import get_config, instantiate
 from detrex_lite.engine import adamw, get_param_groups
 from detrex_lite.engine.build import build_optimizer
-from detrex_lite.engine.optim import LayerDecay
+from detrex_lite.engine.loop.optim import LayerDecay
 
 
 class Model(nn.Module):

@@ -14,7 +14,8 @@ packages = find_packages(include=["detrex_lite", "detrex_lite.*"])
 package_dir = {}
 for folder in ("projects", "configs", "tools"):
     package_dir[f"detrex_lite.{folder}"] = folder
-    inner = find_namespace_packages(folder, exclude=["*.output", "*.output.*"])
+    # tools/benchmark measures; it is for those who have the repository.
+    inner = find_namespace_packages(folder, exclude=["*.output", "*.output.*", "benchmark", "benchmark.*"])
     packages += [f"detrex_lite.{folder}", *(f"detrex_lite.{folder}.{name}" for name in inner)]
 
 setup(
@@ -34,14 +35,14 @@ setup(
         "numpy>=1.24",  # packed annotations
         "scipy>=1.9",  # the assignment problem in matching
         "pycocotools>=2.0.7",  # COCO average precision and run-length masks
-        "fvcore>=0.1.5.post20221221",  # learning rate multipliers, FLOP counts
+        "fvcore>=0.1.5.post20221221",  # learning rate multipliers
         "omegaconf>=2.3",  # config nodes, interpolation, YAML
         "pillow>=9.5",  # reading photographs, drawing detections
         "tqdm>=4.65",  # progress bars
         "safetensors>=0.4",  # checkpoints that cannot hold code
         "filelock>=3.8",  # processes that download one file
         "tensorboard>=2.12",  # training curves
-        "matplotlib>=3.7",  # training curves as PNG
+        "matplotlib>=3.7",  # the font of labels in drawings
     ],
     extras_require={
         "dev": [

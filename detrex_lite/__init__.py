@@ -7,7 +7,11 @@ import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # found by `__getattr__` when the program runs
+    from .inference import Predictor as Predictor
+    from .zoo.predictor import load as load
 
 __version__ = "0.1.0"
 
@@ -29,7 +33,7 @@ if SHIPPED_IN != _HERE:
     # In front of all others: another checkout may be installed, and its projects must not mix with this package.
     sys.meta_path.insert(0, _Beside())
 
-_LAZY = {"Predictor": "detrex_lite.engine.predictor", "load": "detrex_lite.zoo.predictor"}
+_LAZY = {"Predictor": "detrex_lite.inference", "load": "detrex_lite.zoo.predictor"}
 
 
 def __getattr__(name: str) -> Any:

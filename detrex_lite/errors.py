@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LISTED_CHOICES = 20  # a message lists the valid names only when it stays readable
+
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A clause to append to an error about an unknown name.
@@ -13,13 +15,13 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
     Returns:
         `"; did you mean 'x'?"` when a choice is close, otherwise `"; choices: a, b, c"` (all, sorted),
-        or `""` when there are no choices.
+        or `""` when there are no choices, or more than anybody reads.
     """
     choices = sorted({str(choice) for choice in choices})
     close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; choices: {', '.join(choices)}" if choices else ""
+    return f"; choices: {', '.join(choices)}" if 0 < len(choices) <= _LISTED_CHOICES else ""
 
 
 class NonFiniteError(ValueError, FloatingPointError):

@@ -15,6 +15,13 @@ def test_without_choices_there_is_nothing_to_say():
     assert did_you_mean("zzz", []) == ""
 
 
+def test_long_lists_are_not_shown():
+    choices = [f"res{number}" for number in range(21)]
+    assert did_you_mean("zzz", choices) == ""
+    assert did_you_mean("res99", choices) == "; did you mean 'res9'?"
+    assert did_you_mean("zzz", choices[:20]).startswith("; choices: res0, res1, ")
+
+
 def test_names_that_are_no_strings_are_compared_as_text():
     assert did_you_mean(51, [50, 101]) == "; choices: 101, 50"
     assert did_you_mean("1010", iter([50, 101])) == "; did you mean '101'?"

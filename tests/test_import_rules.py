@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # A part of the package may import parts of its own level and of those above it in this list, without cycles. A dotted
 # name is a folder of a part that has a level of its own: the modules that accelerate blocks extend them.
 LEVELS = (
-    {"errors", "arguments", "devices", "distributed", "phases", "structures", "ops"},
+    {"errors", "arguments", "devices", "distributed", "metrics_file", "phases", "structures", "ops"},
     {"layers"},
     {"ops.cpu"},
     {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
+    {"inference"},
     {"engine", "zoo"},
-    {"benchmark"},
     {"env"},
     {"projects", "configs"},
     {"testing"},
@@ -213,7 +213,7 @@ from . import boxes
 from ... import projects
 from ...projects import dino
 def late():
-    from ...engine.trainer import Trainer
+    from ...engine.loop.trainer import Trainer
 try:
     import wandb
 except ImportError:
@@ -227,14 +227,14 @@ except ImportError:
         "detrex_lite.structures.deep.boxes",
         "detrex_lite.projects",
         "detrex_lite.projects.dino",
-        "detrex_lite.engine.trainer.Trainer",
+        "detrex_lite.engine.loop.trainer.Trainer",
         "wandb",
         "onnx",
     }
     early = set(imported_names(source, "detrex_lite.structures.deep.instances", False, at_import_only=True))
-    assert everywhere - early == {"detrex_lite.engine.trainer.Trainer"}
+    assert everywhere - early == {"detrex_lite.engine.loop.trainer.Trainer"}
     assert set(imported_names("from . import a", "detrex_lite.layers", is_package=True)) == {"detrex_lite.layers.a"}
-    assert part_of("detrex_lite.engine.trainer.Trainer") == "engine"
+    assert part_of("detrex_lite.engine.loop.trainer.Trainer") == "engine"
     assert part_of("detrex_lite.__version__") is None
     assert part_of("detrex_lite.ops.deformable_attention") == "ops"
     assert part_of("detrex_lite.ops.cpu.linear") == "ops.cpu"

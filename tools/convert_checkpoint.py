@@ -19,7 +19,7 @@ from torch import Tensor
 
 from detrex_lite.checkpoint import KEY_MAPS, CheckpointError, convert_state_dict, read_checkpoint, save_atomic
 from detrex_lite.config import ConfigError, LazyConfig
-from detrex_lite.engine.predictor import build_trained
+from detrex_lite.inference.predictor import build_trained
 
 OWN = KEY_MAPS[0].name
 SUFFIXES = (".pth", ".pt", ".safetensors")

@@ -23,12 +23,11 @@ from omegaconf import DictConfig
 
 from detrex_lite.config import ConfigError, LazyConfig, instantiate
 from detrex_lite.data import generate_shapes, read_image
-from detrex_lite.engine import train
-from detrex_lite.engine.arguments import clear_errors
-from detrex_lite.engine.predictor import Predictor
+from detrex_lite.engine import clear_errors, train
 from detrex_lite.evaluation import format_table
+from detrex_lite.inference import Predictor
 from detrex_lite.structures import Boxes, Instances
-from detrex_lite.visualization import SheetRow, contact_sheet, plot_curves
+from detrex_lite.visualization import SheetRow, contact_sheet
 
 CONFIG_FILE = "projects/dino/configs/dino_small_shapes.py"
 MARKER = "written_by_demo.txt"
@@ -66,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = train(config)
     metrics = {name: None if math.isnan(value) else value for name, value in results["bbox"].items()}
     (output / "metrics.json").write_text(json.dumps({"bbox": metrics}, indent=2))
-    plot_curves(output / "metrics.jsonl", output / "curves.png")
     num_held_out = draw_contact_sheet(config, output)
 
     print(f"\nCOCO box average precision on {num_held_out} held-out images, in percent:\n")
@@ -80,7 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 CONTENTS = {
     "contact_sheet.png": "ground truth beside detections on held-out images",
-    "curves.png": "losses, learning rate and AP over the training",
     "report.html": "a page about the run: losses, AP, learning rate, sample detections",
     "metrics.json": "the numbers above",
     "metrics.jsonl": "losses, rates and AP as they developed",

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from detrex_lite.config import LazyConfig
 from detrex_lite.data import DatasetError, list_images, read_image
-from detrex_lite.engine.predictor import Predictor
+from detrex_lite.inference import Predictor
 from detrex_lite.structures import Instances
 from detrex_lite.visualization import draw_detections
 from detrex_lite.zoo.predictor import load

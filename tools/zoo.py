@@ -88,6 +88,7 @@ def download(entries: Sequence[ZooEntry]) -> int:
 
 def evaluate(entries: Sequence[ZooEntry], args: argparse.Namespace) -> int:
     """Evaluate, and print the table; returns the exit status."""
+    # Here, and not above: it takes the engine along, which lists and downloads do without.
     from detrex_lite.zoo.evaluate import MARKDOWN_FILE, evaluate_entries, format_rows
 
     table = [word for file in args.table for word in ("--table", file)]

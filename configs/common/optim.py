@@ -1,7 +1,7 @@
 """Optimizers. `params.model` is set when the model has been built."""
 
 from detrex_lite.config import LazyCall as L
-from detrex_lite.engine.optim import adamw, get_param_groups
+from detrex_lite.engine.loop.optim import adamw, get_param_groups
 
 # DETR's settings (https://github.com/facebookresearch/detr, main.py). A backbone is trained more slowly with
 # `optimizer.params.backbone_lr_factor=0.1`, other modules with `optimizer.params.lr_factors`.

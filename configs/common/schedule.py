@@ -2,7 +2,7 @@
 of them fits a run of any length; the length itself is set by `train.max_iter` or `train.max_epochs`."""
 
 from detrex_lite.config import LazyCall as L
-from detrex_lite.engine.schedule import multi_step, one_cycle
+from detrex_lite.engine.loop.schedule import multi_step, one_cycle
 
 lr_multiplier_500ep = L(multi_step)(epochs=500, milestones=[400], gamma=0.1, warmup_length=0.0)
 lr_multiplier_300ep = L(multi_step)(epochs=300, milestones=[200], gamma=0.1, warmup_length=0.0)

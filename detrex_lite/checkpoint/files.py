@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import did_you_mean
@@ -64,8 +65,6 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
         return _read_shards(path, trusted)
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             content: Any = load_file(path)
         elif path.suffix == ".pkl":
             with path.open("rb") as file:
@@ -264,7 +263,6 @@ def save_atomic(obj: Any, path: str | os.PathLike[str]) -> None:
         with atomic_file(path) as file:
             torch.save(obj, file)
         return
-    from safetensors.torch import save
 
     if not isinstance(obj, Mapping) or not all(isinstance(value, Tensor) for value in obj.values()):
         raise CheckpointError(f"{path}: a .safetensors file holds a dict of tensors and nothing else; use .pth")

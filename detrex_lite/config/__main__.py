@@ -8,8 +8,8 @@ from typing import Any
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..errors import did_you_mean
 from . import ConfigError, LazyConfig, validate
-from .error import nearest
 from .nodes import dotted_paths, first_line
 
 
@@ -47,7 +47,7 @@ def _select(cfg: Container, key: str) -> Any:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}: {first_line(error)}") from error
     if part is absent:
-        raise ConfigError(f"there is no {key!r} in the config{nearest(key, dotted_paths(cfg))}")
+        raise ConfigError(f"there is no {key!r} in the config{did_you_mean(key, dotted_paths(cfg))}")
     return part
 
 

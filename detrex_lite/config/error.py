@@ -1,11 +1,6 @@
-"""The error of everything that is wrong with a config, and what its messages share."""
+"""The error of everything that is wrong with a config."""
 
-import difflib
-from collections.abc import Iterable, Sequence
-
-from detrex_lite.errors import did_you_mean
-
-_LISTED_CHOICES = 20  # a message lists the valid names only when it stays readable
+from collections.abc import Sequence
 
 
 class ConfigError(ValueError):
@@ -25,10 +20,3 @@ class ConfigError(ValueError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.faults,)
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """`did_you_mean`, but silent rather than listing more names than anybody reads."""
-    choices = list(choices)
-    close = difflib.get_close_matches(name, choices, n=1)
-    return did_you_mean(name, close or (choices if len(choices) <= _LISTED_CHOICES else ()))

@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import detrex_lite
 
-from .error import ConfigError, nearest
+from ..errors import did_you_mean
+from .error import ConfigError
 from .nodes import FLAGS, new_config, to_plain
 
 
@@ -48,7 +49,7 @@ def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> 
         return _config_of(values) if file.suffix == ".py" else values
     for key in (keys,) if isinstance(keys, str) else keys:
         if key not in values:
-            raise ConfigError(f"{path} defines no {key!r}{nearest(key, _public(values))}")
+            raise ConfigError(f"{path} defines no {key!r}{did_you_mean(key, _public(values))}")
     if isinstance(keys, str):
         return _as_config(values[keys])
     return tuple(_as_config(values[key]) for key in keys)
@@ -72,7 +73,7 @@ def get_config(name: str) -> DictConfig:
     file = _shipped_file(name)
     if file is None:
         names = [shipped.removeprefix("configs/") for shipped in _shipped_names()]
-        raise ConfigError(f"no config {name!r} in configs/ and projects/{nearest(name, names)}")
+        raise ConfigError(f"no config {name!r} in configs/ and projects/{did_you_mean(name, names)}")
     return load(file)
 
 
@@ -82,7 +83,7 @@ def _existing_file(path: Path) -> Path:
     shipped = None if path.is_absolute() else _shipped_file(path.as_posix())
     if shipped is None:
         neighbours = [str(file) for file in path.parent.glob("*.*")]
-        hint = nearest(str(path), [*neighbours, *_shipped_names()])
+        hint = did_you_mean(str(path), [*neighbours, *_shipped_names()])
         raise ConfigError(f"there is no config file {str(path)!r}, here or in the package{hint}")
     return shipped
 
@@ -139,7 +140,7 @@ def _relative_file(importer: Path, name: str, level: int) -> Path:
     written = "." * level + name
     if base.is_dir():
         raise ConfigImportError(f"{importer}: {written!r} is a folder; import from a file that is in it")
-    hint = nearest(base.name, [path.stem for path in base.parent.glob("*.py")])
+    hint = did_you_mean(base.name, [path.stem for path in base.parent.glob("*.py")])
     raise ConfigImportError(f"{importer}: cannot import {written!r}, there is no {file}{hint}")
 
 
@@ -160,7 +161,7 @@ def _module(file: Path, names: Iterable[str], importers: tuple[Path, ...]) -> Mo
     public = _public(values)
     for name in public if "*" in names else names:
         if name not in values:
-            raise ConfigImportError(f"{importers[-1]}: {file} defines no {name!r}{nearest(name, public)}")
+            raise ConfigImportError(f"{importers[-1]}: {file} defines no {name!r}{did_you_mean(name, public)}")
         setattr(module, name, _as_config(values[name]))
     return module
 

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .error import ConfigError, nearest
+from ..errors import did_you_mean
+from .error import ConfigError
 from .nodes import TARGET, dotted_paths, first_line, is_call, join
 from .targets import accepted_names, locate
 from .values import parse_value
@@ -112,7 +113,7 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{parent} has {len(node)} items, none at {keys[depth]!r}")
     siblings = [join(parent, name) for name in (*node, *_constructor_arguments(node))]
-    hint = nearest(path, [*dotted_paths(cfg), *siblings]) or nearest(path, siblings)
+    hint = did_you_mean(path, [*dotted_paths(cfg), *siblings]) or did_you_mean(path, siblings)
     raise ConfigError(f"there is no {path!r}{hint} (+{path}=... would add it)")
 
 

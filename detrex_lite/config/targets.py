@@ -9,7 +9,8 @@ from inspect import Parameter
 from types import ModuleType
 from typing import Any
 
-from .error import ConfigError, nearest
+from ..errors import did_you_mean
+from .error import ConfigError
 
 
 def locate(path: str) -> Any:
@@ -36,13 +37,13 @@ def locate(path: str) -> Any:
         if find_spec(f"detrex_lite.{parts[0]}"):
             raise ConfigError(f"{path!r}: there is no module {parts[0]!r}, did you mean 'detrex_lite.{path}'?")
         known = [module.name for module in pkgutil.iter_modules()]
-        raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{nearest(parts[0], known)}")
+        raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{did_you_mean(parts[0], known)}")
     for index in range(end, len(parts)):
         try:
             found = getattr(found, parts[index])
         except AttributeError:
             owner, name = ".".join(parts[:index]), parts[index]
-            hint = nearest(name, _public_names(found))
+            hint = did_you_mean(name, _public_names(found))
             raise ConfigError(f"{owner} has no attribute {name!r}{hint}") from None
     return found
 
@@ -128,7 +129,7 @@ def argument_faults(
         if name in filled:
             faults[name] = f"{callee} gets this argument twice, the first time from _args_"
         elif name not in accepted and Parameter.VAR_KEYWORD not in kinds:
-            faults[name] = f"{callee} has no argument {name!r}{nearest(name, accepted)}"
+            faults[name] = f"{callee} has no argument {name!r}{did_you_mean(name, accepted)}"
     if complete:
         for p in parameters:
             optional = p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)

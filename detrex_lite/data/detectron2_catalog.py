@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pycocotools import mask
+
 from ..errors import did_you_mean
 from .dataset import DetectionDataset
 from .faults import DatasetError, FaultLog, check_class_names
@@ -231,8 +233,6 @@ def _area(annotation: Mapping[str, Any]) -> float:
         return float(annotation["area"])
     shape = annotation.get("segmentation")
     if isinstance(shape, Mapping):
-        from pycocotools import mask
-
         lengths = mask.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape
         return float(mask.area(lengths))
     if shape:

@@ -1,13 +1,16 @@
-"""Training and evaluation: the loop and its hooks, optimizers and schedules, processes, the command line."""
+"""Training and evaluation: the way from a config to a run, and from a command line to a config.
+
+`loop` has the steps and what happens between them, `processes` what the processes of a run share, `io` what it writes.
+"""
 
 from .arguments import clear_errors, default_argument_parser, find_engine, load_config
-from .ema import ModelEma
-from .failures import LostProcessError
-from .optim import adamw, get_param_groups
-from .processes import launch
+from .loop.ema import ModelEma
+from .loop.optim import adamw, get_param_groups
+from .loop.schedule import WarmupParamScheduler, multi_step, one_cycle
+from .loop.trainer import Hook, Trainer
+from .processes.failures import LostProcessError
+from .processes.launch import launch
 from .run import evaluate, train
-from .schedule import WarmupParamScheduler, multi_step, one_cycle
-from .trainer import Hook, Trainer
 
 __all__ = [
     "Hook",

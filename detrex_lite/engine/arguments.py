@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import distributed
+from ..checkpoint import CheckpointError
+from ..config import ConfigError, LazyConfig
+from ..data.detectron2_catalog import INSTALL_DETECTRON2
+from .run import evaluate, train
 
 ENGINES = ("detrex_lite", "detectron2")
 
@@ -48,8 +52,6 @@ def load_config(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: when there is no such file, or an override is wrong.
     """
-    from ..config import LazyConfig
-
     return LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
 
 
@@ -59,10 +61,6 @@ def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     Raises:
         ConfigError: when detectron2 is asked for and cannot be imported.
     """
-    from ..config import ConfigError
-    from ..data.detectron2_catalog import INSTALL_DETECTRON2
-    from .run import evaluate, train
-
     if name == "detrex_lite":
         return train, evaluate
     try:
@@ -77,9 +75,6 @@ def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Inside, faults of configs and checkpoints end the program with a message, status 2 and no traceback."""
-    from ..checkpoint import CheckpointError
-    from ..config import ConfigError
-
     try:
         yield
     except (ConfigError, CheckpointError) as error:

@@ -11,19 +11,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import distributed
+from ..checkpoint import CheckpointError, load_checkpoint, read_checkpoint
+from ..config import ConfigError, instantiate
+from ..data import epoch_length
 from ..layers import BaseTransformerLayer
 from ..ops.cpu import accelerate
-from .determinism import name_own_kernels
-from .sharding import is_sharded
-from .signals import LeaveSignalsToParent
+from .processes.determinism import name_own_kernels
+from .processes.sharding import is_sharded
+from .processes.signals import LeaveSignalsToParent
 
 logger = logging.getLogger(__name__)
 
 
 def build_loader(cfg: Any) -> Any:
     """The loader that a config node describes; its workers leave signals to this process."""
-    from ..config import instantiate
-
     loader = instantiate(cfg)
     if isinstance(loader, DataLoader):
         loader.worker_init_fn = LeaveSignalsToParent(loader.worker_init_fn)
@@ -36,8 +37,6 @@ def build_evaluation(cfg: DictConfig, *, required: bool) -> tuple[Any, Any]:
     Raises:
         ConfigError: when one of them is missing, or both while they are required.
     """
-    from ..config import ConfigError, instantiate
-
     names = ("dataloader.test", "dataloader.evaluator")
     missing = [name for name in names if OmegaConf.select(cfg, name) is None]
     if len(missing) == 2 and not required:
@@ -53,8 +52,6 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         ConfigError: when the optimizer or the parameter groups refuse their arguments.
     """
-    from ..config import instantiate
-
     return instantiate(cfg, params=instantiate(cfg.params, model=model))
 
 
@@ -79,8 +76,6 @@ def checkpoint_activations(model: nn.Module) -> None:
     Raises:
         ConfigError: when it has no such layers.
     """
-    from ..config import ConfigError
-
     layers = [module for module in model.modules() if isinstance(module, BaseTransformerLayer)]
     if not layers:
         raise ConfigError(f"train.activation_checkpointing=True: {type(model).__name__} has no transformer layers")
@@ -141,8 +136,6 @@ def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:
 
 def batches_per_epoch(loader: Iterable[Any]) -> int | None:
     """How many batches show each image once; None when the loader does not say."""
-    from ..data import epoch_length
-
     try:
         return epoch_length(loader) if isinstance(loader, DataLoader) else None
     except ValueError:  # a loader that the user built
@@ -158,8 +151,6 @@ def load_initial_weights(cfg: DictConfig, model: nn.Module) -> None:
     Raises:
         CheckpointError: when the file cannot be read or is of another model.
     """
-    from ..checkpoint import load_checkpoint
-
     path = cfg.train.init_checkpoint
     report = load_checkpoint(
         model,
@@ -184,8 +175,6 @@ def load_weights_to_evaluate(cfg: DictConfig, model: nn.Module, class_names: tup
     Raises:
         CheckpointError: when the file cannot be read, lacks part of the model, or is of other classes.
     """
-    from ..checkpoint import CheckpointError, load_checkpoint, read_checkpoint
-
     path = cfg.train.init_checkpoint
     stored = read_checkpoint(path, trusted=cfg.train.trust_init_checkpoint)
     names = tuple(stored.get("class_names") or ())

@@ -22,7 +22,7 @@ from .. import distributed
 from ..checkpoint import CheckpointError
 from ..config import ConfigError, instantiate
 from .build import build_optimizer, load_initial_weights, wrap_for_training
-from .hooks import Results
+from .loop.hooks import Results
 from .preflight import CONFIG_FILE, try_evaluation
 from .run import Run, evaluate_by, start
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ..config import locate
+from ..data.catalog import load_dataset, published_size
 from .build import batches_per_epoch, build_loader
 
 
@@ -38,9 +40,6 @@ def default_max_iter(cfg: DictConfig) -> int | None:
 
 def _published_batches(loader: Any) -> int | None:
     """The batches of an epoch of a built-in data set, without reading it; None for all others."""
-    from ..config import locate
-    from ..data.catalog import load_dataset, published_size
-
     dataset: Any = loader.get("dataset") or {}
     target = dataset.get("_target_")
     if (locate(target) if isinstance(target, str) else target) is not load_dataset:

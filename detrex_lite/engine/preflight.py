@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from .. import distributed
-from .random_states import preserved_random_states
-from .writers import METRICS_FILE
+from ..config import ConfigError
+from ..evaluation import run_evaluation
+from ..metrics_file import METRICS_FILE
+from .processes.random_states import preserved_random_states
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +26,6 @@ def check_output_dir(output_dir: Path, *, resume: bool) -> None:
     Raises:
         ConfigError: when it does and the run is not resumed, or when it is not a folder.
     """
-    from ..config import ConfigError
-
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigError(f"train.output_dir={output_dir} is a file, not a folder")
     traces = [name for name in TRACES_OF_A_RUN if (output_dir / name).exists()]
@@ -42,8 +42,6 @@ def check_init_checkpoint(path: str, *, required: bool = False) -> None:
     Raises:
         ConfigError: when it is not, or is missing though it is required.
     """
-    from ..config import ConfigError
-
     if not path:
         if required:
             raise ConfigError("evaluation needs weights: set train.init_checkpoint=path/to/model_final.pth")
@@ -64,8 +62,6 @@ def check_agreement(config: str, datasets: dict[str, Any]) -> None:
     Raises:
         ConfigError: on every process, when configs or data sets differ.
     """
-    from ..config import ConfigError
-
     sizes = {use: f"{len(d)} images, {d.num_boxes} boxes" for use, d in datasets.items() if d is not None}
     all_configs, all_sizes = zip(*distributed.all_gather_objects((config, sizes)), strict=True)
     for rank, (other, other_sizes) in enumerate(zip(all_configs, all_sizes, strict=True)):
@@ -95,8 +91,6 @@ def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]
     Raises:
         ConfigError: when they differ.
     """
-    from ..config import ConfigError
-
     known = {use: tuple(d.class_names) for use, d in datasets.items() if d is not None}
     if not known:
         logger.info("The loaders do not tell their data sets: classes are not compared.")
@@ -123,8 +117,6 @@ def try_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> None:
 
     Draws no random numbers from training. Errors are those of the model and the evaluator.
     """
-    from ..evaluation import run_evaluation
-
     try:
         with preserved_random_states():
             run_evaluation(model, loader, evaluator, max_batches=1)

@@ -10,6 +10,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from .. import distributed
+from ..checkpoint import Checkpointer
+from ..config import LazyConfig, instantiate
+from ..data import dataset_of
+from ..evaluation import format_table, run_evaluation
+from ..metrics_file import METRICS_FILE
 from .build import (
     batches_per_epoch,
     build_evaluation,
@@ -21,11 +26,15 @@ from .build import (
     to_device,
     wrap_for_training,
 )
-from .determinism import deterministic_algorithms
-from .ema import ModelEma
-from .failures import failures_in_log
-from .hooks import EmaUpdate, Evaluation, LearningRate, PeriodicCheckpoint, Results
-from .logs import run_logging
+from .io.logs import run_logging
+from .io.report import RunReport, SampleKeeper
+from .io.state import TrainingState
+from .io.summary import describe_device, describe_run
+from .io.writers import Writer, open_writers
+from .loop.ema import ModelEma
+from .loop.hooks import EmaUpdate, Evaluation, LearningRate, PeriodicCheckpoint, Results
+from .loop.progress import ProgressLog
+from .loop.trainer import Hook, Trainer
 from .preflight import (
     CONFIG_FILE,
     check_agreement,
@@ -34,17 +43,13 @@ from .preflight import (
     check_output_dir,
     try_evaluation,
 )
-from .processes import times_restarted
-from .progress import ProgressLog
-from .random_states import seed_everything
-from .report import RunReport, SampleKeeper
+from .processes.determinism import deterministic_algorithms
+from .processes.failures import failures_in_log
+from .processes.launch import times_restarted
+from .processes.random_states import seed_everything
+from .processes.sharding import shard, take_weights_of_main_process, whole_weights
+from .processes.signals import StopOnSignal
 from .settings import AMP_DTYPES, Lengths, complete
-from .sharding import shard, take_weights_of_main_process, whole_weights
-from .signals import StopOnSignal
-from .state import TrainingState
-from .summary import describe_device, describe_run
-from .trainer import Hook, Trainer
-from .writers import METRICS_FILE, Writer, open_writers
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +105,6 @@ def evaluate(cfg: DictConfig) -> Results:
 
 def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Results:
     """`evaluate`, by a function of the model, the loader and the evaluator that may be another engine's."""
-    from ..config import instantiate
-    from ..data import dataset_of
-
     cfg = complete(cfg, sections=("dataloader",))
     check_init_checkpoint(cfg.train.init_checkpoint, required=True)
     device = torch.device(cfg.train.device)
@@ -119,8 +121,6 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
 
 
 def _evaluate(model: Any, loader: Any, evaluator: Any) -> Results:
-    from ..evaluation import format_table, run_evaluation
-
     with whole_weights(model):
         results = run_evaluation(model, loader, evaluator)
     if distributed.is_main_process():
@@ -137,8 +137,6 @@ class Run:
     """
 
     def __init__(self, cfg: DictConfig, output_dir: Path):
-        from ..config import LazyConfig, instantiate
-
         self.cfg = cfg
         self.output_dir = output_dir
         self.config_text = LazyConfig.to_yaml(cfg, resolve=True)
@@ -155,9 +153,6 @@ class Run:
         prepare_for_training(self.model, cfg.train, self.device, self.amp_dtype)
 
     def train(self, resume: bool) -> Results:
-        from ..checkpoint import Checkpointer
-        from ..config import instantiate
-
         train = self.cfg.train
         checkpointer = Checkpointer(self.output_dir, max_to_keep=train.checkpointer.max_to_keep)
         # The main process decides: the others may not see a file that it has just found damaged, or only later.
@@ -279,8 +274,6 @@ class Run:
         return writers
 
     def _datasets(self) -> dict[str, Any]:
-        from ..data import dataset_of
-
         datasets = {"training": dataset_of(self.train_loader)}
         if self.test_loader is not None:
             datasets["validation"] = dataset_of(self.test_loader)

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from .. import distributed
+from ..config import ConfigError, get_config, validate
 from ..errors import did_you_mean
 from .epochs import steps_of_epochs
 
@@ -31,8 +32,6 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
     Raises:
         ConfigError: with everything that is wrong, in the whole config.
     """
-    from ..config import ConfigError, get_config, validate
-
     cfg = copy.deepcopy(cfg)
     defaults = get_config("common/train.py").train
     # The default is for engines that know no epochs, and may read the data; this one counts by its loader.
@@ -171,8 +170,6 @@ class Lengths:
         Raises:
             ConfigError: when the run has no length, or one in epochs that cannot be counted.
         """
-        from ..config import ConfigError
-
         epoch = None if batches_per_epoch is None else batches_per_epoch / train.accumulate_steps
         in_epochs = {key: train[key] for key in ("max_epochs", "eval_epochs", "checkpoint_epochs")}
         given = [f"train.{key}" for key, value in in_epochs.items() if value is not None]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+from pycocotools.cocoeval import COCOeval
 
 from ..errors import did_you_mean
 from .pycocotools_bridge import indexed, metrics_of, prints_to_log
@@ -47,8 +48,6 @@ class PycocotoolsBackend:
     name = "pycocotools"
 
     def __init__(self, ground_truth: Any):
-        from pycocotools.cocoeval import COCOeval
-
         self._evaluation = COCOeval(ground_truth, None, "bbox")
         evaluation, params = self._evaluation, self._evaluation.params
         params.imgIds = np.unique(params.imgIds).tolist()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from pycocotools.coco import COCO
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,6 @@ def build_ground_truth(dataset: Any) -> Any:
 
 def indexed(content: dict[str, Any]) -> Any:
     """A `pycocotools.coco.COCO` of the content of a COCO file."""
-    from pycocotools.coco import COCO
-
     coco = COCO()
     coco.dataset = content
     with prints_to_log():

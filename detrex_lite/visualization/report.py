@@ -17,9 +17,12 @@ from statistics import median
 from typing import Any
 
 from ..checkpoint.files import replace_text
+from ..metrics_file import METRICS_FILE, read_metrics
 from .charts import PALETTE, Curve, line_chart
 from .contact_sheet import SheetRow, draw_pair
-from .curves import Series, read_metrics
+
+Series = list[tuple[int, float]]
+"""(iteration, value), in the order of the iterations."""
 
 REPORT_FILE = "report.html"
 SAMPLES_FILE = "report_samples.json"
@@ -44,7 +47,7 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         ValueError: for a line of it that is not JSON (but the last one, which a killed run leaves unfinished).
     """
     output_dir = Path(output_dir)
-    series = read_metrics(output_dir / "metrics.jsonl", gaps=True)
+    series = _series(read_metrics(output_dir / METRICS_FILE))
     config = output_dir / "config.yaml"
     name = output_dir.resolve().name
     sections = [
@@ -89,6 +92,20 @@ def _jpeg(image: Any) -> str:
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
     return base64.b64encode(file.getvalue()).decode()
+
+
+def _series(records: Iterable[dict[str, Any]]) -> dict[str, Series]:
+    """All numbers by name; of an iteration that a resumed run has written twice the later line counts.
+
+    null, which stands for a number that is not finite, becomes nan.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for record in records:
+        for name, value in record.items():
+            value = math.nan if value is None else value
+            if name != "iteration" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                values.setdefault(name, {})[record["iteration"]] = value
+    return {name: sorted(by_iteration.items()) for name, by_iteration in values.items()}
 
 
 def _facts(series: dict[str, Series]) -> str:

@@ -23,7 +23,7 @@ import detrex_lite
 from ..checkpoint.files import replace_text
 from ..config import LazyConfig, instantiate
 from ..engine import evaluate as evaluate_config
-from ..engine.summary import describe_device
+from ..engine.io.summary import describe_device
 from .cache import Checkpoint, obtain
 from .entry import ZooEntry
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..engine.predictor import Predictor
+from ..inference import Predictor
 from .cache import obtain
 from .registry import find_entry, load_zoo
 

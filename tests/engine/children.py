@@ -10,7 +10,7 @@ import torch
 from detrex_lite import distributed
 from detrex_lite.data import DetrDatasetMapper
 from detrex_lite.engine import train
-from detrex_lite.engine.processes import times_restarted
+from detrex_lite.engine.processes.launch import times_restarted
 from detrex_lite.errors import NonFiniteError
 
 from .tiny import TinyDetector, TinyLoader, tiny_config

@@ -15,7 +15,8 @@ from torch._dynamo.testing import CompileCounter
 
 from detrex_lite import distributed
 from detrex_lite.config import LazyConfig, get_config
-from detrex_lite.engine import sharding, train
+from detrex_lite.engine import train
+from detrex_lite.engine.processes import sharding
 
 from .tiny import tiny_config
 

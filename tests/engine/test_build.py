@@ -6,7 +6,7 @@ from torch import nn
 
 from detrex_lite.config import ConfigError
 from detrex_lite.engine import build
-from detrex_lite.engine.ema import ModelEma
+from detrex_lite.engine.loop.ema import ModelEma
 from detrex_lite.engine.run import Run
 from detrex_lite.engine.settings import complete
 from detrex_lite.layers import FFN, BaseTransformerLayer, MultiheadAttention

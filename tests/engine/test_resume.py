@@ -8,8 +8,8 @@ import torch
 
 from detrex_lite.config import ConfigError
 from detrex_lite.engine import train
-from detrex_lite.engine.progress import PHASES
-from detrex_lite.engine.writers import read_metrics
+from detrex_lite.engine.loop.progress import PHASES
+from detrex_lite.metrics_file import read_metrics
 
 from .tiny import tiny_config
 

@@ -13,8 +13,8 @@ from detrex_lite.config import ConfigError, LazyConfig, get_config
 from detrex_lite.config import LazyCall as L
 from detrex_lite.data import DatasetError, generate_shapes
 from detrex_lite.engine import LostProcessError, evaluate, train
-from detrex_lite.engine.writers import read_metrics
 from detrex_lite.errors import NonFiniteError
+from detrex_lite.metrics_file import read_metrics
 
 from .children import WorkerKiller
 from .test_resume import assert_same_run

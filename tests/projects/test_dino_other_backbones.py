@@ -8,7 +8,7 @@ import torch
 import detrex_lite.projects
 from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
 from detrex_lite.config import LazyConfig, get_config, instantiate
-from detrex_lite.engine.optim import get_param_groups
+from detrex_lite.engine.loop.optim import get_param_groups
 from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build, build_lively, build_on_meta, changed
 
 from .published import under_detrex_names

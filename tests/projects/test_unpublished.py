@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from detrex_lite.config import LazyConfig
 from detrex_lite.data import generate_shapes
 from detrex_lite.engine import train
-from detrex_lite.engine.writers import read_metrics
+from detrex_lite.metrics_file import read_metrics
 
 CONFIG = '''
 """DAB-Deformable-DETR with relations, groups, a one-to-many branch and contrastive denoising."""

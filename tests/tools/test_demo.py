@@ -32,9 +32,8 @@ def test_everything_that_is_announced_is_there_and_a_second_run_replaces_it(tmp_
     assert "12 held-out images" in printed
     assert printed.splitlines()[-1].startswith("Total time: 0:")
     assert set(json.loads((output / "metrics.json").read_text())["bbox"]) >= {"AP", "AP50", "AP-circle"}
-    for name in ("curves.png", "contact_sheet.png"):
-        with Image.open(output / name) as image:
-            assert image.width > 1000
+    with Image.open(output / "contact_sheet.png") as image:
+        assert image.width > 1000
 
     (output / "left.txt").write_text("of the first run")
     assert run_quickly(output, "train.max_iter=2") == 0

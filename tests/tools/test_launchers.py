@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrex_lite.engine.writers import read_metrics
+from detrex_lite.metrics_file import read_metrics
 from tests.engine.tiny import CONFIG_FILE
 
 REPOSITORY = Path(__file__).parents[2]

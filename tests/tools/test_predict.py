@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 
 from detrex_lite.tools import predict
 
-from ..engine.stand_in import CONFIG, WEIGHTS
+from ..inference.stand_in import CONFIG, WEIGHTS
 
 RED, GREEN, BLUE = range(3)
 

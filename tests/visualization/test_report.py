@@ -3,6 +3,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
@@ -184,3 +186,8 @@ def test_a_chart_of_one_point_and_of_one_value():
     for points in ([(5, 0.0)], [(1, 2.0), (2, 2.0)], [(5, -3.0)]):
         ET.fromstring(re.search("<svg.*</svg>", line_chart("x", [Curve("x", points, "red")]))[0])
     assert line_chart("x", [Curve("x", [(1, math.nan)], "red")]) == ""
+
+
+def test_importing_the_package_leaves_matplotlib_out():
+    code = "import sys, detrex_lite.visualization as v; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

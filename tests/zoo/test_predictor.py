@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import detrex_lite
-from detrex_lite.engine.predictor import Predictor
+from detrex_lite.inference import Predictor
 from detrex_lite.zoo import ZooError
 
 IMAGE = np.full((48, 64, 3), 200, dtype=np.uint8)

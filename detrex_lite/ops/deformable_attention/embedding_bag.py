@@ -258,7 +258,7 @@ def _scatter(rows: Tensor, shares: Tensor, gradient: Tensor, num_rows: int) -> T
     Returns:
         (B, num_rows, C).
     """
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array  # takes long to import, and only training on a CPU needs it
 
     images, bags, per_bag = rows.shape
     first = torch.arange(0, bags * per_bag + 1, per_bag, dtype=torch.int32).numpy()

@@ -6,7 +6,7 @@ As detrex trains it, see dino_r50_4scale_12ep.py.
 """
 
 from detrex_lite.config import LazyCall as L
-from detrex_lite.engine.optim import LayerDecay
+from detrex_lite.engine.loop.optim import LayerDecay
 
 from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
 from .models.dino_eva_01 import model

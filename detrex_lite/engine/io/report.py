@@ -1,0 +1,132 @@
+"""Keeps `report.html` in the run's folder up to date, with detections that evaluations come across."""
+
+import logging
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import distributed
+from ...structures import Boxes, Instances
+from ...visualization import SheetRow, write_report, write_samples
+from ...visualization.images import to_pil
+from ..loop.trainer import Hook, Trainer
+
+logger = logging.getLogger(__name__)
+
+NUM_SAMPLES = 6
+
+
+class Sample(NamedTuple):
+    """An image as the model saw it, with its detections in the frame of the original, both on the CPU."""
+
+    image: Tensor
+    height: int
+    width: int
+    detections: Any
+
+
+class SampleKeeper:
+    """An evaluator around another one that keeps the outputs for a few images.
+
+    Always the same images, wherever they come in the data set and whichever process sees which: those whose ids have
+    the smallest checksums.
+
+    Args:
+        evaluator: has `reset`, `process` and `evaluate`.
+        number: of images.
+    """
+
+    def __init__(self, evaluator: Any, *, number: int = NUM_SAMPLES):
+        self.evaluator = evaluator
+        self.number = number
+        self.samples: dict[int, Sample] = {}
+
+    def reset(self) -> None:
+        self.samples = {}
+        self.evaluator.reset()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        self.evaluator.process(inputs, outputs)
+        for one, output in zip(inputs, outputs, strict=True):
+            if "image_id" not in one:  # an evaluator may not need it
+                continue
+            image_id = int(one["image_id"])
+            if len(self.samples) == self.number:
+                last = max(self.samples, key=_place)
+                if image_id in self.samples or _place(image_id) > _place(last):
+                    continue
+                del self.samples[last]
+            height, width = one.get("height", one["image"].shape[1]), one.get("width", one["image"].shape[2])
+            found = output["instances"]
+            # Copies: a view of a batch would keep the whole batch in memory.
+            detections = Instances(
+                (height, width),
+                pred_boxes=Boxes(found.pred_boxes.tensor.detach().float().cpu().clone()),
+                scores=found.scores.detach().float().cpu().clone(),
+                pred_classes=found.pred_classes.detach().cpu().clone(),
+            )
+            image = one["image"].detach().cpu().clone()
+            self.samples[image_id] = Sample(image, height, width, detections)
+
+    def evaluate(self) -> Any:
+        return self.evaluator.evaluate()
+
+
+class RunReport(Hook):
+    """Writes the page after each evaluation and after the last step; it comes after the evaluation among the hooks.
+
+    Args:
+        output_dir: the run's folder.
+        keeper: has the detections of the last evaluation; None when there is none.
+        dataset: the validation set, for the ground truth; None when the loader does not tell.
+        class_names: names by class index.
+    """
+
+    def __init__(
+        self, *, output_dir: Path, keeper: SampleKeeper | None, dataset: Any, class_names: Sequence[str] | None
+    ):
+        self.output_dir = output_dir
+        self.keeper = keeper
+        self.dataset = dataset
+        self.class_names = class_names
+        self._results: Any = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._results = trainer.results
+
+    def after_step(self, trainer: Trainer) -> None:
+        was_evaluated = trainer.results is not self._results
+        self._results = trainer.results
+        if distributed.is_main_process() and (was_evaluated or trainer.iteration == trainer.max_iter):
+            self._write(trainer.iteration)
+
+    def _write(self, iteration: int) -> None:
+        try:
+            samples = self.keeper.samples if self.keeper is not None else {}
+            if samples:
+                rows = [self._row(image_id, samples[image_id]) for image_id in sorted(samples)]
+                write_samples(self.output_dir, rows, class_names=self.class_names, iteration=iteration)
+            write_report(self.output_dir)
+        except Exception:  # whatever goes wrong with a picture of a training must not end the training
+            logger.warning("report.html could not be written.", exc_info=True)
+
+    def _row(self, image_id: int, sample: Sample) -> Any:
+        # The model saw the image resized; boxes are in the frame of the original.
+        image = to_pil(sample.image).resize((sample.width, sample.height))
+        boxes, classes = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+        caption = f"image {image_id}"
+        if self.dataset is not None:
+            record = self.dataset[int(np.flatnonzero(np.asarray(self.dataset.image_ids) == image_id)[0])]
+            boxes, classes = record["boxes"], record["classes"]
+            caption = Path(record["file_name"]).name
+        truth = Instances((sample.height, sample.width), gt_boxes=Boxes(boxes), gt_classes=classes)
+        return SheetRow(image, truth, sample.detections, caption)
+
+
+def _place(image_id: int) -> tuple[int, int]:
+    return zlib.crc32(str(image_id).encode()), image_id

@@ -1,0 +1,190 @@
+"""What a training run consists of at one moment: capturing, saving and restoring it exactly."""
+
+import difflib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ... import distributed
+from ...checkpoint import CheckpointError
+from ...errors import NonFiniteError
+from ..loop.ema import ModelEma
+from ..loop.running_means import RunningMeans, mean_of_totals
+from ..loop.trainer import Trainer
+from ..processes.random_states import random_states, seed_anew, set_random_states
+from ..processes.sharding import gathered, load_whole, part_here, split_optimizer_state
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointStore(Protocol):
+    """What saving needs of `detrex_lite.checkpoint.Checkpointer`."""
+
+    def save(self, name: str, state: dict[str, Any]) -> Path: ...
+
+    def load(self, path: Path) -> dict[str, Any]: ...
+
+
+def checkpoint_name(iteration: int) -> str:
+    """The file name, without suffix, of the checkpoint after `iteration` steps."""
+    return f"model_{iteration:07d}"
+
+
+class TrainingState:
+    """The parts of a run that a checkpoint holds.
+
+    Args:
+        model: the model itself, not wrapped.
+        trainer: with its optimizer, scaler and iteration.
+        checkpointer: writes and reads files.
+        ema: the running mean of the weights, if there is one.
+        class_names: of the data, in the order of the model's classes.
+        config: the resolved config as YAML text.
+        seed: of the run; random numbers begin anew from it where their states cannot be restored.
+
+    Attributes:
+        best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
+        saved_iteration: the iteration of the last checkpoint that was written, None before the first.
+        losses: means since the last line of the log; saved, so that a resumed run writes the same lines.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        trainer: Trainer,
+        checkpointer: CheckpointStore,
+        ema: ModelEma | None = None,
+        class_names: Sequence[str] = (),
+        config: str = "",
+        seed: int = 0,
+    ):
+        self.model = model
+        self.trainer = trainer
+        self.checkpointer = checkpointer
+        self.ema = ema
+        self.class_names = list(class_names)
+        self.config = config
+        self.seed = seed
+        self.best: dict[str, Any] | None = None
+        self.saved_iteration: int | None = None
+        self.losses = RunningMeans()
+
+    def capture(self) -> dict[str, Any]:
+        """The state as a dict of tensors and plain values. Every process must call this; the main one gets it.
+
+        Of a sharded model it holds whole tensors, as of any other.
+        """
+        trainer = self.trainer
+        per_process = distributed.all_gather_objects((random_states(), self.losses.totals()))
+        state = {
+            "model": gathered(self.model.state_dict()),
+            "optimizer": gathered(trainer.optimizer.state_dict()),
+            "lr_scheduler": {"max_iter": trainer.max_iter},
+            "scaler": trainer.scaler.state_dict(),
+            "iteration": trainer.iteration,
+            "batches": list(trainer.batches),
+            "rng": [states for states, _ in per_process],
+            "losses": [totals for _, totals in per_process],
+            "best": self.best,
+            "class_names": self.class_names,
+            "config": self.config,
+        }
+        if self.ema is not None:
+            state["ema"] = gathered(self.ema.state_dict())
+            state["ema_updates"] = self.ema.updates
+        return state
+
+    def save(self, name: str) -> Path | None:
+        """Write checkpoint `name`. Every process must call this; the main one writes and gets the path.
+
+        Raises:
+            NonFiniteError: when weights are not finite; nothing is written then.
+            OSError: when writing fails; earlier checkpoints survive.
+        """
+        mine = [key for key, p in self.model.named_parameters() if not torch.isfinite(part_here(p.detach())).all()]
+        bad = list(dict.fromkeys(key for keys in distributed.all_gather_objects(mine) for key in keys))
+        if bad:
+            listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+            raise NonFiniteError(
+                f"after iteration {self.trainer.iteration} weights are not finite: {listed}. Checkpoint "
+                f"{name} was not written; the earlier ones are unharmed"
+            )
+        state = self.capture()
+        path = self.checkpointer.save(name, state) if distributed.is_main_process() else None
+        distributed.barrier()
+        self.saved_iteration = self.trainer.iteration
+        return path
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint: everything is as it was when it was saved.
+
+        Raises:
+            CheckpointError: when the checkpoint is of another model, optimizer or set of classes.
+        """
+        state = self.checkpointer.load(path)
+        if self.class_names and state["class_names"] and state["class_names"] != self.class_names:
+            raise CheckpointError(
+                f"{path} was trained on the classes {state['class_names']}, the data has {self.class_names}; "
+                "a run goes on with its own classes only (to fine-tune, give the file as train.init_checkpoint)"
+            )
+        trainer = self.trainer
+        try:
+            load_whole(self.model, state["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state.get("ema", state["model"]), state.get("ema_updates", 0))
+            self._restore_optimizer(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} does not fit the model and optimizer of this config, so the run cannot be continued: {error}"
+            ) from error
+        if trainer.scaler.is_enabled() and state["scaler"]:
+            trainer.scaler.load_state_dict(state["scaler"])
+        trainer.iteration = state["iteration"]
+        trainer.batches = [(size, number) for size, number in state.get("batches", ())]
+        self.best = state["best"]
+        self._report_changes(path, state)
+        rank, iteration = distributed.rank(), trainer.iteration
+        if len(state["rng"]) == distributed.world_size():
+            self.losses.restart(state["losses"][rank])
+            trainer.on_loader_started = lambda: set_random_states(state["rng"][rank])
+        else:
+            self.losses.restart(mean_of_totals(state["losses"]))
+            trainer.on_loader_started = lambda: seed_anew(self.seed, iteration, rank)
+
+    def _restore_optimizer(self, stored: dict[str, Any]) -> None:
+        # The config stays the law on learning rate, decay and kernel: a resumed run may change them.
+        settings = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in self.trainer.optimizer.param_groups
+        ]
+        self.trainer.optimizer.load_state_dict(split_optimizer_state(stored, self.trainer.optimizer))
+        for group, setting in zip(self.trainer.optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+
+    def _report_changes(self, path: Path, state: dict[str, Any]) -> None:
+        if not distributed.is_main_process():
+            return
+        logger.info("Continuing from %s, after iteration %d.", path, self.trainer.iteration)
+        if (self.ema is None) != ("ema" not in state):
+            logger.warning(
+                "train.model_ema.enabled differs from the run so far: the average %s.",
+                "begins now" if self.ema is not None else "is dropped",
+            )
+        if len(state["rng"]) != distributed.world_size():
+            processes = len(state["rng"])
+            logger.warning(
+                "The run had %d process%s and has %d now: the images of each step stay the same, random numbers of "
+                "models (dropout, denoising) are others from here on.",
+                processes,
+                "es" * (processes > 1),
+                distributed.world_size(),
+            )
+        before, after = state["config"].splitlines(), self.config.splitlines()
+        changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")] if before != after else []
+        if changes:
+            logger.warning("The config has changed since the checkpoint:\n%s", "\n".join(changes))

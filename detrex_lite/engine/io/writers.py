@@ -1,0 +1,220 @@
+"""Where numbers go: metrics.jsonl, metrics.csv, TensorBoard, Weights & Biases, MLflow."""
+
+import csv
+import io
+import json
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...checkpoint.files import replace_text
+from ...metrics_file import METRICS_FILE, read_metrics
+
+logger = logging.getLogger(__name__)
+
+TABLE_FILE = "metrics.csv"
+
+
+class Writer(Protocol):
+    """Takes named numbers of one iteration."""
+
+    def write(self, iteration: int, scalars: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLinesWriter:
+    """One JSON object a line, with `iteration`. What is not finite becomes null: JSON has no nan.
+
+    Args:
+        path: the file, appended to.
+    """
+
+    def __init__(self, path: Path):
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, iteration: int, scalars: dict[str, float]) -> None:
+        line = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        self._file.write(json.dumps({"iteration": iteration, **line}, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class CsvWriter:
+    """One row an iteration and one column a name, for spreadsheets; what is not finite is an empty cell.
+
+    Losses and results of evaluations come at different times: the file is written anew when a name is new.
+
+    Args:
+        path: the file; a table that is there is continued.
+        start_iteration: rows after this one, which a resumed run writes again, are dropped.
+    """
+
+    def __init__(self, path: Path, start_iteration: int):
+        self._path = path
+        self._names = ["iteration"]
+        rows: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                self._names = list(reader.fieldnames or self._names)
+                # A row that was cut off while it was written has no last cell.
+                rows = [row for row in reader if None not in row.values() and None not in row]
+        self._write_all([row for row in rows if int(row["iteration"]) <= start_iteration])
+
+    def write(self, iteration: int, scalars: dict[str, float]) -> None:
+        if any(name not in self._names for name in scalars):
+            with self._path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            self._names += [name for name in scalars if name not in self._names]
+            self._write_all(rows)
+        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, self._names, restval="").writerow({"iteration": iteration, **finite})
+
+    def close(self) -> None:
+        """Nothing is open between two rows."""
+
+    def _write_all(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, self._names, restval="")
+        table.writeheader()
+        table.writerows(rows)
+        replace_text(self._path, text.getvalue())
+
+
+class TensorBoardWriter:
+    """Event files for TensorBoard.
+
+    Args:
+        output_dir: the folder of the event files.
+        start_iteration: events after this one, of a run that is now continued, are hidden.
+    """
+
+    def __init__(self, output_dir: Path, start_iteration: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = start_iteration + 1 if start_iteration else None
+        self._writer = SummaryWriter(str(output_dir), purge_step=purge_step)
+
+    def write(self, iteration: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbWriter:
+    """A Weights & Biases run; a resumed training goes on in the same one.
+
+    Args:
+        output_dir: where the run's files and its id are kept.
+        config: the resolved config, shown beside the run.
+        params: arguments of `wandb.init`.
+    """
+
+    def __init__(self, output_dir: Path, config: dict[str, Any], params: dict[str, Any]):
+        import wandb
+
+        id_file = output_dir / "wandb_id"
+        if id_file.exists():
+            params = {"id": id_file.read_text().strip(), **params}
+        self._run = wandb.init(dir=str(output_dir), config=config, resume="allow", **params)
+        id_file.write_text(self._run.id)
+
+    def write(self, iteration: int, scalars: dict[str, float]) -> None:
+        self._run.log(scalars, step=iteration)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MlflowWriter:
+    """A run of MLflow; a resumed training goes on in the same one.
+
+    Args:
+        output_dir: where the run's id is kept.
+        config: the resolved config, kept with the run as `config.yaml`.
+        tracking_uri: a server or database; None leaves it to MLFLOW_TRACKING_URI.
+        experiment: the experiment's name.
+        params: arguments of `mlflow.start_run`.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        config: dict[str, Any],
+        *,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        params: dict[str, Any] | None = None,
+    ):
+        import mlflow
+
+        self._mlflow = mlflow
+        id_file = output_dir / "mlflow_run_id"
+        known = {"run_id": id_file.read_text().strip()} if id_file.exists() else {}
+        if tracking_uri is not None:
+            mlflow.set_tracking_uri(tracking_uri)
+        if experiment is not None:
+            mlflow.set_experiment(experiment)
+        run = mlflow.start_run(**{**known, **(params or {})})
+        id_file.write_text(run.info.run_id)
+        mlflow.log_dict(config, "config.yaml")
+
+    def write(self, iteration: int, scalars: dict[str, float]) -> None:
+        # MLflow refuses other characters in names, which classes may have.
+        finite = {re.sub(r"[^\w\-. /]", "_", name): value for name, value in scalars.items() if math.isfinite(value)}
+        self._mlflow.log_metrics(finite, step=iteration)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+def open_writers(
+    output_dir: Path,
+    *,
+    start_iteration: int,
+    config: dict[str, Any],
+    wandb_params: dict[str, Any] | None = None,
+    mlflow_settings: dict[str, Any] | None = None,
+    table: bool = False,
+) -> list[Writer]:
+    """The writers of a run; the main process's business only.
+
+    Args:
+        output_dir: the run's folder.
+        start_iteration: where the run goes on; 0 for a new one.
+        config: the resolved config as plain values.
+        wandb_params: arguments of `wandb.init`; None does not use it.
+        mlflow_settings: `tracking_uri`, `experiment` and `params` of `MlflowWriter`; None does not use it.
+        table: write metrics.csv too.
+    """
+    path = output_dir / METRICS_FILE
+    truncate_metrics(path, start_iteration)
+    writers: list[Writer] = [JsonLinesWriter(path)]
+    try:
+        writers.append(TensorBoardWriter(output_dir, start_iteration))
+    except ImportError:
+        logger.info("No TensorBoard events: it is not installed (pip install tensorboard).")
+    if table:
+        writers.append(CsvWriter(output_dir / TABLE_FILE, start_iteration))
+    if wandb_params is not None:
+        writers.append(WandbWriter(output_dir, config, wandb_params))
+    if mlflow_settings is not None:
+        writers.append(MlflowWriter(output_dir, config, **mlflow_settings))
+    return writers
+
+
+def truncate_metrics(path: Path, iteration: int) -> None:
+    """Drop the lines after `iteration`, which a resumed run writes again."""
+    if not path.exists():
+        return
+    kept = [record for record in read_metrics(path, skip_broken=True) if record["iteration"] <= iteration]
+    replace_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))

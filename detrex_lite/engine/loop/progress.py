@@ -1,0 +1,125 @@
+"""What a user sees of a running training: the log's lines, the progress bar, and the files behind them."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+from tqdm import tqdm
+
+from ... import distributed
+from ..io.logs import FILE_ONLY
+from ..io.state import TrainingState
+from ..io.writers import Writer
+from .trainer import Hook, Trainer
+
+logger = logging.getLogger(__name__)
+
+PHASES = ("data", "forward", "matching", "backward", "optimizer")
+
+
+class ProgressLog(Hook):
+    """Every `period` steps, and after the last one, writes the means since the last line.
+
+    On a terminal there is a progress bar, otherwise a line.
+
+    Args:
+        period: steps between two lines.
+        writers: where the numbers go; empty on other processes than the main one.
+        state: keeps the losses since the last line, so that they are saved with a checkpoint.
+    """
+
+    def __init__(self, *, period: int, writers: Sequence[Writer], state: TrainingState):
+        self.period = period
+        self.writers = writers
+        self.state = state
+        self._bar: tqdm | None = None
+        self._steps = self._images = 0
+        self._seconds = self._data_seconds = 0.0
+
+    def before_train(self, trainer: Trainer) -> None:
+        if distributed.is_main_process() and sys.stderr.isatty() and trainer.iteration < trainer.max_iter:
+            self._bar = tqdm(
+                total=trainer.max_iter, initial=trainer.iteration, desc="train", unit="it", dynamic_ncols=True
+            )
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.state.losses.add(trainer.losses)
+        self._steps += 1
+        self._seconds += trainer.step_seconds
+        self._data_seconds += trainer.data_seconds
+        self._images += trainer.num_images
+        if self._bar is not None:
+            self._bar.update()
+        if trainer.iteration % self.period == 0 or trainer.iteration == trainer.max_iter:
+            self._write(trainer)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _write(self, trainer: Trainer) -> None:
+        scalars = self._scalars(trainer)
+        self.state.losses.restart()
+        self._steps = self._images = 0
+        self._seconds = self._data_seconds = 0.0
+        for writer in self.writers:
+            writer.write(trainer.iteration, scalars)
+        if not distributed.is_main_process():
+            return
+        remaining = (trainer.max_iter - trainer.iteration) * scalars["time"]
+        rate = f"{scalars['images_per_second']:.1f} images/s"
+        losses = "  ".join(f"{name} {scalars[name]:.4g}" for name in _main_losses(scalars))
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {scalars['total_loss']:.3f}, {rate}")
+        logger.info(
+            "iteration %d/%d  eta %s  %s  lr %.2e  %s  step %.3f s (%s)",
+            trainer.iteration,
+            trainer.max_iter,
+            timedelta(seconds=round(remaining)),
+            losses,
+            scalars["lr"],
+            rate,
+            scalars["time"],
+            ", ".join(f"{name} {scalars[f'{name}_time']:.3f}" for name in PHASES if f"{name}_time" in scalars),
+            extra=FILE_ONLY if self._bar is not None else None,
+        )
+
+    def _scalars(self, trainer: Trainer) -> dict[str, float]:
+        """The means since the last line over the steps of all processes."""
+        mine = self.state.losses.means(), self._images / self._seconds
+        gathered = distributed.all_gather_objects(mine)
+        losses = _means([losses for losses, _ in gathered])
+        scalars = {
+            "total_loss": sum(losses.values()),
+            **losses,
+            "lr": max(group["lr"] for group in trainer.optimizer.param_groups),
+            "time": self._seconds / self._steps,
+            "data_time": self._data_seconds / self._steps,
+            **{f"{name}_time": seconds / self._steps for name, seconds in trainer.phases.take().items()},
+            "images_per_second": sum(rate for _, rate in gathered),
+        }
+        if trainer.grad_norm is not None:
+            scalars["grad_norm"] = float(trainer.grad_norm)
+        if trainer.device.type == "cuda":
+            scalars["memory_mb"] = torch.cuda.max_memory_allocated(trainer.device) / 2**20
+        return scalars
+
+
+def _main_losses(scalars: dict[str, float]) -> list[str]:
+    """The total and the losses that are no variant of another: `loss_class`, not `loss_class_0` or
+    `loss_class_dn`."""
+    losses = [name for name in scalars if name.startswith("loss")]
+    return ["total_loss", *(n for n in losses if not any(n.startswith(f"{other}_") for other in losses))]
+
+
+def _means(records: Sequence[dict[str, float]]) -> dict[str, float]:
+    """name -> mean over the records that have it."""
+    names = dict.fromkeys(name for record in records for name in record)
+    means = {}
+    for name in names:
+        values = [record[name] for record in records if name in record]
+        means[name] = sum(values) / len(values)
+    return means

@@ -1,0 +1,286 @@
+"""The training loop and its hook points.
+
+One step is: for each of `accumulate_steps` batches, compute the losses, make sure on all processes that they
+are finite, and add up gradients; then clip, and let the optimizer step. Everything else (learning rate, logs,
+checkpoints, evaluation) is a `Hook`.
+"""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ... import distributed
+from ...errors import NonFiniteError
+from ...phases import PhaseTimes, phase
+from ..processes.sharding import gradients_stay_here, is_sharded, whole
+
+logger = logging.getLogger(__name__)
+
+Batch = list[dict[str, Any]]
+
+
+class Hook:
+    """What happens around training; each method gets the trainer.
+
+    The order is before_train, then before_step and after_step for each step, then after_train. `close` comes
+    last, even when training ends with an error.
+    """
+
+    def before_train(self, trainer: "Trainer") -> None: ...
+
+    def after_train(self, trainer: "Trainer") -> None: ...
+
+    def before_step(self, trainer: "Trainer") -> None: ...
+
+    def after_step(self, trainer: "Trainer") -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Trainer:
+    """Trains a model from a loader, step by step, up to `max_iter` steps.
+
+    Args:
+        model: takes a list of dicts, returns name -> weighted loss; possibly a DistributedDataParallel or sharded.
+        optimizer: over the model's parameters.
+        data_loader: gives batches; begun again when it ends. When its `batch_sampler` has `start_batch`, a
+            continued run sees the data that an uninterrupted one would have seen.
+        max_iter: the number of optimizer steps.
+        hooks: called in this order.
+        accumulate_steps: batches per step; their losses are averaged.
+        clip_grad: arguments of `clip_grad_norm_` (`max_norm`, `norm_type`); None does not clip.
+        amp_dtype: `torch.bfloat16` or `torch.float16` for mixed precision, None for none.
+
+    Attributes:
+        iteration: how many steps are done.
+        batches: (images a batch of all processes, 0 when the loader does not say; number of batches): how far the data
+            was used. A second pair follows where a run goes on with another batch size.
+        losses: name -> loss of the last step, averaged over its batches; on the device.
+        grad_norm: gradient norm of the last step before clipping, on the device; None without clipping.
+        num_images: how many images this process saw in the last step.
+        step_seconds, data_seconds: how long the last step took, and how long it waited for data.
+        phases: how long forward passes, matching (a part of them), backward passes and the optimizer took.
+        stop_requested: the number of the signal by which this process was asked to end training, or 0.
+        stop_signal: the same for all processes together, as they agreed on it in the last step.
+        results: what the last evaluation returned.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        data_loader: Iterable[Batch],
+        max_iter: int,
+        hooks: Sequence[Hook] = (),
+        accumulate_steps: int = 1,
+        clip_grad: dict[str, Any] | None = None,
+        amp_dtype: torch.dtype | None = None,
+    ):
+        self.model = model
+        self.optimizer = optimizer
+        self.data_loader = data_loader
+        self.max_iter = max_iter
+        self.hooks = list(hooks)
+        self.accumulate_steps = accumulate_steps
+        self.clip_grad = clip_grad
+        self.amp_dtype = amp_dtype
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.device = self.parameters[0].device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp_dtype is torch.float16)
+
+        self.iteration = 0
+        self.start_iteration = 0
+        self.batches: list[tuple[int, int]] = []
+        self.losses: dict[str, Tensor] = {}
+        self.grad_norm: Tensor | None = None
+        self.num_images = 0
+        self.step_seconds = self.data_seconds = 0.0
+        self.phases = PhaseTimes(self.device)
+        self.stop_requested = self.stop_signal = 0
+        self.results: dict[str, dict[str, float]] = {}
+        # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
+        self.on_loader_started: Callable[[], None] | None = None
+        self._file_names: list[str] = []
+        self._last_file_names: list[str] = []  # of the step before, whose gradient is judged in this one
+
+    def train(self) -> None:
+        """Run the steps from `iteration` to `max_iter`.
+
+        Raises:
+            NonFiniteError: at the first loss that is not finite, on every process, before it changes weights.
+        """
+        self.start_iteration = self.iteration
+        try:
+            for hook in self.hooks:
+                hook.before_train(self)
+            batches = self._start_loader()
+            self.model.train()
+            while self.iteration < self.max_iter:
+                for hook in self.hooks:
+                    hook.before_step(self)
+                with self.phases.measure():
+                    self._step(batches)
+                self.iteration += 1
+                for hook in self.hooks:
+                    hook.after_step(self)
+            for hook in self.hooks:
+                hook.after_train(self)
+        finally:
+            for hook in reversed(self.hooks):
+                hook.close()
+
+    def _start_loader(self) -> Iterator[Batch]:
+        if self.iteration >= self.max_iter:
+            return iter(())
+        sampler = getattr(self.data_loader, "batch_sampler", None)
+        size = getattr(sampler, "batch_size", 0)
+        if not self.batches and self.iteration > 0:
+            self.batches = [(size, self.iteration * self.accumulate_steps)]
+        if sampler is not None and hasattr(sampler, "start_batch"):
+            sampler.first_sizes = [(earlier or size, number) for earlier, number in self.batches]
+            sampler.start_batch = sum(number for _, number in self.batches)
+        elif self.iteration > 0:
+            logger.warning("The training loader cannot be set to a position: the data begins anew.")
+        if not self.batches or self.batches[-1][0] != size:
+            self.batches.append((size, 0))
+        batches = _endless(self.data_loader)
+        if self.on_loader_started is not None:
+            self.on_loader_started()
+        return batches
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        start = time.perf_counter()
+        self._last_file_names = self._file_names
+        self.data_seconds, self.num_images, self._file_names = 0.0, 0, []
+        all_losses: list[dict[str, Tensor]] = []
+        for number in range(1, self.accumulate_steps + 1):
+            batch = self._fetch(batches)
+            is_last = number == self.accumulate_steps
+            with contextlib.nullcontext() if is_last else self._without_gradient_exchange():
+                with phase("forward"):
+                    losses = self._forward(batch)
+                    total = torch.stack(list(losses.values())).sum()
+                with phase("backward"):
+                    self.scaler.scale(total / self.accumulate_steps).backward()
+            all_losses.append({name: value.detach() for name, value in losses.items()})
+        with phase("optimizer"):
+            self._update_weights()
+        self.losses = _mean(all_losses)
+        self.step_seconds = time.perf_counter() - start
+
+    def _fetch(self, batches: Iterator[Batch]) -> Batch:
+        start = time.perf_counter()
+        batch = next(batches)
+        size, number = self.batches[-1]
+        self.batches[-1] = size, number + 1
+        self.data_seconds += time.perf_counter() - start
+        self.num_images += len(batch)
+        self._file_names += _file_names(batch)
+        return batch
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one batch, which are finite on every process when this returns."""
+        losses: dict[str, Tensor] = {}
+        error = None
+        try:
+            with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+                losses = self.model(batch)
+            if not isinstance(losses, dict) or not losses:
+                name = type(self.model).__name__
+                raise ValueError(f"in training a model returns a dict of losses; {name} gave {losses!r:.80}")
+        except FloatingPointError as caught:
+            error = caught
+        self._require_finite(losses, error, batch)
+        return losses
+
+    def _without_gradient_exchange(self) -> contextlib.AbstractContextManager[None]:
+        if is_sharded(self.model):
+            return gradients_stay_here(self.model)
+        no_sync = getattr(self.model, "no_sync", None)
+        return contextlib.nullcontext() if no_sync is None else no_sync()
+
+    def _update_weights(self) -> None:
+        if self.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, **self.clip_grad).detach())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _require_finite(self, losses: dict[str, Tensor], error: FloatingPointError | None, batch: Batch) -> None:
+        """Raise on all processes when a loss or the last gradient is not finite on one of them.
+
+        It comes before the backward pass, in which processes wait for each other, and takes requests to stop
+        along. This is the one transfer from the device for each batch.
+        """
+        failed = torch.ones((), device=self.device)
+        if error is None:
+            watched = [value.detach().float() for value in losses.values()]
+            if self.grad_norm is not None and not self.scaler.is_enabled():  # a scaler skips such steps itself
+                watched.append(self.grad_norm.float())
+            failed -= torch.isfinite(torch.stack(watched)).all().float()
+        flags = torch.stack([failed, failed.new_tensor(float(self.stop_requested))])
+        if distributed.is_distributed():
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        any_failed, stop_signal = flags.tolist()
+        self.stop_signal = int(stop_signal)
+        if any_failed:
+            mine = self._describe(losses, error, batch) if failed.item() else ""
+            raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine)))) from error
+
+    def _describe(self, losses: dict[str, Tensor], error: FloatingPointError | None, batch: Batch) -> str:
+        iteration, file_names = self.iteration + 1, _file_names(batch)
+        norm = 0.0 if self.grad_norm is None or self.scaler.is_enabled() else float(self.grad_norm)
+        if not math.isfinite(norm):
+            # Then the weights are not finite either, and whatever is wrong now comes from that.
+            what = f"the gradient is not finite at iteration {self.iteration}: its norm is {norm}"
+            file_names = self._last_file_names
+        elif error is not None:
+            what = f"training stopped at iteration {iteration}: {error}"
+        else:
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            listed = ", ".join(f"{name}={value}" for name, value in values.items() if not math.isfinite(value))
+            what = f"the loss is not finite at iteration {iteration}: {listed}"
+        images = f"; images: {', '.join(file_names)}" if file_names else ""
+        advice = "a lower optimizer.lr, train.clip_grad.enabled=True"
+        if self.amp_dtype is torch.float16:
+            advice += ", train.amp.dtype=bf16"
+        return f"{what}{images}. No checkpoint was written since. Check the images and boxes, or try {advice}"
+
+
+def _file_names(batch: Batch) -> list[str]:
+    return [str(one["file_name"]) for one in batch if "file_name" in one]
+
+
+def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of `loader`, begun again when it ends. The first pass has begun when this returns."""
+    first = iter(loader)
+
+    def batches() -> Iterator[Batch]:
+        current = first
+        while True:
+            empty = True
+            for batch in current:
+                empty = False
+                yield batch
+            if empty:
+                raise ValueError("the training loader gave no batch: there is no image to train on")
+            current = iter(loader)
+
+    return batches()
+
+
+def _mean(all_losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """name -> mean over the batches that have it."""
+    if len(all_losses) == 1:
+        return all_losses[0]
+    names = dict.fromkeys(name for losses in all_losses for name in losses)
+    return {name: torch.stack([losses[name] for losses in all_losses if name in losses]).mean() for name in names}

@@ -1,0 +1,54 @@
+"""The end of a run by an error: it goes to the log, and in words that say what happened."""
+
+import contextlib
+import logging
+import re
+import traceback
+from collections.abc import Iterator
+
+from ... import distributed
+from ..io.logs import FILE_ONLY
+
+logger = logging.getLogger(__name__)
+
+LOST_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (is killed by|exited unexpectedly)")
+LOST_CONNECTION = re.compile(
+    r"connection|remote process exited|network error|broken pipe|failed to (connect|recv|send)|timed out", re.IGNORECASE
+)
+
+
+class LostProcessError(RuntimeError):
+    """A process that loads images, or another one that trains, has ended. Nothing is wrong with this one."""
+
+
+@contextlib.contextmanager
+def failures_in_log() -> Iterator[None]:
+    """An error that leaves the block is written to the run's log.
+
+    Raises:
+        LostProcessError: in the place of torch's own errors about processes that are gone.
+    """
+    try:
+        yield
+    except Exception as error:
+        logger.error("%s", traceback.format_exc(), extra=FILE_ONLY)
+        lost = _lost_process(error)
+        if lost is None:
+            raise
+        logger.error("%s", lost, extra=FILE_ONLY)
+        raise lost from error
+
+
+def _lost_process(error: Exception) -> LostProcessError | None:
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and LOST_WORKER.search(text):
+        return LostProcessError(
+            f"a process that loads images has ended ({text.rstrip('. ')}). The system kills processes when memory runs "
+            "out: fewer dataloader.train.num_workers need less. --resume goes on from the last checkpoint"
+        )
+    if distributed.is_distributed() and isinstance(error, RuntimeError) and LOST_CONNECTION.search(text):
+        return LostProcessError(
+            f"process {distributed.rank()} lost its connection to another one, which has ended: see there for the "
+            f"reason. --resume goes on from the last checkpoint ({text:.200})"
+        )
+    return None

@@ -1,0 +1,36 @@
+"""The `metrics.jsonl` of a run: the numbers of its steps and evaluations, which the engine writes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_metrics(path: str | Path, *, skip_broken: bool = False) -> list[dict[str, Any]]:
+    """The lines of a metrics file, each a dict with `iteration`; null stands for a number that is not finite.
+
+    The last line is left out when it is broken: a run that is killed leaves it unfinished.
+
+    Args:
+        path: the file.
+        skip_broken: leave out all broken lines.
+
+    Raises:
+        ValueError: for a broken line before the last one.
+        FileNotFoundError: when there is no such file.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+            records.append(record)
+        elif not skip_broken and number < len(lines):
+            raise ValueError(f"{path}, line {number}: expected a JSON object with 'iteration', got {line[:80]!r}")
+    return records

@@ -1,0 +1,20 @@
+import logging
+
+from detrex_lite.engine.io.logs import run_logging
+
+logger = logging.getLogger("detrex_lite.engine.test")
+
+
+def test_the_main_process_writes_everything_and_others_their_failures(tmp_path, monkeypatch):
+    for rank in (0, 1, 2):
+        monkeypatch.setattr("detrex_lite.distributed.rank", lambda rank=rank: rank)
+        with run_logging(tmp_path / "new" / "folder"):
+            logger.info("all is well")
+            if rank < 2:
+                logger.warning("an image is missing")
+    folder = tmp_path / "new" / "folder"
+    assert sorted(path.name for path in folder.iterdir()) == ["log.rank1.txt", "log.txt"]
+    assert "all is well" in (folder / "log.txt").read_text()
+    mine = (folder / "log.rank1.txt").read_text()
+    assert "WARNING an image is missing" in mine
+    assert "all is well" not in mine

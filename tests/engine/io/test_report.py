@@ -1,0 +1,112 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from detrex_lite.data import generate_shapes, load_shapes
+from detrex_lite.engine import train
+from detrex_lite.engine.io import report
+from detrex_lite.engine.io.report import RunReport, SampleKeeper
+from detrex_lite.structures import Boxes, Instances
+
+from ..tiny import CountingEvaluator, TinyDetector, TinyLoader, tiny_config
+
+
+def keep(image_ids, number=3):
+    keeper = SampleKeeper(CountingEvaluator(), number=number)
+    keeper.reset()
+    model = TinyDetector().eval()
+    for image_id in image_ids:
+        inputs = [TinyLoader.image(image_id)]
+        keeper.process(inputs, model(inputs))
+    return keeper
+
+
+def test_the_same_images_are_kept_in_any_order():
+    forwards, backwards = keep(range(40)), keep(reversed(range(40)))
+    assert set(forwards.samples) == set(backwards.samples)
+    assert len(forwards.samples) == 3
+    assert forwards.evaluate() == {"bbox": {"AP": 10.0}}
+    forwards.reset()
+    assert forwards.samples == {}
+
+
+def test_an_image_that_comes_twice_is_kept_once():
+    assert set(keep([4, 4, 4, 5]).samples) == {4, 5}
+    assert len(keep([*range(9), *range(9)]).samples) == 3
+
+
+def test_inputs_may_have_neither_id_nor_size():
+    keeper = SampleKeeper(CountingEvaluator())
+    output = TinyDetector().eval()([TinyLoader.image(0)])
+    keeper.process([{"image": torch.zeros(3, 6, 8, dtype=torch.uint8)}], output)
+    assert keeper.samples == {}
+    keeper.process([{"image": torch.zeros(3, 6, 8, dtype=torch.uint8), "image_id": 3}], output)
+    assert (keeper.samples[3].height, keeper.samples[3].width) == (6, 8)
+
+
+def test_a_run_writes_its_report(tmp_path):
+    train(tiny_config(tmp_path, "train.eval_period=2"))
+    page = (tmp_path / "report.html").read_text()
+    assert "best AP, at 2" in page
+    assert page.count("data:image/jpeg;base64,") == 2 * 4  # the tiny loader has four images
+    assert json.loads((tmp_path / "report_samples.json").read_text())["iteration"] == 6
+    assert "max_iter: 6" in page
+
+
+def test_a_run_without_evaluation_has_a_report(tmp_path):
+    train(tiny_config(tmp_path, "~dataloader.test", "~dataloader.evaluator"))
+    page = (tmp_path / "report.html").read_text()
+    assert "total loss" in page
+    assert "data:image" not in page
+    assert not (tmp_path / "report_samples.json").exists()
+
+
+def test_the_report_of_a_resumed_run_has_all_of_it(tmp_path):
+    train(tiny_config(tmp_path, "train.max_iter=2"))
+    train(tiny_config(tmp_path, "train.max_iter=4"), resume=True)
+    page = (tmp_path / "report.html").read_text()
+    assert "<b>4</b>iterations" in page
+    assert "at iteration 2<" in page
+
+
+def test_samples_show_the_ground_truth_of_the_data_set(tmp_path, monkeypatch):
+    dataset = load_shapes(generate_shapes(tmp_path / "shapes", num_train=1, num_val=2), split="val")
+    record = dataset[1]
+    image = torch.zeros(3, 48, 48, dtype=torch.uint8)
+    found = Instances(
+        (96, 96),
+        pred_boxes=Boxes(torch.tensor([[0.0, 0, 96, 96]])),
+        scores=torch.ones(1),
+        pred_classes=torch.zeros(1, dtype=torch.int64),
+    )
+    keeper = SampleKeeper(SimpleNamespace(reset=lambda: None, process=lambda inputs, outputs: None))
+    one = {"image": image, "height": 96, "width": 96, "image_id": np.int64(record["image_id"])}
+    keeper.process([one], [{"instances": found}])
+    hook = RunReport(output_dir=tmp_path, keeper=keeper, dataset=dataset, class_names=dataset.class_names)
+    (image_id,) = keeper.samples
+    row = hook._row(image_id, keeper.samples[image_id])
+    assert row.image.size == (96, 96)
+    torch.testing.assert_close(row.ground_truth.gt_boxes.tensor, record["boxes"])
+    torch.testing.assert_close(row.ground_truth.gt_classes, record["classes"])
+
+
+def test_a_fault_of_the_report_does_not_end_training(tmp_path, caplog, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("detrex_lite.engine.io.report.write_report", fail)
+    results = train(tiny_config(tmp_path))
+    assert results == {"bbox": {"AP": 10.0}}
+    assert "report.html could not be written" in caplog.text + (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_only_the_main_process_writes(tmp_path, monkeypatch, is_main):
+    monkeypatch.setattr(report.distributed, "is_main_process", lambda: is_main)
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 1, "total_loss": 2.0}\n')
+    hook = RunReport(output_dir=tmp_path, keeper=None, dataset=None, class_names=None)
+    hook.after_step(SimpleNamespace(iteration=1, max_iter=1, results={}))
+    assert (tmp_path / "report.html").exists() == is_main

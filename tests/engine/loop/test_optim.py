@@ -1,0 +1,157 @@
+import pytest
+import torch
+from torch import nn
+
+from detrex_lite.config import get_config, instantiate
+from detrex_lite.engine import adamw, get_param_groups
+from detrex_lite.engine.build import build_optimizer
+from detrex_lite.engine.loop.optim import LayerDecay
+
+
+class Model(nn.Module):
+    """A backbone with a frozen layer, a norm, and two heads that share their weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), nn.LayerNorm(4))
+        self.backbone[0].requires_grad_(False)
+        self.neck = nn.Linear(4, 5)
+        self.head, self.other_head = nn.Linear(5, 6), nn.Linear(5, 6)
+        self.other_head.weight = self.head.weight
+
+
+def names_of(model, groups):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [[names[p] for p in group["params"]] for group in groups]
+
+
+def test_one_group_without_frozen_and_with_shared_parameters_once():
+    model = Model()
+    groups = get_param_groups(model)
+    expected = [
+        "backbone.1.weight",
+        "backbone.1.bias",
+        "backbone.2.weight",
+        "backbone.2.bias",
+        "neck.weight",
+        "neck.bias",
+        "head.weight",
+        "head.bias",
+        "other_head.bias",
+    ]
+    assert names_of(model, groups) == [expected]
+    assert groups[0].keys() == {"params"}
+
+
+def test_one_group_per_setting_in_the_order_of_parameters():
+    model = Model()
+    groups = get_param_groups(model, base_lr=1.0, backbone_lr_factor=0.1, weight_decay_norm=0.0)
+    settings = [(group["lr"], group.get("weight_decay")) for group in groups]
+    assert settings == [(0.1, None), (0.1, 0.0), (1.0, None)]
+    assert names_of(model, groups)[1] == ["backbone.2.weight", "backbone.2.bias"]
+
+
+def test_the_last_matching_factor_counts_and_the_function_multiplies_it():
+    model = Model()
+    groups = get_param_groups(
+        model,
+        base_lr=1.0,
+        backbone_lr_factor=0.1,
+        lr_factors={"head": 0.5, r"^backbone\.2": 0.25, r"^other_head": 2.0},
+        lr_factor_func=lambda name: 10.0 if name.endswith("bias") else 1.0,
+    )
+    rates = {name: group["lr"] for group, names in zip(groups, names_of(model, groups), strict=True) for name in names}
+    assert rates == pytest.approx(
+        {
+            "backbone.1.weight": 0.1,
+            "backbone.1.bias": 1.0,
+            "backbone.2.weight": 0.25,
+            "backbone.2.bias": 2.5,
+            "neck.weight": 1.0,
+            "neck.bias": 10.0,
+            "head.weight": 0.5,
+            "head.bias": 5.0,
+            "other_head.bias": 20.0,
+        }
+    )
+
+
+def test_a_module_whose_name_only_ends_in_backbone_is_not_the_backbone():
+    model = nn.ModuleDict({"backbone_projection": nn.Linear(1, 1), "backbone": nn.Linear(1, 1)})
+    groups = get_param_groups(model, base_lr=1.0, backbone_lr_factor=0.1)
+    assert [group["lr"] for group in groups] == [1.0, 0.1]
+
+
+def test_a_factor_of_frozen_parameters_alone_is_no_mistake():
+    groups = get_param_groups(Model(), base_lr=1.0, lr_factors={r"^backbone\.0": 0.1})
+    assert [group["lr"] for group in groups] == [1.0]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"'bakbone' matches no parameter; .*: backbone, head, neck"):
+        get_param_groups(Model(), base_lr=1.0, lr_factors={"bakbone": 0.1})
+
+
+def test_a_backbone_factor_without_a_backbone_is_an_error():
+    with pytest.raises(ValueError, match="matches no parameter"):
+        get_param_groups(nn.Linear(1, 1), base_lr=1.0, backbone_lr_factor=0.1)
+
+
+def test_factors_need_a_base_and_are_not_negative():
+    with pytest.raises(ValueError, match="factors need base_lr"):
+        get_param_groups(Model(), backbone_lr_factor=0.1)
+    with pytest.raises(ValueError, match="of 'head' is negative"):
+        get_param_groups(Model(), base_lr=1.0, lr_factors={"head": -1.0})
+
+
+def test_a_model_without_trainable_parameters_is_an_error():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        get_param_groups(Model().requires_grad_(False))
+
+
+def test_adamw_is_fused_and_makes_the_same_step_as_the_plain_loop():
+    weights = []
+    for fused in (None, False):
+        parameter = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+        optimizer = adamw([parameter], lr=0.1, weight_decay=0.1, fused=fused)
+        assert bool(optimizer.defaults["fused"]) == (fused is None)
+        for _ in range(3):
+            parameter.grad = parameter.detach() * 0.5
+            optimizer.step()
+        weights.append(parameter.detach())
+    torch.testing.assert_close(*weights)
+
+
+def test_adamw_takes_groups_with_settings_of_their_own():
+    model = Model()
+    optimizer = adamw(get_param_groups(model, base_lr=1.0, weight_decay_norm=0.0), lr=1.0, weight_decay=0.2)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+
+
+def test_the_shipped_config_follows_its_learning_rate():
+    cfg = get_config("common/optim.py").AdamW
+    cfg.lr = 0.5
+    cfg.params.backbone_lr_factor = 0.1
+    optimizer = build_optimizer(cfg, Model())
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.5])
+
+
+def test_the_shipped_config_is_built_as_detectron2_builds_it():
+    cfg = get_config("common/optim.py").AdamW
+    cfg.params.model = Model()
+    optimizer = instantiate(cfg)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["lr"] == 1e-4
+    assert optimizer.defaults["betas"] == (0.9, 0.999)
+
+
+def test_layer_decay():
+    decay = LayerDecay(rate=0.5, num_layers=3)
+    assert [decay(f"backbone.net.blocks.{n}.attn.proj.weight") for n in range(3)] == [1 / 8, 1 / 4, 1 / 2]
+    assert decay("backbone.net.pos_embed") == decay("backbone.net.patch_embed.proj.bias") == 1 / 16
+    assert decay("backbone.simfp_3.0.weight") == decay("heads.blocks.0.weight") == 1
+    with pytest.raises(ValueError, match=r"num_layers=3 .*blocks\.3\."):
+        decay("backbone.net.blocks.3.norm1.weight")
+    for rate in (0, 1.5):
+        with pytest.raises(ValueError, match=f"got {rate}"):
+            LayerDecay(rate=rate, num_layers=3)

@@ -1,0 +1,253 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from detrex_lite.data import TrainBatchSampler
+from detrex_lite.engine import Hook, Trainer
+from detrex_lite.errors import NonFiniteError
+
+from ..tiny import Recorder, TinyDetector, TinyLoader
+
+
+def make_trainer(model=None, *, loader=None, max_iter=3, lr=0.1, **arguments):
+    model = model if model is not None else TinyDetector(dropout=0.0)
+    return Trainer(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=lr),
+        data_loader=loader if loader is not None else TinyLoader(),
+        max_iter=max_iter,
+        **arguments,
+    )
+
+
+def weights_of(trainer):
+    return [p.detach().clone() for p in trainer.model.parameters()]
+
+
+class Diary(Hook):
+    def __init__(self):
+        self.entries = []
+
+    def before_train(self, trainer):
+        self.entries.append("before_train")
+
+    def after_train(self, trainer):
+        self.entries.append("after_train")
+
+    def before_step(self, trainer):
+        self.entries.append(f"before_step {trainer.iteration}")
+
+    def after_step(self, trainer):
+        self.entries.append(f"after_step {trainer.iteration}")
+
+    def close(self):
+        self.entries.append("close")
+
+
+def test_hooks_are_called_in_order():
+    diary = Diary()
+    make_trainer(max_iter=2, hooks=[diary]).train()
+    steps = ["before_step 0", "after_step 1", "before_step 1", "after_step 2"]
+    assert diary.entries == ["before_train", *steps, "after_train", "close"]
+
+
+def test_hooks_are_closed_after_an_error():
+    diary = Diary()
+    with pytest.raises(OSError, match="the disk is gone"):
+        make_trainer(loader=TinyLoader(fail_at=1), hooks=[diary]).train()
+    assert diary.entries[-2:] == ["before_step 1", "close"]
+
+
+def test_a_finished_run_makes_no_further_step():
+    diary = Diary()
+    trainer = make_trainer(max_iter=2, hooks=[diary])
+    trainer.iteration = 2
+    before = weights_of(trainer)
+    trainer.train()
+    assert diary.entries == ["before_train", "after_train", "close"]
+    torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
+
+
+def test_training_lowers_the_loss():
+    torch.manual_seed(0)
+    recorder = Recorder()
+    make_trainer(loader=TinyLoader(batch_size=16), max_iter=30, hooks=[recorder]).train()
+    assert recorder.losses[-1] < 0.5 * recorder.losses[0]
+
+
+def test_accumulated_batches_are_one_larger_batch():
+    torch.manual_seed(0)
+    model = TinyDetector(dropout=0.0)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = make_trainer(model, loader=TinyLoader(batch_size=4))
+    whole.train()
+    expected, losses = weights_of(whole), whole.losses
+    model.load_state_dict(start)
+    parts = make_trainer(model, loader=TinyLoader(batch_size=2), accumulate_steps=2)
+    parts.train()
+    torch.testing.assert_close(weights_of(parts), expected)
+    torch.testing.assert_close(parts.losses, losses)
+    assert parts.num_images == whole.num_images == 4
+
+
+def test_gradients_are_clipped():
+    trainer = make_trainer(max_iter=1, lr=1.0, clip_grad={"max_norm": 0.01, "norm_type": 2.0})
+    before = weights_of(trainer)
+    trainer.train()
+    assert trainer.grad_norm > 0.01
+    change = torch.cat([(a - b).flatten() for a, b in zip(before, weights_of(trainer), strict=True)])
+    torch.testing.assert_close(change.norm(), torch.tensor(0.01), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_runs_the_forward_pass_under_autocast(dtype):
+    seen = []
+
+    class Watching(TinyDetector):
+        def forward(self, batched_inputs):
+            seen.append(self.backbone(torch.zeros(1, 3)).dtype)
+            return super().forward(batched_inputs)
+
+    trainer = make_trainer(Watching(dropout=0.0), amp_dtype=dtype)
+    before = weights_of(trainer)
+    trainer.train()
+    assert set(seen) == {dtype}
+    assert trainer.scaler.is_enabled() == (dtype is torch.float16)
+    assert all(p.dtype is torch.float32 for p in trainer.parameters)
+    assert not torch.equal(before[0], weights_of(trainer)[0])
+
+
+class Poisoned(TinyDetector):
+    """Spoils what `spoil` does at the images whose file names are given."""
+
+    def __init__(self, spoil, *file_names):
+        super().__init__(dropout=0.0)
+        self.spoil = spoil
+        self.file_names = file_names
+
+    def forward(self, batched_inputs):
+        losses = super().forward(batched_inputs)
+        if any(one["file_name"] in self.file_names for one in batched_inputs):
+            self.spoil(losses)
+        return losses
+
+
+def set_nan(losses):
+    losses["loss_bbox"] = losses["loss_bbox"] * math.nan
+
+
+def raise_error(losses):
+    raise NonFiniteError("the matching costs of set '_0' are not finite")
+
+
+def spoil_gradient(losses):
+    losses["loss_bbox"].register_hook(lambda gradient: gradient * math.inf)
+
+
+def test_a_loss_that_is_not_finite_stops_before_weights_change():
+    recorder = Recorder()
+    trainer = make_trainer(Poisoned(set_nan, "2.jpg"), hooks=[recorder])
+    after_first = []
+    recorder.after_step = lambda trainer: after_first.append(weights_of(trainer))
+    with pytest.raises(
+        NonFiniteError,
+        match=r"not finite at iteration 2: loss_bbox=nan; images: 2\.jpg, 3\.jpg\..*optimizer\.lr",
+    ):
+        trainer.train()
+    assert len(after_first) == 1
+    torch.testing.assert_close(weights_of(trainer), after_first[0], rtol=0, atol=0)
+
+
+def test_every_accumulated_batch_is_checked():
+    trainer = make_trainer(Poisoned(set_nan, "2.jpg"), accumulate_steps=3)
+    before = weights_of(trainer)
+    with pytest.raises(NonFiniteError, match=r"iteration 1: loss_bbox=nan; images: 2\.jpg, 3\.jpg\."):
+        trainer.train()
+    torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
+
+
+def test_an_error_of_the_model_gets_iteration_and_images():
+    trainer = make_trainer(Poisoned(raise_error, "3.jpg"))
+    with pytest.raises(NonFiniteError, match=r"iteration 2: the matching costs .* images: 2\.jpg, 3\.jpg") as caught:
+        trainer.train()
+    assert "'_0' are not finite" in str(caught.value.__cause__)
+
+
+def test_a_gradient_that_is_not_finite_is_named_with_its_own_images():
+    trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad={"max_norm": 1.0})
+    with pytest.raises(
+        NonFiniteError,
+        match=r"gradient is not finite at iteration 1: its norm is (inf|nan); images: 0\.jpg, 1\.jpg",
+    ):
+        trainer.train()
+
+
+def test_float16_gets_the_advice_to_use_bfloat16():
+    trainer = make_trainer(Poisoned(set_nan, "0.jpg"), amp_dtype=torch.float16)
+    with pytest.raises(NonFiniteError, match=r"train\.amp\.dtype=bf16"):
+        trainer.train()
+
+
+def test_a_loader_that_ends_begins_again():
+    recorder = Recorder()
+    make_trainer(loader=TinyLoader(length=2), max_iter=4, lr=0.0, hooks=[recorder]).train()
+    assert recorder.losses[:2] == recorder.losses[2:]
+    assert recorder.losses[0] != recorder.losses[1]
+
+
+def test_an_empty_loader_is_an_error():
+    with pytest.raises(ValueError, match="gave no batch"):
+        make_trainer(loader=[]).train()
+
+
+def test_a_continued_run_begins_at_its_batch():
+    loader = TinyLoader()
+    trainer = make_trainer(loader=loader, max_iter=5, accumulate_steps=2)
+    trainer.iteration = 4
+    trainer.train()
+    assert loader.batch_sampler.start_batch == 8
+
+
+class Positions:
+    """A loader whose images are positions in the stream of a `TrainBatchSampler`."""
+
+    def __init__(self, batch_size):
+        self.batch_sampler = TrainBatchSampler(indices=np.arange(20), groups=np.zeros(20), batch_size=batch_size)
+        self.given = []
+
+    def __iter__(self):
+        for batch in self.batch_sampler:
+            self.given += [position for _, position in batch]
+            yield [TinyLoader.image(position) for _, position in batch]
+
+
+def test_a_continued_run_with_other_batches_repeats_and_skips_no_image():
+    given, batches, iteration = [], [], 0
+    for batch_size, accumulate_steps in ((4, 1), (4, 2), (6, 1), (3, 3)):
+        loader = Positions(batch_size)
+        trainer = make_trainer(loader=loader, max_iter=iteration + 3, accumulate_steps=accumulate_steps)
+        trainer.iteration, trainer.batches = iteration, batches
+        trainer.train()
+        given += loader.given
+        batches, iteration = trainer.batches, trainer.iteration
+    assert batches == [(4, 9), (6, 3), (3, 9)]
+    assert given == list(range(81))
+
+
+def test_a_loader_without_a_position_is_reported(caplog):
+    batches = [[TinyLoader.image(0)], [TinyLoader.image(1)]]
+    trainer = make_trainer(loader=batches)
+    trainer.iteration = 1
+    trainer.train()
+    assert "the data begins anew" in caplog.text
+
+
+def test_what_is_no_dict_of_losses_is_refused():
+    class Wrong(TinyDetector):
+        def forward(self, batched_inputs):
+            return []
+
+    with pytest.raises(ValueError, match=r"returns a dict of losses; Wrong gave \[\]"):
+        make_trainer(Wrong()).train()

@@ -1,0 +1,71 @@
+import warnings
+
+import torch
+from torch import nn
+
+from detrex_lite.engine import train
+from detrex_lite.engine.processes import determinism
+from detrex_lite.engine.processes.determinism import deterministic_algorithms
+from detrex_lite.layers import MultiScaleDeformableAttention
+
+from ..test_resume import assert_same_run
+from ..tiny import TinyDetector, tiny_config
+
+
+class Putting(TinyDetector):
+    """Calls an operator that has no deterministic implementation, on a CPU neither."""
+
+    def forward(self, batched_inputs):
+        torch.zeros(5).put_(torch.tensor([1, 1]), torch.tensor([1.0, 2.0]))
+        warnings.warn("the battery is low")
+        return super().forward(batched_inputs)
+
+
+def settings():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+    )
+
+
+def test_a_deterministic_run_repeats_itself_and_names_what_may_not(tmp_path, recwarn):
+    before = settings()
+    for name in ("one", "two"):
+        cfg = tiny_config(tmp_path / name, "train.deterministic=True")
+        cfg.model._target_ = "tests.engine.processes.test_determinism.Putting"
+        train(cfg)
+    assert settings() == before
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    log = (tmp_path / "one" / "log.txt").read_text()
+    assert log.count("Not deterministic: put_ does not have a deterministic implementation.") == 1
+    assert "battery" not in log
+    assert {str(warning.message) for warning in recwarn} >= {"the battery is low"}
+
+
+def test_other_wordings_of_torch_are_recognised(caplog):
+    attention = "Memory Efficient attention defaults to a non-deterministic algorithm. To explicitly enable determinism"
+    with deterministic_algorithms(True):
+        assert settings() == (True, True, True, False)
+        warnings.warn(attention)
+        warnings.warn(attention)
+    expected = "Not deterministic: Memory Efficient attention defaults to a non-deterministic algorithm."
+    assert [message[: len(expected)] for message in caplog.messages] == [expected]
+
+
+def test_nothing_changes_unless_asked_for():
+    before = settings()
+    with deterministic_algorithms(False):
+        assert settings() == before
+
+
+def test_kernels_of_this_package_are_named(monkeypatch, caplog):
+    model = nn.Sequential(MultiScaleDeformableAttention(8, 2, num_levels=1))
+    determinism.name_own_kernels(model, torch.device("cpu"), torch.float32)
+    assert not caplog.messages
+    monkeypatch.setattr(determinism, "select_backend", lambda device, dtype: "triton")
+    determinism.name_own_kernels(nn.Sequential(), torch.device("cuda"), torch.float32)
+    assert not caplog.messages
+    determinism.name_own_kernels(model, torch.device("cuda"), torch.float32)
+    assert "gradient of deformable attention, by Triton kernels. DETREX_LITE_DEFORMABLE_ATTENTION=ref" in caplog.text

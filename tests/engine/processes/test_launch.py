@@ -1,0 +1,175 @@
+import concurrent.futures
+import json
+import re
+import signal
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from detrex_lite import distributed
+from detrex_lite.config import ConfigError
+from detrex_lite.engine import clear_errors, launch
+from detrex_lite.engine.processes import launch as launching
+
+from .. import children
+from ..test_resume import assert_same_run, final_state, numbers
+
+
+def identity(value):
+    return value, distributed.world_size()
+
+
+def test_one_process_runs_here():
+    assert launch(identity, 1, device="cpu", args=(3,)) == (3, 1)
+
+
+def test_torchrun_is_recognised(monkeypatch):
+    environment = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def main():
+        return torch.distributed.is_initialized(), torch.distributed.get_backend()
+
+    assert launch(main, 8, device="cpu") == (True, "gloo")
+    assert not torch.distributed.is_initialized()
+
+
+def test_processes_find_each_other_though_earlier_ones_have_left_their_traces(monkeypatch):
+    """As under torchrun, which keeps the store; there were three processes, and two of them got an answer."""
+    store = dist.HashStore()
+    for start in range(3):
+        if start == 1:
+            store.set("question/2", "of a process that was killed before it got an answer")
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            parts = list(pool.map(lambda rank: launching._unused_part(store, rank, 3), (0, 1, 2)))
+        assert not parts[0].check(["address"])
+        parts[1].set("address", str(start))
+        assert [part.get("address") for part in parts] == [str(start).encode()] * 3
+    monkeypatch.setattr(launching, "WAIT_AT_MOST", timedelta(seconds=0.05))
+    with pytest.raises(TimeoutError, match=r"processes \[1\] did not come within 0:00:00.05"):
+        launching._unused_part(store, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_processes": 0}, "0 processes on 1 machines: both must be at least 1"),
+        ({"num_machines": 2, "machine_rank": 2}, r"machine_rank=2 must be in 0\.\.1"),
+        ({"num_machines": 2}, "several machines need a place to meet: --dist-url tcp://"),
+        ({"num_processes": 4096, "device": "cuda"}, r"4096 GPUs are asked for, .*train\.device=cpu"),
+    ],
+)
+def test_what_cannot_be_started_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        launch(identity, **{"device": "cpu", "args": (1,), **arguments})
+
+
+def test_two_processes_train_together_stop_together_and_fail_together(tmp_path):
+    assert launch(children.several_runs, 2, device="cpu", args=(tmp_path,)) is None
+    reports = [json.loads((tmp_path / f"report_{rank}.json").read_text()) for rank in (0, 1)]
+    assert reports[0] == reports[1]
+    report = reports[0]
+    assert report["world_size"] == 2
+    assert report["results"] == {"bbox": {"AP": 10.0}}
+
+    # The signal came to process 1 with its sixth batch, in the third step.
+    assert report["stopped"] == 143
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert len(final_state(tmp_path / "whole")["rng"]) == 2
+    assert [record["iteration"] for record in numbers(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6, 6]
+
+    # Every process says what happened in which one.
+    assert "training stopped at iteration 3: a cost is not finite; images: process 1, 8.jpg" in report["error"]
+    assert numbers(tmp_path / "error")[-1]["iteration"] == 2
+
+
+def test_a_killed_process_ends_the_run_with_the_reason(tmp_path, capfd):
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        launch(children.killed_in_one, 2, device="cpu", args=(tmp_path,))
+    assert time.monotonic() - start < 60
+    assert ended.value.code == 128 + signal.SIGKILL
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert re.match(r"error: process 1 failed, and so the run ends: killed by SIGKILL \(.*memory runs out", last)
+    log = (tmp_path / "log.txt").read_text()
+    assert "process 0 lost its connection to another one, which has ended" in log
+    assert "goes on from the last checkpoint" in log
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
+class Ended:
+    """A process that has ended, and what it sent before; nothing when it did not live to."""
+
+    def __init__(self, exitcode, *sent):
+        self.exitcode = exitcode
+        self.sent = sent
+
+    def is_alive(self):
+        return False
+
+    def join(self, timeout=None):
+        pass
+
+    def poll(self):
+        return bool(self.sent)
+
+    def recv(self):
+        return launching._Ending(*self.sent[0])
+
+
+def error_of(error, rank):
+    """What process `rank` has the parent tell when `main` raises this error under `clear_errors`."""
+    try:
+        with clear_errors():
+            raise error
+    except BaseException as left:
+        return launching._reason(left, rank)
+
+
+LOST = "LostProcessError: process 0 lost its connection"
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "told"),
+    [
+        ([Ended(1, (5.0, LOST)), Ended(1, (4.0, "ValueError: bad"))], 1, "process 1 failed, .*: ValueError: bad"),
+        ([Ended(1, (5.0, LOST)), Ended(-9)], 137, r"process 1 failed, .*: killed by SIGKILL \(.* memory runs out"),
+        ([Ended(0), Ended(-7)], 135, r"process 1 failed, .*: killed by SIGBUS \(shared memory may be full"),
+        ([Ended(0), Ended(-11)], 139, "process 1 failed, .*: killed by SIGSEGV$"),
+        ([Ended(0), Ended(3)], 3, "process 1 failed, .*: it ended with status 3, without a word"),
+        ([Ended(1, (5.0, LOST)), Ended(2, (4.0, "no such file"))], 2, "process 1 failed, .*: no such file"),
+        ([Ended(2, (5.0, None)), Ended(2, (4.0, "no such file"))], 2, None),  # the main process has told it
+        ([Ended(143, (5.0, None)), Ended(143, (4.0, None))], 143, None),
+        ([Ended(130), Ended(130)], 130, None),
+    ],
+)
+def test_the_first_failure_is_the_one_that_is_told(capsys, ended, status, told):
+    children = [launching._Child(rank, one, one) for rank, one in enumerate(ended)]
+    assert launching._wait(children) == status
+    told_now = capsys.readouterr().err
+    assert told_now == "" if told is None else re.search(f"^error: {told}", told_now)
+
+
+def test_a_fault_of_the_config_that_one_process_alone_has_is_told():
+    assert error_of(ConfigError("no such file"), rank=1) == "no such file"
+    assert error_of(ConfigError("no such file"), rank=0) is None  # clear_errors has printed it
+    assert error_of(SystemExit(143), rank=1) is None
+    assert error_of(KeyboardInterrupt(), rank=1) is None
+    assert error_of(OSError("disk"), rank=0) == "OSError: disk"
+
+
+def test_the_failure_of_one_process_ends_the_others(monkeypatch):
+    monkeypatch.setattr("detrex_lite.engine.processes.launch.GRACE_SECONDS", 0.5)
+    with pytest.raises(SystemExit) as ended:
+        launch(children.fail_in_one, 2, device="cpu")
+    assert ended.value.code == 7

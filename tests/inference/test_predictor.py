@@ -1,0 +1,281 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from torch.testing import assert_close
+
+import detrex_lite
+from detrex_lite.config import LazyConfig
+from detrex_lite.inference.class_names import COCO_CLASSES, find_class_names
+from detrex_lite.inference.predictor import Predictor
+
+from .stand_in import CONFIG, WEIGHTS, ColourDetector
+
+BOX = [40.0, 16.0, 80.0, 48.0]
+RED, GREEN, BLUE = range(3)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": WEIGHTS, "class_names": ["red", "green", "blue"]}, path)
+    return path
+
+
+@pytest.fixture
+def predictor(config_file, weights):
+    return Predictor(config_file, weights, device="cpu")
+
+
+def picture(height=128, width=256, channel=RED):
+    """(H, W, 3) uint8 RGB with a rectangle at `BOX`."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[16:48, 40:80, channel] = 255
+    return pixels
+
+
+def as_kind(kind, pixels, folder):
+    if kind == "array":
+        return pixels
+    if kind == "tensor":
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+    if kind == "PIL":
+        return Image.fromarray(pixels)
+    path = folder / "picture.png"
+    Image.fromarray(pixels).save(path)
+    return str(path) if kind == "text" else path
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "PIL", "path", "text"])
+def test_every_kind_of_image_gives_the_same_result_in_its_own_frame(predictor, tmp_path, kind):
+    result = predictor(as_kind(kind, picture(channel=GREEN), tmp_path))
+    assert predictor.model.calls == [[(3, 64, 128)]]  # resized as the test transform says
+    assert result.image_size == (128, 256)
+    assert_close(result.pred_boxes.tensor, torch.tensor([BOX]), atol=2.5, rtol=0)
+    assert result.pred_classes.tolist() == [GREEN]
+    assert_close(result.scores, torch.tensor([0.9]))
+    assert result.scores.device.type == "cpu"
+    assert not result.scores.is_inference()
+
+
+def test_the_threshold_decides_which_scores_remain(config_file, weights):
+    def count(score_threshold):
+        return len(Predictor(config_file, weights, device="cpu", score_threshold=score_threshold)(picture()))
+
+    assert [count(t) for t in (0.0, 0.31, 0.9, 0.91)] == [2, 1, 1, 0]
+
+
+def test_arrays_and_tensors_are_rgb_unless_said_otherwise(config_file, weights):
+    blue = picture(channel=BLUE)
+    tensor = torch.from_numpy(blue).permute(2, 0, 1)
+    as_rgb = Predictor(config_file, weights, device="cpu")
+    as_bgr = Predictor(config_file, weights, device="cpu", image_format="BGR")
+    assert [one.pred_classes.tolist() for one in as_rgb([blue, tensor])] == [[BLUE], [BLUE]]
+    assert [one.pred_classes.tolist() for one in as_bgr([blue, tensor])] == [[RED], [RED]]
+    assert as_bgr(Image.fromarray(blue)).pred_classes.tolist() == [BLUE]
+
+
+def test_lists_go_in_batches_and_keep_their_order(config_file, weights):
+    predictor = Predictor(config_file, weights, device="cpu", batch_size=2)
+    images = [picture(channel=channel) for channel in (RED, GREEN, BLUE, GREEN, RED)]
+    results = predictor(images)
+    assert [one.pred_classes.tolist() for one in results] == [[0], [1], [2], [1], [0]]
+    assert [len(call) for call in predictor.model.calls] == [2, 2, 1]
+    assert predictor([]) == []
+    assert isinstance(predictor(images[:1]), list)
+
+
+def test_negative_strides_and_grey_pictures_are_taken(predictor):
+    assert predictor(picture(channel=BLUE)[:, :, ::-1]).pred_classes.tolist() == [RED]
+    assert len(predictor(Image.fromarray(picture()[:, :, 0]))) == 1
+
+
+def test_iterate_goes_on_after_broken_images(config_file, weights, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    items = [picture(channel=RED), broken, tmp_path / "absent.jpg", picture(channel=GREEN), 3]
+    predictor = Predictor(config_file, weights, device="cpu", batch_size=2)
+    results = list(predictor.iterate(iter(items)))
+    assert [item for item, _ in results] == items
+    assert [type(result).__name__ == "Instances" for _, result in results] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert "broken.jpg cannot be read" in str(results[1][1])
+    assert "absent.jpg does not exist" in str(results[2][1])
+    assert "cannot read a int as an image" in str(results[4][1])
+    assert results[3][1].pred_classes.tolist() == [GREEN]
+
+
+def test_iterate_reads_one_batch_ahead_and_no_more(config_file, weights):
+    def images():
+        yield picture()
+        yield picture()
+        raise AssertionError("read too far")
+
+    predictor = Predictor(config_file, weights, device="cpu", batch_size=2)
+    results = predictor.iterate(images())
+    next(results)
+    next(results)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"\(H, W, 3\) uint8 array, got shape \(4, 5, 3\) of float32"),
+        (np.zeros((4, 5), np.uint8), r"\(H, W, 3\) uint8 array, got shape \(4, 5\)"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"got shape \(2, 4, 5, 3\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"got shape \(0, 5, 3\)"),
+        (torch.zeros(4, 5, 3, dtype=torch.uint8), r"\(3, H, W\) uint8 tensor, got shape \(4, 5, 3\)"),
+        (torch.zeros(3, 4, 5), r"\(3, H, W\) uint8 tensor, got .* of torch.float32"),
+        (b"bytes", "cannot read a bytes as an image"),
+        ("absent.png", "absent.png does not exist"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(predictor, image, message):
+    with pytest.raises(ValueError, match="^the image: .*" + message):
+        predictor(image)
+    with pytest.raises(ValueError, match="^image 1 of the list: .*" + message):
+        predictor([picture(), image])
+
+
+def test_averaged_weights_are_preferred(config_file, tmp_path):
+    torch.save({"model": {"scores": torch.zeros(2)}, "ema": WEIGHTS}, tmp_path / "training.pth")
+    assert len(Predictor(config_file, tmp_path / "training.pth", device="cpu")(picture())) == 1
+
+
+def test_weights_default_to_the_init_checkpoint_of_the_config(config_file, weights, caplog):
+    config = LazyConfig.load(str(config_file))
+    config.train.init_checkpoint = str(weights)
+    assert len(Predictor(config, device="cpu")(picture())) == 1
+    assert "as initialised" not in caplog.text
+
+
+def test_no_weights_at_all_are_warned_of(config_file, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert len(Predictor(config_file, device="cpu")(picture())) == 0
+    assert "the model is as initialised" in caplog.text
+
+
+def test_a_backbones_own_weights_are_not_fetched(config_file, weights, monkeypatch):
+    """A complete checkpoint makes `model.backbone.weights`, a download, pointless."""
+
+    def build(self, *, num_classes, backbone):
+        original(self, num_classes=num_classes)
+        built_with.append(backbone)
+
+    original, built_with = ColourDetector.__init__, []
+    monkeypatch.setattr(ColourDetector, "__init__", build)
+    config = LazyConfig.load(str(config_file))
+    config.model.backbone = {"weights": "DEFAULT"}
+    Predictor(config, weights, device="cpu")
+    assert [one["weights"] for one in built_with] == [None]
+    assert config.model.backbone.weights == "DEFAULT"
+
+
+def test_a_config_without_test_transform_leaves_images_as_they_are(weights):
+    config = {"model": {"_target_": "tests.inference.stand_in.ColourDetector", "num_classes": 3}}
+    predictor = Predictor(config, weights, device="cpu")
+    assert_close(predictor(picture()).pred_boxes.tensor, torch.tensor([BOX]))
+    assert predictor.model.calls == [[(3, 128, 256)]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_threshold": 1.5}, "score_threshold must be in 0..1, got 1.5"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"image_format": "rgb"}, "image_format must be 'RGB' or 'BGR', got 'rgb'"),
+        ({"device": "gpu"}, "device must be 'auto', .* got 'gpu'"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(config_file, weights, options, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor(config_file, weights, **{"device": "cpu", **options})
+
+
+def test_a_gpu_where_there_is_none_is_refused(config_file, weights, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="there is no CUDA device"):
+        Predictor(config_file, weights, device="cuda")
+    assert Predictor(config_file, weights, device="auto").device == torch.device("cpu")
+
+
+def test_a_config_without_model_is_refused(weights):
+    with pytest.raises(ValueError, match="the config has no 'model'; its sections are train, optimizer"):
+        Predictor({"train": {}, "optimizer": {}}, weights)
+
+
+def test_weights_of_another_model_are_refused(config_file, tmp_path):
+    torch.save({"model": {"other.weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="checkpoint of another model"):
+        Predictor(config_file, tmp_path / "other.pth", device="cpu")
+
+
+def test_weights_that_lack_a_part_are_refused(config_file, weights, monkeypatch):
+    def build(self, *, num_classes):
+        original(self, num_classes=num_classes)
+        self.extra = torch.nn.Linear(2, 2)
+
+    original = ColourDetector.__init__
+    monkeypatch.setattr(ColourDetector, "__init__", build)
+    with pytest.raises(ValueError, match=r"model.pth \(names of detrex_lite\) lacks 2 of .*: extra.weight, extra.bias"):
+        Predictor(config_file, weights, device="cpu")
+
+
+def test_class_names_come_from_the_checkpoint_first(predictor):
+    assert predictor.class_names == ("red", "green", "blue")
+
+
+def test_class_names_have_fallbacks():
+    config = OmegaConf.create({"dataloader": {"test": {"dataset": {"class_names": ["a", "b"]}}}})
+    assert find_class_names(2, {"class_names": ["x", "y"]}, config) == ("x", "y")
+    assert find_class_names(2, {"class_names": ["x"]}, config) == ("a", "b")
+    assert find_class_names(2, {}, config) == ("a", "b")
+    assert find_class_names(3, {}, config) == ("class 0", "class 1", "class 2")
+    assert find_class_names(80, {}, config) == COCO_CLASSES
+    assert find_class_names(80, {}, OmegaConf.create({}))[0] == "person"
+
+
+def test_class_names_come_from_the_test_data_set_when_it_is_there(tmp_path):
+    annotations = tmp_path / "truth.json"
+    node = {"_target_": "detrex_lite.data.load_coco", "annotations": str(annotations), "image_root": "."}
+    config = OmegaConf.create({"dataloader": {"test": {"dataset": node}}})
+    assert find_class_names(2, {}, config) == ("class 0", "class 1")
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "height": 2, "width": 3}],
+        "annotations": [],
+        "categories": [{"id": 4, "name": "cup"}, {"id": 9, "name": "jug"}],
+    }
+    annotations.write_text(json.dumps(content))
+    assert find_class_names(2, {}, config) == ("cup", "jug")
+
+
+def test_coco_has_80_different_names():
+    assert len(set(COCO_CLASSES)) == len(COCO_CLASSES) == 80
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_model_is_accelerated_on_a_cpu(config_file, weights, monkeypatch, device):
+    accelerated = []
+    monkeypatch.setattr("detrex_lite.inference.predictor.accelerate", accelerated.append)
+    predictor = Predictor(config_file, weights, device=device)
+    assert accelerated == ([predictor.model] if device == "cpu" else [])
+
+
+def test_the_package_exports_it():
+    assert detrex_lite.Predictor is Predictor

@@ -1,0 +1,277 @@
+"""How fast models, operators and everything around them are, and how big models are.
+
+    python -m detrex_lite.tools.benchmark model projects/detr/configs/models/detr_r50.py --against transformers
+    python -m detrex_lite.tools.benchmark op deformable_attention --backends all
+    python -m detrex_lite.tools.benchmark train projects/detr/configs/detr_small_shapes.py
+    python -m detrex_lite.tools.benchmark loader
+    python -m detrex_lite.tools.benchmark matcher
+    python -m detrex_lite.tools.benchmark eval
+    python -m detrex_lite.tools.benchmark analyze projects/detr/configs/models/detr_r50.py
+
+`python -m detrex_lite.tools.benchmark model --help` and so on list the options. Threads are as torch sets them.
+`--history FILE` keeps a line of each run, and compares with the last one on the same machine.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from detrex_lite.config import ConfigError
+from detrex_lite.data import DatasetError
+from detrex_lite.evaluation.backends import AUTO, BACKENDS
+
+from . import BenchmarkError, ModelSettings, analyze_config, benchmark_models
+from .contenders import OTHERS
+from .deformable_attention import H200_BANDWIDTH, benchmark_deformable_attention
+from .evaluation import benchmark_evaluation
+from .history import append_to_history
+from .loader import benchmark_loader
+from .machine import choose_device
+from .matching import MatchingSettings, benchmark_matching
+from .models import MODES, PRECISIONS
+from .operator_inputs import OperatorSettings, parse_shapes, pyramid
+from .report import require_writable, write_json
+from .training import benchmark_training
+
+PROGRAM = "python -m detrex_lite.tools.benchmark"
+
+
+def model_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} model",
+        description="Latency of inference and training steps of configs' models, with random weights.",
+    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG | KEY=VALUE", help="config files, and overrides of all")
+    for name in ("height", "width", "batch", "train-height", "train-width", "train-batch", "warmup"):
+        default = getattr(ModelSettings, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument("--mode", default=",".join(MODES), help="of inference,train; default: %(default)s")
+    parser.add_argument(
+        "--precision", default="float32", help=f"of {','.join(PRECISIONS)} (autocast); default: %(default)s"
+    )
+    parser.add_argument("--compile", action="store_true", help="after torch.compile too")
+    parser.add_argument("--against", metavar="NAME", help=f"another implementation: {', '.join(OTHERS)}")
+    _add_common(parser)
+    return parser
+
+
+def training_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} train",
+        description="Steps of a config on its own data, with random weights, part by part: data, forward pass and the "
+        "matching in it, backward pass, optimizer.",
+    )
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before; default: %(default)s")
+    _add_common(parser, repeats=20, what="steps")
+    return parser
+
+
+def loader_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} loader",
+        description="Training images per second and core: without a config made-up photographs of 640x480 by DETR's "
+        "augmentation.",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="whose dataloader.train is measured")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--images", type=int, default=64, help="default: %(default)s")
+    _add_output(parser, repeats=5, what="of each image")
+    return parser
+
+
+def matcher_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} matcher", description="Matching of a training step.")
+    for name in ("sets", "queries", "images", "objects", "classes"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(MatchingSettings, name), help="default: %(default)s")
+    _add_common(parser, repeats=MatchingSettings.repeats)
+    return parser
+
+
+def evaluation_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} eval", description="COCO evaluation, from the end of inference to the table."
+    )
+    parser.add_argument("--images", type=int, default=5000, help="default: %(default)s")
+    parser.add_argument("--detections", type=int, default=100, help="of each image; default: %(default)s")
+    parser.add_argument("--backend", default=AUTO, choices=[AUTO, *BACKENDS], help="default: %(default)s")
+    _add_output(parser, repeats=1)
+    return parser
+
+
+def operator_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} op", description="Times of an operator by all its backends, beside grid_sample's."
+    )
+    parser.add_argument("operator", choices=["deformable_attention"])
+    parser.add_argument(
+        "--queries", default="encoder", help="a number, or 'encoder': one per cell; default: %(default)s"
+    )
+    parser.add_argument("--height", type=int, default=800, help="of the image, for levels of strides 8 to 64")
+    parser.add_argument("--width", type=int, default=1066, help="of the image; default: %(default)s")
+    parser.add_argument("--shapes", metavar="HxW,...", help="of the levels, in place of --height and --width")
+    for name, default in (("batch", 1), ("heads", 8), ("channels", 32), ("points", 4)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16; default: %(default)s")
+    parser.add_argument("--backends", default="all", help="'all', or names with commas; default: %(default)s")
+    parser.add_argument("--bandwidth", type=float, help="of the memory in TB/s, for the bound; on a GPU 4.3 (H200)")
+    _add_common(parser)
+    return parser
+
+
+def analysis_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} analyze",
+        description="Parameters and floating point operations of a config's model and of its parts. 1 "
+        "multiply-accumulate is 2 FLOPs; DETR papers write GFLOPs for multiply-accumulates.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a LazyConfig .py or .yaml file with a model")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--height", type=int, default=800, help="of the image, in pixels; default: %(default)s")
+    parser.add_argument("--width", type=int, default=1333, help="of the image, in pixels; default: %(default)s")
+    _add_json(parser)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, repeats: int = 10, what: str = "rounds") -> None:
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ...; default: a GPU when there is one")
+    _add_output(parser, repeats=repeats, what=what)
+
+
+def _add_output(parser: argparse.ArgumentParser, *, repeats: int, what: str = "rounds") -> None:
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"{what}; default: %(default)s")
+    _add_json(parser)
+    parser.add_argument("--history", metavar="FILE", help="append the medians to this file, and compare")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write everything to this file too")
+
+
+def _measure_models(arguments: argparse.Namespace) -> Any:
+    overrides = [text for text in arguments.configs if "=" in text or text.startswith("~")]
+    files = [text for text in arguments.configs if text not in overrides]
+    settings = ModelSettings(
+        height=arguments.height,
+        width=arguments.width,
+        batch=arguments.batch,
+        train_height=arguments.train_height,
+        train_width=arguments.train_width,
+        train_batch=arguments.train_batch,
+        modes=_names(arguments.mode),
+        precisions=_names(arguments.precision),
+        compile=arguments.compile,
+        repeats=arguments.repeats,
+        warmup=arguments.warmup,
+        against=arguments.against,
+    )
+    device = choose_device(arguments.device)
+    return benchmark_models(files, overrides, settings, device, log=lambda line: print(line, file=sys.stderr))
+
+
+def _measure_operator(arguments: argparse.Namespace) -> Any:
+    device = choose_device(arguments.device)
+    bandwidth = arguments.bandwidth
+    settings = OperatorSettings(
+        shapes=parse_shapes(arguments.shapes) if arguments.shapes else pyramid(arguments.height, arguments.width),
+        queries=_queries(arguments.queries),
+        batch=arguments.batch,
+        heads=arguments.heads,
+        channels=arguments.channels,
+        points=arguments.points,
+        dtype=arguments.dtype,
+        backends=_names(arguments.backends),
+        repeats=arguments.repeats,
+        bandwidth=H200_BANDWIDTH if bandwidth is None and device.type == "cuda" else bandwidth,
+    )
+    return benchmark_deformable_attention(settings, device)
+
+
+def _measure_training(arguments: argparse.Namespace) -> Any:
+    device = choose_device(arguments.device)
+    return benchmark_training(
+        arguments.config, arguments.overrides, device, repeats=arguments.repeats, warmup=arguments.warmup
+    )
+
+
+def _measure_loader(arguments: argparse.Namespace) -> Any:
+    return benchmark_loader(arguments.config, arguments.overrides, images=arguments.images, repeats=arguments.repeats)
+
+
+def _measure_matching(arguments: argparse.Namespace) -> Any:
+    settings = MatchingSettings(
+        sets=arguments.sets,
+        queries=arguments.queries,
+        images=arguments.images,
+        objects=arguments.objects,
+        classes=arguments.classes,
+        repeats=arguments.repeats,
+    )
+    return benchmark_matching(settings, choose_device(arguments.device))
+
+
+def _measure_evaluation(arguments: argparse.Namespace) -> Any:
+    return benchmark_evaluation(
+        images=arguments.images,
+        detections=arguments.detections,
+        repeats=arguments.repeats,
+        backend=arguments.backend,
+    )
+
+
+def _analyze(arguments: argparse.Namespace) -> Any:
+    return analyze_config(arguments.config, arguments.overrides, height=arguments.height, width=arguments.width)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _queries(text: str) -> int | None:
+    if text == "encoder":
+        return None
+    if not text.isdecimal():
+        raise BenchmarkError(f"queries must be a number or 'encoder', got {text!r}")
+    return int(text)
+
+
+COMMANDS = {
+    "model": (model_parser, _measure_models),
+    "op": (operator_parser, _measure_operator),
+    "train": (training_parser, _measure_training),
+    "loader": (loader_parser, _measure_loader),
+    "matcher": (matcher_parser, _measure_matching),
+    "eval": (evaluation_parser, _measure_evaluation),
+    "analyze": (analysis_parser, _analyze),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog=PROGRAM
+    )
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
+    chosen = parser.parse_args(argv)
+    command_parser, measure = COMMANDS[chosen.command]
+    arguments = command_parser().parse_intermixed_args(chosen.arguments)
+    try:
+        history = getattr(arguments, "history", None)  # only what is timed has one
+        for path in (arguments.json, history):
+            require_writable(path)
+        report = measure(arguments)
+        print(report)
+        if history:
+            print("\n" + append_to_history(history, chosen.command, report.as_json()))
+    except (BenchmarkError, ConfigError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        write_json(arguments.json, report.as_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

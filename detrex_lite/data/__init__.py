@@ -6,7 +6,7 @@ from .dataset import DetectionDataset, subset
 from .detectron2_catalog import load_detectron2_dataset, register_detectron2_dataset
 from .faults import DatasetError
 from .folder import load_folder
-from .image import list_images, read_image, read_image_size
+from .image import decode_image, list_images, read_image, read_image_size
 from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length
 from .mapper import DetrDatasetMapper
 from .packing import from_records
@@ -32,6 +32,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "dataset_of",
+    "decode_image",
     "detr_test_augmentation",
     "detr_train_augmentation",
     "epoch_length",

@@ -52,15 +52,37 @@ def read_image(path: str | Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            orientation = _orientation(image)
-            pixels = _to_rgb(image)
+            return _decoded(image, _orientation(image))
     except FileNotFoundError:
         raise DatasetError(f"image {path} does not exist") from None
-    except Exception as error:  # Pillow raises what its decoders raise, of a dozen types
-        raise DatasetError(f"image {path} cannot be read: {error}") from error
+    except Exception as error:  # Pillow raises what its decoders raise, of a dozen types; large images take memory
+        raise DatasetError(f"image {path} cannot be read: {_reason(error)}") from error
+
+
+def decode_image(image: Image.Image) -> Tensor:
+    """The pixels of an image that Pillow holds or has opened, as `read_image` gives them, but not turned.
+
+    Returns:
+        (3, H, W) uint8, RGB.
+
+    Raises:
+        DatasetError: when it cannot be decoded.
+    """
+    try:
+        return _decoded(image)
+    except Exception as error:  # as above
+        raise DatasetError(f"the PIL image cannot be read: {_reason(error)}") from error
+
+
+def _decoded(image: Image.Image, orientation: int = 1) -> Tensor:
+    pixels = _to_rgb(image)
     if orientation in _TURNS:
         pixels = pixels.transpose(_TURNS[orientation])
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__  # a MemoryError has no text
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
@@ -76,7 +98,7 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
     except FileNotFoundError:
         raise DatasetError(f"image {path} does not exist") from None
     except Exception as error:  # as above
-        raise DatasetError(f"image {path} cannot be read: {error}") from error
+        raise DatasetError(f"image {path} cannot be read: {_reason(error)}") from error
     return (width, height) if exchanged else (height, width)
 
 

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from ..checkpoint import CheckpointError, LoadReport, load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
-from ..data import read_image
+from ..data import decode_image, read_image
 from ..devices import choose_device
 from ..ops.cpu import accelerate
 from ..structures import Instances
@@ -32,7 +32,7 @@ class Predictor:
 
     Images may be paths, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8 tensors. **Arrays and tensors
     are taken as RGB**; those of OpenCV are BGR: say so with `image_format="BGR"`. Files are turned as their
-    EXIF orientation says; PIL images are taken as they are.
+    EXIF orientation says; PIL images are not turned.
 
     Each result is an `Instances` on the CPU with `pred_boxes` (xyxy in pixels of the image as given),
     `scores` and `pred_classes` (indices into `class_names`).
@@ -134,7 +134,7 @@ class Predictor:
         if isinstance(image, (str, Path)):
             return read_image(image)
         if isinstance(image, Image.Image):
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return decode_image(image)
         if isinstance(image, np.ndarray):
             _check_pixels(image, channels=-1, expected="an (H, W, 3) uint8 array")
             pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)

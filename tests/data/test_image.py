@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detrex_lite.data import DatasetError, list_images, read_image, read_image_size
+from detrex_lite.data import DatasetError, decode_image, list_images, read_image, read_image_size
 
 from .samples import write_image
 
@@ -95,3 +95,35 @@ def test_list_images_keeps_the_order_given_and_takes_names_with_brackets(tmp_pat
     ]
     assert list_images(tmp_path) == [str(tmp_path / "a[1].png"), str(tmp_path / "b.png")]
     assert list_images(tmp_path / "**" / "*.JPG") == [str(tmp_path / "sub/c.JPG")]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "I;16"])
+def test_an_image_that_pillow_holds_is_decoded_as_its_file_is(tmp_path, mode):
+    grey = np.linspace(0, 255, 40 * 60).reshape(40, 60).round().astype(np.uint8)
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    (wide if mode == "I;16" else Image.fromarray(grey).convert(mode)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        torch.testing.assert_close(decode_image(opened), read_image(tmp_path / "a.png"), rtol=0, atol=0)
+    if mode == "I;16":
+        torch.testing.assert_close(decode_image(wide), decode_image(wide.convert("I")), rtol=0, atol=0)
+        assert 120 < decode_image(wide).float().mean() < 135
+
+
+def test_an_image_that_pillow_holds_and_cannot_decode_is_an_error(tmp_path):
+    whole = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "cut.jpg") as opened, pytest.raises(DatasetError, match="PIL image .* truncated"):
+        decode_image(opened)
+    with pytest.raises(DatasetError, match=r"PIL image .*unknown range"):
+        decode_image(Image.fromarray(np.zeros((4, 4), np.float32)))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_an_image_that_memory_does_not_hold_is_named(tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    path = write_image(tmp_path / "large.png")
+    monkeypatch.setattr(np, "array", fail)
+    with pytest.raises(DatasetError, match=r"large.png cannot be read: (MemoryError|can't allocate memory)$"):
+        read_image(path)

@@ -69,6 +69,27 @@ def test_every_kind_of_image_gives_the_same_result_in_its_own_frame(predictor, t
     assert not result.scores.is_inference()
 
 
+def test_a_16_bit_image_of_pillow_is_what_its_file_is(predictor, tmp_path):
+    path = tmp_path / "grey.png"
+    Image.fromarray(picture().max(-1).astype(np.uint16) * 128).save(path)
+    with Image.open(path) as opened:
+        torch.testing.assert_close(predictor._to_rgb_tensor(opened), predictor._to_rgb_tensor(path), rtol=0, atol=0)
+        from_pillow, from_file = predictor([opened, path])
+    assert len(from_file) == 1
+    for name in ("scores", "pred_classes"):
+        assert_close(from_pillow.get(name), from_file.get(name), rtol=0, atol=0)
+
+
+def test_an_image_of_pillow_that_is_cut_off_stops_nothing(predictor, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
+    with Image.open(tmp_path / "cut.jpg") as opened:
+        (_, error), (_, result) = predictor.iterate([opened, tmp_path / "whole.jpg"])
+    assert isinstance(error, ValueError)
+    assert "truncated" in str(error)
+    assert len(result) == 1
+
+
 def test_the_threshold_decides_which_scores_remain(config_file, weights):
     def count(score_threshold):
         return len(Predictor(config_file, weights, device="cpu", score_threshold=score_threshold)(picture()))

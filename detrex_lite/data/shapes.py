@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from .faults import DatasetError
 SHAPES = ("circle", "square", "triangle")
 
 _PARAMETERS_FILE = "generation.json"
-_PARTS = ("images", "annotations", _PARAMETERS_FILE)
+_FOLDERS = ("images/train", "images/val", "images", "annotations")
+_PARAMETERS = {"drawing", "num_train", "num_val", "image_size", "max_objects", "empty_share", "seed"}
 _DRAWING = 2  # raised when the same parameters begin to give other pictures
 
 _RADIUS_RANGE = (0.1, 0.23)  # of a shape, as a share of the image's side
@@ -42,7 +45,7 @@ def generate_shapes(
     Backgrounds are light and noisy, and shapes overlap; boxes enclose what remains visible, tightly. The folder gets
     `images/train/`, `images/val/` (PNG) and `annotations/train.json`, `annotations/val.json` (COCO format).
     Image i of a split depends on the seed and i alone. A folder that was made with the same arguments is left
-    alone; one made with others is made anew.
+    alone; one made with others is made anew, unless it holds a file that was not made here.
 
     Args:
         root: the folder to make.
@@ -78,9 +81,7 @@ def generate_shapes(
     held = _parameters_of(root)
     if held == parameters:
         return root
-    others = sorted(set(os.listdir(root)) - (set(_PARTS) if held else set())) if root.is_dir() else []
-    if others:
-        raise DatasetError(f"{root} holds other files ({others[0]}, ...) than generated shapes: choose another folder")
+    _refuse_others(root, held)
 
     root.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and moved there whole: what lies at `root` is complete, whoever else makes it.
@@ -97,18 +98,26 @@ def generate_shapes(
 
 def _move_into_place(made: Path, root: Path, parameters: dict[str, Any]) -> None:
     """Rename `made` to `root`, unless another process was first with the same shapes."""
+    old = made.with_name(f"{made.name}-old")
     try:
-        if _parameters_of(root) != parameters:
-            (root / _PARAMETERS_FILE).unlink(missing_ok=True)
-            for part in _PARTS[:2]:
-                shutil.rmtree(root / part, ignore_errors=True)
+        held = _parameters_of(root)
+        if held != parameters:
+            _refuse_others(root, held)  # again, as drawing takes its time
             if root.is_dir():
-                root.rmdir()  # refuses when there is anything else
+                root.rename(old)
             made.chmod(0o755)  # temporary folders are private
             made.rename(root)
     except OSError:
         if _parameters_of(root) != parameters:
             raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_others(root: Path, parameters: dict[str, Any] | None) -> None:
+    """Raise DatasetError when `root` holds anything but what is generated with these parameters."""
+    other = min(_not_made(root, parameters), default=None)
+    if other:
+        raise DatasetError(f"{root} holds other files ({other}, ...) than generated shapes: choose another folder")
 
 
 def load_shapes(root: str | Path, split: str) -> DetectionDataset:
@@ -128,9 +137,36 @@ def load_shapes(root: str | Path, split: str) -> DetectionDataset:
 def _parameters_of(root: Path) -> dict[str, Any] | None:
     """What a folder was generated with; None when it was not."""
     try:
-        return json.loads((root / _PARAMETERS_FILE).read_text())
-    except (OSError, ValueError):
+        content = json.loads((root / _PARAMETERS_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(content, dict) or set(content) != _PARAMETERS:
+        return None  # another program's
+    return content if all(type(content[key]) is int for key in ("num_train", "num_val")) else None
+
+
+def _not_made(root: Path, parameters: dict[str, Any] | None) -> Iterator[str]:
+    """What lies in a folder that was generated with `parameters` and is none of it; links are not followed."""
+    for folder, folders, files in os.walk(root):
+        for name in (*files, *folders):
+            path = Path(folder, name)
+            place = path.relative_to(root).as_posix()
+            is_folder = name in folders and not path.is_symlink()
+            if parameters is None or not (place in _FOLDERS if is_folder else _is_made(place, parameters)):
+                yield place
+
+
+def _is_made(file: str, parameters: dict[str, Any]) -> bool:
+    """Whether `generate_shapes` writes this file, relative to its folder, with these parameters."""
+    image = re.fullmatch(r"images/(train|val)/(\d{6,12})\.png", file)
+    if image is None:
+        return file in ("annotations/train.json", "annotations/val.json", _PARAMETERS_FILE)
+    number = int(image[2])
+    return 1 <= number <= parameters[f"num_{image[1]}"] and file.endswith(f"/{_image_name(number - 1)}")
+
+
+def _image_name(index: int) -> str:
+    return f"{index + 1:06d}.png"
 
 
 def _write_split(
@@ -150,7 +186,7 @@ def _write_split(
         rng = np.random.default_rng((*seed, index))
         objects = 0 if rng.random() < empty_share else int(rng.integers(1, max_objects + 1))
         pixels, shapes = draw_shapes(rng, image_size, objects)
-        file_name = f"{index + 1:06d}.png"
+        file_name = _image_name(index)
         Image.fromarray(pixels).save(folder / file_name, compress_level=1)
         images.append({"id": index + 1, "file_name": file_name, "height": image_size, "width": image_size})
         for class_index, visible in shapes:

@@ -142,6 +142,67 @@ def test_other_files_are_never_overwritten(tmp_path):
     assert json.loads((tmp_path / "shapes/generation.json").read_text())["seed"] == 0
 
 
+@pytest.mark.parametrize("content", ['{"tool": "x"}', "[1]", "7", "[" * 100_000, None])
+def test_a_folder_of_another_tool_is_not_taken_for_ones_own(tmp_path, content):
+    for name in ("images/a.jpg", "annotations/a.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("precious")
+    if content is None:  # its numbers are no numbers
+        generate_shapes(tmp_path / "made", **SMALL)
+        content = (tmp_path / "made/generation.json").read_text().replace("30", '"30"')
+    (tmp_path / "generation.json").write_text(content)
+    for act in (lambda: generate_shapes(tmp_path, **SMALL), lambda: load_shapes(tmp_path, "train")):
+        with pytest.raises(DatasetError, match="holds other files"):
+            act()
+    assert (tmp_path / "images/a.jpg").read_text() == (tmp_path / "annotations/a.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images/train/photo.jpg",
+        "images/train/000031.png",
+        "images/val/0000001.png",
+        "images/test/a",
+        "annotations/test.json",
+    ],
+)
+def test_files_put_into_a_generated_folder_are_never_deleted(tmp_path, name):
+    root = generate_shapes(tmp_path / "shapes", **SMALL)
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text("precious")
+    with pytest.raises(
+        DatasetError, match="holds other files .images" if "images" in name else "holds other files .anno"
+    ):
+        generate_shapes(root, **{**SMALL, "seed": 1})
+    assert (root / name).read_text() == "precious"
+    assert len(load_shapes(root, "train")) == 30
+
+
+def test_files_that_come_while_it_is_drawn_are_never_deleted(tmp_path, monkeypatch):
+    root = generate_shapes(tmp_path / "shapes", **SMALL)
+    write_split = shapes._write_split
+
+    def write_and_add(*arguments):
+        write_split(*arguments)
+        (root / "images/val/photo.jpg").write_text("precious")
+
+    monkeypatch.setattr(shapes, "_write_split", write_and_add)
+    with pytest.raises(DatasetError, match="holds other files .images/val/photo.jpg"):
+        generate_shapes(root, **{**SMALL, "seed": 1})
+    assert (root / "images/val/photo.jpg").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_links_in_a_generated_folder_are_not_followed(tmp_path):
+    root = generate_shapes(tmp_path / "shapes", **SMALL)
+    (root / "images/val").rename(tmp_path / "elsewhere")
+    (root / "images/val").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="holds other files .images/val"):
+        generate_shapes(root, **{**SMALL, "seed": 1})
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 6
+
+
 def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match=r"at least 16 pixels.*image_size=8"):
         generate_shapes(tmp_path / "shapes", image_size=8)

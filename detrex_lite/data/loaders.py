@@ -48,16 +48,18 @@ class _MappedDataset(Dataset):
     """Records of a data set through a mapper, with random numbers that depend on the sample alone.
 
     Args:
-        max_unreadable: for up to so many images that cannot be read the next one that can takes their place.
+        max_unreadable: how many images that cannot be read may be left out.
+        replace: the next image that can be read takes their place; otherwise None does.
     """
 
-    def __init__(self, dataset: DetectionDataset, mapper: Mapper, seed: int, max_unreadable: int = 0):
+    def __init__(self, dataset: DetectionDataset, mapper: Mapper, seed: int, max_unreadable: int, *, replace: bool):
         self.dataset = dataset
         self.mapper = mapper
         self.seed = seed
         self.max_unreadable = max_unreadable
+        self.replace = replace
 
-    def __getitem__(self, sample: Sample) -> tuple[dict[str, Any], list[_Unreadable]]:
+    def __getitem__(self, sample: Sample) -> tuple[dict[str, Any] | None, list[_Unreadable]]:
         first, position = sample
         unreadable: list[_Unreadable] = []
         while True:
@@ -69,6 +71,8 @@ class _MappedDataset(Dataset):
                 if self.max_unreadable == 0:
                     raise
                 unreadable.append(_Unreadable(index, str(error)))
+                if not self.replace:
+                    return None, unreadable
                 if len(unreadable) > min(self.max_unreadable, len(self.dataset) - 1):
                     raise _too_many(unreadable, self.max_unreadable) from None
 
@@ -80,16 +84,17 @@ def _too_many(unreadable: Sequence[_Unreadable], allowed: int) -> DatasetError:
     listed = "".join(f"\n  {one.reason}" for one in unreadable[:3])
     more = f"\n  and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
     return DatasetError(
-        f"{len(unreadable)} images cannot be read (max_unreadable={allowed} of the training loader):{listed}{more}\n"
+        f"{len(unreadable)} images cannot be read (max_unreadable={allowed} of the loader):{listed}{more}\n"
         "Is the folder of the images right, and its disk there? tools/check_dataset.py lists all faults"
     )
 
 
 def _collate(
-    loaded: list[tuple[dict[str, Any], list[_Unreadable]]],
+    loaded: list[tuple[dict[str, Any] | None, list[_Unreadable]]],
 ) -> tuple[list[dict[str, Any]], list[_Unreadable]]:
     """A list of samples, as models pad by themselves, and what could not be read on the way."""
-    return [sample for sample, _ in loaded], [one for _, unreadable in loaded for one in unreadable]
+    samples = [sample for sample, _ in loaded if sample is not None]
+    return samples, [one for _, unreadable in loaded for one in unreadable]
 
 
 class _Loader(DataLoader):
@@ -97,30 +102,33 @@ class _Loader(DataLoader):
 
     def __init__(self, dataset: _MappedDataset, **arguments: Any):
         super().__init__(dataset, collate_fn=_collate, **arguments)
-        self._max_unreadable = dataset.max_unreadable
+        self._images = dataset
         self._unreadable: dict[int, _Unreadable] = {}
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         return self._samples(super().__iter__())
 
     def _samples(self, batches: Iterator[Any]) -> Iterator[list[dict[str, Any]]]:
-        allowed = self._max_unreadable
+        images = self._images
+        allowed = images.max_unreadable
+        what_follows = "the next took its place" if images.replace else "objects in it count as missed"
         for samples, unreadable in batches:
             for one in unreadable:
                 if one.image not in self._unreadable:  # each epoch meets it again
                     self._unreadable[one.image] = one
                     count = len(self._unreadable)
-                    logger.warning(
-                        "Left out image %d of at most %d, the next took its place: %s", count, allowed, one.reason
-                    )
-            if len(self._unreadable) > allowed:
+                    logger.warning("Left out image %d of at most %d, %s: %s", count, allowed, what_follows, one.reason)
+            if len(self._unreadable) > min(allowed, len(images) - 1):
                 raise _too_many(list(self._unreadable.values()), allowed)
-            yield samples
+            if samples:
+                yield samples
 
 
 def _loader(dataset: _MappedDataset, batch_sampler: Any, num_workers: int, prefetch_factor: int) -> DataLoader:
     if num_workers < 0:
         raise ValueError(f"num_workers must not be negative, got {num_workers}")
+    if dataset.max_unreadable < 0:
+        raise ValueError(f"max_unreadable must not be negative, got {dataset.max_unreadable}")
     return _Loader(
         dataset,
         batch_sampler=batch_sampler,
@@ -170,8 +178,6 @@ def build_train_loader(
             read.
         ValueError: when the batch cannot be shared out evenly, or a number is out of range.
     """
-    if max_unreadable < 0:
-        raise ValueError(f"max_unreadable must not be negative, got {max_unreadable}")
     if seed < 0:
         seed = broadcast_object(random.SystemRandom().getrandbits(31))
     if limit is not None:
@@ -190,7 +196,8 @@ def build_train_loader(
         rank=rank(),
         world_size=world_size(),
     )
-    return _loader(_MappedDataset(dataset, mapper, seed, max_unreadable), sampler, num_workers, prefetch_factor)
+    mapped = _MappedDataset(dataset, mapper, seed, max_unreadable, replace=True)
+    return _loader(mapped, sampler, num_workers, prefetch_factor)
 
 
 def build_test_loader(
@@ -200,10 +207,9 @@ def build_test_loader(
     batch_size: int = 1,
     num_workers: int = 2,
     prefetch_factor: int = 2,
+    max_unreadable: int = 10,
 ) -> DataLoader:
     """A loader that gives every image once, in order; each process gets its own part, and no image is in two.
-
-    An image that cannot be read ends it: metrics of the others would not be those of the data set.
 
     Args:
         dataset: images, with or without boxes.
@@ -211,15 +217,18 @@ def build_test_loader(
         batch_size: images a batch of one process.
         num_workers: loading processes of each process; 0 loads in the process itself.
         prefetch_factor: batches that each worker loads ahead.
+        max_unreadable: images that may be missing, broken or of another size than annotated, in each process. Such a
+            one is left out, with a warning, and an evaluator counts its objects as missed; one more ends the iteration.
 
     Raises:
-        DatasetError: while iterating, when an image cannot be read.
+        DatasetError: while iterating, when too many images cannot be read, or all.
         ValueError: when a number is out of range.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     batches = sequential_batches(len(dataset), batch_size=batch_size, rank=rank(), world_size=world_size())
-    return _loader(_MappedDataset(dataset, mapper, seed=0), batches, num_workers, prefetch_factor)
+    mapped = _MappedDataset(dataset, mapper, seed=0, max_unreadable=max_unreadable, replace=False)
+    return _loader(mapped, batches, num_workers, prefetch_factor)
 
 
 def epoch_length(loader: DataLoader) -> int:

@@ -132,6 +132,8 @@ def test_limit_uses_the_first_images():
 
 def test_bad_arguments():
     with pytest.raises(DatasetError, match="no image has a box: data set 'mine' with 4 images has no annotations"):
+        train_loader(from_records([{"file_name": "a", "height": 9, "width": 9}] * 4, name="mine", class_names=["x"]))
+    with pytest.raises(DatasetError, match=r"no image has a box: .*no box that training can use"):
         train_loader(make_dataset(4, empty=range(4)))
     crowds = {
         "file_name": "a",
@@ -222,6 +224,10 @@ def image_files(folder, count):
     return from_records(records, name="mine", class_names=["x"]), DetrDatasetMapper(is_train=True)
 
 
+def evaluation_loader(dataset, **more):
+    return build_test_loader(dataset=dataset, mapper=DetrDatasetMapper(is_train=False), **{"num_workers": 0, **more})
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_images_that_vanish_or_break_in_mid_epoch_are_left_out_and_counted_once(tmp_path, caplog, num_workers):
     dataset, mapper = image_files(tmp_path, 12)
@@ -274,6 +280,38 @@ def test_nothing_is_left_out_unless_it_may():
     loader = train_loader(make_dataset(), DetrDatasetMapper(is_train=True), max_unreadable=0)
     with pytest.raises(DatasetError, match=r"\d.png does not exist"):
         next(iter(loader))
-    evaluation = build_test_loader(dataset=make_dataset(), mapper=DetrDatasetMapper(is_train=False), num_workers=0)
+    evaluation = evaluation_loader(make_dataset(), max_unreadable=0)
     with pytest.raises(DatasetError, match=r"^image 0.png does not exist"):
         next(iter(evaluation))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_images_that_cannot_be_evaluated_are_left_out_and_counted_once(tmp_path, caplog, num_workers, batch_size):
+    dataset, _ = image_files(tmp_path, 6)
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "4.png").write_text("broken")
+    write_image(tmp_path / "5.png", 60, 40)
+    loader = evaluation_loader(dataset, num_workers=num_workers, batch_size=batch_size, max_unreadable=3)
+    for _ in range(2):
+        batches = list(loader)
+        assert [sample["image_id"] for batch in batches for sample in batch] == [2, 3, 4]
+        assert all(batches)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3
+    for number, (message, name) in enumerate(zip(told, ("0.png", "4.png", "5.png"), strict=True), 1):
+        assert message.startswith(f"Left out image {number} of at most 3, objects in it count as missed: ")
+        assert name in message
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_too_many_unreadable_images_end_an_evaluation(tmp_path, num_workers):
+    dataset, _ = image_files(tmp_path, 8)
+    for i in (1, 3, 5):
+        (tmp_path / f"{i}.png").unlink()
+    with pytest.raises(DatasetError, match=r"(?s)3 images cannot be read .max_unreadable=2 .*1\.png does not exist"):
+        list(evaluation_loader(dataset, num_workers=num_workers, max_unreadable=2))
+    with pytest.raises(DatasetError, match="3 images cannot be read .max_unreadable=10 "):
+        list(evaluation_loader(make_dataset(3)))
+    with pytest.raises(ValueError, match="max_unreadable must not be negative, got -1"):
+        evaluation_loader(dataset, max_unreadable=-1)

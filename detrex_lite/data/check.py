@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .catalog import is_registered, load_dataset, locate
 from .coco import read_coco
 from .dataset import DetectionDataset
-from .faults import DatasetError, Fault, FaultLog, size_fault
+from .faults import DatasetError, Fault, FaultLog, printable, size_fault
 from .image import read_image, read_image_size
 from .voc import read_voc
 
@@ -43,7 +43,7 @@ class Report:
         lines += ["", f"{total} {'fault' if total == 1 else 'faults'}" if total else "no faults"]
         for kind, faults in kinds.items():
             lines += [f"{kind}: {len(faults)}", *(f"  {fault}" for fault in faults)]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def check_dataset(read: Reader, *, decode: bool = False) -> Report:
@@ -57,7 +57,7 @@ def check_dataset(read: Reader, *, decode: bool = False) -> Report:
     log = FaultLog(strict=False)
     try:
         dataset = read(log=log)
-    except DatasetError as error:
+    except (DatasetError, OSError) as error:
         return Report(None, [*log.faults, Fault("unreadable", "data set", str(error))])
     if os.path.isdir(dataset.image_root or "."):
         log.faults += _image_faults(dataset, decode=decode)

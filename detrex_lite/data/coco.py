@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import did_you_mean
 from .dataset import DetectionDataset
-from .faults import DatasetError, FaultLog, check_class_names
+from .faults import MAX_SIDE, DatasetError, FaultLog, check_class_names, integer, name_of, real, shown
 from .packing import AnnotationTable, pack
 
 
@@ -20,10 +20,10 @@ def load_coco(
 ) -> DetectionDataset:
     """A data set from a COCO JSON file; read once per process and file, later calls return the same object.
 
-    Category ids may start anywhere and have gaps: class k is the k-th category by id. Missing `iscrowd`
-        counts as 0,
-    missing `area` as width times height. Boxes without area, outside the image or not finite are left out and
-    counted. A file without `annotations` gives a data set for prediction only.
+    Category ids may start anywhere and have gaps: class k is the k-th category by id. Missing `iscrowd` counts as 0,
+    missing `area` as width times height, and so does an area below 0, with a warning. Boxes without area, outside the
+    image or not finite are left out and counted. A file without the key `annotations` gives a data set for prediction
+    only; with `"annotations": []` its images show no object.
 
     Args:
         annotations: the JSON file.
@@ -57,7 +57,7 @@ def read_coco(
     log: FaultLog,
 ) -> DetectionDataset:
     """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`."""
-    content = _read_json(annotations)
+    content = read_json(annotations, log)
     if not Path(image_root).is_dir():
         log.error("image folder missing", annotations, f"its image folder {image_root} does not exist")
     category_ids, names = _read_categories(annotations, content["categories"], log)
@@ -80,14 +80,31 @@ def read_coco(
         class_names=names,
         category_ids=category_ids,
         image_root=image_root,
+        has_annotations="annotations" in content,
         log=log,
     )
 
 
-def _read_json(path: str) -> dict[str, Any]:
+def read_json(path: str, log: FaultLog) -> dict[str, Any]:
+    """The content of a COCO file: an object with the lists `images`, `categories` and perhaps `annotations`.
+
+    Keys that occur twice in one object go to `log`.
+
+    Raises:
+        DatasetError: when there is no such file, or it holds something else.
+    """
+    repeated: list[tuple[dict[str, Any], str]] = []
+
+    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated.append((entry, ", ".join(sorted({shown(key) for key in keys if keys.count(key) > 1}))))
+        return entry
+
     try:
-        with open(path, "rb") as file:
-            content = json.load(file)
+        # From bytes: json tells UTF-8, UTF-16 and UTF-32 apart, with a byte order mark and without.
+        content = json.loads(Path(path).read_bytes(), object_pairs_hook=as_dict)
     except FileNotFoundError:
         near = [str(other) for other in Path(path).parent.glob("*.json")]
         raise DatasetError(f"annotation file {path} does not exist{did_you_mean(path, near)}") from None
@@ -95,6 +112,8 @@ def _read_json(path: str) -> dict[str, Any]:
         raise DatasetError(f"annotation file {path} cannot be read: {error}") from error
     except ValueError as error:  # broken JSON, or bytes that are no text
         raise DatasetError(f"annotation file {path} is not valid JSON: {error}") from error
+    except RecursionError:
+        raise DatasetError(f"annotation file {path} is nested too deep to be read: no COCO file is") from None
     if not isinstance(content, dict):
         raise DatasetError(
             f"annotation file {path} holds a {type(content).__name__}, not an object with 'images', "
@@ -106,6 +125,9 @@ def _read_json(path: str) -> dict[str, Any]:
     for key in ("images", "categories", "annotations"):
         if not isinstance(content.get(key, []), list):
             raise DatasetError(f"annotation file {path}: {key!r} is not a list")
+    for entry, twice in repeated:
+        label = "its outermost object" if entry is content else f"the object {shown(entry)}"
+        log.error("repeated key", path, f"{label} has {twice} more than once")
     return content
 
 
@@ -119,16 +141,20 @@ def _value(entry: Any, key: str) -> Any:
     except KeyError:
         raise _Malformed("missing key", f"it has no {key!r}; its keys are {', '.join(map(str, entry))}") from None
     except (TypeError, IndexError):
-        raise _Malformed("malformed entry", f"it is not an object but {entry!r:.80}") from None
+        raise _Malformed("malformed entry", f"it is not an object but {shown(entry)}") from None
 
 
-def _integer(entry: Any, key: str) -> int:
-    value = _value(entry, key)
-    if type(value) is int:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise _Malformed("malformed entry", f"{key!r} must be an integer, got {value!r:.80}")
+def _integer(entry: Any, key: str, **limits: int) -> int:
+    return integer(_value(entry, key), key, **limits)
+
+
+def _box(entry: Any) -> tuple[float, float, float, float]:
+    """`bbox` as corners x0, y0, x1, y1."""
+    box = _value(entry, "bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(type(side) in (int, float) for side in box):
+        raise ValueError(f"'bbox' must be four numbers (x, y, width, height), got {shown(box)}")
+    x, y, width, height = (real(side, "bbox") for side in box)
+    return x, y, x + width, y + height
 
 
 def _skipping(log: FaultLog, file: str, kind: str, entries: list, read: Callable[[Any], None]) -> None:
@@ -136,10 +162,13 @@ def _skipping(log: FaultLog, file: str, kind: str, entries: list, read: Callable
     for position, entry in enumerate(entries):
         try:
             read(entry)
-        except _Malformed as fault:
+        except DatasetError:  # reported already
+            raise
+        except (_Malformed, ValueError) as error:
             named = isinstance(entry, dict) and "id" in entry
-            label = f"{kind} {entry['id']!r}" if named else f"{kind} at position {position}"
-            log.error(fault.args[0], f"{file}: {label}", fault.args[1])
+            label = f"{kind} {shown(entry['id'])}" if named else f"{kind} at position {position}"
+            fault, message = error.args if isinstance(error, _Malformed) else ("malformed entry", str(error))
+            log.error(fault, f"{file}: {label}", message)
 
 
 def _read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -147,9 +176,11 @@ def _read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int
     found: dict[int, str] = {}
 
     def read(entry: Any) -> None:
-        category_id, name = _integer(entry, "id"), str(_value(entry, "name"))
+        category_id = _integer(entry, "id")
         if category_id in found:
             raise _Malformed("duplicate id", f"its id is also that of category {found[category_id]!r}")
+        found[category_id] = f"category {category_id}"  # stands in for a faulty name, so that boxes have their class
+        name = name_of(_value(entry, "name"), "name")
         if name in found.values():
             raise _Malformed("duplicate name", f"another category is also called {name!r}: rename or merge one")
         found[category_id] = name
@@ -164,19 +195,22 @@ def _read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int
 def _read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog) -> dict[int, int]:
     """Fill the images of `table`; returns image id -> position."""
     positions: dict[int, int] = {}
+    ids: dict[str, int] = {}
 
     def read(entry: Any) -> None:
-        image_id, file_name = _integer(entry, "id"), _value(entry, "file_name")
-        size = (_integer(entry, "height"), _integer(entry, "width"))
-        if not isinstance(file_name, str) or not file_name:
-            raise _Malformed("malformed entry", f"'file_name' must be a path, got {file_name!r:.80}")
-        if min(size) < 1:
-            raise _Malformed("malformed entry", f"its height and width are {size[0]} and {size[1]}")
+        image_id, file_name = _integer(entry, "id"), name_of(_value(entry, "file_name"), "file_name")
+        height, width = (_integer(entry, key, low=1, high=MAX_SIDE) for key in ("height", "width"))
         if image_id in positions:
             other = table.file_names[positions[image_id]]
             raise _Malformed("duplicate id", f"the images {other} and {file_name} share this id")
+        if file_name in ids:
+            message = (
+                f"{file_name} is also the file of image {ids[file_name]}: merge the two, or objects count as missing"
+            )
+            log.error("duplicate file", f"{file}: image {image_id}", message)
+        ids[file_name] = image_id
         positions[image_id] = len(positions)
-        table.add_image(file_name, image_id, size)
+        table.add_image(file_name, image_id, (height, width))
 
     _skipping(log, file, "image", entries, read)
     return positions
@@ -207,17 +241,13 @@ def _read_annotations(
         if annotation_id in seen:
             raise _Malformed("duplicate id", "another annotation has the same id")
         seen.add(annotation_id)
-        box = _value(entry, "bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(type(side) in (int, float) for side in box):
-            raise _Malformed("malformed entry", f"'bbox' must be four numbers (x, y, width, height), got {box!r:.80}")
         area = entry.get("area")
-        x, y, width, height = box
         table.add_box(
             positions[image_id],
-            (x, y, x + width, y + height),
+            _box(entry),
             class_index=classes[category_id],
-            iscrowd=bool(entry.get("iscrowd", 0)),
-            area=float(area) if type(area) in (int, float) else nan,
+            iscrowd=integer(entry.get("iscrowd", 0), "iscrowd", low=0, high=1) == 1,
+            area=nan if area is None else real(area, "area"),
             annotation_id=annotation_id,
         )
 

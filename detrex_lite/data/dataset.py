@@ -13,9 +13,8 @@ from .faults import DatasetError
 class PackedStrings:
     """An immutable list of strings in one array of bytes.
 
-    Workers of a loader are forked: reading a Python object there writes its reference count, and so copies
-        its
-    page of memory. An array has no such counts, whatever the number of strings.
+    Workers of a loader are forked: reading a Python object there writes its reference count, and so copies its page of
+    memory. An array has no such counts, whatever the number of strings.
     """
 
     def __init__(self, strings: Sequence[str]):

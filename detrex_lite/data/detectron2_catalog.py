@@ -15,7 +15,7 @@ from pycocotools import mask
 
 from ..errors import did_you_mean
 from .dataset import DetectionDataset
-from .faults import DatasetError, FaultLog, check_class_names
+from .faults import MAX_SIDE, DatasetError, FaultLog, check_class_names, flag, integer, real
 from .packing import AnnotationTable, pack
 
 # The numbers of detectron2.structures.BoxMode. Lengths are in pixels (ABS) or shares of the image's sides (REL);
@@ -157,28 +157,35 @@ def from_detectron2_records(
     table = AnnotationTable(lambda row: labels[row])
     for owner, (record, image_id) in enumerate(zip(records, _image_ids(records, name), strict=True)):
         where = f"{name}: record {owner}"
-        height, width = int(_entry(record, "height", where)), int(_entry(record, "width", where))
+        height, width = (_side(record, key, where) for key in ("height", "width"))
         table.add_image(str(_entry(record, "file_name", where)), image_id, (height, width))
         where += f" ({record['file_name']})"
         for number, annotation in enumerate(record.get("annotations", ())):
             labels.append(f"{where}, annotation {number}")
-            class_index = _entry(annotation, "category_id", labels[-1])
-            if class_index not in range(len(names)):
-                raise DatasetError(f"{labels[-1]}: category_id {class_index} is not in 0..{len(names) - 1}")
+            category = _entry(annotation, "category_id", labels[-1])
             mode = _entry(annotation, "bbox_mode", labels[-1])
+            box = _entry(annotation, "bbox", labels[-1])
             try:
-                box = xyxy_of(_entry(annotation, "bbox", labels[-1]), mode, (height, width))
+                table.add_box(
+                    owner,
+                    xyxy_of(box, mode, (height, width)),
+                    class_index=integer(category, "category_id", low=0, high=len(names) - 1),
+                    iscrowd=flag(annotation.get("iscrowd", 0), "iscrowd"),
+                    area=_area(annotation),
+                    annotation_id=len(labels),
+                )
             except (TypeError, ValueError) as error:
                 raise DatasetError(f"{labels[-1]}: {error}") from error
-            table.add_box(
-                owner,
-                box,
-                class_index=class_index,
-                iscrowd=bool(annotation.get("iscrowd", 0)),
-                area=_area(annotation),
-                annotation_id=len(labels),
-            )
-    return pack(table, name=name, where=name, class_names=names, category_ids=ids, image_root="", log=FaultLog())
+    return pack(
+        table,
+        name=name,
+        where=name,
+        class_names=names,
+        category_ids=ids,
+        image_root="",
+        has_annotations=any("annotations" in record for record in records),
+        log=FaultLog(),
+    )
 
 
 def xyxy_of(box: Sequence[float], mode: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -217,6 +224,14 @@ def _entry(values: Mapping[str, Any], key: str, where: str) -> Any:
     return values[key]
 
 
+def _side(record: Mapping[str, Any], key: str, where: str) -> int:
+    value = _entry(record, key, where)
+    try:
+        return integer(value, key, low=1, high=MAX_SIDE)
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from None
+
+
 def _image_ids(records: Sequence[Mapping[str, Any]], name: str) -> Sequence[int]:
     ids = [record.get("image_id") for record in records]
     if not all(isinstance(image_id, numbers.Integral) for image_id in ids):  # detectron2 takes text, and none, too
@@ -224,13 +239,16 @@ def _image_ids(records: Sequence[Mapping[str, Any]], name: str) -> Sequence[int]
     twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if twice:
         raise DatasetError(f"{name}: image_id {twice[0]} occurs twice")
-    return [int(image_id) for image_id in ids]  # type: ignore[arg-type]
+    try:
+        return [integer(image_id, "image_id") for image_id in ids]
+    except ValueError as error:
+        raise DatasetError(f"{name}: {error}") from None
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
     """In square pixels; NaN, which stands for that of the box, when nothing says more."""
     if "area" in annotation:
-        return float(annotation["area"])
+        return real(annotation["area"], "area")
     shape = annotation.get("segmentation")
     if isinstance(shape, Mapping):
         lengths = mask.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape

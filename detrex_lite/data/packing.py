@@ -1,5 +1,6 @@
 """From annotations as read, whatever their format, to the packed arrays of a `DetectionDataset`."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,20 @@ from typing import Any
 import numpy as np
 
 from .dataset import DetectionDataset, PackedStrings
-from .faults import DROP_REASONS, DatasetError, FaultLog, apply_box_rules, check_class_names
+from .faults import (
+    DROP_REASONS,
+    MAX_SIDE,
+    DatasetError,
+    FaultLog,
+    apply_box_rules,
+    check_class_names,
+    flag,
+    integer,
+    real,
+    shown,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -22,7 +36,8 @@ class AnnotationTable:
         boxes: xyxy in pixels.
         classes: of each box, in 0..K-1.
         iscrowd: of each box.
-        areas: of each box in square pixels; NaN stands for width times height.
+        areas: of each box in square pixels; NaN, infinite or below 0 stands for width times height, and all but NaN
+            are reported.
         annotation_ids: of each box.
         describe: names the file and the annotation of box number `row` for messages.
     """
@@ -69,12 +84,14 @@ def pack(
     class_names: Sequence[str],
     category_ids: Sequence[int],
     image_root: str,
+    has_annotations: bool,
     log: FaultLog,
 ) -> DetectionDataset:
     """Apply the box rules and pack the table; the boxes of an image keep their order.
 
     Args:
         where: the annotation file or folder, for messages.
+        has_annotations: whether an image without boxes is one without objects.
 
     Raises:
         DatasetError: when the log is strict and there is no image.
@@ -92,8 +109,11 @@ def pack(
     keep = np.flatnonzero(codes == 0)
     keep = keep[np.argsort(owners[keep], kind="stable")]
     boxes = boxes[keep]
-    areas = np.asarray(table.areas, dtype=np.float64)[keep]
-    areas = np.where(np.isfinite(areas), areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1))
+    areas = np.asarray(table.areas, dtype=np.float64)
+    _report_areas(table, areas, where, log)
+    areas = areas[keep]
+    usable = np.isfinite(areas) & (areas >= 0)
+    areas = np.where(usable, areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1))
     return DetectionDataset(
         name=name,
         class_names=class_names,
@@ -109,7 +129,7 @@ def pack(
         iscrowd=np.asarray(table.iscrowd, dtype=bool)[keep],
         areas=areas,
         annotation_ids=np.asarray(table.annotation_ids, dtype=np.int64)[keep],
-        has_annotations=len(owners) > 0,
+        has_annotations=has_annotations,
         dropped={
             reason: int((codes == code).sum()) for code, reason in enumerate(DROP_REASONS, 1) if (codes == code).any()
         },
@@ -127,6 +147,20 @@ def _report(table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, clippe
             f"box {reason}",
             table.describe(row),
             f"the box ({corners}) (x0, y0, x1, y1) is {reason} (image {height} high, {width} wide)",
+        )
+
+
+def _report_areas(table: AnnotationTable, areas: np.ndarray, where: str, log: FaultLog) -> None:
+    """Log every area that no object can have."""
+    rows = np.flatnonzero((areas < 0) | np.isinf(areas)).tolist()
+    for row in rows:
+        log.repaired("area", table.describe(row), f"its area is {areas[row]:g}: that of its box is taken")
+    if rows and log.strict:
+        logger.warning(
+            "%s: %d annotations have an area below 0 or infinite (the first is %s): those of their boxes are taken.",
+            where,
+            len(rows),
+            table.describe(rows[0]),
         )
 
 
@@ -162,7 +196,8 @@ def from_records(
     Image and annotation ids count from 1.
 
     Raises:
-        DatasetError: when a key is missing, lengths differ, a class is not in 0..K-1 or there is no record.
+        DatasetError: when a key is missing, lengths differ, a value is of another type or out of range, or there is
+            no record.
     """
     names = check_class_names(class_names)
     assert names is not None
@@ -176,27 +211,54 @@ def from_records(
         missing = [key for key in ("file_name", "height", "width") if key not in record]
         if missing:
             raise DatasetError(f"{where} has no {' and no '.join(map(repr, missing))}")
-        table.add_image(str(record["file_name"]), position + 1, (int(record["height"]), int(record["width"])))
-        boxes = np.asarray(record.get("boxes", ()), dtype=np.float64).reshape(-1, 4)
+        try:
+            height, width = (integer(record[key], key, low=1, high=MAX_SIDE) for key in ("height", "width"))
+            boxes = _boxes_of(record)
+        except ValueError as error:
+            raise DatasetError(f"{where}: {error}") from None
+        table.add_image(str(record["file_name"]), position + 1, (height, width))
         columns = {
-            "classes": np.asarray(record.get("classes", ())),
-            "iscrowd": np.asarray(record.get("iscrowd", np.zeros(len(boxes), bool))),
-            "area": np.asarray(record.get("area", np.full(len(boxes), np.nan))),
+            "classes": np.asarray(record.get("classes", ())).tolist(),
+            "iscrowd": np.asarray(record.get("iscrowd", np.zeros(len(boxes), bool))).tolist(),
+            "area": np.asarray(record.get("area", np.full(len(boxes), np.nan))).tolist(),
         }
         for key, column in columns.items():
             if len(column) != len(boxes):
                 raise DatasetError(f"{where} has {len(boxes)} boxes, but {len(column)} {key}")
         for row, box in enumerate(boxes.tolist()):
-            class_index = int(columns["classes"][row])
-            if not 0 <= class_index < len(names):
-                raise DatasetError(f"{where}, box {row}: class {class_index} is not in 0..{len(names) - 1}")
             labels.append(f"record {position} ({record['file_name']}), box {row}")
-            table.add_box(
-                position,
-                box,
-                class_index=class_index,
-                iscrowd=bool(columns["iscrowd"][row]),
-                area=float(columns["area"][row]),
-                annotation_id=len(table.owners) + 1,
-            )
-    return pack(table, name=name, where=name, class_names=names, category_ids=ids, image_root="", log=FaultLog())
+            try:
+                table.add_box(
+                    position,
+                    box,
+                    class_index=integer(columns["classes"][row], "classes", low=0, high=len(names) - 1),
+                    iscrowd=flag(columns["iscrowd"][row], "iscrowd"),
+                    area=real(columns["area"][row], "area"),
+                    annotation_id=len(table.owners) + 1,
+                )
+            except ValueError as error:
+                raise DatasetError(f"{where}, box {row}: {error}") from None
+    return pack(
+        table,
+        name=name,
+        where=name,
+        class_names=names,
+        category_ids=ids,
+        image_root="",
+        has_annotations=any("boxes" in record for record in records),
+        log=FaultLog(),
+    )
+
+
+def _boxes_of(record: Mapping[str, Any]) -> np.ndarray:
+    """(T, 4) float64."""
+    given = record.get("boxes", ())
+    try:
+        boxes = np.asarray(given)
+    except ValueError:  # rows of several lengths
+        boxes = np.asarray(None)
+    if boxes.size == 0:
+        return np.zeros((0, 4))
+    if boxes.dtype.kind not in "iuf" or boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"'boxes' must be rows of four numbers (x0, y0, x1, y1), got {shown(given)}")
+    return boxes.astype(np.float64)

@@ -1,16 +1,20 @@
 """Folders of Pascal VOC annotations: one XML file per image (Everingham et al., IJCV 2010)."""
 
+import codecs
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from ..errors import did_you_mean
 from .dataset import DetectionDataset
-from .faults import DatasetError, FaultLog, check_class_names
+from .faults import MAX_SIDE, DatasetError, FaultLog, check_class_names, integer, name_of
 from .image import IMAGE_EXTENSIONS, read_image_size
 from .packing import AnnotationTable, pack
+
+# Spellings of <difficult>: labelling tools differ.
+_DIFFICULT = {"": False, "0": False, "false": False, "unspecified": False, "1": True, "true": True}
 
 
 def load_voc(
@@ -32,8 +36,8 @@ def load_voc(
     Args:
         annotation_dir: the folder of XML files.
         image_dir: the folder of images.
-        split_file: a text file with one XML name a line, without the extension; every XML file, sorted, when
-            None.
+        split_file: a text file, in UTF-8 or UTF-16, with one XML name a line, without the extension; every XML
+            file, sorted, when None.
         class_names: the classes in order; when None, those of all files in `annotation_dir`, sorted, so that
             all splits of one folder agree.
         name: what messages call the data set; the split file's or the folder's name when None.
@@ -65,8 +69,15 @@ def _stamp(folder: Path) -> tuple[int, int]:
     """Changes when a file of the folder is added, removed or written."""
     if not folder.is_dir():
         return 0, 0
-    times = [entry.stat().st_mtime_ns for entry in os.scandir(folder)]
+    times = [_changed(entry.path) for entry in os.scandir(folder)]
     return len(times), max(times, default=0)
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:  # a link that leads nowhere
+        return 0
 
 
 @lru_cache(maxsize=8)
@@ -107,9 +118,10 @@ def read_voc(
     """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`."""
     if not os.path.isdir(annotation_dir):
         raise DatasetError(f"annotation folder {annotation_dir} does not exist")
-    stems = _stems(annotation_dir, split_file, log)
+    files = _xml_files(annotation_dir, log)
+    chosen = files if split_file is None else _split(split_file, annotation_dir, files, log)
     if class_names is None:
-        class_names = _class_names_of(annotation_dir)
+        class_names = _class_names_of(files.values())
     if not os.path.isdir(image_dir):
         log.error("image folder missing", annotation_dir, f"its image folder {image_dir} does not exist")
     images = _ImageFinder(image_dir)
@@ -117,8 +129,8 @@ def read_voc(
     labels: list[str] = []
     table = AnnotationTable(lambda row: labels[row])
     reader = _XmlReader(table, labels, class_names, one_based=one_based, use_difficult=use_difficult, log=log)
-    for stem in stems:
-        reader.read(os.path.join(annotation_dir, f"{stem}.xml"), stem, images)
+    for stem, path in chosen.items():
+        reader.read(path, stem, images)
     if not class_names:
         log.error("no categories", annotation_dir, "there is not one named object in its XML files")
     return pack(
@@ -128,40 +140,98 @@ def read_voc(
         class_names=class_names,
         category_ids=range(1, len(class_names) + 1),
         image_root=image_dir,
+        has_annotations=True,
         log=log,
     )
 
 
-def _stems(annotation_dir: str, split_file: str | None, log: FaultLog) -> list[str]:
-    if split_file is None:
-        return sorted(Path(entry).stem for entry in os.listdir(annotation_dir) if entry.endswith(".xml"))
+def _xml_files(folder: str, log: FaultLog) -> dict[str, str]:
+    """Stem -> path of the XML files of a folder, sorted by stem."""
+    files: dict[str, str] = {}
+    for name in sorted(os.listdir(folder)):
+        stem, extension = os.path.splitext(name)
+        path = os.path.join(folder, name)
+        if extension.lower() != ".xml":
+            continue
+        if stem in files:
+            log.error("duplicate file", path, f"it has the name of {files[stem]}: remove one of the two")
+        files[stem] = path
+    if not files:
+        raise DatasetError(f"annotation folder {folder} holds no .xml file")
+    return dict(sorted(files.items()))
+
+
+def _split(split_file: str, folder: str, files: dict[str, str], log: FaultLog) -> dict[str, str]:
+    """Stem -> path of the XML files that a split lists, in its order."""
     try:
-        lines = Path(split_file).read_text(encoding="utf-8").splitlines()
+        content = Path(split_file).read_bytes()
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except FileNotFoundError:
         near = [str(other) for other in Path(split_file).parent.glob("*.txt")]
         raise DatasetError(f"split file {split_file} does not exist{did_you_mean(split_file, near)}") from None
     except (OSError, ValueError) as error:
-        raise DatasetError(f"split file {split_file} cannot be read: {error}") from error
-    stems: dict[str, None] = {}
+        raise DatasetError(f"split file {split_file} cannot be read (is it text in UTF-8?): {error}") from error
+    chosen: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        stem = line.strip()
-        if stem in stems:
-            log.error("duplicate id", f"{split_file}: line {number}", f"{stem!r} is listed twice")
+        stem, where = line.strip(), f"{split_file}: line {number}"
+        path = files.get(stem) or os.path.join(folder, f"{stem}.xml")
+        if stem in chosen:
+            log.error("duplicate id", where, f"{stem!r} is listed twice")
+        elif stem and (stem in files or os.path.isfile(path)):
+            chosen[stem] = path
         elif stem:
-            stems[stem] = None
-    return list(stems)
+            kind, message = _fault_of_line(stem, path, files)
+            log.error(kind, where, message)
+    return chosen
 
 
-def _class_names_of(annotation_dir: str) -> tuple[str, ...]:
-    """Names of all objects of a folder, sorted; files that cannot be read are left to those who read them."""
+def _fault_of_line(line: str, path: str, files: dict[str, str]) -> tuple[str, str]:
+    """Kind and message for a line of a split that names no XML file."""
+    rule = "a line is the name of an XML file without its extension, and nothing else"
+    if line.split()[0] in files:
+        return "malformed line", f"{line!r} has more than a name (the lists of one class have flags): {rule}"
+    if os.path.splitext(os.path.basename(line))[0] in files:
+        return "malformed line", f"{line!r} has an extension or a folder: {rule}"
+    return "missing file", f"{path!r} does not exist: {rule}"
+
+
+def _root_of(path: str) -> ElementTree.Element:
+    """The outermost element of an XML file.
+
+    Raises:
+        OSError: when the file cannot be read.
+        ValueError: when it is no XML, in an encoding that cannot be read, or its elements are in a namespace.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"it is not valid XML: {error}") from error
+    except (LookupError, ValueError) as error:  # an unknown one, or one with several bytes a character, as GBK
+        raise ValueError(f"its encoding cannot be read, store it as UTF-8: {error}") from error
+    for element in root.iter():
+        namespace, bracket, tag = element.tag.rpartition("}")
+        if bracket:
+            raise ValueError(f"its element <{tag}> is in the namespace {namespace[1:]!r}: VOC files have none")
+    return root
+
+
+def _class_names_of(paths: Iterable[str]) -> tuple[str, ...]:
+    """Names of all objects, sorted; files and names that cannot be read are left to those who read them."""
     names: set[str] = set()
-    for path in Path(annotation_dir).glob("*.xml"):
+    for path in paths:
         try:
-            root = ElementTree.parse(path).getroot()
-        except (ElementTree.ParseError, OSError, ValueError):
+            names.update(_text(element, "name") for element in _root_of(path).findall("object"))
+        except (OSError, ValueError):
             continue
-        names.update(_text(element, "name") for element in root.findall("object"))
-    return tuple(sorted(names - {""}))
+    return tuple(sorted(name for name in names if _is_name(name)))
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return bool(name_of(text, "name"))
+    except ValueError:
+        return False
 
 
 def _text(element: ElementTree.Element, tag: str) -> str:
@@ -209,22 +279,29 @@ class _XmlReader:
         self.use_difficult = use_difficult
         self.log = log
         self._objects = 0
+        self._images: dict[str, str] = {}
 
     def read(self, path: str, stem: str, images: _ImageFinder) -> None:
         try:
-            root = ElementTree.parse(path).getroot()
+            root = _root_of(path)
         except FileNotFoundError:
-            self.log.error("missing file", path, "this annotation file does not exist")
+            self.log.error("missing file", path, "this annotation file is a link to one that does not exist")
             return
-        except (ElementTree.ParseError, OSError, ValueError) as error:
-            self.log.error("malformed file", path, f"it is not valid XML: {error}")
+        except (OSError, ValueError) as error:
+            self.log.error("malformed file", path, str(error))
             return
-        file_name = images.find(stem, os.path.basename(_text(root, "filename")))
         try:
+            file_name = name_of(images.find(stem, os.path.basename(_text(root, "filename"))), "filename")
             size = self._size(root, os.path.join(images.folder, file_name))
         except ValueError as error:
             self.log.error("malformed entry", path, str(error))
             return
+        if file_name in self._images:
+            message = (
+                f"its image {file_name} is also that of {self._images[file_name]}: objects count as missing in one"
+            )
+            self.log.error("duplicate file", path, message)
+        self._images[file_name] = path
         owner = len(self.table.file_names)
         self.table.add_image(file_name, owner + 1, size)
         for number, element in enumerate(root.findall("object"), 1):
@@ -234,17 +311,22 @@ class _XmlReader:
     @staticmethod
     def _size(root: ElementTree.Element, image_path: str) -> tuple[int, int]:
         """(height, width) as annotated; from the image where the annotation leaves it out or says 0."""
-        texts = [root.findtext(f"size/{tag}") or "0" for tag in ("height", "width")]
-        try:
-            height, width = (int(float(text)) for text in texts)
-        except ValueError:
-            raise DatasetError(f"height and width must be numbers, got {texts[0]!r} and {texts[1]!r}") from None
-        if height < 1 or width < 1:
-            return read_image_size(image_path)
-        return height, width
+        sides = []
+        for tag in ("height", "width"):
+            text = root.findtext(f"size/{tag}") or "0"
+            try:
+                number = float(text)
+            except ValueError:
+                raise ValueError(f"<{tag}> must be a number, got {text!r}") from None
+            sides.append(integer(number, tag, low=0, high=MAX_SIDE))
+        return (sides[0], sides[1]) if all(sides) else read_image_size(image_path)
 
     def _read_object(self, element: ElementTree.Element, owner: int, where: str) -> None:
-        name = _text(element, "name")
+        try:
+            name = name_of(_text(element, "name"), "name")
+        except ValueError as error:
+            self.log.error("malformed entry", where, str(error))
+            return
         if name not in self.classes:
             message = f"its class {name!r} is not among the classes{did_you_mean(name, self.classes)}"
             self.log.error("unknown category", where, message)
@@ -252,10 +334,13 @@ class _XmlReader:
         texts = [element.findtext(f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
         try:
             x0, y0, x1, y1 = (float(text) for text in texts if text is not None)
-            difficult = bool(int(_text(element, "difficult") or 0))
         except ValueError:
-            message = f"<bndbox> needs the numbers xmin, ymin, xmax and ymax, got {texts}; <difficult> is 0 or 1"
+            message = f"<bndbox> needs the numbers xmin, ymin, xmax and ymax, got {texts}"
             self.log.error("malformed entry", where, message)
+            return
+        difficult = _DIFFICULT.get(_text(element, "difficult").lower())
+        if difficult is None:
+            self.log.error("malformed entry", where, f"<difficult> is 0 or 1, got {_text(element, 'difficult')!r}")
             return
         shift = 1.0 if self.one_based else 0.0
         self.labels.append(f"{where} ({name})")

@@ -6,14 +6,14 @@ They read these keys: `dataset.train_annotations` (a COCO JSON file), `dataloade
 """
 
 import functools
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ..config import ConfigError
+from ..data.coco import read_json
+from ..data.faults import FaultLog
 
 COCO_IMAGES = 118_287  # of train2017
 PUBLISHED_EPOCHS, PUBLISHED_BATCH, PUBLISHED_LR = (
@@ -102,7 +102,7 @@ def _annotations(cfg: DictConfig) -> tuple[int, int]:
 @functools.lru_cache(maxsize=8)
 def _counts(file: Path, changed: int) -> tuple[int, int]:
     """changed: when the file was written last; the same file is read once."""
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(str(file), FaultLog())
     if not content["categories"]:
         raise ValueError("it lists no categories")
     return len(content["categories"]), len(content["images"])

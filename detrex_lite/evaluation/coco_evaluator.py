@@ -155,9 +155,16 @@ class CocoEvaluator:
             {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()},
             {image_id: image.matches for image_id, image in images.items()},
         )
+        count = sum(len(image.detections.scores) for image in images.values())
+        if math.isnan(metrics["AP"]):
+            logger.warning(
+                "The data set %r has no object to find: AP is nan, and none of the %d detections is right.",
+                self.dataset.name,
+                count,
+            )
         logger.info(
             "Evaluated %d detections in %d images by %s in %.1f s.",
-            sum(len(image.detections.scores) for image in images.values()),
+            count,
             len(images),
             self.backend,
             time.perf_counter() - start,

@@ -1,5 +1,6 @@
 """Bare folders, one's own formats, names and parts of data sets."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,12 +84,23 @@ def test_records_of_any_format():
     assert dataset.annotation_ids.tolist() == [1, 3]
 
 
+ONE_BOX = {"boxes": [[0, 0, 5, 5]], "classes": [0]}
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
         ({"file_name": "a.jpg"}, "mine: record 0 has no 'height' and no 'width'"),
         ({"boxes": [[0, 0, 5, 5]]}, "record 0 has 1 boxes, but 0 classes"),
-        ({"boxes": [[0, 0, 5, 5]], "classes": [2]}, r"record 0, box 0: class 2 is not in 0..1"),
+        ({"boxes": [[0, 0, 5, 5]], "classes": [2]}, r"record 0, box 0: 'classes' must be from 0 to 1, got 2"),
+        ({**ONE_BOX, "iscrowd": ["0"]}, "record 0, box 0: 'iscrowd' must be an integer, got '0'"),
+        ({**ONE_BOX, "area": ["4"]}, "record 0, box 0: 'area' must be a number, got '4'"),
+        ({**ONE_BOX, "classes": [True]}, "record 0, box 0: 'classes' must be an integer, got True"),
+        ({**ONE_BOX, "classes": [0.5]}, "record 0, box 0: 'classes' must be an integer, got 0.5"),
+        ({**ONE_BOX, "boxes": [["0", 0, 5, 5]]}, "record 0: 'boxes' must be rows of four numbers"),
+        ({**ONE_BOX, "boxes": [[0, 0, 5, 5], [0]]}, "record 0: 'boxes' must be rows of four numbers"),
+        ({**ONE_BOX, "height": 10**30}, "record 0: 'height' must be from 1 to 16777216, got 10000"),
+        ({**ONE_BOX, "width": "60"}, "record 0: 'width' must be an integer, got '60'"),
     ],
 )
 def test_faulty_records(record, message):
@@ -96,6 +108,27 @@ def test_faulty_records(record, message):
         record = {"file_name": "a.jpg", "height": 40, "width": 60, **record}
     with pytest.raises(DatasetError, match=message):
         from_records([record], name="mine", class_names=["cat", "dog"])
+
+
+def test_records_take_the_numbers_of_numpy_and_truth_values():
+    record = {
+        "file_name": "a.jpg",
+        "height": np.int64(40),
+        "width": 60.0,
+        "boxes": np.array([[0, 0, 5, 5], [1, 1, 5, 5]], dtype=np.uint8),
+        "classes": np.array([1, 0], dtype=np.int16),
+        "iscrowd": [True, False],
+        "area": [-1, 3],
+    }
+    one = from_records([record], name="mine", class_names=["cat", "dog"])[0]
+    assert (one["classes"].tolist(), one["iscrowd"].tolist()) == ([1, 0], [True, False])
+    assert one["area"].tolist() == [25, 3]
+
+
+@pytest.mark.parametrize("name", [None, 5, "", " ", "a\nb", "a\ud800"])
+def test_class_names_must_be_names(name):
+    with pytest.raises(DatasetError, match=r"'class_names\[1\]' (must|holds)"):
+        from_records([], name="mine", class_names=["cat", name])
 
 
 def test_records_need_one_id_per_class():

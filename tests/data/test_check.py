@@ -1,3 +1,4 @@
+import os
 from functools import partial
 
 import pytest
@@ -141,7 +142,7 @@ def test_voc_faults_are_listed(tmp_path):
             "box without area",
             "box partly outside the image",
             "malformed entry",
-            "unknown category",  # no name
+            "malformed entry",  # no name
             "malformed file",
             "missing file",
             "image missing",
@@ -165,3 +166,24 @@ def test_named_data_sets(tmp_path, monkeypatch):
     assert str(report).startswith("coco_2017_val: 1 images, 1 usable boxes")
     with pytest.raises(ValueError, match="no data set 'coco_2017_vla'"):
         named_reader("coco_2017_vla")
+
+
+def test_names_of_files_that_are_no_text_can_be_printed(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    path, root = write_coco(folder, annotations=[box_entry(1, 1, [0, 0, 5, 5])])
+    path = path.rename(path.with_name(os.fsdecode(b"f\xe9.json")))
+    report = check_coco(path, root)
+    assert kinds(report) == ["image missing"]
+    assert report.dataset.name == os.fsdecode(b"f\xe9")
+    assert r"caf\udce9" in str(report)
+    str(report).encode("utf-8")
+    str(check_coco(folder / "none.json", root)).encode("utf-8")
+
+
+def test_what_a_reader_cannot_open_is_a_fault(tmp_path):
+    def read(*, log):
+        raise PermissionError(13, "Permission denied", "annotations")
+
+    report = check_dataset(read)
+    assert kinds(report) == ["unreadable"]
+    assert "Permission denied: 'annotations'" in str(report)

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 import torch
 
 from detrex_lite.data import DatasetError, load_coco
+from detrex_lite.data.check import check_dataset
+from detrex_lite.data.coco import read_coco
 
 from .samples import CATEGORIES, box_entry, image_entry, write_coco
 
@@ -54,9 +57,9 @@ def test_images_without_boxes_have_empty_tensors(tmp_path):
 
 
 @pytest.mark.parametrize("annotations", [None, []])
-def test_file_without_annotations_is_for_prediction(tmp_path, annotations):
+def test_file_without_annotations_is_for_prediction_and_with_none_its_images_show_no_object(tmp_path, annotations):
     dataset = load_coco(*write_coco(tmp_path, annotations=annotations))
-    assert not dataset.has_annotations
+    assert dataset.has_annotations == (annotations is not None)
     assert dataset[0]["boxes"].shape == (0, 4)
 
 
@@ -126,8 +129,8 @@ def _without(entry: dict, key: str) -> dict:
             CATEGORIES,
             r"image 5: it has no 'width'; its keys are id, file",
         ),
-        ([image_entry(5, height=0)], [], CATEGORIES, r"image 5: its height and width are 0 and 60"),
-        ([{**image_entry(5), "file_name": 3}], [], CATEGORIES, r"image 5: 'file_name' must be a path, got 3"),
+        ([image_entry(5, height=0)], [], CATEGORIES, r"image 5: 'height' must be from 1 to 16777216, got 0"),
+        ([{**image_entry(5), "file_name": 3}], [], CATEGORIES, r"image 5: 'file_name' must be text, got 3"),
         ([image_entry("x1")], [], CATEGORIES, r"image 'x1': 'id' must be an integer, got 'x1'"),
         (["x"], [], CATEGORIES, r"image at position 0: it is not an object but 'x'"),
         (
@@ -220,3 +223,141 @@ def test_arrays_are_packed_and_read_only(tmp_path):
         dataset[100]
     assert dataset[-1]["image_id"] == 100
     assert Path(dataset.file_name(1)).name == "2.png"
+
+
+HUGE, BEYOND_FLOAT = 10**30, 10**400
+
+
+def _annotated(**changes):
+    return [image_entry(1)], [{**GOOD, **changes}], CATEGORIES
+
+
+def _pictured(**changes):
+    return [{**image_entry(1), **changes}], [], CATEGORIES
+
+
+def _named(name):
+    return [image_entry(1)], [GOOD], [{"id": 2, "name": name}, {"id": 7, "name": "dog"}]
+
+
+STRICT = [
+    (_annotated(iscrowd="0"), "annotation 3: 'iscrowd' must be an integer, got '0'"),
+    (_annotated(iscrowd=[0]), r"annotation 3: 'iscrowd' must be an integer, got \[0\]"),
+    (_annotated(iscrowd=True), "annotation 3: 'iscrowd' must be an integer, got True"),
+    (_annotated(iscrowd=2), "annotation 3: 'iscrowd' must be from 0 to 1, got 2"),
+    (_annotated(category_id=True), "annotation 3: 'category_id' must be an integer, got True"),
+    (_annotated(image_id="1"), "annotation 3: 'image_id' must be an integer, got '1'"),
+    (_annotated(image_id={}), "annotation 3: 'image_id' must be an integer, got {}"),
+    (_annotated(id=HUGE), "annotation 1000000.*: 'id' must be from -9223372036854775808 to 9223372036854775807"),
+    (_annotated(id=1e30), r"annotation 1e\+30: 'id' must be from"),
+    (_annotated(area="12"), "annotation 3: 'area' must be a number, got '12'"),
+    (_annotated(area=True), "annotation 3: 'area' must be a number, got True"),
+    (_annotated(area=BEYOND_FLOAT), "annotation 3: 'area' is beyond the range"),
+    (_annotated(bbox=[BEYOND_FLOAT, 0, 5, 5]), "annotation 3: 'bbox' is beyond the range"),
+    (_annotated(bbox=[True, 0, 5, 5]), "annotation 3: 'bbox' must be four numbers"),
+    (_pictured(id=HUGE), "image 1000000.*: 'id' must be from"),
+    (_pictured(height=HUGE), "image 1: 'height' must be from 1 to 16777216, got 10000"),
+    (_pictured(width=2**24 + 1), "image 1: 'width' must be from 1 to 16777216, got 16777217"),
+    (_pictured(file_name="a\ud800.png"), r"image 1: 'file_name' holds '\\ud800'"),
+    (_pictured(file_name="a\x00.png"), r"image 1: 'file_name' holds '\\x00'"),
+    (_pictured(file_name=" "), "image 1: 'file_name' must not be blank"),
+    (_named("a\udc80"), r"category 2: 'name' holds '\\udc80'"),
+    (_named("a\nb\x1b[31m"), r"category 2: 'name' holds '\\n'"),
+    (_named("\x1b[31mcat"), r"category 2: 'name' holds '\\x1b'"),
+    (_named(None), "category 2: 'name' must be text, got None"),
+    (_named({"x": 1}), "category 2: 'name' must be text, got {'x': 1}"),
+    (_named(5), "category 2: 'name' must be text, got 5"),
+    (_named(""), "category 2: 'name' must not be blank, got ''"),
+    (
+        ([image_entry(1, "a.png"), image_entry(2, "a.png")], [], CATEGORIES),
+        "image 2: a.png is also the file of image 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), STRICT)
+def test_values_of_another_type_out_of_range_or_unprintable_are_faults(tmp_path, content, message):
+    path, root = write_coco(tmp_path, *content)
+    with pytest.raises(DatasetError, match=message) as caught:
+        load_coco(path, root)
+    assert str(path) in str(caught.value)
+    assert str(caught.value).count(str(path)) == 1
+    assert str(caught.value).isprintable()
+    report = check_dataset(partial(read_coco, str(path), str(root)))
+    faults = [fault for fault in report.faults if fault.kind not in ("image missing", "no images")]
+    assert len(faults) == 1
+    assert report.dataset is not None
+    assert str(report).replace("\n", "").isprintable()
+
+
+def test_whole_floats_and_nulls_where_a_value_may_be_missing(tmp_path):
+    annotations = [box_entry(1, 1, [0, 0, 5, 5], iscrowd=1.0, area=None)]
+    record = load_coco(*write_coco(tmp_path, annotations=annotations))[0]
+    assert (record["iscrowd"].tolist(), record["area"].tolist()) == ([True], [25.0])
+
+
+@pytest.mark.parametrize("area", [-5, float("inf"), float("-inf")])
+def test_an_impossible_area_is_a_fault_and_that_of_the_box_is_taken(tmp_path, caplog, area):
+    annotations = [box_entry(1, 1, [0, 0, 5, 5], area=0.5), box_entry(2, 1, [9, 9, 6, 6], area=area)]
+    path, root = write_coco(tmp_path, annotations=annotations)
+    dataset = load_coco(path, root)
+    assert dataset[0]["area"].tolist() == [0.5, 36.0]
+    assert f"{path}: 1 annotations have an area below 0 or infinite (the first is {path}: annotation 2" in caplog.text
+    faults = check_dataset(partial(read_coco, str(path), str(root))).faults
+    assert [(fault.kind, f"annotation 2 (image 1.png): its area is {area:g}" in str(fault)) for fault in faults] == [
+        ("area", True),
+        ("image missing", False),
+    ]
+
+
+@pytest.mark.parametrize("place", ["annotations", "images", "whole", "id"])
+def test_json_nested_too_deep_is_a_fault(tmp_path, place):
+    path, root = write_coco(tmp_path, annotations=[])
+    deep = "[" * 200_000 + "]" * 200_000
+    if place == "whole":
+        path.write_text(deep)
+    elif place == "id":
+        path.write_text(path.read_text().replace('"id": 1', f'"id": {deep}'))
+    else:
+        path.write_text(f'{{"{place}": {deep}, ' + path.read_text()[1:])
+    with pytest.raises(DatasetError, match="instances.json is nested too deep"):
+        load_coco(path, root)
+    assert [fault.kind for fault in check_dataset(partial(read_coco, str(path), str(root))).faults] == ["unreadable"]
+
+
+def test_values_nested_as_deep_as_json_reads_them_are_shown_cut_short(tmp_path):
+    deep = json.loads("[" * 400 + "]" * 400)
+    path, root = write_coco(tmp_path, [image_entry(deep)])
+    with pytest.raises(DatasetError, match=r"image \[\[\[.*'id' must be an integer, got \[\[") as caught:
+        load_coco(path, root)
+    assert len(str(caught.value)) < 1000
+
+
+def test_keys_that_occur_twice_are_faults(tmp_path):
+    path, root = write_coco(tmp_path, annotations=[GOOD])
+    text = path.read_text()
+    for content, message in [
+        ('{"images": [], ' + text[1:], "its outermost object has 'images' more than once"),
+        (
+            text.replace('"bbox":', '"bbox": [1, 1, 2, 2], "bbox":'),
+            r"the object {.*'id': 3.*} has 'bbox' more than once",
+        ),
+    ]:
+        path.write_text(content)
+        with pytest.raises(DatasetError, match=message):
+            load_coco(path, root)
+        faults = check_dataset(partial(read_coco, str(path), str(root))).faults
+        assert [fault.kind for fault in faults] == ["repeated key", "image missing"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_encodings_of_json_are_read(tmp_path, encoding):
+    path, root = write_coco(tmp_path, [image_entry(1, "ü.png")], [GOOD])
+    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), encoding=encoding)
+    assert load_coco(path, root)[0]["file_name"] == str(root / "ü.png")
+
+
+def test_faulty_names_do_not_make_faults_of_their_boxes(tmp_path):
+    path, root = write_coco(tmp_path, [image_entry(1)], [GOOD], [{"id": 2, "name": None}])
+    faults = check_dataset(partial(read_coco, str(path), str(root))).faults
+    assert [fault.kind for fault in faults] == ["malformed entry", "image missing"]

@@ -123,12 +123,17 @@ def test_areas_come_from_what_says_most():
         ([{"height": 3, "width": 3}], "mine: record 0 has no 'file_name'"),
         ([record({"bbox": [0, 0, 1, 1], "category_id": 0})], r"record 0 \(a.png\), annotation 0 has no 'bbox_mode'"),
         ([record({"bbox": [0, 0, 1, 1], "bbox_mode": 0})], "annotation 0 has no 'category_id'"),
-        ([record(annotation(), annotation(category_id=2))], r"annotation 1: category_id 2 is not in 0\.\.1"),
+        ([record(annotation(), annotation(category_id=2))], r"annotation 1: 'category_id' must be from 0 to 1, got 2"),
+        ([record(annotation(category_id="0"))], "annotation 0: 'category_id' must be an integer, got '0'"),
+        ([record(annotation(iscrowd="0"))], "annotation 0: 'iscrowd' must be an integer, got '0'"),
+        ([record(annotation(area="7"))], "annotation 0: 'area' must be a number, got '7'"),
+        ([{**record(), "height": 10**30}], "mine: record 0: 'height' must be from 1 to 16777216, got 10000"),
         ([record(annotation(bbox_mode=5))], r"annotation 0: bbox_mode 5 is none of BoxMode: 0 XYXY_ABS, 1 XYWH_ABS"),
         ([record(annotation(bbox_mode="XYXY"))], "bbox_mode 'XYXY' is none of BoxMode"),
         ([record(annotation(bbox_mode=XYWHA_ABS))], "a box in XYWHA_ABS has 5 numbers, not 4"),
         ([record(annotation([1, 2, 3]))], "a box in XYXY_ABS has 4 numbers, not 3"),
         ([record(annotation([1, 2, 3, None]))], r"record 0 \(a.png\), annotation 0: .*NoneType"),
+        ([record(image_id=10**30)], "mine: 'image_id' must be from -9223372036854775808 to 9223372036854775807"),
         ([record(image_id=3), record(image_id=3)], "mine: image_id 3 occurs twice"),
     ],
 )
@@ -165,6 +170,9 @@ def test_images_for_prediction_have_no_annotations(tmp_path):
     (only,) = to_detectron2_records(dataset)
     assert set(only) == {"file_name", "image_id", "height", "width"}
     assert not from_detectron2_records([only], name="x", class_names=["cat"]).has_annotations
+    negative = from_detectron2_records([{**only, "annotations": []}], name="x", class_names=["cat"])
+    assert negative.has_annotations
+    assert to_detectron2_records(negative)[0]["annotations"] == []
 
 
 def test_without_detectron2_it_is_said_how_to_install_it(monkeypatch, tmp_path):

@@ -1,7 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 
 from detrex_lite.data import DatasetError, load_coco, load_voc
+from detrex_lite.data.check import check_dataset
+from detrex_lite.data.voc import read_voc
 
 from .samples import assert_same_record, object_xml, write_image, write_same_content_twice, write_xml
 
@@ -96,7 +100,7 @@ def test_faults_are_named_with_file_and_object(tmp_path):
         ),
         ([good, "<object><name>ant</name></object>"], r"a.xml: object 2: <bndbox> needs the numbers"),
         ([good, object_xml("ant", (1, 1, 9, 9), difficult="no")], r"object 2: .*<difficult> is 0 or 1"),
-        ([good, "<object></object>"], r"object 2: its class '' is not among the classes"),
+        ([good, "<object></object>"], r"object 2: 'name' must not be blank"),
         ([good, "<object>"], r"a.xml: it is not valid XML: mismatched tag"),
         ([], r"there is not one named object"),
     ]:
@@ -104,7 +108,7 @@ def test_faults_are_named_with_file_and_object(tmp_path):
         with pytest.raises(DatasetError, match=message):
             load_voc(annotations, images)
     write_xml(tmp_path, "a", [good], size=("tall", 3))
-    with pytest.raises(DatasetError, match=r"a.xml: height and width must be numbers, got 'tall' and '3'"):
+    with pytest.raises(DatasetError, match=r"a.xml: <height> must be a number, got 'tall'"):
         load_voc(annotations, images)
 
 
@@ -116,7 +120,7 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(DatasetError, match=r"its image folder .*nowhere does not exist"):
         load_voc(annotations, tmp_path / "nowhere")
     split.write_text("a\nb\n")
-    with pytest.raises(DatasetError, match=r"b.xml: this annotation file does not exist"):
+    with pytest.raises(DatasetError, match=r"line 2: .*b.xml' does not exist"):
         load_voc(annotations, images, split)
     with pytest.raises(DatasetError, match=r"trian.txt does not exist; did you mean .*train.txt"):
         load_voc(annotations, images, tmp_path / "trian.txt")
@@ -136,3 +140,144 @@ def test_loading_twice_gives_the_same_object_until_a_file_changes(tmp_path):
     assert load_voc(tmp_path / "annotations", tmp_path / "images") is first
     write_xml(tmp_path, "b", [object_xml("ant", (1, 1, 9, 9))])
     assert len(load_voc(tmp_path / "annotations", tmp_path / "images")) == 2
+
+
+def faults_of(folder, split=None):
+    """Kind and text of all faults but those of images, which these tests do not make."""
+    report = check_dataset(partial(read_voc, str(folder / "annotations"), str(folder / "images"), split))
+    return [(fault.kind, str(fault)) for fault in report.faults if fault.kind != "image missing"]
+
+
+def one_object(folder, stem="a", **options):
+    return write_xml(folder, stem, [object_xml("ant", (1, 1, 9, 9))], **options)
+
+
+@pytest.mark.parametrize("size", ["1e999", "1e30", "-5", "12.5", "nan", "16777217"])
+def test_sizes_that_no_image_has_are_faults(tmp_path, size):
+    path = one_object(tmp_path, size=(40, size))
+    with pytest.raises(DatasetError, match=rf"{path}: 'width' must be "):
+        load_voc(path.parent, tmp_path / "images")
+    [(kind, text)] = [fault for fault in faults_of(tmp_path) if fault[0] != "no images"]
+    assert (kind, text.startswith(f"{path}: 'width' must be ")) == ("malformed entry", True)
+
+
+@pytest.mark.parametrize("encoding", ["no-such", "gbk"])
+def test_encodings_that_cannot_be_read_are_named(tmp_path, encoding):
+    path = one_object(tmp_path)
+    one_object(tmp_path, "b")
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?>' + path.read_text())
+    with pytest.raises(DatasetError, match=rf"{path}: its encoding cannot be read, store it as UTF-8"):
+        load_voc(path.parent, tmp_path / "images")
+    assert [kind for kind, _ in faults_of(tmp_path)] == ["malformed file"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_encodings_of_xml_are_read(tmp_path, encoding):
+    path = write_xml(tmp_path, "a", [object_xml("fourmi\u00e9", (1, 1, 9, 9))])
+    header = '<?xml version="1.0" encoding="latin-1"?>' if encoding == "latin-1" else ""
+    path.write_text(header + path.read_text(), encoding=encoding)
+    assert load_voc(path.parent, tmp_path / "images").class_names == ("fourmi\u00e9",)
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path):
+    path = one_object(tmp_path)
+    path.with_name("b.xml").symlink_to(tmp_path / "gone.xml")
+    with pytest.raises(DatasetError, match=r"b.xml: this annotation file is a link to one that does not exist"):
+        load_voc(path.parent, tmp_path / "images")
+    assert [kind for kind, _ in faults_of(tmp_path)] == ["missing file"]
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult"),
+    [("Unspecified", False), ("false", False), ("", False), ("0", False), ("True", True), (" 1 ", True)],
+)
+def test_spellings_of_difficult(tmp_path, text, difficult):
+    path = write_xml(tmp_path, "a", [object_xml("ant", (1, 1, 9, 9), difficult=text)])
+    assert load_voc(path.parent, tmp_path / "images")[0]["iscrowd"].tolist() == [difficult]
+
+
+@pytest.mark.parametrize("text", ["2", "maybe", "[1]"])
+def test_a_wrong_difficult_is_not_blamed_on_the_box(tmp_path, text):
+    path = write_xml(tmp_path, "a", [object_xml("ant", (1, 1, 9, 9), difficult=text)])
+    with pytest.raises(DatasetError, match="<difficult> is 0 or 1, got ") as caught:
+        load_voc(path.parent, tmp_path / "images")
+    assert "bndbox" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_splits_of_windows_editors_are_read(tmp_path, encoding):
+    path = one_object(tmp_path, "caf\u00e9")
+    split = tmp_path / "train.txt"
+    split.write_text("caf\u00e9\r\n", encoding=encoding)
+    assert len(load_voc(path.parent, tmp_path / "images", split)) == 1
+
+
+def test_splits_in_another_encoding_are_named(tmp_path):
+    path = one_object(tmp_path)
+    split = tmp_path / "train.txt"
+    split.write_text("caf\u00e9", encoding="latin-1")
+    with pytest.raises(DatasetError, match=r"split file .*train.txt cannot be read .is it text in UTF-8.*0xe9"):
+        load_voc(path.parent, tmp_path / "images", split)
+    assert [kind for kind, _ in faults_of(tmp_path, str(split))] == ["unreadable"]
+
+
+def test_lines_of_a_split_that_are_no_names_are_explained(tmp_path):
+    path = one_object(tmp_path)
+    one_object(tmp_path, "my photo 1")
+    split = tmp_path / "train.txt"
+    split.write_text("a  1\na.jpg\nimages/a.jpg\na\x00\nc\nmy photo 1\n")
+    with pytest.raises(DatasetError, match=r"train.txt: line 1: 'a  1' has more than a name .*without its extension"):
+        load_voc(path.parent, tmp_path / "images", split)
+    faults = faults_of(tmp_path, str(split))
+    assert [(kind, text.partition(": line ")[2][0]) for kind, text in faults] == [
+        ("malformed line", "1"),
+        ("malformed line", "2"),
+        ("malformed line", "3"),
+        ("missing file", "4"),
+        ("missing file", "5"),
+    ]
+    assert "'a.jpg' has an extension or a folder" in faults[1][1]
+
+
+def test_extensions_in_capitals_are_read_and_two_files_of_one_name_are_a_fault(tmp_path):
+    path = one_object(tmp_path)
+    capital = path.rename(path.with_suffix(".XML"))
+    split = tmp_path / "train.txt"
+    split.write_text("a\n")
+    assert len(load_voc(path.parent, tmp_path / "images")) == 1
+    assert len(load_voc(path.parent, tmp_path / "images", split)) == 1
+    path.write_text(capital.read_text())
+    with pytest.raises(DatasetError, match=r"a.xml: it has the name of .*a.XML"):
+        load_voc(path.parent, tmp_path / "images")
+    capital.unlink()
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"annotation folder .*annotations holds no .xml file"):
+        load_voc(path.parent, tmp_path / "images")
+
+
+def test_namespaces_are_named(tmp_path):
+    path = one_object(tmp_path)
+    path.write_text(path.read_text().replace("<annotation>", '<annotation xmlns="http://example.com/voc">'))
+    with pytest.raises(DatasetError, match=r"a.xml: its element <annotation> is in the namespace 'http://example"):
+        load_voc(path.parent, tmp_path / "images")
+    assert "malformed file" in [kind for kind, _ in faults_of(tmp_path)]
+
+
+def test_names_that_cannot_be_shown_and_images_of_two_files_are_faults(tmp_path):
+    path = write_xml(tmp_path, "a", [object_xml("an&#10;t", (1, 1, 9, 9)), object_xml("ant", (1, 1, 9, 9))])
+    with pytest.raises(DatasetError, match=r"a.xml: object 1: 'name' holds '\\n'"):
+        load_voc(path.parent, tmp_path / "images")
+    one_object(tmp_path, file_name="a&#9;b.png")
+    with pytest.raises(DatasetError, match=r"a.xml: 'filename' holds '\\t'"):
+        load_voc(path.parent, tmp_path / "images")
+    for stem in ("a", "b"):
+        one_object(tmp_path, stem, file_name="photo.png")
+    with pytest.raises(DatasetError, match=r"b.xml: its image photo.png is also that of .*a.xml"):
+        load_voc(path.parent, tmp_path / "images")
+    assert [kind for kind, _ in faults_of(tmp_path)] == ["duplicate file"]
+
+
+def test_xml_nested_deep_is_read(tmp_path):
+    path = one_object(tmp_path)
+    path.write_text(path.read_text().replace("<size>", "<x>" * 50_000 + "</x>" * 50_000 + "<size>"))
+    assert load_voc(path.parent, tmp_path / "images").num_boxes == 1

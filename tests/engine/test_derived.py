@@ -67,12 +67,22 @@ def test_annotations_that_cannot_be_read(tmp_path):
     cfg = OmegaConf.create({"dataset": {"train_annotations": str(tmp_path / "none.json")}})
     with pytest.raises(ConfigError, match=r"dataset.train_annotations=.*none.json cannot be read: No such file"):
         derived.num_classes(cfg)
-    for number, text in enumerate(("not json", "{}", '{"images": [], "categories": []}', "[]")):
+    twice = '{"images": [], "images": [], "categories": [{"id": 1}]}'
+    texts = ("not json", "{}", '{"images": [], "categories": []}', "[]", "[" * 100_000, twice)
+    for number, text in enumerate(texts):
         file = tmp_path / f"{number}.json"
         file.write_text(text)
         cfg.dataset.train_annotations = str(file)
         with pytest.raises(ConfigError, match="is no COCO JSON file with 'images' and 'categories'"):
             derived.num_classes(cfg)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_annotations_are_read_in_the_encodings_of_the_data_set(annotations, encoding):
+    file = annotations(118287)
+    file.write_text(file.read_text(), encoding=encoding)
+    cfg = OmegaConf.create({"dataset": {"train_annotations": str(file)}})
+    assert (derived.num_classes(cfg), derived.max_epochs(cfg)) == (3, 36)
 
 
 def test_every_derived_setting_is_one_of_the_module():

@@ -1,6 +1,7 @@
 """Training and evaluation from a config, on generated images through the real data, evaluation and checkpoints."""
 
 import json
+import math
 import multiprocessing
 import shutil
 import time
@@ -112,6 +113,32 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(make_config, tmp_path
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 6
     with pytest.raises(DatasetError, match=f"{name} cannot be read"):
         train(make_config("strict", f"dataset.root={tmp_path / 'shapes'}", "+dataloader.train.max_unreadable=0"))
+
+
+def test_a_broken_validation_image_is_left_out_and_said(make_config, tmp_path, shapes):
+    broken = shutil.copytree(shapes, tmp_path / "shapes") / "images" / "val"
+    first, second = (broken / f"00000{number}.png" for number in (1, 3))
+    first.write_bytes(first.read_bytes()[:100])
+    second.unlink()
+    root = f"dataset.root={tmp_path / 'shapes'}"
+    results = train(make_config("run", root, "train.eval_period=3"))
+    assert results["bbox"]["AP"] >= 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("Left out image") == 2
+    assert f"{first.name} cannot be read" in log
+    assert f"{second.name} does not exist" in log
+    assert log.count("Only 2 of 4 images were processed; the objects of the others count as missed") == 2
+    with pytest.raises(DatasetError, match="2 images cannot be read .max_unreadable=1"):
+        train(make_config("strict", root, "+dataloader.test.max_unreadable=1"))
+
+
+def test_validation_images_without_an_object_give_nan(make_config, tmp_path, shapes):
+    file = shutil.copytree(shapes, tmp_path / "shapes") / "annotations" / "val.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    results = train(make_config("run", f"dataset.root={tmp_path / 'shapes'}"))
+    assert math.isnan(results["bbox"]["AP"])
+    assert "has no object to find: AP is nan, and none of the " in (tmp_path / "run" / "log.txt").read_text()
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 6
 
 
 def test_evaluating_gives_the_results_of_training(make_config, tmp_path):

@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detrex_lite.data import load_coco, load_voc
 from detrex_lite.evaluation import CocoEvaluator
+from detrex_lite.evaluation.backends import BACKENDS
 from detrex_lite.evaluation.pycocotools_bridge import METRIC_NAMES
 
 from .datasets import MemoryDataset, model_input, model_output, perfect_output
@@ -160,6 +161,43 @@ def test_an_annotated_data_set_without_any_object_gives_nan():
     dataset = MemoryDataset({1: [], 2: []})
     metrics = evaluate(dataset, {1: model_output([BIG], [0.5], [0]), 2: model_output()})["bbox"]
     assert all(math.isnan(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_with_images_of_nothing_gives_nan_and_counts_what_was_found(tmp_path, caplog, backend):
+    pytest.importorskip(backend.replace("-", "_"))
+    images = [{"id": k, "file_name": f"{k}.png", "height": 200, "width": 300} for k in (1, 2)]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    evaluator = CocoEvaluator(dataset=load_coco(tmp_path / "val.json", tmp_path), output_dir=tmp_path, backend=backend)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            evaluator.reset()
+            evaluator.process(
+                [model_input(1), model_input(2)], [model_output([BIG, SMALL], [0.5, 0.9], [0, 0]), model_output()]
+            )
+            metrics = evaluator.evaluate()["bbox"]
+    assert list(metrics) == [*METRIC_NAMES, "AP-cat"]
+    assert all(math.isnan(value) for value in metrics.values())
+    assert json.loads((tmp_path / "metrics.json").read_text())["bbox"]["AP"] is None
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 2
+    assert "'val' has no object to find: AP is nan, and none of the 2 detections is right" in caplog.text
+
+
+def test_an_area_below_0_does_not_hide_its_object(tmp_path):
+    images = [{"id": 42, "file_name": "42.png", "height": 200, "width": 300}]
+    annotations = [{"id": 1, "image_id": 42, "category_id": 1, "bbox": [10, 10, 180, 140], "area": -5}]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    metrics = evaluate(load_coco(tmp_path / "val.json", tmp_path), {42: model_output([BIG], [0.9], [0])})["bbox"]
+    assert metrics["AP"] == metrics["APl"] == pytest.approx(100)
+
+
+def test_images_that_were_left_out_are_said_and_their_objects_missed(caplog):
+    dataset = MemoryDataset({42: [(BIG, 0)], 7: [(BIG, 0)]})
+    metrics = evaluate(dataset, {42: perfect_output(dataset, 42)})["bbox"]
+    assert metrics["AR100"] == pytest.approx(50)
+    assert "Only 1 of 2 images were processed; the objects of the others count as missed" in caplog.text
 
 
 def test_without_annotations_only_predictions_are_written(tmp_path, caplog):

@@ -76,7 +76,9 @@ def test_readmes_name_entries_with_their_published_numbers(table):
 def test_the_first_example_of_the_main_readme_is_in_the_zoo():
     readme = (detrex_lite.SHIPPED_IN / "README.md").read_text()
     named = set(re.findall(r"(?:--model |detrex_lite\.load\(\")(\w+)", readme))
-    assert named and named <= set(load_zoo())
+    assert named
+    assert named <= set(load_zoo())
     counts = re.search(r"names the (\d+) published checkpoints of (\w+) detectors", readme)
     assert int(counts[1]) == len(load_zoo())
-    assert counts[2] == "ten" and len({entry.project for entry in load_zoo().values()}) == 10
+    assert counts[2] == "ten"
+    assert len({entry.project for entry in load_zoo().values()}) == 10

@@ -1,7 +1,4 @@
-"""Published checkpoints of DN-DETR. Each line: name, config, epochs, published box AP, file.
-
-The paper's repository also has models with three patterns, which DN-DETR here does not have.
-"""
+"""Published checkpoints of DN-DETR. Each line: name, config, epochs, published box AP, file."""
 
 from detrex_lite.zoo import Origin, detrex
 
@@ -35,5 +32,21 @@ ENTRIES = (
         46.3,
         page=f"{_DRIVE}1jr8BdDdMu8esABXdU3lNY7fpWVxAJtWa?usp=sharing",
         notes="also https://pan.baidu.com/s/1lWrLUkxNfrncRTM-zmpbeA?pwd=niet",
+    ),
+    _paper(
+        "dn_detr_r50_dc5_3patterns_12ep_paper",
+        "models/dn_detr_r50_dc5_3patterns_paper",
+        12,
+        41.7,
+        page=f"{_DRIVE}1jWSIWTWgoiIvyA7w2xIkdk-B1pS2atPA?usp=sharing",
+        notes="also https://pan.baidu.com/s/1fgCIGpMf0cgO6ToIb0xFuA?pwd=niet",
+    ),
+    _paper(
+        "dn_detr_r101_dc5_3patterns_12ep_paper",
+        "models/dn_detr_r101_dc5_3patterns_paper",
+        12,
+        42.8,
+        page=f"{_DRIVE}1elPn06gs8mNxR3jtE53zi4cK5qLGH0AV?usp=sharing",
+        notes="also https://pan.baidu.com/s/1fgCIGpMf0cgO6ToIb0xFuA?pwd=niet",
     ),
 )

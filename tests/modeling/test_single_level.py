@@ -106,14 +106,13 @@ def test_positions_are_those_of_the_images_without_their_padding():
 
 def test_parts_that_contradict_each_other_are_refused():
     layout = QueryLayout(5)
-    anchors = LearnedAnchors(layout=layout, embed_dim=CHANNELS, num_patterns=2)
     denoising = GroupDenoising(num_classes=2, embed_dim=CHANNELS)
     for changes, message in (
         ({"in_feature": "course"}, "no feature map 'course'.*'coarse'"),
         ({"num_classes": 3}, "num_classes"),
         ({"num_queries": 6}, "num_queries"),
         ({"num_patterns": 3}, "num_patterns"),
-        ({"denoising": denoising}, "LearnedAnchors"),
+        ({"denoising": denoising}, "LearnedAnchors, not LearnedQueries"),
         (
             {
                 "denoising": ContrastiveDenoising(num_classes=2, embed_dim=CHANNELS),
@@ -122,7 +121,6 @@ def test_parts_that_contradict_each_other_are_refused():
             "ContrastiveDenoising",
         ),
         ({"position_embedding": PositionEmbeddingSine(num_pos_feats=CHANNELS)}, "by position_embedding"),
-        ({"denoising": denoising, "queries": anchors}, "num_patterns=0"),
         ({"heads": DetectionHeads(embed_dim=CHANNELS, num_classes=2, num_layers=3)}, "number of decoder layers"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -173,6 +171,10 @@ def test_patterns_are_paired_with_boxes():
         rows = slice(3 * pattern, 3 * pattern + 3)
         assert_close(block.content[:, rows], queries.patterns.weight[pattern].expand(2, 3, -1))
         assert_close(block.reference[:, rows], queries.boxes().expand(2, -1, -1))
+    content = torch.randn(CHANNELS)
+    (with_content,) = queries(2, training=False, content=content)
+    assert_close(with_content.content, block.content + content)
+    assert_close(with_content.reference, block.reference)
     with pytest.raises(ValueError, match="num_patterns=2 cannot be combined"):
         LearnedAnchors(layout=QueryLayout(3, num_groups=2), embed_dim=CHANNELS, num_patterns=2)
 

@@ -40,6 +40,7 @@ PAPERS = {
     "dab_detr": ("dab_detr/configs/models/dab_detr_r50_paper", {}),
     "dab_detr_3patterns": ("dab_detr/configs/models/dab_detr_r50_paper", {"num_patterns": 3}),
     "dn_detr": ("dn_detr/configs/models/dn_detr_r50_paper", NO_NOISE),
+    "dn_detr_3patterns": ("dn_detr/configs/models/dn_detr_r50_paper", {**NO_NOISE, "num_patterns": 3}),
     "deformable_detr": ("deformable_detr/configs/models/deformable_detr_r50_paper", {}),
     "deformable_detr_refine": ("deformable_detr/configs/models/deformable_detr_r50_paper", {"with_box_refine": True}),
     "deformable_detr_two_stage": ("deformable_detr/configs/models/deformable_detr_r50_paper", TWO_STAGE),

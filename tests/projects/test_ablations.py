@@ -50,7 +50,7 @@ ABLATIONS = {
     "denoising.padding_in_loss=false": ("dino",),
     "denoising.mask_padding=true": ("dn_detr", "dino"),
     # Further queries.
-    "num_patterns=3": ("dab_detr",),
+    "num_patterns=3": ("dab_detr", "dn_detr"),
     "queries.layout.num_groups=3": EVERY,
     "queries.layout.num_groups=1": ("group_detr",),
     "num_queries_one2many=21": (*DEFORMABLE[:-1],),

@@ -10,6 +10,7 @@ from detrex_lite.config import get_config
 from detrex_lite.projects.dab_detr.modeling import DABDETR
 from detrex_lite.testing import (
     NUM_CLASSES,
+    NUM_QUERIES,
     SMALL,
     DenoisingContract,
     DetectorContract,
@@ -103,10 +104,19 @@ def test_matching_queries_hold_the_label_no_object(batch):
     assert_close(seen[0].content, no_object.expand_as(seen[0].content))
 
 
-def test_denoising_and_patterns_exclude_each_other():
-    with pytest.raises(ValueError, match="num_patterns"):
-        build(small_config(num_patterns=3))
-    assert build(small_config(num_patterns=3, denoising=None)).queries.patterns.weight.shape == (3, 64)
+def test_patterns_are_added_to_the_label_of_matching_queries_alone(batch):
+    model, seen = build_lively(small_config(num_patterns=3)), []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].blocks))
+    denoised(model.train(), batch)
+    noised, matching = seen[0]
+    no_object = torch.cat([model.denoising.label_embedding.weight[-1], torch.zeros(1)])
+    contents = matching.content.unflatten(1, (3, NUM_QUERIES))
+    assert_close(contents, (no_object + model.queries.patterns.weight)[:, None].expand_as(contents))
+    assert (noised.size, matching.size) == (5 * 2, 3 * NUM_QUERIES)
+    assert set(noised.content[..., -1].unique().tolist()) == {0.0, 1.0}  # of padding and of objects
+    predict(model.eval(), batch)
+    (matching,) = seen[1]
+    assert matching.size == 3 * NUM_QUERIES
 
 
 def test_the_label_embedding_has_no_object_as_a_class_and_leaves_a_channel_to_the_indicator():

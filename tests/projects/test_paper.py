@@ -116,10 +116,10 @@ def test_learned_contents_and_boxes_begin_normally_distributed(name):
         assert_close(weight.std(), torch.tensor(1.0), rtol=0.05, atol=0)
 
 
-def test_anchors_and_patterns_of_dab_detr_begin_normally_distributed():
-    queries = small(
-        PROJECTS / "dab_detr/configs/models/dab_detr_r50_paper.py", num_queries=2000, num_patterns=30
-    ).queries
+@pytest.mark.parametrize("name", ["dab_detr", "dn_detr"])
+def test_anchors_and_patterns_begin_normally_distributed(name):
+    path = PROJECTS / f"{name}/configs/models/{name}_r50_paper.py"
+    queries = small(path, num_queries=2000, num_patterns=30).queries
     for weight in (queries.boxes.weight[:, :2], queries.patterns.weight):
         assert_close(weight.std(), torch.tensor(1.0), rtol=0.05, atol=0)
 

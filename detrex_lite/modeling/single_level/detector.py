@@ -73,8 +73,8 @@ class SingleLevelDetector(Detector):
         require_equal("num_queries", model=num_queries, queries=queries.layout.num_queries)
         require_equal("num_patterns", model=num_patterns, queries=queries.num_patterns)
         require_equal("number of decoder layers", decoder=transformer.decoder.num_layers, heads=heads.num_layers)
-        if denoising is not None and (queries.num_patterns or not isinstance(queries, LearnedAnchors)):
-            raise ValueError("denoising needs queries that are boxes, without patterns: LearnedAnchors, num_patterns=0")
+        if denoising is not None and not isinstance(queries, LearnedAnchors):
+            raise ValueError(f"denoising needs queries that are boxes, LearnedAnchors, not {type(queries).__name__}")
         if denoising is not None and not isinstance(denoising, GroupDenoising):
             raise ValueError(f"denoising is a {type(denoising).__name__}; with one feature map it is a GroupDenoising")
         self.backbone = backbone

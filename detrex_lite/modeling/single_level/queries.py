@@ -73,15 +73,15 @@ class LearnedAnchors(nn.Module):
         Args:
             batch: B.
             training: whether there are queries that exist in training only.
-            content: (C,), what all queries hold; None for zeros or patterns.
+            content: (C,), what all queries hold, added to their patterns if there are any; None for zeros.
         """
         boxes = self.layout.present(self.boxes(), training=training)
         if self.patterns is not None:
             contents, boxes = pair_with_patterns(self.patterns.weight, boxes)
-        elif content is not None:
-            contents = content.expand(len(boxes), -1)
         else:
             # Boxes are float32 at least; contents have the precision of the model.
             contents = self.boxes.weight.new_zeros(len(boxes), self.embed_dim)
+        if content is not None:
+            contents = contents + content
         expanded = (value.expand(batch, -1, -1) for value in (contents, boxes))
         return self.layout.blocks(*expanded, training=training)

@@ -9,12 +9,12 @@ from detrex_lite.structures import ImageBatch
 
 
 class DNDETR(SingleLevelDetector):
-    """DAB-DETR with denoising queries, whose matching queries all hold the embedded label "no object".
+    """DAB-DETR with denoising queries, whose matching queries hold the embedded label "no object".
 
     Its parts, which `SingleLevelDetector` documents:
 
     - `backbone`, `position_embedding`, `transformer` and `heads`: DAB-DETR's.
-    - `queries`: `LearnedAnchors` without patterns.
+    - `queries`: `LearnedAnchors`; their patterns, if any, are added to the label. Denoising queries have no pattern.
     - `denoising`: `GroupDenoising`, which makes noised copies of the objects into queries and has the label embedding;
       None for DAB-DETR itself.
     """

@@ -1,4 +1,7 @@
-"""DN-DETR with a ResNet-50 as in the paper's repository: what differs from detrex's, besides padding."""
+"""DN-DETR with a ResNet-50 as in the paper's repository: what differs from detrex's, besides padding.
+
+`model.num_patterns=3` is the paper's variant with three learned contents for each anchor.
+"""
 
 from .dn_detr_r50 import model
 

@@ -33,6 +33,18 @@ if SHIPPED_IN != _HERE:
     # In front of all others: another checkout may be installed, and its projects must not mix with this package.
     sys.meta_path.insert(0, _Beside())
 
+
+class _Configs:
+    """Finds configs of the package as `detrex_lite.config.modules` loads them."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if not name.startswith(__name__) or ".configs." not in name:
+            return None
+        return import_module("detrex_lite.config.modules").find_config(name)
+
+
+sys.meta_path.insert(0, _Configs())
+
 _LAZY = {"Predictor": "detrex_lite.inference", "load": "detrex_lite.zoo.predictor"}
 
 

@@ -4,6 +4,10 @@ import os
 
 import torch
 
+from detrex_lite.config import trust
+
+trust("tests")  # configs of tests name classes that are defined beside them
+
 if not torch.cuda.is_available():
     # Without a GPU, Triton's kernels run through its interpreter. Triton reads this when it is first imported, and
     # torch.compile imports it, so it has to be set before any test does.

@@ -1,13 +1,25 @@
 """Lazy configs: Python files that describe what to build, and functions that change, check and build it."""
 
-from .error import ConfigError
+from .error import ConfigError, ConstructionError, explain
 from .instantiation import instantiate
 from .lazy import LazyCall, LazyConfig
 from .loading import get_config
-from .resolver import register_resolver
+from .resolver import register_resolvers
 from .targets import locate
+from .trusted import trust
 from .validation import validate
 
-__all__ = ["ConfigError", "LazyCall", "LazyConfig", "get_config", "instantiate", "locate", "validate"]
+__all__ = [
+    "ConfigError",
+    "ConstructionError",
+    "LazyCall",
+    "LazyConfig",
+    "explain",
+    "get_config",
+    "instantiate",
+    "locate",
+    "trust",
+    "validate",
+]
 
-register_resolver()
+register_resolvers()

@@ -9,8 +9,10 @@ from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import did_you_mean
-from . import ConfigError, LazyConfig, validate
+from . import ConfigError, LazyConfig, trust, validate
 from .nodes import dotted_paths, first_line
+from .trusted import add_trust_argument
+from .validation import unread_keys
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="a.b=1 changes a key, +a.b=1 adds one, ~a.b deletes one")
     parser.add_argument("--format", choices=["yaml", "py"], default="yaml")
     parser.add_argument("--key", help="print this part alone, such as model or train.amp")
+    add_trust_argument(parser)
     options = parser.parse_intermixed_args(arguments)
     try:
+        trust(*options.trust)
         cfg = LazyConfig.apply_overrides(LazyConfig.load(options.file), options.overrides)
         part = _select(cfg, options.key) if options.key else cfg
     except ConfigError as error:
@@ -32,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         validate(part)
+        if part is cfg and "model" in cfg and "train" in cfg:  # the config of a run, not of a part
+            unread = unread_keys(cfg)
+            if unread:
+                raise ConfigError(unread)
     except ConfigError as error:  # still print it, as it is written, to show where the faults are
         print(_render(part, options.format, resolve=False))
         print(error, file=sys.stderr)

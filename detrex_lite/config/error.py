@@ -1,6 +1,12 @@
 """The error of everything that is wrong with a config."""
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+
+import detrex_lite
+
+_OUR_CODE = (Path(detrex_lite.__file__).parent, detrex_lite.SHIPPED_IN / "projects")
 
 
 class ConfigError(ValueError):
@@ -20,3 +26,35 @@ class ConfigError(ValueError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.faults,)
+
+
+class ConstructionError(ConfigError):
+    """A constructor failed; `__cause__` is what it raised."""
+
+
+def explain(error: Exception, *, with_traceback: bool = False) -> str:
+    """What a program prints of an error that ends it.
+
+    Faults of a config, which `validate` finds, are a message. What a constructor raises may be a mistake in its code: a
+    `ValueError` or `OSError`, which constructors raise on purpose, comes with its place, unless that is in detrex_lite,
+    and others with the traceback inside the constructor.
+
+    Args:
+        error: any error; one that is no `ConstructionError` is its message.
+        with_traceback: whether the whole traceback comes first, whatever the error is.
+    """
+    text = f"error: {error}"
+    if with_traceback:
+        return "".join(traceback.format_exception(error)) + text
+    cause = error.__cause__
+    if not isinstance(error, ConstructionError) or cause is None:
+        return text
+    inside = cause.__traceback__ and cause.__traceback__.tb_next  # the first frame is the call by `instantiate`
+    if inside is None:
+        return text
+    if not isinstance(cause, (ValueError, OSError)):
+        return "".join(traceback.format_exception(type(cause), cause, inside)) + text
+    last = traceback.extract_tb(inside)[-1]
+    if any(Path(last.filename).is_relative_to(folder) for folder in _OUR_CODE):
+        return text
+    return f"{text}\n  raised in {last.filename}, line {last.lineno} ({last.name}); --traceback shows the way there"

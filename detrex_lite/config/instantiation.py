@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import Container, DictConfig, OmegaConf
 
-from .error import ConfigError
+from .error import ConfigError, ConstructionError
 from .nodes import (
     PARTIAL,
     POSITIONAL,
@@ -43,8 +43,8 @@ def instantiate(cfg: Any, /, **overrides: Any) -> Any:
         **overrides: arguments of the outermost call that replace or complete those of the config.
 
     Raises:
-        ConfigError: the config is invalid, in which case nothing was called and all faults are named; or a
-            constructor refused its arguments, in which case the message names the node and the target.
+        ConfigError: the config is invalid, in which case nothing was called and all faults are named; or, as a
+            `ConstructionError`, a constructor refused its arguments: the message names the node and the target.
         RuntimeError: a constructor failed with an error that is no complaint about its arguments.
     """
     if overrides and not is_call(cfg):
@@ -95,6 +95,6 @@ def _call(node: Any, path: str, overrides: dict[str, Any]) -> Any:
     except ConfigError:
         raise
     except Exception as error:
-        kind = ConfigError if isinstance(error, _USER_ERRORS) else RuntimeError
+        kind = ConstructionError if isinstance(error, _USER_ERRORS) else RuntimeError
         where = f"{path}: " if path else ""
         raise kind(f"{where}{describe(target)} failed: {type(error).__name__}: {error}") from error

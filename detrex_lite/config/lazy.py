@@ -11,6 +11,7 @@ from .overrides import apply_overrides
 from .printing import to_py
 from .saving import save, to_yaml
 from .targets import describe, dotted_name
+from .trusted import trust
 
 
 class LazyCall:
@@ -31,6 +32,8 @@ class LazyCall:
         # omegaconf takes these classes for the declared type of a node, so they are recorded by name.
         if isinstance(target, type) and (dataclasses.is_dataclass(target) or issubclass(target, dict)):
             target = dotted_name(target) or target
+        if isinstance(target, str) and all(part.isidentifier() for part in target.split(".")):
+            trust(target)  # the Python code that calls this could call the target as well
         self._target = target
 
     def __call__(self, *args: Any, **kwargs: Any) -> DictConfig:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import yaml
@@ -16,7 +16,8 @@ import detrex_lite
 
 from ..errors import did_you_mean
 from .error import ConfigError
-from .nodes import FLAGS, new_config, to_plain
+from .nodes import FLAGS, first_line, is_mapping, new_config, to_plain
+from .trusted import trust
 
 
 class ConfigImportError(ConfigError, ImportError):
@@ -26,9 +27,13 @@ class ConfigImportError(ConfigError, ImportError):
 def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> Any:
     """Load a Python or YAML config file. Two loads share nothing, not even what both import from a third.
 
+    A Python file is code, which runs: load only what you would start as a program. A YAML file is data, and may call
+    parts of trusted packages only (see `trust`).
+
     In a Python file, the variables whose values are dicts or omegaconf containers make up the config, but
     for those that begin with `_`. Relative imports (`from ..common.train import train`) find config files by
-    their place alone and turn dicts into config nodes; imports of ordinary modules are Python's own.
+    their place alone and turn dicts into config nodes; imports of ordinary modules are Python's own, and find
+    modules beside the file too. `train.trusted` names further packages for YAML files and overrides.
 
     Args:
         path: a file ending in .py, .yaml or .yml. One that does not exist is looked for among the configs
@@ -36,11 +41,14 @@ def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> 
         keys: return the value of this variable, whatever its type, or a tuple of the values of several.
 
     Raises:
-        ConfigError: there is no such file or key, a config file cannot be imported, or the YAML is malformed.
+        ConfigError: there is no such file or key, a config file cannot be read or imported, a Python file ends the
+            program, or a YAML file is no mapping of keys.
     """
     file = _existing_file(Path(path))
     if file.suffix == ".py":
-        values = _run(file)
+        _make_importable(file.parent)
+        values: Any = _run(file)
+        _trust_packages(values.get("train"), file)
     elif file.suffix in (".yaml", ".yml"):
         values = _read_yaml(file)
     else:
@@ -80,6 +88,10 @@ def get_config(name: str) -> DictConfig:
 def _existing_file(path: Path) -> Path:
     if path.is_file():
         return Path(os.path.abspath(path))
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.suffix in (".py", ".yaml", ".yml"))
+        holds = f", which holds {', '.join(files[:5])}{', ...' * (len(files) > 5)}" if files else ""
+        raise ConfigError(f"config file {str(path)!r} is a folder{holds}; give a file")
     shipped = None if path.is_absolute() else _shipped_file(path.as_posix())
     if shipped is None:
         neighbours = [str(file) for file in path.parent.glob("*.*")]
@@ -113,7 +125,7 @@ def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """
 
     def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-        imported = _relative_file(file, name, level) if level else _shipped_module(name)
+        imported = _relative_file(file, name, level) if level else shipped_module(name)
         if imported is None or not fromlist:
             return builtins.__import__(name, globals, locals, fromlist, level)
         return _module(imported, fromlist, (*importers, file))
@@ -126,9 +138,45 @@ def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
         "__file__": str(file),
         "__builtins__": {**vars(builtins), "__import__": import_},
     }
-    code = compile(file.read_text(encoding="utf-8"), str(file), "exec", dont_inherit=True)
-    exec(code, namespace)
+    try:
+        exec(_compile(file), namespace)
+    except SystemExit as error:
+        raise ConfigError(
+            f"{file} ends the program (sys.exit({error.code!r})) before the config is complete"
+        ) from error
     return namespace
+
+
+def _compile(file: Path) -> CodeType:
+    try:
+        # Bytes, as Python reads its files: with a mark of UTF-8 or a line that names another encoding.
+        return compile(_bytes(file), str(file), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        text = f": {error.text.strip()}" if error.text else ""
+        raise ConfigError(f"{file}, line {error.lineno or 1}: {error.msg}{text}") from error
+    except ValueError as error:  # such as null bytes
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"config file {file} cannot be read: {error.strerror or error}") from error
+
+
+def _make_importable(folder: Path) -> None:
+    """Let a config import modules beside it, as Python lets a program; modules elsewhere come first."""
+    if str(folder) not in sys.path and not folder.is_relative_to(detrex_lite.SHIPPED_IN):
+        sys.path.append(str(folder))
+
+
+def _trust_packages(train: Any, file: Path) -> None:
+    """Trust what `train.trusted` of a Python config names."""
+    names = to_plain(train, resolve=False).get("trusted") if is_mapping(train) else None
+    if not isinstance(names, (list, tuple, type(None))):
+        raise ConfigError(f"{file}: train.trusted={names!r} must be a list of packages, such as ['my_detectors']")
+    trust(*names or ())
 
 
 def _relative_file(importer: Path, name: str, level: int) -> Path:
@@ -144,13 +192,18 @@ def _relative_file(importer: Path, name: str, level: int) -> Path:
     raise ConfigImportError(f"{importer}: cannot import {written!r}, there is no {file}{hint}")
 
 
-def _shipped_module(name: str) -> Path | None:
+def shipped_module(name: str) -> Path | None:
     """The file of a config that is imported by its full name, such as `detrex_lite.configs.common.train`."""
     package, _, rest = name.partition(".")
     parts = rest.split(".")
     if package != detrex_lite.__name__ or "configs" not in (parts[0], *parts[2:3]):
         return None
     return _shipped_file("/".join(parts) + ".py")
+
+
+def config_module(path: str | os.PathLike) -> dict[str, Any]:
+    """The variables of a config file, dicts among them as config nodes."""
+    return {name: _as_config(value) for name, value in _run(Path(path)).items() if not name.startswith("__")}
 
 
 def _module(file: Path, names: Iterable[str], importers: tuple[Path, ...]) -> ModuleType:
@@ -180,8 +233,36 @@ def _config_of(values: Mapping[str, Any]) -> DictConfig:
     return new_config({name: to_plain(values[name], resolve=False) for name in names})
 
 
-def _read_yaml(file: Path) -> Any:
+def _read_yaml(file: Path) -> DictConfig:
+    content = _bytes(file)
     try:
-        return OmegaConf.create(file.read_text(encoding="utf-8"), flags=FLAGS)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{file} is not a YAML config: {error}") from error
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{file}, line {line} is not UTF-8 text: {error.reason}") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            kind = "is empty" if root is None else "holds a list" if root.id == "sequence" else "holds a single value"
+            raise ConfigError(f"config file {file} {kind}; a config is a mapping of keys such as model and train")
+        cfg: Any = OmegaConf.create(text, flags=FLAGS)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(f"{file}{where} is not a YAML config: {problem}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{file} is not a YAML config: {first_line(error)}") from error
+    _refuse_trust(cfg, file)
+    return cfg
+
+
+def _refuse_trust(cfg: DictConfig, file: Path) -> None:
+    """A file that may come from anybody cannot say that its checkpoint may run code."""
+    train = to_plain(cfg, resolve=False).get("train")
+    given = train.get("trust_init_checkpoint", False) if isinstance(train, dict) else False
+    if given is not False:
+        raise ConfigError(
+            f"{file}: train.trust_init_checkpoint={given} does not count in a YAML file, which may come from anybody; "
+            "if you trust the checkpoint, take the line out and write train.trust_init_checkpoint=True on the command line"
+        )

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import Container, DictConfig, Node, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
+from .environment import environment_reads
 from .error import ConfigError
 
 FLAGS = {"allow_objects": True}  # config values may be classes, functions and built objects
@@ -75,11 +76,39 @@ def first_line(error: OmegaConfBaseException) -> str:
 def to_plain(cfg: Any, *, resolve: bool) -> Any:
     """The config as plain dicts and lists, interpolations as text unless resolved; dataclasses stay nodes.
 
+    What follows from environment variables stays as it is written, resolved or not: it may be a password, and what is
+    made here is written to files.
+
     Raises:
         ConfigError: an interpolation does not resolve.
     """
     node = cfg if isinstance(cfg, Container) else OmegaConf.create(cfg, flags=FLAGS)
+    written = OmegaConf.to_container(node, resolve=False, structured_config_mode=SCMode.DICT_CONFIG)
+    if not resolve:
+        return written
     try:
-        return OmegaConf.to_container(node, resolve=resolve, structured_config_mode=SCMode.DICT_CONFIG)
+        return _resolved(node, written)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_line(error)}") from error
+
+
+def _resolved(node: Any, written: Any) -> Any:
+    """`written`, the plain form of a node, with the values of the interpolations that read no environment variables."""
+    if isinstance(written, dict):
+        return {key: _resolved_item(node, key, item) for key, item in written.items()}
+    if isinstance(written, list):
+        return [_resolved_item(node, index, item) for index, item in enumerate(written)]
+    return OmegaConf.to_container(node, resolve=True, structured_config_mode=SCMode.DICT_CONFIG)
+
+
+def _resolved_item(node: Any, key: Any, written: Any) -> Any:
+    if OmegaConf.is_missing(node, key):
+        return written
+    if not OmegaConf.is_interpolation(node, key):
+        child = node._get_node(key)
+        return _resolved(child, written) if isinstance(child, Container) else written
+    with environment_reads() as names:
+        value = node[key]
+        if isinstance(value, Container):
+            value = OmegaConf.to_container(value, resolve=True, structured_config_mode=SCMode.DICT_CONFIG)
+    return written if names else value

@@ -1,7 +1,9 @@
 """Changing a config by strings from the command line: `train.max_iter=10`."""
 
+import difflib
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
@@ -10,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import did_you_mean
 from .error import ConfigError
 from .nodes import TARGET, dotted_paths, first_line, is_call, join
-from .targets import accepted_names, locate
+from .targets import accepted_names, default_of, describe, locate, takes_only
 from .values import parse_value
 
 Config = TypeVar("Config", DictConfig, ListConfig)
@@ -21,7 +23,8 @@ def apply_overrides(cfg: Config, overrides: Sequence[str]) -> Config:
 
     - `a.b=1` sets a key that is there, or one that the `_target_` of `a` has among its parameters. The
       indices of lists are keys too: `a.0=1`. A dict changes the keys that it names; `{}` and a dict with
-      `_target_` replace the node. How values are written: `parse_value`.
+      `_target_` replace the node. Where a call, a class or a function stands, or is the default of the argument, a
+      dotted path (`a.activation=torch.nn.GELU`) names another one. How values are written: `parse_value`.
     - `+a.b=1` sets a key whether or not it is there.
     - `~a.b` deletes a key.
 
@@ -56,11 +59,18 @@ def _apply(cfg: Any, text: str) -> None:
 
 def _set(cfg: Any, keys: list[str], value: Any, add: bool) -> None:
     parent, name = _parent(cfg, keys, add), keys[-1]
-    may_add = isinstance(parent, DictConfig) and (add or name in _constructor_arguments(parent))
+    may_add = isinstance(parent, DictConfig) and (add or name in accepted_names(_target_of(parent)))
     if may_add and _find_key(parent, name) is None:
-        parent[name] = value
+        default = default_of(_target_of(parent), name)
+        parent[name] = locate(value) if callable(default) and _names_something(value) else value
         return
     key = _existing_key(cfg, keys, parent, len(keys) - 1)
+    if _names_something(value) and key != TARGET and not OmegaConf.is_interpolation(parent, key):
+        if is_call(_present(parent, key)):
+            locate(value)
+            value = {TARGET: value}
+        elif callable(_present(parent, key)):
+            value = locate(value)
     if not _merges(parent, key, value):
         parent[key] = value
         return
@@ -72,6 +82,17 @@ def _set(cfg: Any, keys: list[str], value: Any, add: bool) -> None:
             faults += error.faults
     if faults:
         raise ConfigError(faults)
+
+
+def _present(parent: Any, key: Any) -> Any:
+    return None if OmegaConf.is_missing(parent, key) else parent[key]
+
+
+def _names_something(value: Any) -> bool:
+    """Whether a value is the dotted path of something in a package that exists, such as `torch.nn.GELU`."""
+    if not isinstance(value, str) or "." not in value or not all(part.isidentifier() for part in value.split(".")):
+        return False
+    return find_spec(value.partition(".")[0]) is not None
 
 
 def _merges(parent: Any, key: Any, value: Any) -> bool:
@@ -112,18 +133,28 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
     path, parent = ".".join(keys), ".".join(keys[:depth])
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{parent} has {len(node)} items, none at {keys[depth]!r}")
-    siblings = [join(parent, name) for name in (*node, *_constructor_arguments(node))]
-    hint = did_you_mean(path, [*dotted_paths(cfg), *siblings]) or did_you_mean(path, siblings)
-    raise ConfigError(f"there is no {path!r}{hint} (+{path}=... would add it)")
+    target = _target_of(node)
+    names = [*map(str, node), *accepted_names(target)]
+    close = difflib.get_close_matches(keys[depth], names, n=1) if depth == len(keys) - 1 else []
+    inside = takes_only(target)
+    if close:
+        hint = f"; did you mean {join(parent, close[0])!r}?"
+    elif inside:
+        hint = f"; {describe(target)} takes {', '.join(sorted(inside))}"
+    else:
+        others = [name for name in dotted_paths(cfg) if not f"{path}.".startswith(f"{name}.")]
+        siblings = [join(parent, name) for name in names]
+        hint = did_you_mean(path, [*others, *siblings]) or did_you_mean(path, siblings)
+    adding = "" if inside and keys[depth] not in inside else f" (+{path}=... would add it)"
+    raise ConfigError(f"there is no {path!r}{hint}{adding}")
 
 
-def _constructor_arguments(node: Any) -> list[str]:
-    """The names that the target of a call accepts: keys that may be set though they are not there."""
+def _target_of(node: Any) -> Any:
+    """What a node calls; None for other nodes, and for names that `validate` will report."""
     if not is_call(node):
-        return []
+        return None
     target = node[TARGET]
     try:
-        target = locate(target) if isinstance(target, str) else target
-    except ConfigError:  # `validate` reports it
-        return []
-    return accepted_names(target)
+        return locate(target) if isinstance(target, str) else target
+    except ConfigError:
+        return None

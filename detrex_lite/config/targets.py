@@ -2,19 +2,21 @@
 
 import inspect
 import pkgutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter
-from types import ModuleType
-from typing import Any
+from types import ModuleType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from ..errors import did_you_mean
 from .error import ConfigError
+from .nodes import is_call, is_mapping, is_sequence
+from .trusted import may_import, refusal, require_trusted
 
 
 def locate(path: str) -> Any:
-    """The Python object that a dotted path names.
+    """The Python object that a dotted path in a config names, if it belongs to a trusted package.
 
     A saved config also calls this for classes and functions that are arguments (`activation=nn.GELU`).
 
@@ -22,11 +24,31 @@ def locate(path: str) -> Any:
         path: module and name, such as `torch.nn.Conv2d` or `torch.nn.Module.apply`.
 
     Raises:
-        ConfigError: the path is malformed, a module cannot be imported, or a name is not in it.
+        ConfigError: the path is malformed, a module cannot be imported, a name is not in it, or what it names is not
+            trusted (see `trust`); nothing outside of packages that hold trusted parts is imported.
     """
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{path!r} is not a dotted path such as 'torch.nn.Conv2d'")
+    if any(part.startswith("__") for part in parts):
+        raise ConfigError(f"{path!r}: configs do not name what begins with two underscores")
+    if not may_import(path):
+        if find_spec(f"detrex_lite.{parts[0]}"):
+            raise ConfigError(f"{path!r}: did you mean 'detrex_lite.{path}'?")
+        if find_spec(parts[0]):
+            raise refusal(path)
+    found = find(path)
+    require_trusted(found, path)
+    return found
+
+
+def find(path: str) -> Any:
+    """`locate`, of whatever package: for names of objects that this process holds already.
+
+    Raises:
+        ConfigError: a module cannot be imported, or a name is not in it.
+    """
+    parts = path.split(".")
     # The last part is not tried as a module: where a package exports a function under the name of the module
     # that defines it, the function is meant.
     for end in range(len(parts) - 1, 0, -1):
@@ -34,8 +56,6 @@ def locate(path: str) -> Any:
         if found is not None:
             break
     else:
-        if find_spec(f"detrex_lite.{parts[0]}"):
-            raise ConfigError(f"{path!r}: there is no module {parts[0]!r}, did you mean 'detrex_lite.{path}'?")
         known = [module.name for module in pkgutil.iter_modules()]
         raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{did_you_mean(parts[0], known)}")
     for index in range(end, len(parts)):
@@ -81,9 +101,11 @@ def dotted_name(target: Any) -> str | None:
 
 
 def is_at(path: str, target: Any) -> bool:
-    """Whether `locate(path)` gives this very object."""
+    """Whether `find(path)` gives this very object."""
+    if not all(part.isidentifier() for part in path.split(".")):
+        return False
     try:
-        found = locate(path)
+        found = find(path)
     except ConfigError:
         return False
     same_method = inspect.ismethod(target) and found == target  # they are made anew at each access
@@ -98,6 +120,54 @@ def describe(target: Any) -> str:
 def accepted_names(target: Any) -> list[str]:
     """The keyword arguments that a callable spells out; none for one that cannot be inspected."""
     return [p.name for p in _parameters(target) or [] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def takes_only(target: Any) -> list[str]:
+    """`accepted_names` of a callable that takes no others; none for one that takes any, or cannot be inspected."""
+    is_open = any(p.kind is p.VAR_KEYWORD for p in _parameters(target) or [])
+    return [] if is_open else accepted_names(target)
+
+
+def default_of(target: Any, name: str) -> Any:
+    """The default of an argument; None where there is none."""
+    found = next((p.default for p in _parameters(target) or [] if p.name == name), Parameter.empty)
+    return None if found is Parameter.empty else found
+
+
+# What arguments that take numbers alone are annotated with; a config holds no tensors.
+_NUMBERS = frozenset(("int", "float", "bool", "None", "NoneType", "Tensor"))
+
+
+def value_faults(target: Any, values: Mapping[str, Any]) -> dict[str, str]:
+    """Values that are no numbers, of arguments whose annotations allow numbers alone, as faults by name."""
+    faults = {}
+    for p in _parameters(target) or []:
+        kinds = _kinds(p.annotation)
+        if p.name not in values or not kinds or not kinds <= _NUMBERS or kinds <= {"None", "NoneType", "Tensor"}:
+            continue
+        value = values[p.name]
+        if value is None:
+            wrong = not kinds & {"None", "NoneType"} and p.default is not None
+        elif isinstance(value, float):
+            wrong = not kinds & {"float", "Tensor"} and not value.is_integer()
+        else:
+            wrong = isinstance(value, str) or (not is_call(value) and (is_mapping(value) or is_sequence(value)))
+        if wrong:
+            wanted = "a number" if "float" in kinds else "a whole number" if "int" in kinds else "true or false"
+            faults[p.name] = (
+                f"{'null' if value is None else repr(value)} is not {wanted}, which {describe(target)} takes"
+            )
+    return faults
+
+
+def _kinds(annotation: Any) -> set[str]:
+    """The names of the types that an annotation allows: {"int", "None"}; empty where there is none."""
+    if annotation is Parameter.empty:
+        return set()
+    if isinstance(annotation, str):
+        return {name.strip().rpartition(".")[2] for name in annotation.split("|")}
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return {getattr(member, "__name__", str(member)) for member in members}
 
 
 def argument_faults(

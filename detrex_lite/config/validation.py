@@ -1,11 +1,13 @@
 """Finding everything that is wrong with a config before anything of it is built."""
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from omegaconf import Container, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from ..errors import did_you_mean
 from .error import ConfigError
 from .nodes import (
     PARTIAL,
@@ -19,8 +21,14 @@ from .nodes import (
     is_sequence,
     join,
     path_of,
+    to_plain,
 )
-from .targets import argument_faults, locate
+from .targets import argument_faults, locate, value_faults
+
+# The keys at the top of a config that training and evaluation read, and those that their functions read of it.
+RUN_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+_READ_BY_FUNCTIONS = {"detrex_lite.engine.derived.": ("dataset", "pretrained")}
+_REFERENCE = re.compile(r"\$\{\s*(\.*)([\w-]*)")
 
 RUN_TIME_VALUES = ("optimizer.params.model",)  # what the training engine sets, as detectron2's does
 
@@ -28,8 +36,8 @@ RUN_TIME_VALUES = ("optimizer.params.model",)  # what the training engine sets, 
 def validate(cfg: Any, late: Collection[str] = RUN_TIME_VALUES) -> None:
     """Check a whole config, or one node with all below it, without building anything.
 
-    Every `_target_` must be importable and callable, accept its arguments and need no others; interpolations
-    must resolve; no value may be missing (`???`).
+    Every `_target_` must be trusted, importable and callable, accept its arguments and need no others; arguments that
+    are annotated as numbers must be numbers; interpolations must resolve; no value may be missing (`???`).
 
     Args:
         cfg: a config node or a plain dict or list.
@@ -40,6 +48,36 @@ def validate(cfg: Any, late: Collection[str] = RUN_TIME_VALUES) -> None:
         ConfigError: one fault for each thing that is wrong, with its dotted path.
     """
     check(cfg, late=late)
+
+
+def unread_keys(cfg: DictConfig) -> list[str]:
+    """One fault for each key at the top of a run's config that nothing reads.
+
+    Read are the sections of a run (`RUN_KEYS`) and what interpolations refer to, such as `dataset` in
+    `${dataset.root}`. Names that begin with `_` are notes, which may stand there.
+    """
+    read = set(RUN_KEYS)
+    for path, text in _interpolations(to_plain(cfg, resolve=False), ()):
+        for dots, name in _REFERENCE.findall(text):
+            owner = path[: -len(dots)] if dots else ()
+            read.update((*owner, name)[:1])
+        for function, keys in _READ_BY_FUNCTIONS.items():
+            read.update(keys if function in text else ())
+    return [
+        f"{key}: nothing reads this key{did_you_mean(key, [name for name in read if name not in cfg])}; what only "
+        f"Python code of the config reads is called _{key}"
+        for key in map(str, cfg)
+        if key not in read and not key.startswith("_")
+    ]
+
+
+def _interpolations(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The texts with interpolations, with the keys that lead to them."""
+    if isinstance(value, str) and "${" in value:
+        yield path, value
+    items = value.items() if is_mapping(value) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, item in items:
+        yield from _interpolations(item, (*path, str(key)))
 
 
 def check(cfg: Any, *, late: Collection[str] = (), given: Collection[str] = ()) -> None:
@@ -112,4 +150,5 @@ class _Checker:
             positional=len(children.get(POSITIONAL) or ()),
             complete=not children.get(PARTIAL, False),
         )
+        faults |= value_faults(target, children)
         self.faults.extend(f"{join(path, name)}: {fault}" for name, fault in faults.items())

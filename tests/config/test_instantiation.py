@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from detrex_lite.config import ConfigError, LazyConfig, instantiate
+from detrex_lite.config import ConfigError, ConstructionError, LazyConfig, instantiate
 from detrex_lite.config import LazyCall as L
 
 CALLS = []
@@ -170,7 +170,7 @@ def test_nothing_is_built_when_anything_is_wrong():
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(ValueError("odd"), ConfigError), (OSError("odd"), ConfigError), (KeyError("odd"), RuntimeError)],
+    [(ValueError("odd"), ConstructionError), (OSError("odd"), ConstructionError), (KeyError("odd"), RuntimeError)],
 )
 def test_errors_of_constructors_name_node_and_target(error, kind):
     cfg = OmegaConf.create({"a": {"b": [1, L(fail)(error=error)]}}, flags={"allow_objects": True})

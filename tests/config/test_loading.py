@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from textwrap import dedent
 
 import pytest
@@ -174,7 +176,7 @@ def test_yaml_is_loaded_too(tmp_path):
 def test_malformed_yaml(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("a: [1")
-    with pytest.raises(ConfigError, match=r"a\.yaml is not a YAML config"):
+    with pytest.raises(ConfigError, match=r"a\.yaml, line 1 is not a YAML config"):
         LazyConfig.load(file)
 
 
@@ -258,6 +260,24 @@ def test_shipped_configs_imported_by_full_name_are_not_shared(shipped):
         assert get_config("projects/net/configs/small.py").train.max_iter == 2
 
 
+def test_a_config_of_ones_own_works_by_the_import_of_python():
+    command = """
+from detrex_lite.projects.detr.configs.detr_r50_custom import dataset, model, train
+model.num_classes, train.max_iter, dataset.train_images = 3, 1, "images"
+from detrex_lite.projects.detr.configs.detr_r50_custom import train
+assert train.max_iter != 1
+from detrex_lite.configs.common.train import *
+train.amp.enabled = True
+try:
+    from detrex_lite.configs.common.train import nothing
+except ImportError as error:
+    assert "nothing" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", command], check=True)
+
+
 def test_configs_are_not_shared_by_a_second_name_either(write):
     root = write(leaf="from configs.common.train import train")
     with pytest.raises(ImportError, match="not configs but detrex_lite.configs"):
@@ -269,3 +289,70 @@ def test_get_config_names_the_nearest(shipped):
         get_config("common/bsae.py")
     with pytest.raises(ConfigError, match=r"no config 'setup\.py'"):
         get_config("setup.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.yaml", b"", r"empty\.yaml is empty"),
+        ("comment.yaml", b"# nothing\n", r"comment\.yaml is empty"),
+        ("scalar.yaml", b"5", r"scalar\.yaml holds a single value"),
+        ("list.yaml", b"- a\n- b\n", r"list\.yaml holds a list"),
+        ("latin.yaml", b"a: 1\nb: caf\xe9\n", r"latin\.yaml, line 2 is not UTF-8"),
+        ("nul.yaml", b"a: 1\0\n", r"nul\.yaml is not a YAML config"),
+        ("tag.yaml", b"a: !!python/object/apply:os.system [ls]", r"tag\.yaml, line 1 is not a YAML config"),
+        (
+            "checkpoint.yaml",
+            b"train: {trust_init_checkpoint: true}",
+            r"train\.trust_init_checkpoint=True does not count",
+        ),
+        (
+            "indirect.yaml",
+            b"y: true\ntrain: {trust_init_checkpoint: '${y}'}",
+            r"trust_init_checkpoint=.* does not count",
+        ),
+        ("syntax.py", b"a = 1\nb = (\n", r"syntax\.py, line 2: .*never closed"),
+        ("latin.py", b"a = 1\nb = 'caf\xe9'\n", r"latin\.py, line \d: .*utf-8"),
+        ("nul.py", b"a = 1\0\n", r"nul\.py.*null bytes"),
+        ("exit.py", b"import sys\nsys.exit(0)\n", r"exit\.py ends the program \(sys\.exit\(0\)\)"),
+        ("names.py", b"train = dict(trusted='mine')", r"names\.py: train\.trusted='mine' must be a list"),
+    ],
+)
+def test_files_that_are_no_configs_are_named(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        LazyConfig.load(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_config(write):
+    root = write(a="", b="")
+    with pytest.raises(ConfigError, match=r"is a folder, which holds a\.py, b\.py; give a file"):
+        LazyConfig.load(root)
+
+
+def test_files_with_a_mark_of_utf_8_and_other_encodings(tmp_path):
+    (tmp_path / "mark.py").write_bytes(b"\xef\xbb\xbfa = dict(x='\xc3\xa9')")
+    (tmp_path / "mark.yaml").write_bytes(b"\xef\xbb\xbfa: {x: \xc3\xa9}")
+    (tmp_path / "latin.py").write_bytes(b"# coding: latin-1\na = dict(x='\xe9')")
+    for name in ("mark.py", "mark.yaml", "latin.py"):
+        assert LazyConfig.load(tmp_path / name) == {"a": {"x": "é"}}
+
+
+def test_modules_beside_a_config_are_found_after_all_others(write, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    root = write(
+        module_beside_a_config="class Part: pass",
+        json="raise AssertionError('this is not the json of Python')",
+        leaf="""
+        from json import dumps
+        from module_beside_a_config import Part
+        from detrex_lite.config import LazyCall as L
+        part = L(Part)()
+        """,
+    )
+    cfg = LazyConfig.load(root / "leaf.py")
+    LazyConfig.save(cfg, root / "saved.yaml")
+    with pytest.raises(ConfigError, match="--trust module_beside_a_config"):
+        instantiate(LazyConfig.load(root / "saved.yaml"))
+    assert type(instantiate(cfg)["part"]).__name__ == "Part"

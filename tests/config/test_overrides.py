@@ -98,6 +98,9 @@ FAULTY = {
     "max_iter=1": "there is no 'max_iter'; did you mean 'train.max_iter'?",
     "model._args_.0.kernel_siz=1": "did you mean 'model._args_.0.kernel_size'?",
     "model._args_.0.biass=1": "did you mean 'model._args_.0.bias'?",
+    "model._args_.1.size=1": "there is no 'model._args_.1.size'; torch.nn.ReLU takes inplace",
+    "model._args_.1=torch.nn.ReLUU": "torch.nn has no attribute 'ReLUU'; did you mean 'ReLU'?",
+    "model._args_.1=os.system": "--trust os",
     "model._args_.2=1": "model._args_ has 2 items, none at '2'",
     "+model._args_.2=1": "model._args_ has 2 items, none at '2'",
     "train.max_iter.x=1": "train.max_iter is 90, which has no keys",
@@ -130,3 +133,32 @@ def test_all_faults_are_reported_at_once(cfg):
 def test_choices_are_listed_where_nothing_is_near(cfg):
     with pytest.raises(ConfigError, match=r"choices: lr, model, size, train"):
         apply(cfg, "xyzzy=1")
+
+
+def make_block(width: int, activation=nn.ReLU, name: str = "x", **further):
+    return activation
+
+
+def test_a_class_is_given_by_its_name():
+    values = {
+        "absent": L(make_block)(width=1),
+        "given": L(make_block)(width=1, activation=nn.ReLU),
+        "call": L(nn.ReLU)(),
+    }
+    cfg = OmegaConf.create(values, flags={"allow_objects": True})
+    apply(cfg, "absent.activation=torch.nn.GELU", "given.activation=torch.nn.GELU", "call=torch.nn.GELU")
+    assert instantiate(cfg.absent) is instantiate(cfg.given) is nn.GELU
+    assert isinstance(instantiate(cfg.call), nn.GELU)
+
+
+def test_texts_that_name_no_class_stay_texts():
+    cfg = OmegaConf.create({"a": L(make_block)(width=1, name="y"), "b": L(nn.ReLU)()}, flags={"allow_objects": True})
+    apply(cfg, "a.name=torch.nn.GELU", "b=weights.pth", "a.activation=some/file.pth")
+    assert (cfg.a.name, cfg.b, cfg.a.activation) == ("torch.nn.GELU", "weights.pth", "some/file.pth")
+
+
+def test_only_what_a_constructor_takes_could_be_added(cfg):
+    for override, could in (("model._args_.1.size=1", False), ("train.size=1", True)):
+        with pytest.raises(ConfigError) as caught:
+            apply(cfg, override)
+        assert ("would add it" in str(caught.value)) == could

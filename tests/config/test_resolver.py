@@ -2,13 +2,20 @@ import pytest
 from omegaconf import OmegaConf
 
 from detrex_lite.config import ConfigError, LazyConfig, validate
+from detrex_lite.evaluation import table
 
-CALL = "${detrex_lite.call:tests.config.test_resolver.double}"
+CALL = "${detrex_lite.call:detrex_lite.evaluation.table.double}"
 
 
-def double(cfg):
-    """What the configs of these tests call."""
-    return None if cfg.size is None else 2 * cfg.size
+@pytest.fixture(autouse=True)
+def double(monkeypatch):
+    """Puts what the configs of these tests call among the functions of the package."""
+
+    def double(cfg):
+        return None if cfg.size is None else 2 * cfg.size
+
+    double.__module__ = table.__name__
+    monkeypatch.setattr(table, "double", double, raising=False)
 
 
 def test_the_value_follows_the_rest_of_the_config():
@@ -32,6 +39,6 @@ def test_it_is_printed_as_its_value_and_saved_as_it_is_written(tmp_path):
 
 
 def test_a_function_that_is_not_there_is_a_fault():
-    cfg = OmegaConf.create({"twice": "${detrex_lite.call:tests.config.test_resolver.duoble}"})
+    cfg = OmegaConf.create({"twice": "${detrex_lite.call:detrex_lite.evaluation.table.duoble}"})
     with pytest.raises(ConfigError, match=r"twice: .*has no attribute 'duoble'; did you mean 'double'\?"):
         validate(cfg)

@@ -102,3 +102,27 @@ def test_saving_does_not_change_the_config(tmp_path):
     cfg = L(nn.Linear)(in_features=1, out_features=2)
     LazyConfig.save(cfg, tmp_path / "config.yaml")
     assert cfg._target_ is nn.Linear
+
+
+def test_what_comes_from_the_environment_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    monkeypatch.setenv("WHICH", "PASSWORD")
+    values = {
+        "uri": "https://user:${oc.env:PASSWORD}@host/${size}",
+        "again": "${uri}",
+        "nested": {"list": ["${oc.env:${oc.env:WHICH}}", "${size}"], "section": "${section}"},
+        "section": {"own": "${oc.env:PASSWORD}", "twice": "${.own}"},
+        "default": "${oc.env:NOT_THERE,x}",
+        "size": 3,
+        "plain": {"size": "${size}", "all": "${nested.list.1}"},
+    }
+    cfg = OmegaConf.create(values)
+    for text in (LazyConfig.to_yaml(cfg, resolve=True), LazyConfig.to_py(cfg)):
+        assert "hunter2" not in text
+    LazyConfig.save(cfg, tmp_path / "config.yaml", resolve=True)
+    loaded = LazyConfig.load(tmp_path / "config.yaml")
+    written = OmegaConf.to_container(loaded)
+    assert written["uri"] == values["uri"]
+    assert written["plain"] == {"size": 3, "all": 3}
+    assert OmegaConf.to_container(loaded, resolve=True) == OmegaConf.to_container(cfg, resolve=True)
+    assert loaded.again == "https://user:hunter2@host/3"

@@ -6,6 +6,7 @@ from torch import nn, optim
 
 from detrex_lite.config import ConfigError, validate
 from detrex_lite.config import LazyCall as L
+from detrex_lite.config.validation import unread_keys
 
 
 def faults_of(values, **kwargs):
@@ -136,3 +137,64 @@ def test_interpolated_targets_and_plain_containers():
 
 def test_unbuilt_arguments_are_not_checked():
     assert faults_of(L(nn.ModuleList)(modules=L(nn.Linear)(), _recursive_=False)) == []
+
+
+def make_part(
+    size: int,
+    scale: float = 1.0,
+    flag: bool = False,
+    limit: int | None = None,
+    late: "int | float" = 1,
+    pair: int | tuple[int, int] = 1,
+    name: str = "",
+):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"size": "three"}, "part.size: 'three' is not a whole number"),
+        ({"size": 1.5}, "part.size: 1.5 is not a whole number"),
+        ({"size": None}, "part.size: null is not a whole number"),
+        ({"size": [1]}, "part.size: [1] is not a whole number"),
+        ({"size": 1, "scale": "fast"}, "part.scale: 'fast' is not a number"),
+        ({"size": 1, "flag": "maybe"}, "part.flag: 'maybe' is not true or false"),
+        ({"size": 1, "limit": "no"}, "part.limit: 'no' is not a whole number"),
+        ({"size": 1, "late": "x"}, "part.late: 'x' is not a number"),
+    ],
+)
+def test_words_where_numbers_belong(values, fault):
+    (found,) = faults_of({"part": L(make_part)(**values)})
+    assert found.startswith(fault)
+
+
+def test_numbers_of_all_kinds_pass():
+    part = L(make_part)(size=2.0, scale=1, flag=True, limit=None, late=1.5, pair=[1, 2], name="x")
+    assert faults_of({"part": part, "computed": L(make_part)(size=L(len)(_args_=[[1]]))}) == []
+    assert faults_of({"optimizer": L(optim.AdamW)(params=1, lr="fast")})[0].startswith("optimizer.lr: 'fast' is not a")
+
+
+def test_keys_that_nothing_reads():
+    cfg = OmegaConf.create(
+        {
+            "model": {"size": "${size.x}", "root": "a/${root}/b", "deep": {"up": "${...above}", "own": "${.up}"}},
+            "train": {"max_epochs": "${detrex_lite.call:detrex_lite.engine.derived.max_epochs}"},
+            "size": {"x": 1, "y": "${further}"},
+            "root": "r",
+            "above": 1,
+            "further": 2,
+            "dataset": {},
+            "pretrained": {},
+            "_note": {},
+            "optimiser": {},
+            "hooks": [1],
+            "up": 1,
+        }
+    )
+    faults = unread_keys(cfg)
+    assert [fault.partition(":")[0] for fault in faults] == ["optimiser", "hooks", "up"]
+    assert "did you mean 'optimizer'?" in faults[0]
+    assert "_hooks" in faults[1]
+    cfg.train = {}
+    assert [fault.partition(":")[0] for fault in unread_keys(cfg)][:2] == ["dataset", "pretrained"]

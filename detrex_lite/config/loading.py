@@ -264,5 +264,5 @@ def _refuse_trust(cfg: DictConfig, file: Path) -> None:
     if given is not False:
         raise ConfigError(
             f"{file}: train.trust_init_checkpoint={given} does not count in a YAML file, which may come from anybody; "
-            "if you trust the checkpoint, take the line out and write train.trust_init_checkpoint=True on the command line"
+            "if you trust the checkpoint, take the line out and give it on the command line"
         )

@@ -1,7 +1,7 @@
 """Shipped configs as modules of Python, for programs that import them without the loader of this package.
 
-`LazyConfig.load` itself runs the file that `from detrex_lite.projects.detr.configs.detr_r50_300ep import model` names. This
-module does so when the import is Python's own, as in a config that detectron2 reads.
+In `from detrex_lite.projects.detr.configs.detr_r50_300ep import model`, `LazyConfig.load` runs the named file itself.
+This module does so when the import is Python's own, as in a config that detectron2 reads.
 """
 
 import copy

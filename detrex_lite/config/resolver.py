@@ -14,7 +14,7 @@ def register_resolvers() -> None:
     """Make `${detrex_lite.call:detrex_lite.module.function}` the value that this function gives for the whole config.
 
     Only functions of detrex_lite are called, and of those the ones that `locate` trusts. A function is called each time
-    that the value is read, by any program that reads the config with omegaconf. From here on `oc.env` tells what it reads.
+    that the value is read, by any program that reads the config with omegaconf. `oc.env` begins to tell what it reads.
     """
     # Since omegaconf 2.4 it is called so; before, that was the name of another function, without `replace`.
     register: Any = OmegaConf.register_resolver

@@ -18,7 +18,8 @@ from typing import Any
 from torch import Tensor
 
 from detrex_lite.checkpoint import KEY_MAPS, CheckpointError, convert_state_dict, read_checkpoint, save_atomic
-from detrex_lite.config import ConfigError, LazyConfig
+from detrex_lite.config import ConfigError, LazyConfig, explain, trust
+from detrex_lite.config.trusted import add_trust_argument
 from detrex_lite.inference.predictor import build_trained
 
 OWN = KEY_MAPS[0].name
@@ -37,6 +38,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-ema", action="store_true", help="the last weights, not their running mean (EMA)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output when it is there already")
     parser.add_argument("--trusted", action="store_true", help="the weights may run code while they are read")
+    add_trust_argument(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return parser
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         convert(args)
     except (CheckpointError, ConfigError, OSError) as error:
-        print(f"convert_checkpoint.py: error: {error}", file=sys.stderr)
+        print(f"convert_checkpoint.py: {explain(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -58,6 +60,7 @@ def convert(args: argparse.Namespace) -> None:
         raise CheckpointError(f"{output} has the suffix {output.suffix!r}; take one of {', '.join(SUFFIXES)}")
     if output.exists() and not args.overwrite:
         raise CheckpointError(f"{output} is there already; --overwrite replaces it")
+    trust(*args.trust)
     config = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     if "model" not in config:
         raise ConfigError([f"{args.config_file} has no 'model'"])

@@ -19,7 +19,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see tools/train_net.py; befo
 
 from tqdm import tqdm
 
-from detrex_lite.config import LazyConfig
+from detrex_lite.config import LazyConfig, explain, trust
+from detrex_lite.config.trusted import add_trust_argument
 from detrex_lite.data import DatasetError, list_images, read_image
 from detrex_lite.inference import Predictor
 from detrex_lite.structures import Instances
@@ -43,6 +44,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=1, help="images at a time (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--trusted", action="store_true", help="the weights may run code while they are read")
+    add_trust_argument(parser)
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
     return parser
 
@@ -56,16 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give --config-file and --weights, or the --model of a published one")
     files, num_failed = find_files(args.paths)
     if not files:
-        return report("no image found")
+        return report("error: no image found")
     output = Path(args.output)
     drawn = drawn_paths(files, output)
     overwritten = {path.resolve() for path in drawn.values()} & {Path(file).resolve() for file in files}
     if overwritten:
-        return report(f"{min(overwritten)} would be overwritten: choose another --output than {output}")
+        return report(f"error: {min(overwritten)} would be overwritten: choose another --output than {output}")
     try:
         predictor = build_predictor(args)
     except (ValueError, OSError) as error:
-        return report(str(error))
+        return report(explain(error, with_traceback=args.traceback))
 
     output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Instances] = {}
@@ -99,13 +102,14 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
     )
     if args.model:
         return load(args.model, weights=args.weights, overrides=args.opts, **settings)
+    trust(*args.trust)
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     return Predictor(cfg, args.weights, **settings)
 
 
 def report(message: str) -> int:
     """Say why nothing can be done; returns the exit status."""
-    print(f"predict.py: error: {message}", file=sys.stderr)
+    print(f"predict.py: {message}", file=sys.stderr)
     return 2
 
 

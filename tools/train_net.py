@@ -13,11 +13,10 @@ import os
 # one of two cores, steps on a CPU were 10 times slower than alone. Short ones cost nothing alone, and 4 times then.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from omegaconf import OmegaConf
-
 from detrex_lite.engine import (
     clear_errors,
     default_argument_parser,
+    device_of,
     find_engine,
     launch,
     load_config,
@@ -25,7 +24,7 @@ from detrex_lite.engine import (
 
 
 def main(args: argparse.Namespace) -> None:
-    with clear_errors():
+    with clear_errors(with_traceback=args.traceback):
         cfg = load_config(args)
         train, evaluate = find_engine(args.engine)
         if args.eval_only:
@@ -36,13 +35,13 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     arguments = default_argument_parser(__doc__).parse_intermixed_args()
-    with clear_errors():
+    with clear_errors(with_traceback=arguments.traceback):
         launch(
             main,
             arguments.num_gpus,
             num_machines=arguments.num_machines,
             machine_rank=arguments.machine_rank,
             dist_url=arguments.dist_url,
-            device=OmegaConf.select(load_config(arguments), "train.device", default="cuda"),
+            device=device_of(load_config(arguments)),
             args=(arguments,),
         )

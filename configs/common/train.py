@@ -8,10 +8,16 @@ train = dict(
     # Weights to start from (fine-tuning; class heads and queries of other shapes begin anew and are listed) or to
     # evaluate: a local .pth, .pkl or .safetensors file. "" starts from the model's own initialisation.
     init_checkpoint="",
-    # Allow that file to execute code while it is read, as old pickle files must. Only for files you trust.
     # Beginnings of names of parts that the model has and the detector of init_checkpoint had not: they begin anew.
     init_new_parts=[],
+    # Allow that file to execute code while it is read, as old pickle files must. Only for files you trust; in a Python
+    # config or on the command line, not in YAML.
     trust_init_checkpoint=False,
+    # Further packages of which YAML configs and overrides may call parts (SECURITY.md): in a Python config only; the
+    # command line has --trust.
+    trusted=[],
+    # Hooks of your own (`detrex_lite.engine.Hook`) as calls: [L(MyHook)(...)]. They run before the log of each step.
+    hooks=[],
     device="cuda" if torch.cuda.is_available() else "cpu",
     # Of Python's, NumPy's and torch's random numbers (each process adds its rank) and of the data's order.
     seed=0,
@@ -49,7 +55,7 @@ train = dict(
     # Evaluation every so many steps (0: at the end only) and every so many epochs: the shorter counts.
     eval_period=5000,
     eval_epochs=None,
-    # The result by which model_best.pth is chosen; more is better.
+    # The result by which model_best.pth is chosen; more is better. None: there is no model_best.pth.
     best_metric="bbox/AP",
     # A line in the log and in metrics.jsonl every so many steps: the means since the last one.
     log_period=20,

@@ -39,6 +39,15 @@ def save(cfg: Any, path: str | os.PathLike, *, resolve: bool = False) -> None:
         warnings.warn(f"{path} cannot hold these values of the config, they are ??? in it: {names}")
 
 
+def unsaved(cfg: Any) -> dict[str, str]:
+    """The values that `save` cannot hold: a description by dotted path.
+
+    Raises:
+        ConfigError: an interpolation does not resolve.
+    """
+    return _write(cfg, True)[1]
+
+
 def _write(cfg: Any, resolve: bool) -> tuple[str, dict[str, str]]:
     writer = _Writer()
     plain = writer.convert(to_plain(cfg, resolve=resolve), "")

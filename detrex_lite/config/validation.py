@@ -56,6 +56,16 @@ def unread_keys(cfg: DictConfig) -> list[str]:
     Read are the sections of a run (`RUN_KEYS`) and what interpolations refer to, such as `dataset` in
     `${dataset.root}`. Names that begin with `_` are notes, which may stand there.
     """
+    choices = [name for name in RUN_KEYS if name not in cfg]
+    return [
+        f"{name}: nothing reads this key{did_you_mean(name, choices)}; leave it out, or call it _{name} if Python code of "
+        "the config reads it"
+        for name in unread_names(cfg)
+    ]
+
+
+def unread_names(cfg: DictConfig) -> list[str]:
+    """The keys of `unread_keys`."""
     read = set(RUN_KEYS)
     for path, text in _interpolations(to_plain(cfg, resolve=False), ()):
         for dots, name in _REFERENCE.findall(text):
@@ -63,12 +73,7 @@ def unread_keys(cfg: DictConfig) -> list[str]:
             read.update((*owner, name)[:1])
         for function, keys in _READ_BY_FUNCTIONS.items():
             read.update(keys if function in text else ())
-    return [
-        f"{key}: nothing reads this key{did_you_mean(key, [name for name in read if name not in cfg])}; what only "
-        f"Python code of the config reads is called _{key}"
-        for key in map(str, cfg)
-        if key not in read and not key.startswith("_")
-    ]
+    return [name for name in map(str, cfg) if name not in read and not name.startswith("_")]
 
 
 def _interpolations(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -3,7 +3,7 @@
 `loop` has the steps and what happens between them, `processes` what the processes of a run share, `io` what it writes.
 """
 
-from .arguments import clear_errors, default_argument_parser, find_engine, load_config
+from .arguments import clear_errors, default_argument_parser, device_of, find_engine, load_config
 from .loop.ema import ModelEma
 from .loop.optim import adamw, get_param_groups
 from .loop.schedule import WarmupParamScheduler, multi_step, one_cycle
@@ -21,6 +21,7 @@ __all__ = [
     "adamw",
     "clear_errors",
     "default_argument_parser",
+    "device_of",
     "evaluate",
     "find_engine",
     "get_param_groups",

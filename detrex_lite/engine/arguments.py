@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from .. import distributed
 from ..checkpoint import CheckpointError
-from ..config import ConfigError, LazyConfig
+from ..config import ConfigError, LazyConfig, explain, get_config, trust
+from ..config.trusted import add_trust_argument
 from ..data.detectron2_catalog import INSTALL_DETECTRON2
 from .run import evaluate, train
 
@@ -41,18 +45,30 @@ def default_argument_parser(description: str | None = None) -> argparse.Argument
     parser.add_argument("--num-machines", type=int, default=1, help="machines that take part")
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", help="tcp://host:port of machine 0, for several machines")
+    add_trust_argument(parser)
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what trains and evaluates")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return parser
 
 
 def load_config(args: argparse.Namespace) -> Any:
-    """The config that the arguments name, with their overrides.
+    """The config that the arguments name, with their overrides; what `--trust` names is trusted from here on.
 
     Raises:
         ConfigError: when there is no such file, or an override is wrong.
     """
+    trust(*args.trust)
     return LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+
+
+def device_of(cfg: Any) -> str:
+    """`train.device`, or its default where the config has none, or is so faulty that the run will say so."""
+    try:
+        device = OmegaConf.select(cfg, "train.device")
+    except OmegaConfBaseException:
+        device = None
+    return device if isinstance(device, str) else get_config("common/train.py").train.device
 
 
 def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -73,12 +89,12 @@ def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 @contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
-    """Inside, faults of configs and checkpoints end the program with a message, status 2 and no traceback."""
+def clear_errors(*, with_traceback: bool = False) -> Iterator[None]:
+    """Inside, faults of configs and checkpoints end the program with status 2 and what `explain` says of them."""
     try:
         yield
     except (ConfigError, CheckpointError) as error:
         # Under torchrun the first process of each machine speaks: a file may be missing on one of them only.
         if distributed.is_main_process() or os.environ.get("LOCAL_RANK") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            print(explain(error, with_traceback=with_traceback), file=sys.stderr)
         raise SystemExit(2) from None

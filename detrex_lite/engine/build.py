@@ -16,6 +16,7 @@ from ..config import ConfigError, instantiate
 from ..data import epoch_length
 from ..layers import BaseTransformerLayer
 from ..ops.cpu import accelerate
+from .loop.trainer import Hook
 from .processes.determinism import name_own_kernels
 from .processes.sharding import is_sharded
 from .processes.signals import LeaveSignalsToParent
@@ -44,6 +45,19 @@ def build_evaluation(cfg: DictConfig, *, required: bool) -> tuple[Any, Any]:
     if missing:
         raise ConfigError([f"the config has no {name}: evaluation needs a loader and an evaluator" for name in missing])
     return build_loader(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+
+
+def build_hooks(train: DictConfig) -> list[Hook]:
+    """The hooks that `train.hooks` describes.
+
+    Raises:
+        ConfigError: when one of them is no `Hook`, or refuses its arguments.
+    """
+    hooks = instantiate(train.hooks)
+    for index, hook in enumerate(hooks):
+        if not isinstance(hook, Hook):
+            raise ConfigError(f"train.hooks.{index} gives {hook!r}, which is no detrex_lite.engine.Hook")
+    return hooks
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

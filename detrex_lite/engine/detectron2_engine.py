@@ -96,7 +96,8 @@ class Detectron2Run(Run):
             yield hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=train.checkpointer.max_to_keep)
         if self.test_loader is not None:
             yield hooks.EvalHook(lengths.eval_period, self._evaluate_now)
-            yield hooks.BestCheckpointer(lengths.eval_period, checkpointer, train.best_metric)
+            if train.best_metric is not None:
+                yield hooks.BestCheckpointer(lengths.eval_period, checkpointer, train.best_metric)
         if on_main:
             yield hooks.PeriodicWriter(default_writers(str(self.output_dir), lengths.max_iter), train.log_period)
 
@@ -128,6 +129,7 @@ def _unsupported(train: DictConfig) -> Iterator[str]:
         ("fsdp", train.fsdp, "saves no weights that processes hold in parts"),
         ("wandb.enabled", train.wandb.enabled, "does not log to Weights & Biases"),
         ("mlflow.enabled", train.mlflow.enabled, "does not log to MLflow"),
+        ("hooks", len(train.hooks) > 0, "takes hooks of its own kind only"),
         ("csv", train.csv, "writes no metrics.csv"),
         ("amp.enabled", train.amp.enabled and not on_gpu, f"has mixed precision on GPUs only, not on {train.device}"),
     ):

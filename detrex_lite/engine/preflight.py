@@ -1,15 +1,20 @@
 """What is checked before the first step, because it would otherwise fail after hours, or never."""
 
+import copy
 import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from .. import distributed
-from ..config import ConfigError
+from ..config import ConfigError, LazyConfig
+from ..config.saving import unsaved
+from ..config.validation import unread_names
+from ..errors import did_you_mean
 from ..evaluation import run_evaluation
 from ..metrics_file import METRICS_FILE
 from .processes.random_states import preserved_random_states
@@ -50,6 +55,31 @@ def check_init_checkpoint(path: str, *, required: bool = False) -> None:
         raise ConfigError(f"train.init_checkpoint={path}: addresses are not read; download the file and give its path")
     if not Path(path).exists():
         raise ConfigError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
+
+
+def text_to_save(cfg: DictConfig) -> str:
+    """The config of a run as YAML text: resolved, but for what comes from the environment.
+
+    Keys at the top to which only interpolations referred, such as `dataset`, are left out: with values in place of the
+    interpolations nothing would read them, and an override of them would do nothing.
+    A warning in the log names what the text cannot hold; the run itself has these values. Permission to run code of a
+    checkpoint is not kept.
+    """
+    cfg = copy.deepcopy(cfg)
+    cfg.train.trust_init_checkpoint = False
+    if lost := unsaved(cfg):
+        logger.warning(
+            "%s will not load again: it cannot hold %s. Put classes and functions into a module that Python can "
+            "import, not into a config file or beside it by a relative import.",
+            CONFIG_FILE,
+            ", ".join(f"{path} ({description})" for path, description in lost.items()),
+        )
+    text = LazyConfig.to_yaml(cfg, resolve=True)
+    saved = OmegaConf.create(text)
+    for name in unread_names(saved):
+        del saved[name]
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    return "\n".join([*comments, OmegaConf.to_yaml(saved)])
 
 
 def check_agreement(config: str, datasets: dict[str, Any]) -> None:
@@ -110,6 +140,17 @@ def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]
             f"set model.num_classes={len(names)}"
         )
     return names
+
+
+def check_best_metric(evaluator: Any, name: str | None) -> None:
+    """Refuse a `train.best_metric` that the evaluator will not give; one that does not tell its metrics gives any.
+
+    Raises:
+        ConfigError: when it will not.
+    """
+    names = getattr(evaluator, "metric_names", ())
+    if name is not None and names and name not in names:
+        raise ConfigError(f"train.best_metric={name!r} is no result of the evaluation{did_you_mean(name, names)}")
 
 
 def try_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> None:

@@ -11,13 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import distributed
 from ..checkpoint import Checkpointer
-from ..config import LazyConfig, instantiate
+from ..config import instantiate
 from ..data import dataset_of
 from ..evaluation import format_table, run_evaluation
 from ..metrics_file import METRICS_FILE
 from .build import (
     batches_per_epoch,
     build_evaluation,
+    build_hooks,
     build_loader,
     build_optimizer,
     load_initial_weights,
@@ -38,9 +39,11 @@ from .loop.trainer import Hook, Trainer
 from .preflight import (
     CONFIG_FILE,
     check_agreement,
+    check_best_metric,
     check_classes,
     check_init_checkpoint,
     check_output_dir,
+    text_to_save,
     try_evaluation,
 )
 from .processes.determinism import deterministic_algorithms
@@ -54,7 +57,7 @@ from .settings import AMP_DTYPES, Lengths, complete
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, *, resume: bool = False) -> Results:
+def train(cfg: DictConfig, *, resume: bool = False, hooks: Sequence[Hook] = ()) -> Results:
     """Train what a config describes, with evaluation and checkpoints on the way.
 
     Args:
@@ -62,6 +65,8 @@ def train(cfg: DictConfig, *, resume: bool = False) -> Results:
             Without `dataloader.test` and `.evaluator` there is no evaluation.
         resume: go on with the run in `train.output_dir`, exactly as if it had not been interrupted; it begins
             anew when there is no checkpoint yet. When torchrun has restarted the processes, they always do.
+        hooks: run besides those of `train.hooks`, and after them: before the log and the checkpoint of each step.
+            Checkpoints do not hold what they remember.
 
     Returns:
         The results of the last evaluation.
@@ -72,10 +77,10 @@ def train(cfg: DictConfig, *, resume: bool = False) -> Results:
         LostProcessError: when another process, or one that loads images, was killed.
         SystemExit: with status 143 or 130 when SIGTERM or Ctrl-C ended the run; it is saved then.
     """
-    return start(Run, cfg, resume=resume)
+    return start(Run, cfg, resume=resume, hooks=hooks)
 
 
-def start(kind: type["Run"], cfg: DictConfig, *, resume: bool) -> Results:
+def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[Hook] = ()) -> Results:
     """`train`, by a run of a class that may leave the steps to another engine."""
     cfg = complete(cfg, sections=("dataloader", "optimizer", "lr_multiplier"))
     output_dir = Path(cfg.train.output_dir)
@@ -85,7 +90,9 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool) -> Results:
     check_init_checkpoint(cfg.train.init_checkpoint)
     distributed.barrier()  # nobody writes before everybody has looked
     with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
-        return kind(cfg, output_dir).train(resume)
+        run = kind(cfg, output_dir)
+        run.further_hooks += hooks
+        return run.train(resume)
 
 
 def evaluate(cfg: DictConfig) -> Results:
@@ -139,13 +146,15 @@ class Run:
     def __init__(self, cfg: DictConfig, output_dir: Path):
         self.cfg = cfg
         self.output_dir = output_dir
-        self.config_text = LazyConfig.to_yaml(cfg, resolve=True)
+        self.config_text = text_to_save(cfg)
+        self.further_hooks = build_hooks(cfg.train)
         self.device = torch.device(cfg.train.device)
         self.amp_dtype = AMP_DTYPES[cfg.train.amp.dtype] if cfg.train.amp.enabled else None
         torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark
         seed_everything(cfg.train.seed + distributed.rank())
         self.train_loader = build_loader(cfg.dataloader.train)
         self.test_loader, self.evaluator = build_evaluation(cfg, required=False)
+        check_best_metric(self.evaluator, cfg.train.best_metric)
         self.lengths = Lengths.of(cfg.train, batches_per_epoch(self.train_loader))
         check_agreement(self.config_text, self._datasets())
         self.model = instantiate(cfg.model)
@@ -227,6 +236,7 @@ class Run:
         if ema is not None:
             hooks.append(EmaUpdate(ema))
         hooks += [
+            *self.further_hooks,
             ProgressLog(period=self.cfg.train.log_period, writers=writers, state=state),
             stop,
             PeriodicCheckpoint(state, self.lengths.checkpoint_period),
@@ -261,11 +271,12 @@ class Run:
         if distributed.is_main_process():
             (self.output_dir / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
             train = self.cfg.train
-            mlflow: Any = OmegaConf.to_container(train.mlflow)
+            mlflow: Any = OmegaConf.to_container(train.mlflow, resolve=True)
+            config: Any = OmegaConf.to_container(OmegaConf.create(self.config_text))
             writers = open_writers(
                 self.output_dir,
                 start_iteration=iteration,
-                config=dict(OmegaConf.create(self.config_text)),
+                config=config,
                 wandb_params=dict(train.wandb.params) if train.wandb.enabled else None,
                 mlflow_settings=mlflow if mlflow.pop("enabled") else None,
                 table=train.csv,

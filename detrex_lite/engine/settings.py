@@ -1,23 +1,33 @@
 """The `train` section of a config: its defaults, its faults, and the lengths that follow from it."""
 
+import contextlib
 import copy
 import importlib.util
 import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
+from types import NoneType
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from .. import distributed
 from ..config import ConfigError, get_config, validate
+from ..config.trusted import untrusted
+from ..config.validation import unread_keys
 from ..errors import did_you_mean
 from .epochs import steps_of_epochs
 
 logger = logging.getLogger(__name__)
 
 FREE_KEYS = ("train.wandb.params", "train.mlflow.params")  # handed on as they are: those packages know them
+
+NULL_TEXTS = ("train.init_checkpoint", "train.best_metric", "train.mlflow.experiment")  # which null leaves out
+_TEXTS, _TEXTS_OR_NULL = (str, PurePath), (str, PurePath, NoneType)
+MOST_SEED = 2**32 - 2**16  # NumPy takes 32 bits, and each process adds its rank
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,22 +46,69 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
     defaults = get_config("common/train.py").train
     # The default is for engines that know no epochs, and may read the data; this one counts by its loader.
     computed = _as_written(defaults, "max_iter")
-    for section in (defaults, cfg.get("train")):
-        if isinstance(section, DictConfig) and _as_written(section, "max_iter") == computed:
+    has_train = isinstance(_as_written(cfg, "train"), dict)
+    for section in (defaults, *([cfg.train] if has_train else [])):
+        if _as_written(section, "max_iter") == computed:
             section.max_iter = None
-    faults = [f"the config has no {name!r}" for name in ("model", "train", *sections) if name not in cfg]
+    faults = [fault for name in ("model", "train", *sections) for fault in _section_faults(cfg, name)]
     try:
         validate(cfg)
     except ConfigError as error:
         faults += error.faults
-    if isinstance(cfg.get("train"), DictConfig):
-        faults += _unknown_keys(cfg.train, defaults)
-        if not any("is not a dict" in fault for fault in faults):
-            cfg.train = OmegaConf.merge(defaults, cfg.train)
-            faults += _wrong_values(cfg.train)
+    faults += unread_keys(cfg)
+    if has_train:
+        faults += _wrong_trust(cfg.train)
+        # An interpolation that does not resolve is a fault that `validate` has found.
+        with contextlib.suppress(OmegaConfBaseException):
+            wrong_keys = _unknown_keys(cfg.train, defaults)
+            faults += wrong_keys
+            if not any("is not a dict" in fault for fault in wrong_keys):
+                cfg.train = OmegaConf.merge(defaults, cfg.train)
+                wrong_types = list(_wrong_types(cfg.train, defaults))
+                faults += wrong_types or _wrong_values(cfg.train)
     if faults:
         raise ConfigError(faults)
     return cfg
+
+
+def _section_faults(cfg: DictConfig, name: str) -> Iterator[str]:
+    """What is wrong with a section as a whole."""
+    written = _as_written(cfg, name)
+    if name not in cfg:
+        yield f"the config has no {name!r}"
+    elif name == "train" and isinstance(written, str):
+        yield f"train={written!r} must be a dict itself: it says what this run trusts"
+    elif isinstance(written, (list, int, float, NoneType)) or (isinstance(written, str) and "${" not in written):
+        yield f"{name}={'null' if written is None else repr(written)} is not a section of a config"
+
+
+def _wrong_trust(train: DictConfig) -> Iterator[str]:
+    """One fault for each value that asks for trust where a config cannot give it."""
+    written = _as_written(train, "trust_init_checkpoint")
+    if not isinstance(written, (bool, NoneType)):
+        yield f"train.trust_init_checkpoint={written!r} must be True or False, as a value of its own"
+    names = _as_written(train, "trusted")
+    if not isinstance(names, (list, NoneType)):
+        yield f"train.trusted={names!r} must be a list of packages, in a Python config"
+    elif missing := untrusted(list(map(str, names or ()))):
+        flags = " ".join(f"--trust {name}" for name in missing)
+        yield f"train.trusted={missing} counts in a Python config only; if you trust these packages: {flags}"
+
+
+def _wrong_types(train: Any, defaults: Any, path: str = "train") -> Iterator[str]:
+    """One fault for each value of another type than the default, where that is text, a list or true or false."""
+    for key, default in defaults.items():
+        name, value = f"{path}.{key}", train[key]
+        if name in FREE_KEYS:
+            continue
+        if isinstance(default, DictConfig):
+            yield from _wrong_types(value, default, name)
+        elif isinstance(default, bool) and not isinstance(value, bool):
+            yield f"{name}={value!r} must be True or False"
+        elif isinstance(default, ListConfig) and not isinstance(value, ListConfig):
+            yield f"{name}={value!r} must be a list"
+        elif isinstance(default, str) and not isinstance(value, _TEXTS_OR_NULL if name in NULL_TEXTS else _TEXTS):
+            yield f"{name}={value!r} must be text"
 
 
 def _as_written(section: DictConfig, key: str) -> Any:
@@ -69,7 +126,7 @@ def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
     for key in map(str, given):
         if key not in known:
             faults.append(f"{path}.{key} is not a key of the engine{did_you_mean(key, names)}")
-        else:
+        elif isinstance(known[key], DictConfig):
             faults += _unknown_keys(given[key], known[key], f"{path}.{key}")
     return faults
 
@@ -87,17 +144,18 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
     for key in ("max_epochs", "checkpoint_epochs", "eval_epochs"):
         if train[key] is not None and not (_is_number(train[key]) and train[key] > 0):
             yield f"train.{key}={train[key]!r} must be a number above 0, or null"
-    if not _is_whole(train.seed, at_least=0):
-        yield f"train.seed={train.seed!r} must be a whole number from 0"
-    if not isinstance(train.accelerate_cpu, bool):
-        yield f"train.accelerate_cpu={train.accelerate_cpu!r} must be True or False"
+    if not _is_whole(train.seed, at_least=0) or train.seed > MOST_SEED:
+        yield f"train.seed={train.seed!r} must be a whole number from 0 to {MOST_SEED}"
     if train.amp.dtype not in AMP_DTYPES:
         hint = did_you_mean(str(train.amp.dtype), AMP_DTYPES)
         yield f"train.amp.dtype={train.amp.dtype!r} is unknown{hint}"
-    if not 0 <= train.model_ema.decay < 1:
-        yield f"train.model_ema.decay={train.model_ema.decay} must be in [0, 1)"
-    if train.clip_grad.enabled and not train.clip_grad.params.get("max_norm", 0) > 0:
-        yield "train.clip_grad.params.max_norm must be a number above 0"
+    if not _is_number(train.model_ema.decay) or not 0 <= train.model_ema.decay < 1:
+        yield f"train.model_ema.decay={train.model_ema.decay!r} must be a number in [0, 1)"
+    if not _is_whole(train.model_ema.warmup, at_least=0):
+        yield f"train.model_ema.warmup={train.model_ema.warmup!r} must be a whole number from 0"
+    max_norm = train.clip_grad.params.get("max_norm")
+    if train.clip_grad.enabled and not (_is_number(max_norm) and max_norm > 0):
+        yield f"train.clip_grad.params.max_norm={max_norm!r} must be a number above 0"
     if train.wandb.enabled and importlib.util.find_spec("wandb") is None:
         yield "train.wandb.enabled=True needs Weights & Biases: pip install wandb"
     if train.mlflow.enabled and importlib.util.find_spec("mlflow") is None:

@@ -17,7 +17,7 @@ import numpy as np
 from .. import distributed
 from ..errors import NonFiniteError
 from .backends import AUTO, BACKENDS, Backend, Results, choose_backend, no_garbage_collection
-from .pycocotools_bridge import build_ground_truth
+from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,13 @@ class CocoEvaluator:
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []
         self._backend: Backend | None = None
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What `evaluate` will give, as group/name: "bbox/AP". Empty for a data set without annotations."""
+        if not self.dataset.has_annotations:
+            return ()
+        return tuple(f"bbox/{name}" for name in (*METRIC_NAMES, *(f"AP-{name}" for name in self.dataset.class_names)))
 
     def reset(self) -> None:
         """Forget all detections."""

@@ -1,8 +1,11 @@
 import pytest
+from omegaconf import OmegaConf
 
 from detrex_lite.checkpoint import CheckpointError
-from detrex_lite.config import ConfigError
-from detrex_lite.engine import clear_errors, default_argument_parser, load_config
+from detrex_lite.config import ConfigError, get_config, instantiate
+from detrex_lite.config import LazyCall as L
+from detrex_lite.config.trusted import untrusted
+from detrex_lite.engine import clear_errors, default_argument_parser, device_of, load_config
 
 from .tiny import CONFIG_FILE
 
@@ -45,3 +48,36 @@ def test_faults_end_with_a_message(capsys, error):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ValueError, match="a bug"), clear_errors():
         raise ValueError("a bug")
+
+
+def part(width):
+    return width + "a"
+
+
+def test_a_mistake_in_the_code_of_a_part_shows_where(capsys):
+    with pytest.raises(SystemExit) as ended, clear_errors():
+        instantiate(L(part)(width=1))
+    assert ended.value.code == 2
+    assert 'return width + "a"' in capsys.readouterr().err
+
+
+def test_the_whole_traceback_is_shown_when_it_is_asked_for(capsys):
+    assert parse("--traceback").traceback
+    with pytest.raises(SystemExit), clear_errors(with_traceback=True):
+        raise ConfigError("one")
+    assert capsys.readouterr().err.startswith("Traceback")
+
+
+def test_packages_are_trusted_by_a_flag(monkeypatch):
+    monkeypatch.setattr("detrex_lite.config.trusted._added", {"tests"})
+    args = parse("--trust", "mine", "--trust", "other.part")
+    assert untrusted(["mine", "other.part"]) == ["mine", "other.part"]
+    load_config(args)
+    assert untrusted(["mine", "other.part"]) == []
+
+
+@pytest.mark.parametrize("train", [None, 5, {}, {"device": None}, {"device": "${nope}"}])
+def test_the_device_of_a_faulty_config_is_the_default(train):
+    default = get_config("common/train.py").train.device
+    assert device_of(OmegaConf.create({"train": train})) == device_of(OmegaConf.create({})) == default
+    assert device_of(OmegaConf.create({"train": {"device": "mps"}})) == "mps"

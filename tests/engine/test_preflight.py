@@ -6,13 +6,16 @@ import torch
 from detrex_lite.config import ConfigError
 from detrex_lite.engine.preflight import (
     check_agreement,
+    check_best_metric,
     check_classes,
     check_init_checkpoint,
     check_output_dir,
+    text_to_save,
     try_evaluation,
 )
+from detrex_lite.evaluation import CocoEvaluator
 
-from .tiny import CountingEvaluator, TinyDetector, TinyLoader
+from .tiny import CountingEvaluator, TinyDetector, TinyLoader, tiny_config
 
 
 def dataset(*names):
@@ -136,3 +139,40 @@ def test_a_trial_that_fails_says_what_it_was(caplog):
     with pytest.raises(KeyError, match="image_id"):
         try_evaluation(TinyDetector(), TinyLoader(), Broken())
     assert "Evaluating one batch before the start of training failed" in caplog.text
+
+
+def test_a_best_metric_that_the_evaluation_does_not_give():
+    cells = SimpleNamespace(image_ids=[], category_ids=[1], class_names=("cell",), has_annotations=True)
+    with pytest.raises(ConfigError, match=r"train\.best_metric='bbox/APP' is no result .*did you mean 'bbox/AP'\?"):
+        check_best_metric(CocoEvaluator(dataset=cells), "bbox/APP")
+    with pytest.raises(ConfigError, match="did you mean 'bbox/AP-cell'"):
+        check_best_metric(CocoEvaluator(dataset=cells), "bbox/AP-cel")
+    for name in ("bbox/AP-cell", None):
+        check_best_metric(CocoEvaluator(dataset=cells), name)
+    check_best_metric(CountingEvaluator(), "mine/F1")
+
+
+def test_what_is_saved_keeps_secrets_and_trust_out(monkeypatch, caplog):
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    cfg = tiny_config(
+        "out", "train.mlflow.tracking_uri=https://me:${oc.env:PASSWORD}@host/", "train.seed=${train.max_iter}"
+    )
+    cfg.train.trust_init_checkpoint = True
+    text = text_to_save(cfg)
+    assert "hunter2" not in text
+    assert "${oc.env:PASSWORD}" in text
+    assert "seed: 6" in text
+    assert "dataset:" not in text
+    assert "trust_init_checkpoint: false" in text
+    assert cfg.train.trust_init_checkpoint is True
+    assert not caplog.text
+
+
+def test_a_config_that_will_not_load_again_is_said(caplog):
+    class Local(TinyDetector):
+        pass
+
+    cfg = tiny_config("out")
+    cfg.model._target_ = Local
+    assert "_target_: ???" in text_to_save(cfg)
+    assert "config.yaml will not load again: it cannot hold model._target_" in caplog.text

@@ -13,13 +13,13 @@ from detrex_lite.checkpoint import CheckpointError
 from detrex_lite.config import ConfigError, LazyConfig, get_config
 from detrex_lite.config import LazyCall as L
 from detrex_lite.data import DatasetError, generate_shapes
-from detrex_lite.engine import LostProcessError, evaluate, train
+from detrex_lite.engine import Hook, LostProcessError, evaluate, train
 from detrex_lite.errors import NonFiniteError
 from detrex_lite.metrics_file import read_metrics
 
 from .children import WorkerKiller
 from .test_resume import assert_same_run
-from .tiny import tiny_config
+from .tiny import Recorder, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +250,41 @@ def test_the_compiled_model_is_the_one_that_is_trained(make_config, tmp_path, mo
     monkeypatch.setattr(torch, "compile", compile_call)
     train(make_config("run", "train.compile=True", "train.max_iter=1"))
     assert [type(model).__name__ for model in compiled] == ["TinyDetector"]
+
+
+class Scaled(Hook):
+    """Multiplies the loss that is logged, once the learning rate is set."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def after_step(self, trainer):
+        trainer.losses = {name: self.factor * value for name, value in trainer.losses.items()}
+
+
+def test_hooks_of_the_config_and_of_the_call(tmp_path):
+    plain, scaled = Recorder(), Recorder()
+    train(tiny_config(tmp_path / "plain"), hooks=[plain])
+    cfg = tiny_config(tmp_path / "scaled")
+    cfg.train.hooks = [L(Scaled)(factor=2.0)]
+    train(cfg, hooks=[scaled])
+    assert len(plain.losses) == 6
+    torch.testing.assert_close(scaled.losses, [2 * value for value in plain.losses])
+    logged = [record["total_loss"] for record in read_metrics(tmp_path / "scaled/metrics.jsonl") if "lr" in record]
+    torch.testing.assert_close(logged, scaled.losses)
+    assert "test_run.Scaled" in (tmp_path / "scaled/config.yaml").read_text()
+
+
+def test_hooks_that_are_none(tmp_path):
+    cfg = tiny_config(tmp_path / "run")
+    cfg.train.hooks = [L(dict)(a=1)]
+    with pytest.raises(ConfigError, match=r"train\.hooks\.0 gives \{'a': 1\}, which is no detrex_lite\.engine\.Hook"):
+        train(cfg)
+
+
+def test_secrets_of_the_environment_are_in_no_file_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    train(tiny_config(tmp_path / "run", "train.mlflow.tracking_uri=https://me:${oc.env:PASSWORD}@host/"))
+    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    assert {"config.yaml", "report.html", "model_final.pth"} <= {file.name for file in files}
+    assert not [file for file in files if b"hunter2" in file.read_bytes()]

@@ -41,6 +41,30 @@ def test_sections_are_required():
     ]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "faults"),
+    [
+        (["model=null"], ["model=null is not a section of a config"]),
+        (["train=null"], ["train=null is not a section of a config"]),
+        (["train=5"], ["train=5 is not a section of a config"]),
+        (["train=[1]"], ["train=[1] is not a section of a config"]),
+        (["train=${model}"], ["train='${model}' must be a dict itself: it says what this run trusts"]),
+    ],
+)
+def test_sections_that_are_none(overrides, faults):
+    assert faults_of(*overrides) == faults
+
+
+def test_interpolations_of_themselves_are_faults():
+    (fault,) = faults_of("train.log_period=${train.log_period}")
+    assert fault.startswith("train.log_period: ")
+
+
+def test_keys_that_nothing_reads_are_faults():
+    faults = faults_of("+hooks=[1]", "+optimiser.lr=1")
+    assert [fault.partition(":")[0] for fault in faults] == ["hooks", "optimiser"]
+
+
 def test_all_faults_are_reported_at_once():
     def misspell(cfg):
         cfg.train.max_itr = 5
@@ -69,10 +93,30 @@ def test_all_faults_are_reported_at_once():
             "checkpointer.max_to_keep=0",
             "train.checkpointer.max_to_keep=0 must be a whole number from 1, or null",
         ),
-        ("seed=-1", "train.seed=-1 must be a whole number from 0"),
+        ("seed=-1", "train.seed=-1 must be a whole number from 0 to 4294901760"),
         ("accelerate_cpu=often", "train.accelerate_cpu='often' must be True or False"),
         ("amp.dtype=bf61", "train.amp.dtype='bf61' is unknown; did you mean 'bf16'?"),
-        ("model_ema.decay=1", "train.model_ema.decay=1 must be in [0, 1)"),
+        ("model_ema.decay=1", "train.model_ema.decay=1 must be a number in [0, 1)"),
+        ("model_ema.decay=high", "train.model_ema.decay='high' must be a number in [0, 1)"),
+        ("model_ema.warmup=x", "train.model_ema.warmup='x' must be a whole number from 0"),
+        ("seed=99999999999999999999", "train.seed=99999999999999999999 must be a whole number from 0 to 4294901760"),
+        (
+            "clip_grad={enabled: true, params: {max_norm: big}}",
+            "train.clip_grad.params.max_norm='big' must be a number above 0",
+        ),
+        ("best_metric=5", "train.best_metric=5 must be text"),
+        ("output_dir=null", "train.output_dir=None must be text"),
+        ("csv=yes", "train.csv='yes' must be True or False"),
+        ("hooks=5", "train.hooks=5 must be a list"),
+        ("log_period=${nope}", "train.log_period: Interpolation key 'nope' not found"),
+        (
+            "trust_init_checkpoint=${train.csv}",
+            "train.trust_init_checkpoint='${train.csv}' must be True or False, as a value of its own",
+        ),
+        (
+            "trusted=[evil, tests]",
+            "train.trusted=['evil'] counts in a Python config only; if you trust these packages: --trust evil",
+        ),
         ("device=gpu", "train.device='gpu' is no device; use cpu or cuda"),
     ],
 )
@@ -109,7 +153,7 @@ def test_sharding_needs_a_torch_that_can(monkeypatch):
 
 def test_clipping_needs_a_norm():
     faults = faults_of("train.clip_grad.enabled=True", "train.clip_grad.params.max_norm=0")
-    assert faults == ["train.clip_grad.params.max_norm must be a number above 0"]
+    assert faults == ["train.clip_grad.params.max_norm=0 must be a number above 0"]
 
 
 def test_a_gpu_that_is_not_there_is_a_fault(monkeypatch):

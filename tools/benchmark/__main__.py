@@ -17,7 +17,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from detrex_lite.config import ConfigError
+from detrex_lite.config import ConfigError, explain, trust
+from detrex_lite.config.trusted import add_trust_argument
 from detrex_lite.data import DatasetError
 from detrex_lite.evaluation.backends import AUTO, BACKENDS
 
@@ -256,8 +257,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
     chosen = parser.parse_args(argv)
     command_parser, measure = COMMANDS[chosen.command]
-    arguments = command_parser().parse_intermixed_args(chosen.arguments)
+    of_command = command_parser()
+    add_trust_argument(of_command)
+    arguments = of_command.parse_intermixed_args(chosen.arguments)
     try:
+        trust(*arguments.trust)
         history = getattr(arguments, "history", None)  # only what is timed has one
         for path in (arguments.json, history):
             require_writable(path)
@@ -266,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if history:
             print("\n" + append_to_history(history, chosen.command, report.as_json()))
     except (BenchmarkError, ConfigError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(explain(error), file=sys.stderr)
         return 2
     if arguments.json:
         write_json(arguments.json, report.as_json())

@@ -72,7 +72,7 @@ class Evaluation(Hook):
     Args:
         evaluate: runs the evaluation; every process calls it.
         period: steps between two evaluations.
-        metric: the result by which `model_best` is chosen, as group/name: "bbox/AP".
+        metric: the result by which `model_best` is chosen, as group/name: "bbox/AP"; None keeps no best one.
         state: to save, and to remember the best in.
         writers: where results go; empty on other processes than the main one.
         metrics_file: where evaluations that were finished before this run was continued are looked up.
@@ -84,7 +84,7 @@ class Evaluation(Hook):
         evaluate: Callable[[], Results],
         *,
         period: int,
-        metric: str,
+        metric: str | None,
         state: TrainingState,
         writers: Sequence[Writer],
         metrics_file: Path,
@@ -133,6 +133,8 @@ class Evaluation(Hook):
         scalars = flatten(results)
         if not scalars:
             return False
+        if self.metric is None:
+            return False
         if self.metric not in scalars:
             hint = did_you_mean(self.metric, scalars)
             logger.warning("No model_best.pth: the evaluation has no train.best_metric=%s%s", self.metric, hint)
@@ -142,6 +144,7 @@ class Evaluation(Hook):
         return value == value and (self.state.best is None or value > self.state.best["value"])
 
     def _remember_best(self, trainer: Trainer, results: Results) -> None:
+        assert self.metric is not None
         value = float(flatten(results)[self.metric])
         self.state.best = {"metric": self.metric, "value": value, "iteration": trainer.iteration}
         logger.info("Best %s so far: %.3f at iteration %d.", self.metric, value, trainer.iteration)

@@ -58,8 +58,8 @@ def unread_keys(cfg: DictConfig) -> list[str]:
     """
     choices = [name for name in RUN_KEYS if name not in cfg]
     return [
-        f"{name}: nothing reads this key{did_you_mean(name, choices)}; leave it out, or call it _{name} if Python code of "
-        "the config reads it"
+        f"{name}: nothing reads this key{did_you_mean(name, choices)}; leave it out, or call it _{name} if Python code "
+        "of the config reads it"
         for name in unread_names(cfg)
     ]
 

@@ -75,7 +75,7 @@ def text_to_save(cfg: DictConfig) -> str:
             ", ".join(f"{path} ({description})" for path, description in lost.items()),
         )
     text = LazyConfig.to_yaml(cfg, resolve=True)
-    saved = OmegaConf.create(text)
+    saved: Any = OmegaConf.create(text)
     for name in unread_names(saved):
         del saved[name]
     comments = [line for line in text.splitlines() if line.startswith("#")]

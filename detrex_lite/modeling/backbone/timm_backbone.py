@@ -1,8 +1,7 @@
 """Backbones of timm (https://github.com/huggingface/pytorch-image-models): convolutional networks and transformers.
 
 What differs from timm: images of any size are taken, the result is a dict of feature maps, and stages that no output
-needs are not built. What differs from the published Swin Transformer for detection (Liu et al., ICCV 2021): timm shifts
-a map before it pads it to whole windows, so the two differ where a map is no multiple of the window.
+needs are not built. Swin and ConvNeXt compute what they do in the published detectors.
 """
 
 import functools
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ...checkpoint import CheckpointError, load_checkpoint, model_state, read_checkpoint
 from ...errors import did_you_mean
 from ..layer_norm import LayerNorm2d
+from .swin import SwinStage
 
 OLDEST_TIMM = (1, 0, 31)  # those before leave layers behind that nothing uses
 INSTALL = "pip install 'detrex-lite[timm]'"
@@ -35,10 +35,12 @@ class TimmBackbone(nn.Module):
     """A network of timm that returns the feature maps of any of its stages.
 
     Images are padded with zeros, at the right and the bottom, to whole cells of the coarsest map, and maps are cut to
-    the cells that have pixels of the image: h = ceil(H / stride). In a padded batch, convolutions and windows near the
-    border of an image see its padding, and global attention (plain vision transformers) sees all of it;
-    `Detector.extract_features` is what makes detections independent of that. The few networks that timm builds for one
-    image size, such as BEiT, refuse others with timm's message.
+    the cells that have pixels of the image: h = ceil(H / stride). Two networks do as the published detectors do. Swin
+    pads images to whole patches, and each map to what the next layer needs (`SwinStage`). ConvNeXt leaves out the rows
+    and columns beyond the last whole cell, h = floor(H / stride); only images smaller than a cell are padded to one.
+    In a padded batch, convolutions and windows near the border of an image see its padding, and global attention
+    (plain vision transformers) sees all of it; `Detector.extract_features` is what makes detections independent of
+    that. The few networks that timm builds for one image size, such as BEiT, refuse others with timm's message.
 
     Args:
         model_name: one of timm's (`timm.list_models()`), such as "convnext_tiny".
@@ -89,6 +91,7 @@ class TimmBackbone(nn.Module):
             _checkpoint_activations(self.model, model_name)
         eps = next((one.eps for one in self.model.modules() if isinstance(one, nn.LayerNorm)), 1e-5)
         widths = self.channels if norm_outputs else {}
+        self._multiple, self._least = _padding(self.model, max(self.strides.values()))
         # Those that must be told to take images of any size look at sizes in Python.
         self._compiles = not any(_accepts(self.model, name) for name in ANY_IMAGE_SIZE)
         self.norms = nn.ModuleDict({name: LayerNorm2d(width, eps=eps) for name, width in widths.items()})
@@ -118,18 +121,19 @@ class TimmBackbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, h, w)."""
         height, width = images.shape[-2:]
-        coarsest = max(self.strides.values())
+        bottom, right = (max(self._least - side, -side % self._multiple) for side in (height, width))
         # A compiled model must not depend on whether they are multiples.
-        if torch.compiler.is_compiling() or height % coarsest or width % coarsest:
-            images = nn.functional.pad(images, (0, -width % coarsest, 0, -height % coarsest))
+        is_padded = bool((self._multiple > 1 and torch.compiler.is_compiling()) or bottom or right)
+        if is_padded:
+            images = nn.functional.pad(images, (0, right, 0, bottom))
         run = _run if self._compiles else _run_uncompiled
         maps = run(self.model, images, self._indices)
         outputs = {}
         for (name, stride), one in zip(self.strides.items(), maps, strict=True):
             one = self.norms[name](one) if name in self.norms else one
-            outputs[name] = one[..., : -(-height // stride), : -(-width // stride)]
+            outputs[name] = one[..., : -(-height // stride), : -(-width // stride)] if is_padded else one
         return outputs
 
 
@@ -200,6 +204,24 @@ def _accepts(network: nn.Module, argument: str) -> bool:
     return any(argument in inspect.signature(one).parameters for one in constructors if inspect.isfunction(one))
 
 
+def _padding(network: nn.Module, coarsest: int) -> tuple[int, int]:
+    """What the sides of images are padded to: multiples of a number of pixels, and at least another number."""
+    models = _timm().models
+    if isinstance(network, models.SwinTransformer):
+        return 1, 1
+    if isinstance(network, models.ConvNeXt):
+        return 1, coarsest
+    return coarsest, 1
+
+
+def _as_published(network: Any) -> Any:
+    """The network with the stages of published detectors in place of timm's."""
+    if isinstance(network, _timm().models.SwinTransformer):
+        network.patch_embed.dynamic_img_pad = True
+        network.layers = nn.Sequential(*map(SwinStage, network.layers))
+    return network
+
+
 def _create(model_name: str, indices: Sequence[int], weights: str | None, drop_path_rate: float) -> Any:
     """The network without the parts that these stages do not need."""
     timm, skeleton = _timm(), _skeleton(model_name)
@@ -214,7 +236,7 @@ def _create(model_name: str, indices: Sequence[int], weights: str | None, drop_p
         name = model_name if weights == DEFAULT else f"{model_name}.{weights}"
         network = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
         network.prune_intermediate_layers(indices, prune_norm=True)
-        return network
+        return _as_published(network)
     if weights is not None and not Path(weights).is_file():
         raise ValueError(
             f"TimmBackbone weights={weights!r} is neither a file nor one of timm's names for {model_name}"
@@ -225,7 +247,7 @@ def _create(model_name: str, indices: Sequence[int], weights: str | None, drop_p
     network.prune_intermediate_layers(indices, prune_norm=True)
     if weights is not None and state is not None:
         load_checkpoint(network, state, source="detrex_lite").require_complete(weights)
-    return network
+    return _as_published(network)
 
 
 def _read_weights(path: str, network: nn.Module, model_name: str) -> Mapping[str, Any]:

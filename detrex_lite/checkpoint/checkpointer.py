@@ -45,7 +45,7 @@ class Checkpointer:
     def __init__(self, output_dir: str | os.PathLike[str], *, max_to_keep: int | None = None):
         if max_to_keep is not None and max_to_keep < 1:
             raise ValueError(f"max_to_keep={max_to_keep} is below 1; None keeps all checkpoints")
-        self.output_dir = Path(output_dir)
+        self.output_dir = Path(os.path.expanduser(output_dir))
         self.max_to_keep = max_to_keep
 
     def save(self, name: str, state: Mapping[str, Any]) -> Path:
@@ -64,14 +64,17 @@ class Checkpointer:
             raise ValueError(f"a checkpoint's name is a file name without folder and suffix, got {name!r}")
         state = {"format": FORMAT, **state}
         _require_plain(state, "state")
-        for leftover in self.output_dir.glob(".*.pth.partial"):  # of a process that was killed while it saved
-            leftover.unlink()
         path = self.output_dir / f"{name}.pth"
         save_atomic(state, path)
         with atomic_file(self.output_dir / LAST) as file:
             file.write(path.name.encode())
         self._remove_oldest(keep=path)
         return path
+
+    def remove_leftovers(self) -> None:
+        """Remove what is left of a process that was killed while it saved. No other process may be saving here."""
+        for leftover in self.output_dir.glob(".*.pth.*.partial"):
+            leftover.unlink(missing_ok=True)
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import secrets
 import shutil
 import zipfile
 import zlib
@@ -84,7 +85,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
 
 def _model_in(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The file to read in a folder of Hugging Face's libraries; `path` itself for anything else."""
-    found = (Path(path) / name for name in HUGGING_FACE_FILES)
+    found = (Path(os.path.expanduser(path)) / name for name in HUGGING_FACE_FILES)
     return next((file for file in found if file.is_file()), path)
 
 
@@ -121,7 +122,7 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
             f"{text} is an address, and checkpoints are read from files: download it (curl -LO {url}) and "
             "give the path of the file"
         )
-    path = Path(text)
+    path = Path(os.path.expanduser(text))
     if path.is_dir():
         inside = sorted(child.name for child in path.iterdir() if child.suffix in SUFFIXES)
         listed = f" in it: {', '.join(inside)}" if inside else ""
@@ -192,10 +193,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         OSError: when writing fails; the message names the path and the free space. What was at `path` before
             is still there.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own for each writer, which nobody can foresee: no other writer shares it, and no link waits there.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -258,7 +260,7 @@ def save_atomic(obj: Any, path: str | os.PathLike[str]) -> None:
         OSError: when writing fails (disk full, no permission): the old file, if any, is still there.
         CheckpointError: when the path ends in `.safetensors` and `obj` is not a dict of tensors.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix != ".safetensors":
         with atomic_file(path) as file:
             torch.save(obj, file)

@@ -38,8 +38,12 @@ def train(cfg: DictConfig, *, resume: bool = False) -> Results:
 
 def evaluate(cfg: DictConfig) -> Results:
     """Evaluate as `detrex_lite.engine.evaluate` does, by detectron2's loop and with its tables in the log."""
-    _start_log(cfg)
-    return evaluate_by(_evaluate, cfg)
+
+    def loop(model: Any, loader: Any, evaluator: Any) -> Results:
+        _start_log(Path(cfg.train.output_dir).expanduser())
+        return _evaluate(model, loader, evaluator)
+
+    return evaluate_by(loop, cfg)
 
 
 class Detectron2Run(Run):
@@ -48,7 +52,7 @@ class Detectron2Run(Run):
     def __init__(self, cfg: DictConfig, output_dir: Path):
         if faults := list(_unsupported(cfg.train)):
             raise ConfigError(faults)
-        _start_log(cfg)
+        _start_log(output_dir)
         super().__init__(cfg, output_dir)
         self.results: Results = {}  # of the last evaluation
 
@@ -139,9 +143,9 @@ def _unsupported(train: DictConfig) -> Iterator[str]:
         yield "train.clip_grad.enabled=True: this detectron2 is too old for it; install the newest from its repository"
 
 
-def _start_log(cfg: DictConfig) -> None:
+def _start_log(output_dir: Path) -> None:
     for name in ("detectron2", "fvcore"):
-        setup_logger(OmegaConf.select(cfg, "train.output_dir"), distributed_rank=distributed.rank(), name=name)
+        setup_logger(str(output_dir), distributed_rank=distributed.rank(), name=name)
 
 
 def _evaluate(model: Any, loader: Any, evaluator: Any) -> Results:

@@ -27,6 +27,7 @@ from .build import (
     to_device,
     wrap_for_training,
 )
+from .io.folder import make_output_dir, owned_output_dir
 from .io.logs import run_logging
 from .io.report import RunReport, SampleKeeper
 from .io.state import TrainingState
@@ -86,13 +87,22 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[H
     output_dir = Path(cfg.train.output_dir)
     # After a restart, what is in the folder is of the processes before; each machine counts its own.
     resume = resume or distributed.any_process(times_restarted() > 0, torch.device(cfg.train.device))
-    check_output_dir(output_dir, resume=resume)
     check_init_checkpoint(cfg.train.init_checkpoint)
-    distributed.barrier()  # nobody writes before everybody has looked
-    with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
+    with ExitStack() as stack:
+        distributed.from_main_process(lambda: _claim(output_dir, resume, stack))
+        stack.enter_context(run_logging(output_dir))
+        stack.enter_context(failures_in_log())
+        stack.enter_context(deterministic_algorithms(cfg.train.deterministic))
         run = kind(cfg, output_dir)
         run.further_hooks += hooks
         return run.train(resume)
+
+
+def _claim(output_dir: Path, resume: bool, stack: ExitStack) -> None:
+    """Own the folder until `stack` is closed, and make it ready for this run."""
+    stack.enter_context(owned_output_dir(output_dir))
+    check_output_dir(output_dir, resume=resume)
+    Checkpointer(output_dir).remove_leftovers()
 
 
 def evaluate(cfg: DictConfig) -> Results:
@@ -116,6 +126,7 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
     check_init_checkpoint(cfg.train.init_checkpoint, required=True)
     device = torch.device(cfg.train.device)
     output_dir = Path(cfg.train.output_dir)
+    make_output_dir(output_dir)
     with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
         seed_everything(cfg.train.seed)
         loader, evaluator = build_evaluation(cfg, required=True)

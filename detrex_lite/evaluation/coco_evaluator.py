@@ -58,7 +58,7 @@ class CocoEvaluator:
     def __init__(self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO):
         self.dataset = dataset
         self.backend = choose_backend(backend)
-        self.output_dir = Path(output_dir) if output_dir else None
+        self.output_dir = Path(output_dir).expanduser() if output_dir else None
         self._known_ids = {int(image_id) for image_id in dataset.image_ids}
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []

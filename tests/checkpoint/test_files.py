@@ -388,3 +388,25 @@ def test_an_interrupt_or_an_unpicklable_object_leaves_the_old_file(tmp_path, mon
         save_atomic({"iteration": 2}, path)
     assert names_in(tmp_path) == ["a.pth"]
     assert read_checkpoint(path) == {"iteration": 1}
+
+
+def test_a_link_at_the_name_of_the_partial_file_is_not_followed(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
+    for name in (".model_x.pth.partial", ".model_x.pth.guessed.partial"):
+        (tmp_path / name).symlink_to(victim)
+    with pytest.raises(OSError, match="File exists"):
+        save_atomic({"a": torch.zeros(3)}, tmp_path / "model_x.pth")
+    assert victim.read_text() == "precious"
+    monkeypatch.undo()
+    save_atomic({"a": torch.zeros(3)}, tmp_path / "model_x.pth")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "model_x.pth").is_symlink()
+
+
+def test_a_path_that_begins_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_atomic({"a": torch.ones(3)}, "~/model.pth")
+    assert (tmp_path / "model.pth").is_file()
+    assert read_checkpoint("~/model.pth")["a"].sum() == 3

@@ -87,6 +87,11 @@ class Checkpointer:
             CheckpointError: when there is none, or all are damaged.
         """
         last = self._last()
+        if last is None and (self.output_dir / LAST).exists():
+            logger.warning(
+                "%s does not name a checkpoint of its folder; looking for the newest that is left",
+                self.output_dir / LAST,
+            )
         if last is not None and not last.is_file():
             logger.warning(
                 "%s names %s, which is gone; looking for the newest that is left", self.output_dir / LAST, last.name
@@ -126,9 +131,14 @@ class Checkpointer:
         return state
 
     def _last(self) -> Path | None:
-        """The checkpoint that was saved last, whether or not it is still there; None when nothing was saved."""
+        """The checkpoint that was saved last, whether or not it is still there; None when that is not known."""
         tag = self.output_dir / LAST
-        return self.output_dir / tag.read_text().strip() if tag.is_file() else None
+        if not tag.is_file():
+            return None
+        name = tag.read_text(encoding="utf-8", errors="replace").strip()
+        # `save` writes nothing but the name of a file.
+        is_name = name == Path(name).name and name.endswith(".pth") and name.isprintable()
+        return self.output_dir / name if is_name else None
 
     def _candidates(self) -> list[Path]:
         """Checkpoints from the newest to the oldest: the one that was saved last, then those with numbers, then the

@@ -41,6 +41,7 @@ def final_state(folder):
         assert state["best"].pop("metric") == "bbox/AP"
     state.pop("config")  # it names the output folder
     state.pop("class_names")
+    state.pop("optimizer_class")
     for states in state["rng"]:
         assert states["numpy"].pop(0) == "MT19937"
     return state

@@ -74,9 +74,8 @@ def test_a_process_that_is_killed_while_it_writes_a_checkpoint_leaves_the_one_be
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", killed)
-        patch.setattr(
-            Path, "unlink", lambda path, missing_ok=False: None
-        )  # nobody tidies up after a process that is killed
+        # Nobody tidies up after a process that is killed.
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
         with pytest.raises(Killed):
             train(tiny_config(tmp_path / "killed"))
     left = sorted(path.name for path in (tmp_path / "killed").glob("*model*"))

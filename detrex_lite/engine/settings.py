@@ -177,6 +177,11 @@ def _wrong_device(name: str) -> Iterator[str]:
         return
     if device.type == "cuda" and not torch.cuda.is_available():
         yield f"train.device={name!r}: torch {torch.__version__} sees no CUDA GPU here; use train.device=cpu"
+    if device.type == "cuda" and device.index is not None and distributed.is_distributed():
+        yield (
+            f"train.device={name!r} is one GPU for {distributed.world_size()} processes: each takes its own with "
+            "train.device=cuda; CUDA_VISIBLE_DEVICES chooses among the GPUs of a machine"
+        )
 
 
 def _wrong_together(train: DictConfig) -> Iterator[str]:

@@ -102,7 +102,7 @@ class CocoEvaluator:
             AR10, AR100, ARs, ARm, ARl and `AP-<class name>` for each class. What no annotation asks for (a
             class or a size without objects) is nan. `{}` when the data set has no annotations.
         """
-        gathered = distributed.all_gather_objects(self._images)
+        gathered = distributed.gather_objects(self._images)
         results: dict[str, dict[str, float]] = {}
         if distributed.is_main_process():
             # Samplers that pad their shards to one length show some images twice; the first one counts.

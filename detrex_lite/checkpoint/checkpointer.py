@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,14 +63,23 @@ class Checkpointer:
         """
         if not name or name != Path(name).name or name.endswith(".pth"):
             raise ValueError(f"a checkpoint's name is a file name without folder and suffix, got {name!r}")
-        state = {"format": FORMAT, **state}
-        _require_plain(state, "state")
+        state = _checked(state)
         path = self.output_dir / f"{name}.pth"
         save_atomic(state, path)
         with atomic_file(self.output_dir / LAST) as file:
             file.write(path.name.encode())
         self._remove_oldest(keep=path)
         return path
+
+    def try_saving(self, state: Mapping[str, Any]) -> None:
+        """Write `state` as `save` would and remove it again: what makes saving fail is known now, not after hours.
+
+        Raises:
+            ValueError, OSError: as `save` has them.
+        """
+        trial = self.output_dir / f".trial.pth.{secrets.token_hex(8)}.partial"
+        save_atomic(_checked(state), trial)
+        trial.unlink()
 
     def remove_leftovers(self) -> None:
         """Remove what is left of a process that was killed while it saved. No other process may be saving here."""
@@ -163,6 +173,13 @@ class Checkpointer:
                 path.unlink()
             except OSError as error:  # the new checkpoint is safe: no reason to stop a training run
                 logger.warning("could not remove the old checkpoint %s: %s", path, error)
+
+
+def _checked(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file, which is known to load again."""
+    content = {"format": FORMAT, **state}
+    _require_plain(content, "state")
+    return content
 
 
 def _require_plain(value: Any, where: str) -> None:

@@ -49,14 +49,14 @@ def evaluate(cfg: DictConfig) -> Results:
 class Detectron2Run(Run):
     """A run whose steps are detectron2's."""
 
-    def __init__(self, cfg: DictConfig, output_dir: Path):
+    def __init__(self, cfg: DictConfig, output_dir: Path, *, resume: bool):
         if faults := list(_unsupported(cfg.train)):
             raise ConfigError(faults)
         _start_log(output_dir)
-        super().__init__(cfg, output_dir)
+        super().__init__(cfg, output_dir, resume=resume)
         self.results: Results = {}  # of the last evaluation
 
-    def train(self, resume: bool) -> Results:
+    def train(self) -> Results:
         optimizer = build_optimizer(self.cfg.optimizer, self.model)
         trainer = self._build_trainer(optimizer)
         class_names = list(self.class_names)
@@ -65,8 +65,8 @@ class Detectron2Run(Run):
         checkpointer.save = partial(checkpointer.save, class_names=class_names)
         trainer.register_hooks(list(self._hooks_of_detectron2(checkpointer)))
         first = 0
-        if resume and checkpointer.has_checkpoint():
-            names = checkpointer.resume_or_load("").get("class_names", [])
+        if self.resume_from is not None:
+            names = checkpointer.load(str(self.resume_from)).get("class_names", [])
             if names != class_names:
                 raise CheckpointError(f"the run was trained on the classes {names}; the data has {class_names}")
             first = min(trainer.iter + 1, self.lengths.max_iter)

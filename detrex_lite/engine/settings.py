@@ -70,7 +70,8 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
     if faults:
         raise ConfigError(faults)
     for key in ("output_dir", "init_checkpoint"):
-        cfg.train[key] = os.path.expanduser(cfg.train[key] or "")
+        if str(cfg.train[key]).startswith("~"):
+            cfg.train[key] = os.path.expanduser(cfg.train[key])
     return cfg
 
 
@@ -149,7 +150,7 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
             yield f"train.{key}={train[key]!r} must be a number above 0, or null"
     if not _is_whole(train.seed, at_least=0) or train.seed > MOST_SEED:
         yield f"train.seed={train.seed!r} must be a whole number from 0 to {MOST_SEED}"
-    if not train.output_dir.strip():
+    if not str(train.output_dir).strip():
         yield f"train.output_dir={train.output_dir!r} must be the path of a folder"
     if train.amp.dtype not in AMP_DTYPES:
         hint = did_you_mean(str(train.amp.dtype), AMP_DTYPES)

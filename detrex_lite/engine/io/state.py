@@ -27,6 +27,8 @@ class CheckpointStore(Protocol):
 
     def save(self, name: str, state: dict[str, Any]) -> Path: ...
 
+    def try_saving(self, state: dict[str, Any]) -> None: ...
+
     def load(self, path: Path) -> dict[str, Any]: ...
 
 
@@ -172,6 +174,15 @@ class TrainingState:
         distributed.barrier()
         self.saved_iteration = self.trainer.iteration
         return path
+
+    def try_saving(self) -> None:
+        """Write a checkpoint and remove it again. Every process must call this.
+
+        Raises:
+            ValueError, OSError: on every process, when a checkpoint could not be written or not be read again.
+        """
+        state = self.capture()
+        distributed.from_main_process(lambda: self.checkpointer.try_saving(state))
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint: everything is as it was when it was saved.

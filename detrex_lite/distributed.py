@@ -3,7 +3,9 @@
 Every function works without a process group: there is one process then, and it is the main one.
 """
 
+import functools
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+# How long processes wait for each other: while the main one computes metrics or writes a checkpoint, the others do.
+WAIT_AT_MOST = timedelta(minutes=30)
 
 
 def is_distributed() -> bool:
@@ -46,6 +51,34 @@ def all_gather_objects(value: T) -> list[T]:
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every process's `value`, by rank, on the main process; an empty list on the others.
+
+    For much data: it goes through the memory of CPUs, and to one process alone.
+    """
+    if not is_distributed():
+        return [value]
+    gathered: list[Any] | None = [None] * world_size() if is_main_process() else None
+    dist.gather_object(value, gathered, dst=0, group=cpu_group())
+    return gathered or []
+
+
+def cpu_group() -> "dist.ProcessGroup | None":
+    """The group of all processes that talks by gloo: the default one (None), or one beside it on GPUs.
+
+    Every process must make the first call: it connects them.
+    """
+    if dist.get_backend() == "gloo":
+        return None
+    return _gloo_group(dist.group.WORLD)
+
+
+@functools.lru_cache(maxsize=1)
+def _gloo_group(beside: Any) -> Any:
+    """beside: the default group, so that another one gets another."""
+    return dist.new_group(backend="gloo", timeout=WAIT_AT_MOST)
 
 
 def broadcast_object(value: T) -> T:

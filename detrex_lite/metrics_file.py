@@ -20,14 +20,14 @@ def read_metrics(path: str | Path, *, skip_broken: bool = False) -> list[dict[st
         ValueError: for a broken line before the last one.
         FileNotFoundError: when there is no such file.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = Path(path).read_bytes().splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or no UTF-8
             record = None
         if isinstance(record, dict) and isinstance(record.get("iteration"), int):
             records.append(record)

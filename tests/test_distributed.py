@@ -1,3 +1,5 @@
+import unittest.mock
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -22,6 +24,7 @@ def test_alone_values_come_back_as_they_are():
     value = torch.tensor(3.0, requires_grad=True)
     assert distributed.mean_over_processes(value) is value
     assert distributed.all_gather_objects({"a": 1}) == [{"a": 1}]
+    assert distributed.gather_objects({"a": 1}) == [{"a": 1}]
     assert distributed.broadcast_object("x") == "x"
     assert distributed.from_main_process(lambda: "x") == "x"
     assert distributed.any_process(True) is True
@@ -38,6 +41,17 @@ def _error_of_main(rank):
         return str(error)
 
 
+def _gathered_beside_gpus(rank):
+    assert distributed.cpu_group() is None
+    with unittest.mock.patch.object(dist, "get_backend", return_value="nccl"):
+        group = distributed.cpu_group()
+        assert group is distributed.cpu_group()
+        with unittest.mock.patch.object(dist, "gather_object", side_effect=dist.gather_object) as gather:
+            gathered = distributed.gather_objects(rank)
+    assert gather.call_args.kwargs["group"] is group is not None
+    return gathered
+
+
 def _check_every_function(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     value = torch.tensor([1.0 + rank, 10.0], requires_grad=True)
@@ -46,6 +60,8 @@ def _check_every_function(rank, folder):
         "size and rank": (distributed.is_distributed(), distributed.world_size(), distributed.rank()),
         "main": distributed.is_main_process(),
         "gathered": distributed.all_gather_objects({"rank": rank, "rows": [rank] * rank}),
+        "on main": distributed.gather_objects({"rank": rank, "rows": [rank] * rank}),
+        "on main, beside GPUs": _gathered_beside_gpus(rank),
         "broadcast": distributed.broadcast_object(f"from {rank}"),
         "computed": distributed.from_main_process(lambda: f"by {rank}"),
         "raised": _error_of_main(rank),
@@ -66,6 +82,8 @@ def test_two_processes_agree(tmp_path):
             "size and rank": (True, 2, rank),
             "main": rank == 0,
             "gathered": [{"rank": 0, "rows": []}, {"rank": 1, "rows": [1]}],
+            "on main": [{"rank": 0, "rows": []}, {"rank": 1, "rows": [1]}] if rank == 0 else [],
+            "on main, beside GPUs": [0, 1] if rank == 0 else [],
             "broadcast": "from 0",
             "computed": "by 0",
             "raised": "process 0 has no file",

@@ -3,7 +3,7 @@
 `model.merge_with(derived.model)` and so on put them into a config; on the command line a number takes their place.
 """
 
-# Files to begin with, if they are there: of a detector, which counts first, or of its backbone alone. Without either,
+# Files to begin with: of a detector, which counts first, or of its backbone alone. Without either,
 # training starts from scratch, and takes three times as long.
 pretrained = dict(detector=None, backbone=None)
 

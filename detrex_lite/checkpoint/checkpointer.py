@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ class Checkpointer:
     def __init__(self, output_dir: str | os.PathLike[str], *, max_to_keep: int | None = None):
         if max_to_keep is not None and max_to_keep < 1:
             raise ValueError(f"max_to_keep={max_to_keep} is below 1; None keeps all checkpoints")
-        self.output_dir = Path(output_dir)
+        self.output_dir = Path(os.path.expanduser(output_dir))
         self.max_to_keep = max_to_keep
 
     def save(self, name: str, state: Mapping[str, Any]) -> Path:
@@ -62,16 +63,28 @@ class Checkpointer:
         """
         if not name or name != Path(name).name or name.endswith(".pth"):
             raise ValueError(f"a checkpoint's name is a file name without folder and suffix, got {name!r}")
-        state = {"format": FORMAT, **state}
-        _require_plain(state, "state")
-        for leftover in self.output_dir.glob(".*.pth.partial"):  # of a process that was killed while it saved
-            leftover.unlink()
+        state = _checked(state)
         path = self.output_dir / f"{name}.pth"
         save_atomic(state, path)
         with atomic_file(self.output_dir / LAST) as file:
             file.write(path.name.encode())
         self._remove_oldest(keep=path)
         return path
+
+    def try_saving(self, state: Mapping[str, Any]) -> None:
+        """Write `state` as `save` would and remove it again: what makes saving fail is known now, not after hours.
+
+        Raises:
+            ValueError, OSError: as `save` has them.
+        """
+        trial = self.output_dir / f".trial.pth.{secrets.token_hex(8)}.partial"
+        save_atomic(_checked(state), trial)
+        trial.unlink()
+
+    def remove_leftovers(self) -> None:
+        """Remove what is left of a process that was killed while it saved. No other process may be saving here."""
+        for leftover in self.output_dir.glob(".*.pth.*.partial"):
+            leftover.unlink(missing_ok=True)
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""
@@ -84,6 +97,11 @@ class Checkpointer:
             CheckpointError: when there is none, or all are damaged.
         """
         last = self._last()
+        if last is None and (self.output_dir / LAST).exists():
+            logger.warning(
+                "%s does not name a checkpoint of its folder; looking for the newest that is left",
+                self.output_dir / LAST,
+            )
         if last is not None and not last.is_file():
             logger.warning(
                 "%s names %s, which is gone; looking for the newest that is left", self.output_dir / LAST, last.name
@@ -123,9 +141,14 @@ class Checkpointer:
         return state
 
     def _last(self) -> Path | None:
-        """The checkpoint that was saved last, whether or not it is still there; None when nothing was saved."""
+        """The checkpoint that was saved last, whether or not it is still there; None when that is not known."""
         tag = self.output_dir / LAST
-        return self.output_dir / tag.read_text().strip() if tag.is_file() else None
+        if not tag.is_file():
+            return None
+        name = tag.read_text(encoding="utf-8", errors="replace").strip()
+        # `save` writes nothing but the name of a file.
+        is_name = name == Path(name).name and name.endswith(".pth") and name.isprintable()
+        return self.output_dir / name if is_name else None
 
     def _candidates(self) -> list[Path]:
         """Checkpoints from the newest to the oldest: the one that was saved last, then those with numbers, then the
@@ -150,6 +173,13 @@ class Checkpointer:
                 path.unlink()
             except OSError as error:  # the new checkpoint is safe: no reason to stop a training run
                 logger.warning("could not remove the old checkpoint %s: %s", path, error)
+
+
+def _checked(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file, which is known to load again."""
+    content = {"format": FORMAT, **state}
+    _require_plain(content, "state")
+    return content
 
 
 def _require_plain(value: Any, where: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import secrets
 import shutil
 import zipfile
 import zlib
@@ -48,7 +49,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
     """The whole content of a checkpoint file, on the CPU.
 
     Reads `.safetensors`, `.pkl` files of NumPy arrays (detectron2's model zoo), all files that an `.index.json` of
-    Hugging Face's libraries lists, and with any other suffix what torch.save wrote.
+    Hugging Face's libraries lists, and with any other suffix what torch.save wrote, whose checksums are compared.
 
     Args:
         path: the file, or a folder in which Hugging Face's libraries saved a model.
@@ -56,13 +57,16 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
             anything else than tensors, arrays and plain values cannot be read without it.
 
     Raises:
-        DamagedCheckpointError: when it is empty, truncated or of another kind.
+        DamagedCheckpointError: when it is empty, truncated or of another kind, or a bit in it is not what was written.
         CheckpointError: when there is no such file, or reading it would run code; for an index, also when one of its
             files is missing, or a tensor of the index is in none of them.
     """
     path = _existing_file(_model_in(path))
     if path.name.endswith(INDEX_SUFFIX):
         return _read_shards(path, trusted)
+    _require_no_stand_in(path)
+    if _is_zip(path):
+        verify_checkpoint(path)
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -72,8 +76,12 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
         else:
             torch.serialization.add_safe_globals(HARMLESS)
             content = torch.load(path, map_location="cpu", weights_only=not trusted)
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        # A length in a damaged file may be any number, and so the memory that is asked for.
+        size = path.stat().st_size / 2**20
+        raise CheckpointError(
+            f"{path} cannot be read: there is not enough memory for it ({size:.0f} MiB), or it is damaged"
+        ) from error
     except Exception as error:
         # Readers fail in many ways on bytes that are not theirs, from UnpicklingError to UnicodeDecodeError.
         raise _reading_error(path, error, trusted) from error
@@ -84,7 +92,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trusted: bool = False) -> d
 
 def _model_in(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The file to read in a folder of Hugging Face's libraries; `path` itself for anything else."""
-    found = (Path(path) / name for name in HUGGING_FACE_FILES)
+    found = (Path(os.path.expanduser(path)) / name for name in HUGGING_FACE_FILES)
     return next((file for file in found if file.is_file()), path)
 
 
@@ -121,7 +129,7 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
             f"{text} is an address, and checkpoints are read from files: download it (curl -LO {url}) and "
             "give the path of the file"
         )
-    path = Path(text)
+    path = Path(os.path.expanduser(text))
     if path.is_dir():
         inside = sorted(child.name for child in path.iterdir() if child.suffix in SUFFIXES)
         listed = f" in it: {', '.join(inside)}" if inside else ""
@@ -133,6 +141,25 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
     if path.stat().st_size == 0:
         raise DamagedCheckpointError(f"{path} is empty: the download or the save that made it did not finish")
     return path
+
+
+def _require_no_stand_in(path: Path) -> None:
+    """Refuse what downloads leave in the place of weights."""
+    with path.open("rb") as file:
+        begins = file.read(512).lstrip().lower()
+    if begins.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS, not the weights themselves: run `git lfs pull` in its repository, or "
+            "download the file from its page"
+        )
+    if begins.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path} is a web page, not weights: download the file itself, not a page about it")
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether it begins as all files do that torch.save has written since version 1.6."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _reading_error(path: Path, error: Exception, trusted: bool) -> CheckpointError:
@@ -157,6 +184,8 @@ def _reading_error(path: Path, error: Exception, trusted: bool) -> CheckpointErr
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:
     """Read a file that torch.save wrote once and compare its checksums, which torch.load does not.
 
+    Without checksums, which torch can be told to leave out, only the list of its parts is read.
+
     Raises:
         DamagedCheckpointError: when it is empty or cut off, or a bit in it is not what was written.
         CheckpointError: when there is no such file.
@@ -164,8 +193,9 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> None:
     path = _existing_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            has_checksums = any(part.CRC for part in archive.infolist())
+            wrong = archive.testzip() if has_checksums else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DamagedCheckpointError(f"{path} is damaged: it is not a whole file of torch.save ({error})") from error
     if wrong is not None:
         raise DamagedCheckpointError(f"{path} is damaged: the checksum of its part {wrong} is wrong")
@@ -192,10 +222,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         OSError: when writing fails; the message names the path and the free space. What was at `path` before
             is still there.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own for each writer, which nobody can foresee: no other writer shares it, and no link waits there.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -258,7 +289,7 @@ def save_atomic(obj: Any, path: str | os.PathLike[str]) -> None:
         OSError: when writing fails (disk full, no permission): the old file, if any, is still there.
         CheckpointError: when the path ends in `.safetensors` and `obj` is not a dict of tensors.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix != ".safetensors":
         with atomic_file(path) as file:
             torch.save(obj, file)

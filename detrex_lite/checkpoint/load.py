@@ -62,10 +62,10 @@ def load_checkpoint(
         prefer_ema: take the running mean of the weights where the checkpoint has one.
 
     Raises:
-        CheckpointError: when the file cannot be read, `source` is unknown, two different tensors have one
-            destination, shapes differ, or the checkpoint is of another model: without `fine_tune` when fewer than
-            half of its tensors find a place and some of the model's get nothing, with `fine_tune` when it lacks
-            what has to be there.
+        CheckpointError: when the file cannot be read, weights are not finite or no real numbers, `source` is unknown,
+            two different tensors have one destination, shapes differ, or the checkpoint is of another model: without
+            `fine_tune` when fewer than half of its tensors find a place and some of the model's get nothing, with
+            `fine_tune` when it lacks what has to be there.
         ValueError: for `new_parts` without `fine_tune`, or one that begins no name in the model.
     """
     if isinstance(path_or_state_dict, Mapping):
@@ -89,10 +89,36 @@ def _load(
         _require_what_fine_tuning_needs(report, tuple(new_parts))
     else:
         _require_equal_shapes(report)
+    require_usable(values, destination.tensors)
     with torch.no_grad():
         for name, value in values.items():
             destination.tensors[name].copy_(value)
     return report
+
+
+def require_usable(values: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    """Refuse weights that a model must not get: whole or complex numbers in the place of real ones, nan, infinity.
+
+    Args:
+        values: name -> tensor of a checkpoint.
+        model: name -> tensor of the model; other names are not looked at.
+
+    Raises:
+        CheckpointError: with the names.
+    """
+    pairs = [(name, value, model[name]) for name, value in values.items() if name in model]
+    real = [(name, value, mine) for name, value, mine in pairs if mine.is_floating_point()]
+    wrong = [f"{name} ({str(value.dtype)[6:]})" for name, value, _ in real if not value.is_floating_point()]
+    if wrong:
+        raise CheckpointError(
+            f"weights must be real numbers with a fraction, and of this checkpoint these are not: {_few(wrong)}"
+        )
+    wrong = [name for name, value, mine in real if not torch.isfinite(value.to(mine.dtype)).all()]
+    if wrong:
+        raise CheckpointError(
+            f"weights are not finite (nan, infinity, or too large for the model): {_few(wrong)}. The training that "
+            "wrote them had failed, or the file was changed: take an earlier checkpoint"
+        )
 
 
 def model_state(stored: Mapping[str, Any], *, prefer_ema: bool = True) -> dict[str, Tensor]:
@@ -105,7 +131,7 @@ def model_state(stored: Mapping[str, Any], *, prefer_ema: bool = True) -> dict[s
             the weights, which checkpoints of mmengine in training have in the place of the mean.
 
     Raises:
-        CheckpointError: when there are no tensors.
+        CheckpointError: when there are no tensors, or one is sparse, quantized or an array of objects.
     """
     state = _tensors(stored)
     averaged = [stored[name] for name in AVERAGED if isinstance(stored.get(name), Mapping)]
@@ -125,8 +151,14 @@ def _tensors(stored: Mapping[str, Any]) -> dict[str, Tensor]:
     state = {}
     for key, value in stored.items():
         if isinstance(value, np.ndarray | np.generic):
-            value = torch.from_numpy(np.array(value))  # a copy: arrays out of pickles may be read-only
+            try:
+                value = torch.from_numpy(np.array(value))  # a copy: arrays out of pickles may be read-only
+            except TypeError:
+                raise CheckpointError(f"{key} is an array of {value.dtype}, which are no weights") from None
         if isinstance(value, Tensor):
+            if value.layout is not torch.strided or value.is_quantized:
+                kind = "a quantized" if value.is_quantized else "a sparse"
+                raise CheckpointError(f"{key} is {kind} tensor; weights are read from dense ones of real numbers")
             # Wrappers (DistributedDataParallel, torch.compile) put their own level in front of every name.
             state[re.sub(r"^((module|_orig_mod)\.)+", "", str(key))] = value
     return state

@@ -14,6 +14,7 @@ from .. import distributed
 from ..checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 from ..config import ConfigError, instantiate
 from ..data import epoch_length
+from ..inference.predictor import load_trained
 from ..layers import BaseTransformerLayer
 from ..ops.cpu import accelerate
 from .loop.trainer import Hook
@@ -196,6 +197,5 @@ def load_weights_to_evaluate(cfg: DictConfig, model: nn.Module, class_names: tup
         raise CheckpointError(
             f"{path} was trained on the classes {', '.join(names)}; the test set has {', '.join(class_names)}"
         )
-    report = load_checkpoint(model, stored, prefer_ema=cfg.train.model_ema.use_in_eval)
-    report.require_complete(path)
+    report = load_trained(model, stored, path, prefer_ema=cfg.train.model_ema.use_in_eval)
     logger.info("Weights of %s:\n%s", path, report.summary())

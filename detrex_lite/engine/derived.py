@@ -2,7 +2,7 @@
 
 Configs write them as `${detrex_lite.call:detrex_lite.engine.derived.NAME}`, and a number in their place counts instead.
 They read these keys: `dataset.train_annotations` (a COCO JSON file), `dataloader.train.total_batch_size`,
-`train.accumulate_steps`, `pretrained.detector` and `pretrained.backbone` (files, which need not exist).
+`train.accumulate_steps`, `pretrained.detector` and `pretrained.backbone` (files, or None).
 """
 
 import functools
@@ -53,13 +53,13 @@ def learning_rate(cfg: DictConfig) -> float:
 
 
 def detector_weights(cfg: DictConfig) -> str:
-    """For `train.init_checkpoint`: `pretrained.detector` if that file exists, otherwise ""."""
-    return _existing(cfg, "pretrained.detector") or ""
+    """For `train.init_checkpoint`: `pretrained.detector` if it is given, otherwise ""."""
+    return _given(cfg, "pretrained.detector") or ""
 
 
 def backbone_weights(cfg: DictConfig) -> str | None:
-    """For `model.backbone.weights`: `pretrained.backbone` if that file exists, and no detector's that holds them."""
-    return None if detector_weights(cfg) else _existing(cfg, "pretrained.backbone")
+    """For `model.backbone.weights`: `pretrained.backbone` if it is given, and no detector's that holds them."""
+    return None if detector_weights(cfg) else _given(cfg, "pretrained.backbone")
 
 
 def backbone_norm(cfg: DictConfig) -> str:
@@ -81,9 +81,19 @@ def _has_weights(cfg: DictConfig) -> bool:
     return bool(detector_weights(cfg) or backbone_weights(cfg))
 
 
-def _existing(cfg: DictConfig, key: str) -> str | None:
-    file = OmegaConf.select(cfg, key)
-    return str(file) if file and Path(file).expanduser().is_file() else None
+def _given(cfg: DictConfig, key: str) -> str | None:
+    """The path that is given, if any.
+
+    Raises:
+        ConfigError: when nothing is there: training from scratch would look the same, but for its results.
+    """
+    given = OmegaConf.select(cfg, key)
+    if not given:
+        return None
+    file = Path(str(given)).expanduser()
+    if not file.exists():
+        raise ConfigError(f"{key}={given}: there is no such file (looked from {Path.cwd()}); null begins without it")
+    return str(file)
 
 
 def _annotations(cfg: DictConfig) -> tuple[int, int]:

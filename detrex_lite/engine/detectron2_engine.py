@@ -38,21 +38,25 @@ def train(cfg: DictConfig, *, resume: bool = False) -> Results:
 
 def evaluate(cfg: DictConfig) -> Results:
     """Evaluate as `detrex_lite.engine.evaluate` does, by detectron2's loop and with its tables in the log."""
-    _start_log(cfg)
-    return evaluate_by(_evaluate, cfg)
+
+    def loop(model: Any, loader: Any, evaluator: Any) -> Results:
+        _start_log(Path(cfg.train.output_dir).expanduser())
+        return _evaluate(model, loader, evaluator)
+
+    return evaluate_by(loop, cfg)
 
 
 class Detectron2Run(Run):
     """A run whose steps are detectron2's."""
 
-    def __init__(self, cfg: DictConfig, output_dir: Path):
+    def __init__(self, cfg: DictConfig, output_dir: Path, *, resume: bool):
         if faults := list(_unsupported(cfg.train)):
             raise ConfigError(faults)
-        _start_log(cfg)
-        super().__init__(cfg, output_dir)
+        _start_log(output_dir)
+        super().__init__(cfg, output_dir, resume=resume)
         self.results: Results = {}  # of the last evaluation
 
-    def train(self, resume: bool) -> Results:
+    def train(self) -> Results:
         optimizer = build_optimizer(self.cfg.optimizer, self.model)
         trainer = self._build_trainer(optimizer)
         class_names = list(self.class_names)
@@ -61,8 +65,8 @@ class Detectron2Run(Run):
         checkpointer.save = partial(checkpointer.save, class_names=class_names)
         trainer.register_hooks(list(self._hooks_of_detectron2(checkpointer)))
         first = 0
-        if resume and checkpointer.has_checkpoint():
-            names = checkpointer.resume_or_load("").get("class_names", [])
+        if self.resume_from is not None:
+            names = checkpointer.load(str(self.resume_from)).get("class_names", [])
             if names != class_names:
                 raise CheckpointError(f"the run was trained on the classes {names}; the data has {class_names}")
             first = min(trainer.iter + 1, self.lengths.max_iter)
@@ -139,9 +143,9 @@ def _unsupported(train: DictConfig) -> Iterator[str]:
         yield "train.clip_grad.enabled=True: this detectron2 is too old for it; install the newest from its repository"
 
 
-def _start_log(cfg: DictConfig) -> None:
+def _start_log(output_dir: Path) -> None:
     for name in ("detectron2", "fvcore"):
-        setup_logger(OmegaConf.select(cfg, "train.output_dir"), distributed_rank=distributed.rank(), name=name)
+        setup_logger(str(output_dir), distributed_rank=distributed.rank(), name=name)
 
 
 def _evaluate(model: Any, loader: Any, evaluator: Any) -> Results:

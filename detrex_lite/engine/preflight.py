@@ -11,32 +11,37 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from .. import distributed
+from ..checkpoint.checkpointer import LAST
 from ..config import ConfigError, LazyConfig
 from ..config.saving import unsaved
 from ..config.validation import unread_names
 from ..errors import did_you_mean
 from ..evaluation import run_evaluation
-from ..metrics_file import METRICS_FILE
+from ..metrics_file import METRICS_FILE, read_metrics
 from .processes.random_states import preserved_random_states
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
-TRACES_OF_A_RUN = ("last_checkpoint", METRICS_FILE, CONFIG_FILE)
 
 
 def check_output_dir(output_dir: Path, *, resume: bool) -> None:
-    """Refuse a folder that holds another run.
+    """Refuse a folder that holds another run: a checkpoint, or the numbers of a step.
+
+    What a run leaves that failed before its first step is in nobody's way.
 
     Raises:
-        ConfigError: when it does and the run is not resumed, or when it is not a folder.
+        ConfigError: when it does and the run is not resumed, or when a folder stands where a file is to be written.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ConfigError(f"train.output_dir={output_dir} is a file, not a folder")
-    traces = [name for name in TRACES_OF_A_RUN if (output_dir / name).exists()]
+    for name in (LAST, METRICS_FILE):
+        if (output_dir / name).is_dir():
+            raise ConfigError(f"train.output_dir={output_dir}: {name} in it is a folder, where a file is to be written")
+    traces = [path.name for path in (output_dir / LAST, *sorted(output_dir.glob("model_*.pth"))) if path.exists()]
+    if (metrics := output_dir / METRICS_FILE).exists() and read_metrics(metrics, skip_broken=True):
+        traces.append(METRICS_FILE)
     if traces and not resume:
         raise ConfigError(
-            f"train.output_dir={output_dir} holds another run ({', '.join(traces)}): continue it with "
+            f"train.output_dir={output_dir} holds another run ({_few(traces)}): continue it with "
             "--resume, or choose another folder with train.output_dir=..."
         )
 

@@ -14,6 +14,7 @@ from ..checkpoint import Checkpointer
 from ..config import instantiate
 from ..data import dataset_of
 from ..evaluation import format_table, run_evaluation
+from ..inference.predictor import without_pretrained_backbone
 from ..metrics_file import METRICS_FILE
 from .build import (
     batches_per_epoch,
@@ -27,6 +28,7 @@ from .build import (
     to_device,
     wrap_for_training,
 )
+from .io.folder import make_output_dir, owned_output_dir
 from .io.logs import run_logging
 from .io.report import RunReport, SampleKeeper
 from .io.state import TrainingState
@@ -86,13 +88,22 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[H
     output_dir = Path(cfg.train.output_dir)
     # After a restart, what is in the folder is of the processes before; each machine counts its own.
     resume = resume or distributed.any_process(times_restarted() > 0, torch.device(cfg.train.device))
-    check_output_dir(output_dir, resume=resume)
     check_init_checkpoint(cfg.train.init_checkpoint)
-    distributed.barrier()  # nobody writes before everybody has looked
-    with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
-        run = kind(cfg, output_dir)
+    with ExitStack() as stack:
+        distributed.from_main_process(lambda: _claim(output_dir, resume, stack))
+        stack.enter_context(run_logging(output_dir))
+        stack.enter_context(failures_in_log())
+        stack.enter_context(deterministic_algorithms(cfg.train.deterministic))
+        run = kind(cfg, output_dir, resume=resume)
         run.further_hooks += hooks
-        return run.train(resume)
+        return run.train()
+
+
+def _claim(output_dir: Path, resume: bool, stack: ExitStack) -> None:
+    """Own the folder until `stack` is closed, and make it ready for this run."""
+    stack.enter_context(owned_output_dir(output_dir))
+    check_output_dir(output_dir, resume=resume)
+    Checkpointer(output_dir).remove_leftovers()
 
 
 def evaluate(cfg: DictConfig) -> Results:
@@ -116,10 +127,11 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
     check_init_checkpoint(cfg.train.init_checkpoint, required=True)
     device = torch.device(cfg.train.device)
     output_dir = Path(cfg.train.output_dir)
+    make_output_dir(output_dir)
     with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
         seed_everything(cfg.train.seed)
         loader, evaluator = build_evaluation(cfg, required=True)
-        model = instantiate(cfg.model)
+        model = instantiate(without_pretrained_backbone(cfg).model)
         class_names = check_classes(model, {"test": dataset_of(loader)})
         load_weights_to_evaluate(cfg, model, class_names)
         to_device(model, cfg.train, device)
@@ -141,9 +153,10 @@ class Run:
     Args:
         cfg: a complete config.
         output_dir: the run's folder.
+        resume: go on from the newest whole checkpoint in the folder, if there is one.
     """
 
-    def __init__(self, cfg: DictConfig, output_dir: Path):
+    def __init__(self, cfg: DictConfig, output_dir: Path, *, resume: bool):
         self.cfg = cfg
         self.output_dir = output_dir
         self.config_text = text_to_save(cfg)
@@ -157,20 +170,20 @@ class Run:
         check_best_metric(self.evaluator, cfg.train.best_metric)
         self.lengths = Lengths.of(cfg.train, batches_per_epoch(self.train_loader))
         check_agreement(self.config_text, self._datasets())
-        self.model = instantiate(cfg.model)
+        self.checkpointer = Checkpointer(output_dir, max_to_keep=cfg.train.checkpointer.max_to_keep)
+        # The main process decides: the others may not see a file that it has just found damaged, or only later.
+        self.resume_from = distributed.from_main_process(
+            lambda: self.checkpointer.latest() if resume and self.checkpointer.has_checkpoint() else None
+        )
+        if resume and self.resume_from is None:
+            logger.info("%s holds no checkpoint to resume from: training starts anew.", output_dir)
+        self.model = instantiate((cfg if self.resume_from is None else without_pretrained_backbone(cfg)).model)
         self.class_names = check_classes(self.model, self._datasets())
         prepare_for_training(self.model, cfg.train, self.device, self.amp_dtype)
 
-    def train(self, resume: bool) -> Results:
+    def train(self) -> Results:
         train = self.cfg.train
-        checkpointer = Checkpointer(self.output_dir, max_to_keep=train.checkpointer.max_to_keep)
-        # The main process decides: the others may not see a file that it has just found damaged, or only later.
-        resume_from = distributed.from_main_process(
-            lambda: checkpointer.latest() if resume and checkpointer.has_checkpoint() else None
-        )
-        if resume and resume_from is None:
-            logger.info("%s holds no checkpoint to resume from: training starts anew.", self.output_dir)
-        if train.init_checkpoint and resume_from is None:
+        if train.init_checkpoint and self.resume_from is None:
             load_initial_weights(self.cfg, self.model)
         take_weights_of_main_process(self.model)
         average = train.model_ema
@@ -187,14 +200,14 @@ class Run:
         state = TrainingState(
             model=self.model,
             trainer=trainer,
-            checkpointer=checkpointer,
+            checkpointer=self.checkpointer,
             ema=ema,
             class_names=self.class_names,
             config=self.config_text,
             seed=train.seed,
         )
-        if resume_from is not None:
-            state.restore(resume_from)
+        if self.resume_from is not None:
+            state.restore(self.resume_from)
         evaluated = ema.module if ema is not None and average.use_in_eval else self.model
         if self.test_loader is not None:
             with whole_weights(evaluated):

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib.util
 import logging
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -68,6 +69,9 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
                 faults += wrong_types or _wrong_values(cfg.train)
     if faults:
         raise ConfigError(faults)
+    for key in ("output_dir", "init_checkpoint"):
+        if str(cfg.train[key]).startswith("~"):
+            cfg.train[key] = os.path.expanduser(cfg.train[key])
     return cfg
 
 
@@ -146,6 +150,8 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
             yield f"train.{key}={train[key]!r} must be a number above 0, or null"
     if not _is_whole(train.seed, at_least=0) or train.seed > MOST_SEED:
         yield f"train.seed={train.seed!r} must be a whole number from 0 to {MOST_SEED}"
+    if not str(train.output_dir).strip():
+        yield f"train.output_dir={train.output_dir!r} must be the path of a folder"
     if train.amp.dtype not in AMP_DTYPES:
         hint = did_you_mean(str(train.amp.dtype), AMP_DTYPES)
         yield f"train.amp.dtype={train.amp.dtype!r} is unknown{hint}"
@@ -172,6 +178,11 @@ def _wrong_device(name: str) -> Iterator[str]:
         return
     if device.type == "cuda" and not torch.cuda.is_available():
         yield f"train.device={name!r}: torch {torch.__version__} sees no CUDA GPU here; use train.device=cpu"
+    if device.type == "cuda" and device.index is not None and distributed.is_distributed():
+        yield (
+            f"train.device={name!r} is one GPU for {distributed.world_size()} processes: each takes its own with "
+            "train.device=cuda; CUDA_VISIBLE_DEVICES chooses among the GPUs of a machine"
+        )
 
 
 def _wrong_together(train: DictConfig) -> Iterator[str]:

@@ -58,7 +58,7 @@ class CocoEvaluator:
     def __init__(self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO):
         self.dataset = dataset
         self.backend = choose_backend(backend)
-        self.output_dir = Path(output_dir) if output_dir else None
+        self.output_dir = Path(output_dir).expanduser() if output_dir else None
         self._known_ids = {int(image_id) for image_id in dataset.image_ids}
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []
@@ -102,7 +102,7 @@ class CocoEvaluator:
             AR10, AR100, ARs, ARm, ARl and `AP-<class name>` for each class. What no annotation asks for (a
             class or a size without objects) is nan. `{}` when the data set has no annotations.
         """
-        gathered = distributed.all_gather_objects(self._images)
+        gathered = distributed.gather_objects(self._images)
         results: dict[str, dict[str, float]] = {}
         if distributed.is_main_process():
             # Samplers that pad their shards to one length show some images twice; the first one counts.

@@ -80,13 +80,13 @@ class Predictor:
         self.device = choose_device(device)
         config = _load_config(config)
         weights = weights or OmegaConf.select(config, "train.init_checkpoint")
-        stored = read_checkpoint(weights, trusted=trusted) if weights else {}
+        stored = read_checkpoint(weights, trusted=trusted) if weights else None
         self.model = _build_model(config, stored, str(weights)).to(self.device).eval()
         if self.device.type == "cpu":
             accelerate(self.model)
         augmentation = OmegaConf.select(config, "dataloader.test.mapper.augmentation")
         self.augmentation = instantiate(augmentation) if augmentation is not None else None
-        self.class_names = find_class_names(self.model.num_classes, stored, config)
+        self.class_names = find_class_names(self.model.num_classes, stored or {}, config)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Instances | list[Instances]:
         """Find objects in one image or in a list of them.
@@ -186,9 +186,9 @@ def _load_config(config: str | Path | DictConfig | Mapping[str, Any]) -> DictCon
     return config
 
 
-def _build_model(config: DictConfig, stored: Mapping[str, Any], weights: str) -> Any:
-    """The model with the weights of a checkpoint's content, or as initialised when it is empty."""
-    if not stored:
+def _build_model(config: DictConfig, stored: Mapping[str, Any] | None, weights: str) -> Any:
+    """The model with the weights of a checkpoint's content, or as initialised when there is none."""
+    if stored is None:
         logger.warning("No weights were given: the model is as initialised, its detections mean nothing.")
         return instantiate(config.model)
     model, _ = build_trained(config, stored, weights)
@@ -209,17 +209,40 @@ def build_trained(
     Raises:
         CheckpointError: when it is not of this model, or lacks something that evaluation needs.
     """
-    if OmegaConf.select(config, "model.backbone.weights") is not None:
-        # The checkpoint has the whole model: pre-trained weights would be downloaded only to be overwritten.
-        config = copy.deepcopy(config)
-        config.model.backbone.weights = None
-    model = instantiate(config.model)
+    model = instantiate(without_pretrained_backbone(config).model)
+    return model, load_trained(model, stored, source, prefer_ema=prefer_ema)
+
+
+def without_pretrained_backbone(config: DictConfig) -> DictConfig:
+    """The config for a model that gets all of its weights from a checkpoint.
+
+    Its backbone has no pre-trained weights of its own, which would be downloaded only to be overwritten.
+    """
+    if OmegaConf.select(config, "model.backbone.weights") is None:
+        return config
+    config = copy.deepcopy(config)
+    config.model.backbone.weights = None
+    return config
+
+
+def load_trained(model: Any, stored: Mapping[str, Any], source: str, *, prefer_ema: bool = True) -> LoadReport:
+    """Copy the weights of a checkpoint's content into a model that is to detect with them.
+
+    Args:
+        model: the model.
+        stored: what the checkpoint file holds.
+        source: its name, for messages.
+        prefer_ema: take the running mean of the weights where the checkpoint has one.
+
+    Raises:
+        CheckpointError: when it is not of this model, or lacks something that evaluation needs.
+    """
     try:
         report = load_checkpoint(model, stored, prefer_ema=prefer_ema)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
     report.require_complete(source)
-    return model, report
+    return report
 
 
 def _check_pixels(image: np.ndarray | Tensor, *, channels: int, expected: str) -> None:

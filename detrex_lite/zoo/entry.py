@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ..checkpoint import CheckpointError
 from ..config import LazyConfig, get_config
+from ..inference.predictor import without_pretrained_backbone
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 SHA256 = re.compile(r"|[0-9a-f]{8,64}")
@@ -103,9 +104,7 @@ class ZooEntry:
         for section, shipped in (("dataloader", "common/data/coco_detr.py"), ("train", "common/train.py")):
             if section not in cfg:
                 cfg[section] = get_config(shipped)[section]
-        if OmegaConf.select(cfg, "model.backbone.weights") is not None:
-            cfg.model.backbone.weights = None
-        return LazyConfig.apply_overrides(cfg, [*self.overrides, *overrides])
+        return LazyConfig.apply_overrides(without_pretrained_backbone(cfg), [*self.overrides, *overrides])
 
     def describe(self) -> str:
         """Everything about it, a line for each attribute that has a value."""

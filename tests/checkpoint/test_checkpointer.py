@@ -1,6 +1,7 @@
 import logging
 import re
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrex_lite.checkpoint import Checkpointer, CheckpointError, save_atomic
+from detrex_lite.checkpoint import Checkpointer, CheckpointError, save_atomic, verify_checkpoint
 from detrex_lite.checkpoint import checkpointer as checkpointer_module
 
 
@@ -183,9 +184,10 @@ def test_an_old_checkpoint_that_cannot_be_removed_does_not_stop_the_run(tmp_path
 
 
 def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path):
-    (tmp_path / ".model_7.pth.partial").write_bytes(b"half of it")
+    (tmp_path / ".model_7.pth.0123456789abcdef.partial").write_bytes(b"half of it")
     checkpointer = Checkpointer(tmp_path)
     assert not checkpointer.has_checkpoint()
+    checkpointer.remove_leftovers()
     checkpointer.save("model_8", {})
     assert names_in(tmp_path) == ["last_checkpoint", "model_8.pth"]
 
@@ -239,3 +241,16 @@ def test_only_this_formats_training_state_can_be_resumed(tmp_path):
     save_atomic({"model": {}, "format": 2}, tmp_path / "newer.pth")
     with pytest.raises(CheckpointError, match="has format 2, this version reads format 1"):
         checkpointer.load(tmp_path / "newer.pth")
+
+
+def test_writers_that_share_a_folder_do_not_share_a_partial_file(tmp_path):
+    """Without a lock both write the same files; what is published is whole at every moment."""
+
+    def save_often(number):
+        checkpointer = Checkpointer(tmp_path)
+        for index in range(10):
+            verify_checkpoint(checkpointer.save(f"model_{index}", {"a": torch.full((300_000,), float(number))}))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(save_often, range(2)))
+    assert names_in(tmp_path) == ["last_checkpoint", *(f"model_{index}.pth" for index in range(10))]

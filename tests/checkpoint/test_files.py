@@ -190,15 +190,48 @@ def test_truncated_files_say_so(tmp_path, name):
     else:
         save_atomic(state, path)
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(DamagedCheckpointError, match=rf"{name} cannot be read .* truncated, damaged or no checkpoint"):
+    with pytest.raises(DamagedCheckpointError, match=rf"{name} (cannot be read .*truncated|is damaged)"):
         read_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
 def test_a_web_page_saved_as_a_checkpoint_is_refused(tmp_path, name):
     (tmp_path / name).write_text("<!DOCTYPE html><html>sign in first</html>" * 20)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=f"{name} is a web page"):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
+def test_a_pointer_of_git_lfs_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(CheckpointError, match=f"{name} is a pointer of Git LFS.*git lfs pull"):
+        read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_bit_that_was_not_written_is_found(tmp_path, trusted):
+    save_atomic({"a": torch.ones(64)}, tmp_path / "a.pth")
+    content = bytearray((tmp_path / "a.pth").read_bytes())
+    content[content.index(b"\0\0\x80?" * 8) + 3] ^= 0x40
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match=r"a\.pth is damaged: the checksum"):
+        read_checkpoint(tmp_path / "a.pth", trusted=trusted)
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, "set_crc32_options"), reason="this torch always writes checksums")
+def test_a_file_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_atomic({"a": torch.ones(64)}, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_checkpoint(tmp_path / "a.pth")["a"].sum() == 64
+
+
+def test_a_length_that_no_memory_has_room_for(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x04\x95" + (2**60).to_bytes(8, "little") + b"}.")
+    with pytest.raises(CheckpointError, match=r"a\.pkl cannot be read"):
+        read_checkpoint(tmp_path / "a.pkl")
 
 
 def test_an_empty_file_says_so(tmp_path):
@@ -388,3 +421,25 @@ def test_an_interrupt_or_an_unpicklable_object_leaves_the_old_file(tmp_path, mon
         save_atomic({"iteration": 2}, path)
     assert names_in(tmp_path) == ["a.pth"]
     assert read_checkpoint(path) == {"iteration": 1}
+
+
+def test_a_link_at_the_name_of_the_partial_file_is_not_followed(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
+    for name in (".model_x.pth.partial", ".model_x.pth.guessed.partial"):
+        (tmp_path / name).symlink_to(victim)
+    with pytest.raises(OSError, match="File exists"):
+        save_atomic({"a": torch.zeros(3)}, tmp_path / "model_x.pth")
+    assert victim.read_text() == "precious"
+    monkeypatch.undo()
+    save_atomic({"a": torch.zeros(3)}, tmp_path / "model_x.pth")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "model_x.pth").is_symlink()
+
+
+def test_a_path_that_begins_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_atomic({"a": torch.ones(3)}, "~/model.pth")
+    assert (tmp_path / "model.pth").is_file()
+    assert read_checkpoint("~/model.pth")["a"].sum() == 3

@@ -8,6 +8,7 @@ import time
 import torch
 
 from detrex_lite import distributed
+from detrex_lite.config import trust
 from detrex_lite.data import DetrDatasetMapper
 from detrex_lite.engine import train
 from detrex_lite.engine.processes.launch import times_restarted
@@ -55,6 +56,7 @@ def config(folder, *overrides):
     cfg = tiny_config(folder, "train.accumulate_steps=2", "train.model_ema.enabled=True", *overrides)
     cfg.model._target_ = "tests.engine.children.Detector"
     cfg.dataloader.train._target_ = "tests.engine.children.RankLoader"
+    trust("tests")  # in each process
     return cfg
 
 

@@ -46,19 +46,20 @@ def test_batch_norms_are_synchronised_when_several_processes_ask(tmp_path, monke
     monkeypatch.setattr("detrex_lite.engine.settings._wrong_together", lambda train: ())  # which asks for a GPU
     cfg = complete(tiny_config(tmp_path, f"train.sync_batch_norm={asked}"), ())
     cfg.model._target_ = "tests.engine.test_build.Normalised"
-    assert kinds(Run(cfg, tmp_path).model)["norm"] == "BatchNorm1d"
+    assert kinds(Run(cfg, tmp_path, resume=False).model)["norm"] == "BatchNorm1d"
     monkeypatch.setattr("detrex_lite.distributed.is_distributed", lambda: True)
     monkeypatch.setattr("detrex_lite.distributed.all_gather_objects", lambda mine: [mine, mine])
     monkeypatch.setattr("detrex_lite.distributed.rank", lambda: 0)
-    assert kinds(Run(cfg, tmp_path).model)["norm"] == expected
+    monkeypatch.setattr("detrex_lite.distributed.from_main_process", lambda compute: compute())
+    assert kinds(Run(cfg, tmp_path, resume=False).model)["norm"] == expected
 
 
 def test_activations_of_transformer_layers_are_checkpointed_when_asked(tmp_path):
     cfg = complete(tiny_config(tmp_path, "train.activation_checkpointing=True"), ())
     cfg.model._target_ = "tests.engine.test_build.Layered"
-    assert Run(cfg, tmp_path).model.layer.activation_checkpointing
+    assert Run(cfg, tmp_path, resume=False).model.layer.activation_checkpointing
     cfg.train.activation_checkpointing = False
-    assert not Run(cfg, tmp_path).model.layer.activation_checkpointing
+    assert not Run(cfg, tmp_path, resume=False).model.layer.activation_checkpointing
     with pytest.raises(ConfigError, match="activation_checkpointing=True: Linear has no transformer layers"):
         build.checkpoint_activations(nn.Linear(1, 1))
 
@@ -70,12 +71,12 @@ def exchanged(model):
 def test_blocks_are_accelerated_on_a_cpu_unless_they_are_not_to_be(tmp_path):
     cfg = complete(tiny_config(tmp_path), ())
     cfg.model._target_ = "tests.engine.test_build.Layered"
-    model = Run(cfg, tmp_path).model
+    model = Run(cfg, tmp_path, resume=False).model
     assert exchanged(model) >= {"backbone", "dropout", "head", "layer.attentions.0", "layer.ffns.0"}
     assert exchanged(ModelEma(model, decay=0.5).module) == exchanged(model)
     assert build.checkpoint_activations(model) is None
     cfg.train.accelerate_cpu = False
-    plain = Run(cfg, tmp_path).model
+    plain = Run(cfg, tmp_path, resume=False).model
     assert not exchanged(plain)
     plain.load_state_dict(model.state_dict())
     build.to_device(plain, complete(tiny_config(tmp_path), ()).train, torch.device("meta"))

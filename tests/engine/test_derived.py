@@ -2,9 +2,10 @@ import json
 
 import pytest
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detrex_lite.config import ConfigError, LazyConfig, get_config
-from detrex_lite.engine import derived
+from detrex_lite.engine import derived, train
 
 CONFIG = "projects/dino/configs/dino_r50_custom.py"
 
@@ -47,15 +48,31 @@ def test_the_length_of_training(annotations, images, epochs):
 
 @pytest.mark.parametrize("kind", ["detector", "backbone"])
 def test_weights_are_taken_where_they_are(annotations, tmp_path, kind):
-    cfg = _config(annotations(118287), f"pretrained.{kind}={tmp_path / 'weights.pth'}")
-    assert (cfg.train.init_checkpoint, cfg.model.backbone.weights) == ("", None)
     (tmp_path / "weights.pth").touch()
+    cfg = _config(annotations(118287), f"pretrained.{kind}={tmp_path / 'weights.pth'}")
     file = str(tmp_path / "weights.pth")
     want = (file, None) if kind == "detector" else ("", file)
     assert (cfg.train.init_checkpoint, cfg.model.backbone.weights) == want
     assert (cfg.model.backbone.norm, cfg.model.backbone.freeze_at) == ("FrozenBN", 1)
     assert cfg.optimizer.params.backbone_lr_factor == 0.1
     assert cfg.train.max_epochs == 12
+
+
+@pytest.mark.parametrize("kind", ["detector", "backbone"])
+def test_weights_that_are_given_and_not_there(annotations, tmp_path, kind):
+    cfg = _config(annotations(205), f"pretrained.{kind}={tmp_path / 'typo.pth'}", f"train.output_dir={tmp_path}")
+    message = rf"pretrained\.{kind}=.*typo\.pth: there is no such file"
+    with pytest.raises(ConfigError, match=message):
+        getattr(derived, f"{kind}_weights")(cfg)
+    with pytest.raises((ConfigError, OmegaConfBaseException), match=message):
+        train(cfg)
+
+
+def test_weights_in_the_home_folder(annotations, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "weights.pth").touch()
+    cfg = _config(annotations(205), "pretrained.backbone=~/weights.pth")
+    assert cfg.model.backbone.weights == str(tmp_path / "weights.pth")
 
 
 def test_a_number_takes_the_place_of_what_is_derived(annotations):

@@ -22,25 +22,27 @@ def dataset(*names):
     return SimpleNamespace(name="cells", class_names=names)
 
 
-@pytest.mark.parametrize("trace", ["last_checkpoint", "metrics.jsonl", "config.yaml"])
+@pytest.mark.parametrize("trace", ["last_checkpoint", "model_0000002.pth", "metrics.jsonl"])
 def test_each_trace_of_another_run_is_enough(tmp_path, trace):
-    (tmp_path / trace).touch()
+    (tmp_path / trace).write_text('{"iteration": 1}')
     check_output_dir(tmp_path, resume=True)
     with pytest.raises(ConfigError, match=rf"holds another run \({trace}\): continue it with --resume"):
         check_output_dir(tmp_path, resume=False)
 
 
 def test_other_files_and_missing_folders_are_fine(tmp_path):
-    (tmp_path / "log.txt").touch()
+    for name in ("log.txt", "config.yaml", "metrics.jsonl"):  # as after a failure in the first step
+        (tmp_path / name).touch()
     (tmp_path / "evaluation").mkdir()
     check_output_dir(tmp_path, resume=False)
     check_output_dir(tmp_path / "new", resume=False)
 
 
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "out").touch()
-    with pytest.raises(ConfigError, match="is a file, not a folder"):
-        check_output_dir(tmp_path / "out", resume=False)
+@pytest.mark.parametrize("name", ["last_checkpoint", "metrics.jsonl"])
+def test_a_folder_where_a_file_is_to_be_written(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"{name} in it is a folder"):
+        check_output_dir(tmp_path, resume=True)
 
 
 def test_initial_weights_are_a_local_file(tmp_path):

@@ -19,7 +19,7 @@ from detrex_lite.metrics_file import read_metrics
 
 from .children import WorkerKiller
 from .test_resume import assert_same_run
-from .tiny import Recorder, tiny_config
+from .tiny import Recorder, TinyDetector, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +288,63 @@ def test_secrets_of_the_environment_are_in_no_file_of_a_run(tmp_path, monkeypatc
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
     assert {"config.yaml", "report.html", "model_final.pth"} <= {file.name for file in files}
     assert not [file for file in files if b"hunter2" in file.read_bytes()]
+
+
+FETCHED = []
+
+
+class FetchingDetector(TinyDetector):
+    """Its backbone has pre-trained weights, which would be downloaded."""
+
+    def __init__(self, *, backbone, **arguments):
+        super().__init__(**arguments)
+        FETCHED.append(backbone["weights"])
+
+
+def test_pretrained_backbones_are_fetched_for_new_runs_only(tmp_path):
+    def config(folder, *overrides):
+        cfg = tiny_config(tmp_path / folder, "+model.backbone.weights=IMAGENET1K_V1", *overrides)
+        cfg.model._target_ = "tests.engine.test_run.FetchingDetector"
+        return cfg
+
+    FETCHED.clear()
+    train(config("run", "train.max_iter=2"))
+    train(config("run", "train.max_iter=4"), resume=True)
+    evaluate(config("evaluation", f"train.init_checkpoint={tmp_path}/run/model_final.pth"))
+    assert FETCHED == ["IMAGENET1K_V1", None, None]
+    assert LazyConfig.load(str(tmp_path / "run" / "config.yaml")).model.backbone.weights == "IMAGENET1K_V1"
+
+
+class OddOptimizer(torch.optim.SGD):
+    """Its state, which is empty before the first step, holds what no checkpoint can."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["size"] = parameter.shape
+
+
+def test_a_state_that_cannot_be_saved_is_known_after_one_step(tmp_path):
+    cfg = tiny_config(tmp_path, "train.max_iter=1000", "train.checkpointer.period=500", "~optimizer.betas")
+    cfg.optimizer._target_ = "tests.engine.test_run.OddOptimizer"
+    with pytest.raises(ValueError, match=r"state\['optimizer'\].*\['size'\] is a torch.Size"):
+        train(cfg)
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["iteration"] == 1
+    assert not list(tmp_path.glob(".*trial*"))
+
+
+def test_a_disk_that_is_full_is_known_after_one_step(tmp_path, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(tiny_config(tmp_path, "train.max_iter=1000", "train.checkpointer.period=500"))
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["iteration"] == 1
+
+
+def test_trying_to_save_leaves_nothing(tmp_path):
+    train(tiny_config(tmp_path, "train.checkpointer.period=0"))
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"model_best.pth", "model_final.pth"}
+    assert not list(tmp_path.glob("*trial*"))

@@ -211,3 +211,13 @@ def test_epochs_of_a_loader_that_does_not_tell_are_refused():
     with pytest.raises(ConfigError, match=r"train\.max_epochs, train\.eval_epochs: the training loader does not say"):
         lengths(None, max_epochs=3, eval_epochs=1)
     assert lengths(None, max_iter=3).epoch is None
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("detrex_lite.distributed.is_distributed", lambda: True)
+    monkeypatch.setattr("detrex_lite.distributed.world_size", lambda: 2)
+    (fault,) = faults_of("train.device=cuda:0")
+    assert "train.device='cuda:0' is one GPU for 2 processes" in fault
+    (fault,) = faults_of("train.device=cuda", "train.seed=-1")
+    assert "train.seed" in fault

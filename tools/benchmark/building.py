@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from detrex_lite.config import LazyConfig, instantiate, locate
+from detrex_lite.inference.predictor import without_pretrained_backbone
 from detrex_lite.structures import Boxes, Instances
 
 from .errors import BenchmarkError
@@ -26,9 +27,7 @@ def load_model_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
     if not isinstance(config, DictConfig) or not isinstance(config.get("model"), DictConfig):
         sections = ", ".join(map(str, config)) if isinstance(config, DictConfig) else "none"
         raise BenchmarkError(f"{file} has no 'model'; its sections are: {sections}")
-    if OmegaConf.select(config, "model.backbone.weights") is not None:
-        config.model.backbone.weights = None
-    return config.model
+    return without_pretrained_backbone(config).model
 
 
 def build_model(model_config: DictConfig, *, seed: int = 0) -> nn.Module:

@@ -13,6 +13,7 @@ from detrex_lite.engine.loop.trainer import Hook, Trainer
 from detrex_lite.engine.processes.determinism import deterministic_algorithms
 from detrex_lite.engine.settings import AMP_DTYPES, complete
 from detrex_lite.errors import NonFiniteError
+from detrex_lite.inference.predictor import without_pretrained_backbone
 
 from .errors import BenchmarkError, require_positive
 from .machine import machine_facts
@@ -79,8 +80,7 @@ def benchmark_training(
     config = LazyConfig.apply_overrides(LazyConfig.load(file), list(overrides))
     OmegaConf.update(config, "train.device", str(device))
     config = complete(config, sections=("dataloader", "optimizer"))
-    if OmegaConf.select(config, "model.backbone.weights") is not None:
-        config.model.backbone.weights = None
+    config = without_pretrained_backbone(config)
     train = config.train
     torch.manual_seed(train.seed)
     loader = build_loader(config.dataloader.train)

@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,11 +11,12 @@ from torch import nn
 
 from ... import distributed
 from ...checkpoint import CheckpointError
+from ...checkpoint.load import require_usable
 from ...errors import NonFiniteError
 from ..loop.ema import ModelEma
 from ..loop.running_means import RunningMeans, mean_of_totals
 from ..loop.trainer import Trainer
-from ..processes.random_states import random_states, seed_anew, set_random_states
+from ..processes.random_states import preserved_random_states, random_states, seed_anew, set_random_states
 from ..processes.sharding import gathered, load_whole, part_here, split_optimizer_state
 
 logger = logging.getLogger(__name__)
@@ -26,12 +27,65 @@ class CheckpointStore(Protocol):
 
     def save(self, name: str, state: dict[str, Any]) -> Path: ...
 
+    def try_saving(self, state: dict[str, Any]) -> None: ...
+
     def load(self, path: Path) -> dict[str, Any]: ...
 
 
 def checkpoint_name(iteration: int) -> str:
     """The file name, without suffix, of the checkpoint after `iteration` steps."""
     return f"model_{iteration:07d}"
+
+
+# What every checkpoint of a run has, with the kinds of values.
+PARTS: dict[str, type | tuple[type, ...]] = {
+    "model": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "iteration": int,
+    "rng": list,
+    "losses": list,
+    "best": (dict, type(None)),
+    "class_names": list,
+    "config": str,
+}
+
+
+def _require_parts(path: Path, state: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that something else has written, or changed."""
+    faults = [f"{name} is missing" for name in PARTS if name not in state]
+    faults += [
+        f"{name} is a {type(state[name]).__name__}"
+        for name, kind in PARTS.items()
+        if name in state and not isinstance(state[name], kind)
+    ]
+    if not faults and state["iteration"] < 0:
+        faults.append(f"iteration is {state['iteration']}")
+    if not faults and (not state["rng"] or len(state["losses"]) != len(state["rng"])):
+        faults.append(f"rng is of {len(state['rng'])} processes, losses of {len(state['losses'])}")
+    if not faults and state["best"] is not None and not {"metric", "value", "iteration"} <= state["best"].keys():
+        faults.append("best has no metric, value or iteration")
+    if not faults:
+        faults += [f"rng[{rank}]: {error!r}" for rank, error in enumerate(map(_trial, state["rng"])) if error]
+    if faults:
+        raise CheckpointError(
+            f"{path} is no checkpoint that a run could go on from: {'; '.join(faults)}. Remove it, and --resume takes "
+            "the one before; or give it as train.init_checkpoint"
+        )
+
+
+def _trial(states: Any) -> Exception | None:
+    """What is wrong with the random states of a process."""
+    try:
+        with preserved_random_states():
+            set_random_states(states)
+    except Exception as error:  # a setter of each library judges its own part
+        return error
+    return None
+
+
+def _class_of(optimizer: torch.optim.Optimizer) -> str:
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
 class TrainingState:
@@ -84,6 +138,7 @@ class TrainingState:
         state = {
             "model": gathered(self.model.state_dict()),
             "optimizer": gathered(trainer.optimizer.state_dict()),
+            "optimizer_class": _class_of(trainer.optimizer),
             "lr_scheduler": {"max_iter": trainer.max_iter},
             "scaler": trainer.scaler.state_dict(),
             "iteration": trainer.iteration,
@@ -120,25 +175,48 @@ class TrainingState:
         self.saved_iteration = self.trainer.iteration
         return path
 
+    def try_saving(self) -> None:
+        """Write a checkpoint and remove it again. Every process must call this.
+
+        Raises:
+            ValueError, OSError: on every process, when a checkpoint could not be written or not be read again.
+        """
+        state = self.capture()
+        distributed.from_main_process(lambda: self.checkpointer.try_saving(state))
+
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint: everything is as it was when it was saved.
 
         Raises:
-            CheckpointError: when the checkpoint is of another model, optimizer or set of classes.
+            CheckpointError: when the checkpoint is of another model, optimizer or set of classes, its weights are not
+                finite, or a part of it is missing or malformed.
         """
         state = self.checkpointer.load(path)
+        _require_parts(path, state)
         if self.class_names and state["class_names"] and state["class_names"] != self.class_names:
             raise CheckpointError(
                 f"{path} was trained on the classes {state['class_names']}, the data has {self.class_names}; "
                 "a run goes on with its own classes only (to fine-tune, give the file as train.init_checkpoint)"
             )
         trainer = self.trainer
+        optimizer = _class_of(trainer.optimizer)
+        if state.get("optimizer_class", optimizer) != optimizer:
+            raise CheckpointError(
+                f"{path} is of a run with the optimizer {state['optimizer_class']}, and this config has {optimizer}, "
+                "which cannot go on with its state (to begin anew from the weights, give the file as "
+                "train.init_checkpoint)"
+            )
+        try:
+            for weights in (state["model"], state.get("ema", {})):
+                require_usable(weights, self.model.state_dict())
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
         try:
             load_whole(self.model, state["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(state.get("ema", state["model"]), state.get("ema_updates", 0))
             self._restore_optimizer(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} does not fit the model and optimizer of this config, so the run cannot be continued: {error}"
             ) from error

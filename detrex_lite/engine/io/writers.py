@@ -59,11 +59,12 @@ class CsvWriter:
         self._names = ["iteration"]
         rows: list[dict[str, Any]] = []
         if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                self._names = list(reader.fieldnames or self._names)
-                # A row that was cut off while it was written has no last cell.
-                rows = [row for row in reader if None not in row.values() and None not in row]
+            text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "\ufffd")
+            reader = csv.DictReader(io.StringIO(text, newline=""))
+            self._names = list(reader.fieldnames or self._names)
+            # A row that was cut off while it was written has no last cell; one of other bytes has no number.
+            rows = [row for row in reader if None not in row.values() and None not in row]
+            rows = [row for row in rows if (row.get("iteration") or "").isdecimal()]
         self._write_all([row for row in rows if int(row["iteration"]) <= start_iteration])
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:

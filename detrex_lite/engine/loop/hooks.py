@@ -50,7 +50,10 @@ class EmaUpdate(Hook):
 
 
 class PeriodicCheckpoint(Hook):
-    """Saves `model_<iteration>` every `period` steps (0: never) and `model_final` after the last one."""
+    """Saves `model_<iteration>` every `period` steps (0: never) and `model_final` after the last one.
+
+    After the first step, when the optimizer has its state, saving is tried.
+    """
 
     def __init__(self, state: TrainingState, period: int):
         self.state = state
@@ -61,6 +64,8 @@ class PeriodicCheckpoint(Hook):
             self.state.save("model_final")
         elif self.period and trainer.iteration % self.period == 0:
             self.state.save(checkpoint_name(trainer.iteration))
+        elif trainer.iteration == trainer.start_iteration + 1:
+            self.state.try_saving()
 
 
 class Evaluation(Hook):

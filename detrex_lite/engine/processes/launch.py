@@ -11,20 +11,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from ... import distributed
 from ...config import ConfigError
+from ...distributed import WAIT_AT_MOST
 
 # How long processes get to end by themselves after one has failed: those that wait for it never would.
 GRACE_SECONDS = 5.0
-
-# How long processes wait for each other: while the main one computes metrics or writes a checkpoint, the others do.
-WAIT_AT_MOST = timedelta(minutes=30)
 
 # What usually stands behind a signal that nobody sent on purpose.
 USUAL_CAUSES = {
@@ -114,6 +112,7 @@ def process_group(url: str, rank: int, world_size: int, local_rank: int, device:
         timeout=WAIT_AT_MOST,
     )
     try:
+        distributed.cpu_group()  # a network that it cannot use is to be known now, not at the first evaluation
         yield
     finally:
         dist.destroy_process_group()

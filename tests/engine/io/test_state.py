@@ -74,6 +74,7 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
         "ema",
         "ema_updates",
         "optimizer",
+        "optimizer_class",
         "lr_scheduler",
         "scaler",
         "iteration",

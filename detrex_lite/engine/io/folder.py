@@ -1,0 +1,99 @@
+"""The output folder of a run: made, and owned by one run at a time."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...config import ConfigError
+
+LOCK_FILE = ".lock"
+
+# A file system without locks says one of these.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+logger = logging.getLogger(__name__)
+
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked process, such as one that loads images: the lock ends with the process that took it."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def make_output_dir(output_dir: Path) -> None:
+    """Make the folder, with those that it is in.
+
+    Raises:
+        ConfigError: when that is impossible; the message names `train.output_dir`.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(output_dir, error) from error
+
+
+@contextlib.contextmanager
+def owned_output_dir(output_dir: Path) -> Iterator[None]:
+    """Inside, no other run may write to the folder, which is made.
+
+    The lock is the system's: it ends with this process, however that ends. Only the main process takes it.
+
+    Raises:
+        ConfigError: when another run owns the folder, with that run's machine and process, or the folder cannot be
+            made or written to.
+    """
+    make_output_dir(output_dir)
+    path = output_dir / LOCK_FILE
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise _unusable(output_dir, error) from error
+    _held.add(handle)
+    try:
+        _lock(handle, output_dir)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
+        try:
+            yield
+        finally:
+            os.ftruncate(handle, 0)
+    finally:
+        _held.discard(handle)
+        os.close(handle)
+
+
+def _lock(handle: int, output_dir: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(handle, 1000).decode(errors="replace") or "another process"
+        raise ConfigError(
+            f"train.output_dir={output_dir} belongs to a run that has not ended: {owner}. Wait for it, end it, or "
+            "choose another folder with train.output_dir=..."
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise _unusable(output_dir, error) from error
+        logger.warning(
+            "The file system of train.output_dir=%s has no locks: a second run in this folder would not be noticed.",
+            output_dir,
+        )
+
+
+def _unusable(output_dir: Path, error: OSError) -> ConfigError:
+    if output_dir.exists() and not output_dir.is_dir():
+        return ConfigError(f"train.output_dir={output_dir} is a file, not a folder")
+    return ConfigError(f"train.output_dir={output_dir} cannot be used: {error.strerror or error} ({error.filename})")

@@ -191,6 +191,7 @@ class DetectionHeads(nn.Module):
     def _boxes_of(self, step: LayerStep, hidden: Tensor | None) -> Tensor:
         offsets = step.offsets
         if offsets is None:
+            assert hidden is not None
             offsets = in_own_precision(self.bbox_embed[step.layer], hidden)
         return self.boxes(offsets, step.base)
 

@@ -240,8 +240,9 @@ class Trainer:
         This is the one transfer from the device for each step.
         """
         watched = [value.float() for losses in all_losses for value in losses.values()]
-        if self._watched_norm() is not None:
-            watched.append(self._watched_norm().float())
+        norm = self._watched_norm()
+        if norm is not None:
+            watched.append(norm.float())
         failed = 1 - torch.isfinite(torch.stack(watched)).all().float()
         flags = torch.stack([failed, failed.new_tensor(float(self.stop_requested))])
         if distributed.is_distributed():

@@ -26,3 +26,8 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 class NonFiniteError(ValueError, FloatingPointError):
     """A loss, a cost or a prediction is NaN or infinite: training cannot go on from here."""
+
+
+def printable(text: str) -> str:
+    """The text with control characters and bytes of file names that are not UTF-8 as escapes, for a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

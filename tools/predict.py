@@ -3,15 +3,25 @@
     python tools/predict.py --config-file output/config.yaml --weights output/model_final.pth photos/
     python tools/predict.py --model dino_r50_4scale_12ep photo.jpg    # published weights: docs/zoo.md
 
+Drawings and the list `predictions.json` are written along the way, and each is whole at every moment: what was found
+until the program ends, for whatever reason, is there.
+
 Exit status: 0 when every image was done, 1 when some could not be read (they are reported on standard error
-and the others are done), 2 when nothing could be done.
+and the others are done), 2 when nothing could be done or the results could not be written, 128 and the signal's number
+when the program was interrupted.
 """
 
 import argparse
+import contextlib
+import errno
+import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +29,22 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see tools/train_net.py; befo
 
 from tqdm import tqdm
 
+from detrex_lite.checkpoint.files import atomic_file
 from detrex_lite.config import LazyConfig, explain, trust
 from detrex_lite.config.trusted import add_trust_argument
 from detrex_lite.data import DatasetError, list_images, read_image
+from detrex_lite.errors import printable
 from detrex_lite.inference import Predictor
 from detrex_lite.structures import Instances
 from detrex_lite.visualization import draw_detections
 from detrex_lite.zoo.predictor import load
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
+LONGEST_STEM = 200  # bytes; file systems take names of 255, with a number, a suffix, and what a partial file adds
+# The list is written again after so many seconds, and after so many times what writing it took: a long list must not
+# take the time of the predictions.
+SECONDS_BETWEEN_WRITES = 1.0
+SHARE_OF_WRITES = 1 / 20
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -66,30 +83,182 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overwritten:
         return report(f"error: {min(overwritten)} would be overwritten: choose another --output than {output}")
     try:
+        check_output(output)
         predictor = build_predictor(args)
     except (ValueError, OSError) as error:
         return report(explain(error, with_traceback=args.traceback))
-
-    output.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Instances] = {}
-    for file, result in tqdm(predictor.iterate(files), total=len(files), unit="image", disable=None):
-        if isinstance(result, ValueError):
-            tqdm.write(f"predict.py: {result}", file=sys.stderr)
-            num_failed += 1
-            continue
-        found[file] = result
-        # The predictor has left out low scores.
-        picture = draw_detections(read_image(file), result, predictor.class_names, score_threshold=0)
-        picture.save(drawn[file], quality=95)
-    content = as_coco(found, drawn, predictor.class_names)
-    with open(output / "predictions.json", "w", encoding="utf-8") as json_file:
-        json.dump(content, json_file, indent=1, ensure_ascii=False)
-    num_found = len(content["annotations"])
-    print(f"{num_found} detections of score >= {args.score_threshold:g} in {len(found)} images")
-    print(f"drawn in {output}, listed in {output / 'predictions.json'}")
+    predictions = PredictionsFile(output / "predictions.json", predictor.class_names)
+    try:
+        with stopped_by_signals():
+            num_failed += predict(predictor, drawn, predictions)
+    except OSError as error:
+        return report(f"error: {error}")
+    except KeyboardInterrupt:
+        return interrupted(signal.SIGINT, predictions)
+    except Interrupted as error:
+        return interrupted(error.signal, predictions)
+    print(f"{predictions.num_found} detections of score >= {args.score_threshold:g} in {predictions.num_images} images")
+    print(f"drawn in {printable(str(output))}, listed in {printable(str(predictions.path))}")
     if num_failed:
         print(f"predict.py: {num_failed} could not be read, see above", file=sys.stderr)
     return 1 if num_failed else 0
+
+
+def predict(predictor: Predictor, drawn: dict[str, Path], predictions: "PredictionsFile") -> int:
+    """Draw and list what is in the images.
+
+    Args:
+        predictor: finds objects.
+        drawn: image file -> where its drawing goes.
+        predictions: where detections are listed.
+
+    Returns:
+        How many images failed; they are reported.
+
+    Raises:
+        OSError: when a result cannot be written; the message names the file.
+    """
+    num_failed = 0
+    with predictions.written_at_the_end():
+        for file, result in tqdm(predictor.iterate(drawn), total=len(drawn), unit="image", disable=None):
+            assert isinstance(file, str)
+            try:
+                if isinstance(result, ValueError):
+                    raise result
+                # The predictor has left out low scores.
+                picture = draw_detections(read_image(file), result, predictor.class_names, score_threshold=0)
+            except (ValueError, MemoryError) as error:
+                reason = str(error) or f"{file}: there is not enough memory to draw it"
+                tqdm.write(f"predict.py: {printable(reason)}", file=sys.stderr)
+                num_failed += 1
+                continue
+            # Pillow takes no notice of a write that is cut short; into memory there is none.
+            encoded = io.BytesIO()
+            is_jpeg = drawn[file].suffix in JPEG_SUFFIXES
+            picture.save(encoded, format="JPEG" if is_jpeg else "PNG", quality=95)
+            with atomic_file(drawn[file]) as drawing:
+                drawing.write(encoded.getbuffer())
+            predictions.add(file, drawn[file].name, result)
+    return num_failed
+
+
+class PredictionsFile:
+    """Detections as a COCO data set whose annotations have a `score`; ids count from 1.
+
+    Args:
+        path: of the file. It is replaced at once, and then as detections come.
+        class_names: K names.
+
+    Attributes:
+        num_images, num_found: how many images and detections are listed.
+    """
+
+    def __init__(self, path: Path, class_names: Sequence[str]):
+        self.path = path
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._content = {
+            "images": self._images,
+            "categories": [{"id": index, "name": name} for index, name in enumerate(class_names, 1)],
+            "annotations": self._annotations,
+        }
+        self._next_write = 0.0
+
+    @property
+    def num_images(self) -> int:
+        return len(self._images)
+
+    @property
+    def num_found(self) -> int:
+        return len(self._annotations)
+
+    def add(self, file: str, drawn: str, instances: Instances) -> None:
+        """List an image's detections, and write the file if the last time is long enough ago."""
+        height, width = instances.image_size
+        image_id = len(self._images) + 1
+        self._images.append({"id": image_id, "file_name": file, "width": width, "height": height, "drawn": drawn})
+        values = zip(
+            instances.pred_boxes.tensor.double().tolist(),
+            instances.scores.double().tolist(),
+            instances.pred_classes.tolist(),
+            strict=True,
+        )
+        for (x0, y0, x1, y1), score, class_index in values:
+            self._annotations.append(
+                {
+                    "id": len(self._annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": class_index + 1,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": 0,
+                    "score": score,
+                }
+            )
+        if time.monotonic() >= self._next_write:
+            self._write()
+
+    @contextlib.contextmanager
+    def written_at_the_end(self) -> Iterator[None]:
+        """Write the file now, and what was added inside when the block ends, however it ends."""
+        self._write()
+        try:
+            yield
+        finally:
+            self._write()
+
+    def _write(self) -> None:
+        start = time.monotonic()
+        text = json.dumps(self._content, indent=1, ensure_ascii=False)
+        with atomic_file(self.path) as file:
+            # File names may hold bytes that are not UTF-8, which Python has as surrogates: \udc80 is JSON for one.
+            file.write(text.encode("utf-8", errors="backslashreplace"))
+        end = time.monotonic()
+        self._next_write = end + max(SECONDS_BETWEEN_WRITES, (end - start) / SHARE_OF_WRITES)
+
+
+class Interrupted(BaseException):
+    """A signal asks the program to end."""
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number)
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Within it, SIGTERM raises `Interrupted`; SIGINT raises KeyboardInterrupt anyway."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def interrupted(number: signal.Signals, predictions: PredictionsFile) -> int:
+    """Say what is there; returns the exit status."""
+    where = f"what was found in {predictions.num_images} images is in {printable(str(predictions.path))}"
+    print(f"predict.py: stopped by {number.name}; {where}", file=sys.stderr)
+    return 128 + number
+
+
+def check_output(output: Path) -> None:
+    """Try to write, before a model is loaded for nothing; nothing is left behind.
+
+    Raises:
+        OSError: when nothing can be written there; the message names the folder.
+    """
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    try:
+        if (output / "predictions.json").is_dir():
+            raise IsADirectoryError(errno.EISDIR, "predictions.json in it is a folder")
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise OSError(f"--output {output} cannot be written: {existing}: {error.strerror}") from error
 
 
 def build_predictor(args: argparse.Namespace) -> Predictor:
@@ -109,7 +278,8 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
 
 def report(message: str) -> int:
     """Say why nothing can be done; returns the exit status."""
-    print(f"predict.py: {message}", file=sys.stderr)
+    text = "\n".join(printable(line) for line in message.splitlines())
+    print(f"predict.py: {text}", file=sys.stderr)
     return 2
 
 
@@ -122,7 +292,7 @@ def find_files(paths: Iterable[str]) -> tuple[list[str], int]:
             for file in list_images(path):
                 files.setdefault(Path(file).resolve(), file)
         except DatasetError as error:
-            print(f"predict.py: {error}", file=sys.stderr)
+            print(f"predict.py: {printable(str(error))}", file=sys.stderr)
             num_failed += 1
     return list(files.values()), num_failed
 
@@ -135,6 +305,8 @@ def drawn_paths(files: Sequence[str], output: Path) -> dict[str, Path]:
         suffix = Path(file).suffix.lower()
         # What is not JPEG anyway is drawn without loss.
         stem, suffix = Path(file).stem, suffix if suffix in JPEG_SUFFIXES else ".png"
+        while len(os.fsencode(stem)) > LONGEST_STEM:
+            stem = stem[:-1]
         name, number = f"{stem}{suffix}", 1
         while name.lower() in taken:  # some file systems do not tell A.jpg from a.jpg
             number += 1
@@ -142,37 +314,6 @@ def drawn_paths(files: Sequence[str], output: Path) -> dict[str, Path]:
         taken.add(name.lower())
         drawn[file] = output / name
     return drawn
-
-
-def as_coco(
-    found: dict[str, Instances], drawn: dict[str, Path], class_names: Sequence[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Detections as a COCO data set whose annotations have a `score`; ids count from 1."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, (file, instances) in enumerate(found.items(), 1):
-        height, width = instances.image_size
-        images.append({"id": image_id, "file_name": file, "width": width, "height": height, "drawn": drawn[file].name})
-        values = zip(
-            instances.pred_boxes.tensor.double().tolist(),
-            instances.scores.double().tolist(),
-            instances.pred_classes.tolist(),
-            strict=True,
-        )
-        for (x0, y0, x1, y1), score, class_index in values:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": class_index + 1,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": (x1 - x0) * (y1 - y0),
-                    "iscrowd": 0,
-                    "score": score,
-                }
-            )
-    categories = [{"id": index, "name": name} for index, name in enumerate(class_names, 1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def read_image(path: str | Path) -> Tensor:
         with Image.open(path) as image:
             return _decoded(image, _orientation(image))
     except FileNotFoundError:
-        raise DatasetError(f"image {path} does not exist") from None
+        raise _not_there(path) from None
     except Exception as error:  # Pillow raises what its decoders raise, of a dozen types; large images take memory
         raise DatasetError(f"image {path} cannot be read: {_reason(error)}") from error
 
@@ -85,6 +85,12 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__  # a MemoryError has no text
 
 
+def _not_there(path: str | Path) -> DatasetError:
+    if "://" in str(path):
+        return DatasetError(f"{path} is an address, and images are read from files: download it and give its path")
+    return DatasetError(f"image {path} does not exist")
+
+
 def read_image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels of the image as `read_image` would return it; only the header is read.
 
@@ -96,7 +102,7 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
             width, height = image.size
             exchanged = _orientation(image) >= 5
     except FileNotFoundError:
-        raise DatasetError(f"image {path} does not exist") from None
+        raise _not_there(path) from None
     except Exception as error:  # as above
         raise DatasetError(f"image {path} cannot be read: {_reason(error)}") from error
     return (width, height) if exchanged else (height, width)
@@ -127,14 +133,16 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
     """The image files that a path stands for.
 
     Args:
-        paths: a file, a folder (its image files, sorted), a glob pattern (`**` for any depth), or a list of
-            these.
+        paths: a file, a folder (its image files, sorted), a glob pattern (`**` for any depth; links to folders are
+            followed unless they lead back to a folder above them), or a list of these.
 
     Raises:
-        DatasetError: when a path does not exist, or a folder or pattern holds no image.
+        DatasetError: when a path does not exist or is an address, or a folder or pattern holds no image.
     """
     found: list[str] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
+        if "://" in str(path):  # Path would drop one of the slashes
+            raise _not_there(path)
         text = str(Path(path).expanduser())
         if os.path.isdir(text):
             names = sorted(name for name in os.listdir(text) if name.lower().endswith(IMAGE_EXTENSIONS))
@@ -144,7 +152,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
         elif os.path.exists(text):
             found.append(text)
         elif glob.has_magic(text):
-            matches = sorted(match for match in glob.glob(text, recursive=True) if os.path.isfile(match))
+            matches = sorted(match for match in _matches(text) if os.path.isfile(match))
             if not matches:
                 raise DatasetError(f"no file matches {text}")
             found += matches
@@ -153,3 +161,36 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
     if not found:
         raise DatasetError("there is no image: the list of paths is empty")
     return found
+
+
+def _matches(pattern: str) -> set[str]:
+    """What `glob.glob(pattern, recursive=True)` gives, but for the paths that go through a loop of links.
+
+    glob itself follows every link at every depth: two links to their own folder are 2**40 paths.
+    """
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        return set(glob.glob(pattern))
+    position = parts.index("**")
+    rest = os.sep.join(parts[position + 1 :]) or "*"
+    start = os.sep.join([*parts[:position], ""])  # ends in a separator: only folders match
+    found: set[str] = set()
+    for folder in glob.glob(start) if start else [""]:
+        for below in _folders(folder):
+            found |= _matches(os.path.join(glob.escape(below), rest))
+    return found
+
+
+def _folders(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """`folder` and all folders below it that are not hidden."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    yield folder
+    try:
+        with os.scandir(folder or ".") as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:  # not allowed to look into it
+        return
+    for name in names:
+        yield from _folders(os.path.join(folder, name), above | {real})

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from torchvision import tv_tensors
 
 from ..checkpoint import CheckpointError, LoadReport, load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
-from ..data import decode_image, read_image
+from ..data import DatasetError, decode_image, read_image
 from ..devices import choose_device
 from ..ops.cpu import accelerate
 from ..structures import Instances
@@ -53,8 +54,8 @@ class Predictor:
         class_names: K names.
 
     Raises:
-        ValueError: for arguments outside their range, a config without `model`, or weights that are not of
-            this model.
+        ValueError: for arguments of another type or outside their range, a config without `model`, or weights that
+            are not of this model.
     """
 
     def __init__(
@@ -68,10 +69,10 @@ class Predictor:
         trusted: bool = False,
         image_format: str = "RGB",
     ):
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must be in 0..1, got {score_threshold}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not _is_a(numbers.Real, score_threshold) or not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must be in 0..1, got {score_threshold!r}")
+        if not _is_a(numbers.Integral, batch_size) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
         self.score_threshold = score_threshold
@@ -95,7 +96,8 @@ class Predictor:
             One result for one image; a list of results for a list.
 
         Raises:
-            ValueError: when an image cannot be read or is of another kind; the message names it.
+            ValueError: when an image cannot be read, needs more memory than there is, or is of another kind; the
+                message names it.
         """
         if isinstance(images, (list, tuple)):
             return [
@@ -119,16 +121,23 @@ class Predictor:
         images = iter(images)
         while batch := list(islice(images, self.batch_size)):
             loaded = [self._load(image) for image in batch]
-            found = iter(self._predict([image for image in loaded if isinstance(image, Tensor)]))
-            for image, pixels in zip(batch, loaded, strict=True):
-                yield (image, next(found)) if isinstance(pixels, Tensor) else (image, pixels)
+            found = iter(self._predict([inputs for inputs in loaded if isinstance(inputs, dict)]))
+            for image, inputs in zip(batch, loaded, strict=True):
+                result = next(found) if isinstance(inputs, dict) else inputs
+                yield (image, result) if isinstance(result, Instances) else (image, _named(result, image))
 
-    def _load(self, image: ImageLike) -> Tensor | ValueError:
-        """(3, H, W) uint8 RGB, or what is wrong."""
+    def _load(self, image: ImageLike) -> dict[str, Any] | ValueError:
+        """The model's input, or what is wrong."""
         try:
-            return self._to_rgb_tensor(image)
+            pixels = self._to_rgb_tensor(image)
         except ValueError as error:
             return error
+        try:
+            return {"image": self._augment(pixels), "height": pixels.shape[-2], "width": pixels.shape[-1]}
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return _TooLargeError(*pixels.shape[-2:])
 
     def _to_rgb_tensor(self, image: ImageLike) -> Tensor:
         if isinstance(image, (str, Path)):
@@ -149,14 +158,20 @@ class Predictor:
         return pixels.flip(0) if self.image_format == "BGR" else pixels
 
     @torch.no_grad()
-    def _predict(self, images: list[Tensor]) -> list[Instances]:
-        if not images:
+    def _predict(self, batch: list[dict[str, Any]]) -> list[Instances | ValueError]:
+        """What is in the images, which go one by one where memory does not hold them together."""
+        if not batch:
             return []
-        inputs = [
-            {"image": self._augment(image), "height": image.shape[-2], "width": image.shape[-1]} for image in images
-        ]
-        found = [output["instances"].to("cpu") for output in self.model(inputs)]
-        return [one[one.scores >= self.score_threshold] for one in found]
+        try:
+            found = [output["instances"].to("cpu") for output in self.model(batch)]
+            return [one[one.scores >= self.score_threshold] for one in found]
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Here the error is gone, and with it the tensors that its traceback held.
+        if len(batch) == 1:
+            return [_TooLargeError(batch[0]["height"], batch[0]["width"])]
+        return [self._predict([inputs])[0] for inputs in batch]
 
     def _augment(self, image: Tensor) -> Tensor:
         if self.augmentation is None:
@@ -167,6 +182,28 @@ class Predictor:
         target = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64)}
         augmented, _ = self.augmentation(tv_tensors.Image(image), target)
         return augmented.as_subclass(Tensor)
+
+
+class _TooLargeError(ValueError):
+    def __init__(self, height: int, width: int):
+        super().__init__(f"an image of {height}x{width} (height x width) pixels needs more memory than there is")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    is_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
+    return is_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _named(error: ValueError, image: ImageLike) -> ValueError:
+    """The error with the path of its image, which the errors of reading files have already."""
+    if isinstance(image, str | Path) and not isinstance(error, DatasetError):
+        return ValueError(f"{image}: {error}")
+    return error
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Whether a value is a number of this kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _or_raise(result: Instances | ValueError, where: str) -> Instances:

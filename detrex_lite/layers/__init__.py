@@ -5,6 +5,7 @@ from .conditional_attention import ConditionalCrossAttention, ConditionalSelfAtt
 from .deformable_attention import MultiScaleDeformableAttention
 from .ffn import FFN, MLP
 from .position_embedding import PositionEmbeddingLearned, PositionEmbeddingSine, get_sine_pos_embed
+from .precision import in_own_precision
 from .transformer import BaseTransformerLayer, TransformerLayerSequence
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "PositionEmbeddingSine",
     "TransformerLayerSequence",
     "get_sine_pos_embed",
+    "in_own_precision",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..ops import multi_scale_deformable_attention_from_offsets
 from .attention import check_num_heads
+from .precision import in_own_precision
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -20,6 +21,9 @@ class MultiScaleDeformableAttention(nn.Module):
     it is never compared with keys. It can be put wherever a layer has `MultiheadAttention`. In a
     `BaseTransformerLayer`, give `reference_points` and `spatial_shapes` in `cross_attn_inputs` (in `self_attn_inputs`
     where it is the self-attention).
+
+    Under autocast offsets are computed in the precision of their weights: bfloat16 rounds an offset of 5 cells to a
+    32nd of a cell.
 
     Args:
         embed_dim: C, of queries, values and the result.
@@ -124,7 +128,7 @@ class MultiScaleDeformableAttention(nn.Module):
             value.unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
             reference_points,
-            self.sampling_offsets(query).unflatten(-1, (*samples, 2)),
+            in_own_precision(self.sampling_offsets, query).unflatten(-1, (*samples, 2)),
             self.attention_weights(query).unflatten(-1, samples),
         )
         return identity + self.dropout(self.output_proj(out))

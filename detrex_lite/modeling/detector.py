@@ -79,6 +79,9 @@ class Detector(nn.Module):
         preprocess: normalises and pads images.
         criterion: called with (predictions, targets) in training, gives weighted losses.
         postprocessor: called with (final predictions, frame sizes) in evaluation, gives Instances.
+        batch_invariant_eval: what is detected in an image does not depend on the others of its batch, and the backbone
+            runs once for each size of image. False evaluates a padded batch at once, as published implementations do:
+            faster with images of many sizes, and other detections than of each image alone.
 
     Raises:
         ValueError: when `num_classes` is below 1.
@@ -94,6 +97,7 @@ class Detector(nn.Module):
         preprocess: ImagePreprocessor,
         criterion: nn.Module,
         postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+        batch_invariant_eval: bool = True,
     ):
         super().__init__()
         if num_classes < 1:
@@ -102,6 +106,7 @@ class Detector(nn.Module):
         self.preprocess = preprocess
         self.criterion = criterion
         self.postprocessor = postprocessor
+        self.batch_invariant_eval = batch_invariant_eval
 
     @property
     def device(self) -> torch.device:
@@ -182,8 +187,8 @@ class Detector(nn.Module):
         - another number of images,
         - a feature level of a single row or column.
 
-        After `torch._dynamo.config.recompile_limit` of them torch falls back to eager. In evaluation, batches with
-        padding are never compiled: images of each size run by themselves there, see `extract_features`.
+        After `torch._dynamo.config.recompile_limit` of them torch falls back to eager. Batches with padding that are
+        not `as_published` are never compiled: images of each size run by themselves there, see `extract_features`.
 
         Args:
             args, options: of `torch.compile`, with `dynamic=True` unless they say otherwise.
@@ -197,7 +202,7 @@ class Detector(nn.Module):
         compiled = torch.compile(eager, *args, **{"dynamic": True, **options})
 
         def decode(images: ImageBatch, *queries: Any, **keywords: Any) -> Any:
-            is_compiled = self.training == mode and (mode or images.mask is None)
+            is_compiled = self.training == mode and (images.as_published or images.mask is None)
             return (compiled if is_compiled else eager)(images, *queries, **keywords)
 
         self.__dict__["decode"] = decode
@@ -221,7 +226,7 @@ class Detector(nn.Module):
         Raises:
             ValueError: for an empty batch, an image that is not (3, H, W), or faulty ground truth.
         """
-        images = self.preprocess(batched_inputs, as_published=self.training)
+        images = self.preprocess(batched_inputs, as_published=self.training or not self.batch_invariant_eval)
         if self.training:
             targets = Targets.from_inputs(batched_inputs, num_classes=self.num_classes, like=images.tensor)
             outputs = self.predict(images, targets)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..layers import MLP
+from ..layers import MLP, in_own_precision
 from ..structures import inverse_sigmoid
 from .predictions import LayerOutput
 
@@ -48,6 +48,8 @@ class LayerStep(NamedTuple):
 
 class DetectionHeads(nn.Module):
     """A class head and a box head for each decoder layer, and with two stages a pair for the encoder's tokens.
+
+    Box heads compute in the precision of their weights under autocast, too: boxes need the digits.
 
     A decoder calls `step` after each layer, which moves the references, and `read` once at the end. What no layer waits
     for is computed in `read`, for all layers at once where they share their heads.
@@ -167,7 +169,7 @@ class DetectionHeads(nn.Module):
             base = previous.refined
         if not self.with_box_refine or index == self.num_layers - 1:
             return LayerStep(index, query, base, reference)
-        offsets = self.bbox_embed[index](query)
+        offsets = in_own_precision(self.bbox_embed[index], query)
         refined = self.boxes(offsets, reference)
         # Queries that go through a norm before they are read have other offsets than those that move references.
         return LayerStep(index, query, base, refined.detach(), refined, offsets if self.norm is None else None)
@@ -187,7 +189,10 @@ class DetectionHeads(nn.Module):
         return self._boxes_of(step, None if step.offsets is not None else self._normalised(step.query))
 
     def _boxes_of(self, step: LayerStep, hidden: Tensor | None) -> Tensor:
-        offsets = self.bbox_embed[step.layer](hidden) if step.offsets is None else step.offsets
+        offsets = step.offsets
+        if offsets is None:
+            assert hidden is not None
+            offsets = in_own_precision(self.bbox_embed[step.layer], hidden)
         return self.boxes(offsets, step.base)
 
     def _read(self, step: LayerStep) -> LayerOutput:
@@ -205,7 +210,7 @@ class DetectionHeads(nn.Module):
         base = bases[0]
         if any(other is not base for other in bases):
             base = torch.stack([value for value in bases if value is not None])
-        boxes = self.boxes(self.bbox_embed[0](hidden), base)
+        boxes = self.boxes(in_own_precision(self.bbox_embed[0], hidden), base)
         extra = {name: values.unbind() for name, values in self._extra(0, hidden).items()}
         layers = zip(self.class_embed[0](hidden).unbind(), boxes.unbind(), strict=True)
         return [
@@ -231,7 +236,7 @@ class DetectionHeads(nn.Module):
         if not self.for_encoder:
             raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
         anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
-        offsets = self.bbox_embed[-1](memory) + anchor_logits
+        offsets = in_own_precision(self.bbox_embed[-1], memory) + anchor_logits
         return LayerOutput(self.class_embed[-1](memory), offsets.sigmoid(), self._extra(-1, memory))
 
 

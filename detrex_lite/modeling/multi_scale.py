@@ -24,12 +24,15 @@ class TokenLevels:
         valid_ratios: (B, L, 2), or (1, L, 2) when no image is padded: the share of the width and of the height of each
             map that is image.
         as_published: what modules do with the padding, see `ImageBatch`.
+        fewest_tokens: how many tokens of the image that has the fewest are no padding; None where all are alike: when
+            no image is padded, and as published.
     """
 
     spatial_shapes: list[tuple[int, int]]
     padding: Tensor | None
     valid_ratios: Tensor
     as_published: bool = False
+    fewest_tokens: int | None = None
 
     @classmethod
     def from_maps(cls, maps: Sequence[ImageBatch]) -> "TokenLevels":
@@ -44,7 +47,11 @@ class TokenLevels:
         # Counted on the device: taking the sizes from Python would be one more transfer.
         shares = [torch.stack([(~m[:, 0]).to(dtype).mean(1), (~m[:, :, 0]).to(dtype).mean(1)], -1) for m in masks]
         padding = torch.cat([mask.flatten(1) for mask in masks], 1)
-        return cls(shapes, padding, torch.stack(shares, 1), as_published)
+        fewest = None
+        if not as_published:  # which is never compiled with padding: a graph must not depend on the sizes of images
+            areas = [[height * width for height, width in level.image_sizes] for level in maps]
+            fewest = min(map(sum, zip(*areas, strict=True)))
+        return cls(shapes, padding, torch.stack(shares, 1), as_published, fewest)
 
     def centres(self) -> Tensor:
         """(B, N, 2), or (1, N, 2) when no image is padded: centres of the cells, x first, in 0..1 of each image."""

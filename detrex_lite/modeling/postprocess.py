@@ -22,6 +22,7 @@ class SoftmaxPostprocessor:
         """sizes: (height, width) in pixels of the frame that each image's boxes are wanted in."""
         predictions = predictions.at_least_float32()
         scores, classes = predictions.logits.softmax(-1)[..., :-1].max(-1)
+        scores = _below_all(scores, predictions.padding)
         return _to_instances(scores, classes, predictions.boxes, sizes, clip=self.clip_boxes)
 
 
@@ -42,17 +43,26 @@ class TopKPostprocessor:
         """sizes: (height, width) in pixels of the frame that each image's boxes are wanted in."""
         predictions = predictions.at_least_float32()
         num_classes = predictions.logits.shape[-1]
-        probability = predictions.logits.sigmoid().flatten(1)  # (B, Q * K)
+        padding = None if predictions.padding is None else predictions.padding[..., None]
+        probability = _below_all(predictions.logits.sigmoid(), padding).flatten(1)  # (B, Q * K)
         scores, best = probability.topk(min(self.num_detections, probability.shape[1]), dim=1)
         queries = (best // num_classes)[..., None].expand(-1, -1, 4)
         boxes = predictions.boxes.gather(1, queries)
         return _to_instances(scores, best % num_classes, boxes, sizes, clip=self.clip_boxes)
 
 
+def _below_all(scores: Tensor, padding: Tensor | None) -> Tensor:
+    """Scores below 0 for queries that only fill up the batch: `_to_instances` leaves them out."""
+    return scores if padding is None else scores.masked_fill(padding, -1.0)
+
+
 def _to_instances(
     scores: Tensor, classes: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]], *, clip: bool
 ) -> list[Instances]:
-    """scores, classes: (B, D); boxes: (B, D, 4) cxcywh in 0..1. Clipped boxes that are left without area go."""
+    """scores, classes: (B, D); boxes: (B, D, 4) cxcywh in 0..1. Clipped boxes that are left without area go.
+
+    So do scores below 0.
+    """
     results = []
     for one_scores, one_classes, one_boxes, (height, width) in zip(scores, classes, boxes, sizes, strict=True):
         absolute = Boxes(box_cxcywh_to_xyxy(one_boxes))
@@ -60,5 +70,6 @@ def _to_instances(
         if clip:
             absolute.clip((height, width))
         found = Instances((height, width), pred_boxes=absolute, scores=one_scores, pred_classes=one_classes)
-        results.append(found[absolute.nonempty()] if clip else found)
+        keep = ~(one_scores < 0)
+        results.append(found[keep & absolute.nonempty() if clip else keep])
     return results

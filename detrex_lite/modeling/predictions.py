@@ -58,6 +58,8 @@ class Predictions:
         repeats: how many queries answer for each object; losses are divided by it.
         weight: what all losses of this set are multiplied by, besides the weights of the criterion.
         query_weight: (B, Q), what losses that each query has are multiplied by; None for 1.
+        padding: (B, Q) bool, True = a query that only fills up the batch, by which nothing is detected; None when there
+            is none.
     """
 
     logits: Tensor
@@ -69,6 +71,7 @@ class Predictions:
     repeats: int = 1
     weight: float = 1.0
     query_weight: Tensor | None = None
+    padding: Tensor | None = None
 
     def at_least_float32(self) -> "Predictions":
         """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""

@@ -32,6 +32,8 @@ class QueryBlock:
         mask: bool, (q, q) or (B, q, q), True = not attended within the block.
         num_groups: the block is this many groups of equal size, one after the other, which do not see each other and
             are matched each by itself.
+        padding: (B, q) bool, True = a query that only fills up the batch: no other attends to it, and nothing is
+            detected by it. None when there is none.
         targets, match, repeats, weight, query_weight: of the predictions, see `Predictions`.
     """
 
@@ -42,6 +44,7 @@ class QueryBlock:
     sees: tuple[str, ...] = ()
     mask: Tensor | None = None
     num_groups: int = 1
+    padding: Tensor | None = None
     targets: Targets | Callable[[Targets], Targets] | None = None
     match: Match | None = None
     repeats: int = 1
@@ -98,6 +101,8 @@ class Queries:
 
     def _foldable_groups(self) -> int:
         """How many groups of one size there are, when nothing else restricts who attends to whom; 1 otherwise."""
+        if any(block.padding is not None for block in self.blocks):
+            return 1
         if len(self.blocks) == 1 and self.blocks[0].mask is None:
             return self.blocks[0].num_groups
         if any(block.sees or block.mask is not None for block in self.blocks):
@@ -106,7 +111,18 @@ class Queries:
         return sum(block.num_groups for block in self.blocks) if len(sizes) == 1 else 1
 
     def _mask(self) -> Tensor | None:
-        if len(self.blocks) == 1:
+        mask = self._mask_of_blocks()
+        if all(block.padding is None for block in self.blocks):
+            return mask
+        none = self.content.new_zeros(len(self.content), 1, dtype=torch.bool)
+        parts = [none.expand(-1, block.size) if block.padding is None else block.padding for block in self.blocks]
+        # It attends to itself: attention to nothing would be NaN.
+        others = ~torch.eye(self.content.shape[1], dtype=torch.bool, device=self.content.device)
+        padding = torch.cat(parts, dim=1)[:, None] & others
+        return padding if mask is None else padding | mask
+
+    def _mask_of_blocks(self) -> Tensor | None:
+        if len(self.blocks) == 1 and (self.blocks[0].mask is not None or self.blocks[0].num_groups == 1):
             return self.blocks[0].mask
         total, device = self.content.shape[1], self.content.device
         batched = [block.mask for block in self.blocks if block.mask is not None and block.mask.dim() == 3]
@@ -147,6 +163,7 @@ class Queries:
                 repeats=block.repeats,
                 weight=block.weight,
                 query_weight=block.query_weight,
+                padding=block.padding,
             )
         return named
 

@@ -100,6 +100,7 @@ class QueryLayout:
         *,
         training: bool,
         num_proposals: int | None = None,
+        padding: Tensor | None = None,
     ) -> list[QueryBlock]:
         """Cut queries into blocks.
 
@@ -109,16 +110,20 @@ class QueryLayout:
             training: whether there are groups and a one-to-many branch; otherwise all queries are one block.
             num_proposals: how many proposals the queries are made of, which may be fewer than `num_proposals` says, as
                 an image may have fewer tokens; None for learned queries.
+            padding: (B, R) bool, True = a proposal for which an image has no token; None when all have enough.
         """
+        if padding is not None:
+            padding = self.of_proposals(padding, training=training)
         if not training or self.total == self.num_queries:
-            return [QueryBlock(FINAL, content, reference, position)]
+            return [QueryBlock(FINAL, content, reference, position, padding=padding)]
         if not self.num_queries_one2many:
-            return [self._matching(content, reference, position)]
+            return [self._matching(content, reference, position, padding)]
         in_group = self.num_queries if num_proposals is None else min(self.num_queries, num_proposals)
         sizes = [in_group * self.num_groups, content.shape[1] - in_group * self.num_groups]
         contents = content.split(sizes, dim=1)
         references = (None, None) if reference is None else reference.split(sizes, dim=1)
         positions = (None, None) if position is None else position.split(sizes, dim=1)
+        paddings = (None, None) if padding is None else padding.split(sizes, dim=1)
         one2many = QueryBlock(
             ONE_TO_MANY,
             contents[1],
@@ -126,8 +131,12 @@ class QueryLayout:
             positions[1],
             targets=self.one2many_targets,
             weight=self.one2many_weight,
+            padding=paddings[1],
         )
-        return [self._matching(contents[0], references[0], positions[0]), one2many]
+        return [self._matching(contents[0], references[0], positions[0], paddings[0]), one2many]
 
-    def _matching(self, content: Tensor, reference: Tensor | None, position: Tensor | None) -> QueryBlock:
-        return QueryBlock(FINAL, content, reference, position, num_groups=self.num_groups, repeats=self.num_groups)
+    def _matching(
+        self, content: Tensor, reference: Tensor | None, position: Tensor | None, padding: Tensor | None
+    ) -> QueryBlock:
+        groups = self.num_groups
+        return QueryBlock(FINAL, content, reference, position, num_groups=groups, repeats=groups, padding=padding)

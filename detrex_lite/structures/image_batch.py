@@ -15,8 +15,8 @@ class ImageBatch:
         mask: (B, H, W) bool, True in the padding, or None when no image is padded (attention is faster
             without a mask, and an all-False mask means the same).
         as_published: what modules do with the padding. True, as in training: what the published implementations do,
-            where padding takes part in some computations. False, as in evaluation: the results of an image never
-            depend on its padding.
+            where padding takes part in some computations. False, as in evaluation unless `batch_invariant_eval=False`:
+            the results of an image never depend on its padding.
     """
 
     def __init__(

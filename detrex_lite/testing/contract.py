@@ -286,6 +286,21 @@ class TwoStageContract:
         # Four levels of one cell.
         assert named["_enc"].logits.shape == named[""].logits.shape == (1, 4, NUM_CLASSES)
 
+    def test_queries_for_which_an_image_has_no_tokens_do_nothing(self, batch: Batch) -> None:
+        """A small image has fewer tokens than the queries that a large one of its batch has."""
+        model = build_lively(self.config()).double().eval()
+        small = make_input(8, 8, [], [], seed=4)
+        with torch.no_grad():
+            alone, together = predict(model, [small])[""], predict(model, [*batch, small])[""]
+            number = alone.logits.shape[1]
+            assert number < together.logits.shape[1]
+            assert_close(together.logits[-1:, :number], alone.logits, rtol=1e-6, atol=1e-6)
+            assert_close(together.boxes[-1:, :number], alone.boxes, rtol=1e-6, atol=1e-6)
+            (found,) = model([small])
+            padded = model([*batch, small])[-1]
+        assert_close(padded["instances"].scores, found["instances"].scores)
+        assert_close(padded["instances"].pred_boxes.tensor, found["instances"].pred_boxes.tensor)
+
     def test_padding_proposes_no_query(self, batch: Batch) -> None:
         """Even where its score is the highest that there can be."""
         model = build_lively(self.config()).double().eval()

@@ -1,3 +1,6 @@
+import glob
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +130,37 @@ def test_an_image_that_memory_does_not_hold_is_named(tmp_path, monkeypatch, erro
     monkeypatch.setattr(np, "array", fail)
     with pytest.raises(DatasetError, match=r"large.png cannot be read: (MemoryError|can't allocate memory)$"):
         read_image(path)
+
+
+def test_loops_of_links_end(tmp_path):
+    """Two links to their own folder are 2**40 paths, of which each image is one."""
+    for name in ("a.png", "sub/b.png", ".hidden/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name)
+    elsewhere = tmp_path.parent / f"{tmp_path.name}_elsewhere"
+    elsewhere.mkdir()
+    write_image(elsewhere / "d.png")
+    (tmp_path / "linked").symlink_to(elsewhere)
+    for name in ("first", "second", "sub/up"):
+        (tmp_path / name).symlink_to(tmp_path)
+    assert list_images(tmp_path / "**" / "*.png") == [
+        str(tmp_path / name) for name in ("a.png", "linked/d.png", "sub/b.png")
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["**", "**/*.png", "x*/**/*.png", "**/y/**/*.png", "**/x1/*", "[x]*/*.png"])
+def test_patterns_are_read_as_glob_reads_them(tmp_path, monkeypatch, pattern):
+    for name in ("a.png", "x1/b.png", "x1/y/c.png", "x1/y/z[1]/y/d.png", "x2/.e.png", ".f/g.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for given in (pattern, str(tmp_path / pattern)):
+        wanted = sorted({path for path in glob.glob(given, recursive=True) if os.path.isfile(path)})
+        assert list_images(given) == wanted
+        assert wanted
+
+
+@pytest.mark.parametrize("read", [list_images, read_image])
+def test_an_address_is_named_as_it_was_given(read):
+    with pytest.raises(DatasetError, match="https://example.com/a.jpg is an address"):
+        read("https://example.com/a.jpg")

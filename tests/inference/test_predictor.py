@@ -215,11 +215,66 @@ def test_a_config_without_test_transform_leaves_images_as_they_are(weights):
     assert predictor.model.calls == [[(3, 128, 256)]]
 
 
+OUT_OF_MEMORY = [
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    torch.cuda.OutOfMemoryError("CUDA out of memory."),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["augmentation", "model"])
+def test_an_image_that_memory_does_not_hold_is_named_and_the_others_are_done(
+    config_file, weights, tmp_path, monkeypatch, where, error
+):
+    predictor = Predictor(config_file, weights, device="cpu", batch_size=3)
+    paths = [tmp_path / name for name in ("a.png", "large.png", "c.png")]
+    for path, width in zip(paths, (256, 512, 256), strict=True):
+        Image.fromarray(picture(width=width)).save(path)
+    resize, forward = predictor.augmentation, predictor.model.forward
+
+    def augmentation(image, target):
+        if image.shape[-1] == 512:
+            raise error
+        return resize(image, target)
+
+    def model(inputs):
+        if any(one["width"] == 512 for one in inputs):
+            raise error
+        return forward(inputs)
+
+    if where == "augmentation":
+        predictor.augmentation = augmentation
+    else:
+        monkeypatch.setattr(predictor.model, "forward", model)
+    first, large, last = (result for _, result in predictor.iterate(paths))
+    assert [len(first), len(last)] == [1, 1]
+    assert isinstance(large, ValueError)
+    assert "large.png" in str(large)
+    assert "128x512" in str(large)
+    with pytest.raises(ValueError, match="memory"):
+        predictor(paths[1])
+
+
+def test_other_errors_of_a_model_are_its_own(predictor, monkeypatch):
+    def model(inputs):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(predictor.model, "forward", model)
+    with pytest.raises(RuntimeError, match="mat1"):
+        predictor(picture())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"score_threshold": 1.5}, "score_threshold must be in 0..1, got 1.5"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"score_threshold": "0.5"}, "score_threshold must be in 0..1, got '0.5'"),
+        ({"score_threshold": float("nan")}, "score_threshold must be in 0..1, got nan"),
+        ({"score_threshold": True}, "score_threshold must be in 0..1, got True"),
+        ({"batch_size": 0}, "batch_size must be .* at least 1, got 0"),
+        ({"batch_size": 1.5}, "batch_size must be .* at least 1, got 1.5"),
+        ({"batch_size": "2"}, "batch_size must be .* at least 1, got '2'"),
         ({"image_format": "rgb"}, "image_format must be 'RGB' or 'BGR', got 'rgb'"),
         ({"device": "gpu"}, "device must be 'auto', .* got 'gpu'"),
     ],

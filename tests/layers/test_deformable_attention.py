@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from detrex_lite.layers import FFN, BaseTransformerLayer, MultiScaleDeformableAttention
+from detrex_lite.layers import deformable_attention as deformable_attention_module
 from detrex_lite.ops import multi_scale_deformable_attention
 
 SHAPES = [(4, 5), (2, 3)]
@@ -103,6 +104,29 @@ def test_sampling_places_keep_their_digits_in_half_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = attention(query, tokens, reference_points=reference, spatial_shapes=shapes)
     assert_close(got, want, atol=0.05, rtol=0.05)
+
+
+def test_offsets_are_exact_in_mixed_precision(monkeypatch):
+    """bfloat16 would round an offset of 5 cells to a 32nd of a cell."""
+    torch.manual_seed(0)
+    attention = MultiScaleDeformableAttention(C, H, num_levels=1, num_points=P, dropout=0.0)
+    torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.3)
+    query, reference = torch.randn(1, 12, C), torch.rand(1, 12, 1, 2)
+    given = []
+    compute = deformable_attention_module.multi_scale_deformable_attention_from_offsets
+
+    def watched(value, shapes, points, offsets, logits):
+        given.append(offsets)
+        return compute(value, shapes, points, offsets, logits)
+
+    monkeypatch.setattr(deformable_attention_module, "multi_scale_deformable_attention_from_offsets", watched)
+    attention(query, reference_points=reference, spatial_shapes=[(3, 4)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attention(query, reference_points=reference, spatial_shapes=[(3, 4)])
+    assert given[1].dtype == torch.float32
+    assert_close(given[1], given[0], rtol=0, atol=0)
+    out.sum().backward()
+    assert attention.sampling_offsets.weight.grad.any()
 
 
 def test_errors(attention):

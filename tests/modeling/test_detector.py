@@ -71,6 +71,7 @@ def toy_config(**changes):
         num_classes=NUM_CLASSES,
         num_queries=NUM_QUERIES,
         aux_loss=True,
+        batch_invariant_eval=True,
         preprocess=get_config("common/preprocess.py").imagenet,
         criterion=get_config("common/criterion.py").focal_criterion,
         postprocessor=L(TopKPostprocessor)(num_detections=20),
@@ -197,6 +198,19 @@ def test_what_is_done_with_padding_is_a_property_of_the_batch_and_not_of_the_mod
         runs.clear()
         predict(model.train(mode), batch, as_published=as_published)
         assert len(runs) == (1 if as_published else 3)
+
+
+def test_evaluation_may_run_as_published_at_once(batch):
+    runs = []
+    for invariant in (True, False):
+        model = build_lively(toy_config(batch_invariant_eval=invariant)).double().eval()
+        model.backbone.register_forward_hook(lambda *_: runs.append(1))
+        with torch.no_grad():
+            want = predict(model, batch, as_published=not invariant)[FINAL].logits.sigmoid().amax((1, 2))
+            runs.clear()
+            scores = torch.stack([found["instances"].scores.max() for found in model(batch)])
+        assert len(runs) == (3 if invariant else 1)
+        assert_close(scores, want)
 
 
 def test_images_of_one_size_run_at_once():

@@ -44,6 +44,35 @@ def steps_of(heads, queries, reference):
     return steps, attended
 
 
+# Precision
+
+
+@pytest.mark.parametrize("share_heads", [True, False])
+def test_boxes_are_exact_in_mixed_precision(share_heads):
+    heads = build(dtype=torch.float32, with_box_refine=True, for_encoder=True, share_heads=share_heads)
+    queries, reference = draw(dtype=torch.float32)
+    anchors, proposes = reference.float(), torch.ones(2, 5, dtype=torch.bool)
+
+    def boxes():
+        steps, _ = steps_of(heads, queries, reference.float())
+        return [*(layer.boxes for layer in heads.read(steps)), heads.propose(queries[0], anchors, proposes).boxes]
+
+    want = boxes()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = boxes()
+    assert {one.dtype for one in got} == {torch.float32}
+    assert_close(got, want, rtol=0, atol=0)
+
+
+def test_quantised_heads_predict_boxes():
+    heads = build(dtype=torch.float32)
+    queries, reference = draw(dtype=torch.float32)
+    want = heads.read(steps_of(heads, queries, reference.float())[0])
+    quantised = torch.ao.quantization.quantize_dynamic(heads, {nn.Linear})
+    got = quantised.read(steps_of(quantised, queries, reference.float())[0])
+    assert_close(got[-1].boxes, want[-1].boxes, rtol=0, atol=0.05)
+
+
 # Initial values
 
 

@@ -49,3 +49,17 @@ def test_boxes_stay_as_they_are_where_they_are_not_clipped(kind):
 def test_scores_of_half_precision_are_float32():
     (found,) = SoftmaxPostprocessor()(Predictions(torch.zeros(1, 3, 3).bfloat16(), BOXES.bfloat16()), [(10, 10)])
     assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
+
+
+@pytest.mark.parametrize("clip_boxes", [True, False])
+@pytest.mark.parametrize("kind", [SoftmaxPostprocessor, TopKPostprocessor])
+def test_nothing_is_detected_by_queries_that_fill_up_the_batch(kind, clip_boxes):
+    logits = torch.tensor([[[1.0, 2.0, 0.0], [9.0, 9.0, 0.0], [-200.0, 0.5, 0.0]]])
+    padding = torch.tensor([[False, True, False]])
+    (found,) = kind(clip_boxes=clip_boxes)(Predictions(logits, BOXES, padding=padding), [(100, 200)])
+    kept = Predictions(logits[:, [0, 2]], BOXES[:, [0, 2]])
+    (want,) = kind(clip_boxes=clip_boxes)(kept, [(100, 200)])
+    assert len(want) > 0
+    for field in ("scores", "pred_classes"):
+        assert_close(found.get(field), want.get(field))
+    assert_close(found.pred_boxes.tensor, want.pred_boxes.tensor)

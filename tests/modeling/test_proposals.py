@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from detrex_lite.modeling import DetectionHeads, Memory, TokenLevels, refine
-from detrex_lite.modeling.deformable import EncoderProposals, gather_tokens, token_anchors, topk_tokens
+from detrex_lite.modeling.deformable import EncoderProposals, gather_tokens, taken_padding, token_anchors, topk_tokens
 from detrex_lite.structures import ImageBatch
 
 
@@ -115,6 +115,15 @@ def test_padding_is_taken_last_unless_the_published_way_is_asked_for():
     assert best[1, 0] == 0
     published = topk_tokens(scores, 3, levels_of(((2, 2), sizes), as_published=True))
     assert published.tolist() == [[1, 2, 3], [1, 3, 2]]
+
+
+def test_padding_that_was_taken_is_known():
+    levels = levels_of(((2, 2), [(2, 2), (1, 2)]))
+    assert taken_padding(topk_tokens(SCORES, 2, levels), levels) is None
+    best = topk_tokens(SCORES, 3, levels)
+    assert taken_padding(best, levels).tolist() == [[False] * 3, [False, False, True]]
+    for other in (WHOLE, levels_of(((2, 2), [(2, 2), (1, 2)]), as_published=True)):
+        assert taken_padding(topk_tokens(SCORES, 3, other), other) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -44,6 +44,8 @@ def who_sees_whom(blocks, batch):
             else:
                 size = one.size // one.num_groups
                 sees[image, row, column] = i // size == j // size
+            if other.padding is not None and other.padding[image, j] and row != column:
+                sees[image, row, column] = False
     return sees
 
 
@@ -156,6 +158,11 @@ MASKED = {
     ],
     "two of other sizes": [("_a", 2, {}), ("", 3, {})],
     "an empty one": [("_a", 0, {}), ("", 3, {})],
+    "padding": [("", 4, {"padding": random_mask(2, 4)})],
+    "padding in groups": [("", 6, {"num_groups": 2, "padding": random_mask(2, 6)})],
+    "padding in one of two": [("_a", 3, {"padding": random_mask(2, 3), "sees": ("",)}), ("", 3, {})],
+    "padding in a masked one": [("", 4, {"padding": random_mask(2, 4), "mask": random_mask(4, 4, seed=1)})],
+    "nothing but padding": [("", 3, {}), ("_b", 2, {"padding": torch.ones(2, 2, dtype=torch.bool)})],
 }
 FOLDED = {
     "groups": (3, [("", 6, {"num_groups": 3})]),
@@ -172,7 +179,7 @@ def test_who_is_masked_from_whom(case):
     assert queries.num_groups == 1
     assert queries.attn_mask.dtype == torch.bool
     assert_close(attended(queries), who_sees_whom(blocks, 2))
-    per_image = any(one.mask is not None and one.mask.dim() == 3 for one in blocks)
+    per_image = any(one.padding is not None or (one.mask is not None and one.mask.dim() == 3) for one in blocks)
     assert queries.attn_mask.dim() == 2 + per_image
 
 

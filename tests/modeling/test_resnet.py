@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from torchvision.ops import FrozenBatchNorm2d
 
 from detrex_lite.modeling import ResNet, resnet_channels
-from detrex_lite.modeling.backbone.folded_norm import FoldedBatchNorm2d
+from detrex_lite.modeling.backbone.folded_norm import FoldedBatchNorm2d, fold_norms
 
 
 @pytest.fixture
@@ -40,6 +40,22 @@ def test_agrees_with_torchvision(images):
     got = ours(images)
     assert_close(got["res3"], res3)
     assert_close(got["res5"], res5)
+
+
+def test_a_norm_without_a_convolution_before_it_is_applied_by_itself():
+    """The first child of a block, or one that is called outside of it."""
+    torch.manual_seed(0)
+    block = torch.nn.Sequential(FoldedBatchNorm2d(4), torch.nn.Conv2d(4, 4, 1, bias=False), FoldedBatchNorm2d(4))
+    plain = torch.nn.Sequential(FrozenBatchNorm2d(4), torch.nn.Conv2d(4, 4, 1, bias=False), FrozenBatchNorm2d(4))
+    for buffer in block.buffers():
+        torch.nn.init.uniform_(buffer, 0.5, 1.5)
+    plain.load_state_dict(block.state_dict())
+    x = torch.randn(1, 4, 3, 3)
+    assert_close(block(x), plain(x))  # before anything is folded
+    fold_norms(block)
+    for one in (block, copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert [norm.is_folded for norm in one if isinstance(norm, FoldedBatchNorm2d)] == [False, True]
+        assert_close(one(x), plain(x))
 
 
 def test_folding_the_frozen_norm_is_exact_and_trains_the_same(images):

@@ -16,6 +16,8 @@ from detrex_lite.ops import (
 )
 from detrex_lite.ops.deformable_attention import describe_backend, sampling_locations, select_backend
 from detrex_lite.ops.deformable_attention import embedding_bag as embedding_bag_module
+from detrex_lite.ops.deformable_attention import reference as reference_module
+from detrex_lite.ops.deformable_attention.table_layout import table_layout
 
 SHAPES = [(6, 5), (3, 4), (1, 1)]
 CPU_BACKENDS = ("reference", "embedding_bag")
@@ -149,6 +151,49 @@ def test_parts_of_the_queries_are_computed_one_after_the_other(monkeypatch):
     assert_close(got, want, rtol=0, atol=0)
     for mine, theirs in zip(torch.autograd.grad(got.sum(), inputs), want_gradients, strict=True):
         assert_close(mine, theirs)
+
+
+def test_rows_of_a_table_are_exact_above_what_float32_counts():
+    """Of a table that would take gigabytes, the arithmetic alone: 8 heads of 5,100 x 5,100 cells in two levels."""
+    shapes, heads = [(100, 100), (5000, 5100)], 8
+    layout = table_layout((100, 100, 5000, 5100), heads, 1, torch.float32)
+    assert layout.tokens * heads > 2**27
+    x, y = 4321, 4777
+    cells = torch.tensor([x + 0.25, y + 0.5]).expand(1, heads, len(shapes), 2)
+    rows = torch.empty(1, heads, 4, len(shapes), dtype=torch.int32)
+    embedding_bag_module._corners(cells, torch.ones(1, heads, len(shapes)), layout, rows, torch.empty(rows.shape))
+    start, stride = layout.starts[1], 5100 + 1
+    for head in range(heads):
+        row, column = y + 1, x + 1  # a row of zeros above, a column of zeros at the left
+        top_left = (start + row * stride + column) * heads + head
+        wanted = [top_left, top_left + heads, top_left + stride * heads, top_left + (stride + 1) * heads]
+        assert rows[0, head, :, 1].tolist() == wanted
+
+
+def test_a_table_that_32_bits_do_not_count_is_refused():
+    with pytest.raises(ValueError, match="400000000 cells with 8 heads"):
+        table_layout((20000, 20000), 8, 4, torch.float32)
+
+
+def test_cells_of_the_reference_are_exact_above_what_float32_counts(monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        reference_module, "_cells", lambda level, cell: read.append(cell) or torch.zeros(*cell.shape, 1)
+    )
+    location = torch.tensor([4322.5 / 5101, 4777.5 / 5000]).view(1, 1, 1, 1, 2)
+    reference_module._sample(torch.empty(0), (5000, 5101), location)
+    assert read[0].item() == 4777 * 5101 + 4322
+
+
+def test_what_an_evaluation_has_cached_can_be_trained_with():
+    table_layout.cache_clear()
+    value, locations, weights = make_inputs()
+    with torch.inference_mode():
+        multi_scale_deformable_attention(value, SHAPES, locations, weights, backend="embedding_bag")
+    layout = table_layout(tuple(side for shape in SHAPES for side in shape), 3, 2, torch.float64)
+    tensors = [part for part in layout if isinstance(part, torch.Tensor)]
+    assert tensors
+    assert not any(tensor.is_inference() for tensor in tensors)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -136,6 +138,136 @@ def test_originals_are_never_overwritten(trained, tmp_path, capsys):
     assert (tmp_path / "a.png").read_bytes() == before
 
 
+def interrupt_at(monkeypatch, number, what):
+    """Call `what` in place of drawing the image of that number, counted from 1."""
+    draw, calls = predict.draw_detections, []
+
+    def drawing(*args, **keywords):
+        calls.append(args)
+        if len(calls) == number:
+            what()
+        return draw(*args, **keywords)
+
+    monkeypatch.setattr(predict, "draw_detections", drawing)
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("stop", "status"), [(ctrl_c, 130), (terminate, 143)])
+def test_what_was_found_before_an_interruption_is_kept(trained, tmp_path, monkeypatch, capsys, stop, status):
+    photos, output = tmp_path / "photos", tmp_path / "output"
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        save_picture(photos / name)
+    interrupt_at(monkeypatch, 3, stop)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert predict.main([*trained, str(photos), "--output", str(output)]) == status
+    assert signal.getsignal(signal.SIGTERM) is handler
+    content = read_predictions(output)
+    assert [one["drawn"] for one in content["images"]] == ["a.jpg", "b.jpg"]
+    assert [one["image_id"] for one in content["annotations"]] == [1, 2]
+    assert sorted(path.name for path in output.iterdir()) == ["a.jpg", "b.jpg", "predictions.json"]
+    error = capsys.readouterr().err
+    assert "2 images" in error
+    assert "Traceback" not in error
+
+
+def test_the_list_is_whole_at_every_moment(trained, tmp_path, monkeypatch):
+    """What a kill -9 would leave behind; the list of an earlier run is gone before the first image."""
+    photos, output = tmp_path / "photos", tmp_path / "output"
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        save_picture(photos / name)
+    monkeypatch.setattr(predict, "SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr(predict, "SHARE_OF_WRITES", float("inf"))
+    seen = []
+    for number in (1, 2, 3):
+        interrupt_at(monkeypatch, number, lambda: seen.append(len(read_predictions(output)["images"])))
+    output.mkdir()
+    (output / "predictions.json").write_text('{"images": [1, 2, 3, 4]}')
+    assert predict.main([*trained, str(photos), "--output", str(output)]) == 0
+    assert seen == [0, 1, 2]
+
+
+def test_file_names_that_are_not_utf8(trained, tmp_path, capsys):
+    names = [b"caf\xe9.png", "\u732b.png".encode(), b"a" * 240 + b".png"]
+    paths = [os.fsdecode(os.fsencode(tmp_path) + b"/" + name) for name in names]
+    picture = save_picture(tmp_path / "plain.png")
+    try:
+        for path in paths:
+            with open(picture, "rb") as source, open(path, "wb") as copy:
+                copy.write(source.read())
+    except OSError:
+        pytest.skip("this file system takes only names in UTF-8")
+    output = tmp_path / os.fsdecode(b"out\xe9")
+    assert predict.main([*trained, *paths, "--output", str(output)]) == 0
+    content = read_predictions(output)
+    assert [one["file_name"] for one in content["images"]] == paths
+    assert len(content["annotations"]) == 3
+    assert "\u732b.png" in (output / "predictions.json").read_text("utf-8")  # legible where it can be
+    for one in content["images"]:
+        Image.open(output / one["drawn"]).verify()
+    assert "out\\udce9" in capsys.readouterr().out
+
+
+def test_control_characters_do_not_reach_the_terminal(trained, tmp_path, capsys):
+    (tmp_path / "\x1b[31mred.png").write_bytes(b"no image")
+    paths = [str(tmp_path / "\x1b[31mred.png"), str(tmp_path / "\x1b[32mabsent.png"), save_picture(tmp_path / "a.png")]
+    assert predict.main([*trained, *paths, "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "\x1b[3" not in error
+    assert "\\x1b[31mred.png" in error
+    assert "\\x1b[32mabsent.png" in error
+
+
+def test_an_address_is_named_as_it_was_given(trained, tmp_path, capsys):
+    address = "https://example.com/a.jpg"
+    assert predict.main([*trained, address, "--output", str(tmp_path / "out")]) == 2
+    assert f"{address} is an address" in capsys.readouterr().err
+
+
+def make_file(path):
+    path.write_text("")
+
+
+def make_folder_of_that_name(path):
+    (path / "predictions.json").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("occupy", [make_file, make_folder_of_that_name])
+def test_an_output_that_cannot_be_written_is_told_before_the_model_is_loaded(
+    trained, tmp_path, capsys, monkeypatch, occupy
+):
+    monkeypatch.setattr(predict, "build_predictor", lambda args: pytest.fail("the model was loaded"))
+    picture = save_picture(tmp_path / "a.png")
+    occupy(tmp_path / "taken")
+    for output in (tmp_path / "taken", *([tmp_path / "taken" / "below"] if occupy is make_file else [])):
+        assert predict.main([*trained, picture, "--output", str(output)]) == 2
+        error = capsys.readouterr().err
+        assert str(output) in error
+        assert error.count("\n") == 1
+
+
+def test_a_drawing_that_does_not_fit_on_the_disk_is_an_error(trained, tmp_path, capsys):
+    resource = pytest.importorskip("resource")
+    noise = np.random.default_rng(0).integers(0, 256, (128, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    output = tmp_path / "output"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        assert predict.main([*trained, str(tmp_path / "a.png"), "--output", str(output)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(output / "a.png") in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == ["predictions.json"]
+    assert read_predictions(output)["images"] == []
+
+
 def test_nothing_to_do_is_a_usage_error(trained, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert predict.main([*trained, str(tmp_path / "empty")]) == 2
@@ -150,7 +282,7 @@ def test_nothing_to_do_is_a_usage_error(trained, tmp_path, capsys):
         (["--weights", "absent.pth"], "absent.pth"),
         (["--config-file", "absent.py"], "absent.py"),
         (["--score-threshold", "7"], "score_threshold must be in 0..1"),
-        (["--batch-size", "0"], "batch_size must be at least 1"),
+        (["--batch-size", "0"], "batch_size must be"),
     ],
 )
 def test_what_cannot_be_built_is_a_usage_error(trained, tmp_path, capsys, options, message):

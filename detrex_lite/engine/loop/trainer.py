@@ -1,7 +1,7 @@
 """The training loop and its hook points.
 
-One step is: for each of `accumulate_steps` batches, compute the losses, make sure on all processes that they
-are finite, and add up gradients; then clip, and let the optimizer step. Everything else (learning rate, logs,
+One step is: for each of `accumulate_steps` batches, compute the losses and add up gradients; then clip, make sure on
+all processes that losses and gradients are finite, and let the optimizer step. Everything else (learning rate, logs,
 checkpoints, evaluation) is a `Hook`.
 """
 
@@ -109,13 +109,13 @@ class Trainer:
         # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
         self.on_loader_started: Callable[[], None] | None = None
         self._file_names: list[str] = []
-        self._last_file_names: list[str] = []  # of the step before, whose gradient is judged in this one
 
     def train(self) -> None:
         """Run the steps from `iteration` to `max_iter`.
 
         Raises:
-            NonFiniteError: at the first loss that is not finite, on every process, before it changes weights.
+            NonFiniteError: at the first loss or norm of a gradient that is not finite, on every process, before it
+                changes weights.
         """
         self.start_iteration = self.iteration
         try:
@@ -158,9 +158,9 @@ class Trainer:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         start = time.perf_counter()
-        self._last_file_names = self._file_names
         self.data_seconds, self.num_images, self._file_names = 0.0, 0, []
         all_losses: list[dict[str, Tensor]] = []
+        all_names: list[list[str]] = []
         for number in range(1, self.accumulate_steps + 1):
             batch = self._fetch(batches)
             is_last = number == self.accumulate_steps
@@ -171,7 +171,10 @@ class Trainer:
                 with phase("backward"):
                     self.scaler.scale(total / self.accumulate_steps).backward()
             all_losses.append({name: value.detach() for name, value in losses.items()})
+            all_names.append(_file_names(batch))
         with phase("optimizer"):
+            self._clip_gradients()
+            self._require_finite(all_losses, all_names)
             self._update_weights()
         self.losses = _mean(all_losses)
         self.step_seconds = time.perf_counter() - start
@@ -187,7 +190,7 @@ class Trainer:
         return batch
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of one batch, which are finite on every process when this returns."""
+        """The losses of one batch, which every process has when this returns."""
         losses: dict[str, Tensor] = {}
         error = None
         try:
@@ -198,7 +201,7 @@ class Trainer:
                 raise ValueError(f"in training a model returns a dict of losses; {name} gave {losses!r:.80}")
         except FloatingPointError as caught:
             error = caught
-        self._require_finite(losses, error, batch)
+        self._require_no_error(error, _file_names(batch))
         return losses
 
     def _without_gradient_exchange(self) -> contextlib.AbstractContextManager[None]:
@@ -207,48 +210,66 @@ class Trainer:
         no_sync = getattr(self.model, "no_sync", None)
         return contextlib.nullcontext() if no_sync is None else no_sync()
 
-    def _update_weights(self) -> None:
+    def _clip_gradients(self) -> None:
         if self.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, **self.clip_grad).detach())
+
+    def _update_weights(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _require_finite(self, losses: dict[str, Tensor], error: FloatingPointError | None, batch: Batch) -> None:
-        """Raise on all processes when a loss or the last gradient is not finite on one of them.
+    def _require_no_error(self, error: FloatingPointError | None, file_names: list[str]) -> None:
+        """Raise on all processes when a model raised on one of them.
 
-        It comes before the backward pass, in which processes wait for each other, and takes requests to stop
-        along. This is the one transfer from the device for each batch.
+        It comes before the backward pass, in which processes wait for each other. They exchange it by way of their
+        CPUs: asking the device would wait for the forward pass, and leave the device idle until the backward pass
+        arrives.
         """
-        failed = torch.ones((), device=self.device)
-        if error is None:
-            watched = [value.detach().float() for value in losses.values()]
-            if self.grad_norm is not None and not self.scaler.is_enabled():  # a scaler skips such steps itself
-                watched.append(self.grad_norm.float())
-            failed -= torch.isfinite(torch.stack(watched)).all().float()
+        if not distributed.any_process(error is not None):
+            return
+        what = f"training stopped at iteration {self.iteration + 1}: {error}"
+        mine = "" if error is None else self._describe(what, file_names)
+        raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine)))) from error
+
+    def _require_finite(self, all_losses: list[dict[str, Tensor]], all_names: list[list[str]]) -> None:
+        """Raise on all processes when a loss or the gradient is not finite on one of them.
+
+        It comes when the backward pass has been launched, and before weights change; it takes requests to stop along.
+        This is the one transfer from the device for each step.
+        """
+        watched = [value.float() for losses in all_losses for value in losses.values()]
+        norm = self._watched_norm()
+        if norm is not None:
+            watched.append(norm.float())
+        failed = 1 - torch.isfinite(torch.stack(watched)).all().float()
         flags = torch.stack([failed, failed.new_tensor(float(self.stop_requested))])
         if distributed.is_distributed():
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         any_failed, stop_signal = flags.tolist()
         self.stop_signal = int(stop_signal)
         if any_failed:
-            mine = self._describe(losses, error, batch) if failed.item() else ""
-            raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine)))) from error
+            mine = self._what_is_not_finite(all_losses, all_names) if failed.item() else ""
+            raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine))))
 
-    def _describe(self, losses: dict[str, Tensor], error: FloatingPointError | None, batch: Batch) -> str:
-        iteration, file_names = self.iteration + 1, _file_names(batch)
-        norm = 0.0 if self.grad_norm is None or self.scaler.is_enabled() else float(self.grad_norm)
-        if not math.isfinite(norm):
-            # Then the weights are not finite either, and whatever is wrong now comes from that.
-            what = f"the gradient is not finite at iteration {self.iteration}: its norm is {norm}"
-            file_names = self._last_file_names
-        elif error is not None:
-            what = f"training stopped at iteration {iteration}: {error}"
-        else:
-            values = {name: float(value.detach()) for name, value in losses.items()}
+    def _watched_norm(self) -> Tensor | None:
+        """The norm of the gradient, where one that is not finite is a mistake: a scaler skips such steps itself."""
+        return None if self.scaler.is_enabled() else self.grad_norm
+
+    def _what_is_not_finite(self, all_losses: list[dict[str, Tensor]], all_names: list[list[str]]) -> str:
+        iteration = self.iteration + 1
+        for losses, file_names in zip(all_losses, all_names, strict=True):
+            values = {name: float(value) for name, value in losses.items()}
             listed = ", ".join(f"{name}={value}" for name, value in values.items() if not math.isfinite(value))
-            what = f"the loss is not finite at iteration {iteration}: {listed}"
+            if listed:
+                return self._describe(f"the loss is not finite at iteration {iteration}: {listed}", file_names)
+        norm = self._watched_norm()
+        assert norm is not None
+        what = f"the gradient is not finite at iteration {iteration}: its norm is {float(norm)}"
+        return self._describe(what, self._file_names)
+
+    def _describe(self, what: str, file_names: list[str]) -> str:
         images = f"; images: {', '.join(file_names)}" if file_names else ""
         advice = "a lower optimizer.lr, train.clip_grad.enabled=True"
         if self.amp_dtype is torch.float16:

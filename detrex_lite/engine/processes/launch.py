@@ -43,7 +43,7 @@ def launch(
 ) -> Any:
     """Run `main(*args)` in `num_processes` processes on each machine, with a process group around them.
 
-    Processes on GPUs talk by NCCL, others by gloo. Under torchrun (`RANK` and `WORLD_SIZE` in the
+    Processes exchange what is on GPUs by NCCL, and the rest by gloo. Under torchrun (`RANK` and `WORLD_SIZE` in the
     environment) this process is one of them already and the other arguments do not count.
 
     When a process fails, or is killed, the others of its machine are ended within seconds, and the reason is the last
@@ -105,7 +105,7 @@ def process_group(url: str, rank: int, world_size: int, local_rank: int, device:
         torch.cuda.set_device(local_rank)
     store, _, _ = next(rendezvous(url, rank, world_size, timeout=WAIT_AT_MOST))
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",  # by gloo, processes exchange what no GPU has to be asked
         store=_unused_part(store, rank, world_size),
         rank=rank,
         world_size=world_size,

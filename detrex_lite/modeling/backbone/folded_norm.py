@@ -9,10 +9,15 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 class FoldedBatchNorm2d(FrozenBatchNorm2d):
-    """Keeps the statistics and affine parameters, under their usual names; the convolution before it applies them."""
+    """Keeps the statistics and affine parameters, under their usual names.
+
+    Attributes:
+        is_folded: whether the convolution before it applies them, see `fold_norms`; otherwise it does so itself.
+    """
 
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__(num_features, eps)
+        self.is_folded = False
         # Buffers, their versions, and the scale and shift that were computed of them.
         self._cache: tuple[tuple[Tensor, ...], list[int], tuple[Tensor, Tensor]] | None = None
 
@@ -21,7 +26,7 @@ class FoldedBatchNorm2d(FrozenBatchNorm2d):
         return {**super().__getstate__(), "_cache": None}
 
     def forward(self, x: Tensor) -> Tensor:
-        return x
+        return x if self.is_folded else super().forward(x)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """What channels are multiplied by and what is then added to them, (C,) each.
@@ -68,6 +73,7 @@ class FoldedConv2d(nn.Conv2d):
         )
         self.weight = convolution.weight
         self._norm = (norm,)  # in a tuple: a child of the block, not of this
+        norm.is_folded = True
 
     def forward(self, x: Tensor) -> Tensor:
         (norm,) = self._norm

@@ -1,7 +1,15 @@
 """The family that Deformable DETR founded: encoder, proposals, sources of queries, decoders, the base detector."""
 
 from .detector import MultiScaleDetector
-from .proposals import EncoderProposals, ProposalTokens, gather_output, gather_tokens, token_anchors, topk_tokens
+from .proposals import (
+    EncoderProposals,
+    ProposalTokens,
+    gather_output,
+    gather_tokens,
+    taken_padding,
+    token_anchors,
+    topk_tokens,
+)
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
 from .transformer import (
     DeformableAnchorDecoder,
@@ -25,6 +33,7 @@ __all__ = [
     "StartingQueries",
     "gather_output",
     "gather_tokens",
+    "taken_padding",
     "token_anchors",
     "topk_tokens",
 ]

@@ -35,7 +35,7 @@ class MultiScaleDetector(Detector):
         as_two_stage: queries are the encoder's best proposals; needs `with_box_refine`.
         share_heads: all decoder layers have the same heads.
         aux_loss: supervise every decoder layer.
-        preprocess, criterion, postprocessor: see `Detector`.
+        preprocess, criterion, postprocessor, batch_invariant_eval: see `Detector`.
 
     Raises:
         ValueError: when the parts contradict each other.
@@ -62,9 +62,14 @@ class MultiScaleDetector(Detector):
         preprocess: ImagePreprocessor,
         criterion: nn.Module,
         postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+        batch_invariant_eval: bool = True,
     ):
         super().__init__(
-            num_classes=num_classes, preprocess=preprocess, criterion=criterion, postprocessor=postprocessor
+            num_classes=num_classes,
+            preprocess=preprocess,
+            criterion=criterion,
+            postprocessor=postprocessor,
+            batch_invariant_eval=batch_invariant_eval,
         )
         layout, decoder = queries.layout, transformer.decoder
         require_equal("num_classes", model=num_classes, heads=heads.num_classes)

@@ -76,8 +76,8 @@ def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
         scores: (B, N).
         number: how many.
         levels: where the tokens are. Published implementations take padding like any token; unless these levels are
-            `as_published`, padding is taken only when there is nothing else, so that what is detected in an image does
-            not depend on the rest of the batch.
+            `as_published`, padding is taken only when there is nothing else (see `taken_padding`), so that what is
+            detected in an image does not depend on the rest of the batch.
 
     Returns:
         (B, Q) indices, best first, where Q is `number`, or N if less.
@@ -85,6 +85,21 @@ def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
     if levels.padding is not None and not levels.as_published:
         scores = scores.masked_fill(levels.padding, float("-inf"))
     return scores.topk(min(number, scores.shape[1]), dim=1).indices
+
+
+def taken_padding(indices: Tensor, levels: TokenLevels) -> Tensor | None:
+    """Which of the tokens that `topk_tokens` gave are padding, as an image with fewer tokens than queries has no more.
+
+    Args:
+        indices: (B, Q).
+        levels: where the tokens are.
+
+    Returns:
+        (B, Q) bool, or None when each image has enough tokens, and where levels are `as_published`.
+    """
+    if levels.padding is None or levels.fewest_tokens is None or levels.fewest_tokens >= indices.shape[1]:
+        return None
+    return levels.padding.gather(1, indices)
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:

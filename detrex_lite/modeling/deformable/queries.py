@@ -19,7 +19,7 @@ from ..predictions import Predictions
 from ..queries import QueryBlock
 from ..query_layout import QueryLayout
 from ..targets import Targets
-from .proposals import EncoderProposals, ProposalTokens, gather_output, gather_tokens, topk_tokens
+from .proposals import EncoderProposals, ProposalTokens, gather_output, gather_tokens, taken_padding, topk_tokens
 
 MAX_LOGIT = 3.0  # of learned boxes before training
 
@@ -115,7 +115,14 @@ class DeformableQueries(nn.Module):
         if self.embedding is not None:
             learned = self.layout.of_ranks(self.embedding.weight, best.shape[1], training=training)
             content = learned.expand(len(position), -1, -1)
-        blocks = self.layout.blocks(content, reference, position, training=training, num_proposals=best.shape[1])
+        blocks = self.layout.blocks(
+            content,
+            reference,
+            position,
+            training=training,
+            num_proposals=best.shape[1],
+            padding=taken_padding(best, memory.require_levels()),
+        )
         return StartingQueries(blocks, Predictions(*output, targets=Targets.class_agnostic) if training else None)
 
 
@@ -235,7 +242,8 @@ class AnchorQueries(nn.Module):
             learned = self.layout.of_ranks(self.content.weight, best.shape[1], training=training)
             content = self._contents(learned, len(chosen.boxes))
         reference = self.layout.of_proposals(chosen.boxes.detach(), training=training)
-        blocks = self.layout.blocks(content, reference, training=training, num_proposals=best.shape[1])
+        padding = taken_padding(best, levels)
+        blocks = self.layout.blocks(content, reference, training=training, num_proposals=best.shape[1], padding=padding)
         if not training:
             return StartingQueries(blocks)
         if self.layout.num_queries_one2many:  # the branch's proposals are not trained

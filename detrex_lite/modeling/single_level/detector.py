@@ -31,7 +31,7 @@ class SingleLevelDetector(Detector):
         num_queries: Q, more than an image will have objects; None for what `queries` says.
         num_patterns: P learned contents for each query that is a box; None for what `queries` says.
         aux_loss: supervise every decoder layer.
-        preprocess, criterion, postprocessor: see `Detector`.
+        preprocess, criterion, postprocessor, batch_invariant_eval: see `Detector`.
 
     Raises:
         ValueError: when the backbone gives no map of that name, or the parts contradict each other.
@@ -56,9 +56,14 @@ class SingleLevelDetector(Detector):
         preprocess: ImagePreprocessor,
         criterion: nn.Module,
         postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+        batch_invariant_eval: bool = True,
     ):
         super().__init__(
-            num_classes=num_classes, preprocess=preprocess, criterion=criterion, postprocessor=postprocessor
+            num_classes=num_classes,
+            preprocess=preprocess,
+            criterion=criterion,
+            postprocessor=postprocessor,
+            batch_invariant_eval=batch_invariant_eval,
         )
         if in_feature not in in_channels:
             raise ValueError(f"the backbone gives no feature map {in_feature!r}{did_you_mean(in_feature, in_channels)}")

@@ -203,9 +203,9 @@ def _corners(cells: Tensor, weights: Tensor, layout: TableLayout, rows: Tensor, 
     x, left = _split(cells[..., 0], layout.widths)
     y, top = _split(cells[..., 1], layout.heights)
 
-    cell = torch.addcmul(left, top, layout.strides)
+    row = torch.addcmul(layout.bases, left.int(), layout.heads).addcmul_(top.int(), layout.below)
     # A NaN becomes any integer: kept inside the table, where its NaN shares give NaN sums.
-    row = torch.addcmul(layout.bases, cell, layout.heads).int().clamp_(0, layout.last)
+    row.clamp_(0, layout.last)
     for corner, left_row in ((0, row), (2, row + layout.below)):
         rows[:, :, corner] = left_row.view(per_head)
         torch.add(left_row.view(per_head), heads, out=rows[:, :, corner + 1])

@@ -34,7 +34,8 @@ def _sample(level: Tensor, shape: tuple[int, int], locations: Tensor) -> Tensor:
     for row, row_share in ((top, 1 - bottom_share), (top + 1, bottom_share)):
         for column, column_share in ((left, 1 - right_share), (left + 1, right_share)):
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            cell = (row * width + column).masked_fill(~inside, 0).long()
+            # As integers: float32 does not tell the cells of a large map apart.
+            cell = (row.long() * width + column.long()).masked_fill(~inside, 0)
             share = (row_share * column_share).masked_fill(~inside, 0)
             total = total + _cells(level, cell) * share[..., None]
     return total

@@ -25,10 +25,10 @@ class TableLayout(NamedTuple):
     tokens: int  # of an image's part of the table
     widths: Tensor
     heights: Tensor
-    strides: Tensor  # tokens from a cell to the one below it
-    heads: Tensor  # (1,)
-    bases: Tensor  # row of the cell above and left of a level's first one, in rows of the table
-    below: Tensor  # int32: rows of the table from a cell to the one below it
+    # Rows of the table are int32: float32 does not tell them apart above 2**24.
+    heads: Tensor  # (1,), rows from a cell to the one at its right
+    below: Tensor  # rows from a cell to the one below it
+    bases: Tensor  # row of the cell above and left of a level's first one
     last: int  # the last row of an image that a sample may begin at
 
     def table(self, value: Tensor) -> Tensor:
@@ -59,28 +59,41 @@ class TableLayout(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def table_layout(flat_shapes: tuple[int, ...], heads: int, points: int, dtype: torch.dtype) -> TableLayout:
-    """The layout for levels of (height, width, height, width, ...) cells; computed once for each set of arguments."""
+    """The layout for levels of (height, width, height, width, ...) cells; computed once for each set of arguments.
+
+    Raises:
+        ValueError: when the table has more rows than an int32 counts.
+    """
     shapes = tuple(zip(flat_shapes[0::2], flat_shapes[1::2], strict=True))
     sizes = [(height + 2) * (width + 1) for height, width in shapes]
     starts = [sum(sizes[:level]) for level in range(len(shapes))]
     strides = [width + 1 for _, width in shapes]
 
-    def vector(per_level: Sequence[int]) -> Tensor:
-        return torch.tensor(per_level, dtype=torch.float64).repeat_interleave(points).repeat(heads)
+    # Points on the lower border have neighbours, of weight 0, beyond the last row.
+    tokens = sum(sizes) + max(strides) + 1
+    if tokens * heads >= 2**31:
+        raise ValueError(
+            f"feature maps of {sum(height * width for height, width in shapes)} cells with {heads} heads are more than "
+            "deformable attention on a CPU can count in 32 bits: use smaller images"
+        )
 
-    bases = vector([(start + stride + 1) * heads for start, stride in zip(starts, strides, strict=True)])
-    bases += torch.arange(heads).repeat_interleave(len(shapes) * points)
-    return TableLayout(
-        shapes=shapes,
-        starts=tuple(starts),
-        end=sum(sizes),
-        # Points on the lower border have neighbours, of weight 0, beyond the last row.
-        tokens=sum(sizes) + max(strides) + 1,
-        widths=vector([width for _, width in shapes]).to(dtype),
-        heights=vector([height for height, _ in shapes]).to(dtype),
-        strides=vector(strides).to(dtype),
-        heads=torch.tensor([heads], dtype=dtype),
-        bases=bases.to(dtype),
-        below=vector([stride * heads for stride in strides]).int(),
-        last=sum(sizes) * heads - 1,
-    )
+    def vector(per_level: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(per_level, dtype=dtype).repeat_interleave(points).repeat(heads)
+
+    with torch.inference_mode(False):  # training reads them after an evaluation that made them
+        bases = vector(
+            [(start + stride + 1) * heads for start, stride in zip(starts, strides, strict=True)], torch.int32
+        )
+        bases += torch.arange(heads, dtype=torch.int32).repeat_interleave(len(shapes) * points)
+        return TableLayout(
+            shapes=shapes,
+            starts=tuple(starts),
+            end=sum(sizes),
+            tokens=tokens,
+            widths=vector([width for _, width in shapes], dtype),
+            heights=vector([height for height, _ in shapes], dtype),
+            heads=torch.tensor([heads], dtype=torch.int32),
+            below=vector([stride * heads for stride in strides], torch.int32),
+            bases=bases,
+            last=sum(sizes) * heads - 1,
+        )

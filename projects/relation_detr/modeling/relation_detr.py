@@ -25,6 +25,7 @@ from detrex_lite.modeling.deformable import (
     ProposalTokens,
     StartingQueries,
     gather_output,
+    taken_padding,
     topk_tokens,
 )
 from detrex_lite.modeling.query_layout import ONE_TO_MANY
@@ -54,7 +55,13 @@ class HybridBranch(nn.Module):
         best = topk_tokens(output.logits.max(-1).values, len(self.content.weight), levels)
         chosen = gather_output(output, best)
         content = self.content.weight[: best.shape[1]].expand(len(best), -1, -1)
-        block = QueryBlock(ONE_TO_MANY, content, chosen.boxes.detach(), targets=self.targets)
+        block = QueryBlock(
+            ONE_TO_MANY,
+            content,
+            chosen.boxes.detach(),
+            targets=self.targets,
+            padding=taken_padding(best, levels),
+        )
         return StartingQueries([block], Predictions(*chosen, targets=self.targets))
 
 

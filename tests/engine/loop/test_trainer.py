@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from detrex_lite.data import TrainBatchSampler
 from detrex_lite.engine import Hook, Trainer
@@ -175,13 +176,37 @@ def test_an_error_of_the_model_gets_iteration_and_images():
     assert "'_0' are not finite" in str(caught.value.__cause__)
 
 
-def test_a_gradient_that_is_not_finite_is_named_with_its_own_images():
-    trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad={"max_norm": 1.0})
+def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weights_change():
+    trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad={"max_norm": 1.0}, max_iter=1)
+    before = weights_of(trainer)
     with pytest.raises(
         NonFiniteError,
         match=r"gradient is not finite at iteration 1: its norm is (inf|nan); images: 0\.jpg, 1\.jpg",
     ):
         trainer.train()
+    torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+def test_nothing_waits_for_the_device_before_the_last_backward_pass_is_launched(accumulate_steps):
+    """Of tensors without numbers, reading one is an error: it comes after backward, before the optimizer's step."""
+    called = []
+
+    class Watched(torch.nn.Linear):
+        def forward(self, batched_inputs):
+            called.append("forward")
+            out = super().forward(torch.ones(2, 3))
+            out.register_hook(lambda gradient: called.append("backward"))
+            return {"loss_class": out.square().mean(), "loss_bbox": out.abs().mean()}
+
+    with FakeTensorMode():
+        model = Watched(3, 4)
+        trainer = make_trainer(model, accumulate_steps=accumulate_steps, clip_grad={"max_norm": 1.0})
+        trainer.optimizer.register_step_pre_hook(lambda *_: called.append("step"))
+        with pytest.raises(DataDependentOutputException):
+            trainer.train()
+    assert called == ["forward", "backward"] * accumulate_steps
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_float16_gets_the_advice_to_use_bfloat16():

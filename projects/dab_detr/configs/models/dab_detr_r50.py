@@ -67,6 +67,7 @@ model = L(DABDETR)(
     num_queries=300,
     num_patterns=0,
     aux_loss=True,
+    batch_invariant_eval=True,
     preprocess=get_config("common/preprocess.py").imagenet,
     criterion=get_config("common/criterion.py").focal_criterion,
     postprocessor=L(TopKPostprocessor)(num_detections=300, clip_boxes=True),

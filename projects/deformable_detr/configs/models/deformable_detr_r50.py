@@ -77,6 +77,7 @@ model = L(DeformableDETR)(
     as_two_stage=False,
     share_heads=None,
     aux_loss=True,
+    batch_invariant_eval=True,
     preprocess=get_config("common/preprocess.py").imagenet,
     criterion=get_config("common/criterion.py").focal_criterion,
     postprocessor=L(TopKPostprocessor)(num_detections=300, clip_boxes=True),

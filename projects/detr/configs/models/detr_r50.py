@@ -67,6 +67,7 @@ model = L(DETR)(
     num_classes=80,
     num_queries=100,
     aux_loss=True,
+    batch_invariant_eval=True,
     preprocess=get_config("common/preprocess.py").imagenet,
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(

@@ -269,9 +269,9 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
         batch_size=args.batch_size,
         trusted=args.trusted,
     )
+    trust(*args.trust)
     if args.model:
         return load(args.model, weights=args.weights, overrides=args.opts, **settings)
-    trust(*args.trust)
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     return Predictor(cfg, args.weights, **settings)
 

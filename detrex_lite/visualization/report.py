@@ -208,19 +208,25 @@ def _throughput(series: dict[str, Series]) -> Iterable[str]:
 def _samples(path: Path) -> str:
     if not path.exists():
         return ""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    figures = "".join(
-        "<figure>"
-        + "".join(
-            f'<img alt="{alt}" src="data:image/jpeg;base64,{panel}">'
-            for alt, panel in zip(("ground truth", "detections"), sample["panels"], strict=True)
-        )
-        + f"<figcaption>{escape(sample['caption'])}</figcaption></figure>"
-        for sample in content["samples"]
-    )
-    title = f"Detections at iteration {content['iteration']:,}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        figures = "".join(_figure(sample["caption"], sample["panels"]) for sample in content["samples"])
+        title = f"Detections at iteration {int(content['iteration']):,}"
+    except (KeyError, TypeError, ValueError) as error:
+        reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
+        return f'<p class="warning">{reason}: its pictures are left out.</p>'
     note = f"<p>Left the ground truth, right detections with a score of at least {SCORE_THRESHOLD}.</p>"
     return f'<h2>{title}</h2>{note}<div class="grid samples">{figures}</div>' if figures else ""
+
+
+def _figure(caption: str, panels: Sequence[str]) -> str:
+    """Two pictures side by side. Files may come from elsewhere: what is no base64 is an error, not part of the page."""
+    data = [base64.b64encode(base64.b64decode(panel, validate=True)).decode() for panel in panels]
+    pictures = "".join(
+        f'<img alt="{alt}" src="data:image/jpeg;base64,{jpeg}">'
+        for alt, jpeg in zip(("ground truth", "detections"), data, strict=True)
+    )
+    return f"<figure>{pictures}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _config(text: str) -> str:

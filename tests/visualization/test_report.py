@@ -191,3 +191,21 @@ def test_a_chart_of_one_point_and_of_one_value():
 def test_importing_the_package_leaves_matplotlib_out():
     code = "import sys, detrex_lite.visualization as v; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"iteration": 1, "samples": [{"caption": "a", "panels": ['"><script>alert(1)</script>', "AAAA"]}]},
+        {"iteration": 1, "samples": [{"caption": "a", "panels": ["AAAA"]}]},
+        {"iteration": "<script>", "samples": []},
+        {"samples": [{"caption": 3}]},
+        ["<script>"],
+    ],
+)
+def test_samples_of_another_program_are_left_out(tmp_path, content):
+    (tmp_path / "report_samples.json").write_text(json.dumps(content))
+    (tmp_path / "metrics.jsonl").write_text("")
+    page = write_report(tmp_path).read_text()
+    assert "<script" not in page
+    assert "report_samples.json cannot be read" in page

@@ -317,9 +317,10 @@ def _check_new_parts(new_parts: Sequence[str], fine_tune: bool, destination: _De
 
 def _require_what_fine_tuning_needs(report: LoadReport, new_parts: tuple[str, ...]) -> None:
     """Refuse a checkpoint that leaves more of the model as initialised than other classes and queries explain."""
-    excused = new_parts or ("\0",)
-    mismatched = [one for one in report.mismatched if not (REPLACEABLE.match(one.name) or one.name.startswith(excused))]
-    missing = [name for name in report.missing if not (REPLACEABLE.match(name) or name.startswith(excused))]
+    mismatched = [
+        one for one in report.mismatched if not (REPLACEABLE.match(one.name) or one.name.startswith(new_parts))
+    ]
+    missing = [name for name in report.missing if not (REPLACEABLE.match(name) or name.startswith(new_parts))]
     number = len(mismatched) + len(missing)
     if not number or _is_whole_backbone(report):
         return

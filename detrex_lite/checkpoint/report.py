@@ -71,7 +71,7 @@ class LoadReport:
             )
 
     def _for_training(self, name: str) -> bool:
-        return name.startswith(self.training_only or ("\0",))
+        return name.startswith(self.training_only)
 
     def summary(self) -> str:
         """A table of counts by part of the model, and the names of what was not loaded."""

@@ -15,7 +15,7 @@ from pycocotools import mask
 
 from ..errors import did_you_mean
 from .dataset import DetectionDataset
-from .faults import MAX_SIDE, DatasetError, FaultLog, check_class_names, flag, integer, real
+from .faults import MAX_SIDE, DatasetError, check_class_names, flag, integer, real
 from .packing import AnnotationTable, pack
 
 # The numbers of detectron2.structures.BoxMode. Lengths are in pixels (ABS) or shares of the image's sides (REL);
@@ -179,12 +179,9 @@ def from_detectron2_records(
     return pack(
         table,
         name=name,
-        where=name,
         class_names=names,
         category_ids=ids,
-        image_root="",
         has_annotations=any("annotations" in record for record in records),
-        log=FaultLog(),
     )
 
 

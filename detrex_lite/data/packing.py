@@ -80,22 +80,24 @@ def pack(
     table: AnnotationTable,
     *,
     name: str,
-    where: str,
+    where: str | None = None,
     class_names: Sequence[str],
     category_ids: Sequence[int],
-    image_root: str,
+    image_root: str = "",
     has_annotations: bool,
-    log: FaultLog,
+    log: FaultLog | None = None,
 ) -> DetectionDataset:
     """Apply the box rules and pack the table; the boxes of an image keep their order.
 
     Args:
-        where: the annotation file or folder, for messages.
+        where: the annotation file or folder, for messages; None for records, which are called by their name.
         has_annotations: whether an image without boxes is one without objects.
+        log: what gathers the faults; None raises at the first.
 
     Raises:
         DatasetError: when the log is strict and there is no image.
     """
+    where, log = where or name, log or FaultLog()
     if not table.file_names:
         log.error("no images", where, "there is not one image in it")
     raw = np.asarray(table.boxes, dtype=np.float64).reshape(-1, 4)
@@ -241,12 +243,9 @@ def from_records(
     return pack(
         table,
         name=name,
-        where=name,
         class_names=names,
         category_ids=ids,
-        image_root="",
         has_annotations=any("boxes" in record for record in records),
-        log=FaultLog(),
     )
 
 

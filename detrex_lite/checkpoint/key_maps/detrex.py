@@ -1,44 +1,12 @@
 """Names of detrex: three ways of attention in the decoder, and two vocabularies of what stands around the layers."""
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from .backbones import convnext, detectron2_resnet, swin
+from .common import HEADS, ONE_HEAD, PROPOSALS, has_proposals, refines_boxes, under
 from .key_map import Copy, KeyMap, Rules
-
-
-def refines_boxes(state: Mapping[str, Tensor]) -> bool:
-    """Whether the layers of a decoder move boxes on: it starts with boxes, or has a box head of its own for each."""
-    if any(name.startswith(("queries.boxes.", "queries.proposals.")) for name in state):
-        return True
-    first, second = (state.get(f"heads.bbox_embed.{index}.layers.0.weight") for index in (0, 1))
-    return first is not None and second is not None and not bool((first == second).all())
-
-
-def has_proposals(state: Mapping[str, Tensor]) -> bool:
-    """Whether a detector has two stages."""
-    return any(name.startswith("queries.proposals.") for name in state)
-
 
 # The heads once more, under the decoder that uses them.
 BOX_HEADS_OF_DECODER = Copy("transformer.decoder.bbox_embed.", "bbox_embed.", when=refines_boxes)
 CLASS_HEADS_OF_DECODER = Copy("transformer.decoder.class_embed.", "class_embed.", when=has_proposals)
-
-ONE_HEAD: Rules = (
-    ("class_embed.@", "heads.class_embed.0.@"),
-    ("bbox_embed.layers.", "heads.bbox_embed.0.layers."),
-)
-HEADS: Rules = (
-    ("class_embed.#.", "heads.class_embed.#."),
-    ("bbox_embed.#.", "heads.bbox_embed.#."),
-)
-PROPOSALS: Rules = (
-    ("transformer.enc_output.", "queries.proposals.enc_output."),
-    ("transformer.enc_output_norm.", "queries.proposals.enc_output_norm."),
-    ("transformer.pos_trans.", "queries.pos_trans."),
-    ("transformer.pos_trans_norm.", "queries.pos_trans_norm."),
-)
 
 _BACKBONES: Rules = (
     *detectron2_resnet("backbone."),
@@ -79,7 +47,7 @@ _AROUND_BACKBONES: Rules = (
     ("neck.@.#.norm.", "neck.@.#.1."),
     *_FFN,
     *_plain_attention("decoder", "0"),
-    *PROPOSALS,
+    *under("transformer.", PROPOSALS),
     *HEADS,
 )
 _MULTI_SCALE: Rules = (*_BACKBONES, *_AROUND_BACKBONES)

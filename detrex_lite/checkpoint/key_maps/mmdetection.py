@@ -1,19 +1,12 @@
 """Names of mmdetection: those of its version 3, and of DETR and Deformable DETR in version 2."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Size, Tensor
 
-from .detrex import PROPOSALS
+from .common import PROJECTIONS, PROPOSALS, layers, under
 from .key_map import KeyMap, Rules, matches
-from .papers import PROJECTIONS
-
-
-def _layers(stack: str, names: dict[str, str]) -> Rules:
-    """What the layers of the encoder or decoder are made of: name there -> name here."""
-    return tuple(
-        (f"{stack}.layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.") for theirs, ours in names.items()
-    )
 
 
 def _parts(stack: str, *names: str) -> Rules:
@@ -35,9 +28,9 @@ _SWIN: Rules = (
 )
 
 # Plain attention wraps torch's module; other attention has its projections itself.
-_PLAIN_ENCODER = _layers("encoder", {"self_attn.attn": "attentions.0"})
-_PLAIN_SELF_ATTENTION = _layers("decoder", {"self_attn.attn": "attentions.0"})
-_CONDITIONAL_DECODER = _layers(
+_PLAIN_ENCODER = layers("encoder", {"self_attn.attn": "attentions.0"})
+_PLAIN_SELF_ATTENTION = layers("decoder", {"self_attn.attn": "attentions.0"})
+_CONDITIONAL_DECODER = layers(
     "decoder",
     {
         f"{kind}_attn.{theirs}": f"attentions.{number}.{ours}"
@@ -54,7 +47,7 @@ _FFN_AND_NORMS = {
     "ffn.layers.1": "ffns.0.layers.1",
     "norms": "norms",
 }
-_LAYERS: Rules = (*_layers("encoder", _FFN_AND_NORMS), *_layers("decoder", _FFN_AND_NORMS))
+_LAYERS: Rules = (*layers("encoder", _FFN_AND_NORMS), *layers("decoder", _FFN_AND_NORMS))
 
 _SINGLE_LEVEL: Rules = (
     *_PLAIN_ENCODER,
@@ -78,9 +71,9 @@ _NECK_AND_HEADS: Rules = (
     *((f"bbox_head.reg_branches.#.{2 * layer}.", f"heads.bbox_embed.#.layers.{layer}.") for layer in range(3)),
 )
 _MULTI_SCALE: Rules = (
-    *_layers("encoder", {"self_attn": "attentions.0"}),
+    *layers("encoder", {"self_attn": "attentions.0"}),
     *_PLAIN_SELF_ATTENTION,
-    *_layers("decoder", {"cross_attn": "attentions.1"}),
+    *layers("decoder", {"cross_attn": "attentions.1"}),
     *_LAYERS,
     *_SWIN,
     *_NECK_AND_HEADS,
@@ -88,9 +81,6 @@ _MULTI_SCALE: Rules = (
     ("memory_trans_fc.", "queries.proposals.enc_output."),
     ("memory_trans_norm.", "queries.proposals.enc_output_norm."),
 )
-
-
-_NOT_WEIGHTS = ("data_preprocessor.",)  # mean and standard deviation of colours
 
 
 @dataclass(frozen=True)
@@ -117,24 +107,26 @@ class MergedPatches:
         return by_cell.transpose(-3, -2).movedim(-1, -3).flatten(-3)
 
 
-DETR = KeyMap(
-    "mmdetection",
+_format = partial(KeyMap, "mmdetection", entry="state_dict")
+_version_3 = partial(
+    _format,
+    ignored=("data_preprocessor.",),  # mean and standard deviation of colours
+    conversions=(MergedPatches(),),
+)
+
+DETR = _version_3(
     signature=("decoder.layers.#.cross_attn.attn.in_proj_weight", "bbox_head.fc_cls.weight"),
     rules=(
         *_PLAIN_SELF_ATTENTION,
-        *_layers("decoder", {"cross_attn.attn": "attentions.1"}),
+        *layers("decoder", {"cross_attn.attn": "attentions.1"}),
         ("query_embedding.", "queries.embedding."),
         *_BOX_HEAD,
         *_SINGLE_LEVEL,
     ),
-    ignored=_NOT_WEIGHTS,
-    conversions=(MergedPatches(),),
     one_head=True,
-    entry="state_dict",
 )
 
-CONDITIONAL_DETR = KeyMap(
-    "mmdetection",
+CONDITIONAL_DETR = _version_3(
     signature=("decoder.layers.#.cross_attn.qpos_sine_proj.weight", "bbox_head.fc_reg.weight"),
     rules=(
         *_CONDITIONAL_DECODER,
@@ -143,14 +135,10 @@ CONDITIONAL_DETR = KeyMap(
         *_BOX_HEAD,
         *_SINGLE_LEVEL,
     ),
-    ignored=_NOT_WEIGHTS,
-    conversions=(MergedPatches(),),
     one_head=True,
-    entry="state_dict",
 )
 
-DAB_DETR = KeyMap(
-    "mmdetection",
+DAB_DETR = _version_3(
     signature=("decoder.layers.#.cross_attn.qpos_sine_proj.weight", "bbox_head.fc_reg.layers.#.weight"),
     rules=(
         *_CONDITIONAL_DECODER,
@@ -161,14 +149,10 @@ DAB_DETR = KeyMap(
         ("bbox_head.fc_reg.layers.", "heads.bbox_embed.0.layers."),
         *_SINGLE_LEVEL,
     ),
-    ignored=_NOT_WEIGHTS,
-    conversions=(MergedPatches(),),
     one_head=True,
-    entry="state_dict",
 )
 
-DEFORMABLE_DETR = KeyMap(
-    "mmdetection",
+DEFORMABLE_DETR = _version_3(
     signature=("decoder.layers.#.cross_attn.sampling_offsets.weight", "bbox_head.cls_branches.#.weight"),
     rules=(
         ("query_embedding.", "queries.embedding."),
@@ -177,13 +161,9 @@ DEFORMABLE_DETR = KeyMap(
         ("pos_trans_norm.", "queries.pos_trans_norm."),
         *_MULTI_SCALE,
     ),
-    ignored=_NOT_WEIGHTS,
-    conversions=(MergedPatches(),),
-    entry="state_dict",
 )
 
-DINO = KeyMap(
-    "mmdetection",
+DINO = _version_3(
     signature=("decoder.layers.#.cross_attn.sampling_offsets.weight", "decoder.norm.weight"),
     rules=(
         ("query_embedding.", "queries.content."),
@@ -192,18 +172,15 @@ DINO = KeyMap(
         ("dn_query_generator.label_embedding.", "denoising.label_embedding."),
         *_MULTI_SCALE,
     ),
-    ignored=_NOT_WEIGHTS,
-    conversions=(MergedPatches(),),
-    entry="state_dict",
 )
 
 # Version 2 has everything but backbone and neck in the head.
 _HEAD = "bbox_head.transformer."
 
 
-def _names_of_version_2(inner: dict[str, str]) -> Rules:
+def _names_of_version_2(names: dict[str, str]) -> Rules:
     """What the layers of encoder and decoder are made of: name there -> name here."""
-    return tuple((f"{_HEAD}@.layers.#.{theirs}.", f"transformer.@.layers.#.{ours}.") for theirs, ours in inner.items())
+    return under(_HEAD, layers("@", names))
 
 
 _LAYERS_OF_VERSION_2: Rules = (
@@ -211,8 +188,7 @@ _LAYERS_OF_VERSION_2: Rules = (
     *_names_of_version_2({name: name for name in ("attentions", "ffns", "norms")}),
 )
 
-DETR_OF_VERSION_2 = KeyMap(
-    "mmdetection",
+DETR_OF_VERSION_2 = _format(
     signature=(f"{_HEAD}decoder.layers.#.norms.0.weight", "bbox_head.fc_cls.weight"),
     rules=(
         *_names_of_version_2({"attentions.0.attn": "attentions.0", "attentions.1.attn": "attentions.1"}),
@@ -228,22 +204,19 @@ DETR_OF_VERSION_2 = KeyMap(
         *_BOX_HEAD,
     ),
     one_head=True,
-    entry="state_dict",
 )
 
-DEFORMABLE_DETR_OF_VERSION_2 = KeyMap(
-    "mmdetection",
+DEFORMABLE_DETR_OF_VERSION_2 = _format(
     signature=(f"{_HEAD}decoder.layers.#.attentions.1.sampling_offsets.weight", "bbox_head.cls_branches.#.weight"),
     rules=(
         (f"{_HEAD}decoder.layers.#.attentions.0.attn.", "transformer.decoder.layers.#.attentions.0."),
         *_LAYERS_OF_VERSION_2,
         (f"{_HEAD}level_embeds", "transformer.level_embeds"),
         (f"{_HEAD}reference_points.", "queries.reference_points."),
-        *((f"bbox_head.{theirs}", ours) for theirs, ours in PROPOSALS),
+        *under(_HEAD, PROPOSALS),
         ("bbox_head.query_embedding.", "queries.embedding."),
         *_NECK_AND_HEADS,
     ),
-    entry="state_dict",
 )
 
 MAPS = (DETR, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, DINO, DETR_OF_VERSION_2, DEFORMABLE_DETR_OF_VERSION_2)

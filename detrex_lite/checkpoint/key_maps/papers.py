@@ -1,34 +1,26 @@
 """Names of the papers' own repositories."""
 
 from .backbones import swin, torchvision_swin
+from .common import HEADS, ONE_HEAD, PROJECTIONS, PROPOSALS, layers, levels, under, with_masks
 from .conversions import CocoRows, LinearAsConvolution, ObjectnessRows
-from .detrex import BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER, HEADS, ONE_HEAD, PROPOSALS
+from .detrex import BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER
 from .key_map import KeyMap, Rules
 
-
-def _layers(stack: str, names: dict[str, str]) -> Rules:
-    """What the layers of the encoder or decoder are made of: name there -> name here."""
-    return tuple(
-        (f"transformer.{stack}.layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.")
-        for theirs, ours in names.items()
-    )
-
-
 _FFN = {"linear1": "ffns.0.layers.0", "linear2": "ffns.0.layers.1", "activation": "ffns.0.activations.0"}
-_ENCODER = _layers("encoder", {"self_attn": "attentions.0", "norm1": "norms.0", "norm2": "norms.1", **_FFN})
+_ENCODER = under(
+    "transformer.",
+    layers("encoder", {"self_attn": "attentions.0", "norm1": "norms.0", "norm2": "norms.1", **_FFN}),
+)
 _DECODER_NORMS = {"norm1": "norms.0", "norm2": "norms.1", "norm3": "norms.2"}
 
+
+def _decoder(names: dict[str, str]) -> Rules:
+    """What its layers are made of, beside the FFN: name there -> name here."""
+    return under("transformer.", layers("decoder", {**names, **_FFN}))
+
+
 # The projections of a conditional decoder layer are its own: sa_ of self-attention, ca_ of cross-attention.
-PROJECTIONS = {
-    "qcontent": "query_content",
-    "qpos": "query_pos",
-    "qpos_sine": "query_pos_sine",
-    "kcontent": "key_content",
-    "kpos": "key_pos",
-    "v": "value",
-}
-_CONDITIONAL_DECODER = _layers(
-    "decoder",
+_CONDITIONAL_DECODER = _decoder(
     {
         **{
             f"{kind}_{theirs}_proj": f"attentions.{number}.{ours}_proj"
@@ -38,19 +30,16 @@ _CONDITIONAL_DECODER = _layers(
         "self_attn.out_proj": "attentions.0.out_proj",
         "cross_attn.out_proj": "attentions.1.out_proj",
         **_DECODER_NORMS,
-        **_FFN,
     },
 )
 # The decoder's norms are numbered in the order of definition in Deformable DETR, which begins with cross-attention.
-_DEFORMABLE_DECODER = _layers(
-    "decoder",
+_DEFORMABLE_DECODER = _decoder(
     {
         "self_attn": "attentions.0",
         "cross_attn": "attentions.1",
         "norm2": "norms.0",
         "norm1": "norms.1",
         "norm3": "norms.2",
-        **_FFN,
     },
 )
 
@@ -72,44 +61,25 @@ _MULTI_SCALE: Rules = (
     *_ENCODER,
     *_DEFORMABLE_DECODER,
     ("transformer.level_embed", "transformer.level_embeds"),
-    *PROPOSALS,
+    *under("transformer.", PROPOSALS),
     *HEADS,
 )
-# Three levels, or one, are the backbone's; those after them are made of the last.
-_THREE_LEVELS: Rules = (
-    *((f"input_proj.{level}.", f"neck.convs.{level}.") for level in range(3)),
-    *((f"input_proj.{level}.", f"neck.extra_convs.{level - 3}.") for level in (3, 4)),
-)
-_FOUR_LEVELS: Rules = (
-    *((f"input_proj.{level}.", f"neck.convs.{level}.") for level in range(4)),
-    ("input_proj.4.", "neck.extra_convs.0."),
-)
-
 # The label embedding has a row for each id, and then: DN-DETR's for "no object", DINO's that is never used.
 _CLASS_ROWS = CocoRows("heads.class_embed.#.")
 _LABEL_ROWS = CocoRows("denoising.label_embedding.")
 _SPARE_LABEL_ROWS = CocoRows("denoising.label_embedding.", spare=1)
 
-# DETR; with masks (DETRsegm), the detector is under `detr.`
-_DETR_RULES: Rules = (
-    *_layers("decoder", {"self_attn": "attentions.0", "multihead_attn": "attentions.1", **_DECODER_NORMS, **_FFN}),
-    *_SINGLE_LEVEL,
-)
 DETR = KeyMap(
     "detr",
     signature=("transformer.decoder.layers.#.multihead_attn.in_proj_weight", "query_embed.weight"),
-    rules=_DETR_RULES,
+    rules=(
+        *_decoder({"self_attn": "attentions.0", "multihead_attn": "attentions.1", **_DECODER_NORMS}),
+        *_SINGLE_LEVEL,
+    ),
     conversions=(_CLASS_ROWS,),
     one_head=True,
 )
-DETR_WITH_MASKS = KeyMap(
-    "detr",
-    signature=("detr.transformer.decoder.layers.#.multihead_attn.in_proj_weight", "detr.query_embed.weight"),
-    rules=tuple((f"detr.{theirs}", ours) for theirs, ours in _DETR_RULES),
-    ignored=("bbox_attention.", "mask_head."),
-    conversions=(_CLASS_ROWS,),
-    one_head=True,
-)
+DETR_WITH_MASKS = with_masks(DETR)  # DETRsegm
 
 CONDITIONAL_DETR = KeyMap(
     "conditional_detr",
@@ -139,7 +109,7 @@ DEFORMABLE_DETR = KeyMap(
         ("tgt_embed.", "queries.content."),
         ("transformer.reference_points.", "queries.reference_points."),
         ("label_enc.", "denoising.label_embedding."),
-        *_THREE_LEVELS,
+        *levels("input_proj", 3),
         *swin("backbone.0.body."),
         *_MULTI_SCALE,
     ),
@@ -148,7 +118,8 @@ DEFORMABLE_DETR = KeyMap(
 )
 
 
-def _dino(levels: Rules) -> KeyMap:
+def _dino(num_maps: int) -> KeyMap:
+    """DINO on so many maps of a backbone."""
     return KeyMap(
         "dino",
         signature=("transformer.enc_out_class_embed.weight", "input_proj.0.0.weight"),
@@ -158,7 +129,7 @@ def _dino(levels: Rules) -> KeyMap:
             ("transformer.decoder.norm.", "heads.norm."),
             ("transformer.tgt_embed.", "queries.content."),
             ("label_enc.", "denoising.label_embedding."),
-            *levels,
+            *levels("input_proj", num_maps),
             *swin("backbone.0."),
             *_MULTI_SCALE,
         ),
@@ -167,8 +138,8 @@ def _dino(levels: Rules) -> KeyMap:
     )
 
 
-DINO = _dino(_THREE_LEVELS)
-DINO_5_SCALE = _dino(_FOUR_LEVELS)
+DINO = _dino(3)
+DINO_5_SCALE = _dino(4)
 
 _RELATION_DETR: Rules = (
     *((f"transformer.decoder.{head}_head.#.", f"heads.{head}_embed.#.") for head in ("class", "bbox")),
@@ -180,7 +151,7 @@ _RELATION_DETR: Rules = (
     ("transformer.encoder.memory_fusion.#.", "transformer.encoder.memory_fusion.layers.#."),
     ("transformer.decoder.norm.", "heads.norm."),
     ("denoising_generator.label_encoder.", "denoising.label_embedding."),
-    *PROPOSALS,
+    *under("transformer.", PROPOSALS),
     *_ENCODER,
     *_DEFORMABLE_DECODER,
 )
@@ -194,10 +165,7 @@ def _relation_detr(
         "relation_detr",
         signature=("transformer.encoder_class_head.weight", "transformer.decoder.class_head.0.weight", *signature),
         rules=(
-            *(
-                (f"neck.convs.{level}.", f"neck.extra_convs.{level - num_features}.")
-                for level in range(num_features, 5)
-            ),
+            *levels("neck.convs", num_features),
             *backbone,
             *_RELATION_DETR,
         ),

@@ -4,9 +4,11 @@ Its version 5 changed names in the models, and kept those of version 4 in the fi
 are read. The state dict of a model of version 5 is what is written, with a backbone of timm (`use_timm_backbone=True`).
 """
 
+from functools import partial
+
 from .backbones import transformers_resnet
+from .common import HEADS, PROPOSALS, has_proposals, layers, levels, refines_boxes, under, with_masks
 from .conversions import CocoRows, ObjectnessRows
-from .detrex import HEADS, has_proposals, refines_boxes
 from .key_map import Copy, KeyMap, Rules
 
 _MLP = {"mlp.fc1": "ffns.0.layers.0", "mlp.fc2": "ffns.0.layers.1"}
@@ -31,9 +33,7 @@ _PROJECTIONS = {
 
 def _layers(stack: str, names: dict[str, str]) -> Rules:
     """What the layers of the encoder or decoder are made of: name there -> name here."""
-    return tuple(
-        (f"model.{stack}.layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.") for theirs, ours in names.items()
-    )
+    return under("model.", layers(stack, names))
 
 
 def _attention(stack: str, theirs: str, number: int) -> Rules:
@@ -69,33 +69,21 @@ _POSITIONS: Rules = (
 
 _CLASS_ROWS = CocoRows("heads.class_embed.#.")
 
-_DETR_RULES: Rules = (
-    *_ENCODER,
-    *_attention("decoder", "self_attn", 0),
-    *_attention("decoder", "encoder_attn", 1),
-    *_layers("decoder", {**_MLP, **_FC, **_DECODER_NORMS}),
-    *_SINGLE_LEVEL,
-)
-DETR = KeyMap(
-    "transformers",
-    entry="",
+_format = partial(KeyMap, "transformers", entry="", exhaustive=True)
+
+DETR = _format(
     signature=("model.decoder.layers.#.encoder_attn.q_proj.weight", "class_labels_classifier.weight"),
-    rules=_DETR_RULES,
+    rules=(
+        *_ENCODER,
+        *_attention("decoder", "self_attn", 0),
+        *_attention("decoder", "encoder_attn", 1),
+        *_layers("decoder", {**_MLP, **_FC, **_DECODER_NORMS}),
+        *_SINGLE_LEVEL,
+    ),
     conversions=(_CLASS_ROWS,),
     one_head=True,
-    exhaustive=True,
 )
-# DetrForSegmentation
-DETR_WITH_MASKS = KeyMap(
-    "transformers",
-    entry="",
-    signature=("detr.model.decoder.layers.#.encoder_attn.q_proj.weight", "detr.class_labels_classifier.weight"),
-    rules=tuple((f"detr.{theirs}", ours) for theirs, ours in _DETR_RULES),
-    ignored=("bbox_attention.", "mask_head."),
-    conversions=(_CLASS_ROWS,),
-    one_head=True,
-    exhaustive=True,
-)
+DETR_WITH_MASKS = with_masks(DETR)  # DetrForSegmentation
 
 
 def _conditional_attention(theirs: str, number: int, before: str) -> Rules:
@@ -111,9 +99,7 @@ def _conditional_attention(theirs: str, number: int, before: str) -> Rules:
     )
 
 
-CONDITIONAL_DETR = KeyMap(
-    "transformers",
-    entry="",
+CONDITIONAL_DETR = _format(
     signature=("model.decoder.ref_point_head.layers.#.weight", "class_labels_classifier.weight"),
     rules=(
         *_ENCODER,
@@ -125,12 +111,9 @@ CONDITIONAL_DETR = KeyMap(
     ),
     conversions=(_CLASS_ROWS,),
     one_head=True,
-    exhaustive=True,
 )
 
-DAB_DETR = KeyMap(
-    "transformers",
-    entry="",
+DAB_DETR = _format(
     signature=("model.query_refpoint_embeddings.weight", "model.decoder.ref_point_head.layers.#.weight"),
     rules=(
         *transformers_resnet("model.backbone.conv_encoder.model._backbone."),
@@ -167,26 +150,18 @@ DAB_DETR = KeyMap(
     copies=(Copy("model.decoder.bbox_embed.", "bbox_predictor."),),
     conversions=(_CLASS_ROWS,),
     one_head=True,
-    exhaustive=True,
 )
 
-DEFORMABLE_DETR = KeyMap(
-    "transformers",
-    entry="",
+DEFORMABLE_DETR = _format(
     signature=("model.decoder.layers.#.encoder_attn.sampling_offsets.weight", "model.level_embed"),
     rules=(
         *_layers("encoder", {"self_attn": "attentions.0", **_MLP, **_FC, **_ENCODER_NORMS}),
         *_attention("decoder", "self_attn", 0),
         *_layers("decoder", {"encoder_attn": "attentions.1", **_MLP, **_FC, **_DECODER_NORMS}),
-        # Three levels, or one, are the backbone's; those after them are made of the last.
-        *((f"model.input_proj.{level}.", f"neck.convs.{level}.") for level in range(3)),
-        *((f"model.input_proj.{level}.", f"neck.extra_convs.{level - 3}.") for level in (3, 4)),
+        *levels("model.input_proj", 3),
         ("model.level_embed", "transformer.level_embeds"),
         ("model.reference_points.", "queries.reference_points."),
-        ("model.enc_output.", "queries.proposals.enc_output."),
-        ("model.enc_output_norm.", "queries.proposals.enc_output_norm."),
-        ("model.pos_trans.", "queries.pos_trans."),
-        ("model.pos_trans_norm.", "queries.pos_trans_norm."),
+        *under("model.", PROPOSALS),
         *_COMMON,
         *HEADS,
     ),
@@ -196,7 +171,6 @@ DEFORMABLE_DETR = KeyMap(
     ),
     conversions=(ObjectnessRows(), _CLASS_ROWS),
     repeated_heads=True,
-    exhaustive=True,
 )
 
 MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR)

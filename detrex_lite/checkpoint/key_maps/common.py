@@ -1,0 +1,81 @@
+"""What key maps of several projects have in common."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .key_map import KeyMap, Rules
+
+
+def refines_boxes(state: Mapping[str, Tensor]) -> bool:
+    """Whether the layers of a decoder move boxes on: it starts with boxes, or has a box head of its own for each."""
+    if any(name.startswith(("queries.boxes.", "queries.proposals.")) for name in state):
+        return True
+    first, second = (state.get(f"heads.bbox_embed.{index}.layers.0.weight") for index in (0, 1))
+    return first is not None and second is not None and not bool((first == second).all())
+
+
+def has_proposals(state: Mapping[str, Tensor]) -> bool:
+    """Whether a detector has two stages."""
+    return any(name.startswith("queries.proposals.") for name in state)
+
+
+def under(prefix: str, rules: Rules) -> Rules:
+    """The same rules for the other project's names with `prefix` before them."""
+    return tuple((f"{prefix}{theirs}", ours) for theirs, ours in rules)
+
+
+def layers(stack: str, names: Mapping[str, str]) -> Rules:
+    """What layers are made of.
+
+    Args:
+        stack: "encoder", "decoder", or "@" for both.
+        names: name there -> name here.
+    """
+    return tuple(
+        (f"{stack}.layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.") for theirs, ours in names.items()
+    )
+
+
+def levels(theirs: str, num_maps: int) -> Rules:
+    """The projections of up to five levels: of so many maps of the backbone, and after them those made of the last."""
+    here = [f"convs.{level}" if level < num_maps else f"extra_convs.{level - num_maps}" for level in range(5)]
+    return tuple((f"{theirs}.{level}.", f"neck.{name}.") for level, name in enumerate(here))
+
+
+def with_masks(detr: KeyMap) -> KeyMap:
+    """DETR's detector inside of one that segments as well, whose mask head is left out."""
+    return dataclasses.replace(
+        detr,
+        signature=tuple(f"detr.{template}" for template in detr.signature),
+        rules=under("detr.", detr.rules),
+        ignored=("bbox_attention.", "mask_head."),
+    )
+
+
+# The projections of conditional attention, as its authors call them: q, k and v of content, position and sine position.
+PROJECTIONS = {
+    "qcontent": "query_content",
+    "qpos": "query_pos",
+    "qpos_sine": "query_pos_sine",
+    "kcontent": "key_content",
+    "kpos": "key_pos",
+    "v": "value",
+}
+
+ONE_HEAD: Rules = (
+    ("class_embed.@", "heads.class_embed.0.@"),
+    ("bbox_embed.layers.", "heads.bbox_embed.0.layers."),
+)
+HEADS: Rules = (
+    ("class_embed.#.", "heads.class_embed.#."),
+    ("bbox_embed.#.", "heads.bbox_embed.#."),
+)
+# Of the transformer.
+PROPOSALS: Rules = (
+    ("enc_output.", "queries.proposals.enc_output."),
+    ("enc_output_norm.", "queries.proposals.enc_output_norm."),
+    ("pos_trans.", "queries.pos_trans."),
+    ("pos_trans_norm.", "queries.pos_trans_norm."),
+)

@@ -147,8 +147,10 @@ def test_levels_are_told_apart_by_what_is_added_to_positions():
 
 def test_without_an_encoder_tokens_are_the_memory():
     maps = maps_of()
-    memory = transformer_of().encode(maps, [torch.zeros(1, C, *shape).double() for shape in SHAPES])
+    transformer = transformer_of()
+    memory = transformer.encode(maps, [])
     assert_close(memory.tokens, inputs_of(maps)[0], rtol=0, atol=0)
+    assert transformer.level_embeds is None
 
 
 def test_another_number_of_maps_is_refused():
@@ -198,6 +200,8 @@ def build(**changes):
             },
             f"{2 * C} by denoising",
         ),
+        ({"position_embedding": None}, "transformer.encoder is given alone"),
+        ({"transformer": transformer_of()}, "position_embedding is given alone"),
         ({"with_box_refine": False}, "with_box_refine"),
         ({"as_two_stage": False}, "as_two_stage"),
         ({"share_heads": True}, "share_heads"),

@@ -22,7 +22,7 @@ class MultiScaleDetector(Detector):
     Args:
         backbone: images (B, 3, H, W) to a dict of feature maps.
         neck: that dict to L maps (B, C, h, w), finest first.
-        position_embedding: padding mask (B, h, w) to positions (B, C, h, w).
+        position_embedding: padding mask (B, h, w) to positions (B, C, h, w), for the encoder; None without an encoder.
         transformer: encoder and decoder.
         queries: where the decoder's queries begin.
         heads: read classes and boxes from queries, and with two stages from the encoder's tokens.
@@ -46,7 +46,7 @@ class MultiScaleDetector(Detector):
         *,
         backbone: nn.Module,
         neck: nn.Module,
-        position_embedding: nn.Module,
+        position_embedding: nn.Module | None,
         transformer: MultiScaleTransformer,
         queries: DeformableQueries | AnchorQueries,
         heads: DetectionHeads,
@@ -81,7 +81,7 @@ class MultiScaleDetector(Detector):
             transformer=transformer.embed_dim,
             heads=heads.embed_dim,
             denoising=None if denoising is None else denoising.embed_dim,
-            position_embedding=channels_of_positions(position_embedding),
+            position_embedding=None if position_embedding is None else channels_of_positions(position_embedding),
         )
         require_equal("with_box_refine", model=with_box_refine, heads=heads.with_box_refine)
         require_equal(
@@ -92,6 +92,11 @@ class MultiScaleDetector(Detector):
         )
         require_equal("share_heads", model=share_heads, heads=heads.share_heads)
         require_equal("number of decoder layers", decoder=decoder.num_layers, heads=heads.num_layers)
+        if (position_embedding is None) != (transformer.encoder is None):
+            given = "position_embedding" if transformer.encoder is None else "transformer.encoder"
+            raise ValueError(
+                f"{given} is given alone: positions are for the encoder, which needs them; set both or none"
+            )
         if queries.as_two_stage and not heads.with_box_refine:
             raise ValueError("as_two_stage=True needs with_box_refine=True: proposals are boxes that layers refine")
         if denoising is not None and not isinstance(queries, AnchorQueries):
@@ -110,6 +115,8 @@ class MultiScaleDetector(Detector):
         return self.neck(self.backbone(images))
 
     def maps_and_positions(self, images: ImageBatch) -> tuple[list[ImageBatch], list[Tensor]]:
-        """L padded maps (B, C, h, w), finest first, and their positions, (B, C, h, w) or (1, C, h, w)."""
+        """L padded maps (B, C, h, w), finest first, and their positions for the encoder: (B or 1, C, h, w) each."""
         maps = self.extract_features(images)
+        if self.position_embedding is None:
+            return maps, []
         return maps, [self.position_embedding(level.mask_or_zeros(), dtype=level.tensor.dtype) for level in maps]

@@ -152,11 +152,13 @@ class MultiScaleTransformer(nn.Module):
 
     Args:
         encoder: (tokens, pos=, levels=) to tokens; one that works on maps goes there and back by `TokenLevels.maps` and
-            `flatten_maps`. None for tokens as they are.
+            `flatten_maps`. None for tokens as the neck gives them, without positions.
         decoder: turns queries into predictions.
         embed_dim: C.
-        num_feature_levels: L, which tokens are told apart by learned embeddings added to their positions.
+        num_feature_levels: L, which the encoder tells apart by learned embeddings added to the positions of tokens.
     """
+
+    level_embeds: nn.Parameter | None
 
     def __init__(
         self, *, encoder: nn.Module | None, decoder: Decoder, embed_dim: int = 256, num_feature_levels: int = 4
@@ -165,29 +167,33 @@ class MultiScaleTransformer(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.embed_dim = embed_dim
-        self.level_embeds = nn.Parameter(torch.empty(num_feature_levels, embed_dim))
-        nn.init.normal_(self.level_embeds)
+        self.num_feature_levels = num_feature_levels
+        self.level_embeds = None
+        if encoder is not None:
+            self.level_embeds = nn.Parameter(torch.empty(num_feature_levels, embed_dim))
+            nn.init.normal_(self.level_embeds)
 
     def encode(self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]) -> Memory:
         """Encode feature maps.
 
         Args:
             maps: L padded maps (B, C, h, w), finest first.
-            positions: their position embeddings, (B, C, h, w) or (1, C, h, w).
+            positions: their position embeddings, (B, C, h, w) or (1, C, h, w); none without an encoder.
 
         Raises:
             ValueError: for another number of maps than L.
         """
-        if len(maps) != len(self.level_embeds):
+        if len(maps) != self.num_feature_levels:
             raise ValueError(
                 f"the neck gives {len(maps)} feature maps, but the transformer has num_feature_levels="
-                f"{len(self.level_embeds)}"
+                f"{self.num_feature_levels}"
             )
         levels = TokenLevels.from_maps(maps)
-        pos = flatten_maps(
-            [level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)]
-        )
         tokens = flatten_maps([level.tensor for level in maps])
         if self.encoder is not None:
+            assert self.level_embeds is not None
+            pos = flatten_maps(
+                [level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)]
+            )
             tokens = self.encoder(tokens, pos=pos, levels=levels)
         return Memory(tokens, None, levels.padding, levels)

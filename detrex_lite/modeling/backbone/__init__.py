@@ -1,6 +1,7 @@
 """Image backbones: a dict of feature maps from an image."""
 
 from .focalnet import FocalNet
+from .hgnetv2 import HGNetv2, hgnetv2_channels
 from .internimage import InternImage
 from .pretrained import stage_channels
 from .resnet import ResNet, resnet_channels
@@ -11,11 +12,13 @@ from .vit import EVA02, ViTDet
 __all__ = [
     "EVA02",
     "FocalNet",
+    "HGNetv2",
     "InternImage",
     "ResNet",
     "SimpleFeaturePyramid",
     "TimmBackbone",
     "ViTDet",
+    "hgnetv2_channels",
     "pyramid_channels",
     "resnet_channels",
     "stage_channels",

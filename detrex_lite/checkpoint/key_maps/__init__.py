@@ -9,7 +9,7 @@ a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the o
 """
 
 from . import detrex, mmdetection, papers, transformers
-from .backbones import DETECTRON2, TORCHVISION
+from .backbones import DETECTRON2, HGNETV2, TORCHVISION
 from .conversions import COCO_IDS
 from .key_map import ENCODER_HEAD, Conversion, Copy, KeyMap, split_part, translate
 
@@ -23,6 +23,7 @@ KEY_MAPS: tuple[KeyMap, ...] = (
     *mmdetection.MAPS,
     TORCHVISION,
     DETECTRON2,
+    HGNETV2,
 )
 
 __all__ = [

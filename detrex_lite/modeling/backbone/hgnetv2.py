@@ -1,9 +1,7 @@
-"""HGNetV2 of PaddleClas, the backbone of D-FINE (Peng et al., ICLR 2025): dense blocks that convolve separably.
+"""HGNetV2 of PaddleClas, the backbone of D-FINE (Peng et al., ICLR 2025): dense blocks of separable convolutions."""
 
-Parameter names are those of D-FINE's repository, so that its ImageNet weights load as they are.
-"""
-
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import did_you_mean
+from ...layers import ConvNormAct
 from .folded_norm import fold_norms
 from .pretrained import load_pretrained
 from .resnet import NORMS
@@ -53,11 +52,12 @@ VARIANTS = {
     "B5": Variant((32, 64), 6, (Stage(64, 128, 1), Stage(128, 512, 2), Stage(256, 1024, 5), Stage(512, 2048, 2))),
     "B6": Variant((48, 96), 6, (Stage(96, 192, 2), Stage(192, 512, 3), Stage(384, 1024, 6), Stage(768, 2048, 3))),
 }
+Make = Callable[..., ConvNormAct]
 SEPARABLE_STAGES = (2, 3)  # 1x1 and depthwise 5x5 convolutions; 3x3 in those before
 
 
-class LearnableAffine(nn.Module):
-    """`scale * x + bias` with one number each (PP-HGNetV2), which a small network is distilled better with."""
+class AffineReLU(nn.Module):
+    """`scale * ReLU(x) + bias` with one number each: small networks learn the better from large ones (PP-HGNetV2)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,62 +65,22 @@ class LearnableAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * x + self.bias
+        return self.scale * x.relu() + self.bias
 
 
-class ConvNorm(nn.Module):
-    """A convolution, a normalisation, and perhaps ReLU and a learnable affine function.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, groups: of the convolution.
-        norm: a key of `NORMS`.
-        activation: whether there is a ReLU.
-        use_lab: whether the ReLU is followed by a `LearnableAffine`.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        norm: str,
-        activation: bool = True,
-        use_lab: bool = False,
-    ):
-        super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=(kernel_size - 1) // 2,
-            groups=groups,
-            bias=False,
-        )
-        self.bn = NORMS[norm](out_channels)
-        self.act = nn.ReLU() if activation else nn.Identity()
-        self.lab = LearnableAffine() if activation and use_lab else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lab(self.act(self.bn(self.conv(x))))
-
-
-class SeparableConvNorm(nn.Module):
+class SeparableConv(nn.Module):
     """A 1x1 convolution without activation, then a depthwise one with it.
 
     Args:
+        make: makes convolutions with norm and activation.
         in_channels, out_channels: of the first convolution.
         kernel_size: of the depthwise one.
-        norm, use_lab: see `ConvNorm`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, norm: str, use_lab: bool):
+    def __init__(self, make: Make, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, out_channels, 1, norm=norm, activation=False)
-        self.conv2 = ConvNorm(out_channels, out_channels, kernel_size, groups=out_channels, norm=norm, use_lab=use_lab)
+        self.conv1 = make(in_channels, out_channels, activation=None)
+        self.conv2 = make(out_channels, out_channels, kernel_size, groups=out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x))
@@ -130,17 +90,17 @@ class Stem(nn.Module):
     """Images (B, 3, H, W) to maps of stride 4: two 2x2 convolutions beside a max pooling, between strided ones.
 
     Args:
+        make: makes convolutions with norm and activation.
         mid_channels, out_channels: inside, and of the result.
-        norm, use_lab: see `ConvNorm`.
     """
 
-    def __init__(self, mid_channels: int, out_channels: int, *, norm: str, use_lab: bool):
+    def __init__(self, make: Make, mid_channels: int, out_channels: int):
         super().__init__()
-        self.stem1 = ConvNorm(3, mid_channels, 3, stride=2, norm=norm, use_lab=use_lab)
-        self.stem2a = ConvNorm(mid_channels, mid_channels // 2, 2, norm=norm, use_lab=use_lab)
-        self.stem2b = ConvNorm(mid_channels // 2, mid_channels, 2, norm=norm, use_lab=use_lab)
-        self.stem3 = ConvNorm(2 * mid_channels, mid_channels, 3, stride=2, norm=norm, use_lab=use_lab)
-        self.stem4 = ConvNorm(mid_channels, out_channels, 1, norm=norm, use_lab=use_lab)
+        self.stem1 = make(3, mid_channels, 3, stride=2)
+        self.stem2a = make(mid_channels, mid_channels // 2, 2)
+        self.stem2b = make(mid_channels // 2, mid_channels, 2)
+        self.stem3 = make(2 * mid_channels, mid_channels, 3, stride=2)
+        self.stem4 = make(mid_channels, out_channels)
         self.pool = nn.MaxPool2d(2, stride=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -158,29 +118,19 @@ class Block(nn.Module):
     """Layers one after the other, of whose results and input 1x1 convolutions make the output.
 
     Args:
+        make: makes convolutions with norm and activation.
         layers: the layers.
         total_channels: of the input and of the results of all layers.
         out_channels: of the output.
         residual: whether the input is added to the output.
-        norm, use_lab: see `ConvNorm`.
     """
 
     def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        total_channels: int,
-        out_channels: int,
-        *,
-        residual: bool,
-        norm: str,
-        use_lab: bool,
+        self, make: Make, layers: Sequence[nn.Module], total_channels: int, out_channels: int, *, residual: bool
     ):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.aggregation = nn.Sequential(
-            ConvNorm(total_channels, out_channels // 2, 1, norm=norm, use_lab=use_lab),
-            ConvNorm(out_channels // 2, out_channels, 1, norm=norm, use_lab=use_lab),
-        )
+        self.aggregation = nn.Sequential(make(total_channels, out_channels // 2), make(out_channels // 2, out_channels))
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,40 +145,29 @@ class StageBlocks(nn.Module):
     """A stage: its first convolution halves the map, but for the stage of stride 4.
 
     Args:
+        make: makes convolutions with norm and activation.
         index: 0 to 3.
         in_channels: of the map.
         stage: what it consists of.
         num_layers: of a block.
-        norm, use_lab: see `ConvNorm`.
     """
 
-    def __init__(self, index: int, in_channels: int, stage: Stage, num_layers: int, *, norm: str, use_lab: bool):
+    def __init__(self, make: Make, index: int, in_channels: int, stage: Stage, num_layers: int):
         super().__init__()
         self.downsample: nn.Module = nn.Identity()
         if index > 0:
-            self.downsample = ConvNorm(
-                in_channels, in_channels, 3, stride=2, groups=in_channels, norm=norm, activation=False
-            )
+            self.downsample = make(in_channels, in_channels, 3, stride=2, groups=in_channels, activation=None)
         mid = stage.mid_channels
 
         def layer(channels: int) -> nn.Module:
-            if index in SEPARABLE_STAGES:
-                return SeparableConvNorm(channels, mid, 5, norm=norm, use_lab=use_lab)
-            return ConvNorm(channels, mid, 3, norm=norm, use_lab=use_lab)
+            return SeparableConv(make, channels, mid, 5) if index in SEPARABLE_STAGES else make(channels, mid, 3)
 
         blocks = []
         for number in range(stage.num_blocks):
             before = in_channels if number == 0 else stage.channels
-            blocks.append(
-                Block(
-                    [layer(before if first == 0 else mid) for first in range(num_layers)],
-                    before + num_layers * mid,
-                    stage.channels,
-                    residual=number > 0,
-                    norm=norm,
-                    use_lab=use_lab,
-                )
-            )
+            layers = [layer(before), *(layer(mid) for _ in range(num_layers - 1))]
+            total = before + num_layers * mid
+            blocks.append(Block(make, layers, total, stage.channels, residual=number > 0))
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,7 +180,7 @@ class HGNetv2(nn.Module):
     Args:
         name: "B0" to "B6".
         out_indices: the stages to return, 0 (stride 4) to 3 (stride 32).
-        use_lab: whether each ReLU is followed by a `LearnableAffine`, as in the weights of B0 to B3.
+        use_lab: whether each ReLU is an `AffineReLU`, as in the weights of B0 to B3.
         norm: "BN", "FrozenBN", "SyncBN" or "GN".
         freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and the first stage, .. 5 everything.
         weights: a file of ImageNet weights that `load_checkpoint` reads; None for random weights.
@@ -268,10 +207,11 @@ class HGNetv2(nn.Module):
             raise ValueError(f"HGNetv2 freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)")
         variant = VARIANTS[name]
         self.out_indices = tuple(sorted(set(out_indices)))
-        self.stem = Stem(*variant.stem, norm=norm, use_lab=use_lab)
+        make = functools.partial(ConvNormAct, norm=NORMS[norm], activation=AffineReLU if use_lab else nn.ReLU)
+        self.stem = Stem(make, *variant.stem)
         stages, channels = [], variant.stem[1]
         for index, stage in enumerate(variant.stages[: self.out_indices[-1] + 1]):
-            stages.append(StageBlocks(index, channels, stage, variant.num_layers, norm=norm, use_lab=use_lab))
+            stages.append(StageBlocks(make, index, channels, stage, variant.num_layers))
             channels = stage.channels
         self.stages = nn.ModuleList(stages)
         fold_norms(self)

@@ -221,6 +221,11 @@ class DetectionHeads(nn.Module):
     def _normalised(self, query: Tensor) -> Tensor:
         return query if self.norm is None else self.norm(query)
 
+    def score_tokens(self, memory: Tensor) -> Tensor:
+        """(B, N), the logit of the best class of each encoded token (B, N, C), by which proposals are chosen."""
+        self._require_heads_for_encoder()
+        return self.class_embed[-1](memory).max(-1).values
+
     def propose(self, memory: Tensor, anchors: Tensor, proposes: Tensor) -> LayerOutput:
         """Classes and boxes of encoded tokens.
 
@@ -233,11 +238,14 @@ class DetectionHeads(nn.Module):
         Raises:
             ValueError: when there are no heads for the encoder.
         """
-        if not self.for_encoder:
-            raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
+        self._require_heads_for_encoder()
         anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
         offsets = in_own_precision(self.bbox_embed[-1], memory) + anchor_logits
         return LayerOutput(self.class_embed[-1](memory), offsets.sigmoid(), self._extra(-1, memory))
+
+    def _require_heads_for_encoder(self) -> None:
+        if not self.for_encoder:
+            raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
 
 
 def _of_one_shape(steps: Sequence[LayerStep]) -> bool:

@@ -4,7 +4,7 @@ from .detector import MultiScaleDetector
 from .proposals import (
     EncoderProposals,
     ProposalTokens,
-    gather_output,
+    best_proposals,
     gather_tokens,
     taken_padding,
     token_anchors,
@@ -31,7 +31,7 @@ __all__ = [
     "MultiScaleTransformer",
     "ProposalTokens",
     "StartingQueries",
-    "gather_output",
+    "best_proposals",
     "gather_tokens",
     "taken_padding",
     "token_anchors",

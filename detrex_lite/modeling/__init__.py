@@ -23,9 +23,13 @@ from .criterion import (
     BoxL1Loss,
     Comparison,
     CrossEntropyLoss,
+    DecoupledDistillationFocalLoss,
+    FineGrainedLocalizationLoss,
     FocalLoss,
     GIoULoss,
+    MatchabilityAwareLoss,
     MatchedLoss,
+    MatchUnion,
     Mean,
     SetCriterion,
     VarifocalLoss,
@@ -34,6 +38,7 @@ from .criterion import (
 from .decoder import Decoder, DecoderState, Memory
 from .denoising import ContrastiveDenoising, Denoising, GroupDenoising, add_indicator
 from .detector import Detector, ImagePreprocessor, Outputs, require_equal
+from .edge_distributions import DistributionHeads, EdgeBins, LocationQuality
 from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
@@ -59,9 +64,13 @@ __all__ = [
     "CrossEntropyLoss",
     "Decoder",
     "DecoderState",
+    "DecoupledDistillationFocalLoss",
     "Denoising",
     "DetectionHeads",
     "Detector",
+    "DistributionHeads",
+    "EdgeBins",
+    "FineGrainedLocalizationLoss",
     "FocalCost",
     "FocalLoss",
     "FocalNet",
@@ -75,7 +84,10 @@ __all__ = [
     "InternImage",
     "LayerOutput",
     "LayerStep",
+    "LocationQuality",
     "Match",
+    "MatchUnion",
+    "MatchabilityAwareLoss",
     "MatchedLoss",
     "Matcher",
     "MatchingCost",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import MLP, in_own_precision
+from ..layers.convolution import Activation
 from ..structures import inverse_sigmoid
 from .predictions import LayerOutput
 
@@ -76,6 +77,7 @@ class DetectionHeads(nn.Module):
             read from queries is `LayerOutput.extra`, for losses, costs and postprocessing.
         eps: of the inverse sigmoid of references. detrex, DAB-DETR, DN-DETR and DINO have 1e-3; Deformable DETR,
             Conditional DETR and H-Deformable DETR have 1e-5.
+        activation: of the MLPs that predict boxes, see `MLP`.
 
     Raises:
         ValueError: for looking forward twice without refinement, or refinement without references.
@@ -97,6 +99,7 @@ class DetectionHeads(nn.Module):
         initial_size: float = 0.0,
         extra: Mapping[str, nn.Module] | None = None,
         eps: float = 1e-3,
+        activation: Activation = nn.ReLU,
     ):
         super().__init__()
         if look_forward_twice and not with_box_refine:
@@ -116,7 +119,7 @@ class DetectionHeads(nn.Module):
         self.eps = eps
         self.norm = norm
         class_head = nn.Linear(embed_dim, num_classes + background)
-        box_head = MLP(embed_dim, embed_dim, 4, num_layers=3)
+        box_head = MLP(embed_dim, embed_dim, 4, num_layers=3, activation=activation)
         self.class_embed: Any = self._heads(class_head)
         self.bbox_embed: Any = self._heads(box_head)
         self.extra_embed: Any = nn.ModuleDict({name: self._heads(head) for name, head in (extra or {}).items()})

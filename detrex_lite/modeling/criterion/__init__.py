@@ -1,24 +1,32 @@
 """Losses of matched predictions, and the criterion that sums them over all decoder layers."""
 
 from .comparison import Comparison
+from .distributions import DecoupledDistillationFocalLoss, FineGrainedLocalizationLoss
+from .families import family
 from .losses import (
     BoxL1Loss,
     CrossEntropyLoss,
     FocalLoss,
     GIoULoss,
+    MatchabilityAwareLoss,
     MatchedLoss,
     Mean,
     VarifocalLoss,
     sigmoid_focal_loss,
 )
-from .set_criterion import SetCriterion, family
+from .match_union import MatchUnion
+from .set_criterion import SetCriterion
 
 __all__ = [
     "BoxL1Loss",
     "Comparison",
     "CrossEntropyLoss",
+    "DecoupledDistillationFocalLoss",
+    "FineGrainedLocalizationLoss",
     "FocalLoss",
     "GIoULoss",
+    "MatchUnion",
+    "MatchabilityAwareLoss",
     "MatchedLoss",
     "Mean",
     "SetCriterion",

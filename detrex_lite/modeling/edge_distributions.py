@@ -170,7 +170,7 @@ class DistributionHeads(DetectionHeads):
         self.bins = bins
         self.register_buffer("bin_values", torch.tensor(bins.values()), persistent=False)
         of_layers = self._heads(MLP(embed_dim, embed_dim, 4 * len(bins), num_layers=3, activation=activation))
-        self.bbox_embed[:num_layers] = of_layers[:num_layers]
+        self.bbox_embed = nn.ModuleList([*of_layers[:num_layers], *self.bbox_embed[num_layers:]])
         self.pre_bbox_embed = MLP(embed_dim, embed_dim, 4, num_layers=3, activation=activation)
         for box_head in (*self.bbox_embed, self.pre_bbox_embed):
             _begin_with_zero(box_head)

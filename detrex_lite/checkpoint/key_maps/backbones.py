@@ -86,18 +86,6 @@ def transformers_resnet(theirs: str) -> Rules:
     return tuple(rules)
 
 
-def hgnetv2(theirs: str) -> Rules:
-    """From D-FINE's names of an HGNetV2, kept under the prefix `theirs`."""
-    blocks = "stages.#.blocks.#."
-    parts = ("stem.@.", "stages.#.downsample.", f"{blocks}layers.#.", f"{blocks}layers.#.@.", f"{blocks}aggregation.#.")
-    names = {"bn": "norm", "lab": "act"}
-    return (
-        *((f"{theirs}{part}{there}.", f"backbone.{part}{here}.") for part in parts for there, here in names.items()),
-        (f"{theirs}stem.", "backbone.stem."),
-        (f"{theirs}stages.", "backbone.stages."),
-    )
-
-
 TORCHVISION = KeyMap(
     "torchvision",
     signature=("conv1.weight", "layer1.0.conv1.weight"),
@@ -110,10 +98,4 @@ DETECTRON2 = KeyMap(
     signature=("stem.conv1.weight", "res2.0.conv1.weight"),
     rules=detectron2_resnet(""),
     ignored=("stem.fc.",),
-)
-
-HGNETV2 = KeyMap(
-    "hgnetv2",
-    signature=("stem.stem1.conv.weight", "stages.#.blocks.#.aggregation.#.bn.weight"),
-    rules=hgnetv2(""),
 )

@@ -3,6 +3,7 @@
 from .focalnet import FocalNet
 from .hgnetv2 import HGNetv2, hgnetv2_channels
 from .internimage import InternImage
+from .presnet import PResNet, presnet_channels
 from .pretrained import stage_channels
 from .resnet import ResNet, resnet_channels
 from .simple_feature_pyramid import SimpleFeaturePyramid, pyramid_channels
@@ -14,11 +15,13 @@ __all__ = [
     "FocalNet",
     "HGNetv2",
     "InternImage",
+    "PResNet",
     "ResNet",
     "SimpleFeaturePyramid",
     "TimmBackbone",
     "ViTDet",
     "hgnetv2_channels",
+    "presnet_channels",
     "pyramid_channels",
     "resnet_channels",
     "stage_channels",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..layers import MLP, in_own_precision
 from ..layers.convolution import Activation
 from ..structures import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
-from .heads import DetectionHeads, LayerStep
+from .heads import DetectionHeads, LayerStep, keep_last
 from .predictions import LayerOutput
 
 # Names of what distributions are called among the further outputs of a layer.
@@ -213,7 +213,7 @@ class DistributionHeads(DetectionHeads):
     def read(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
         """See `DetectionHeads.read`; the set "_pre" comes last, where the first layer is among the steps."""
         outputs, plain = [], []
-        for step in steps:
+        for step in steps[-1:] if self.reads_last_layer_only else steps:
             assert step.boxes is not None
             assert step.base is not None
             assert step.extra is not None
@@ -225,6 +225,12 @@ class DistributionHeads(DetectionHeads):
                 logits = logits + self.quality_embed[step.layer](corners)
             outputs.append(LayerOutput(logits, step.boxes, {**extra, CORNERS: corners, INITIAL: step.base}))
         return [*outputs, *plain]
+
+    def keep_last_layer(self, num_layers: int) -> None:
+        """See `DetectionHeads.keep_last_layer`."""
+        if self.quality_embed is not None:
+            keep_last(self.quality_embed, num_layers, self.num_layers)
+        super().keep_last_layer(num_layers)
 
     def read_boxes(self, step: LayerStep) -> Tensor:
         """See `DetectionHeads.read_boxes`."""

@@ -79,6 +79,9 @@ class DetectionHeads(nn.Module):
             Conditional DETR and H-Deformable DETR have 1e-5.
         activation: of the MLPs that predict boxes, see `MLP`.
 
+    Attributes:
+        reads_last_layer_only: whether `read` leaves out the layers before the last, see `keep_last_layer`.
+
     Raises:
         ValueError: for looking forward twice without refinement, or refinement without references.
     """
@@ -118,6 +121,7 @@ class DetectionHeads(nn.Module):
         self.initial_size = initial_size
         self.eps = eps
         self.norm = norm
+        self.reads_last_layer_only = False
         class_head = nn.Linear(embed_dim, num_classes + background)
         box_head = MLP(embed_dim, embed_dim, 4, num_layers=3, activation=activation)
         self.class_embed: Any = self._heads(class_head)
@@ -183,6 +187,8 @@ class DetectionHeads(nn.Module):
         Args:
             steps: what `step` gave, in the order of the layers.
         """
+        if self.reads_last_layer_only:
+            steps = steps[-1:]
         if self.share_heads and len(steps) > 1 and _of_one_shape(steps):
             return self._read_together(steps)
         return [self._read(step) for step in steps]
@@ -224,6 +230,18 @@ class DetectionHeads(nn.Module):
     def _normalised(self, query: Tensor) -> Tensor:
         return query if self.norm is None else self.norm(query)
 
+    def keep_last_layer(self, num_layers: int) -> None:
+        """Drop what detections do without: heads of layers beyond the last that runs, and classes of those before it.
+
+        Args:
+            num_layers: how many layers run.
+        """
+        self.reads_last_layer_only = True
+        for heads in (self.class_embed, *self.extra_embed.values()):
+            keep_last(heads, num_layers, self.num_layers)
+        del self.bbox_embed[num_layers : self.num_layers]
+        self.num_layers = num_layers
+
     def score_tokens(self, memory: Tensor) -> Tensor:
         """(B, N), the logit of the best class of each encoded token (B, N, C), by which proposals are chosen."""
         self._require_heads_for_encoder()
@@ -249,6 +267,13 @@ class DetectionHeads(nn.Module):
     def _require_heads_for_encoder(self) -> None:
         if not self.for_encoder:
             raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
+
+
+def keep_last(heads: nn.ModuleList, num_layers: int, before: int) -> None:
+    """Of the heads of `before` layers keep that of the last of `num_layers`; what comes after them stays."""
+    del heads[num_layers:before]
+    for index in range(num_layers - 1):
+        heads[index] = nn.Identity()
 
 
 def _of_one_shape(steps: Sequence[LayerStep]) -> bool:

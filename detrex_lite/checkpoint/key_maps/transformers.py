@@ -75,7 +75,6 @@ _POSITIONS: Rules = (
 _CLASS_ROWS = CocoRows("heads.class_embed.#.")
 # Of backbones.
 _CONVOLUTION = {"convolution": "conv", "normalization": "norm"}
-_SECOND_HEADS = (Copy("class_embed.", "model.decoder.class_embed."), Copy("bbox_embed.", "model.decoder.bbox_embed."))
 
 _format = partial(KeyMap, "transformers", entry="", exhaustive=True)
 
@@ -213,11 +212,12 @@ def _hybrid_encoder_and_decoder(mlp: dict[str, str]) -> Rules:
         ("model.enc_bbox_head.", "heads.bbox_embed.encoder."),
         ("model.decoder.class_embed.#.", "heads.class_embed.#."),
         ("model.decoder.bbox_embed.#.", "heads.bbox_embed.#."),
+        *HEADS,  # some files list them twice
     )
 
 
-def _rtdetr(signature: tuple[str, ...], copies: tuple[Copy, ...], further: Rules) -> KeyMap:
-    """RT-DETR's two versions."""
+def _rtdetr() -> KeyMap:
+    """RT-DETR and RT-DETRv2."""
     stages, here = "model.backbone.model.encoder.stages", "backbone.stages"
     rules: list[tuple[str, str]] = []
     for theirs, ours in _CONVOLUTION.items():
@@ -229,7 +229,7 @@ def _rtdetr(signature: tuple[str, ...], copies: tuple[Copy, ...], further: Rules
             (f"{stages}.#.layers.#.shortcut.1.{theirs}.", f"{here}.#.#.shortcut.{ours}."),
         ]
     return _format(
-        signature=("model.decoder.query_pos_head.layers.#.weight", "model.encoder_input_proj.#.0.weight", *signature),
+        signature=("model.decoder.query_pos_head.layers.#.weight", "model.encoder_input_proj.#.0.weight"),
         rules=(
             *rules,
             *fusion_blocks("model.encoder.fpn_blocks.#", "neck.top_down.#"),
@@ -237,9 +237,7 @@ def _rtdetr(signature: tuple[str, ...], copies: tuple[Copy, ...], further: Rules
             ("model.encoder.downsample_convs.#.", "neck.downsamples.#."),
             *_layers("decoder", {"encoder_attn": "attentions.1", **_DECODER_NORMS}),
             *_hybrid_encoder_and_decoder(_MLP),
-            *further,
         ),
-        copies=copies,
         ignored=("model.decoder.layers.#.encoder_attn.n_points_scale",),
     )
 
@@ -280,7 +278,6 @@ def _dfine() -> KeyMap:
             ("model.decoder.lqe_layers.#.reg_conf.", "heads.quality_embed.#.mlp."),
             *_hybrid_encoder_and_decoder({"mlp.layers": "ffns.0.layers"}),
         ),
-        copies=_SECOND_HEADS,
         ignored=(
             "model.decoder.layers.#.encoder_attn.num_points_scale",
             "model.decoder.up",
@@ -289,13 +286,7 @@ def _dfine() -> KeyMap:
     )
 
 
-# Files of the first version may list the heads twice, models do not; those of the second version do.
-RTDETR = _rtdetr((), (), HEADS)
-RTDETR_V2 = _rtdetr(
-    ("model.decoder.layers.#.encoder_attn.n_points_scale",),
-    _SECOND_HEADS,
-    (),
-)
+RTDETR = _rtdetr()
 DFINE = _dfine()
 
-MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR_V2, RTDETR, DFINE)
+MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR, DFINE)

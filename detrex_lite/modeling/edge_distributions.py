@@ -202,7 +202,8 @@ class DistributionHeads(DetectionHeads):
             initial = previous.base
             corners = self._corners(index, query + previous.query.detach()) + previous.extra[CORNERS]
             extra = {CORNERS: corners}
-        distances = corners.softmax(-1) @ self.bin_values.to(corners.dtype)
+        # No product of matrices, which autocast would round.
+        distances = (corners.softmax(-1) * self.bin_values.to(corners.dtype)).sum(-1)
         boxes = self.bins.boxes(initial, distances)
         return LayerStep(index, query, initial, boxes.detach(), boxes, boxes=boxes, extra=extra)
 

@@ -71,10 +71,22 @@ def _resized(sample: dict[str, Any], size: int, interpolation: str) -> dict[str,
         return sample
     corners = None if interpolation == "nearest" else False
     image = F.interpolate(sample["image"][None], (size, size), mode=interpolation, align_corners=corners)[0]
-    instances = sample["instances"]
-    boxes = instances.gt_boxes.tensor * torch.tensor([size / width, size / height] * 2)
-    resized = Instances((size, size), gt_boxes=Boxes(boxes), gt_classes=instances.gt_classes)
+    fields = _known_fields(sample)
+    boxes = fields.gt_boxes.tensor * torch.tensor([size / width, size / height] * 2)
+    resized = Instances((size, size), gt_boxes=Boxes(boxes), gt_classes=fields.gt_classes)
     return {**sample, "image": image, "instances": resized}
+
+
+def _known_fields(sample: dict[str, Any]) -> Instances:
+    """The objects of a sample.
+
+    Raises:
+        ValueError: when they have further fields, of which it is not known how they are resized.
+    """
+    instances: Instances = sample["instances"]
+    if further := sorted(set(instances.get_fields()) - {"gt_boxes", "gt_classes"}):
+        raise ValueError(f"multi-scale batches resize gt_boxes, and the mapper gives {', '.join(further)} besides")
+    return instances
 
 
 def scales_around(base: int, repeat: int) -> list[int]:
@@ -159,10 +171,4 @@ def _blended(one: dict[str, Any], other: dict[str, Any], share: float) -> dict[s
         )
     # Rounded to the nearest value of a pixel; the published code blends floating-point numbers.
     image = torch.lerp(images[1].float(), images[0].float(), share).round_().to(images[0].dtype)
-    mine, others = one["instances"], other["instances"]
-    instances = Instances(
-        mine.image_size,
-        gt_boxes=Boxes(torch.cat([mine.gt_boxes.tensor, others.gt_boxes.tensor])),
-        gt_classes=torch.cat([mine.gt_classes, others.gt_classes]),
-    )
-    return {**one, "image": image, "instances": instances}
+    return {**one, "image": image, "instances": Instances.cat([one["instances"], other["instances"]])}

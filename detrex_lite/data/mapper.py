@@ -42,10 +42,14 @@ class DetrDatasetMapper:
             DatasetError: when the image cannot be read, or is of another size than annotated.
             ValueError: when the augmentation changes the type of the pixels.
         """
-        context: dict[str, Any] = {"epoch": record["epoch"]} if "epoch" in record else {}
+        return self.pack(record, *self.augment(*self.read(record), **self.context(record)))
+
+    def context(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What the augmentation gets besides the image and its objects: `epoch` and `draw`, where the record has them."""
+        context = {"epoch": record["epoch"]} if "epoch" in record else {}
         if "draw" in record:
             context["draw"] = lambda: _sample(*record["draw"](self.read))
-        return self.pack(record, *self.augment(*self.read(record), **context))
+        return context
 
     def read(self, record: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """The image as the file has it, and the boxes and classes of the objects that count."""

@@ -4,8 +4,9 @@ Transforms as in `transforms.py`. What is limited to epochs reads the epoch of t
 mosaics get further images from `target["draw"]`; `DetrDatasetMapper` and `build_train_loader` put both there.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,9 +68,92 @@ class InEpochs(nn.Module):
 class RandomIoUCrop(v2.RandomIoUCrop):
     """torchvision's, which leaves an image without objects as it is, at once: it would look for a crop in vain."""
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        objects = sum(len(value) for value in flat_inputs if isinstance(value, tv_tensors.BoundingBoxes))
-        return super().make_params(flat_inputs) if objects else {}
+    def forward(self, image: Any, target: dict[str, Any]) -> Any:
+        return super().forward(image, target) if len(target["boxes"]) else (image, target)
+
+
+class RandomPhotometricDistort(nn.Module):
+    """Brightness, contrast, saturation, hue and the order of channels at random, as SSD (Liu et al., ECCV 2016) has it.
+
+    torchvision's transform of the same name, with a hue that takes a quarter of the time: see `adjust_hue`.
+
+    Args:
+        brightness, contrast, saturation: ranges of the factors.
+        hue: range of the shift in turns of the colour circle.
+        p: the probability of each of the five.
+
+    Raises:
+        ValueError: when a range or the probability is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        brightness: Sequence[float] = (0.875, 1.125),
+        contrast: Sequence[float] = (0.5, 1.5),
+        saturation: Sequence[float] = (0.5, 1.5),
+        hue: Sequence[float] = (-0.05, 0.05),
+        p: float = 0.5,
+    ):
+        super().__init__()
+        ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        for name, (low, high) in ranges.items():
+            lowest, highest = (-0.5, 0.5) if name == "hue" else (0, math.inf)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(f"{name}={[low, high]} must be [low, high] with {lowest} <= low <= high <= {highest}")
+        self.ranges = {name: (low, high) for name, (low, high) in ranges.items()}
+        self.probability = checked_probability(p, "a photometric distortion")
+
+    def forward(self, image: Any, target: Any) -> Any:
+        chances = torch.rand(5).lt(self.probability).tolist()
+        amounts = torch.rand(4).tolist()
+        contrast_first = bool(torch.rand(()) < 0.5)
+        order = torch.randperm(3).tolist()
+        brightness, contrast, saturation, hue = (
+            low + amount * (high - low) if chance else None
+            for (low, high), amount, chance in zip(self.ranges.values(), amounts, chances[:4], strict=True)
+        )
+        if brightness is not None:
+            image = v2.functional.adjust_brightness(image, brightness)
+        if contrast is not None and contrast_first:
+            image = v2.functional.adjust_contrast(image, contrast)
+        if saturation is not None:
+            image = v2.functional.adjust_saturation(image, saturation)
+        if hue is not None:
+            image = adjust_hue(image, hue)
+        if contrast is not None and not contrast_first:
+            image = v2.functional.adjust_contrast(image, contrast)
+        if chances[4]:
+            image = v2.functional.permute_channels(image, order)
+        return image, target
+
+
+def adjust_hue(image: torch.Tensor, shift: float) -> torch.Tensor:
+    """The colours turned on the colour circle, as torchvision's function of this name, but rounded to the nearest.
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+        shift: in turns, -0.5 to 0.5.
+    """
+    pixels = image.as_subclass(torch.Tensor).reshape(3, -1)
+    turned = torch.empty_like(pixels)
+    # So many at a time that everything stays in the processor's cache.
+    for part, out in zip(pixels.split(16384, dim=1), turned.split(16384, dim=1), strict=True):
+        red, green, blue = channels = part.float()
+        low, high = torch.aminmax(channels, dim=0)
+        chroma = high - low
+        scale = 1 / chroma.clamp(min=1)
+        # In sixths of a turn, from -1 to 5. A grey pixel has none, and a chroma of 0.
+        hue = torch.where(high == green, (blue - red) * scale + 2, (red - green) * scale + 4)
+        hue = torch.where(high == red, (green - blue) * scale, hue) + 6 * shift
+        hue = torch.where(hue < 0, hue + 6, hue)
+        hue = torch.where(hue >= 6, hue - 6, hue)
+        shares = torch.stack(
+            [(hue - 3).abs_().sub_(1), (hue - 2).abs_().neg_().add_(2), (hue - 4).abs_().neg_().add_(2)]
+        )
+        out.copy_(shares.clamp_(0, 1).mul_(chroma).add_(low).round_())
+    turned = turned.view(image.shape)
+    return tv_tensors.Image(turned) if isinstance(image, tv_tensors.Image) else turned
 
 
 class Mosaic(nn.Module):
@@ -107,7 +191,9 @@ class Mosaic(nn.Module):
         if not 0 <= translate <= 1:
             raise ValueError(f"translate={translate} of a mosaic is a share of its sides and must be in 0..1")
         self.resize = ResizeShortestEdge(size, max_size)
-        self.affine = v2.RandomAffine(degrees, translate=(translate, translate), scale=tuple(scale), fill=0)
+        self.degrees = degrees
+        self.translate = translate
+        self.scale = (scale[0], scale[1])
 
     def forward(self, image: Any, target: dict[str, Any]) -> Any:
         """The mosaic and the objects of all four images.
@@ -139,9 +225,97 @@ class Mosaic(nn.Module):
             padding = [left, top, size[1] - left - width, size[0] - top - height]
             placed.append({name: _padded(objects[name], padding) for name in target if name not in ("epoch", "draw")})
         joined = {name: _joined([objects[name] for objects in placed]) for name in placed[0]}
-        turned, joined = self.affine(Image.fromarray(pixels.numpy()), joined)
+        geometry = self._draw(size)
+        turned = _affine(Image.fromarray(pixels.numpy()), geometry)
+        joined = {
+            name: _affine_boxes(value, geometry) if name == "boxes" else _affine(value, geometry)
+            for name, value in joined.items()
+        }
         array = torch.from_numpy(np.array(turned)).permute(2, 0, 1).contiguous()
         return tv_tensors.Image(array), {**target, **joined}
+
+    def _draw(self, size: tuple[int, int]) -> "_Affine":
+        turn, right, down, factor = torch.rand(4).tolist()
+        low, high = self.scale
+        return _Affine(
+            angle=(2 * turn - 1) * self.degrees,
+            translate=(
+                round((2 * right - 1) * self.translate * size[1]),
+                round((2 * down - 1) * self.translate * size[0]),
+            ),
+            scale=low + factor * (high - low),
+        )
+
+
+class _Affine(NamedTuple):
+    """A map of an image onto itself: turned clockwise by degrees and scaled around its centre, then moved by pixels to
+    the right and downwards.
+    """
+
+    angle: float
+    translate: tuple[int, int]
+    scale: float
+
+
+def _affine(value: Any, geometry: _Affine) -> Any:
+    """An image or masks after the map; what has no place in an image as it is."""
+    if not isinstance(value, Image.Image | tv_tensors.Mask):
+        return value
+    angle, translate, scale = geometry
+    return v2.functional.affine(value, angle=angle, translate=list(translate), scale=scale, shear=[0.0, 0.0], fill=[0])
+
+
+def _affine_boxes(boxes: tv_tensors.BoundingBoxes, geometry: _Affine) -> tv_tensors.BoundingBoxes:
+    """The boxes around what is left in the image of the turned boxes; 0, 0, 0, 0 where nothing is.
+
+    torchvision, as the published code, turns a box, takes the box around that and cuts it off at the border, which is
+    larger than what is seen wherever a corner is outside.
+
+    Args:
+        boxes: (T, 4) xyxy in pixels.
+        geometry: of the image.
+    """
+    height, width = boxes.canvas_size
+    x0, y0, x1, y1 = boxes.as_subclass(torch.Tensor).double().unbind(-1)
+    centre = torch.tensor([width / 2, height / 2], dtype=torch.float64)
+    corners = torch.stack([torch.stack(pair, -1) for pair in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], 1) - centre
+    angle = math.radians(geometry.angle)
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    moved = centre + torch.tensor(geometry.translate, dtype=torch.float64)
+    corners = geometry.scale * corners @ turn + moved  # (T, 4, 2)
+    seen = torch.stack([_box_around_visible(polygon, (height, width)) for polygon in corners]) if len(boxes) else x0
+    return tv_tensors.wrap(seen.reshape(-1, 4).to(boxes.dtype), like=boxes)
+
+
+def _box_around_visible(polygon: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The box around what an image shows of a convex polygon.
+
+    Args:
+        polygon: (N, 2) corners x, y in pixels, in order.
+        size: (height, width) of the image in pixels.
+
+    Returns:
+        (4,) xyxy in pixels; zeros when nothing is seen.
+    """
+    points = polygon.tolist()
+    for axis, limit, sign in ((0, 0, 1), (0, size[1], -1), (1, 0, 1), (1, size[0], -1)):
+        # Sutherland and Hodgman (1974): cut off what is beyond this side of the image.
+        inside = [sign * (point[axis] - limit) >= 0 for point in points]
+        if all(inside):
+            continue
+        kept = []
+        for number, point in enumerate(points):
+            before = points[number - 1]
+            if inside[number] != inside[number - 1]:
+                share = (limit - before[axis]) / (point[axis] - before[axis])
+                kept.append([a + share * (b - a) for a, b in zip(before, point, strict=True)])
+            if inside[number]:
+                kept.append(point)
+        points = kept
+    if not points:
+        return polygon.new_zeros(4)
+    x, y = zip(*points, strict=True)
+    return polygon.new_tensor([min(x), min(y), max(x), max(y)])
 
 
 def _padded(value: Any, padding: list[int]) -> Any:
@@ -164,7 +338,7 @@ class RealtimeAugmentation(nn.Module):
     Args:
         size: (height, width) of the image in pixels, or the side of a square.
         mosaic: a `Mosaic`.
-        photometric_distort: e.g. `v2.RandomPhotometricDistort`.
+        photometric_distort: e.g. `RandomPhotometricDistort`.
         zoom_out: e.g. `v2.RandomZoomOut`.
         iou_crop: e.g. `RandomIoUCrop`.
         flip_probability: of the horizontal flip.

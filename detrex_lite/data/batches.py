@@ -155,9 +155,7 @@ class Mixup:
             return samples
         low, high = self.share
         others = [before(), *samples[:-1]]
-        return [
-            _blended(one, other, low + weight * (high - low)) for one, other in zip(samples, others, strict=True)
-        ]
+        return [_blended(one, other, low + weight * (high - low)) for one, other in zip(samples, others, strict=True)]
 
 
 def _blended(one: dict[str, Any], other: dict[str, Any], share: float) -> dict[str, Any]:

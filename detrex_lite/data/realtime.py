@@ -34,9 +34,7 @@ class InEpochs(nn.Module):
         ValueError: when `epochs` are out of order, or the probability is not in 0..1.
     """
 
-    def __init__(
-        self, transform: nn.Module, *, epochs: Sequence[int | None] | None = None, probability: float = 1.0
-    ):
+    def __init__(self, transform: nn.Module, *, epochs: Sequence[int | None] | None = None, probability: float = 1.0):
         super().__init__()
         name = type(transform).__name__
         self.transform = transform

@@ -32,9 +32,9 @@ train = dict(
     clip_grad=dict(enabled=False, params=dict(max_norm=0.1, norm_type=2.0)),
     # An exponential moving average of the weights, saved as `ema`. The decay grows over `warmup` steps.
     # use_in_eval: evaluate the average rather than the model, here and with --eval-only.
-    # restart: at the start of an epoch (null: never), when strong augmentation has ended, training goes back to the best
-    # checkpoint and the decay becomes this one; each evaluation since that is no better lowers it by a step and goes back
-    # again (D-FINE, DEIM).
+    # restart: at the start of an epoch (null: never), when strong augmentation has ended, training goes back to the
+    # best checkpoint and the decay becomes this one. Each evaluation since that is no better lowers it by a step and
+    # goes back again (D-FINE, DEIM).
     model_ema=dict(
         enabled=False,
         decay=0.999,

@@ -92,7 +92,7 @@ def _known_fields(sample: dict[str, Any]) -> Instances:
 def scales_around(base: int, repeat: int) -> list[int]:
     """Sizes from three quarters to five quarters of `base` in steps of 32, `base` itself `repeat` times.
 
-    `scales_around(640, 3)` are those of RT-DETRv2, D-FINE and DEIM: 480, 512, .., 608, 640, 640, 640, 800, 768, .., 672.
+    `scales_around(640, 3)` are those of RT-DETRv2: 480, 512, .., 608, 640, 640, 640, 800, 768, .., 672.
 
     Args:
         base: the size in the middle, in pixels: a multiple of 32.
@@ -111,7 +111,7 @@ def scales_around(base: int, repeat: int) -> list[int]:
 
 
 class Mixup:
-    """Blends each image of a batch with the one before it, and takes the objects of both (DEIM, Huang et al., CVPR 2025).
+    """Blends each image of a batch with the one before it, with the objects of both (DEIM, Huang et al., CVPR 2025).
 
     The first image is blended with the last. Either all images of a batch are blended, those of all processes, or none.
     Losses weigh the objects of both images alike.

@@ -45,7 +45,7 @@ class DetrDatasetMapper:
         return self.pack(record, *self.augment(*self.read(record), **self.context(record)))
 
     def context(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What the augmentation gets besides the image and its objects: `epoch` and `draw`, where the record has them."""
+        """What the augmentation gets besides image and objects: `epoch` and `draw`, where the record has them."""
         context = {"epoch": record["epoch"]} if "epoch" in record else {}
         if "draw" in record:
             context["draw"] = lambda: _sample(*record["draw"](self.read))

@@ -329,8 +329,8 @@ def _joined(parts: list[Any]) -> Any:
 class RealtimeAugmentation(nn.Module):
     """Mosaic, photometric distortion, zooming out, IoU crop; then flip and resize to one size, whatever the aspect.
 
-    The order is that of RT-DETR, D-FINE and DEIM. In an image that becomes a mosaic there is no zooming out and no crop.
-    Boxes of less than a pixel are left out before the flip and after the resize. Each of the first four is a transform
+    The order is that of RT-DETR, D-FINE and DEIM. In an image that becomes a mosaic there is no zooming out or crop.
+    Boxes thinner than a pixel are left out before the flip and after the resize. Each of the first four is a transform
     or None; in an `InEpochs` it is limited to some epochs and to a probability.
 
     Args:

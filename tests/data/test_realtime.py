@@ -231,7 +231,7 @@ def applied(epoch, images=200):
     ways = []
     for _ in range(images):
         notes.clear()
-        image, target = augmentation(scene()[0], {**scene()[1], "epoch": epoch})
+        image, _ = augmentation(scene()[0], {**scene()[1], "epoch": epoch})
         assert image.shape == (3, 96, 128)
         ways.append(tuple(notes))
     return ways
@@ -278,7 +278,7 @@ def test_resizing_without_the_aspect_keeps_boxes(flip):
 
 
 def test_tiny_boxes_are_left_out():
-    image, target = RealtimeAugmentation(size=80, flip_probability=0)(*scene(boxes=[(0, 0, 1, 90), (5, 5, 60, 60)]))
+    _, target = RealtimeAugmentation(size=80, flip_probability=0)(*scene(boxes=[(0, 0, 1, 90), (5, 5, 60, 60)]))
     assert target["labels"].tolist() == [1]  # the first is a third of a pixel wide now
 
 

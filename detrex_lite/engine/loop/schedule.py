@@ -124,7 +124,7 @@ def flat_cosine(
     end_factor: float = 0.5,
     warmup_epochs: float = 0.0,
 ) -> ParamScheduler:
-    """DEIM's (Huang et al., CVPR 2025), after RTMDet: a quadratic warm-up, 1, a cosine down to `end_factor`, `end_factor`.
+    """DEIM's (Huang et al., CVPR 2025): a quadratic warm-up, 1, a cosine down to `end_factor`, which is kept.
 
     Only the ratios of lengths count: a run of another length has its phases at the same shares.
 
@@ -140,8 +140,8 @@ def flat_cosine(
     """
     if not 0 <= warmup_epochs <= flat_epochs <= epochs - final_epochs <= epochs or epochs <= 0:
         raise ValueError(
-            f"warmup_epochs={warmup_epochs}, flat_epochs={flat_epochs} and final_epochs={final_epochs} must follow each "
-            f"other within epochs={epochs}: 0 <= warmup_epochs <= flat_epochs <= epochs - final_epochs"
+            f"warmup_epochs={warmup_epochs}, flat_epochs={flat_epochs} and final_epochs={final_epochs} must follow "
+            f"each other within epochs={epochs}: 0 <= warmup_epochs <= flat_epochs <= epochs - final_epochs"
         )
     if not 0 <= end_factor <= 1:
         raise ValueError(f"end_factor={end_factor} must be in 0..1")

@@ -100,7 +100,12 @@ def test_flat_cosine_at_the_steps_of_deim():
 
 
 def test_flat_cosine_without_warmup_cosine_or_end():
-    assert [flat_cosine(epochs=10, flat_epochs=8, final_epochs=2)(where) for where in (0, 0.79, 0.8, 1)] == [1, 1, 1, 0.5]
+    assert [flat_cosine(epochs=10, flat_epochs=8, final_epochs=2)(where) for where in (0, 0.79, 0.8, 1)] == [
+        1,
+        1,
+        1,
+        0.5,
+    ]
     falling = flat_cosine(epochs=10, flat_epochs=0, final_epochs=0, end_factor=0.0)
     assert [falling(where) for where in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0], abs=1e-9)
     same = flat_cosine(epochs=160, flat_epochs=78, final_epochs=12, end_factor=1.0)

@@ -220,8 +220,8 @@ def convert_to_deploy(model: Model) -> Model:
     """Make a trained model's convolutions fewer and faster, in place, with the same results up to rounding.
 
     The model goes to evaluation mode. Every module that has a method `convert_to_deploy` is converted: norms are folded
-    into convolutions and parallel branches into one. It cannot be trained any more, and its state dict has other names:
-    load weights before. Converting again changes nothing.
+    into convolutions, parallel branches become one, and detectors drop what detections do without. It cannot be trained
+    any more, and its state dict has other names: load weights before. Converting again changes nothing.
 
     Args:
         model: a detector, or any module.

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
-from detrex_lite.config import get_config
+from detrex_lite.config import LazyConfig, get_config, instantiate
 from detrex_lite.modeling import MatchabilityAwareLoss
 from detrex_lite.testing import (
     NUM_CLASSES,
@@ -87,6 +87,28 @@ def test_activations_are_silu_but_in_the_backbone_and_within_a_level(variant):
         assert not [module for module in part.modules() if isinstance(module, nn.ReLU)]
     assert [module for module in model.heads.modules() if isinstance(module, nn.SiLU)]
     assert isinstance(model.neck.encoders[0].layers[0].ffns[0].activations[0], nn.GELU)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("deim_*ep.py")), ids=lambda path: path.stem)
+def test_trainings_build(path):
+    """Mosaics end where the learning rate begins to fall, and strong augmentation where it has fallen."""
+    model, _ = build_on_meta(path)
+    cfg = LazyConfig.load(str(path))
+    cfg.optimizer.params.model = model
+    groups = instantiate(cfg.optimizer).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    epochs, (_, strong_end), (_, mosaic_end) = (
+        cfg.train.max_epochs,
+        cfg.dataloader.strong_epochs,
+        cfg.dataloader.mosaic_epochs,
+    )
+    assert cfg.lr_multiplier.epochs == epochs
+    assert epochs - cfg.lr_multiplier.final_epochs == strong_end == cfg.train.model_ema.restart.epoch
+    multiplier = instantiate(cfg.lr_multiplier)
+    assert multiplier(mosaic_end / epochs) == 1
+    assert multiplier(1 - 1e-9) == (1.0 if "dfine_n" in path.stem else 0.5)
+    assert f"_{epochs}ep" in path.stem
+    assert cfg.train.output_dir == f"output/{path.stem}"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
 from detrex_lite.config import LazyCall as L
-from detrex_lite.config import get_config
+from detrex_lite.config import LazyConfig, get_config, instantiate
 from detrex_lite.layers import convert_to_deploy
 from detrex_lite.modeling import (
     DecoupledDistillationFocalLoss,
@@ -89,6 +89,32 @@ def test_models_have_the_parameters_of_the_authors(variant):
     assert (sum(map(torch.Tensor.numel, model.parameters())), sum(trained)) == PARAMETERS[variant]
     assert model.heads.bins.reg_scale == (8 if variant == "x" else 4)
     assert model.criterion.losses["loss_fgl"].bins == model.heads.bins
+
+
+LEAVES = sorted(path for path in CONFIGS.glob("dfine_*ep.py"))
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
+def test_trainings_decay_what_the_authors_do(path):
+    model, _ = build_on_meta(path)
+    cfg = LazyConfig.load(str(path))
+    cfg.optimizer.params.model = model
+    groups = instantiate(cfg.optimizer).param_groups
+    named = {parameter: name for name, parameter in model.named_parameters()}
+    settings = {named[one]: (group["lr"], group["weight_decay"]) for group in groups for one in group["params"]}
+    learns, decays = cfg.optimizer.lr, cfg.optimizer.weight_decay
+    factor = cfg.optimizer.params.backbone_lr_factor
+    biases_decay = path.stem.split("_")[1] in "lx"
+    assert settings["heads.class_embed.0.weight"] == (learns, decays)
+    assert settings["heads.class_embed.0.bias"] == (learns, decays if biases_decay else 0.0)
+    assert settings["neck.laterals.0.norm.weight"] == (learns, 0.0)
+    assert settings["backbone.stages.1.blocks.0.layers.0.conv.weight"] == (learns * factor, decays)
+    norm = "backbone.stages.1.blocks.0.layers.0.norm.bias"
+    assert (norm in settings) != biases_decay  # those of L and X are frozen
+    assert settings.get(norm, (learns * factor, decays)) == (learns * factor, decays)
+    assert cfg.dataloader.strong_epochs[1] == cfg.train.model_ema.restart.epoch < cfg.train.max_epochs
+    assert f"_{cfg.train.max_epochs}ep" in path.stem
+    assert cfg.train.output_dir == f"output/{path.stem}"
 
 
 OVERRIDES = {

@@ -57,7 +57,7 @@ class Scalars:
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 shape = tuple(value.shape)
-                raise ValueError(f"log_scalar({name!r}) got a tensor of shape {shape}; give one number, such as its mean")
+                raise ValueError(f"log_scalar({name!r}): shape {shape} is not one number; give its mean, for example")
             # A copy: the value may be a parameter, which has changed when it is read.
             kept = value.detach().reshape(()).to(torch.float32, copy=True)
         else:

@@ -218,9 +218,11 @@ class Trainer:
         for name, loss in losses.items():
             is_tensor = isinstance(loss, Tensor)
             if not is_tensor or loss.dim() > 0 or not loss.is_floating_point() or "loss" not in str(name):
-                found = f"{loss.dtype} of shape {tuple(loss.shape)}" if is_tensor else f"{type(loss).__name__} {loss!r:.40}"
+                what = (
+                    f"{loss.dtype} of shape {tuple(loss.shape)}" if is_tensor else f"{type(loss).__name__} {loss!r:.40}"
+                )
                 raise ValueError(
-                    f"the model returned {name!r} ({found}) among its losses, which are added up. A loss is a "
+                    f"the model returned {name!r} ({what}) among its losses, which are added up. A loss is a "
                     "floating-point tensor of shape () with 'loss' in its name; a number for the log only is given to "
                     "detrex_lite.log_scalar(name, value), anywhere in the model"
                 )

@@ -48,7 +48,6 @@ class LoggingDetector(TinyDetector):
 
 
 def config(folder, *overrides):
-    trust("tests")
     return tiny_config(folder, "model._target_=tests.test_scalars.LoggingDetector", *overrides)
 
 

@@ -20,7 +20,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
 from .. import distributed
-from ..checkpoint import CheckpointError
+from ..checkpoint import CheckpointError, read_checkpoint
 from ..config import ConfigError, instantiate
 from ..scalars import Scalars
 from .build import build_optimizer, load_initial_weights, wrap_for_training
@@ -65,6 +65,8 @@ class Detectron2Run(Run):
         checkpointer = DetectionCheckpointer(self.model, str(self.output_dir), trainer=trainer)
         # Prediction and evaluation look for the names in a checkpoint.
         checkpointer.save = partial(checkpointer.save, class_names=class_names)
+        # Its own reader runs the code in a file with torch before 2.6.
+        checkpointer._load_file = read_checkpoint
         trainer.register_hooks(list(self._hooks_of_detectron2(checkpointer)))
         first = 0
         if self.resume_from is not None:

@@ -245,6 +245,24 @@ def test_a_run_of_other_classes_is_not_resumed(make_config, theirs, tmp_path):
         train_there(make_config(LEAVES[0], "run"), resume=True)
 
 
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@needs_detectron2
+def test_a_checkpoint_to_resume_runs_no_code(make_config, theirs, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as torch before 2.6 reads files
+    (tmp_path / "run").mkdir()
+    torch.save({"model": {}, "bomb": Bomb(tmp_path / "PWNED")}, tmp_path / "run" / "model_0000002.pth")
+    with pytest.raises(CheckpointError, match=r"model_0000002\.pth.*open"):
+        theirs[0](make_config(LEAVES[0], "run"), resume=True)
+    assert not (tmp_path / "PWNED").exists()
+
+
 @needs_detectron2
 def test_fine_tuning_starts_from_the_checkpoint(make_config, theirs, tmp_path):
     train_there, _ = theirs

@@ -184,9 +184,9 @@ def build_train_loader(
         filter_empty: leave out images without objects. The default keeps them, as DETR's published code does.
         limit: use the first so many images only, e.g. to see whether a model can overfit them.
         prefetch_factor: batches that each worker loads ahead.
-        max_unreadable: images that may be missing, broken, too large for the memory or of another size than annotated, in
-            each process. The next
-            image of the data set takes the place of such a one, with a warning; one more ends training.
+        max_unreadable: images that may be missing, broken, too large for the memory or of another size than
+            annotated, in each process. The next image of the data set takes the place of such a one, with a warning;
+            one more ends training.
 
     Raises:
         DatasetError: when no image has a box, or `limit` is below 1; while iterating, when too many images cannot be
@@ -232,9 +232,9 @@ def build_test_loader(
         batch_size: images a batch of one process.
         num_workers: loading processes of each process; 0 loads in the process itself.
         prefetch_factor: batches that each worker loads ahead.
-        max_unreadable: images that may be missing, broken, too large for the memory or of another size than annotated, in
-            each process. Such a
-            one is left out, with a warning, and an evaluator counts its objects as missed; one more ends the iteration.
+        max_unreadable: images that may be missing, broken, too large for the memory or of another size than
+            annotated, in each process. Such a one is left out, with a warning, and an evaluator counts its objects as
+            missed; one more ends the iteration.
 
     Raises:
         DatasetError: while iterating, when too many images cannot be read, or all.

@@ -144,7 +144,7 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
     elif inside and parent != "train":
         hint = f"; {describe(target)} takes {', '.join(sorted(inside))}"
     elif is_last:
-        # Last names are compared: a whole path is like many that only begin alike. `train.x` may be `dataloader.train.x`.
+        # Last names are compared, as whole paths are alike that only begin so; `train.x` may be `dataloader.train.x`.
         akin = [other for other in others if parent in other.split(".")[:-1]]
         elsewhere = _of_name(keys[depth], akin) or _of_name(keys[depth], others)
         siblings = [join(parent, name) for name in names] if parent != "train" else []

@@ -94,7 +94,7 @@ class ProgressLog(Hook):
         """The means since the last line over the steps of all processes, and those of `log_scalar`."""
         mine = self.state.losses.means(), self.state.scalars.means(), self._images / self._seconds
         gathered = distributed.all_gather_objects(mine)
-        losses, further = (_means([numbers[part] for numbers in gathered]) for part in (0, 1))
+        losses, further = _means([losses for losses, _, _ in gathered]), _means([further for _, further, _ in gathered])
         scalars = {
             "total_loss": sum(losses.values()),
             **losses,
@@ -102,7 +102,7 @@ class ProgressLog(Hook):
             "time": self._seconds / self._steps,
             "data_time": self._data_seconds / self._steps,
             **{f"{name}_time": seconds / self._steps for name, seconds in trainer.phases.take().items()},
-            "images_per_second": sum(rate for *_, rate in gathered),
+            "images_per_second": sum(rate for _, _, rate in gathered),
         }
         if trainer.grad_norm is not None:
             scalars["grad_norm"] = float(trainer.grad_norm)

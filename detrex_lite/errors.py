@@ -6,6 +6,18 @@ from collections.abc import Iterable
 _LISTED_CHOICES = 20  # a message lists the valid names only when it stays readable
 
 
+def closest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that was probably meant: spelt alike, or one of the two by initials (`learning_rate`, `lr`)."""
+    choices = sorted({str(choice) for choice in choices})
+    by_initials = [choice for choice in choices if choice == _initials(name) or name == _initials(choice)]
+    return next(iter(by_initials or difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)), None)
+
+
+def _initials(name: str) -> str | None:
+    words = str(name).split("_")
+    return "".join(word[:1] for word in words) if len(words) > 1 else None
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A clause to append to an error about an unknown name.
 
@@ -18,9 +30,9 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         or `""` when there are no choices, or more than anybody reads.
     """
     choices = sorted({str(choice) for choice in choices})
-    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    close = closest(name, choices)
+    if close is not None:
+        return f"; did you mean {close!r}?"
     return f"; choices: {', '.join(choices)}" if 0 < len(choices) <= _LISTED_CHOICES else ""
 
 

@@ -7,6 +7,11 @@ def test_a_close_name_is_suggested():
     assert did_you_mean("nom_classes", ["num_classes", "num_queries"]) == "; did you mean 'num_classes'?"
 
 
+def test_initials_are_close():
+    assert did_you_mean("learning_rate", ["betas", "eps", "lr"]) == "; did you mean 'lr'?"
+    assert did_you_mean("wd", ["weight_decay", "lr"]) == "; did you mean 'weight_decay'?"
+
+
 def test_without_a_close_name_all_choices_are_listed_once_and_sorted():
     assert did_you_mean("zzz", ["res5", "res2", "res2"]) == "; choices: res2, res5"
 

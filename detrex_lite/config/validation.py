@@ -9,6 +9,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ..errors import did_you_mean
 from .error import ConfigError
+from .loading import get_config
 from .nodes import (
     PARTIAL,
     POSITIONAL,
@@ -29,6 +30,8 @@ from .targets import argument_faults, locate, value_faults
 RUN_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 _READ_BY_FUNCTIONS = {"detrex_lite.engine.derived.": ("dataset", "pretrained")}
 _REFERENCE = re.compile(r"\$\{\s*(\.*)([\w-]*)")
+
+FREE_KEYS = ("train.wandb.params", "train.mlflow.params")  # handed on as they are: those packages know them
 
 RUN_TIME_VALUES = ("optimizer.params.model",)  # what the training engine sets, as detectron2's does
 
@@ -83,6 +86,26 @@ def _interpolations(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[s
     items = value.items() if is_mapping(value) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     for key, item in items:
         yield from _interpolations(item, (*path, str(key)))
+
+
+def unknown_train_keys(cfg: DictConfig) -> list[str]:
+    """One fault for each key in `train`, at any depth, that the engine does not know."""
+    return _unknown_keys(cfg.train, get_config("common/train.py").train)
+
+
+def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
+    if path in FREE_KEYS or not isinstance(known, DictConfig):
+        return []
+    names = [str(name) for name in known]
+    if not isinstance(given, DictConfig):
+        return [f"{path}={given!r} is not a dict with the keys {', '.join(names)}"]
+    faults = []
+    for key in map(str, given):
+        if key not in known:
+            faults.append(f"{path}.{key} is not a key of the engine{did_you_mean(key, names)}")
+        elif isinstance(known[key], DictConfig):
+            faults += _unknown_keys(given[key], known[key], f"{path}.{key}")
+    return faults
 
 
 def check(cfg: Any, *, late: Collection[str] = (), given: Collection[str] = ()) -> None:

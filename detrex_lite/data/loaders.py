@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..devices import is_out_of_memory
 from ..distributed import broadcast_object, rank, world_size
 from .dataset import DetectionDataset, subset
 from .faults import DatasetError
@@ -65,8 +66,7 @@ class _MappedDataset(Dataset):
         while True:
             index = (first + len(unreadable)) % len(self.dataset)
             try:
-                with _seeded(self.seed, position):
-                    return self.mapper(self.dataset[index]), unreadable
+                return self._mapped(index, position), unreadable
             except DatasetError as error:
                 if self.max_unreadable == 0:
                     raise
@@ -75,6 +75,20 @@ class _MappedDataset(Dataset):
                     return None, unreadable
                 if len(unreadable) > min(self.max_unreadable, len(self.dataset) - 1):
                     raise _too_many(unreadable, self.max_unreadable) from None
+
+    def _mapped(self, index: int, position: int) -> dict[str, Any]:
+        """An image that takes more memory than there is to resize is a DatasetError too."""
+        record = self.dataset[index]
+        try:
+            with _seeded(self.seed, position):
+                return self.mapper(record)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = f"{record['height']}x{record['width']} (height x width)"
+            raise DatasetError(
+                f"image {record['file_name']} of {size} pixels needs more memory than there is"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -170,8 +184,9 @@ def build_train_loader(
         filter_empty: leave out images without objects. The default keeps them, as DETR's published code does.
         limit: use the first so many images only, e.g. to see whether a model can overfit them.
         prefetch_factor: batches that each worker loads ahead.
-        max_unreadable: images that may be missing, broken or of another size than annotated, in each process. The next
-            image of the data set takes the place of such a one, with a warning; one more ends training.
+        max_unreadable: images that may be missing, broken, too large for the memory or of another size than
+            annotated, in each process. The next image of the data set takes the place of such a one, with a warning;
+            one more ends training.
 
     Raises:
         DatasetError: when no image has a box, or `limit` is below 1; while iterating, when too many images cannot be
@@ -217,8 +232,9 @@ def build_test_loader(
         batch_size: images a batch of one process.
         num_workers: loading processes of each process; 0 loads in the process itself.
         prefetch_factor: batches that each worker loads ahead.
-        max_unreadable: images that may be missing, broken or of another size than annotated, in each process. Such a
-            one is left out, with a warning, and an evaluator counts its objects as missed; one more ends the iteration.
+        max_unreadable: images that may be missing, broken, too large for the memory or of another size than
+            annotated, in each process. Such a one is left out, with a warning, and an evaluator counts its objects as
+            missed; one more ends the iteration.
 
     Raises:
         DatasetError: while iterating, when too many images cannot be read, or all.

@@ -18,13 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import distributed
 from ..config import ConfigError, get_config, validate
 from ..config.trusted import untrusted
-from ..config.validation import unread_keys
+from ..config.validation import FREE_KEYS, unknown_train_keys, unread_keys
 from ..errors import did_you_mean
 from .epochs import steps_of_epochs
 
 logger = logging.getLogger(__name__)
-
-FREE_KEYS = ("train.wandb.params", "train.mlflow.params")  # handed on as they are: those packages know them
 
 NULL_TEXTS = ("train.init_checkpoint", "train.best_metric", "train.mlflow.experiment")  # which null leaves out
 _TEXTS, _TEXTS_OR_NULL = (str, PurePath), (str, PurePath, NoneType)
@@ -61,7 +59,7 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
         faults += _wrong_trust(cfg.train)
         # An interpolation that does not resolve is a fault that `validate` has found.
         with contextlib.suppress(OmegaConfBaseException):
-            wrong_keys = _unknown_keys(cfg.train, defaults)
+            wrong_keys = unknown_train_keys(cfg)
             faults += wrong_keys
             if not any("is not a dict" in fault for fault in wrong_keys):
                 cfg.train = OmegaConf.merge(defaults, cfg.train)
@@ -118,21 +116,6 @@ def _wrong_types(train: Any, defaults: Any, path: str = "train") -> Iterator[str
 def _as_written(section: DictConfig, key: str) -> Any:
     """The value of a key as it stands in the config: an interpolation is not resolved."""
     return OmegaConf.to_container(section, resolve=False).get(key)  # type: ignore[union-attr]
-
-
-def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
-    if path in FREE_KEYS or not isinstance(known, DictConfig):
-        return []
-    names = [str(name) for name in known]
-    if not isinstance(given, DictConfig):
-        return [f"{path}={given!r} is not a dict with the keys {', '.join(names)}"]
-    faults = []
-    for key in map(str, given):
-        if key not in known:
-            faults.append(f"{path}.{key} is not a key of the engine{did_you_mean(key, names)}")
-        elif isinstance(known[key], DictConfig):
-            faults += _unknown_keys(given[key], known[key], f"{path}.{key}")
-    return faults
 
 
 def _wrong_values(train: DictConfig) -> Iterator[str]:

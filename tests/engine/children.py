@@ -1,4 +1,4 @@
-"""What the processes of `test_processes.py` run; new processes import it by name."""
+"""What the processes of `test_launch.py` and others run; new processes import it by name."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from .tiny import TinyDetector, TinyLoader, tiny_config
 
 class RankLoader(TinyLoader):
     """Each process has batches of its own; with batch `event_at` process 1 is signalled or killed, or gets a broken
-    image. When torchrun has started it again, nothing happens.
+    image or a wrong label. When torchrun has started it again, nothing happens.
     """
 
     def __init__(self, *, event=None, event_at=None, **arguments):
@@ -39,12 +39,17 @@ class RankLoader(TinyLoader):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if self.event == "error":
                     batch[0]["broken"] = True
+                if self.event == "label":
+                    batch[0]["label"] = 7
             number += 1
             yield batch
 
 
 class Detector(TinyDetector):
     def forward(self, batched_inputs):
+        for one in batched_inputs:  # before processes have exchanged anything in this step
+            if one.get("label", 0) >= self.num_classes:
+                raise ValueError(f"{one['file_name']} has an object of class {one['label']}")
         # As criteria do, to normalise by the number of boxes of all processes.
         distributed.mean_over_processes(torch.tensor(float(len(batched_inputs))))
         if any("broken" in one for one in batched_inputs):

@@ -169,7 +169,8 @@ def changed(folder, change):
         (lambda state: state["rng"][0].pop("python"), r"rng\[0\]: KeyError"),
         (lambda state: state.update(rng=["x"]), r"rng\[0\]: TypeError"),
         (lambda state: state["rng"][0].update(torch=torch.zeros(3)), r"rng\[0\]: "),
-        (lambda state: state.update(rng=[]), "rng is of 0 processes, losses of 1"),
+        (lambda state: state.update(rng=[]), "rng is of 0 processes, losses is of 1"),
+        (lambda state: state.update(scalars=[]), "scalars is of 0 processes"),
         (lambda state: state.update(best={}), "best has no metric"),
     ],
 )

@@ -61,8 +61,9 @@ def _require_parts(path: Path, state: Mapping[str, Any]) -> None:
     ]
     if not faults and state["iteration"] < 0:
         faults.append(f"iteration is {state['iteration']}")
-    if not faults and (not state["rng"] or len(state["losses"]) != len(state["rng"])):
-        faults.append(f"rng is of {len(state['rng'])} processes, losses of {len(state['losses'])}")
+    of_processes = {name: len(state[name]) for name in ("rng", "losses", "scalars") if name in state and not faults}
+    if not faults and (not state["rng"] or len(set(of_processes.values())) > 1):
+        faults.append(", ".join(f"{name} is of {number} processes" for name, number in of_processes.items()))
     if not faults and state["best"] is not None and not {"metric", "value", "iteration"} <= state["best"].keys():
         faults.append("best has no metric, value or iteration")
     if not faults:
@@ -103,7 +104,7 @@ class TrainingState:
     Attributes:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
         saved_iteration: the iteration of the last checkpoint that was written, None before the first.
-        losses: means since the last line of the log; saved, so that a resumed run writes the same lines.
+        losses, scalars: means since the last line of the log; saved, so that a resumed run writes the same lines.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class TrainingState:
         self.best: dict[str, Any] | None = None
         self.saved_iteration: int | None = None
         self.losses = RunningMeans()
+        self.scalars = RunningMeans()
 
     def capture(self) -> dict[str, Any]:
         """The state as a dict of tensors and plain values. Every process must call this; the main one gets it.
@@ -134,7 +136,8 @@ class TrainingState:
         Of a sharded model it holds whole tensors, as of any other.
         """
         trainer = self.trainer
-        per_process = distributed.all_gather_objects((random_states(), self.losses.totals()))
+        mine = random_states(), self.losses.totals(), self.scalars.totals()
+        rng, losses, scalars = map(list, zip(*distributed.all_gather_objects(mine), strict=True))
         state = {
             "model": gathered(self.model.state_dict()),
             "optimizer": gathered(trainer.optimizer.state_dict()),
@@ -143,8 +146,9 @@ class TrainingState:
             "scaler": trainer.scaler.state_dict(),
             "iteration": trainer.iteration,
             "batches": list(trainer.batches),
-            "rng": [states for states, _ in per_process],
-            "losses": [totals for _, totals in per_process],
+            "rng": rng,
+            "losses": losses,
+            "scalars": scalars,
             "best": self.best,
             "class_names": self.class_names,
             "config": self.config,
@@ -227,11 +231,14 @@ class TrainingState:
         self.best = state["best"]
         self._report_changes(path, state)
         rank, iteration = distributed.rank(), trainer.iteration
+        scalars = state.get("scalars", [{} for _ in state["rng"]])  # checkpoints before they were kept have none
         if len(state["rng"]) == distributed.world_size():
             self.losses.restart(state["losses"][rank])
+            self.scalars.restart(scalars[rank])
             trainer.on_loader_started = lambda: set_random_states(state["rng"][rank])
         else:
             self.losses.restart(mean_of_totals(state["losses"]))
+            self.scalars.restart(mean_of_totals(scalars))
             trainer.on_loader_started = lambda: seed_anew(self.seed, iteration, rank)
 
     def _restore_optimizer(self, stored: dict[str, Any]) -> None:

@@ -140,7 +140,8 @@ def model_state(stored: Mapping[str, Any], *, prefer_ema: bool = True) -> dict[s
     if averaged and (prefer_ema != is_exchanged or not state):
         state.update(_tensors(averaged[0]))
     if not state:
-        raise CheckpointError(f"the checkpoint holds no weights; its entries are: {_few(list(stored))}")
+        entries = f"its entries are: {_few(list(stored))}" if stored else "it has no entries at all"
+        raise CheckpointError(f"the checkpoint holds no weights; {entries}")
     return state
 
 

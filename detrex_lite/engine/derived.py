@@ -98,7 +98,8 @@ def _given(cfg: DictConfig, key: str) -> str | None:
 
 def _annotations(cfg: DictConfig) -> tuple[int, int]:
     """How many categories and images the training annotations have."""
-    file = Path(str(OmegaConf.select(cfg, "dataset.train_annotations"))).expanduser()
+    # A value that is missing is omegaconf's error, which `validate` reports as that of the key itself.
+    file = Path(str(OmegaConf.select(cfg, "dataset.train_annotations", throw_on_missing=True))).expanduser()
     try:
         return _counts(file, file.stat().st_mtime_ns)
     except OSError as error:

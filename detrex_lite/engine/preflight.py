@@ -46,7 +46,7 @@ def check_output_dir(output_dir: Path, *, resume: bool) -> None:
         )
 
 
-def check_init_checkpoint(path: str, *, required: bool = False) -> None:
+def check_init_checkpoint(path: str | Path | None, *, required: bool = False) -> None:
     """Refuse a checkpoint that is neither a local file nor a folder, in which reading looks for one.
 
     Raises:
@@ -56,7 +56,7 @@ def check_init_checkpoint(path: str, *, required: bool = False) -> None:
         if required:
             raise ConfigError("evaluation needs weights: set train.init_checkpoint=path/to/model_final.pth")
         return
-    if "://" in path:
+    if "://" in str(path):
         raise ConfigError(f"train.init_checkpoint={path}: addresses are not read; download the file and give its path")
     if not Path(path).exists():
         raise ConfigError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")

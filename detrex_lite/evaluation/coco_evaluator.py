@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import distributed
+from ..checkpoint.files import replace_text
 from ..errors import NonFiniteError
 from .backends import AUTO, BACKENDS, Backend, Results, choose_backend, no_garbage_collection
 from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
@@ -196,10 +197,8 @@ class CocoEvaluator:
         ]
 
     def _write(self, name: str, text: str) -> None:
-        if self.output_dir is None:
-            return
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / name).write_text(text, encoding="utf-8")
+        if self.output_dir is not None:
+            replace_text(self.output_dir / name, text)
 
 
 def _to_numpy(tensor: Any, dtype: Any) -> np.ndarray:

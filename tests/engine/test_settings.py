@@ -86,6 +86,7 @@ def test_all_faults_are_reported_at_once():
         ("log_period=2.5", "train.log_period=2.5 must be a whole number from 1"),
         ("max_iter=0", "train.max_iter=0 must be a whole number from 1, or null"),
         ("max_epochs=-1", "train.max_epochs=-1 must be a number above 0, or null"),
+        ("max_epochs=.inf", "train.max_epochs=inf must be a number above 0, or null"),
         ("eval_epochs=0", "train.eval_epochs=0 must be a number above 0, or null"),
         ("eval_period=-1", "train.eval_period=-1 must be a whole number from 0, or null"),
         ("checkpointer.period=x", "train.checkpointer.period='x' must be a whole number from 0, or null"),

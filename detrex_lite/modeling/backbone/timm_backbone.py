@@ -22,7 +22,7 @@ from ..layer_norm import LayerNorm2d
 from .swin import SwinStage
 
 OLDEST_TIMM = (1, 0, 31)  # those before leave layers behind that nothing uses
-INSTALL = "pip install 'detrex-lite[timm]'"
+INSTALL = "pip install -U timm"
 
 DEFAULT = "DEFAULT"  # as torchvision calls the weights of its choice
 

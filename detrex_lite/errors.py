@@ -18,21 +18,24 @@ def _initials(name: str) -> str | None:
     return "".join(word[:1] for word in words) if len(words) > 1 else None
 
 
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
+def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str | None = None) -> str:
     """A clause to append to an error about an unknown name.
 
     Args:
         name: what the user wrote.
         choices: the valid names.
+        otherwise: the clause when no choice is close.
 
     Returns:
-        `"; did you mean 'x'?"` when a choice is close, otherwise `"; choices: a, b, c"` (all, sorted),
-        or `""` when there are no choices, or more than anybody reads.
+        `"; did you mean 'x'?"` when a choice is close, else `otherwise`; without that `"; choices: a, b, c"` (all,
+        sorted), or `""` when there are no choices, or more than anybody reads.
     """
     choices = sorted({str(choice) for choice in choices})
     close = closest(name, choices)
     if close is not None:
         return f"; did you mean {close!r}?"
+    if otherwise is not None:
+        return otherwise
     return f"; choices: {', '.join(choices)}" if 0 < len(choices) <= _LISTED_CHOICES else ""
 
 

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files, num_failed = find_files(args.paths)
     if not files:
         return report("error: no image found")
-    output = Path(args.output)
+    output = Path(os.path.expanduser(args.output))
     drawn = drawn_paths(files, output)
     overwritten = {path.resolve() for path in drawn.values()} & {Path(file).resolve() for file in files}
     if overwritten:

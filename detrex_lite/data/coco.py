@@ -1,6 +1,7 @@
 """COCO detection files (https://cocodataset.org/#format-data)."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -35,9 +36,9 @@ def load_coco(
         DatasetError: when the file or the folder is missing, or an entry is malformed or contradicts another;
             it names the file and the annotation id. `tools/check_dataset.py` lists all such faults at once.
     """
-    path = Path(annotations).expanduser()
+    path = Path(os.path.expanduser(annotations))
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _load_coco(str(path), str(Path(image_root).expanduser()), name, check_class_names(class_names), stamp)
+    return _load_coco(str(path), str(Path(os.path.expanduser(image_root))), name, check_class_names(class_names), stamp)
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ data format is evaluated alike. What can be done for one image alone is done as 
 import json
 import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ class CocoEvaluator:
     def __init__(self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO):
         self.dataset = dataset
         self.backend = choose_backend(backend)
-        self.output_dir = Path(output_dir).expanduser() if output_dir else None
+        self.output_dir = Path(os.path.expanduser(output_dir)) if output_dir else None
         self._known_ids = {int(image_id) for image_id in dataset.image_ids}
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []

@@ -1,7 +1,7 @@
 """What error messages share: pointing at the name that was probably meant."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LISTED_CHOICES = 20  # a message lists the valid names only when it stays readable
 
@@ -37,6 +37,11 @@ def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str | None = N
     if otherwise is not None:
         return otherwise
     return f"; choices: {', '.join(choices)}" if 0 < len(choices) <= _LISTED_CHOICES else ""
+
+
+def few(names: Sequence[object], *, limit: int = 6) -> str:
+    """The first names of a list that may be long: `"a, b, c, ... (9 in all)"`."""
+    return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 class NonFiniteError(ValueError, FloatingPointError):

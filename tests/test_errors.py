@@ -1,6 +1,6 @@
 import pytest
 
-from detrex_lite.errors import NonFiniteError, closest, did_you_mean
+from detrex_lite.errors import NonFiniteError, closest, did_you_mean, few
 
 
 def test_a_close_name_is_suggested():
@@ -28,6 +28,11 @@ def test_another_clause_takes_the_place_of_the_list():
 def test_the_closest_name():
     assert closest("nom_classes", ["num_queries", "num_classes"]) == "num_classes"
     assert closest("zzz", ["num_queries"]) is None
+
+
+def test_the_first_names_of_a_long_list():
+    assert few(["a", "b"]) == few(["a", "b"], limit=2) == "a, b"
+    assert few(range(9), limit=2) == "0, 1, ... (9 in all)"
 
 
 def test_long_lists_are_not_shown():

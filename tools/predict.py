@@ -251,7 +251,7 @@ def check_output(output: Path) -> None:
     Raises:
         OSError: when nothing can be written there; the message names the folder.
     """
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    existing = next(path for path in (output, *output.absolute().parents) if os.path.exists(path))
     try:
         if (output / "predictions.json").is_dir():
             raise IsADirectoryError(errno.EISDIR, "predictions.json in it is a folder")

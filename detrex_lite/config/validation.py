@@ -1,13 +1,13 @@
 """Finding everything that is wrong with a config before anything of it is built."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ..errors import did_you_mean
+from ..errors import did_you_mean, few
 from .error import ConfigError
 from .loading import get_config
 from .nodes import (
@@ -175,9 +175,9 @@ class _Checker:
         reason = first_line(error)
         paths = self._unresolved.setdefault(reason, [])
         if paths:
-            self.faults.remove(f"{_few(paths)}: {reason}")
+            self.faults.remove(f"{few(paths, limit=3)}: {reason}")
         paths.append(path)
-        self.faults.append(f"{_few(paths)}: {reason}")
+        self.faults.append(f"{few(paths, limit=3)}: {reason}")
 
     def _check_call(self, children: Mapping[Any, Any], path: str, names: list[str]) -> None:
         target = children.get(TARGET)
@@ -200,7 +200,3 @@ class _Checker:
         )
         faults |= value_faults(target, children)
         self.faults.extend(f"{join(path, name)}: {fault}" for name, fault in faults.items())
-
-
-def _few(paths: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(paths[:limit]) + (f" and {len(paths) - limit} more" if len(paths) > limit else "")

@@ -60,12 +60,10 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
     faults += _wrong_trust(cfg.train)
     # An interpolation that does not resolve is a fault that `validate` has found.
     with contextlib.suppress(OmegaConfBaseException):
-        wrong_keys = unknown_train_keys(cfg)
-        faults += wrong_keys
-        if not any("is not a dict" in fault for fault in wrong_keys):
-            cfg.train = OmegaConf.merge(defaults, cfg.train)
-            wrong_types = list(_wrong_types(cfg.train, defaults))
-            faults += wrong_types or _wrong_values(cfg.train)
+        faults += unknown_train_keys(cfg)
+        cfg.train = OmegaConf.merge(defaults, cfg.train)
+        wrong_types = list(_wrong_types(cfg.train, defaults))
+        faults += [fault for fault in wrong_types if fault not in faults] if wrong_types else _wrong_values(cfg.train)
     if faults:
         raise ConfigError(faults)
     for key in ("output_dir", "init_checkpoint"):
@@ -99,12 +97,13 @@ def _wrong_trust(train: DictConfig) -> Iterator[str]:
 
 
 def _wrong_types(train: Any, defaults: Any, path: str = "train") -> Iterator[str]:
-    """One fault for each value of another type than the default, where that is text, a list or true or false."""
+    """One fault for each value of another type than the default, where that is a dict, text, a list or a bool."""
     for key, default in defaults.items():
         name, value = f"{path}.{key}", train[key]
-        if name in FREE_KEYS:
-            continue
-        if isinstance(default, DictConfig):
+        if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
+            keys = "" if name in FREE_KEYS else f" with the keys {', '.join(map(str, default))}"
+            yield f"{name}={value!r} is not a dict{keys}"
+        elif isinstance(default, DictConfig) and name not in FREE_KEYS:
             yield from _wrong_types(value, default, name)
         elif isinstance(default, bool) and not isinstance(value, bool):
             yield f"{name}={value!r} must be True or False"

@@ -209,4 +209,4 @@ def test_interpolations_that_fail_for_one_reason_are_one_fault():
     call = "${detrex_lite.call:os.getcwd}"
     reason = f"{call} is not called: it takes functions of detrex_lite only"
     assert faults_of({"a": call}) == [f"a: {reason}"]
-    assert faults_of(dict.fromkeys("abcde", call)) == [f"a, b, c and 2 more: {reason}"]
+    assert faults_of(dict.fromkeys("abcde", call)) == [f"a, b, c, ... (5 in all): {reason}"]

@@ -38,7 +38,7 @@ def test_other_files_and_missing_folders_are_fine(tmp_path):
     check_output_dir(tmp_path / "new", resume=False)
 
 
-@pytest.mark.parametrize("name", ["last_checkpoint", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["last_checkpoint", "metrics.jsonl", "config.yaml", "log.txt"])
 def test_a_folder_where_a_file_is_to_be_written(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(ConfigError, match=f"{name} in it is a folder"):

@@ -107,6 +107,8 @@ def test_all_faults_are_reported_at_once():
         ),
         ("best_metric=5", "train.best_metric=5 must be text"),
         ("output_dir=null", "train.output_dir=None must be text"),
+        ("wandb.params=5", "train.wandb.params=5 is not a dict"),
+        ("amp=null", "train.amp=None is not a dict with the keys enabled, dtype"),
         ("csv=yes", "train.csv='yes' must be True or False"),
         ("hooks=5", "train.hooks=5 must be a list"),
         ("log_period=${nope}", "train.log_period: Interpolation key 'nope' not found"),

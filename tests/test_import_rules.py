@@ -296,7 +296,7 @@ def test_nothing_imports_timm_but_what_builds_its_networks():
 
 def test_everything_else_works_without_timm():
     error = _in_fresh_process(WITHOUT_TIMM.format(hidden=True))["error"]
-    assert "need the package timm, which is not installed: pip install 'detrex-lite[timm]'" in error
+    assert "need the package timm, which is not installed: pip install -U timm" in error
 
 
 IMPORT_ALL_WITHOUT_DETECTRON2 = """

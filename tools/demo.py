@@ -58,7 +58,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_intermixed_args(arguments)
     start = time.perf_counter()
-    output = Path(args.output)
+    output = Path(os.path.expanduser(args.output))
     with clear_errors():
         trust(*args.trust)
         config = load_config(args.config_file, output, [*(QUICK_OVERRIDES if args.quick else ()), *args.opts])

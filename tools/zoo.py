@@ -101,13 +101,13 @@ def evaluate(entries: Sequence[ZooEntry], args: argparse.Namespace) -> int:
     rest += ["--opts", *args.opts] if args.opts else []
     rows = evaluate_entries(
         entries,
-        args.output,
+        os.path.expanduser(args.output),
         overrides=args.opts,
         weights=args.weights,
         command=lambda name: shlex.join([*PROGRAM.split(), *table, "evaluate", name, *rest]),
     )
     print(format_rows(rows))
-    print(f"written to {os.path.join(args.output, MARKDOWN_FILE)}")
+    print(f"written to {os.path.join(os.path.expanduser(args.output), MARKDOWN_FILE)}")
     return 1 if any(row.error for row in rows) else 0
 
 

@@ -45,7 +45,7 @@ def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> 
         ConfigError: there is no such file or key, a config file cannot be read or imported, a Python file raises an
             error (the `__cause__`) or ends the program, or a YAML file is no mapping of keys.
     """
-    file = _existing_file(Path(path))
+    file = _existing_file(Path(os.path.expanduser(path)))
     if file.suffix == ".py":
         _make_importable(file.parent)
         values: Any = _run(file)

@@ -69,8 +69,8 @@ def dotted_paths(node: Any, path: str = "") -> Iterator[str]:
 
 
 def first_line(error: OmegaConfBaseException) -> str:
-    """omegaconf's message without the internals that it appends."""
-    return str(error).partition("\n")[0]
+    """omegaconf's message without the internals that it appends, and without its words around a `ConfigError`."""
+    return str(error).partition("\n")[0].removeprefix("ConfigError raised while resolving interpolation: ")
 
 
 def to_plain(cfg: Any, *, resolve: bool) -> Any:

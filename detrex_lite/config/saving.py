@@ -33,7 +33,7 @@ def to_yaml(cfg: Any, *, resolve: bool = False) -> str:
 def save(cfg: Any, path: str | os.PathLike, *, resolve: bool = False) -> None:
     """Write `to_yaml` to a file that `load` reads; a warning names the values that it cannot hold."""
     text, lost = _write(cfg, resolve)
-    Path(path).write_text(text, encoding="utf-8")
+    Path(os.path.expanduser(path)).write_text(text, encoding="utf-8")
     if lost:
         names = ", ".join(f"{key} ({description})" for key, description in lost.items())
         warnings.warn(f"{path} cannot hold these values of the config, they are ??? in it: {names}")

@@ -14,6 +14,7 @@ from .. import distributed
 from ..checkpoint import CheckpointError
 from ..config import ConfigError, LazyConfig, explain, get_config, trust
 from ..config.trusted import add_trust_argument
+from ..data import DatasetError
 from ..data.detectron2_catalog import INSTALL_DETECTRON2
 from .run import evaluate, train
 
@@ -90,11 +91,14 @@ def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 @contextlib.contextmanager
 def clear_errors(*, with_traceback: bool = False) -> Iterator[None]:
-    """Inside, faults of configs and checkpoints end the program with status 2 and what `explain` says of them."""
+    """Inside, faults of configs, checkpoints and data end the program with status 2 and what `explain` says of them."""
     try:
         yield
-    except (ConfigError, CheckpointError) as error:
-        # Under torchrun the first process of each machine speaks: a file may be missing on one of them only.
-        if distributed.is_main_process() or os.environ.get("LOCAL_RANK") == "0":
+    except (ConfigError, CheckpointError, DatasetError) as error:
+        # Under torchrun the first process of each machine speaks: a file may be missing on one of them only. Images
+        # are read by one process alone.
+        local_rank = os.environ.get("LOCAL_RANK")
+        is_alone = local_rank is not None and isinstance(error, DatasetError)
+        if distributed.is_main_process() or local_rank == "0" or is_alone:
             print(explain(error, with_traceback=with_traceback), file=sys.stderr)
         raise SystemExit(2) from None

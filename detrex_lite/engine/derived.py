@@ -7,6 +7,7 @@ They read these keys: `dataset.train_annotations` (a COCO JSON file), `dataloade
 
 import functools
 import math
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -90,7 +91,7 @@ def _given(cfg: DictConfig, key: str) -> str | None:
     given = OmegaConf.select(cfg, key)
     if not given:
         return None
-    file = Path(str(given)).expanduser()
+    file = Path(os.path.expanduser(str(given)))
     if not file.exists():
         raise ConfigError(f"{key}={given}: there is no such file (looked from {Path.cwd()}); null begins without it")
     return str(file)
@@ -98,7 +99,8 @@ def _given(cfg: DictConfig, key: str) -> str | None:
 
 def _annotations(cfg: DictConfig) -> tuple[int, int]:
     """How many categories and images the training annotations have."""
-    file = Path(str(OmegaConf.select(cfg, "dataset.train_annotations"))).expanduser()
+    # A value that is missing is omegaconf's error, which `validate` reports as that of the key itself.
+    file = Path(os.path.expanduser(str(OmegaConf.select(cfg, "dataset.train_annotations", throw_on_missing=True))))
     try:
         return _counts(file, file.stat().st_mtime_ns)
     except OSError as error:

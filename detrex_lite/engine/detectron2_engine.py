@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import distributed
 from ..checkpoint import CheckpointError, read_checkpoint
+from ..checkpoint.files import replace_text
 from ..config import ConfigError, instantiate
 from ..scalars import Scalars
 from .build import build_optimizer, load_initial_weights, wrap_for_training
@@ -82,7 +83,7 @@ class Detectron2Run(Run):
             try_evaluation(self.model, self.test_loader, self.evaluator)
         logging.getLogger(__name__).info("%s", self._summary(optimizer))
         if distributed.is_main_process():
-            (self.output_dir / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
+            replace_text(self.output_dir / CONFIG_FILE, self.config_text)
         trainer.train(first, self.lengths.max_iter)
         return self.results
 

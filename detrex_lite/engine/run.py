@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import distributed
 from ..checkpoint import Checkpointer
+from ..checkpoint.files import replace_text
 from ..config import instantiate
 from ..data import dataset_of
 from ..evaluation import format_table, run_evaluation
@@ -28,7 +29,7 @@ from .build import (
     to_device,
     wrap_for_training,
 )
-from .io.folder import make_output_dir, owned_output_dir
+from .io.folder import owned_output_dir
 from .io.logs import run_logging
 from .io.report import RunReport, SampleKeeper
 from .io.state import TrainingState
@@ -88,7 +89,8 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[H
     output_dir = Path(cfg.train.output_dir)
     # After a restart, what is in the folder is of the processes before; each machine counts its own.
     resume = resume or distributed.any_process(times_restarted() > 0, torch.device(cfg.train.device))
-    check_init_checkpoint(cfg.train.init_checkpoint)
+    if not (resume and Checkpointer(output_dir).has_checkpoint()):
+        check_init_checkpoint(cfg.train.init_checkpoint)
     with ExitStack() as stack:
         distributed.from_main_process(lambda: _claim(output_dir, resume, stack))
         stack.enter_context(run_logging(output_dir))
@@ -127,7 +129,6 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
     check_init_checkpoint(cfg.train.init_checkpoint, required=True)
     device = torch.device(cfg.train.device)
     output_dir = Path(cfg.train.output_dir)
-    make_output_dir(output_dir)
     with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
         seed_everything(cfg.train.seed)
         loader, evaluator = build_evaluation(cfg, required=True)
@@ -282,7 +283,7 @@ class Run:
         """The writers of the main process, none on others; from here on the folder holds a run."""
         writers: list[Writer] = []
         if distributed.is_main_process():
-            (self.output_dir / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
+            replace_text(self.output_dir / CONFIG_FILE, self.config_text)
             train = self.cfg.train
             mlflow: Any = OmegaConf.to_container(train.mlflow, resolve=True)
             config: Any = OmegaConf.to_container(OmegaConf.create(self.config_text))

@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -46,7 +47,7 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         FileNotFoundError: when the folder has no `metrics.jsonl`.
         ValueError: for a line of it that is not JSON (but the last one, which a killed run leaves unfinished).
     """
-    output_dir = Path(output_dir)
+    output_dir = Path(os.path.expanduser(output_dir))
     series = _series(read_metrics(output_dir / METRICS_FILE))
     config = output_dir / "config.yaml"
     name = output_dir.resolve().name
@@ -66,7 +67,7 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         style=_STYLE,
         body="\n".join(filter(None, sections)),
     )
-    path = Path(out_html) if out_html is not None else output_dir / REPORT_FILE
+    path = Path(os.path.expanduser(out_html)) if out_html is not None else output_dir / REPORT_FILE
     replace_text(path, page)
     return path
 

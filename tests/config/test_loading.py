@@ -385,3 +385,13 @@ def test_modules_beside_a_config_are_found_after_all_others(write, monkeypatch):
     with pytest.raises(ConfigError, match="--trust module_beside_a_config"):
         instantiate(LazyConfig.load(root / "saved.yaml"))
     assert type(instantiate(cfg)["part"]).__name__ == "Part"
+
+
+def test_the_home_folder_has_a_short_name(write, monkeypatch):
+    monkeypatch.setenv("HOME", str(write(a="part = dict(x=1)")))
+    cfg = LazyConfig.load("~/a.py")
+    assert cfg.part.x == 1
+    LazyConfig.save(cfg, "~/saved.yaml")
+    assert LazyConfig.load("~/saved.yaml") == cfg
+    with pytest.raises(ConfigError, match=r"no config file '~nobody-is-called-so/a\.py'"):
+        LazyConfig.load("~nobody-is-called-so/a.py")

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detrex_lite.config import ConfigError, LazyConfig, get_config
+from detrex_lite.config import ConfigError, LazyConfig, get_config, validate
 from detrex_lite.engine import derived, train
 
 CONFIG = "projects/dino/configs/dino_r50_custom.py"
@@ -92,6 +92,15 @@ def test_annotations_that_cannot_be_read(tmp_path):
         cfg.dataset.train_annotations = str(file)
         with pytest.raises(ConfigError, match="is no COCO JSON file with 'images' and 'categories'"):
             derived.num_classes(cfg)
+
+
+def test_data_that_is_not_given_is_said_once():
+    with pytest.raises(ConfigError) as caught:
+        validate(get_config("projects/dino/configs/dino_r50_custom.py"))
+    assert sorted(caught.value.faults) == [
+        f"dataset.{key}: has no value yet (it is ???)"
+        for key in ("train_annotations", "train_images", "val_annotations", "val_images")
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

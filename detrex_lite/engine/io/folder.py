@@ -94,6 +94,6 @@ def _lock(handle: int, output_dir: Path) -> None:
 
 
 def _unusable(output_dir: Path, error: OSError) -> ConfigError:
-    if output_dir.exists() and not output_dir.is_dir():
+    if os.path.exists(output_dir) and not os.path.isdir(output_dir):  # False where one must not look
         return ConfigError(f"train.output_dir={output_dir} is a file, not a folder")
     return ConfigError(f"train.output_dir={output_dir} cannot be used: {error.strerror or error} ({error.filename})")

@@ -11,7 +11,7 @@ from torch import nn
 
 from ... import distributed
 from ...checkpoint import CheckpointError
-from ...checkpoint.load import require_usable
+from ...checkpoint.load import model_state, require_usable
 from ...errors import NonFiniteError
 from ..loop.ema import ModelEma
 from ..loop.running_means import RunningMeans, mean_of_totals
@@ -59,6 +59,8 @@ def _require_parts(path: Path, state: Mapping[str, Any]) -> None:
         for name, kind in PARTS.items()
         if name in state and not isinstance(state[name], kind)
     ]
+    if not isinstance(state.get("ema", {}), dict):
+        faults.append(f"ema is a {type(state['ema']).__name__}")
     if not faults and state["iteration"] < 0:
         faults.append(f"iteration is {state['iteration']}")
     of_processes = {name: len(state[name]) for name in ("rng", "losses", "scalars") if name in state and not faults}
@@ -211,8 +213,8 @@ class TrainingState:
                 "train.init_checkpoint)"
             )
         try:
-            for weights in (state["model"], state.get("ema", {})):
-                require_usable(weights, self.model.state_dict())
+            for weights in (state[name] for name in ("model", "ema") if name in state):
+                require_usable(model_state(weights), self.model.state_dict())
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         try:

@@ -167,8 +167,8 @@ def _check(num_processes: int, num_machines: int, machine_rank: int, dist_url: s
         raise ConfigError("several machines need a place to meet: --dist-url tcp://<host of machine 0>:<port>")
     if device.startswith("cuda") and num_processes > torch.cuda.device_count():
         raise ConfigError(
-            f"{num_processes} GPUs are asked for, and torch sees {torch.cuda.device_count()} here; "
-            "on CPUs train with train.device=cpu"
+            f"train.device={device} with {num_processes} process{'es' * (num_processes > 1)} needs as many GPUs, and "
+            f"torch sees {torch.cuda.device_count()} here; on CPUs train with train.device=cpu"
         )
 
 

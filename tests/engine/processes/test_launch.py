@@ -66,7 +66,7 @@ def test_processes_find_each_other_though_earlier_ones_have_left_their_traces(mo
         ({"num_processes": 0}, "0 processes on 1 machines: both must be at least 1"),
         ({"num_machines": 2, "machine_rank": 2}, r"machine_rank=2 must be in 0\.\.1"),
         ({"num_machines": 2}, "several machines need a place to meet: --dist-url tcp://"),
-        ({"num_processes": 4096, "device": "cuda"}, r"4096 GPUs are asked for, .*train\.device=cpu"),
+        ({"num_processes": 4096, "device": "cuda"}, r"train\.device=cuda with 4096 processes .*train\.device=cpu"),
     ],
 )
 def test_what_cannot_be_started_is_refused(arguments, message):

@@ -26,13 +26,13 @@ from . import split_runs
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
-STEPS = 48
+STEPS = 96
 CHECKPOINT_PERIOD = 4
 LENGTHS = [
     f"train.max_iter={STEPS}",
     f"train.checkpointer.period={CHECKPOINT_PERIOD}",
     "train.checkpointer.max_to_keep=2",
-    "train.eval_period=6",  # at checkpoints and between them
+    "train.eval_period=10",  # at checkpoints and between them
     "train.log_period=2",
 ]
 # What draws random numbers in every step; `split_runs` has none of it.
@@ -48,8 +48,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Who gets the signal: the program that was started; every process of it, as from a terminal, a cluster or a crash of
 # the machine; one that trains; one that loads images.
 TARGETS = ("program", "all", "trainer", "worker")
-# When: after a random part of the time that the uninterrupted run took, while it trains, or while a file is written.
-MOMENTS = ("any time", "in training", "while saving")
+# When: within the time that the uninterrupted run took from its start, or from its first logged step, or while a
+# checkpoint is written.
+MOMENTS = ("any time", *["in training"] * 3, *["while saving"] * 2)
 
 
 def write_configs(folder):
@@ -92,6 +93,13 @@ def resident_bytes(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _signals_as_from_a_terminal():
+    """A soak in the background, or under nohup, may ignore signals, and what it starts would inherit that."""
+    for number in SIGNALS:
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+
+
 class Program:
     """`tools/train_net.py`, which has been started in a session of its own.
 
@@ -119,6 +127,7 @@ class Program:
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
+                preexec_fn=_signals_as_from_a_terminal,
             )
         self.pid = self._program.pid
 
@@ -203,7 +212,7 @@ def random_workers(chance):
     return [f"dataloader.{part}.num_workers={chance.choice((0, 1, 2))}" for part in ("train", "test")]
 
 
-def run_with_kills(config, output, *overrides, processes, kills, seconds, chance, attempts, resume=False):
+def run_with_kills(config, output, *overrides, processes, kills, seconds, chance, attempts):
     """Start a run, kill it `kills` times, and let it go on each time until it is done.
 
     Args:
@@ -212,7 +221,7 @@ def run_with_kills(config, output, *overrides, processes, kills, seconds, chance
         overrides: of the config.
         processes: the numbers of processes, of which each start takes one.
         kills: how often it is killed, unless it is done before.
-        seconds: how long the uninterrupted run took.
+        seconds: moment -> how long the uninterrupted run took from then on.
         chance: draws everything that is random.
         attempts: takes an `Attempt` for each start.
     """
@@ -221,10 +230,10 @@ def run_with_kills(config, output, *overrides, processes, kills, seconds, chance
         # Drawn before anything happens, so that a seed gives the same plan whatever the machine does.
         send, moment = chance.choice(SIGNALS), chance.choice(MOMENTS)
         target = chance.choice(TARGETS if send == signal.SIGKILL else TARGETS[:3])
-        delay = chance.uniform(0.0, seconds) * (0.5 if moment == "in training" else 1.0)
+        delay = chance.uniform(0.0, seconds.get(moment, 0.0))
         workers = random_workers(chance)
         before = saved_iteration(output)
-        program = Program(config, output, *overrides, *workers, processes=count, resume=resume or number > 0)
+        program = Program(config, output, *overrides, *workers, processes=count, resume=number > 0)
         trained = False
         try:
             if number < kills:
@@ -247,6 +256,21 @@ def run_with_kills(config, output, *overrides, processes, kills, seconds, chance
         assert status != 2, f"the start was refused; see {program.printed}"
         assert attempts[-1].signal != "none", f"status {status} without a signal; see {program.printed}"
     raise AssertionError(f"the run in {output} did not end")
+
+
+def run_whole(config, output, *overrides, processes):
+    """Run to the end; returns `seconds` of `run_with_kills`."""
+    start = time.monotonic()
+    program = Program(config, output, *overrides, processes=processes)
+    try:
+        while program.is_running() and not program.trains():
+            time.sleep(0.02)
+        trains = time.monotonic()
+        assert _wait_long(program) == 0, program.printed.read_text()
+    finally:
+        program.end()
+    end = time.monotonic()
+    return {"any time": end - start, "in training": end - trains}
 
 
 def _wait_for(moment, delay, program):

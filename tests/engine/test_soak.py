@@ -71,7 +71,7 @@ def assert_same_files(whole, broken):
 
 
 def one_round(folder, number, tally):
-    """An uninterrupted run, and the same one with kills; returns what was drawn, for the log."""
+    """An uninterrupted run, and the same one with kills."""
     chance = soak.chance_of(SEED, number)
     kind, processes = ROUNDS[number % len(ROUNDS)]
     model = soak.MODELS[number // len(ROUNDS) % len(soak.MODELS)]
@@ -83,22 +83,11 @@ def one_round(folder, number, tally):
 
     say(f"round {number}: {model}, {kind}, {kills} kills, {seed}")
     seconds = soak.run_whole(config, whole, seed, *soak.random_workers(chance), processes=processes[0])
-    attempts = []
-    try:
-        soak.run_with_kills(
-            config,
-            broken,
-            seed,
-            processes=processes,
-            kills=kills,
-            seconds=seconds,
-            chance=chance,
-            attempts=attempts,
-        )
-    finally:
-        for attempt in attempts:
-            say(f"  {attempt}")
-        tally.attempts += attempts
+    for attempt in soak.run_with_kills(
+        config, broken, seed, processes=processes, kills=kills, seconds=seconds, chance=chance
+    ):
+        say(f"  {attempt}")
+        tally.attempts.append(attempt)
     assert_nothing_is_left(whole, broken)
     if mixed:
         assert_equal_runs(whole, broken, steps=soak.STEPS)

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import statistics
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -101,14 +102,17 @@ def one_round(folder, number, tally):
 
 def test_killed_runs_end_as_those_that_were_not(folder):
     deadline = time.monotonic() + 60 * MINUTES * (1 - MEMORY_SHARE * len(soak.MODELS))
-    tally = soak.Tally()
-    try:
-        for number in itertools.count(FIRST_ROUND):
+    tally, failed = soak.Tally(), []
+    for number in itertools.count(FIRST_ROUND):
+        try:
             one_round(folder, number, tally)
-            if time.monotonic() > deadline:
-                break
-    finally:
-        say(f"soak: SOAK_SEED={SEED}\n{tally.table()}")
+        except AssertionError:  # the others are worth knowing, too
+            say(f"round {number} FAILED\n{traceback.format_exc()}")
+            failed.append(number)
+        if time.monotonic() > deadline:
+            break
+    say(f"soak: SOAK_SEED={SEED}\n{tally.table()}")
+    assert not failed
 
 
 # A batch of 4 images of 48 x 48 in float32 is 108 KiB, and what a step keeps for its backward pass some MiB: holding on

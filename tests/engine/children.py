@@ -57,6 +57,14 @@ class Detector(TinyDetector):
         return super().forward(batched_inputs)
 
 
+class SlowToBuild(TinyDetector):
+    """Its constructor takes longer than anybody waits."""
+
+    def __init__(self, **arguments):
+        time.sleep(600)
+        super().__init__(**arguments)
+
+
 def config(folder, *overrides):
     cfg = tiny_config(folder, "train.accumulate_steps=2", "train.model_ema.enabled=True", *overrides)
     cfg.model._target_ = "tests.engine.children.Detector"

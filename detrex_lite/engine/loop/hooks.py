@@ -49,6 +49,9 @@ class OwnFolder(Hook):
     def after_step(self, trainer: Trainer) -> None:
         require_owned(self.output_dir)
 
+    def after_train(self, trainer: Trainer) -> None:
+        require_owned(self.output_dir)
+
 
 class EmaUpdate(Hook):
     """Lets the average of the weights follow after each step."""

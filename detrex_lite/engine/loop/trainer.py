@@ -284,8 +284,7 @@ class Trainer:
     def _watched_gradient(self) -> list[Tensor]:
         """Sizes of the gradient, where one that is not finite is a mistake: a scaler skips such steps itself.
 
-        It is the norm by which it was clipped, or else the largest absolute value of each tensor here, which does not
-        overflow.
+        They are the norm by which it was clipped, or else the norms of its tensors on this process.
         """
         if self.scaler.is_enabled():
             return []
@@ -293,7 +292,7 @@ class Trainer:
             return [self.grad_norm]
         gradients = [part_here(p.grad) for p in self.parameters if p.grad is not None]
         gradients = [gradient for gradient in gradients if gradient.numel()]  # a shard may be empty
-        return list(torch._foreach_norm(gradients, math.inf)) if gradients else []
+        return list(torch._foreach_norm(gradients)) if gradients else []
 
     def _what_is_not_finite(self, all_losses: list[dict[str, Tensor]], all_names: list[list[str]]) -> str:
         iteration = self.iteration + 1

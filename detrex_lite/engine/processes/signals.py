@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # Ctrl-C reaches every process of a terminal, and launchers pass signals on: one request may arrive twice.
 SAME_REQUEST_SECONDS = 1.0
 
-INTERRUPTED = "Interrupted outside of training: there was nothing to save."
+INTERRUPTED = "Interrupted; nothing was saved."
 
 
 def signals_to_heed() -> list[signal.Signals]:

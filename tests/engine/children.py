@@ -1,6 +1,7 @@
 """What the processes of `test_launch.py` and others run; new processes import it by name."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -76,6 +77,7 @@ def config(folder, *overrides):
 def several_runs(folder):
     """Train whole, stopped and resumed, and into an error; report what happened in this process."""
     report = {"world_size": distributed.world_size(), "threads": torch.get_num_threads()}
+    report["start_method"] = multiprocessing.get_start_method()
     report["results"] = train(config(folder / "whole"))
     try:
         train(config(folder / "broken", "+dataloader.train.event=signal", "+dataloader.train.event_at=5"))

@@ -76,6 +76,7 @@ def launch(
     url = f"tcp://127.0.0.1:{_free_port()}" if dist_url == "auto" else dist_url
     # A fresh interpreter each: CUDA and threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
+    usual = multiprocessing.get_start_method()
     resource_tracker.ensure_running()  # it would let signals through in the middle of the following
     children: list[_Child] = []
     with contextlib.ExitStack() as stack:
@@ -85,7 +86,8 @@ def launch(
                 rank = machine_rank * num_processes + local_rank
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(
-                    target=_run, args=(main, args, url, rank, world_size, local_rank, num_processes, device, theirs)
+                    target=_run,
+                    args=(main, args, url, rank, world_size, local_rank, num_processes, device, usual, theirs),
                 )
                 process.start()
                 theirs.close()
@@ -194,10 +196,14 @@ def _run(
     local_rank: int,
     num_processes: int,
     device: str,
+    start_method: str,
     parent: Connection,
 ) -> None:
     """What a new process does. When it fails it tells the parent when and why, before others notice."""
     end_when_interrupted(says_so=rank == 0)
+    # Otherwise what this process starts, such as loaders' workers, would be spawned as it was: each would import torch
+    # again and have a copy of the data set of its own.
+    multiprocessing.set_start_method(start_method, force=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not device.startswith("cuda") and "OMP_NUM_THREADS" not in os.environ:
         # Otherwise each process would use all cores.

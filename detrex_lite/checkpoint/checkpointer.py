@@ -82,8 +82,8 @@ class Checkpointer:
         trial.unlink()
 
     def remove_leftovers(self) -> None:
-        """Remove what is left of a process that was killed while it saved. No other process may be saving here."""
-        for leftover in self.output_dir.glob(".*.pth.*.partial"):
+        """Remove what is left of a process that was killed while it wrote a file. No other one may be writing here."""
+        for leftover in self.output_dir.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
 
     def has_checkpoint(self) -> bool:

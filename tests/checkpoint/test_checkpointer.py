@@ -183,8 +183,9 @@ def test_an_old_checkpoint_that_cannot_be_removed_does_not_stop_the_run(tmp_path
     assert checkpointer.latest().name == "model_2.pth"
 
 
-def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path):
-    (tmp_path / ".model_7.pth.0123456789abcdef.partial").write_bytes(b"half of it")
+@pytest.mark.parametrize("name", ["model_7.pth", "last_checkpoint", "report_samples.json"])
+def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path, name):
+    (tmp_path / f".{name}.0123456789abcdef.partial").write_bytes(b"half of it")
     checkpointer = Checkpointer(tmp_path)
     assert not checkpointer.has_checkpoint()
     checkpointer.remove_leftovers()

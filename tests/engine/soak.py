@@ -41,8 +41,8 @@ RANDOM = {
     "dino": ["model.denoising.label_noise_prob=0.5", "model.denoising.box_noise_scale=1.0"],
 }
 # In float64, what differs by rounding alone stays small. Denoising without noise does not: the differences whose signs
-# are the gradient are zero but for rounding. And augmentations draw other numbers: processes that load images are in
-# float32 there, the one that trains is not.
+# are the gradient are zero but for rounding. Augmentations draw other numbers in float64, which loaders' workers do not
+# know of where they are spawned.
 ROUNDED = {
     "detr": ["dataloader.train.mapper.augmentation=null"],
     "dino": ["dataloader.train.mapper.augmentation=null", "model.denoising=null"],

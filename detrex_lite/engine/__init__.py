@@ -10,6 +10,7 @@ from .loop.schedule import WarmupParamScheduler, multi_step, one_cycle
 from .loop.trainer import Hook, Trainer
 from .processes.failures import LostProcessError
 from .processes.launch import launch
+from .processes.signals import end_when_interrupted
 from .run import evaluate, train
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "clear_errors",
     "default_argument_parser",
     "device_of",
+    "end_when_interrupted",
     "evaluate",
     "find_engine",
     "get_param_groups",

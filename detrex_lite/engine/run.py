@@ -29,14 +29,14 @@ from .build import (
     to_device,
     wrap_for_training,
 )
-from .io.folder import owned_output_dir
+from .io.folder import owned_output_dir, require_owned
 from .io.logs import run_logging
 from .io.report import RunReport, SampleKeeper
 from .io.state import TrainingState
 from .io.summary import describe_device, describe_run
 from .io.writers import Writer, open_writers
 from .loop.ema import ModelEma
-from .loop.hooks import EmaUpdate, Evaluation, LearningRate, PeriodicCheckpoint, Results
+from .loop.hooks import EmaUpdate, Evaluation, LearningRate, OwnFolder, PeriodicCheckpoint, Results
 from .loop.progress import ProgressLog
 from .loop.trainer import Hook, Trainer
 from .preflight import (
@@ -78,7 +78,9 @@ def train(cfg: DictConfig, *, resume: bool = False, hooks: Sequence[Hook] = ()) 
         ConfigError: for everything that is wrong with the config, its data and its folders, before training.
         NonFiniteError: when the loss is not finite.
         LostProcessError: when another process, or one that loads images, was killed.
-        SystemExit: with status 143 or 130 when SIGTERM or Ctrl-C ended the run; it is saved then.
+        LostFolderError: when `train.output_dir` was removed while the run went on.
+        SystemExit: with status 128 + its number when a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) ended the run, which
+            is saved then.
     """
     return start(Run, cfg, resume=resume, hooks=hooks)
 
@@ -98,7 +100,11 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[H
         stack.enter_context(deterministic_algorithms(cfg.train.deterministic))
         run = kind(cfg, output_dir, resume=resume)
         run.further_hooks += hooks
-        return run.train()
+        try:
+            return run.train()
+        except Exception:
+            require_owned(output_dir)  # or its loss is the reason: writers that miss it fail in their own words
+            raise
 
 
 def _claim(output_dir: Path, resume: bool, stack: ExitStack) -> None:
@@ -251,6 +257,7 @@ class Run:
             hooks.append(EmaUpdate(ema))
         hooks += [
             *self.further_hooks,
+            OwnFolder(self.output_dir),
             ProgressLog(period=self.cfg.train.log_period, writers=writers, state=state),
             stop,
             PeriodicCheckpoint(state, self.lengths.checkpoint_period),

@@ -1,6 +1,7 @@
 """What the processes of `test_launch.py` and others run; new processes import it by name."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -57,6 +58,14 @@ class Detector(TinyDetector):
         return super().forward(batched_inputs)
 
 
+class SlowToBuild(TinyDetector):
+    """Its constructor takes longer than anybody waits."""
+
+    def __init__(self, **arguments):
+        time.sleep(600)
+        super().__init__(**arguments)
+
+
 def config(folder, *overrides):
     cfg = tiny_config(folder, "train.accumulate_steps=2", "train.model_ema.enabled=True", *overrides)
     cfg.model._target_ = "tests.engine.children.Detector"
@@ -68,6 +77,7 @@ def config(folder, *overrides):
 def several_runs(folder):
     """Train whole, stopped and resumed, and into an error; report what happened in this process."""
     report = {"world_size": distributed.world_size(), "threads": torch.get_num_threads()}
+    report["start_method"] = multiprocessing.get_start_method()
     report["results"] = train(config(folder / "whole"))
     try:
         train(config(folder / "broken", "+dataloader.train.event=signal", "+dataloader.train.event_at=5"))

@@ -20,7 +20,7 @@ from ... import distributed
 from ...errors import NonFiniteError
 from ...phases import PhaseTimes, phase
 from ...scalars import Scalars
-from ..processes.sharding import gradients_stay_here, is_sharded, whole
+from ..processes.sharding import gradients_stay_here, is_sharded, part_here, whole
 
 logger = logging.getLogger(__name__)
 
@@ -270,9 +270,7 @@ class Trainer:
         This is the one transfer from the device for each step.
         """
         watched = [value.float() for losses in all_losses for value in losses.values()]
-        norm = self._watched_norm()
-        if norm is not None:
-            watched.append(norm.float())
+        watched += [size.float() for size in self._watched_gradient()]
         failed = 1 - torch.isfinite(torch.stack(watched)).all().float()
         flags = torch.stack([failed, failed.new_tensor(float(self.stop_requested))])
         if distributed.is_distributed():
@@ -283,9 +281,18 @@ class Trainer:
             mine = self._what_is_not_finite(all_losses, all_names) if failed.item() else ""
             raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine))))
 
-    def _watched_norm(self) -> Tensor | None:
-        """The norm of the gradient, where one that is not finite is a mistake: a scaler skips such steps itself."""
-        return None if self.scaler.is_enabled() else self.grad_norm
+    def _watched_gradient(self) -> list[Tensor]:
+        """Sizes of the gradient, where one that is not finite is a mistake: a scaler skips such steps itself.
+
+        They are the norm by which it was clipped, or else the norms of its tensors on this process.
+        """
+        if self.scaler.is_enabled():
+            return []
+        if self.grad_norm is not None:
+            return [self.grad_norm]
+        gradients = [part_here(p.grad) for p in self.parameters if p.grad is not None]
+        gradients = [gradient for gradient in gradients if gradient.numel()]  # a shard may be empty
+        return list(torch._foreach_norm(gradients)) if gradients else []
 
     def _what_is_not_finite(self, all_losses: list[dict[str, Tensor]], all_names: list[list[str]]) -> str:
         iteration = self.iteration + 1
@@ -294,9 +301,8 @@ class Trainer:
             listed = ", ".join(f"{name}={value}" for name, value in values.items() if not math.isfinite(value))
             if listed:
                 return self._describe(f"the loss is not finite at iteration {iteration}: {listed}", file_names)
-        norm = self._watched_norm()
-        assert norm is not None
-        what = f"the gradient is not finite at iteration {iteration}: its norm is {float(norm)}"
+        size = max(float(size) for size in self._watched_gradient() if not torch.isfinite(size))
+        what = f"the gradient is not finite at iteration {iteration}: its norm is {size}"
         return self._describe(what, self._file_names)
 
     def _describe(self, what: str, file_names: list[str]) -> str:

@@ -177,8 +177,9 @@ def test_an_error_of_the_model_gets_iteration_and_images():
     assert "'_0' are not finite" in str(caught.value.__cause__)
 
 
-def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weights_change():
-    trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad={"max_norm": 1.0}, max_iter=1)
+@pytest.mark.parametrize("clip_grad", [None, {"max_norm": 1.0}])
+def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weights_change(clip_grad):
+    trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad=clip_grad, max_iter=1)
     before = weights_of(trainer)
     with pytest.raises(
         NonFiniteError,
@@ -188,8 +189,9 @@ def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weigh
     torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("clip_grad", [None, {"max_norm": 1.0}])
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
-def test_nothing_waits_for_the_device_before_the_last_backward_pass_is_launched(accumulate_steps):
+def test_nothing_waits_for_the_device_before_the_last_backward_pass_is_launched(accumulate_steps, clip_grad):
     """Of tensors without numbers, reading one is an error: it comes after backward, before the optimizer's step."""
     called = []
 
@@ -202,7 +204,7 @@ def test_nothing_waits_for_the_device_before_the_last_backward_pass_is_launched(
 
     with FakeTensorMode():
         model = Watched(3, 4)
-        trainer = make_trainer(model, accumulate_steps=accumulate_steps, clip_grad={"max_norm": 1.0})
+        trainer = make_trainer(model, accumulate_steps=accumulate_steps, clip_grad=clip_grad)
         trainer.optimizer.register_step_pre_hook(lambda *_: called.append("step"))
         with pytest.raises(DataDependentOutputException):
             trainer.train()

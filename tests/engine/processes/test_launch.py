@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import multiprocessing
 import re
 import signal
 import time
@@ -81,6 +82,7 @@ def test_two_processes_train_together_stop_together_and_fail_together(tmp_path):
     report = reports[0]
     assert report["world_size"] == 2
     assert report["results"] == {"bbox": {"AP": 10.0}}
+    assert report["start_method"] == multiprocessing.get_start_method()  # of loaders' workers, as with one process
 
     # The signal came to process 1 with its sixth batch, in the third step.
     assert report["stopped"] == 143

@@ -36,7 +36,7 @@ from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
 from .multi_scale import TokenLevels, flatten_maps
-from .neck import ChannelMapper
+from .neck import ChannelMapper, HybridEncoder
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
 from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
@@ -67,6 +67,7 @@ __all__ = [
     "GIoULoss",
     "GroupDenoising",
     "HungarianMatcher",
+    "HybridEncoder",
     "ImagePreprocessor",
     "InternImage",
     "LayerOutput",

@@ -179,8 +179,8 @@ DEFORMABLE_DETR = _format(
 )
 
 
-def _rtdetr(signature: tuple[str, ...], copies: tuple[Copy, ...], further: Rules) -> KeyMap:
-    """RT-DETR's two versions, whose attention within a level has its name of version 5, and that of version 4."""
+def _rtdetr() -> KeyMap:
+    """RT-DETR and RT-DETRv2, whose attention within a level has its name of version 5, and that of version 4."""
     stages, here = "model.backbone.model.encoder.stages", "backbone.stages"
     parts = {"convolution": "conv", "normalization": "norm"}
     indexed = {"0": "conv", "1": "norm"}
@@ -204,7 +204,7 @@ def _rtdetr(signature: tuple[str, ...], copies: tuple[Copy, ...], further: Rules
         names = {**_MLP, **_FC, **_ENCODER_NORMS}
         rules += [(f"{before}{theirs}.", f"{here}{ours}.") for theirs, ours in names.items()]
     return _format(
-        signature=("model.decoder.query_pos_head.layers.#.weight", "model.encoder_input_proj.#.0.weight", *signature),
+        signature=("model.decoder.query_pos_head.layers.#.weight", "model.encoder_input_proj.#.0.weight"),
         rules=(
             *rules,
             *fusion_blocks("model.encoder.fpn_blocks.#", "neck.top_down.#"),
@@ -222,19 +222,12 @@ def _rtdetr(signature: tuple[str, ...], copies: tuple[Copy, ...], further: Rules
             ("model.enc_bbox_head.", "heads.bbox_embed.encoder."),
             ("model.decoder.class_embed.#.", "heads.class_embed.#."),
             ("model.decoder.bbox_embed.#.", "heads.bbox_embed.#."),
-            *further,
+            *HEADS,  # some files list them twice
         ),
-        copies=copies,
         ignored=("model.decoder.layers.#.encoder_attn.n_points_scale",),
     )
 
 
-# Files of the first version may list the heads twice, models do not; those of the second version do.
-RTDETR = _rtdetr((), (), HEADS)
-RTDETR_V2 = _rtdetr(
-    ("model.decoder.layers.#.encoder_attn.n_points_scale",),
-    (Copy("class_embed.", "model.decoder.class_embed."), Copy("bbox_embed.", "model.decoder.bbox_embed.")),
-    (),
-)
+RTDETR = _rtdetr()
 
-MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR_V2, RTDETR)
+MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR)

@@ -2,9 +2,16 @@
 
 from .attention import MultiheadAttention
 from .conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
+from .convolution import ConvNormAct, CSPRepLayer, RepVGGBlock, convert_to_deploy, fused_convolution, make_activation
+from .copies import copies, draw_again, draw_children_again
 from .deformable_attention import MultiScaleDeformableAttention
 from .ffn import FFN, MLP
-from .position_embedding import PositionEmbeddingLearned, PositionEmbeddingSine, get_sine_pos_embed
+from .position_embedding import (
+    PositionEmbeddingLearned,
+    PositionEmbeddingSine,
+    get_grid_sine_pos_embed,
+    get_sine_pos_embed,
+)
 from .precision import in_own_precision
 from .transformer import BaseTransformerLayer, TransformerLayerSequence
 
@@ -12,13 +19,23 @@ __all__ = [
     "FFN",
     "MLP",
     "BaseTransformerLayer",
+    "CSPRepLayer",
     "ConditionalCrossAttention",
     "ConditionalSelfAttention",
+    "ConvNormAct",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "PositionEmbeddingLearned",
     "PositionEmbeddingSine",
+    "RepVGGBlock",
     "TransformerLayerSequence",
+    "convert_to_deploy",
+    "copies",
+    "draw_again",
+    "draw_children_again",
+    "fused_convolution",
+    "get_grid_sine_pos_embed",
     "get_sine_pos_embed",
     "in_own_precision",
+    "make_activation",
 ]

@@ -34,6 +34,41 @@ def get_sine_pos_embed(
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-3)
 
 
+def get_grid_sine_pos_embed(
+    height: int, width: int, num_channels: int, *, temperature: float = 10000.0, like: Tensor
+) -> Tensor:
+    """Sine embedding of rows and columns, counted from 0 (RT-DETR, Zhao et al., CVPR 2024, for its encoder).
+
+    The first half of the channels is of the row, the second of the column: in each half first all sines, then all
+    cosines, of wavelengths from 2 pi to 2 pi * temperature.
+
+    Args:
+        height, width: of the map, in cells.
+        num_channels: C, a multiple of 4.
+        temperature: base of the wavelengths.
+        like: a tensor of the wanted dtype and device.
+
+    Returns:
+        (h * w, C), row by row.
+
+    Raises:
+        ValueError: when C is no multiple of 4.
+    """
+    if num_channels % 4:
+        raise ValueError(f"num_channels={num_channels}: sines and cosines of rows and columns need a multiple of 4")
+    # Neighbouring cells differ too little for half precision: it computes in float32 at least.
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    channel = torch.arange(num_channels // 4, dtype=dtype, device=like.device)
+    frequency = temperature ** (-channel / (num_channels // 4))
+
+    def embed(number: int) -> Tensor:
+        angles = torch.arange(number, dtype=dtype, device=like.device)[:, None] * frequency
+        return torch.cat([angles.sin(), angles.cos()], dim=1).to(like.dtype)
+
+    rows, columns = embed(height)[:, None].expand(-1, width, -1), embed(width).expand(height, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
+
+
 class PositionEmbeddingSine(nn.Module):
     """Sine embedding of the cells of a feature map, counted over the part that is not padding.
 

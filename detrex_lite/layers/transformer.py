@@ -8,7 +8,7 @@ A layer's `operation_order` says everything about its architecture: DETR's post-
 import copy
 import functools
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import did_you_mean
+from .copies import copies, draw_again
 
 OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
 ATTENTION_INPUTS = frozenset(
@@ -74,15 +75,15 @@ class BaseTransformerLayer(nn.Module):
                 f"{len(attn)} attention blocks were given, but operation_order={self.operation_order} "
                 f"has {num_attentions}"
             )
-        self.attentions = nn.ModuleList(_copies(attn))
+        self.attentions = nn.ModuleList(copies(attn))
         self.activation_checkpointing = False
-        self.ffns = nn.ModuleList(_copies([ffn] * self.operation_order.count("ffn")))
+        self.ffns = nn.ModuleList(copies([ffn] * self.operation_order.count("ffn")))
         self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in range(self.operation_order.count("norm")))
 
     def reset_parameters(self) -> None:
         """Draw the initial values of attentions and feed-forward blocks, of those that have `reset_parameters`."""
         for block in (*self.attentions, *self.ffns):
-            _draw_again(block)
+            draw_again(block)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.activation_checkpointing and self.training and torch.is_grad_enabled():
@@ -198,7 +199,7 @@ class TransformerLayerSequence(nn.Module):
         if isinstance(transformer_layers, nn.Module) and not isinstance(transformer_layers, nn.ModuleList):
             if num_layers is None:
                 raise ValueError("one layer was given: num_layers must say how many copies to make")
-            transformer_layers = _copies([transformer_layers] * num_layers)
+            transformer_layers = copies([transformer_layers] * num_layers)
         elif num_layers is not None and len(transformer_layers) != num_layers:
             raise ValueError(f"{len(transformer_layers)} layers were given, but num_layers={num_layers}")
         self.layers = nn.ModuleList(transformer_layers)
@@ -209,24 +210,6 @@ class TransformerLayerSequence(nn.Module):
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.layers)
-
-
-def _copies(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """A copy of each module; where a module comes repeatedly, later copies draw their own initial values."""
-    seen: set[int] = set()
-    copies = []
-    for module in modules:
-        copies.append(copy.deepcopy(module))
-        if id(module) in seen:
-            _draw_again(copies[-1])
-        seen.add(id(module))
-    return copies
-
-
-def _draw_again(module: nn.Module) -> None:
-    reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        reset()
 
 
 @functools.cache

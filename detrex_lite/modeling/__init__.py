@@ -8,10 +8,12 @@ from .backbone import (
     EVA02,
     FocalNet,
     InternImage,
+    PResNet,
     ResNet,
     SimpleFeaturePyramid,
     TimmBackbone,
     ViTDet,
+    presnet_channels,
     pyramid_channels,
     resnet_channels,
     stage_channels,
@@ -36,7 +38,7 @@ from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
 from .multi_scale import TokenLevels, flatten_maps
-from .neck import ChannelMapper
+from .neck import ChannelMapper, HybridEncoder
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
 from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
@@ -67,6 +69,7 @@ __all__ = [
     "GIoULoss",
     "GroupDenoising",
     "HungarianMatcher",
+    "HybridEncoder",
     "ImagePreprocessor",
     "InternImage",
     "LayerOutput",
@@ -78,6 +81,7 @@ __all__ = [
     "Mean",
     "Memory",
     "Outputs",
+    "PResNet",
     "PaddedTargets",
     "PositionRelation",
     "Predictions",
@@ -99,6 +103,7 @@ __all__ = [
     "name_layers",
     "name_of_layer",
     "pair_with_patterns",
+    "presnet_channels",
     "pyramid_channels",
     "refine",
     "require_equal",

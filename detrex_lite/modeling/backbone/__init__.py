@@ -2,6 +2,7 @@
 
 from .focalnet import FocalNet
 from .internimage import InternImage
+from .presnet import PResNet, presnet_channels
 from .pretrained import stage_channels
 from .resnet import ResNet, resnet_channels
 from .simple_feature_pyramid import SimpleFeaturePyramid, pyramid_channels
@@ -12,10 +13,12 @@ __all__ = [
     "EVA02",
     "FocalNet",
     "InternImage",
+    "PResNet",
     "ResNet",
     "SimpleFeaturePyramid",
     "TimmBackbone",
     "ViTDet",
+    "presnet_channels",
     "pyramid_channels",
     "resnet_channels",
     "stage_channels",

@@ -13,6 +13,7 @@ from .proposals import (
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
 from .transformer import (
     DeformableAnchorDecoder,
+    DeformableBoxDecoder,
     DeformableDecoder,
     DeformableEncoder,
     MemoryFusion,
@@ -22,6 +23,7 @@ from .transformer import (
 __all__ = [
     "AnchorQueries",
     "DeformableAnchorDecoder",
+    "DeformableBoxDecoder",
     "DeformableDecoder",
     "DeformableEncoder",
     "DeformableQueries",

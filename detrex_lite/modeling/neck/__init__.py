@@ -1,5 +1,6 @@
 """Necks: what turns a backbone's feature maps into a transformer's input."""
 
 from .channel_mapper import ChannelMapper
+from .hybrid_encoder import HybridEncoder
 
-__all__ = ["ChannelMapper"]
+__all__ = ["ChannelMapper", "HybridEncoder"]

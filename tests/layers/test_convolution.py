@@ -1,0 +1,86 @@
+"""Convolutional blocks, and what they become when they are deployed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torchvision.ops import FrozenBatchNorm2d
+
+from detrex_lite.layers import ConvNormAct, CSPRepLayer, RepVGGBlock, convert_to_deploy, make_activation
+
+BLOCKS = {
+    "convolution": lambda: ConvNormAct(6, 8, 3, stride=2, activation=nn.SiLU),
+    "depthwise": lambda: ConvNormAct(6, 6, 5, groups=6),
+    "bias": lambda: ConvNormAct(6, 8, 1, bias=True),
+    "frozen norm": lambda: ConvNormAct(6, 8, 1, norm=FrozenBatchNorm2d, activation=nn.ReLU),
+    "no norm": lambda: ConvNormAct(6, 8, 1, norm=None),
+    "group norm": lambda: ConvNormAct(6, 8, 1, norm=lambda channels: nn.GroupNorm(2, channels)),
+    "RepVGG": lambda: RepVGGBlock(6, 8),
+    "CSP": lambda: CSPRepLayer(8, 6, num_blocks=2, expansion=0.5),
+    "CSP without a third convolution": lambda: CSPRepLayer(8, 6, num_blocks=1, activation=None),
+}
+
+
+def lively(module):
+    """With statistics and affine parameters that are not those of the beginning."""
+    for part in module.modules():
+        for name, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+            if value.dim() == 1:
+                value.data = 0.5 + torch.rand_like(value)
+            assert name
+    return module.eval()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_deployed_block_computes_the_same_in_fewer_steps(name):
+    torch.manual_seed(0)
+    block = lively(BLOCKS[name]()).double()
+    deployed = convert_to_deploy(copy.deepcopy(block))
+    x = torch.randn(2, 6, 7, 9, dtype=torch.float64)
+    assert_close(deployed(x), block(x))
+    kinds = {type(module) for module in deployed.modules()}
+    assert not kinds & {nn.BatchNorm2d, FrozenBatchNorm2d}
+    again = convert_to_deploy(copy.deepcopy(deployed))
+    assert again.state_dict().keys() == deployed.state_dict().keys()
+    assert_close(again(x), deployed(x))
+
+
+def test_branches_become_one_convolution():
+    deployed = convert_to_deploy(RepVGGBlock(6, 8))
+    assert {name: tuple(value.shape) for name, value in deployed.state_dict().items()} == {
+        "conv.weight": (8, 6, 3, 3),
+        "conv.bias": (8,),
+    }
+
+
+def test_deploying_keeps_dtype_and_layout_and_leaves_training():
+    block = ConvNormAct(4, 8, 3).to(memory_format=torch.channels_last).half().train()
+    assert convert_to_deploy(block) is block
+    assert block.conv.weight.dtype == torch.float16
+    assert block.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not block.training
+    assert not block.conv.weight.requires_grad
+
+
+def test_two_maps_are_fused_to_one_unless_it_is_said_otherwise():
+    assert CSPRepLayer(8)(torch.zeros(1, 16, 3, 5)).shape == (1, 8, 3, 5)
+    assert CSPRepLayer(8, 6)(torch.zeros(1, 6, 3, 5)).shape == (1, 8, 3, 5)
+
+
+@pytest.mark.parametrize("name", ["convolution", "RepVGG", "CSP"])
+def test_initial_values_are_drawn_again(name):
+    block = BLOCKS[name]()
+    before = {name: value.clone() for name, value in block.named_parameters() if value.dim() > 1}
+    block.reset_parameters()
+    assert all(not torch.equal(before[name], value) for name, value in block.named_parameters() if name in before)
+
+
+def test_an_activation_is_a_module_a_class_or_nothing():
+    given = nn.PReLU()
+    copied = make_activation(given)
+    assert isinstance(copied, nn.PReLU)
+    assert copied is not given
+    assert isinstance(make_activation(nn.SiLU), nn.SiLU)
+    assert isinstance(make_activation(None), nn.Identity)

@@ -106,6 +106,7 @@ class TrainingState:
     Attributes:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
         saved_iteration: the iteration of the last checkpoint that was written, None before the first.
+        ema_restart: what `EmaRestart` remembers, None before it begins.
         losses, scalars: means since the last line of the log; saved, so that a resumed run writes the same lines.
     """
 
@@ -128,6 +129,7 @@ class TrainingState:
         self.config = config
         self.seed = seed
         self.best: dict[str, Any] | None = None
+        self.ema_restart: dict[str, Any] | None = None
         self.saved_iteration: int | None = None
         self.losses = RunningMeans()
         self.scalars = RunningMeans()
@@ -158,6 +160,8 @@ class TrainingState:
         if self.ema is not None:
             state["ema"] = gathered(self.ema.state_dict())
             state["ema_updates"] = self.ema.updates
+        if self.ema_restart is not None:
+            state["ema_restart"] = self.ema_restart
         return state
 
     def save(self, name: str) -> Path | None:
@@ -217,20 +221,11 @@ class TrainingState:
                 require_usable(model_state(weights), self.model.state_dict())
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
-        try:
-            load_whole(self.model, state["model"])
-            if self.ema is not None:
-                self.ema.load_state_dict(state.get("ema", state["model"]), state.get("ema_updates", 0))
-            self._restore_optimizer(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{path} does not fit the model and optimizer of this config, so the run cannot be continued: {error}"
-            ) from error
-        if trainer.scaler.is_enabled() and state["scaler"]:
-            trainer.scaler.load_state_dict(state["scaler"])
+        self._take_weights(path, state)
         trainer.iteration = state["iteration"]
         trainer.batches = [(size, number) for size, number in state.get("batches", ())]
         self.best = state["best"]
+        self.ema_restart = state.get("ema_restart")
         self._report_changes(path, state)
         rank, iteration = distributed.rank(), trainer.iteration
         scalars = state.get("scalars", [{} for _ in state["rng"]])  # checkpoints before they were kept have none
@@ -242,6 +237,31 @@ class TrainingState:
             self.losses.restart(mean_of_totals(state["losses"]))
             self.scalars.restart(mean_of_totals(scalars))
             trainer.on_loader_started = lambda: seed_anew(self.seed, iteration, rank)
+
+    def go_back(self, path: Path) -> None:
+        """Take the weights, their average, and the state of the optimizer and of the loss scaler from a checkpoint.
+
+        The run goes on where it is: its iteration, data, learning rate and random numbers stay.
+
+        Raises:
+            CheckpointError: when it is of another model or optimizer, or a part of it is missing.
+        """
+        state = self.checkpointer.load(path)
+        _require_parts(path, state)
+        self._take_weights(path, state)
+
+    def _take_weights(self, path: Path, state: Mapping[str, Any]) -> None:
+        try:
+            load_whole(self.model, state["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state.get("ema", state["model"]), state.get("ema_updates", 0))
+            self._restore_optimizer(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} does not fit the model and optimizer of this config, so the run cannot be continued: {error}"
+            ) from error
+        if self.trainer.scaler.is_enabled() and state["scaler"]:
+            self.trainer.scaler.load_state_dict(state["scaler"])
 
     def _restore_optimizer(self, stored: dict[str, Any]) -> None:
         # The config stays the law on learning rate, decay and kernel: a resumed run may change them.

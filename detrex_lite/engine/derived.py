@@ -8,6 +8,7 @@ training `published.epochs`, `.batch` and `.lr`, which are DINO's where a config
 
 import functools
 import math
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -124,7 +125,7 @@ def _given(cfg: DictConfig, key: str) -> str | None:
     given = OmegaConf.select(cfg, key)
     if not given:
         return None
-    file = Path(str(given)).expanduser()
+    file = Path(os.path.expanduser(str(given)))
     if not file.exists():
         raise ConfigError(f"{key}={given}: there is no such file (looked from {Path.cwd()}); null begins without it")
     return str(file)
@@ -132,7 +133,8 @@ def _given(cfg: DictConfig, key: str) -> str | None:
 
 def _annotations(cfg: DictConfig) -> tuple[int, int]:
     """How many categories and images the training annotations have."""
-    file = Path(str(OmegaConf.select(cfg, "dataset.train_annotations"))).expanduser()
+    # A value that is missing is omegaconf's error, which `validate` reports as that of the key itself.
+    file = Path(os.path.expanduser(str(OmegaConf.select(cfg, "dataset.train_annotations", throw_on_missing=True))))
     try:
         return _counts(file, file.stat().st_mtime_ns)
     except OSError as error:

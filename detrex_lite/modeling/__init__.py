@@ -12,10 +12,12 @@ from .backbone import (
     SimpleFeaturePyramid,
     TimmBackbone,
     ViTDet,
+    WindowedViT,
     pyramid_channels,
     resnet_channels,
     stage_channels,
     timm_channels,
+    vit_channels,
 )
 from .criterion import (
     BoxL1Loss,
@@ -23,6 +25,7 @@ from .criterion import (
     CrossEntropyLoss,
     FocalLoss,
     GIoULoss,
+    IoUAwareBCELoss,
     MatchedLoss,
     Mean,
     SetCriterion,
@@ -36,12 +39,13 @@ from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
 from .multi_scale import TokenLevels, flatten_maps
-from .neck import ChannelMapper, HybridEncoder
+from .neck import ChannelMapper, HybridEncoder, MultiScaleProjector
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
 from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
 from .query_layout import QueryLayout
 from .relation import PositionRelation
+from .reparam_heads import ReparamHeads
 from .targets import PaddedTargets, Targets
 
 __all__ = [
@@ -70,6 +74,7 @@ __all__ = [
     "HybridEncoder",
     "ImagePreprocessor",
     "InternImage",
+    "IoUAwareBCELoss",
     "LayerOutput",
     "LayerStep",
     "Match",
@@ -78,6 +83,7 @@ __all__ = [
     "MatchingCost",
     "Mean",
     "Memory",
+    "MultiScaleProjector",
     "Outputs",
     "PaddedTargets",
     "PositionRelation",
@@ -85,6 +91,7 @@ __all__ = [
     "Queries",
     "QueryBlock",
     "QueryLayout",
+    "ReparamHeads",
     "ResNet",
     "SetCriterion",
     "SimpleFeaturePyramid",
@@ -95,6 +102,7 @@ __all__ = [
     "TopKPostprocessor",
     "VarifocalLoss",
     "ViTDet",
+    "WindowedViT",
     "add_indicator",
     "flatten_maps",
     "name_layers",
@@ -107,5 +115,6 @@ __all__ = [
     "sigmoid_focal_loss",
     "stage_channels",
     "timm_channels",
+    "vit_channels",
     "xavier_uniform",
 ]

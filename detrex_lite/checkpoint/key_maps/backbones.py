@@ -86,6 +86,47 @@ def transformers_resnet(theirs: str) -> Rules:
     return tuple(rules)
 
 
+def _projections(block: str, names: tuple[str, ...], here: str) -> Rules:
+    """Those of queries, keys and values, which are one parameter here."""
+    return tuple((f"{block}{name}.@", f"{here}attn.qkv.@[{index}/3]") for index, name in enumerate(names))
+
+
+def transformers_dinov2(theirs: str) -> Rules:
+    """From the names of a DINOv2 in transformers, kept under the prefix `theirs`, to those of `WindowedViT`."""
+    block, here = f"{theirs}encoder.layer.#.", "backbone.blocks.#."
+    return (
+        (f"{theirs}embeddings.cls_token", "backbone.cls_token"),
+        (f"{theirs}embeddings.position_embeddings", "backbone.pos_embed"),
+        (f"{theirs}embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
+        # Version 4, which files keep, and version 5.
+        *_projections(f"{block}attention.attention.", ("query", "key", "value"), here),
+        *_projections(f"{block}attention.", ("q_proj", "k_proj", "v_proj"), here),
+        (f"{block}attention.output.dense.", f"{here}attn.proj."),
+        (f"{block}attention.o_proj.", f"{here}attn.proj."),
+        (f"{block}layer_scale#.lambda1", f"{here}gamma_#"),
+        (block, here),
+        (f"{theirs}layernorm.", "backbone.norm."),
+    )
+
+
+def transformers_cae(theirs: str) -> Rules:
+    """From the names of LW-DETR's ViT in transformers, kept under the prefix `theirs`, to those of `WindowedViT`."""
+    block, here = f"{theirs}encoder.layer.#.", "backbone.blocks.#."
+    names = ("q_proj", "k_proj", "v_proj")
+    return (
+        (f"{theirs}embeddings.position_embeddings", "backbone.pos_embed"),
+        (f"{theirs}embeddings.projection.", "backbone.patch_embed.proj."),
+        *((f"{block}attention.{name}.weight", f"{here}attn.qkv.weight[{i}/3]") for i, name in enumerate(names)),
+        (f"{block}attention.q_proj.bias", f"{here}attn.q_bias"),
+        (f"{block}attention.v_proj.bias", f"{here}attn.v_bias"),
+        (f"{block}attention.o_proj.", f"{here}attn.proj."),
+        (f"{block}intermediate.", f"{here}mlp."),
+        (f"{block}layernorm_before.", f"{here}norm1."),
+        (f"{block}layernorm_after.", f"{here}norm2."),
+        (block, here),
+    )
+
+
 TORCHVISION = KeyMap(
     "torchvision",
     signature=("conv1.weight", "layer1.0.conv1.weight"),
@@ -98,4 +139,19 @@ DETECTRON2 = KeyMap(
     signature=("stem.conv1.weight", "res2.0.conv1.weight"),
     rules=detectron2_resnet(""),
     ignored=("stem.fc.",),
+)
+
+DINOV2 = KeyMap(  # its authors' names; timm's have no token for masked patches
+    "dinov2",
+    signature=("blocks.#.ls1.gamma", "cls_token", "patch_embed.proj.weight"),
+    rules=(("blocks.#.ls#.gamma", "backbone.blocks.#.gamma_#"), ("", "backbone.")),
+    ignored=("mask_token",),
+)
+
+TRANSFORMERS_DINOV2 = KeyMap(
+    "transformers",
+    signature=("encoder.layer.#.layer_scale1.lambda1", "embeddings.cls_token"),
+    rules=transformers_dinov2(""),
+    ignored=("embeddings.mask_token",),
+    entry="",
 )

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops import multi_scale_deformable_attention_from_offsets
+from ..errors import did_you_mean
+from ..ops import multi_scale_deformable_attention, multi_scale_deformable_attention_from_offsets
+from ..ops.deformable_attention import sampling_locations
 from .attention import check_num_heads
 from .precision import in_own_precision
+
+SAMPLINGS = ("bilinear", "discrete")
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -29,31 +33,54 @@ class MultiScaleDeformableAttention(nn.Module):
         embed_dim: C, of queries, values and the result.
         num_heads: H; must divide `embed_dim`.
         num_levels: L feature maps.
-        num_points: P points per head and level.
+        num_points: P points per head and level, or a number for each level.
         dropout: dropout probability of the result before `identity` is added, in training.
+        sampling: "bilinear", or "discrete" for one cell for each point, with which a trained detector is fine-tuned
+            (RT-DETRv2, Lv et al., 2024, section 2): that of its place plus half a cell, rounded down, or the nearest
+            one inside the map. Places then have no gradients, and `sampling_offsets` is frozen.
+        value_proj: whether a linear layer comes before values are read; D-FINE reads the memory as it is.
+        output_proj: whether one comes after.
 
     Raises:
-        ValueError: when `embed_dim` is not a multiple of `num_heads`.
+        ValueError: when `embed_dim` is not a multiple of `num_heads`, `num_points` has another length than levels or a
+            number below 1, or `sampling` is unknown.
     """
+
+    _point_index: Tensor  # (L * most,) which of all points of a head stands in each place, padded to the most points
+    _point_scale: Tensor  # (L * most, 1) most points over those of the level
+    _point_padding: Tensor  # (L * most,) bool
 
     def __init__(
         self,
         embed_dim: int = 256,
         num_heads: int = 8,
         num_levels: int = 4,
-        num_points: int = 4,
+        num_points: int | Sequence[int] = 4,
         dropout: float = 0.1,
+        sampling: str = "bilinear",
+        value_proj: bool = True,
+        output_proj: bool = True,
     ):
         super().__init__()
         check_num_heads(embed_dim, num_heads)
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"sampling={sampling!r}{did_you_mean(sampling, SAMPLINGS)}")
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_levels = num_levels
-        self.num_points = num_points
-        self.sampling_offsets = nn.Linear(embed_dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.num_points = (num_points,) * num_levels if isinstance(num_points, int) else tuple(num_points)
+        if len(self.num_points) != num_levels or min(self.num_points) < 1:
+            raise ValueError(
+                f"num_points={num_points} with {num_levels} levels: give one number, or one for each level"
+            )
+        self.sampling = sampling
+        samples = num_heads * sum(self.num_points)
+        self.sampling_offsets = nn.Linear(embed_dim, samples * 2).requires_grad_(sampling == "bilinear")
+        self.attention_weights = nn.Linear(embed_dim, samples)
+        self.value_proj = nn.Linear(embed_dim, embed_dim) if value_proj else nn.Identity()
+        self.output_proj = nn.Linear(embed_dim, embed_dim) if output_proj else nn.Identity()
+        if len(set(self.num_points)) > 1:
+            self._pad_points()
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
@@ -62,16 +89,28 @@ class MultiScaleDeformableAttention(nn.Module):
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions /= directions.abs().amax(dim=-1, keepdim=True)  # onto a square: whole cells along the axes
-        distances = torch.arange(1, self.num_points + 1)
-        ring = directions[:, None, None] * distances[:, None]  # (H, 1, P, 2)
+        distances = torch.cat([torch.arange(1, number + 1) for number in self.num_points])
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_(ring.expand(-1, self.num_levels, -1, -1).flatten())
+            self.sampling_offsets.bias.copy_((directions[:, None] * distances[:, None]).flatten())
         nn.init.zeros_(self.sampling_offsets.weight)
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            if isinstance(projection, nn.Linear):
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
+
+    def _pad_points(self) -> None:
+        """The operators have as many points on each level: levels with fewer are filled up by points of no weight."""
+        most, index, first = max(self.num_points), [], 0
+        for number in self.num_points:
+            index += [first + min(place, number - 1) for place in range(most)]
+            first += number
+        padding = [place >= number for number in self.num_points for place in range(most)]
+        scale = [most / number for number in self.num_points for _ in range(most)]
+        self.register_buffer("_point_index", torch.tensor(index), persistent=False)
+        self.register_buffer("_point_padding", torch.tensor(padding), persistent=False)
+        self.register_buffer("_point_scale", torch.tensor(scale)[:, None], persistent=False)
 
     def forward(
         self,
@@ -123,12 +162,40 @@ class MultiScaleDeformableAttention(nn.Module):
             if key_padding_mask.dtype != torch.bool:
                 raise ValueError(f"key_padding_mask must be bool (True = padding), got {key_padding_mask.dtype}")
             value = value.masked_fill(key_padding_mask[..., None], 0)
-        samples = (self.num_heads, self.num_levels, self.num_points)
-        out = multi_scale_deformable_attention_from_offsets(
+        offsets = in_own_precision(self.sampling_offsets, query).unflatten(-1, (self.num_heads, -1, 2))
+        logits = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
+        if len(set(self.num_points)) > 1:
+            offsets, logits = offsets[..., self._point_index, :], logits[..., self._point_index]
+            logits = logits.masked_fill(self._point_padding, float("-inf"))
+            if reference_points.shape[-1] == 4:  # offsets are divided by the number of points there
+                offsets = offsets * self._point_scale.to(offsets.dtype)
+        out = self._sample(
             value.unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
             reference_points,
-            in_own_precision(self.sampling_offsets, query).unflatten(-1, (*samples, 2)),
-            self.attention_weights(query).unflatten(-1, samples),
+            offsets.unflatten(-2, (self.num_levels, -1)),
+            logits.unflatten(-1, (self.num_levels, -1)),
         )
         return identity + self.dropout(self.output_proj(out))
+
+    def _sample(
+        self,
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        reference_points: Tensor,
+        offsets: Tensor,
+        logits: Tensor,
+    ) -> Tensor:
+        """See `multi_scale_deformable_attention_from_offsets`."""
+        if self.sampling == "bilinear":
+            return multi_scale_deformable_attention_from_offsets(
+                value, spatial_shapes, reference_points, offsets, logits
+            )
+        with torch.no_grad():
+            locations = sampling_locations(reference_points, offsets, spatial_shapes)
+            # The centre of a cell reads that cell alone.
+            sizes = locations.new_tensor([(width, height) for height, width in spatial_shapes])[:, None]
+            cells = torch.minimum((locations * sizes + 0.5).trunc().clamp(min=0), sizes - 1)
+            locations = (cells + 0.5) / sizes
+        weights = logits.flatten(-2).softmax(-1).view_as(logits)
+        return multi_scale_deformable_attention(value, spatial_shapes, locations, weights)

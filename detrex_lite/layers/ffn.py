@@ -4,7 +4,6 @@ import copy
 import itertools
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -72,26 +71,35 @@ class FFN(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them: the box head of DETR.
+    """Linear layers with an activation between them: the box head of DETR.
 
     Args:
         input_dim, hidden_dim, output_dim: channels before, between and after the layers.
         num_layers: how many linear layers, at least 1.
+        activation: a module, or a class or function that makes one.
 
     Raises:
         ValueError: when `num_layers` is below 1.
     """
 
-    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        num_layers: int,
+        activation: nn.Module | Callable[[], nn.Module] = nn.ReLU,
+    ):
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers} is below 1")
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
+        self.activation = copy.deepcopy(activation) if isinstance(activation, nn.Module) else activation()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., input_dim). Returns (..., output_dim)."""
         *hidden, last = self.layers
         for layer in hidden:
-            x = F.relu(layer(x))
+            x = self.activation(layer(x))
         return last(x)

@@ -68,6 +68,10 @@ class Decoder(TransformerLayerSequence):
         relation: makes an additive bias of self-attention of the boxes that the two layers before predicted (the first
             references, where they are boxes, stand for those before the first layer), see `PositionRelation`; None for
             no bias.
+        num_eval_layers: evaluation runs only so many of the layers, which is faster; None for all.
+
+    Raises:
+        ValueError: when `num_eval_layers` is not in 1 .. the number of layers.
     """
 
     def __init__(
@@ -76,9 +80,13 @@ class Decoder(TransformerLayerSequence):
         layer: nn.Module | Sequence[nn.Module],
         num_layers: int | None = None,
         relation: nn.Module | None = None,
+        num_eval_layers: int | None = None,
     ):
         super().__init__(layer, num_layers)
+        if num_eval_layers is not None and not 1 <= num_eval_layers <= self.num_layers:
+            raise ValueError(f"num_eval_layers={num_eval_layers}: this decoder has {self.num_layers} layers")
         self.relation = relation
+        self.num_eval_layers = num_eval_layers
 
     def first_reference(self, queries: Queries) -> Tensor | None:
         """What the first layer attends to.
@@ -104,7 +112,13 @@ class Decoder(TransformerLayerSequence):
         return {}
 
     def forward(
-        self, queries: Queries, memory: Memory, heads: DetectionHeads, *, use_relation: bool = True
+        self,
+        queries: Queries,
+        memory: Memory,
+        heads: DetectionHeads,
+        *,
+        training: bool = True,
+        use_relation: bool = True,
     ) -> list[LayerOutput]:
         """Decode.
 
@@ -112,16 +126,17 @@ class Decoder(TransformerLayerSequence):
             queries: blocks of queries.
             memory: the encoder's result.
             heads: read classes and boxes from the queries, and move the references.
+            training: whether losses are wanted; detections may take fewer layers, see `num_eval_layers`.
             use_relation: whether self-attention has the bias that `relation` makes.
 
         Returns:
-            One output for each layer, for the queries of all blocks.
+            One output for each layer that ran, for the queries of all blocks.
         """
         query, reference = queries.content, self.first_reference(queries)
         steps: list[LayerStep] = []
         relation = self.relation if use_relation else None
         boxes = [] if reference is None or reference.shape[-1] != 4 else [reference]  # that queries are related by
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers if training else self.layers[: self.num_eval_layers]):
             state = DecoderState(query, reference, steps, queries, memory)
             inputs = self.layer_inputs(index, state)
             query = layer(

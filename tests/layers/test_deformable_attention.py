@@ -140,3 +140,87 @@ def test_errors(attention):
         attention(query, reference_points=reference, spatial_shapes=[(2, 13)])
     with pytest.raises(ValueError, match="embed_dim=10 is not a multiple of num_heads=4"):
         MultiScaleDeformableAttention(10, 4)
+
+
+def attend_point_by_point(attention, query, value, reference, shapes):
+    """What `attention` computes of a query, written as sums over heads, levels and points."""
+    points = attention.num_points
+    offsets = attention.sampling_offsets(query).view(B, -1, H, sum(points), 2)
+    weights = attention.attention_weights(query).view(B, -1, H, sum(points)).softmax(-1)
+    maps = attention.value_proj(value).view(B, -1, H, C // H).split([h * w for h, w in shapes], 1)
+    total, first = 0, 0
+    for level, ((height, width), number) in enumerate(zip(shapes, points, strict=True)):
+        size = torch.tensor([width, height], dtype=torch.float64)
+        for point in range(first, first + number):
+            where = reference[:, :, None, level, :2]  # (B, Q, 1, 2)
+            if reference.shape[-1] == 2:
+                where = where + offsets[:, :, :, point] / size
+            else:
+                where = where + offsets[:, :, :, point] / number * reference[:, :, None, level, 2:] / 2
+            if attention.sampling == "discrete":
+                cell = (where * size + 0.5).long()
+                cell = torch.stack([cell[..., 0].clamp(0, width - 1), cell[..., 1].clamp(0, height - 1)], -1)
+                flat = cell[..., 1] * width + cell[..., 0]
+                sampled = maps[level][torch.arange(B)[:, None, None], flat, torch.arange(H)]
+            else:
+                images = maps[level].permute(0, 2, 3, 1).reshape(B * H, C // H, height, width)
+                grid = (2 * where - 1).transpose(1, 2).reshape(B * H, -1, 1, 2)
+                sampled = nn.functional.grid_sample(images, grid, align_corners=False)
+                sampled = sampled.view(B, H, C // H, -1).permute(0, 3, 1, 2)
+            total = total + sampled * weights[:, :, :, point, None]
+        first += number
+    return query + attention.output_proj(total.flatten(2))
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "discrete"])
+@pytest.mark.parametrize("coordinates", [2, 4])
+@pytest.mark.parametrize("points", [(2, 5), (3, 1), (2, 2)], ids=str)
+def test_levels_may_have_different_numbers_of_points(points, coordinates, sampling):
+    torch.manual_seed(0)
+    attention = MultiScaleDeformableAttention(C, H, 2, num_points=points, dropout=0.0, sampling=sampling).double()
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    query, value = randn(B, Q, C).requires_grad_(), randn(B, N, C).requires_grad_()
+    reference = torch.rand(B, Q, 2, coordinates, dtype=torch.float64).requires_grad_()
+    got = attention(query, value, reference_points=reference, spatial_shapes=SHAPES)
+    want = attend_point_by_point(attention, query, value, reference, SHAPES)
+    assert_close(got, want)
+    learned = [parameter for parameter in attention.parameters() if parameter.requires_grad]
+    inputs = [query, value, *([reference] if sampling == "bilinear" else []), *learned]
+    gradient = randn(B, Q, C)
+    assert_close(torch.autograd.grad(got, inputs, gradient), torch.autograd.grad(want, inputs, gradient))
+
+
+def test_discrete_sampling_has_no_gradients_of_places():
+    attention = MultiScaleDeformableAttention(C, H, 2, sampling="discrete")
+    assert {name for name, value in attention.named_parameters() if not value.requires_grad} == {
+        "sampling_offsets.weight",
+        "sampling_offsets.bias",
+    }
+
+
+def test_projections_can_be_left_out():
+    attention = MultiScaleDeformableAttention(C, H, 2, value_proj=False, output_proj=False)
+    assert {name.split(".")[0] for name in attention.state_dict()} == {"sampling_offsets", "attention_weights"}
+    same = MultiScaleDeformableAttention(C, H, 2)
+    same.load_state_dict(attention.state_dict(), strict=False)
+    for projection in (same.value_proj, same.output_proj):
+        nn.init.eye_(projection.weight)
+    inputs = {"reference_points": torch.rand(B, Q, 2, 4), "spatial_shapes": SHAPES}
+    query, value = torch.randn(B, Q, C), torch.randn(B, N, C)
+    assert_close(attention.eval()(query, value, **inputs), same.eval()(query, value, **inputs))
+
+
+def test_rings_of_points_begin_anew_on_each_level():
+    attention = MultiScaleDeformableAttention(C, H, 2, num_points=(2, 3))
+    first_head = attention.sampling_offsets.bias.view(H, 5, 2)[0]
+    assert_close(first_head, torch.tensor([[1.0, 0], [2, 0], [1, 0], [2, 0], [3, 0]]))
+
+
+def test_refuses_points_that_do_not_fit_the_levels():
+    with pytest.raises(ValueError, match=r"num_points=\(4, 4\) with 3 levels"):
+        MultiScaleDeformableAttention(C, H, 3, num_points=(4, 4))
+    with pytest.raises(ValueError, match="num_points=0"):
+        MultiScaleDeformableAttention(C, H, 3, num_points=0)
+    with pytest.raises(ValueError, match="sampling='discreet'.*discrete"):
+        MultiScaleDeformableAttention(C, H, 3, sampling="discreet")

@@ -91,3 +91,11 @@ def test_mlp():
     assert MLP(4, 8, 2, num_layers=1)(x).shape == (5, 2)
     with pytest.raises(ValueError, match="num_layers=0 is below 1"):
         MLP(4, 8, 2, num_layers=0)
+
+
+def test_an_mlp_has_any_activation():
+    mlp = MLP(4, 8, 2, num_layers=2, activation=nn.SiLU)
+    x = torch.randn(5, 4)
+    first, last = mlp.layers
+    assert_close(mlp(x), last(nn.functional.silu(first(x))))
+    assert set(mlp.state_dict()) == {"layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"}

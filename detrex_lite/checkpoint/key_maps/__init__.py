@@ -8,7 +8,7 @@ a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the o
 `heads.class_embed.N` and `heads.bbox_embed.N`, of decoder layer N, the encoder's after the last layer's.
 """
 
-from . import detrex, lwdetr, mmdetection, papers, transformers
+from . import detrex, lwdetr, mmdetection, papers, rtdetr, transformers
 from .backbones import DETECTRON2, DINOV2, TORCHVISION, TRANSFORMERS_DINOV2
 from .conversions import COCO_IDS
 from .key_map import ENCODER_HEAD, Conversion, Copy, KeyMap, split_part, translate
@@ -19,6 +19,7 @@ KEY_MAPS: tuple[KeyMap, ...] = (
     DETREX_LITE,
     *detrex.MAPS,
     *papers.MAPS,
+    *rtdetr.MAPS,
     *transformers.MAPS,
     *lwdetr.MAPS,
     *mmdetection.MAPS,

@@ -1,4 +1,4 @@
-"""Names of Hugging Face's transformers: DETR, Conditional DETR, DAB-DETR and Deformable DETR, with a ResNet.
+"""Names of Hugging Face's transformers: DETR, Conditional DETR, DAB-DETR, Deformable DETR, RT-DETR, with a ResNet.
 
 Its version 5 changed names in the models, and kept those of version 4 in the files that `save_pretrained` writes. Both
 are read. The state dict of a model of version 5 is what is written, with a backbone of timm (`use_timm_backbone=True`).
@@ -10,6 +10,7 @@ from .backbones import transformers_resnet
 from .common import HEADS, PROPOSALS, has_proposals, layers, levels, refines_boxes, under, with_masks
 from .conversions import CocoRows, ObjectnessRows
 from .key_map import Copy, KeyMap, Rules
+from .rtdetr import fusion_blocks
 
 _MLP = {"mlp.fc1": "ffns.0.layers.0", "mlp.fc2": "ffns.0.layers.1"}
 _FC = {"fc1": "ffns.0.layers.0", "fc2": "ffns.0.layers.1"}  # of version 4, and of DAB-DETR's encoder
@@ -37,8 +38,12 @@ def _layers(stack: str, names: dict[str, str]) -> Rules:
 
 
 def attention(stack: str, theirs: str, number: int) -> Rules:
+    """Attention of a layer of the encoder or decoder."""
+    return _projections(f"model.{stack}.layers.#.{theirs}", f"transformer.{stack}.layers.#.attentions.{number}")
+
+
+def _projections(before: str, here: str) -> Rules:
     """Attention with three projections there, which are one parameter here, and that of what comes out."""
-    before, here = f"model.{stack}.layers.#.{theirs}", f"transformer.{stack}.layers.#.attentions.{number}"
     return (
         *((f"{before}.{part}_proj.@", f"{here}.in_proj_@[{index}/3]") for index, part in enumerate("qkv")),
         *((f"{before}.{output}.", f"{here}.out_proj.") for output in _OUTPUTS),
@@ -173,4 +178,56 @@ DEFORMABLE_DETR = _format(
     repeated_heads=True,
 )
 
-MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR)
+
+def _rtdetr() -> KeyMap:
+    """RT-DETR and RT-DETRv2, whose attention within a level has its name of version 5, and that of version 4."""
+    stages, here = "model.backbone.model.encoder.stages", "backbone.stages"
+    parts = {"convolution": "conv", "normalization": "norm"}
+    indexed = {"0": "conv", "1": "norm"}
+    rules: list[tuple[str, str]] = []
+    for theirs, ours in parts.items():
+        rules += [
+            (f"model.backbone.model.embedder.embedder.#.{theirs}.", f"backbone.stem.#.{ours}."),
+            (f"{stages}.#.layers.#.layer.#.{theirs}.", f"{here}.#.#.convs.#.{ours}."),
+            # Shortcuts of the other stages have a pooling layer before the convolution.
+            (f"{stages}.0.layers.#.shortcut.{theirs}.", f"{here}.0.#.shortcut.{ours}."),
+            (f"{stages}.#.layers.#.shortcut.1.{theirs}.", f"{here}.#.#.shortcut.{ours}."),
+        ]
+    for theirs, ours in indexed.items():
+        rules += [
+            (f"model.encoder_input_proj.#.{theirs}.", f"neck.projections.#.{ours}."),
+            (f"model.decoder_input_proj.#.{theirs}.", f"neck.outputs.#.{ours}."),
+        ]
+    for encoder in ("aifi", "encoder"):
+        before, here = f"model.encoder.{encoder}.#.layers.#.", "neck.encoders.#.layers.#."
+        rules += _projections(f"{before}self_attn", f"{here}attentions.0")
+        names = {**_MLP, **_FC, **_ENCODER_NORMS}
+        rules += [(f"{before}{theirs}.", f"{here}{ours}.") for theirs, ours in names.items()]
+    return _format(
+        signature=("model.decoder.query_pos_head.layers.#.weight", "model.encoder_input_proj.#.0.weight"),
+        rules=(
+            *rules,
+            *fusion_blocks("model.encoder.fpn_blocks.#", "neck.top_down.#"),
+            *fusion_blocks("model.encoder.pan_blocks.#", "neck.bottom_up.#"),
+            ("model.encoder.lateral_convs.#.", "neck.laterals.#."),
+            ("model.encoder.downsample_convs.#.", "neck.downsamples.#."),
+            *attention("decoder", "self_attn", 0),
+            *_layers("decoder", {"encoder_attn": "attentions.1", **_MLP, **_FC, **_DECODER_NORMS}),
+            ("model.decoder.query_pos_head.", "transformer.decoder.position_head."),
+            ("model.denoising_class_embed.", "denoising.label_embedding."),
+            ("model.weight_embedding.", "queries.content."),
+            ("model.enc_output.0.", "queries.proposals.enc_output."),
+            ("model.enc_output.1.", "queries.proposals.enc_output_norm."),
+            ("model.enc_score_head.", "heads.class_embed.encoder."),
+            ("model.enc_bbox_head.", "heads.bbox_embed.encoder."),
+            ("model.decoder.class_embed.#.", "heads.class_embed.#."),
+            ("model.decoder.bbox_embed.#.", "heads.bbox_embed.#."),
+            *HEADS,  # some files list them twice
+        ),
+        ignored=("model.decoder.layers.#.encoder_attn.n_points_scale",),
+    )
+
+
+RTDETR = _rtdetr()
+
+MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR)

@@ -2,6 +2,7 @@
 
 from .focalnet import FocalNet
 from .internimage import InternImage
+from .presnet import PResNet, presnet_channels
 from .pretrained import stage_channels
 from .resnet import ResNet, resnet_channels
 from .simple_feature_pyramid import SimpleFeaturePyramid, pyramid_channels
@@ -13,11 +14,13 @@ __all__ = [
     "EVA02",
     "FocalNet",
     "InternImage",
+    "PResNet",
     "ResNet",
     "SimpleFeaturePyramid",
     "TimmBackbone",
     "ViTDet",
     "WindowedViT",
+    "presnet_channels",
     "pyramid_channels",
     "resnet_channels",
     "stage_channels",

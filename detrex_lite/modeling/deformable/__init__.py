@@ -14,6 +14,7 @@ from .proposals import (
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
 from .transformer import (
     DeformableAnchorDecoder,
+    DeformableBoxDecoder,
     DeformableDecoder,
     DeformableEncoder,
     MemoryFusion,
@@ -23,6 +24,7 @@ from .transformer import (
 __all__ = [
     "AnchorQueries",
     "DeformableAnchorDecoder",
+    "DeformableBoxDecoder",
     "DeformableDecoder",
     "DeformableEncoder",
     "DeformableQueries",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layers import MLP, TransformerLayerSequence, get_sine_pos_embed
+from ...layers import MLP, TransformerLayerSequence, get_sine_pos_embed, in_own_precision
 from ...structures import ImageBatch
 from ..decoder import Decoder, DecoderState, Memory
 from ..encoder import norm_after_pre_norm_layers
@@ -145,6 +145,32 @@ class DeformableAnchorDecoder(DeformableDecoder):
         embedding = get_sine_pos_embed(boxes, self.embed_dim // 2, self.temperature).to(state.query.dtype)
         position = self.ref_point_head(embedding)
         return position if index == 0 or self.query_scale is None else self.query_scale(state.query) * position
+
+
+class DeformableBoxDecoder(DeformableDecoder):
+    """The same with positions that a module makes of each layer's boxes as they are (RT-DETR, Zhao et al., CVPR 2024).
+
+    Args:
+        layer, num_layers, relation, num_eval_layers: see `Decoder`.
+        position_head: boxes (B, Q, 4) cxcywh in 0..1 to positions (B, Q, C), as an `MLP`.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        relation: nn.Module | None = None,
+        num_eval_layers: int | None = None,
+        position_head: nn.Module,
+    ):
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation, num_eval_layers=num_eval_layers)
+        self.position_head = position_head
+
+    def query_position(self, index: int, state: DecoderState) -> Tensor:
+        """See `DeformableDecoder.query_position`."""
+        assert state.reference is not None
+        return in_own_precision(self.position_head, state.reference).to(state.query.dtype)
 
 
 class MultiScaleTransformer(nn.Module):

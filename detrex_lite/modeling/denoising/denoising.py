@@ -52,6 +52,10 @@ class Denoising(nn.Module):
         padding_in_loss: whether padded queries are in the losses that queries have, as background.
         mask_padding: exclude padded queries from self-attention. What is learned of an image then does not depend on
             how many objects the other images of its batch have, but for the number of groups.
+        embed_padding: padded queries have the last row of the label embedding as their content, which is not trained,
+            and boxes of no size in the image's corner, as RT-DETR's; otherwise contents of zero, and boxes in its
+            middle.
+        eps: boxes and what is left beside them have at least this share of the image's sides.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -68,6 +72,8 @@ class Denoising(nn.Module):
         max_queries: int,
         padding_in_loss: bool,
         mask_padding: bool,
+        embed_padding: bool = False,
+        eps: float = 1e-3,
     ):
         super().__init__()
         if not 0 <= label_noise_prob <= 1:
@@ -86,6 +92,8 @@ class Denoising(nn.Module):
         self.max_queries = max_queries
         self.padding_in_loss = padding_in_loss
         self.mask_padding = mask_padding
+        self.embed_padding = embed_padding
+        self.eps = eps
 
     @property
     def embed_dim(self) -> int:
@@ -123,14 +131,17 @@ class Denoising(nn.Module):
         boxes = targets.boxes[:, None].expand(-1, layout.blocks, -1)
         content = self.embed_labels(replace_labels(labels, self.label_noise_prob, self.num_classes))
         copy = torch.arange(layout.blocks, device=boxes.device) % self.copies
-        # There and back keeps boxes from having no size, which they are divided by.
-        boxes = inverse_sigmoid(self.noise_boxes(boxes, copy)).sigmoid()
+        boxes = layout.place(self.noise_boxes(boxes, copy), padding=0.0 if self.embed_padding else 0.5)
+        content = layout.place(content, padding=0.0)
+        if self.embed_padding:
+            content = torch.where(layout.padding()[..., None], self.label_embedding.weight[-1].detach(), content)
         padding = None if self.padding_in_loss and not self.mask_padding else layout.padding()
         mask = layout.between_groups()
         return QueryBlock(
             SUFFIX,
-            layout.place(content, padding=0.0),
-            layout.place(boxes, padding=0.5),
+            content,
+            # There and back keeps boxes from having no size, which they are divided by.
+            inverse_sigmoid(boxes, self.eps).sigmoid(),
             sees=(FINAL,),
             mask=mask | padding[:, None] if padding is not None and self.mask_padding else mask,
             targets=targets,
@@ -228,7 +239,7 @@ class ContrastiveDenoising(Denoising):
         box_noise_scale: corner noise s as a fraction of half the box's sides: positives move by less than s, negatives
             by s to 2s.
         with_negatives: False for positives alone.
-        max_queries, padding_in_loss, mask_padding: see `Denoising`.
+        max_queries, padding_in_loss, mask_padding, embed_padding, eps: see `Denoising`.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -246,11 +257,16 @@ class ContrastiveDenoising(Denoising):
         max_queries: int = MAX_QUERIES,
         padding_in_loss: bool = True,
         mask_padding: bool = False,
+        embed_padding: bool = False,
+        eps: float = 1e-3,
     ):
         if num_pairs < 1:
             raise ValueError(f"num_pairs={num_pairs} is less than 1; denoising=None for none at all")
         super().__init__(
-            label_embedding=nn.Embedding(num_classes, embed_dim),
+            # The row of padding begins with zeros.
+            label_embedding=nn.Embedding(
+                num_classes + embed_padding, embed_dim, padding_idx=num_classes if embed_padding else None
+            ),
             num_classes=num_classes,
             copies=2 if with_negatives else 1,
             label_noise_prob=label_noise_prob,
@@ -258,6 +274,8 @@ class ContrastiveDenoising(Denoising):
             max_queries=max_queries,
             padding_in_loss=padding_in_loss,
             mask_padding=mask_padding,
+            embed_padding=embed_padding,
+            eps=eps,
         )
         self.num_pairs = num_pairs
 

@@ -36,4 +36,4 @@ class DabDeformableDETR(MultiScaleDetector):
         memory = self.transformer.encode(maps, positions)
         anchors, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *anchors])
-        return queries, self.transformer.decoder(queries, memory, self.heads), proposals
+        return queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals

@@ -31,4 +31,4 @@ class DABDETR(SingleLevelDetector):
         feature, positions = self.map_and_positions(images)
         memory = self.transformer.encode(feature, positions)
         anchors = Queries(self.queries(len(images), training=training))
-        return anchors, self.transformer.decoder(anchors, memory, self.heads)
+        return anchors, self.transformer.decoder(anchors, memory, self.heads, training=training)

@@ -36,4 +36,4 @@ class DeformableDETR(MultiScaleDetector):
         memory = self.transformer.encode(maps, positions)
         blocks, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries(blocks)
-        return queries, self.transformer.decoder(queries, memory, self.heads), proposals
+        return queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals

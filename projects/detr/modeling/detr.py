@@ -33,4 +33,4 @@ class DETR(SingleLevelDetector):
         feature, positions = self.map_and_positions(images)
         memory = self.transformer.encode(feature, positions)
         queries = Queries(self.queries(len(images), training=training))
-        return queries, self.transformer.decoder(queries, memory, self.heads)
+        return queries, self.transformer.decoder(queries, memory, self.heads, training=training)

@@ -69,5 +69,5 @@ class DINO(MultiScaleDetector):
         memory = self.transformer.encode(maps, positions)
         selected, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *selected])
-        layers = self.transformer.decoder(queries, memory, self.heads)
+        layers = self.transformer.decoder(queries, memory, self.heads, training=training)
         return queries, layers, proposals

@@ -37,4 +37,4 @@ class DNDETR(SingleLevelDetector):
         no_object = None if self.denoising is None else self.denoising.matching_content()
         anchors = self.queries(len(images), training=training, content=no_object)
         queries = Queries([noised, *anchors])
-        return queries, self.transformer.decoder(queries, memory, self.heads)
+        return queries, self.transformer.decoder(queries, memory, self.heads, training=training)

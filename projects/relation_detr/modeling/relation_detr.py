@@ -129,7 +129,7 @@ class RelationDETR(MultiScaleDetector):
         levels, proposed = memory.require_levels(), self.queries.proposals(memory)
         selected, proposals = self.queries.select(proposed, levels, self.heads, training=training)
         queries = Queries([noised, *selected])
-        passes = [(queries, self.transformer.decoder(queries, memory, self.heads), proposals)]
+        passes = [(queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals)]
         if training and self.queries.hybrid is not None:
             selected, proposals = self.queries.hybrid(proposed, levels)
             queries = Queries(selected)

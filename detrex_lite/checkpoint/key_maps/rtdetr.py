@@ -1,0 +1,112 @@
+"""Names of RT-DETR's repository, for RT-DETR and RT-DETRv2."""
+
+from .key_map import KeyMap, Rules
+
+_BACKBONE: Rules = (
+    *((f"backbone.conv1.conv1_{number}.", f"backbone.stem.{number - 1}.") for number in (1, 2, 3)),
+    *(
+        (f"backbone.res_layers.#.blocks.#.branch2{letter}.", f"backbone.stages.#.#.convs.{index}.")
+        for index, letter in enumerate("abc")
+    ),
+    # Shortcuts of the other stages have a pooling layer before the convolution.
+    ("backbone.res_layers.0.blocks.#.short.", "backbone.stages.0.#.shortcut."),
+    ("backbone.res_layers.#.blocks.#.short.conv.", "backbone.stages.#.#.shortcut."),
+)
+
+
+def layer(theirs: str, ours: str, names: dict[str, str]) -> Rules:
+    """Of a transformer layer: the beginnings of names there and here, and name there -> name here."""
+    names = {**names, "linear1": "ffns.0.layers.0", "linear2": "ffns.0.layers.1"}
+    return tuple((f"{theirs}{name}.", f"{ours}{here}.") for name, here in names.items())
+
+
+def fusion_blocks(theirs: str, ours: str) -> Rules:
+    """Of `CSPRepLayer`s."""
+    return (
+        (f"{theirs}.bottlenecks.#.conv1.", f"{ours}.blocks.#.branches.0."),
+        (f"{theirs}.bottlenecks.#.conv2.", f"{ours}.blocks.#.branches.1."),
+        (f"{theirs}.", f"{ours}."),
+    )
+
+
+_ENCODER: Rules = (
+    *layer(
+        "encoder.encoder.#.layers.#.",
+        "neck.encoders.#.layers.#.",
+        {"self_attn": "attentions.0", "norm1": "norms.0", "norm2": "norms.1"},
+    ),
+    ("encoder.lateral_convs.#.", "neck.laterals.#."),
+    ("encoder.downsample_convs.#.", "neck.downsamples.#."),
+    *fusion_blocks("encoder.fpn_blocks.#", "neck.top_down.#"),
+    *fusion_blocks("encoder.pan_blocks.#", "neck.bottom_up.#"),
+)
+_DECODER: Rules = (
+    *layer(
+        "decoder.decoder.layers.#.",
+        "transformer.decoder.layers.#.",
+        {
+            "self_attn": "attentions.0",
+            "cross_attn": "attentions.1",
+            "norm1": "norms.0",
+            "norm2": "norms.1",
+            "norm3": "norms.2",
+        },
+    ),
+    ("decoder.input_proj.#.", "neck.outputs.#."),
+    ("decoder.query_pos_head.", "transformer.decoder.position_head."),
+    ("decoder.denoising_class_embed.", "denoising.label_embedding."),
+    ("decoder.tgt_embed.", "queries.content."),
+    ("decoder.enc_score_head.", "heads.class_embed.encoder."),
+    ("decoder.enc_bbox_head.", "heads.bbox_embed.encoder."),
+    ("decoder.dec_score_head.#.", "heads.class_embed.#."),
+    ("decoder.dec_bbox_head.#.", "heads.bbox_embed.#."),
+)
+
+
+def _rtdetr(name: str, projection: tuple[str, str], proposals: tuple[str, str]) -> KeyMap:
+    """A version.
+
+    Args:
+        name: of the map.
+        projection: what convolution and norm are called in the projections of the encoder's input.
+        proposals: what linear layer and norm are called in `enc_output`.
+    """
+    return KeyMap(
+        name,
+        signature=(f"encoder.input_proj.#.{projection[0]}.weight", f"decoder.enc_output.{proposals[0]}.weight"),
+        rules=(
+            *(
+                (f"encoder.input_proj.#.{theirs}.", f"neck.projections.#.{ours}.")
+                for theirs, ours in zip(projection, ("conv", "norm"), strict=True)
+            ),
+            *(
+                (f"decoder.enc_output.{theirs}.", f"queries.proposals.{ours}.")
+                for theirs, ours in zip(proposals, ("enc_output", "enc_output_norm"), strict=True)
+            ),
+            *_BACKBONE,
+            *_ENCODER,
+            *_DECODER,
+        ),
+        ignored=(
+            # Of images of 640 x 640, and constants.
+            "decoder.anchors",
+            "decoder.valid_mask",
+            "decoder.decoder.layers.#.cross_attn.num_points_scale",
+            # Deployed models have these besides the branches that they were made of.
+            "encoder.fpn_blocks.#.bottlenecks.#.conv.",
+            "encoder.pan_blocks.#.bottlenecks.#.conv.",
+        ),
+    )
+
+
+RTDETR = _rtdetr("rtdetr", ("0", "1"), ("0", "1"))
+RTDETR_V2 = _rtdetr("rtdetrv2", ("conv", "norm"), ("proj", "norm"))
+
+# ImageNet weights of the backbone alone.
+PRESNET = KeyMap(
+    "presnet",
+    signature=("conv1.conv1_1.conv.weight", "res_layers.0.blocks.0.branch2a.conv.weight"),
+    rules=tuple((theirs.removeprefix("backbone."), ours) for theirs, ours in _BACKBONE),
+)
+
+MAPS = (RTDETR, RTDETR_V2, PRESNET)

@@ -1,0 +1,5 @@
+"""RT-DETRv2 that reads single cells: no bilinear sampling, for runtimes without that operator."""
+
+from .rtdetrv2_r50 import model
+
+model.transformer.decoder.layer.attn[1].sampling = "discrete"

@@ -24,3 +24,15 @@ derived = dict(
     optimizer=dict(lr=_call("learning_rate"), params=dict(backbone_lr_factor=_call("backbone_lr_factor"))),
     train=dict(max_epochs=_call("max_epochs"), init_checkpoint=_call("detector_weights")),
 )
+
+# The same for real-time detectors, whose backbones are trained with their norms, and the epochs of their augmentation. Of
+# the published training a config says `published = dict(epochs=..., batch=..., lr=...)`.
+derived_realtime = dict(
+    model=dict(num_classes=_call("num_classes"), backbone=dict(weights=_call("backbone_weights"))),
+    optimizer=derived["optimizer"],
+    train=derived["train"],
+    dataloader=dict(
+        strong_epochs=[_call("strong_first"), _call("strong_end")],
+        mosaic_epochs=["${dataloader.strong_epochs[0]}", _call("mosaic_end")],
+    ),
+)

@@ -4,13 +4,15 @@ from detrex_lite.config import LazyCall as L
 from detrex_lite.engine.loop.optim import adamw, get_param_groups
 
 # DETR's settings (https://github.com/facebookresearch/detr, main.py). A backbone is trained more slowly with
-# `optimizer.params.backbone_lr_factor=0.1`, other modules with `optimizer.params.lr_factors`.
+# `optimizer.params.backbone_lr_factor=0.1`, other modules with `optimizer.params.lr_factors`; `weight_decays` are for what
+# decays differently.
 AdamW = L(adamw)(
     params=L(get_param_groups)(
         base_lr="${..lr}",
         backbone_lr_factor=1.0,
         weight_decay_norm=None,
         lr_factors=None,
+        weight_decays=None,
         lr_factor_func=None,
     ),
     lr=1e-4,

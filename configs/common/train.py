@@ -32,7 +32,16 @@ train = dict(
     clip_grad=dict(enabled=False, params=dict(max_norm=0.1, norm_type=2.0)),
     # An exponential moving average of the weights, saved as `ema`. The decay grows over `warmup` steps.
     # use_in_eval: evaluate the average rather than the model, here and with --eval-only.
-    model_ema=dict(enabled=False, decay=0.999, warmup=2000, use_in_eval=True),
+    # restart: at the start of an epoch (null: never), when strong augmentation has ended, training goes back to the
+    # best checkpoint and the decay becomes this one. Each evaluation since that is no better lowers it by a step and
+    # goes back again (D-FINE, DEIM).
+    model_ema=dict(
+        enabled=False,
+        decay=0.999,
+        warmup=2000,
+        use_in_eval=True,
+        restart=dict(epoch=None, decay=0.9999, decay_step=1e-4),
+    ),
     # Several processes (DistributedDataParallel); docs/distributed.md has more.
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     # Promise DistributedDataParallel that all steps use the same parameters in the same way: it then need not look.

@@ -27,7 +27,7 @@ from .targets import argument_faults, locate, value_faults
 
 # The keys at the top of a config that training and evaluation read, and those that their functions read of it.
 RUN_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
-_READ_BY_FUNCTIONS = {"detrex_lite.engine.derived.": ("dataset", "pretrained")}
+_READ_BY_FUNCTIONS = {"detrex_lite.engine.derived.": ("dataset", "pretrained", "published")}
 _REFERENCE = re.compile(r"\$\{\s*(\.*)([\w-]*)")
 
 RUN_TIME_VALUES = ("optimizer.params.model",)  # what the training engine sets, as detectron2's does

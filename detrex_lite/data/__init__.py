@@ -1,5 +1,6 @@
 """Data sets, augmentations and loaders."""
 
+from .batches import Mixup, MultiScale, scales_around
 from .catalog import load_dataset, register_dataset
 from .coco import load_coco
 from .dataset import DetectionDataset, subset
@@ -10,6 +11,15 @@ from .image import decode_image, list_images, read_image, read_image_size
 from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length
 from .mapper import DetrDatasetMapper
 from .packing import from_records
+from .realtime import (
+    InEpochs,
+    Mosaic,
+    RandomIoUCrop,
+    RandomPhotometricDistort,
+    RealtimeAugmentation,
+    realtime_test_augmentation,
+    square_train_augmentation,
+)
 from .samplers import TrainBatchSampler
 from .shapes import generate_shapes, load_shapes
 from .transforms import (
@@ -26,7 +36,14 @@ __all__ = [
     "DatasetError",
     "DetectionDataset",
     "DetrDatasetMapper",
+    "InEpochs",
+    "Mixup",
+    "Mosaic",
+    "MultiScale",
+    "RandomIoUCrop",
+    "RandomPhotometricDistort",
     "RandomSizeCrop",
+    "RealtimeAugmentation",
     "ResizeShortestEdge",
     "TrainBatchSampler",
     "build_test_loader",
@@ -48,8 +65,11 @@ __all__ = [
     "lsj_train_augmentation",
     "read_image",
     "read_image_size",
+    "realtime_test_augmentation",
     "register_dataset",
     "register_detectron2_dataset",
+    "scales_around",
     "shortest_edge_size",
+    "square_train_augmentation",
     "subset",
 ]

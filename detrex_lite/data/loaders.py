@@ -11,20 +11,25 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..distributed import broadcast_object, rank, world_size
+from .batches import Mixup, MultiScale
 from .dataset import DetectionDataset, subset
 from .faults import DatasetError
-from .samplers import Sample, TrainBatchSampler, sequential_batches
+from .samplers import Batch, Sample, TrainBatchSampler, sequential_batches
 
 logger = logging.getLogger(__name__)
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+# The first word of what seeds the order of images, the augmentation of a sample and what is done to a whole batch.
+_SAMPLE, _BATCH = 1, 2
+
+
 @contextmanager
-def _seeded(seed: int, position: int) -> Iterator[None]:
+def _seeded(seed: int, kind: int, number: int) -> Iterator[None]:
     """Random numbers of torch (CPU), NumPy and Python that depend on the arguments alone, for a while."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    words = np.random.SeedSequence((seed, 1, position)).generate_state(3)
+    words = np.random.SeedSequence((seed, kind, number)).generate_state(3)
     # Not torch.manual_seed, which would seed the GPU too.
     torch.random.default_generator.manual_seed(int(words[0]))
     np.random.seed(words[1])
@@ -48,33 +53,83 @@ class _MappedDataset(Dataset):
     """Records of a data set through a mapper, with random numbers that depend on the sample alone.
 
     Args:
+        indices: (N,) positions of the images that `draw` of a record draws from.
         max_unreadable: how many images that cannot be read may be left out.
-        replace: the next image that can be read takes their place; otherwise None does.
+        replace: the next image that can be read takes their place; otherwise none does.
+        mixup, multi_scale: what is done to a whole batch, in this order.
     """
 
-    def __init__(self, dataset: DetectionDataset, mapper: Mapper, seed: int, max_unreadable: int, *, replace: bool):
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        mapper: Mapper,
+        *,
+        indices: np.ndarray,
+        seed: int,
+        max_unreadable: int,
+        replace: bool,
+        mixup: Mixup | None = None,
+        multi_scale: MultiScale | None = None,
+    ):
         self.dataset = dataset
         self.mapper = mapper
+        self.indices = indices
         self.seed = seed
         self.max_unreadable = max_unreadable
         self.replace = replace
+        self.mixup = mixup
+        self.multi_scale = multi_scale
 
-    def __getitem__(self, sample: Sample) -> tuple[dict[str, Any] | None, list[_Unreadable]]:
-        first, position = sample
+    def __getitems__(self, batch: Batch) -> tuple[list[dict[str, Any]], list[_Unreadable]]:
+        """What a model gets as a batch, and what could not be read on the way."""
         unreadable: list[_Unreadable] = []
+        loaded = [self._load(sample, batch.epoch, unreadable) for sample in batch]
+        samples = [sample for sample in loaded if sample is not None]
+        if self.mixup is None and self.multi_scale is None:
+            return samples, unreadable
+
+        def before() -> dict[str, Any]:
+            if batch.before == batch[-1]:
+                return samples[-1]
+            other = self._load(batch.before, batch.epoch, unreadable)
+            assert other is not None  # it is replaced where it cannot be read
+            return other
+
+        with _seeded(self.seed, _BATCH, batch.number):
+            mixed = samples if self.mixup is None else self.mixup(samples, before, epoch=batch.epoch)
+            return mixed if self.multi_scale is None else self.multi_scale(mixed, epoch=batch.epoch), unreadable
+
+    def _load(self, sample: Sample, epoch: int, unreadable: list[_Unreadable]) -> dict[str, Any] | None:
+        index, position = sample
+
+        def draw(read: Callable[[dict[str, Any]], Any]) -> Any:
+            other = int(self.indices[int(torch.randint(len(self.indices), ()))])
+            return self._first_readable(other, read, unreadable)
+
+        def load(record: dict[str, Any]) -> dict[str, Any]:
+            with _seeded(self.seed, _SAMPLE, position):
+                return self.mapper({**record, "epoch": epoch, "draw": draw})
+
+        return self._first_readable(index, load, unreadable)
+
+    def _first_readable(
+        self, first: int, read: Callable[[dict[str, Any]], Any], unreadable: list[_Unreadable]
+    ) -> Any | None:
+        """What `read` makes of the record of image `first`, or of the next that it can read."""
+        left_out: list[_Unreadable] = []
         while True:
-            index = (first + len(unreadable)) % len(self.dataset)
+            index = (first + len(left_out)) % len(self.dataset)
             try:
-                with _seeded(self.seed, position):
-                    return self.mapper(self.dataset[index]), unreadable
+                return read(self.dataset[index])
             except DatasetError as error:
                 if self.max_unreadable == 0:
                     raise
-                unreadable.append(_Unreadable(index, str(error)))
+                left_out.append(_Unreadable(index, str(error)))
+                unreadable.append(left_out[-1])
                 if not self.replace:
-                    return None, unreadable
-                if len(unreadable) > min(self.max_unreadable, len(self.dataset) - 1):
-                    raise _too_many(unreadable, self.max_unreadable) from None
+                    return None
+                if len(left_out) > min(self.max_unreadable, len(self.dataset) - 1):
+                    raise _too_many(left_out, self.max_unreadable) from None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -89,19 +144,16 @@ def _too_many(unreadable: Sequence[_Unreadable], allowed: int) -> DatasetError:
     )
 
 
-def _collate(
-    loaded: list[tuple[dict[str, Any] | None, list[_Unreadable]]],
-) -> tuple[list[dict[str, Any]], list[_Unreadable]]:
-    """A list of samples, as models pad by themselves, and what could not be read on the way."""
-    samples = [sample for sample, _ in loaded if sample is not None]
-    return samples, [one for _, unreadable in loaded for one in unreadable]
+def _as_loaded(batch: Any) -> Any:
+    """The data set makes whole batches, lists of samples, as models pad by themselves."""
+    return batch
 
 
 class _Loader(DataLoader):
     """Batches of samples. It runs in the process that trains, and so can report and count what its workers meet."""
 
     def __init__(self, dataset: _MappedDataset, **arguments: Any):
-        super().__init__(dataset, collate_fn=_collate, **arguments)
+        super().__init__(dataset, collate_fn=_as_loaded, **arguments)
         self._images = dataset
         self._unreadable: dict[int, _Unreadable] = {}
 
@@ -154,11 +206,16 @@ def build_train_loader(
     limit: int | None = None,
     prefetch_factor: int = 2,
     max_unreadable: int = 10,
+    mixup: Mixup | None = None,
+    multi_scale: MultiScale | None = None,
 ) -> DataLoader:
     """An endless loader of training batches, each a list of what `mapper` returns.
 
     Order and augmentation depend on the seed alone, not on the number of processes or `num_workers`. Set
     `loader.batch_sampler.start_batch` before iterating to begin with a later batch.
+
+    `mapper` gets the records of `dataset` with two further keys: `epoch`, of the run, from 0, and `draw`, a function
+    that reads another image: `draw(read)` returns `read(record)` of a random image that can be read.
 
     Args:
         dataset: images with boxes.
@@ -172,12 +229,17 @@ def build_train_loader(
         prefetch_factor: batches that each worker loads ahead.
         max_unreadable: images that may be missing, broken or of another size than annotated, in each process. The next
             image of the data set takes the place of such a one, with a warning; one more ends training.
+        mixup: mixes each image of a batch with another, before `multi_scale`.
+        multi_scale: resizes the images of a batch to one size that is drawn for it.
 
     Raises:
         DatasetError: when no image has a box, or `limit` is below 1; while iterating, when too many images cannot be
             read.
-        ValueError: when the batch cannot be shared out evenly, or a number is out of range.
+        ValueError: when the batch cannot be shared out evenly, a number is out of range, or there is nothing to mix an
+            image with.
     """
+    if mixup is not None and total_batch_size == 1:
+        raise ValueError("mixup mixes an image with another of its batch, and total_batch_size=1 has none")
     if seed < 0:
         seed = broadcast_object(random.SystemRandom().getrandbits(31))
     if limit is not None:
@@ -196,7 +258,16 @@ def build_train_loader(
         rank=rank(),
         world_size=world_size(),
     )
-    mapped = _MappedDataset(dataset, mapper, seed, max_unreadable, replace=True)
+    mapped = _MappedDataset(
+        dataset,
+        mapper,
+        indices=indices,
+        seed=seed,
+        max_unreadable=max_unreadable,
+        replace=True,
+        mixup=mixup,
+        multi_scale=multi_scale,
+    )
     return _loader(mapped, sampler, num_workers, prefetch_factor)
 
 
@@ -227,7 +298,8 @@ def build_test_loader(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     batches = sequential_batches(len(dataset), batch_size=batch_size, rank=rank(), world_size=world_size())
-    mapped = _MappedDataset(dataset, mapper, seed=0, max_unreadable=max_unreadable, replace=False)
+    indices = np.arange(len(dataset))
+    mapped = _MappedDataset(dataset, mapper, indices=indices, seed=0, max_unreadable=max_unreadable, replace=False)
     return _loader(mapped, batches, num_workers, prefetch_factor)
 
 

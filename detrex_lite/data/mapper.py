@@ -17,7 +17,9 @@ class DetrDatasetMapper:
 
     Args:
         augmentation: a transform of torchvision v2, called with the image and a dictionary of `boxes` and
-            `labels`; None for none. It must leave pixels as uint8: models normalise by themselves.
+            `labels`; None for none. Where the record says so, the dictionary also has `epoch`, the number of the run's
+            epoch, and `draw`, a function that gives another image of the data set and a dictionary of its `boxes` and
+            `labels`. It must leave pixels as uint8: models normalise by themselves.
         is_train: give the objects as `instances`.
     """
 
@@ -29,7 +31,7 @@ class DetrDatasetMapper:
         """One image for a model.
 
         Args:
-            record: as `DetectionDataset` gives it.
+            record: as `DetectionDataset` gives it, in training with `epoch` and `draw` (`build_train_loader`).
 
         Returns:
             `image` (3, H, W) uint8 RGB; `height` and `width` of the original in pixels; `image_id`,
@@ -40,7 +42,14 @@ class DetrDatasetMapper:
             DatasetError: when the image cannot be read, or is of another size than annotated.
             ValueError: when the augmentation changes the type of the pixels.
         """
-        return self.pack(record, *self.augment(*self.read(record)))
+        return self.pack(record, *self.augment(*self.read(record), **self.context(record)))
+
+    def context(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What the augmentation gets besides image and objects: `epoch` and `draw`, where the record has them."""
+        context = {"epoch": record["epoch"]} if "epoch" in record else {}
+        if "draw" in record:
+            context["draw"] = lambda: _sample(*record["draw"](self.read))
+        return context
 
     def read(self, record: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """The image as the file has it, and the boxes and classes of the objects that count."""
@@ -52,16 +61,12 @@ class DetrDatasetMapper:
         wanted = ~record["iscrowd"] & self.is_train
         return image, record["boxes"][wanted], record["classes"][wanted]
 
-    def augment(self, image: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Image and objects after the augmentation; boxes may have lost their area."""
+    def augment(self, image: Tensor, boxes: Tensor, classes: Tensor, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Image and objects after the augmentation, which gets `context` too; boxes may have lost their area."""
         if self.augmentation is None:
             return image, boxes, classes
-        canvas = (image.shape[-2], image.shape[-1])
-        target: dict[str, Any] = {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas),
-            "labels": classes,
-        }
-        augmented, target = self.augmentation(tv_tensors.Image(image), target)
+        wrapped, target = _sample(image, boxes, classes)
+        augmented, target = self.augmentation(wrapped, {**target, **context})
         if augmented.dtype != torch.uint8:
             raise ValueError(
                 f"the augmentation turned the image from torch.uint8 into {augmented.dtype}; models "
@@ -85,3 +90,12 @@ class DetrDatasetMapper:
             instances.gt_boxes.clip(size)
             result["instances"] = instances[instances.gt_boxes.nonempty()]
         return result
+
+
+def _sample(image: Tensor, boxes: Tensor, classes: Tensor) -> tuple[tv_tensors.Image, dict[str, Any]]:
+    """An image and its objects as transforms of torchvision take them."""
+    canvas = (image.shape[-2], image.shape[-1])
+    return tv_tensors.Image(image), {
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas),
+        "labels": classes,
+    }

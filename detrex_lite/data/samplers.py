@@ -1,13 +1,34 @@
 """Which images each process loads, in which order and batches."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 # A sample to load: the image's position in the data set, and the sample's position in the stream of all
 # samples. The second seeds the augmentation, which so depends on neither the worker nor the process.
 Sample = tuple[int, int]
+
+
+class Batch(list[Sample]):
+    """The samples of a batch that one process loads, and where in the run the batch is.
+
+    Workers load ahead of training, and so learn the epoch of a sample from here.
+
+    Attributes:
+        number: of the batch since the start of the run, from 0.
+        epoch: of the run, from 0; it ends after `batches_per_epoch` batches.
+        before: the sample that comes before the first one of these in the batch of all processes; before the first of
+            all it is the last.
+    """
+
+    def __init__(
+        self, samples: Iterable[Sample], *, number: int = 0, epoch: int = 0, before: Sample | None = None
+    ) -> None:
+        super().__init__(samples)
+        self.number = number
+        self.epoch = epoch
+        self.before = self[-1] if before is None else before
 
 
 class TrainBatchSampler:
@@ -64,13 +85,20 @@ class TrainBatchSampler:
         """How many batches show as many images as there are, rounded up."""
         return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Sample]]:
-        skip = self.start_batch
+    def __iter__(self) -> Iterator[Batch]:
+        skip = number = self.start_batch
         for batches in self._batches():
             share = batches.shape[1] // self.world_size
+            first = self.rank * share
             for batch in batches[skip:]:
-                mine = batch[self.rank * share : (self.rank + 1) * share]
-                yield [(int(self.indices[place]), int(position)) for position, place in mine]
+                samples = [(int(self.indices[place]), int(position)) for position, place in batch]
+                yield Batch(
+                    samples[first : first + share],
+                    number=number,
+                    epoch=number // self.batches_per_epoch,
+                    before=samples[first - 1],
+                )
+                number += 1
             skip = max(skip - len(batches), 0)
 
     def _batches(self) -> Iterator[np.ndarray]:
@@ -112,8 +140,8 @@ class TrainBatchSampler:
         return together, samples[~np.isin(samples[:, 0], together[:, :, 0])]
 
 
-def sequential_batches(num_images: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[Sample]]:
+def sequential_batches(num_images: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
     """Batches of this process's part of 0..num_images-1, in order; together the parts are the whole."""
     start, end = (num_images * part // world_size for part in (rank, rank + 1))
     samples = [(index, index) for index in range(start, end)]
-    return [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
+    return [Batch(samples[first : first + batch_size]) for first in range(0, len(samples), batch_size)]

@@ -6,7 +6,7 @@
 from .arguments import clear_errors, default_argument_parser, device_of, find_engine, load_config
 from .loop.ema import ModelEma
 from .loop.optim import adamw, get_param_groups
-from .loop.schedule import WarmupParamScheduler, multi_step, one_cycle
+from .loop.schedule import WarmupParamScheduler, constant, flat_cosine, multi_step, one_cycle
 from .loop.trainer import Hook, Trainer
 from .processes.failures import LostProcessError
 from .processes.launch import launch
@@ -20,10 +20,12 @@ __all__ = [
     "WarmupParamScheduler",
     "adamw",
     "clear_errors",
+    "constant",
     "default_argument_parser",
     "device_of",
     "evaluate",
     "find_engine",
+    "flat_cosine",
     "get_param_groups",
     "launch",
     "load_config",

@@ -2,7 +2,8 @@
 
 Configs write them as `${detrex_lite.call:detrex_lite.engine.derived.NAME}`, and a number in their place counts instead.
 They read these keys: `dataset.train_annotations` (a COCO JSON file), `dataloader.train.total_batch_size`,
-`train.accumulate_steps`, `pretrained.detector` and `pretrained.backbone` (files, or None).
+`train.accumulate_steps`, `pretrained.detector` and `pretrained.backbone` (files, or None), and of the published training
+`published.epochs`, `.batch` and `.lr`, DINO's where a config has no `published`.
 """
 
 import functools
@@ -41,7 +42,7 @@ def max_epochs(cfg: DictConfig) -> int:
     200; three times as many without any pre-trained weights.
     """
     images = max(1, _annotations(cfg)[1])
-    epochs = min(MOST_EPOCHS, PUBLISHED_EPOCHS * math.sqrt(max(1.0, COCO_IMAGES / images)))
+    epochs = min(MOST_EPOCHS, _published(cfg, "epochs", PUBLISHED_EPOCHS) * math.sqrt(max(1.0, COCO_IMAGES / images)))
     return math.ceil(epochs) * (1 if _has_weights(cfg) else SCRATCH_EPOCHS)
 
 
@@ -49,7 +50,39 @@ def learning_rate(cfg: DictConfig) -> float:
     """The published one, times the root of how much larger or smaller the batch of a step is, as suits AdamW."""
     batch = int(OmegaConf.select(cfg, "dataloader.train.total_batch_size"))
     batch *= int(OmegaConf.select(cfg, "train.accumulate_steps", default=1))
-    return float(f"{PUBLISHED_LR * math.sqrt(batch / PUBLISHED_BATCH):.2e}")
+    lr, published_batch = _published(cfg, "lr", PUBLISHED_LR), _published(cfg, "batch", PUBLISHED_BATCH)
+    return float(f"{lr * math.sqrt(batch / published_batch):.2e}")
+
+
+def strong_first(cfg: DictConfig) -> int:
+    """For `dataloader.strong_epochs[0]`: as DEIM begins its augmentation after 4 of 132 epochs."""
+    epochs = _epochs(cfg)
+    return 0 if epochs is None else min(round(epochs / 33), _strong_end(epochs) - 1)
+
+
+def strong_end(cfg: DictConfig) -> int | None:
+    """For `dataloader.strong_epochs[1]`: as DEIM trains 12 of 132 epochs without it. None without a length in epochs."""
+    epochs = _epochs(cfg)
+    return None if epochs is None else _strong_end(epochs)
+
+
+def mosaic_end(cfg: DictConfig) -> int | None:
+    """For `dataloader.mosaic_epochs[1]`: half of the epochs before the end of strong augmentation after its beginning."""
+    end, first = strong_end(cfg), strong_first(cfg)
+    return None if end is None else max(first + 1, first + end // 2)
+
+
+def _strong_end(epochs: int) -> int:
+    return max(1, epochs - max(1, round(epochs / 11)))
+
+
+def _epochs(cfg: DictConfig) -> int | None:
+    epochs = OmegaConf.select(cfg, "train.max_epochs")
+    return None if epochs is None else math.ceil(epochs)
+
+
+def _published(cfg: DictConfig, key: str, otherwise: float) -> float:
+    return float(OmegaConf.select(cfg, f"published.{key}", default=otherwise))
 
 
 def detector_weights(cfg: DictConfig) -> str:

@@ -1,7 +1,7 @@
 """Training and evaluating what a config describes: the parts are built, checked, joined and run."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from .io.state import TrainingState
 from .io.summary import describe_device, describe_run
 from .io.writers import Writer, open_writers
 from .loop.ema import ModelEma
+from .loop.ema_restart import EmaRestart
 from .loop.hooks import EmaUpdate, Evaluation, LearningRate, PeriodicCheckpoint, Results
 from .loop.progress import ProgressLog
 from .loop.trainer import Hook, Trainer
@@ -54,7 +55,7 @@ from .processes.launch import times_restarted
 from .processes.random_states import seed_everything
 from .processes.sharding import shard, take_weights_of_main_process, whole_weights
 from .processes.signals import StopOnSignal
-from .settings import AMP_DTYPES, Lengths, complete
+from .settings import AMP_DTYPES, Lengths, check_ema_restart, complete
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ class Run:
         self.test_loader, self.evaluator = build_evaluation(cfg, required=False)
         check_best_metric(self.evaluator, cfg.train.best_metric)
         self.lengths = Lengths.of(cfg.train, batches_per_epoch(self.train_loader))
+        check_ema_restart(cfg.train, self.lengths, evaluated=self.test_loader is not None)
         check_agreement(self.config_text, self._datasets())
         self.checkpointer = Checkpointer(output_dir, max_to_keep=cfg.train.checkpointer.max_to_keep)
         # The main process decides: the others may not see a file that it has just found damaged, or only later.
@@ -247,7 +249,7 @@ class Run:
         stop = StopOnSignal(state)
         hooks: list[Hook] = [learning_rate]
         if ema is not None:
-            hooks.append(EmaUpdate(ema))
+            hooks += [EmaUpdate(ema), *self._ema_restart(ema, state)]
         hooks += [
             *self.further_hooks,
             ProgressLog(period=self.cfg.train.log_period, writers=writers, state=state),
@@ -277,6 +279,25 @@ class Run:
             )
         )
         return hooks
+
+    def _ema_restart(self, ema: ModelEma, state: TrainingState) -> Iterator[Hook]:
+        restart, lengths = self.cfg.train.model_ema.restart, self.lengths
+        iteration = lengths.steps(restart.epoch)
+        if iteration is None:
+            return
+        if iteration >= lengths.max_iter:
+            logger.warning("train.model_ema.restart.epoch=%g is after the end of this run.", restart.epoch)
+            return
+        yield EmaRestart(
+            ema,
+            state,
+            output_dir=self.output_dir,
+            iteration=iteration,
+            metric=self.cfg.train.best_metric,
+            eval_period=lengths.eval_period,
+            decay=restart.decay,
+            decay_step=restart.decay_step,
+        )
 
     def _open_writers(self, iteration: int) -> list[Writer]:
         """The writers of the main process, none on others; from here on the folder holds a run."""

@@ -159,6 +159,7 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
         yield f"train.model_ema.decay={train.model_ema.decay!r} must be a number in [0, 1)"
     if not _is_whole(train.model_ema.warmup, at_least=0):
         yield f"train.model_ema.warmup={train.model_ema.warmup!r} must be a whole number from 0"
+    yield from _wrong_restart(train.model_ema)
     max_norm = train.clip_grad.params.get("max_norm")
     if train.clip_grad.enabled and not (_is_number(max_norm) and max_norm > 0):
         yield f"train.clip_grad.params.max_norm={max_norm!r} must be a number above 0"
@@ -168,6 +169,18 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
         yield "train.mlflow.enabled=True needs MLflow: pip install mlflow"
     yield from _wrong_device(str(train.device))
     yield from _wrong_together(train)
+
+
+def _wrong_restart(average: DictConfig) -> Iterator[str]:
+    restart = average.restart
+    if restart.epoch is not None and not (_is_number(restart.epoch) and restart.epoch > 0):
+        yield f"train.model_ema.restart.epoch={restart.epoch!r} must be a number above 0, or null"
+    if restart.epoch is not None and not average.enabled:
+        yield f"train.model_ema.restart.epoch={restart.epoch!r} needs train.model_ema.enabled=True"
+    if not _is_number(restart.decay) or not 0 <= restart.decay < 1:
+        yield f"train.model_ema.restart.decay={restart.decay!r} must be a number in [0, 1)"
+    if not _is_number(restart.decay_step) or restart.decay_step < 0:
+        yield f"train.model_ema.restart.decay_step={restart.decay_step!r} must be a number from 0"
 
 
 def _wrong_device(name: str) -> Iterator[str]:
@@ -241,6 +254,7 @@ class Lengths:
         """
         epoch = None if batches_per_epoch is None else batches_per_epoch / train.accumulate_steps
         in_epochs = {key: train[key] for key in ("max_epochs", "eval_epochs", "checkpoint_epochs")}
+        in_epochs["model_ema.restart.epoch"] = train.model_ema.restart.epoch
         given = [f"train.{key}" for key, value in in_epochs.items() if value is not None]
         if given and epoch is None:
             raise ConfigError(
@@ -273,4 +287,37 @@ class Lengths:
             eval_period=shorter("eval_period", "eval_epochs"),
             checkpoint_period=shorter("checkpointer.period", "checkpoint_epochs"),
             epoch=epoch,
+        )
+
+    def steps(self, epochs: float | None) -> int | None:
+        """The steps of so many epochs; None for None."""
+        if epochs is None:
+            return None
+        assert self.epoch is not None  # `of` has refused lengths in epochs that cannot be counted
+        return steps_of_epochs(epochs, self.epoch)
+
+
+def check_ema_restart(train: DictConfig, lengths: Lengths, *, evaluated: bool) -> None:
+    """Refuse a restart from the best checkpoint in a run that has none by then.
+
+    Args:
+        train: the complete section.
+        lengths: of the run.
+        evaluated: whether there are evaluations.
+
+    Raises:
+        ConfigError: when there are none, or the first is after the restart.
+    """
+    iteration = lengths.steps(train.model_ema.restart.epoch)
+    if iteration is None or iteration >= lengths.max_iter:
+        return
+    given = f"train.model_ema.restart.epoch={train.model_ema.restart.epoch}"
+    if not evaluated or train.best_metric is None:
+        raise ConfigError(
+            f"{given} goes back to the best checkpoint: it needs dataloader.test, dataloader.evaluator and "
+            "train.best_metric"
+        )
+    if not 0 < lengths.eval_period <= iteration:
+        raise ConfigError(
+            f"{given} goes back to the best checkpoint, and there is no evaluation by then: set train.eval_epochs=1"
         )

@@ -7,7 +7,7 @@ import pytest
 from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate, validate
 from detrex_lite.data import dataset_of, generate_shapes
 
-from .samples import box_entry, write_coco, write_image, write_same_content_twice
+from .samples import box_entry, image_entry, write_coco, write_image, write_same_content_twice
 
 
 def load(name, overrides):
@@ -84,3 +84,64 @@ def test_paths_must_be_filled_in(name, key):
 def test_configs_that_build_on_another_leave_it_as_it_was():
     load("shapes", [])
     assert load("coco_detr", []).dataloader.train.dataset.name == "coco_2017_train"
+
+
+def coco_folder(folder, images=6):
+    """Six images with an object each as COCO's training and validation sets."""
+    names = range(1, images + 1)
+    for split in ("train2017", "val2017"):
+        entries = [image_entry(number) for number in names]
+        boxes = [box_entry(number, number, [10, 10, 30, 20]) for number in names]
+        path, _ = write_coco(folder / "coco", entries, boxes)
+        (folder / "coco/annotations").mkdir(exist_ok=True)
+        path.rename(folder / f"coco/annotations/instances_{split}.json")
+        for number in names:
+            write_image(folder / "coco" / split / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["coco_realtime", "coco_realtime_mosaic", "coco_square"])
+def test_coco_for_real_time_detectors(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("DETREX_DATASETS", str(coco_folder(tmp_path)))
+    config = load(name, ["dataloader.train.total_batch_size=4", "dataloader.image_size=128"])
+    if name == "coco_square":
+        config.dataloader.train.mapper.augmentation.sides = [64, 96]
+    validate(config)
+    train, test, _ = build(config)
+    assert train.batch_sampler.groups.tolist() == [0] * 6
+    assert next(iter(test))[0]["image"].shape == (3, 128, 128)
+    sizes = [{tuple(sample["image"].shape) for sample in batch} for batch, _ in zip(train, range(12), strict=False)]
+    if name == "coco_square":
+        assert set.union(*sizes) == {(3, 64, 64), (3, 96, 96)}
+    else:
+        assert {len(shapes) for shapes in sizes} == {1}
+        assert set.union(*sizes) <= {(3, side, side) for side in (96, 128, 160)}
+        assert len(set.union(*sizes)) > 1
+
+
+def test_epochs_of_augmentation_are_said_once():
+    overrides = ["dataloader.strong_epochs=[4,120]", "dataloader.mosaic_epochs=[4,64]"]
+    train = load("coco_realtime_mosaic", overrides).dataloader.train
+    augmentation = instantiate(train.mapper.augmentation)
+    strong = [augmentation.photometric_distort, augmentation.zoom_out, augmentation.iou_crop]
+    assert [transform.epochs for transform in strong] == [(4, 120)] * 3
+    assert [transform.probability for transform in strong] == [1.0, 1.0, 0.8]
+    assert augmentation.mosaic.epochs == instantiate(train.mixup).epochs == (4, 64)
+    multi_scale = instantiate(train.multi_scale)
+    assert multi_scale.epochs == (0, 120)
+    assert (min(multi_scale.sizes), multi_scale.sizes.count(640), max(multi_scale.sizes)) == (480, 3, 800)
+    always = instantiate(load("coco_realtime", []).dataloader.train.multi_scale)
+    assert always.epochs == (0, None)
+
+
+def test_own_files_with_the_augmentation_of_real_time_detectors(tmp_path):
+    write_same_content_twice(tmp_path)
+    files = [
+        f"dataset.{split}_{what}={tmp_path / path}"
+        for split in ("train", "val")
+        for what, path in (("annotations", "instances.json"), ("images", "images"))
+    ]
+    train, test, _ = build(load("custom_coco_realtime", [*files, "dataloader.train.total_batch_size=2"]))
+    assert len(dataset_of(train)) == len(dataset_of(test)) == 4
+    batch = next(iter(train))
+    assert len({sample["image"].shape for sample in batch}) == 1

@@ -12,6 +12,13 @@ from torchvision.transforms import v2
 from detrex_lite.data import (
     DatasetError,
     DetrDatasetMapper,
+    InEpochs,
+    Mixup,
+    Mosaic,
+    MultiScale,
+    RandomIoUCrop,
+    RandomPhotometricDistort,
+    RealtimeAugmentation,
     build_test_loader,
     build_train_loader,
     dataset_of,
@@ -315,3 +322,121 @@ def test_too_many_unreadable_images_end_an_evaluation(tmp_path, num_workers):
         list(evaluation_loader(make_dataset(3)))
     with pytest.raises(ValueError, match="max_unreadable must not be negative, got -1"):
         evaluation_loader(dataset, max_unreadable=-1)
+
+
+def realtime_loader(dataset, **more):
+    """All operations of the real-time detectors; 10 images in batches of 4, 3 steps an epoch."""
+    augmentation = RealtimeAugmentation(
+        size=64,
+        mosaic=InEpochs(Mosaic(size=48), probability=0.5, epochs=[1, 3]),
+        photometric_distort=InEpochs(RandomPhotometricDistort(), epochs=[1, 4]),
+        zoom_out=InEpochs(v2.RandomZoomOut(fill=0), epochs=[1, 4]),
+        iou_crop=InEpochs(RandomIoUCrop(), probability=0.8, epochs=[1, 4]),
+    )
+    options = {
+        "mixup": Mixup(probability=0.5, epochs=[1, 3]),
+        "multi_scale": MultiScale([32, 64, 96], epochs=[0, 4]),
+        "aspect_ratio_grouping": False,
+        "total_batch_size": 4,
+        **more,
+    }
+    return train_loader(dataset, DetrDatasetMapper(augmentation=augmentation, is_train=True), **options)
+
+
+def assert_same_samples(left, right):
+    assert [one["file_name"] for one in left] == [one["file_name"] for one in right]
+    for one, other in zip(left, right, strict=True):
+        torch.testing.assert_close(one["image"], other["image"], rtol=0, atol=0)
+        for name in ("gt_classes", "gt_boxes"):
+            values = [sample["instances"].get(name) for sample in (one, other)]
+            tensors = [getattr(value, "tensor", value) for value in values]
+            torch.testing.assert_close(*tensors, rtol=0, atol=0)
+
+
+def assert_same_batches(left, right):
+    for one, other in zip(left, right, strict=True):
+        assert_same_samples(one, other)
+
+
+def on_process(monkeypatch, number, of):
+    monkeypatch.setattr("detrex_lite.data.loaders.world_size", lambda: of)
+    monkeypatch.setattr("detrex_lite.data.loaders.rank", lambda: number)
+
+
+def test_realtime_batches_do_not_depend_on_workers_or_where_the_run_goes_on(tmp_path):
+    dataset, _ = image_files(tmp_path, 10)
+    whole = take(realtime_loader(dataset), 15)
+    assert {sample["image"].shape[-1] for batch in whole[:12] for sample in batch} == {32, 64, 96}
+    assert {sample["image"].shape[-1] for batch in whole[12:] for sample in batch} == {64}
+    counts = [max(len(sample["instances"]) for sample in batch) for batch in whole]
+    assert max(counts[:3]) == 1
+    assert max(counts[3:9]) > 1  # mosaics and mixtures
+    assert max(counts[9:]) == 1
+    for num_workers in (1, 2):
+        assert_same_batches(take(realtime_loader(dataset, num_workers=num_workers), 15), whole)
+    for start in (1, 3, 5, 9, 13):
+        loader = realtime_loader(dataset, num_workers=start % 3)
+        loader.batch_sampler.start_batch = start
+        assert_same_batches(take(loader, 15 - start), whole[start:])
+        assert_same_batches(take(loader, 15 - start), whole[start:])  # a second time, by workers that stayed
+
+
+def test_realtime_batches_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):
+    dataset, _ = image_files(tmp_path, 10)
+    whole = take(realtime_loader(dataset), 13)
+    for world_size in (2, 4):
+        parts = []
+        for number in range(world_size):
+            on_process(monkeypatch, number, world_size)
+            parts.append(take(realtime_loader(dataset), 13))
+        joined = [[sample for part in batch for sample in part] for batch in zip(*parts, strict=True)]
+        assert_same_batches(joined, whole)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_mosaics_of_fewer_than_four_images_repeat_them(tmp_path, count):
+    dataset, _ = image_files(tmp_path, count)
+    mapper = DetrDatasetMapper(
+        augmentation=RealtimeAugmentation(size=96, mosaic=InEpochs(Mosaic(size=40, degrees=0, scale=(0.5, 0.5)))),
+        is_train=True,
+    )
+    (batch,) = take(train_loader(dataset, mapper, total_batch_size=4), 1)
+    assert [len(sample["instances"]) for sample in batch] == [4] * 4
+
+
+def test_unreadable_images_of_a_mosaic_are_counted_by_their_own_names(tmp_path, caplog):
+    dataset, _ = image_files(tmp_path, 8)
+    (tmp_path / "5.png").unlink()
+    mapper = DetrDatasetMapper(
+        augmentation=RealtimeAugmentation(size=96, mosaic=InEpochs(Mosaic(size=40))), is_train=True
+    )
+    batches = take(train_loader(dataset, mapper, max_unreadable=1), 12)
+    assert {len(batch) for batch in batches} == {2}
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "5.png does not exist" in told[0]
+    assert_same_batches(take(train_loader(dataset, mapper, max_unreadable=1, num_workers=2), 12), batches)
+    with pytest.raises(DatasetError, match=r"5.png does not exist"):
+        take(train_loader(dataset, mapper, max_unreadable=0), 12)
+
+
+def test_mosaics_draw_from_the_images_that_are_trained_on(tmp_path):
+    dataset, _ = image_files(tmp_path, 6)
+    drawn = set()
+
+    class Drawing:
+        def __call__(self, record):
+            drawn.add(record["draw"](lambda other: other["image_id"]))
+            return {"image_id": record["image_id"]}
+
+    take(train_loader(dataset, Drawing(), limit=2), 20)
+    assert drawn == {1, 2}
+    drawn.clear()
+    empty = make_dataset(6, empty=(0, 3))
+    take(train_loader(empty, Drawing(), filter_empty=True), 40)
+    assert drawn == {2, 3, 5, 6}
+
+
+def test_mixup_needs_another_image():
+    with pytest.raises(ValueError, match="mixup mixes an image with another .* total_batch_size=1 has none"):
+        train_loader(total_batch_size=1, mixup=Mixup())

@@ -140,3 +140,30 @@ def test_sequential_batches_cover_every_image_once_in_order(count, world_size, b
     assert all(1 <= len(batch) <= batch_size for part in parts for batch in part)
     sizes = [sum(map(len, part)) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_batches_know_their_number_and_epoch_wherever_the_run_goes_on(grouped):
+    groups = np.arange(23) % 3 == 0 if grouped else None
+    whole = take(sampler(23, 4, groups), 40)
+    assert [batch.number for batch in whole] == list(range(40))
+    assert [batch.epoch for batch in whole] == [number // 6 for number in range(40)]
+    later = sampler(23, 4, groups, rank=1, world_size=2)
+    later.start_batch, later.first_sizes = 17, [(4, 17)]
+    places = [(batch.number, batch.epoch) for batch in take(later, 10)]
+    assert places == [(batch.number, batch.epoch) for batch in whole[17:27]]
+
+
+def test_epochs_are_counted_as_the_engine_counts_steps_when_the_batch_size_changes():
+    """Six steps an epoch at a batch size of 4; from the twelfth on twelve, at one of 2."""
+    later = sampler(23, 2)
+    later.start_batch, later.first_sizes = 12, [(4, 12)]
+    assert [batch.epoch for batch in take(later, 14)] == [1] * 12 + [2] * 2
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_sample_before_is_that_of_the_batch_of_all_processes(world_size):
+    alone = take(sampler(20, 4), 8)
+    for rank in range(world_size):
+        for whole, part in zip(alone, take(sampler(20, 4, rank=rank, world_size=world_size), 8), strict=True):
+            assert part.before == whole[whole.index(part[0]) - 1]

@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detrex_lite.config import ConfigError, LazyConfig, get_config
+from detrex_lite.config import ConfigError, LazyConfig, get_config, validate
+from detrex_lite.config.validation import unread_keys
 from detrex_lite.engine import derived, train
 
 CONFIG = "projects/dino/configs/dino_r50_custom.py"
@@ -107,3 +108,52 @@ def test_every_derived_setting_is_one_of_the_module():
     names = [part.partition("}")[0] for part in text.split("detrex_lite.engine.derived.")[1:]]
     assert len(names) == 8
     assert all(callable(getattr(derived, name)) for name in names)
+
+
+@pytest.fixture
+def realtime(annotations):
+    """A config of one's own data with the recipe of a real-time detector."""
+
+    def make(images, *overrides):
+        cfg = _config(annotations(images))
+        data = get_config("common/data/custom_coco_realtime.py")
+        recipe = get_config("common/realtime.py")
+        cfg.dataloader, cfg.train, cfg.optimizer = data.dataloader, recipe.train, recipe.optimizer
+        cfg.published = {"epochs": 160, "batch": 128, "lr": 8e-4}
+        derived_realtime = get_config("common/derived.py").derived_realtime
+        for section in ("optimizer", "train", "dataloader"):
+            cfg[section].merge_with(derived_realtime[section])
+        cfg.train.model_ema.restart.epoch = "${dataloader.strong_epochs[1]}"
+        cfg.dataset.train_images = cfg.dataset.val_images = "images"
+        cfg.dataset.val_annotations = cfg.dataset.train_annotations
+        cfg.dataloader.train.total_batch_size = 8
+        return LazyConfig.apply_overrides(cfg, list(overrides))
+
+    return make
+
+
+def test_epochs_of_augmentation_follow_from_the_length(realtime):
+    cfg = realtime(30_000, "train.max_epochs=132")
+    assert cfg.dataloader.strong_epochs == [4, 120]
+    assert cfg.dataloader.mosaic_epochs == [4, 64]
+    assert cfg.dataloader.train.mixup.epochs == [4, 64]
+    assert cfg.dataloader.train.multi_scale.epochs == [0, 120]
+    assert cfg.train.model_ema.restart.epoch == 120
+    assert cfg.optimizer.lr == pytest.approx(2e-4)  # a sixteenth of the published batch
+    validate(cfg)
+    assert realtime(118_287).train.max_epochs == 3 * 160
+    assert realtime(30_000, "train.max_epochs=null").dataloader.mosaic_epochs == [0, None]
+    assert realtime(30_000, "dataloader.strong_epochs=[1,2]").dataloader.train.multi_scale.epochs == [0, 2]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 10, 11, 30, 60, 200])
+def test_epochs_of_augmentation_are_in_order_whatever_the_length(realtime, epochs):
+    cfg = realtime(30_000, f"train.max_epochs={epochs}")
+    for key in ("strong_epochs", "mosaic_epochs"):
+        first, end = cfg.dataloader[key]
+        assert 0 <= first < end <= epochs
+
+
+def test_a_key_of_the_published_training_is_read(realtime):
+    cfg = realtime(30_000)
+    assert unread_keys(cfg) == []

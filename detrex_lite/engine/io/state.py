@@ -103,6 +103,7 @@ class TrainingState:
     Attributes:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
         saved_iteration: the iteration of the last checkpoint that was written, None before the first.
+        ema_restart: what `EmaRestart` remembers, None before it begins.
         losses: means since the last line of the log; saved, so that a resumed run writes the same lines.
     """
 
@@ -125,6 +126,7 @@ class TrainingState:
         self.config = config
         self.seed = seed
         self.best: dict[str, Any] | None = None
+        self.ema_restart: dict[str, Any] | None = None
         self.saved_iteration: int | None = None
         self.losses = RunningMeans()
 
@@ -152,6 +154,8 @@ class TrainingState:
         if self.ema is not None:
             state["ema"] = gathered(self.ema.state_dict())
             state["ema_updates"] = self.ema.updates
+        if self.ema_restart is not None:
+            state["ema_restart"] = self.ema_restart
         return state
 
     def save(self, name: str) -> Path | None:
@@ -211,6 +215,33 @@ class TrainingState:
                 require_usable(weights, self.model.state_dict())
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
+        self._take_weights(path, state)
+        trainer.iteration = state["iteration"]
+        trainer.batches = [(size, number) for size, number in state.get("batches", ())]
+        self.best = state["best"]
+        self.ema_restart = state.get("ema_restart")
+        self._report_changes(path, state)
+        rank, iteration = distributed.rank(), trainer.iteration
+        if len(state["rng"]) == distributed.world_size():
+            self.losses.restart(state["losses"][rank])
+            trainer.on_loader_started = lambda: set_random_states(state["rng"][rank])
+        else:
+            self.losses.restart(mean_of_totals(state["losses"]))
+            trainer.on_loader_started = lambda: seed_anew(self.seed, iteration, rank)
+
+    def go_back(self, path: Path) -> None:
+        """Take the weights, their average, and the state of the optimizer and of the loss scaler from a checkpoint.
+
+        The run goes on where it is: its iteration, data, learning rate and random numbers stay.
+
+        Raises:
+            CheckpointError: when it is of another model or optimizer, or a part of it is missing.
+        """
+        state = self.checkpointer.load(path)
+        _require_parts(path, state)
+        self._take_weights(path, state)
+
+    def _take_weights(self, path: Path, state: Mapping[str, Any]) -> None:
         try:
             load_whole(self.model, state["model"])
             if self.ema is not None:
@@ -220,19 +251,8 @@ class TrainingState:
             raise CheckpointError(
                 f"{path} does not fit the model and optimizer of this config, so the run cannot be continued: {error}"
             ) from error
-        if trainer.scaler.is_enabled() and state["scaler"]:
-            trainer.scaler.load_state_dict(state["scaler"])
-        trainer.iteration = state["iteration"]
-        trainer.batches = [(size, number) for size, number in state.get("batches", ())]
-        self.best = state["best"]
-        self._report_changes(path, state)
-        rank, iteration = distributed.rank(), trainer.iteration
-        if len(state["rng"]) == distributed.world_size():
-            self.losses.restart(state["losses"][rank])
-            trainer.on_loader_started = lambda: set_random_states(state["rng"][rank])
-        else:
-            self.losses.restart(mean_of_totals(state["losses"]))
-            trainer.on_loader_started = lambda: seed_anew(self.seed, iteration, rank)
+        if self.trainer.scaler.is_enabled() and state["scaler"]:
+            self.trainer.scaler.load_state_dict(state["scaler"])
 
     def _restore_optimizer(self, stored: dict[str, Any]) -> None:
         # The config stays the law on learning rate, decay and kernel: a resumed run may change them.

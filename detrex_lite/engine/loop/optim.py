@@ -4,12 +4,15 @@ Differs from detectron2's `get_default_optimizer_params` in the number of groups
 not one per parameter. An optimizer runs its kernels once per group, so hundreds of groups make a step slow.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 NORM_LAYERS = tuple(
     getattr(nn, name)
@@ -38,11 +41,17 @@ def get_param_groups(
     backbone_lr_factor: float = 1.0,
     weight_decay_norm: float | None = None,
     lr_factors: Mapping[str, float] | None = None,
+    weight_decays: Mapping[str, float] | None = None,
     lr_factor_func: Callable[[str], float] | None = None,
 ) -> list[dict[str, Any]]:
     """The trainable parameters of `model` in one group per distinct learning rate and weight decay.
 
-    Frozen parameters are left out, shared ones occur once. Groups come in the order of their first parameter.
+    Frozen parameters are left out, shared ones occur once. Groups come in the order of their first parameter. The log
+    says what each expression matched.
+
+    Learning rates and weight decays are said apart, so that an expression need not exclude what another one matches.
+    Published recipes that do so have gone wrong: in `^(?=.*backbone)(?!.*norm|bn)` the alternatives are `.*norm` and a
+    `bn` at the very start of the name, so that it does match `backbone.stem.bn.weight`; `(?!.*(?:norm|bn))` was meant.
 
     Args:
         model: the model, not wrapped.
@@ -53,33 +62,35 @@ def get_param_groups(
         lr_factors: regular expression -> factor, searched in parameter names
             (`backbone.layer1.0.conv1.weight`). Where several match, the last one counts; where one matches,
             `backbone_lr_factor` does not count.
+        weight_decays: regular expression -> weight decay, searched in parameter names. Where several match, the last
+            one counts; where one matches, `weight_decay_norm` does not count.
         lr_factor_func: parameter name -> factor, on top of the other factors (detectron2's argument).
 
     Returns:
         `{"params": [...]}` with `lr` and `weight_decay` where they are not left to the optimizer.
 
     Raises:
-        ValueError: when an expression matches no parameter, a factor is negative, factors come without
-            `base_lr`, or nothing is trainable.
+        ValueError: when an expression is none or matches no parameter, a factor or a weight decay is negative, factors
+            come without `base_lr`, or nothing is trainable.
     """
     patterns = {**({BACKBONE: backbone_lr_factor} if backbone_lr_factor != 1 else {}), **(lr_factors or {})}
     has_factors = bool(patterns) or lr_factor_func is not None
     if has_factors and base_lr is None:
         raise ValueError("learning rate factors need base_lr, the learning rate that they multiply")
-    _check_patterns(patterns, [name for name, _ in model.named_parameters()])
+    weight_decays = weight_decays or {}
+    named = dict(model.named_parameters())
+    _check_patterns("learning rate factor", patterns, named)
+    _check_patterns("weight decay", weight_decays, named)
 
     groups: dict[tuple[float | None, float | None], dict[str, Any]] = {}
     for name, parameter, is_norm in _trainable(model):
         lr = base_lr
         if lr is not None:
-            factor = 1.0
-            for pattern, value in patterns.items():
-                if re.search(pattern, name):
-                    factor = value
+            factor = _last_match(patterns, name, 1.0)
             if lr_factor_func is not None:
                 factor *= lr_factor_func(name)
             lr = lr * factor
-        weight_decay = weight_decay_norm if is_norm else None
+        weight_decay = _last_match(weight_decays, name, weight_decay_norm if is_norm else None)
         group = groups.setdefault((lr, weight_decay), {"params": []})
         group["params"].append(parameter)
         group.update({k: v for k, v in (("lr", lr), ("weight_decay", weight_decay)) if v is not None})
@@ -88,16 +99,38 @@ def get_param_groups(
     return list(groups.values())
 
 
-def _check_patterns(patterns: Mapping[str, float], names: list[str]) -> None:
-    for pattern, factor in patterns.items():
-        if factor < 0:
-            raise ValueError(f"the learning rate factor {factor} of {pattern!r} is negative")
-        if not any(re.search(pattern, name) for name in names):
-            modules = ", ".join(sorted({name.split(".")[0] for name in names}))
+_Value = TypeVar("_Value")
+
+
+def _last_match(values: Mapping[str, float], name: str, otherwise: _Value) -> float | _Value:
+    """The value of the last expression that is found in `name`."""
+    matching = [value for pattern, value in values.items() if re.search(pattern, name)]
+    return matching[-1] if matching else otherwise
+
+
+def _check_patterns(what: str, values: Mapping[str, float], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse what cannot be meant, and log what is matched."""
+    for pattern, value in values.items():
+        if value < 0:
+            raise ValueError(f"the {what} {value} of {pattern!r} is negative")
+        try:
+            matched = [name for name in parameters if re.search(pattern, name)]
+        except re.error as error:
+            raise ValueError(f"the {what} {value} is of {pattern!r}, which is no regular expression: {error}") from None
+        if not matched:
+            modules = ", ".join(sorted({name.split(".")[0] for name in parameters}))
             raise ValueError(
-                f"the learning rate factor {factor} of {pattern!r} matches no parameter; the model consists "
-                f"of: {modules}"
+                f"the {what} {value} of {pattern!r} matches no parameter; the model consists of: {modules}"
             )
+        logger.info(
+            "The %s %g of %r is for %d tensors with %s parameters, such as %s.",
+            what,
+            value,
+            pattern,
+            len(matched),
+            f"{sum(parameters[name].numel() for name in matched):,}",
+            matched[0],
+        )
 
 
 def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, bool]]:

@@ -3,11 +3,13 @@
 They are fvcore parameter schedulers, so that detectron2's engine takes them too.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
+    ConstantParamScheduler,
     CosineParamScheduler,
     LinearParamScheduler,
     MultiStepParamScheduler,
@@ -76,6 +78,79 @@ def multi_step(
     if warmup_length == 0:
         return scheduler
     return WarmupParamScheduler(scheduler, warmup_length=warmup_length, warmup_factor=warmup_factor)
+
+
+def constant(*, warmup_length: float = 0.0, warmup_factor: float = 0.001) -> ParamScheduler:
+    """1 after a linear warm-up: RT-DETR, D-FINE, LW-DETR.
+
+    Args:
+        warmup_length: share of training with a linear warm-up.
+        warmup_factor: multiplier at the start of the warm-up.
+
+    Raises:
+        ValueError: when the warm-up has no length in [0, 1).
+    """
+    return WarmupParamScheduler(ConstantParamScheduler(1.0), warmup_length=warmup_length, warmup_factor=warmup_factor)
+
+
+class FlatCosineParamScheduler(ParamScheduler):
+    """A quadratic warm-up, then 1, then a cosine down to `end_factor`, which is kept; see `flat_cosine`.
+
+    Args:
+        warmup, flat, end: the shares of training at which each phase ends, in order, in [0, 1].
+        end_factor: the last multiplier.
+    """
+
+    def __init__(self, *, warmup: float, flat: float, end: float, end_factor: float):
+        self.warmup, self.flat, self.end = warmup, flat, end
+        self.end_factor = end_factor
+
+    def __call__(self, where: float) -> float:
+        if where < self.warmup:
+            return (where / self.warmup) ** 2
+        if where <= self.flat:
+            return 1.0
+        if where >= self.end:
+            return self.end_factor
+        share = (where - self.flat) / (self.end - self.flat)
+        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * share)) / 2
+
+
+def flat_cosine(
+    *,
+    epochs: float,
+    flat_epochs: float,
+    final_epochs: float,
+    end_factor: float = 0.5,
+    warmup_epochs: float = 0.0,
+) -> ParamScheduler:
+    """DEIM's (Huang et al., CVPR 2025): a quadratic warm-up, 1, a cosine down to `end_factor`, which is kept.
+
+    Only the ratios of lengths count: a run of another length has its phases at the same shares.
+
+    Args:
+        epochs: the length of training that the other lengths refer to.
+        flat_epochs: where the multiplier begins to fall, counted from the start.
+        final_epochs: how long it stays at `end_factor` at the end.
+        end_factor: the last multiplier.
+        warmup_epochs: how long it rises from 0, as the square of the share of the warm-up that is done.
+
+    Raises:
+        ValueError: when lengths are negative or do not fit into each other, or `end_factor` is not in 0..1.
+    """
+    if not 0 <= warmup_epochs <= flat_epochs <= epochs - final_epochs <= epochs or epochs <= 0:
+        raise ValueError(
+            f"warmup_epochs={warmup_epochs}, flat_epochs={flat_epochs} and final_epochs={final_epochs} must follow "
+            f"each other within epochs={epochs}: 0 <= warmup_epochs <= flat_epochs <= epochs - final_epochs"
+        )
+    if not 0 <= end_factor <= 1:
+        raise ValueError(f"end_factor={end_factor} must be in 0..1")
+    return FlatCosineParamScheduler(
+        warmup=warmup_epochs / epochs,
+        flat=flat_epochs / epochs,
+        end=(epochs - final_epochs) / epochs,
+        end_factor=end_factor,
+    )
 
 
 def one_cycle(*, warmup_length: float = 0.05, start_factor: float = 0.01, end_factor: float = 0.0) -> ParamScheduler:

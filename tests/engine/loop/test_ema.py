@@ -71,3 +71,23 @@ def test_wrong_settings_are_refused():
         ModelEma(nn.Linear(1, 1), decay=1.0)
     with pytest.raises(ValueError, match="warmup=-1 .* must not be negative"):
         ModelEma(nn.Linear(1, 1), decay=0.5, warmup=-1)
+
+
+def test_many_updates_are_those_of_a_slow_loop():
+    """Parameters and float buffers alike; the decay grows as the published one does."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    ema = ModelEma(model, decay=0.99, warmup=20)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for update in range(1, 61):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        model(torch.randn(5, 3, dtype=torch.float64))
+        ema.update()
+        decay = 0.99 * (1 - math.exp(-update / 20))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    expected["1.num_batches_tracked"] = torch.tensor(60)
+    torch.testing.assert_close(ema.state_dict(), expected, rtol=1e-12, atol=1e-12)

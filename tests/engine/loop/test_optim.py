@@ -155,3 +155,59 @@ def test_layer_decay():
     for rate in (0, 1.5):
         with pytest.raises(ValueError, match=f"got {rate}"):
             LayerDecay(rate=rate, num_layers=3)
+
+
+def test_weight_decays_by_pattern_go_together_with_every_factor():
+    model = Model()
+    groups = get_param_groups(
+        model,
+        base_lr=1.0,
+        backbone_lr_factor=0.1,
+        weight_decay_norm=0.0,
+        weight_decays={r"\.bias$": 0.0, r"^backbone\.2\.bias": 0.5},
+    )
+    settings = {
+        name: (group["lr"], group.get("weight_decay"))
+        for group, names in zip(groups, names_of(model, groups), strict=True)
+        for name in names
+    }
+    assert settings == {
+        "backbone.1.weight": (0.1, None),
+        "backbone.1.bias": (0.1, 0.0),
+        "backbone.2.weight": (0.1, 0.0),  # a norm
+        "backbone.2.bias": (0.1, 0.5),  # the last expression counts
+        "neck.weight": (1.0, None),
+        "neck.bias": (1.0, 0.0),
+        "head.weight": (1.0, None),
+        "head.bias": (1.0, 0.0),
+        "other_head.bias": (1.0, 0.0),
+    }
+
+
+def test_the_log_says_what_each_pattern_matched(caplog):
+    with caplog.at_level("INFO"):
+        get_param_groups(Model(), base_lr=1.0, lr_factors={"^backbone": 0.1}, weight_decays={r"\.bias$": 0.0})
+    factor, decay = [record.getMessage() for record in caplog.records]
+    # Linear layers of 2 x 3 + 3 and 3 x 4 + 4, and a norm of 4 + 4.
+    assert "0.1 of '^backbone' is for 6 tensors with 33 parameters, such as backbone.0.weight" in factor
+    assert r"weight decay 0 of '\\.bias$' is for 6 tensors" in decay
+
+
+def test_the_alternatives_of_a_published_pattern_bind_as_written(caplog):
+    """`(?!.*norm|bn)` forbids a `bn` at the very start only: batch norms called `bn` are matched all the same."""
+    model = nn.Module()
+    model.backbone = nn.ModuleDict({"conv": nn.Conv2d(1, 1, 1, bias=False), "bn": nn.BatchNorm2d(1)})
+    model.head = nn.Linear(1, 1)
+    as_published, as_meant = r"^(?=.*backbone)(?!.*norm|bn)", r"^(?=.*backbone)(?!.*(?:norm|bn))"
+    for pattern, expected in ((as_published, 3), (as_meant, 1)):
+        groups = get_param_groups(model, base_lr=1.0, lr_factors={pattern: 0.5})
+        assert [len(group["params"]) for group in groups if group["lr"] == 0.5] == [expected]
+
+
+def test_wrong_weight_decays_are_refused():
+    with pytest.raises(ValueError, match="the weight decay -0.1 of 'head' is negative"):
+        get_param_groups(Model(), weight_decays={"head": -0.1})
+    with pytest.raises(ValueError, match="the weight decay 0 of 'hed' matches no parameter"):
+        get_param_groups(Model(), weight_decays={"hed": 0})
+    with pytest.raises(ValueError, match=r"of '\(head', which is no regular expression: missing \)"):
+        get_param_groups(Model(), weight_decays={"(head": 0})

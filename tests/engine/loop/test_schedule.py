@@ -1,8 +1,10 @@
+import math
+
 import pytest
 from fvcore.common.param_scheduler import ConstantParamScheduler, LinearParamScheduler, ParamScheduler
 
 from detrex_lite.config import get_config, instantiate
-from detrex_lite.engine import WarmupParamScheduler, multi_step, one_cycle
+from detrex_lite.engine import WarmupParamScheduler, constant, flat_cosine, multi_step, one_cycle
 
 
 def test_multi_step_drops_at_its_milestones():
@@ -65,3 +67,63 @@ def test_shipped_schedules_are_multipliers_that_detectron2_accepts():
         assert isinstance(multiplier, ParamScheduler)
         assert [multiplier(where) for where in (0, share - 1e-3, share, 1)] == pytest.approx([1, 1, 0.1, 0.1])
     assert isinstance(instantiate(schedules.lr_multiplier_one_cycle), ParamScheduler)
+
+
+def test_constant_after_a_linear_warmup():
+    """D-FINE's: step i of the first 500 has (i + 1) / 500."""
+    steps = 132 * 3697
+    multiplier = constant(warmup_length=499 / steps, warmup_factor=1 / 500)
+    assert [multiplier(step / steps) for step in (0, 1, 249, 498)] == pytest.approx([1 / 500, 2 / 500, 0.5, 499 / 500])
+    assert [multiplier(step / steps) for step in (499, 3697, steps - 1)] == [1, 1, 1]
+    assert constant()(0.0) == 1
+
+
+def test_flat_cosine_at_the_steps_of_deim():
+    """DEIM-D-FINE-S: 3697 steps an epoch, 132 epochs, flat to 64, the last 12 at half the learning rate."""
+    epoch = 3697
+    steps = 132 * epoch
+    multiplier = flat_cosine(epochs=132, flat_epochs=64, final_epochs=12, end_factor=0.5, warmup_epochs=2000 / epoch)
+
+    def published(step):
+        if step <= 2000:
+            return (step / 2000) ** 2
+        if step <= 64 * epoch:
+            return 1
+        if step >= 120 * epoch:
+            return 0.5
+        return 0.5 + 0.5 * 0.5 * (1 + math.cos(math.pi * (step - 64 * epoch) / (56 * epoch)))
+
+    key_steps = [0, 1, 1000, 1999, 2000, 2001, 64 * epoch, 64 * epoch + 1, 92 * epoch, 120 * epoch - 1, 120 * epoch]
+    for step in [*key_steps, *range(0, steps, 997), steps - 1]:
+        assert multiplier(step / steps) == pytest.approx(published(step), abs=1e-9)
+    assert multiplier(92 / 132) == pytest.approx(0.75)
+
+
+def test_flat_cosine_without_warmup_cosine_or_end():
+    assert [flat_cosine(epochs=10, flat_epochs=8, final_epochs=2)(where) for where in (0, 0.79, 0.8, 1)] == [
+        1,
+        1,
+        1,
+        0.5,
+    ]
+    falling = flat_cosine(epochs=10, flat_epochs=0, final_epochs=0, end_factor=0.0)
+    assert [falling(where) for where in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0], abs=1e-9)
+    same = flat_cosine(epochs=160, flat_epochs=78, final_epochs=12, end_factor=1.0)
+    assert {same(where / 10) for where in range(11)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        {"epochs": 10, "flat_epochs": 8, "final_epochs": 3},
+        {"epochs": 10, "flat_epochs": 2, "final_epochs": 3, "warmup_epochs": 3},
+        {"epochs": 10, "flat_epochs": -1, "final_epochs": 3},
+        {"epochs": 10, "flat_epochs": 5, "final_epochs": -1},
+        {"epochs": 0, "flat_epochs": 0, "final_epochs": 0},
+    ],
+)
+def test_phases_that_do_not_fit_are_refused(lengths):
+    with pytest.raises(ValueError, match="must follow each other within epochs="):
+        flat_cosine(**lengths)
+    with pytest.raises(ValueError, match="end_factor=2 must be in 0..1"):
+        flat_cosine(epochs=10, flat_epochs=5, final_epochs=1, end_factor=2)

@@ -1,0 +1,172 @@
+"""What is done to all images of a training batch together. Random choices come from torch's generator."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..structures import Boxes, Instances
+from .epochs import checked_epochs, checked_probability, is_in
+
+Samples = list[dict[str, Any]]
+
+INTERPOLATIONS = ("nearest", "bilinear")
+
+
+class MultiScale:
+    """Resizes all images of a batch to one square, whose side is drawn anew for each batch.
+
+    One side counts for all processes, so that a run does not depend on their number and none waits for the one with
+    the largest images. (RT-DETR, D-FINE and DEIM draw in each process.) Boxes are resized with the images.
+
+    Args:
+        sizes: sides in pixels to choose from, each as likely; one that is listed twice is drawn twice as often.
+        epochs: [first, end]: batches of epochs first, .., end - 1 are resized; None: all.
+        interpolation: "nearest", as published, or "bilinear".
+        divisor: what all sizes must be multiples of: the largest stride of the model.
+
+    Raises:
+        ValueError: when there is no size, one is not a multiple of `divisor`, or another argument is out of range.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        epochs: Sequence[int | None] | None = None,
+        interpolation: str = "nearest",
+        divisor: int = 32,
+    ):
+        sizes = list(sizes)
+        if divisor < 1:
+            raise ValueError(f"divisor={divisor} of multi-scale batches must be at least 1")
+        wrong = [size for size in sizes if size < 1 or size % divisor]
+        if wrong or not sizes:
+            found = f"{wrong} are not" if wrong else "there is none"
+            raise ValueError(f"sizes={sizes} of multi-scale batches must be multiples of {divisor} pixels: {found}")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
+        self.sizes = tuple(sizes)
+        self.epochs = checked_epochs(epochs, "multi-scale batches")
+        self.interpolation = interpolation
+
+    def __call__(self, samples: Samples, *, epoch: int) -> Samples:
+        """The samples at the size that is drawn for their batch.
+
+        Args:
+            samples: with `image` (3, H, W) and `instances`.
+            epoch: of the batch.
+        """
+        if not is_in(self.epochs, epoch):
+            return samples
+        size = self.sizes[int(torch.randint(len(self.sizes), ()))]
+        return [_resized(sample, size, self.interpolation) for sample in samples]
+
+
+def _resized(sample: dict[str, Any], size: int, interpolation: str) -> dict[str, Any]:
+    height, width = sample["image"].shape[-2:]
+    if (height, width) == (size, size):
+        return sample
+    corners = None if interpolation == "nearest" else False
+    image = F.interpolate(sample["image"][None], (size, size), mode=interpolation, align_corners=corners)[0]
+    fields = _known_fields(sample)
+    boxes = fields.gt_boxes.tensor * torch.tensor([size / width, size / height] * 2)
+    resized = Instances((size, size), gt_boxes=Boxes(boxes), gt_classes=fields.gt_classes)
+    return {**sample, "image": image, "instances": resized}
+
+
+def _known_fields(sample: dict[str, Any]) -> Instances:
+    """The objects of a sample.
+
+    Raises:
+        ValueError: when they have further fields, of which it is not known how they are resized.
+    """
+    instances: Instances = sample["instances"]
+    if further := sorted(set(instances.get_fields()) - {"gt_boxes", "gt_classes"}):
+        raise ValueError(f"multi-scale batches resize gt_boxes, and the mapper gives {', '.join(further)} besides")
+    return instances
+
+
+def scales_around(base: int, repeat: int) -> list[int]:
+    """Sizes from three quarters to five quarters of `base` in steps of 32, `base` itself `repeat` times.
+
+    `scales_around(640, 3)` are those of RT-DETRv2: 480, 512, .., 608, 640, 640, 640, 800, 768, .., 672.
+
+    Args:
+        base: the size in the middle, in pixels: a multiple of 32.
+        repeat: how often it is listed.
+
+    Raises:
+        ValueError: when `base` is not a multiple of 32 of at least 64, or `repeat` is below 1.
+    """
+    if base < 64 or base % 32:
+        raise ValueError(f"base={base} of multi-scale batches must be a multiple of 32 pixels from 64")
+    if repeat < 1:
+        raise ValueError(f"repeat={repeat} must be at least 1: the base size is one of the sizes")
+    smallest, largest = (int(base * share / 32) * 32 for share in (0.75, 1.25))
+    steps = range(0, base - smallest, 32)
+    return [*(smallest + step for step in steps), *[base] * repeat, *(largest - step for step in steps)]
+
+
+class Mixup:
+    """Blends each image of a batch with the one before it, with the objects of both (DEIM, Huang et al., CVPR 2025).
+
+    The first image is blended with the last. Either all images of a batch are blended, those of all processes, or none.
+    Losses weigh the objects of both images alike.
+
+    Args:
+        probability: of a batch to be blended.
+        epochs: [first, end]: in epochs first, .., end - 1; None: in all.
+        share: the range that the weight of the image itself is drawn from, anew for each batch.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        probability: float = 0.5,
+        epochs: Sequence[int | None] | None = None,
+        share: Sequence[float] = (0.45, 0.55),
+    ):
+        self.probability = checked_probability(probability, "mixup")
+        self.epochs = checked_epochs(epochs, "mixup")
+        if len(share) != 2 or not 0 <= share[0] <= share[1] <= 1:
+            raise ValueError(f"share={list(share)} of mixup must be [low, high] with 0 <= low <= high <= 1")
+        self.share = (share[0], share[1])
+
+    def __call__(self, samples: Samples, before: Callable[[], dict[str, Any]], *, epoch: int) -> Samples:
+        """The samples, blended or as they are.
+
+        Args:
+            samples: with `image` (3, H, W) uint8 and `instances`, of one size.
+            before: gives the sample before the first one.
+            epoch: of the batch.
+
+        Raises:
+            ValueError: when images have different sizes.
+        """
+        # Both are drawn whether or not they are needed: what follows them does not depend on this one's settings.
+        chance, weight = torch.rand(2).tolist()
+        if not is_in(self.epochs, epoch) or chance >= self.probability:
+            return samples
+        low, high = self.share
+        others = [before(), *samples[:-1]]
+        return [_blended(one, other, low + weight * (high - low)) for one, other in zip(samples, others, strict=True)]
+
+
+def _blended(one: dict[str, Any], other: dict[str, Any], share: float) -> dict[str, Any]:
+    """`one`, blended with `other`."""
+    images: list[Tensor] = [one["image"], other["image"]]
+    if images[0].shape != images[1].shape:
+        sizes = " and ".join(f"{image.shape[-1]}x{image.shape[-2]}" for image in images)
+        raise ValueError(
+            f"mixup needs images of one size, and {one['file_name']} and {other['file_name']} have {sizes}: let the "
+            "augmentation end with a resize to one size, as RealtimeAugmentation does"
+        )
+    # Rounded to the nearest value of a pixel; the published code blends floating-point numbers.
+    image = torch.lerp(images[1].float(), images[0].float(), share).round_().to(images[0].dtype)
+    return {**one, "image": image, "instances": Instances.cat([one["instances"], other["instances"]])}

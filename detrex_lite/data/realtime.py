@@ -1,0 +1,425 @@
+"""The augmentation of the real-time detectors: RT-DETR, D-FINE and DEIM; and the square images of LW-DETR and RF-DETR.
+
+Transforms as in `transforms.py`. What is limited to epochs reads the epoch of the run from `target["epoch"]`, and
+mosaics get further images from `target["draw"]`; `DetrDatasetMapper` and `build_train_loader` put both there.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from .epochs import checked_epochs, checked_probability, is_in
+from .transforms import CROP_RANGE, SHORT_EDGES_BEFORE_CROP, RandomSizeCrop, ResizeShortestEdge
+
+# LW-DETR's (Chen et al., 2024): sides of square images, multiples of 64 pixels.
+SQUARE_SIDES = (448, 512, 576, 640, 704, 768, 832, 896)
+
+
+class InEpochs(nn.Module):
+    """Applies a transform in some epochs of the run, and there with a probability.
+
+    Args:
+        transform: called as `transform(image, target)`.
+        epochs: [first, end]: in epochs first, .., end - 1; None: in all.
+        probability: of applying it to an image.
+
+    Raises:
+        ValueError: when `epochs` are out of order, or the probability is not in 0..1.
+    """
+
+    def __init__(self, transform: nn.Module, *, epochs: Sequence[int | None] | None = None, probability: float = 1.0):
+        super().__init__()
+        name = type(transform).__name__
+        self.transform = transform
+        self.epochs = checked_epochs(epochs, name)
+        self.probability = checked_probability(probability, name)
+
+    def applies(self, target: dict[str, Any]) -> bool:
+        """Whether to apply the transform now: looks at the epoch, and draws.
+
+        Raises:
+            ValueError: when it depends on the epoch, and the target has none.
+        """
+        if self.epochs is not None and target.get("epoch") is None:
+            name = type(self.transform).__name__
+            raise ValueError(
+                f"{name} is limited to epochs {list(self.epochs)}, and the target of the image has no 'epoch': "
+                "build_train_loader gives one, others put it into the target"
+            )
+        chance = float(torch.rand(()))
+        return chance < self.probability and (self.epochs is None or is_in(self.epochs, target["epoch"]))
+
+    def forward(self, image: Any, target: dict[str, Any]) -> Any:
+        return self.transform(image, target) if self.applies(target) else (image, target)
+
+    def extra_repr(self) -> str:
+        return f"epochs={self.epochs}, probability={self.probability}"
+
+
+class RandomIoUCrop(v2.RandomIoUCrop):
+    """torchvision's, which leaves an image without objects as it is, at once: it would look for a crop in vain."""
+
+    def forward(self, image: Any, target: dict[str, Any]) -> Any:
+        return super().forward(image, target) if len(target["boxes"]) else (image, target)
+
+
+class RandomPhotometricDistort(nn.Module):
+    """Brightness, contrast, saturation, hue and the order of channels at random, as SSD (Liu et al., ECCV 2016) has it.
+
+    torchvision's transform of the same name, with a hue that takes a quarter of the time: see `adjust_hue`.
+
+    Args:
+        brightness, contrast, saturation: ranges of the factors.
+        hue: range of the shift in turns of the colour circle.
+        p: the probability of each of the five.
+
+    Raises:
+        ValueError: when a range or the probability is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        brightness: Sequence[float] = (0.875, 1.125),
+        contrast: Sequence[float] = (0.5, 1.5),
+        saturation: Sequence[float] = (0.5, 1.5),
+        hue: Sequence[float] = (-0.05, 0.05),
+        p: float = 0.5,
+    ):
+        super().__init__()
+        ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        for name, (low, high) in ranges.items():
+            lowest, highest = (-0.5, 0.5) if name == "hue" else (0, math.inf)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(f"{name}={[low, high]} must be [low, high] with {lowest} <= low <= high <= {highest}")
+        self.ranges = {name: (low, high) for name, (low, high) in ranges.items()}
+        self.probability = checked_probability(p, "a photometric distortion")
+
+    def forward(self, image: Any, target: Any) -> Any:
+        chances = torch.rand(5).lt(self.probability).tolist()
+        amounts = torch.rand(4).tolist()
+        contrast_first = bool(torch.rand(()) < 0.5)
+        order = torch.randperm(3).tolist()
+        brightness, contrast, saturation, hue = (
+            low + amount * (high - low) if chance else None
+            for (low, high), amount, chance in zip(self.ranges.values(), amounts, chances[:4], strict=True)
+        )
+        if brightness is not None:
+            image = v2.functional.adjust_brightness(image, brightness)
+        if contrast is not None and contrast_first:
+            image = v2.functional.adjust_contrast(image, contrast)
+        if saturation is not None:
+            image = v2.functional.adjust_saturation(image, saturation)
+        if hue is not None:
+            image = adjust_hue(image, hue)
+        if contrast is not None and not contrast_first:
+            image = v2.functional.adjust_contrast(image, contrast)
+        if chances[4]:
+            image = v2.functional.permute_channels(image, order)
+        return image, target
+
+
+def adjust_hue(image: torch.Tensor, shift: float) -> torch.Tensor:
+    """The colours turned on the colour circle, as torchvision's function of this name, but rounded to the nearest.
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+        shift: in turns, -0.5 to 0.5.
+    """
+    pixels = image.as_subclass(torch.Tensor).reshape(3, -1)
+    turned = torch.empty_like(pixels)
+    # So many at a time that everything stays in the processor's cache.
+    for part, out in zip(pixels.split(16384, dim=1), turned.split(16384, dim=1), strict=True):
+        red, green, blue = channels = part.float()
+        low, high = torch.aminmax(channels, dim=0)
+        chroma = high - low
+        scale = 1 / chroma.clamp(min=1)
+        # In sixths of a turn, from -1 to 5. A grey pixel has none, and a chroma of 0.
+        hue = torch.where(high == green, (blue - red) * scale + 2, (red - green) * scale + 4)
+        hue = torch.where(high == red, (green - blue) * scale, hue) + 6 * shift
+        hue = torch.where(hue < 0, hue + 6, hue)
+        hue = torch.where(hue >= 6, hue - 6, hue)
+        shares = torch.stack(
+            [(hue - 3).abs_().sub_(1), (hue - 2).abs_().neg_().add_(2), (hue - 4).abs_().neg_().add_(2)]
+        )
+        out.copy_(shares.clamp_(0, 1).mul_(chroma).add_(low).round_())
+    turned = turned.view(image.shape)
+    return tv_tensors.Image(turned) if isinstance(image, tv_tensors.Image) else turned
+
+
+class Mosaic(nn.Module):
+    """Four images in a grid, turned, moved and scaled at random (as in DEIM, Huang et al., CVPR 2025).
+
+    The image comes first, then three that are drawn from the data set, with replacement. All are resized, each lies in
+    the upper left corner of its cell, whose sides are the largest among the four, and what is left is black. The affine
+    transform takes the nearest pixels.
+
+    Args:
+        size: length of the short edge of each of the four in pixels.
+        max_size: limit of its long edge; None for no limit.
+        degrees: the mosaic is turned by an angle of up to so many degrees to either side.
+        translate: it is moved by up to this share of its width and of its height.
+        scale: the range of the factor that it is scaled by.
+
+    Raises:
+        ValueError: when a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 320,
+        max_size: int | None = None,
+        degrees: float = 10.0,
+        translate: float = 0.1,
+        scale: Sequence[float] = (0.5, 1.5),
+    ):
+        super().__init__()
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale={list(scale)} of a mosaic must be [low, high] with 0 < low <= high")
+        if degrees < 0:
+            raise ValueError(f"degrees={degrees} of a mosaic must not be negative")
+        if not 0 <= translate <= 1:
+            raise ValueError(f"translate={translate} of a mosaic is a share of its sides and must be in 0..1")
+        self.resize = ResizeShortestEdge(size, max_size)
+        self.degrees = degrees
+        self.translate = translate
+        self.scale = (scale[0], scale[1])
+
+    def forward(self, image: Any, target: dict[str, Any]) -> Any:
+        """The mosaic and the objects of all four images.
+
+        Args:
+            image: (3, H, W) uint8.
+            target: with `boxes`, `labels` and `draw`; masks (T, H, W) go along. Further tensors have a row for each
+                object.
+
+        Raises:
+            ValueError: when the target has no `draw`.
+        """
+        if target.get("draw") is None:
+            raise ValueError(
+                "a mosaic needs further images, and the target of the image has no 'draw': build_train_loader gives one"
+            )
+        others = [target["draw"]() for _ in range(3)]
+        samples = [self.resize(*sample) for sample in ((image, target), *others)]
+        cell_height = max(one.shape[-2] for one, _ in samples)
+        cell_width = max(one.shape[-1] for one, _ in samples)
+        size = 2 * cell_height, 2 * cell_width
+        # Rows of RGB pixels: Pillow, whose affine transform is the fastest by far, takes them without a copy.
+        pixels = torch.zeros(*size, 3, dtype=image.dtype)
+        placed = []
+        for number, (one, objects) in enumerate(samples):
+            top, left = number // 2 * cell_height, number % 2 * cell_width
+            height, width = one.shape[-2:]
+            pixels[top : top + height, left : left + width] = one.permute(1, 2, 0)
+            padding = [left, top, size[1] - left - width, size[0] - top - height]
+            placed.append({name: _padded(objects[name], padding) for name in target if name not in ("epoch", "draw")})
+        joined = {name: _joined([objects[name] for objects in placed]) for name in placed[0]}
+        geometry = self._draw(size)
+        turned = _affine(Image.fromarray(pixels.numpy()), geometry)
+        joined = {
+            name: _affine_boxes(value, geometry) if name == "boxes" else _affine(value, geometry)
+            for name, value in joined.items()
+        }
+        array = torch.from_numpy(np.array(turned)).permute(2, 0, 1).contiguous()
+        return tv_tensors.Image(array), {**target, **joined}
+
+    def _draw(self, size: tuple[int, int]) -> "_Affine":
+        turn, right, down, factor = torch.rand(4).tolist()
+        low, high = self.scale
+        return _Affine(
+            angle=(2 * turn - 1) * self.degrees,
+            translate=(
+                round((2 * right - 1) * self.translate * size[1]),
+                round((2 * down - 1) * self.translate * size[0]),
+            ),
+            scale=low + factor * (high - low),
+        )
+
+
+class _Affine(NamedTuple):
+    """A map of an image onto itself: turned clockwise by degrees and scaled around its centre, then moved by pixels to
+    the right and downwards.
+    """
+
+    angle: float
+    translate: tuple[int, int]
+    scale: float
+
+
+def _affine(value: Any, geometry: _Affine) -> Any:
+    """An image or masks after the map; what has no place in an image as it is."""
+    if not isinstance(value, Image.Image | tv_tensors.Mask):
+        return value
+    angle, translate, scale = geometry
+    return v2.functional.affine(value, angle=angle, translate=list(translate), scale=scale, shear=[0.0, 0.0], fill=[0])
+
+
+def _affine_boxes(boxes: tv_tensors.BoundingBoxes, geometry: _Affine) -> tv_tensors.BoundingBoxes:
+    """The boxes around what is left in the image of the turned boxes; 0, 0, 0, 0 where nothing is.
+
+    torchvision, as the published code, turns a box, takes the box around that and cuts it off at the border, which is
+    larger than what is seen wherever a corner is outside.
+
+    Args:
+        boxes: (T, 4) xyxy in pixels.
+        geometry: of the image.
+    """
+    height, width = boxes.canvas_size
+    x0, y0, x1, y1 = boxes.as_subclass(torch.Tensor).double().unbind(-1)
+    centre = torch.tensor([width / 2, height / 2], dtype=torch.float64)
+    corners = torch.stack([torch.stack(pair, -1) for pair in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], 1) - centre
+    angle = math.radians(geometry.angle)
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    moved = centre + torch.tensor(geometry.translate, dtype=torch.float64)
+    corners = geometry.scale * corners @ turn + moved  # (T, 4, 2)
+    seen = torch.stack([_box_around_visible(polygon, (height, width)) for polygon in corners]) if len(boxes) else x0
+    return tv_tensors.wrap(seen.reshape(-1, 4).to(boxes.dtype), like=boxes)
+
+
+def _box_around_visible(polygon: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The box around what an image shows of a convex polygon.
+
+    Args:
+        polygon: (N, 2) corners x, y in pixels, in order.
+        size: (height, width) of the image in pixels.
+
+    Returns:
+        (4,) xyxy in pixels; zeros when nothing is seen.
+    """
+    points = polygon.tolist()
+    for axis, limit, sign in ((0, 0, 1), (0, size[1], -1), (1, 0, 1), (1, size[0], -1)):
+        # Sutherland and Hodgman (1974): cut off what is beyond this side of the image.
+        inside = [sign * (point[axis] - limit) >= 0 for point in points]
+        if all(inside):
+            continue
+        kept = []
+        for number, point in enumerate(points):
+            before = points[number - 1]
+            if inside[number] != inside[number - 1]:
+                share = (limit - before[axis]) / (point[axis] - before[axis])
+                kept.append([a + share * (b - a) for a, b in zip(before, point, strict=True)])
+            if inside[number]:
+                kept.append(point)
+        points = kept
+    if not points:
+        return polygon.new_zeros(4)
+    x, y = zip(*points, strict=True)
+    return polygon.new_tensor([min(x), min(y), max(x), max(y)])
+
+
+def _padded(value: Any, padding: list[int]) -> Any:
+    """What has a place in an image, moved; anything else as it is."""
+    return v2.functional.pad(value, padding) if isinstance(value, tv_tensors.TVTensor) else value
+
+
+def _joined(parts: list[Any]) -> Any:
+    together = torch.cat(parts)
+    return tv_tensors.wrap(together, like=parts[0]) if isinstance(parts[0], tv_tensors.TVTensor) else together
+
+
+class RealtimeAugmentation(nn.Module):
+    """Mosaic, photometric distortion, zooming out, IoU crop; then flip and resize to one size, whatever the aspect.
+
+    The order is that of RT-DETR, D-FINE and DEIM. In an image that becomes a mosaic there is no zooming out or crop.
+    Boxes thinner than a pixel are left out before the flip and after the resize. Each of the first four is a transform
+    or None; in an `InEpochs` it is limited to some epochs and to a probability.
+
+    Args:
+        size: (height, width) of the image in pixels, or the side of a square.
+        mosaic: a `Mosaic`.
+        photometric_distort: e.g. `RandomPhotometricDistort`.
+        zoom_out: e.g. `v2.RandomZoomOut`.
+        iou_crop: e.g. `RandomIoUCrop`.
+        flip_probability: of the horizontal flip.
+
+    Raises:
+        ValueError: when the size or the probability is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | Sequence[int],
+        mosaic: InEpochs | None = None,
+        photometric_distort: nn.Module | None = None,
+        zoom_out: nn.Module | None = None,
+        iou_crop: nn.Module | None = None,
+        flip_probability: float = 0.5,
+    ):
+        super().__init__()
+        checked_probability(flip_probability, "the flip")
+        self.mosaic = mosaic
+        self.photometric_distort = photometric_distort
+        self.zoom_out = zoom_out
+        self.iou_crop = iou_crop
+        self.rest = v2.Compose(
+            [
+                v2.SanitizeBoundingBoxes(min_size=1),
+                v2.RandomHorizontalFlip(flip_probability),
+                v2.Resize(_pair(size), antialias=True),
+                v2.SanitizeBoundingBoxes(min_size=1),
+            ]
+        )
+
+    def forward(self, image: Any, target: dict[str, Any]) -> Any:
+        is_mosaic = self.mosaic is not None and self.mosaic.applies(target)
+        if is_mosaic:
+            assert self.mosaic is not None
+            image, target = self.mosaic.transform(image, target)
+        if self.photometric_distort is not None:
+            image, target = self.photometric_distort(image, target)
+        if not is_mosaic:
+            for transform in (self.zoom_out, self.iou_crop):
+                if transform is not None:
+                    image, target = transform(image, target)
+        return self.rest(image, target)
+
+
+def realtime_test_augmentation(*, size: int | Sequence[int]) -> v2.Transform:
+    """Resize to one size, whatever the aspect: (height, width) in pixels, or the side of a square."""
+    return v2.Compose([v2.Resize(_pair(size), antialias=True)])
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"size={size} must be at least one pixel high and wide")
+    return height, width
+
+
+def square_train_augmentation(
+    *,
+    sides: Sequence[int] = SQUARE_SIDES,
+    flip_probability: float = 0.5,
+    crop_probability: float = 0.5,
+    short_edges_before_crop: Sequence[int] = SHORT_EDGES_BEFORE_CROP,
+    crop_range: Sequence[int] = CROP_RANGE,
+) -> v2.Transform:
+    """LW-DETR's: flip, then resize to a square; or, with `crop_probability`, flip, resize, crop and resize to a square.
+
+    Args:
+        sides: of the square, in pixels; one is drawn for each image.
+        flip_probability: of the horizontal flip.
+        crop_probability: of the way with a crop.
+        short_edges_before_crop: short edges that the crop is taken from.
+        crop_range: shortest and longest side of the crop.
+
+    Raises:
+        ValueError: when there is no side, or one below 1.
+    """
+    sides = list(sides)
+    if not sides or min(sides) < 1:
+        raise ValueError(f"sides={sides} must be one or more lengths of at least 1 pixel")
+    square = v2.RandomChoice([v2.Resize((side, side), antialias=True) for side in sides])
+    crop = [ResizeShortestEdge(short_edges_before_crop), RandomSizeCrop(*crop_range), square]
+    either = v2.RandomChoice([v2.Compose(crop), square], p=[crop_probability, 1 - crop_probability])
+    return v2.Compose([v2.RandomHorizontalFlip(flip_probability), either])

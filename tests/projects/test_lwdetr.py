@@ -1,21 +1,11 @@
 """LW-DETR as a whole. Models are small; their structure is that of the configs."""
 
-import pytest
-import torch
-from torch.testing import assert_close
-
 from detrex_lite.config import get_config
 from detrex_lite.testing import (
     NUM_CLASSES,
     NUM_QUERIES,
     DeformableContract,
-    build,
-    build_lively,
     changed,
-    make_input,
-    predict,
-    require_all_gradients,
-    without_dropout,
 )
 
 NUM_GROUPS = 3

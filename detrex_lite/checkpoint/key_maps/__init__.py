@@ -9,7 +9,7 @@ a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the o
 """
 
 from . import detrex, lwdetr, mmdetection, papers, rtdetr, transformers
-from .backbones import DETECTRON2, DINOV2, TORCHVISION, TRANSFORMERS_DINOV2
+from .backbones import CAE, DETECTRON2, DINOV2, TORCHVISION, TRANSFORMERS_DINOV2
 from .conversions import COCO_IDS
 from .key_map import ENCODER_HEAD, Conversion, Copy, KeyMap, split_part, translate
 
@@ -25,6 +25,7 @@ KEY_MAPS: tuple[KeyMap, ...] = (
     *mmdetection.MAPS,
     TORCHVISION,
     DETECTRON2,
+    CAE,
     DINOV2,
     TRANSFORMERS_DINOV2,
 )

@@ -141,6 +141,12 @@ DETECTRON2 = KeyMap(
     ignored=("stem.fc.",),
 )
 
+CAE = KeyMap(  # version 2, as LW-DETR's authors publish it
+    "cae",
+    signature=("encoder.blocks.#.attn.q_bias", "encoder.pos_embed"),
+    rules=(("encoder.", "backbone."),),
+)
+
 DINOV2 = KeyMap(  # its authors' names; timm's have no token for masked patches
     "dinov2",
     signature=("blocks.#.ls1.gamma", "cls_token", "patch_embed.proj.weight"),

@@ -113,7 +113,7 @@ class WindowedViT(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if output_norm else None
         initialise(self)
         if weights is not None:
-            load_pretrained(self, weights, new="^$", below="encoder.")
+            load_pretrained(self, weights, new="^$")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, h, w), h = ceil(H / patch_size)."""

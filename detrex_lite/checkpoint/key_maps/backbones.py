@@ -91,20 +91,33 @@ def _projections(block: str, names: tuple[str, ...], here: str) -> Rules:
     return tuple((f"{block}{name}.@", f"{here}attn.qkv.@[{index}/3]") for index, name in enumerate(names))
 
 
-def transformers_dinov2(theirs: str) -> Rules:
-    """From the names of a DINOv2 in transformers, kept under the prefix `theirs`, to those of `WindowedViT`."""
+def transformers_dinov2(theirs: str, *, version: int = 5) -> Rules:
+    """From the names of a DINOv2 in transformers, kept under the prefix `theirs`, to those of `WindowedViT`.
+
+    Args:
+        theirs: the prefix.
+        version: 4 or 5, of transformers, whose names are written; those of both are read.
+    """
     block, here = f"{theirs}encoder.layer.#.", "backbone.blocks.#."
+    attention = {
+        4: (
+            *_projections(f"{block}attention.attention.", ("query", "key", "value"), here),
+            (f"{block}attention.output.dense.", f"{here}attn.proj."),
+        ),
+        5: (
+            *_projections(f"{block}attention.", ("q_proj", "k_proj", "v_proj"), here),
+            (f"{block}attention.o_proj.", f"{here}attn.proj."),
+        ),
+    }
     return (
         (f"{theirs}embeddings.cls_token", "backbone.cls_token"),
         (f"{theirs}embeddings.position_embeddings", "backbone.pos_embed"),
         (f"{theirs}embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
-        # Version 4, which files keep, and version 5.
-        *_projections(f"{block}attention.attention.", ("query", "key", "value"), here),
-        *_projections(f"{block}attention.", ("q_proj", "k_proj", "v_proj"), here),
-        (f"{block}attention.output.dense.", f"{here}attn.proj."),
-        (f"{block}attention.o_proj.", f"{here}attn.proj."),
+        *attention.pop(version),
+        *(rule for rules in attention.values() for rule in rules),
         (f"{block}layer_scale#.lambda1", f"{here}gamma_#"),
-        (block, here),
+        (f"{block}norm#.", f"{here}norm#."),
+        (f"{block}mlp.", f"{here}mlp."),
         (f"{theirs}layernorm.", "backbone.norm."),
     )
 
@@ -123,7 +136,7 @@ def transformers_cae(theirs: str) -> Rules:
         (f"{block}intermediate.", f"{here}mlp."),
         (f"{block}layernorm_before.", f"{here}norm1."),
         (f"{block}layernorm_after.", f"{here}norm2."),
-        (block, here),
+        (f"{block}gamma_#", f"{here}gamma_#"),
     )
 
 

@@ -77,7 +77,7 @@ _DINOV2 = "backbone.0.encoder.encoder."
 RF_DETR = KeyMap(
     "rfdetr",
     signature=(f"{_DINOV2}embeddings.cls_token", "transformer.enc_out_class_embed.0.weight"),
-    rules=(*transformers_dinov2(_DINOV2), *_DETECTOR),
+    rules=(*transformers_dinov2(_DINOV2, version=4), *_DETECTOR),
     ignored=(f"{_DINOV2}embeddings.mask_token",),  # of the pre-training
     conversions=_CLASS_ROWS,
     one_head=True,

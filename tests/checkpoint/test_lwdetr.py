@@ -143,7 +143,7 @@ DETECTORS = {
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("side", [32, 64])
-def test_agreement_with_transformers(name, side):
+def test_agreement_with_transformers(name, side, tmp_path):
     transformers = pytest.importorskip("transformers", minversion="5.23")
     transformers.logging.set_verbosity_error()
     make, changes, tolerance = DETECTORS[name]
@@ -159,6 +159,10 @@ def test_agreement_with_transformers(name, side):
     assert (report.key_map, report.missing, report.unexpected, report.mismatched) == ("transformers", [], [], [])
     names = set(convert_state_dict(model.state_dict(), "transformers"))
     assert names == {key for key in theirs.state_dict() if "mask_token" not in key}
+    theirs.save_pretrained(tmp_path)  # under other names: those of version 4, and of RF-DETR's repository
+    report = load_checkpoint(model, str(tmp_path / "model.safetensors"))
+    published = "rfdetr" if name == "rfdetr" else "transformers"
+    assert (report.key_map, report.missing, report.unexpected, report.mismatched) == (published, [], [], [])
     # No centre of a cell lies so near to the border that transformers would never take it, as the repository does.
     image = make_input(side, side, [], [], seed=3)
     pixels = model.preprocess([image], as_published=False).tensor

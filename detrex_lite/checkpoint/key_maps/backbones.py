@@ -125,19 +125,27 @@ def transformers_dinov2(theirs: str, *, version: int = 5) -> Rules:
 def transformers_cae(theirs: str) -> Rules:
     """From the names of LW-DETR's ViT in transformers, kept under the prefix `theirs`, to those of `WindowedViT`."""
     block, here = f"{theirs}encoder.layer.#.", "backbone.blocks.#."
-    names = ("q_proj", "k_proj", "v_proj")
-    return (
+    rules = [
         (f"{theirs}embeddings.position_embeddings", "backbone.pos_embed"),
         (f"{theirs}embeddings.projection.", "backbone.patch_embed.proj."),
-        *((f"{block}attention.{name}.weight", f"{here}attn.qkv.weight[{i}/3]") for i, name in enumerate(names)),
-        (f"{block}attention.q_proj.bias", f"{here}attn.q_bias"),
-        (f"{block}attention.v_proj.bias", f"{here}attn.v_bias"),
-        (f"{block}attention.o_proj.", f"{here}attn.proj."),
         (f"{block}intermediate.", f"{here}mlp."),
         (f"{block}layernorm_before.", f"{here}norm1."),
         (f"{block}layernorm_after.", f"{here}norm2."),
         (f"{block}gamma_#", f"{here}gamma_#"),
-    )
+    ]
+    # In models, and in files.
+    for query, key, value, output in (
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        ("attention.query", "attention.key", "attention.value", "output"),
+    ):
+        names = (query, key, value)
+        rules += [
+            *((f"{block}attention.{name}.weight", f"{here}attn.qkv.weight[{i}/3]") for i, name in enumerate(names)),
+            (f"{block}attention.{query}.bias", f"{here}attn.q_bias"),
+            (f"{block}attention.{value}.bias", f"{here}attn.v_bias"),
+            (f"{block}attention.{output}.", f"{here}attn.proj."),
+        ]
+    return tuple(rules)
 
 
 TORCHVISION = KeyMap(

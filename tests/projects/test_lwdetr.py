@@ -184,6 +184,15 @@ def test_dino_reads_a_windowed_vit(batch):
     require_all_gradients(model, model(batch))
 
 
+def test_rtdetr_takes_groups_with_proposals_of_their_own(batch):
+    cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
+    cfg.queries = small_config().queries
+    changes = {"num_classes": NUM_CLASSES, "num_queries": NUM_QUERIES, "heads.encoder_groups": NUM_GROUPS}
+    model = build_lively(changed(cfg, {**changes, "denoising": None})).train()
+    require_all_gradients(model, model(batch))
+    assert predict(model, batch, targets=True)[""].logits.shape[1] == NUM_GROUPS * NUM_QUERIES
+
+
 def test_groups_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="groups.*3 by queries, 2 by heads"):
         build(small_config(**{"heads.encoder_groups": 2}))

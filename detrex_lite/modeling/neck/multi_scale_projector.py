@@ -77,11 +77,11 @@ class MultiScaleProjector(nn.Module):
         if missing:
             raise ValueError(f"MultiScaleProjector expects {missing}, the backbone returns {list(features)}")
         maps = [features[name] for name in self.in_features]
-        levels = zip(self.resamplers, self.fusions, self.norms, strict=True)
-        return [
-            norm(fusion(torch.cat([resample(x) for resample, x in zip(resamplers, maps, strict=True)], dim=1)))
-            for resamplers, fusion, norm in levels
-        ]
+        levels = []
+        for resamplers, fusion, norm in zip(self.resamplers, self.fusions, self.norms, strict=True):
+            resized = [resample(x) for resample, x in zip(resamplers.children(), maps, strict=True)]
+            levels.append(norm(fusion(torch.cat(resized, dim=1))))
+        return levels
 
 
 class C2f(nn.Module):

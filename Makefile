@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # A worker of pytest-xdist on each core. `make test PARALLEL=` runs the tests in one process, for a debugger, say.
 PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
+SOAK_MINUTES ?= 10
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow soak lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -28,6 +29,9 @@ test: $(STAMP) lint  ## linter, type checker and tests; no network, no GPU
 
 test-slow: $(STAMP)  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+soak: $(STAMP)  ## kill training runs at random moments and let them go on, for SOAK_MINUTES=10
+	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -m soak -s tests/engine/test_soak.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # found by `__getattr__` when the program runs
     from .inference import Predictor as Predictor
+    from .scalars import log_scalar as log_scalar
     from .zoo.predictor import load as load
 
 __version__ = "0.1.0"
@@ -45,7 +46,11 @@ class _Configs:
 
 sys.meta_path.insert(0, _Configs())
 
-_LAZY = {"Predictor": "detrex_lite.inference", "load": "detrex_lite.zoo.predictor"}
+_LAZY = {
+    "Predictor": "detrex_lite.inference",
+    "load": "detrex_lite.zoo.predictor",
+    "log_scalar": "detrex_lite.scalars",
+}
 
 
 def __getattr__(name: str) -> Any:

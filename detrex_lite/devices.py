@@ -1,4 +1,4 @@
-"""Where to compute, by the name that a user gives."""
+"""Where to compute, by the name that a user gives, and what says that its memory is full."""
 
 import torch
 
@@ -18,3 +18,9 @@ def choose_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but there is no CUDA device; use 'cpu' or 'auto'")
     return chosen
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, on a CPU or a GPU."""
+    is_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
+    return is_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

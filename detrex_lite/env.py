@@ -28,12 +28,12 @@ REQUIRED = (
     "matplotlib",
 )
 OPTIONAL = {  # what each is for, and how to get it
-    "wandb": ("logging runs to Weights & Biases", "pip install 'detrex-lite[wandb]'"),
-    "mlflow": ("logging runs to MLflow", "pip install 'detrex-lite[mlflow]'"),
-    "faster_coco_eval": ("COCO average precision in C++", "pip install 'detrex-lite[fast-eval]'"),
-    "timm": ("configs that build backbones of timm", "pip install 'detrex-lite[timm]'"),
+    "wandb": ("logging runs to Weights & Biases", "pip install wandb"),
+    "mlflow": ("logging runs to MLflow", "pip install mlflow"),
+    "faster_coco_eval": ("COCO average precision in C++", "pip install faster-coco-eval"),
+    "timm": ("configs that build backbones of timm", "pip install -U timm"),
     "triton": ("the fast kernels and torch.compile on a GPU", "comes with torch's CUDA builds"),
-    "transformers": ("the tests that compare with its DETR", "pip install 'detrex-lite[dev]'"),
+    "transformers": ("the tests that compare with its DETR", "pip install transformers"),
     "onnx": ("ONNX export through torch.onnx", "pip install onnx"),
     "detectron2": ("running configs under detectron2's engine", "see docs/detectron2.md"),
 }
@@ -106,7 +106,9 @@ def _missing(packages: dict[str, dict[str, str | None]]) -> list[str]:
     sentences = []
     for name, package in packages.items():
         if package["error"] is not None:
-            purpose, remedy = OPTIONAL.get(name, ("detrex_lite itself", "pip install detrex-lite"))
+            purpose, remedy = OPTIONAL.get(
+                name, ("detrex_lite itself", f"pip install {'pillow' if name == 'PIL' else name}")
+            )
             sentences.append(f"{name}: {package['error']}; needed for {purpose}; {remedy}")
     return sentences
 

@@ -1,27 +1,47 @@
 """What error messages share: pointing at the name that was probably meant."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LISTED_CHOICES = 20  # a message lists the valid names only when it stays readable
 
 
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
+def closest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that was probably meant: spelt alike, or one of the two by initials (`learning_rate`, `lr`)."""
+    choices = sorted({str(choice) for choice in choices})
+    by_initials = [choice for choice in choices if choice == _initials(name) or name == _initials(choice)]
+    return next(iter(by_initials or difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)), None)
+
+
+def _initials(name: str) -> str | None:
+    words = str(name).split("_")
+    return "".join(word[:1] for word in words) if len(words) > 1 else None
+
+
+def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str | None = None) -> str:
     """A clause to append to an error about an unknown name.
 
     Args:
         name: what the user wrote.
         choices: the valid names.
+        otherwise: the clause when no choice is close.
 
     Returns:
-        `"; did you mean 'x'?"` when a choice is close, otherwise `"; choices: a, b, c"` (all, sorted),
-        or `""` when there are no choices, or more than anybody reads.
+        `"; did you mean 'x'?"` when a choice is close, else `otherwise`; without that `"; choices: a, b, c"` (all,
+        sorted), or `""` when there are no choices, or more than anybody reads.
     """
     choices = sorted({str(choice) for choice in choices})
-    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    close = closest(name, choices)
+    if close is not None:
+        return f"; did you mean {close!r}?"
+    if otherwise is not None:
+        return otherwise
     return f"; choices: {', '.join(choices)}" if 0 < len(choices) <= _LISTED_CHOICES else ""
+
+
+def few(names: Sequence[object], *, limit: int = 6) -> str:
+    """The first names of a list that may be long: `"a, b, c, ... (9 in all)"`."""
+    return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 class NonFiniteError(ValueError, FloatingPointError):

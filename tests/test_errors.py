@@ -1,10 +1,15 @@
 import pytest
 
-from detrex_lite.errors import NonFiniteError, did_you_mean
+from detrex_lite.errors import NonFiniteError, closest, did_you_mean, few
 
 
 def test_a_close_name_is_suggested():
     assert did_you_mean("nom_classes", ["num_classes", "num_queries"]) == "; did you mean 'num_classes'?"
+
+
+def test_initials_are_close():
+    assert did_you_mean("learning_rate", ["betas", "eps", "lr"]) == "; did you mean 'lr'?"
+    assert did_you_mean("wd", ["weight_decay", "lr"]) == "; did you mean 'weight_decay'?"
 
 
 def test_without_a_close_name_all_choices_are_listed_once_and_sorted():
@@ -13,6 +18,21 @@ def test_without_a_close_name_all_choices_are_listed_once_and_sorted():
 
 def test_without_choices_there_is_nothing_to_say():
     assert did_you_mean("zzz", []) == ""
+
+
+def test_another_clause_takes_the_place_of_the_list():
+    assert did_you_mean("zzz", ["res5"], otherwise="; see there") == "; see there"
+    assert did_you_mean("res4", ["res5"], otherwise="; see there") == "; did you mean 'res5'?"
+
+
+def test_the_closest_name():
+    assert closest("nom_classes", ["num_queries", "num_classes"]) == "num_classes"
+    assert closest("zzz", ["num_queries"]) is None
+
+
+def test_the_first_names_of_a_long_list():
+    assert few(["a", "b"]) == few(["a", "b"], limit=2) == "a, b"
+    assert few(range(9), limit=2) == "0, 1, ... (9 in all)"
 
 
 def test_long_lists_are_not_shown():

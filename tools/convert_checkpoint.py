@@ -10,6 +10,7 @@ Exit status: 0 when the file was written, 2 when it was not.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace) -> None:
     """Read, check, rename and write; nothing is written when any of it fails."""
-    output = Path(args.output)
+    output = Path(os.path.expanduser(args.output))
     if output.suffix not in SUFFIXES:
         raise CheckpointError(f"{output} has the suffix {output.suffix!r}; take one of {', '.join(SUFFIXES)}")
     if output.exists() and not args.overwrite:

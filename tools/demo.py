@@ -21,7 +21,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see tools/train_net.py; befo
 
 from omegaconf import DictConfig
 
-from detrex_lite.config import ConfigError, LazyConfig, instantiate
+from detrex_lite.config import ConfigError, LazyConfig, instantiate, trust
+from detrex_lite.config.trusted import add_trust_argument
 from detrex_lite.data import generate_shapes, read_image
 from detrex_lite.engine import clear_errors, train
 from detrex_lite.evaluation import format_table
@@ -49,6 +50,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--config-file", default=CONFIG_FILE, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="a few images and steps: shows that everything runs")
+    add_trust_argument(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return parser
 
@@ -56,8 +58,9 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_intermixed_args(arguments)
     start = time.perf_counter()
-    output = Path(args.output)
+    output = Path(os.path.expanduser(args.output))
     with clear_errors():
+        trust(*args.trust)
         config = load_config(args.config_file, output, [*(QUICK_OVERRIDES if args.quick else ()), *args.opts])
         prepare_folder(output)
         print(f"Drawing the data set into {config.dataset.root} ...", flush=True)

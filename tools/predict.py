@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files, num_failed = find_files(args.paths)
     if not files:
         return report("error: no image found")
-    output = Path(args.output)
+    output = Path(os.path.expanduser(args.output))
     drawn = drawn_paths(files, output)
     overwritten = {path.resolve() for path in drawn.values()} & {Path(file).resolve() for file in files}
     if overwritten:
@@ -251,7 +251,7 @@ def check_output(output: Path) -> None:
     Raises:
         OSError: when nothing can be written there; the message names the folder.
     """
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    existing = next(path for path in (output, *output.absolute().parents) if os.path.exists(path))
     try:
         if (output / "predictions.json").is_dir():
             raise IsADirectoryError(errno.EISDIR, "predictions.json in it is a folder")

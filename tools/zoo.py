@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see tools/train_net.py; before torch starts its threads
 
+from detrex_lite.config import ConfigError, trust
+from detrex_lite.config.trusted import add_trust_argument
 from detrex_lite.zoo import ZooEntry, ZooError, cached_path, load_zoo, obtain, select
 
 PROGRAM = "python tools/zoo.py"
@@ -38,6 +40,7 @@ def argument_parser() -> argparse.ArgumentParser:
     command.add_argument("names", nargs="+", metavar="NAME")
     command.add_argument("--output", default="output/zoo", metavar="DIR", help="default: %(default)s")
     command.add_argument("--weights", metavar="FILE", help="a file in place of the download, for a single NAME")
+    add_trust_argument(command)
     command.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     return parser
 
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.weights and len(entries) != 1:
             raise ZooError(f"--weights is the file of a single checkpoint, and {len(entries)} are to be evaluated")
         return evaluate(entries, args)
-    except ZooError as error:
+    except (ZooError, ConfigError) as error:
         print(f"zoo.py: error: {error}", file=sys.stderr)
         return 2
 
@@ -91,17 +94,20 @@ def evaluate(entries: Sequence[ZooEntry], args: argparse.Namespace) -> int:
     # Here, and not above: it takes the engine along, which lists and downloads do without.
     from detrex_lite.zoo.evaluate import MARKDOWN_FILE, evaluate_entries, format_rows
 
+    trust(*args.trust)
     table = [word for file in args.table for word in ("--table", file)]
-    rest = [*(["--weights", args.weights] if args.weights else []), *(["--opts", *args.opts] if args.opts else [])]
+    rest = ["--weights", args.weights] if args.weights else []
+    rest += [word for package in args.trust for word in ("--trust", package)]
+    rest += ["--opts", *args.opts] if args.opts else []
     rows = evaluate_entries(
         entries,
-        args.output,
+        os.path.expanduser(args.output),
         overrides=args.opts,
         weights=args.weights,
         command=lambda name: shlex.join([*PROGRAM.split(), *table, "evaluate", name, *rest]),
     )
     print(format_rows(rows))
-    print(f"written to {os.path.join(args.output, MARKDOWN_FILE)}")
+    print(f"written to {os.path.join(os.path.expanduser(args.output), MARKDOWN_FILE)}")
     return 1 if any(row.error for row in rows) else 0
 
 

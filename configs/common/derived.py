@@ -25,8 +25,8 @@ derived = dict(
     train=dict(max_epochs=_call("max_epochs"), init_checkpoint=_call("detector_weights")),
 )
 
-# The same for real-time detectors, whose backbones are trained with their norms, and the epochs of their augmentation. Of
-# the published training a config says `published = dict(epochs=..., batch=..., lr=...)`.
+# The same for real-time detectors, whose backbones are trained with their norms, and the epochs of their augmentation.
+# A config says of the published training `published = dict(epochs=..., batch=..., lr=...)`.
 derived_realtime = dict(
     model=dict(num_classes=_call("num_classes"), backbone=dict(weights=_call("backbone_weights"))),
     optimizer=derived["optimizer"],

@@ -12,6 +12,7 @@ train = get_config("common/train.py").train
 optimizer.params.weight_decay_norm = 0.0
 
 train.amp.enabled = True
+train.sync_batch_norm = True  # with several processes, which must be on GPUs then
 train.clip_grad.enabled = True
 train.clip_grad.params.max_norm = 0.1
 train.model_ema.merge_with({"enabled": True, "decay": 0.9999, "warmup": 2000})

@@ -13,8 +13,8 @@ lr_multiplier_12ep = L(multi_step)(epochs=12, milestones=[11], gamma=0.1, warmup
 
 lr_multiplier_one_cycle = L(one_cycle)(warmup_length=0.05, start_factor=0.01, end_factor=0.0)
 
-# Warm-ups of published recipes are given in steps. An epoch of COCO, 118,287 images, has 7,393 steps of 16 images, 3,697
-# of 32 and 925 of 128.
+# Warm-ups of published recipes are given in steps. An epoch of COCO, 118,287 images, has 7,393 steps of 16 images,
+# 3,697 of 32 and 925 of 128.
 lr_multiplier_constant = L(constant)(warmup_length=0.0, warmup_factor=0.001)
 lr_multiplier_flat_cosine = L(flat_cosine)(
     epochs=132, flat_epochs=64, final_epochs=12, end_factor=0.5, warmup_epochs=2000 / 3697

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .files import (
+    PARTIAL,
     CheckpointError,
     DamagedCheckpointError,
     atomic_file,
@@ -82,9 +83,10 @@ class Checkpointer:
         trial.unlink()
 
     def remove_leftovers(self) -> None:
-        """Remove what is left of a process that was killed while it saved. No other process may be saving here."""
-        for leftover in self.output_dir.glob(".*.pth.*.partial"):
-            leftover.unlink(missing_ok=True)
+        """Remove what is left of a process that was killed while it wrote files. No other one may be writing here."""
+        for leftover in self.output_dir.glob(".*.partial"):
+            if PARTIAL.fullmatch(leftover.name):
+                leftover.unlink(missing_ok=True)
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""

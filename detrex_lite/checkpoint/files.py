@@ -28,10 +28,10 @@ INDEX_SUFFIX = ".index.json"
 HUGGING_FACE_FILES = tuple(
     name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", INDEX_SUFFIX)
 )
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")  # names of files that `atomic_file` has not finished
 DETECTRON2_PREFIX = "detectron2://"
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 TRUST = "If you trust its author, pass trusted=True (train.trust_init_checkpoint=True in a config)"
-
 
 # Classes that only hold values: the repositories of most papers save the arguments of their command line.
 HARMLESS: list[Any] = [argparse.Namespace]
@@ -136,8 +136,8 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{path} is a folder; give a file{listed}")
     if not path.exists():
         siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, siblings)
-        raise CheckpointError(f"there is no file {path.absolute()}" + (hint if "did you mean" in hint else ""))
+        hint = did_you_mean(path.name, siblings, otherwise="")
+        raise CheckpointError(f"there is no file {path.absolute()}{hint}")
     if path.stat().st_size == 0:
         raise DamagedCheckpointError(f"{path} is empty: the download or the save that made it did not finish")
     return path

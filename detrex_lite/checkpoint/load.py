@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import did_you_mean
+from ..errors import did_you_mean, few
 from .files import CheckpointError, read_checkpoint
 from .key_maps import ENCODER_HEAD, KEY_MAPS, KeyMap, split_part
 from .report import LoadReport, Mismatch, names_or_parts
@@ -111,12 +111,12 @@ def require_usable(values: Mapping[str, Tensor], model: Mapping[str, Tensor]) ->
     wrong = [f"{name} ({str(value.dtype)[6:]})" for name, value, _ in real if not value.is_floating_point()]
     if wrong:
         raise CheckpointError(
-            f"weights must be real numbers with a fraction, and of this checkpoint these are not: {_few(wrong)}"
+            f"weights must be real numbers with a fraction, and of this checkpoint these are not: {few(wrong)}"
         )
     wrong = [name for name, value, mine in real if not torch.isfinite(value.to(mine.dtype)).all()]
     if wrong:
         raise CheckpointError(
-            f"weights are not finite (nan, infinity, or too large for the model): {_few(wrong)}. The training that "
+            f"weights are not finite (nan, infinity, or too large for the model): {few(wrong)}. The training that "
             "wrote them had failed, or the file was changed: take an earlier checkpoint"
         )
 
@@ -140,7 +140,8 @@ def model_state(stored: Mapping[str, Any], *, prefer_ema: bool = True) -> dict[s
     if averaged and (prefer_ema != is_exchanged or not state):
         state.update(_tensors(averaged[0]))
     if not state:
-        raise CheckpointError(f"the checkpoint holds no weights; its entries are: {_few(list(stored))}")
+        entries = f"its entries are: {few(list(stored))}" if stored else "it has no entries at all"
+        raise CheckpointError(f"the checkpoint holds no weights; {entries}")
     return state
 
 
@@ -273,7 +274,7 @@ def _plan(
         values[name] = value
         report.loaded.update((key, [name]) for key in keys)
     if collisions:
-        raise CheckpointError(f"different tensors of the checkpoint have one place in the model: {_few(collisions)}")
+        raise CheckpointError(f"different tensors of the checkpoint have one place in the model: {few(collisions)}")
     if destination.is_bare_backbone:
         report.names_of_unexpected = {}  # it takes its part of a checkpoint, whatever else is there
     firsts = dict.fromkeys(destination.first_name.values())
@@ -356,8 +357,8 @@ def _require_this_model(report: LoadReport, state: Mapping[str, Tensor], destina
     if not whole_model and (placed == 0 or 2 * placed < weights):
         raise CheckpointError(
             f"this is a checkpoint of another model: {placed} of its {weights} tensors find a place (names of "
-            f"{report.key_map})\n  in the checkpoint: {_few(report.unexpected or list(state))}\n"
-            f"  in the model: {_few(report.missing or list(destination.tensors))}"
+            f"{report.key_map})\n  in the checkpoint: {few(report.unexpected or list(state))}\n"
+            f"  in the model: {few(report.missing or list(destination.tensors))}"
         )
 
 
@@ -382,7 +383,3 @@ def _require_equal_shapes(report: LoadReport) -> None:
         f"{len(report.mismatched)} tensors have another shape in the checkpoint than in the model:\n{listed}\n"
         + ". ".join(f"{one[0].upper()}{one[1:]}" for one in advice)
     )
-
-
-def _few(names: list[str], limit: int = 5) -> str:
-    return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

@@ -12,7 +12,7 @@ from ..errors import did_you_mean
 from . import ConfigError, LazyConfig, trust, validate
 from .nodes import dotted_paths, first_line
 from .trusted import add_trust_argument
-from .validation import unread_keys
+from .validation import unknown_train_keys, unread_keys
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         validate(part)
         if part is cfg and "model" in cfg and "train" in cfg:  # the config of a run, not of a part
-            unread = unread_keys(cfg)
-            if unread:
-                raise ConfigError(unread)
+            unknown = [*unread_keys(cfg), *unknown_train_keys(cfg)]
+            if unknown:
+                raise ConfigError(unknown)
     except ConfigError as error:  # still print it, as it is written, to show where the faults are
         print(_render(part, options.format, resolve=False))
         print(error, file=sys.stderr)

@@ -3,6 +3,7 @@
 import builtins
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -41,10 +42,10 @@ def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> 
         keys: return the value of this variable, whatever its type, or a tuple of the values of several.
 
     Raises:
-        ConfigError: there is no such file or key, a config file cannot be read or imported, a Python file ends the
-            program, or a YAML file is no mapping of keys.
+        ConfigError: there is no such file or key, a config file cannot be read or imported, a Python file raises an
+            error (the `__cause__`) or ends the program, or a YAML file is no mapping of keys.
     """
-    file = _existing_file(Path(path))
+    file = _existing_file(Path(os.path.expanduser(path)))
     if file.suffix == ".py":
         _make_importable(file.parent)
         values: Any = _run(file)
@@ -144,7 +145,24 @@ def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(
             f"{file} ends the program (sys.exit({error.code!r})) before the config is complete"
         ) from error
+    except ConfigError:  # of a file that this one imports, or of a function that it calls
+        raise
+    except Exception as error:
+        kind = ConfigImportError if isinstance(error, ImportError) else ConfigError
+        raise kind(_located(error, file)) from error
     return namespace
+
+
+def _located(error: Exception, file: Path) -> str:
+    """What was raised by the code of a config file, with its line there, and the place where it began."""
+    places = traceback.extract_tb(error.__traceback__)
+    line = [place.lineno for place in places if place.filename == str(file)][-1]
+    text = first_line(error) if isinstance(error, OmegaConfBaseException) else str(error)
+    message = f"{file}, line {line}: {type(error).__name__}: {text}"
+    # An import that finds nothing, and an attribute that a config lacks, are the config's faults, whoever says so.
+    origin = next((place for place in reversed(places) if not place.filename.startswith("<")), places[-1])
+    own = origin.filename == str(file) or isinstance(error, (ModuleNotFoundError, OmegaConfBaseException))
+    return message if own else f"{message} (raised in {origin.filename}, line {origin.lineno})"
 
 
 def _compile(file: Path) -> CodeType:

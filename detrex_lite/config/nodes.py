@@ -69,8 +69,8 @@ def dotted_paths(node: Any, path: str = "") -> Iterator[str]:
 
 
 def first_line(error: OmegaConfBaseException) -> str:
-    """omegaconf's message without the internals that it appends."""
-    return str(error).partition("\n")[0]
+    """omegaconf's message without the internals that it appends, and without its words around a `ConfigError`."""
+    return str(error).partition("\n")[0].removeprefix("ConfigError raised while resolving interpolation: ")
 
 
 def to_plain(cfg: Any, *, resolve: bool) -> Any:
@@ -83,13 +83,28 @@ def to_plain(cfg: Any, *, resolve: bool) -> Any:
         ConfigError: an interpolation does not resolve.
     """
     node = cfg if isinstance(cfg, Container) else OmegaConf.create(cfg, flags=FLAGS)
-    written = OmegaConf.to_container(node, resolve=False, structured_config_mode=SCMode.DICT_CONFIG)
+    written = _as_written(node)
     if not resolve:
         return written
     try:
         return _resolved(node, written)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_line(error)}") from error
+
+
+def fields_of(node: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    """The fields of a dataclass or attrs instance, which `to_plain` leaves a node; their values as it gives them."""
+    fields = {}
+    for key in node:
+        child: Any = node._get_node(key)
+        is_reference = child._is_interpolation() or child._is_missing() or child._is_none()
+        written = child._value() if is_reference or not isinstance(child, Container) else _as_written(child)
+        fields[str(key)] = _resolved_item(node, key, written) if resolve else written
+    return fields
+
+
+def _as_written(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=False, structured_config_mode=SCMode.DICT_CONFIG)
 
 
 def _resolved(node: Any, written: Any) -> Any:
@@ -110,5 +125,6 @@ def _resolved_item(node: Any, key: Any, written: Any) -> Any:
     with environment_reads() as names:
         value = node[key]
         if isinstance(value, Container):
+            OmegaConf.to_container(value, resolve=True)  # reads the fields of instances too
             value = OmegaConf.to_container(value, resolve=True, structured_config_mode=SCMode.DICT_CONFIG)
     return written if names else value

@@ -1,6 +1,5 @@
 """Changing a config by strings from the command line: `train.max_iter=10`."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -9,8 +8,9 @@ from typing import Any, TypeVar
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import did_you_mean
+from ..errors import closest, did_you_mean
 from .error import ConfigError
+from .loading import get_config
 from .nodes import TARGET, dotted_paths, first_line, is_call, join
 from .targets import accepted_names, default_of, describe, locate, takes_only
 from .values import parse_value
@@ -134,19 +134,31 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{parent} has {len(node)} items, none at {keys[depth]!r}")
     target = _target_of(node)
-    names = [*map(str, node), *accepted_names(target)]
-    close = difflib.get_close_matches(keys[depth], names, n=1) if depth == len(keys) - 1 else []
-    inside = takes_only(target)
-    if close:
-        hint = f"; did you mean {join(parent, close[0])!r}?"
-    elif inside:
+    inside = list(get_config("common/train.py").train) if parent == "train" else takes_only(target)
+    names = [*map(str, node), *inside, *accepted_names(target)]
+    others = [name for name in dotted_paths(cfg) if not f"{path}.".startswith(f"{name}.")]
+    is_last = depth == len(keys) - 1
+    close = closest(keys[depth], names) if is_last else None
+    if close is not None:
+        hint = f"; did you mean {join(parent, close)!r}?"
+    elif inside and parent != "train":
         hint = f"; {describe(target)} takes {', '.join(sorted(inside))}"
+    elif is_last:
+        # Last names are compared, as whole paths are alike that only begin so; `train.x` may be `dataloader.train.x`.
+        akin = [other for other in others if parent in other.split(".")[:-1]]
+        elsewhere = _of_name(keys[depth], akin) or _of_name(keys[depth], others)
+        siblings = [join(parent, name) for name in names] if parent != "train" else []
+        hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(path, siblings)
     else:
-        others = [name for name in dotted_paths(cfg) if not f"{path}.".startswith(f"{name}.")]
-        siblings = [join(parent, name) for name in names]
-        hint = did_you_mean(path, [*others, *siblings]) or did_you_mean(path, siblings)
+        hint = did_you_mean(path, others)
     adding = "" if inside and keys[depth] not in inside else f" (+{path}=... would add it)"
     raise ConfigError(f"there is no {path!r}{hint}{adding}")
+
+
+def _of_name(name: str, paths: Sequence[str]) -> str | None:
+    """The first path whose last key was probably meant."""
+    found = closest(name, [path.rpartition(".")[2] for path in paths])
+    return next((path for path in paths if path.rpartition(".")[2] == found), None)
 
 
 def _target_of(node: Any) -> Any:

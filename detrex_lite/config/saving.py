@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from .nodes import PARTIAL, POSITIONAL, TARGET, join, to_plain
+from .nodes import PARTIAL, POSITIONAL, TARGET, fields_of, join, to_plain
 from .targets import dotted_name, is_at
 
 
@@ -33,7 +33,7 @@ def to_yaml(cfg: Any, *, resolve: bool = False) -> str:
 def save(cfg: Any, path: str | os.PathLike, *, resolve: bool = False) -> None:
     """Write `to_yaml` to a file that `load` reads; a warning names the values that it cannot hold."""
     text, lost = _write(cfg, resolve)
-    Path(path).write_text(text, encoding="utf-8")
+    Path(os.path.expanduser(path)).write_text(text, encoding="utf-8")
     if lost:
         names = ", ".join(f"{key} ({description})" for key, description in lost.items())
         warnings.warn(f"{path} cannot hold these values of the config, they are ??? in it: {names}")
@@ -49,7 +49,7 @@ def unsaved(cfg: Any) -> dict[str, str]:
 
 
 def _write(cfg: Any, resolve: bool) -> tuple[str, dict[str, str]]:
-    writer = _Writer()
+    writer = _Writer(resolve=resolve)
     plain = writer.convert(to_plain(cfg, resolve=resolve), "")
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
     if writer.lost:
@@ -63,11 +63,15 @@ class _Writer:
 
     Objects that have a name become calls that give them back; those that have none become `???`.
 
+    Args:
+        resolve: whether interpolations in instances of dataclasses are replaced by their values.
+
     Attributes:
         lost: what has become `???`: a description by dotted path.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, resolve: bool) -> None:
+        self.resolve = resolve
         self.lost: dict[str, str] = {}
 
     def convert(self, value: Any, path: str) -> Any:
@@ -94,7 +98,7 @@ class _Writer:
     def _convert_object(self, value: Any, path: str) -> Any:
         call: dict[Any, Any]
         if isinstance(value, DictConfig):  # a dataclass instance, which omegaconf took apart
-            call = {TARGET: OmegaConf.get_type(value), **value}
+            call = {TARGET: OmegaConf.get_type(value), **fields_of(value, resolve=self.resolve)}
         elif isinstance(value, PurePath):
             call = {TARGET: Path, POSITIONAL: [str(value)]}
         elif isinstance(value, partial):

@@ -7,8 +7,9 @@ from typing import Any
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ..errors import did_you_mean
+from ..errors import did_you_mean, few
 from .error import ConfigError
+from .loading import get_config
 from .nodes import (
     PARTIAL,
     POSITIONAL,
@@ -29,6 +30,9 @@ from .targets import argument_faults, locate, value_faults
 RUN_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 _READ_BY_FUNCTIONS = {"detrex_lite.engine.derived.": ("dataset", "pretrained", "published")}
 _REFERENCE = re.compile(r"\$\{\s*(\.*)([\w-]*)")
+_MISSING = re.compile(r"Missing mandatory value: (\S+)")
+
+FREE_KEYS = ("train.wandb.params", "train.mlflow.params")  # handed on as they are: those packages know them
 
 RUN_TIME_VALUES = ("optimizer.params.model",)  # what the training engine sets, as detectron2's does
 
@@ -85,6 +89,26 @@ def _interpolations(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[s
         yield from _interpolations(item, (*path, str(key)))
 
 
+def unknown_train_keys(cfg: DictConfig) -> list[str]:
+    """One fault for each key in `train`, at any depth, that the engine does not know."""
+    return _unknown_keys(cfg.train, get_config("common/train.py").train)
+
+
+def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
+    if path in FREE_KEYS or not isinstance(known, DictConfig):
+        return []
+    names = [str(name) for name in known]
+    if not isinstance(given, DictConfig):
+        return [f"{path}={given!r} is not a dict with the keys {', '.join(names)}"]
+    faults = []
+    for key in map(str, given):
+        if key not in known:
+            faults.append(f"{path}.{key} is not a key of the engine{did_you_mean(key, names)}")
+        elif isinstance(known[key], DictConfig):
+            faults += _unknown_keys(given[key], known[key], f"{path}.{key}")
+    return faults
+
+
 def check(cfg: Any, *, late: Collection[str] = (), given: Collection[str] = ()) -> None:
     """`validate`, with the names of arguments that the call which `cfg` describes gets besides its own."""
     checker = _Checker(late)
@@ -98,6 +122,7 @@ class _Checker:
 
     def __init__(self, late: Collection[str]) -> None:
         self.faults: list[str] = []
+        self._unresolved: dict[str, list[str]] = {}  # why values cannot be read -> their paths
         self._late = tuple(late)
         self._visited: dict[int, Any] = {}  # keeps the nodes alive, so that an id means one node
         self._open: set[int] = set()
@@ -131,10 +156,28 @@ class _Checker:
             try:
                 children[key] = node[key]
             except MissingMandatoryValue:
-                self.faults.append(f"{child_path}: has no value yet (it is ???)")
+                self._add_missing(child_path)
             except OmegaConfBaseException as error:
-                self.faults.append(f"{child_path}: {first_line(error)}")
+                self._add_unresolved(child_path, error)
         return children
+
+    def _add_missing(self, path: str) -> None:
+        """One fault for a value that many interpolations may lead to."""
+        fault = f"{path}: has no value yet (it is ???)"
+        if fault not in self.faults:
+            self.faults.append(fault)
+
+    def _add_unresolved(self, path: str, error: OmegaConfBaseException) -> None:
+        """One fault for all interpolations that cannot be resolved for one reason."""
+        if missing := _MISSING.search(str(error)):
+            self._add_missing(re.sub(r"\[(\w+)\]", r".\1", missing[1]))  # omegaconf writes a.b[0].c
+            return
+        reason = first_line(error)
+        paths = self._unresolved.setdefault(reason, [])
+        if paths:
+            self.faults.remove(f"{few(paths, limit=3)}: {reason}")
+        paths.append(path)
+        self.faults.append(f"{few(paths, limit=3)}: {reason}")
 
     def _check_call(self, children: Mapping[Any, Any], path: str, names: list[str]) -> None:
         target = children.get(TARGET)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import did_you_mean
@@ -47,7 +46,7 @@ def dataset_root() -> tuple[str, str]:
     """The folder of data sets, from the first of `ROOT_VARIABLES` that is set, and what says so."""
     for variable in ROOT_VARIABLES:
         if os.environ.get(variable):
-            return str(Path(os.environ[variable]).expanduser()), f"from {variable}"
+            return os.path.expanduser(os.environ[variable]), f"from {variable}"
     return DEFAULT_ROOT, f"as neither {' nor '.join(ROOT_VARIABLES)} is set"
 
 

@@ -1,6 +1,7 @@
 """COCO detection files (https://cocodataset.org/#format-data)."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -35,9 +36,9 @@ def load_coco(
         DatasetError: when the file or the folder is missing, or an entry is malformed or contradicts another;
             it names the file and the annotation id. `tools/check_dataset.py` lists all such faults at once.
     """
-    path = Path(annotations).expanduser()
+    path = Path(os.path.expanduser(annotations))
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _load_coco(str(path), str(Path(image_root).expanduser()), name, check_class_names(class_names), stamp)
+    return _load_coco(str(path), str(Path(os.path.expanduser(image_root))), name, check_class_names(class_names), stamp)
 
 
 @lru_cache(maxsize=8)
@@ -192,16 +193,18 @@ def _read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int
     return ids, tuple(found[category_id] for category_id in ids)
 
 
-def _read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog) -> dict[int, int]:
-    """Fill the images of `table`; returns image id -> position."""
-    positions: dict[int, int] = {}
+def _read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog) -> dict[int, int | None]:
+    """Fill the images of `table`; returns image id -> position, None for an image whose other values are faulty."""
+    positions: dict[int, int | None] = {}
     ids: dict[str, int] = {}
 
     def read(entry: Any) -> None:
-        image_id, file_name = _integer(entry, "id"), name_of(_value(entry, "file_name"), "file_name")
+        image_id = _integer(entry, "id")
+        position = positions.setdefault(image_id, None)  # stays so after a fault, which is none of its annotations'
+        file_name = name_of(_value(entry, "file_name"), "file_name")
         height, width = (_integer(entry, key, low=1, high=MAX_SIDE) for key in ("height", "width"))
-        if image_id in positions:
-            other = table.file_names[positions[image_id]]
+        if position is not None:
+            other = table.file_names[position]
             raise _Malformed("duplicate id", f"the images {other} and {file_name} share this id")
         if file_name in ids:
             message = (
@@ -209,7 +212,7 @@ def _read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog
             )
             log.error("duplicate file", f"{file}: image {image_id}", message)
         ids[file_name] = image_id
-        positions[image_id] = len(positions)
+        positions[image_id] = len(table.file_names)
         table.add_image(file_name, image_id, (height, width))
 
     _skipping(log, file, "image", entries, read)
@@ -220,7 +223,7 @@ def _read_annotations(
     file: str,
     entries: list,
     table: AnnotationTable,
-    positions: dict[int, int],
+    positions: dict[int, int | None],
     classes: dict[int, int],
     log: FaultLog,
 ) -> None:
@@ -242,13 +245,14 @@ def _read_annotations(
             raise _Malformed("duplicate id", "another annotation has the same id")
         seen.add(annotation_id)
         area = entry.get("area")
-        table.add_box(
-            positions[image_id],
-            _box(entry),
+        values: Any = dict(
             class_index=classes[category_id],
             iscrowd=integer(entry.get("iscrowd", 0), "iscrowd", low=0, high=1) == 1,
             area=nan if area is None else real(area, "area"),
             annotation_id=annotation_id,
         )
+        box, position = _box(entry), positions[image_id]
+        if position is not None:
+            table.add_box(position, box, **values)
 
     _skipping(log, file, "annotation", entries, read)

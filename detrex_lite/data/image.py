@@ -51,7 +51,7 @@ def read_image(path: str | Path) -> Tensor:
         DatasetError: when the file is missing or is no whole image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(os.path.expanduser(path)) as image:
             return _decoded(image, _orientation(image))
     except FileNotFoundError:
         raise _not_there(path) from None
@@ -98,7 +98,7 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
         DatasetError: when the file is missing or is no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(os.path.expanduser(path)) as image:
             width, height = image.size
             exchanged = _orientation(image) >= 5
     except FileNotFoundError:
@@ -143,7 +143,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
     for path in [paths] if isinstance(paths, str | Path) else paths:
         if "://" in str(path):  # Path would drop one of the slashes
             raise _not_there(path)
-        text = str(Path(path).expanduser())
+        text = str(Path(os.path.expanduser(path)))
         if os.path.isdir(text):
             names = sorted(name for name in os.listdir(text) if name.lower().endswith(IMAGE_EXTENSIONS))
             if not names:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..devices import is_out_of_memory
 from ..distributed import broadcast_object, rank, world_size
 from .batches import Mixup, MultiScale
 from .dataset import DetectionDataset, subset
@@ -108,7 +109,7 @@ class _MappedDataset(Dataset):
 
         def load(record: dict[str, Any]) -> dict[str, Any]:
             with _seeded(self.seed, _SAMPLE, position):
-                return self.mapper({**record, "epoch": epoch, "draw": draw})
+                return self._mapped({**record, "epoch": epoch, "draw": draw})
 
         return self._first_readable(index, load, unreadable)
 
@@ -130,6 +131,18 @@ class _MappedDataset(Dataset):
                     return None
                 if len(left_out) > min(self.max_unreadable, len(self.dataset) - 1):
                     raise _too_many(left_out, self.max_unreadable) from None
+
+    def _mapped(self, record: dict[str, Any]) -> dict[str, Any]:
+        """An image that takes more memory than there is to resize is a DatasetError too."""
+        try:
+            return self.mapper(record)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = f"{record['height']}x{record['width']} (height x width)"
+            raise DatasetError(
+                f"image {record['file_name']} of {size} pixels needs more memory than there is"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -227,8 +240,9 @@ def build_train_loader(
         filter_empty: leave out images without objects. The default keeps them, as DETR's published code does.
         limit: use the first so many images only, e.g. to see whether a model can overfit them.
         prefetch_factor: batches that each worker loads ahead.
-        max_unreadable: images that may be missing, broken or of another size than annotated, in each process. The next
-            image of the data set takes the place of such a one, with a warning; one more ends training.
+        max_unreadable: images that may be missing, broken, too large for the memory or of another size than
+            annotated, in each process. The next image of the data set takes the place of such a one, with a warning;
+            one more ends training.
         mixup: mixes each image of a batch with another, before `multi_scale`.
         multi_scale: resizes the images of a batch to one size that is drawn for it.
 
@@ -288,8 +302,9 @@ def build_test_loader(
         batch_size: images a batch of one process.
         num_workers: loading processes of each process; 0 loads in the process itself.
         prefetch_factor: batches that each worker loads ahead.
-        max_unreadable: images that may be missing, broken or of another size than annotated, in each process. Such a
-            one is left out, with a warning, and an evaluator counts its objects as missed; one more ends the iteration.
+        max_unreadable: images that may be missing, broken, too large for the memory or of another size than
+            annotated, in each process. Such a one is left out, with a warning, and an evaluator counts its objects as
+            missed; one more ends the iteration.
 
     Raises:
         DatasetError: while iterating, when too many images cannot be read, or all.

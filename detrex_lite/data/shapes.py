@@ -68,7 +68,7 @@ def generate_shapes(
             f"in [0, 1) and a seed from 0; got {num_train=}, {num_val=}, {image_size=}, {max_objects=}, "
             f"{empty_share=}, {seed=}"
         )
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     parameters = {
         "drawing": _DRAWING,
         "num_train": num_train,
@@ -126,7 +126,7 @@ def load_shapes(root: str | Path, split: str) -> DetectionDataset:
     Raises:
         DatasetError: when the split is another, or the folder holds anything else.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     if split not in ("train", "val"):
         raise DatasetError(f"shapes have the splits train and val, not {split!r}")
     if _parameters_of(root) is None:

@@ -50,12 +50,12 @@ def load_voc(
         DatasetError: when a file or folder is missing or an entry is malformed; it names the file and the
             object.
     """
-    folder = Path(annotation_dir).expanduser()
-    split = None if split_file is None else str(Path(split_file).expanduser())
+    folder = Path(os.path.expanduser(annotation_dir))
+    split = None if split_file is None else str(Path(os.path.expanduser(split_file)))
     stamp = (_stamp(folder), os.path.getmtime(split) if split and os.path.isfile(split) else 0)
     return _load_voc(
         str(folder),
-        str(Path(image_dir).expanduser()),
+        str(Path(os.path.expanduser(image_dir))),
         split,
         check_class_names(class_names),
         name,

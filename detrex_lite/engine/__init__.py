@@ -10,6 +10,7 @@ from .loop.schedule import WarmupParamScheduler, constant, flat_cosine, multi_st
 from .loop.trainer import Hook, Trainer
 from .processes.failures import LostProcessError
 from .processes.launch import launch
+from .processes.signals import end_when_interrupted
 from .run import evaluate, train
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "constant",
     "default_argument_parser",
     "device_of",
+    "end_when_interrupted",
     "evaluate",
     "find_engine",
     "flat_cosine",

@@ -14,7 +14,9 @@ from .. import distributed
 from ..checkpoint import CheckpointError
 from ..config import ConfigError, LazyConfig, explain, get_config, trust
 from ..config.trusted import add_trust_argument
+from ..data import DatasetError
 from ..data.detectron2_catalog import INSTALL_DETECTRON2
+from .io.folder import LostFolderError
 from .run import evaluate, train
 
 ENGINES = ("detrex_lite", "detectron2")
@@ -90,11 +92,17 @@ def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 @contextlib.contextmanager
 def clear_errors(*, with_traceback: bool = False) -> Iterator[None]:
-    """Inside, faults of configs and checkpoints end the program with status 2 and what `explain` says of them."""
+    """Inside, faults of configs, checkpoints and data end the program with status 2 and what `explain` says of them.
+
+    So does the loss of the output folder, with status 1.
+    """
     try:
         yield
-    except (ConfigError, CheckpointError) as error:
-        # Under torchrun the first process of each machine speaks: a file may be missing on one of them only.
-        if distributed.is_main_process() or os.environ.get("LOCAL_RANK") == "0":
+    except (ConfigError, CheckpointError, DatasetError, LostFolderError) as error:
+        # Under torchrun the first process of each machine speaks: a file may be missing on one of them only. Images
+        # are read by one process alone.
+        local_rank = os.environ.get("LOCAL_RANK")
+        is_alone = local_rank is not None and isinstance(error, DatasetError)
+        if distributed.is_main_process() or local_rank == "0" or is_alone:
             print(explain(error, with_traceback=with_traceback), file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, LostFolderError) else 2) from None

@@ -2,12 +2,13 @@
 
 Configs write them as `${detrex_lite.call:detrex_lite.engine.derived.NAME}`, and a number in their place counts instead.
 They read these keys: `dataset.train_annotations` (a COCO JSON file), `dataloader.train.total_batch_size`,
-`train.accumulate_steps`, `pretrained.detector` and `pretrained.backbone` (files, or None), and of the published training
-`published.epochs`, `.batch` and `.lr`, DINO's where a config has no `published`.
+`train.accumulate_steps`, `pretrained.detector` and `pretrained.backbone` (files, or None), and of the published
+training `published.epochs`, `.batch` and `.lr`, which are DINO's where a config has no `published`.
 """
 
 import functools
 import math
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +43,8 @@ def max_epochs(cfg: DictConfig) -> int:
     200; three times as many without any pre-trained weights.
     """
     images = max(1, _annotations(cfg)[1])
-    epochs = min(MOST_EPOCHS, _published(cfg, "epochs", PUBLISHED_EPOCHS) * math.sqrt(max(1.0, COCO_IMAGES / images)))
+    smaller = math.sqrt(max(1.0, COCO_IMAGES / images))
+    epochs = min(MOST_EPOCHS, _published(cfg, "epochs", PUBLISHED_EPOCHS) * smaller)
     return math.ceil(epochs) * (1 if _has_weights(cfg) else SCRATCH_EPOCHS)
 
 
@@ -61,13 +63,13 @@ def strong_first(cfg: DictConfig) -> int:
 
 
 def strong_end(cfg: DictConfig) -> int | None:
-    """For `dataloader.strong_epochs[1]`: as DEIM trains 12 of 132 epochs without it. None without a length in epochs."""
+    """For `dataloader.strong_epochs[1]`: as DEIM trains 12 of 132 epochs without. None when the length is in steps."""
     epochs = _epochs(cfg)
     return None if epochs is None else _strong_end(epochs)
 
 
 def mosaic_end(cfg: DictConfig) -> int | None:
-    """For `dataloader.mosaic_epochs[1]`: half of the epochs before the end of strong augmentation after its beginning."""
+    """For `dataloader.mosaic_epochs[1]`: half of the epochs before the end of strong augmentation, from its start."""
     end, first = strong_end(cfg), strong_first(cfg)
     return None if end is None else max(first + 1, first + end // 2)
 
@@ -123,7 +125,7 @@ def _given(cfg: DictConfig, key: str) -> str | None:
     given = OmegaConf.select(cfg, key)
     if not given:
         return None
-    file = Path(str(given)).expanduser()
+    file = Path(os.path.expanduser(str(given)))
     if not file.exists():
         raise ConfigError(f"{key}={given}: there is no such file (looked from {Path.cwd()}); null begins without it")
     return str(file)
@@ -131,7 +133,8 @@ def _given(cfg: DictConfig, key: str) -> str | None:
 
 def _annotations(cfg: DictConfig) -> tuple[int, int]:
     """How many categories and images the training annotations have."""
-    file = Path(str(OmegaConf.select(cfg, "dataset.train_annotations"))).expanduser()
+    # A value that is missing is omegaconf's error, which `validate` reports as that of the key itself.
+    file = Path(os.path.expanduser(str(OmegaConf.select(cfg, "dataset.train_annotations", throw_on_missing=True))))
     try:
         return _counts(file, file.stat().st_mtime_ns)
     except OSError as error:

@@ -5,6 +5,7 @@ for this package's engine, so that a config means the same under both; what dete
 refused, not ignored.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -19,8 +20,10 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
 from .. import distributed
-from ..checkpoint import CheckpointError
+from ..checkpoint import CheckpointError, read_checkpoint
+from ..checkpoint.files import replace_text
 from ..config import ConfigError, instantiate
+from ..scalars import Scalars
 from .build import build_optimizer, load_initial_weights, wrap_for_training
 from .loop.hooks import Results
 from .preflight import CONFIG_FILE, try_evaluation
@@ -63,6 +66,8 @@ class Detectron2Run(Run):
         checkpointer = DetectionCheckpointer(self.model, str(self.output_dir), trainer=trainer)
         # Prediction and evaluation look for the names in a checkpoint.
         checkpointer.save = partial(checkpointer.save, class_names=class_names)
+        # Its own reader runs the code in a file with torch before 2.6.
+        checkpointer._load_file = read_checkpoint
         trainer.register_hooks(list(self._hooks_of_detectron2(checkpointer)))
         first = 0
         if self.resume_from is not None:
@@ -78,7 +83,7 @@ class Detectron2Run(Run):
             try_evaluation(self.model, self.test_loader, self.evaluator)
         logging.getLogger(__name__).info("%s", self._summary(optimizer))
         if distributed.is_main_process():
-            (self.output_dir / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
+            replace_text(self.output_dir / CONFIG_FILE, self.config_text)
         trainer.train(first, self.lengths.max_iter)
         return self.results
 
@@ -92,6 +97,7 @@ class Detectron2Run(Run):
     def _hooks_of_detectron2(self, checkpointer: DetectionCheckpointer) -> Iterator[HookBase]:
         train, lengths, on_main = self.cfg.train, self.lengths, distributed.is_main_process()
         yield hooks.IterationTimer()
+        yield LogScalars()
         yield hooks.LRScheduler(scheduler=instantiate(self.cfg.lr_multiplier))
         if train.clip_grad.enabled:
             yield ClipGradients(**train.clip_grad.params)
@@ -108,6 +114,25 @@ class Detectron2Run(Run):
     def _evaluate_now(self) -> Results:
         self.results = _evaluate(self.model, self.test_loader, self.evaluator)
         return self.results
+
+
+class LogScalars(HookBase):
+    """Writes what the main process gives to `detrex_lite.log_scalar` to detectron2's storage, after each step."""
+
+    def __init__(self) -> None:
+        self._step = contextlib.ExitStack()
+
+    def before_step(self) -> None:
+        self.scalars = Scalars()
+        self._step.enter_context(self.scalars.listen())
+
+    def after_step(self) -> None:
+        self._step.close()
+        for name, mean in self.scalars.means(torch.device("cpu")).items():
+            self.trainer.storage.put_scalar(name, mean.item())
+
+    def after_train(self) -> None:
+        self._step.close()
 
 
 class ClipGradients(HookBase):

@@ -15,9 +15,10 @@ from ..checkpoint.checkpointer import LAST
 from ..config import ConfigError, LazyConfig
 from ..config.saving import unsaved
 from ..config.validation import unread_names
-from ..errors import did_you_mean
+from ..errors import did_you_mean, few
 from ..evaluation import run_evaluation
 from ..metrics_file import METRICS_FILE, read_metrics
+from .io.logs import LOG_FILE
 from .processes.random_states import preserved_random_states
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def check_output_dir(output_dir: Path, *, resume: bool) -> None:
     Raises:
         ConfigError: when it does and the run is not resumed, or when a folder stands where a file is to be written.
     """
-    for name in (LAST, METRICS_FILE):
+    for name in (LAST, METRICS_FILE, CONFIG_FILE, LOG_FILE):
         if (output_dir / name).is_dir():
             raise ConfigError(f"train.output_dir={output_dir}: {name} in it is a folder, where a file is to be written")
     traces = [path.name for path in (output_dir / LAST, *sorted(output_dir.glob("model_*.pth"))) if path.exists()]
@@ -41,12 +42,12 @@ def check_output_dir(output_dir: Path, *, resume: bool) -> None:
         traces.append(METRICS_FILE)
     if traces and not resume:
         raise ConfigError(
-            f"train.output_dir={output_dir} holds another run ({_few(traces)}): continue it with "
+            f"train.output_dir={output_dir} holds another run ({few(traces)}): continue it with "
             "--resume, or choose another folder with train.output_dir=..."
         )
 
 
-def check_init_checkpoint(path: str, *, required: bool = False) -> None:
+def check_init_checkpoint(path: str | Path | None, *, required: bool = False) -> None:
     """Refuse a checkpoint that is neither a local file nor a folder, in which reading looks for one.
 
     Raises:
@@ -56,7 +57,7 @@ def check_init_checkpoint(path: str, *, required: bool = False) -> None:
         if required:
             raise ConfigError("evaluation needs weights: set train.init_checkpoint=path/to/model_final.pth")
         return
-    if "://" in path:
+    if "://" in str(path):
         raise ConfigError(f"train.init_checkpoint={path}: addresses are not read; download the file and give its path")
     if not Path(path).exists():
         raise ConfigError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
@@ -141,7 +142,7 @@ def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]
     if num_classes != len(names):
         raise ConfigError(
             f"the model has model.num_classes={num_classes}, but the {first_use} set "
-            f"{datasets[first_use].name!r} has {len(names)} classes ({_few(names)}): "
+            f"{datasets[first_use].name!r} has {len(names)} classes ({few(names)}): "
             f"set model.num_classes={len(names)}"
         )
     return names
@@ -173,10 +174,6 @@ def try_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> None:
 
 def _difference(one: Sequence[str], other: Sequence[str]) -> str:
     if len(one) != len(other):
-        return f"{len(one)} ({_few(one)}) and {len(other)} ({_few(other)})"
+        return f"{len(one)} ({few(one)}) and {len(other)} ({few(other)})"
     pairs = [f"{k}: {a!r} and {b!r}" for k, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
-    return _few(pairs)
-
-
-def _few(names: Sequence[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+    return few(pairs)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import distributed
 from ..checkpoint import Checkpointer
+from ..checkpoint.files import replace_text
 from ..config import instantiate
 from ..data import dataset_of
 from ..evaluation import format_table, run_evaluation
@@ -28,7 +29,7 @@ from .build import (
     to_device,
     wrap_for_training,
 )
-from .io.folder import make_output_dir, owned_output_dir
+from .io.folder import owned_output_dir, require_owned
 from .io.logs import run_logging
 from .io.report import RunReport, SampleKeeper
 from .io.state import TrainingState
@@ -36,7 +37,7 @@ from .io.summary import describe_device, describe_run
 from .io.writers import Writer, open_writers
 from .loop.ema import ModelEma
 from .loop.ema_restart import EmaRestart
-from .loop.hooks import EmaUpdate, Evaluation, LearningRate, PeriodicCheckpoint, Results
+from .loop.hooks import EmaUpdate, Evaluation, LearningRate, OwnFolder, PeriodicCheckpoint, Results
 from .loop.progress import ProgressLog
 from .loop.trainer import Hook, Trainer
 from .preflight import (
@@ -78,7 +79,9 @@ def train(cfg: DictConfig, *, resume: bool = False, hooks: Sequence[Hook] = ()) 
         ConfigError: for everything that is wrong with the config, its data and its folders, before training.
         NonFiniteError: when the loss is not finite.
         LostProcessError: when another process, or one that loads images, was killed.
-        SystemExit: with status 143 or 130 when SIGTERM or Ctrl-C ended the run; it is saved then.
+        LostFolderError: when `train.output_dir` was removed while the run went on.
+        SystemExit: with status 128 + its number when a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) ended the run, which
+            is saved then.
     """
     return start(Run, cfg, resume=resume, hooks=hooks)
 
@@ -89,7 +92,8 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[H
     output_dir = Path(cfg.train.output_dir)
     # After a restart, what is in the folder is of the processes before; each machine counts its own.
     resume = resume or distributed.any_process(times_restarted() > 0, torch.device(cfg.train.device))
-    check_init_checkpoint(cfg.train.init_checkpoint)
+    if not (resume and Checkpointer(output_dir).has_checkpoint()):
+        check_init_checkpoint(cfg.train.init_checkpoint)
     with ExitStack() as stack:
         distributed.from_main_process(lambda: _claim(output_dir, resume, stack))
         stack.enter_context(run_logging(output_dir))
@@ -97,7 +101,11 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[H
         stack.enter_context(deterministic_algorithms(cfg.train.deterministic))
         run = kind(cfg, output_dir, resume=resume)
         run.further_hooks += hooks
-        return run.train()
+        try:
+            return run.train()
+        except Exception:
+            require_owned(output_dir)  # or its loss is the reason: writers that miss it fail in their own words
+            raise
 
 
 def _claim(output_dir: Path, resume: bool, stack: ExitStack) -> None:
@@ -128,7 +136,6 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
     check_init_checkpoint(cfg.train.init_checkpoint, required=True)
     device = torch.device(cfg.train.device)
     output_dir = Path(cfg.train.output_dir)
-    make_output_dir(output_dir)
     with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
         seed_everything(cfg.train.seed)
         loader, evaluator = build_evaluation(cfg, required=True)
@@ -252,6 +259,7 @@ class Run:
             hooks += [EmaUpdate(ema), *self._ema_restart(ema, state)]
         hooks += [
             *self.further_hooks,
+            OwnFolder(self.output_dir),
             ProgressLog(period=self.cfg.train.log_period, writers=writers, state=state),
             stop,
             PeriodicCheckpoint(state, self.lengths.checkpoint_period),
@@ -303,7 +311,7 @@ class Run:
         """The writers of the main process, none on others; from here on the folder holds a run."""
         writers: list[Writer] = []
         if distributed.is_main_process():
-            (self.output_dir / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
+            replace_text(self.output_dir / CONFIG_FILE, self.config_text)
             train = self.cfg.train
             mlflow: Any = OmegaConf.to_container(train.mlflow, resolve=True)
             config: Any = OmegaConf.to_container(OmegaConf.create(self.config_text))

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -18,13 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import distributed
 from ..config import ConfigError, get_config, validate
 from ..config.trusted import untrusted
-from ..config.validation import unread_keys
+from ..config.validation import FREE_KEYS, unknown_train_keys, unread_keys
 from ..errors import did_you_mean
 from .epochs import steps_of_epochs
 
 logger = logging.getLogger(__name__)
-
-FREE_KEYS = ("train.wandb.params", "train.mlflow.params")  # handed on as they are: those packages know them
 
 NULL_TEXTS = ("train.init_checkpoint", "train.best_metric", "train.mlflow.experiment")  # which null leaves out
 _TEXTS, _TEXTS_OR_NULL = (str, PurePath), (str, PurePath, NoneType)
@@ -41,36 +40,34 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
         sections: what it must have besides `model` and `train`.
 
     Raises:
-        ConfigError: with everything that is wrong, in the whole config.
+        ConfigError: with everything that is wrong, in the whole config; of sections that are none with that alone.
     """
     cfg = copy.deepcopy(cfg)
+    faults = [fault for name in ("model", "train", *sections) for fault in _section_faults(cfg, name)]
+    if faults:  # what refers to these sections would be further faults
+        raise ConfigError(faults)
     defaults = get_config("common/train.py").train
     # The default is for engines that know no epochs, and may read the data; this one counts by its loader.
     computed = _as_written(defaults, "max_iter")
-    has_train = isinstance(_as_written(cfg, "train"), dict)
-    for section in (defaults, *([cfg.train] if has_train else [])):
+    for section in (defaults, cfg.train):
         if _as_written(section, "max_iter") == computed:
             section.max_iter = None
-    faults = [fault for name in ("model", "train", *sections) for fault in _section_faults(cfg, name)]
     try:
         validate(cfg)
     except ConfigError as error:
         faults += error.faults
     faults += unread_keys(cfg)
-    if has_train:
-        faults += _wrong_trust(cfg.train)
-        # An interpolation that does not resolve is a fault that `validate` has found.
-        with contextlib.suppress(OmegaConfBaseException):
-            wrong_keys = _unknown_keys(cfg.train, defaults)
-            faults += wrong_keys
-            if not any("is not a dict" in fault for fault in wrong_keys):
-                cfg.train = OmegaConf.merge(defaults, cfg.train)
-                wrong_types = list(_wrong_types(cfg.train, defaults))
-                faults += wrong_types or _wrong_values(cfg.train)
+    faults += _wrong_trust(cfg.train)
+    # An interpolation that does not resolve is a fault that `validate` has found.
+    with contextlib.suppress(OmegaConfBaseException):
+        faults += unknown_train_keys(cfg)
+        cfg.train = OmegaConf.merge(defaults, cfg.train)
+        wrong_types = list(_wrong_types(cfg.train, defaults))
+        faults += [fault for fault in wrong_types if fault not in faults] if wrong_types else _wrong_values(cfg.train)
     if faults:
         raise ConfigError(faults)
     for key in ("output_dir", "init_checkpoint"):
-        if str(cfg.train[key]).startswith("~"):
+        if str(cfg.train[key]).startswith("~"):  # other values stay as written: they may read the environment
             cfg.train[key] = os.path.expanduser(cfg.train[key])
     return cfg
 
@@ -100,12 +97,13 @@ def _wrong_trust(train: DictConfig) -> Iterator[str]:
 
 
 def _wrong_types(train: Any, defaults: Any, path: str = "train") -> Iterator[str]:
-    """One fault for each value of another type than the default, where that is text, a list or true or false."""
+    """One fault for each value of another type than the default, where that is a dict, text, a list or a bool."""
     for key, default in defaults.items():
         name, value = f"{path}.{key}", train[key]
-        if name in FREE_KEYS:
-            continue
-        if isinstance(default, DictConfig):
+        if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
+            keys = "" if name in FREE_KEYS else f" with the keys {', '.join(map(str, default))}"
+            yield f"{name}={value!r} is not a dict{keys}"
+        elif isinstance(default, DictConfig) and name not in FREE_KEYS:
             yield from _wrong_types(value, default, name)
         elif isinstance(default, bool) and not isinstance(value, bool):
             yield f"{name}={value!r} must be True or False"
@@ -118,21 +116,6 @@ def _wrong_types(train: Any, defaults: Any, path: str = "train") -> Iterator[str
 def _as_written(section: DictConfig, key: str) -> Any:
     """The value of a key as it stands in the config: an interpolation is not resolved."""
     return OmegaConf.to_container(section, resolve=False).get(key)  # type: ignore[union-attr]
-
-
-def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
-    if path in FREE_KEYS or not isinstance(known, DictConfig):
-        return []
-    names = [str(name) for name in known]
-    if not isinstance(given, DictConfig):
-        return [f"{path}={given!r} is not a dict with the keys {', '.join(names)}"]
-    faults = []
-    for key in map(str, given):
-        if key not in known:
-            faults.append(f"{path}.{key} is not a key of the engine{did_you_mean(key, names)}")
-        elif isinstance(known[key], DictConfig):
-            faults += _unknown_keys(given[key], known[key], f"{path}.{key}")
-    return faults
 
 
 def _wrong_values(train: DictConfig) -> Iterator[str]:
@@ -218,7 +201,7 @@ def _wrong_together(train: DictConfig) -> Iterator[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_whole(value: Any, at_least: float) -> bool:

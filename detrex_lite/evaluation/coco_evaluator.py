@@ -8,6 +8,7 @@ data format is evaluated alike. What can be done for one image alone is done as 
 import json
 import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import distributed
+from ..checkpoint.files import replace_text
 from ..errors import NonFiniteError
 from .backends import AUTO, BACKENDS, Backend, Results, choose_backend, no_garbage_collection
 from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
@@ -58,7 +60,7 @@ class CocoEvaluator:
     def __init__(self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO):
         self.dataset = dataset
         self.backend = choose_backend(backend)
-        self.output_dir = Path(output_dir).expanduser() if output_dir else None
+        self.output_dir = Path(os.path.expanduser(output_dir)) if output_dir else None
         self._known_ids = {int(image_id) for image_id in dataset.image_ids}
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []
@@ -196,10 +198,8 @@ class CocoEvaluator:
         ]
 
     def _write(self, name: str, text: str) -> None:
-        if self.output_dir is None:
-            return
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / name).write_text(text, encoding="utf-8")
+        if self.output_dir is not None:
+            replace_text(self.output_dir / name, text)
 
 
 def _to_numpy(tensor: Any, dtype: Any) -> np.ndarray:

@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 from ..checkpoint import CheckpointError, LoadReport, load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
 from ..data import DatasetError, decode_image, read_image
-from ..devices import choose_device
+from ..devices import choose_device, is_out_of_memory
 from ..ops.cpu import accelerate
 from ..structures import Instances
 from .class_names import find_class_names
@@ -135,7 +135,7 @@ class Predictor:
         try:
             return {"image": self._augment(pixels), "height": pixels.shape[-2], "width": pixels.shape[-1]}
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return _TooLargeError(*pixels.shape[-2:])
 
@@ -166,7 +166,7 @@ class Predictor:
             found = [output["instances"].to("cpu") for output in self.model(batch)]
             return [one[one.scores >= self.score_threshold] for one in found]
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Here the error is gone, and with it the tensors that its traceback held.
         if len(batch) == 1:
@@ -187,11 +187,6 @@ class Predictor:
 class _TooLargeError(ValueError):
     def __init__(self, height: int, width: int):
         super().__init__(f"an image of {height}x{width} (height x width) pixels needs more memory than there is")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    is_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
-    return is_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _named(error: ValueError, image: ImageLike) -> ValueError:

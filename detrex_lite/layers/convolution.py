@@ -5,7 +5,7 @@ Legend: B batch, C channels, h x w cells of a feature map.
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,8 @@ class RepVGGBlock(nn.Module):
     def convert_to_deploy(self) -> None:
         """Make one 3x3 convolution of both branches, see the function `convert_to_deploy`."""
         if self.branches is not None:
-            self.conv = fused_convolution([(branch.conv, branch.norm) for branch in self.branches])
+            branches = cast("list[ConvNormAct]", list(self.branches))
+            self.conv = fused_convolution([(branch.conv, branch.norm) for branch in branches])
             self.branches = None
 
 
@@ -208,10 +209,8 @@ def fused_convolution(branches: Iterable[tuple[nn.Module, nn.Module]]) -> nn.Con
 @torch.no_grad()
 def _folded(convolution: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias, in float64, of a convolution that applies the norm as well."""
-    mean, variance = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
-    scale = (variance + norm.eps).rsqrt()
-    gamma, beta = (getattr(norm, name, None) for name in ("weight", "bias"))
-    scale = scale if gamma is None else scale * gamma.double()
+    values = {name: value.double() for name, value in norm.state_dict().items()}
+    scale = (values["running_var"] + cast(float, norm.eps)).rsqrt() * values.get("weight", 1.0)
     before = 0.0 if convolution.bias is None else convolution.bias.double()
-    bias = (before - mean) * scale + (0.0 if beta is None else beta.double())
+    bias = (before - values["running_mean"]) * scale + values.get("bias", 0.0)
     return convolution.weight.double() * scale[:, None, None, None], bias

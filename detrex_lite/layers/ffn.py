@@ -22,7 +22,8 @@ class FFN(nn.Module):
         add_identity: whether the identity (by default the input) is added to the output.
 
     Raises:
-        ValueError: when `num_fcs` is below 2, or `add_identity` is asked of different dimensions.
+        ValueError: when `num_fcs` is below 2, `add_identity` is asked of different dimensions, or `activation` is
+            none.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class FFN(nn.Module):
             raise ValueError(
                 f"add_identity needs output_dim == embed_dim, got {output_dim} and {embed_dim}; pass add_identity=False"
             )
+        if not callable(activation):
+            raise ValueError(f"activation={activation!r} is no class, function or module, such as torch.nn.GELU")
         widths = [embed_dim, *[feedforward_dim] * (num_fcs - 1), output_dim]
         self.layers = nn.ModuleList(
             nn.Linear(before, after, bias=fc_bias) for before, after in itertools.pairwise(widths)

@@ -39,7 +39,8 @@ def to_pil(image: Any) -> Image.Image:
 def load_font(size: int) -> ImageFont.FreeTypeFont:
     """The font of labels and captions at `size` pixels.
 
-    It comes with matplotlib: the same on every machine, and it has the letters of most alphabets.
+    It comes with matplotlib: the same on every machine, and it has the letters of most alphabets. Pillow's own font has
+    those of ASCII alone, not even "é" or "…".
     """
     import matplotlib
 

@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -46,7 +47,7 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         FileNotFoundError: when the folder has no `metrics.jsonl`.
         ValueError: for a line of it that is not JSON (but the last one, which a killed run leaves unfinished).
     """
-    output_dir = Path(output_dir)
+    output_dir = Path(os.path.expanduser(output_dir))
     series = _series(read_metrics(output_dir / METRICS_FILE))
     config = output_dir / "config.yaml"
     name = output_dir.resolve().name
@@ -54,6 +55,7 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         _facts(series),
         _section("Average precision", [*_precisions(series), _classes(series)]),
         _section("Losses", _losses(series)),
+        _section("Further numbers", _further(series)),
         _section("Learning rate and gradients", _optimisation(series)),
         _section("Throughput", _throughput(series)),
         _samples(output_dir / SAMPLES_FILE),
@@ -65,7 +67,7 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         style=_STYLE,
         body="\n".join(filter(None, sections)),
     )
-    path = Path(out_html) if out_html is not None else output_dir / REPORT_FILE
+    path = Path(os.path.expanduser(out_html)) if out_html is not None else output_dir / REPORT_FILE
     replace_text(path, page)
     return path
 
@@ -192,6 +194,16 @@ def _layer_colour(name: str, number_of_layers: int) -> str:
     if not name.isdigit():
         return {"last": PALETTE[1], "enc": "#64748b"}[name]
     return f"hsl(217 75% {78 - 40 * (int(name) + 1) / max(number_of_layers, 1):.0f}%)"
+
+
+_OWN_NAMES = re.compile(r"total_loss|lr|time|images_per_second|grad_norm|memory_mb|.*_time|loss_.*|bbox/.*")
+
+
+def _further(series: dict[str, Series]) -> Iterable[str]:
+    """What a model gave to `log_scalar`, and an evaluator of the user's own."""
+    for name, points in series.items():
+        if not _OWN_NAMES.fullmatch(name):
+            yield line_chart(name, _curves({name: points}, {name: name}))
 
 
 def _optimisation(series: dict[str, Series]) -> Iterable[str]:

@@ -32,7 +32,7 @@ class Checkpoint(NamedTuple):
 
 def cache_folder() -> Path:
     """Where checkpoints are kept: below the folder that the variable DETREX_CACHE names, or ~/.cache/detrex_lite."""
-    return Path(os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE).expanduser() / "checkpoints"
+    return Path(os.path.expanduser(os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE)) / "checkpoints"
 
 
 def cached_path(entry: ZooEntry) -> Path:

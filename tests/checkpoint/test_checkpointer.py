@@ -184,12 +184,14 @@ def test_an_old_checkpoint_that_cannot_be_removed_does_not_stop_the_run(tmp_path
 
 
 def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path):
-    (tmp_path / ".model_7.pth.0123456789abcdef.partial").write_bytes(b"half of it")
+    for name in ("model_7.pth", "metrics.jsonl", "last_checkpoint"):
+        (tmp_path / f".{name}.0123456789abcdef.partial").write_bytes(b"half of it")
+    (tmp_path / ".of another program.partial").touch()
     checkpointer = Checkpointer(tmp_path)
     assert not checkpointer.has_checkpoint()
     checkpointer.remove_leftovers()
     checkpointer.save("model_8", {})
-    assert names_in(tmp_path) == ["last_checkpoint", "model_8.pth"]
+    assert names_in(tmp_path) == [".of another program.partial", "last_checkpoint", "model_8.pth"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import DictConfig, ListConfig
 
 from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate
+from detrex_lite.engine import clear_errors
 
 
 @pytest.fixture
@@ -222,12 +223,40 @@ def test_a_faulty_import_is_also_an_import_error(write):
     assert LazyConfig.load(root / "leaf.py").a.x == 2
 
 
-def test_errors_in_a_config_file_show_its_line(write):
-    root = write(a="x = 1\ny = nothing")
-    with pytest.raises(NameError, match="nothing") as caught:
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1\ny = nothing", r"a\.py, line 2: NameError: .*'nothing'[^(]*$"),
+        ("import no_such_package.parts", r"a\.py, line 1: ModuleNotFoundError: .*'no_such_package'[^(]*$"),
+        ("from .broken import x", r"broken\.py, line 3: NameError: .*'nothing'[^(]*$"),
+        ("from math import tau, tow", r"a\.py, line 1: ImportError: .*'tow'(?!.*raised in)"),
+        ("def f():\n    return 1 / 0\nx = f()", r"a\.py, line 2: ZeroDivisionError: division by zero$"),
+        ("import json\njson.loads('{')", r"a\.py, line 2: JSONDecodeError: .* \(raised in .*decoder\.py, line \d+\)$"),
+        (
+            "from detrex_lite.configs.common.train import train\ntrain.amp = 1\ntrain.amp.enabled = True",
+            r"a\.py, line 3: AttributeError: .*enabled",
+        ),
+    ],
+)
+def test_errors_in_a_config_file_name_its_line(write, source, message):
+    root = write(a=source, broken="\n\nx = nothing")
+    with pytest.raises(ConfigError, match=message) as caught:
         LazyConfig.load(root / "a.py")
-    assert caught.traceback[-1].path == root / "a.py"
-    assert caught.traceback[-1].lineno == 1  # counted from 0
+    cause = caught.value.__cause__
+    assert cause is not None
+    assert isinstance(caught.value, ImportError) == isinstance(cause, ImportError)
+
+
+def test_the_error_of_a_config_file_is_one_line_and_its_traceback_is_to_be_had(write, capsys):
+    root = write(a="x = 1\ny = nothing")
+    shown = []
+    for with_traceback in (False, True):
+        with pytest.raises(SystemExit), clear_errors(with_traceback=with_traceback):
+            LazyConfig.load(root / "a.py")
+        shown.append(capsys.readouterr().err)
+    assert len(shown[0].splitlines()) == 1
+    assert "NameError" in shown[0]
+    assert "y = nothing" in shown[1]
 
 
 @pytest.fixture
@@ -356,3 +385,13 @@ def test_modules_beside_a_config_are_found_after_all_others(write, monkeypatch):
     with pytest.raises(ConfigError, match="--trust module_beside_a_config"):
         instantiate(LazyConfig.load(root / "saved.yaml"))
     assert type(instantiate(cfg)["part"]).__name__ == "Part"
+
+
+def test_the_home_folder_has_a_short_name(write, monkeypatch):
+    monkeypatch.setenv("HOME", str(write(a="part = dict(x=1)")))
+    cfg = LazyConfig.load("~/a.py")
+    assert cfg.part.x == 1
+    LazyConfig.save(cfg, "~/saved.yaml")
+    assert LazyConfig.load("~/saved.yaml") == cfg
+    with pytest.raises(ConfigError, match=r"no config file '~nobody-is-called-so/a\.py'"):
+        LazyConfig.load("~nobody-is-called-so/a.py")

@@ -58,6 +58,11 @@ def test_an_invalid_config_is_printed_with_its_faults(file, capsys):
     assert "size.x: Interpolation key 'nowhere' not found" in output.err
 
 
+def test_a_key_of_train_that_nothing_reads_is_a_fault(capsys):
+    assert main(["projects/detr/configs/detr_small_shapes.py", "+train.early_stopping=3"]) == 2
+    assert "train.early_stopping is not a key of the engine" in capsys.readouterr().err
+
+
 def test_no_traceback(tmp_path):
     command = [sys.executable, "-m", "detrex_lite.config", str(tmp_path / "gone.py")]
     result = subprocess.run(command, capture_output=True, text=True)

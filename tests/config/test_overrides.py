@@ -1,8 +1,10 @@
+import re
+
 import pytest
 from omegaconf import OmegaConf
 from torch import nn
 
-from detrex_lite.config import ConfigError, LazyConfig, instantiate
+from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate
 from detrex_lite.config import LazyCall as L
 
 
@@ -93,7 +95,7 @@ def test_plus_adds_and_tilde_deletes(cfg):
 
 
 FAULTY = {
-    "train.max_itr=1": "did you mean 'train.max_iter'? (+train.max_itr=... would add it)",
+    "train.max_itr=1": "there is no 'train.max_itr'; did you mean 'train.max_iter'?",
     "trian.max_iter=1": "there is no 'trian.max_iter'; did you mean 'train.max_iter'?",
     "max_iter=1": "there is no 'max_iter'; did you mean 'train.max_iter'?",
     "model._args_.0.kernel_siz=1": "did you mean 'model._args_.0.kernel_size'?",
@@ -130,6 +132,23 @@ def test_all_faults_are_reported_at_once(cfg):
     assert len(caught.value.faults) == len(FAULTY) + 1  # one of them has two faults
 
 
+@pytest.mark.parametrize(
+    ("override", "suggested"),
+    [
+        ("train.early_stopping=3", None),
+        ("train.batch_size=3", "dataloader.train.total_batch_size"),
+        ("optimizer.learning_rate=1", "optimizer.lr"),
+        ("lr=1", "optimizer.lr"),
+        ("epochs=1", "train.max_epochs"),
+    ],
+)
+def test_suggestions_for_names_of_other_programs(override, suggested):
+    cfg = get_config("projects/detr/configs/detr_small_shapes.py")
+    with pytest.raises(ConfigError) as caught:
+        apply(cfg, override)
+    assert re.findall(r"did you mean '([^']*)'", str(caught.value)) == [suggested] * (suggested is not None)
+
+
 def test_choices_are_listed_where_nothing_is_near(cfg):
     with pytest.raises(ConfigError, match=r"choices: lr, model, size, train"):
         apply(cfg, "xyzzy=1")
@@ -158,7 +177,7 @@ def test_texts_that_name_no_class_stay_texts():
 
 
 def test_only_what_a_constructor_takes_could_be_added(cfg):
-    for override, could in (("model._args_.1.size=1", False), ("train.size=1", True)):
+    for override, could in (("model._args_.1.size=1", False), ("train.zzz=1", False), ("zzz=1", True)):
         with pytest.raises(ConfigError) as caught:
             apply(cfg, override)
         assert ("would add it" in str(caught.value)) == could

@@ -1,3 +1,4 @@
+import dataclasses
 import enum
 import functools
 import warnings
@@ -11,6 +12,7 @@ from torch import nn
 
 from detrex_lite.config import ConfigError, LazyConfig, instantiate
 from detrex_lite.config import LazyCall as L
+from detrex_lite.config.nodes import new_config
 
 
 class Mode(enum.Enum):
@@ -126,3 +128,35 @@ def test_what_comes_from_the_environment_is_not_written(tmp_path, monkeypatch):
     assert written["plain"] == {"size": 3, "all": 3}
     assert OmegaConf.to_container(loaded, resolve=True) == OmegaConf.to_container(cfg, resolve=True)
     assert loaded.again == "https://user:hunter2@host/3"
+
+
+@dataclasses.dataclass
+class Server:
+    uri: str = ""
+    port: int = 80
+
+
+@dataclasses.dataclass
+class Tracker:
+    server: Server = dataclasses.field(default_factory=Server)
+
+
+@pytest.mark.parametrize("resolve", [False, True])
+def test_what_an_instance_reads_of_the_environment_stays_as_it_is_written(monkeypatch, resolve):
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    cfg = new_config(
+        {
+            "size": 3,
+            "server": Server(uri="https://me:${oc.env:PASSWORD}@host", port="${size}"),
+            "tracker": Tracker(server=Server(uri="${oc.env:PASSWORD}")),
+            "servers": [Server(uri="${server.uri}")],
+            "again": "${server}",
+        }
+    )
+    text = LazyConfig.to_yaml(cfg, resolve=resolve)
+    assert "hunter2" not in text
+    assert ("${size}" in text) != resolve
+    saved = OmegaConf.create(text)
+    assert saved.server.uri == saved.again.uri == saved.servers[0].uri == "https://me:hunter2@host"
+    assert saved.tracker.server.uri == "hunter2"
+    assert (saved.server.port, saved.servers[0].port) == (3, 80)

@@ -198,3 +198,15 @@ def test_keys_that_nothing_reads():
     assert "_hooks" in faults[1]
     cfg.train = {}
     assert [fault.partition(":")[0] for fault in unread_keys(cfg)][:2] == ["dataset", "pretrained"]
+
+
+def test_interpolations_of_one_missing_value_are_one_fault():
+    values = {"root": "???", "a": "${root}/a", "b": {"c": "${root}/c", "d": ["${b.e}", {"f": "???"}], "e": "${.d.1.f}"}}
+    assert faults_of(values) == ["root: has no value yet (it is ???)", "b.d.1.f: has no value yet (it is ???)"]
+
+
+def test_interpolations_that_fail_for_one_reason_are_one_fault():
+    call = "${detrex_lite.call:os.getcwd}"
+    reason = f"{call} is not called: it takes functions of detrex_lite only"
+    assert faults_of({"a": call}) == [f"a: {reason}"]
+    assert faults_of(dict.fromkeys("abcde", call)) == [f"a, b, c, ... (5 in all): {reason}"]

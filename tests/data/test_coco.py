@@ -361,3 +361,16 @@ def test_faulty_names_do_not_make_faults_of_their_boxes(tmp_path):
     path, root = write_coco(tmp_path, [image_entry(1)], [GOOD], [{"id": 2, "name": None}])
     faults = check_dataset(partial(read_coco, str(path), str(root))).faults
     assert [fault.kind for fault in faults] == ["malformed entry", "image missing"]
+
+
+def test_faulty_images_do_not_make_faults_of_their_boxes(tmp_path):
+    images = [image_entry(1) | {"height": 0}, image_entry(2), image_entry(3) | {"file_name": None}]
+    boxes = [GOOD | {"id": number, "image_id": number} for number in (1, 2, 3)]
+    boxes[2]["bbox"] = "none"
+    path, root = write_coco(tmp_path, images, boxes)
+    faults = check_dataset(partial(read_coco, str(path), str(root))).faults
+    assert [(fault.kind, fault.where.partition(": ")[2]) for fault in faults if fault.kind != "image missing"] == [
+        ("malformed entry", "image 1"),
+        ("malformed entry", "image 3"),
+        ("malformed entry", "annotation 3"),
+    ]

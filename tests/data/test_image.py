@@ -164,3 +164,14 @@ def test_patterns_are_read_as_glob_reads_them(tmp_path, monkeypatch, pattern):
 def test_an_address_is_named_as_it_was_given(read):
     with pytest.raises(DatasetError, match="https://example.com/a.jpg is an address"):
         read("https://example.com/a.jpg")
+
+
+def test_the_home_folder_has_a_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_image(tmp_path / "a.png", 40, 60)
+    assert read_image("~/a.png").shape == (3, 40, 60)
+    assert read_image_size("~/a.png") == (40, 60)
+    assert list_images("~/a.png") == [str(tmp_path / "a.png")]
+    for read in (read_image, read_image_size, list_images):
+        with pytest.raises(DatasetError, match=r"~nobody-is-called-so/a\.png does not exist"):
+            read("~nobody-is-called-so/a.png")

@@ -1,5 +1,7 @@
 import random
 import re
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -251,6 +253,97 @@ def test_images_that_vanish_or_break_in_mid_epoch_are_left_out_and_counted_once(
     assert len(told) == 2
     assert any(re.search(r"Left out image . of at most 2, .*3\.png does not exist", message) for message in told)
     assert any(re.search(r"Left out image . of at most 2, .*7\.png cannot be read", message) for message in told)
+
+
+class LittleMemory:
+    """An augmentation for which large images are too much, as memory says it."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, image, target):
+        if image.shape[-1] > 60:
+            raise self.error
+        return image, target
+
+
+FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(FULL)], ids=["Python", "torch"])
+def test_an_image_that_memory_does_not_hold_is_left_out(tmp_path, caplog, num_workers, error):
+    path = str(write_image(tmp_path / "large.png", 40, 70))
+    records = [{"file_name": path, "height": 40, "width": 70, "boxes": [[0, 0, 5, 5]], "classes": [0]}]
+    small = image_files(tmp_path, 3)[0]
+    records += [
+        {"file_name": small.file_name(i), "height": 40, "width": 60, "boxes": [[0, 0, 5, 5]], "classes": [0]}
+        for i in range(3)
+    ]
+    dataset = from_records(records, name="mine", class_names=["x"])
+    for is_train, build in ((True, train_loader), (False, build_test_loader)):
+        mapper = DetrDatasetMapper(augmentation=LittleMemory(error), is_train=is_train)
+        caplog.clear()
+        batches = take(build(dataset=dataset, mapper=mapper, num_workers=num_workers), 4)
+        assert path not in {sample["file_name"] for batch in batches for sample in batch}
+        [told] = caplog.messages
+        assert "Left out image 1 of at most 10" in told
+        assert f"{path} of 40x70" in told
+        assert "memory" in told
+    strict = build_test_loader(dataset=dataset, mapper=mapper, num_workers=num_workers, max_unreadable=0)
+    with pytest.raises(DatasetError, match=r"large\.png of 40x70"):
+        list(strict)
+
+
+def test_other_errors_of_an_augmentation_end_training(tmp_path):
+    dataset, _ = image_files(tmp_path, 4)
+
+    def fail(image, target):
+        raise RuntimeError("a mistake in the augmentation")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        take(train_loader(dataset, DetrDatasetMapper(augmentation=fail, is_train=True)), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory of a process is limited on Linux")
+def test_the_memory_that_resizing_takes_is_really_too_much(tmp_path):
+    """In a process that may take little more than it has: the errors are those of torch and Pillow."""
+    done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Left out image 1 of at most 10" in done.stderr
+    assert "large.png of 4000x4000 (height x width) pixels needs more memory" in done.stderr
+    assert "[2]" in done.stdout
+
+
+LITTLE_MEMORY = """
+import logging, resource, sys
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from detrex_lite.data import DetrDatasetMapper, build_test_loader, from_records
+
+torch.set_num_threads(1)
+logging.basicConfig()
+records = []
+for name, side in (("large", 4000), ("small", 64)):
+    path = f"{sys.argv[1]}/{name}.png"
+    Image.new("RGB", (side, side)).save(path)
+    records.append({"file_name": path, "height": side, "width": side, "boxes": [], "classes": []})
+dataset = from_records(records, name="mine", class_names=["x"])
+
+
+def doubled(image, target):
+    return v2.functional.resize(image, [2 * image.shape[-2], 2 * image.shape[-1]]), target
+
+
+mapper = DetrDatasetMapper(augmentation=doubled, is_train=False)
+doubled(torch.zeros(3, 16, 16, dtype=torch.uint8), {})
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 250 * 2**20,) * 2)  # the doubled image has 183 MiB, one side 92 MiB
+loader = build_test_loader(dataset=dataset, mapper=mapper, num_workers=0)
+print([sample["image_id"] for batch in loader for sample in batch])
+"""
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

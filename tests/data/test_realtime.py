@@ -80,6 +80,57 @@ def test_an_image_without_objects_is_not_cropped():
     assert after is target
 
 
+def test_iou_crops_are_drawn_as_torchvision_draws_them():
+    """Regions, and how often an image is left as it is, have the same distribution."""
+    means = []
+    for crop in (RandomIoUCrop(), v2.RandomIoUCrop()):
+        torch.manual_seed(0)
+        facts = []
+        for _ in range(500):
+            image, target = v2.SanitizeBoundingBoxes()(*crop(*scene()))
+            height, width = image.shape[-2:]
+            facts.append(
+                [
+                    height / 160,
+                    width / 240,
+                    height * width / 38400,
+                    len(target["labels"]),
+                    (height, width) == (160, 240),
+                ]
+            )
+        means.append(torch.tensor(facts, dtype=torch.float32))
+    deviation = torch.cat(means).std(0) * (2 / 500) ** 0.5
+    assert ((means[0].mean(0) - means[1].mean(0)).abs() < 4 * deviation).all()
+
+
+def test_an_iou_crop_shows_as_much_of_an_object_as_was_drawn():
+    torch.manual_seed(0)
+    crop = RandomIoUCrop(overlaps=[0.5, 1.0], aspect_ratio=(0.8, 1.25))
+    cropped = 0
+    for _ in range(40):
+        image, target = crop(*scene(160, 240, [(40, 20, 180, 140), (200, 10, 215, 25)]))
+        height, width = image.shape[-2:]
+        if (height, width) == (160, 240):
+            continue
+        cropped += 1
+        assert 0.8 <= width / height <= 1.25
+        seen_share = (target["boxes"][0, 2:] - target["boxes"][0, :2]).prod() / (height * width + 140 * 120)
+        assert seen_share >= 1 / 3  # an IoU of a half: the intersection is a third of both together
+    assert cropped > 10
+
+
+def test_masks_are_cropped_with_their_boxes():
+    torch.manual_seed(0)
+    crop = RandomIoUCrop(overlaps=[0.1, 1.0])
+    for _ in range(10):
+        image, target = scene()
+        masks = torch.stack([(image == COLOURS[k][:, None, None]).all(0) for k in target["labels"]])
+        image, target = crop(image, {**target, "masks": tv_tensors.Mask(masks), "epoch": 3})
+        for label, mask in zip(target["labels"].tolist(), target["masks"], strict=True):
+            assert torch.equal(mask.as_subclass(torch.Tensor), (image == COLOURS[label][:, None, None]).all(0))
+        assert target["epoch"] == 3
+
+
 def draw_scenes():
     """A source of images with one object each, of different sizes."""
     numbers = count(1)
@@ -337,6 +388,14 @@ def test_numbers_out_of_range_are_refused():
         RandomPhotometricDistort(hue=[-1, 1])
     with pytest.raises(ValueError, match=r"contrast=\[2, 1\] must be"):
         RandomPhotometricDistort(contrast=[2, 1])
+    with pytest.raises(ValueError, match=r"scale=\[0, 1\] of an IoU crop must be"):
+        RandomIoUCrop(scale=[0, 1])
+    with pytest.raises(ValueError, match=r"aspect_ratio=\[2, 1\] of an IoU crop must be"):
+        RandomIoUCrop(aspect_ratio=[2, 1])
+    with pytest.raises(ValueError, match=r"overlaps=\[0.5\] of an IoU crop must .* one must be 1 or more"):
+        RandomIoUCrop(overlaps=[0.5])
+    with pytest.raises(ValueError, match="trials=0 of an IoU crop"):
+        RandomIoUCrop(trials=0)
     with pytest.raises(ValueError, match="size=0 must be at least one pixel"):
         RealtimeAugmentation(size=0)
     with pytest.raises(ValueError, match=r"sides=\[\] must be"):

@@ -1,6 +1,7 @@
-"""What the processes of `test_processes.py` run; new processes import it by name."""
+"""What the processes of `test_launch.py` and others run; new processes import it by name."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -19,7 +20,7 @@ from .tiny import TinyDetector, TinyLoader, tiny_config
 
 class RankLoader(TinyLoader):
     """Each process has batches of its own; with batch `event_at` process 1 is signalled or killed, or gets a broken
-    image. When torchrun has started it again, nothing happens.
+    image or a wrong label. When torchrun has started it again, nothing happens.
     """
 
     def __init__(self, *, event=None, event_at=None, **arguments):
@@ -39,17 +40,30 @@ class RankLoader(TinyLoader):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if self.event == "error":
                     batch[0]["broken"] = True
+                if self.event == "label":
+                    batch[0]["label"] = 7
             number += 1
             yield batch
 
 
 class Detector(TinyDetector):
     def forward(self, batched_inputs):
+        for one in batched_inputs:  # before processes have exchanged anything in this step
+            if one.get("label", 0) >= self.num_classes:
+                raise ValueError(f"{one['file_name']} has an object of class {one['label']}")
         # As criteria do, to normalise by the number of boxes of all processes.
         distributed.mean_over_processes(torch.tensor(float(len(batched_inputs))))
         if any("broken" in one for one in batched_inputs):
             raise NonFiniteError("a cost is not finite")
         return super().forward(batched_inputs)
+
+
+class SlowToBuild(TinyDetector):
+    """Its constructor takes longer than anybody waits."""
+
+    def __init__(self, **arguments):
+        time.sleep(600)
+        super().__init__(**arguments)
 
 
 def config(folder, *overrides):
@@ -63,6 +77,7 @@ def config(folder, *overrides):
 def several_runs(folder):
     """Train whole, stopped and resumed, and into an error; report what happened in this process."""
     report = {"world_size": distributed.world_size(), "threads": torch.get_num_threads()}
+    report["start_method"] = multiprocessing.get_start_method()
     report["results"] = train(config(folder / "whole"))
     try:
         train(config(folder / "broken", "+dataloader.train.event=signal", "+dataloader.train.event_at=5"))

@@ -5,6 +5,7 @@ from detrex_lite.checkpoint import CheckpointError
 from detrex_lite.config import ConfigError, get_config, instantiate
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config.trusted import untrusted
+from detrex_lite.data import DatasetError
 from detrex_lite.engine import clear_errors, default_argument_parser, device_of, load_config
 
 from .tiny import CONFIG_FILE
@@ -81,3 +82,15 @@ def test_the_device_of_a_faulty_config_is_the_default(train):
     default = get_config("common/train.py").train.device
     assert device_of(OmegaConf.create({"train": train})) == device_of(OmegaConf.create({})) == default
     assert device_of(OmegaConf.create({"train": {"device": "mps"}})) == "mps"
+
+
+@pytest.mark.parametrize(("local_rank", "is_told"), [(None, False), ("0", True), ("1", True)])
+def test_images_that_cannot_be_read_are_told_by_the_process_that_reads_them(local_rank, is_told, monkeypatch, capsys):
+    monkeypatch.setattr("detrex_lite.distributed.rank", lambda: 1)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank:  # as torchrun has it; otherwise this project's launcher tells what a process has not told
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(SystemExit) as ended, clear_errors():
+        raise DatasetError("11 images cannot be read")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == ("error: 11 images cannot be read\n" if is_told else "")

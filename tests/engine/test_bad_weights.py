@@ -169,8 +169,10 @@ def changed(folder, change):
         (lambda state: state["rng"][0].pop("python"), r"rng\[0\]: KeyError"),
         (lambda state: state.update(rng=["x"]), r"rng\[0\]: TypeError"),
         (lambda state: state["rng"][0].update(torch=torch.zeros(3)), r"rng\[0\]: "),
-        (lambda state: state.update(rng=[]), "rng is of 0 processes, losses of 1"),
+        (lambda state: state.update(rng=[]), "rng is of 0 processes, losses is of 1"),
+        (lambda state: state.update(scalars=[]), "scalars is of 0 processes"),
         (lambda state: state.update(best={}), "best has no metric"),
+        (lambda state: state.update(ema=5), "ema is a int"),
     ],
 )
 def test_a_state_that_no_run_has_written(broken_run, change, fault):
@@ -189,4 +191,18 @@ def test_a_malformed_optimizer(broken_run, optimizer):
 def test_weights_of_a_state_that_are_not_finite(broken_run):
     changed(broken_run, lambda state: state["model"]["head.bias"].fill_(float("nan")))
     with pytest.raises(CheckpointError, match=r"model_0000004\.pth: weights are not finite.*head\.bias"):
+        resumed(broken_run)
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (torch.zeros(7).to_sparse(), r"head\.bias is a sparse tensor"),
+        (torch.zeros(7, dtype=torch.int64), r"head\.bias \(int64\)"),
+        (5, "does not fit the model"),
+    ],
+)
+def test_weights_of_a_state_that_are_none(broken_run, value, fault):
+    changed(broken_run, lambda state: state["model"].update({"head.bias": value}))
+    with pytest.raises(CheckpointError, match=rf"model_0000004\.pth.*{fault}"):
         resumed(broken_run)

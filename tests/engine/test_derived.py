@@ -95,6 +95,15 @@ def test_annotations_that_cannot_be_read(tmp_path):
             derived.num_classes(cfg)
 
 
+def test_data_that_is_not_given_is_said_once():
+    with pytest.raises(ConfigError) as caught:
+        validate(get_config("projects/dino/configs/dino_r50_custom.py"))
+    assert sorted(caught.value.faults) == [
+        f"dataset.{key}: has no value yet (it is ???)"
+        for key in ("train_annotations", "train_images", "val_annotations", "val_images")
+    ]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_annotations_are_read_in_the_encodings_of_the_data_set(annotations, encoding):
     file = annotations(118287)

@@ -18,6 +18,7 @@ from detrex_lite.structures import Boxes, Instances
 from detrex_lite.tools import train_net
 from tests.detectron2 import needs_detectron2
 
+from ..test_scalars import config as logging_config
 from .tiny import CONFIG_FILE, TinyDetector, TinyLoader, tiny_config
 
 LEAVES = (
@@ -147,6 +148,45 @@ def test_a_config_trains_the_same_with_nothing_of_this_engine(make_config, their
         assert left == pytest.approx(right, rel=1e-5, abs=1e-5)
 
 
+USERS_CONFIG = """
+from detrex_lite.projects.detr.configs.detr_small_shapes import dataloader, dataset, lr_multiplier
+from detrex_lite.projects.detr.configs.detr_small_shapes import model, optimizer, train
+
+dataloader.train.total_batch_size = 4
+optimizer.lr = 3e-4
+train.device = "cpu"
+"""
+
+
+@needs_detectron2
+def test_a_users_config_that_imports_a_leaf_by_its_full_name(make_config, theirs, tmp_path):
+    """With detectron2's loader, as its own script has it, and with ours."""
+    from detectron2 import config as d2
+    from detectron2.engine import SimpleTrainer
+    from detectron2.engine.hooks import LRScheduler
+
+    path = tmp_path / "own.py"
+    path.write_text(USERS_CONFIG)
+    ours = LazyConfig.load(path)
+    overrides = [f"dataset.root={make_config(LEAVES[0], 'unused').dataset.root}", f"train.max_iter={STEPS}"]
+    cfg = d2.LazyConfig.apply_overrides(d2.LazyConfig.load(str(path)), overrides)
+    assert LazyConfig.to_yaml(cfg) == LazyConfig.to_yaml(LazyConfig.apply_overrides(ours, overrides))
+    assert LazyConfig.load(LEAVES[0]).optimizer.lr == 5e-4
+    model = cfg.optimizer.params.model = d2.instantiate(cfg.model)
+    trainer = SimpleTrainer(model, d2.instantiate(cfg.dataloader.train), d2.instantiate(cfg.optimizer))
+    trainer.register_hooks([LRScheduler(scheduler=d2.instantiate(cfg.lr_multiplier))])
+    trainer.train(0, 2)
+
+
+@needs_detectron2
+def test_scalars_reach_its_storage(theirs, tmp_path):
+    theirs[0](logging_config(tmp_path / "run", "dataloader.test=null", "dataloader.evaluator=null"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert lines[-1]["mode"] == 1.0
+    assert lines[-1]["first_image"] == 5.0  # the median of 6 steps
+    assert lines[-1]["total_loss"] == pytest.approx(lines[-1]["loss_class"] + lines[-1]["loss_bbox"], rel=0.2)
+
+
 @needs_detectron2
 def test_a_resumed_run_goes_on_with_its_data(make_config, theirs, tmp_path):
     train_there, _ = theirs
@@ -205,6 +245,24 @@ def test_a_run_of_other_classes_is_not_resumed(make_config, theirs, tmp_path):
         train_there(make_config(LEAVES[0], "run"), resume=True)
 
 
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@needs_detectron2
+def test_a_checkpoint_to_resume_runs_no_code(make_config, theirs, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as torch before 2.6 reads files
+    (tmp_path / "run").mkdir()
+    torch.save({"model": {}, "bomb": Bomb(tmp_path / "PWNED")}, tmp_path / "run" / "model_0000002.pth")
+    with pytest.raises(CheckpointError, match=r"model_0000002\.pth.*open"):
+        theirs[0](make_config(LEAVES[0], "run"), resume=True)
+    assert not (tmp_path / "PWNED").exists()
+
+
 @needs_detectron2
 def test_fine_tuning_starts_from_the_checkpoint(make_config, theirs, tmp_path):
     train_there, _ = theirs
@@ -214,7 +272,7 @@ def test_fine_tuning_starts_from_the_checkpoint(make_config, theirs, tmp_path):
         make_config(LEAVES[0], "tuned", f"train.init_checkpoint={stored}", "optimizer.lr=0", "train.max_iter=1")
     )
     tuned, before = weights(tmp_path / "tuned" / "model_final.pth"), weights(stored)
-    name = "class_embed.weight"
+    name = "heads.class_embed.0.weight"
     torch.testing.assert_close(tuned[name], before[name], rtol=0, atol=0)
     assert f"Weights of {stored}" in (tmp_path / "tuned" / "log.txt").read_text()
 
@@ -229,6 +287,7 @@ def test_fine_tuning_starts_from_the_checkpoint(make_config, theirs, tmp_path):
             "train.model_ema.enabled=True: detectron2's trainer keeps no average of the weights",
         ),
         ("fsdp=True", "train.fsdp=True: detectron2's trainer saves no weights that processes hold in parts"),
+        ("hooks=[{_target_: torch.nn.Identity}]", r"train.hooks=\[.*: .* takes hooks of its own kind"),
         ("csv=True", "train.csv=True: detectron2's trainer writes no metrics.csv"),
         ("amp.enabled=True", "train.amp.enabled=True: .* has mixed precision on GPUs only, not on cpu"),
     ],
@@ -280,7 +339,7 @@ def test_every_setting_is_honoured_or_refused():
     """A new key of `train` has to be thought of here too."""
     by_the_run = {"output_dir", "trust_init_checkpoint", "init_checkpoint", "device", "seed", "amp", "sync_batch_norm"}
     by_the_run |= {"ddp", "static_graph", "compile", "deterministic", "cudnn_benchmark", "max_iter", "max_epochs"}
-    by_the_run |= {"activation_checkpointing", "accelerate_cpu"}
+    by_the_run |= {"activation_checkpointing", "accelerate_cpu", "init_new_parts", "trusted"}
     by_hooks = {
         "clip_grad",
         "checkpointer",
@@ -290,7 +349,7 @@ def test_every_setting_is_honoured_or_refused():
         "best_metric",
         "log_period",
     }
-    refused = {"accumulate_steps", "model_ema", "fsdp", "wandb", "mlflow", "csv"}
+    refused = {"accumulate_steps", "model_ema", "fsdp", "wandb", "mlflow", "csv", "hooks"}
     assert set(get_config("common/train.py").train) == by_the_run | by_hooks | refused
 
 

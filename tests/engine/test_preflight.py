@@ -38,7 +38,7 @@ def test_other_files_and_missing_folders_are_fine(tmp_path):
     check_output_dir(tmp_path / "new", resume=False)
 
 
-@pytest.mark.parametrize("name", ["last_checkpoint", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["last_checkpoint", "metrics.jsonl", "config.yaml", "log.txt"])
 def test_a_folder_where_a_file_is_to_be_written(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(ConfigError, match=f"{name} in it is a folder"):
@@ -47,8 +47,10 @@ def test_a_folder_where_a_file_is_to_be_written(tmp_path, name):
 
 def test_initial_weights_are_a_local_file(tmp_path):
     check_init_checkpoint("")
+    check_init_checkpoint(None)
     (tmp_path / "model.pth").touch()
-    check_init_checkpoint(str(tmp_path / "model.pth"), required=True)
+    for path in (tmp_path / "model.pth", str(tmp_path / "model.pth")):
+        check_init_checkpoint(path, required=True)
     check_init_checkpoint(str(tmp_path))  # a model that Hugging Face's libraries saved
     for address in ("detectron2://ImageNetPretrained/R-50.pkl", "https://example.com/x.pth"):
         with pytest.raises(ConfigError, match="addresses are not read; download the file"):

@@ -1,4 +1,4 @@
-"""A training as the real-time detectors have it: strong augmentation in some epochs, the average begun anew after it."""
+"""A training as real-time detectors have it: strong augmentation in some epochs, the average begun anew after it."""
 
 import pytest
 import torch

@@ -315,6 +315,18 @@ def test_pretrained_backbones_are_fetched_for_new_runs_only(tmp_path):
     assert LazyConfig.load(str(tmp_path / "run" / "config.yaml")).model.backbone.weights == "IMAGENET1K_V1"
 
 
+def test_a_run_that_goes_on_needs_no_initial_weights(tmp_path):
+    train(tiny_config(tmp_path / "first", "train.max_iter=1"))
+    weights = tmp_path / "first" / "model_final.pth"
+    overrides = [f"train.init_checkpoint={weights}"]
+    train(tiny_config(tmp_path / "run", "train.max_iter=1", *overrides))
+    weights.unlink()
+    train(tiny_config(tmp_path / "run", "train.max_iter=2", *overrides), resume=True)
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 2
+    with pytest.raises(ConfigError, match="there is no such file"):
+        train(tiny_config(tmp_path / "new", *overrides), resume=True)
+
+
 class OddOptimizer(torch.optim.SGD):
     """Its state, which is empty before the first step, holds what no checkpoint can."""
 

@@ -51,14 +51,15 @@ class TinyDetector(nn.Module):
 class TinyLoader:
     """Endless batches that depend on their number alone; `batch_sampler.start_batch` as the real loader's.
 
-    Instead of batch `fail_at` there is an error; with batch `signal_at` this process gets the signal SIGTERM.
+    Instead of batch `fail_at` there is an error; with batch `signal_at` this process gets a signal.
     """
 
-    def __init__(self, *, batch_size=2, length=None, fail_at=None, signal_at=None):
+    def __init__(self, *, batch_size=2, length=None, fail_at=None, signal_at=None, signal=signal.SIGTERM):
         self.batch_size = batch_size
         self.length = length
         self.fail_at = fail_at
         self.signal_at = signal_at
+        self.signal = signal
         self.batch_sampler = SimpleNamespace(start_batch=0)
 
     def __iter__(self):
@@ -70,7 +71,7 @@ class TinyLoader:
             if number == self.fail_at:
                 raise OSError("the disk is gone")
             if number == self.signal_at:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), self.signal)
             yield [self.image(number * self.batch_size + k) for k in range(self.batch_size)]
             number += 1
 

@@ -139,6 +139,16 @@ def test_files_are_written_under_original_ids(tmp_path):
     assert json.loads((folder / "metrics.json").read_text()) == results
 
 
+def test_files_are_replaced_as_a_whole(tmp_path):
+    for name in ("predictions.json", "metrics.json"):
+        (tmp_path / name).write_text("before")
+        (tmp_path / f"link to {name}").hardlink_to(tmp_path / name)
+    evaluate(two_images(), {42: model_output([BIG], [0.5], [0])}, tmp_path)
+    for name in ("predictions.json", "metrics.json"):
+        assert json.loads((tmp_path / name).read_text())
+        assert (tmp_path / f"link to {name}").read_text() == "before"
+
+
 def test_no_detection_at_all_scores_0(tmp_path):
     dataset = two_images()
     metrics = evaluate(dataset, {i: model_output() for i in dataset.objects}, tmp_path)["bbox"]

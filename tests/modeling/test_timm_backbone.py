@@ -294,7 +294,7 @@ def test_the_neck_has_the_same_errors_as_the_backbone():
 
 def test_timm_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"need the package timm, .* pip install 'detrex-lite\[timm\]'"):
+    with pytest.raises(ImportError, match=r"need the package timm, .* pip install -U timm"):
         make("test_convnext2")
 
 

@@ -57,6 +57,14 @@ def test_every_model_config_builds(path):
     assert ("dc5" in path.stem) == cfg.backbone.get("dilation", False)
 
 
+@pytest.mark.parametrize("path", sorted(MODELS.parent.glob("*_small_*.py")), ids=lambda path: path.stem)
+def test_every_config_of_a_small_model_builds(path):
+    """Those of others change data and schedules; some of these change the model."""
+    model, cfg = build_on_meta(path)
+    assert cfg.backbone.out_features == [cfg.in_feature]
+    assert model.num_classes == 3
+
+
 def test_pre_norm_layers_are_followed_by_a_norm():
     post_norm, pre_norm = build(small_config()), build(small_config(**PRE_NORM))
     assert post_norm.transformer.encoder.norm is None

@@ -53,6 +53,21 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
 
+def test_a_package_that_is_trusted_may_be_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_hooks.py").write_text(
+        "from detrex_lite.engine import Hook\nclass Stop(Hook):\n"
+        "    def before_train(self, trainer):\n        raise InterruptedError\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("detrex_lite.config.trusted._added", set())
+    hook = "train.hooks=[{_target_: my_hooks.Stop}]"
+    with pytest.raises(SystemExit, match="2"):
+        run_quickly(tmp_path / "demo", hook)
+    assert "--trust my_hooks" in capsys.readouterr().err
+    with pytest.raises(InterruptedError):
+        run_quickly(tmp_path / "demo", hook, "--trust", "my_hooks")
+
+
 def test_an_empty_folder_is_used(tmp_path):
     demo.prepare_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [demo.MARKER]

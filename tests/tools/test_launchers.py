@@ -62,6 +62,31 @@ needs_proc = pytest.mark.skipif(
 )
 
 
+def test_a_fault_in_one_process_ends_all_whatever_has_started_them(tmp_path):
+    """As by srun or mpirun, which may watch nothing: the other process waits for it in the middle of a step."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    wrong = ["dataloader.train._target_=tests.engine.children.RankLoader", "+dataloader.train.event=label"]
+    wrong += ["+dataloader.train.event_at=3", "model._target_=tests.engine.children.Detector", "--trust", "tests"]
+    command = [sys.executable, "tools/train_net.py", "--config-file", str(CONFIG_FILE), *wrong]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [*command, f"train.output_dir={tmp_path}"],
+            cwd=REPOSITORY,
+            env={**ENVIRONMENT, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert all(process.returncode for process in processes), errors
+    assert "process 0 lost its connection" in errors[0]
+    assert "process 1, 6.jpg has an object of class 7" in errors[1]
+
+
 @needs_proc
 def test_two_machines_train_together_and_end_together(tmp_path):
     """Both are this one. A process of the second is killed, and each says what it knows."""

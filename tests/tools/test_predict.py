@@ -283,6 +283,10 @@ def test_nothing_to_do_is_a_usage_error(trained, tmp_path, capsys):
         (["--config-file", "absent.py"], "absent.py"),
         (["--score-threshold", "7"], "score_threshold must be in 0..1"),
         (["--batch-size", "0"], "batch_size must be"),
+        (
+            ["--opts", "+dataloader.test.mapper.augmentation={_target_: os.system, command: echo attacked}"],
+            "'os.system' is not called",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_a_usage_error(trained, tmp_path, capsys, options, message):
@@ -325,3 +329,11 @@ def test_a_model_is_named_or_given(arguments, message, capsys):
 def test_an_unknown_model_is_told(tmp_path, capsys):
     assert predict.main(["--model", "yolo", save_picture(tmp_path / "a.png")]) == 2
     assert "no published checkpoint 'yolo'" in capsys.readouterr().err
+
+
+def test_the_home_folder_has_a_short_name(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_picture(tmp_path / "a.png")
+    arguments = ["--config-file=~/config.py", "--weights=~/model.pth", "--output=~/found", "--device=cpu", "~/a.png"]
+    assert predict.main(arguments) == 0
+    assert len(read_predictions(tmp_path / "found")["images"]) == 1

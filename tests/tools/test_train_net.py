@@ -1,4 +1,6 @@
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,3 +63,86 @@ def test_two_processes_that_are_asked_to_end_save_first(tmp_path):
     stopped = (tmp_path / "last_checkpoint").read_text()
     assert torch.load(tmp_path / stopped, weights_only=True)["iteration"] == int(stopped[6:13])
     assert f"Stopped after iteration {int(stopped[6:13])}" in (tmp_path / "log.txt").read_text()
+
+
+def start(tmp_path, *arguments):
+    """The program in a session of its own, as a shell starts it in a terminal; what it prints goes to a file."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "stderr.txt").open("w") as stderr:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "tools/train_net.py", "--config-file", str(CONFIG_FILE)),
+                *(f"train.output_dir={tmp_path / 'run'}", "train.max_iter=1000000", "train.log_period=10", *arguments),
+            ],
+            cwd=REPOSITORY,
+            env=environment,
+            stderr=stderr,
+            start_new_session=True,
+            # What runs in the background without a terminal may ignore it, and a program inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+
+def wait_until(condition, process, tmp_path):
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, (tmp_path / "stderr.txt").read_text()
+        assert time.monotonic() < deadline, (tmp_path / "stderr.txt").read_text()
+        time.sleep(0.05)
+
+
+def imports_torch(process):
+    return "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def has_started_both(process):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return sum("spawn_main" in Path(f"/proc/{child}/cmdline").read_text() for child in children) == 2
+
+
+SLOW_TO_BUILD = ("--trust", "tests", "model._target_=tests.engine.children.SlowToBuild")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes through Linux's /proc")
+@pytest.mark.parametrize(
+    ("moment", "arguments"),
+    [
+        ("imports", ()),
+        ("builds", SLOW_TO_BUILD),
+        ("starts both", ("--num-processes", "2", *SLOW_TO_BUILD)),
+        ("builds", ("--num-processes", "2", *SLOW_TO_BUILD)),
+    ],
+)
+def test_ctrl_c_while_starting_ends_in_one_line(tmp_path, moment, arguments):
+    process = start(tmp_path, *arguments)
+    try:
+        conditions = {
+            "imports": lambda: imports_torch(process),
+            "starts both": lambda: has_started_both(process),
+            "builds": (tmp_path / "run" / "log.txt").exists,
+        }
+        wait_until(conditions[moment], process, tmp_path)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to every process
+        assert process.wait(timeout=60) == 130
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    (line,) = (tmp_path / "stderr.txt").read_text().splitlines()
+    assert line.startswith("Interrupted ")
+
+
+def test_a_run_whose_folder_is_removed_ends_in_one_line(tmp_path):
+    process = start(tmp_path)
+    try:
+        wait_until(lambda: "iteration 10/" in (tmp_path / "stderr.txt").read_text(), process, tmp_path)
+        shutil.rmtree(tmp_path / "run")
+        assert process.wait(timeout=60) == 1
+    finally:
+        process.kill()
+    printed = (tmp_path / "stderr.txt").read_text()
+    assert "Traceback" not in printed
+    last = printed.splitlines()[-1]
+    assert last.startswith(f"error: train.output_dir={tmp_path / 'run'} was removed")
+    assert "Start it anew" in last
+    assert not (tmp_path / "run").exists()

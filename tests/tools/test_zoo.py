@@ -74,3 +74,18 @@ def test_an_evaluation_writes_the_table_and_the_command_that_repeats_it(run, sma
     assert (again.table, again.names) == ([str(small_zoo.table)], ["small_deformable_detr"])
     assert again.opts == ["train.seed=1"]
     assert run("evaluate", "small_deformable_detr", "--output", output, "--opts", "train.seed=1")[0] == 0
+
+
+def test_a_package_that_is_trusted_may_be_named(run, tmp_path, monkeypatch):
+    (tmp_path / "my_parts.py").write_text("def unchanged():\n    return lambda image, target: (image, target)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("detrex_lite.config.trusted._added", set())
+    words = ["evaluate", "small_detr", "--output", tmp_path / "results"]
+    words += ["--opts", "dataloader.test.mapper.augmentation={_target_: my_parts.unchanged}"]
+    status, out, _ = run(*words)
+    assert status == 1
+    assert "--trust my_parts" in out
+    status, out, _ = run(*words[:2], "--trust", "my_parts", *words[2:])
+    assert status == 0
+    assert "evaluate small_detr --trust my_parts --opts" in out
+    assert run("evaluate", "small_detr", "--trust", "my-parts")[0] == 2

@@ -93,6 +93,12 @@ def test_everything_about_a_run_is_on_the_page(tmp_path):
     assert len(page) < 60_000
 
 
+def test_scalars_of_a_model_are_on_the_page(tmp_path):
+    lines = [{**losses(iteration), "gate": iteration / 10} for iteration in (1, 2)]
+    assert "Further numbers" not in page_of(write_run(tmp_path / "plain", [losses(1), losses(2)]))
+    assert re.search(r"Further numbers.*<figcaption>gate<", page_of(write_run(tmp_path / "gate", lines)), re.DOTALL)
+
+
 def test_a_run_without_evaluation_or_config(tmp_path):
     page = page_of(write_run(tmp_path / "run", [losses(1)], config=None))
     assert "Average precision" not in page

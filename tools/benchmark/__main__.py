@@ -79,6 +79,10 @@ def loader_parser() -> argparse.ArgumentParser:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="whose dataloader.train is measured")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
     parser.add_argument("--images", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--epoch", type=int, default=0, help="of the run, for augmentation; default: %(default)s")
+    parser.add_argument(
+        "--photographs", action="store_true", help="made-up photographs in the place of the config's data set"
+    )
     _add_output(parser, repeats=5, what="of each image")
     return parser
 
@@ -198,7 +202,14 @@ def _measure_training(arguments: argparse.Namespace) -> Any:
 
 
 def _measure_loader(arguments: argparse.Namespace) -> Any:
-    return benchmark_loader(arguments.config, arguments.overrides, images=arguments.images, repeats=arguments.repeats)
+    return benchmark_loader(
+        arguments.config,
+        arguments.overrides,
+        images=arguments.images,
+        repeats=arguments.repeats,
+        epoch=arguments.epoch,
+        photographs=arguments.photographs,
+    )
 
 
 def _measure_matching(arguments: argparse.Namespace) -> Any:

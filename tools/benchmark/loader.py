@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,37 +20,75 @@ from .stages import StagesReport
 from .timing import Timing
 
 WHOLE = "image"
+BATCH = 16  # images that mixup and multi-scale batches get at once
 
 
 def benchmark_loader(
-    file: str | None = None, overrides: Sequence[str] = (), *, images: int = 64, repeats: int = 5
+    file: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    images: int = 64,
+    repeats: int = 5,
+    epoch: int = 0,
+    photographs: bool = False,
 ) -> StagesReport:
-    """Prepare training images as a worker of a loader does, in one thread: read, decode, augment, pack.
+    """Prepare training images as a worker of a loader does, in one thread: read, decode, augment, pack, and by batches.
 
     Args:
-        file: a config, whose `dataloader.train.dataset` and `.mapper` are measured; None takes DETR's augmentation on
-            photographs that are made up.
+        file: a config, whose `dataloader.train` is measured; None takes DETR's augmentation on photographs that are
+            made up.
         overrides: of the config.
         images: how many; the first ones of the data set.
         repeats: how often each.
+        epoch: of the run, on which the augmentation may depend.
+        photographs: take those that are made up in the place of the config's data set.
 
     Raises:
         ConfigError: when the config or an override is wrong.
         BenchmarkError: when the config has no such parts.
     """
     require_positive(images=images, repeats=repeats)
-    settings = {"config": file, "overrides": list(overrides), "images": images, "repeats": repeats}
+    settings = {
+        "config": file,
+        "overrides": list(overrides),
+        "images": images,
+        "repeats": repeats,
+        "epoch": epoch,
+        "photographs": photographs,
+    }
     with tempfile.TemporaryDirectory() as folder, _one_thread():
-        if file is None:
+        config = None if file is None else _train_section(file, overrides)
+        if config is None or photographs:
             dataset: Any = generated_photographs(Path(folder), images)
-            mapper: Any = DetrDatasetMapper(augmentation=detr_train_augmentation(), is_train=True)
         else:
-            dataset, mapper = _parts(file, overrides)
+            dataset = instantiate(config.dataset)
+        mapper: Any = DetrDatasetMapper(augmentation=detr_train_augmentation(), is_train=True)
+        mixup = multi_scale = None
+        if config is not None:
+            mapper, mixup, multi_scale = (
+                instantiate(config[name]) if config.get(name) is not None else None
+                for name in ("mapper", "mixup", "multi_scale")
+            )
+            if not isinstance(mapper, DetrDatasetMapper):
+                raise BenchmarkError(
+                    f"{file}: only a DetrDatasetMapper can be measured by its parts, not {type(mapper).__name__}"
+                )
         machine = machine_facts(torch.device("cpu"))
-        records = [dataset[index] for index in range(min(images, len(dataset)))]
+
+        def draw(read: Callable[[dict[str, Any]], Any]) -> Any:
+            return read(dataset[int(torch.randint(len(dataset), ()))])
+
+        records = [{**dataset[index], "epoch": epoch, "draw": draw} for index in range(min(images, len(dataset)))]
+
+        def finish(samples: list[dict[str, Any]]) -> None:
+            mixed = samples if mixup is None else mixup(samples, lambda: samples[-1], epoch=epoch)
+            if multi_scale is not None:
+                multi_scale(mixed, epoch=epoch)
+
         torch.manual_seed(0)
         mapper(records[0])
-        timings = _measure(mapper, records * repeats)
+        has_batches = mixup is not None or multi_scale is not None
+        timings = _measure(mapper, finish if has_batches else None, records * repeats)
     median = timings[WHOLE].median
     mean = sum(timings[WHOLE].seconds) / len(timings[WHOLE].seconds)
     limit = max((part for part in timings if part != WHOLE), key=lambda part: sum(timings[part].seconds))
@@ -65,35 +103,44 @@ def benchmark_loader(
     )
 
 
-def _parts(file: str, overrides: Sequence[str]) -> tuple[Any, Any]:
+def _train_section(file: str, overrides: Sequence[str]) -> DictConfig:
     config = LazyConfig.apply_overrides(LazyConfig.load(file), list(overrides))
     train = OmegaConf.select(config, "dataloader.train")
     if not isinstance(train, DictConfig) or "dataset" not in train or "mapper" not in train:
         raise BenchmarkError(f"{file} has no dataloader.train with a dataset and a mapper")
-    dataset, mapper = instantiate(train.dataset), instantiate(train.mapper)
-    if not isinstance(mapper, DetrDatasetMapper):
-        raise BenchmarkError(
-            f"{file}: only a DetrDatasetMapper can be measured by its parts, not {type(mapper).__name__}"
-        )
-    return dataset, mapper
+    return train
 
 
-def _measure(mapper: DetrDatasetMapper, records: Sequence[dict[str, Any]]) -> dict[str, Timing]:
-    seconds: dict[str, list[float]] = {part: [] for part in (WHOLE, "read", "decode", "augment", "pack")}
-    for record in records:
-        begin = time.perf_counter()
-        # Once more than the mapper does: from the system's memory the second time, so that it is decoding alone.
-        Path(record["file_name"]).read_bytes()
-        was_read = time.perf_counter()
-        decoded = mapper.read(record)
-        was_decoded = time.perf_counter()
-        augmented = mapper.augment(*decoded)
-        was_augmented = time.perf_counter()
-        mapper.pack(record, *augmented)
-        marks = begin, was_read, was_decoded, was_augmented, time.perf_counter()
-        seconds[WHOLE].append(marks[-1] - begin)
-        for part, start, end in zip(list(seconds)[1:], marks, marks[1:], strict=False):
-            seconds[part].append(end - start)
+def _measure(
+    mapper: DetrDatasetMapper,
+    finish: Callable[[list[dict[str, Any]]], None] | None,
+    records: Sequence[dict[str, Any]],
+) -> dict[str, Timing]:
+    parts = ("read", "decode", "augment", "pack")
+    seconds: dict[str, list[float]] = {part: [] for part in (WHOLE, *parts, *(["batch"] if finish else []))}
+    for first in range(0, len(records), BATCH):
+        samples, wholes = [], []
+        for record in records[first : first + BATCH]:
+            begin = time.perf_counter()
+            # Once more than the mapper does: from the system's memory the second time, so that it is decoding alone.
+            Path(record["file_name"]).read_bytes()
+            was_read = time.perf_counter()
+            decoded = mapper.read(record)
+            was_decoded = time.perf_counter()
+            augmented = mapper.augment(*decoded, **mapper.context(record))
+            was_augmented = time.perf_counter()
+            samples.append(mapper.pack(record, *augmented))
+            marks = begin, was_read, was_decoded, was_augmented, time.perf_counter()
+            wholes.append(marks[-1] - begin)
+            for part, start, end in zip(parts, marks, marks[1:], strict=False):
+                seconds[part].append(end - start)
+        share = 0.0
+        if finish is not None:
+            begin = time.perf_counter()
+            finish(samples)
+            share = (time.perf_counter() - begin) / len(samples)
+            seconds["batch"] += [share] * len(samples)
+        seconds[WHOLE] += [whole + share for whole in wholes]
     return {part: Timing(tuple(values)) for part, values in seconds.items()}
 
 

@@ -1,5 +1,6 @@
-"""Your own images with COCO JSON annotations, with the augmentation of coco_realtime_mosaic.py; `dataset` as in custom_coco.py.
+"""Your own images with COCO JSON annotations, and the augmentation of coco_realtime_mosaic.py.
 
+`dataset` is filled in as in custom_coco.py.
 `dataloader.train.mapper.augmentation.mosaic=null dataloader.train.mixup=null` leave out mosaics and mixup.
 """
 

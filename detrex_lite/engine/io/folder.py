@@ -19,7 +19,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 logger = logging.getLogger(__name__)
 
-_held: set[int] = set()
+_held: dict[int, Path] = {}  # the open lock files
 
 
 def _let_go() -> None:
@@ -30,6 +30,30 @@ def _let_go() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go)
+
+
+class LostFolderError(OSError):
+    """The folder of a run was removed while the run went on."""
+
+
+def require_owned(output_dir: Path) -> None:
+    """Make sure that the folder is still the one that this process owns, if it owns it: the main process does.
+
+    Raises:
+        LostFolderError: when it was removed, or its place was taken.
+    """
+    path = (output_dir / LOCK_FILE).absolute()
+    for handle in [handle for handle, held in _held.items() if held == path]:
+        mine = os.fstat(handle)
+        try:
+            there = path.stat()
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise LostFolderError(
+                f"train.output_dir={output_dir} was removed or replaced while the run went on, which ends it: its "
+                "checkpoints are gone with the folder. Start it anew; end a run before its folder is moved or removed"
+            )
 
 
 def make_output_dir(output_dir: Path) -> None:
@@ -60,7 +84,7 @@ def owned_output_dir(output_dir: Path) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise _unusable(output_dir, error) from error
-    _held.add(handle)
+    _held[handle] = path.absolute()
     try:
         _lock(handle, output_dir)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -71,7 +95,7 @@ def owned_output_dir(output_dir: Path) -> Iterator[None]:
         finally:
             os.ftruncate(handle, 0)
     finally:
-        _held.discard(handle)
+        del _held[handle]
         os.close(handle)
 
 
@@ -94,6 +118,6 @@ def _lock(handle: int, output_dir: Path) -> None:
 
 
 def _unusable(output_dir: Path, error: OSError) -> ConfigError:
-    if output_dir.exists() and not output_dir.is_dir():
+    if os.path.exists(output_dir) and not os.path.isdir(output_dir):  # False where one must not look
         return ConfigError(f"train.output_dir={output_dir} is a file, not a folder")
     return ConfigError(f"train.output_dir={output_dir} cannot be used: {error.strerror or error} ({error.filename})")

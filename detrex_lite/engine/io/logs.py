@@ -9,7 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ... import distributed
+from .folder import make_output_dir
 
+LOG_FILE = "log.txt"
 FILE_ONLY = {"file_only": True}
 """`extra` of a record that is not for the terminal, because it is shown there in another way."""
 
@@ -38,9 +40,9 @@ def run_logging(output_dir: Path) -> Iterator[None]:
     level, handlers = package.level, []
     if not logging.getLogger().handlers:
         handlers.append(_terminal())
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_output_dir(output_dir)
     if distributed.is_main_process():
-        handlers.append(logging.FileHandler(output_dir / "log.txt", encoding="utf-8"))
+        handlers.append(logging.FileHandler(output_dir / LOG_FILE, encoding="utf-8"))
     else:
         name = f"log.rank{distributed.rank()}.txt"
         handlers.append(logging.FileHandler(output_dir / name, encoding="utf-8", delay=True))

@@ -11,7 +11,7 @@ from torch import nn
 
 from ... import distributed
 from ...checkpoint import CheckpointError
-from ...checkpoint.load import require_usable
+from ...checkpoint.load import model_state, require_usable
 from ...errors import NonFiniteError
 from ..loop.ema import ModelEma
 from ..loop.running_means import RunningMeans, mean_of_totals
@@ -59,10 +59,13 @@ def _require_parts(path: Path, state: Mapping[str, Any]) -> None:
         for name, kind in PARTS.items()
         if name in state and not isinstance(state[name], kind)
     ]
+    if not isinstance(state.get("ema", {}), dict):
+        faults.append(f"ema is a {type(state['ema']).__name__}")
     if not faults and state["iteration"] < 0:
         faults.append(f"iteration is {state['iteration']}")
-    if not faults and (not state["rng"] or len(state["losses"]) != len(state["rng"])):
-        faults.append(f"rng is of {len(state['rng'])} processes, losses of {len(state['losses'])}")
+    of_processes = {name: len(state[name]) for name in ("rng", "losses", "scalars") if name in state and not faults}
+    if not faults and (not state["rng"] or len(set(of_processes.values())) > 1):
+        faults.append(", ".join(f"{name} is of {number} processes" for name, number in of_processes.items()))
     if not faults and state["best"] is not None and not {"metric", "value", "iteration"} <= state["best"].keys():
         faults.append("best has no metric, value or iteration")
     if not faults:
@@ -104,7 +107,7 @@ class TrainingState:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
         saved_iteration: the iteration of the last checkpoint that was written, None before the first.
         ema_restart: what `EmaRestart` remembers, None before it begins.
-        losses: means since the last line of the log; saved, so that a resumed run writes the same lines.
+        losses, scalars: means since the last line of the log; saved, so that a resumed run writes the same lines.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class TrainingState:
         self.ema_restart: dict[str, Any] | None = None
         self.saved_iteration: int | None = None
         self.losses = RunningMeans()
+        self.scalars = RunningMeans()
 
     def capture(self) -> dict[str, Any]:
         """The state as a dict of tensors and plain values. Every process must call this; the main one gets it.
@@ -136,7 +140,8 @@ class TrainingState:
         Of a sharded model it holds whole tensors, as of any other.
         """
         trainer = self.trainer
-        per_process = distributed.all_gather_objects((random_states(), self.losses.totals()))
+        mine = random_states(), self.losses.totals(), self.scalars.totals()
+        rng, losses, scalars = map(list, zip(*distributed.all_gather_objects(mine), strict=True))
         state = {
             "model": gathered(self.model.state_dict()),
             "optimizer": gathered(trainer.optimizer.state_dict()),
@@ -145,8 +150,9 @@ class TrainingState:
             "scaler": trainer.scaler.state_dict(),
             "iteration": trainer.iteration,
             "batches": list(trainer.batches),
-            "rng": [states for states, _ in per_process],
-            "losses": [totals for _, totals in per_process],
+            "rng": rng,
+            "losses": losses,
+            "scalars": scalars,
             "best": self.best,
             "class_names": self.class_names,
             "config": self.config,
@@ -211,8 +217,8 @@ class TrainingState:
                 "train.init_checkpoint)"
             )
         try:
-            for weights in (state["model"], state.get("ema", {})):
-                require_usable(weights, self.model.state_dict())
+            for weights in (state[name] for name in ("model", "ema") if name in state):
+                require_usable(model_state(weights), self.model.state_dict())
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         self._take_weights(path, state)
@@ -222,11 +228,14 @@ class TrainingState:
         self.ema_restart = state.get("ema_restart")
         self._report_changes(path, state)
         rank, iteration = distributed.rank(), trainer.iteration
+        scalars = state.get("scalars", [{} for _ in state["rng"]])  # checkpoints before they were kept have none
         if len(state["rng"]) == distributed.world_size():
             self.losses.restart(state["losses"][rank])
+            self.scalars.restart(scalars[rank])
             trainer.on_loader_started = lambda: set_random_states(state["rng"][rank])
         else:
             self.losses.restart(mean_of_totals(state["losses"]))
+            self.scalars.restart(mean_of_totals(scalars))
             trainer.on_loader_started = lambda: seed_anew(self.seed, iteration, rank)
 
     def go_back(self, path: Path) -> None:

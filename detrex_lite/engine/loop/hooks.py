@@ -9,6 +9,7 @@ from typing import Any
 from ... import distributed
 from ...errors import did_you_mean
 from ...metrics_file import read_metrics
+from ..io.folder import require_owned
 from ..io.state import TrainingState, checkpoint_name
 from ..io.writers import Writer
 from ..processes.random_states import preserved_random_states
@@ -37,6 +38,19 @@ class LearningRate(Hook):
         factor = self.multiplier(trainer.iteration / trainer.max_iter)
         for group in trainer.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
+
+
+class OwnFolder(Hook):
+    """Ends the run when its folder is removed, before anything is written into another one at its place."""
+
+    def __init__(self, output_dir: Path):
+        self.output_dir = output_dir
+
+    def after_step(self, trainer: Trainer) -> None:
+        require_owned(self.output_dir)
+
+    def after_train(self, trainer: Trainer) -> None:
+        require_owned(self.output_dir)
 
 
 class EmaUpdate(Hook):

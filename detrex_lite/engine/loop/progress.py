@@ -27,7 +27,7 @@ class ProgressLog(Hook):
     Args:
         period: steps between two lines.
         writers: where the numbers go; empty on other processes than the main one.
-        state: keeps the losses since the last line, so that they are saved with a checkpoint.
+        state: keeps losses and other scalars since the last line, so that they are saved with a checkpoint.
     """
 
     def __init__(self, *, period: int, writers: Sequence[Writer], state: TrainingState):
@@ -46,6 +46,7 @@ class ProgressLog(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         self.state.losses.add(trainer.losses)
+        self.state.scalars.add(trainer.scalars.means(trainer.device))
         self._steps += 1
         self._seconds += trainer.step_seconds
         self._data_seconds += trainer.data_seconds
@@ -61,17 +62,19 @@ class ProgressLog(Hook):
             self._bar = None
 
     def _write(self, trainer: Trainer) -> None:
-        scalars = self._scalars(trainer)
+        scalars, further = self._scalars(trainer)
         self.state.losses.restart()
+        self.state.scalars.restart()
         self._steps = self._images = 0
         self._seconds = self._data_seconds = 0.0
         for writer in self.writers:
-            writer.write(trainer.iteration, scalars)
+            writer.write(trainer.iteration, {**scalars, **further})
         if not distributed.is_main_process():
             return
         remaining = (trainer.max_iter - trainer.iteration) * scalars["time"]
         rate = f"{scalars['images_per_second']:.1f} images/s"
-        losses = "  ".join(f"{name} {scalars[name]:.4g}" for name in _main_losses(scalars))
+        shown = {name: scalars[name] for name in _main_losses(scalars)} | further
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {scalars['total_loss']:.3f}, {rate}")
         logger.info(
@@ -79,7 +82,7 @@ class ProgressLog(Hook):
             trainer.iteration,
             trainer.max_iter,
             timedelta(seconds=round(remaining)),
-            losses,
+            numbers,
             scalars["lr"],
             rate,
             scalars["time"],
@@ -87,11 +90,11 @@ class ProgressLog(Hook):
             extra=FILE_ONLY if self._bar is not None else None,
         )
 
-    def _scalars(self, trainer: Trainer) -> dict[str, float]:
-        """The means since the last line over the steps of all processes."""
-        mine = self.state.losses.means(), self._images / self._seconds
+    def _scalars(self, trainer: Trainer) -> tuple[dict[str, float], dict[str, float]]:
+        """The means since the last line over the steps of all processes, and those of `log_scalar`."""
+        mine = self.state.losses.means(), self.state.scalars.means(), self._images / self._seconds
         gathered = distributed.all_gather_objects(mine)
-        losses = _means([losses for losses, _ in gathered])
+        losses, further = _means([losses for losses, _, _ in gathered]), _means([further for _, further, _ in gathered])
         scalars = {
             "total_loss": sum(losses.values()),
             **losses,
@@ -99,13 +102,16 @@ class ProgressLog(Hook):
             "time": self._seconds / self._steps,
             "data_time": self._data_seconds / self._steps,
             **{f"{name}_time": seconds / self._steps for name, seconds in trainer.phases.take().items()},
-            "images_per_second": sum(rate for _, rate in gathered),
+            "images_per_second": sum(rate for _, _, rate in gathered),
         }
         if trainer.grad_norm is not None:
             scalars["grad_norm"] = float(trainer.grad_norm)
         if trainer.device.type == "cuda":
             scalars["memory_mb"] = torch.cuda.max_memory_allocated(trainer.device) / 2**20
-        return scalars
+        taken = [name for name in further if name in scalars or name == "iteration"]
+        if taken:
+            raise ValueError(f"log_scalar({taken[0]!r}): the log has a number of that name already; use another one")
+        return scalars, further
 
 
 def _main_losses(scalars: dict[str, float]) -> list[str]:

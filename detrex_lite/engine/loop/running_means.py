@@ -1,11 +1,11 @@
-"""Means of losses over the steps between two lines of the log."""
+"""Means of losses and other scalars over the steps between two lines of the log."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-# Losses wait on the device, so that steps need not wait for them, but not for ever.
+# Values wait on the device, so that steps need not wait for them, but not for ever.
 MAX_WAITING = 100
 
 

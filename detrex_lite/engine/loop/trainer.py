@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ... import distributed
 from ...errors import NonFiniteError
 from ...phases import PhaseTimes, phase
-from ..processes.sharding import gradients_stay_here, is_sharded, whole
+from ...scalars import Scalars
+from ..processes.sharding import gradients_stay_here, is_sharded, part_here, whole
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Trainer:
         batches: (images a batch of all processes, 0 when the loader does not say; number of batches): how far the data
             was used. A second pair follows where a run goes on with another batch size.
         losses: name -> loss of the last step, averaged over its batches; on the device.
+        scalars: what `detrex_lite.log_scalar` was given in the last step; a hook adds to them by `trainer.scalars.add`.
         grad_norm: gradient norm of the last step before clipping, on the device; None without clipping.
         num_images: how many images this process saw in the last step.
         step_seconds, data_seconds: how long the last step took, and how long it waited for data.
@@ -100,6 +102,7 @@ class Trainer:
         self.start_iteration = 0
         self.batches: list[tuple[int, int]] = []
         self.losses: dict[str, Tensor] = {}
+        self.scalars = Scalars()
         self.grad_norm: Tensor | None = None
         self.num_images = 0
         self.step_seconds = self.data_seconds = 0.0
@@ -109,6 +112,7 @@ class Trainer:
         # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
         self.on_loader_started: Callable[[], None] | None = None
         self._file_names: list[str] = []
+        self._without_gradient: set[str] = set()  # losses that were named
 
     def train(self) -> None:
         """Run the steps from `iteration` to `max_iter`.
@@ -124,6 +128,7 @@ class Trainer:
             batches = self._start_loader()
             self.model.train()
             while self.iteration < self.max_iter:
+                self.scalars = Scalars()
                 for hook in self.hooks:
                     hook.before_step(self)
                 with self.phases.measure():
@@ -192,17 +197,42 @@ class Trainer:
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch, which every process has when this returns."""
         losses: dict[str, Tensor] = {}
+        scalars = Scalars()
         error = None
+        autocast = torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
         try:
-            with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            with autocast, scalars.listen():
                 losses = self.model(batch)
-            if not isinstance(losses, dict) or not losses:
-                name = type(self.model).__name__
-                raise ValueError(f"in training a model returns a dict of losses; {name} gave {losses!r:.80}")
+            self._require_losses(losses)
         except FloatingPointError as caught:
             error = caught
         self._require_no_error(error, _file_names(batch))
+        self.scalars.include(scalars)
         return losses
+
+    def _require_losses(self, losses: Any) -> None:
+        """Refuse what cannot be added up to a loss; name, once, what has no gradient and so trains nothing."""
+        if not isinstance(losses, dict) or not losses:
+            name = type(self.model).__name__
+            raise ValueError(f"in training a model returns a dict of losses; {name} gave {losses!r:.80}")
+        for name, loss in losses.items():
+            is_tensor = isinstance(loss, Tensor)
+            if not is_tensor or loss.dim() > 0 or not loss.is_floating_point() or "loss" not in str(name):
+                what = (
+                    f"{loss.dtype} of shape {tuple(loss.shape)}" if is_tensor else f"{type(loss).__name__} {loss!r:.40}"
+                )
+                raise ValueError(
+                    f"the model returned {name!r} ({what}) among its losses, which are added up. A loss is a "
+                    "floating-point tensor of shape () with 'loss' in its name; a number for the log only is given to "
+                    "detrex_lite.log_scalar(name, value), anywhere in the model"
+                )
+            if not loss.requires_grad and name not in self._without_gradient:
+                self._without_gradient.add(name)
+                logger.warning(
+                    "Loss %r has no gradient, so it trains nothing but counts in total_loss. Are all weights that it "
+                    "depends on frozen? A number for the log only is given to detrex_lite.log_scalar(name, value).",
+                    name,
+                )
 
     def _without_gradient_exchange(self) -> contextlib.AbstractContextManager[None]:
         if is_sharded(self.model):
@@ -240,9 +270,7 @@ class Trainer:
         This is the one transfer from the device for each step.
         """
         watched = [value.float() for losses in all_losses for value in losses.values()]
-        norm = self._watched_norm()
-        if norm is not None:
-            watched.append(norm.float())
+        watched += [size.float() for size in self._watched_gradient()]
         failed = 1 - torch.isfinite(torch.stack(watched)).all().float()
         flags = torch.stack([failed, failed.new_tensor(float(self.stop_requested))])
         if distributed.is_distributed():
@@ -253,9 +281,18 @@ class Trainer:
             mine = self._what_is_not_finite(all_losses, all_names) if failed.item() else ""
             raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine))))
 
-    def _watched_norm(self) -> Tensor | None:
-        """The norm of the gradient, where one that is not finite is a mistake: a scaler skips such steps itself."""
-        return None if self.scaler.is_enabled() else self.grad_norm
+    def _watched_gradient(self) -> list[Tensor]:
+        """Sizes of the gradient, where one that is not finite is a mistake: a scaler skips such steps itself.
+
+        They are the norm by which it was clipped, or else the norms of its tensors on this process.
+        """
+        if self.scaler.is_enabled():
+            return []
+        if self.grad_norm is not None:
+            return [self.grad_norm]
+        gradients = [part_here(p.grad) for p in self.parameters if p.grad is not None]
+        gradients = [gradient for gradient in gradients if gradient.numel()]  # a shard may be empty
+        return list(torch._foreach_norm(gradients)) if gradients else []
 
     def _what_is_not_finite(self, all_losses: list[dict[str, Tensor]], all_names: list[list[str]]) -> str:
         iteration = self.iteration + 1
@@ -264,9 +301,8 @@ class Trainer:
             listed = ", ".join(f"{name}={value}" for name, value in values.items() if not math.isfinite(value))
             if listed:
                 return self._describe(f"the loss is not finite at iteration {iteration}: {listed}", file_names)
-        norm = self._watched_norm()
-        assert norm is not None
-        what = f"the gradient is not finite at iteration {iteration}: its norm is {float(norm)}"
+        size = max(float(size) for size in self._watched_gradient() if not torch.isfinite(size))
+        what = f"the gradient is not finite at iteration {iteration}: its norm is {size}"
         return self._describe(what, self._file_names)
 
     def _describe(self, what: str, file_names: list[str]) -> str:

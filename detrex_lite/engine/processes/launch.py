@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from ... import distributed
 from ...config import ConfigError
 from ...distributed import WAIT_AT_MOST
+from .signals import SIGNALS, end_when_interrupted, signals_held_back, signals_to_heed, take_signals
 
 # How long processes get to end by themselves after one has failed: those that wait for it never would.
 GRACE_SECONDS = 5.0
@@ -74,17 +76,24 @@ def launch(
     url = f"tcp://127.0.0.1:{_free_port()}" if dist_url == "auto" else dist_url
     # A fresh interpreter each: CUDA and threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    children = []
-    for local_rank in range(num_processes):
-        rank = machine_rank * num_processes + local_rank
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_run, args=(main, args, url, rank, world_size, local_rank, num_processes, device, theirs)
-        )
-        process.start()
-        theirs.close()
-        children.append(_Child(rank, process, ours))
-    status = _wait(children)
+    usual = multiprocessing.get_start_method()
+    resource_tracker.ensure_running()  # it would let signals through in the middle of the following
+    children: list[_Child] = []
+    with contextlib.ExitStack() as stack:
+        # A signal that comes while processes start reaches all of them, when they can take it.
+        with signals_held_back():
+            for local_rank in range(num_processes):
+                rank = machine_rank * num_processes + local_rank
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_run,
+                    args=(main, args, url, rank, world_size, local_rank, num_processes, device, usual, theirs),
+                )
+                process.start()
+                theirs.close()
+                children.append(_Child(rank, process, ours))
+            stack.enter_context(_signals_passed_on([child.process for child in children]))
+        status = _wait(children)
     if status:
         raise SystemExit(status)
     return None
@@ -167,8 +176,8 @@ def _check(num_processes: int, num_machines: int, machine_rank: int, dist_url: s
         raise ConfigError("several machines need a place to meet: --dist-url tcp://<host of machine 0>:<port>")
     if device.startswith("cuda") and num_processes > torch.cuda.device_count():
         raise ConfigError(
-            f"{num_processes} GPUs are asked for, and torch sees {torch.cuda.device_count()} here; "
-            "on CPUs train with train.device=cpu"
+            f"train.device={device} with {num_processes} process{'es' * (num_processes > 1)} needs as many GPUs, and "
+            f"torch sees {torch.cuda.device_count()} here; on CPUs train with train.device=cpu"
         )
 
 
@@ -187,15 +196,21 @@ def _run(
     local_rank: int,
     num_processes: int,
     device: str,
+    start_method: str,
     parent: Connection,
 ) -> None:
     """What a new process does. When it fails it tells the parent when and why, before others notice."""
+    end_when_interrupted(says_so=rank == 0)
+    # Otherwise what this process starts, such as loaders' workers, would be spawned as it was: each would import torch
+    # again and have a copy of the data set of its own.
+    multiprocessing.set_start_method(start_method, force=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not device.startswith("cuda") and "OMP_NUM_THREADS" not in os.environ:
         # Otherwise each process would use all cores.
         torch.set_num_threads(max(1, _usable_cores() // num_processes))
     with contextlib.ExitStack() as stack:
         try:
+            take_signals()
             stack.enter_context(process_group(url, rank, world_size, local_rank, device))
             main(*args)
         except BaseException as error:
@@ -251,43 +266,42 @@ class _Child:
                 return self._connection.recv()
         number = -self.process.exitcode
         if number <= 0:
-            at_once = self.process.exitcode in (
-                128 + signal.SIGINT,
-                128 + signal.SIGTERM,
-            )  # asked for by a second signal
+            at_once = self.process.exitcode in [128 + number for number in SIGNALS]  # by a second signal
             return _Ending(0.0, None if at_once else f"it ended with status {self.process.exitcode}, without a word")
         cause = USUAL_CAUSES.get(number)
         return _Ending(0.0, f"killed by {signal.Signals(number).name}" + (f" ({cause})" if cause else ""))
 
 
-def _wait(children: Sequence[_Child]) -> int:
-    """Wait for all processes; returns the exit status of the one that failed first, 0 when all went well.
-
-    Signals are passed on to the processes, which know what to save.
-    """
+@contextlib.contextmanager
+def _signals_passed_on(processes: Sequence[Any]) -> Iterator[None]:
+    """Inside, signals to this process go to `processes`, which know what to save."""
 
     def pass_on(number: int, frame: Any) -> None:
         for process in processes:
             if process.is_alive():
                 os.kill(process.pid, number)
 
-    processes = [child.process for child in children]
     in_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
-    previous = {number: signal.signal(number, pass_on) for number in numbers}
+    previous = {number: signal.signal(number, pass_on) for number in (signals_to_heed() if in_main_thread else ())}
     try:
-        while not any(p.exitcode for p in processes) and any(p.is_alive() for p in processes):
-            multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()], timeout=1.0)
-        failed = [child for child in children if child.process.exitcode]
-        if not failed:
-            return 0
-        endings = [(child, child.ending()) for child in failed]
-        first, ending = min(endings, key=lambda pair: pair[1].time)
-        told = any(child.rank == 0 and its.reason is None for child, its in endings)
-        _end(processes)
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _wait(children: Sequence[_Child]) -> int:
+    """Wait for all processes; returns the exit status of the one that failed first, 0 when all went well."""
+    processes = [child.process for child in children]
+    while not any(p.exitcode for p in processes) and any(p.is_alive() for p in processes):
+        multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()], timeout=1.0)
+    failed = [child for child in children if child.process.exitcode]
+    if not failed:
+        return 0
+    endings = [(child, child.ending()) for child in failed]
+    first, ending = min(endings, key=lambda pair: pair[1].time)
+    told = any(child.rank == 0 and its.reason is None for child, its in endings)
+    _end(processes)
     if ending.reason is not None and not told:
         print(f"error: process {first.rank} failed, and so the run ends: {ending.reason}", file=sys.stderr)
     status = first.process.exitcode

@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +18,59 @@ from ..loop.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Ctrl-C, a terminal that is closed, and what clusters send before a job's time is over.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 # Ctrl-C reaches every process of a terminal, and launchers pass signals on: one request may arrive twice.
 SAME_REQUEST_SECONDS = 1.0
+
+INTERRUPTED = "Interrupted; nothing was saved."
+
+
+def signals_to_heed() -> list[signal.Signals]:
+    """`SIGNALS` without SIGHUP where it was ignored when the program began: so nohup lets programs go on."""
+    return [one for one in SIGNALS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
+
+
+def end_when_interrupted(*, says_so: bool = True) -> None:
+    """From here on Ctrl-C ends this process with a line and status 130, not with a traceback; a second one at once.
+
+    While it trains, `StopOnSignal` takes the place of this.
+
+    Args:
+        says_so: print the line; for one of several processes.
+    """
+    process, received_at = os.getpid(), -math.inf
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal received_at
+        if os.getpid() != process:
+            return  # a loader's worker, forked with this handler
+        if received_at > -math.inf:
+            if time.monotonic() - received_at >= SAME_REQUEST_SECONDS:
+                os._exit(128 + number)
+            return
+        received_at = time.monotonic()
+        if says_so:
+            print(INTERRUPTED, file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGINT, end)
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Inside, signals wait, in processes that are started here too, until those call `take_signals`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def take_signals() -> None:
+    """In a process that was started within `signals_held_back`: take what has come since."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class _EvaluationInterrupted(BaseException):
@@ -27,7 +78,7 @@ class _EvaluationInterrupted(BaseException):
 
 
 class StopOnSignal(Hook):
-    """On SIGTERM or Ctrl-C: finishes the step, saves a checkpoint and ends with status 143 or 130.
+    """On one of `SIGNALS`: finishes the step, saves a checkpoint and ends with status 128 + the signal's number.
 
     With several processes all of them stop after the same step, whichever got the signal. A second signal
     ends the process at once. Handlers can be set in the main thread only; elsewhere this hook does nothing.
@@ -47,7 +98,7 @@ class StopOnSignal(Hook):
     def before_train(self, trainer: Trainer) -> None:
         self._trainer = trainer
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            self._previous = {number: signal.signal(number, self._handle) for number in signals_to_heed()}
 
     def after_step(self, trainer: Trainer) -> None:
         # After the last step there is nothing to gain: the final checkpoint is due.
@@ -121,7 +172,8 @@ class LeaveSignalsToParent:
         self.inner = inner
 
     def __call__(self, worker: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):  # not on macOS
             # Ignoring SIGTERM would not do: it is also how the parent ends its workers.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

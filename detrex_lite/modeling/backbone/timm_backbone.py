@@ -22,7 +22,7 @@ from ..layer_norm import LayerNorm2d
 from .swin import SwinStage
 
 OLDEST_TIMM = (1, 0, 31)  # those before leave layers behind that nothing uses
-INSTALL = "pip install 'detrex-lite[timm]'"
+INSTALL = "pip install -U timm"
 
 DEFAULT = "DEFAULT"  # as torchvision calls the weights of its choice
 
@@ -101,9 +101,8 @@ class TimmBackbone(nn.Module):
         named: dict[str, Any] = {**dict(self.model.named_parameters()), **dict(self.model.named_modules())}
         for name in names:
             if name not in named:
-                hint = did_you_mean(name, named)
                 main = dict.fromkeys(one.partition(".")[0] for one in named if one)
-                hint = hint if "did you mean" in hint else f"; it consists of: {', '.join(main)}"
+                hint = did_you_mean(name, named, otherwise=f"; it consists of: {', '.join(main)}")
                 raise ValueError(f"frozen={list(names)}: the network has no part {name!r}{hint}")
         parts = [named[name] for name in names]
         if freeze_batch_norm:
@@ -175,8 +174,7 @@ def _skeleton(model_name: str) -> Any:
     timm = _timm()
     name, _, weights = model_name.partition(".")
     if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models())
-        hint = hint if "did you mean" in hint else "; timm.list_models() lists those that it has"
+        hint = did_you_mean(name, timm.list_models(), otherwise="; timm.list_models() lists those that it has")
         raise ValueError(f"timm {timm.__version__} has no model {name!r}{hint}")
     if weights:
         raise ValueError(f"model_name={model_name!r} names weights too: give model_name={name!r}, weights={weights!r}")

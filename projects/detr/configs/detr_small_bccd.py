@@ -13,7 +13,6 @@ dataloader = get_config("common/data/bccd.py").dataloader
 # Photographs have more pixels than the shapes that this model was made for: stride 16 does.
 model.backbone.out_features = ["res4"]
 model.in_feature = "res4"
-model.in_channels = 256
 model.num_queries = 100  # an image has up to 30 cells
 train.max_iter = 600
 train.eval_period = 300

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from detrex_lite.config import ConfigError
-from detrex_lite.engine import evaluate, train
-from detrex_lite.engine.io.folder import LOCK_FILE, owned_output_dir
+from detrex_lite.engine import Hook, evaluate, train
+from detrex_lite.engine.io.folder import LOCK_FILE, LostFolderError, owned_output_dir
 from detrex_lite.metrics_file import read_metrics
 
-from ..tiny import tiny_config
+from ..tiny import CountingEvaluator, tiny_config
 
 ROOT = Path(__file__).parents[3]
 LONG_RUN = """
@@ -120,3 +121,55 @@ def test_the_home_folder_has_a_short_name(tmp_path, monkeypatch):
 def test_an_output_folder_has_a_name(folder):
     with pytest.raises(ConfigError, match=r"train\.output_dir=.* must be"):
         train(tiny_config(folder))
+
+
+class AfterThirdStep(Hook):
+    def __init__(self, act):
+        self.act = act
+
+    def after_step(self, trainer):
+        if trainer.iteration == 3:
+            self.act()
+
+
+def test_a_run_whose_folder_is_removed_ends_and_makes_no_other(tmp_path):
+    folder = tmp_path / "run"
+    removal = AfterThirdStep(lambda: shutil.rmtree(folder))
+    with pytest.raises(LostFolderError, match=f"train.output_dir={folder} was removed .* Start it anew"):
+        train(tiny_config(folder), hooks=[removal])
+    assert not folder.exists()
+
+
+def test_a_run_writes_nothing_into_another_folder_at_the_place_of_its_own(tmp_path):
+    folder = tmp_path / "run"
+
+    def exchange():
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        (folder / LOCK_FILE).touch()
+
+    with pytest.raises(LostFolderError, match="removed or replaced"):
+        train(tiny_config(folder), hooks=[AfterThirdStep(exchange)])
+    assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    assert (tmp_path / "moved" / "model_0000002.pth").exists()
+
+
+class RemovingEvaluator(CountingEvaluator):
+    """Removes the folder in the evaluation after training, not in the trial before it."""
+
+    def __init__(self, *, folder, **arguments):
+        super().__init__(**arguments)
+        self.folder = Path(folder)
+
+    def evaluate(self):
+        if (self.folder / "model_final.pth").exists():
+            shutil.rmtree(self.folder)
+        return super().evaluate()
+
+
+def test_a_folder_that_is_removed_in_the_last_evaluation_is_missed(tmp_path):
+    folder = tmp_path / "run"
+    cfg = tiny_config(folder, f"+dataloader.evaluator.folder={folder}")
+    cfg.dataloader.evaluator._target_ = "tests.engine.io.test_folder.RemovingEvaluator"
+    with pytest.raises(LostFolderError):
+        train(cfg)

@@ -1,5 +1,8 @@
 import logging
 
+import pytest
+
+from detrex_lite.config import ConfigError
 from detrex_lite.engine.io.logs import run_logging
 
 logger = logging.getLogger("detrex_lite.engine.test")
@@ -18,3 +21,12 @@ def test_the_main_process_writes_everything_and_others_their_failures(tmp_path, 
     mine = (folder / "log.rank1.txt").read_text()
     assert "WARNING an image is missing" in mine
     assert "all is well" not in mine
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match=r"train\.output_dir=.*file.* cannot be used"),
+        run_logging(tmp_path / "file/x"),
+    ):
+        pass

@@ -67,6 +67,7 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
     state.ema = ModelEma(state.model, decay=0.5)
     state.trainer.train()
     state.losses.add({"loss_class": torch.tensor(0.5)})
+    state.scalars.add({"gate": torch.tensor(0.25)})
     stored = torch.load(state.save("model_0000004"), weights_only=True)
     assert set(stored) == {
         "format",
@@ -81,6 +82,7 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
         "batches",
         "rng",
         "losses",
+        "scalars",
         "best",
         "class_names",
         "config",
@@ -89,6 +91,7 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
     assert stored["batches"] == [(0, 4)]
     assert stored["class_names"] == ["a", "b"]
     assert stored["losses"] == [{"loss_class": (0.5, 1)}]
+    assert stored["scalars"] == [{"gate": (0.25, 1)}]
     assert len(stored["rng"]) == 1
     assert state.saved_iteration == 4
 
@@ -130,6 +133,7 @@ def test_another_number_of_processes_gets_random_numbers_of_its_own(tmp_path, ca
     stored["rng"] *= 2
     stored["iteration"] = 2
     stored["losses"] = [{"loss": (3.0, 2), "seldom": (4.0, 1)}, {"loss": (5.0, 2)}]
+    stored["scalars"] = [{"gate": (2.0, 2)}, {"gate": (4.0, 2)}]
     path = Checkpointer(tmp_path).save("model_0000002", stored)
     draws = []
     for rank, seed in ((0, 3), (1, 3), (0, 3), (0, 4)):
@@ -143,3 +147,11 @@ def test_another_number_of_processes_gets_random_numbers_of_its_own(tmp_path, ca
     assert draws[0] == draws[2]
     assert len(set(draws)) == 3
     assert state.losses.means() == {"loss": 2.0, "seldom": 4.0}
+    assert state.scalars.means() == {"gate": 1.5}
+
+
+def test_a_checkpoint_from_before_scalars_were_kept_is_continued(tmp_path):
+    state = make_state(tmp_path)
+    stored = {name: value for name, value in state.capture().items() if name != "scalars"}
+    state.restore(Checkpointer(tmp_path).save("model_0000002", stored))
+    assert state.scalars.means() == {}

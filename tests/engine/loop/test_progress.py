@@ -24,7 +24,7 @@ class Lines:
 def run(period, max_iter, **arguments):
     model = TinyDetector()
     writer, recorder = Lines(), Recorder()
-    state = SimpleNamespace(losses=RunningMeans())
+    state = SimpleNamespace(losses=RunningMeans(), scalars=RunningMeans())
     log = ProgressLog(period=period, writers=[writer], state=state)
     trainer = Trainer(
         model=model,

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from detrex_lite import log_scalar
 from detrex_lite.data import TrainBatchSampler
 from detrex_lite.engine import Hook, Trainer
 from detrex_lite.errors import NonFiniteError
@@ -176,8 +177,9 @@ def test_an_error_of_the_model_gets_iteration_and_images():
     assert "'_0' are not finite" in str(caught.value.__cause__)
 
 
-def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weights_change():
-    trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad={"max_norm": 1.0}, max_iter=1)
+@pytest.mark.parametrize("clip_grad", [None, {"max_norm": 1.0}])
+def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weights_change(clip_grad):
+    trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad=clip_grad, max_iter=1)
     before = weights_of(trainer)
     with pytest.raises(
         NonFiniteError,
@@ -187,8 +189,9 @@ def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weigh
     torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("clip_grad", [None, {"max_norm": 1.0}])
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
-def test_nothing_waits_for_the_device_before_the_last_backward_pass_is_launched(accumulate_steps):
+def test_nothing_waits_for_the_device_before_the_last_backward_pass_is_launched(accumulate_steps, clip_grad):
     """Of tensors without numbers, reading one is an error: it comes after backward, before the optimizer's step."""
     called = []
 
@@ -201,7 +204,7 @@ def test_nothing_waits_for_the_device_before_the_last_backward_pass_is_launched(
 
     with FakeTensorMode():
         model = Watched(3, 4)
-        trainer = make_trainer(model, accumulate_steps=accumulate_steps, clip_grad={"max_norm": 1.0})
+        trainer = make_trainer(model, accumulate_steps=accumulate_steps, clip_grad=clip_grad)
         trainer.optimizer.register_step_pre_hook(lambda *_: called.append("step"))
         with pytest.raises(DataDependentOutputException):
             trainer.train()
@@ -276,3 +279,62 @@ def test_what_is_no_dict_of_losses_is_refused():
 
     with pytest.raises(ValueError, match=r"returns a dict of losses; Wrong gave \[\]"):
         make_trainer(Wrong()).train()
+
+
+class WithEntry(TinyDetector):
+    """Adds an entry to the losses."""
+
+    def __init__(self, name, entry):
+        super().__init__(dropout=0.0)
+        self.name = name
+        self.entry = entry
+
+    def forward(self, batched_inputs):
+        losses = super().forward(batched_inputs)
+        return {**losses, self.name: self.entry(losses["loss_class"])}
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "found"),
+    [
+        ("accuracy", lambda loss: loss * 2, r"torch.float32 of shape \(\)"),  # as mmdetection has it
+        ("loss_number", lambda loss: 0.5, "float 0.5"),
+        ("loss_count", lambda loss: torch.tensor(3), r"torch.int64 of shape \(\)"),
+        ("loss_all", lambda loss: loss.expand(2), r"torch.float32 of shape \(2,\)"),
+        ("loss_none", lambda loss: None, "NoneType None"),
+    ],
+)
+def test_what_is_no_loss_is_refused_with_what_to_do(name, entry, found):
+    trainer = make_trainer(WithEntry(name, entry))
+    before = weights_of(trainer)
+    with pytest.raises(ValueError, match=rf"{name!r} \({found}\).*detrex_lite\.log_scalar"):
+        trainer.train()
+    torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
+
+
+def test_a_loss_without_gradient_is_named_once(caplog):
+    make_trainer(WithEntry("loss_frozen", torch.Tensor.detach)).train()
+    assert sum("loss_frozen" in message and "log_scalar" in message for message in caplog.messages) == 1
+
+
+def test_a_number_for_the_log_that_is_not_finite_is_named_among_losses():
+    with pytest.raises(NonFiniteError, match="loss_iou=nan"):
+        make_trainer(WithEntry("loss_iou", lambda loss: (loss * math.nan).detach())).train()
+
+
+def test_scalars_wait_for_no_device():
+    """Reading a tensor without numbers is an error: logging does not, and comes as far as the losses do."""
+
+    class Logs(torch.nn.Linear):
+        def forward(self, batched_inputs):
+            out = super().forward(torch.ones(2, 3))
+            log_scalar("mean", out.mean())
+            log_scalar("count", 2)
+            return {"loss_class": out.square().mean()}
+
+    with FakeTensorMode():
+        trainer = make_trainer(Logs(3, 4))
+        with pytest.raises(DataDependentOutputException):
+            trainer.train()
+        assert set(trainer.scalars.means(trainer.device)) == {"mean", "count"}
+    assert all(parameter.grad is not None for parameter in trainer.model.parameters())

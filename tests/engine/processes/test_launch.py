@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import multiprocessing
 import re
 import signal
 import time
@@ -66,7 +67,7 @@ def test_processes_find_each_other_though_earlier_ones_have_left_their_traces(mo
         ({"num_processes": 0}, "0 processes on 1 machines: both must be at least 1"),
         ({"num_machines": 2, "machine_rank": 2}, r"machine_rank=2 must be in 0\.\.1"),
         ({"num_machines": 2}, "several machines need a place to meet: --dist-url tcp://"),
-        ({"num_processes": 4096, "device": "cuda"}, r"4096 GPUs are asked for, .*train\.device=cpu"),
+        ({"num_processes": 4096, "device": "cuda"}, r"train\.device=cuda with 4096 processes .*train\.device=cpu"),
     ],
 )
 def test_what_cannot_be_started_is_refused(arguments, message):
@@ -81,6 +82,7 @@ def test_two_processes_train_together_stop_together_and_fail_together(tmp_path):
     report = reports[0]
     assert report["world_size"] == 2
     assert report["results"] == {"bbox": {"AP": 10.0}}
+    assert report["start_method"] == multiprocessing.get_start_method()  # of loaders' workers, as with one process
 
     # The signal came to process 1 with its sixth batch, in the third step.
     assert report["stopped"] == 143

@@ -19,18 +19,29 @@ from ..tiny import CountingEvaluator, tiny_config
 
 
 def handlers():
-    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    return [signal.getsignal(number) for number in signals.SIGNALS]
 
 
-def test_the_step_is_finished_and_saved_and_the_handlers_are_put_back(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_the_step_is_finished_and_saved_and_the_handlers_are_put_back(tmp_path, number):
     before = handlers()
     with pytest.raises(SystemExit) as stopped:
-        train(tiny_config(tmp_path, "dataloader.train.signal_at=2"))
-    assert stopped.value.code == 143
+        train(tiny_config(tmp_path, "dataloader.train.signal_at=2", f"+dataloader.train.signal={int(number)}"))
+    assert stopped.value.code == 128 + number
     saved = torch.load(tmp_path / "model_0000003.pth", weights_only=True)
     assert saved["iteration"] == 3
     assert "Stopped after iteration 3, which is saved; go on with --resume" in (tmp_path / "log.txt").read_text()
     assert handlers() == before
+
+
+def test_nohup_keeps_a_run_going_when_its_terminal_is_closed(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        results = train(tiny_config(tmp_path, "dataloader.train.signal_at=2", "+dataloader.train.signal=1"))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert results == {"bbox": {"AP": 10.0}}
 
 
 def test_a_signal_while_a_checkpoint_is_written_spoils_nothing(tmp_path, monkeypatch):
@@ -174,7 +185,7 @@ class SignalledDataset(torch.utils.data.Dataset):
     """Each of its samples brings the signals to the worker that loads it, as if a cluster had sent them."""
 
     def __getitem__(self, index):
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals.SIGNALS:
             subprocess.run(["kill", f"-{int(number)}", str(os.getpid())], check=True)
         return index, os.environ["INNER"]
 

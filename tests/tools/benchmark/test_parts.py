@@ -50,6 +50,24 @@ def test_loader_of_a_config(tmp_path):
     assert len(report.timings["image"].seconds) == 2
 
 
+def test_loader_of_a_config_on_photographs_at_an_epoch():
+    """In epochs of mosaics three further images are read for half of the images; batches count, too."""
+    reports = [
+        benchmark_loader(
+            "configs/common/data/coco_realtime_mosaic.py",
+            ["dataloader.image_size=64", "dataloader.strong_epochs=[1,2]"],
+            images=4,
+            repeats=2,
+            epoch=epoch,
+            photographs=True,
+        )
+        for epoch in (0, 1)
+    ]
+    assert list(reports[0].timings) == ["image", "read", "decode", "augment", "pack", "batch"]
+    augment = [sum(report.timings["augment"].seconds) for report in reports]
+    assert augment[1] > 1.5 * augment[0]
+
+
 def test_a_config_without_a_data_set_has_no_loader_to_measure():
     with pytest.raises(BenchmarkError, match="has no dataloader.train with a dataset and a mapper"):
         benchmark_loader(str(CONFIG_FILE))

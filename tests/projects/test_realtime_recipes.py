@@ -1,0 +1,87 @@
+"""The learning rates, weight decays and epochs of the real-time detectors are the published ones."""
+
+import pytest
+import torch
+
+from detrex_lite.config import LazyConfig, instantiate
+from detrex_lite.engine.loop.optim import NORM_LAYERS
+
+BACKBONE, BACKBONE_NORM, OTHER, BIAS, NORM = "backbone", "norm of the backbone", "other", "bias", "norm"
+STEPS = {16: 7393, 32: 3697, 128: 925}  # of an epoch of COCO
+
+
+def settings_of(path):
+    """Kind of parameter -> (learning rate, weight decay), of all parameters of the kind."""
+    cfg = LazyConfig.load(f"projects/{path}.py")
+    cfg.model.backbone.weights = None
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    kinds = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_norm, in_backbone = isinstance(module, NORM_LAYERS), module_name.startswith("backbone")
+            if in_backbone:
+                kind = BACKBONE_NORM if is_norm else BACKBONE
+            else:
+                kind = NORM if is_norm else BIAS if name == "bias" else OTHER
+            if parameter.requires_grad:
+                kinds.setdefault(kind, []).append(parameter)
+    groups = instantiate(cfg.optimizer.params, model=model)
+    of_group = {
+        parameter: (group["lr"], group.get("weight_decay", cfg.optimizer.weight_decay))
+        for group in groups
+        for parameter in group["params"]
+    }
+    settings = {kind: {of_group[parameter] for parameter in parameters} for kind, parameters in kinds.items()}
+    assert {len(found) for found in settings.values()} == {1}, settings
+    return {kind: found.pop() for kind, found in settings.items()}
+
+
+@pytest.mark.parametrize(
+    ("path", "backbone", "backbone_norm", "other", "bias", "norm"),
+    [
+        ("rtdetr/configs/rtdetr_r18_72ep", (1e-5, 1e-4), (1e-5, 0), (1e-4, 1e-4), (1e-4, 0), (1e-4, 0)),
+        ("rtdetr/configs/rtdetr_r50_72ep", (1e-5, 1e-4), None, (1e-4, 1e-4), (1e-4, 0), (1e-4, 0)),
+        ("rtdetr/configs/rtdetr_r101_72ep", (1e-6, 1e-4), None, (1e-4, 1e-4), (1e-4, 1e-4), (1e-4, 1e-4)),
+        ("rtdetr/configs/rtdetrv2_r18_120ep", (1e-4, 1e-4), (1e-4, 0), (1e-4, 1e-4), (1e-4, 1e-4), (1e-4, 0)),
+        ("rtdetr/configs/rtdetrv2_r34_120ep", (5e-5, 1e-4), (5e-5, 0), (1e-4, 1e-4), (1e-4, 0), (1e-4, 0)),
+        ("rtdetr/configs/rtdetrv2_r101_72ep", (1e-6, 1e-4), None, (1e-4, 1e-4), (1e-4, 1e-4), (1e-4, 0)),
+    ],
+)
+def test_learning_rates_and_weight_decays(path, backbone, backbone_norm, other, bias, norm):
+    expected = {BACKBONE: backbone, BACKBONE_NORM: backbone_norm, OTHER: other, BIAS: bias, NORM: norm}
+    settings = settings_of(path)
+    assert settings.keys() == {kind for kind, value in expected.items() if value is not None}
+    for kind, value in settings.items():
+        assert value == pytest.approx(expected[kind]), kind
+
+
+@pytest.mark.parametrize(
+    ("path", "batch", "epochs", "strong", "sizes", "warmup_steps", "restart"),
+    [
+        ("rtdetr/configs/rtdetr_r18_72ep", 16, 72, (0, None), 13, 0, None),
+        ("rtdetr/configs/rtdetrv2_r18_120ep", 16, 120, (0, 117), None, 2000, None),
+        ("rtdetr/configs/rtdetrv2_r34_120ep", 16, 120, (0, 117), 13, 2000, None),
+        ("rtdetr/configs/rtdetrv2_r50_m_84ep", 16, 84, (0, 81), 13, 2000, None),
+        ("rtdetr/configs/rtdetrv2_r50_72ep", 16, 72, (0, 71), 13, 2000, None),
+        ("rtdetr/configs/rtdetrv2_r18_discrete_36ep", 16, 36, (0, 33), None, 2000, None),
+        ("rtdetr/configs/rtdetrv2_r34_discrete_12ep", 16, 12, (0, 10), 13, 2000, None),
+    ],
+)
+def test_lengths_and_epochs(path, batch, epochs, strong, sizes, warmup_steps, restart):
+    cfg = LazyConfig.load(f"projects/{path}.py")
+    train = cfg.dataloader.train
+    assert (train.total_batch_size, cfg.train.max_epochs) == (batch, epochs)
+    augmentation = instantiate(train.mapper.augmentation)
+    assert augmentation.zoom_out.epochs == augmentation.iou_crop.epochs == strong
+    multi_scale = None if train.multi_scale is None else instantiate(train.multi_scale)
+    assert (None if multi_scale is None else len(multi_scale.sizes)) == sizes
+    assert multi_scale is None or multi_scale.epochs == (0, strong[1])
+    steps = epochs * STEPS[batch]
+    multiplier = instantiate(cfg.lr_multiplier)
+    assert multiplier((warmup_steps + 1) / steps) == 1
+    assert warmup_steps == 0 or multiplier((warmup_steps - 1) / steps) < 1
+    average = cfg.train.model_ema
+    assert (average.enabled, average.decay) == (True, 0.9999)
+    assert average.warmup == (1000 if "dfine" in path else 2000)
+    assert (None if average.restart.epoch is None else (average.restart.epoch, average.restart.decay)) == restart

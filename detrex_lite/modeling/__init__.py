@@ -13,11 +13,13 @@ from .backbone import (
     SimpleFeaturePyramid,
     TimmBackbone,
     ViTDet,
+    WindowedViT,
     presnet_channels,
     pyramid_channels,
     resnet_channels,
     stage_channels,
     timm_channels,
+    vit_channels,
 )
 from .criterion import (
     BoxL1Loss,
@@ -25,6 +27,7 @@ from .criterion import (
     CrossEntropyLoss,
     FocalLoss,
     GIoULoss,
+    IoUAwareBCELoss,
     MatchedLoss,
     Mean,
     SetCriterion,
@@ -38,12 +41,13 @@ from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
 from .multi_scale import TokenLevels, flatten_maps
-from .neck import ChannelMapper, HybridEncoder
+from .neck import ChannelMapper, HybridEncoder, MultiScaleProjector
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
 from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
 from .query_layout import QueryLayout
 from .relation import PositionRelation
+from .reparam_heads import ReparamHeads
 from .targets import PaddedTargets, Targets
 
 __all__ = [
@@ -72,6 +76,7 @@ __all__ = [
     "HybridEncoder",
     "ImagePreprocessor",
     "InternImage",
+    "IoUAwareBCELoss",
     "LayerOutput",
     "LayerStep",
     "Match",
@@ -80,6 +85,7 @@ __all__ = [
     "MatchingCost",
     "Mean",
     "Memory",
+    "MultiScaleProjector",
     "Outputs",
     "PResNet",
     "PaddedTargets",
@@ -88,6 +94,7 @@ __all__ = [
     "Queries",
     "QueryBlock",
     "QueryLayout",
+    "ReparamHeads",
     "ResNet",
     "SetCriterion",
     "SimpleFeaturePyramid",
@@ -98,6 +105,7 @@ __all__ = [
     "TopKPostprocessor",
     "VarifocalLoss",
     "ViTDet",
+    "WindowedViT",
     "add_indicator",
     "flatten_maps",
     "name_layers",
@@ -111,5 +119,6 @@ __all__ = [
     "sigmoid_focal_loss",
     "stage_channels",
     "timm_channels",
+    "vit_channels",
     "xavier_uniform",
 ]

@@ -1,8 +1,8 @@
 """Names, shapes and kinds of the tensors in published checkpoints, for tests that need no weights.
 
-``names.json.xz`` holds variants and the states they have. A variant is a model of a published implementation as one
-of its configs builds it: the names come from building that model without weights. ``checkpoints.csv`` says which
-published file has which variant. Notes of a variant say where a name is not the model's own.
+Files ``*.json.xz`` hold variants and the states they have. A variant is a model of a published implementation as one
+of its configs builds it: the names come from building that model without weights. Files ``*.csv`` say which published
+file has which variant. Notes of a variant say where a name is not the model's own.
 """
 
 import csv
@@ -50,20 +50,26 @@ class Checkpoint:
 
 
 @functools.cache
-def _contents() -> dict[str, Any]:
-    return json.loads(lzma.decompress((FOLDER / "names.json.xz").read_bytes()))
+def _contents() -> dict[str, dict[str, Any]]:
+    """Variants by name, each with its state."""
+    found = {}
+    for file in sorted(FOLDER.glob("*.json.xz")):
+        contents = json.loads(lzma.decompress(file.read_bytes()))
+        for name, variant in contents["variants"].items():
+            found[name] = {**variant, "state": contents["states"][variant["state"]]}
+    return found
 
 
 def _of(variant: str) -> dict[str, Any]:
     try:
-        return _contents()["variants"][variant]
+        return _contents()[variant]
     except KeyError:
         raise KeyError(f"No variant {variant!r}; variants() lists them.") from None
 
 
 def variants() -> list[str]:
     """Names of all variants, ``<implementation>/<model>``."""
-    return list(_contents()["variants"])
+    return list(_contents())
 
 
 def source(variant: str) -> Variant:
@@ -74,7 +80,7 @@ def source(variant: str) -> Variant:
 
 def aliases(variant: str) -> dict[str, str]:
     """Names of tensors that the model has under another name before, to that name."""
-    return dict(_contents()["states"][_of(variant)["state"]]["aliases"])
+    return dict(_of(variant)["state"]["aliases"])
 
 
 def state(variant: str, dtype: torch.dtype = torch.float32, device: str = "meta") -> dict[str, Tensor]:
@@ -84,7 +90,7 @@ def state(variant: str, dtype: torch.dtype = torch.float32, device: str = "meta"
     Floating-point tensors have ``dtype``; integer ones stay int64. One tensor of several names is the same object
     under each. Unknown names are a KeyError.
     """
-    stored = _contents()["states"][_of(variant)["state"]]
+    stored = _of(variant)["state"]
     integers = set(stored["int64"])
     tensors: dict[str, Tensor] = {}
     for name, shape in stored["shapes"].items():
@@ -99,6 +105,9 @@ def state(variant: str, dtype: torch.dtype = torch.float32, device: str = "meta"
 
 
 def checkpoints() -> list[Checkpoint]:
-    """All published files, in the order of the table."""
-    with (FOLDER / "checkpoints.csv").open(newline="", encoding="utf-8") as table:
-        return [Checkpoint(**row) for row in csv.DictReader(table)]
+    """All published files, in the order of the tables."""
+    rows = []
+    for file in sorted(FOLDER.glob("*.csv")):
+        with file.open(newline="", encoding="utf-8") as table:
+            rows += [Checkpoint(**row) for row in csv.DictReader(table)]
+    return rows

@@ -49,7 +49,8 @@ def _convert(state: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
     encoders = {numbered: encoder for encoder, numbered in encoder_heads(state).items()}
     converted: dict[str, Tensor] = {}
     for name, value in state.items():
-        if key_map.one_head and _repeats_the_first_head(name, value, state):
+        of_encoder = name.startswith(tuple(encoders))
+        if key_map.one_head and not of_encoder and _repeats_the_first_head(name, value, state):
             continue
         names = _names_there(name, key_map, encoders)
         conversion = key_map.conversion(name, state.keys())

@@ -14,12 +14,14 @@ from .backbone import (
     SimpleFeaturePyramid,
     TimmBackbone,
     ViTDet,
+    WindowedViT,
     hgnetv2_channels,
     presnet_channels,
     pyramid_channels,
     resnet_channels,
     stage_channels,
     timm_channels,
+    vit_channels,
 )
 from .criterion import (
     BoxL1Loss,
@@ -29,6 +31,7 @@ from .criterion import (
     FineGrainedLocalizationLoss,
     FocalLoss,
     GIoULoss,
+    IoUAwareBCELoss,
     MatchabilityAwareLoss,
     MatchedLoss,
     MatchUnion,
@@ -45,12 +48,13 @@ from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
 from .multi_scale import TokenLevels, flatten_maps
-from .neck import ChannelMapper, HybridEncoder
+from .neck import ChannelMapper, HybridEncoder, MultiScaleProjector
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
 from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
 from .query_layout import QueryLayout
 from .relation import PositionRelation
+from .reparam_heads import ReparamHeads
 from .targets import PaddedTargets, Targets
 
 __all__ = [
@@ -84,6 +88,7 @@ __all__ = [
     "HybridEncoder",
     "ImagePreprocessor",
     "InternImage",
+    "IoUAwareBCELoss",
     "LayerOutput",
     "LayerStep",
     "LocationQuality",
@@ -95,6 +100,7 @@ __all__ = [
     "MatchingCost",
     "Mean",
     "Memory",
+    "MultiScaleProjector",
     "Outputs",
     "PResNet",
     "PaddedTargets",
@@ -103,6 +109,7 @@ __all__ = [
     "Queries",
     "QueryBlock",
     "QueryLayout",
+    "ReparamHeads",
     "ResNet",
     "SetCriterion",
     "SimpleFeaturePyramid",
@@ -113,6 +120,7 @@ __all__ = [
     "TopKPostprocessor",
     "VarifocalLoss",
     "ViTDet",
+    "WindowedViT",
     "add_indicator",
     "flatten_maps",
     "hgnetv2_channels",
@@ -127,5 +135,6 @@ __all__ = [
     "sigmoid_focal_loss",
     "stage_channels",
     "timm_channels",
+    "vit_channels",
     "xavier_uniform",
 ]

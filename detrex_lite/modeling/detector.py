@@ -88,7 +88,12 @@ class Detector(nn.Module):
     """
 
     # Beginnings of the names of parameters that evaluation does not use: a checkpoint to evaluate may lack them.
-    training_only: tuple[str, ...] = ("denoising.", "queries.hybrid.")
+    training_only: tuple[str, ...] = (
+        "denoising.",
+        "queries.hybrid.",
+        "queries.group_proposals.",
+        "heads.group_heads.",
+    )
 
     def __init__(
         self,

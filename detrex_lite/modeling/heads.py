@@ -65,8 +65,12 @@ class DetectionHeads(nn.Module):
             all layers predict relative to the first references.
         look_forward_twice: with refinement, the loss of a layer's boxes also trains the layer before, whose boxes they
             refine (DINO, Zhang et al., ICLR 2023, section 3.5); what the next layer attends to stays the same.
+        lite_refinement: with refinement, each layer refines the first references, which all layers attend to, instead
+            of the boxes of the layer before (LW-DETR, Chen et al., 2024, "lite_refpoint_refine" in its repository).
         share_heads: all layers have the same heads. None: they do unless boxes are refined, as in Deformable DETR.
         for_encoder: have one more pair of heads, for `propose`.
+        encoder_groups: with `for_encoder`, how many groups of queries have a pair of their own; those of all groups but
+            the first are for training only.
         norm: what queries go through before classes and boxes are read from them; references move by queries that have
             not gone through it. None for nothing.
         references: whether boxes refer to points or boxes, and so begin there; False for boxes that are predicted as
@@ -83,7 +87,8 @@ class DetectionHeads(nn.Module):
         reads_last_layer_only: whether `read` leaves out the layers before the last, see `keep_last_layer`.
 
     Raises:
-        ValueError: for looking forward twice without refinement, or refinement without references.
+        ValueError: for looking forward twice or lite refinement without refinement, both of them together, refinement
+            without references, or several groups of encoder heads without `for_encoder`.
     """
 
     def __init__(
@@ -95,8 +100,10 @@ class DetectionHeads(nn.Module):
         background: bool = False,
         with_box_refine: bool = False,
         look_forward_twice: bool = False,
+        lite_refinement: bool = False,
         share_heads: bool | None = None,
         for_encoder: bool = False,
+        encoder_groups: int = 1,
         norm: nn.Module | None = None,
         references: bool = True,
         initial_size: float = 0.0,
@@ -107,6 +114,15 @@ class DetectionHeads(nn.Module):
         super().__init__()
         if look_forward_twice and not with_box_refine:
             raise ValueError("look_forward_twice=True needs with_box_refine=True: it is about boxes that layers refine")
+        if lite_refinement and (look_forward_twice or not with_box_refine):
+            raise ValueError(
+                "lite_refinement=True needs with_box_refine=True and look_forward_twice=False: all layers refine the "
+                "first references, and none the boxes of another layer"
+            )
+        if encoder_groups < 1 or (encoder_groups > 1 and not for_encoder):
+            raise ValueError(
+                f"encoder_groups={encoder_groups}: it is at least 1, and more than 1 with for_encoder=True only"
+            )
         if with_box_refine and not references:
             raise ValueError("with_box_refine=True needs references=True: references are what is refined")
         self.embed_dim = embed_dim
@@ -115,8 +131,10 @@ class DetectionHeads(nn.Module):
         self.background = background
         self.with_box_refine = with_box_refine
         self.look_forward_twice = look_forward_twice
+        self.lite_refinement = lite_refinement
         self.share_heads = not with_box_refine if share_heads is None else share_heads
         self.for_encoder = for_encoder
+        self.encoder_groups = encoder_groups
         self.references = references
         self.initial_size = initial_size
         self.eps = eps
@@ -127,6 +145,7 @@ class DetectionHeads(nn.Module):
         self.class_embed: Any = self._heads(class_head)
         self.bbox_embed: Any = self._heads(box_head)
         self.extra_embed: Any = nn.ModuleDict({name: self._heads(head) for name, head in (extra or {}).items()})
+        self.group_heads: Any = nn.ModuleDict({str(group): self._of_group() for group in range(1, encoder_groups)})
         self.reset_parameters()
 
     def _heads(self, head: nn.Module) -> nn.ModuleList:
@@ -134,14 +153,23 @@ class DetectionHeads(nn.Module):
         of_layers = [head if self.share_heads else copy.deepcopy(head) for _ in range(self.num_layers)]
         return nn.ModuleList([*of_layers, copy.deepcopy(head)] if self.for_encoder else of_layers)
 
+    def _of_group(self) -> nn.ModuleDict:
+        """A copy of the encoder's heads."""
+        extra = nn.ModuleDict({name: copy.deepcopy(heads[-1]) for name, heads in self.extra_embed.items()})
+        of_boxes, of_classes = copy.deepcopy(self.bbox_embed[-1]), copy.deepcopy(self.class_embed[-1])
+        return nn.ModuleDict({"class_embed": of_classes, "bbox_embed": of_boxes, "extra_embed": extra})
+
     def reset_parameters(self) -> None:
         """Boxes begin at their references, and objects are rare (Lin et al., ICCV 2017, section 4.1)."""
+        groups = self.group_heads.values()
         if not self.background:
-            for class_head in self.class_embed:
+            for class_head in [*self.class_embed, *(heads["class_embed"] for heads in groups)]:
                 nn.init.constant_(class_head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
         if not self.references:
             return
-        last_layers = [box_head.layers[-1] for box_head in self.bbox_embed]
+        last_layers = [
+            box_head.layers[-1] for box_head in [*self.bbox_embed, *(heads["bbox_embed"] for heads in groups)]
+        ]
         for layer in last_layers:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -174,7 +202,7 @@ class DetectionHeads(nn.Module):
         base = reference
         if previous is not None and self.look_forward_twice:
             base = previous.refined
-        if not self.with_box_refine or index == self.num_layers - 1:
+        if not self.with_box_refine or self.lite_refinement or index == self.num_layers - 1:
             return LayerStep(index, query, base, reference)
         offsets = in_own_precision(self.bbox_embed[index], query)
         refined = self.boxes(offsets, reference)
@@ -242,12 +270,21 @@ class DetectionHeads(nn.Module):
         del self.bbox_embed[num_layers : self.num_layers]
         self.num_layers = num_layers
 
-    def score_tokens(self, memory: Tensor) -> Tensor:
-        """(B, N), the logit of the best class of each encoded token (B, N, C), by which proposals are chosen."""
-        self._require_heads_for_encoder()
-        return self.class_embed[-1](memory).max(-1).values
+    def score_tokens(self, memory: Tensor, *, group: int = 0) -> Tensor:
+        """The logit of the best class of encoded tokens, by which proposals are chosen.
 
-    def propose(self, memory: Tensor, anchors: Tensor, proposes: Tensor) -> LayerOutput:
+        Args:
+            memory: (B, N, C).
+            group: see `propose`.
+
+        Returns:
+            (B, N).
+        """
+        self._require_heads_for_encoder()
+        class_head = self.group_heads[str(group)]["class_embed"] if group else self.class_embed[-1]
+        return class_head(memory).max(-1).values
+
+    def propose(self, memory: Tensor, anchors: Tensor, proposes: Tensor, *, group: int = 0) -> LayerOutput:
         """Classes and boxes of encoded tokens.
 
         Args:
@@ -255,14 +292,34 @@ class DetectionHeads(nn.Module):
             anchors: (B, N, 4) or (1, N, 4) cxcywh in 0..1, a box around each token.
             proposes: (B, N) or (1, N) bool, False for tokens that propose nothing: their boxes are (1, 1, 1, 1), as
                 published.
+            group: whose heads, in 0..encoder_groups - 1.
 
         Raises:
             ValueError: when there are no heads for the encoder.
         """
         self._require_heads_for_encoder()
+        heads = self.group_heads[str(group)] if group else None
+        class_head = self.class_embed[-1] if heads is None else heads["class_embed"]
+        box_head = self.bbox_embed[-1] if heads is None else heads["bbox_embed"]
+        boxes = self.proposed_boxes(in_own_precision(box_head, memory), anchors, proposes)
+        if heads is None:
+            extra = self._extra(-1, memory)
+        else:
+            extra = {name: head(memory) for name, head in heads["extra_embed"].items()}
+        return LayerOutput(class_head(memory), boxes, extra)
+
+    def proposed_boxes(self, offsets: Tensor, anchors: Tensor, proposes: Tensor) -> Tensor:
+        """Decode the boxes of proposals.
+
+        Args:
+            offsets: (B, N, 4), the encoder's box head's result.
+            anchors, proposes: see `propose`.
+
+        Returns:
+            (B, N, 4) cxcywh in 0..1.
+        """
         anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
-        offsets = in_own_precision(self.bbox_embed[-1], memory) + anchor_logits
-        return LayerOutput(self.class_embed[-1](memory), offsets.sigmoid(), self._extra(-1, memory))
+        return (offsets + anchor_logits).sigmoid()
 
     def _require_heads_for_encoder(self) -> None:
         if not self.for_encoder:

@@ -25,6 +25,8 @@ CLASSES = {
     "dino": {91},
     "hdetr": {91},
     "relation": {91},
+    "lwdetr": {91},
+    "rfdetr": {91},
     "detrex": {80, 81},
     "mmdet": {80, 81},
     "mmdet2": {80, 81},

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import pickle
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from detrex_lite.modeling import (
     GIoUCost,
     GIoULoss,
     HungarianMatcher,
+    IoUAwareBCELoss,
     LayerOutput,
     Match,
     MatchabilityAwareLoss,
@@ -259,6 +261,47 @@ def test_sets_without_what_a_loss_needs_do_not_have_it():
     assert set(criterion(outputs, random_targets([3, 1]))) == {"loss_bbox", "loss_fgl", "loss_bbox_pre"}
     with pytest.raises(ValueError, match="loss_fgl needs the further outputs corners, initial_boxes, which no set"):
         build(losses, dict.fromkeys(losses, 1.0))({"": outputs["_pre"]}, random_targets([3, 1]))
+
+
+def test_iou_aware_bce_loss():
+    targets, predictions = random_targets([3, 1]), replace(random_predictions(2, 6, 4), match=KNOWN)
+    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # overlaps; random boxes need not
+    predictions.boxes[1, 0] = torch.tensor([0.01, 0.01, 0.01, 0.01])  # has none
+    predictions.logits.requires_grad_()
+    predictions.boxes.requires_grad_()
+    got = only(IoUAwareBCELoss(alpha=0.3, gamma=1.5))({"": predictions}, targets)["loss"]
+    wanted = {}
+    for image, query, target in zip(*KNOWN[:3], strict=True):
+        place = int(image), int(query), int(targets.labels[target])
+        boxes = (box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target]))
+        overlap = box_iou(*boxes)[0, 0].item()
+        wanted[place] = max(predictions.logits[place].sigmoid().item() ** 0.3 * overlap**0.7, 0.01)
+    assert min(wanted.values()) == 0.01
+    assert max(wanted.values()) > 0.5
+    want = 0.0
+    for place in itertools.product(range(2), range(6), range(4)):
+        probability = predictions.logits[place].sigmoid()
+        t = wanted.get(place)
+        if t is None:
+            want = want - probability**1.5 * (1 - probability).log()
+        else:
+            want = want - t * probability.log() - (1 - t) * (1 - probability).log()
+    want = want / 4
+    assert_close(got, want)
+    (gradient,) = torch.autograd.grad(want, predictions.logits)
+    got.backward()
+    assert_close(predictions.logits.grad, gradient)
+    assert predictions.boxes.grad is None or not predictions.boxes.grad.any()
+
+
+def test_iou_aware_bce_loss_of_extreme_logits_is_finite():
+    targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), [1])
+    logits = torch.tensor([[[-500.0, 500.0], [500.0, -500.0]]], requires_grad=True)
+    predictions = Predictions(logits, torch.full((1, 2, 4), 0.5).mul(torch.tensor([1.0, 1, 0, 0])))
+    loss = only(IoUAwareBCELoss())({"": predictions}, targets)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_boxes_of_no_size_have_finite_varifocal_losses():

@@ -40,7 +40,7 @@ for _entry in load_zoo().values():
     for _variant in variant_of(_entry):
         CASES.setdefault((_variant, _entry.config_file, _entry.overrides), _entry)
 FAST = re.compile(
-    r"r50|_r101|swin_tiny|convnext_tiny|internimage_tiny|focalnet_large_lrf|vitdet_base|eva_01|eva_02_base"
+    r"r50|_r101|swin_tiny|convnext_tiny|internimage_tiny|focalnet_large_lrf|vitdet_base|eva_01|eva_02_base|lwdetr|rfdetr"
 )
 
 

@@ -8,8 +8,8 @@ a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the o
 `heads.class_embed.N` and `heads.bbox_embed.N`, of decoder layer N, the encoder's after the last layer's.
 """
 
-from . import detrex, dfine, mmdetection, papers, rtdetr, transformers
-from .backbones import DETECTRON2, TORCHVISION
+from . import detrex, dfine, lwdetr, mmdetection, papers, rtdetr, transformers
+from .backbones import CAE, DETECTRON2, DINOV2, TORCHVISION, TRANSFORMERS_DINOV2
 from .conversions import COCO_IDS
 from .key_map import ENCODER_HEAD, Conversion, Copy, KeyMap, split_part, translate
 
@@ -22,9 +22,13 @@ KEY_MAPS: tuple[KeyMap, ...] = (
     *rtdetr.MAPS,
     *dfine.MAPS,
     *transformers.MAPS,
+    *lwdetr.MAPS,
     *mmdetection.MAPS,
     TORCHVISION,
     DETECTRON2,
+    CAE,
+    DINOV2,
+    TRANSFORMERS_DINOV2,
 )
 
 __all__ = [

@@ -86,6 +86,68 @@ def transformers_resnet(theirs: str) -> Rules:
     return tuple(rules)
 
 
+def _projections(block: str, names: tuple[str, ...], here: str) -> Rules:
+    """Those of queries, keys and values, which are one parameter here."""
+    return tuple((f"{block}{name}.@", f"{here}attn.qkv.@[{index}/3]") for index, name in enumerate(names))
+
+
+def transformers_dinov2(theirs: str, *, version: int = 5) -> Rules:
+    """From the names of a DINOv2 in transformers, kept under the prefix `theirs`, to those of `WindowedViT`.
+
+    Args:
+        theirs: the prefix.
+        version: 4 or 5, of transformers, whose names are written; those of both are read.
+    """
+    block, here = f"{theirs}encoder.layer.#.", "backbone.blocks.#."
+    attention = {
+        4: (
+            *_projections(f"{block}attention.attention.", ("query", "key", "value"), here),
+            (f"{block}attention.output.dense.", f"{here}attn.proj."),
+        ),
+        5: (
+            *_projections(f"{block}attention.", ("q_proj", "k_proj", "v_proj"), here),
+            (f"{block}attention.o_proj.", f"{here}attn.proj."),
+        ),
+    }
+    return (
+        (f"{theirs}embeddings.cls_token", "backbone.cls_token"),
+        (f"{theirs}embeddings.position_embeddings", "backbone.pos_embed"),
+        (f"{theirs}embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
+        *attention.pop(version),
+        *(rule for rules in attention.values() for rule in rules),
+        (f"{block}layer_scale#.lambda1", f"{here}gamma_#"),
+        (f"{block}norm#.", f"{here}norm#."),
+        (f"{block}mlp.", f"{here}mlp."),
+        (f"{theirs}layernorm.", "backbone.norm."),
+    )
+
+
+def transformers_cae(theirs: str) -> Rules:
+    """From the names of LW-DETR's ViT in transformers, kept under the prefix `theirs`, to those of `WindowedViT`."""
+    block, here = f"{theirs}encoder.layer.#.", "backbone.blocks.#."
+    rules = [
+        (f"{theirs}embeddings.position_embeddings", "backbone.pos_embed"),
+        (f"{theirs}embeddings.projection.", "backbone.patch_embed.proj."),
+        (f"{block}intermediate.", f"{here}mlp."),
+        (f"{block}layernorm_before.", f"{here}norm1."),
+        (f"{block}layernorm_after.", f"{here}norm2."),
+        (f"{block}gamma_#", f"{here}gamma_#"),
+    ]
+    # In models, and in files.
+    for query, key, value, output in (
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        ("attention.query", "attention.key", "attention.value", "output"),
+    ):
+        names = (query, key, value)
+        rules += [
+            *((f"{block}attention.{name}.weight", f"{here}attn.qkv.weight[{i}/3]") for i, name in enumerate(names)),
+            (f"{block}attention.{query}.bias", f"{here}attn.q_bias"),
+            (f"{block}attention.{value}.bias", f"{here}attn.v_bias"),
+            (f"{block}attention.{output}.", f"{here}attn.proj."),
+        ]
+    return tuple(rules)
+
+
 TORCHVISION = KeyMap(
     "torchvision",
     signature=("conv1.weight", "layer1.0.conv1.weight"),
@@ -98,4 +160,25 @@ DETECTRON2 = KeyMap(
     signature=("stem.conv1.weight", "res2.0.conv1.weight"),
     rules=detectron2_resnet(""),
     ignored=("stem.fc.",),
+)
+
+CAE = KeyMap(  # version 2, as LW-DETR's authors publish it
+    "cae",
+    signature=("encoder.blocks.#.attn.q_bias", "encoder.pos_embed"),
+    rules=(("encoder.", "backbone."),),
+)
+
+DINOV2 = KeyMap(  # its authors' names; timm's have no token for masked patches
+    "dinov2",
+    signature=("blocks.#.ls1.gamma", "cls_token", "patch_embed.proj.weight"),
+    rules=(("blocks.#.ls#.gamma", "backbone.blocks.#.gamma_#"), ("", "backbone.")),
+    ignored=("mask_token",),
+)
+
+TRANSFORMERS_DINOV2 = KeyMap(
+    "transformers",
+    signature=("encoder.layer.#.layer_scale1.lambda1", "embeddings.cls_token"),
+    rules=transformers_dinov2(""),
+    ignored=("embeddings.mask_token",),
+    entry="",
 )

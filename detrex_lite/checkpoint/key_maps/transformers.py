@@ -37,7 +37,7 @@ def _layers(stack: str, names: dict[str, str]) -> Rules:
     return under("model.", layers(stack, names))
 
 
-def _attention(stack: str, theirs: str, number: int) -> Rules:
+def attention(stack: str, theirs: str, number: int) -> Rules:
     """Attention of a layer of the encoder or decoder."""
     return _projections(f"model.{stack}.layers.#.{theirs}", f"transformer.{stack}.layers.#.attentions.{number}")
 
@@ -51,7 +51,7 @@ def _projections(before: str, here: str) -> Rules:
 
 
 _ENCODER: Rules = (
-    *_attention("encoder", "self_attn", 0),
+    *attention("encoder", "self_attn", 0),
     *_layers("encoder", {**_MLP, **_FC, **_ENCODER_NORMS}),
 )
 
@@ -82,8 +82,8 @@ DETR = _format(
     signature=("model.decoder.layers.#.encoder_attn.q_proj.weight", "class_labels_classifier.weight"),
     rules=(
         *_ENCODER,
-        *_attention("decoder", "self_attn", 0),
-        *_attention("decoder", "encoder_attn", 1),
+        *attention("decoder", "self_attn", 0),
+        *attention("decoder", "encoder_attn", 1),
         *_layers("decoder", {**_MLP, **_FC, **_DECODER_NORMS}),
         *_SINGLE_LEVEL,
     ),
@@ -133,7 +133,7 @@ DAB_DETR = _format(
                 **_ENCODER_NORMS,
             },
         ),
-        *_attention("encoder", "self_attn", 0),
+        *attention("encoder", "self_attn", 0),
         *_layers(
             "decoder",
             {
@@ -163,7 +163,7 @@ DEFORMABLE_DETR = _format(
     signature=("model.decoder.layers.#.encoder_attn.sampling_offsets.weight", "model.level_embed"),
     rules=(
         *_layers("encoder", {"self_attn": "attentions.0", **_MLP, **_FC, **_ENCODER_NORMS}),
-        *_attention("decoder", "self_attn", 0),
+        *attention("decoder", "self_attn", 0),
         *_layers("decoder", {"encoder_attn": "attentions.1", **_MLP, **_FC, **_DECODER_NORMS}),
         *levels("model.input_proj", 3),
         ("model.level_embed", "transformer.level_embeds"),
@@ -201,7 +201,7 @@ def _hybrid_encoder_and_decoder(mlp: dict[str, str]) -> Rules:
     return (
         *rules,
         ("model.encoder.lateral_convs.#.", "neck.laterals.#."),
-        *_attention("decoder", "self_attn", 0),
+        *attention("decoder", "self_attn", 0),
         *_layers("decoder", {**mlp, **_FC}),
         ("model.decoder.query_pos_head.", "transformer.decoder.position_head."),
         ("model.denoising_class_embed.", "denoising.label_embedding."),

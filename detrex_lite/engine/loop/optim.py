@@ -173,7 +173,7 @@ class LayerDecay:
     def _layer(self, name: str) -> int:
         if not re.search(BACKBONE, name):
             return self.num_layers
-        if re.search(r"\.(pos_embed$|patch_embed\.)", name):
+        if re.search(r"\.(pos_embed$|cls_token$|patch_embed\.)", name):
             return -1
         block = re.search(r"\.blocks\.(\d+)\.", name)
         if block is None:

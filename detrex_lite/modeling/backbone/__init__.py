@@ -9,6 +9,7 @@ from .resnet import ResNet, resnet_channels
 from .simple_feature_pyramid import SimpleFeaturePyramid, pyramid_channels
 from .timm_backbone import TimmBackbone, timm_channels
 from .vit import EVA02, ViTDet
+from .windowed_vit import WindowedViT, vit_channels
 
 __all__ = [
     "EVA02",
@@ -20,10 +21,12 @@ __all__ = [
     "SimpleFeaturePyramid",
     "TimmBackbone",
     "ViTDet",
+    "WindowedViT",
     "hgnetv2_channels",
     "presnet_channels",
     "pyramid_channels",
     "resnet_channels",
     "stage_channels",
     "timm_channels",
+    "vit_channels",
 ]

@@ -76,7 +76,7 @@ class PlainTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W), at least a patch. Returns (B, C, H // stride, W // stride)."""
         x = self.patch_embed.proj(images).permute(0, 2, 3, 1)  # type: ignore[operator]
-        x = x + _positions_of(self.pos_embed[:, 1:], x.shape[1], x.shape[2])
+        x = x + resized_positions(self.pos_embed[:, 1:], x.shape[1], x.shape[2])
         x = run_blocks(self.blocks, x, recompute=self.activation_checkpointing and self.training)
         return x.permute(0, 3, 1, 2)
 
@@ -329,11 +329,13 @@ def _distances(vectors: Tensor, side: int) -> Tensor:
     return vectors[places[:, None] - places + side - 1]
 
 
-def _positions_of(positions: Tensor, height: int, width: int) -> Tensor:
+def resized_positions(positions: Tensor, height: int, width: int, *, antialias: bool = False) -> Tensor:
     """The positions of a square map, (1, n * n, C), for a map of another size: (1, h, w, C)."""
     side = int(positions.shape[1] ** 0.5)
     square = positions.unflatten(1, (side, side))
     if (height, width) == (side, side):
         return square
-    resized = F.interpolate(square.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", align_corners=False)
+    resized = F.interpolate(
+        square.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", align_corners=False, antialias=antialias
+    )
     return resized.permute(0, 2, 3, 1)

@@ -145,6 +145,38 @@ class MatchabilityAwareLoss:
         return F.binary_cross_entropy_with_logits(comparison.logits, targets, weight, reduction="none").sum(-1)
 
 
+class IoUAwareBCELoss:
+    """Sigmoid cross-entropy whose targets combine score and overlap (Cai et al., "Align-DETR", 2023; LW-DETR).
+
+    A matched query with probability p of its object's class and overlap u has the target t = p^alpha * u^(1 - alpha),
+    at least 0.01, and the loss -t log(p) - (1 - t) log(1 - p); other classes and queries have -p^gamma log(1 - p).
+    Targets get no gradients; the weight p^gamma does, as published.
+
+    Args:
+        alpha: how much the score counts in targets, in 0..1.
+        gamma: exponent that fades out easy negatives.
+        eps: added to the union that the overlap is divided by.
+    """
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, eps: float = 0.0):
+        self.alpha = alpha
+        self.gamma = gamma
+        self.eps = eps
+
+    def __call__(self, comparison: Comparison) -> Tensor:
+        predicted, wanted = (
+            box_cxcywh_to_xyxy(boxes.detach()) for boxes in (comparison.boxes, comparison.target_boxes)
+        )
+        overlap = box_iou(predicted, wanted, self.eps)
+        scores = comparison.logits[comparison.image, comparison.query, comparison.labels].detach().sigmoid()
+        quality = (scores**self.alpha * overlap ** (1 - self.alpha)).clamp(min=0.01)
+        targets = comparison.class_targets(quality)
+        negatives = (comparison.class_targets(1 - quality), 1 - comparison.class_targets())
+        weights = negatives[0] + negatives[1] * comparison.logits.sigmoid() ** self.gamma
+        loss = targets * F.logsigmoid(comparison.logits) + weights * F.logsigmoid(-comparison.logits)
+        return -loss.sum(-1)
+
+
 class BoxL1Loss:
     """L1 distance of matched boxes as cxcywh in 0..1."""
 

@@ -1,6 +1,7 @@
 """The family that Deformable DETR founded: encoder, proposals, sources of queries, decoders, the base detector."""
 
 from .detector import MultiScaleDetector
+from .grouped_queries import GroupedAnchorQueries
 from .proposals import (
     EncoderProposals,
     ProposalTokens,
@@ -28,6 +29,7 @@ __all__ = [
     "DeformableEncoder",
     "DeformableQueries",
     "EncoderProposals",
+    "GroupedAnchorQueries",
     "MemoryFusion",
     "MultiScaleDetector",
     "MultiScaleTransformer",

@@ -9,6 +9,7 @@ from ..denoising import Denoising
 from ..detector import Detector, ImagePreprocessor, channels_of_positions, require_equal
 from ..heads import DetectionHeads
 from ..predictions import Predictions
+from .grouped_queries import GroupedAnchorQueries
 from .queries import AnchorQueries, DeformableQueries
 from .transformer import MultiScaleTransformer
 
@@ -48,7 +49,7 @@ class MultiScaleDetector(Detector):
         neck: nn.Module,
         position_embedding: nn.Module | None,
         transformer: MultiScaleTransformer,
-        queries: DeformableQueries | AnchorQueries,
+        queries: DeformableQueries | AnchorQueries | GroupedAnchorQueries,
         heads: DetectionHeads,
         denoising: Denoising | None = None,
         embed_dim: int | None = None,
@@ -90,6 +91,11 @@ class MultiScaleDetector(Detector):
             queries=queries.as_two_stage,
             **{"heads.for_encoder": heads.for_encoder},
         )
+        require_equal(
+            "number of groups with encoder heads of their own",
+            queries=queries.encoder_groups,
+            **{"heads.encoder_groups": heads.encoder_groups},
+        )
         require_equal("share_heads", model=share_heads, heads=heads.share_heads)
         require_equal("number of decoder layers", decoder=decoder.num_layers, heads=heads.num_layers)
         if (position_embedding is None) != (transformer.encoder is None):
@@ -99,8 +105,8 @@ class MultiScaleDetector(Detector):
             )
         if queries.as_two_stage and not heads.with_box_refine:
             raise ValueError("as_two_stage=True needs with_box_refine=True: proposals are boxes that layers refine")
-        if denoising is not None and not isinstance(queries, AnchorQueries):
-            raise ValueError("denoising needs queries that are boxes: AnchorQueries")
+        if denoising is not None and isinstance(queries, DeformableQueries):
+            raise ValueError("denoising needs queries that are boxes: AnchorQueries or GroupedAnchorQueries")
         self.backbone = backbone
         self.neck = neck
         self.position_embedding = position_embedding

@@ -110,7 +110,7 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
 
 
 def best_proposals(
-    proposed: ProposalTokens, number: int, levels: TokenLevels, heads: DetectionHeads
+    proposed: ProposalTokens, number: int, levels: TokenLevels, heads: DetectionHeads, *, group: int = 0
 ) -> tuple[LayerOutput, Tensor]:
     """What heads say about the tokens whose best class has the highest score. Boxes are made for these alone.
 
@@ -119,13 +119,14 @@ def best_proposals(
         number: how many.
         levels: where they are, see `topk_tokens`.
         heads: with heads for the encoder.
+        group: whose heads, see `DetectionHeads.propose`.
 
     Returns:
         Their classes and boxes, (B, Q, ...), best first, and which tokens they are, (B, Q).
     """
     with torch.no_grad():
-        scores = heads.score_tokens(proposed.tokens)
+        scores = heads.score_tokens(proposed.tokens, group=group)
     best = topk_tokens(scores, number, levels)
     tokens, anchors, proposes = proposed
     chosen = (gather_tokens(one.expand(len(tokens), *one.shape[1:]), best) for one in (tokens, anchors, proposes))
-    return heads.propose(*chosen), best
+    return heads.propose(*chosen, group=group), best

@@ -53,6 +53,7 @@ class DeformableQueries(nn.Module):
         ValueError: for mixed selection without two stages, or several groups with two stages without mixed selection.
     """
 
+    encoder_groups = 1  # of heads: all groups of queries begin at the same proposals
     embedding: nn.Embedding | None
 
     def __init__(
@@ -146,6 +147,7 @@ class AnchorQueries(nn.Module):
         ValueError: for mixed selection without two stages, or several groups with two stages without mixed selection.
     """
 
+    encoder_groups = 1  # of heads: all groups of queries begin at the same proposals
     content: nn.Embedding | None
 
     def __init__(

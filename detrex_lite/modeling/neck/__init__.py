@@ -2,5 +2,6 @@
 
 from .channel_mapper import ChannelMapper
 from .hybrid_encoder import HybridEncoder
+from .multi_scale_projector import MultiScaleProjector
 
-__all__ = ["ChannelMapper", "HybridEncoder"]
+__all__ = ["ChannelMapper", "HybridEncoder", "MultiScaleProjector"]

@@ -1,0 +1,99 @@
+"""Groups of queries that each begin at proposals of their own.
+
+Source: Group DETR (Chen et al., ICCV 2023) with two stages, as LW-DETR (Chen et al., 2024) trains it.
+
+Legend: B batch, N tokens of all levels, Q queries, C channels, G groups, R proposals of a group.
+"""
+
+import torch
+from torch import nn
+
+from ..decoder import Memory
+from ..heads import DetectionHeads
+from ..predictions import LayerOutput, Predictions
+from ..query_layout import QueryLayout
+from .proposals import EncoderProposals, best_proposals, taken_padding
+from .queries import StartingQueries
+
+
+class GroupedAnchorQueries(nn.Module):
+    """Boxes that the encoder proposes, moved by what is learned for each rank among them, with learned contents.
+
+    In training each group of queries has a projection of the tokens and a pair of heads that propose for it alone, all
+    of which are trained. In evaluation there is the first group. (`AnchorQueries` makes all groups of the same
+    proposals.)
+
+    Boxes go to the decoder without gradients of the proposals, and are moved as heads move them: what is learned is
+    encoded as a box head's result.
+
+    Args:
+        layout: how many queries and groups there are; without a one-to-many branch.
+        embed_dim: C.
+
+    Raises:
+        ValueError: for a layout with a one-to-many branch.
+    """
+
+    as_two_stage = True
+    num_queries_one2many = 0
+
+    def __init__(self, *, layout: QueryLayout, embed_dim: int):
+        super().__init__()
+        if layout.num_queries_one2many:
+            raise ValueError(
+                f"num_queries_one2many={layout.num_queries_one2many}: GroupedAnchorQueries has no one-to-many branch; "
+                "set it to 0, or take AnchorQueries"
+            )
+        self.layout = layout
+        self.encoder_groups = layout.num_groups
+        self.content = nn.Embedding(layout.total, embed_dim)
+        self.box_offsets = nn.Embedding(layout.total, 4)
+        self.proposals = EncoderProposals(embed_dim)
+        self.group_proposals = nn.ModuleDict(
+            {str(group): EncoderProposals(embed_dim) for group in range(1, layout.num_groups)}
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Boxes begin as proposed; contents are normally distributed."""
+        nn.init.normal_(self.content.weight)
+        nn.init.zeros_(self.box_offsets.weight)
+
+    def forward(self, memory: Memory, heads: DetectionHeads, *, training: bool) -> StartingQueries:
+        """The queries that a decoder begins with.
+
+        Args:
+            memory: the encoder's result.
+            heads: with heads for the encoder, a pair for each group.
+            training: whether there are groups but the first.
+
+        Returns:
+            Matching queries, and in training the proposals that they were made of.
+        """
+        levels = memory.require_levels()
+        chosen = []
+        for group in range(self.layout.num_groups if training else 1):
+            proposals = self.group_proposals[str(group)] if group else self.proposals
+            output, best = best_proposals(proposals(memory), self.layout.num_queries, levels, heads, group=group)
+            chosen.append(output)
+        # Of all groups alike, and None in training.
+        padding, in_group = taken_padding(best, levels), best.shape[1]
+        output = _joined(chosen)
+        content, offsets = (
+            self.layout.of_ranks(learned.weight, in_group, training=training).expand(len(output.boxes), -1, -1)
+            for learned in (self.content, self.box_offsets)
+        )
+        reference = heads.boxes(offsets, output.boxes.detach())
+        blocks = self.layout.blocks(content, reference, training=training, num_proposals=in_group, padding=padding)
+        groups = self.layout.num_groups
+        return StartingQueries(blocks, Predictions.of(output, num_groups=groups, repeats=groups) if training else None)
+
+
+def _joined(groups: list[LayerOutput]) -> LayerOutput:
+    """What heads say about the proposals of all groups, one after the other: (B, G * R, ...)."""
+    if len(groups) == 1:
+        return groups[0]
+    extra = {name: torch.cat([one.extra[name] for one in groups], dim=1) for name in groups[0].extra}
+    return LayerOutput(
+        torch.cat([one.logits for one in groups], dim=1), torch.cat([one.boxes for one in groups], dim=1), extra
+    )

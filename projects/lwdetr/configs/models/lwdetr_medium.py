@@ -1,0 +1,5 @@
+"""LW-DETR-medium: a ViT-small."""
+
+from .lwdetr_small import model
+
+model.backbone.embed_dim = 384

@@ -2,10 +2,20 @@
 
 from .attention import MultiheadAttention
 from .conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
-from .convolution import ConvNormAct, CSPRepLayer, RepVGGBlock, convert_to_deploy, fused_convolution, make_activation
+from .convolution import (
+    ConvNormAct,
+    CSPRepLayer,
+    RepNCSPELAN,
+    RepVGGBlock,
+    SCDown,
+    convert_to_deploy,
+    fused_convolution,
+    make_activation,
+)
 from .copies import copies, draw_again, draw_children_again
 from .deformable_attention import MultiScaleDeformableAttention
 from .ffn import FFN, MLP
+from .gated_attention import GatedAttention
 from .position_embedding import (
     PositionEmbeddingLearned,
     PositionEmbeddingSine,
@@ -23,11 +33,14 @@ __all__ = [
     "ConditionalCrossAttention",
     "ConditionalSelfAttention",
     "ConvNormAct",
+    "GatedAttention",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "PositionEmbeddingLearned",
     "PositionEmbeddingSine",
+    "RepNCSPELAN",
     "RepVGGBlock",
+    "SCDown",
     "TransformerLayerSequence",
     "convert_to_deploy",
     "copies",

@@ -145,12 +145,83 @@ class CSPRepLayer(nn.Module):
         return self.conv3(self.blocks(self.conv1(x)) + self.conv2(x))
 
 
+class RepNCSPELAN(nn.Module):
+    """A map in two halves, of which one goes on through two `CSPRepLayer`s, each followed by a 3x3 convolution.
+
+    D-FINE's fusion block (Peng et al., ICLR 2025, appendix A), for two maps, which come concatenated: the efficient
+    layer aggregation of YOLOv9 (GELAN, Wang et al., ECCV 2024), of both halves and the results of both stages.
+
+    Args:
+        out_channels: C of the result; inside, a half has as many.
+        in_channels: of the input; twice `out_channels` when None, for two maps.
+        num_blocks: `RepVGGBlock`s of each `CSPRepLayer`.
+        expansion: channels of a stage, as a share of half of `out_channels`; rounded down.
+        activation: see `ConvNormAct`.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        in_channels: int | None = None,
+        num_blocks: int = 3,
+        expansion: float = 1.0,
+        activation: Activation = nn.SiLU,
+    ):
+        super().__init__()
+        in_channels = 2 * out_channels if in_channels is None else in_channels
+        hidden = round(expansion * out_channels // 2)
+        self.conv1 = ConvNormAct(in_channels, 2 * out_channels, activation=activation)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                CSPRepLayer(hidden, channels, num_blocks, activation=activation),
+                ConvNormAct(hidden, hidden, 3, activation=activation),
+            )
+            for channels in (out_channels, hidden)
+        )
+        self.conv2 = ConvNormAct(2 * out_channels + 2 * hidden, out_channels, activation=activation)
+
+    def reset_parameters(self) -> None:
+        """See `ConvNormAct.reset_parameters`."""
+        draw_children_again(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, in_channels, h, w). Returns (B, out_channels, h, w)."""
+        results = list(self.conv1(x).chunk(2, dim=1))
+        for stage in self.stages:
+            results.append(stage(results[-1]))
+        return self.conv2(torch.cat(results, dim=1))
+
+
+class SCDown(nn.Module):
+    """A map of half the size: a 1x1 convolution, then a depthwise strided one, both without activation.
+
+    The spatial-channel decoupled downsampling of YOLOv10 (Wang et al., NeurIPS 2024), as D-FINE has it.
+
+    Args:
+        in_channels, out_channels: C before and after.
+        kernel_size: of the depthwise convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
+        super().__init__()
+        self.pointwise = ConvNormAct(in_channels, out_channels)
+        self.depthwise = ConvNormAct(out_channels, out_channels, kernel_size, stride=2, groups=out_channels)
+
+    def reset_parameters(self) -> None:
+        """See `ConvNormAct.reset_parameters`."""
+        draw_children_again(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, h, w). Returns (B, out_channels, h / 2, w / 2), rounded up."""
+        return self.depthwise(self.pointwise(x))
+
+
 def convert_to_deploy(model: Model) -> Model:
     """Make a trained model's convolutions fewer and faster, in place, with the same results up to rounding.
 
     The model goes to evaluation mode. Every module that has a method `convert_to_deploy` is converted: norms are folded
-    into convolutions and parallel branches into one. It cannot be trained any more, and its state dict has other names:
-    load weights before. Converting again changes nothing.
+    into convolutions, parallel branches become one, and detectors drop what detections do without. It cannot be trained
+    any more, and its state dict has other names: load weights before. Converting again changes nothing.
 
     Args:
         model: a detector, or any module.

@@ -1,10 +1,11 @@
 """Feed-forward blocks: the one inside transformer layers, and the plain perceptron of prediction heads."""
 
-import copy
 import itertools
 from collections.abc import Callable
 
 from torch import Tensor, nn
+
+from .convolution import Activation, make_activation
 
 
 class FFN(nn.Module):
@@ -51,9 +52,7 @@ class FFN(nn.Module):
         self.layers = nn.ModuleList(
             nn.Linear(before, after, bias=fc_bias) for before, after in itertools.pairwise(widths)
         )
-        self.activations = nn.ModuleList(
-            copy.deepcopy(activation) if isinstance(activation, nn.Module) else activation() for _ in range(num_fcs - 1)
-        )
+        self.activations = nn.ModuleList(make_activation(activation) for _ in range(num_fcs - 1))
         self.dropout = nn.Dropout(ffn_drop)
         self.add_identity = add_identity
         self.reset_parameters()
@@ -79,26 +78,21 @@ class MLP(nn.Module):
     Args:
         input_dim, hidden_dim, output_dim: channels before, between and after the layers.
         num_layers: how many linear layers, at least 1.
-        activation: a module, or a class or function that makes one.
+        activation: a module, of which a copy is taken, or a class or function that makes one; for all layers.
 
     Raises:
         ValueError: when `num_layers` is below 1.
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int,
-        output_dim: int,
-        num_layers: int,
-        activation: nn.Module | Callable[[], nn.Module] = nn.ReLU,
+        self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int, activation: Activation = nn.ReLU
     ):
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers} is below 1")
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
-        self.activation = copy.deepcopy(activation) if isinstance(activation, nn.Module) else activation()
+        self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., input_dim). Returns (..., output_dim)."""

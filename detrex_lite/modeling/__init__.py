@@ -7,6 +7,7 @@ from .anchors import AnchorBoxes, pair_with_patterns
 from .backbone import (
     EVA02,
     FocalNet,
+    HGNetv2,
     InternImage,
     PResNet,
     ResNet,
@@ -14,6 +15,7 @@ from .backbone import (
     TimmBackbone,
     ViTDet,
     WindowedViT,
+    hgnetv2_channels,
     presnet_channels,
     pyramid_channels,
     resnet_channels,
@@ -25,10 +27,14 @@ from .criterion import (
     BoxL1Loss,
     Comparison,
     CrossEntropyLoss,
+    DecoupledDistillationFocalLoss,
+    FineGrainedLocalizationLoss,
     FocalLoss,
     GIoULoss,
     IoUAwareBCELoss,
+    MatchabilityAwareLoss,
     MatchedLoss,
+    MatchUnion,
     Mean,
     SetCriterion,
     VarifocalLoss,
@@ -37,6 +43,7 @@ from .criterion import (
 from .decoder import Decoder, DecoderState, Memory
 from .denoising import ContrastiveDenoising, Denoising, GroupDenoising, add_indicator
 from .detector import Detector, ImagePreprocessor, Outputs, require_equal
+from .edge_distributions import DistributionHeads, EdgeBins, LocationQuality
 from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
 from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
@@ -63,15 +70,20 @@ __all__ = [
     "CrossEntropyLoss",
     "Decoder",
     "DecoderState",
+    "DecoupledDistillationFocalLoss",
     "Denoising",
     "DetectionHeads",
     "Detector",
+    "DistributionHeads",
+    "EdgeBins",
+    "FineGrainedLocalizationLoss",
     "FocalCost",
     "FocalLoss",
     "FocalNet",
     "GIoUCost",
     "GIoULoss",
     "GroupDenoising",
+    "HGNetv2",
     "HungarianMatcher",
     "HybridEncoder",
     "ImagePreprocessor",
@@ -79,7 +91,10 @@ __all__ = [
     "IoUAwareBCELoss",
     "LayerOutput",
     "LayerStep",
+    "LocationQuality",
     "Match",
+    "MatchUnion",
+    "MatchabilityAwareLoss",
     "MatchedLoss",
     "Matcher",
     "MatchingCost",
@@ -108,6 +123,7 @@ __all__ = [
     "WindowedViT",
     "add_indicator",
     "flatten_maps",
+    "hgnetv2_channels",
     "name_layers",
     "name_of_layer",
     "pair_with_patterns",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import MLP, in_own_precision
+from ..layers.convolution import Activation
 from ..structures import inverse_sigmoid
 from .predictions import LayerOutput
 
@@ -80,6 +81,10 @@ class DetectionHeads(nn.Module):
             read from queries is `LayerOutput.extra`, for losses, costs and postprocessing.
         eps: of the inverse sigmoid of references. detrex, DAB-DETR, DN-DETR and DINO have 1e-3; Deformable DETR,
             Conditional DETR and H-Deformable DETR have 1e-5.
+        activation: of the MLPs that predict boxes, see `MLP`.
+
+    Attributes:
+        reads_last_layer_only: whether `read` leaves out the layers before the last, see `keep_last_layer`.
 
     Raises:
         ValueError: for looking forward twice or lite refinement without refinement, both of them together, refinement
@@ -104,6 +109,7 @@ class DetectionHeads(nn.Module):
         initial_size: float = 0.0,
         extra: Mapping[str, nn.Module] | None = None,
         eps: float = 1e-3,
+        activation: Activation = nn.ReLU,
     ):
         super().__init__()
         if look_forward_twice and not with_box_refine:
@@ -133,8 +139,9 @@ class DetectionHeads(nn.Module):
         self.initial_size = initial_size
         self.eps = eps
         self.norm = norm
+        self.reads_last_layer_only = False
         class_head = nn.Linear(embed_dim, num_classes + background)
-        box_head = MLP(embed_dim, embed_dim, 4, num_layers=3)
+        box_head = MLP(embed_dim, embed_dim, 4, num_layers=3, activation=activation)
         self.class_embed: Any = self._heads(class_head)
         self.bbox_embed: Any = self._heads(box_head)
         self.extra_embed: Any = nn.ModuleDict({name: self._heads(head) for name, head in (extra or {}).items()})
@@ -208,6 +215,8 @@ class DetectionHeads(nn.Module):
         Args:
             steps: what `step` gave, in the order of the layers.
         """
+        if self.reads_last_layer_only:
+            steps = steps[-1:]
         if self.share_heads and len(steps) > 1 and _of_one_shape(steps):
             return self._read_together(steps)
         return [self._read(step) for step in steps]
@@ -249,6 +258,32 @@ class DetectionHeads(nn.Module):
     def _normalised(self, query: Tensor) -> Tensor:
         return query if self.norm is None else self.norm(query)
 
+    def keep_last_layer(self, num_layers: int) -> None:
+        """Drop what detections do without: heads of layers beyond the last that runs, and classes of those before it.
+
+        Args:
+            num_layers: how many layers run.
+        """
+        self.reads_last_layer_only = True
+        for heads in (self.class_embed, *self.extra_embed.values()):
+            keep_last(heads, num_layers, self.num_layers)
+        del self.bbox_embed[num_layers : self.num_layers]
+        self.num_layers = num_layers
+
+    def score_tokens(self, memory: Tensor, *, group: int = 0) -> Tensor:
+        """The logit of the best class of encoded tokens, by which proposals are chosen.
+
+        Args:
+            memory: (B, N, C).
+            group: see `propose`.
+
+        Returns:
+            (B, N).
+        """
+        self._require_heads_for_encoder()
+        class_head = self.group_heads[str(group)]["class_embed"] if group else self.class_embed[-1]
+        return class_head(memory).max(-1).values
+
     def propose(self, memory: Tensor, anchors: Tensor, proposes: Tensor, *, group: int = 0) -> LayerOutput:
         """Classes and boxes of encoded tokens.
 
@@ -262,8 +297,7 @@ class DetectionHeads(nn.Module):
         Raises:
             ValueError: when there are no heads for the encoder.
         """
-        if not self.for_encoder:
-            raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
+        self._require_heads_for_encoder()
         heads = self.group_heads[str(group)] if group else None
         class_head = self.class_embed[-1] if heads is None else heads["class_embed"]
         box_head = self.bbox_embed[-1] if heads is None else heads["bbox_embed"]
@@ -286,6 +320,17 @@ class DetectionHeads(nn.Module):
         """
         anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
         return (offsets + anchor_logits).sigmoid()
+
+    def _require_heads_for_encoder(self) -> None:
+        if not self.for_encoder:
+            raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
+
+
+def keep_last(heads: nn.ModuleList, num_layers: int, before: int) -> None:
+    """Of the heads of `before` layers keep that of the last of `num_layers`; what comes after them stays."""
+    del heads[num_layers:before]
+    for index in range(num_layers - 1):
+        heads[index] = nn.Identity()
 
 
 def _of_one_shape(steps: Sequence[LayerStep]) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,11 +37,19 @@ class LayerOutput(NamedTuple):
         boxes: (B, Q, 4) cxcywh in 0..1 of each image without its padding.
         extra: further outputs by name, (B, Q, ...) each, such as mask embeddings or box distributions. Matching, losses
             and splitting treat them alike.
+        name: of a set of predictions that a layer makes besides its own, such as "_pre" (see `name_layers`); None for
+            the layer's.
     """
 
     logits: Tensor
     boxes: Tensor
     extra: Mapping[str, Tensor]
+    name: str | None = None
+
+    def first(self, number: int) -> "LayerOutput":
+        """The same of the first queries of each image."""
+        extra = {name: value[:, :number] for name, value in self.extra.items()}
+        return LayerOutput(self.logits[:, :number], self.boxes[:, :number], extra, self.name)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,11 @@ class Predictions:
     weight: float = 1.0
     query_weight: Tensor | None = None
     padding: Tensor | None = None
+
+    @classmethod
+    def of(cls, output: LayerOutput, **fields: Any) -> "Predictions":
+        """What heads said, and further fields."""
+        return cls(output.logits, output.boxes, output.extra, **fields)
 
     def at_least_float32(self) -> "Predictions":
         """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""
@@ -114,32 +127,30 @@ def name_of_layer(suffix: str, index: int, num_layers: int) -> str:
         index: of the layer, from 0.
         num_layers: how many layers there are.
     """
-    number = "" if index == num_layers - 1 else f"_{index}"
-    return suffix.replace("*", number) if "*" in suffix else number + suffix
+    return _placed("" if index == num_layers - 1 else f"_{index}", suffix)
+
+
+def _placed(name: str, suffix: str) -> str:
+    return suffix.replace("*", name) if "*" in suffix else name + suffix
 
 
 def name_layers(
-    layers: Sequence[LayerOutput], *, suffix: str = "", aux_loss: bool = True, **fields: object
+    outputs: Sequence[LayerOutput], *, suffix: str = "", aux_loss: bool = True, **fields: Any
 ) -> dict[str, Predictions]:
     """Name the outputs of decoder layers as losses are named, see `name_of_layer`.
 
     Args:
-        layers: in the order of the layers.
+        outputs: in the order of the layers; those with a name of their own have it in the place of a number.
         suffix: see `name_of_layer`.
         aux_loss: whether the layers before the last are returned.
-        fields: of `Predictions`, the same for all layers.
+        fields: of `Predictions`, the same for all.
 
     Returns:
-        Name -> predictions, the last layer first.
+        Name -> predictions, the last layer first, those with names of their own last.
     """
+    layers = [output for output in outputs if output.name is None]
     first = 0 if aux_loss else len(layers) - 1
     order = [len(layers) - 1, *range(first, len(layers) - 1)]
-    return {
-        name_of_layer(suffix, index, len(layers)): Predictions(
-            layers[index].logits,
-            layers[index].boxes,
-            layers[index].extra,
-            **fields,  # type: ignore[arg-type]
-        )
-        for index in order
-    }
+    named = {name_of_layer(suffix, index, len(layers)): layers[index] for index in order}
+    named |= {_placed(output.name, suffix): output for output in outputs if output.name is not None}
+    return {name: Predictions.of(output, **fields) for name, output in named.items()}

@@ -143,20 +143,20 @@ class Queries:
         """Tell the predictions of the blocks apart, and name them.
 
         Args:
-            layers: one output for each decoder layer, for the queries of all blocks.
+            layers: one output for each decoder layer, and those with names, for the queries of all blocks.
             aux_loss: whether the layers before the last are returned.
 
         Returns:
             Name -> predictions, see `name_layers`.
         """
         sizes = [block.size for block in self.blocks]
-        kept = layers if aux_loss else layers[-1:]
-        parts = [_split(layer, sizes) for layer in kept]
+        parts = [_split(layer, sizes) for layer in layers]
         named: dict[str, Predictions] = {}
         for block, outputs in zip(self.blocks, zip(*parts, strict=True), strict=True):
             named |= name_layers(
                 outputs,
                 suffix=block.suffix,
+                aux_loss=aux_loss,
                 targets=block.targets,
                 match=block.match,
                 num_groups=block.num_groups if block.match is None else 1,
@@ -174,7 +174,7 @@ def _split(layer: LayerOutput, sizes: list[int]) -> list[LayerOutput]:
     extra = {name: value.split(sizes, dim=1) for name, value in layer.extra.items()}
     parts = zip(layer.logits.split(sizes, dim=1), layer.boxes.split(sizes, dim=1), strict=True)
     return [
-        LayerOutput(logits, boxes, {name: values[position] for name, values in extra.items()})
+        LayerOutput(logits, boxes, {name: values[position] for name, values in extra.items()}, layer.name)
         for position, (logits, boxes) in enumerate(parts)
     ]
 

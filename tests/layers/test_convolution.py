@@ -8,7 +8,15 @@ from torch import nn
 from torch.testing import assert_close
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrex_lite.layers import ConvNormAct, CSPRepLayer, RepVGGBlock, convert_to_deploy, make_activation
+from detrex_lite.layers import (
+    ConvNormAct,
+    CSPRepLayer,
+    RepNCSPELAN,
+    RepVGGBlock,
+    SCDown,
+    convert_to_deploy,
+    make_activation,
+)
 
 BLOCKS = {
     "convolution": lambda: ConvNormAct(6, 8, 3, stride=2, activation=nn.SiLU),
@@ -19,6 +27,8 @@ BLOCKS = {
     "group norm": lambda: ConvNormAct(6, 8, 1, norm=lambda channels: nn.GroupNorm(2, channels)),
     "RepVGG": lambda: RepVGGBlock(6, 8),
     "CSP": lambda: CSPRepLayer(8, 6, num_blocks=2, expansion=0.5),
+    "ELAN": lambda: RepNCSPELAN(8, 6, num_blocks=1, expansion=0.5),
+    "SCDown": lambda: SCDown(6, 8),
     "CSP without a third convolution": lambda: CSPRepLayer(8, 6, num_blocks=1, activation=None),
 }
 
@@ -69,7 +79,28 @@ def test_two_maps_are_fused_to_one_unless_it_is_said_otherwise():
     assert CSPRepLayer(8, 6)(torch.zeros(1, 6, 3, 5)).shape == (1, 8, 3, 5)
 
 
-@pytest.mark.parametrize("name", ["convolution", "RepVGG", "CSP"])
+def test_layers_are_aggregated():
+    """Both halves of the first convolution's result, and what the two stages make of the second half."""
+    block = lively(RepNCSPELAN(4, 6, num_blocks=1))
+    x = torch.randn(1, 6, 5, 5)
+    first, second = block.conv1(x).chunk(2, dim=1)
+    third = block.stages[0](second)
+    assert_close(block(x), block.conv2(torch.cat([first, second, third, block.stages[1](third)], dim=1)))
+
+
+@pytest.mark.parametrize(("expansion", "hidden"), [(1.0, 64), (0.5, 32), (0.34, 21)])
+def test_the_width_of_the_stages_is_rounded_down(expansion, hidden):
+    block = RepNCSPELAN(128, expansion=expansion, num_blocks=1)
+    assert block.conv2.conv.weight.shape == (128, 256 + 2 * hidden, 1, 1)
+
+
+def test_a_map_is_halved_channel_by_channel():
+    block = SCDown(4, 6)
+    assert block(torch.zeros(1, 4, 7, 8)).shape == (1, 6, 4, 4)
+    assert block.depthwise.conv.weight.shape == (6, 1, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["convolution", "RepVGG", "CSP", "ELAN", "SCDown"])
 def test_initial_values_are_drawn_again(name):
     block = BLOCKS[name]()
     before = {name: value.clone() for name, value in block.named_parameters() if value.dim() > 1}

@@ -17,6 +17,9 @@ from detrex_lite.modeling import (
     Comparison,
     CrossEntropyCost,
     CrossEntropyLoss,
+    DecoupledDistillationFocalLoss,
+    EdgeBins,
+    FineGrainedLocalizationLoss,
     FocalLoss,
     GIoUCost,
     GIoULoss,
@@ -24,6 +27,8 @@ from detrex_lite.modeling import (
     IoUAwareBCELoss,
     LayerOutput,
     Match,
+    MatchabilityAwareLoss,
+    MatchUnion,
     Mean,
     Predictions,
     SetCriterion,
@@ -130,6 +135,134 @@ def test_varifocal_loss_by_its_formula():
     assert predictions.boxes.grad is None or not predictions.boxes.grad.any()
 
 
+def test_matchability_aware_loss_by_its_formula():
+    """DEIM's equation 4: a matched pair costs -(q^g log p + (1 - q^g) log(1 - p)), other classes -p^g log(1 - p)."""
+    targets = random_targets([3, 1])
+    predictions = replace(random_predictions(2, 6, num_logits=4), match=KNOWN)
+    predictions.boxes[0, 4] = targets.boxes[2] + 0.02
+    predictions.logits.requires_grad_()
+    got = only(MatchabilityAwareLoss(gamma=1.5))({"": predictions}, targets)["loss"]
+    probability = predictions.logits.sigmoid()
+    want = -(probability.detach() ** 1.5 * (1 - probability).log())
+    for image, query, target in zip(*KNOWN[:3], strict=True):
+        predicted, wanted = (
+            box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target])
+        )
+        q = box_iou(predicted, wanted)[0, 0] ** 1.5
+        p = probability[image, query, targets.labels[target]]
+        want[image, query, targets.labels[target]] = -(q * p.log() + (1 - q) * (1 - p).log())
+    assert_close(got, want.sum() / 4)
+    (gradient,) = torch.autograd.grad(want.sum() / 4, predictions.logits)
+    got.backward()
+    assert_close(predictions.logits.grad, gradient)
+
+
+BINS = EdgeBins(8, 4.0, 0.5)
+
+
+def distributions(seed, queries=6):
+    """Predictions with distributions around boxes near the objects'."""
+    predictions = random_predictions(2, queries, num_logits=4, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randn(2, queries, 4, len(BINS), generator=generator, dtype=torch.float64).requires_grad_()
+    initial = random_targets([queries, queries], seed=9).boxes.view(2, queries, 4)
+    return replace(predictions, extra={"corners": corners, "initial_boxes": initial})
+
+
+def test_fine_grained_localization_loss_by_its_formula():
+    """Cross-entropy with the bins on both sides of an edge, weighted by nearness and by the overlap of boxes."""
+    targets = random_targets([3, 1])
+    targets.boxes[0, :2] = 0.95  # edges beyond the last bins
+    predictions = replace(distributions(1), match=KNOWN)
+    got = only(FineGrainedLocalizationLoss(BINS))({"": predictions}, targets)["loss"]
+    values, want, outside = BINS.values(), 0.0, 0
+    for image, query, target in zip(*KNOWN[:3], strict=True):
+        cx, cy, w, h = predictions.extra["initial_boxes"][image, query].tolist()
+        x0, y0, x1, y1 = box_cxcywh_to_xyxy(targets.boxes[target]).tolist()
+        logs = predictions.extra["corners"][image, query].log_softmax(-1)
+        pair = (box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target]))
+        overlap = box_iou(*pair)[0, 0]
+        for edge, reach in enumerate([4 * (cx - x0) / w, 4 * (cy - y0) / h, 4 * (x1 - cx) / w, 4 * (y1 - cy) / h]):
+            distance = reach - 2
+            if distance <= values[0] or distance >= values[-1]:
+                outside += 1
+                want = want - overlap * logs[edge, 0 if distance < 0 else -1]
+                continue
+            left = max(index for index, value in enumerate(values) if value <= distance)
+            share = (distance - values[left]) / (values[left + 1] - values[left])
+            want = want - overlap * ((1 - share) * logs[edge, left] + share * logs[edge, left + 1])
+    assert outside
+    assert_close(got, want / 4)
+    assert not predictions.boxes.requires_grad
+
+
+def test_distributions_of_other_bins_are_refused():
+    with pytest.raises(ValueError, match="distributions have 9 bins, but the loss was built for 33"):
+        only(FineGrainedLocalizationLoss(EdgeBins()))(
+            {"": replace(distributions(1), match=KNOWN)}, random_targets([3, 1])
+        )
+
+
+def test_self_distillation_by_its_formula():
+    targets = random_targets([3, 1])
+    layers = {"": distributions(1), "_0": distributions(2)}
+    known = {"_dn": replace(distributions(3), match=KNOWN), "_dn_0": replace(distributions(4), match=KNOWN)}
+    criterion = only(DecoupledDistillationFocalLoss(temperature=3.0))
+    matches = criterion.match({**layers, **known}, targets)
+    got = criterion({**layers, **known}, targets)
+    for teacher, student in (("", "_0"), ("_dn", "_dn_0")):
+        assert got[f"loss{teacher}"] == 0
+        taught, learned = ({**layers, **known}[name] for name in (teacher, student))
+        wanted = (taught.extra["corners"].detach() / 3).softmax(-1)
+        logs = (learned.extra["corners"] / 3).log_softmax(-1)
+        divergence = 9 * (wanted * (wanted.log() - logs)).sum(-1)  # (2, 6, 4)
+        objects = {(int(i), int(q)): int(t) for i, q, t in zip(*matches[student][:3], strict=True)}
+        matched, others = [], []
+        for place in ((image, query) for image in range(2) for query in range(6)):
+            if place in objects:
+                pair = (box_cxcywh_to_xyxy(x)[None] for x in (learned.boxes[place], targets.boxes[objects[place]]))
+                matched.append(box_iou(*pair)[0, 0] * divergence[place])
+            else:
+                others.append(taught.logits[place].sigmoid().max() * divergence[place])
+        first, second = 4**0.5, 8**0.5  # four of twelve queries have an object
+        means = torch.stack(matched).mean(), torch.stack(others).mean()
+        assert_close(got[f"loss{student}"], (first * means[0] + second * means[1]) / (first + second))
+    sum(got.values()).backward()
+    assert not layers[""].extra["corners"].grad.any()
+    assert layers["_0"].extra["corners"].grad.any()
+
+
+def test_counts_of_self_distillation_are_those_of_the_union():
+    """In denoising, too: of the matching queries, in which more have an object than in any layer alone."""
+    targets = random_targets([3, 1])
+    layers = {"": distributions(1), "_0": distributions(2)}
+    known = {"_dn": replace(distributions(3), match=KNOWN), "_dn_0": replace(distributions(4), match=KNOWN)}
+    union = MatchUnion(losses=["loss"], sets=[""])
+    criterion = only(DecoupledDistillationFocalLoss(), union=union)
+    own = criterion.match(layers, targets)
+    number = len({(int(i), int(q)) for one in own.values() for i, q in zip(one.image, one.query, strict=True)})
+    assert number > 4
+    got = criterion({**layers, **known}, targets)["loss_dn_0"]
+    comparisons = [
+        Comparison.of(known, dict.fromkeys(known, KNOWN), targets, torch.tensor(share, dtype=torch.float64))
+        for share in (number / 12, 4 / 12)
+    ]
+    wanted, other = (
+        one.values[:, 6:].sum() / one.weights[:, 6:].sum() for one in map(DecoupledDistillationFocalLoss(), comparisons)
+    )
+    assert_close(got, wanted)
+    assert not torch.isclose(got, other)
+
+
+def test_sets_without_what_a_loss_needs_do_not_have_it():
+    losses = {"loss_bbox": BoxL1Loss(), "loss_fgl": FineGrainedLocalizationLoss(BINS)}
+    criterion = build(losses, dict.fromkeys(losses, 1.0))
+    outputs = {"": distributions(1), "_pre": random_predictions(2, 6, num_logits=4)}
+    assert set(criterion(outputs, random_targets([3, 1]))) == {"loss_bbox", "loss_fgl", "loss_bbox_pre"}
+    with pytest.raises(ValueError, match="loss_fgl needs the further outputs corners, initial_boxes, which no set"):
+        build(losses, dict.fromkeys(losses, 1.0))({"": outputs["_pre"]}, random_targets([3, 1]))
+
+
 def test_iou_aware_bce_loss():
     targets, predictions = random_targets([3, 1]), replace(random_predictions(2, 6, 4), match=KNOWN)
     predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # overlaps; random boxes need not
@@ -193,6 +326,18 @@ def test_every_layer_is_named_and_weighted(criterion):
             assert_close(got[name + suffix], alone[name])
     assert list(name_layers([output_of(layers[0])])) == [""]
     assert list(name_layers([output_of(layer) for layer in layers], aux_loss=False)) == [""]
+
+
+@pytest.mark.parametrize("aux_loss", [True, False])
+def test_sets_with_names_of_their_own_are_no_layers(aux_loss):
+    outputs = [output_of(random_predictions(2, 6, seed=seed)) for seed in range(3)]
+    outputs[1] = outputs[1]._replace(name="_pre")
+    layers = ["", "_0"] if aux_loss else [""]
+    assert list(name_layers(outputs, aux_loss=aux_loss)) == [*layers, "_pre"]
+    named = name_layers(outputs, suffix="_dn*", aux_loss=aux_loss)
+    assert list(named) == [*(f"_dn{name}" for name in layers), "_dn_pre"]
+    assert named["_dn_pre"].logits is outputs[1].logits
+    assert "_pre_one2many" in name_layers(outputs, suffix="_one2many")
 
 
 def test_names_of_layers_and_families():

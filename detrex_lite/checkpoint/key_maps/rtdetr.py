@@ -29,16 +29,28 @@ def fusion_blocks(theirs: str, ours: str) -> Rules:
     )
 
 
+# Attention within a level.
+AIFI: Rules = layer(
+    "encoder.encoder.#.layers.#.",
+    "neck.encoders.#.layers.#.",
+    {"self_attn": "attentions.0", "norm1": "norms.0", "norm2": "norms.1"},
+)
 _ENCODER: Rules = (
-    *layer(
-        "encoder.encoder.#.layers.#.",
-        "neck.encoders.#.layers.#.",
-        {"self_attn": "attentions.0", "norm1": "norms.0", "norm2": "norms.1"},
-    ),
+    *AIFI,
     ("encoder.lateral_convs.#.", "neck.laterals.#."),
     ("encoder.downsample_convs.#.", "neck.downsamples.#."),
     *fusion_blocks("encoder.fpn_blocks.#", "neck.top_down.#"),
     *fusion_blocks("encoder.pan_blocks.#", "neck.bottom_up.#"),
+)
+HEADS: Rules = (
+    ("decoder.input_proj.#.", "neck.outputs.#."),
+    ("decoder.query_pos_head.", "transformer.decoder.position_head."),
+    ("decoder.denoising_class_embed.", "denoising.label_embedding."),
+    ("decoder.tgt_embed.", "queries.content."),
+    ("decoder.enc_score_head.", "heads.class_embed.encoder."),
+    ("decoder.enc_bbox_head.", "heads.bbox_embed.encoder."),
+    ("decoder.dec_score_head.#.", "heads.class_embed.#."),
+    ("decoder.dec_bbox_head.#.", "heads.bbox_embed.#."),
 )
 _DECODER: Rules = (
     *layer(
@@ -52,14 +64,7 @@ _DECODER: Rules = (
             "norm3": "norms.2",
         },
     ),
-    ("decoder.input_proj.#.", "neck.outputs.#."),
-    ("decoder.query_pos_head.", "transformer.decoder.position_head."),
-    ("decoder.denoising_class_embed.", "denoising.label_embedding."),
-    ("decoder.tgt_embed.", "queries.content."),
-    ("decoder.enc_score_head.", "heads.class_embed.encoder."),
-    ("decoder.enc_bbox_head.", "heads.bbox_embed.encoder."),
-    ("decoder.dec_score_head.#.", "heads.class_embed.#."),
-    ("decoder.dec_bbox_head.#.", "heads.bbox_embed.#."),
+    *HEADS,
 )
 
 

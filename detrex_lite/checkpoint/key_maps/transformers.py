@@ -1,4 +1,4 @@
-"""Names of Hugging Face's transformers: DETR, Conditional DETR, DAB-DETR, Deformable DETR, RT-DETR, with a ResNet.
+"""Names of Hugging Face's transformers: DETR, Conditional DETR, DAB-DETR, Deformable DETR, RT-DETR, D-FINE.
 
 Its version 5 changed names in the models, and kept those of version 4 in the files that `save_pretrained` writes. Both
 are read. The state dict of a model of version 5 is what is written, with a backbone of timm (`use_timm_backbone=True`).
@@ -73,6 +73,8 @@ _POSITIONS: Rules = (
 )
 
 _CLASS_ROWS = CocoRows("heads.class_embed.#.")
+# Of backbones.
+_CONVOLUTION = {"convolution": "conv", "normalization": "norm"}
 
 _format = partial(KeyMap, "transformers", entry="", exhaustive=True)
 
@@ -179,21 +181,14 @@ DEFORMABLE_DETR = _format(
 )
 
 
-def _rtdetr() -> KeyMap:
-    """RT-DETR and RT-DETRv2, whose attention within a level has its name of version 5, and that of version 4."""
-    stages, here = "model.backbone.model.encoder.stages", "backbone.stages"
-    parts = {"convolution": "conv", "normalization": "norm"}
-    indexed = {"0": "conv", "1": "norm"}
+def _hybrid_encoder_and_decoder(mlp: dict[str, str]) -> Rules:
+    """What RT-DETR and D-FINE have in common. Attention within a level has its names of version 5 and of version 4.
+
+    Args:
+        mlp: name there -> name here of what FFNs are made of, in version 5.
+    """
     rules: list[tuple[str, str]] = []
-    for theirs, ours in parts.items():
-        rules += [
-            (f"model.backbone.model.embedder.embedder.#.{theirs}.", f"backbone.stem.#.{ours}."),
-            (f"{stages}.#.layers.#.layer.#.{theirs}.", f"{here}.#.#.convs.#.{ours}."),
-            # Shortcuts of the other stages have a pooling layer before the convolution.
-            (f"{stages}.0.layers.#.shortcut.{theirs}.", f"{here}.0.#.shortcut.{ours}."),
-            (f"{stages}.#.layers.#.shortcut.1.{theirs}.", f"{here}.#.#.shortcut.{ours}."),
-        ]
-    for theirs, ours in indexed.items():
+    for theirs, ours in (("0", "conv"), ("1", "norm")):
         rules += [
             (f"model.encoder_input_proj.#.{theirs}.", f"neck.projections.#.{ours}."),
             (f"model.decoder_input_proj.#.{theirs}.", f"neck.outputs.#.{ours}."),
@@ -201,33 +196,97 @@ def _rtdetr() -> KeyMap:
     for encoder in ("aifi", "encoder"):
         before, here = f"model.encoder.{encoder}.#.layers.#.", "neck.encoders.#.layers.#."
         rules += _projections(f"{before}self_attn", f"{here}attentions.0")
-        names = {**_MLP, **_FC, **_ENCODER_NORMS}
+        names = {**mlp, **_FC, **_ENCODER_NORMS}
         rules += [(f"{before}{theirs}.", f"{here}{ours}.") for theirs, ours in names.items()]
+    return (
+        *rules,
+        ("model.encoder.lateral_convs.#.", "neck.laterals.#."),
+        *attention("decoder", "self_attn", 0),
+        *_layers("decoder", {**mlp, **_FC}),
+        ("model.decoder.query_pos_head.", "transformer.decoder.position_head."),
+        ("model.denoising_class_embed.", "denoising.label_embedding."),
+        ("model.weight_embedding.", "queries.content."),
+        ("model.enc_output.0.", "queries.proposals.enc_output."),
+        ("model.enc_output.1.", "queries.proposals.enc_output_norm."),
+        ("model.enc_score_head.", "heads.class_embed.encoder."),
+        ("model.enc_bbox_head.", "heads.bbox_embed.encoder."),
+        ("model.decoder.class_embed.#.", "heads.class_embed.#."),
+        ("model.decoder.bbox_embed.#.", "heads.bbox_embed.#."),
+        *HEADS,  # some files list them twice
+    )
+
+
+def _rtdetr() -> KeyMap:
+    """RT-DETR and RT-DETRv2."""
+    stages, here = "model.backbone.model.encoder.stages", "backbone.stages"
+    rules: list[tuple[str, str]] = []
+    for theirs, ours in _CONVOLUTION.items():
+        rules += [
+            (f"model.backbone.model.embedder.embedder.#.{theirs}.", f"backbone.stem.#.{ours}."),
+            (f"{stages}.#.layers.#.layer.#.{theirs}.", f"{here}.#.#.convs.#.{ours}."),
+            # Shortcuts of the other stages have a pooling layer before the convolution.
+            (f"{stages}.0.layers.#.shortcut.{theirs}.", f"{here}.0.#.shortcut.{ours}."),
+            (f"{stages}.#.layers.#.shortcut.1.{theirs}.", f"{here}.#.#.shortcut.{ours}."),
+        ]
     return _format(
         signature=("model.decoder.query_pos_head.layers.#.weight", "model.encoder_input_proj.#.0.weight"),
         rules=(
             *rules,
             *fusion_blocks("model.encoder.fpn_blocks.#", "neck.top_down.#"),
             *fusion_blocks("model.encoder.pan_blocks.#", "neck.bottom_up.#"),
-            ("model.encoder.lateral_convs.#.", "neck.laterals.#."),
             ("model.encoder.downsample_convs.#.", "neck.downsamples.#."),
-            *attention("decoder", "self_attn", 0),
-            *_layers("decoder", {"encoder_attn": "attentions.1", **_MLP, **_FC, **_DECODER_NORMS}),
-            ("model.decoder.query_pos_head.", "transformer.decoder.position_head."),
-            ("model.denoising_class_embed.", "denoising.label_embedding."),
-            ("model.weight_embedding.", "queries.content."),
-            ("model.enc_output.0.", "queries.proposals.enc_output."),
-            ("model.enc_output.1.", "queries.proposals.enc_output_norm."),
-            ("model.enc_score_head.", "heads.class_embed.encoder."),
-            ("model.enc_bbox_head.", "heads.bbox_embed.encoder."),
-            ("model.decoder.class_embed.#.", "heads.class_embed.#."),
-            ("model.decoder.bbox_embed.#.", "heads.bbox_embed.#."),
-            *HEADS,  # some files list them twice
+            *_layers("decoder", {"encoder_attn": "attentions.1", **_DECODER_NORMS}),
+            *_hybrid_encoder_and_decoder(_MLP),
         ),
         ignored=("model.decoder.layers.#.encoder_attn.n_points_scale",),
     )
 
 
-RTDETR = _rtdetr()
+def _dfine() -> KeyMap:
+    """D-FINE, and DEIM on it."""
+    rules: list[tuple[str, str]] = []
+    for theirs, ours in {**_CONVOLUTION, "lab": "act"}.items():
+        rules += [(f"model.backbone.model.embedder.@.{theirs}.", f"backbone.stem.@.{ours}.")]
+        for part in ("#.downsample", "#.blocks.#.layers.#", "#.blocks.#.layers.#.@", "#.blocks.#.aggregation.#"):
+            rules += [(f"model.backbone.model.encoder.stages.{part}.{theirs}.", f"backbone.stages.{part}.{ours}.")]
+    for theirs, ours in (("fpn_blocks", "top_down"), ("pan_blocks", "bottom_up")):
+        before, here = f"model.encoder.{theirs}.#", f"neck.{ours}.#"
+        rules += [
+            *fusion_blocks(f"{before}.csp_rep1", f"{here}.stages.0.0"),
+            *fusion_blocks(f"{before}.csp_rep2", f"{here}.stages.1.0"),
+            (f"{before}.conv1.", f"{here}.conv1."),
+            (f"{before}.conv2.", f"{here}.stages.0.1."),
+            (f"{before}.conv3.", f"{here}.stages.1.1."),
+            (f"{before}.conv4.", f"{here}.conv2."),
+        ]
+    return _format(
+        signature=("model.decoder.pre_bbox_head.layers.#.weight", "model.encoder_input_proj.#.0.weight"),
+        rules=(
+            *rules,
+            ("model.encoder.downsample_convs.#.conv1.", "neck.downsamples.#.pointwise."),
+            ("model.encoder.downsample_convs.#.conv2.", "neck.downsamples.#.depthwise."),
+            *_layers(
+                "decoder",
+                {
+                    "encoder_attn": "attentions.1.attention",
+                    "gateway": "attentions.1",
+                    "self_attn_layer_norm": "norms.0",
+                    "final_layer_norm": "norms.1",
+                },
+            ),
+            ("model.decoder.pre_bbox_head.", "heads.pre_bbox_embed."),
+            ("model.decoder.lqe_layers.#.reg_conf.", "heads.quality_embed.#.mlp."),
+            *_hybrid_encoder_and_decoder({"mlp.layers": "ffns.0.layers"}),
+        ),
+        ignored=(
+            "model.decoder.layers.#.encoder_attn.num_points_scale",
+            "model.decoder.up",
+            "model.decoder.reg_scale",
+        ),
+    )
 
-MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR)
+
+RTDETR = _rtdetr()
+DFINE = _dfine()
+
+MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR, DFINE)

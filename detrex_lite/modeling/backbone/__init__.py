@@ -1,6 +1,7 @@
 """Image backbones: a dict of feature maps from an image."""
 
 from .focalnet import FocalNet
+from .hgnetv2 import HGNetv2, hgnetv2_channels
 from .internimage import InternImage
 from .presnet import PResNet, presnet_channels
 from .pretrained import stage_channels
@@ -13,6 +14,7 @@ from .windowed_vit import WindowedViT, vit_channels
 __all__ = [
     "EVA02",
     "FocalNet",
+    "HGNetv2",
     "InternImage",
     "PResNet",
     "ResNet",
@@ -20,6 +22,7 @@ __all__ = [
     "TimmBackbone",
     "ViTDet",
     "WindowedViT",
+    "hgnetv2_channels",
     "presnet_channels",
     "pyramid_channels",
     "resnet_channels",

@@ -1,26 +1,34 @@
 """Losses of matched predictions, and the criterion that sums them over all decoder layers."""
 
 from .comparison import Comparison
+from .distributions import DecoupledDistillationFocalLoss, FineGrainedLocalizationLoss
+from .families import family
 from .losses import (
     BoxL1Loss,
     CrossEntropyLoss,
     FocalLoss,
     GIoULoss,
     IoUAwareBCELoss,
+    MatchabilityAwareLoss,
     MatchedLoss,
     Mean,
     VarifocalLoss,
     sigmoid_focal_loss,
 )
-from .set_criterion import SetCriterion, family
+from .match_union import MatchUnion
+from .set_criterion import SetCriterion
 
 __all__ = [
     "BoxL1Loss",
     "Comparison",
     "CrossEntropyLoss",
+    "DecoupledDistillationFocalLoss",
+    "FineGrainedLocalizationLoss",
     "FocalLoss",
     "GIoULoss",
     "IoUAwareBCELoss",
+    "MatchUnion",
+    "MatchabilityAwareLoss",
     "MatchedLoss",
     "Mean",
     "SetCriterion",

@@ -35,6 +35,8 @@ class Comparison:
         matched_per_set: S numbers that sum to M.
         extra: further outputs of all queries by name, (B, R, ...) each; see `matched`.
         target_extra: further properties of all objects by name, (T, ...) each; see `wanted`.
+        matched_share: the share of the final matching queries that have an object, a scalar; None where these are not
+            matched yet, or are not there.
     """
 
     names: list[str]
@@ -49,15 +51,23 @@ class Comparison:
     matched_per_set: list[int]
     extra: Mapping[str, Tensor]
     target_extra: Mapping[str, Tensor]
+    matched_share: Tensor | None = None
 
     @classmethod
-    def of(cls, predictions: Mapping[str, Predictions], matches: Mapping[str, Match], targets: Targets) -> "Comparison":
+    def of(
+        cls,
+        predictions: Mapping[str, Predictions],
+        matches: Mapping[str, Match],
+        targets: Targets,
+        matched_share: Tensor | None = None,
+    ) -> "Comparison":
         """Put sets after each other that have the same batch size, classes, extra outputs and targets.
 
         Args:
             predictions: name -> set.
             matches: name -> its match.
             targets: what all of them are compared with.
+            matched_share: see `Comparison`.
         """
         sets, pairs = list(predictions.values()), [matches[name] for name in predictions]
         sizes = [predicted.logits.shape[1] for predicted in sets]
@@ -77,6 +87,7 @@ class Comparison:
             matched_per_set=[len(match.query) for match in pairs],
             extra={name: torch.cat([predicted.extra[name] for predicted in sets], dim=1) for name in sets[0].extra},
             target_extra=targets.extra,
+            matched_share=matched_share,
         )
 
     def matched(self, name: str) -> Tensor:

@@ -29,7 +29,11 @@ class Mean(NamedTuple):
 
 
 class MatchedLoss(Protocol):
-    """The interface of a loss."""
+    """The interface of a loss.
+
+    It may have two attributes: `needs`, names of further outputs without which a set of predictions does not have the
+    loss, and `needs_matched_share`, True where `Comparison.matched_share` must be known.
+    """
 
     def __call__(self, comparison: Comparison) -> Tensor | Mean:
         """(M,), a value for each matched pair, or (B, R), one for each query; neither added up nor weighted.
@@ -112,6 +116,32 @@ class VarifocalLoss:
         targets = comparison.class_targets(box_iou(predicted.detach(), wanted, self.eps))
         negatives = 1 - comparison.class_targets()
         weight = self.alpha * comparison.logits.detach().sigmoid() ** self.gamma * negatives + targets
+        return F.binary_cross_entropy_with_logits(comparison.logits, targets, weight, reduction="none").sum(-1)
+
+
+class MatchabilityAwareLoss:
+    """Sigmoid cross-entropy with a power of the overlap of the matched boxes as target (DEIM, Huang et al., CVPR 2025).
+
+    Unlike in `VarifocalLoss`, positives all have the weight 1, so that matched boxes of little overlap count (eq. 4).
+    Everything else has the target 0, and is weighted by a power of its probability. Neither weights nor targets get
+    gradients.
+
+    Args:
+        gamma: both exponents.
+        alpha: weight of negatives.
+        eps: added to the union that the overlap is divided by.
+    """
+
+    def __init__(self, gamma: float = 1.5, alpha: float = 1.0, eps: float = 0.0):
+        self.gamma = gamma
+        self.alpha = alpha
+        self.eps = eps
+
+    def __call__(self, comparison: Comparison) -> Tensor:
+        predicted, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in (comparison.boxes, comparison.target_boxes))
+        targets = comparison.class_targets(box_iou(predicted.detach(), wanted, self.eps) ** self.gamma)
+        positives = comparison.class_targets()
+        weight = self.alpha * comparison.logits.detach().sigmoid() ** self.gamma * (1 - positives) + positives
         return F.binary_cross_entropy_with_logits(comparison.logits, targets, weight, reduction="none").sum(-1)
 
 

@@ -1,23 +1,19 @@
 """The set prediction loss of DETR: match, then compare what is matched, for every set of predictions."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ...distributed import mean_over_processes
-from ...errors import did_you_mean
+from ...errors import NonFiniteError, did_you_mean
 from ..matcher import Matcher
-from ..predictions import Match, Predictions, with_targets
+from ..predictions import FINAL, Match, Predictions, with_targets
 from ..targets import Targets
 from .comparison import Comparison
+from .families import family
 from .losses import MatchedLoss, Mean
-
-
-def family(name: str) -> str:
-    """The name of a set of predictions without the layer's number: "" for "_0", "_dn" for "_dn_3"."""
-    return re.sub(r"_\d+", "", name)
+from .match_union import MatchUnion, matched_share
 
 
 class SetCriterion(nn.Module):
@@ -29,9 +25,10 @@ class SetCriterion(nn.Module):
         weights: name -> weight. Every loss has one under its base name. A set of predictions, or all layers of a family
             of sets, may have its own: "loss_class_enc", "loss_class_dn" (and "_dn_0", ..), "loss_class_dn_0".
         matchers: name of a set, or of a family of sets, -> the matcher that takes the place of `matcher` there.
+        union: which losses compare which sets by the union of their matches, and divide by its size; None for none.
 
     Raises:
-        ValueError: when a loss has no weight or a weight no loss.
+        ValueError: when a loss has no weight, or a weight or the union a loss that there is not.
     """
 
     def __init__(
@@ -41,6 +38,7 @@ class SetCriterion(nn.Module):
         losses: Mapping[str, MatchedLoss],
         weights: Mapping[str, float],
         matchers: Mapping[str, Matcher] | None = None,
+        union: MatchUnion | None = None,
     ):
         super().__init__()
         for name in losses:
@@ -49,8 +47,12 @@ class SetCriterion(nn.Module):
         for name in weights:
             if name not in losses and not any(name.startswith(f"{base}_") for base in losses):
                 raise ValueError(f"weight {name!r} belongs to no loss{did_you_mean(name, losses)}")
+        for name in () if union is None else union.losses:
+            if name not in losses:
+                raise ValueError(f"union.losses has {name!r}, which is no loss{did_you_mean(name, losses)}")
         self.matcher = matcher
         self.matchers = dict(matchers or {})
+        self.union = union
         self.losses = dict(losses)
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self._names_checked = False
@@ -76,11 +78,38 @@ class SetCriterion(nn.Module):
             # Processes exchange these numbers, so they come before matching, which may fail in one of them alone.
             num_boxes = self._num_boxes(outputs)
             known = {name: predicted.match for name, predicted in outputs.items() if predicted.match is not None}
-            losses = self._compare(known, outputs, num_boxes)
+            waiting = {base for base, loss in self.losses.items() if getattr(loss, "needs_matched_share", False)}
+            losses = self._compare(known, outputs, num_boxes, [base for base in self.losses if base not in waiting])
             # Matching waits for the device, which has the losses of the others to compute meanwhile.
             unmatched = {name: predicted for name, predicted in outputs.items() if name not in known}
-            losses |= self._compare(self._match(unmatched, targets), outputs, num_boxes)
-        return {base + name: losses[base + name] for name in outputs for base in self.losses}
+            own = self._match(unmatched, targets) if self.union is None else self._match_for_union(unmatched, targets)
+            for bases, matches, divisors in self._ways_to_compare(own, outputs, num_boxes):
+                share = matched_share(matches[FINAL], outputs[FINAL]) if FINAL in matches else None
+                losses |= self._compare(matches, outputs, divisors, bases, share)
+                losses |= self._compare(known, outputs, num_boxes, [base for base in bases if base in waiting], share)
+        return {base + name: losses[base + name] for name in outputs for base in self.losses if base + name in losses}
+
+    def _match_for_union(self, unmatched: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
+        """Match; other processes, which go on to exchange the size of the union, do not wait if this one fails."""
+        try:
+            return self._match(unmatched, targets)
+        except NonFiniteError:
+            mean_over_processes(targets.boxes.new_zeros(()))
+            raise
+
+    def _ways_to_compare(
+        self, own: Mapping[str, Match], outputs: Mapping[str, Predictions], num_boxes: Mapping[str, Tensor]
+    ) -> Iterable[tuple[list[str], Mapping[str, Match], Mapping[str, Tensor]]]:
+        """Base names of losses, name -> match by which they compare each set, name -> what they divide by."""
+        if self.union is None:
+            return [(list(self.losses), own, num_boxes)]
+        union = self.union(own, outputs)
+        assert union.weight is not None
+        size = mean_over_processes(union.weight.sum()).clamp(min=1)
+        joined = [name for name in own if self.union.includes(name)]
+        matches, divisors = {**own, **dict.fromkeys(joined, union)}, {**num_boxes, **dict.fromkeys(joined, size)}
+        others = [base for base in self.losses if base not in self.union.losses]
+        return [(others, own, num_boxes), (list(self.union.losses), matches, divisors)]
 
     def match(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
         """Name -> match for each set of predictions; those that come with one keep it."""
@@ -111,6 +140,15 @@ class SetCriterion(nn.Module):
         for name in self.weights:
             if name not in full:
                 raise ValueError(f"weight {name!r} belongs to no set of predictions; they are {sorted(outputs)}")
+        for name in () if self.union is None else self.union.sets:
+            if name not in known:
+                raise ValueError(f"union.sets has {name!r}, but the sets of predictions are {sorted(outputs)}")
+        for base, loss in self.losses.items():
+            if not any(_has(loss, predicted) for predicted in outputs.values()):
+                raise ValueError(
+                    f"{base} needs the further outputs {', '.join(loss.needs)}, which no set of predictions has: use "  # type: ignore[attr-defined]
+                    "heads that give them, or leave the loss out"
+                )
         self._names_checked = True
 
     @staticmethod
@@ -126,18 +164,27 @@ class SetCriterion(nn.Module):
         return dict(zip(outputs, (mean_over_processes(counts).clamp(min=1) * repeats).unbind(), strict=True))
 
     def _compare(
-        self, matches: Mapping[str, Match], outputs: Mapping[str, Predictions], num_boxes: Mapping[str, Tensor]
+        self,
+        matches: Mapping[str, Match],
+        outputs: Mapping[str, Predictions],
+        num_boxes: Mapping[str, Tensor],
+        bases: Sequence[str],
+        matched_share: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted losses of the sets that have a match here."""
+        """The weighted losses `bases` of the sets that have a match here."""
         groups: dict[tuple[object, ...], list[str]] = {}
         for name in matches:
             groups.setdefault(outputs[name].packing_key(), []).append(name)
         losses: dict[str, Tensor] = {}
         for group in groups.values():
-            comparison = Comparison.of({name: outputs[name] for name in group}, matches, _own(outputs[group[0]]))
+            chosen = {base: self.losses[base] for base in bases if _has(self.losses[base], outputs[group[0]])}
+            if not chosen:
+                continue
+            sets = {name: outputs[name] for name in group}
+            comparison = Comparison.of(sets, matches, _own(outputs[group[0]]), matched_share)
             divisor = torch.stack([num_boxes[name] for name in group])
-            weights = _Weights(comparison, [outputs[name] for name in group], [matches[name] for name in group])
-            for base, loss in self.losses.items():
+            weights = _Weights(comparison, list(sets.values()), [matches[name] for name in group])
+            for base, loss in chosen.items():
                 values = self._reduce(base, loss(comparison), comparison, weights, divisor)
                 weighted = values * _scalar_or_vector(
                     [self._weight(base, name) * outputs[name].weight for name in group], values
@@ -170,6 +217,11 @@ class SetCriterion(nn.Module):
         mean_weights = values.weights if weight is None else values.weights * weight
         # Without queries the loss is 0 / tiny = 0, where 0 / 0 would be NaN.
         return total / comparison.sums(mean_weights).clamp(min=torch.finfo(mean_weights.dtype).tiny)
+
+
+def _has(loss: MatchedLoss, predicted: Predictions) -> bool:
+    """Whether a set of predictions has what a loss needs."""
+    return all(name in predicted.extra for name in getattr(loss, "needs", ()))
 
 
 class _Weights:

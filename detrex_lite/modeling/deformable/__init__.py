@@ -5,7 +5,7 @@ from .grouped_queries import GroupedAnchorQueries
 from .proposals import (
     EncoderProposals,
     ProposalTokens,
-    gather_output,
+    best_proposals,
     gather_tokens,
     taken_padding,
     token_anchors,
@@ -35,7 +35,7 @@ __all__ = [
     "MultiScaleTransformer",
     "ProposalTokens",
     "StartingQueries",
-    "gather_output",
+    "best_proposals",
     "gather_tokens",
     "taken_padding",
     "token_anchors",

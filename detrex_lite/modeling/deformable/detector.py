@@ -116,6 +116,13 @@ class MultiScaleDetector(Detector):
         self.denoising = denoising
         self.aux_loss = aux_loss
 
+    def convert_to_deploy(self) -> None:
+        """Drop what detections do without: denoising, decoder layers that only training runs, heads that it reads."""
+        self.denoising = None
+        decoder = self.transformer.decoder
+        decoder.layers = decoder.layers[: decoder.num_eval_layers]
+        self.heads.keep_last_layer(decoder.num_layers)
+
     def feature_maps(self, images: Tensor) -> Sequence[Tensor]:
         """See `Detector.feature_maps`: L maps (B, C, h, w)."""
         return self.neck(self.backbone(images))

@@ -12,7 +12,7 @@ from ..decoder import Memory
 from ..heads import DetectionHeads
 from ..predictions import LayerOutput, Predictions
 from ..query_layout import QueryLayout
-from .proposals import EncoderProposals, gather_output, taken_padding, topk_tokens
+from .proposals import EncoderProposals, best_proposals, taken_padding
 from .queries import StartingQueries
 
 
@@ -74,9 +74,8 @@ class GroupedAnchorQueries(nn.Module):
         chosen = []
         for group in range(self.layout.num_groups if training else 1):
             proposals = self.group_proposals[str(group)] if group else self.proposals
-            output = heads.propose(*proposals(memory), group=group)
-            best = topk_tokens(output.logits.max(-1).values, self.layout.num_queries, levels)
-            chosen.append(gather_output(output, best))
+            output, best = best_proposals(proposals(memory), self.layout.num_queries, levels, heads, group=group)
+            chosen.append(output)
         # Of all groups alike, and None in training.
         padding, in_group = taken_padding(best, levels), best.shape[1]
         output = _joined(chosen)
@@ -87,7 +86,7 @@ class GroupedAnchorQueries(nn.Module):
         reference = heads.boxes(offsets, output.boxes.detach())
         blocks = self.layout.blocks(content, reference, training=training, num_proposals=in_group, padding=padding)
         groups = self.layout.num_groups
-        return StartingQueries(blocks, Predictions(*output, num_groups=groups, repeats=groups) if training else None)
+        return StartingQueries(blocks, Predictions.of(output, num_groups=groups, repeats=groups) if training else None)
 
 
 def _joined(groups: list[LayerOutput]) -> LayerOutput:

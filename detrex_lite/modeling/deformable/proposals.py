@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..decoder import Memory
+from ..heads import DetectionHeads
 from ..multi_scale import TokenLevels
 from ..predictions import LayerOutput
 
@@ -108,7 +109,24 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     return tokens.gather(1, index.expand(-1, -1, *tokens.shape[2:]))
 
 
-def gather_output(output: LayerOutput, indices: Tensor) -> LayerOutput:
-    """What heads say about the tokens with indices (B, Q)."""
-    extra = {name: gather_tokens(values, indices) for name, values in output.extra.items()}
-    return LayerOutput(gather_tokens(output.logits, indices), gather_tokens(output.boxes, indices), extra)
+def best_proposals(
+    proposed: ProposalTokens, number: int, levels: TokenLevels, heads: DetectionHeads, *, group: int = 0
+) -> tuple[LayerOutput, Tensor]:
+    """What heads say about the tokens whose best class has the highest score. Boxes are made for these alone.
+
+    Args:
+        proposed: the encoder's tokens.
+        number: how many.
+        levels: where they are, see `topk_tokens`.
+        heads: with heads for the encoder.
+        group: whose heads, see `DetectionHeads.propose`.
+
+    Returns:
+        Their classes and boxes, (B, Q, ...), best first, and which tokens they are, (B, Q).
+    """
+    with torch.no_grad():
+        scores = heads.score_tokens(proposed.tokens, group=group)
+    best = topk_tokens(scores, number, levels)
+    tokens, anchors, proposes = proposed
+    chosen = (gather_tokens(one.expand(len(tokens), *one.shape[1:]), best) for one in (tokens, anchors, proposes))
+    return heads.propose(*chosen, group=group), best

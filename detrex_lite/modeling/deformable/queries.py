@@ -19,7 +19,7 @@ from ..predictions import Predictions
 from ..queries import QueryBlock
 from ..query_layout import QueryLayout
 from ..targets import Targets
-from .proposals import EncoderProposals, ProposalTokens, gather_output, gather_tokens, taken_padding, topk_tokens
+from .proposals import EncoderProposals, ProposalTokens, best_proposals, gather_tokens, taken_padding, topk_tokens
 
 MAX_LOGIT = 3.0  # of learned boxes before training
 
@@ -124,7 +124,7 @@ class DeformableQueries(nn.Module):
             num_proposals=best.shape[1],
             padding=taken_padding(best, memory.require_levels()),
         )
-        return StartingQueries(blocks, Predictions(*output, targets=Targets.class_agnostic) if training else None)
+        return StartingQueries(blocks, Predictions.of(output, targets=Targets.class_agnostic) if training else None)
 
 
 class AnchorQueries(nn.Module):
@@ -235,9 +235,7 @@ class AnchorQueries(nn.Module):
             heads: with heads for the encoder.
             training: whether there are queries that exist in training only.
         """
-        output = heads.propose(*proposed)
-        best = topk_tokens(output.logits.max(-1).values, self.layout.num_proposals(training=training), levels)
-        chosen = gather_output(output, best)
+        chosen, best = best_proposals(proposed, self.layout.num_proposals(training=training), levels, heads)
         if self.content is None:
             content = self.layout.of_proposals(gather_tokens(proposed.tokens, best).detach(), training=training)
         else:
@@ -249,8 +247,8 @@ class AnchorQueries(nn.Module):
         if not training:
             return StartingQueries(blocks)
         if self.layout.num_queries_one2many:  # the branch's proposals are not trained
-            chosen = gather_output(output, best[:, : self.layout.num_queries])
-        return StartingQueries(blocks, Predictions(*chosen))
+            chosen = chosen.first(self.layout.num_queries)
+        return StartingQueries(blocks, Predictions.of(chosen))
 
 
 def _check_stages(layout: QueryLayout, as_two_stage: bool, mixed_selection: bool) -> None:

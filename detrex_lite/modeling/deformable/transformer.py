@@ -153,6 +153,8 @@ class DeformableBoxDecoder(DeformableDecoder):
     Args:
         layer, num_layers, relation, num_eval_layers: see `Decoder`.
         position_head: boxes (B, Q, 4) cxcywh in 0..1 to positions (B, Q, C), as an `MLP`.
+        position_limit: what the numbers of positions are clamped to, in absolute value (D-FINE has 10); None for as
+            they are.
     """
 
     def __init__(
@@ -163,14 +165,18 @@ class DeformableBoxDecoder(DeformableDecoder):
         relation: nn.Module | None = None,
         num_eval_layers: int | None = None,
         position_head: nn.Module,
+        position_limit: float | None = None,
     ):
         super().__init__(layer=layer, num_layers=num_layers, relation=relation, num_eval_layers=num_eval_layers)
         self.position_head = position_head
+        self.position_limit = position_limit
 
     def query_position(self, index: int, state: DecoderState) -> Tensor:
         """See `DeformableDecoder.query_position`."""
         assert state.reference is not None
-        return in_own_precision(self.position_head, state.reference).to(state.query.dtype)
+        position = in_own_precision(self.position_head, state.reference).to(state.query.dtype)
+        limit = self.position_limit
+        return position if limit is None else position.clamp(min=-limit, max=limit)
 
 
 class MultiScaleTransformer(nn.Module):

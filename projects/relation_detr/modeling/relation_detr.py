@@ -24,9 +24,8 @@ from detrex_lite.modeling.deformable import (
     MultiScaleDetector,
     ProposalTokens,
     StartingQueries,
-    gather_output,
+    best_proposals,
     taken_padding,
-    topk_tokens,
 )
 from detrex_lite.modeling.query_layout import ONE_TO_MANY
 from detrex_lite.structures import ImageBatch
@@ -51,9 +50,7 @@ class HybridBranch(nn.Module):
 
     def forward(self, proposed: ProposalTokens, levels: TokenLevels) -> StartingQueries:
         """The branch's queries and the proposals that they are made of; arguments as in `AnchorQueries.select`."""
-        output = self.heads.propose(*proposed)
-        best = topk_tokens(output.logits.max(-1).values, len(self.content.weight), levels)
-        chosen = gather_output(output, best)
+        chosen, best = best_proposals(proposed, len(self.content.weight), levels, self.heads)
         content = self.content.weight[: best.shape[1]].expand(len(best), -1, -1)
         block = QueryBlock(
             ONE_TO_MANY,
@@ -62,7 +59,7 @@ class HybridBranch(nn.Module):
             targets=self.targets,
             padding=taken_padding(best, levels),
         )
-        return StartingQueries([block], Predictions(*chosen, targets=self.targets))
+        return StartingQueries([block], Predictions.of(chosen, targets=self.targets))
 
 
 class RelationQueries(AnchorQueries):

@@ -1,0 +1,256 @@
+"""HGNetV2 of PaddleClas, the backbone of D-FINE (Peng et al., ICLR 2025): dense blocks of separable convolutions."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import did_you_mean
+from ...layers import ConvNormAct
+from .folded_norm import fold_norms
+from .pretrained import load_pretrained
+from .resnet import NORMS
+
+
+class Stage(NamedTuple):
+    """What a stage consists of.
+
+    Attributes:
+        mid_channels: of each layer of its blocks.
+        channels: of its output.
+        num_blocks: its blocks.
+    """
+
+    mid_channels: int
+    channels: int
+    num_blocks: int
+
+
+class Variant(NamedTuple):
+    """A network.
+
+    Attributes:
+        stem: channels inside the stem, and of its output.
+        num_layers: of each block.
+        stages: of strides 4, 8, 16 and 32.
+    """
+
+    stem: tuple[int, int]
+    num_layers: int
+    stages: tuple[Stage, Stage, Stage, Stage]
+
+
+VARIANTS = {
+    "B0": Variant((16, 16), 3, (Stage(16, 64, 1), Stage(32, 256, 1), Stage(64, 512, 2), Stage(128, 1024, 1))),
+    "B1": Variant((24, 32), 3, (Stage(32, 64, 1), Stage(48, 256, 1), Stage(96, 512, 2), Stage(192, 1024, 1))),
+    "B2": Variant((24, 32), 4, (Stage(32, 96, 1), Stage(64, 384, 1), Stage(128, 768, 3), Stage(256, 1536, 1))),
+    "B3": Variant((24, 32), 5, (Stage(32, 128, 1), Stage(64, 512, 1), Stage(128, 1024, 3), Stage(256, 2048, 1))),
+    "B4": Variant((32, 48), 6, (Stage(48, 128, 1), Stage(96, 512, 1), Stage(192, 1024, 3), Stage(384, 2048, 1))),
+    "B5": Variant((32, 64), 6, (Stage(64, 128, 1), Stage(128, 512, 2), Stage(256, 1024, 5), Stage(512, 2048, 2))),
+    "B6": Variant((48, 96), 6, (Stage(96, 192, 2), Stage(192, 512, 3), Stage(384, 1024, 6), Stage(768, 2048, 3))),
+}
+Make = Callable[..., ConvNormAct]
+SEPARABLE_STAGES = (2, 3)  # 1x1 and depthwise 5x5 convolutions; 3x3 in those before
+
+
+class AffineReLU(nn.Module):
+    """`scale * ReLU(x) + bias` with one number each: small networks learn the better from large ones (PP-HGNetV2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x.relu() + self.bias
+
+
+class SeparableConv(nn.Module):
+    """A 1x1 convolution without activation, then a depthwise one with it.
+
+    Args:
+        make: makes convolutions with norm and activation.
+        in_channels, out_channels: of the first convolution.
+        kernel_size: of the depthwise one.
+    """
+
+    def __init__(self, make: Make, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.conv1 = make(in_channels, out_channels, activation=None)
+        self.conv2 = make(out_channels, out_channels, kernel_size, groups=out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x))
+
+
+class Stem(nn.Module):
+    """Images (B, 3, H, W) to maps of stride 4: two 2x2 convolutions beside a max pooling, between strided ones.
+
+    Args:
+        make: makes convolutions with norm and activation.
+        mid_channels, out_channels: inside, and of the result.
+    """
+
+    def __init__(self, make: Make, mid_channels: int, out_channels: int):
+        super().__init__()
+        self.stem1 = make(3, mid_channels, 3, stride=2)
+        self.stem2a = make(mid_channels, mid_channels // 2, 2)
+        self.stem2b = make(mid_channels // 2, mid_channels, 2)
+        self.stem3 = make(2 * mid_channels, mid_channels, 3, stride=2)
+        self.stem4 = make(mid_channels, out_channels)
+        self.pool = nn.MaxPool2d(2, stride=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = _pad(self.stem1(images))
+        convolved = self.stem2b(_pad(self.stem2a(x)))
+        return self.stem4(self.stem3(torch.cat([self.pool(x), convolved], dim=1)))
+
+
+def _pad(x: Tensor) -> Tensor:
+    """Zeros at the right and the bottom: 2x2 kernels then give maps of the same size."""
+    return F.pad(x, (0, 1, 0, 1))
+
+
+class Block(nn.Module):
+    """Layers one after the other, of whose results and input 1x1 convolutions make the output.
+
+    Args:
+        make: makes convolutions with norm and activation.
+        layers: the layers.
+        total_channels: of the input and of the results of all layers.
+        out_channels: of the output.
+        residual: whether the input is added to the output.
+    """
+
+    def __init__(
+        self, make: Make, layers: Sequence[nn.Module], total_channels: int, out_channels: int, *, residual: bool
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.aggregation = nn.Sequential(make(total_channels, out_channels // 2), make(out_channels // 2, out_channels))
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        results = [x]
+        for layer in self.layers:
+            results.append(layer(results[-1]))
+        aggregated = self.aggregation(torch.cat(results, dim=1))
+        return x + aggregated if self.residual else aggregated
+
+
+class StageBlocks(nn.Module):
+    """A stage: its first convolution halves the map, but for the stage of stride 4.
+
+    Args:
+        make: makes convolutions with norm and activation.
+        index: 0 to 3.
+        in_channels: of the map.
+        stage: what it consists of.
+        num_layers: of a block.
+    """
+
+    def __init__(self, make: Make, index: int, in_channels: int, stage: Stage, num_layers: int):
+        super().__init__()
+        self.downsample: nn.Module = nn.Identity()
+        if index > 0:
+            self.downsample = make(in_channels, in_channels, 3, stride=2, groups=in_channels, activation=None)
+        mid = stage.mid_channels
+
+        def layer(channels: int) -> nn.Module:
+            return SeparableConv(make, channels, mid, 5) if index in SEPARABLE_STAGES else make(channels, mid, 3)
+
+        blocks = []
+        for number in range(stage.num_blocks):
+            before = in_channels if number == 0 else stage.channels
+            layers = [layer(before), *(layer(mid) for _ in range(num_layers - 1))]
+            total = before + num_layers * mid
+            blocks.append(Block(make, layers, total, stage.channels, residual=number > 0))
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+class HGNetv2(nn.Module):
+    """HGNetV2, which returns the maps of any of its four stages. Stages that no output needs are not built.
+
+    Args:
+        name: "B0" to "B6".
+        out_indices: the stages to return, 0 (stride 4) to 3 (stride 32).
+        use_lab: whether each ReLU is an `AffineReLU`, as in the weights of B0 to B3.
+        norm: "BN", "FrozenBN", "SyncBN" or "GN".
+        freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and the first stage, .. 5 everything.
+        weights: a file of ImageNet weights that `load_checkpoint` reads; None for random weights.
+
+    Raises:
+        ValueError: for an unknown name, stage or norm, `freeze_at` outside 0..5, or a file that is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "B0",
+        out_indices: Sequence[int] = (1, 2, 3),
+        use_lab: bool = False,
+        norm: str = "BN",
+        freeze_at: int = 0,
+        weights: str | None = None,
+    ):
+        super().__init__()
+        self.channels = hgnetv2_channels(name=name, out_indices=out_indices)
+        if norm not in NORMS:
+            raise ValueError(f"HGNetv2 norm={norm!r}{did_you_mean(norm, NORMS)}")
+        if not 0 <= freeze_at <= 5:
+            raise ValueError(f"HGNetv2 freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)")
+        variant = VARIANTS[name]
+        self.out_indices = tuple(sorted(set(out_indices)))
+        make = functools.partial(ConvNormAct, norm=NORMS[norm], activation=AffineReLU if use_lab else nn.ReLU)
+        self.stem = Stem(make, *variant.stem)
+        stages, channels = [], variant.stem[1]
+        for index, stage in enumerate(variant.stages[: self.out_indices[-1] + 1]):
+            stages.append(StageBlocks(make, index, channels, stage, variant.num_layers))
+            channels = stage.channels
+        self.stages = nn.ModuleList(stages)
+        fold_norms(self)
+        # Convolutions run in the layout of their weights; this one is faster on CPUs and on GPUs' tensor cores.
+        self.to(memory_format=torch.channels_last)
+        if weights is not None:
+            load_pretrained(self, weights, new="^$")
+        self._frozen = [self.stem, *self.stages][:freeze_at]
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "HGNetv2":
+        """Frozen parts stay in evaluation mode, so that their statistics do not move."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 3, H, W). Returns "stage0" .. "stage3" -> (B, C, H / stride, W / stride), finest first."""
+        x = self.stem(images)
+        outputs = {}
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.out_indices:
+                outputs[f"stage{index}"] = x
+        return outputs
+
+
+def hgnetv2_channels(*, name: str = "B0", out_indices: Sequence[int] = (1, 2, 3)) -> dict[str, int]:
+    """Feature name -> channels of what an `HGNetv2` with these arguments returns, finest first.
+
+    Configs call it for what follows the backbone.
+
+    Raises:
+        ValueError: for an unknown name or stage, or no stage.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"there is no HGNetv2 {name!r}{did_you_mean(name, VARIANTS)}")
+    if not out_indices or not set(out_indices) <= {0, 1, 2, 3}:
+        raise ValueError(f"out_indices={list(out_indices)}: choices are 0 (stride 4), 1, 2 and 3 (stride 32)")
+    return {f"stage{index}": VARIANTS[name].stages[index].channels for index in sorted(set(out_indices))}

@@ -1,0 +1,21 @@
+"""DEIM-RT-DETRv2-R50-m for 60 epochs of COCO in batches of 16.
+
+python tools/train_net.py --config-file projects/deim/configs/deim_rtdetrv2_r50_m_60ep.py --num-gpus 4
+
+Mosaics and mixup are in epochs 4 to 34; the last 2 have no strong augmentation.
+"""
+
+from .deim_rtdetrv2_r18_120ep import dataloader, lr_multiplier, optimizer, train
+from .models.deim_rtdetrv2_r50_m import model
+
+model.backbone.weights = (
+    "ResNet50_vd_ssld_v2_pretrained_from_paddle.pth"  # https://github.com/lyuwenyu/storage/releases/download/v0.1/
+)
+dataloader.strong_epochs = [4, 58]
+dataloader.mosaic_epochs = [4, 34]
+lr_multiplier.merge_with({"epochs": 60, "flat_epochs": 34, "final_epochs": 2})
+train.model_ema.restart.epoch = 58
+train.max_epochs = 60
+# Norms of the backbone learn as fast as the rest.
+optimizer.params.lr_factors = {r"^backbone\.": 0.1, r"^backbone\..*\.norm\.": 1.0}
+train.output_dir = "output/deim_rtdetrv2_r50_m_60ep"

@@ -1,0 +1,6 @@
+"""DEIM on D-FINE-X: another loss of classes, and SiLU as the activation."""
+
+from detrex_lite.config import get_config
+
+model = get_config("projects/dfine/configs/models/dfine_x.py").model
+model.merge_with(get_config("projects/deim/configs/common.py").deim_dfine)

@@ -1,0 +1,6 @@
+"""DEIM on RT-DETRv2: another loss of classes, SiLU as the activation, and a deeper MLP for positions."""
+
+from detrex_lite.config import get_config
+
+model = get_config("projects/rtdetr/configs/models/rtdetrv2_r101.py").model
+model.merge_with(get_config("projects/deim/configs/common.py").deim_rtdetrv2)

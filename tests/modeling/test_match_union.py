@@ -1,0 +1,129 @@
+"""One match for several sets of predictions."""
+
+import random
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detrex_lite.modeling import BoxL1Cost, BoxL1Loss, FocalLoss, HungarianMatcher, Match, MatchUnion, SetCriterion
+from detrex_lite.modeling.predictions import with_targets
+
+from .helpers import random_predictions, random_targets
+
+UNION = MatchUnion(losses=["loss_bbox"], sets=["", "_enc"])
+
+
+def match(*pairs):
+    """Of (image, query, target)."""
+    return Match(*torch.tensor(pairs, dtype=torch.int64).reshape(-1, 3).T)
+
+
+def pairs_of(union):
+    """The pairs that count, and the same by query, which all pairs must agree on."""
+    counted = [
+        tuple(map(int, (image, query, target)))
+        for image, query, target, weight in zip(*union, strict=True)
+        if weight == 1
+    ]
+    everything = {tuple(map(int, pair)) for pair in zip(*union[:3], strict=True)}
+    assert everything == set(counted)
+    assert len(set(counted)) == len(counted)
+    return set(counted)
+
+
+def sets(names, sizes, queries=4):
+    targets = random_targets(sizes)
+    return with_targets({name: random_predictions(len(sizes), queries) for name in names}, targets)
+
+
+def test_a_query_has_the_object_that_most_sets_give_it():
+    matches = {
+        "": match((0, 0, 0), (0, 1, 1), (1, 3, 2)),
+        "_0": match((0, 0, 1), (0, 1, 0), (1, 3, 2)),
+        "_1": match((0, 0, 1), (0, 2, 0), (1, 0, 2)),
+        "_dn": match((0, 3, 0)),
+    }
+    union = UNION(matches, sets(matches, [2, 1]))
+    # Query 1 has each object once: the first one.
+    assert pairs_of(union) == {(0, 0, 1), (0, 1, 0), (0, 2, 0), (1, 3, 2), (1, 0, 2)}
+    assert len(union.image) == 9
+
+
+def test_random_matches_by_counting():
+    rng = random.Random(0)
+    sizes, queries = [3, 0, 2], 5
+    first = [0, 3, 3]
+    for _ in range(20):
+        matches = {}
+        for name in ("", "_0", "_1", "_enc"):
+            pairs = [
+                (image, query, first[image] + target)
+                for image, size in enumerate(sizes)
+                for target, query in enumerate(rng.sample(range(queries), size))
+            ]
+            matches[name] = match(*pairs)
+        wanted = set()
+        places = {(int(i), int(q)) for one in matches.values() for i, q in zip(one.image, one.query, strict=True)}
+        for place in places:
+            votes = [int(t) for one in matches.values() for i, q, t in zip(*one[:3], strict=True) if (i, q) == place]
+            wanted.add((*place, max(sorted(set(votes)), key=votes.count)))
+        assert pairs_of(UNION(matches, sets(matches, sizes, queries))) == wanted
+
+
+def test_without_objects_the_union_is_empty():
+    union = UNION({"": match(), "_0": match()}, sets(["", "_0"], [0, 0]))
+    assert [len(part) for part in union] == [0, 0, 0, 0]
+
+
+def test_losses_by_the_union_divide_by_its_size():
+    matcher = HungarianMatcher({"bbox": BoxL1Cost()})
+    losses = {"loss_class": FocalLoss(), "loss_bbox": BoxL1Loss()}
+    weights = {"loss_class": 1.0, "loss_bbox": 5.0}
+    targets = random_targets([2, 1])
+    outputs = {
+        "": random_predictions(2, 6, 4, seed=1),
+        "_0": random_predictions(2, 6, 4, seed=2),
+        "_one2many": random_predictions(2, 6, 4, seed=3),
+    }
+    union = MatchUnion(losses=["loss_bbox"], sets=[""])
+    criterion = SetCriterion(matcher=matcher, losses=losses, weights=weights, union=union)
+    alone = SetCriterion(matcher=matcher, losses=losses, weights=weights)
+    got, separately = criterion(outputs, targets), alone(outputs, targets)
+    matches = alone.match(outputs, targets)
+    assert {pair for name in ("", "_0") for pair in pairs_with_weight(matches[name])} != pairs_with_weight(matches[""])
+    pairs = pairs_of(union(matches, with_targets(outputs, targets)))
+    for name in ("", "_0"):
+        distances = [(outputs[name].boxes[i, q] - targets.boxes[t]).abs().sum() for i, q, t in pairs]
+        assert_close(got[f"loss_bbox{name}"], 5 * torch.stack(distances).sum() / len(pairs))
+        assert_close(got[f"loss_class{name}"], separately[f"loss_class{name}"])
+    assert_close(got["loss_bbox_one2many"], separately["loss_bbox_one2many"])
+
+
+def pairs_with_weight(found):
+    return {tuple(map(int, pair)) for pair in zip(*found[:3], strict=True)}
+
+
+def test_sets_that_cannot_be_joined_are_refused():
+    outputs = sets(["", "_0"], [1, 1])
+    outputs["_0"] = with_targets({"": random_predictions(2, 3)}, random_targets([1, 1]))[""]
+    with pytest.raises(ValueError, match="cannot be joined: sets must have the same queries"):
+        UNION({"": match((0, 0, 0)), "_0": match((0, 0, 0))}, outputs)
+    weighted = Match(*match((0, 0, 0))[:3], torch.ones(1))
+    with pytest.raises(ValueError, match="pairs no weights"):
+        UNION({"": weighted}, sets([""], [1, 1]))
+    with pytest.raises(ValueError, match="needs losses and sets"):
+        MatchUnion(losses=[], sets=[""])
+
+
+def test_losses_and_sets_that_are_not_there_are_refused():
+    arguments = {
+        "matcher": HungarianMatcher({"bbox": BoxL1Cost()}),
+        "losses": {"loss_bbox": BoxL1Loss()},
+        "weights": {"loss_bbox": 1.0},
+    }
+    with pytest.raises(ValueError, match="union.losses has 'loss_box'.*loss_bbox"):
+        SetCriterion(**arguments, union=MatchUnion(losses=["loss_box"], sets=[""]))
+    criterion = SetCriterion(**arguments, union=MatchUnion(losses=["loss_bbox"], sets=["", "_encoder"]))
+    with pytest.raises(ValueError, match="union.sets has '_encoder'"):
+        criterion({"": random_predictions(1, 4)}, random_targets([2]))

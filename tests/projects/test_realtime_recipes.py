@@ -1,9 +1,12 @@
 """The learning rates, weight decays and epochs of the real-time detectors are the published ones."""
 
+import math
+
 import pytest
 import torch
 
 from detrex_lite.config import LazyConfig, instantiate
+from detrex_lite.data import Mixup
 from detrex_lite.engine.loop.optim import NORM_LAYERS
 
 BACKBONE, BACKBONE_NORM, OTHER, BIAS, NORM = "backbone", "norm of the backbone", "other", "bias", "norm"
@@ -23,7 +26,7 @@ def settings_of(path):
             if in_backbone:
                 kind = BACKBONE_NORM if is_norm else BACKBONE
             else:
-                kind = NORM if is_norm else BIAS if name == "bias" else OTHER
+                kind = NORM if is_norm else BIAS if "bias" in name else OTHER
             if parameter.requires_grad:
                 kinds.setdefault(kind, []).append(parameter)
     groups = instantiate(cfg.optimizer.params, model=model)
@@ -46,6 +49,24 @@ def settings_of(path):
         ("rtdetr/configs/rtdetrv2_r18_120ep", (1e-4, 1e-4), (1e-4, 0), (1e-4, 1e-4), (1e-4, 1e-4), (1e-4, 0)),
         ("rtdetr/configs/rtdetrv2_r34_120ep", (5e-5, 1e-4), (5e-5, 0), (1e-4, 1e-4), (1e-4, 0), (1e-4, 0)),
         ("rtdetr/configs/rtdetrv2_r101_72ep", (1e-6, 1e-4), None, (1e-4, 1e-4), (1e-4, 1e-4), (1e-4, 0)),
+        ("dfine/configs/dfine_n_160ep", (4e-4, 1e-4), (4e-4, 1e-4), (8e-4, 1e-4), (8e-4, 0), (8e-4, 0)),
+        ("dfine/configs/dfine_s_132ep", (1e-4, 1e-4), (1e-4, 1e-4), (2e-4, 1e-4), (2e-4, 0), (2e-4, 0)),
+        ("dfine/configs/dfine_m_132ep", (2e-5, 1e-4), (2e-5, 1e-4), (2e-4, 1e-4), (2e-4, 0), (2e-4, 0)),
+        ("dfine/configs/dfine_x_80ep", (2.5e-6, 1.25e-4), None, (2.5e-4, 1.25e-4), (2.5e-4, 1.25e-4), (2.5e-4, 0)),
+        ("deim/configs/deim_dfine_n_160ep", (4e-4, 1e-4), (4e-4, 1e-4), (8e-4, 1e-4), (8e-4, 0), (8e-4, 0)),
+        ("deim/configs/deim_dfine_s_132ep", (2e-4, 1e-4), (4e-4, 0), (4e-4, 1e-4), (4e-4, 1e-4), (4e-4, 0)),
+        ("deim/configs/deim_dfine_m_102ep", (4e-5, 1e-4), (4e-4, 0), (4e-4, 1e-4), (4e-4, 1e-4), (4e-4, 0)),
+        (
+            "deim/configs/deim_dfine_l_58ep",
+            (2.5e-5, 1.25e-4),
+            (2.5e-5, 1.25e-4),
+            (5e-4, 1.25e-4),
+            (5e-4, 1.25e-4),
+            (5e-4, 0),
+        ),
+        ("deim/configs/deim_rtdetrv2_r18_120ep", (2e-4, 1e-4), (2e-4, 0), (2e-4, 1e-4), (2e-4, 1e-4), (2e-4, 0)),
+        ("deim/configs/deim_rtdetrv2_r34_120ep", (1e-4, 1e-4), (2e-4, 0), (2e-4, 1e-4), (2e-4, 1e-4), (2e-4, 0)),
+        ("deim/configs/deim_rtdetrv2_r101_60ep", (2e-6, 1e-4), (2e-4, 0), (2e-4, 1e-4), (2e-4, 1e-4), (2e-4, 0)),
     ],
 )
 def test_learning_rates_and_weight_decays(path, backbone, backbone_norm, other, bias, norm):
@@ -66,6 +87,17 @@ def test_learning_rates_and_weight_decays(path, backbone, backbone_norm, other, 
         ("rtdetr/configs/rtdetrv2_r50_72ep", 16, 72, (0, 71), 13, 2000, None),
         ("rtdetr/configs/rtdetrv2_r18_discrete_36ep", 16, 36, (0, 33), None, 2000, None),
         ("rtdetr/configs/rtdetrv2_r34_discrete_12ep", 16, 12, (0, 10), 13, 2000, None),
+        ("dfine/configs/dfine_n_160ep", 128, 160, (0, 148), None, 499, (148, 0.9999)),
+        ("dfine/configs/dfine_s_132ep", 32, 132, (0, 120), 30, 499, (120, 0.9999)),
+        ("dfine/configs/dfine_m_132ep", 32, 132, (0, 120), 16, 499, (120, 0.9999)),
+        ("dfine/configs/dfine_l_80ep", 32, 80, (0, 72), 14, 499, (72, 0.9999)),
+        ("dfine/configs/dfine_x_80ep", 32, 80, (0, 72), 13, 499, (72, 0.9998)),
+        ("deim/configs/deim_dfine_n_160ep", 128, 160, (4, 148), None, 2000, (148, 0.9999)),
+        ("deim/configs/deim_dfine_s_132ep", 32, 132, (4, 120), 30, 2000, (120, 0.9999)),
+        ("deim/configs/deim_dfine_m_102ep", 32, 102, (4, 90), 16, 2000, (90, 0.9999)),
+        ("deim/configs/deim_dfine_x_58ep", 32, 58, (4, 50), 13, 2000, (50, 0.9998)),
+        ("deim/configs/deim_rtdetrv2_r18_120ep", 16, 120, (4, 117), 13, 2000, (117, 0.9999)),
+        ("deim/configs/deim_rtdetrv2_r50_60ep", 16, 60, (4, 58), 13, 2000, (58, 0.9999)),
     ],
 )
 def test_lengths_and_epochs(path, batch, epochs, strong, sizes, warmup_steps, restart):
@@ -85,3 +117,26 @@ def test_lengths_and_epochs(path, batch, epochs, strong, sizes, warmup_steps, re
     assert (average.enabled, average.decay) == (True, 0.9999)
     assert average.warmup == (1000 if "dfine" in path else 2000)
     assert (None if average.restart.epoch is None else (average.restart.epoch, average.restart.decay)) == restart
+
+
+@pytest.mark.parametrize(
+    ("path", "mosaic", "final", "end_factor"),
+    [
+        ("deim_dfine_n_160ep", (4, 78), 12, 1.0),
+        ("deim_dfine_s_132ep", (4, 64), 12, 0.5),
+        ("deim_dfine_m_102ep", (4, 49), 12, 0.5),
+        ("deim_dfine_x_58ep", (4, 29), 8, 0.5),
+        ("deim_rtdetrv2_r34_120ep", (4, 64), 3, 0.5),
+        ("deim_rtdetrv2_r101_60ep", (4, 34), 2, 0.5),
+    ],
+)
+def test_mosaics_and_the_cosine_of_deim(path, mosaic, final, end_factor):
+    cfg = LazyConfig.load(f"projects/deim/configs/{path}.py")
+    assert instantiate(cfg.dataloader.train.mapper.augmentation).mosaic.epochs == mosaic
+    mixup = instantiate(cfg.dataloader.train.mixup)
+    assert isinstance(mixup, Mixup)
+    assert mixup.epochs == mosaic
+    epochs, multiplier = cfg.train.max_epochs, instantiate(cfg.lr_multiplier)
+    assert multiplier(mosaic[1] / epochs) == 1
+    assert multiplier(1 - final / epochs) == pytest.approx(end_factor)
+    assert math.isclose(multiplier((mosaic[1] + epochs - final) / 2 / epochs), (1 + end_factor) / 2)

@@ -14,7 +14,7 @@ train = get_config("common/realtime.py").train
 
 model.backbone.weights = "ResNet50_vd_ssld_v2_pretrained_from_paddle.pth"  # https://github.com/lyuwenyu/storage
 optimizer.params.lr_factors = {r"^backbone\.": 0.1}
-optimizer.params.weight_decays = {r"^(?!backbone\.).*\.bias$": 0.0}
+optimizer.params.weight_decays = {r"^(?!backbone\.).*bias": 0.0}
 train.amp.enabled = False
 train.max_epochs = 72
 train.output_dir = "output/rtdetr_r50_72ep"

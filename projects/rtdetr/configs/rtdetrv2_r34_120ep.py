@@ -10,6 +10,6 @@ model.backbone.weights = "ResNet34_vd_pretrained_from_paddle.pth"  # https://git
 dataloader.strong_epochs = [0, 117]
 lr_multiplier.warmup_length = 2000 / (120 * 7393)
 optimizer.params.lr_factors = {r"^backbone\.": 0.5}
-optimizer.params.weight_decays = {r"^(?!backbone\.).*\.bias$": 0.0}
+optimizer.params.weight_decays = {r"^(?!backbone\.).*bias": 0.0}
 train.max_epochs = 120
 train.output_dir = "output/rtdetrv2_r34_120ep"

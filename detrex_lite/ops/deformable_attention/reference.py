@@ -66,8 +66,8 @@ def sampling_locations(reference_points: Tensor, offsets: Tensor, spatial_shapes
     points = reference_points[:, :, None, :, None, :]
     if coordinates == 2:
         # In the dtype of the points: half precision does not hold every map's size.
-        sizes = points.new_tensor([(width, height) for height, width in spatial_shapes])
-        return points + offsets / sizes[:, None, :]
+        sizes = [points.new_full((), side) for height, width in spatial_shapes for side in (width, height)]
+        return points + offsets / torch.stack(sizes).view(-1, 1, 2)
     if coordinates == 4:
         num_points = offsets.shape[-2]
         return points[..., :2] + offsets / num_points * points[..., 2:] * 0.5

@@ -11,7 +11,6 @@ import numpy as np
 
 from ..photographs import PhotographError
 
-
 Result = TypeVar("Result")
 
 

@@ -134,9 +134,7 @@ def resized_size(resize: Mapping[str, Any] | None, height: int, width: int) -> t
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def run_images(
-    session: Session, images: Sequence[np.ndarray], frames: Sequence[tuple[int, int]]
-) -> list[Detections]:
+def run_images(session: Session, images: Sequence[np.ndarray], frames: Sequence[tuple[int, int]]) -> list[Detections]:
     """What a file finds in images that have been resized.
 
     Args:

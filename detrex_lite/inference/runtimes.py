@@ -98,7 +98,9 @@ class OpenVinoSession:
         core = openvino.Core()
         name = "CPU" if device == "auto" else device.upper()
         if name.partition(".")[0] not in {known.partition(".")[0] for known in core.available_devices}:
-            raise ExportedFileError(f"device={device!r} cannot be had: OpenVINO has {', '.join(core.available_devices)}")
+            raise ExportedFileError(
+                f"device={device!r} cannot be had: OpenVINO has {', '.join(core.available_devices)}"
+            )
         try:
             model = core.read_model(str(path))
         except RuntimeError as error:

@@ -101,9 +101,7 @@ def detect_in_torch(
     return detector.postprocessor(predictions[FINAL], frames)
 
 
-def compare(
-    detector: Detector, session: Session, images: Sequence[np.ndarray], *, score_limit: float
-) -> Differences:
+def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], *, score_limit: float) -> Differences:
     """Run a batch in torch and by an exported file.
 
     Detections are compared with those of the same class that are nearest, in scores and places. One that the other side
@@ -146,9 +144,7 @@ def _compare(wanted: Instances, found: Detections, tied: float, *, cut_off: bool
     rows, columns = rows[same], columns[same]
     counts = (np.minimum(ours[0][rows], theirs[0][columns]) > last + tied) if cut_off else np.ones(len(rows), bool)
     rows, columns = rows[counts], columns[counts]
-    left_over = [
-        np.delete(side[0], chosen) - last for side, chosen in ((ours, rows), (theirs, columns))
-    ]
+    left_over = [np.delete(side[0], chosen) - last for side, chosen in ((ours, rows), (theirs, columns))]
     unmatched = np.concatenate(left_over)
     unmatched = unmatched[unmatched > tied] if cut_off else unmatched
     return (
@@ -165,9 +161,7 @@ def _arrays(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores, classes, boxes
 
 
-def measure_latency(
-    detector: Callable[..., Any], session: Session, images: Sequence[np.ndarray]
-) -> dict[str, Any]:
+def measure_latency(detector: Callable[..., Any], session: Session, images: Sequence[np.ndarray]) -> dict[str, Any]:
     """Milliseconds from bytes to detections, as medians of a few runs in turns."""
     frames = frames_of(images)
     sides: dict[str, Callable[[], Any]] = {

@@ -194,7 +194,8 @@ class OpenVino(Format):
         FORMATS["onnx"].write(plan._replace(precision="fp32"), between, description)
         model = openvino.convert_model(str(between))
         if plan.precision == "int8":
-            model = require("nncf", "precision='int8' of OpenVINO").compress_weights(model)
+            with _quiet():
+                model = require("nncf", "precision='int8' of OpenVINO").compress_weights(model)
         model.set_rt_info(description.to_json(), KEY)
         openvino.save_model(model, str(path), compress_to_fp16=plan.precision == "fp16")
         between.unlink()
@@ -221,9 +222,7 @@ FORMATS: dict[str, Format] = {
 
 def _program(plan: Plan) -> Any:
     with _for_graphs(), _quiet():
-        return trace(
-            plan.graph, plan.example, dynamic_batch=plan.dynamic_batch, dynamic_size=plan.dynamic_size
-        )
+        return trace(plan.graph, plan.example, dynamic_batch=plan.dynamic_batch, dynamic_size=plan.dynamic_size)
 
 
 @contextlib.contextmanager

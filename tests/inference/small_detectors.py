@@ -1,0 +1,58 @@
+"""Predictors of all projects, small enough to be exported in a test."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detrex_lite.config import LazyCall as L
+from detrex_lite.config import LazyConfig
+from detrex_lite.data import ResizeShortestEdge
+from detrex_lite.inference import Predictor
+from detrex_lite.testing import SMALL, changed
+
+ROOT = Path(__file__).parents[2]
+SMALL_CONFIGS = sorted(ROOT.glob("projects/*/configs/models/*_small.py"))
+"""Those of models that are small as they are; a new one is tested by being there."""
+_WITH_SMALL = {path.parents[2].name for path in SMALL_CONFIGS}
+LARGE_CONFIGS = sorted(
+    path / f"configs/models/{path.name}_r50.py"
+    for path in ROOT.glob("projects/*")
+    if (path / "configs").is_dir() and path.name not in _WITH_SMALL
+)
+"""One of each other project, which is made small here."""
+FEW_LAYERS = {"transformer.encoder.num_layers": 1, "transformer.decoder.num_layers": 2}
+
+
+def small_predictor(path, *, resize=None, **changes) -> Predictor:
+    """A predictor of a model config, with weights that the seed says and scores that differ.
+
+    Args:
+        path: of the config.
+        resize: the test transform; by default the short edge becomes 96 pixels.
+        changes: of the config of the model.
+    """
+    cfg = LazyConfig.load(str(path))
+    cfg.model.backbone.weights = None
+    if path in LARGE_CONFIGS:
+        changed(cfg.model, dict(SMALL))
+    few = {key: value for key, value in FEW_LAYERS.items() if _has(cfg.model, key)}
+    changed(cfg.model, few | changes)
+    resize = L(ResizeShortestEdge)(short_edge_length=96, max_size=160) if resize is None else resize
+    cfg.dataloader = dict(test=dict(mapper=dict(augmentation=resize)))
+    torch.manual_seed(0)
+    predictor = Predictor(cfg, device="cpu", score_threshold=0.0)
+    for name, parameter in predictor.model.named_parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            nn.init.xavier_normal_(parameter)
+        if "class_embed" in name and parameter.dim() == 1:
+            nn.init.normal_(parameter, -1.0, 1.0)
+    return predictor
+
+
+def _has(cfg, key) -> bool:
+    for name in key.split("."):
+        if cfg is None or name not in cfg:
+            return False
+        cfg = cfg[name]
+    return True

@@ -103,7 +103,8 @@ class ExportedPredictor(ImagePredictor[Detections]):
             pixels = image[..., ::-1] if self.image_format == "BGR" else image
         else:
             raise ValueError(
-                f"cannot read a {type(image).__name__} as an image; give a path, a PIL image or an (H, W, 3) uint8 array"
+                f"cannot read a {type(image).__name__} as an image; give a path, a PIL image or an (H, W, 3) uint8 "
+                "array"
             )
         return pixels, (pixels.shape[0], pixels.shape[1])
 
@@ -166,8 +167,8 @@ def run_images(session: Session, images: Sequence[np.ndarray], frames: Sequence[
 
 def _check_size(description: Description, image: np.ndarray) -> None:
     wanted, given = (description.height, description.width), image.shape[:2]
-    fits = [side is None or (own <= side if description.padded else own == side) for own, side in zip(given, wanted)]
-    if not all(fits):
+    sides = [(own, side) for own, side in zip(given, wanted, strict=True) if side is not None]
+    if not all(own <= side if description.padded else own == side for own, side in sides):
         what = "at most" if description.padded else "exactly"
         raise ExportedFileError(
             f"an image of {given[0]}x{given[1]} (height x width) pixels does not fit: the file takes {what} "

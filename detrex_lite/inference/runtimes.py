@@ -1,6 +1,7 @@
 """What runs exported files: onnxruntime, OpenVINO, or torch, each imported when a file needs it."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import did_you_mean
 from .description import KEY, Description, ExportedFileError
 
 EXTRAS = {
@@ -143,7 +143,9 @@ class TorchSession:
                     program = import_module("torch.export.passes").move_to_device_pass(program, self._device)
                 self._module = program.module()
             else:
-                self._module = torch.jit.load(str(path), map_location=self._device, _extra_files=stored)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # torch.jit is deprecated
+                    self._module = torch.jit.load(str(path), map_location=self._device, _extra_files=stored)
         except Exception as error:  # of the reader of zip files, of pickles, of graphs
             raise _damaged(path, error) from error
         text = stored[KEY]
@@ -180,7 +182,7 @@ def open_session(path: str | os.PathLike[str], *, device: str = "auto", threads:
     """
     file = Path(path).expanduser()
     if file.suffix not in SESSIONS:
-        raise ExportedFileError(f"{file} is no exported file{did_you_mean(file.suffix, SESSIONS)}")
+        raise ExportedFileError(f"{file} is no exported file: those end in {', '.join(SESSIONS)}")
     if not file.is_file():
         raise ExportedFileError(f"there is no file {file.absolute()}")
     return SESSIONS[file.suffix](file, device=device, threads=threads)

@@ -16,9 +16,6 @@ from ..description import Description
 from ..exported import Detections, batch_inputs, run_images
 from ..runtimes import Session
 
-# Of both lists, detections that lie less than this share of the limit above the last one are not compared: with other
-# rounding others may come last.
-TIED_SHARE = 0.1
 # Padded batches hold images of these shares of the height and width.
 PADDED = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.6))
 LATENCY_ROUNDS = 5
@@ -101,7 +98,7 @@ def detect_in_torch(
     return detector.postprocessor(predictions[FINAL], frames)
 
 
-def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], *, score_limit: float) -> Differences:
+def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float) -> Differences:
     """Run a batch in torch and by an exported file.
 
     Detections are compared with those of the same class that are nearest, in scores and places. One that the other side
@@ -111,7 +108,8 @@ def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], 
         detector: on the CPU.
         session: of the exported file.
         images: (h, w, 3) uint8 each.
-        score_limit: what differences of scores are to stay below.
+        tied: detections whose scores are less than this above the last one of a list that is cut off are not compared: in
+            other precision others may come last.
     """
     frames = frames_of(images)
     wanted = detect_in_torch(detector, images, frames, session.description)
@@ -119,7 +117,7 @@ def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], 
     height, width = (max(sides) for sides in zip(*(image.shape[:2] for image in images), strict=True))
     cut_off = session.description.postprocessor.get("kind") == "top_k"
     pairs = zip(wanted, found, strict=True)
-    results = [_compare(one, other, score_limit * TIED_SHARE, cut_off=cut_off) for one, other in pairs]
+    results = [_compare(one, other, tied, cut_off=cut_off) for one, other in pairs]
     return Differences(
         len(images),
         session.description.height or height,

@@ -122,8 +122,8 @@ class Onnx(Format):
         size = sum(value.numel() * value.element_size() for value in plan.graph.state_dict().values())
         if size > LARGEST_ONNX:
             raise ValueError(
-                f"the weights take {size / 2**30:.1f} GiB, and a file of ONNX holds 2: export with precision='fp16', or "
-                "to another format"
+                f"the weights take {size / 2**30:.1f} GiB, and a file of ONNX holds 2: export with precision='fp16', "
+                "or to another format"
             )
 
     def write(self, plan: Plan, path: Path, description: Description) -> None:

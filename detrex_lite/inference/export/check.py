@@ -108,8 +108,8 @@ def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], 
         detector: on the CPU.
         session: of the exported file.
         images: (h, w, 3) uint8 each.
-        tied: detections whose scores are less than this above the last one of a list that is cut off are not compared: in
-            other precision others may come last.
+        tied: detections whose scores are less than this above the last one of a list that is cut off are not compared:
+            in another precision others may come last.
     """
     frames = frames_of(images)
     wanted = detect_in_torch(detector, images, frames, session.description)

@@ -95,4 +95,7 @@ class Description:
                 f"{path} was exported by detrex_lite {values.get('versions', {}).get('detrex_lite', 'unknown')}, whose "
                 f"description of a file differs in: {unlike}. Export it again"
             )
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fixed: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**fixed)

@@ -255,4 +255,4 @@ def select(
     if not postprocessor["clip_boxes"]:
         return scores, labels, corners, np.ones(scores.shape, bool)
     corners = corners.clip(0, 1)
-    return scores, labels, corners, (corners[..., 2:] > corners[..., :2]).all(-1)
+    return scores, labels, corners, np.all(corners[..., 2:] > corners[..., :2], axis=-1)

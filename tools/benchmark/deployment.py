@@ -245,8 +245,8 @@ def _predictor(name: str, overrides: Sequence[str], weights: str | None) -> tupl
     settings: dict[str, Any] = dict(device="cpu", score_threshold=0.0)
     if Path(name).suffix not in CONFIG_SUFFIXES:
         entries = load_zoo()
-        if name not in {entry.name for entry in entries}:
-            hint = did_you_mean(name, [entry.name for entry in entries])
+        if name not in entries:
+            hint = did_you_mean(name, entries)
             raise BenchmarkError(f"{name!r} is neither a config file nor a published checkpoint{hint}")
         config = find_entry(entries, name).load_config(overrides)
         return load(name, weights=weights, overrides=overrides, **settings), config, True

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...layers import convert_to_deploy
 from ...modeling import FINAL, Detector
 from ...ops.cpu import restore
 from ...structures import ImageBatch
@@ -70,8 +71,8 @@ def _found_first(found: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def deployed(detector: Detector, dtype: torch.dtype) -> Detector:
-    """A copy of a detector, on the CPU, as it is exported: blocks as in training, in the given precision."""
-    return restore(copy.deepcopy(detector)).cpu().to(dtype).eval().requires_grad_(False)
+    """A copy of a detector as it is exported: on the CPU, fused (`convert_to_deploy`), in the given precision."""
+    return convert_to_deploy(restore(copy.deepcopy(detector)).cpu().requires_grad_(False)).to(dtype)
 
 
 def trace(graph: DetectionGraph, example: dict[str, Tensor], *, dynamic_batch: bool, dynamic_size: bool) -> Any:

@@ -12,7 +12,9 @@ from detrex_lite.inference import Predictor
 from detrex_lite.testing import SMALL, changed
 
 ROOT = Path(__file__).parents[2]
-SMALL_CONFIGS = sorted(ROOT.glob("projects/*/configs/models/*_small.py"))
+SMALL_CONFIGS = sorted(
+    path for path in ROOT.glob("projects/*/configs/models/*_small.py") if path.stem != "dino_internimage_small"
+)
 """Those of models that are small as they are; a new one is tested by being there."""
 _WITH_SMALL = {path.parents[2].name for path in SMALL_CONFIGS}
 LARGE_CONFIGS = sorted(

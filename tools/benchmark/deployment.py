@@ -4,7 +4,6 @@ import copy
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,9 +206,12 @@ def _measure(
                     [{"image": image, **_frame(settings)}]
                 )
         if settings.against is not None:
-            with suppress(BenchmarkError):  # it may have no such model
-                records = [{**inputs[0], "instances": _no_objects(settings)}]
+            try:
                 make = OTHERS[settings.against](config.model)
+            except BenchmarkError as error:
+                notes.append(f"{Path(name).stem} by {settings.against}: not measured. {error}")
+            else:
+                records = [{**inputs[0], "instances": _no_objects(settings)}]
                 other = make(torch.device("cpu"), records, records, 0)
                 other.model.eval()
                 sides[settings.against, "fp32"] = other.inference_step(other.model, None)

@@ -3,8 +3,12 @@ from importlib import import_module
 
 import pytest
 
-from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.inference.description import ExportedFileError
+from detrex_lite.tools.benchmark import BenchmarkError, deployment
 from detrex_lite.tools.benchmark.deployment import DeploySettings, benchmark_deployment
+
+from .configs import DETR as LARGE_DETR
+from .configs import SMALL_DETR
 
 main = import_module("detrex_lite.tools.benchmark.__main__").main
 DETR = "projects/detr/configs/models/detr_small.py"
@@ -26,12 +30,17 @@ def test_models_are_measured_by_several_runtimes_in_turns(tmp_path, capsys):
     assert len(onnx["seconds"]) == 2
 
 
-def test_other_implementations_are_measured_beside(capsys):
+def test_other_implementations_are_measured_beside(monkeypatch):
+    monkeypatch.setattr(deployment, "export", lambda *_, **__: (_ for _ in ()).throw(ExportedFileError("no package")))
     settings = DeploySettings(height=64, width=64, formats=["onnx"], precisions=["fp32"], compile=False, repeats=1)
-    report = benchmark_deployment([DETR], [*FEW, "model.backbone.norm=FrozenBN"], settings)
+    report = benchmark_deployment([LARGE_DETR], SMALL_DETR, settings)
     rows = {row.variant: row for row in report.rows}
-    assert rows.keys() == {"eager", "onnx", "transformers"}
+    assert rows.keys() == {"eager", "transformers"}
     assert rows["eager"].against == pytest.approx(rows["transformers"].median / rows["eager"].median)
+    assert "by onnx, fp32: not measured. no package" in str(report)
+    report = benchmark_deployment([DETR], FEW, settings)  # transformers has none with norms in front
+    assert [row.against for row in report.rows] == [None]
+    assert "by transformers: not measured" in str(report)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,19 @@ from detrex_lite.inference import Predictor
 from detrex_lite.testing import SMALL, changed
 
 ROOT = Path(__file__).parents[2]
+_NO_TESTING_SIZE = {"dino_internimage_small", "lwdetr_small", "rfdetr_small"}  # which are published sizes
 SMALL_CONFIGS = sorted(
-    path for path in ROOT.glob("projects/*/configs/models/*_small.py") if path.stem != "dino_internimage_small"
+    path
+    for size in ("small", "mini")
+    for path in ROOT.glob(f"projects/*/configs/models/*_{size}.py")
+    if path.stem not in _NO_TESTING_SIZE
 )
 """Those of models that are small as they are; a new one is tested by being there."""
 _WITH_SMALL = {path.parents[2].name for path in SMALL_CONFIGS}
+# Those whose smallest published size is small enough.
+_SMALLEST = {"deim": "deim_dfine_n"}
 LARGE_CONFIGS = sorted(
-    path / f"configs/models/{path.name}_r50.py"
+    path / f"configs/models/{_SMALLEST.get(path.name, f'{path.name}_r50')}.py"
     for path in ROOT.glob("projects/*")
     if (path / "configs").is_dir() and path.name not in _WITH_SMALL
 )
@@ -36,7 +42,7 @@ def small_predictor(path, *, resize=None, **changes) -> Predictor:
     """
     cfg = LazyConfig.load(str(path))
     cfg.model.backbone.weights = None
-    if path in LARGE_CONFIGS:
+    if path in LARGE_CONFIGS and path.stem not in _SMALLEST.values():
         changed(cfg.model, dict(SMALL))
     few = {key: value for key, value in FEW_LAYERS.items() if _has(cfg.model, key)}
     changed(cfg.model, few | changes)

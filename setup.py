@@ -8,6 +8,9 @@ from setuptools import find_namespace_packages, find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "detrex_lite/__init__.py").read_text()).group(1)
 FAST_EVAL = "faster-coco-eval>=1.8"  # gives the numbers of pycocotools, crowds and empty images included
+ONNXRUNTIME = "onnxruntime>=1.20"
+OPENVINO = "openvino>=2024.4"
+EXPORT = ["onnx>=1.17", "onnxscript>=0.5", ONNXRUNTIME]
 TIMM = "timm>=1.0.31"  # those before leave layers behind that no feature map needs
 
 packages = find_packages(include=["detrex_lite", "detrex_lite.*"])
@@ -55,9 +58,14 @@ setup(
             "setuptools>=70.1",  # builds the wheel in its test, without network
             FAST_EVAL,
             TIMM,
+            *EXPORT,
+            OPENVINO,
         ],
         "fast-eval": [FAST_EVAL],  # COCO average precision in C++
         "timm": [TIMM],  # optional backbones: Swin, ConvNeXt, plain vision transformers and the others that it has
+        "export": EXPORT,  # writing ONNX: the format, its operators, and what runs a file to check it
+        "runtime": [ONNXRUNTIME],  # running .onnx files
+        "openvino": [OPENVINO],  # running OpenVINO's files; with `export`, writing them
         "wandb": ["wandb>=0.17"],  # optional log writer
         "mlflow": ["mlflow>=2.9"],  # another
     },

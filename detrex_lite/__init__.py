@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # found by `__getattr__` when the program runs
     from .inference import Predictor as Predictor
+    from .inference.export import export as export
     from .scalars import log_scalar as log_scalar
     from .zoo.predictor import load as load
 
@@ -48,6 +49,7 @@ sys.meta_path.insert(0, _Configs())
 
 _LAZY = {
     "Predictor": "detrex_lite.inference",
+    "export": "detrex_lite.inference.export",
     "load": "detrex_lite.zoo.predictor",
     "log_scalar": "detrex_lite.scalars",
 }

@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # A part of the package may import parts of its own level and of those above it in this list, without cycles. A dotted
 # name is a folder of a part that has a level of its own: the modules that accelerate blocks extend them.
 LEVELS = (
-    {"errors", "arguments", "devices", "distributed", "metrics_file", "phases", "scalars", "structures", "ops"},
+    {
+        "errors",
+        "arguments",
+        "devices",
+        "distributed",
+        "metrics_file",
+        "phases",
+        "photographs",
+        "scalars",
+        "structures",
+        "ops",
+    },
     {"layers"},
     {"ops.cpu"},
     {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..photographs import PhotographError, decode_photograph, not_there, read_photograph, read_photograph_size
 from .faults import DatasetError
 
 IMAGE_EXTENSIONS = (
@@ -26,23 +27,9 @@ IMAGE_EXTENSIONS = (
     ".jfif",
 )
 
-_ORIENTATION_TAG = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 def read_image(path: str | Path) -> Tensor:
-    """Decode an image file.
-
-    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is
-    dropped, and of an animation the first frame is read.
+    """Decode an image file; see `detrex_lite.photographs.read_photograph`.
 
     Returns:
         (3, H, W) uint8, RGB.
@@ -51,12 +38,11 @@ def read_image(path: str | Path) -> Tensor:
         DatasetError: when the file is missing or is no whole image.
     """
     try:
-        with Image.open(os.path.expanduser(path)) as image:
-            return _decoded(image, _orientation(image))
-    except FileNotFoundError:
-        raise _not_there(path) from None
-    except Exception as error:  # Pillow raises what its decoders raise, of a dozen types; large images take memory
-        raise DatasetError(f"image {path} cannot be read: {_reason(error)}") from error
+        return _as_tensor(read_photograph(path))
+    except PhotographError as error:
+        raise DatasetError(str(error)) from error
+    except RuntimeError as error:  # torch has no memory for it
+        raise DatasetError(f"image {path} cannot be read: {error}") from error
 
 
 def decode_image(image: Image.Image) -> Tensor:
@@ -69,26 +55,13 @@ def decode_image(image: Image.Image) -> Tensor:
         DatasetError: when it cannot be decoded.
     """
     try:
-        return _decoded(image)
-    except Exception as error:  # as above
-        raise DatasetError(f"the PIL image cannot be read: {_reason(error)}") from error
+        return _as_tensor(decode_photograph(image))
+    except PhotographError as error:
+        raise DatasetError(str(error)) from error
 
 
-def _decoded(image: Image.Image, orientation: int = 1) -> Tensor:
-    pixels = _to_rgb(image)
-    if orientation in _TURNS:
-        pixels = pixels.transpose(_TURNS[orientation])
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__  # a MemoryError has no text
-
-
-def _not_there(path: str | Path) -> DatasetError:
-    if "://" in str(path):
-        return DatasetError(f"{path} is an address, and images are read from files: download it and give its path")
-    return DatasetError(f"image {path} does not exist")
+def _as_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
@@ -98,35 +71,9 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
         DatasetError: when the file is missing or is no image.
     """
     try:
-        with Image.open(os.path.expanduser(path)) as image:
-            width, height = image.size
-            exchanged = _orientation(image) >= 5
-    except FileNotFoundError:
-        raise _not_there(path) from None
-    except Exception as error:  # as above
-        raise DatasetError(f"image {path} cannot be read: {_reason(error)}") from error
-    return (width, height) if exchanged else (height, width)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (as stored) when there is none."""
-    try:
-        # The method of the base class: that of PNG files decodes all pixels in search of a late EXIF block.
-        value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-    except Exception:  # broken metadata of a whole image
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, also in its 32-bit container; Pillow would cut it off at 255
-        values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        image = Image.fromarray(values.astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range; store it with 8 or 16 bits")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+        return read_photograph_size(path)
+    except PhotographError as error:
+        raise DatasetError(str(error)) from error
 
 
 def list_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
@@ -142,7 +89,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
     found: list[str] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         if "://" in str(path):  # Path would drop one of the slashes
-            raise _not_there(path)
+            raise DatasetError(str(not_there(path)))
         text = str(Path(os.path.expanduser(path)))
         if os.path.isdir(text):
             names = sorted(name for name in os.listdir(text) if name.lower().endswith(IMAGE_EXTENSIONS))

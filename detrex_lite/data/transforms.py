@@ -12,36 +12,13 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
+from ..photographs import shortest_edge_size
+
 # The paper's numbers: short edges in pixels, and the range that the sides of a crop are drawn from.
 SHORT_EDGES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 MAX_SIZE = 1333
 SHORT_EDGES_BEFORE_CROP = (400, 500, 600)
 CROP_RANGE = (384, 600)
-
-
-def shortest_edge_size(height: int, width: int, short_edge: int, max_size: int | None = None) -> tuple[int, int]:
-    """The size that an image is resized to, by the rule of DETR's published code.
-
-    The short edge becomes `short_edge`, or less where the long edge would pass `max_size`; that shorter
-    length is rounded, then the long edge is cut to whole pixels. (detectron2 rounds both edges, torchvision
-    cuts both: they differ from this by a pixel at some sizes, and by as much from what the published weights
-    were evaluated on.)
-
-    Args:
-        height, width: of the image in pixels.
-        short_edge: wanted length of the short edge.
-        max_size: limit of the long edge.
-
-    Returns:
-        (height, width), each at least 1.
-    """
-    short, long = min(height, width), max(height, width)
-    if max_size is not None and long / short * short_edge > max_size:
-        short_edge = max(round(max_size * short / long), 1)
-    if short == short_edge:
-        return height, width
-    long_edge = int(short_edge * long / short)
-    return (short_edge, long_edge) if height <= width else (long_edge, short_edge)
 
 
 def _choose(choices: Sequence[int]) -> int:

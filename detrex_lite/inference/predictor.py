@@ -2,9 +2,7 @@
 
 import copy
 import logging
-import numbers
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from ..data import DatasetError, decode_image, read_image
 from ..devices import choose_device, is_out_of_memory
 from ..ops.cpu import accelerate
 from ..structures import Instances
+from .base import ImagePredictor, check_array, check_pixels
 from .class_names import find_class_names
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 ImageLike = str | Path | np.ndarray | Tensor | Image.Image
 
 
-class Predictor:
+class Predictor(ImagePredictor[Instances]):
     """Builds a config's model with trained weights and finds objects in images.
 
     Images may be paths, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8 tensors. **Arrays and tensors
@@ -58,6 +57,8 @@ class Predictor:
             are not of this model.
     """
 
+    naming_errors = (DatasetError,)
+
     def __init__(
         self,
         config: str | Path | DictConfig | Mapping[str, Any],
@@ -69,15 +70,7 @@ class Predictor:
         trusted: bool = False,
         image_format: str = "RGB",
     ):
-        if not _is_a(numbers.Real, score_threshold) or not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must be in 0..1, got {score_threshold!r}")
-        if not _is_a(numbers.Integral, batch_size) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        if image_format not in ("RGB", "BGR"):
-            raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
-        self.score_threshold = score_threshold
-        self.batch_size = batch_size
-        self.image_format = image_format
+        super().__init__(score_threshold=score_threshold, batch_size=batch_size, image_format=image_format)
         self.device = choose_device(device)
         config = _load_config(config)
         weights = weights or OmegaConf.select(config, "train.init_checkpoint")
@@ -89,55 +82,10 @@ class Predictor:
         self.augmentation = instantiate(augmentation) if augmentation is not None else None
         self.class_names = find_class_names(self.model.num_classes, stored or {}, config)
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Instances | list[Instances]:
-        """Find objects in one image or in a list of them.
-
-        Returns:
-            One result for one image; a list of results for a list.
-
-        Raises:
-            ValueError: when an image cannot be read, needs more memory than there is, or is of another kind; the
-                message names it.
-        """
-        if isinstance(images, (list, tuple)):
-            return [
-                _or_raise(result, f"image {position} of the list")
-                for position, (_, result) in enumerate(self.iterate(images))
-            ]
-        [(_, result)] = self.iterate([images])  # type: ignore[list-item]
-        return _or_raise(result, "the image")
-
-    def iterate(
-        self, images: Iterable[ImageLike]
-    ) -> Iterator[tuple[ImageLike, Instances] | tuple[ImageLike, ValueError]]:
-        """Find objects in any number of images, one batch at a time; broken images stop nothing.
-
-        Args:
-            images: read no further ahead than one batch.
-
-        Yields:
-            Each image as it was given, with its result, or with the error that says why there is none.
-        """
-        images = iter(images)
-        while batch := list(islice(images, self.batch_size)):
-            loaded = [self._load(image) for image in batch]
-            found = iter(self._predict([inputs for inputs in loaded if isinstance(inputs, dict)]))
-            for image, inputs in zip(batch, loaded, strict=True):
-                result = next(found) if isinstance(inputs, dict) else inputs
-                yield (image, result) if isinstance(result, Instances) else (image, _named(result, image))
-
-    def _load(self, image: ImageLike) -> dict[str, Any] | ValueError:
-        """The model's input, or what is wrong."""
-        try:
-            pixels = self._to_rgb_tensor(image)
-        except ValueError as error:
-            return error
-        try:
-            return {"image": self._augment(pixels), "height": pixels.shape[-2], "width": pixels.shape[-1]}
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return _TooLargeError(*pixels.shape[-2:])
+    def read(self, image: ImageLike) -> tuple[Tensor, tuple[int, int]]:
+        """See `ImagePredictor.read`: pixels are (3, H, W) uint8, RGB."""
+        pixels = self._to_rgb_tensor(image)
+        return pixels, (pixels.shape[-2], pixels.shape[-1])
 
     def _to_rgb_tensor(self, image: ImageLike) -> Tensor:
         if isinstance(image, (str, Path)):
@@ -145,10 +93,10 @@ class Predictor:
         if isinstance(image, Image.Image):
             return decode_image(image)
         if isinstance(image, np.ndarray):
-            _check_pixels(image, channels=-1, expected="an (H, W, 3) uint8 array")
+            check_array(image)
             pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         elif isinstance(image, Tensor):
-            _check_pixels(image, channels=0, expected="a (3, H, W) uint8 tensor")
+            check_pixels(image, channels=0, expected="a (3, H, W) uint8 tensor")
             pixels = image.detach().cpu()
         else:
             raise ValueError(
@@ -158,22 +106,17 @@ class Predictor:
         return pixels.flip(0) if self.image_format == "BGR" else pixels
 
     @torch.no_grad()
-    def _predict(self, batch: list[dict[str, Any]]) -> list[Instances | ValueError]:
-        """What is in the images, which go one by one where memory does not hold them together."""
-        if not batch:
-            return []
-        try:
-            found = [output["instances"].to("cpu") for output in self.model(batch)]
-            return [one[one.scores >= self.score_threshold] for one in found]
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Here the error is gone, and with it the tensors that its traceback held.
-        if len(batch) == 1:
-            return [_TooLargeError(batch[0]["height"], batch[0]["width"])]
-        return [self._predict([inputs])[0] for inputs in batch]
+    def detect(self, batch: Sequence[dict[str, Any]]) -> list[Instances]:
+        """See `ImagePredictor.detect`."""
+        found = [output["instances"].to("cpu") for output in self.model(batch)]
+        return [one[one.scores >= self.score_threshold] for one in found]
 
-    def _augment(self, image: Tensor) -> Tensor:
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """See `ImagePredictor.is_out_of_memory`."""
+        return is_out_of_memory(error)
+
+    def resize(self, image: Tensor) -> Tensor:
+        """See `ImagePredictor.resize`: as the test transform says."""
         if self.augmentation is None:
             return image
         # Transforms of the test set may be written for an image with objects: here there are none.
@@ -182,29 +125,6 @@ class Predictor:
         target = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64)}
         augmented, _ = self.augmentation(tv_tensors.Image(image), target)
         return augmented.as_subclass(Tensor)
-
-
-class _TooLargeError(ValueError):
-    def __init__(self, height: int, width: int):
-        super().__init__(f"an image of {height}x{width} (height x width) pixels needs more memory than there is")
-
-
-def _named(error: ValueError, image: ImageLike) -> ValueError:
-    """The error with the path of its image, which the errors of reading files have already."""
-    if isinstance(image, str | Path) and not isinstance(error, DatasetError):
-        return ValueError(f"{image}: {error}")
-    return error
-
-
-def _is_a(kind: type, value: Any) -> bool:
-    """Whether a value is a number of this kind; True and False are none."""
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _or_raise(result: Instances | ValueError, where: str) -> Instances:
-    if isinstance(result, ValueError):
-        raise ValueError(f"{where}: {result}") from result
-    return result
 
 
 def _load_config(config: str | Path | DictConfig | Mapping[str, Any]) -> DictConfig:
@@ -275,9 +195,3 @@ def load_trained(model: Any, stored: Mapping[str, Any], source: str, *, prefer_e
         raise CheckpointError(f"{source}: {error}") from None
     report.require_complete(source)
     return report
-
-
-def _check_pixels(image: np.ndarray | Tensor, *, channels: int, expected: str) -> None:
-    shape = tuple(image.shape)
-    if len(shape) != 3 or shape[channels] != 3 or 0 in shape or str(image.dtype).split(".")[-1] != "uint8":
-        raise ValueError(f"an image must be {expected}, got shape {shape} of {image.dtype}")

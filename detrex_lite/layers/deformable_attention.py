@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import did_you_mean
 from ..ops import multi_scale_deformable_attention, multi_scale_deformable_attention_from_offsets
-from ..ops.deformable_attention import sampling_locations
+from ..ops.deformable_attention import level_sizes, sampling_locations
 from .attention import check_num_heads
 from .precision import in_own_precision
 
@@ -194,7 +194,7 @@ class MultiScaleDeformableAttention(nn.Module):
         with torch.no_grad():
             locations = sampling_locations(reference_points, offsets, spatial_shapes)
             # The centre of a cell reads that cell alone.
-            sizes = locations.new_tensor([(width, height) for height, width in spatial_shapes])[:, None]
+            sizes = level_sizes(locations, spatial_shapes)[:, None]
             cells = torch.minimum((locations * sizes + 0.5).trunc().clamp(min=0), sizes - 1)
             locations = (cells + 0.5) / sizes
         weights = logits.flatten(-2).softmax(-1).view_as(logits)

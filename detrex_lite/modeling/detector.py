@@ -49,6 +49,10 @@ class ImagePreprocessor(nn.Module):
             setattr(self, name, getattr(self, name).new_tensor(values).view(3, 1, 1))
         return self
 
+    def normalise(self, image: Tensor) -> Tensor:
+        """image: (..., 3, H, W) RGB in 0..255 of any dtype. Returns it normalised, in the precision of this module."""
+        return (image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
     def forward(self, batched_inputs: Sequence[dict[str, Any]], *, as_published: bool) -> ImageBatch:
         """Move images to the device (as they are: bytes are the cheapest to move), normalise and pad them.
 
@@ -65,8 +69,8 @@ class ImagePreprocessor(nn.Module):
             if image.dim() != 3 or image.shape[0] != 3:
                 name = record.get("file_name", f"number {position} of the batch")
                 raise ValueError(f"image {name} has shape {tuple(image.shape)}; expected (3, H, W)")
-            image = image.to(self.pixel_mean.device, non_blocking=True).to(self.pixel_mean.dtype)
-            images.append((image - self.pixel_mean) / self.pixel_std)
+            image = image.to(self.pixel_mean.device, non_blocking=True)
+            images.append(self.normalise(image))
         divisibility = self.size_divisibility if as_published else 1
         return ImageBatch.from_images(images, divisibility, as_published=as_published)
 

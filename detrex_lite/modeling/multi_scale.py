@@ -37,13 +37,13 @@ class TokenLevels:
     @classmethod
     def from_maps(cls, maps: Sequence[ImageBatch]) -> "TokenLevels":
         """The geometry of `maps`, finest first, whose tokens are `flatten_maps([level.tensor for level in maps])`."""
-        shapes = [(int(level.tensor.shape[-2]), int(level.tensor.shape[-1])) for level in maps]
+        shapes = [(level.tensor.shape[-2], level.tensor.shape[-1]) for level in maps]
         as_published = maps[0].as_published
         dtype = torch.promote_types(maps[0].tensor.dtype, torch.float32)
         if all(level.mask is None for level in maps):
             ratios = torch.ones(1, len(maps), 2, dtype=dtype, device=maps[0].tensor.device)
             return cls(shapes, None, ratios, as_published)
-        masks = [level.mask_or_zeros().expand(len(level), -1, -1) for level in maps]
+        masks = [level.mask_or_zeros().expand(level.tensor.shape[0], -1, -1) for level in maps]
         # Counted on the device: taking the sizes from Python would be one more transfer.
         shares = [torch.stack([(~m[:, 0]).to(dtype).mean(1), (~m[:, :, 0]).to(dtype).mean(1)], -1) for m in masks]
         padding = torch.cat([mask.flatten(1) for mask in masks], 1)

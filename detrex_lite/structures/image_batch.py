@@ -11,7 +11,8 @@ class ImageBatch:
 
     Attributes:
         tensor: (B, C, H, W).
-        image_sizes: B pairs (height, width): the true sizes in cells of `tensor`.
+        image_sizes: B pairs (height, width): the true sizes in cells of `tensor`; empty in a batch that is part of an
+            exported graph, where sizes are no numbers of Python.
         mask: (B, H, W) bool, True in the padding, or None when no image is padded (attention is faster
             without a mask, and an all-False mask means the same).
         as_published: what modules do with the padding. True, as in training: what the published implementations do,
@@ -72,6 +73,22 @@ class ImageBatch:
             one[:h, :w] = False
         return cls(tensor, image_sizes, mask, as_published=as_published)
 
+    @classmethod
+    def in_graph(cls, tensor: Tensor, image_sizes: Tensor | None) -> "ImageBatch":
+        """A batch of which a graph is made: its computations are the same for whatever sizes the images have.
+
+        Args:
+            tensor: (B, C, H, W).
+            image_sizes: (B, 2) integers, the true height and width of each image; None when no image is ever padded.
+                Padded batches are `as_published`, as images of each size cannot run by themselves in a graph.
+        """
+        if image_sizes is None:
+            return cls(tensor, [], None)
+        height, width = tensor.shape[-2:]
+        rows = torch.arange(height, device=tensor.device) >= image_sizes[:, :1]
+        columns = torch.arange(width, device=tensor.device) >= image_sizes[:, 1:]
+        return cls(tensor, [], rows[:, :, None] | columns[:, None, :], as_published=True)
+
     def mask_or_zeros(self) -> Tensor:
         """The mask; (1, H, W) of False, which broadcasts over the batch, when no image is padded."""
         if self.mask is None:
@@ -87,8 +104,9 @@ class ImageBatch:
         (height, width), (new_height, new_width) = self.tensor.shape[-2:], tensor.shape[-2:]
         # Cell i stands for pixel floor(i * H / H'), which is inside while below h: ceil(h * H' / H) cells.
         sizes = [(-(-h * new_height // height), -(-w * new_width // width)) for h, w in self.image_sizes]
-        # A compiled model must not depend on the sizes of the images in a batch: it has a mask that may be all False.
-        whole = not torch.compiler.is_compiling() and all(size == (new_height, new_width) for size in sizes)
+        # A graph must not depend on the sizes of the images in a batch: it has a mask that may be all False.
+        in_graph = torch.compiler.is_compiling() or not sizes
+        whole = not in_graph and all(size == (new_height, new_width) for size in sizes)
         if self.mask is None or whole:
             return ImageBatch(tensor, sizes, None, as_published=self.as_published)
         rows, columns = (

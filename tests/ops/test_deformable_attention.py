@@ -20,7 +20,7 @@ from detrex_lite.ops.deformable_attention import reference as reference_module
 from detrex_lite.ops.deformable_attention.table_layout import table_layout
 
 SHAPES = [(6, 5), (3, 4), (1, 1)]
-CPU_BACKENDS = ("reference", "embedding_bag")
+CPU_BACKENDS = ("reference", "grid_sample", "embedding_bag")
 
 
 def make_inputs(shapes=SHAPES, batch=2, queries=7, heads=3, channels=5, points=2, dtype=torch.float64, seed=0):

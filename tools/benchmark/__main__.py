@@ -1,6 +1,7 @@
 """How fast models, operators and everything around them are, and how big models are.
 
     python -m detrex_lite.tools.benchmark model projects/detr/configs/models/detr_r50.py --against transformers
+    python -m detrex_lite.tools.benchmark deploy projects/detr/configs/models/detr_r50.py
     python -m detrex_lite.tools.benchmark op deformable_attention --backends all
     python -m detrex_lite.tools.benchmark train projects/detr/configs/detr_small_shapes.py
     python -m detrex_lite.tools.benchmark loader
@@ -25,6 +26,8 @@ from detrex_lite.evaluation.backends import AUTO, BACKENDS
 from . import BenchmarkError, ModelSettings, analyze_config, benchmark_models
 from .contenders import OTHERS
 from .deformable_attention import H200_BANDWIDTH, benchmark_deformable_attention
+from .deployment import PRECISIONS as DEPLOYED_IN
+from .deployment import RUNTIMES, DeploySettings, benchmark_deployment
 from .evaluation import benchmark_evaluation
 from .history import append_to_history
 from .loader import benchmark_loader
@@ -54,6 +57,30 @@ def model_parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="after torch.compile too")
     parser.add_argument("--against", metavar="NAME", help=f"another implementation: {', '.join(OTHERS)}")
     _add_common(parser)
+    return parser
+
+
+def deployment_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} deploy",
+        description="Latency of one image on this CPU: eager, compiled and exported, as a table in Markdown.",
+    )
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="CONFIG | NAME | KEY=VALUE",
+        help="config files (random weights), published checkpoints, and overrides of all",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint of the config")
+    for name in ("height", "width", "warmup"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(DeploySettings, name), help="default: %(default)s")
+    parser.add_argument("--formats", default=",".join(RUNTIMES), help="of onnx,openvino; default: %(default)s")
+    parser.add_argument("--precision", default=",".join(DEPLOYED_IN), help="of fp32,int8; default: %(default)s")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--against", default=DeploySettings.against, metavar="NAME", help=f"of {', '.join(OTHERS)}, or none"
+    )
+    _add_output(parser, repeats=DeploySettings.repeats)
     return parser
 
 
@@ -176,6 +203,27 @@ def _measure_models(arguments: argparse.Namespace) -> Any:
     return benchmark_models(files, overrides, settings, device, log=lambda line: print(line, file=sys.stderr))
 
 
+def _measure_deployment(arguments: argparse.Namespace) -> Any:
+    overrides = [text for text in arguments.models if "=" in text or text.startswith("~")]
+    settings = DeploySettings(
+        height=arguments.height,
+        width=arguments.width,
+        formats=_names(arguments.formats),
+        precisions=_names(arguments.precision),
+        compile=not arguments.no_compile,
+        repeats=arguments.repeats,
+        warmup=arguments.warmup,
+        against=None if arguments.against == "none" else arguments.against,
+    )
+    return benchmark_deployment(
+        [text for text in arguments.models if text not in overrides],
+        overrides,
+        settings,
+        weights=arguments.weights,
+        log=lambda line: print(line, file=sys.stderr),
+    )
+
+
 def _measure_operator(arguments: argparse.Namespace) -> Any:
     device = choose_device(arguments.device)
     bandwidth = arguments.bandwidth
@@ -251,6 +299,7 @@ def _queries(text: str) -> int | None:
 
 COMMANDS = {
     "model": (model_parser, _measure_models),
+    "deploy": (deployment_parser, _measure_deployment),
     "op": (operator_parser, _measure_operator),
     "train": (training_parser, _measure_training),
     "loader": (loader_parser, _measure_loader),

@@ -141,7 +141,7 @@ class WindowedViT(nn.Module):
         windows = windows.reshape(batch * side**2, -1, channels)
         if self.cls_token is None:
             return windows
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(windows), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(windows.shape[0], -1, -1)
         return torch.cat([first, windows], dim=1)
 
     def _whole(self, windows: Tensor, batch: int, height: int, width: int) -> Tensor:

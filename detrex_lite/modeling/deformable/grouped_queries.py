@@ -80,7 +80,7 @@ class GroupedAnchorQueries(nn.Module):
         padding, in_group = taken_padding(best, levels), best.shape[1]
         output = _joined(chosen)
         content, offsets = (
-            self.layout.of_ranks(learned.weight, in_group, training=training).expand(len(output.boxes), -1, -1)
+            self.layout.of_ranks(learned.weight, in_group, training=training).expand(output.boxes.shape[0], -1, -1)
             for learned in (self.content, self.box_offsets)
         )
         reference = heads.boxes(offsets, output.boxes.detach())

@@ -128,5 +128,5 @@ def best_proposals(
         scores = heads.score_tokens(proposed.tokens, group=group)
     best = topk_tokens(scores, number, levels)
     tokens, anchors, proposes = proposed
-    chosen = (gather_tokens(one.expand(len(tokens), *one.shape[1:]), best) for one in (tokens, anchors, proposes))
+    chosen = (gather_tokens(one.expand(tokens.shape[0], *one.shape[1:]), best) for one in (tokens, anchors, proposes))
     return heads.propose(*chosen, group=group), best

@@ -93,7 +93,7 @@ class DeformableQueries(nn.Module):
         """
         if self.as_two_stage:
             return self._proposed(memory, heads, training)
-        return self._learned(len(memory.tokens), training)
+        return self._learned(memory.tokens.shape[0], training)
 
     def _learned(self, batch: int, training: bool) -> StartingQueries:
         assert self.embedding is not None
@@ -115,7 +115,7 @@ class DeformableQueries(nn.Module):
         position, content = transformed.chunk(2, dim=-1)
         if self.embedding is not None:
             learned = self.layout.of_ranks(self.embedding.weight, best.shape[1], training=training)
-            content = learned.expand(len(position), -1, -1)
+            content = learned.expand(position.shape[0], -1, -1)
         blocks = self.layout.blocks(
             content,
             reference,
@@ -211,7 +211,7 @@ class AnchorQueries(nn.Module):
         """
         if self.as_two_stage:
             return self.select(self.proposals(memory), memory.require_levels(), heads, training=training)
-        return self._learned(len(memory.tokens), training)
+        return self._learned(memory.tokens.shape[0], training)
 
     def _contents(self, learned: Tensor, batch: int) -> Tensor:
         if self.indicator:
@@ -240,7 +240,7 @@ class AnchorQueries(nn.Module):
             content = self.layout.of_proposals(gather_tokens(proposed.tokens, best).detach(), training=training)
         else:
             learned = self.layout.of_ranks(self.content.weight, best.shape[1], training=training)
-            content = self._contents(learned, len(chosen.boxes))
+            content = self._contents(learned, chosen.boxes.shape[0])
         reference = self.layout.of_proposals(chosen.boxes.detach(), training=training)
         padding = taken_padding(best, levels)
         blocks = self.layout.blocks(content, reference, training=training, num_proposals=best.shape[1], padding=padding)

@@ -2,11 +2,12 @@
 
 from .api import multi_scale_deformable_attention, multi_scale_deformable_attention_from_offsets
 from .backends import BACKENDS, describe_backend, select_backend, use_deformable_attention_backend
-from .reference import sampling_locations
+from .reference import level_sizes, sampling_locations
 
 __all__ = [
     "BACKENDS",
     "describe_backend",
+    "level_sizes",
     "multi_scale_deformable_attention",
     "multi_scale_deformable_attention_from_offsets",
     "sampling_locations",

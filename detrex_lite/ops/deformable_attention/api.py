@@ -9,7 +9,11 @@ from torch import Tensor
 
 from .backends import select_backend
 from .embedding_bag import deformable_attention_embedding_bag, deformable_attention_from_offsets_embedding_bag
+from .grid_sample import deformable_attention_grid_sample
 from .reference import deformable_attention_reference, sampling_locations
+
+# Those that take sampling locations and weights; the others have kernels that begin at the offsets.
+PLAIN = {"reference": deformable_attention_reference, "grid_sample": deformable_attention_grid_sample}
 
 
 def multi_scale_deformable_attention(
@@ -47,8 +51,8 @@ def multi_scale_deformable_attention(
         from .triton_ops import deformable_attention_triton
 
         return deformable_attention_triton(value, spatial_shapes, sampling_locations, attention_weights)
-    if name == "reference":
-        return deformable_attention_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    if name in PLAIN:
+        return PLAIN[name](value, spatial_shapes, sampling_locations, attention_weights)
     return deformable_attention_embedding_bag(value, spatial_shapes, sampling_locations, attention_weights)
 
 
@@ -85,10 +89,10 @@ def multi_scale_deformable_attention_from_offsets(
         raise ValueError(f"reference points have 2 coordinates (x, y) or 4 (cx, cy, w, h), got {coordinates}")
     _require_shape("reference_points", reference_points, (batch, queries, levels, coordinates), "(B, Q, L, 2 or 4)")
     name = select_backend(value.device, value.dtype, backend)
-    if name == "reference":
+    if name in PLAIN:
         locations = sampling_locations(reference_points, sampling_offsets, spatial_shapes)
         weights = attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)
-        return deformable_attention_reference(value, spatial_shapes, locations, weights)
+        return PLAIN[name](value, spatial_shapes, locations, weights)
     inputs = (value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     if name == "triton":
         from .triton_ops import deformable_attention_from_offsets_triton
@@ -102,7 +106,7 @@ def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) ->
         raise ValueError("spatial_shapes is a list of Python pairs (height, width); a tensor may be on a GPU")
     if value.dim() != 4:
         raise ValueError(f"value has shape {tuple(value.shape)}; expected (B, N, H, C)")
-    shapes = [(int(height), int(width)) for height, width in spatial_shapes]
+    shapes = list(spatial_shapes)
     tokens = sum(height * width for height, width in shapes)
     if tokens != value.shape[1]:
         raise ValueError(f"spatial_shapes {shapes} have {tokens} cells, but value has {value.shape[1]} tokens")

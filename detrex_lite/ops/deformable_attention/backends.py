@@ -12,6 +12,7 @@ from ...errors import did_you_mean
 ENVIRONMENT_VARIABLE = "DETREX_LITE_DEFORMABLE_ATTENTION"
 BACKENDS = {
     "reference": "plain torch operations, any device and dtype",
+    "grid_sample": "torch's grid_sample, any device: one operator for each level in exported graphs",
     "embedding_bag": "torch's embedding_bag, on a CPU",
     "triton": "Triton kernels, on a GPU",
 }
@@ -24,7 +25,7 @@ def use_deformable_attention_backend(name: str) -> Iterator[None]:
     """Within this context, compute deformable attention as told, in all threads.
 
     Args:
-        name: "reference", "embedding_bag" or "triton".
+        name: one of `BACKENDS`.
 
     Raises:
         ValueError: for another name.

@@ -66,9 +66,14 @@ def sampling_locations(reference_points: Tensor, offsets: Tensor, spatial_shapes
     points = reference_points[:, :, None, :, None, :]
     if coordinates == 2:
         # In the dtype of the points: half precision does not hold every map's size.
-        sizes = points.new_tensor([(width, height) for height, width in spatial_shapes])
-        return points + offsets / sizes[:, None, :]
+        return points + offsets / level_sizes(points, spatial_shapes)[:, None]
     if coordinates == 4:
         num_points = offsets.shape[-2]
         return points[..., :2] + offsets / num_points * points[..., 2:] * 0.5
     raise ValueError(f"reference points have 2 coordinates (x, y) or 4 (cx, cy, w, h), got {coordinates}")
+
+
+def level_sizes(like: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """(L, 2), width and height of L levels, in the dtype and on the device of `like`; exported graphs compute them."""
+    sides = [like.new_full((), side) for height, width in spatial_shapes for side in (width, height)]
+    return torch.stack(sides).view(-1, 2)

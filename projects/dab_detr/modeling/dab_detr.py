@@ -30,5 +30,5 @@ class DABDETR(SingleLevelDetector):
         """See `Detector.decode`: the queries, and what each decoder layer says about them."""
         feature, positions = self.map_and_positions(images)
         memory = self.transformer.encode(feature, positions)
-        anchors = Queries(self.queries(len(images), training=training))
+        anchors = Queries(self.queries(images.tensor.shape[0], training=training))
         return anchors, self.transformer.decoder(anchors, memory, self.heads, training=training)

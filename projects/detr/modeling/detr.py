@@ -32,5 +32,5 @@ class DETR(SingleLevelDetector):
         """See `Detector.decode`: the queries, and what each decoder layer says about them."""
         feature, positions = self.map_and_positions(images)
         memory = self.transformer.encode(feature, positions)
-        queries = Queries(self.queries(len(images), training=training))
+        queries = Queries(self.queries(images.tensor.shape[0], training=training))
         return queries, self.transformer.decoder(queries, memory, self.heads, training=training)

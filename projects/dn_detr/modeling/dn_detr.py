@@ -35,6 +35,6 @@ class DNDETR(SingleLevelDetector):
         feature, positions = self.map_and_positions(images)
         memory = self.transformer.encode(feature, positions)
         no_object = None if self.denoising is None else self.denoising.matching_content()
-        anchors = self.queries(len(images), training=training, content=no_object)
+        anchors = self.queries(images.tensor.shape[0], training=training, content=no_object)
         queries = Queries([noised, *anchors])
         return queries, self.transformer.decoder(queries, memory, self.heads, training=training)

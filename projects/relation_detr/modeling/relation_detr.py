@@ -51,7 +51,7 @@ class HybridBranch(nn.Module):
     def forward(self, proposed: ProposalTokens, levels: TokenLevels) -> StartingQueries:
         """The branch's queries and the proposals that they are made of; arguments as in `AnchorQueries.select`."""
         chosen, best = best_proposals(proposed, len(self.content.weight), levels, self.heads)
-        content = self.content.weight[: best.shape[1]].expand(len(best), -1, -1)
+        content = self.content.weight[: best.shape[1]].expand(best.shape[0], -1, -1)
         block = QueryBlock(
             ONE_TO_MANY,
             content,

@@ -1,0 +1,177 @@
+"""Comparing an exported file with its detector in torch."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+
+from ...modeling import FINAL, Detector
+from ...structures import ImageBatch, Instances
+from ..description import Description
+from ..exported import Detections, batch_inputs, run_images
+from ..runtimes import Session
+
+# Padded batches hold images of these shares of the height and width.
+PADDED = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.6))
+LATENCY_ROUNDS = 5
+
+
+class Differences(NamedTuple):
+    """The largest differences between detections of a batch in torch and by an exported file.
+
+    Attributes:
+        batch: images.
+        height, width: in pixels, of the batch.
+        compared: how many detections.
+        scores: of scores.
+        boxes: of coordinates, in pixels.
+    """
+
+    batch: int
+    height: int
+    width: int
+    compared: int
+    scores: float
+    boxes: float
+
+
+def made_up_image(height: int, width: int, seed: int) -> np.ndarray:
+    """(height, width, 3) uint8: clouds and rectangles, so that detections differ from each other."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (6, 8, 3), np.uint8)
+    image = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    for _ in range(4):
+        y, x = generator.uniform(0, 0.8, 2) * (height, width)
+        h, w = generator.uniform(0.1, 0.5, 2) * (height, width)
+        image[int(y) : int(y + h) + 1, int(x) : int(x + w) + 1] = generator.integers(0, 256, 3)
+    return image
+
+
+def check_batches(
+    sizes: Sequence[tuple[int, int]], batches: Sequence[int], *, padded: bool
+) -> Iterator[list[np.ndarray]]:
+    """Batches of images for a check: of each size so many images.
+
+    Args:
+        sizes: (height, width) of batches in pixels.
+        batches: numbers of images.
+        padded: whether images may be smaller than their batch.
+    """
+    seed = 0
+    for number, (height, width) in enumerate(sizes):
+        for batch in batches:
+            images = []
+            for index in range(batch):
+                share = PADDED[(number + index) % len(PADDED)] if padded else PADDED[0]
+                images.append(made_up_image(round(height * share[0]), round(width * share[1]), seed))
+                seed += 1
+            yield images
+
+
+def frames_of(images: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """Frames for the boxes of images, each a little larger than its image."""
+    return [(round(image.shape[0] * 1.1), round(image.shape[1] * 1.2)) for image in images]
+
+
+@torch.no_grad()
+def detect_in_torch(
+    detector: Detector, images: Sequence[np.ndarray], frames: Sequence[tuple[int, int]], description: Description
+) -> list[Instances]:
+    """What the detector finds in images (h, w, 3): of files that take padding, in the batch that they get."""
+    if not description.padded:
+        records = [
+            {"image": torch.from_numpy(image).permute(2, 0, 1), "height": height, "width": width}
+            for image, (height, width) in zip(images, frames, strict=True)
+        ]
+        return [output["instances"] for output in detector(records)]
+    height, width = batch_inputs(description, images, frames)["images"].shape[-2:]
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    pixels = torch.zeros(len(images), 3, height, width)
+    for one, image, (h, w) in zip(pixels, images, sizes, strict=True):
+        one[:, :h, :w] = detector.preprocess.normalise(torch.from_numpy(image).permute(2, 0, 1))
+    predictions = detector.predict(ImageBatch.of_padded(pixels, sizes, as_published=True))
+    return detector.postprocessor(predictions[FINAL], frames)
+
+
+def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float) -> Differences:
+    """Run a batch in torch and by an exported file.
+
+    Detections are compared with those of the same class that are nearest, in scores and places. One that the other side
+    lacks differs by its whole score, or by as much as it lies above the last detection of a list that is cut off.
+
+    Args:
+        detector: on the CPU.
+        session: of the exported file.
+        images: (h, w, 3) uint8 each.
+        tied: detections whose scores are less than this above the last one of a list that is cut off are not compared:
+            in another precision others may come last.
+    """
+    frames = frames_of(images)
+    wanted = detect_in_torch(detector, images, frames, session.description)
+    found = run_images(session, images, frames)
+    height, width = (max(sides) for sides in zip(*(image.shape[:2] for image in images), strict=True))
+    cut_off = session.description.postprocessor.get("kind") == "top_k"
+    pairs = zip(wanted, found, strict=True)
+    results = [_compare(one, other, tied, cut_off=cut_off) for one, other in pairs]
+    return Differences(
+        len(images),
+        session.description.height or height,
+        session.description.width or width,
+        sum(result[0] for result in results),
+        max(result[1] for result in results),
+        max(result[2] for result in results),
+    )
+
+
+def _compare(wanted: Instances, found: Detections, tied: float, *, cut_off: bool) -> tuple[int, float, float]:
+    """How many were compared, and the largest differences of scores and of boxes."""
+    ours, theirs = (_arrays(value) for value in (wanted, found))
+    if not all(np.isfinite(value).all() for value in theirs):
+        return len(found), float("inf"), float("inf")
+    last = max((side[0].min() for side in (ours, theirs) if len(side[0])), default=0.0) if cut_off else 0.0
+    scores = np.abs(ours[0][:, None] - theirs[0])
+    boxes = np.abs(ours[2][:, None] - theirs[2]).max(-1)
+    other_class = ours[1][:, None] != theirs[1]
+    rows, columns = linear_sum_assignment(boxes + 1000 * scores + 1e9 * other_class)
+    same = ~other_class[rows, columns]
+    rows, columns = rows[same], columns[same]
+    counts = (np.minimum(ours[0][rows], theirs[0][columns]) > last + tied) if cut_off else np.ones(len(rows), bool)
+    rows, columns = rows[counts], columns[counts]
+    left_over = [np.delete(side[0], chosen) - last for side, chosen in ((ours, rows), (theirs, columns))]
+    unmatched = np.concatenate(left_over)
+    unmatched = unmatched[unmatched > tied] if cut_off else unmatched
+    return (
+        len(rows),
+        float(max([0.0, *scores[rows, columns], *unmatched])),
+        float(max([0.0, *boxes[rows, columns]])),
+    )
+
+
+def _arrays(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, classes and boxes in float64."""
+    values = (found.scores, found.pred_classes, found.pred_boxes.tensor)
+    scores, classes, boxes = (np.asarray(value, np.float64) for value in values)
+    return scores, classes, boxes
+
+
+def measure_latency(detector: Callable[..., Any], session: Session, images: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Milliseconds from bytes to detections, as medians of a few runs in turns."""
+    frames = frames_of(images)
+    sides: dict[str, Callable[[], Any]] = {
+        "eager": lambda: detect_in_torch(detector, images, frames, session.description),  # type: ignore[arg-type]
+        "exported": lambda: run_images(session, images, frames),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(LATENCY_ROUNDS):
+        for name, run in sides.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begin)
+    height, width = images[0].shape[:2]
+    medians = {name: round(1000 * statistics.median(values), 3) for name, values in seconds.items()}
+    return {**medians, "images": len(images), "height": height, "width": width, "threads": torch.get_num_threads()}

@@ -1,0 +1,66 @@
+"""Predictors of all projects, small enough to be exported in a test."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detrex_lite.config import LazyCall as L
+from detrex_lite.config import LazyConfig
+from detrex_lite.data import ResizeShortestEdge
+from detrex_lite.inference import Predictor
+from detrex_lite.testing import SMALL, changed
+
+ROOT = Path(__file__).parents[2]
+_NO_TESTING_SIZE = {"dino_internimage_small", "lwdetr_small", "rfdetr_small"}  # which are published sizes
+SMALL_CONFIGS = sorted(
+    path
+    for size in ("small", "mini")
+    for path in ROOT.glob(f"projects/*/configs/models/*_{size}.py")
+    if path.stem not in _NO_TESTING_SIZE
+)
+"""Those of models that are small as they are; a new one is tested by being there."""
+_WITH_SMALL = {path.parents[2].name for path in SMALL_CONFIGS}
+# Those whose smallest published size is small enough.
+_SMALLEST = {"deim": "deim_dfine_n"}
+LARGE_CONFIGS = sorted(
+    path / f"configs/models/{_SMALLEST.get(path.name, f'{path.name}_r50')}.py"
+    for path in ROOT.glob("projects/*")
+    if (path / "configs").is_dir() and path.name not in _WITH_SMALL
+)
+"""One of each other project, which is made small here."""
+FEW_LAYERS = {"transformer.encoder.num_layers": 1, "transformer.decoder.num_layers": 2}
+
+
+def small_predictor(path, *, resize=None, **changes) -> Predictor:
+    """A predictor of a model config, with weights that the seed says and scores that differ.
+
+    Args:
+        path: of the config.
+        resize: the test transform; by default the short edge becomes 96 pixels.
+        changes: of the config of the model.
+    """
+    cfg = LazyConfig.load(str(path))
+    cfg.model.backbone.weights = None
+    if path in LARGE_CONFIGS and path.stem not in _SMALLEST.values():
+        changed(cfg.model, dict(SMALL))
+    few = {key: value for key, value in FEW_LAYERS.items() if _has(cfg.model, key)}
+    changed(cfg.model, few | changes)
+    resize = L(ResizeShortestEdge)(short_edge_length=96, max_size=160) if resize is None else resize
+    cfg.dataloader = dict(test=dict(mapper=dict(augmentation=resize)))
+    torch.manual_seed(0)
+    predictor = Predictor(cfg, device="cpu", score_threshold=0.0)
+    for name, parameter in predictor.model.named_parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            nn.init.xavier_normal_(parameter)
+        if "class_embed" in name and parameter.dim() == 1:
+            nn.init.normal_(parameter, -1.0, 1.0)
+    return predictor
+
+
+def _has(cfg, key) -> bool:
+    for name in key.split("."):
+        if cfg is None or name not in cfg:
+            return False
+        cfg = cfg[name]
+    return True

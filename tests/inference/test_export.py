@@ -1,0 +1,384 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from importlib import import_module
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms import v2
+
+import detrex_lite
+from detrex_lite.config import LazyCall as L
+from detrex_lite.data import ResizeShortestEdge
+from detrex_lite.inference import ExportedPredictor
+from detrex_lite.inference.description import Description, ExportedFileError
+from detrex_lite.inference.export import FORMATS, ExportError, export
+from detrex_lite.inference.export.check import made_up_image
+from detrex_lite.inference.exported import resized_size, select
+from detrex_lite.inference.runtimes import open_session
+from detrex_lite.modeling import Predictions, SoftmaxPostprocessor, TopKPostprocessor
+from detrex_lite.ops.deformable_attention import api as deformable_attention
+
+from .small_detectors import LARGE_CONFIGS, ROOT, SMALL_CONFIGS, small_predictor
+
+DETR = ROOT / "projects/detr/configs/models/detr_small.py"
+DINO = ROOT / "projects/dino/configs/models/dino_small.py"
+SIZE = (96, 128)
+# ONNX comes in a test of its own; this needs no package and traces as fast as it runs.
+QUICK = "detector.torchscript"
+
+
+@pytest.fixture(scope="module")
+def detr():
+    return small_predictor(DETR)
+
+
+@pytest.fixture(scope="module")
+def detr_onnx(detr, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "detr.onnx"
+    return path, export(detr, path, size="dynamic", batch="dynamic")
+
+
+def require_agreement(description, num_checks):
+    assert len(description.differences) == num_checks
+    for one in description.differences:
+        assert one["compared"] > 0
+        assert one["scores"] <= 1e-4
+        assert one["boxes"] <= 0.5
+
+
+def require_same(found, wanted):
+    """One image's detections by a file and in torch."""
+    assert found.image_size == wanted.image_size
+    assert len(found) == len(wanted) > 0
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+    np.testing.assert_array_equal(found.pred_classes, wanted.pred_classes)
+    np.testing.assert_allclose(found.pred_boxes.tensor, wanted.pred_boxes.tensor, atol=0.5)
+
+
+def test_every_project_has_a_detector_here():
+    projects = {path.parent.name for path in ROOT.glob("projects/*/configs")}
+    assert {path.parents[2].name for path in [*SMALL_CONFIGS, *LARGE_CONFIGS]} == projects
+    assert all(path.is_file() for path in LARGE_CONFIGS)
+
+
+@pytest.mark.parametrize("path", SMALL_CONFIGS, ids=lambda path: path.stem)
+def test_padded_batches_by_onnx_are_those_of_torch(path, tmp_path):
+    description = export(small_predictor(path), tmp_path / "detector.onnx", size=SIZE, batch=3, padded=True)
+    require_agreement(description, 2)
+    assert description.latency["exported"] > 0
+
+
+@pytest.mark.parametrize("path", [*SMALL_CONFIGS, *LARGE_CONFIGS], ids=lambda path: path.stem)
+def test_any_size_and_batch_with_padding_is_that_of_torch(path, tmp_path):
+    require_agreement(export(small_predictor(path), tmp_path / QUICK, size="dynamic", batch="dynamic", padded=True), 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [*SMALL_CONFIGS, *LARGE_CONFIGS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("padded", [False, True])
+def test_any_size_and_batch_by_onnx_is_that_of_torch(path, padded, tmp_path):
+    predictor = small_predictor(path)
+    description = export(predictor, tmp_path / "detector.onnx", size="dynamic", batch="dynamic", padded=padded)
+    require_agreement(description, 6)
+
+
+def test_detections_of_a_file_are_those_of_its_predictor(detr, detr_onnx, tmp_path):
+    path, description = detr_onnx
+    require_agreement(description, 6)
+    images = [made_up_image(120, 96, 1), made_up_image(96, 120, 2), made_up_image(120, 96, 3)]
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    exported = ExportedPredictor(path, score_threshold=0.0, batch_size=3)
+    assert exported.class_names == detr.class_names
+    wanted = detr(images)
+    for found, one in zip(exported(images), wanted, strict=True):
+        require_same(found, one)
+    for kind in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(images[0])):
+        require_same(exported(kind), wanted[0])
+    in_bgr = ExportedPredictor(path, score_threshold=0.0, image_format="BGR")
+    require_same(in_bgr(images[0][..., ::-1]), wanted[0])
+    half = float(np.median(exported(images[0]).scores))
+    some = ExportedPredictor(path, score_threshold=half)(images[0])
+    assert 0 < len(some) < len(wanted[0])
+    assert some.scores.min() >= half
+
+
+@pytest.mark.parametrize("name", ["openvino", "torch.export", "torchscript"])
+def test_files_of_every_format_find_the_same(detr, name, tmp_path):
+    path = tmp_path / f"detector{FORMATS[name].suffix}"
+    require_agreement(export(detr, path, format=name, size=SIZE, batch=2), 2)
+    images = [made_up_image(*SIZE, seed) for seed in range(3)]  # one more than the file takes
+    found = ExportedPredictor(path, score_threshold=0.0, batch_size=3)(images)
+    for one, wanted in zip(found, detr(images), strict=True):
+        require_same(one, wanted)
+    assert {file.suffix for file in tmp_path.iterdir()} == {file.suffix for file in FORMATS[name].files(path)}
+
+
+@pytest.mark.parametrize("path", [DETR, DINO], ids=["softmax", "top_k"])
+def test_what_a_file_leaves_out_is_done_around_it(path, tmp_path):
+    predictor = small_predictor(path)
+    description = export(predictor, tmp_path / QUICK, size=SIZE, preprocess="outside", postprocess="outside")
+    require_agreement(description, 2)
+    session = open_session(tmp_path / QUICK)
+    outputs = session.run({"images": np.zeros((1, 3, *SIZE), np.float32)})
+    assert outputs["boxes"].shape == (1, 25, 4)
+    images = [made_up_image(*SIZE, seed) for seed in range(2)]
+    found = ExportedPredictor(tmp_path / QUICK, score_threshold=0.0)(images)
+    for one, wanted in zip(found, small_predictor(path, resize=L(v2.Resize)(size=SIZE))(images), strict=True):
+        require_same(one, wanted)
+
+
+def test_half_precision_and_8_bits_make_smaller_files(detr, tmp_path):
+    sizes = {}
+    for precision in ("fp32", "fp16", "int8"):
+        path = tmp_path / f"{precision}.onnx"
+        description = export(detr, path, size=64, precision=precision)
+        sizes[precision] = path.stat().st_size
+        assert all(one["scores"] < description.score_limit for one in description.differences)
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert sizes["int8"] < 0.9 * sizes["fp32"]  # the backbone's convolutions stay as they are
+
+
+def test_a_file_says_what_it_is(detr_onnx):
+    path, description = detr_onnx
+    model = onnx.load(path)
+    (stored,) = [entry.value for entry in model.metadata_props if entry.key == "detrex_lite"]
+    assert json.loads(stored)["class_names"] == list(description.class_names)
+    assert Description.from_json(stored, path).to_json() == description.to_json()
+    assert description.pixel_mean == pytest.approx([123.675, 116.28, 103.53])
+    assert description.resize == {"kind": "shortest_edge", "short_edge_length": 96, "max_size": 160}
+    assert description.latency.keys() >= {"eager", "exported", "images"}
+    assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+
+
+def test_a_file_whose_weights_differ_is_refused(detr, tmp_path, monkeypatch):
+    write = FORMATS["onnx"].write
+
+    def write_wrongly(plan, path, description):
+        write(plan, path, description)
+        model = onnx.load(path)
+        weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        values = onnx.numpy_helper.to_array(weights).copy()
+        values += 0.02
+        weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(FORMATS["onnx"], "write", write_wrongly)
+    with pytest.raises(ExportError, match="does not detect what DETR detects"):
+        export(detr, tmp_path / "detr.onnx", size=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_operator_is_refused(tmp_path, monkeypatch):
+    def half_a_cell_away(value, shapes, locations, weights):
+        shifted = locations + 0.5 / max(shapes[0])
+        return deformable_attention.deformable_attention_grid_sample(value, shapes, shifted, weights)
+
+    monkeypatch.setitem(deformable_attention.PLAIN, "grid_sample", half_a_cell_away)
+    with pytest.raises(ExportError, match="does not detect what DINO detects"):
+        export(small_predictor(DINO), tmp_path / QUICK, size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_there_before_stays_when_the_new_one_is_refused(detr, tmp_path):
+    (tmp_path / QUICK).write_bytes(b"before")
+    with pytest.raises(ExportError, match="scores differ by up to"):
+        export(detr, tmp_path / QUICK, size=SIZE, precision="fp16", score_limit=1e-12)
+    assert (tmp_path / QUICK).read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == [QUICK]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "onyx"}, "no format 'onyx'; did you mean 'onnx'"),
+        ({"format": "openvino"}, "ends in '.xml'"),
+        ({"precision": "fp64"}, "no precision 'fp64'"),
+        ({"precision": "int8", "output": QUICK}, "'torchscript' has no precision 'int8'; it has: fp32, fp16"),
+        ({"preprocess": "beside"}, "no preprocess 'beside'"),
+        ({"batch": 0}, "batch=0"),
+        ({"size": (0, 64)}, "size=\\(0, 64\\)"),
+        ({"size": "small"}, "size='small'"),
+        ({"opset": 17}, "opset=17.*18.."),
+        ({"opset": 99}, "opset=99"),
+        ({"output": "detector.pb"}, "suffix says no format"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(detr, tmp_path, settings, message):
+    output = tmp_path / settings.pop("output", "detector.onnx")
+    with pytest.raises(ExportError, match=message):
+        export(detr, output, **{"size": 64, **settings})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_written_is_named(detr, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        export(detr, tmp_path / "file" / QUICK, size=64)
+
+
+def test_a_size_that_the_model_does_not_take_is_refused(tmp_path):
+    learned = {
+        "position_embedding": L(import_module("detrex_lite.layers").PositionEmbeddingLearned)(
+            num_pos_feats=64, row_num_embed=4, col_num_embed=4
+        )
+    }
+    with pytest.raises(ExportError, match="does not take images of 64x96.*row_num_embed=4"):
+        export(small_predictor(DETR, **learned), tmp_path / QUICK, size=(64, 96))
+
+
+def test_test_transforms_that_files_do_not_know_need_a_fixed_size(tmp_path):
+    predictor = small_predictor(DETR, resize=L(ResizeShortestEdge)(short_edge_length=[64, 96]))
+    with pytest.raises(ExportError, match="ResizeShortestEdge.*give a fixed size"):
+        export(predictor, tmp_path / QUICK)
+
+
+def test_models_that_are_no_detectors_or_postprocess_otherwise_are_refused(detr, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(detr, "model", nn.Identity())
+        with pytest.raises(ExportError, match="Identity cannot be exported"):
+            export(detr, tmp_path / QUICK)
+    with monkeypatch.context() as patched:
+        patched.setattr(detr.model, "postprocessor", lambda predictions, sizes: [])
+        with pytest.raises(ExportError, match="subclass of"):
+            export(detr, tmp_path / QUICK)
+
+    class Mine(TopKPostprocessor):
+        def settings(self):
+            return {"kind": "mine"}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(detr.model, "postprocessor", Mine())
+        with pytest.raises(ExportError, match="use postprocess='inside'"):
+            export(detr, tmp_path / QUICK, postprocess="outside")
+
+
+@pytest.mark.parametrize(
+    ("output", "settings", "package", "command"),
+    [
+        ("detector.onnx", {}, "onnxscript", "pip install 'detrex-lite\\[export\\]'"),
+        ("detector.onnx", {}, "onnxruntime", "pip install 'detrex-lite\\[runtime\\]'"),
+        ("detector.xml", {}, "openvino", "pip install 'detrex-lite\\[openvino\\]'"),
+        ("detector.xml", {"precision": "int8"}, "nncf", "pip install nncf"),
+    ],
+)
+def test_missing_packages_are_named_with_the_command_that_installs_them(
+    detr, tmp_path, monkeypatch, output, settings, package, command
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExportedFileError, match=f"needs the package {package}.*{command}"):
+        export(detr, tmp_path / output, size=64, **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_cannot_be_run_are_named(detr_onnx, tmp_path, monkeypatch):
+    path, _ = detr_onnx
+    with pytest.raises(ExportedFileError, match="there is no file"):
+        ExportedPredictor(tmp_path / "nothing.onnx")
+    with pytest.raises(ExportedFileError, match=r"no exported file.*\.onnx"):
+        ExportedPredictor(tmp_path / "model.pth")
+    (tmp_path / "cut.onnx").write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ExportedFileError, match="cut.onnx cannot be loaded"):
+        ExportedPredictor(tmp_path / "cut.onnx")
+    with pytest.raises(ExportedFileError, match="device='cuda'"):
+        ExportedPredictor(path, device="cuda")
+    for properties, message in (({}, "was not written by"), ({"detrex_lite": "{}"}, "Export it again")):
+        model = onnx.load(path)
+        onnx.helper.set_model_props(model, properties)
+        onnx.save(model, tmp_path / "other.onnx")
+        with pytest.raises(ExportedFileError, match=message):
+            ExportedPredictor(tmp_path / "other.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExportedFileError, match="pip install 'detrex-lite\\[runtime\\]'"):
+        ExportedPredictor(path)
+
+
+def test_images_that_cannot_be_read_stop_nothing(detr_onnx, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    exported = ExportedPredictor(detr_onnx[0], score_threshold=0.0, batch_size=2)
+    results = [result for _, result in exported.iterate([tmp_path / "broken.png", made_up_image(64, 64, 0), 3])]
+    assert [isinstance(result, ValueError) for result in results] == [True, False, True]
+    assert "broken.png" in str(results[0])
+    with pytest.raises(ValueError, match="cannot read a int as an image"):
+        exported(3)
+    with pytest.raises(ValueError, match="an \\(H, W, 3\\) uint8 array"):
+        exported(np.zeros((3, 64, 64), np.uint8))
+    with pytest.raises(ValueError, match="score_threshold"):
+        ExportedPredictor(detr_onnx[0], score_threshold=2)
+
+
+WITHOUT_TORCH = """
+import json, sys
+for name in ("torch", "torchvision", "omegaconf", "scipy"):
+    sys.modules[name] = None  # as if they were not installed
+import detrex_lite
+from detrex_lite.inference import ExportedPredictor
+predictor = ExportedPredictor(sys.argv[1], score_threshold=0.0)
+found = predictor(sys.argv[2])
+print(json.dumps([found.scores.tolist(), found.pred_boxes.tensor.tolist(), list(predictor.class_names)]))
+"""
+
+
+def test_files_run_without_torch(detr, detr_onnx, tmp_path):
+    image = tmp_path / "image.png"
+    Image.fromarray(made_up_image(96, 140, 5)).save(image)
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(detr_onnx[0]), str(image)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    scores, boxes, names = json.loads(done.stdout)
+    wanted = detr(image)
+    np.testing.assert_allclose(scores, wanted.scores, atol=1e-4)
+    np.testing.assert_allclose(boxes, wanted.pred_boxes.tensor, atol=0.5)
+    assert tuple(names) == detr.class_names
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [L(v2.Resize)(size=(61, 83), antialias=True), L(ResizeShortestEdge)(short_edge_length=60, max_size=90)],
+    ids=["stretch", "shortest_edge"],
+)
+def test_images_are_resized_as_in_torch(detr_onnx, resize):
+    predictor = small_predictor(DETR, resize=resize)
+    exported = ExportedPredictor(detr_onnx[0])
+    known = {"kind": "stretch", "height": 61, "width": 83}
+    if "short_edge_length" in resize:
+        known = {"kind": "shortest_edge", "short_edge_length": 60, "max_size": 90}
+    exported.session.description = dataclasses.replace(exported.session.description, resize=known)
+    for height, width in ((97, 131), (200, 80), (61, 83)):
+        image = made_up_image(height, width, 7)
+        wanted = predictor.resize(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0)
+        found = exported.resize(image)
+        assert found.shape == tuple(wanted.shape)
+        assert np.abs(found.astype(int) - wanted.numpy().astype(int)).max() <= 1
+
+
+def test_images_keep_their_aspect_in_files_of_fixed_size_that_take_padding():
+    fit = {"kind": "fit", "height": 100, "width": 200}
+    assert resized_size(fit, 50, 50) == (100, 100)
+    assert resized_size(fit, 1000, 4000) == (50, 200)
+    assert resized_size(fit, 1, 4000) == (1, 200)
+    assert resized_size(None, 3, 4) == (3, 4)
+
+
+@pytest.mark.parametrize("kind", [TopKPostprocessor, SoftmaxPostprocessor])
+@pytest.mark.parametrize("clip", [True, False])
+def test_selecting_in_numpy_is_selecting_in_torch(kind, clip):
+    torch.manual_seed(0)
+    postprocessor = kind(clip_boxes=clip)
+    predictions = Predictions(torch.randn(2, 30, 5), torch.rand(2, 30, 4) * torch.tensor([1.2, 1.2, 0.3, 0.3]))
+    predictions.boxes[0, :10, 2] = 0  # without area
+    wanted = postprocessor.select(predictions)
+    found = select(predictions.logits.numpy(), predictions.boxes.numpy(), postprocessor.settings())
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other.numpy(), atol=1e-6)
+    assert found[3].all() != clip
+
+
+def test_export_is_an_attribute_of_the_package():
+    assert detrex_lite.export is export

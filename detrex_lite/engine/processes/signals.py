@@ -162,8 +162,8 @@ class StopOnSignal(Hook):
 class LeaveSignalsToParent:
     """A loader's `worker_init_fn`: the worker ends when its parent says so, and by no other signal.
 
-    A cluster signals every process of a job, and the parent needs the workers' batches to finish its step. A worker whose
-    parent was killed while it started ends, too: torch's own watch takes whoever is the parent then for it.
+    A cluster signals every process of a job, and the parent needs the workers' batches to finish its step. A worker
+    whose parent was killed while it started ends, too: torch's own watch takes whoever is the parent then for it.
 
     Args:
         inner: the `worker_init_fn` that the loader had, or None.

@@ -222,11 +222,15 @@ def test_a_worker_whose_parent_was_killed_while_it_started_ends():
     parent = os.fork()
     if parent == 0:
         start = LeaveSignalsToParent()
+        killed = os.getpid()
         if os.fork() == 0:
-            while os.getppid() == start.parent:
-                time.sleep(0.01)
-            start(0)
-            os.write(writing, b"still there")
+            try:
+                while os.getppid() == killed:
+                    time.sleep(0.01)
+                start(0)
+                os.write(writing, b"still there")
+            finally:
+                os._exit(0)
         os._exit(0)
     os.close(writing)
     os.waitpid(parent, 0)

@@ -259,7 +259,8 @@ def run_with_kills(config, output, *overrides, processes, kills, seconds, chance
         yield attempt
         assert saved_iteration(output) >= before
         went_on = re.search(r"Continuing from \S+, after iteration (\d+)\.", program.logged())
-        assert went_on is None or int(went_on[1]) == before, f"saved after iteration {before}, and: {went_on[0]}"
+        # Later, where it was killed between a checkpoint and the file that names it as the newest.
+        assert went_on is None or int(went_on[1]) >= before, f"saved after iteration {before}, and: {went_on[0]}"
         require_nothing_lost(attempt, program)
         if status == 0:
             return

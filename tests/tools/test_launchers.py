@@ -31,7 +31,12 @@ def wait_until(condition, process, log, seconds=90):
 
 def test_torchrun_starts_killed_processes_again_where_they_were(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    kill = ["dataloader.train._target_=tests.engine.children.RankLoader", "+dataloader.train.event=kill"]
+    kill = [
+        "--trust",
+        "tests",
+        "dataloader.train._target_=tests.engine.children.RankLoader",
+        "+dataloader.train.event=kill",
+    ]
     done = subprocess.run(
         [
             *torchrun,

@@ -110,7 +110,7 @@ SLOW_TO_BUILD = ("--trust", "tests", "model._target_=tests.engine.children.SlowT
         ("imports", ()),
         ("builds", SLOW_TO_BUILD),
         ("starts both", ("--num-processes", "2", *SLOW_TO_BUILD)),
-        ("builds", ("--num-processes", "2", *SLOW_TO_BUILD)),
+        pytest.param("builds", ("--num-processes", "2", *SLOW_TO_BUILD), marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_while_starting_ends_in_one_line(tmp_path, moment, arguments):
@@ -129,11 +129,11 @@ def test_ctrl_c_while_starting_ends_in_one_line(tmp_path, moment, arguments):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     (line,) = (tmp_path / "stderr.txt").read_text().splitlines()
-    assert line.startswith("Interrupted ")
+    assert line.startswith("Interrupted")
 
 
 def test_a_run_whose_folder_is_removed_ends_in_one_line(tmp_path):
-    process = start(tmp_path)
+    process = start(tmp_path, "train.checkpointer.period=1000000")  # no file comes while the folder is removed
     try:
         wait_until(lambda: "iteration 10/" in (tmp_path / "stderr.txt").read_text(), process, tmp_path)
         shutil.rmtree(tmp_path / "run")

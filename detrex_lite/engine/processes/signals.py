@@ -162,7 +162,8 @@ class StopOnSignal(Hook):
 class LeaveSignalsToParent:
     """A loader's `worker_init_fn`: the worker ends when its parent says so, and by no other signal.
 
-    A cluster signals every process of a job, and the parent needs the workers' batches to finish its step.
+    A cluster signals every process of a job, and the parent needs the workers' batches to finish its step. A worker
+    whose parent was killed while it started ends, too: torch's own watch takes whoever is the parent then for it.
 
     Args:
         inner: the `worker_init_fn` that the loader had, or None.
@@ -170,14 +171,17 @@ class LeaveSignalsToParent:
 
     def __init__(self, inner: Callable[[int], None] | None = None):
         self.inner = inner
+        self.parent = os.getpid()
 
     def __call__(self, worker: int) -> None:
+        if os.getppid() != self.parent:
+            os._exit(1)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):  # not on macOS
             # Ignoring SIGTERM would not do: it is also how the parent ends its workers.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            threading.Thread(target=_end_when_asked_by, args=(os.getppid(),), daemon=True).start()
+            threading.Thread(target=_end_when_asked_by, args=(self.parent,), daemon=True).start()
         if self.inner is not None:
             self.inner(worker)
 

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,24 @@ def test_workers_end_when_their_parent_asks_them_to():
     process.terminate()
     process.join(timeout=10)
     assert process.exitcode == 0
+
+
+def test_a_worker_whose_parent_was_killed_while_it_started_ends():
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        start = LeaveSignalsToParent()
+        killed = os.getpid()
+        if os.fork() == 0:
+            try:
+                while os.getppid() == killed:
+                    time.sleep(0.01)
+                start(0)
+                os.write(writing, b"still there")
+            finally:
+                os._exit(0)
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(parent, 0)
+    assert os.read(reading, 100) == b""  # the end of the file: nobody can write to it any more
+    os.close(reading)

@@ -221,7 +221,8 @@ def _choose_map(source: str | KeyMap, state: Mapping[str, Tensor], destination: 
         return source
     names = list(dict.fromkeys(key_map.name for key_map in KEY_MAPS))
     if source not in ("auto", *names):
-        raise CheckpointError(f"unknown source {source!r}{did_you_mean(source, ['auto', *names])}")
+        choices = f"; choices: {', '.join(['auto', *sorted(names)])}"
+        raise CheckpointError(f"unknown source {source!r}{did_you_mean(source, ['auto', *names], otherwise=choices)}")
 
     def fit(key_map: KeyMap) -> tuple[int, int]:
         places = [destination.place(key, key_map) for key in state]

@@ -157,7 +157,9 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
 
 def _of_name(name: str, paths: Sequence[str]) -> str | None:
     """The first path whose last key was probably meant."""
-    found = closest(name, [path.rpartition(".")[2] for path in paths])
+    last_names = [path.rpartition(".")[2] for path in paths]
+    # One that has the name as a word is meant rather than one that is spelt alike: `epochs` is `max_epochs`.
+    found = closest(name, [last for last in last_names if name in last.split("_")] or last_names)
     return next((path for path in paths if path.rpartition(".")[2] == found), None)
 
 

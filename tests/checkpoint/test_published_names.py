@@ -13,6 +13,7 @@ from torch import Tensor
 from .published_names import aliases, checkpoints, source, state, variants
 
 PROJECTS = Path(__file__).parents[2] / "projects"
+VD = ("rtdetr/", "deim/")  # ResNet-vd, with another stem
 RESNET = re.compile(r"[_-]r(50|101)(?=[_-]|$)")
 
 # Rows of the class heads. The papers' repositories count COCO's ids up to 90; a softmax has "no object" besides.
@@ -25,6 +26,9 @@ CLASSES = {
     "dino": {91},
     "hdetr": {91},
     "relation": {91},
+    "rtdetr": {80},
+    "dfine": {80},
+    "deim": {80},
     "lwdetr": {91},
     "rfdetr": {91},
     "detrex": {80, 81},
@@ -32,7 +36,9 @@ CLASSES = {
     "mmdet2": {80, 81},
     "transformers": {91, 92, 251},
 }
-CLASS_HEAD = re.compile(r"(class_embed|class_head|fc_cls|cls_branches|class_labels_classifier)(\.\d+)?\.weight$")
+CLASS_HEAD = re.compile(
+    r"((?<!denoising_)class_embed|score_head|class_head|fc_cls|cls_branches|class_labels_classifier)(\.\d+)?\.weight$"
+)
 
 
 @functools.cache
@@ -59,7 +65,7 @@ def test_every_variant_is_readable(variant: str):
     assert all(name == name.strip() and not name.startswith(("module.", "model.model.")) for name in tensors)
     assert any("backbone" in name for name in tensors)
     assert {value.dtype for value in tensors.values()} <= {torch.float32, torch.int64}
-    kept = re.compile(r"(num_batches_tracked|relative_position_index|_classes_)$")
+    kept = re.compile(r"(num_batches_tracked|relative_position_index|_classes_|reg_scale)$")
     assert all((value.dtype == torch.int64) == bool(kept.search(name)) for name, value in tensors.items())
     for name, first in aliases(variant).items():
         assert tensors[name] is tensors[first]
@@ -69,7 +75,7 @@ def test_every_variant_is_readable(variant: str):
     assert "/" in origin.repository
     assert re.fullmatch(r"[0-9a-f]{7,40}|v?\d+\.\d+\.\d+", origin.commit)
     assert origin.config
-    assert origin.entry in ("", "model", "state_dict", "ema_state")
+    assert origin.entry in ("", "model", "state_dict", "ema_state", "ema.module")
 
 
 @pytest.mark.parametrize("variant", variants())
@@ -79,7 +85,7 @@ def test_class_heads_have_the_rows_of_their_implementation(variant: str):
     assert rows <= CLASSES[variant.split("/")[0]]
 
 
-@pytest.mark.parametrize("variant", [name for name in variants() if RESNET.search(name)])
+@pytest.mark.parametrize("variant", [name for name in variants() if RESNET.search(name) and not name.startswith(VD)])
 def test_resnets_have_the_shapes_of_torchvision(variant: str):
     depth = RESNET.search(variant)
     assert depth is not None

@@ -40,7 +40,7 @@ def small_config(small, changes, **further):
     """The model of `<small>_small.py` with DEIM's `changes`."""
     project = "dfine" if small == "dfine" else "rtdetr"
     cfg = get_config(f"projects/{project}/configs/models/{small}_small.py").model
-    cfg.merge_with(get_config("projects/deim/configs/common.py")[changes])
+    cfg.merge_with(get_config("common/deim.py")[changes])
     tiny = {
         "num_classes": NUM_CLASSES,
         "num_queries": NUM_QUERIES,

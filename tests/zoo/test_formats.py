@@ -22,16 +22,29 @@ FORMATS = {
     "deformable_detr": ("detrex", "deformable_detr", "transformers", "mmdetection"),
     "dino": ("detrex_lite", "detrex", "dino", "mmdetection"),
     "relation_detr": ("relation_detr",),
+    "rtdetr": ("rtdetr", "rtdetrv2"),
+    "dfine": ("dfine",),
+    "lwdetr": ("lwdetr",),
+    "rfdetr": ("rfdetr",),
+}
+# Models of projects that have a small one; others are made small.
+SMALL_MODELS = {
+    "rtdetr": "rtdetrv2_small",
+    "dfine": "dfine_small",
+    "lwdetr": "lwdetr_mini",
+    "rfdetr": "rfdetr_mini",
 }
 CASES = [(project, name) for project, names in FORMATS.items() for name in names]
 
 
 def test_no_format_of_detectors_is_left_out():
-    backbones = {"torchvision", "detectron2"}
+    backbones = {"torchvision", "detectron2", "presnet", "hgnetv2", "cae", "dinov2"}
     assert {name for _, name in CASES} == {key_map.name for key_map in KEY_MAPS} - backbones
 
 
 def small_model(project, seed):
+    if project in SMALL_MODELS:
+        return build(LazyConfig.load(f"projects/{project}/configs/models/{SMALL_MODELS[project]}.py").model, seed=seed)
     cfg = LazyConfig.load(f"projects/{project}/configs/models/{project}_r50.py").model
     bias = {"neck.bias": False} if "neck" in cfg else {}  # mmdetection's necks have none
     return build(changed(cfg, {**SMALL, **bias}), seed=seed)

@@ -3,4 +3,4 @@
 from detrex_lite.config import get_config
 
 model = get_config("projects/dfine/configs/models/dfine_l.py").model
-model.merge_with(get_config("projects/deim/configs/common.py").deim_dfine)
+model.merge_with(get_config("common/deim.py").deim_dfine)

@@ -3,4 +3,4 @@
 from detrex_lite.config import get_config
 
 model = get_config("projects/rtdetr/configs/models/rtdetrv2_r50.py").model
-model.merge_with(get_config("projects/deim/configs/common.py").deim_rtdetrv2)
+model.merge_with(get_config("common/deim.py").deim_rtdetrv2)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,6 +92,9 @@ class CsvWriter:
 class TensorBoardWriter:
     """Event files for TensorBoard.
 
+    They are written by a thread, whose errors (a full disk, a removed folder) the next `write` raises. The thread does
+    not print them, too.
+
     Args:
         output_dir: the folder of the event files.
         start_iteration: events after this one, of a run that is now continued, are hidden.
@@ -100,7 +104,11 @@ class TensorBoardWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         purge_step = start_iteration + 1 if start_iteration else None
+        others = set(threading.enumerate())
         self._writer = SummaryWriter(str(output_dir), purge_step=purge_step)
+        self._threads = set(threading.enumerate()) - others
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._print_unless_own
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
@@ -108,7 +116,15 @@ class TensorBoardWriter:
                 self._writer.add_scalar(name, value, iteration)
 
     def close(self) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            if threading.excepthook == self._print_unless_own:
+                threading.excepthook = self._excepthook
+
+    def _print_unless_own(self, raised: threading.ExceptHookArgs) -> None:
+        if raised.thread not in self._threads:
+            self._excepthook(raised)
 
 
 class WandbWriter:

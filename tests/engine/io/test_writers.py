@@ -2,10 +2,15 @@ import builtins
 import csv
 import json
 import math
+import shutil
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
-from detrex_lite.engine.io.writers import CsvWriter, JsonLinesWriter, open_writers, truncate_metrics
+import pytest
+
+from detrex_lite.engine.io.writers import CsvWriter, JsonLinesWriter, TensorBoardWriter, open_writers, truncate_metrics
 from detrex_lite.metrics_file import read_metrics
 
 
@@ -45,6 +50,26 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Tags()["scalars"] == ["loss_class"]
     assert [(event.step, event.value) for event in events.Scalars("loss_class")] == [(7, 0.5)]
+
+
+def test_the_thread_of_tensorboard_fails_where_the_run_sees_it(tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    writer = TensorBoardWriter(tmp_path / "run", 0)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(OSError, match="events.out"):
+        for iteration in range(1000):
+            writer.write(iteration, {"loss": 1.0})
+            time.sleep(0.01)
+    assert printed == []
+
+    other = threading.Thread(target=lambda: 1 / 0)
+    other.start()
+    other.join()
+    assert [type(one.exc_value) for one in printed] == [ZeroDivisionError]
+    with pytest.raises(OSError, match="events.out"):
+        writer.close()
+    assert threading.excepthook == printed.append
 
 
 def test_without_tensorboard_the_rest_is_written(tmp_path, monkeypatch, caplog):

@@ -9,26 +9,20 @@ docs/deployment.md is the guide. Exit status: 0 when the file is there and detec
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from detrex_lite.config import LazyConfig, explain, trust
-from detrex_lite.config.trusted import add_trust_argument
+from detrex_lite.config import explain
 from detrex_lite.errors import printable
-from detrex_lite.inference import Predictor
 from detrex_lite.inference.description import INSIDE, OUTSIDE, Description
 from detrex_lite.inference.export import FORMATS, ExportError, export
 from detrex_lite.inference.export.api import LIMITS
 from detrex_lite.inference.export.formats import FIRST_OPSET
-from detrex_lite.zoo.predictor import load
+from detrex_lite.zoo.arguments import add_detector_arguments, predictor_of, require_detector
 
 
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", metavar="FILE", help="config with the model and the test transform")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint file; with --model, in place of the download")
-    parser.add_argument("--model", metavar="NAME", help="a published model, in place of --config-file and --weights")
     parser.add_argument("--output", required=True, metavar="FILE", help="ends in .onnx, .xml, .pt2 or .torchscript")
     parser.add_argument("--format", help=f"{', '.join(FORMATS)}; default: what the suffix of --output says")
     parser.add_argument("--precision", default="fp32", help=f"{', '.join(LIMITS)}; default: %(default)s")
@@ -42,20 +36,14 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--opset", type=int, default=FIRST_OPSET, help="of ONNX; default: %(default)s")
     parser.add_argument("--score-limit", type=float, help="the largest difference of scores that is accepted")
     parser.add_argument("--box-limit", type=float, help="the same of boxes, in pixels")
-    parser.add_argument("--trusted", action="store_true", help="the weights may run code while they are read")
-    add_trust_argument(parser)
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
+    add_detector_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argument_parser()
     args = parser.parse_args(arguments)
-    if args.model and args.config_file:
-        parser.error("--model has its own config: leave --config-file out, and change it with --opts")
-    if not args.model and not (args.config_file and args.weights):
-        parser.error("give --config-file and --weights, or the --model of a published one")
+    require_detector(parser, args)
     try:
         settings = dict(
             format=args.format,
@@ -69,23 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             score_limit=args.score_limit,
             box_limit=args.box_limit,
         )
-        description = export(build_predictor(args), args.output, **settings)
+        description = export(predictor_of(args, device="cpu"), args.output, **settings)
     except (ValueError, OSError) as error:
         text = "\n".join(printable(line) for line in explain(error, with_traceback=args.traceback).splitlines())
         print(f"export.py: {text}", file=sys.stderr)
         return 2
     print(summary(args.output, description))
     return 0
-
-
-def build_predictor(args: argparse.Namespace) -> Predictor:
-    """The predictor that the arguments describe, on the CPU."""
-    trust(*args.trust)
-    settings: dict[str, Any] = dict(device="cpu", trusted=args.trusted)
-    if args.model:
-        return load(args.model, weights=args.weights, overrides=args.opts, **settings)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    return Predictor(cfg, args.weights, **settings)
 
 
 def parse_number(name: str, text: str) -> int | str:

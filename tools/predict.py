@@ -30,14 +30,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see tools/train_net.py; befo
 from tqdm import tqdm
 
 from detrex_lite.checkpoint.files import atomic_file
-from detrex_lite.config import LazyConfig, explain, trust
-from detrex_lite.config.trusted import add_trust_argument
+from detrex_lite.config import explain
 from detrex_lite.data import DatasetError, list_images, read_image
 from detrex_lite.errors import printable
 from detrex_lite.inference import Predictor
 from detrex_lite.structures import Instances
 from detrex_lite.visualization import draw_detections
-from detrex_lite.zoo.predictor import load
+from detrex_lite.zoo.arguments import add_detector_arguments, predictor_of, require_detector
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 LONGEST_STEM = 200  # bytes; file systems take names of 255, with a number, a suffix, and what a partial file adds
@@ -52,28 +51,19 @@ def argument_parser() -> argparse.ArgumentParser:
         description="Find objects in images: draws them, and writes them as COCO JSON.",
         epilog="Exit status: 0 all images done, 1 some could not be read, 2 nothing could be done.",
     )
-    parser.add_argument("--config-file", metavar="FILE", help="config with the model and the test transform")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint file; with --model, in place of the download")
-    parser.add_argument("--model", metavar="NAME", help="a published model, in place of --config-file and --weights")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders, quoted globs (a/**/*.jpg)")
     parser.add_argument("--output", default="output/predictions", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=1, help="images at a time (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
-    parser.add_argument("--trusted", action="store_true", help="the weights may run code while they are read")
-    add_trust_argument(parser)
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
+    add_detector_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argument_parser()
     args = parser.parse_args(arguments)
-    if args.model and args.config_file:
-        parser.error("--model has its own config: leave --config-file out, and change it with --opts")
-    if not args.model and not (args.config_file and args.weights):
-        parser.error("give --config-file and --weights, or the --model of a published one")
+    require_detector(parser, args)
     files, num_failed = find_files(args.paths)
     if not files:
         return report("error: no image found")
@@ -84,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report(f"error: {min(overwritten)} would be overwritten: choose another --output than {output}")
     try:
         check_output(output)
-        predictor = build_predictor(args)
+        predictor = predictor_of(
+            args, device=args.device, score_threshold=args.score_threshold, batch_size=args.batch_size
+        )
     except (ValueError, OSError) as error:
         return report(explain(error, with_traceback=args.traceback))
     predictions = PredictionsFile(output / "predictions.json", predictor.class_names)
@@ -259,21 +251,6 @@ def check_output(output: Path) -> None:
             file.write(b"0")
     except OSError as error:
         raise OSError(f"--output {output} cannot be written: {existing}: {error.strerror}") from error
-
-
-def build_predictor(args: argparse.Namespace) -> Predictor:
-    """The predictor that the arguments describe."""
-    settings: dict[str, Any] = dict(
-        device=args.device,
-        score_threshold=args.score_threshold,
-        batch_size=args.batch_size,
-        trusted=args.trusted,
-    )
-    trust(*args.trust)
-    if args.model:
-        return load(args.model, weights=args.weights, overrides=args.opts, **settings)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    return Predictor(cfg, args.weights, **settings)
 
 
 def report(message: str) -> int:

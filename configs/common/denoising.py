@@ -1,7 +1,7 @@
 """Denoising queries, for `model.denoising`."""
 
 from detrex_lite.config import LazyCall as L
-from detrex_lite.modeling import GroupDenoising
+from detrex_lite.modeling import ContrastiveDenoising, GroupDenoising
 
 # DN-DETR's.
 group_denoising = L(GroupDenoising)(
@@ -12,5 +12,18 @@ group_denoising = L(GroupDenoising)(
     box_noise_scale=0.4,
     max_queries=1000,
     padding_in_loss=False,
+    mask_padding=False,
+)
+
+# DINO's.
+contrastive = L(ContrastiveDenoising)(
+    num_classes="${..num_classes}",
+    embed_dim="${..embed_dim}",
+    num_pairs=100,
+    label_noise_prob=0.25,
+    box_noise_scale=1.0,
+    with_negatives=True,
+    max_queries=1000,
+    padding_in_loss=True,
     mask_padding=False,
 )

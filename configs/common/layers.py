@@ -99,3 +99,21 @@ deformable_decoder = L(BaseTransformerLayer)(
     ],
     **_rest_of_decoder,
 )
+
+# The same with numbers of its own, where the neck encodes and there is no encoder to take them from (RT-DETR, LW-DETR).
+deformable_decoder_alone = L(BaseTransformerLayer)(
+    attn=[
+        L(MultiheadAttention)(embed_dim="${......embed_dim}", num_heads=8, attn_drop=0.0, proj_drop="${.attn_drop}"),
+        L(MultiScaleDeformableAttention)(
+            embed_dim="${......embed_dim}",
+            num_heads=8,
+            num_levels="${.....num_feature_levels}",
+            num_points=4,
+            dropout=0.0,
+            sampling="bilinear",
+        ),
+    ],
+    ffn=L(FFN)(embed_dim="${.....embed_dim}", feedforward_dim=1024, activation=L(nn.ReLU)(), ffn_drop=0.0),
+    norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
+    operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
+)

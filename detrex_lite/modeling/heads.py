@@ -280,8 +280,7 @@ class DetectionHeads(nn.Module):
         Returns:
             (B, N).
         """
-        self._require_heads_for_encoder()
-        class_head = self.group_heads[str(group)]["class_embed"] if group else self.class_embed[-1]
+        class_head, _, _ = self._encoder_heads(group)
         return class_head(memory).max(-1).values
 
     def propose(self, memory: Tensor, anchors: Tensor, proposes: Tensor, *, group: int = 0) -> LayerOutput:
@@ -297,16 +296,9 @@ class DetectionHeads(nn.Module):
         Raises:
             ValueError: when there are no heads for the encoder.
         """
-        self._require_heads_for_encoder()
-        heads = self.group_heads[str(group)] if group else None
-        class_head = self.class_embed[-1] if heads is None else heads["class_embed"]
-        box_head = self.bbox_embed[-1] if heads is None else heads["bbox_embed"]
+        class_head, box_head, further = self._encoder_heads(group)
         boxes = self.proposed_boxes(in_own_precision(box_head, memory), anchors, proposes)
-        if heads is None:
-            extra = self._extra(-1, memory)
-        else:
-            extra = {name: head(memory) for name, head in heads["extra_embed"].items()}
-        return LayerOutput(class_head(memory), boxes, extra)
+        return LayerOutput(class_head(memory), boxes, {name: head(memory) for name, head in further.items()})
 
     def proposed_boxes(self, offsets: Tensor, anchors: Tensor, proposes: Tensor) -> Tensor:
         """Decode the boxes of proposals.
@@ -321,9 +313,14 @@ class DetectionHeads(nn.Module):
         anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
         return (offsets + anchor_logits).sigmoid()
 
-    def _require_heads_for_encoder(self) -> None:
+    def _encoder_heads(self, group: int) -> tuple[nn.Module, nn.Module, dict[str, nn.Module]]:
+        """Those of classes, of boxes and of further outputs, by which a group proposes."""
         if not self.for_encoder:
             raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
+        if group:
+            heads: Any = self.group_heads[str(group)]
+            return heads["class_embed"], heads["bbox_embed"], dict(heads["extra_embed"].items())
+        return self.class_embed[-1], self.bbox_embed[-1], {name: own[-1] for name, own in self.extra_embed.items()}
 
 
 def keep_last(heads: nn.ModuleList, num_layers: int, before: int) -> None:

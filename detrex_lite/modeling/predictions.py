@@ -46,6 +46,13 @@ class LayerOutput(NamedTuple):
     extra: Mapping[str, Tensor]
     name: str | None = None
 
+    @classmethod
+    def joined(cls, outputs: Sequence["LayerOutput | Predictions"]) -> "LayerOutput":
+        """What several say about queries of their own, one after the other, with the further outputs of the first."""
+        extra = {name: torch.cat([output.extra[name] for output in outputs], dim=1) for name in outputs[0].extra}
+        logits = torch.cat([output.logits for output in outputs], dim=1)
+        return cls(logits, torch.cat([output.boxes for output in outputs], dim=1), extra)
+
     def first(self, number: int) -> "LayerOutput":
         """The same of the first queries of each image."""
         extra = {name: value[:, :number] for name, value in self.extra.items()}

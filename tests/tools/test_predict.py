@@ -242,7 +242,7 @@ def make_folder_of_that_name(path):
 def test_an_output_that_cannot_be_written_is_told_before_the_model_is_loaded(
     trained, tmp_path, capsys, monkeypatch, occupy
 ):
-    monkeypatch.setattr(predict, "build_predictor", lambda args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(predict, "predictor_of", lambda args, **settings: pytest.fail("the model was loaded"))
     picture = save_picture(tmp_path / "a.png")
     occupy(tmp_path / "taken")
     for output in (tmp_path / "taken", *([tmp_path / "taken" / "below"] if occupy is make_file else [])):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ...errors import did_you_mean
 from ...layers import ConvNormAct
 from .folded_norm import fold_norms
+from .freezing import FreezableBackbone
 from .pretrained import load_pretrained
-from .resnet import NORMS
+from .resnet import NORMS, check_norm_and_freezing
 
 
 class Stage(NamedTuple):
@@ -174,7 +175,7 @@ class StageBlocks(nn.Module):
         return self.blocks(self.downsample(x))
 
 
-class HGNetv2(nn.Module):
+class HGNetv2(FreezableBackbone):
     """HGNetV2, which returns the maps of any of its four stages. Stages that no output needs are not built.
 
     Args:
@@ -201,10 +202,7 @@ class HGNetv2(nn.Module):
     ):
         super().__init__()
         self.channels = hgnetv2_channels(name=name, out_indices=out_indices)
-        if norm not in NORMS:
-            raise ValueError(f"HGNetv2 norm={norm!r}{did_you_mean(norm, NORMS)}")
-        if not 0 <= freeze_at <= 5:
-            raise ValueError(f"HGNetv2 freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)")
+        check_norm_and_freezing("HGNetv2", norm, freeze_at)
         variant = VARIANTS[name]
         self.out_indices = tuple(sorted(set(out_indices)))
         make = functools.partial(ConvNormAct, norm=NORMS[norm], activation=AffineReLU if use_lab else nn.ReLU)
@@ -219,16 +217,7 @@ class HGNetv2(nn.Module):
         self.to(memory_format=torch.channels_last)
         if weights is not None:
             load_pretrained(self, weights, new="^$")
-        self._frozen = [self.stem, *self.stages][:freeze_at]
-        for part in self._frozen:
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "HGNetv2":
-        """Frozen parts stay in evaluation mode, so that their statistics do not move."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        self.freeze([self.stem, *self.stages][:freeze_at])
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 3, H, W). Returns "stage0" .. "stage3" -> (B, C, H / stride, W / stride), finest first."""

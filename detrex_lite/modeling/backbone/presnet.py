@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...errors import did_you_mean
 from ...layers import ConvNormAct
 from .folded_norm import fold_norms
+from .freezing import FreezableBackbone
 from .pretrained import load_pretrained
-from .resnet import NORMS, STAGES, resnet_channels
+from .resnet import NORMS, STAGES, check_norm_and_freezing, resnet_channels
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
-class PResNet(nn.Module):
+class PResNet(FreezableBackbone):
     """A ResNet-vd that returns the feature maps of any of its four stages.
 
     Args:
@@ -44,10 +44,7 @@ class PResNet(nn.Module):
     ):
         super().__init__()
         self.channels = presnet_channels(depth=depth, out_features=out_features)
-        if norm not in NORMS:
-            raise ValueError(f"PResNet norm={norm!r}{did_you_mean(norm, NORMS)}")
-        if not 0 <= freeze_at <= 5:
-            raise ValueError(f"PResNet freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)")
+        check_norm_and_freezing("PResNet", norm, freeze_at)
         make_norm, is_deep = NORMS[norm], depth >= 50
         self.out_features = tuple(out_features)
         self.stem = nn.Sequential(
@@ -73,16 +70,7 @@ class PResNet(nn.Module):
         self.to(memory_format=torch.channels_last)
         if weights is not None:
             load_pretrained(self, weights, new=r"(?!)")
-        self._frozen = [self.stem, *self.stages][:freeze_at]
-        for part in self._frozen:
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "PResNet":
-        """Frozen parts stay in evaluation mode, so that the statistics of their norms do not move."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        self.freeze([self.stem, *self.stages][:freeze_at])
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 3, H, W), normalised. Returns stage name -> (B, C, H / stride, W / stride), rounded up."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...checkpoint import load_checkpoint
 from ...errors import did_you_mean
 from .folded_norm import FoldedBatchNorm2d, fold_norms
+from .freezing import FreezableBackbone
 
 STAGES = ("res2", "res3", "res4", "res5")
 DEPTHS = (18, 34, 50, 101, 152)
@@ -25,7 +26,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-class ResNet(nn.Module):
+class ResNet(FreezableBackbone):
     """A ResNet that returns the feature maps of any of its four stages.
 
     Args:
@@ -69,21 +70,7 @@ class ResNet(nn.Module):
         self.to(memory_format=torch.channels_last)
         if weights is not None:
             _load_weights(self, name, weights)
-        self._freeze(freeze_at)
-
-    def _freeze(self, freeze_at: int) -> None:
-        parts = [nn.ModuleList([self.conv1, self.bn1]), *self._stages()]
-        for part in parts[:freeze_at]:
-            part.requires_grad_(False)
-        # Batch norm would go on updating its statistics: see `train`.
-        self._frozen = parts[:freeze_at]
-
-    def train(self, mode: bool = True) -> "ResNet":
-        """Frozen parts stay in evaluation mode, so that their statistics do not move."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        self.freeze([nn.ModuleList([self.conv1, self.bn1]), *self._stages()][:freeze_at])
 
     def _stages(self) -> list[nn.Module]:
         return [getattr(self, f"layer{index + 1}") for index in range(self.num_stages)]
@@ -118,11 +105,16 @@ def resnet_channels(*, depth: int = 50, out_features: Sequence[str] = ("res5",))
     return {stage: first << index for index, stage in enumerate(STAGES) if stage in out_features}
 
 
-def _check_arguments(depth: int, norm: str, freeze_at: int, dilation: bool) -> None:
+def check_norm_and_freezing(network: str, norm: str, freeze_at: int) -> None:
+    """ValueError for a norm that is not among `NORMS`, or more frozen parts than a stem and four stages."""
     if norm not in NORMS:
-        raise ValueError(f"ResNet norm={norm!r}{did_you_mean(norm, NORMS)}")
+        raise ValueError(f"{network} norm={norm!r}{did_you_mean(norm, NORMS)}")
     if not 0 <= freeze_at <= 5:
-        raise ValueError(f"ResNet freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)")
+        raise ValueError(f"{network} freeze_at={freeze_at} is outside 0 (train everything) .. 5 (freeze everything)")
+
+
+def _check_arguments(depth: int, norm: str, freeze_at: int, dilation: bool) -> None:
+    check_norm_and_freezing("ResNet", norm, freeze_at)
     if dilation and depth < 50:
         raise ValueError(f"dilation (DC5) needs bottleneck blocks, so a depth of 50 or more, got depth={depth}")
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...checkpoint import CheckpointError, load_checkpoint, model_state, read_checkpoint
 from ...errors import did_you_mean
 from ..layer_norm import LayerNorm2d
+from .freezing import FreezableBackbone
 from .swin import SwinStage
 
 OLDEST_TIMM = (1, 0, 31)  # those before leave layers behind that nothing uses
@@ -31,7 +32,7 @@ DEFAULT = "DEFAULT"  # as torchvision calls the weights of its choice
 ANY_IMAGE_SIZE = {"dynamic_img_size": True, "strict_img_size": False, "always_partition": True}
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(FreezableBackbone):
     """A network of timm that returns the feature maps of any of its stages.
 
     Images are padded with zeros, at the right and the bottom, to whole cells of the coarsest map, and maps are cut to
@@ -109,15 +110,8 @@ class TimmBackbone(nn.Module):
             parts += [one for one in self.model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
         for part in parts:
             part.requires_grad_(False)
-        # Batch norm would go on updating its statistics, and branches would be dropped for nothing: see `train`.
-        self._frozen = [part for part in parts if isinstance(part, nn.Module)]
-
-    def train(self, mode: bool = True) -> "TimmBackbone":
-        """Frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        # Branches would be dropped for nothing, too, if these were in training mode.
+        self.freeze([part for part in parts if isinstance(part, nn.Module)])
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, h, w)."""

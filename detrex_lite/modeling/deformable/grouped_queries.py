@@ -5,7 +5,6 @@ Source: Group DETR (Chen et al., ICCV 2023) with two stages, as LW-DETR (Chen et
 Legend: B batch, N tokens of all levels, Q queries, C channels, G groups, R proposals of a group.
 """
 
-import torch
 from torch import nn
 
 from ..decoder import Memory
@@ -78,7 +77,7 @@ class GroupedAnchorQueries(nn.Module):
             chosen.append(output)
         # Of all groups alike, and None in training.
         padding, in_group = taken_padding(best, levels), best.shape[1]
-        output = _joined(chosen)
+        output = LayerOutput.joined(chosen)
         content, offsets = (
             self.layout.of_ranks(learned.weight, in_group, training=training).expand(output.boxes.shape[0], -1, -1)
             for learned in (self.content, self.box_offsets)
@@ -87,13 +86,3 @@ class GroupedAnchorQueries(nn.Module):
         blocks = self.layout.blocks(content, reference, training=training, num_proposals=in_group, padding=padding)
         groups = self.layout.num_groups
         return StartingQueries(blocks, Predictions.of(output, num_groups=groups, repeats=groups) if training else None)
-
-
-def _joined(groups: list[LayerOutput]) -> LayerOutput:
-    """What heads say about the proposals of all groups, one after the other: (B, G * R, ...)."""
-    if len(groups) == 1:
-        return groups[0]
-    extra = {name: torch.cat([one.extra[name] for one in groups], dim=1) for name in groups[0].extra}
-    return LayerOutput(
-        torch.cat([one.logits for one in groups], dim=1), torch.cat([one.boxes for one in groups], dim=1), extra
-    )

@@ -8,7 +8,6 @@ from torch import nn
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
-from detrex_lite.modeling import ContrastiveDenoising
 from detrex_lite.projects.dino.modeling import DINO
 
 model = get_config("projects/dab_deformable_detr/configs/models/dab_deformable_detr_r50.py").model
@@ -20,14 +19,4 @@ model.heads.look_forward_twice = True
 model.heads.norm = L(nn.LayerNorm)(normalized_shape="${...embed_dim}")
 model.num_queries = 900
 model.as_two_stage = True
-model.denoising = L(ContrastiveDenoising)(
-    num_classes="${..num_classes}",
-    embed_dim="${..embed_dim}",
-    num_pairs=100,
-    label_noise_prob=0.25,
-    box_noise_scale=1.0,
-    with_negatives=True,
-    max_queries=1000,
-    padding_in_loss=True,
-    mask_padding=False,
-)
+model.denoising = get_config("common/denoising.py").contrastive

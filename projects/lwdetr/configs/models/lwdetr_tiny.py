@@ -28,6 +28,11 @@ _criterion.losses.loss_class = L(IoUAwareBCELoss)(alpha=0.25, gamma=2.0)
 _criterion.losses.loss_giou.eps = 0.0
 _criterion.matcher.costs.giou.eps = 0.0
 
+_layer = get_config("common/layers.py").deformable_decoder_alone
+_layer.attn[1].num_heads = 16
+_layer.attn[1].num_points = 2
+_layer.ffn.feedforward_dim = 2048
+
 model = L(DINO)(
     backbone=L(WindowedViT)(
         embed_dim=192,
@@ -55,31 +60,7 @@ model = L(DINO)(
     transformer=L(MultiScaleTransformer)(
         encoder=None,
         decoder=L(DeformableAnchorDecoder)(
-            layer=L(BaseTransformerLayer)(
-                attn=[
-                    L(MultiheadAttention)(
-                        embed_dim="${......embed_dim}",
-                        num_heads=8,
-                        attn_drop=0.0,
-                        proj_drop="${.attn_drop}",
-                    ),
-                    L(MultiScaleDeformableAttention)(
-                        embed_dim="${......embed_dim}",
-                        num_heads=16,
-                        num_levels="${.....num_feature_levels}",
-                        num_points=2,
-                        dropout=0.0,
-                    ),
-                ],
-                ffn=L(FFN)(
-                    embed_dim="${.....embed_dim}",
-                    feedforward_dim=2048,
-                    activation=L(nn.ReLU)(),
-                    ffn_drop=0.0,
-                ),
-                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
-                operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
-            ),
+            layer=_layer,
             num_layers=3,
             relation=None,
             embed_dim="${...embed_dim}",

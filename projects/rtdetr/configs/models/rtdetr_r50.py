@@ -39,6 +39,10 @@ _criterion.matcher.costs.giou.eps = 0.0
 _criterion.losses.loss_class = L(VarifocalLoss)(alpha=0.75, gamma=2.0)
 _criterion.losses.loss_giou.eps = 0.0
 
+_denoising = get_config("common/denoising.py").contrastive
+_denoising.embed_padding = True
+_denoising.eps = 1e-5
+
 model = L(DINO)(
     backbone=L(PResNet)(depth=50, out_features=["res3", "res4", "res5"], norm="FrozenBN", freeze_at=1, weights=None),
     neck=L(HybridEncoder)(
@@ -78,24 +82,7 @@ model = L(DINO)(
     transformer=L(MultiScaleTransformer)(
         encoder=None,
         decoder=L(DeformableBoxDecoder)(
-            layer=L(BaseTransformerLayer)(
-                attn=[
-                    L(MultiheadAttention)(
-                        embed_dim="${......embed_dim}", num_heads=8, attn_drop=0.0, proj_drop="${.attn_drop}"
-                    ),
-                    L(MultiScaleDeformableAttention)(
-                        embed_dim="${......embed_dim}",
-                        num_heads=8,
-                        num_levels="${.....num_feature_levels}",
-                        num_points=4,
-                        dropout=0.0,
-                        sampling="bilinear",
-                    ),
-                ],
-                ffn=L(FFN)(embed_dim="${.....embed_dim}", feedforward_dim=1024, activation=L(nn.ReLU)(), ffn_drop=0.0),
-                norm=L(nn.LayerNorm)(normalized_shape="${.....embed_dim}"),
-                operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
-            ),
+            layer=get_config("common/layers.py").deformable_decoder_alone,
             num_layers=6,
             num_eval_layers=None,
             relation=None,
@@ -130,19 +117,7 @@ model = L(DINO)(
         extra=None,
         eps=1e-5,
     ),
-    denoising=L(ContrastiveDenoising)(
-        num_classes="${..num_classes}",
-        embed_dim="${..embed_dim}",
-        num_pairs=100,
-        label_noise_prob=0.25,
-        box_noise_scale=1.0,
-        with_negatives=True,
-        max_queries=1000,
-        padding_in_loss=True,
-        mask_padding=False,
-        embed_padding=True,
-        eps=1e-5,
-    ),
+    denoising=_denoising,
     embed_dim=256,
     num_classes=80,
     num_queries=300,

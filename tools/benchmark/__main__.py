@@ -8,6 +8,7 @@
     python -m detrex_lite.tools.benchmark matcher
     python -m detrex_lite.tools.benchmark eval
     python -m detrex_lite.tools.benchmark analyze projects/detr/configs/models/detr_r50.py
+    python -m detrex_lite.tools.benchmark projects
 
 `python -m detrex_lite.tools.benchmark model --help` and so on list the options. Threads are as torch sets them.
 `--history FILE` keeps a line of each run, and compares with the last one on the same machine.
@@ -35,6 +36,7 @@ from .machine import choose_device
 from .matching import MatchingSettings, benchmark_matching
 from .models import MODES, PRECISIONS
 from .operator_inputs import OperatorSettings, parse_shapes, pyramid
+from .overview import write_overview
 from .report import require_writable, write_json
 from .training import benchmark_training
 
@@ -167,6 +169,15 @@ def analysis_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def overview_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} projects",
+        description="Write projects/README.md: a table of all projects, and a picture of their blocks.",
+    )
+    _add_json(parser)
+    return parser
+
+
 def _add_common(parser: argparse.ArgumentParser, *, repeats: int = 10, what: str = "rounds") -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ...; default: a GPU when there is one")
     _add_output(parser, repeats=repeats, what=what)
@@ -285,6 +296,10 @@ def _analyze(arguments: argparse.Namespace) -> Any:
     return analyze_config(arguments.config, arguments.overrides, height=arguments.height, width=arguments.width)
 
 
+def _overview(arguments: argparse.Namespace) -> Any:
+    return write_overview()
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -306,6 +321,7 @@ COMMANDS = {
     "matcher": (matcher_parser, _measure_matching),
     "eval": (evaluation_parser, _measure_evaluation),
     "analyze": (analysis_parser, _analyze),
+    "projects": (overview_parser, _overview),
 }
 
 

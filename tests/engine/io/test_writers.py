@@ -57,10 +57,14 @@ def test_the_thread_of_tensorboard_fails_where_the_run_sees_it(tmp_path, monkeyp
     monkeypatch.setattr(threading, "excepthook", printed.append)
     writer = TensorBoardWriter(tmp_path / "run", 0)
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(OSError, match="events.out"):
+
+    def write_many():
         for iteration in range(1000):
             writer.write(iteration, {"loss": 1.0})
             time.sleep(0.01)
+
+    with pytest.raises(OSError, match="events.out"):
+        write_many()
     assert printed == []
 
     other = threading.Thread(target=lambda: 1 / 0)

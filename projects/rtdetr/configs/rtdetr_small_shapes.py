@@ -1,6 +1,6 @@
 """A small RT-DETRv2 on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_small_shapes.py
+python tools/train_net.py --config-file projects/rtdetr/configs/rtdetr_small_shapes.py
 """
 
 from detrex_lite.config import get_config
@@ -12,4 +12,4 @@ dataset, dataloader, optimizer = _shapes.dataset, _shapes.dataloader, _shapes.op
 lr_multiplier, train = _shapes.lr_multiplier, _shapes.train
 
 model.num_classes = 3
-train.output_dir = "output/rtdetrv2_small_shapes"
+train.output_dir = "output/rtdetr_small_shapes"

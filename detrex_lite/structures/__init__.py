@@ -1,4 +1,4 @@
-"""Boxes, instances and padded image batches: what detectors take and return."""
+"""Boxes, masks, instances and padded image batches: what detectors take and return."""
 
 from .box_ops import (
     box_cxcywh_to_xyxy,
@@ -12,16 +12,21 @@ from .box_ops import (
 from .boxes import Boxes
 from .image_batch import ImageBatch
 from .instances import Instances
+from .masks import as_masks, checked_segmentation, masks_to_boxes, run_lengths
 
 __all__ = [
     "Boxes",
     "ImageBatch",
     "Instances",
+    "as_masks",
     "box_cxcywh_to_xyxy",
     "box_iou",
     "box_xyxy_to_cxcywh",
+    "checked_segmentation",
     "generalized_box_iou",
     "inverse_sigmoid",
+    "masks_to_boxes",
     "pairwise_generalized_box_iou",
     "pairwise_iou",
+    "run_lengths",
 ]

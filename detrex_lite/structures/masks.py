@@ -1,0 +1,228 @@
+"""Masks of objects: from every form that annotations have to one tensor, and their boxes.
+
+A segmentation is the shape of one object as annotations have it: a list of polygons, each flat x0, y0, x1, y1, .. in
+pixels, or COCO's run lengths {"size": [height, width], "counts": ..}, column after column, as a list of numbers or
+compressed to text. Polygons are filled by the rules of pycocotools, so that masks are those that COCO evaluates with.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+Segmentation = list[np.ndarray] | dict[str, Any]
+"""What `checked_segmentation` gives: polygons as (2P,) float64, or compressed run lengths with `counts` in bytes."""
+
+_REACH = 2**16  # of a polygon beyond its image, in pixels: filling it takes memory for each of them
+
+
+def as_masks(
+    masks: Any, size: tuple[int, int], *, image: str = "the image", ids: Sequence[int] | None = None
+) -> Tensor:
+    """Masks in any form as a tensor.
+
+    Args:
+        masks: of n objects: a tensor or array (n, H, W) of truth values or of 0 and 1; an object with such a `tensor`
+            (detectron2's BitMasks), or with `polygons` (PolygonMasks: for each object a list of polygons); or a
+            sequence of segmentations.
+        size: (height, width) of the frame in pixels, which masks must have, and in which polygons are drawn.
+        image: what messages call the image.
+        ids: of the annotations, for messages; their positions when None.
+
+    Returns:
+        (n, height, width) bool, on the device of a tensor that was given.
+
+    Raises:
+        ValueError: when a mask has another size or other values, or a segmentation is malformed; it names the image
+            and the annotation.
+    """
+    if hasattr(masks, "tensor"):
+        masks = masks.tensor
+    elif hasattr(masks, "polygons"):
+        masks = masks.polygons
+    if isinstance(masks, np.ndarray) and masks.dtype != object:
+        masks = torch.from_numpy(masks)
+    if isinstance(masks, Tensor):
+        return _checked(masks, size, image)
+    if isinstance(masks, str | bytes | Mapping) or not isinstance(masks, Sequence):
+        raise ValueError(
+            f"{image}: masks must be a tensor (n, height, width), BitMasks, PolygonMasks or a list of COCO "
+            f"segmentations, one for each object, got a {type(masks).__name__}"
+        )
+    checked = []
+    for row, segmentation in enumerate(masks):
+        try:
+            checked.append(checked_segmentation(segmentation, size))
+        except ValueError as error:
+            label = f"object {row}" if ids is None else f"annotation {int(ids[row])}"
+            raise ValueError(f"{image}: {label}: {error}") from None
+    return _drawn(checked, size)
+
+
+def _checked(masks: Tensor, size: tuple[int, int], image: str) -> Tensor:
+    masks = masks.as_subclass(Tensor)
+    if masks.dim() != 3 or tuple(masks.shape[1:]) != tuple(size):
+        raise ValueError(
+            f"{image}: masks must be (n, {size[0]}, {size[1]}), n objects of an image {size[0]} high and {size[1]} "
+            f"wide, got {tuple(masks.shape)}"
+        )
+    if masks.dtype == torch.bool:
+        return masks
+    if masks.is_floating_point() or masks.is_complex() or ((masks != 0) & (masks != 1)).any():
+        raise ValueError(f"{image}: masks must be bool, or whole numbers 0 and 1, got {_contents(masks)}")
+    return masks.bool()
+
+
+def _contents(masks: Tensor) -> str:
+    if masks.is_complex() or not masks.numel():
+        return str(masks.dtype)
+    return f"{masks.dtype} from {masks.min().item():g} to {masks.max().item():g}"
+
+
+def checked_segmentation(segmentation: Any, size: tuple[int, int]) -> Segmentation:
+    """A segmentation, every value of which is looked at: pycocotools, which draws it, looks at none.
+
+    Args:
+        segmentation: polygons or run lengths, as a COCO file has them.
+        size: (height, width) of its image in pixels.
+
+    Raises:
+        ValueError: when it is neither, or malformed; it does not say which object it is.
+    """
+    if isinstance(segmentation, Mapping):
+        return _checked_run_lengths(segmentation, size)
+    if isinstance(segmentation, str | bytes) or not isinstance(segmentation, Sequence):
+        raise ValueError(
+            "its segmentation must be a list of polygons or run lengths with 'size' and 'counts', got a "
+            f"{type(segmentation).__name__}"
+        )
+    if not segmentation:
+        raise ValueError("its segmentation is an empty list: it needs at least one polygon")
+    return [_checked_polygon(polygon, number, size) for number, polygon in enumerate(segmentation)]
+
+
+def _checked_polygon(polygon: Any, number: int, size: tuple[int, int]) -> np.ndarray:
+    if isinstance(polygon, int | float):
+        raise ValueError("its segmentation is a list of numbers, not of polygons: put one polygon into a list, too")
+    try:
+        values = np.asarray(polygon)
+    except ValueError:  # rows of several lengths
+        values = np.asarray(None)
+    if values.dtype.kind not in "iuf" or values.ndim != 1:
+        raise ValueError(f"polygon {number} must be a flat list of numbers x0, y0, x1, y1, ..")
+    if len(values) < 6 or len(values) % 2:
+        raise ValueError(f"polygon {number} has {len(values)} numbers, and x and y of at least three points are needed")
+    values = values.astype(np.float64, copy=False)
+    reach = _REACH + max(size)
+    if not (np.abs(values) <= reach).all():  # false where one is not a number
+        wrong = values[~(np.abs(values) <= reach)][0]
+        raise ValueError(
+            f"polygon {number} has the coordinate {wrong:g}, far outside its image ({size[0]} high, {size[1]} wide)"
+        )
+    return values
+
+
+def _checked_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    missing = [key for key in ("size", "counts") if key not in segmentation]
+    if missing:
+        raise ValueError(f"its run lengths have no {' and no '.join(map(repr, missing))}")
+    given = segmentation["size"]
+    if not isinstance(given, Sequence) or [*given] != [*size]:
+        raise ValueError(f"its run lengths have the size {given}, but its image is {size[0]} high and {size[1]} wide")
+    counts = segmentation["counts"]
+    if isinstance(counts, str | bytes):
+        try:
+            text = counts.encode("ascii") if isinstance(counts, str) else counts
+        except UnicodeEncodeError:
+            raise ValueError("its run lengths hold a character that compressed run lengths do not have") from None
+        lengths = _uncompressed(text)
+    else:
+        try:
+            lengths = np.asarray(counts)
+        except ValueError:
+            lengths = np.asarray(None)
+        if lengths.size == 0 or lengths.dtype.kind not in "iu" or lengths.ndim != 1:
+            raise ValueError("'counts' of its run lengths must be a list of whole numbers, or text")
+    if (lengths < 0).any() or int(lengths.sum()) != math.prod(size):
+        found = "one is negative" if (lengths < 0).any() else f"they add up to {int(lengths.sum())}"
+        raise ValueError(f"its run lengths must add up to the {math.prod(size)} pixels of its image: {found}")
+    if not isinstance(counts, str | bytes):
+        text = coco_mask.frPyObjects({"size": [*size], "counts": lengths.tolist()}, *size)["counts"]
+    return {"size": [*size], "counts": text}
+
+
+def _uncompressed(text: bytes) -> np.ndarray:
+    """Run lengths, of the text that pycocotools writes: five bits a character, differences from the run before last."""
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if not len(codes) or (codes < 0).any() or (codes > 63).any():
+        raise ValueError("its run lengths hold a character that compressed run lengths do not have")
+    last = (codes & 32) == 0  # of a number
+    if not last[-1]:
+        raise ValueError("its run lengths end in the middle of a number")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (ends - starts).max() > 6:  # 35 bits; an image has fewer pixels
+        raise ValueError("its run lengths hold a number that no image has so many pixels of")
+    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+    negative = (codes[ends] & 16) != 0
+    values = np.where(negative, values - (1 << (5 * (ends - starts + 1))), values)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])  # the first stands by itself
+    return values
+
+
+def _drawn(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Tensor:
+    """(n, height, width) bool, of what `checked_segmentation` gives."""
+    polygons = [one for one in segmentations if isinstance(one, list)]
+    filled = iter(coco_mask.frPyObjects([polygon for one in polygons for polygon in one], *size) if polygons else [])
+    lengths = []
+    for one in segmentations:
+        if isinstance(one, list):
+            parts = [next(filled) for _ in one]
+            lengths.append(coco_mask.merge(parts) if len(parts) > 1 else parts[0])
+        else:
+            lengths.append(one)
+    if not lengths:
+        return torch.zeros((0, *size), dtype=torch.bool)
+    pixels = coco_mask.decode(lengths).transpose(2, 1, 0)  # (n, width, height), as it lies in memory
+    return torch.from_numpy(pixels).view(torch.bool).transpose(1, 2).contiguous()
+
+
+def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
+    """Masks as COCO's compressed run lengths, ready for JSON.
+
+    Args:
+        masks: (n, H, W) bool.
+
+    Returns:
+        For each {"size": [H, W], "counts": text}.
+    """
+    if not len(masks):
+        return []
+    pixels = masks.cpu().transpose(1, 2).contiguous().view(torch.uint8).numpy().transpose(2, 1, 0)
+    encoded = coco_mask.encode(pixels)  # column after column: no copy is made of them
+    return [{"size": [int(side) for side in one["size"]], "counts": one["counts"].decode("ascii")} for one in encoded]
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """The boxes around masks: the edges of the outermost pixels, so that a single pixel has an area of 1.
+
+    Args:
+        masks: (n, H, W) bool.
+
+    Returns:
+        (n, 4) float32 xyxy in pixels; zeros for a mask without pixels.
+    """
+    height, width = masks.shape[-2:]
+    edges = []
+    for line, length in ((masks.any(-2), width), (masks.any(-1), height)):
+        place = torch.arange(length, device=masks.device)
+        edges.append((torch.where(line, place, length).amin(-1), torch.where(line, place + 1, 0).amax(-1)))
+    (x0, x1), (y0, y1) = edges
+    boxes = torch.stack([x0, y0, x1, y1], dim=-1)
+    return torch.where((x1 > 0)[:, None], boxes, 0).to(torch.float32)

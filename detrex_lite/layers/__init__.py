@@ -23,6 +23,7 @@ from .position_embedding import (
     get_sine_pos_embed,
 )
 from .precision import in_own_precision
+from .row_column_attention import RowColumnDecoupledAttention, TokenGrid
 from .transformer import BaseTransformerLayer, TransformerLayerSequence
 
 __all__ = [
@@ -40,7 +41,9 @@ __all__ = [
     "PositionEmbeddingSine",
     "RepNCSPELAN",
     "RepVGGBlock",
+    "RowColumnDecoupledAttention",
     "SCDown",
+    "TokenGrid",
     "TransformerLayerSequence",
     "convert_to_deploy",
     "copies",

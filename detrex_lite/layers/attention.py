@@ -20,6 +20,13 @@ def check_num_heads(embed_dim: int, num_heads: int) -> None:
         raise ValueError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
 
 
+def check_padding(key_padding_mask: Tensor, shape: tuple[int, int]) -> None:
+    """ValueError when the padding of keys is not bool or not (B, N), the wanted shape."""
+    _require_bool("key_padding_mask", key_padding_mask)
+    if key_padding_mask.shape != shape:
+        raise ValueError(f"key_padding_mask has shape {tuple(key_padding_mask.shape)}; expected (B, N) = {shape}")
+
+
 def split_heads(x: Tensor, num_heads: int, batch_first: bool = True) -> Tensor:
     """(B, tokens, C), or (tokens, B, C) without `batch_first`, to (B, H, tokens, C / H)."""
     x = x.unflatten(-1, (num_heads, -1))
@@ -132,7 +139,7 @@ class BaseAttention(nn.Module):
         """
         if num_groups > 1:
             if key_padding_mask is not None:
-                _check_padding(key_padding_mask, k)
+                check_padding(key_padding_mask, (k.shape[0], k.shape[2]))
                 key_padding_mask = key_padding_mask.unflatten(1, (num_groups, -1)).flatten(0, 1)
             q, k, v = (_fold_groups(x, num_groups) for x in (q, k, v))
         out = self.attend_heads(q, k, v, attn_mask, key_padding_mask, attn_bias)
@@ -303,7 +310,7 @@ def _merge_masks(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: T
                 f"(B, Q, N) = {(batch, queries, keys)} or (B * H, Q, N) = {(batch * heads, queries, keys)}"
             )
     if key_padding_mask is not None:
-        _check_padding(key_padding_mask, k)
+        check_padding(key_padding_mask, (batch, keys))
         padding = key_padding_mask[:, None, None, :]
         blocked = padding if blocked is None else blocked | padding
     return blocked
@@ -326,13 +333,6 @@ def _fit_bias(attn_bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
             f"or what broadcasts to (B, H, Q, N) = {full}"
         )
     return bias.to(q.dtype)
-
-
-def _check_padding(key_padding_mask: Tensor, k: Tensor) -> None:
-    _require_bool("key_padding_mask", key_padding_mask)
-    want = (k.shape[0], k.shape[2])
-    if key_padding_mask.shape != want:
-        raise ValueError(f"key_padding_mask has shape {tuple(key_padding_mask.shape)}; expected (B, N) = {want}")
 
 
 def _require_bool(name: str, mask: Tensor) -> None:

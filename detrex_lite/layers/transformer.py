@@ -44,6 +44,7 @@ class BaseTransformerLayer(nn.Module):
         operation_order: names out of "self_attn", "cross_attn", "norm", "ffn", in the order in which they run.
 
     Attributes:
+        required_inputs: "self_attn" and "cross_attn" -> names of the further arguments that these blocks require.
         activation_checkpointing: set to True, training recomputes what is inside the layer in the backward pass
             instead of storing it (Chen et al., 2016).
 
@@ -76,6 +77,10 @@ class BaseTransformerLayer(nn.Module):
                 f"has {num_attentions}"
             )
         self.attentions = nn.ModuleList(copies(attn))
+        self.required_inputs: dict[str, tuple[str, ...]] = {"self_attn": (), "cross_attn": ()}
+        kinds = [operation for operation in self.operation_order if operation.endswith("_attn")]
+        for kind, attention in zip(kinds, self.attentions, strict=True):
+            self.required_inputs[kind] += _required_inputs(cast(Any, type(attention)))
         self.activation_checkpointing = False
         self.ffns = nn.ModuleList(copies([ffn] * self.operation_order.count("ffn")))
         self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in range(self.operation_order.count("norm")))
@@ -122,8 +127,9 @@ class BaseTransformerLayer(nn.Module):
             cross_attn_mask: the same in cross-attention.
             query_key_padding_mask: (B, Q) bool, True = padding, for self-attention.
             key_padding_mask: (B, N) bool, True = padding, for cross-attention.
-            self_attn_inputs: further arguments for the self-attention blocks, e.g. an attention bias.
-            cross_attn_inputs: further arguments for the cross-attention blocks, e.g. reference points.
+            self_attn_inputs: further arguments for the self-attention blocks, e.g. an attention bias, or others than
+                those above, e.g. positions of their own.
+            cross_attn_inputs: the same for the cross-attention blocks, e.g. reference points.
 
         Returns:
             (B, Q, C).
@@ -143,27 +149,23 @@ class BaseTransformerLayer(nn.Module):
                 query = normalised
                 continue
             if operation == "self_attn":
-                query = next(attentions)(
-                    query,
-                    identity=identity,
-                    query_pos=query_pos,
-                    key_pos=query_pos,
-                    attn_mask=self_attn_mask,
-                    key_padding_mask=query_key_padding_mask,
-                    **further["self_attn"],
-                )
+                inputs = {
+                    "identity": identity,
+                    "query_pos": query_pos,
+                    "key_pos": query_pos,
+                    "attn_mask": self_attn_mask,
+                    "key_padding_mask": query_key_padding_mask,
+                }
+                query = next(attentions)(query, **inputs | further["self_attn"])
             elif operation == "cross_attn":
-                query = next(attentions)(
-                    query,
-                    key,
-                    value,
-                    identity=identity,
-                    query_pos=query_pos,
-                    key_pos=key_pos,
-                    attn_mask=cross_attn_mask,
-                    key_padding_mask=key_padding_mask,
-                    **further["cross_attn"],
-                )
+                inputs = {
+                    "identity": identity,
+                    "query_pos": query_pos,
+                    "key_pos": key_pos,
+                    "attn_mask": cross_attn_mask,
+                    "key_padding_mask": key_padding_mask,
+                }
+                query = next(attentions)(query, key, value, **inputs | further["cross_attn"])
             else:
                 query = next(ffns)(query, identity=identity)
             identity = query

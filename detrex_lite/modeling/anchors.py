@@ -56,9 +56,9 @@ def pair_with_patterns(patterns: Tensor, anchors: Tensor) -> tuple[Tensor, Tenso
 
     Args:
         patterns: (P, C), contents (Anchor DETR, Wang et al., AAAI 2022).
-        anchors: (Q, 4).
+        anchors: (Q, 4) boxes or (Q, 2) points.
 
     Returns:
-        Contents (P * Q, C) and anchors (P * Q, 4): all anchors with the first pattern, then with the second, ..
+        Contents (P * Q, C) and anchors (P * Q, 4 or 2): all anchors with the first pattern, then with the second, ..
     """
     return patterns.repeat_interleave(len(anchors), dim=0), anchors.repeat(len(patterns), 1)

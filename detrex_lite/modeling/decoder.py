@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..layers import TransformerLayerSequence
+from ..layers import TokenGrid, TransformerLayerSequence
 from .heads import DetectionHeads, LayerStep
 from .multi_scale import TokenLevels
 from .predictions import LayerOutput
@@ -23,12 +23,14 @@ class Memory(NamedTuple):
         pos: (B, N, C) or (1, N, C), positions of the tokens; None where the decoder has no use for them.
         padding: (B, N) bool, True = padding that is not attended to; None when there is none.
         levels: where the tokens are, in detectors with several feature levels; None in others.
+        grid: the map whose cells are the tokens, in detectors with one feature map; None in others.
     """
 
     tokens: Tensor
     pos: Tensor | None
     padding: Tensor | None
     levels: TokenLevels | None = None
+    grid: TokenGrid | None = None
 
     def require_levels(self) -> TokenLevels:
         """The levels, of a memory that must have them.
@@ -139,13 +141,17 @@ class Decoder(TransformerLayerSequence):
         for index, layer in enumerate(self.layers if training else self.layers[: self.num_eval_layers]):
             state = DecoderState(query, reference, steps, queries, memory)
             inputs = self.layer_inputs(index, state)
+            inputs["self_attn_inputs"] = _self_attention_inputs(inputs, queries, relation, boxes)
+            inputs["cross_attn_inputs"] = grid_input(layer, "cross_attn", memory.grid) | inputs.get(
+                "cross_attn_inputs", {}
+            )
             query = layer(
                 query,
                 memory.tokens,
                 key_pos=memory.pos,
                 key_padding_mask=memory.padding,
                 self_attn_mask=queries.attn_mask,
-                **inputs | {"self_attn_inputs": _self_attention_inputs(inputs, queries, relation, boxes)},
+                **inputs,
             )
             steps.append(heads.step(index, query, reference, steps[-1] if steps else None))
             reference = steps[-1].reference
@@ -153,6 +159,18 @@ class Decoder(TransformerLayerSequence):
                 boxes.append(heads.read_boxes(steps[-1]))
                 steps[-1] = steps[-1]._replace(boxes=boxes[-1])
         return heads.read(steps)
+
+
+def grid_input(layer: nn.Module, operation: str, grid: TokenGrid | None) -> dict[str, Any]:
+    """The map whose cells are the keys, for the blocks of a layer that require it, `RowColumnDecoupledAttention`.
+
+    Args:
+        layer: a `BaseTransformerLayer`; others get nothing.
+        operation: "self_attn" or "cross_attn".
+        grid: None where the keys are no map.
+    """
+    required = getattr(layer, "required_inputs", {})
+    return {"grid": grid} if grid is not None and "grid" in required.get(operation, ()) else {}
 
 
 def _self_attention_inputs(

@@ -79,3 +79,25 @@ PROPOSALS: Rules = (
     ("pos_trans.", "queries.pos_trans."),
     ("pos_trans_norm.", "queries.pos_trans_norm."),
 )
+# Of Anchor DETR, whose transformer has all but the backbone, in detrex as in the paper's repository. The decoder's norms
+# are numbered in the order of definition, which begins with cross-attention.
+_OF_ANCHOR_DETR = {"self_attn": "attentions.0", "ffn.linear1": "ffns.0.layers.0", "ffn.linear2": "ffns.0.layers.1"}
+ANCHOR_DETR: Rules = (
+    ("backbone.body.", "backbone."),
+    *(
+        (f"transformer.{stack}_layers.#.{theirs}.", f"transformer.{stack}.layers.#.{ours}.")
+        for stack, names in (
+            ("encoder", {"norm1": "norms.0", "ffn.norm2": "norms.1"}),
+            ("decoder", {"cross_attn": "attentions.1", "norm2": "norms.0", "norm1": "norms.1", "ffn.norm2": "norms.2"}),
+        )
+        for theirs, ours in (_OF_ANCHOR_DETR | names).items()
+    ),
+    *(
+        (f"transformer.adapt_pos{dimensions}d.{theirs}.", f"position_embedding.{head}_head.layers.{ours}.")
+        for dimensions, head in ((1, "axis"), (2, "point"))
+        for theirs, ours in ((0, 0), (2, 1))
+    ),
+    ("transformer.pattern.", "queries.patterns."),
+    ("transformer.position.weight", "queries.points"),
+    *under("transformer.", HEADS),
+)

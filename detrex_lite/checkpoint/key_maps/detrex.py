@@ -1,7 +1,7 @@
 """Names of detrex: three ways of attention in the decoder, and two vocabularies of what stands around the layers."""
 
 from .backbones import convnext, detectron2_resnet, swin
-from .common import HEADS, ONE_HEAD, PROPOSALS, has_proposals, refines_boxes, under
+from .common import ANCHOR_DETR, HEADS, ONE_HEAD, PROPOSALS, has_proposals, refines_boxes, under
 from .key_map import Copy, KeyMap, Rules
 
 # The heads once more, under the decoder that uses them.
@@ -118,4 +118,10 @@ DINO_WITH_SAME_BACKBONE = tuple(
     )
 )
 
-MAPS = (PLAIN, CONDITIONAL, DEFORMABLE, *DINO_WITH_SAME_BACKBONE, DINO)
+ANCHOR = KeyMap(
+    "detrex",
+    signature=("transformer.adapt_pos2d.0.weight", "input_proj.0.weight"),
+    rules=ANCHOR_DETR,
+)
+
+MAPS = (PLAIN, CONDITIONAL, ANCHOR, DEFORMABLE, *DINO_WITH_SAME_BACKBONE, DINO)

@@ -1,6 +1,7 @@
 """Names of the papers' own repositories."""
 
 from .backbones import swin, torchvision_swin
+from .common import ANCHOR_DETR as _ANCHOR_DETR
 from .common import HEADS, ONE_HEAD, PROJECTIONS, PROPOSALS, layers, levels, under, with_masks
 from .conversions import CocoRows, LinearAsConvolution, ObjectnessRows
 from .detrex import BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER
@@ -97,6 +98,13 @@ DAB_DETR = KeyMap(
     copies=(BOX_HEADS_OF_DECODER,),
     conversions=(_CLASS_ROWS, _LABEL_ROWS),
     one_head=True,
+)
+
+ANCHOR_DETR = KeyMap(
+    "anchor_detr",
+    signature=("transformer.adapt_pos2d.0.weight", "input_proj.0.0.weight"),
+    rules=(("input_proj.0.#.", "input_proj.#."), *_ANCHOR_DETR),
+    conversions=(_CLASS_ROWS,),
 )
 
 # Deformable DETR and, built on its code, DAB-Deformable, DN-Deformable and H-Deformable DETR
@@ -203,6 +211,7 @@ MAPS = (
     DETR_WITH_MASKS,
     CONDITIONAL_DETR,
     DAB_DETR,
+    ANCHOR_DETR,
     DEFORMABLE_DETR,
     DINO,
     DINO_5_SCALE,

@@ -1,10 +1,11 @@
 """Detectors whose transformer reads one feature map, as DETR's does: encoder, decoders, queries, the base."""
 
 from .detector import SingleLevelDetector
-from .queries import LearnedAnchors, LearnedQueries
+from .queries import LearnedAnchors, LearnedPoints, LearnedQueries
 from .transformer import (
     AnchorDecoder,
     ConditionalDecoder,
+    PointDecoder,
     PositionalDecoder,
     SingleLevelEncoder,
     SingleLevelTransformer,
@@ -15,7 +16,9 @@ __all__ = [
     "AnchorDecoder",
     "ConditionalDecoder",
     "LearnedAnchors",
+    "LearnedPoints",
     "LearnedQueries",
+    "PointDecoder",
     "PositionalDecoder",
     "SingleLevelDetector",
     "SingleLevelEncoder",

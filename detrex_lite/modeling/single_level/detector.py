@@ -10,7 +10,7 @@ from ..denoising import GroupDenoising
 from ..detector import Detector, ImagePreprocessor, channels_of_positions, require_equal
 from ..heads import DetectionHeads
 from ..predictions import Predictions
-from .queries import LearnedAnchors, LearnedQueries
+from .queries import LearnedAnchors, LearnedPoints, LearnedQueries
 from .transformer import SingleLevelTransformer
 
 
@@ -29,7 +29,8 @@ class SingleLevelDetector(Detector):
         embed_dim: C, of the transformer.
         num_classes: K.
         num_queries: Q, more than an image will have objects; None for what `queries` says.
-        num_patterns: P learned contents for each query that is a box; None for what `queries` says.
+        input_norm: what the projected feature map goes through; None for nothing.
+        num_patterns: P learned contents for each query that is a box or a point; None for what `queries` says.
         aux_loss: supervise every decoder layer.
         preprocess, criterion, postprocessor, batch_invariant_eval: see `Detector`.
 
@@ -45,9 +46,10 @@ class SingleLevelDetector(Detector):
         in_channels: Mapping[str, int],
         position_embedding: nn.Module,
         transformer: SingleLevelTransformer,
-        queries: LearnedQueries | LearnedAnchors,
+        queries: LearnedQueries | LearnedAnchors | LearnedPoints,
         heads: DetectionHeads,
         denoising: GroupDenoising | None = None,
+        input_norm: nn.Module | None = None,
         embed_dim: int,
         num_classes: int,
         num_queries: int | None = None,
@@ -84,7 +86,8 @@ class SingleLevelDetector(Detector):
             raise ValueError(f"denoising is a {type(denoising).__name__}; with one feature map it is a GroupDenoising")
         self.backbone = backbone
         self.in_feature = in_feature
-        self.input_proj = nn.Conv2d(in_channels[in_feature], embed_dim, kernel_size=1)
+        projection = nn.Conv2d(in_channels[in_feature], embed_dim, kernel_size=1)
+        self.input_proj = projection if input_norm is None else nn.Sequential(projection, input_norm)
         self.position_embedding = position_embedding
         self.transformer = transformer
         self.queries = queries

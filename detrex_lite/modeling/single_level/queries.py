@@ -3,12 +3,18 @@
 Legend: B batch, Q queries, P patterns, C channels.
 """
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from ...errors import did_you_mean
 from ..anchors import AnchorBoxes, pair_with_patterns
 from ..queries import QueryBlock
 from ..query_layout import QueryLayout
+
+POINTS = ("learned", "grid")
 
 
 class LearnedQueries(nn.Module):
@@ -85,3 +91,64 @@ class LearnedAnchors(nn.Module):
             contents = contents + content
         expanded = (value.expand(batch, -1, -1) for value in (contents, boxes))
         return self.layout.blocks(*expanded, training=training)
+
+
+class LearnedPoints(nn.Module):
+    """Points, each of which is paired with learned contents (Anchor DETR, Wang et al., AAAI 2022, section 3.3).
+
+    Args:
+        layout: how many points there are.
+        embed_dim: C.
+        num_patterns: P learned contents, each of which is paired with each point; 0 for a single one, which is zero.
+        points: "learned" begins with points all over the image; "grid" has the centres of a regular grid, which stay.
+
+    Raises:
+        ValueError: for points of another kind, a grid whose number of points is no square, or patterns or a grid
+            together with groups or a one-to-many branch.
+    """
+
+    def __init__(self, *, layout: QueryLayout, embed_dim: int, num_patterns: int = 3, points: str = "learned"):
+        super().__init__()
+        if points not in POINTS:
+            raise ValueError(f"unknown points={points!r}{did_you_mean(points, POINTS)}")
+        if (num_patterns or points == "grid") and layout.total != layout.num_queries:
+            raise ValueError(
+                f"num_patterns={num_patterns} and points={points!r} cannot be combined with groups or a one-to-many "
+                "branch, which need learned points without patterns"
+            )
+        self.layout = layout
+        self.embed_dim = embed_dim
+        self.num_patterns = num_patterns
+        self.patterns = nn.Embedding(num_patterns, embed_dim) if num_patterns else None
+        if points == "grid":
+            self.register_buffer("points", _grid(layout.num_queries), persistent=False)
+        else:
+            self.points = nn.Parameter(torch.rand(layout.total, 2))
+
+    def forward(self, batch: int, *, training: bool, positions: Callable[[Tensor], Tensor]) -> list[QueryBlock]:
+        """The blocks of queries for B images.
+
+        Args:
+            batch: B.
+            training: whether there are queries that exist in training only.
+            positions: points (Q, 2), in 0..1, to what queries at these points have as positions, (Q, ...).
+        """
+        points = self.layout.present(self.points, training=training)
+        points = points.to(torch.promote_types(points.dtype, torch.float32))
+        position = positions(points)
+        if self.patterns is not None:
+            contents, points = pair_with_patterns(self.patterns.weight, points)
+            position = position.repeat(self.num_patterns, 1)
+        else:
+            contents = position.new_zeros(len(points), self.embed_dim)
+        expanded = (value.expand(batch, -1, -1) for value in (contents, points, position))
+        return self.layout.blocks(*expanded, training=training)
+
+
+def _grid(number: int) -> Tensor:
+    """(number, 2), the centres of the cells of a square grid in 0..1, row by row, x first."""
+    side = math.isqrt(number)
+    if side**2 != number:
+        raise ValueError(f"num_queries={number}: points in a grid are a square number, such as {side**2}")
+    centres = (torch.arange(side) + 0.5) / side
+    return torch.cartesian_prod(centres, centres).flip(-1)

@@ -1,4 +1,4 @@
-"""Encoder and decoders of one feature map: DETR, Conditional DETR and DAB-DETR.
+"""Encoder and decoders of one feature map: DETR, Conditional DETR, DAB-DETR and Anchor DETR.
 
 Legend: B batch, N cells of the feature map, Q queries, C channels.
 """
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layers import MLP, ConditionalCrossAttention, TransformerLayerSequence, get_sine_pos_embed
+from ...layers import MLP, ConditionalCrossAttention, TokenGrid, TransformerLayerSequence, get_sine_pos_embed
 from ...structures import ImageBatch
-from ..decoder import Decoder, DecoderState, Memory
+from ..decoder import Decoder, DecoderState, Memory, grid_input
 from ..encoder import norm_after_pre_norm_layers
 from ..initialisation import xavier_uniform
 from ..queries import Queries
@@ -42,17 +42,32 @@ class SingleLevelEncoder(TransformerLayerSequence):
             xavier_uniform(position_scale)
         self.norm = norm_after_pre_norm_layers(self)
 
-    def forward(self, tokens: Tensor, *, pos: Tensor, padding: Tensor | None = None) -> Tensor:
-        """tokens: (B, N, C); pos: (B, N, C) or (1, N, C); padding: (B, N) bool, True = padding. Returns (B, N, C)."""
-        return self.every_layer(tokens, pos=pos, padding=padding)[-1]
+    def forward(
+        self, tokens: Tensor, *, pos: Tensor, padding: Tensor | None = None, grid: TokenGrid | None = None
+    ) -> Tensor:
+        """Encode.
 
-    def every_layer(self, tokens: Tensor, *, pos: Tensor, padding: Tensor | None = None) -> list[Tensor]:
+        Args:
+            tokens: (B, N, C).
+            pos: (B, N, C) or (1, N, C); with twice the channels for positions of x and of y, which some attentions take.
+            padding: (B, N) bool, True = padding.
+            grid: the map whose cells are the tokens, for attentions that require it.
+
+        Returns:
+            (B, N, C).
+        """
+        return self.every_layer(tokens, pos=pos, padding=padding, grid=grid)[-1]
+
+    def every_layer(
+        self, tokens: Tensor, *, pos: Tensor, padding: Tensor | None = None, grid: TokenGrid | None = None
+    ) -> list[Tensor]:
         """The same for each layer, in their order; the norm after pre-norm layers is for the last one alone."""
         results = [tokens]
         for layer in self.layers:
             tokens = results[-1]
             position = pos if self.query_scale is None else pos * self.query_scale(tokens)
-            results.append(layer(tokens, query_pos=position, query_key_padding_mask=padding))
+            inputs = grid_input(layer, "self_attn", grid)
+            results.append(layer(tokens, query_pos=position, query_key_padding_mask=padding, self_attn_inputs=inputs))
         if self.norm is not None:
             results[-1] = self.norm(results[-1])
         return results[1:] or results
@@ -64,6 +79,26 @@ class PositionalDecoder(Decoder):
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """See `Decoder.layer_inputs`."""
         return {"query_pos": state.queries.position}
+
+
+class PointDecoder(Decoder):
+    """Anchor DETR's: cross-attention gets the x and the y of each query's point apart (Wang et al., AAAI 2022).
+
+    Positions of queries, (B, Q, 3 C), are those of their points for self-attention, and then for cross-attention, a
+    `RowColumnDecoupledAttention`, those of x and of y.
+    """
+
+    def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
+        """See `Decoder.layer_inputs`."""
+        channels, position = state.query.shape[-1], state.queries.position
+        if position is None or position.shape[-1] != 3 * channels:
+            found = None if position is None else position.shape[-1]
+            raise ValueError(
+                f"PointDecoder needs queries with positions of points, of x and of y, 3 C = {3 * channels} channels; "
+                f"they have {found}"
+            )
+        of_points, of_axes = position.split([channels, 2 * channels], dim=-1)
+        return {"query_pos": of_points, "cross_attn_inputs": {"query_pos": of_axes}}
 
 
 class ConditionalDecoder(Decoder):
@@ -181,7 +216,7 @@ class SingleLevelTransformer(nn.Module):
     """Encoder and decoder of a detector with one feature map.
 
     Args:
-        encoder: (tokens, pos=, padding=) to tokens.
+        encoder: (tokens, pos=, padding=, grid=) to tokens.
         decoder: turns queries into predictions.
         mask_memory_padding: the decoder never attends to padding. False: in training it does, as detrex's DAB-DETR and
             DN-DETR; detections never depend on padding.
@@ -198,10 +233,11 @@ class SingleLevelTransformer(nn.Module):
 
         Args:
             feature: (B, C, h, w), and its padding.
-            pos: (B, C, h, w), or (1, C, h, w) for all images alike.
+            pos: (B, C, h, w), or (1, C, h, w) for all images alike; with twice the channels for positions of x and of y.
         """
+        grid = TokenGrid(*feature.tensor.shape[-2:], feature.as_published)
         tokens, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
         padding = None if feature.mask is None else feature.mask.flatten(1)
-        tokens = self.encoder(tokens, pos=pos, padding=padding)
+        tokens = self.encoder(tokens, pos=pos, padding=padding, grid=grid)
         attends_to_padding = feature.as_published and not self.mask_memory_padding
-        return Memory(tokens, pos, None if attends_to_padding else padding)
+        return Memory(tokens, pos, None if attends_to_padding else padding, grid=grid)

@@ -1,0 +1,12 @@
+"""Anchor DETR R101 for 50 epochs.
+
+python tools/train_net.py --config-file projects/anchor_detr/configs/anchor_detr_r101_50ep.py --num-gpus 8
+
+As detrex trains it, see anchor_detr_r50_50ep.py.
+"""
+
+from .anchor_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train
+from .models.anchor_detr_r101 import model
+
+model.backbone.weights = "IMAGENET1K_V1"
+train.output_dir = "output/anchor_detr_r101_50ep"

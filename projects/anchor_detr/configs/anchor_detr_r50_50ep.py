@@ -1,0 +1,23 @@
+"""Anchor DETR R50 for 50 epochs of COCO in batches of 16, the learning rate a tenth after 40.
+
+python tools/train_net.py --config-file projects/anchor_detr/configs/anchor_detr_r50_50ep.py --num-gpus 8
+
+As detrex trains it, but norms have weight decay and images without objects are kept, as in the paper's repository.
+anchor_detr_r50_paper_50ep.py is the paper's training.
+"""
+
+from detrex_lite.config import get_config
+
+from .models.anchor_detr_r50 import model
+
+dataloader = get_config("common/data/coco_detr.py").dataloader
+optimizer = get_config("common/optim.py").AdamW
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_50ep
+train = get_config("common/train.py").train
+
+model.backbone.weights = "IMAGENET1K_V1"
+optimizer.params.backbone_lr_factor = 0.1
+train.clip_grad.enabled = True
+train.clip_grad.params.max_norm = 0.1
+train.max_epochs = 50
+train.output_dir = "output/anchor_detr_r50_50ep"

@@ -1,0 +1,5 @@
+"""Anchor DETR-DC5: the last stage keeps its resolution."""
+
+from .anchor_detr_r50 import model
+
+model.backbone.dilation = True

@@ -120,7 +120,7 @@ class PositionModulatedCost:
         return self.weight * (positive - negative)
 
     def closeness(self, boxes: Tensor, targets: PaddedTargets) -> Tensor:
-        """v of each query and object of its image, (B, Q, T) in 0..1; values of padding mean nothing.
+        """v of each query and object of its image, (B, Q, T) in 0..1; 0 in padding.
 
         Args:
             boxes: (B, Q, 4) cxcywh in 0..1; Q is not 0.
@@ -129,12 +129,11 @@ class PositionModulatedCost:
         number = targets.labels.shape[1]
         there = (torch.arange(number) < torch.tensor(targets.sizes)[:, None]).to(boxes.device, non_blocking=True)
         if self.by_object:
-            values = self._moved_giou(boxes, targets.boxes)
-            return _with_largest_1(values, values * there[:, None])
+            return _with_largest_1(self._moved_giou(boxes, targets.boxes) * there[:, None])
         last = _last_of_class(targets.labels.flatten(), there.flatten())  # (B * T,)
         values = self._moved_giou(boxes, targets.boxes.flatten(0, 1)[last][None])  # (B, Q, B * T)
-        values = _with_largest_1(values, values * there.flatten())
-        return torch.stack([own[:, image] for image, own in enumerate(values.unflatten(2, there.shape))])
+        values = _with_largest_1(values * there.flatten()).unflatten(2, there.shape)
+        return torch.stack([own[:, image] for image, own in enumerate(values)])
 
     def _moved_giou(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """The generalised IoU of every pair, from -1..1 to 0..1."""
@@ -148,9 +147,9 @@ def _last_of_class(labels: Tensor, there: Tensor) -> Tensor:
     return (same * torch.arange(len(labels), device=labels.device)).argmax(1)
 
 
-def _with_largest_1(values: Tensor, counted: Tensor) -> Tensor:
-    """`values`, (B, Q, T), times what makes the largest of `counted` 1 in each image, if that is more than 1."""
-    return values * (1 / (counted.amax((1, 2), keepdim=True) + 1e-8)).clamp(min=1)
+def _with_largest_1(values: Tensor) -> Tensor:
+    """`values`, (B, Q, T), times what makes the largest of each image 1, if that is more than 1."""
+    return values * (1 / (values.amax((1, 2), keepdim=True) + 1e-8)).clamp(min=1)
 
 
 class BoxL1Cost:

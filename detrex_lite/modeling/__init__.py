@@ -36,6 +36,7 @@ from .criterion import (
     MatchedLoss,
     MatchUnion,
     Mean,
+    PositionSupervisedLoss,
     SetCriterion,
     VarifocalLoss,
     sigmoid_focal_loss,
@@ -46,7 +47,17 @@ from .detector import Detector, ImagePreprocessor, Outputs, require_equal
 from .edge_distributions import DistributionHeads, EdgeBins, LocationQuality
 from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
-from .matcher import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, HungarianMatcher, Matcher, MatchingCost
+from .matcher import (
+    BoxL1Cost,
+    CrossEntropyCost,
+    FocalCost,
+    GIoUCost,
+    HungarianMatcher,
+    Matcher,
+    MatchingCost,
+    PositionModulatedCost,
+    RankWeights,
+)
 from .multi_scale import TokenLevels, flatten_maps
 from .neck import ChannelMapper, HybridEncoder, MultiScaleProjector
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
@@ -104,11 +115,14 @@ __all__ = [
     "Outputs",
     "PResNet",
     "PaddedTargets",
+    "PositionModulatedCost",
     "PositionRelation",
+    "PositionSupervisedLoss",
     "Predictions",
     "Queries",
     "QueryBlock",
     "QueryLayout",
+    "RankWeights",
     "ReparamHeads",
     "ResNet",
     "SetCriterion",

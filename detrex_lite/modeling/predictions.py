@@ -20,7 +20,8 @@ class Match(NamedTuple):
         image: (M,) the image's position in the batch.
         query: (M,) the query's index in 0..Q-1.
         target: (M,) the object's index in the packed `Targets`.
-        weight: (M,) what the losses of each pair are multiplied by; None for 1.
+        weight: (M,) what the losses of each pair are multiplied by, and what quality losses multiply the targets of
+            their classes by; None for 1.
     """
 
     image: Tensor

@@ -18,11 +18,13 @@ class PaddedTargets(NamedTuple):
         labels: (B, T_max).
         boxes: (B, T_max, 4) cxcywh in 0..1.
         extra: further properties of objects by name, (B, T_max, ...) each; zeros in padding.
+        sizes: the number of objects of each image.
     """
 
     labels: Tensor
     boxes: Tensor
     extra: Mapping[str, Tensor]
+    sizes: list[int]
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Targets:
         for padded, values in packed:
             for row, part in zip(padded, values.split(self.sizes), strict=True):
                 row[: len(part)] = part
-        return PaddedTargets(labels, boxes, extra)
+        return PaddedTargets(labels, boxes, extra, self.sizes)
 
     def __len__(self) -> int:
         """T, the number of objects."""

@@ -89,6 +89,7 @@ DEFORMABLE = KeyMap(
 _DINO: Rules = (
     ("transformer.decoder.norm.", "heads.norm."),
     ("transformer.tgt_embed.", "queries.content."),
+    ("transformer.encoder.fusion_layer.#.", "transformer.encoder.memory_fusion.layers.#."),  # Stable-DINO
     ("label_enc.", "denoising.label_embedding."),
 )
 DINO = KeyMap(

@@ -12,6 +12,7 @@ from .losses import (
     MatchabilityAwareLoss,
     MatchedLoss,
     Mean,
+    PositionSupervisedLoss,
     VarifocalLoss,
     sigmoid_focal_loss,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "MatchabilityAwareLoss",
     "MatchedLoss",
     "Mean",
+    "PositionSupervisedLoss",
     "SetCriterion",
     "VarifocalLoss",
     "family",

@@ -37,6 +37,7 @@ class Comparison:
         target_extra: further properties of all objects by name, (T, ...) each; see `wanted`.
         matched_share: the share of the final matching queries that have an object, a scalar; None where these are not
             matched yet, or are not there.
+        weight: (M,) the weight of each matched pair, see `Match`; None where all are 1.
     """
 
     names: list[str]
@@ -52,6 +53,7 @@ class Comparison:
     extra: Mapping[str, Tensor]
     target_extra: Mapping[str, Tensor]
     matched_share: Tensor | None = None
+    weight: Tensor | None = None
 
     @classmethod
     def of(
@@ -88,6 +90,7 @@ class Comparison:
             extra={name: torch.cat([predicted.extra[name] for predicted in sets], dim=1) for name in sets[0].extra},
             target_extra=targets.extra,
             matched_share=matched_share,
+            weight=_weights_of_pairs(pairs, like=sets[0].boxes),
         )
 
     def matched(self, name: str) -> Tensor:
@@ -99,12 +102,28 @@ class Comparison:
         return _named(self.target_extra, name, "further property of objects")[self.target]
 
     def class_targets(self, values: Tensor | float = 1.0) -> Tensor:
-        """(B, R, K), zero but for `values` ((M,), or one for all) at the class of each matched query's object."""
+        """(B, R, K), zero but for `values` at the class of each matched query's object.
+
+        Args:
+            values: one for all, or (M,), not below 0 and without gradients, which are multiplied by the weights of the
+                pairs. Where a query has one class of several pairs, the largest counts.
+        """
         targets = torch.zeros_like(self.logits)
-        if isinstance(values, Tensor):
-            values = values.to(targets.dtype)
-        targets[self.image, self.query, self.labels] = values
+        if not isinstance(values, Tensor):
+            targets[self.image, self.query, self.labels] = values
+            return targets
+        values = (values if self.weight is None else values * self.weight).to(targets.dtype)
+        place = (self.image * targets.shape[1] + self.query) * targets.shape[2] + self.labels
+        targets.view(-1).scatter_reduce_(0, place, values, "amax")
         return targets
+
+    def largest(self, values: Tensor) -> Tensor:
+        """(M,), for each matched pair the largest of `values`, (M,), in its image and set of predictions."""
+        set_of_pair = torch.arange(len(self.names)).repeat_interleave(torch.tensor(self.matched_per_set))
+        batch = len(self.logits)
+        place = set_of_pair.to(values.device, non_blocking=True) * batch + self.image
+        found = values.new_zeros(len(self.names) * batch)
+        return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]
 
     def sums(self, values: Tensor) -> Tensor:
         """Add up values of matched pairs, (M,), or of queries, (B, R), for each set: (S,)."""
@@ -117,6 +136,13 @@ def _named(values: Mapping[str, Tensor], name: str, kind: str) -> Tensor:
     if name not in values:
         raise ValueError(f"there is no {kind} {name!r}{did_you_mean(name, values)}")
     return values[name]
+
+
+def _weights_of_pairs(matches: Sequence[Match], like: Tensor) -> Tensor | None:
+    if all(match.weight is None for match in matches):
+        return None
+    given = [like.new_ones(len(match.query)) if match.weight is None else match.weight for match in matches]
+    return torch.cat([weight.to(like.dtype) for weight in given])
 
 
 def _sums(values: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...structures import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
+from ...structures import box_cxcywh_to_xyxy, generalized_box_iou
+from ..quality import alignment_quality, overlap_quality
 from .comparison import Comparison
 
 
@@ -112,8 +113,7 @@ class VarifocalLoss:
         self.eps = eps
 
     def __call__(self, comparison: Comparison) -> Tensor:
-        predicted, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in (comparison.boxes, comparison.target_boxes))
-        targets = comparison.class_targets(box_iou(predicted.detach(), wanted, self.eps))
+        targets = comparison.class_targets(overlap_quality(comparison.boxes, comparison.target_boxes, self.eps))
         negatives = 1 - comparison.class_targets()
         weight = self.alpha * comparison.logits.detach().sigmoid() ** self.gamma * negatives + targets
         return F.binary_cross_entropy_with_logits(comparison.logits, targets, weight, reduction="none").sum(-1)
@@ -138,15 +138,15 @@ class MatchabilityAwareLoss:
         self.eps = eps
 
     def __call__(self, comparison: Comparison) -> Tensor:
-        predicted, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in (comparison.boxes, comparison.target_boxes))
-        targets = comparison.class_targets(box_iou(predicted.detach(), wanted, self.eps) ** self.gamma)
+        overlaps = overlap_quality(comparison.boxes, comparison.target_boxes, self.eps)
+        targets = comparison.class_targets(overlaps**self.gamma)
         positives = comparison.class_targets()
         weight = self.alpha * comparison.logits.detach().sigmoid() ** self.gamma * (1 - positives) + positives
         return F.binary_cross_entropy_with_logits(comparison.logits, targets, weight, reduction="none").sum(-1)
 
 
 class IoUAwareBCELoss:
-    """Sigmoid cross-entropy whose targets combine score and overlap (Cai et al., "Align-DETR", 2023; LW-DETR).
+    """Sigmoid cross-entropy whose targets combine score and overlap (Align-DETR, Cai et al., BMVC 2024; LW-DETR).
 
     A matched query with probability p of its object's class and overlap u has the target t = p^alpha * u^(1 - alpha),
     at least 0.01, and the loss -t log(p) - (1 - t) log(1 - p); other classes and queries have -p^gamma log(1 - p).
@@ -164,17 +164,46 @@ class IoUAwareBCELoss:
         self.eps = eps
 
     def __call__(self, comparison: Comparison) -> Tensor:
-        predicted, wanted = (
-            box_cxcywh_to_xyxy(boxes.detach()) for boxes in (comparison.boxes, comparison.target_boxes)
-        )
-        overlap = box_iou(predicted, wanted, self.eps)
-        scores = comparison.logits[comparison.image, comparison.query, comparison.labels].detach().sigmoid()
-        quality = (scores**self.alpha * overlap ** (1 - self.alpha)).clamp(min=0.01)
-        targets = comparison.class_targets(quality)
-        negatives = (comparison.class_targets(1 - quality), 1 - comparison.class_targets())
-        weights = negatives[0] + negatives[1] * comparison.logits.sigmoid() ** self.gamma
+        overlaps = overlap_quality(comparison.boxes, comparison.target_boxes, self.eps)
+        scores = comparison.logits[comparison.image, comparison.query, comparison.labels].sigmoid()
+        targets = comparison.class_targets(alignment_quality(scores, overlaps, self.alpha))
+        positives = comparison.class_targets()
+        weights = positives - targets + (1 - positives) * comparison.logits.sigmoid() ** self.gamma
         loss = targets * F.logsigmoid(comparison.logits) + weights * F.logsigmoid(-comparison.logits)
         return -loss.sum(-1)
+
+
+class PositionSupervisedLoss:
+    """Focal loss whose targets are overlaps alone, not scores (Stable-DINO, Liu et al., ICCV 2023).
+
+    A matched query with overlap u has the target t = u^power, which is multiplied, for each image and set of
+    predictions, so that the largest target is 1. With probability p of its object's class it has the loss
+    alpha * |t - p|^gamma * (-t log(p) - (1 - t) log(1 - p)); other classes and queries have
+    (1 - alpha) * p^gamma * -log(1 - p). Targets get no gradients, weights do.
+
+    Args:
+        alpha: weight of positives; negatives have 1 - alpha.
+        gamma: exponent that fades out what is learned.
+        power: exponent of the overlap.
+        eps: added to the union that the overlap is divided by.
+    """
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, power: float = 2.0, eps: float = 1e-6):
+        self.alpha = alpha
+        self.gamma = gamma
+        self.power = power
+        self.eps = eps
+
+    def __call__(self, comparison: Comparison) -> Tensor:
+        quality = overlap_quality(comparison.boxes, comparison.target_boxes, self.eps) ** self.power
+        quality = quality * (1 / (comparison.largest(quality) + 1e-8)).clamp(min=1)
+        targets, positives = comparison.class_targets(quality), comparison.class_targets()
+        probability = comparison.logits.sigmoid()
+        minus_log_of_rest = -((-comparison.logits).sigmoid() + 1e-8).log()
+        entropy = (1 - targets) * minus_log_of_rest - targets * F.logsigmoid(comparison.logits)
+        positive = self.alpha * (targets - probability).abs() ** self.gamma * entropy
+        negative = (1 - self.alpha) * probability**self.gamma * minus_log_of_rest
+        return (positives * positive + (1 - positives) * negative).sum(-1)
 
 
 class BoxL1Loss:

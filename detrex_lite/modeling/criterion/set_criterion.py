@@ -183,9 +183,9 @@ class SetCriterion(nn.Module):
             sets = {name: outputs[name] for name in group}
             comparison = Comparison.of(sets, matches, _own(outputs[group[0]]), matched_share)
             divisor = torch.stack([num_boxes[name] for name in group])
-            weights = _Weights(comparison, list(sets.values()), [matches[name] for name in group])
+            query_weight = _weights_of_queries(list(sets.values()))
             for base, loss in chosen.items():
-                values = self._reduce(base, loss(comparison), comparison, weights, divisor)
+                values = self._reduce(base, loss(comparison), comparison, query_weight, divisor)
                 weighted = values * _scalar_or_vector(
                     [self._weight(base, name) * outputs[name].weight for name in group], values
                 )
@@ -198,7 +198,7 @@ class SetCriterion(nn.Module):
 
     @staticmethod
     def _reduce(
-        base: str, values: Tensor | Mean, comparison: Comparison, weights: "_Weights", divisor: Tensor
+        base: str, values: Tensor | Mean, comparison: Comparison, query_weight: Tensor | None, divisor: Tensor
     ) -> Tensor:
         """(S,), one value for each set."""
         given = values if isinstance(values, Mean) else (values,)
@@ -210,7 +210,7 @@ class SetCriterion(nn.Module):
                 f"pair, (M,) = {pairs}, or one for each query, (B, R) = {queries}, and the criterion adds them up"
             )
         unreduced = given[0]
-        weight = weights.of_pairs if unreduced.dim() == 1 else weights.of_queries
+        weight = comparison.weight if unreduced.dim() == 1 else query_weight
         total = comparison.sums(unreduced if weight is None else unreduced * weight)
         if not isinstance(values, Mean):
             return total / divisor
@@ -224,24 +224,15 @@ def _has(loss: MatchedLoss, predicted: Predictions) -> bool:
     return all(name in predicted.extra for name in getattr(loss, "needs", ()))
 
 
-class _Weights:
-    """Weights of the pairs and queries of several sets, None where all are 1."""
-
-    def __init__(self, comparison: Comparison, sets: list[Predictions], matches: list[Match]):
-        self.of_pairs: Tensor | None = None
-        self.of_queries: Tensor | None = None
-        if any(match.weight is not None for match in matches):
-            ones = [comparison.boxes.new_ones(len(match.query)) for match in matches]
-            given = [match.weight for match in matches]
-            self.of_pairs = torch.cat(
-                [one if value is None else value.to(one.dtype) for one, value in zip(ones, given, strict=True)]
-            )
-        if any(predicted.query_weight is not None for predicted in sets):
-            weights = [predicted.query_weight for predicted in sets]
-            full = [predicted.logits.new_ones(predicted.logits.shape[:2]) for predicted in sets]
-            self.of_queries = torch.cat(
-                [one if value is None else value.to(one.dtype) for one, value in zip(full, weights, strict=True)], dim=1
-            )
+def _weights_of_queries(sets: Sequence[Predictions]) -> Tensor | None:
+    """(B, R), the weights of the queries of several sets; None where all are 1."""
+    if all(predicted.query_weight is None for predicted in sets):
+        return None
+    weights = [predicted.query_weight for predicted in sets]
+    full = [predicted.logits.new_ones(predicted.logits.shape[:2]) for predicted in sets]
+    return torch.cat(
+        [one if value is None else value.to(one.dtype) for one, value in zip(full, weights, strict=True)], dim=1
+    )
 
 
 def _scalar_or_vector(numbers: list[float], like: Tensor) -> float | Tensor:

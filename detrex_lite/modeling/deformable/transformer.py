@@ -65,16 +65,15 @@ class MemoryFusion(nn.Module):
     Args:
         embed_dim: C.
         num_layers: of the encoder.
+        num_fcs: linear layers, with ReLU between them: 1 in Stable-DINO, 2 in Relation-DETR.
     """
 
-    def __init__(self, embed_dim: int, num_layers: int):
+    def __init__(self, embed_dim: int, num_layers: int, num_fcs: int = 2):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear((num_layers + 1) * embed_dim, embed_dim),
-            nn.ReLU(),
-            nn.Linear(embed_dim, embed_dim),
-            nn.LayerNorm(embed_dim),
-        )
+        layers: list[nn.Module] = [nn.Linear((num_layers + 1) * embed_dim, embed_dim)]
+        for _ in range(num_fcs - 1):
+            layers += [nn.ReLU(), nn.Linear(embed_dim, embed_dim)]
+        self.layers = nn.Sequential(*layers, nn.LayerNorm(embed_dim))
         xavier_uniform(self)
 
     def forward(self, results: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,8 @@
 """Bipartite matching of predictions and ground truth."""
 
-from .costs import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, MatchingCost
+from .costs import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, MatchingCost, PositionModulatedCost
 from .hungarian import HungarianMatcher, Matcher
+from .ranking import RankWeights
 
 __all__ = [
     "BoxL1Cost",
@@ -11,4 +12,6 @@ __all__ = [
     "HungarianMatcher",
     "Matcher",
     "MatchingCost",
+    "PositionModulatedCost",
+    "RankWeights",
 ]

@@ -1,7 +1,7 @@
-"""One-to-one matching of queries and objects at the least total cost (DETR, Carion et al., ECCV 2020, eq. 1)."""
+"""Matching of queries and objects at the least total cost (DETR, Carion et al., ECCV 2020, eq. 1)."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ...errors import NonFiniteError
 from ...phases import phase
-from ..predictions import LayerOutput, Match, Predictions, with_targets
+from ..predictions import FINAL, LayerOutput, Match, Predictions, with_targets
 from ..targets import PaddedTargets, Targets
 from .costs import MatchingCost
+from .ranking import RankWeights
 
 
 class Matcher(Protocol):
@@ -33,23 +34,45 @@ class Matcher(Protocol):
 
 
 class HungarianMatcher:
-    """Finds the cheapest one-to-one matching for every image and every set of predictions.
+    """Finds the cheapest matching for every image and every set of predictions: one-to-one, or with several candidates.
 
     A set of several groups of queries (`Predictions.num_groups`) is matched group by group. Costs are computed on the
     device for all sets at once, one block per image (never batch x all objects), brought to the CPU in one transfer,
     and solved by SciPy. They are computed in float32 at least, under autocast too.
 
+    With candidates, an object is matched with so many queries, each of which still answers for one object alone. In
+    an image with many objects there are fewer of them, so that at most half of the queries are matched, but one for
+    each object if that is possible. Losses are divided by the number of objects whatever the number of candidates.
+
     Args:
         costs: name -> cost; their sum is minimised. Each is already weighted.
+        candidates: how many queries each object is matched with (Align-DETR, Cai et al., BMVC 2024, "mixed matching").
+        final_candidates: the same for the set of predictions that detections are made of; None for `candidates`.
+        ranking: weighs the candidates of each object; None for equal weights.
 
     Raises:
-        ValueError: when there are no costs.
+        ValueError: when there are no costs, or when there is no candidate.
     """
 
-    def __init__(self, costs: Mapping[str, MatchingCost]):
+    def __init__(
+        self,
+        costs: Mapping[str, MatchingCost],
+        *,
+        candidates: int = 1,
+        final_candidates: int | None = None,
+        ranking: RankWeights | None = None,
+    ):
         if not costs:
             raise ValueError("HungarianMatcher needs at least one cost")
         self.costs = dict(costs)
+        self.candidates = candidates
+        self.final_candidates = candidates if final_candidates is None else final_candidates
+        if min(self.candidates, self.final_candidates) < 1:
+            raise ValueError(
+                f"HungarianMatcher needs at least one candidate for an object, got candidates={candidates}, "
+                f"final_candidates={final_candidates}"
+            )
+        self.ranking = ranking
         self._warned = False
 
     @torch.no_grad()
@@ -77,12 +100,14 @@ class HungarianMatcher:
                         "groups of equal size"
                     )
                 self._warn_of_too_many(name, max(sizes, default=0), costs[name].shape[1] // groups)
-                solved.append(_solve(costs[name], sizes, groups, name))
+                candidates = self.final_candidates if name == FINAL else self.candidates
+                solved.append(_solve(costs[name], sizes, groups, candidates, name))
             # One transfer back, too.
             device = next(iter(predictions.values())).logits.device
             joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)
             parts = joined.split([pairs.shape[1] for pairs in solved], dim=1)
-            return {name: Match(*part) for name, part in zip(predictions, parts, strict=True)}
+            matches = {name: Match(*part) for name, part in zip(predictions, parts, strict=True)}
+            return matches if self.ranking is None else self._ranked(matches, predictions, self.ranking)
 
     @torch.no_grad()
     def cost_matrices(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, np.ndarray]:
@@ -100,8 +125,7 @@ class HungarianMatcher:
         for group in groups.values():
             sets = [predictions[name].at_least_float32() for name in group]
             with torch.autocast(sets[0].logits.device.type, enabled=False):
-                # As if they were one set: on a GPU that saves the launch of most kernels.
-                blocks.append(self._costs(LayerOutput.joined(sets), _targets(sets[0]).padded()))
+                blocks.append(self._costs(sets, _targets(sets[0]).padded()))
         flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()
         parts = np.split(flat, np.cumsum([block.numel() for block in blocks])[:-1])
         matrices: dict[str, np.ndarray] = {}
@@ -110,17 +134,35 @@ class HungarianMatcher:
             matrices.update(zip(group, np.split(part.reshape(block.shape), ends[:-1], axis=1), strict=True))
         return matrices
 
-    def _costs(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
-        """The sum of all costs, (B, Q, T)."""
-        expected = (*predictions.logits.shape[:2], targets.labels.shape[1])
+    def _costs(self, sets: Sequence[Predictions], targets: PaddedTargets) -> Tensor:
+        """The sum of all costs, (B, Q, T), for the queries of all sets one after the other."""
+        # As if they were one set: on a GPU that saves the launch of most kernels.
+        joined = LayerOutput.joined(sets)
+        each = [LayerOutput(one.logits, one.boxes, one.extra) for one in sets]
+        expected = (*joined.logits.shape[:2], targets.labels.shape[1])
         costs = []
         for name, cost in self.costs.items():
-            value = cost(predictions, targets)
+            if getattr(cost, "whole_sets", False):
+                value = torch.cat([cost(one, targets) for one in each], dim=1)
+            else:
+                value = cost(joined, targets)
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             if shape != expected:
                 raise ValueError(f"cost {name!r} gave {shape}; expected a tensor of shape (B, Q, T) = {expected}")
             costs.append(value)
         return torch.stack(costs).sum(0)
+
+    @staticmethod
+    def _ranked(
+        matches: Mapping[str, Match], predictions: Mapping[str, Predictions], ranking: RankWeights
+    ) -> dict[str, Match]:
+        """The matches with weights."""
+        ranked = {}
+        for name, match in matches.items():
+            predicted = predictions[name].at_least_float32()
+            with torch.autocast(predicted.logits.device.type, enabled=False):
+                ranked[name] = match._replace(weight=ranking(match, predicted, _targets(predicted)))
+        return ranked
 
     def _warn_of_too_many(self, name: str, objects: int, queries: int) -> None:
         if objects > queries and not self._warned:
@@ -136,7 +178,7 @@ def _targets(predicted: Predictions) -> Targets:
     return predicted.targets
 
 
-def _solve(cost: np.ndarray, sizes: list[int], groups: int, name: str) -> np.ndarray:
+def _solve(cost: np.ndarray, sizes: list[int], groups: int, candidates: int, name: str) -> np.ndarray:
     """cost: (B, Q, T_max). Returns (3, M) int64: image, query, target of each pair."""
     if not np.isfinite(cost).all():
         image = int(np.argmin(np.isfinite(cost).all(axis=(1, 2))))
@@ -148,8 +190,11 @@ def _solve(cost: np.ndarray, sizes: list[int], groups: int, name: str) -> np.nda
     queries = cost.shape[1] // groups
     first = np.cumsum([0, *sizes[:-1]])
     for image, size in enumerate(sizes):
+        copies = max(1, min(candidates, queries // (2 * size))) if size else 1
         for group in range(groups):
             start = group * queries
-            query, target = linear_sum_assignment(cost[image, start : start + queries, :size])
+            block = cost[image, start : start + queries, :size]
+            query, column = linear_sum_assignment(np.tile(block, copies))
+            target = column % size if size else column
             pairs.append(np.stack([np.full_like(query, image), query + start, target + first[image]]))
     return np.concatenate(pairs, axis=1)

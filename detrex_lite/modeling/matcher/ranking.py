@@ -46,9 +46,7 @@ class RankWeights:
             (M,), in the order of the pairs.
         """
         logits = predicted.logits[match.image, match.query, targets.labels[match.target]]
-        overlaps = overlap_quality(
-            predicted.boxes[match.image, match.query], targets.boxes[match.target], self.eps
-        )
+        overlaps = overlap_quality(predicted.boxes[match.image, match.query], targets.boxes[match.target], self.eps)
         quality = alignment_quality(logits.sigmoid(), overlaps, self.alpha)
         group = match.query // max(predicted.logits.shape[1] // predicted.num_groups, 1)
         owner = group * len(targets) + match.target

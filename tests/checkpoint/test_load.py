@@ -303,7 +303,7 @@ def test_a_shared_tensor_refuses_two_different_values():
 def test_unknown_source_names_the_nearest(model):
     with pytest.raises(CheckpointError, match="unknown source 'detrx'; did you mean 'detrex'"):
         load_checkpoint(model, random_state(model), "detrx")
-    with pytest.raises(CheckpointError, match="choices: auto, cae, conditional_detr, dab_detr"):
+    with pytest.raises(CheckpointError, match="choices: auto, anchor_detr, cae, conditional_detr"):
         load_checkpoint(model, random_state(model), "paddle")
 
 

@@ -1,4 +1,4 @@
-import copy
+import itertools
 import math
 
 import pytest
@@ -25,40 +25,44 @@ def attention():
     return attention
 
 
-def slow(attention, query, key, value, pos, key_pos, *, whole=None):
+def project(attention, index, x):
+    """q_x, q_y, k_x, k_y or v, by the number of its part of the packed projection."""
+    return F.linear(x, attention.in_proj_weight.split(C)[index], attention.in_proj_bias.split(C)[index])
+
+
+def published_keys(attention, key, key_pos):
+    """k_x (w, C) and k_y (h, C) of cells (h, w, C) and their positions of x and of y: means after the projection."""
+    of_x, of_y = key_pos
+    return project(attention, 2, key + of_x).mean(0), project(attention, 3, key + of_y).mean(1)
+
+
+def slow(attention, query, pos, keys, value):
     """The formulas of the paper's section 3.4, query by query and head by head, of one image.
 
     Args:
         query: (Q, C).
-        key, value: (h, w, C), of the cells that are attended to.
         pos: positions of x and of y of the queries, (Q, C) each.
-        key_pos: the same of the cells, (h, w, C) each.
-        whole: key and key_pos of the cells that keys are the means of; None for those that are attended to.
+        keys: k_x (w, C) and k_y (h, C) of the columns and rows that are attended to.
+        value: (h, w, C), of the cells that are attended to.
     """
-    height, width, _ = key.shape
-    means_of, positions = (key, key_pos) if whole is None else whole
-    weights, biases = attention.in_proj_weight.split(C), attention.in_proj_bias.split(C)
-    k_x = F.linear(means_of + positions[0], weights[2], biases[2]).mean(0)  # after the projection, as published
-    k_y = F.linear(means_of + positions[1], weights[3], biases[3]).mean(1)
-    v = F.linear(value, weights[4], biases[4])
+    (k_x, k_y), v = keys, project(attention, 4, value)
     results = []
     for one, x, y in zip(query, *pos, strict=True):
-        q_x, q_y = F.linear(one + x, weights[0], biases[0]), F.linear(one + y, weights[1], biases[1])
+        q_x, q_y = project(attention, 0, one + x), project(attention, 1, one + y)
         out = []
         for head in range(H):
             part = slice(head * D, (head + 1) * D)
-            along_x = torch.stack([q_x[part] @ k_x[column, part] for column in range(width)]) / math.sqrt(D)
-            along_y = torch.stack([q_y[part] @ k_y[row, part] for row in range(height)]) / math.sqrt(D)
-            along_x, along_y = along_x.softmax(0), along_y.softmax(0)
-            out.append(
-                sum(
-                    along_y[row] * along_x[column] * v[row, column, part]
-                    for row in range(height)
-                    for column in range(width)
-                )
-            )
+            along_x = torch.stack([q_x[part] @ column for column in k_x[:, part]]).div(math.sqrt(D)).softmax(0)
+            along_y = torch.stack([q_y[part] @ row for row in k_y[:, part]]).div(math.sqrt(D)).softmax(0)
+            cells = itertools.product(range(len(k_y)), range(len(k_x)))
+            out.append(sum(along_y[row] * along_x[column] * v[row, column, part] for row, column in cells))
         results.append(attention.out_proj(torch.cat(out)))
     return torch.stack(results)
+
+
+def halves(pos):
+    """Positions of x and of y."""
+    return pos.chunk(2, dim=-1)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 4), (4, 1), (1, 1)])
@@ -69,8 +73,8 @@ def test_cross_attention_is_the_formula(attention, shape):
     key, value, key_pos = randn(B, *shape, C), randn(B, *shape, C), randn(B, *shape, 2 * C)
     want = torch.stack(
         [
-            slow(attention, one, cells, values, own.chunk(2, -1), places.chunk(2, -1))
-            for one, cells, values, own, places in zip(query, key, value, pos, key_pos, strict=True)
+            slow(attention, one, halves(own), published_keys(attention, cells, halves(places)), values)
+            for one, own, cells, places, values in zip(query, pos, key, key_pos, value, strict=True)
         ]
     )
     found = attention(
@@ -87,16 +91,19 @@ def test_cross_attention_is_the_formula(attention, shape):
 def test_self_attention_with_one_position_for_both_directions(attention):
     """As DETR's encoder has it: keys are the queries and share their positions, which all images share."""
     tokens, pos, identity = randn(B, 6, C), randn(1, 6, C), randn(B, 6, C)
-    cells, places = tokens.unflatten(1, (2, 3)), pos[0].unflatten(0, (2, 3))
-    want = torch.stack(
-        [slow(attention, x, map_, map_, [pos[0]] * 2, [places] * 2) for x, map_ in zip(tokens, cells, strict=True)]
-    )
-    assert_close(attention(tokens, query_pos=pos, grid=TokenGrid(2, 3)), tokens + want)
-    assert_close(attention(tokens, identity=identity, query_pos=pos, grid=TokenGrid(2, 3)), identity + want)
-    without = torch.stack(
-        [slow(attention, x, map_, map_, [x * 0] * 2, [map_ * 0] * 2) for x, map_ in zip(tokens, cells, strict=True)]
-    )
-    assert_close(attention(tokens, grid=TokenGrid(2, 3)), tokens + without)
+    maps = tokens.unflatten(1, (2, 3))
+
+    def expected(pos):
+        places = [pos.unflatten(0, (2, 3))] * 2
+        of_images = zip(tokens, maps, strict=True)
+        return torch.stack(
+            [slow(attention, x, [pos] * 2, published_keys(attention, y, places), y) for x, y in of_images]
+        )
+
+    grid = TokenGrid(2, 3)
+    assert_close(attention(tokens, query_pos=pos, grid=grid), tokens + expected(pos[0]))
+    assert_close(attention(tokens, identity=identity, query_pos=pos, grid=grid), identity + expected(pos[0]))
+    assert_close(attention(tokens, grid=grid), tokens + expected(torch.zeros_like(pos[0])))
 
 
 @pytest.mark.parametrize("as_published", [True, False])
@@ -115,31 +122,22 @@ def test_padding_is_never_attended_to_but_is_in_the_means_as_published(attention
         key_padding_mask=padding.flatten(1),
         grid=TokenGrid(height, width, as_published),
     )
-    weights_x = (key[0, :, :w], [places[:, :w] for places in key_pos[0].chunk(2, -1)])
-    if as_published:  # columns as high as the padded map, rows as wide
-        x, y = key_pos[0].chunk(2, -1)
-        attention_of = copy.deepcopy(attention)
-        k_x = (key[0] + x).mean(0)[:w].expand(h, -1, -1)
-        k_y = (key[0] + y).mean(1)[:h, None].expand(-1, w, -1)
-        nothing = torch.zeros_like(k_x)
-        want = slow(
-            attention_of, query[0], nothing, value[0, :h, :w], pos[0].chunk(2, -1), None, whole=(nothing, (k_x, k_y))
-        )
+    if as_published:
+        k_x, k_y = published_keys(attention, key[0], halves(key_pos[0]))
+        keys = k_x[:w], k_y[:h]
     else:
-        inside = [places[:h] for places in weights_x[1]]
-        want = slow(attention, query[0], key[0, :h, :w], value[0, :h, :w], pos[0].chunk(2, -1), inside)
-    assert_close(found[0], query[0] + want)
+        keys = published_keys(attention, key[0, :h, :w], halves(key_pos[0, :h, :w]))
+    assert_close(found[0], query[0] + slow(attention, query[0], halves(pos[0]), keys, value[0, :h, :w]))
 
 
 def test_it_is_attention_to_all_cells_whose_logits_are_sums(attention):
     """The product of the two softmaxes is the softmax over all cells: the other way to compute it."""
     query, key, grid = randn(1, Q, C), randn(1, 12, C), TokenGrid(3, 4)
-    weights, biases = attention.in_proj_weight.split(C), attention.in_proj_bias.split(C)
     cells = key.unflatten(1, (3, 4))
     columns, rows = cells.mean(1, keepdim=True).expand_as(cells), cells.mean(2, keepdim=True).expand_as(cells)
 
     def heads(x, index):
-        return F.linear(x, weights[index], biases[index]).reshape(1, -1, H, D).transpose(1, 2)
+        return project(attention, index, x).reshape(1, -1, H, D).transpose(1, 2)
 
     q = torch.cat([heads(query, 0), heads(query, 1)], dim=-1)
     k = torch.cat([heads(columns, 2), heads(rows, 3)], dim=-1)
@@ -154,7 +152,8 @@ def test_gradients_are_those_of_the_formula(attention):
     query, key, pos, key_pos = inputs
     found = attention(query, key, query_pos=pos, key_pos=key_pos, grid=TokenGrid(2, 3))
     cells, places = key[0].unflatten(0, (2, 3)), key_pos[0].unflatten(0, (2, 3))
-    want = query[0] + slow(attention, query[0], cells, cells, pos[0].chunk(2, -1), places.chunk(2, -1))
+    keys = published_keys(attention, cells, halves(places))
+    want = query[0] + slow(attention, query[0], halves(pos[0]), keys, cells)
     learned = [*inputs, *attention.parameters()]
     assert_close(torch.autograd.grad(found, learned, cotangent), torch.autograd.grad(want[None], learned, cotangent))
 

@@ -18,6 +18,7 @@ NORM = "{_target_: torch.nn.LayerNorm, normalized_shape: '${...embed_dim}'}"
 VARIFOCAL = "{_target_: detrex_lite.modeling.VarifocalLoss, alpha: 0.75, gamma: 2.0}"
 
 SINGLE_LEVEL = ("detr", "conditional_detr", "dab_detr", "dn_detr")
+ATTENTION = "_target_=detrex_lite.layers.RowColumnDecoupledAttention"
 DEFORMABLE = ("deformable_detr", "dab_deformable_detr", "dn_deformable_detr", "dino", "relation_detr")
 WITH_DENOISING = ("dn_detr", "dn_deformable_detr", "dino")
 EVERY = (*SINGLE_LEVEL, *DEFORMABLE, "h_deformable_detr")
@@ -33,7 +34,7 @@ ABLATIONS = {
     "queries.mixed_selection=false": ("dino", "h_deformable_detr"),
     "heads.look_forward_twice=true": ("dab_deformable_detr",),
     "heads.look_forward_twice=false": ("dab_detr", "dino", "h_deformable_detr", "relation_detr"),
-    "heads.with_box_refine=true": ("conditional_detr",),
+    "heads.with_box_refine=true": ("conditional_detr", "anchor_detr"),
     "share_heads=true": ("dab_deformable_detr", "dino", "relation_detr"),
     "share_heads=false": ("deformable_detr",),
     "heads.share_heads=false": ("detr", "dab_detr"),
@@ -51,6 +52,8 @@ ABLATIONS = {
     "denoising.mask_padding=true": ("dn_detr", "dino"),
     # Further queries.
     "num_patterns=3": ("dab_detr", "dn_detr"),
+    "num_patterns=1": ("anchor_detr",),
+    "input_norm=null": ("anchor_detr",),
     "queries.layout.num_groups=3": EVERY,
     "queries.layout.num_groups=1": ("group_detr",),
     "num_queries_one2many=21": (*DEFORMABLE[:-1],),
@@ -62,6 +65,8 @@ ABLATIONS = {
     f"transformer.encoder.memory_fusion={FUSION}": (*DEFORMABLE[:-1], "h_deformable_detr"),
     "transformer.encoder.memory_fusion=null": ("relation_detr",),
     "transformer.encoder.num_layers=0": ("detr",),
+    f"transformer.encoder.layer.attn.{ATTENTION}": ("detr", "dab_detr"),
+    f"transformer.decoder.layer.attn[1].{ATTENTION}": ("detr",),
     "transformer.encoder.layer.attn.num_points=2": ("deformable_detr", "dino"),
     "transformer.mask_memory_padding=false": ("detr", "dab_detr"),
     "transformer.decoder.modulate_hw_attn=false": ("dab_detr", "dn_detr"),

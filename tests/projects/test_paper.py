@@ -32,6 +32,7 @@ ROW = re.compile(r"^\| (.+) \| (.+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
 FACTS = {
     "detr": (0, None, None, 1),
     "conditional_detr": (0, 1e-5, 100, 2),
+    "anchor_detr": (0, 1e-5, 100, 2),
     "dab_detr": (1e-6, 1e-3, 300, 1),
     "dn_detr": (1e-6, 1e-3, 300, 1),
     "deformable_detr": (0, 1e-5, 100, 2),
@@ -67,7 +68,9 @@ def test_it_builds_and_its_resnet_is_frozen_up_to_the_first_stage(path):
         }
         assert frozen == {"conv1", "layer1"}
         assert cfg.backbone.depth == (101 if "r101" in path.stem else 50)
-        assert cfg.backbone.get("dilation", False) == ("dc5" in path.stem)
+        # The repository of Anchor DETR has DC5 unless it is told otherwise.
+        dilated = "_c5_" not in path.stem if project(path) == "anchor_detr" else "dc5" in path.stem
+        assert cfg.backbone.get("dilation", False) == dilated
 
 
 @pytest.mark.parametrize("path", MAIN, ids=project)
@@ -96,7 +99,7 @@ def test_small_numbers(path):
         )
 
 
-@pytest.mark.parametrize("name", ["conditional_detr", "dab_detr", "dn_detr"])
+@pytest.mark.parametrize("name", ["anchor_detr", "conditional_detr", "dab_detr", "dn_detr"])
 def test_decoders_of_one_feature_map_do_not_attend_to_padding(name):
     (path,) = (path for path in MAIN if project(path) == name)
     assert small(path).transformer.mask_memory_padding

@@ -19,6 +19,7 @@ FORMATS = {
     "detr": ("detrex_lite", "detrex", "detr", "transformers", "mmdetection"),
     "conditional_detr": ("conditional_detr", "transformers", "mmdetection"),
     "dab_detr": ("detrex", "dab_detr", "transformers", "mmdetection"),
+    "anchor_detr": ("detrex", "anchor_detr"),
     "deformable_detr": ("detrex", "deformable_detr", "transformers", "mmdetection"),
     "dino": ("detrex_lite", "detrex", "dino", "mmdetection"),
     "relation_detr": ("relation_detr",),

@@ -79,8 +79,8 @@ PROPOSALS: Rules = (
     ("pos_trans.", "queries.pos_trans."),
     ("pos_trans_norm.", "queries.pos_trans_norm."),
 )
-# Of Anchor DETR, whose transformer has all but the backbone, in detrex as in the paper's repository. The norms of the
-# decoder are numbered in the order of definition, which begins with cross-attention.
+# Of Anchor DETR, in detrex as in the paper's repository. The decoder's norms are numbered in the order of definition,
+# which begins with cross-attention.
 _OF_ANCHOR_DETR = {"self_attn": "attentions.0", "ffn.linear1": "ffns.0.layers.0", "ffn.linear2": "ffns.0.layers.1"}
 ANCHOR_DETR: Rules = (
     ("backbone.body.", "backbone."),

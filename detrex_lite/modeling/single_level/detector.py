@@ -21,7 +21,7 @@ class SingleLevelDetector(Detector):
         backbone: images (B, 3, H, W) to a dict of feature maps.
         in_feature: the feature map that the transformer reads.
         in_channels: the channels of each feature map that the backbone gives, as `resnet_channels` knows them.
-        position_embedding: padding mask (B, h, w) to positions (B, C, h, w).
+        position_embedding: padding mask (B, h, w) to positions (B, C, h, w), or (B, 2 C, h, w), of x and of y.
         transformer: encoder and decoder.
         queries: where the decoder's queries begin.
         heads: read classes and boxes from queries.
@@ -100,6 +100,6 @@ class SingleLevelDetector(Detector):
         return [self.input_proj(self.backbone(images)[self.in_feature])]
 
     def map_and_positions(self, images: ImageBatch) -> tuple[ImageBatch, Tensor]:
-        """The padded map (B, C, h, w), and its positions, (B, C, h, w) or (1, C, h, w) where images share them."""
+        """The padded map (B, C, h, w), and its positions, which are those of one image where all images share them."""
         (feature,) = self.extract_features(images)
         return feature, self.position_embedding(feature.mask_or_zeros(), dtype=feature.tensor.dtype)

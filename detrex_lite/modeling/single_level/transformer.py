@@ -49,8 +49,7 @@ class SingleLevelEncoder(TransformerLayerSequence):
 
         Args:
             tokens: (B, N, C).
-            pos: (B, N, C) or (1, N, C); with twice the channels for positions of x and of y, which some attentions
-                take.
+            pos: (B, N, C) or (1, N, C); with 2 C channels for positions of x and of y, which some attentions take.
             padding: (B, N) bool, True = padding.
             grid: the map whose cells are the tokens, for attentions that require it.
 
@@ -234,8 +233,7 @@ class SingleLevelTransformer(nn.Module):
 
         Args:
             feature: (B, C, h, w), and its padding.
-            pos: (B, C, h, w), or (1, C, h, w) for all images alike; with twice the channels for positions of x and of
-                y.
+            pos: (B, C, h, w), or (1, C, h, w) for all images alike; with 2 C channels for positions of x and of y.
         """
         grid = TokenGrid(*feature.tensor.shape[-2:], feature.as_published)
         tokens, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)

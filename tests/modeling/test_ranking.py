@@ -41,9 +41,7 @@ def near(predictions, targets):
 
 
 def quality_of(predictions, targets, image, query, target):
-    boxes = [
-        box_cxcywh_to_xyxy(one)[None].detach() for one in (predictions.boxes[image, query], targets.boxes[target])
-    ]
+    boxes = [box_cxcywh_to_xyxy(one)[None].detach() for one in (predictions.boxes[image, query], targets.boxes[target])]
     score = predictions.logits[image, query, targets.labels[target]].sigmoid().item()
     return max(score**ALPHA * box_iou(*boxes).item() ** (1 - ALPHA), 0.01)
 

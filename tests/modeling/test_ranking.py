@@ -117,7 +117,7 @@ def test_losses_of_ranked_candidates_by_their_formulas():
     assert {name: len(match.query) for name, match in matches.items()} == {"": 5, "_0": 10, "_dn": 3}
     for name, predictions in outputs.items():
         match, divisor = matches[name], 10 if name == "_dn" else 5
-        weights = torch.ones(3) if name == "_dn" else slow_weights(match, predictions, targets)
+        weights = torch.ones(3, dtype=torch.float64) if name == "_dn" else slow_weights(match, predictions, targets)
         probability = predictions.logits.sigmoid()
         of_class = -(probability**2) * (1 - probability).log()
         box_l1 = giou = 0.0

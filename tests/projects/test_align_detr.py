@@ -16,6 +16,7 @@ from detrex_lite.testing import (
     parameter_patterns,
     require_all_gradients,
 )
+from tests.suites import first_always
 
 from .overfitting import ap50_by_heart, four_images, small_deformable, trained
 from .published import PROJECTS
@@ -40,7 +41,7 @@ class TestAlignDETR(DenoisingContract, DeformableContract):
         return changed(config_of(), {**SMALL, **TWO_CANDIDATES, "denoising.num_pairs": 6, **changes})
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("models/*.py"))), ids=lambda path: path.stem)
 def test_every_model_builds(path):
     model, _ = build_on_meta(path)
     assert type(model) is DINO
@@ -76,7 +77,7 @@ RANKED = {
 }
 
 
-@pytest.mark.parametrize("project", ["dab_detr", "deformable_detr", "rtdetr"])
+@pytest.mark.parametrize("project", first_always(["deformable_detr", "dab_detr", "rtdetr"]))
 def test_other_detectors_take_the_loss_and_the_matching(project, batch):
     if project == "rtdetr":
         cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
@@ -100,7 +101,6 @@ def small(**changes):
 def test_the_loss_falls(tmp_path):
     _, inputs = four_images(tmp_path)
     _, totals = trained(small(), inputs, 20)
-    print(totals)
     assert sum(totals[-3:]) < 0.9 * sum(totals[:3])
 
 

@@ -18,6 +18,7 @@ from detrex_lite.testing import (
     parameter_patterns,
     require_all_gradients,
 )
+from tests.suites import first_always
 
 from .overfitting import ap50_by_heart, four_images, small_deformable, trained
 from .published import PROJECTS
@@ -41,7 +42,7 @@ class TestStableDINO(DenoisingContract, DeformableContract):
         return small_config(**changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("models/*.py"))), ids=lambda path: path.stem)
 def test_every_model_builds(path):
     if "swin" in path.stem:
         pytest.importorskip("timm", reason="the package timm is not installed")
@@ -80,7 +81,7 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", first_always(SWITCHES))
 def test_every_idea_has_a_switch(name, batch):
     changes, prefix = SWITCHES[name]
     model = build(small_config(**changes)).train()
@@ -104,7 +105,7 @@ FUSION = {
 }
 
 
-@pytest.mark.parametrize("project", ["dab_detr", "deformable_detr", "rtdetr"])
+@pytest.mark.parametrize("project", first_always(["deformable_detr", "dab_detr", "rtdetr"]))
 def test_other_detectors_take_its_parts(project, batch):
     if project == "rtdetr":  # its encoder is the neck, which has one layer and nothing to fuse
         cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
@@ -133,7 +134,6 @@ def small(**changes):
 def test_the_loss_falls(tmp_path):
     _, inputs = four_images(tmp_path)
     _, totals = trained(small(), inputs, 20)
-    print(totals)
     assert sum(totals[-3:]) < 0.9 * sum(totals[:3])
 
 

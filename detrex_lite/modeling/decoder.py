@@ -20,8 +20,8 @@ class Memory(NamedTuple):
 
     Attributes:
         tokens: (B, N, C).
-        pos: (B, N, C) or (1, N, C), positions of the tokens, with 2 C channels where those of x and of y are apart; None
-            where the decoder has no use for them.
+        pos: (B, N, C) or (1, N, C), positions of the tokens, with 2 C channels where those of x and of y are apart;
+            None where the decoder has no use for them.
         padding: (B, N) bool, True = padding that is not attended to; None when there is none.
         levels: where the tokens are, in detectors with several feature levels; None in others.
         grid: the map whose cells are the tokens, in detectors with one feature map; None in others.

@@ -177,6 +177,7 @@ TO_DETREX_DINO = (
     (r"^queries\.content", "transformer.tgt_embed"),
     (r"^denoising\.label_embedding", "label_enc"),
     (r"^heads\.norm", "transformer.decoder.norm"),
+    (r"memory_fusion\.layers", "fusion_layer"),
     *TO_DETREX_DEFORMABLE,
 )
 # Plain attention has torch's module inside in detrex; conditional attention does not.
@@ -261,6 +262,7 @@ DETREX_FAMILIES = {
     "dab_deformable_detr": ({}, TO_DETREX_DEFORMABLE, "bbox_embed"),
     "dn_deformable_detr": ({}, TO_DETREX_DEFORMABLE, "bbox_embed"),
     "dino": ({}, TO_DETREX_DINO, "(bbox|class)_embed"),
+    "stable_dino": ({}, TO_DETREX_DINO, "(bbox|class)_embed"),
 }
 
 
@@ -305,6 +307,7 @@ FORMATS = {
     "dab_deformable_detr": ({}, ["detrex", "deformable_detr"]),
     "dn_deformable_detr": ({}, ["detrex", "deformable_detr"]),
     "dino": ({}, ["detrex", "dino"]),
+    "stable_dino": ({}, ["detrex"]),
     "relation_detr": ({"num_queries_one2many": 5}, ["relation_detr"]),
 }
 

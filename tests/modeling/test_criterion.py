@@ -30,6 +30,7 @@ from detrex_lite.modeling import (
     MatchabilityAwareLoss,
     MatchUnion,
     Mean,
+    PositionSupervisedLoss,
     Predictions,
     SetCriterion,
     Targets,
@@ -155,6 +156,59 @@ def test_matchability_aware_loss_by_its_formula():
     (gradient,) = torch.autograd.grad(want.sum() / 4, predictions.logits)
     got.backward()
     assert_close(predictions.logits.grad, gradient)
+
+
+def test_position_supervised_loss_by_its_formula():
+    """Targets are scaled for each image and each set, so that the best box of each has the target 1."""
+    targets = random_targets([3, 1])
+    sets = {
+        name: replace(random_predictions(2, 6, num_logits=4, seed=seed), match=KNOWN)
+        for seed, name in enumerate(("", "_0"))
+    }
+    sets[""].boxes[0, 4] = targets.boxes[2] + 0.02
+    sets["_0"].boxes[1, 0] = targets.boxes[3] - 0.01
+    for predictions in sets.values():
+        predictions.logits.requires_grad_()
+    got = only(PositionSupervisedLoss(alpha=0.3, gamma=1.5, power=2.5, eps=0.0))(sets, targets)
+    for name, predictions in sets.items():
+        quality = {}
+        for image, query, target in zip(*(part.tolist() for part in KNOWN[:3]), strict=True):
+            boxes = (box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target]))
+            quality[image, query, int(targets.labels[target])] = box_iou(*boxes).item() ** 2.5
+        want = 0.0
+        for place in itertools.product(range(2), range(6), range(4)):
+            p = predictions.logits[place].sigmoid()
+            if place in quality:
+                largest = max(value for other, value in quality.items() if other[0] == place[0])
+                t = quality[place] * max(1, 1 / (largest + 1e-8))
+                want = want + 0.3 * (t - p).abs() ** 1.5 * (-t * p.log() - (1 - t) * (1 - p).log())
+            else:
+                want = want - 0.7 * p**1.5 * (1 - p).log()
+        assert_close(got[f"loss{name}"], want / 4, rtol=1e-6, atol=1e-6)
+        (gradient,) = torch.autograd.grad(want / 4, predictions.logits)
+        (mine,) = torch.autograd.grad(got[f"loss{name}"], predictions.logits, retain_graph=True)
+        assert_close(mine, gradient, rtol=1e-6, atol=1e-6)  # through the weights, too
+
+
+def test_position_supervised_loss_of_extreme_logits_and_boxes_without_overlap_is_finite():
+    targets = Targets(torch.tensor([0]), torch.tensor([[0.2, 0.2, 0.1, 0.1]]), [1])
+    logits = torch.tensor([[[-500.0, 500.0], [500.0, -500.0]]], requires_grad=True)
+    predictions = Predictions(logits, torch.full((1, 2, 4), 0.8))
+    loss = only(PositionSupervisedLoss())({"": predictions}, targets)["loss"]
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+
+
+def test_of_several_pairs_of_one_query_and_class_the_best_counts():
+    targets = Targets(torch.tensor([1, 1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 2), [2])
+    pairs = Match(
+        torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), torch.tensor([1.0, 0.5, 0.25])
+    )
+    comparison = Comparison.of({"": random_predictions(1, 2, num_logits=3, dtype=torch.float32)}, {"": pairs}, targets)
+    wanted = comparison.class_targets(torch.tensor([0.5, 0.8, 0.8]))
+    assert_close(wanted, torch.tensor([[[0.0, 0.5, 0.0], [0.0, 0.2, 0.0]]]))  # qualities times weights
+    assert_close(comparison.class_targets(), torch.tensor([[[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]]))
 
 
 BINS = EdgeBins(8, 4.0, 0.5)

@@ -96,6 +96,13 @@ def test_the_memory_may_be_made_of_all_layers():
     assert norm.normalized_shape == (C,)
 
 
+def test_memory_fusion_of_one_linear_layer():
+    """Stable-DINO's, without a hidden layer."""
+    fusion = MemoryFusion(C, LAYERS, num_fcs=1)
+    assert [type(layer) for layer in fusion.layers] == [nn.Linear, nn.LayerNorm]
+    assert fusion([torch.ones(1, 3, C)] * (LAYERS + 1)).shape == (1, 3, C)
+
+
 def test_pre_norm_layers_are_followed_by_one_more_norm():
     encoder, (tokens, pos, levels) = encoder_of("norm", "self_attn", "norm", "ffn"), inputs_of(maps_of())
     nn.init.constant_(encoder.norm.weight, 2.0)

@@ -15,6 +15,7 @@ from detrex_lite.modeling import (
     GIoUCost,
     HungarianMatcher,
     LayerOutput,
+    PositionModulatedCost,
     Predictions,
     Targets,
 )
@@ -258,3 +259,103 @@ def test_a_cost_of_another_shape_is_named(cost, shown):
 def test_a_matcher_needs_costs():
     with pytest.raises(ValueError, match="at least one cost"):
         HungarianMatcher({})
+
+
+# Several queries for one object.
+
+
+def test_candidates_are_found_as_those_of_repeated_objects(matcher):
+    predictions, targets = random_predictions(2, 12), random_targets([2, 3])
+    several = HungarianMatcher(matcher.costs, candidates=2)
+    found = several({"": predictions, "_0": predictions}, targets)
+    repeated = match_one(matcher, predictions, targets.repeated(2))
+    of_copies = torch.tensor([0, 1, 0, 1, 2, 3, 4, 2, 3, 4])  # object of each of the repeated ones
+    want = [(image, query, int(of_copies[target])) for image, query, target in pairs(repeated)]
+    assert pairs(found[""]) == pairs(found["_0"]) == want
+    assert len({(image, query) for image, query, _ in want}) == 10
+    assert found[""].weight is None
+
+
+def test_the_set_of_detections_may_have_other_candidates(matcher):
+    targets = random_targets([2, 3])
+    sets = {name: random_predictions(2, 12) for name in ("", "_0", "_enc")}
+    found = HungarianMatcher(matcher.costs, candidates=2, final_candidates=1)(sets, targets)
+    assert {name: len(match.query) for name, match in found.items()} == {"": 5, "_0": 10, "_enc": 10}
+    assert pairs(found[""]) == pairs(match_one(matcher, sets[""], targets))
+
+
+def test_at_most_half_of_the_queries_are_candidates(matcher):
+    """In each image by itself, and one candidate is left for each object."""
+    targets = random_targets([1, 4, 2, 7])
+    found = match_one(HungarianMatcher(matcher.costs, candidates=3), random_predictions(4, 12), targets)
+    counts = torch.bincount(found.target, minlength=14).split(targets.sizes)
+    assert [set(count.tolist()) for count in counts] == [{3}, {1}, {3}, {1}]
+
+
+@pytest.mark.parametrize("wrong", [{"candidates": 0}, {"candidates": 2, "final_candidates": 0}])
+def test_an_object_has_at_least_one_candidate(matcher, wrong):
+    with pytest.raises(ValueError, match="at least one candidate .*=0"):
+        HungarianMatcher(matcher.costs, **wrong)
+
+
+# Stable-DINO's cost.
+
+
+def slow_modulated_cost(predictions, targets, *, by_object):
+    """(B, Q, T) of all objects of the batch, number by number; only those of a query's image mean something."""
+    batch, queries, _ = predictions.logits.shape
+    count = len(targets)
+    cost = torch.zeros(batch, queries, count, dtype=torch.float64)
+    image_of_object = [image for image, size in enumerate(targets.sizes) for _ in range(size)]
+    for image in range(batch):
+        corners = [box_cxcywh_to_xyxy(one) for one in (predictions.boxes[image], targets.boxes)]
+        v = (generalized_box_iou(*corners) + 1) / 2
+        if by_object:
+            largest = v[:, [owner == image for owner in image_of_object]].max()
+        else:
+            by_class = {int(label): v[:, target] for target, label in enumerate(targets.labels)}  # the last one wins
+            v = torch.stack([by_class[int(label)] for label in targets.labels], dim=1)
+            largest = v.max()
+        p = predictions.logits[image].sigmoid()[:, targets.labels] * (v * max(1, 1 / largest)) ** 0.5
+        cost[image] = 0.25 * (1 - p) ** 2 * -p.log() - 0.75 * p**2 * -(1 - p).log()
+    return cost
+
+
+@pytest.mark.parametrize("by_object", [False, True])
+def test_the_position_modulated_cost_by_its_formula(by_object):
+    predictions, targets = random_predictions(2, 6), random_targets([3, 4])
+    assert len(set(targets.labels.tolist())) < 7  # objects share classes
+    got = PositionModulatedCost(2.0, eps=0.0, by_object=by_object)(output_of(predictions), targets.padded())
+    want = 2 * slow_modulated_cost(predictions, targets, by_object=by_object)
+    assert_close(got[0, :, :3], want[0, :, :3], rtol=1e-6, atol=1e-6)
+    assert_close(got[1, :, :4], want[1, :, 3:], rtol=1e-6, atol=1e-6)
+    assert torch.isfinite(got).all()
+
+
+def test_other_images_change_the_position_modulated_cost_unless_it_is_by_object():
+    predictions, targets = random_predictions(2, 6), random_targets([3, 4])
+    changed = Targets(targets.labels, targets.boxes.clone(), targets.sizes)
+    changed.boxes[6] = predictions.boxes[0, 2]  # an object of the second image
+    for by_object in (False, True):
+        cost = PositionModulatedCost(by_object=by_object)
+        one, other = (cost(output_of(predictions), given.padded())[0, :, :3] for given in (targets, changed))
+        assert torch.equal(one, other) == by_object
+
+
+def test_costs_of_whole_sets_see_each_set_by_itself():
+    targets = random_targets([3, 1])
+    matcher = HungarianMatcher({"label": PositionModulatedCost(), "bbox": BoxL1Cost()})
+    sets = {"": random_predictions(2, 5, seed=5), "_0": random_predictions(2, 9, seed=9)}
+    sets["_0"].boxes[0, 0] = targets.boxes[0]  # nearer than all of the other set
+    together = matcher.cost_matrices(sets, targets)
+    for name, one in sets.items():
+        assert_close(together[name], matcher.cost_matrices({name: one}, targets)[name])
+
+
+@pytest.mark.parametrize("by_object", [False, True])
+@pytest.mark.parametrize(("sizes", "queries"), [([0, 0], 4), ([2, 0], 4), ([2, 1], 0)])
+def test_position_modulated_costs_without_objects_or_queries(by_object, sizes, queries):
+    predictions = random_predictions(2, queries)
+    cost = PositionModulatedCost(by_object=by_object)(output_of(predictions), random_targets(sizes).padded())
+    assert cost.shape == (2, queries, max(sizes))
+    assert torch.isfinite(cost).all()

@@ -14,6 +14,8 @@ FUSION = (
     "{_target_: detrex_lite.modeling.deformable.MemoryFusion, embed_dim: '${....embed_dim}', "
     "num_layers: '${..num_layers}'}"
 )
+POSITION_COST = "{_target_: detrex_lite.modeling.PositionModulatedCost}"
+POSITION_LOSS = "{_target_: detrex_lite.modeling.PositionSupervisedLoss}"
 NORM = "{_target_: torch.nn.LayerNorm, normalized_shape: '${...embed_dim}'}"
 VARIFOCAL = "{_target_: detrex_lite.modeling.VarifocalLoss, alpha: 0.75, gamma: 2.0}"
 
@@ -82,6 +84,10 @@ ABLATIONS = {
     # Losses.
     "aux_loss=false": EVERY,
     f"criterion.losses.loss_class={VARIFOCAL}": ("dab_detr", "dino"),
+    f"criterion.losses.loss_class={POSITION_LOSS}": ("dab_detr", "dino"),
+    f"criterion.matcher.costs.label={POSITION_COST}": ("dab_detr", "dino", "stable_dino"),
+    "criterion.matcher.costs.label.by_object=true": ("stable_dino",),
+    "criterion.matcher.candidates=2": ("dab_detr", "dino", "align_detr"),
 }
 CASES = [(override, project) for override, projects in ABLATIONS.items() for project in projects]
 

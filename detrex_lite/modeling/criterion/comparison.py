@@ -119,8 +119,8 @@ class Comparison:
 
     def largest(self, values: Tensor) -> Tensor:
         """(M,), for each matched pair the largest of `values`, (M,), in its image and set of predictions."""
-        set_of_pair = torch.arange(len(self.names)).repeat_interleave(torch.tensor(self.matched_per_set))
-        batch = len(self.logits)
+        batch, per_set = len(self.logits), torch.tensor(self.matched_per_set)
+        set_of_pair = torch.arange(len(per_set)).repeat_interleave(per_set, output_size=len(self.image))
         place = set_of_pair.to(values.device, non_blocking=True) * batch + self.image
         found = values.new_zeros(len(self.names) * batch)
         return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]

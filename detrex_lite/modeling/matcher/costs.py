@@ -82,7 +82,7 @@ class PositionModulatedCost:
 
     As in the authors' code, v is looked up by class: all objects of the batch that have a class share the v of the
     last one of them, and the largest value is sought among all objects of the batch, those of other images, too.
-    `by_object` gives each object its own v, as the paper's equation has it, and scales by the image's own objects.
+    `by_object` gives each object its own v, as the paper's equation reads, and scales by the image's own objects.
 
     Args:
         weight: what the cost is multiplied by.

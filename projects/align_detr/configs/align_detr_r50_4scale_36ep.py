@@ -1,0 +1,12 @@
+"""Align-DETR R50 with four feature levels for 36 epochs, the learning rate a tenth after 30.
+
+python tools/train_net.py --config-file projects/align_detr/configs/align_detr_r50_4scale_36ep.py --num-gpus 8
+"""
+
+from detrex_lite.config import get_config
+
+from .align_detr_r50_4scale_12ep import dataloader, model, optimizer, train
+
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_36ep
+train.max_epochs = 36
+train.output_dir = "output/align_detr_r50_4scale_36ep"

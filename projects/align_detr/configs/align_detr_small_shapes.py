@@ -1,0 +1,15 @@
+"""A small Align-DETR on generated shapes, from scratch, in minutes on a CPU.
+
+python tools/train_net.py --config-file projects/align_detr/configs/align_detr_small_shapes.py
+"""
+
+from detrex_lite.config import get_config
+
+from .models.align_detr_small import model
+
+_shapes = get_config("projects/dino/configs/dino_small_shapes.py")
+dataset, dataloader, optimizer = _shapes.dataset, _shapes.dataloader, _shapes.optimizer
+lr_multiplier, train = _shapes.lr_multiplier, _shapes.train
+
+model.num_classes = 3
+train.output_dir = "output/align_detr_small_shapes"

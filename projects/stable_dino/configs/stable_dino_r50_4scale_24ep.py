@@ -1,0 +1,14 @@
+"""Stable-DINO R50 with four feature levels for 24 epochs, the learning rate a tenth after 20.
+
+python tools/train_net.py --config-file projects/stable_dino/configs/stable_dino_r50_4scale_24ep.py --num-gpus 8
+
+The paper has this training, its repository no config of it.
+"""
+
+from detrex_lite.config import get_config
+
+from .stable_dino_r50_4scale_12ep import dataloader, model, optimizer, train
+
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_24ep
+train.max_epochs = 24
+train.output_dir = "output/stable_dino_r50_4scale_24ep"

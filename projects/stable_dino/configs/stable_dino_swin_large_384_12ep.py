@@ -1,0 +1,10 @@
+"""Stable-DINO Swin-L with four feature levels for 12 epochs, from ImageNet-22k.
+
+python tools/train_net.py --config-file projects/stable_dino/configs/stable_dino_swin_large_384_12ep.py --num-gpus 8
+"""
+
+from .models.stable_dino_swin_large_384 import model
+from .stable_dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
+
+model.backbone.weights = "ms_in22k"
+train.output_dir = "output/stable_dino_swin_large_384_12ep"

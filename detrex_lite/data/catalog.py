@@ -131,7 +131,7 @@ def locate(name: str) -> Location:
         holder = "coco"
         annotations = os.path.join(root, holder, "annotations", f"{stem}.json")
         beside, above = os.path.join(root, holder, "annotations", stem), os.path.join(root, holder, stem)
-        arguments = {
+        arguments: dict[str, Any] = {
             "annotations": annotations,
             "image_root": os.path.join(root, holder, images),
             "panoptic_root": above if os.path.isdir(above) else beside,

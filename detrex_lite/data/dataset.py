@@ -75,7 +75,7 @@ class DetectionDataset:
         self.annotation_ids = _frozen(annotation_ids, np.int64)
         self.has_annotations = has_annotations
         self.segmentations = segmentations
-        self.is_thing = _frozen(np.ones(len(self.class_names)) if is_thing is None else is_thing, np.bool_)
+        self.is_thing = _frozen(np.asarray([True] * len(self.class_names) if is_thing is None else is_thing), np.bool_)
         self.dropped = dict(dropped)
         self.clipped = clipped
         self._file_names = file_names
@@ -112,7 +112,7 @@ class DetectionDataset:
             raise IndexError(f"image {index} of a data set of {len(self)}")
         index %= len(self)
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        record = {
+        record: dict[str, Any] = {
             "file_name": self.file_name(index),
             "image_id": int(self.image_ids[index]),
             "height": int(self.heights[index]),

@@ -97,6 +97,7 @@ class DetrDatasetMapper:
                 f"the augmentation turned the image from torch.uint8 into {image.dtype}; models "
                 "normalise 0..255 by themselves, so leave out ToDtype and Normalize"
             )
+        objects: dict[str, Tensor]
         objects = {name: target[name].as_subclass(Tensor) for name in ("boxes", "labels", "masks") if name in target}
         return image.as_subclass(Tensor).contiguous(), objects
 

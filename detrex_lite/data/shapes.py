@@ -237,7 +237,8 @@ def _write_split(
                     "segmentation": segmentation,
                 }
             )
-        background = ~masks.any(axis=0)
+        background = np.logical_not(masks.any(axis=0))
+        segments: list[tuple[int, np.ndarray]]
         segments = [*shapes, (len(SHAPES), background)] if background.any() else shapes
         panoptic.append({"image_id": index + 1, "file_name": file_name, "segments_info": _segments_info(segments)})
         labels = np.zeros((image_size, image_size), dtype=np.int32)

@@ -189,7 +189,7 @@ def _summary(dataset: DetectionDataset) -> list[str]:
     ]
     if dataset.segmentations is not None:
         stuff = dataset.num_classes - int(dataset.is_thing.sum())
-        lines.append("masks: yes" + (f", {stuff} of the classes are stuff" if stuff else ""))
+        lines.append("masks: yes" + (f"; classes of stuff: {stuff}" if stuff else ""))
     if not dataset.has_annotations:
         lines.append("no annotations: for prediction only")
     return [*lines, "", head, *table]

@@ -52,9 +52,9 @@ class DetrDatasetMapper:
             objects that the augmentation left no area of.
 
         Raises:
-            DatasetError: when the image or a mask cannot be read, or is of another size than annotated, or boxes are
-                to come from masks and the record has none.
-            ValueError: when the augmentation changes the type of the pixels, or leaves out a box without its mask.
+            DatasetError: when the image or a mask cannot be read, or is of another size than annotated.
+            ValueError: when the augmentation changes the type of the pixels, or loses or leaves out something without
+                the rest, or boxes are to come from masks and the record has none.
         """
         image, target = self.augment(*self.read(record), **self.context(record))
         return self.pack(record, image, target)
@@ -81,7 +81,7 @@ class DetrDatasetMapper:
         if self.is_train and "segmentations" in record:
             target["masks"] = ObjectMasks(record_masks(record, wanted).view(torch.uint8))
         elif self.is_train and self.boxes_from_masks:
-            raise DatasetError(
+            raise ValueError(
                 f"{record['file_name']}: there are no masks to take boxes from: load the data set with masks=True"
             )
         return tv_tensors.Image(image), target
@@ -90,15 +90,17 @@ class DetrDatasetMapper:
         self, image: tv_tensors.Image, target: dict[str, Any], **context: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Image and objects after the augmentation, which gets `context` too; boxes may have lost their area."""
+        names = [*target]
         if self.augmentation is not None:
             image, target = self.augmentation(image, {**target, **context})
+            if lost := [name for name in names if name not in target]:
+                raise ValueError(f"the augmentation returned a target without {', '.join(map(repr, lost))}")
         if image.dtype != torch.uint8:
             raise ValueError(
                 f"the augmentation turned the image from torch.uint8 into {image.dtype}; models "
                 "normalise 0..255 by themselves, so leave out ToDtype and Normalize"
             )
-        objects: dict[str, Tensor]
-        objects = {name: target[name].as_subclass(Tensor) for name in ("boxes", "labels", "masks") if name in target}
+        objects: dict[str, Tensor] = {name: target[name].as_subclass(Tensor) for name in names}
         return image.as_subclass(Tensor).contiguous(), objects
 
     def pack(self, record: dict[str, Any], image: Tensor, objects: dict[str, Tensor]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ Size = tuple[int, int]
 class PackedSegmentations:
     """The polygons and run lengths of T objects, in the order of their boxes.
 
-    Polygons are kept as numbers, not drawn: those of COCO's training set take a few hundred megabytes, its masks a few
-    hundred gigabytes.
+    Polygons are kept as numbers, not drawn: 25 points take 400 bytes, the mask of an image of 480x640 three hundred
+    thousand.
 
     Args:
         segmentations: of each object, as `structures.checked_segmentation` gives them.

@@ -161,11 +161,17 @@ def test_boxes_are_those_of_the_image_or_those_of_what_is_left_of_masks(tmp_path
 
 def test_what_cannot_be_meant_is_refused(tmp_path):
     path, root = write(tmp_path)
-    with pytest.raises(DatasetError, match="no masks to take boxes from: load the data set with masks=True"):
+    with pytest.raises(ValueError, match="no masks to take boxes from: load the data set with masks=True"):
         DetrDatasetMapper(is_train=True, boxes_from_masks=True)(load_coco(path, root)[0])
     record = load_coco(path, root, masks=True)[0]
     with pytest.raises(ValueError, match=r"made masks \(2, 40, 60\) .* beside 2 boxes in an image of 40x18"):
         DetrDatasetMapper(augmentation=Cut("boxes"), is_train=True)(record)
+
+    def without_masks(image, target):
+        return image, {name: value for name, value in target.items() if name != "masks"}
+
+    with pytest.raises(ValueError, match="returned a target without 'masks'"):
+        DetrDatasetMapper(augmentation=without_masks, is_train=True)(record)
 
 
 def test_records_with_masks(tmp_path):

@@ -3,9 +3,11 @@
 from importlib import import_module
 
 import pytest
+import torch
 
 from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate, validate
 from detrex_lite.data import dataset_of, generate_shapes
+from detrex_lite.structures import masks_to_boxes
 
 from .samples import box_entry, image_entry, write_coco, write_image, write_same_content_twice
 
@@ -23,7 +25,9 @@ def build(config):
     return [*loaders, instantiate(config.dataloader.evaluator)]
 
 
-@pytest.mark.parametrize("name", ["bccd", "coco_detr", "custom_coco", "custom_voc", "shapes"])
+@pytest.mark.parametrize(
+    "name", ["bccd", "coco_detr", "coco_instance", "coco_panoptic_lsj", "custom_coco", "custom_voc", "shapes"]
+)
 def test_they_are_modules_too(name):
     module = import_module(f"detrex_lite.configs.common.data.{name}")
     assert list(module.dataloader) == ["train", "test", "evaluator"]
@@ -145,3 +149,41 @@ def test_own_files_with_the_augmentation_of_real_time_detectors(tmp_path):
     assert len(dataset_of(train)) == len(dataset_of(test)) == 4
     batch = next(iter(train))
     assert len({sample["image"].shape for sample in batch}) == 1
+
+
+@pytest.mark.parametrize(("name", "classes"), [("shapes_masks", 3), ("shapes_panoptic", 4)])
+def test_shapes_with_masks(tmp_path, name, classes):
+    generate_shapes(tmp_path / "shapes", num_train=8, num_val=2, image_size=32)
+    overrides = [f"dataset.root={tmp_path / 'shapes'}", "dataloader.train.total_batch_size=4"]
+    train, test, _ = build(load(name, overrides))
+    instances = next(iter(train))[0]["instances"]
+    assert instances.gt_masks.shape == (len(instances), 32, 32)
+    assert dataset_of(train).num_classes == classes
+    assert dataset_of(test).segmentations is not None
+
+
+def test_own_coco_files_with_masks_jittered_as_mask_dino_does(tmp_path):
+    square = [[5, 6, 25, 6, 25, 30, 5, 30]]
+    entries = [box_entry(1, 1, [0, 0, 50, 35], segmentation=square)]
+    path, images = write_coco(tmp_path, [image_entry(1), image_entry(2)], entries)
+    write_image(images / "1.png")
+    overrides = [
+        f"dataset.{split}_{part}={value}"
+        for split in ("train", "val")
+        for part, value in (("annotations", path), ("images", images))
+    ]
+    train, test, _ = build(load("custom_coco_masks", [*overrides, "dataloader.train.total_batch_size=1"]))
+    assert next(iter(train))[0]["instances"].has("gt_masks")
+    assert dataset_of(test).segmentations is not None
+    config = load("coco_instance_lsj", ["dataloader.image_size=64", "dataloader.train.total_batch_size=1"])
+    config.dataloader.train.dataset = load("custom_coco_masks", overrides).dataloader.train.dataset
+    config.dataloader.train.mapper.augmentation.scale_range = [0.5, 0.9]
+    sample = next(iter(instantiate(config.dataloader.train)))[0]  # never the image without objects
+    assert sample["file_name"].endswith("1.png")
+    assert sample["image"].shape == (3, 64, 64)
+    assert (sample["image"][:, 60:] == 128).all()
+    instances = sample["instances"]
+    torch.testing.assert_close(masks_to_boxes(instances.gt_masks), instances.gt_boxes.tensor)
+    width, height = (instances.gt_boxes.tensor[0, 2:] - instances.gt_boxes.tensor[0, :2]).tolist()
+    assert width < 0.5 * 0.9 * 64  # of the mask, a third of the image wide; the annotated box has five sixths
+    assert height < 0.9 * 64

@@ -14,8 +14,11 @@ from detrex_lite.data import (
     DetrDatasetMapper,
     build_train_loader,
     dataset_of,
+    generate_shapes,
     load_coco,
     load_detectron2_dataset,
+    load_shapes_panoptic,
+    record_masks,
     register_detectron2_dataset,
 )
 from detrex_lite.data.detectron2_catalog import (
@@ -163,6 +166,49 @@ def test_there_and_back(tmp_path):
     same = from_detectron2_records(records, name="x", class_names=dataset.class_names, category_ids=(2, 7))
     for left, right in zip(dataset, same, strict=True):
         assert_same_record(left, right)
+
+
+def test_masks_there_and_back(tmp_path):
+    square = [[5, 6, 25, 6, 25, 30, 5, 30]]
+    crowd = mask.encode(np.asfortranarray(np.eye(40, 60, dtype=np.uint8)))
+    entries = [
+        box_entry(3, 1, [5, 6, 20, 24], segmentation=square),
+        box_entry(4, 1, [0, 0, 40, 40], iscrowd=1, segmentation={**crowd, "counts": crowd["counts"].decode()}),
+    ]
+    dataset = load_coco(*write_coco(tmp_path, annotations=entries), masks=True)
+    records = to_detectron2_records(dataset)
+    assert records[0]["annotations"][0]["segmentation"] == square
+    back = from_detectron2_records(
+        records, name="mine", class_names=dataset.class_names, category_ids=dataset.category_ids, masks=True
+    )
+    assert torch.equal(record_masks(back[0]), record_masks(dataset[0]))
+    assert from_detectron2_records(records, name="mine", class_names=("cat", "dog")).segmentations is None
+    del records[0]["annotations"][1]["segmentation"]
+    with pytest.raises(DatasetError, match=r"record 0 \(.*1.png\), annotation 1 has no 'segmentation'"):
+        from_detectron2_records(records, name="mine", class_names=("cat", "dog"), masks=True)
+    records[0]["annotations"][1]["segmentation"] = []
+    with pytest.raises(DatasetError, match="annotation 1: its segmentation is an empty list"):
+        from_detectron2_records(records, name="mine", class_names=("cat", "dog"), masks=True)
+
+
+def test_panoptic_segments_there_and_back(tmp_path):
+    root = generate_shapes(tmp_path / "shapes", num_train=3, num_val=1, image_size=32)
+    dataset = load_shapes_panoptic(root, "train")
+    records = to_detectron2_records(dataset)
+    assert "annotations" not in records[0]
+    back = from_detectron2_records(records, name="mine", class_names=dataset.class_names, masks=True)
+    assert back.is_thing.tolist() == [True, True, True, False]
+    for one, other in zip(dataset, back, strict=True):
+        assert torch.equal(record_masks(one), record_masks(other))
+        torch.testing.assert_close(one["boxes"], other["boxes"])
+        torch.testing.assert_close(one["classes"], other["classes"])
+    published = {"id": 1, "category_id": 3, "bbox": [4, 5, 10, 12], "iscrowd": 0, "area": 9, "isthing": False}
+    records[0]["segments_info"] = [published]  # without bbox_mode
+    one = from_detectron2_records(records, name="mine", class_names=dataset.class_names, masks=True)[0]
+    assert one["boxes"].tolist() == [[4, 5, 14, 17]]
+    records[0]["segments_info"] = [{**published, "id": 2**24}]
+    with pytest.raises(DatasetError, match="segment 0: 'id' must be from 1"):
+        from_detectron2_records(records, name="mine", class_names=dataset.class_names, masks=True)
 
 
 def test_images_for_prediction_have_no_annotations(tmp_path):

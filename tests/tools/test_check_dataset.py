@@ -1,5 +1,6 @@
 import pytest
 
+from detrex_lite.data import generate_shapes
 from detrex_lite.tools.check_dataset import main
 
 from ..data.samples import box_entry, write_coco, write_image, write_same_content_twice
@@ -27,6 +28,21 @@ def test_faults_exit_with_one_and_both_formats_agree(tmp_path, capsys):
     assert "object 1 (dog): the box (9, 9, 10, 30)" not in capsys.readouterr().out  # it has an area now
 
 
+def test_masks_and_panoptic_files_are_checked(tmp_path, capsys):
+    root = generate_shapes(tmp_path / "shapes", num_train=2, num_val=3, image_size=32)
+    images = ["--images", str(root / "images/val"), "--decode"]
+    instances = str(root / "annotations/val.json")
+    assert main(["--coco", instances, *images, "--masks"]) == 0
+    assert "masks: yes" in capsys.readouterr().out
+    assert main(["--coco", instances, *images]) == 0
+    assert "masks" not in capsys.readouterr().out
+    panoptic = ["--panoptic", str(root / "annotations/panoptic_val.json"), *images]
+    assert main([*panoptic, "--segments", str(root / "panoptic/val")]) == 0
+    assert "masks: yes; classes of stuff: 1" in capsys.readouterr().out
+    assert main(panoptic) == 1
+    assert "panoptic folder" in capsys.readouterr().out
+
+
 def test_unknown_name_exits_with_one(capsys):
     assert main(["--name", "coco_2017_vall"]) == 1
     assert "did you mean 'coco_2017_val'" in capsys.readouterr().err
@@ -35,9 +51,11 @@ def test_unknown_name_exits_with_one(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--coco", "a.json"], "--coco and --voc need --images"),
+        (["--coco", "a.json"], "--coco, --panoptic and --voc need --images"),
+        (["--coco", "a.json", "--images", "i", "--segments", "s"], "--segments goes with --panoptic"),
+        (["--voc", "a", "--images", "i", "--masks"], "--masks goes with --coco and --name"),
         (["--coco", "a.json", "--images", "i", "--split", "s"], "--split and --one-based go with --voc"),
-        ([], "one of the arguments --coco --voc --name is required"),
+        ([], "one of the arguments --coco --panoptic --voc --name is required"),
     ],
 )
 def test_arguments_that_do_not_go_together(arguments, message, capsys):

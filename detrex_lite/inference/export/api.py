@@ -195,7 +195,8 @@ def _resize_of(augmentation: Any) -> Any:
         (length,) = augmentation.short_edge_length
         return {"kind": "shortest_edge", "short_edge_length": length, "max_size": augmentation.max_size}
     if isinstance(augmentation, v2.Resize) and isinstance(augmentation.size, Sequence) and len(augmentation.size) == 2:
-        is_bilinear = augmentation.interpolation == v2.InterpolationMode.BILINEAR
+        bilinear = v2.InterpolationMode.BILINEAR
+        is_bilinear = augmentation.interpolation in (bilinear, bilinear.value)  # newer versions keep its name
         if is_bilinear and augmentation.antialias:
             return {"kind": "stretch", "height": augmentation.size[0], "width": augmentation.size[1]}
     return augmentation
@@ -282,7 +283,7 @@ def _check(
     differences = []
     for images in check_batches(sizes, batches, padded=description.padded):
         try:
-            one = compare(reference, session, images, tied=TIED[description.precision])
+            one = compare(reference, session, images, tied=TIED[description.precision], limits=(score_limit, box_limit))
         except Exception as error:  # of the runtime
             shapes = ", ".join(f"{image.shape[0]}x{image.shape[1]}" for image in images)
             raise ExportError(f"the exported file fails with images of {shapes}: {str(error).strip()[:800]}") from error

@@ -53,6 +53,7 @@ from .matcher import (
     FocalCost,
     GIoUCost,
     HungarianMatcher,
+    IoUAssigner,
     Matcher,
     MatchingCost,
     PositionModulatedCost,
@@ -66,11 +67,13 @@ from .queries import Queries, QueryBlock
 from .query_layout import QueryLayout
 from .relation import PositionRelation
 from .reparam_heads import ReparamHeads
+from .suppression import NMS, SoftNMS
 from .targets import PaddedTargets, Targets
 
 __all__ = [
     "EVA02",
     "FINAL",
+    "NMS",
     "AnchorBoxes",
     "BoxL1Cost",
     "BoxL1Loss",
@@ -99,6 +102,7 @@ __all__ = [
     "HybridEncoder",
     "ImagePreprocessor",
     "InternImage",
+    "IoUAssigner",
     "IoUAwareBCELoss",
     "LayerOutput",
     "LayerStep",
@@ -127,6 +131,7 @@ __all__ = [
     "ResNet",
     "SetCriterion",
     "SimpleFeaturePyramid",
+    "SoftNMS",
     "SoftmaxPostprocessor",
     "Targets",
     "TimmBackbone",

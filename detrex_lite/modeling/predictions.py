@@ -22,12 +22,15 @@ class Match(NamedTuple):
         target: (M,) the object's index in the packed `Targets`.
         weight: (M,) what the losses of each pair are multiplied by, and what quality losses multiply the targets of
             their classes by; None for 1.
+        shared_queries: whether a query may answer for several objects. Class losses then know it by the class of the
+            last of them, as the published code does, which writes one label after the other.
     """
 
     image: Tensor
     query: Tensor
     target: Tensor
     weight: Tensor | None = None
+    shared_queries: bool = False
 
 
 class LayerOutput(NamedTuple):
@@ -66,6 +69,8 @@ class Predictions:
 
     Attributes:
         logits, boxes, extra: see `LayerOutput`.
+        reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the queries begin at, or boxes around tokens
+            (B is 1 where they are the same for all images); None without any. Matchers may look at it.
         targets: what this set is compared with where that is not the batch's ground truth: objects, or a function from
             the batch's objects to them, such as `Targets.class_agnostic` for proposals.
         match: which query answers for which object where that is known, as in denoising; None to find it.
@@ -81,6 +86,7 @@ class Predictions:
     logits: Tensor
     boxes: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: Tensor | None = None
     targets: Targets | Callable[[Targets], Targets] | None = None
     match: Match | None = None
     num_groups: int = 1

@@ -157,6 +157,7 @@ class Queries:
                 outputs,
                 suffix=block.suffix,
                 aux_loss=aux_loss,
+                reference=block.reference,
                 targets=block.targets,
                 match=block.match,
                 num_groups=block.num_groups if block.match is None else 1,

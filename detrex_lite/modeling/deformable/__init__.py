@@ -4,6 +4,7 @@ from .detector import MultiScaleDetector
 from .grouped_queries import GroupedAnchorQueries
 from .proposals import (
     EncoderProposals,
+    ProposalSelection,
     ProposalTokens,
     best_proposals,
     gather_tokens,
@@ -12,6 +13,7 @@ from .proposals import (
     topk_tokens,
 )
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
+from .selection import LevelwiseNMS
 from .transformer import (
     DeformableAnchorDecoder,
     DeformableBoxDecoder,
@@ -30,9 +32,11 @@ __all__ = [
     "DeformableQueries",
     "EncoderProposals",
     "GroupedAnchorQueries",
+    "LevelwiseNMS",
     "MemoryFusion",
     "MultiScaleDetector",
     "MultiScaleTransformer",
+    "ProposalSelection",
     "ProposalTokens",
     "StartingQueries",
     "best_proposals",

@@ -56,7 +56,7 @@ def test_it_is_the_loop_over_queries_and_objects(per_object):
     targets, predictions = make_targets([3, 0, 2]), make_predictions(3, 30)
     match = assigner(max_per_object=per_object)({"": predictions}, targets)[""]
     expected = pairs_by_a_loop(predictions.reference, targets, 0.5, per_object)
-    assert {target for _, _, target in expected} == set(range(5))
+    assert len({target for _, _, target in expected}) in range(2, 5)  # others are no candidate's
     assert sorted(as_pairs(match)) == sorted(expected)
     assert match.weight is None
 

@@ -24,6 +24,8 @@ from .backbone import (
     vit_channels,
 )
 from .criterion import (
+    AlignmentFocalLoss,
+    AlignmentGIoULoss,
     BoxL1Loss,
     Comparison,
     CrossEntropyLoss,
@@ -74,6 +76,8 @@ __all__ = [
     "EVA02",
     "FINAL",
     "NMS",
+    "AlignmentFocalLoss",
+    "AlignmentGIoULoss",
     "AnchorBoxes",
     "BoxL1Cost",
     "BoxL1Loss",

@@ -43,12 +43,14 @@ class LayerOutput(NamedTuple):
             and splitting treat them alike.
         name: of a set of predictions that a layer makes besides its own, such as "_pre" (see `name_layers`); None for
             the layer's.
+        left_out: (B, Q) bool, True = a query that takes no part any more, see `Predictions.padding`; None when all do.
     """
 
     logits: Tensor
     boxes: Tensor
     extra: Mapping[str, Tensor]
     name: str | None = None
+    left_out: Tensor | None = None
 
     @classmethod
     def joined(cls, outputs: Sequence["LayerOutput | Predictions"]) -> "LayerOutput":
@@ -60,7 +62,8 @@ class LayerOutput(NamedTuple):
     def first(self, number: int) -> "LayerOutput":
         """The same of the first queries of each image."""
         extra = {name: value[:, :number] for name, value in self.extra.items()}
-        return LayerOutput(self.logits[:, :number], self.boxes[:, :number], extra, self.name)
+        left_out = None if self.left_out is None else self.left_out[:, :number]
+        return LayerOutput(self.logits[:, :number], self.boxes[:, :number], extra, self.name, left_out)
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Predictions:
         repeats: how many queries answer for each object; losses are divided by it.
         weight: what all losses of this set are multiplied by, besides the weights of the criterion.
         query_weight: (B, Q), what losses that each query has are multiplied by; None for 1.
-        padding: (B, Q) bool, True = a query that only fills up the batch, by which nothing is detected; None when there
-            is none.
+        padding: (B, Q) bool, True = a query that only fills up the batch, or has been left out by a decoder: nothing is
+            matched with it, or detected by it, and it has no losses; None when there is none.
     """
 
     logits: Tensor
@@ -98,7 +101,10 @@ class Predictions:
     @classmethod
     def of(cls, output: LayerOutput, **fields: Any) -> "Predictions":
         """What heads said, and further fields."""
-        return cls(output.logits, output.boxes, output.extra, **fields)
+        padding = fields.pop("padding", None)
+        if output.left_out is not None:
+            padding = output.left_out if padding is None else padding | output.left_out
+        return cls(output.logits, output.boxes, output.extra, padding=padding, **fields)
 
     def at_least_float32(self) -> "Predictions":
         """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""

@@ -5,7 +5,7 @@ import torch
 from torchvision.ops import box_iou
 
 from detrex_lite.modeling import TokenLevels
-from detrex_lite.modeling.deformable import LevelwiseNMS, topk_tokens
+from detrex_lite.modeling.deformable import DistinctProposals, LevelwiseNMS, topk_tokens
 from detrex_lite.structures import ImageBatch, box_cxcywh_to_xyxy
 
 SHAPES = [(6, 8), (3, 4), (2, 2)]
@@ -77,7 +77,22 @@ def test_with_too_few_left_the_best_are_taken():
     assert torch.equal(LevelwiseNMS(0.9, 2)(scores, same, 7, levels), topk_tokens(scores, 7, levels))
 
 
-@pytest.mark.parametrize("selection", [LevelwiseNMS(0.6, 30)])
+@pytest.mark.parametrize("number", [5, 50])
+def test_distinct_proposals_are_left_by_the_loop_and_the_best_others_follow(number):
+    levels, (scores, boxes) = make_levels((6, 8), (6, 8)), make_proposals(2)
+    chosen = DistinctProposals(0.5)(scores, boxes, number, levels)
+    for image in range(2):
+        by_score = scores[image].argsort(descending=True).tolist()
+        corners, left = box_cxcywh_to_xyxy(boxes[image]), []
+        for token in by_score:
+            if all(box_iou(corners[[other]], corners[[token]]) <= 0.5 for other in left):
+                left.append(token)
+        assert 5 < len(left) < 50
+        expected = left + [token for token in by_score if token not in left]
+        assert chosen[image].tolist() == expected[:number]
+
+
+@pytest.mark.parametrize("selection", [LevelwiseNMS(0.6, 30), DistinctProposals(0.6)])
 def test_an_image_gives_the_same_alone_and_with_padding(selection):
     scores, boxes = make_proposals(2)
     both = make_levels((6, 8), (4, 4))

@@ -35,6 +35,7 @@ class Comparison:
         matched_per_set: S numbers that sum to M.
         extra: further outputs of all queries by name, (B, R, ...) each; see `matched`.
         target_extra: further properties of all objects by name, (T, ...) each; see `wanted`.
+        num_objects: T, of the batch.
         shared_queries: see `Match`.
         matched_share: the share of the final matching queries that have an object, a scalar; None where these are not
             matched yet, or are not there.
@@ -53,6 +54,7 @@ class Comparison:
     matched_per_set: list[int]
     extra: Mapping[str, Tensor]
     target_extra: Mapping[str, Tensor]
+    num_objects: int
     shared_queries: bool = False
     matched_share: Tensor | None = None
     weight: Tensor | None = None
@@ -91,6 +93,7 @@ class Comparison:
             matched_per_set=[len(match.query) for match in pairs],
             extra={name: torch.cat([predicted.extra[name] for predicted in sets], dim=1) for name in sets[0].extra},
             target_extra=targets.extra,
+            num_objects=len(targets),
             shared_queries=any(match.shared_queries for match in pairs),
             matched_share=matched_share,
             weight=_weights_of_pairs(pairs, like=sets[0].boxes),
@@ -131,6 +134,13 @@ class Comparison:
         batch = len(self.logits)
         place = set_of_pair.to(values.device, non_blocking=True) * batch + self.image
         found = values.new_zeros(len(self.names) * batch)
+        return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]
+
+    def largest_of_object(self, values: Tensor) -> Tensor:
+        """(M,), for each matched pair the largest of `values`, (M,), among the pairs of its object in its set."""
+        set_of_pair = torch.arange(len(self.names)).repeat_interleave(torch.tensor(self.matched_per_set))
+        place = set_of_pair.to(values.device, non_blocking=True) * self.num_objects + self.target
+        found = values.new_zeros(len(self.names) * self.num_objects)
         return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]
 
     def _last_pair_of_query(self) -> Tensor:

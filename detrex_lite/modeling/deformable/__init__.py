@@ -1,6 +1,7 @@
 """The family that Deformable DETR founded: encoder, proposals, sources of queries, decoders, the base detector."""
 
 from .detector import MultiScaleDetector
+from .distinct import DistinctQueryDecoder
 from .grouped_queries import GroupedAnchorQueries
 from .proposals import (
     EncoderProposals,
@@ -13,7 +14,7 @@ from .proposals import (
     topk_tokens,
 )
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
-from .selection import LevelwiseNMS
+from .selection import DistinctProposals, LevelwiseNMS
 from .transformer import (
     DeformableAnchorDecoder,
     DeformableBoxDecoder,
@@ -30,6 +31,8 @@ __all__ = [
     "DeformableDecoder",
     "DeformableEncoder",
     "DeformableQueries",
+    "DistinctProposals",
+    "DistinctQueryDecoder",
     "EncoderProposals",
     "GroupedAnchorQueries",
     "LevelwiseNMS",

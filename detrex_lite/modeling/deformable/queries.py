@@ -179,10 +179,12 @@ class AnchorQueries(nn.Module):
         normal_init: all that is learned, contents and the logits of boxes, begins normally distributed, as in the
             repositories of DAB-DETR and DN-DETR; see `reset_parameters` for how it begins otherwise, as in detrex.
         selection: with two stages, which proposals are taken, see `ProposalSelection`; None for those of highest score.
+        project_contents: with two stages and no mixed selection, contents are projected from what the encoder gave for
+            the chosen tokens, without its gradients (DDQ).
 
     Raises:
-        ValueError: for mixed selection or a selection without two stages, or several groups with two stages without
-            mixed selection.
+        ValueError: for mixed selection, a selection or projected contents without two stages, projected contents with
+            mixed selection, or several groups with two stages without mixed selection.
     """
 
     encoder_groups = 1  # of heads: all groups of queries begin at the same proposals
@@ -198,9 +200,14 @@ class AnchorQueries(nn.Module):
         indicator: bool = False,
         normal_init: bool = False,
         selection: ProposalSelection | None = None,
+        project_contents: bool = False,
     ):
         super().__init__()
         _check_stages(layout, as_two_stage, mixed_selection, selection)
+        if project_contents and (mixed_selection or not as_two_stage):
+            raise ValueError(
+                "project_contents=True needs as_two_stage=True and mixed_selection=False: else they are learned"
+            )
         self.layout = layout
         self.num_queries_one2many = layout.num_queries_one2many
         self.as_two_stage = as_two_stage
@@ -211,6 +218,7 @@ class AnchorQueries(nn.Module):
         self.content = None
         if not as_two_stage or mixed_selection:
             self.content = nn.Embedding(layout.total, embed_dim - indicator)
+        self.content_projection = nn.Linear(embed_dim, embed_dim) if project_contents else None
         if as_two_stage:
             self.proposals = EncoderProposals(embed_dim)
         else:
@@ -250,7 +258,8 @@ class AnchorQueries(nn.Module):
             Matching queries, and with two stages the proposals that they were made of.
         """
         if self.as_two_stage:
-            return self.select(self.proposals(memory), memory.require_levels(), heads, training=training)
+            proposed = self.proposals(memory)
+            return self.select(proposed, memory.require_levels(), heads, training=training, encoded=memory.tokens)
         return self._learned(memory.tokens.shape[0], training)
 
     def _contents(self, learned: Tensor, batch: int) -> Tensor:
@@ -265,7 +274,13 @@ class AnchorQueries(nn.Module):
         return StartingQueries(self.layout.blocks(content, boxes, training=training))
 
     def select(
-        self, proposed: ProposalTokens, levels: TokenLevels, heads: DetectionHeads, *, training: bool
+        self,
+        proposed: ProposalTokens,
+        levels: TokenLevels,
+        heads: DetectionHeads,
+        *,
+        training: bool,
+        encoded: Tensor | None = None,
     ) -> StartingQueries:
         """Make queries of the best proposals.
 
@@ -274,10 +289,15 @@ class AnchorQueries(nn.Module):
             levels: where they are.
             heads: with heads for the encoder.
             training: whether there are queries that exist in training only.
+            encoded: (B, N, C), the encoder's tokens before their projection, for contents that are projected from them.
         """
         number = self.layout.num_proposals(training=training)
         chosen, best = best_proposals(proposed, number, levels, heads, selection=self.selection)
-        if self.content is None:
+        if self.content_projection is not None:
+            assert encoded is not None
+            content = self.projected_contents(encoded, best)
+            content = self.layout.of_proposals(content, training=training)
+        elif self.content is None:
             content = self.layout.of_proposals(gather_tokens(proposed.tokens, best).detach(), training=training)
         else:
             learned = self.layout.of_ranks(self.content.weight, best.shape[1], training=training)
@@ -291,6 +311,11 @@ class AnchorQueries(nn.Module):
         if self.layout.num_queries_one2many:  # the branch's proposals are not trained
             chosen, anchors = chosen.first(self.layout.num_queries), anchors[:, : self.layout.num_queries]
         return StartingQueries(blocks, Predictions.of(chosen, reference=anchors))
+
+    def projected_contents(self, encoded: Tensor, indices: Tensor) -> Tensor:
+        """(B, Q, C), contents of the tokens `indices`, (B, Q), of the encoder's (B, N, C)."""
+        assert self.content_projection is not None
+        return self.content_projection(gather_tokens(encoded, indices).detach())
 
 
 def _check_stages(

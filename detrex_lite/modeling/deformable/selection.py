@@ -63,3 +63,25 @@ class LevelwiseNMS:
             values.append(value)
             first = first + size
         return torch.cat(tokens, dim=1), torch.cat(values, dim=1)
+
+
+class DistinctProposals:
+    """Proposals of all levels that do not overlap each other too much (DDQ, Zhang et al., CVPR 2023, section 3.2).
+
+    When fewer are left by non-maximum suppression than wanted, the best others follow.
+
+    Args:
+        iou_threshold: the largest IoU of two proposals that are left.
+    """
+
+    def __init__(self, iou_threshold: float = 0.8):
+        self.iou_threshold = iou_threshold
+
+    @torch.no_grad()
+    def __call__(self, scores: Tensor, boxes: Tensor, number: int, levels: TokenLevels) -> Tensor:
+        """See `ProposalSelection`."""
+        values, order = without_padding(scores, levels).sort(dim=1, descending=True, stable=True)
+        left = nms_mask(box_cxcywh_to_xyxy(gather_tokens(boxes, order)), values, self.iou_threshold)
+        position = torch.arange(values.shape[1], device=values.device)
+        turn = position + values.shape[1] * (2 - (left & values.isfinite()).long() - values.isfinite().long())
+        return order.gather(1, turn.topk(min(number, values.shape[1]), dim=1, largest=False).indices)

@@ -65,7 +65,7 @@ class IoUAssigner:
             matches = {}
             for name, predicted in with_targets(predictions, targets).items():
                 boxes = self._boxes(name, predicted)
-                key = (id(boxes), id(predicted.targets), predicted.num_groups)
+                key = (id(boxes), id(predicted.targets), predicted.num_groups, id(predicted.padding))
                 if key not in found:
                     found[key] = self._assign(boxes.to(predicted.boxes.dtype), predicted)
                 matches[name] = found[key]
@@ -87,23 +87,30 @@ class IoUAssigner:
         assert isinstance(objects, Targets)
         boxes = boxes.expand(predicted.logits.shape[0], -1, -1).unflatten(1, (groups, -1))
         in_group = boxes.shape[2]
+        padding = None if predicted.padding is None else predicted.padding.unflatten(1, (groups, -1))
         corners, wanted = box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(objects.boxes).split(objects.sizes)
         # All shapes are known until pairs are counted, so that a GPU is waited for once.
         ranked = boxes.new_zeros(0, groups, min(self.max_per_object, in_group), dtype=torch.int64)
         parts = [(ranked, ranked.bool())]
-        for of_image, of_groups in zip(wanted, corners, strict=True):
+        for image, of_image in enumerate(wanted):
             if len(of_image):
-                every = [self._of_image(pairwise_iou(of_image, own, self.eps)) for own in of_groups]
+                overlaps = pairwise_iou(of_image, corners[image], self.eps)  # (G, T, q)
+                if padding is not None:
+                    overlaps = overlaps.masked_fill(padding[image, :, None], -1.0)
+                every = [self._of_image(own) for own in overlaps]
                 parts.append((torch.stack([one[0] for one in every], 1), torch.stack([one[1] for one in every], 1)))
         ranked, is_assigned = (torch.cat(part) for part in zip(*parts, strict=True))
         target, group, rank = is_assigned.nonzero(as_tuple=True)
-        image = torch.arange(len(objects.sizes)).repeat_interleave(torch.tensor(objects.sizes))
-        image = image.to(target.device, non_blocking=True)
+        image_of_object = torch.arange(len(objects.sizes)).repeat_interleave(torch.tensor(objects.sizes))
+        image_of_object = image_of_object.to(target.device, non_blocking=True)
         query = ranked[target, group, rank] + group * in_group
-        return Match(image[target], query, target, shared_queries=True)
+        return Match(image_of_object[target], query, target, shared_queries=True)
 
     def _of_image(self, overlaps: Tensor) -> tuple[Tensor, Tensor]:
-        """Of IoUs (T, Q) the best queries of each object, (T, k), and which of them are assigned to it."""
+        """Of IoUs (T, Q) the best queries of each object, (T, k), and which of them are assigned to it.
+
+        IoUs are below 0 for queries that take no part.
+        """
         objects, queries = overlaps.shape
         largest, owner = overlaps.max(0)
         is_candidate = (largest >= self.iou_threshold) | (overlaps == overlaps.amax(1, keepdim=True)).any(0)
@@ -112,5 +119,5 @@ class IoUAssigner:
         drawn[turn.topk(min(self.max_candidates, queries)).indices] = True
         number = torch.zeros(objects, dtype=torch.int64, device=overlaps.device)
         number.scatter_add_(0, owner, (drawn & is_candidate).long())
-        ranked = overlaps.topk(min(self.max_per_object, queries), dim=1).indices
-        return ranked, torch.arange(ranked.shape[1], device=overlaps.device) < number[:, None]
+        values, ranked = overlaps.topk(min(self.max_per_object, queries), dim=1)
+        return ranked, (torch.arange(ranked.shape[1], device=overlaps.device) < number[:, None]) & (values >= 0)

@@ -50,6 +50,10 @@ def _in_one_call(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: f
     side = boxes.amax() + 1
     image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand_as(groups)
     shift = side * torch.stack([groups, image, groups, image], dim=-1)
-    indices = torchvision.ops.nms((boxes + shift).flatten(0, 1), scores.float().flatten(), iou_threshold)
+    # Places in the order of score, from the worst: runtimes drop scores that are not above 0, and break ties otherwise.
+    order = scores.argsort(dim=1, descending=True)
+    places = torch.arange(scores.shape[1], 0, -1, device=scores.device).expand_as(order)
+    turn = torch.zeros_like(order).scatter(1, order, places).to(boxes.dtype)
+    indices = torchvision.ops.nms((boxes + shift).flatten(0, 1), turn.flatten(), iou_threshold)
     left = torch.zeros_like(scores, dtype=torch.bool).flatten()
     return left.scatter(0, indices, torch.ones_like(indices, dtype=torch.bool)).view_as(scores)

@@ -11,6 +11,7 @@ from detrex_lite.modeling import (
     BoxL1Cost,
     BoxL1Loss,
     Decoder,
+    DecoderState,
     FocalLoss,
     HungarianMatcher,
     IoUAssigner,
@@ -62,9 +63,7 @@ def decode_by_a_loop(model, memory, blocks):
     mask = queries.attn_mask.clone()
     for index, layer in enumerate(decoder.layers):
         taking_part.append(sorted(left))
-        state = type(
-            "State", (), {"reference": reference, "memory": memory, "query": query, "queries": queries, "steps": []}
-        )
+        state = DecoderState(query, reference, [], queries, memory)
         inputs = DeformableAnchorDecoder.layer_inputs(decoder, index, state)
         query = layer(query, memory.tokens, key_pos=None, key_padding_mask=None, self_attn_mask=mask, **inputs)
         boxes.append(heads.boxes(heads.bbox_embed[index](heads.norm(query)), reference))

@@ -64,7 +64,7 @@ def test_it_is_the_loop_over_queries_and_objects(per_object):
 def test_more_candidates_than_allowed_are_drawn_at_random_and_reproducibly():
     targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.4, 0.4]]), [1])
     predictions = Predictions(torch.zeros(1, 20, 5), torch.rand(1, 20, 4), reference=targets.boxes.expand(1, 20, 4))
-    for number in (0, 1, 3, 7):
+    for number in (1, 3, 7):
         limited = assigner(num_samples=2 * number, max_per_object=20)
         assert len(limited({"": predictions}, targets)[""].query) == number
     # Two objects at one place share the candidates; the first of them owns all.
@@ -121,6 +121,12 @@ def test_queries_that_begin_at_no_boxes_are_refused(reference, what):
     predictions = Predictions(torch.zeros(1, 4, 5), torch.rand(1, 4, 4), reference=reference)
     with pytest.raises(ValueError, match=f"'_0' begin {what}.*of_predictions=True"):
         assigner()({"_0": predictions}, make_targets([1]))
+
+
+@pytest.mark.parametrize("changes", [{"num_samples": 1}, {"max_per_object": 0}])
+def test_an_assigner_that_assigns_nothing_is_refused(changes):
+    with pytest.raises(ValueError, match="would assign no query"):
+        assigner(**changes)
 
 
 def test_without_objects_nothing_is_assigned():

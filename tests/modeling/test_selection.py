@@ -73,8 +73,12 @@ def test_with_too_few_left_the_best_are_taken():
     levels, (scores, _) = make_levels((6, 8)), make_proposals(1)
     same = torch.full((1, 64, 4), 0.5)
     assert torch.equal(LevelwiseNMS(0.9)(scores, same, 5, levels), topk_tokens(scores, 5, levels))
-    # Two candidates of each of three levels are fewer than seven.
-    assert torch.equal(LevelwiseNMS(0.9, 2)(scores, same, 7, levels), topk_tokens(scores, 7, levels))
+
+
+def test_levels_must_have_enough_candidates():
+    levels, proposals = make_levels((6, 8)), make_proposals(1)
+    with pytest.raises(ValueError, match="7 queries .* num_per_level=2 in 3 levels"):
+        LevelwiseNMS(0.9, 2)(*proposals, 7, levels)
 
 
 @pytest.mark.parametrize("number", [5, 50])

@@ -54,7 +54,7 @@ class Comparison:
     matched_per_set: list[int]
     extra: Mapping[str, Tensor]
     target_extra: Mapping[str, Tensor]
-    num_objects: int
+    num_objects: int = 0
     shared_queries: bool = False
     matched_share: Tensor | None = None
     weight: Tensor | None = None

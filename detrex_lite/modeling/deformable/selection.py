@@ -23,6 +23,9 @@ class LevelwiseNMS:
     Args:
         iou_threshold: the largest IoU of two proposals of a level; boxes are clipped to the image before.
         num_per_level: how many tokens of each level are considered.
+
+    Raises:
+        ValueError: when called for more tokens than are considered.
     """
 
     def __init__(self, iou_threshold: float = 0.9, num_per_level: int = 1000):
@@ -35,10 +38,13 @@ class LevelwiseNMS:
         best = topk_tokens(scores, number, levels)
         number, num_levels = best.shape[1], len(levels.spatial_shapes)
         if number > num_levels * self.num_per_level:
-            return best
+            raise ValueError(
+                f"{number} queries are to be chosen, but num_per_level={self.num_per_level} in {num_levels} levels leaves "
+                "fewer to choose from: raise num_per_level"
+            )
         candidates, values = self._candidates(without_padding(scores, levels), levels)
         level = torch.arange(num_levels, device=scores.device).repeat_interleave(self.num_per_level).expand_as(values)
-        values, order = values.sort(dim=1, descending=True, stable=True)
+        values, order = values.sort(dim=1, descending=True)
         candidates, level = candidates.gather(1, order), level.gather(1, order)
         corners = box_cxcywh_to_xyxy(gather_tokens(boxes, candidates)).clamp(0, 1)
         left = nms_mask(corners, values, self.iou_threshold, level) & values.isfinite()
@@ -80,7 +86,7 @@ class DistinctProposals:
     @torch.no_grad()
     def __call__(self, scores: Tensor, boxes: Tensor, number: int, levels: TokenLevels) -> Tensor:
         """See `ProposalSelection`."""
-        values, order = without_padding(scores, levels).sort(dim=1, descending=True, stable=True)
+        values, order = without_padding(scores, levels).sort(dim=1, descending=True)
         left = nms_mask(box_cxcywh_to_xyxy(gather_tokens(boxes, order)), values, self.iou_threshold)
         position = torch.arange(values.shape[1], device=values.device)
         turn = position + values.shape[1] * (2 - (left & values.isfinite()).long() - values.isfinite().long())

@@ -24,8 +24,8 @@ class IoUAssigner:
     several objects, and an object without candidates gets none.
 
     Boxes are what the queries begin at (`Predictions.reference`): anchors of the encoder's tokens, or the boxes that
-    the decoder gets. Sets that begin at the same boxes, as all layers of a decoder do, have one match. The lower
-    threshold of the published code, below which a box counts as background, is not here: all that is unassigned does.
+    the decoder gets. Sets that begin at the same boxes, as all layers of a decoder do, have one match. Every query that
+    is not assigned counts as background, so that the published code's lower threshold for background has no effect.
 
     Args:
         iou_threshold: see above; DETA has 0.7 for the encoder's tokens and 0.6 for the decoder's queries.
@@ -35,6 +35,9 @@ class IoUAssigner:
         of_predictions: compare the boxes that are predicted instead, for detectors whose queries begin without boxes;
             each set then has a match of its own.
         eps: added to the union that an overlap is divided by; detrex has 1e-6, the paper's repository none.
+
+    Raises:
+        ValueError: when no query could ever be assigned.
     """
 
     def __init__(
@@ -50,6 +53,11 @@ class IoUAssigner:
         self.iou_threshold = iou_threshold
         self.max_candidates = int(num_samples * positive_fraction)
         self.max_per_object = max_per_object
+        if self.max_candidates < 1 or max_per_object < 1:
+            raise ValueError(
+                f"num_samples={num_samples}, positive_fraction={positive_fraction} and max_per_object={max_per_object} "
+                "would assign no query: the product of the first two and the last must be at least 1"
+            )
         self.of_predictions = of_predictions
         self.eps = eps
 

@@ -84,9 +84,7 @@ class DDQDETR(MultiScaleDetector):
         super().__init__(**parts)
         if dense is not None:
             if self.queries.content_projection is None:
-                raise ValueError(
-                    "a dense branch needs queries.project_contents=True: its contents are projected, too"
-                )
+                raise ValueError("a dense branch needs queries.project_contents=True: its contents are projected, too")
             dense.heads.norm = self.heads.norm
         self.dense = dense
 

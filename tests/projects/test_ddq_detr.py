@@ -24,6 +24,7 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .overfitting import ap50_by_heart, four_images, small_deformable, trained
 from .published import PROJECTS
@@ -59,7 +60,7 @@ class TestTwoStages(TwoStageContract):
             build(self.config(with_box_refine=False))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert model.queries.content is None

@@ -20,6 +20,7 @@ from detrex_lite.testing import (
     predict,
     require_all_gradients,
 )
+from tests.suites import first_always
 
 from .overfitting import ap50_by_heart, four_images, small_deformable, trained
 from .published import PROJECTS
@@ -46,7 +47,7 @@ class TestTwoStages(TwoStageContract):
         return small_config(**changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert model.queries.token_contents
@@ -131,7 +132,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", first_always(OTHERS))
 def test_other_detectors_take_its_parts(name, batch):
     config, changes = OTHERS[name]
     model = build(of_another(config, **changes)).train()

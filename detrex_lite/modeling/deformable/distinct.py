@@ -103,7 +103,8 @@ class _DistinctHeads:
     def _after(self, index: int, query: Tensor, reference: Tensor | None, now: Tensor) -> Tensor:
         assert reference is not None
         part = slice(self.begin, self.end)
-        scores = self.heads.class_embed[index](query[:, part]).max(-1).values.float()
+        scores = self.heads.class_embed[index](query[:, part]).max(-1).values
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         scores = scores.masked_fill(~now[:, part], float("-inf"))
         left = nms_mask(box_cxcywh_to_xyxy(reference[:, part].detach()), scores, self.iou_threshold)
         return torch.cat([now[:, : self.begin], left & now[:, part], now[:, self.end :]], dim=1)

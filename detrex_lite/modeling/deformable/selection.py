@@ -39,8 +39,8 @@ class LevelwiseNMS:
         number, num_levels = best.shape[1], len(levels.spatial_shapes)
         if number > num_levels * self.num_per_level:
             raise ValueError(
-                f"{number} queries are to be chosen, but num_per_level={self.num_per_level} in {num_levels} levels leaves "
-                "fewer to choose from: raise num_per_level"
+                f"{number} queries are to be chosen, but num_per_level={self.num_per_level} in {num_levels} levels "
+                "leaves fewer to choose from: raise num_per_level"
             )
         candidates, values = self._candidates(without_padding(scores, levels), levels)
         level = torch.arange(num_levels, device=scores.device).repeat_interleave(self.num_per_level).expand_as(values)

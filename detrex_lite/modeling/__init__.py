@@ -24,6 +24,8 @@ from .backbone import (
     vit_channels,
 )
 from .criterion import (
+    AlignmentFocalLoss,
+    AlignmentGIoULoss,
     BoxL1Loss,
     Comparison,
     CrossEntropyLoss,
@@ -53,6 +55,7 @@ from .matcher import (
     FocalCost,
     GIoUCost,
     HungarianMatcher,
+    IoUAssigner,
     Matcher,
     MatchingCost,
     PositionModulatedCost,
@@ -66,11 +69,15 @@ from .queries import Queries, QueryBlock
 from .query_layout import QueryLayout
 from .relation import PositionRelation
 from .reparam_heads import ReparamHeads
+from .suppression import NMS, SoftNMS
 from .targets import PaddedTargets, Targets
 
 __all__ = [
     "EVA02",
     "FINAL",
+    "NMS",
+    "AlignmentFocalLoss",
+    "AlignmentGIoULoss",
     "AnchorBoxes",
     "BoxL1Cost",
     "BoxL1Loss",
@@ -99,6 +106,7 @@ __all__ = [
     "HybridEncoder",
     "ImagePreprocessor",
     "InternImage",
+    "IoUAssigner",
     "IoUAwareBCELoss",
     "LayerOutput",
     "LayerStep",
@@ -127,6 +135,7 @@ __all__ = [
     "ResNet",
     "SetCriterion",
     "SimpleFeaturePyramid",
+    "SoftNMS",
     "SoftmaxPostprocessor",
     "Targets",
     "TimmBackbone",

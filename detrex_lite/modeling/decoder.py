@@ -77,6 +77,8 @@ class Decoder(TransformerLayerSequence):
         ValueError: when `num_eval_layers` is not in 1 .. the number of layers.
     """
 
+    scores_every_layer = False  # whether classes are read after each layer in evaluation, too
+
     def __init__(
         self,
         *,

@@ -310,8 +310,7 @@ class DetectionHeads(nn.Module):
         Returns:
             (B, N, 4) cxcywh in 0..1.
         """
-        anchor_logits = torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
-        return (offsets + anchor_logits).sigmoid()
+        return (offsets + proposed_from(anchors, proposes)).sigmoid()
 
     def _encoder_heads(self, group: int) -> tuple[nn.Module, nn.Module, dict[str, nn.Module]]:
         """Those of classes, of boxes and of further outputs, by which a group proposes."""
@@ -321,6 +320,11 @@ class DetectionHeads(nn.Module):
             heads: Any = self.group_heads[str(group)]
             return heads["class_embed"], heads["bbox_embed"], dict(heads["extra_embed"].items())
         return self.class_embed[-1], self.bbox_embed[-1], {name: own[-1] for name, own in self.extra_embed.items()}
+
+
+def proposed_from(anchors: Tensor, proposes: Tensor) -> Tensor:
+    """Logits of the boxes that proposals begin at, (B, N, 4) or (1, N, 4); see `DetectionHeads.propose`."""
+    return torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
 
 
 def keep_last(heads: nn.ModuleList, num_layers: int, before: int) -> None:

@@ -59,8 +59,11 @@ class TokenLevels:
         levels = []
         for level, (height, width) in enumerate(self.spatial_shapes):
             y, x = (torch.arange(side, dtype=ratios.dtype, device=ratios.device) + 0.5 for side in (height, width))
-            grid = torch.stack(torch.meshgrid(x / width, y / height, indexing="xy"), dim=-1).flatten(0, 1)
-            levels.append(grid / ratios[:, None, level])
+            grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+            # One division by a whole number of cells, as published: rounding decides between anchors that overlap an
+            # object equally.
+            cells = torch.stack([ratios[:, level, 0] * width, ratios[:, level, 1] * height], dim=-1).round()
+            levels.append(grid / cells[:, None])
         return torch.cat(levels, dim=1)
 
     def in_maps(self, reference: Tensor) -> Tensor:

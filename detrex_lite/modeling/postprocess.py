@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..structures import Boxes, Instances, box_cxcywh_to_xyxy
 from .predictions import Predictions
+from .suppression import Suppression
 
 
 class Selection(NamedTuple):
@@ -31,10 +32,13 @@ class Postprocessor:
     Args:
         clip_boxes: clip boxes to the frame and drop those that are left without area, as detectron2 and so detrex. The
             papers' repositories return boxes as they are.
+        suppression: leaves out candidates that repeat others, such as `NMS`; None for all candidates, which detectors
+            trained one-to-one need.
     """
 
-    def __init__(self, *, clip_boxes: bool = True):
+    def __init__(self, *, clip_boxes: bool = True, suppression: Suppression | None = None):
         self.clip_boxes = clip_boxes
+        self.suppression = suppression
 
     def candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """Abstract. Scores (B, D), below 0 for what is no detection, classes (B, D) and boxes (B, D, 4) cxcywh."""
@@ -47,6 +51,8 @@ class Postprocessor:
     def select(self, predictions: Predictions) -> Selection:
         """The candidates of each image."""
         scores, classes, boxes = self.candidates(predictions.at_least_float32())
+        if self.suppression is not None:
+            scores, classes, boxes = self.suppression(scores, classes, boxes)
         boxes, found = box_cxcywh_to_xyxy(boxes), ~(scores < 0)
         if self.clip_boxes:
             boxes = boxes.clamp(0, 1)
@@ -70,7 +76,7 @@ class SoftmaxPostprocessor(Postprocessor):
     """Each query's best class that is not "no object" (the last one), as DETR: at most Q detections per image.
 
     Args:
-        clip_boxes: see `Postprocessor`.
+        clip_boxes, suppression: see `Postprocessor`.
     """
 
     def candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,12 +93,12 @@ class TopKPostprocessor(Postprocessor):
     """The best pairs of query and class under sigmoid, as Deformable DETR: a query may appear with several classes.
 
     Args:
-        num_detections: the most per image.
-        clip_boxes: see `Postprocessor`.
+        num_detections: the most per image; with a suppression, how many candidates it gets.
+        clip_boxes, suppression: see `Postprocessor`.
     """
 
-    def __init__(self, num_detections: int = 100, *, clip_boxes: bool = True):
-        super().__init__(clip_boxes=clip_boxes)
+    def __init__(self, num_detections: int = 100, *, clip_boxes: bool = True, suppression: Suppression | None = None):
+        super().__init__(clip_boxes=clip_boxes, suppression=suppression)
         self.num_detections = num_detections
 
     def candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:

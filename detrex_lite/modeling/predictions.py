@@ -22,12 +22,15 @@ class Match(NamedTuple):
         target: (M,) the object's index in the packed `Targets`.
         weight: (M,) what the losses of each pair are multiplied by, and what quality losses multiply the targets of
             their classes by; None for 1.
+        shared_queries: whether a query may answer for several objects. Class losses then know it by the class of the
+            last of them, as the published code does, which writes one label after the other.
     """
 
     image: Tensor
     query: Tensor
     target: Tensor
     weight: Tensor | None = None
+    shared_queries: bool = False
 
 
 class LayerOutput(NamedTuple):
@@ -40,12 +43,14 @@ class LayerOutput(NamedTuple):
             and splitting treat them alike.
         name: of a set of predictions that a layer makes besides its own, such as "_pre" (see `name_layers`); None for
             the layer's.
+        left_out: (B, Q) bool, True = a query that takes no part any more, see `Predictions.padding`; None when all do.
     """
 
     logits: Tensor
     boxes: Tensor
     extra: Mapping[str, Tensor]
     name: str | None = None
+    left_out: Tensor | None = None
 
     @classmethod
     def joined(cls, outputs: Sequence["LayerOutput | Predictions"]) -> "LayerOutput":
@@ -57,7 +62,8 @@ class LayerOutput(NamedTuple):
     def first(self, number: int) -> "LayerOutput":
         """The same of the first queries of each image."""
         extra = {name: value[:, :number] for name, value in self.extra.items()}
-        return LayerOutput(self.logits[:, :number], self.boxes[:, :number], extra, self.name)
+        left_out = None if self.left_out is None else self.left_out[:, :number]
+        return LayerOutput(self.logits[:, :number], self.boxes[:, :number], extra, self.name, left_out)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Predictions:
 
     Attributes:
         logits, boxes, extra: see `LayerOutput`.
+        reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the queries begin at, or boxes around tokens
+            (B is 1 where they are the same for all images); None without any. Matchers may look at it.
         targets: what this set is compared with where that is not the batch's ground truth: objects, or a function from
             the batch's objects to them, such as `Targets.class_agnostic` for proposals.
         match: which query answers for which object where that is known, as in denoising; None to find it.
@@ -74,13 +82,14 @@ class Predictions:
         repeats: how many queries answer for each object; losses are divided by it.
         weight: what all losses of this set are multiplied by, besides the weights of the criterion.
         query_weight: (B, Q), what losses that each query has are multiplied by; None for 1.
-        padding: (B, Q) bool, True = a query that only fills up the batch, by which nothing is detected; None when there
-            is none.
+        padding: (B, Q) bool, True = a query that only fills up the batch, or has been left out by a decoder: nothing is
+            matched with it, or detected by it, and it has no losses; None when there is none.
     """
 
     logits: Tensor
     boxes: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: Tensor | None = None
     targets: Targets | Callable[[Targets], Targets] | None = None
     match: Match | None = None
     num_groups: int = 1
@@ -92,7 +101,10 @@ class Predictions:
     @classmethod
     def of(cls, output: LayerOutput, **fields: Any) -> "Predictions":
         """What heads said, and further fields."""
-        return cls(output.logits, output.boxes, output.extra, **fields)
+        padding = fields.pop("padding", None)
+        if output.left_out is not None:
+            padding = output.left_out if padding is None else padding | output.left_out
+        return cls(output.logits, output.boxes, output.extra, padding=padding, **fields)
 
     def at_least_float32(self) -> "Predictions":
         """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""

@@ -157,6 +157,7 @@ class Queries:
                 outputs,
                 suffix=block.suffix,
                 aux_loss=aux_loss,
+                reference=block.reference,
                 targets=block.targets,
                 match=block.match,
                 num_groups=block.num_groups if block.match is None else 1,
@@ -172,10 +173,11 @@ def _split(layer: LayerOutput, sizes: list[int]) -> list[LayerOutput]:
     if len(sizes) == 1:
         return [layer]
     extra = {name: value.split(sizes, dim=1) for name, value in layer.extra.items()}
-    parts = zip(layer.logits.split(sizes, dim=1), layer.boxes.split(sizes, dim=1), strict=True)
+    left_out = [None] * len(sizes) if layer.left_out is None else layer.left_out.split(sizes, dim=1)
+    parts = zip(layer.logits.split(sizes, dim=1), layer.boxes.split(sizes, dim=1), left_out, strict=True)
     return [
-        LayerOutput(logits, boxes, {name: values[position] for name, values in extra.items()}, layer.name)
-        for position, (logits, boxes) in enumerate(parts)
+        LayerOutput(logits, boxes, {name: values[position] for name, values in extra.items()}, layer.name, hidden)
+        for position, (logits, boxes, hidden) in enumerate(parts)
     ]
 
 

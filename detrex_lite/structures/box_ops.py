@@ -64,9 +64,9 @@ def box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     return _ratio(*_overlap(a, b), eps)
 
 
-def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+def pairwise_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     """IoU of every pair. a: (..., N, 4) xyxy, b: (..., M, 4) xyxy in the same unit; (..., N, M)."""
-    return box_iou(a[..., :, None, :], b[..., None, :, :])
+    return box_iou(a[..., :, None, :], b[..., None, :, :], eps)
 
 
 def pairwise_generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:

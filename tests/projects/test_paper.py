@@ -28,7 +28,7 @@ MAIN = [path for path in PAPER if path.stem == f"{path.parents[2].name}_r50_pape
 ROW = re.compile(r"^\| (.+) \| (.+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
 
 # What a repository adds to the denominators of the GIoU and what its inverse sigmoid keeps away from 0 and 1; how many
-# detections it returns; the weight of its class loss.
+# detections it returns, or has before suppression; the weight of its class loss.
 FACTS = {
     "detr": (0, None, None, 1),
     "conditional_detr": (0, 1e-5, 100, 2),
@@ -40,6 +40,7 @@ FACTS = {
     "dn_deformable_detr": (1e-6, 1e-3, 100, 1),
     "h_deformable_detr": (0, 1e-5, 100, 2),
     "dino": (1e-6, 1e-3, 300, 1),
+    "deta": (0, 1e-5, 10000, 1),
 }
 
 
@@ -88,7 +89,8 @@ def test_small_numbers(path):
     expected = 1 - generalized_box_iou(*xyxy, giou_eps)
     assert (expected - (1 - generalized_box_iou(*xyxy, 1e-6 - giou_eps))).abs() > 0.01
     assert_close(model.criterion.losses["loss_giou"](comparison), expected)
-    assert model.criterion.matcher.costs["giou"].eps == giou_eps
+    matcher = model.criterion.matcher
+    assert (matcher.costs["giou"] if hasattr(matcher, "costs") else matcher).eps == giou_eps
     assert model.criterion.weights["loss_class"] == class_weight
     assert getattr(model.postprocessor, "num_detections", None) == num_detections
     if sigmoid_eps is not None:
@@ -171,6 +173,7 @@ def test_h_deformable_detr_is_that_of_the_script():
 RATES = {
     "h_deformable_detr_r50_paper_12ep": {2e-4, 2e-5},
     "deformable_detr_r50_paper_50ep": {2e-4, 2e-5},
+    "deta_r50_paper_12ep": {2e-4, 2e-5},
     "dino_r50_4scale_paper_12ep": {1e-4, 1e-5},
     "dab_detr_r50_paper_50ep": {1e-4, 1e-5},
 }
@@ -187,7 +190,7 @@ def test_trainings_of_the_papers_decay_everything(name):
     assert {round(group["lr"], 9) for group in optimizer.param_groups} == RATES[name]
     rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     slow = {n for n, p in model.named_parameters() if p.requires_grad and rate_of[id(p)] < max(RATES[name]) / 2}
-    deformable = name.startswith(("deformable", "h_deformable"))
+    deformable = name.startswith(("deformable", "h_deformable", "deta"))
     assert any(n.startswith("backbone.") for n in slow)
     assert any("sampling_offsets" in n for n in slow) == deformable
     assert not cfg.dataloader.train.aspect_ratio_grouping

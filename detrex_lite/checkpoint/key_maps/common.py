@@ -78,6 +78,8 @@ PROPOSALS: Rules = (
     ("enc_output_norm.", "queries.proposals.enc_output_norm."),
     ("pos_trans.", "queries.pos_trans."),
     ("pos_trans_norm.", "queries.pos_trans_norm."),
+    ("pix_trans.", "queries.pix_trans."),
+    ("pix_trans_norm.", "queries.pix_trans_norm."),
 )
 # Of Anchor DETR, in detrex as in the paper's repository. The decoder's norms are numbered in the order of definition,
 # which begins with cross-attention.

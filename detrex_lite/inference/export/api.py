@@ -184,6 +184,11 @@ def _checked_detector(model: Any, postprocess: str) -> Detector:
     kind = model.postprocessor.settings()["kind"]
     if postprocess == OUTSIDE and kind not in NUMPY_KINDS:
         raise ExportError(f"postprocessing of kind {kind!r} is done in torch alone: use postprocess='inside'")
+    if postprocess == OUTSIDE and model.postprocessor.suppression is not None:
+        raise ExportError(
+            f"suppression by {type(model.postprocessor.suppression).__name__} is done in torch alone: use "
+            "postprocess='inside'"
+        )
     return model
 
 

@@ -1,5 +1,6 @@
 """Losses of matched predictions, and the criterion that sums them over all decoder layers."""
 
+from .alignment import AlignmentFocalLoss, AlignmentGIoULoss, alignment
 from .comparison import Comparison
 from .distributions import DecoupledDistillationFocalLoss, FineGrainedLocalizationLoss
 from .families import family
@@ -20,6 +21,8 @@ from .match_union import MatchUnion
 from .set_criterion import SetCriterion
 
 __all__ = [
+    "AlignmentFocalLoss",
+    "AlignmentGIoULoss",
     "BoxL1Loss",
     "Comparison",
     "CrossEntropyLoss",
@@ -35,6 +38,7 @@ __all__ = [
     "PositionSupervisedLoss",
     "SetCriterion",
     "VarifocalLoss",
+    "alignment",
     "family",
     "sigmoid_focal_loss",
 ]

@@ -35,6 +35,8 @@ class Comparison:
         matched_per_set: S numbers that sum to M.
         extra: further outputs of all queries by name, (B, R, ...) each; see `matched`.
         target_extra: further properties of all objects by name, (T, ...) each; see `wanted`.
+        num_objects: T, of the batch.
+        shared_queries: see `Match`.
         matched_share: the share of the final matching queries that have an object, a scalar; None where these are not
             matched yet, or are not there.
         weight: (M,) the weight of each matched pair, see `Match`; None where all are 1.
@@ -52,6 +54,8 @@ class Comparison:
     matched_per_set: list[int]
     extra: Mapping[str, Tensor]
     target_extra: Mapping[str, Tensor]
+    num_objects: int = 0
+    shared_queries: bool = False
     matched_share: Tensor | None = None
     weight: Tensor | None = None
 
@@ -89,6 +93,8 @@ class Comparison:
             matched_per_set=[len(match.query) for match in pairs],
             extra={name: torch.cat([predicted.extra[name] for predicted in sets], dim=1) for name in sets[0].extra},
             target_extra=targets.extra,
+            num_objects=len(targets),
+            shared_queries=any(match.shared_queries for match in pairs),
             matched_share=matched_share,
             weight=_weights_of_pairs(pairs, like=sets[0].boxes),
         )
@@ -108,12 +114,17 @@ class Comparison:
             values: one for all, or (M,), not below 0 and without gradients, which are multiplied by the weights of the
                 pairs. Where a query has one class of several pairs, the largest counts.
         """
-        targets = torch.zeros_like(self.logits)
+        targets, labels = torch.zeros_like(self.logits), self.labels
+        if self.shared_queries:
+            last = self._last_pair_of_query()
+            labels = labels[last]
         if not isinstance(values, Tensor):
-            targets[self.image, self.query, self.labels] = values
+            targets[self.image, self.query, labels] = values
             return targets
         values = (values if self.weight is None else values * self.weight).to(targets.dtype)
-        place = (self.image * targets.shape[1] + self.query) * targets.shape[2] + self.labels
+        if self.shared_queries:
+            values = values[last]
+        place = (self.image * targets.shape[1] + self.query) * targets.shape[2] + labels
         targets.view(-1).scatter_reduce_(0, place, values, "amax")
         return targets
 
@@ -124,6 +135,19 @@ class Comparison:
         place = set_of_pair.to(values.device, non_blocking=True) * batch + self.image
         found = values.new_zeros(len(self.names) * batch)
         return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]
+
+    def largest_of_object(self, values: Tensor) -> Tensor:
+        """(M,), for each matched pair the largest of `values`, (M,), among the pairs of its object in its set."""
+        set_of_pair = torch.arange(len(self.names)).repeat_interleave(torch.tensor(self.matched_per_set))
+        place = set_of_pair.to(values.device, non_blocking=True) * self.num_objects + self.target
+        found = values.new_zeros(len(self.names) * self.num_objects)
+        return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]
+
+    def _last_pair_of_query(self) -> Tensor:
+        """(M,), which is the last pair that has the same query as each pair."""
+        batch, queries = self.logits.shape[:2]
+        place, numbers = self.image * queries + self.query, torch.arange(len(self.query), device=self.query.device)
+        return numbers.new_zeros(batch * queries).scatter_reduce(0, place, numbers, "amax")[place]
 
     def sums(self, values: Tensor) -> Tensor:
         """Add up values of matched pairs, (M,), or of queries, (B, R), for each set: (S,)."""

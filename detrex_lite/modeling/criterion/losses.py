@@ -23,10 +23,12 @@ class Mean(NamedTuple):
         values: (M,) for each matched pair, or (B, R) for each query, weighted already.
         weights: of the same shape, what they were weighted by; the loss of a set is the sum of its values over the sum
             of its weights.
+        least: the sum of weights counts as this much at least.
     """
 
     values: Tensor
     weights: Tensor
+    least: float = 0.0
 
 
 class MatchedLoss(Protocol):

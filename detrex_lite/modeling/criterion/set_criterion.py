@@ -26,6 +26,8 @@ class SetCriterion(nn.Module):
             of sets, may have its own: "loss_class_enc", "loss_class_dn" (and "_dn_0", ..), "loss_class_dn_0".
         matchers: name of a set, or of a family of sets, -> the matcher that takes the place of `matcher` there.
         union: which losses compare which sets by the union of their matches, and divide by its size; None for none.
+        own_losses: name of a set, or of a family of sets, -> the losses that take the place of `losses` there; their
+            base names need weights, too.
 
     Raises:
         ValueError: when a loss has no weight, or a weight or the union a loss that there is not.
@@ -39,21 +41,25 @@ class SetCriterion(nn.Module):
         weights: Mapping[str, float],
         matchers: Mapping[str, Matcher] | None = None,
         union: MatchUnion | None = None,
+        own_losses: Mapping[str, Mapping[str, MatchedLoss]] | None = None,
     ):
         super().__init__()
-        for name in losses:
+        self.losses = dict(losses)
+        self.own_losses = {name: dict(own) for name, own in (own_losses or {}).items()}
+        tables = [self.losses, *self.own_losses.values()]
+        self.bases = tuple(dict.fromkeys(base for table in tables for base in table))
+        for name in self.bases:
             if name not in weights:
                 raise ValueError(f"loss {name!r} has no weight; weights: {', '.join(weights) or 'none'}")
         for name in weights:
-            if name not in losses and not any(name.startswith(f"{base}_") for base in losses):
-                raise ValueError(f"weight {name!r} belongs to no loss{did_you_mean(name, losses)}")
+            if name not in self.bases and not any(name.startswith(f"{base}_") for base in self.bases):
+                raise ValueError(f"weight {name!r} belongs to no loss{did_you_mean(name, self.bases)}")
         for name in () if union is None else union.losses:
             if name not in losses:
                 raise ValueError(f"union.losses has {name!r}, which is no loss{did_you_mean(name, losses)}")
         self.matcher = matcher
         self.matchers = dict(matchers or {})
         self.union = union
-        self.losses = dict(losses)
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self._names_checked = False
 
@@ -78,8 +84,10 @@ class SetCriterion(nn.Module):
             # Processes exchange these numbers, so they come before matching, which may fail in one of them alone.
             num_boxes = self._num_boxes(outputs)
             known = {name: predicted.match for name, predicted in outputs.items() if predicted.match is not None}
-            waiting = {base for base, loss in self.losses.items() if getattr(loss, "needs_matched_share", False)}
-            losses = self._compare(known, outputs, num_boxes, [base for base in self.losses if base not in waiting])
+            tables = [self.losses, *self.own_losses.values()]
+            all_losses = [one for table in tables for one in table.items()]
+            waiting = {base for base, loss in all_losses if getattr(loss, "needs_matched_share", False)}
+            losses = self._compare(known, outputs, num_boxes, [base for base in self.bases if base not in waiting])
             # Matching waits for the device, which has the losses of the others to compute meanwhile.
             unmatched = {name: predicted for name, predicted in outputs.items() if name not in known}
             own = self._match(unmatched, targets) if self.union is None else self._match_for_union(unmatched, targets)
@@ -87,7 +95,7 @@ class SetCriterion(nn.Module):
                 share = matched_share(matches[FINAL], outputs[FINAL]) if FINAL in matches else None
                 losses |= self._compare(matches, outputs, divisors, bases, share)
                 losses |= self._compare(known, outputs, num_boxes, [base for base in bases if base in waiting], share)
-        return {base + name: losses[base + name] for name in outputs for base in self.losses if base + name in losses}
+        return {base + name: losses[base + name] for name in outputs for base in self.bases if base + name in losses}
 
     def _match_for_union(self, unmatched: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
         """Match; other processes, which go on to exchange the size of the union, do not wait if this one fails."""
@@ -102,13 +110,13 @@ class SetCriterion(nn.Module):
     ) -> Iterable[tuple[list[str], Mapping[str, Match], Mapping[str, Tensor]]]:
         """Base names of losses, name -> match by which they compare each set, name -> what they divide by."""
         if self.union is None:
-            return [(list(self.losses), own, num_boxes)]
+            return [(list(self.bases), own, num_boxes)]
         union = self.union(own, outputs)
         assert union.weight is not None
         size = mean_over_processes(union.weight.sum()).clamp(min=1)
         joined = [name for name in own if self.union.includes(name)]
         matches, divisors = {**own, **dict.fromkeys(joined, union)}, {**num_boxes, **dict.fromkeys(joined, size)}
-        others = [base for base in self.losses if base not in self.union.losses]
+        others = [base for base in self.bases if base not in self.union.losses]
         return [(others, own, num_boxes), (list(self.union.losses), matches, divisors)]
 
     def match(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
@@ -133,10 +141,11 @@ class SetCriterion(nn.Module):
         if self._names_checked:
             return
         known = {*outputs, *map(family, outputs)}
-        for name in self.matchers:
-            if name not in known:
-                raise ValueError(f"matchers has {name!r}, but the sets of predictions are {sorted(outputs)}")
-        full = {base + name for base in self.losses for name in known} | set(self.losses)
+        for argument, names in (("matchers", self.matchers), ("own_losses", self.own_losses)):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{argument} has {name!r}, but the sets of predictions are {sorted(outputs)}")
+        full = {base + name for base in self.bases for name in known} | set(self.bases)
         for name in self.weights:
             if name not in full:
                 raise ValueError(f"weight {name!r} belongs to no set of predictions; they are {sorted(outputs)}")
@@ -174,10 +183,11 @@ class SetCriterion(nn.Module):
         """The weighted losses `bases` of the sets that have a match here."""
         groups: dict[tuple[object, ...], list[str]] = {}
         for name in matches:
-            groups.setdefault(outputs[name].packing_key(), []).append(name)
+            groups.setdefault((*outputs[name].packing_key(), id(self._losses_of(name))), []).append(name)
         losses: dict[str, Tensor] = {}
         for group in groups.values():
-            chosen = {base: self.losses[base] for base in bases if _has(self.losses[base], outputs[group[0]])}
+            table = self._losses_of(group[0])
+            chosen = {base: table[base] for base in bases if base in table and _has(table[base], outputs[group[0]])}
             if not chosen:
                 continue
             sets = {name: outputs[name] for name in group}
@@ -192,6 +202,10 @@ class SetCriterion(nn.Module):
                 losses |= {base + name: value for name, value in zip(group, weighted.unbind(), strict=True)}
         return losses
 
+    def _losses_of(self, name: str) -> Mapping[str, MatchedLoss]:
+        """Base name -> loss of a set: its own ones, those of its family, or those of all."""
+        return self.own_losses.get(name, self.own_losses.get(family(name), self.losses))
+
     def _weight(self, base: str, name: str) -> float:
         """The weight of a loss of a set: its own, that of its family, or that of the loss."""
         return self.weights.get(base + name, self.weights.get(base + family(name), self.weights[base]))
@@ -201,7 +215,7 @@ class SetCriterion(nn.Module):
         base: str, values: Tensor | Mean, comparison: Comparison, query_weight: Tensor | None, divisor: Tensor
     ) -> Tensor:
         """(S,), one value for each set."""
-        given = values if isinstance(values, Mean) else (values,)
+        given = values[:2] if isinstance(values, Mean) else (values,)
         shapes = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in given]
         pairs, queries = tuple(comparison.image.shape), tuple(comparison.logits.shape[:2])
         if any(shape != shapes[0] or shape not in (pairs, queries) for shape in shapes):
@@ -216,7 +230,7 @@ class SetCriterion(nn.Module):
             return total / divisor
         mean_weights = values.weights if weight is None else values.weights * weight
         # Without queries the loss is 0 / tiny = 0, where 0 / 0 would be NaN.
-        return total / comparison.sums(mean_weights).clamp(min=torch.finfo(mean_weights.dtype).tiny)
+        return total / comparison.sums(mean_weights).clamp(min=max(values.least, torch.finfo(mean_weights.dtype).tiny))
 
 
 def _has(loss: MatchedLoss, predicted: Predictions) -> bool:
@@ -226,13 +240,14 @@ def _has(loss: MatchedLoss, predicted: Predictions) -> bool:
 
 def _weights_of_queries(sets: Sequence[Predictions]) -> Tensor | None:
     """(B, R), the weights of the queries of several sets; None where all are 1."""
-    if all(predicted.query_weight is None for predicted in sets):
+    if all(predicted.query_weight is None and predicted.padding is None for predicted in sets):
         return None
-    weights = [predicted.query_weight for predicted in sets]
-    full = [predicted.logits.new_ones(predicted.logits.shape[:2]) for predicted in sets]
-    return torch.cat(
-        [one if value is None else value.to(one.dtype) for one, value in zip(full, weights, strict=True)], dim=1
-    )
+    weights = []
+    for predicted in sets:
+        given, padding = predicted.query_weight, predicted.padding
+        weight = predicted.logits.new_ones(predicted.logits.shape[:2]) if given is None else given
+        weights.append((weight if padding is None else weight.masked_fill(padding, 0.0)).to(predicted.logits.dtype))
+    return torch.cat(weights, dim=1)
 
 
 def _scalar_or_vector(numbers: list[float], like: Tensor) -> float | Tensor:

@@ -1,9 +1,11 @@
 """The family that Deformable DETR founded: encoder, proposals, sources of queries, decoders, the base detector."""
 
 from .detector import MultiScaleDetector
+from .distinct import DistinctQueryDecoder
 from .grouped_queries import GroupedAnchorQueries
 from .proposals import (
     EncoderProposals,
+    ProposalSelection,
     ProposalTokens,
     best_proposals,
     gather_tokens,
@@ -12,6 +14,7 @@ from .proposals import (
     topk_tokens,
 )
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
+from .selection import DistinctProposals, LevelwiseNMS
 from .transformer import (
     DeformableAnchorDecoder,
     DeformableBoxDecoder,
@@ -28,11 +31,15 @@ __all__ = [
     "DeformableDecoder",
     "DeformableEncoder",
     "DeformableQueries",
+    "DistinctProposals",
+    "DistinctQueryDecoder",
     "EncoderProposals",
     "GroupedAnchorQueries",
+    "LevelwiseNMS",
     "MemoryFusion",
     "MultiScaleDetector",
     "MultiScaleTransformer",
+    "ProposalSelection",
     "ProposalTokens",
     "StartingQueries",
     "best_proposals",

@@ -121,7 +121,8 @@ class MultiScaleDetector(Detector):
         self.denoising = None
         decoder = self.transformer.decoder
         decoder.layers = decoder.layers[: decoder.num_eval_layers]
-        self.heads.keep_last_layer(decoder.num_layers)
+        if not decoder.scores_every_layer:
+            self.heads.keep_last_layer(decoder.num_layers)
 
     def feature_maps(self, images: Tensor) -> Sequence[Tensor]:
         """See `Detector.feature_maps`: L maps (B, C, h, w)."""

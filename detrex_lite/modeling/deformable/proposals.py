@@ -3,13 +3,13 @@
 Legend: B batch, N tokens of all levels, Q queries, C channels.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..decoder import Memory
-from ..heads import DetectionHeads
+from ..heads import DetectionHeads, proposed_from
 from ..multi_scale import TokenLevels
 from ..predictions import LayerOutput
 
@@ -31,6 +31,28 @@ class ProposalTokens(NamedTuple):
     tokens: Tensor
     anchors: Tensor
     proposes: Tensor
+
+    def references(self) -> Tensor:
+        """(B, N, 4) or (1, N, 4), what boxes are predicted from: anchors; (1, 1, 1, 1) where nothing is proposed."""
+        return proposed_from(self.anchors, self.proposes).sigmoid()
+
+
+class ProposalSelection(Protocol):
+    """The interface of a selection."""
+
+    def __call__(self, scores: Tensor, boxes: Tensor, number: int, levels: TokenLevels) -> Tensor:
+        """Choose tokens.
+
+        Args:
+            scores: (B, N) logits.
+            boxes: (B, N, 4) cxcywh in 0..1, the tokens' proposals.
+            number: how many.
+            levels: where the tokens are; padding is treated as `topk_tokens` does.
+
+        Returns:
+            (B, Q) indices, best first, where Q is `number`, or N if less.
+        """
+        ...
 
 
 class EncoderProposals(nn.Module):
@@ -83,9 +105,14 @@ def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
     Returns:
         (B, Q) indices, best first, where Q is `number`, or N if less.
     """
-    if levels.padding is not None and not levels.as_published:
-        scores = scores.masked_fill(levels.padding, float("-inf"))
-    return scores.topk(min(number, scores.shape[1]), dim=1).indices
+    return without_padding(scores, levels).topk(min(number, scores.shape[1]), dim=1).indices
+
+
+def without_padding(scores: Tensor, levels: TokenLevels) -> Tensor:
+    """Scores of tokens, (B, N), with -inf where a token is padding that is not to be taken, see `topk_tokens`."""
+    if levels.padding is None or levels.as_published:
+        return scores
+    return scores.masked_fill(levels.padding, float("-inf"))
 
 
 def taken_padding(indices: Tensor, levels: TokenLevels) -> Tensor | None:
@@ -110,9 +137,15 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
 
 
 def best_proposals(
-    proposed: ProposalTokens, number: int, levels: TokenLevels, heads: DetectionHeads, *, group: int = 0
+    proposed: ProposalTokens,
+    number: int,
+    levels: TokenLevels,
+    heads: DetectionHeads,
+    *,
+    group: int = 0,
+    selection: ProposalSelection | None = None,
 ) -> tuple[LayerOutput, Tensor]:
-    """What heads say about the tokens whose best class has the highest score. Boxes are made for these alone.
+    """What heads say about the tokens whose best class has the highest score.
 
     Args:
         proposed: the encoder's tokens.
@@ -120,13 +153,17 @@ def best_proposals(
         levels: where they are, see `topk_tokens`.
         heads: with heads for the encoder.
         group: whose heads, see `DetectionHeads.propose`.
+        selection: chooses other tokens by these scores and all boxes; without it, boxes are made for the best alone.
 
     Returns:
         Their classes and boxes, (B, Q, ...), best first, and which tokens they are, (B, Q).
     """
     with torch.no_grad():
-        scores = heads.score_tokens(proposed.tokens, group=group)
-    best = topk_tokens(scores, number, levels)
+        if selection is None:
+            best = topk_tokens(heads.score_tokens(proposed.tokens, group=group), number, levels)
+        else:
+            every = heads.propose(*proposed, group=group)
+            best = selection(every.logits.max(-1).values, every.boxes, number, levels)
     tokens, anchors, proposes = proposed
     chosen = (gather_tokens(one.expand(tokens.shape[0], *one.shape[1:]), best) for one in (tokens, anchors, proposes))
     return heads.propose(*chosen, group=group), best

@@ -19,7 +19,15 @@ from ..predictions import Predictions
 from ..queries import QueryBlock
 from ..query_layout import QueryLayout
 from ..targets import Targets
-from .proposals import EncoderProposals, ProposalTokens, best_proposals, gather_tokens, taken_padding, topk_tokens
+from .proposals import (
+    EncoderProposals,
+    ProposalSelection,
+    ProposalTokens,
+    best_proposals,
+    gather_tokens,
+    taken_padding,
+    topk_tokens,
+)
 
 MAX_LOGIT = 3.0  # of learned boxes before training
 
@@ -48,24 +56,38 @@ class DeformableQueries(nn.Module):
         as_two_stage: take queries from the encoder's proposals.
         mixed_selection: with two stages, learn the contents, one for each rank among the proposals (DINO, section 3.4;
             H-Deformable DETR).
+        selection: with two stages, which proposals are taken, see `ProposalSelection`; None for those of highest score.
+        token_contents: with two stages, add to contents what the tokens hold, without its gradients (DETA).
 
     Raises:
-        ValueError: for mixed selection without two stages, or several groups with two stages without mixed selection.
+        ValueError: for mixed selection, a selection or contents of tokens without two stages, or several groups with
+            two stages without mixed selection.
     """
 
     encoder_groups = 1  # of heads: all groups of queries begin at the same proposals
     embedding: nn.Embedding | None
 
     def __init__(
-        self, *, layout: QueryLayout, embed_dim: int, as_two_stage: bool = False, mixed_selection: bool = False
+        self,
+        *,
+        layout: QueryLayout,
+        embed_dim: int,
+        as_two_stage: bool = False,
+        mixed_selection: bool = False,
+        selection: ProposalSelection | None = None,
+        token_contents: bool = False,
     ):
         super().__init__()
-        _check_stages(layout, as_two_stage, mixed_selection)
+        _check_stages(layout, as_two_stage, mixed_selection, selection)
+        if token_contents and not as_two_stage:
+            raise ValueError("token_contents=True needs as_two_stage=True: it is about queries that are proposals")
         self.layout = layout
         self.num_queries_one2many = layout.num_queries_one2many
         self.embed_dim = embed_dim
         self.as_two_stage = as_two_stage
         self.mixed_selection = mixed_selection
+        self.selection = selection
+        self.token_contents = token_contents
         self.embedding = None
         if as_two_stage:
             self.proposals = EncoderProposals(embed_dim)
@@ -74,6 +96,10 @@ class DeformableQueries(nn.Module):
             if mixed_selection:
                 self.embedding = nn.Embedding(layout.total, embed_dim)
             nn.init.xavier_uniform_(self.pos_trans.weight)
+            if token_contents:
+                self.pix_trans = nn.Linear(embed_dim, embed_dim)
+                self.pix_trans_norm = nn.LayerNorm(embed_dim)
+                nn.init.xavier_uniform_(self.pix_trans.weight)
         else:
             self.embedding = nn.Embedding(layout.total, 2 * embed_dim)
             self.reference_points = nn.Linear(embed_dim, 2)
@@ -104,10 +130,14 @@ class DeformableQueries(nn.Module):
         return StartingQueries(self.layout.blocks(content, reference, position, training=training))
 
     def _proposed(self, memory: Memory, heads: DetectionHeads, training: bool) -> StartingQueries:
-        output = heads.propose(*self.proposals(memory))
+        proposed, levels = self.proposals(memory), memory.require_levels()
+        output = heads.propose(*proposed)
         # The score for "some object" is the first class, which these predictions are trained for.
-        number = self.layout.num_proposals(training=training)
-        best = topk_tokens(output.logits[..., 0], number, memory.require_levels())
+        scores, number = output.logits[..., 0], self.layout.num_proposals(training=training)
+        if self.selection is None:
+            best = topk_tokens(scores, number, levels)
+        else:
+            best = self.selection(scores, output.boxes, number, levels)
         reference = gather_tokens(output.boxes, best).detach()
         embedding = get_sine_pos_embed(reference, self.embed_dim // 2, exchange_xy=False).to(memory.tokens.dtype)
         transformed = self.layout.of_proposals(self.pos_trans_norm(self.pos_trans(embedding)), training=training)
@@ -116,15 +146,21 @@ class DeformableQueries(nn.Module):
         if self.embedding is not None:
             learned = self.layout.of_ranks(self.embedding.weight, best.shape[1], training=training)
             content = learned.expand(position.shape[0], -1, -1)
+        if self.token_contents:
+            tokens = self.pix_trans_norm(self.pix_trans(gather_tokens(proposed.tokens, best).detach()))
+            content = content + self.layout.of_proposals(tokens, training=training)
         blocks = self.layout.blocks(
             content,
             reference,
             position,
             training=training,
             num_proposals=best.shape[1],
-            padding=taken_padding(best, memory.require_levels()),
+            padding=taken_padding(best, levels),
         )
-        return StartingQueries(blocks, Predictions.of(output, targets=Targets.class_agnostic) if training else None)
+        if not training:
+            return StartingQueries(blocks)
+        trained = Predictions.of(output, reference=proposed.references(), targets=Targets.class_agnostic)
+        return StartingQueries(blocks, trained)
 
 
 class AnchorQueries(nn.Module):
@@ -142,9 +178,13 @@ class AnchorQueries(nn.Module):
             (DN-DETR, Li et al., CVPR 2022, section 4.4).
         normal_init: all that is learned, contents and the logits of boxes, begins normally distributed, as in the
             repositories of DAB-DETR and DN-DETR; see `reset_parameters` for how it begins otherwise, as in detrex.
+        selection: with two stages, which proposals are taken, see `ProposalSelection`; None for those of highest score.
+        project_contents: with two stages and no mixed selection, contents are projected from what the encoder gave for
+            the chosen tokens, without its gradients (DDQ).
 
     Raises:
-        ValueError: for mixed selection without two stages, or several groups with two stages without mixed selection.
+        ValueError: for mixed selection, a selection or projected contents without two stages, projected contents with
+            mixed selection, or several groups with two stages without mixed selection.
     """
 
     encoder_groups = 1  # of heads: all groups of queries begin at the same proposals
@@ -159,18 +199,26 @@ class AnchorQueries(nn.Module):
         mixed_selection: bool = False,
         indicator: bool = False,
         normal_init: bool = False,
+        selection: ProposalSelection | None = None,
+        project_contents: bool = False,
     ):
         super().__init__()
-        _check_stages(layout, as_two_stage, mixed_selection)
+        _check_stages(layout, as_two_stage, mixed_selection, selection)
+        if project_contents and (mixed_selection or not as_two_stage):
+            raise ValueError(
+                "project_contents=True needs as_two_stage=True and mixed_selection=False: else they are learned"
+            )
         self.layout = layout
         self.num_queries_one2many = layout.num_queries_one2many
         self.as_two_stage = as_two_stage
         self.mixed_selection = mixed_selection
         self.indicator = indicator
         self.normal_init = normal_init
+        self.selection = selection
         self.content = None
         if not as_two_stage or mixed_selection:
             self.content = nn.Embedding(layout.total, embed_dim - indicator)
+        self.content_projection = nn.Linear(embed_dim, embed_dim) if project_contents else None
         if as_two_stage:
             self.proposals = EncoderProposals(embed_dim)
         else:
@@ -210,7 +258,8 @@ class AnchorQueries(nn.Module):
             Matching queries, and with two stages the proposals that they were made of.
         """
         if self.as_two_stage:
-            return self.select(self.proposals(memory), memory.require_levels(), heads, training=training)
+            proposed = self.proposals(memory)
+            return self.select(proposed, memory.require_levels(), heads, training=training, encoded=memory.tokens)
         return self._learned(memory.tokens.shape[0], training)
 
     def _contents(self, learned: Tensor, batch: int) -> Tensor:
@@ -225,7 +274,13 @@ class AnchorQueries(nn.Module):
         return StartingQueries(self.layout.blocks(content, boxes, training=training))
 
     def select(
-        self, proposed: ProposalTokens, levels: TokenLevels, heads: DetectionHeads, *, training: bool
+        self,
+        proposed: ProposalTokens,
+        levels: TokenLevels,
+        heads: DetectionHeads,
+        *,
+        training: bool,
+        encoded: Tensor | None = None,
     ) -> StartingQueries:
         """Make queries of the best proposals.
 
@@ -234,9 +289,15 @@ class AnchorQueries(nn.Module):
             levels: where they are.
             heads: with heads for the encoder.
             training: whether there are queries that exist in training only.
+            encoded: (B, N, C), the encoder's tokens before their projection, for contents that are projected from them.
         """
-        chosen, best = best_proposals(proposed, self.layout.num_proposals(training=training), levels, heads)
-        if self.content is None:
+        number = self.layout.num_proposals(training=training)
+        chosen, best = best_proposals(proposed, number, levels, heads, selection=self.selection)
+        if self.content_projection is not None:
+            assert encoded is not None
+            content = self.projected_contents(encoded, best)
+            content = self.layout.of_proposals(content, training=training)
+        elif self.content is None:
             content = self.layout.of_proposals(gather_tokens(proposed.tokens, best).detach(), training=training)
         else:
             learned = self.layout.of_ranks(self.content.weight, best.shape[1], training=training)
@@ -246,13 +307,23 @@ class AnchorQueries(nn.Module):
         blocks = self.layout.blocks(content, reference, training=training, num_proposals=best.shape[1], padding=padding)
         if not training:
             return StartingQueries(blocks)
+        anchors = gather_tokens(proposed.references().expand(len(best), -1, -1), best)
         if self.layout.num_queries_one2many:  # the branch's proposals are not trained
-            chosen = chosen.first(self.layout.num_queries)
-        return StartingQueries(blocks, Predictions.of(chosen))
+            chosen, anchors = chosen.first(self.layout.num_queries), anchors[:, : self.layout.num_queries]
+        return StartingQueries(blocks, Predictions.of(chosen, reference=anchors))
+
+    def projected_contents(self, encoded: Tensor, indices: Tensor) -> Tensor:
+        """(B, Q, C), contents of the tokens `indices`, (B, Q), of the encoder's (B, N, C)."""
+        assert self.content_projection is not None
+        return self.content_projection(gather_tokens(encoded, indices).detach())
 
 
-def _check_stages(layout: QueryLayout, as_two_stage: bool, mixed_selection: bool) -> None:
-    """ValueError for mixed selection without two stages, and for groups that would be the same."""
+def _check_stages(
+    layout: QueryLayout, as_two_stage: bool, mixed_selection: bool, selection: ProposalSelection | None
+) -> None:
+    """ValueError for what is about proposals without two stages, and for groups that would be the same."""
+    if selection is not None and not as_two_stage:
+        raise ValueError("a selection needs as_two_stage=True: it chooses among proposals")
     if mixed_selection and not as_two_stage:
         raise ValueError("mixed_selection=True needs as_two_stage=True: it is about queries that are proposals")
     if as_two_stage and not mixed_selection and layout.num_groups > 1:

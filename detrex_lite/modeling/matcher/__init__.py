@@ -1,7 +1,8 @@
-"""Bipartite matching of predictions and ground truth."""
+"""Which predictions answer for which objects: bipartite matching, and assignment by overlap."""
 
 from .costs import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, MatchingCost, PositionModulatedCost
 from .hungarian import HungarianMatcher, Matcher
+from .iou_assigner import IoUAssigner
 from .ranking import RankWeights
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "FocalCost",
     "GIoUCost",
     "HungarianMatcher",
+    "IoUAssigner",
     "Matcher",
     "MatchingCost",
     "PositionModulatedCost",

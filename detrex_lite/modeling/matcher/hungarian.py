@@ -16,6 +16,8 @@ from ..targets import PaddedTargets, Targets
 from .costs import MatchingCost
 from .ranking import RankWeights
 
+NEVER = 1e6  # what a query costs that must not be matched: finite, and far above all other costs
+
 
 class Matcher(Protocol):
     """The interface of a matcher: one-to-one, one-to-many, or by overlap."""
@@ -39,6 +41,8 @@ class HungarianMatcher:
     A set of several groups of queries (`Predictions.num_groups`) is matched group by group. Costs are computed on the
     device for all sets at once, one block per image (never batch x all objects), brought to the CPU in one transfer,
     and solved by SciPy. They are computed in float32 at least, under autocast too.
+
+    Queries that take no part (`Predictions.padding`) are matched with nothing.
 
     With candidates, an object is matched with so many queries, each of which still answers for one object alone. In
     an image with many objects there are fewer of them, so that at most half of the queries are matched, but one for
@@ -125,7 +129,8 @@ class HungarianMatcher:
         for group in groups.values():
             sets = [predictions[name].at_least_float32() for name in group]
             with torch.autocast(sets[0].logits.device.type, enabled=False):
-                blocks.append(self._costs(sets, _targets(sets[0]).padded()))
+                block = self._costs(sets, _targets(sets[0]).padded())
+            blocks.append(_without_padding(block, sets))
         flat = torch.cat([block.flatten() for block in blocks]).cpu().numpy()
         parts = np.split(flat, np.cumsum([block.numel() for block in blocks])[:-1])
         matrices: dict[str, np.ndarray] = {}
@@ -178,6 +183,15 @@ def _targets(predicted: Predictions) -> Targets:
     return predicted.targets
 
 
+def _without_padding(costs: Tensor, sets: Sequence[Predictions]) -> Tensor:
+    """Costs (B, Q, T) of the queries of several sets, `NEVER` for those that take no part."""
+    if all(predicted.padding is None for predicted in sets):
+        return costs
+    none = costs.new_zeros(costs.shape[0], 1, dtype=torch.bool)
+    padding = [none.expand(-1, one.logits.shape[1]) if one.padding is None else one.padding for one in sets]
+    return costs.masked_fill(torch.cat(padding, dim=1)[..., None], NEVER)
+
+
 def _solve(cost: np.ndarray, sizes: list[int], groups: int, candidates: int, name: str) -> np.ndarray:
     """cost: (B, Q, T_max). Returns (3, M) int64: image, query, target of each pair."""
     if not np.isfinite(cost).all():
@@ -196,5 +210,7 @@ def _solve(cost: np.ndarray, sizes: list[int], groups: int, candidates: int, nam
             block = cost[image, start : start + queries, :size]
             query, column = linear_sum_assignment(np.tile(block, copies))
             target = column % size if size else column
+            possible = block[query, target] < NEVER
+            query, target = query[possible], target[possible]
             pairs.append(np.stack([np.full_like(query, image), query + start, target + first[image]]))
     return np.concatenate(pairs, axis=1)

@@ -1,0 +1,120 @@
+"""A decoder whose queries stay distinct (DDQ, Zhang et al., CVPR 2023, section 3.2).
+
+Legend: B batch, Q queries of all blocks, C channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ops import nms_mask
+from ...structures import box_cxcywh_to_xyxy
+from ..decoder import DecoderState, Memory
+from ..heads import DetectionHeads, LayerStep
+from ..predictions import FINAL, LayerOutput
+from ..queries import Queries
+from .transformer import DeformableAnchorDecoder
+
+# Names in `LayerStep.extra`, (B, Q) bool each: queries that take part in a layer, and in the next one.
+TAKES_PART, TAKES_PART_NEXT = "takes_part", "takes_part_next"
+
+
+class DistinctQueryDecoder(DeformableAnchorDecoder):
+    """Non-maximum suppression after each layer but the last decides which matching queries go on.
+
+    Those that overlap a better one by too much do not take part from the next layer on: nothing is matched with them or
+    detected by them (`LayerOutput.left_out`). Self-attention leaves out only pairs of which neither takes part, which
+    is what works best in the authors' code. Queries are ranked by their best class, read without the norm that heads
+    have, as in the authors' code. Other blocks of queries, such as denoising, are left alone.
+
+    Args:
+        iou_threshold: the largest IoU of two matching queries that go on.
+        decoder: the arguments of `DeformableAnchorDecoder`.
+    """
+
+    scores_every_layer = True
+
+    def __init__(self, *, iou_threshold: float = 0.8, **decoder: Any):
+        super().__init__(**decoder)
+        self.iou_threshold = iou_threshold
+
+    def forward(
+        self,
+        queries: Queries,
+        memory: Memory,
+        heads: DetectionHeads,
+        *,
+        training: bool = True,
+        use_relation: bool = True,
+    ) -> list[LayerOutput]:
+        """See `Decoder.forward`.
+
+        Raises:
+            ValueError: for several groups of matching queries.
+        """
+        if any(block.suffix == FINAL for block in queries.blocks):
+            heads = _DistinctHeads(heads, queries, self.iou_threshold, self.num_layers)  # type: ignore[assignment]
+        return super().forward(queries, memory, heads, training=training, use_relation=use_relation)
+
+    def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
+        """See `Decoder.layer_inputs`."""
+        inputs = super().layer_inputs(index, state)
+        known = (state.steps[-1].extra if state.steps else None) or {}
+        if TAKES_PART_NEXT not in known:
+            return inputs
+        takes_part = known[TAKES_PART_NEXT]
+        hidden = ~(takes_part[:, :, None] | takes_part[:, None, :])
+        bias = torch.zeros_like(hidden, dtype=state.query.dtype).masked_fill(hidden, float("-inf"))
+        return inputs | {"self_attn_inputs": {"attn_bias": bias[:, None]}}
+
+
+class _DistinctHeads:
+    """Heads that also tell, layer by layer, which queries take part; everything else is theirs."""
+
+    def __init__(self, heads: DetectionHeads, queries: Queries, iou_threshold: float, num_layers: int):
+        self.heads = heads
+        self.iou_threshold = iou_threshold
+        self.num_layers = num_layers
+        self.begin = 0
+        for block in queries.blocks:
+            if block.suffix == FINAL:
+                break
+            self.begin += block.size
+        if block.num_groups > 1:
+            raise ValueError(f"DistinctQueryDecoder takes one group of matching queries, not {block.num_groups}")
+        self.end = self.begin + block.size
+        self.first = torch.ones_like(queries.content[..., 0], dtype=torch.bool)
+        if block.padding is not None:
+            self.first[:, self.begin : self.end] = ~block.padding
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.heads, name)
+
+    def step(self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None) -> LayerStep:
+        step = self.heads.step(index, query, reference, previous)
+        known = (previous.extra if previous is not None else None) or {}
+        now = known.get(TAKES_PART_NEXT, self.first)
+        after = now if index == self.num_layers - 1 else self._after(index, query, step.reference, now)
+        return step._replace(extra={**(step.extra or {}), TAKES_PART: now, TAKES_PART_NEXT: after})
+
+    @torch.no_grad()
+    def _after(self, index: int, query: Tensor, reference: Tensor | None, now: Tensor) -> Tensor:
+        assert reference is not None
+        part = slice(self.begin, self.end)
+        scores = self.heads.class_embed[index](query[:, part]).max(-1).values
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = scores.masked_fill(~now[:, part], float("-inf"))
+        left = nms_mask(box_cxcywh_to_xyxy(reference[:, part].detach()), scores, self.iou_threshold)
+        return torch.cat([now[:, : self.begin], left & now[:, part], now[:, self.end :]], dim=1)
+
+    def read(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
+        outputs = self.heads.read(steps)
+        of_layers = iter(steps[len(steps) - sum(output.name is None for output in outputs) :])
+        return [output if output.name is not None else self._marked(output, next(of_layers)) for output in outputs]
+
+    @staticmethod
+    def _marked(output: LayerOutput, step: LayerStep) -> LayerOutput:
+        assert step.extra is not None
+        return output._replace(left_out=~step.extra[TAKES_PART])

@@ -1,0 +1,131 @@
+"""One-to-many assignment by overlap, as detectors had it before DETR (DETA, Ouyang-Zhang et al., 2022, section 4).
+
+Legend: Q queries of an image, T objects of an image.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...phases import phase
+from ...structures import box_cxcywh_to_xyxy, pairwise_iou
+from ..predictions import Match, Predictions, with_targets
+from ..targets import Targets
+
+
+class IoUAssigner:
+    """Gives each object the queries whose boxes overlap it most, up to a number.
+
+    A query is a candidate of the object that its box overlaps most when their IoU is at least `iou_threshold`, or when
+    no box overlaps some object more than its box does. Of more candidates than `max_candidates` as many are drawn at
+    random (by torch's generator, whose state checkpoints have). An object with n candidates is then assigned its
+    min(n, `max_per_object`) queries of largest IoU, which need not be the candidates; a query may be assigned to
+    several objects, and an object without candidates gets none.
+
+    Boxes are what the queries begin at (`Predictions.reference`): anchors of the encoder's tokens, or the boxes that
+    the decoder gets. Sets that begin at the same boxes, as all layers of a decoder do, have one match. Every query that
+    is not assigned counts as background, so that the published code's lower threshold for background has no effect.
+
+    Args:
+        iou_threshold: see above; DETA has 0.7 for the encoder's tokens and 0.6 for the decoder's queries.
+        num_samples: the most queries of an image that are looked at, candidates and others: 256 and Q in DETA.
+        positive_fraction: the largest share of candidates among them: 0.5 and 0.25 in DETA.
+        max_per_object: the most queries of an object.
+        of_predictions: compare the boxes that are predicted instead, for detectors whose queries begin without boxes;
+            each set then has a match of its own.
+        eps: added to the union that an overlap is divided by; detrex has 1e-6, the paper's repository none.
+
+    Raises:
+        ValueError: when no query could ever be assigned.
+    """
+
+    def __init__(
+        self,
+        *,
+        iou_threshold: float,
+        num_samples: int,
+        positive_fraction: float,
+        max_per_object: int = 4,
+        of_predictions: bool = False,
+        eps: float = 1e-6,
+    ):
+        self.iou_threshold = iou_threshold
+        self.max_candidates = int(num_samples * positive_fraction)
+        self.max_per_object = max_per_object
+        if self.max_candidates < 1 or max_per_object < 1:
+            raise ValueError(
+                f"num_samples={num_samples}, positive_fraction={positive_fraction} and max_per_object={max_per_object} "
+                "would assign no query: the product of the first two and the last must be at least 1"
+            )
+        self.of_predictions = of_predictions
+        self.eps = eps
+
+    @torch.no_grad()
+    def __call__(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
+        """See `Matcher`. Each match is sorted by object. Sets of several groups are assigned group by group.
+
+        Raises:
+            ValueError: for a set that begins at no boxes.
+        """
+        with phase("matching"), torch.autocast(targets.boxes.device.type, enabled=False):
+            found: dict[tuple[object, ...], Match] = {}
+            matches = {}
+            for name, predicted in with_targets(predictions, targets).items():
+                boxes = self._boxes(name, predicted)
+                key = (id(boxes), id(predicted.targets), predicted.num_groups, id(predicted.padding))
+                if key not in found:
+                    found[key] = self._assign(boxes.to(predicted.boxes.dtype), predicted)
+                matches[name] = found[key]
+            return matches
+
+    def _boxes(self, name: str, predicted: Predictions) -> Tensor:
+        """(B, Q, 4) or (1, Q, 4) cxcywh."""
+        boxes = predicted.boxes if self.of_predictions else predicted.reference
+        if boxes is None or boxes.shape[-1] != 4:
+            begins = "without references" if boxes is None else "at points"
+            raise ValueError(
+                f"IoUAssigner compares boxes, but the queries of the set of predictions {name!r} begin {begins}: "
+                "use of_predictions=True, or HungarianMatcher"
+            )
+        return boxes
+
+    def _assign(self, boxes: Tensor, predicted: Predictions) -> Match:
+        objects, groups = predicted.targets, predicted.num_groups
+        assert isinstance(objects, Targets)
+        boxes = boxes.expand(predicted.logits.shape[0], -1, -1).unflatten(1, (groups, -1))
+        in_group = boxes.shape[2]
+        padding = None if predicted.padding is None else predicted.padding.unflatten(1, (groups, -1))
+        corners, wanted = box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(objects.boxes).split(objects.sizes)
+        # All shapes are known until pairs are counted, so that a GPU is waited for once.
+        ranked = boxes.new_zeros(0, groups, min(self.max_per_object, in_group), dtype=torch.int64)
+        parts = [(ranked, ranked.bool())]
+        for image, of_image in enumerate(wanted):
+            if len(of_image):
+                overlaps = pairwise_iou(of_image, corners[image], self.eps)  # (G, T, q)
+                if padding is not None:
+                    overlaps = overlaps.masked_fill(padding[image, :, None], -1.0)
+                every = [self._of_image(own) for own in overlaps]
+                parts.append((torch.stack([one[0] for one in every], 1), torch.stack([one[1] for one in every], 1)))
+        ranked, is_assigned = (torch.cat(part) for part in zip(*parts, strict=True))
+        target, group, rank = is_assigned.nonzero(as_tuple=True)
+        image_of_object = torch.arange(len(objects.sizes)).repeat_interleave(torch.tensor(objects.sizes))
+        image_of_object = image_of_object.to(target.device, non_blocking=True)
+        query = ranked[target, group, rank] + group * in_group
+        return Match(image_of_object[target], query, target, shared_queries=True)
+
+    def _of_image(self, overlaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Of IoUs (T, Q) the best queries of each object, (T, k), and which of them are assigned to it.
+
+        IoUs are below 0 for queries that take no part.
+        """
+        objects, queries = overlaps.shape
+        largest, owner = overlaps.max(0)
+        is_candidate = (largest >= self.iou_threshold) | (overlaps == overlaps.amax(1, keepdim=True)).any(0)
+        turn = torch.rand(queries, device=overlaps.device).masked_fill(~is_candidate, -1.0)
+        drawn = torch.zeros_like(is_candidate)
+        drawn[turn.topk(min(self.max_candidates, queries)).indices] = True
+        number = torch.zeros(objects, dtype=torch.int64, device=overlaps.device)
+        number.scatter_add_(0, owner, (drawn & is_candidate).long())
+        values, ranked = overlaps.topk(min(self.max_per_object, queries), dim=1)
+        return ranked, (torch.arange(ranked.shape[1], device=overlaps.device) < number[:, None]) & (values >= 0)

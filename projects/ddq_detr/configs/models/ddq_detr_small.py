@@ -1,0 +1,8 @@
+"""A small DDQ-DETR that trains from scratch on a CPU: ResNet-18, 128 channels, 2 + 3 layers."""
+
+from detrex_lite.config import get_config
+
+from .ddq_detr_r50 import model
+
+model.merge_with(get_config("common/small_deformable.py").small)
+model.denoising.num_pairs = 20

@@ -1,0 +1,111 @@
+"""Which proposals become queries, against loops."""
+
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from detrex_lite.modeling import TokenLevels
+from detrex_lite.modeling.deformable import DistinctProposals, LevelwiseNMS, topk_tokens
+from detrex_lite.structures import ImageBatch, box_cxcywh_to_xyxy
+
+SHAPES = [(6, 8), (3, 4), (2, 2)]
+
+
+def make_levels(*sizes, as_published=False):
+    """Of images of these sizes, in cells of the finest level."""
+    maps = []
+    for height, width in SHAPES:
+        images = [torch.zeros(1, max(round(h * height / 6), 1), max(round(w * width / 8), 1)) for h, w in sizes]
+        maps.append(ImageBatch.from_images(images, as_published=as_published))
+    return TokenLevels.from_maps(maps)
+
+
+def make_proposals(batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    number = sum(height * width for height, width in SHAPES)
+    boxes = torch.rand(batch, number, 4, generator=generator) * 0.3 + 0.35
+    return torch.randn(batch, number, generator=generator), boxes
+
+
+def greedy(order, boxes, threshold):
+    corners, left = box_cxcywh_to_xyxy(boxes).clamp(0, 1), []
+    for token in order:
+        if all(box_iou(corners[[other]], corners[[token]]) <= threshold for other in left):
+            left.append(token)
+    return left
+
+
+def levelwise_by_a_loop(scores, boxes, number, threshold, per_level):
+    by_score = scores.argsort(descending=True).tolist()
+    level_of = [level for level, (height, width) in enumerate(SHAPES) for _ in range(height * width)]
+    left = []
+    for level in range(len(SHAPES)):
+        left += greedy([token for token in by_score if level_of[token] == level][:per_level], boxes, threshold)
+    left.sort(key=by_score.index)
+    if len(left) < number:
+        return by_score[:number]
+    chosen = []
+    for level in range(len(SHAPES)):
+        chosen += [token for token in left if level_of[token] == level][: number // len(SHAPES)]
+    chosen += [token for token in left if token not in chosen][: number - len(chosen)]
+    return sorted(chosen, key=by_score.index)
+
+
+@pytest.mark.parametrize(
+    ("number", "threshold", "per_level"), [(9, 0.5, 100), (9, 0.7, 10), (14, 0.6, 100), (40, 0.5, 100)]
+)
+def test_levelwise_nms_is_the_loop_over_levels(number, threshold, per_level):
+    levels, (scores, boxes) = make_levels((6, 8), (6, 8)), make_proposals(2)
+    chosen = LevelwiseNMS(threshold, per_level)(scores, boxes, number, levels)
+    for image in range(2):
+        assert chosen[image].tolist() == levelwise_by_a_loop(scores[image], boxes[image], number, threshold, per_level)
+
+
+def test_each_level_gets_its_share():
+    levels, (scores, boxes) = make_levels((6, 8)), make_proposals(1)
+    scores[:, :48] += 100  # the finest level would win everything
+    level = levels.level_of_tokens()[LevelwiseNMS(0.99)(scores, boxes, 9, levels)[0]]
+    assert sorted(level.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert not levels.level_of_tokens()[topk_tokens(scores, 9, levels)].any()
+
+
+def test_with_too_few_left_the_best_are_taken():
+    levels, (scores, _) = make_levels((6, 8)), make_proposals(1)
+    same = torch.full((1, 64, 4), 0.5)
+    assert torch.equal(LevelwiseNMS(0.9)(scores, same, 5, levels), topk_tokens(scores, 5, levels))
+
+
+def test_levels_must_have_enough_candidates():
+    levels, proposals = make_levels((6, 8)), make_proposals(1)
+    with pytest.raises(ValueError, match="7 queries .* num_per_level=2 in 3 levels"):
+        LevelwiseNMS(0.9, 2)(*proposals, 7, levels)
+
+
+@pytest.mark.parametrize("number", [5, 50])
+def test_distinct_proposals_are_left_by_the_loop_and_the_best_others_follow(number):
+    levels, (scores, boxes) = make_levels((6, 8), (6, 8)), make_proposals(2)
+    chosen = DistinctProposals(0.5)(scores, boxes, number, levels)
+    for image in range(2):
+        by_score = scores[image].argsort(descending=True).tolist()
+        corners, left = box_cxcywh_to_xyxy(boxes[image]), []
+        for token in by_score:
+            if all(box_iou(corners[[other]], corners[[token]]) <= 0.5 for other in left):
+                left.append(token)
+        assert 5 < len(left) < 50
+        expected = left + [token for token in by_score if token not in left]
+        assert chosen[image].tolist() == expected[:number]
+
+
+@pytest.mark.parametrize("selection", [LevelwiseNMS(0.6, 30), DistinctProposals(0.6)])
+def test_an_image_gives_the_same_alone_and_with_padding(selection):
+    scores, boxes = make_proposals(2)
+    both = make_levels((6, 8), (4, 4))
+    chosen = selection(scores, boxes, 9, both)
+    padding = both.padding[1]
+    assert not padding[chosen[1]].any()
+    shapes = [(4, 4), (2, 2), (1, 1)]
+    alone = TokenLevels(shapes, None, torch.ones(1, 3, 2))
+    kept = (~padding).nonzero().flatten()
+    assert len(kept) == sum(height * width for height, width in shapes)
+    expected = selection(scores[1:, kept], boxes[1:, kept], 9, alone)
+    assert torch.equal(kept[expected[0]], chosen[1])

@@ -1,0 +1,158 @@
+"""DETA, a config of Deformable DETR, and its parts in other detectors. Models are small."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detrex_lite.config import LazyCall as L
+from detrex_lite.config import get_config
+from detrex_lite.modeling import NMS, IoUAssigner, Targets
+from detrex_lite.modeling.deformable import LevelwiseNMS
+from detrex_lite.testing import (
+    SMALL,
+    DeformableContract,
+    TwoStageContract,
+    build,
+    build_lively,
+    build_on_meta,
+    changed,
+    parameter_patterns,
+    predict,
+    require_all_gradients,
+)
+from tests.suites import first_always
+
+from .overfitting import ap50_by_heart, four_images, small_deformable, trained
+from .published import PROJECTS
+
+CONFIGS = PROJECTS / "deta" / "configs"
+
+
+def small_config(name="deta_r50", **changes):
+    cfg = get_config(f"projects/deta/configs/models/{name}.py").model
+    # As many levels as the contract counts tokens of.
+    levels = {"transformer.num_feature_levels": 4, "queries.selection.num_per_level": 30}
+    return changed(cfg, {**SMALL, **levels, **changes})
+
+
+class TestDETA(DeformableContract):
+    other_suffixes = frozenset({"_enc"})
+
+    def config(self, **changes):
+        return small_config(**changes)
+
+
+class TestTwoStages(TwoStageContract):
+    def config(self, **changes):
+        return small_config(**changes)
+
+
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    model, cfg = build_on_meta(path)
+    assert model.queries.token_contents
+    assert (model.queries.selection is None) == ("baseline" in path.stem)
+    if "small" not in path.stem:
+        assert (cfg.num_queries, cfg.transformer.num_feature_levels) == (900, 5)
+
+
+@pytest.fixture
+def matched(batch):
+    """A model, its predictions for a batch, the objects and their matches."""
+    model = build_lively(small_config(**{"criterion.matchers._enc.iou_threshold": 0.3})).double().train()
+    images = model.preprocess(batch, as_published=True)
+    targets = Targets.from_inputs(batch, num_classes=model.num_classes, like=images.tensor)
+    outputs = model.predict(images, targets)
+    return model, outputs, targets, model.criterion.match(outputs, targets)
+
+
+def test_anchors_and_first_boxes_are_what_is_assigned(matched):
+    _, outputs, targets, matches = matched
+    assert matches[""] is matches["_0"]
+    assert_close(outputs["_0"].reference, outputs[""].reference, rtol=0, atol=0)
+    anchors = outputs["_enc"].reference
+    assert anchors.shape == outputs["_enc"].boxes.shape
+    sides = anchors[0, :, 2:].unique(dim=0)
+    wanted = [0.05, 0.1, 0.2, 0.4, 1.0]  # the last of tokens that propose nothing
+    assert_close(sides, torch.tensor(wanted, dtype=sides.dtype)[:, None].expand(5, 2), rtol=1e-6, atol=0)
+    assert set(matches["_enc"].target.tolist()) == set(range(len(targets)))
+
+
+def test_losses_are_divided_by_the_number_of_objects(matched):
+    """Not by that of the queries that are assigned."""
+    model, outputs, targets, matches = matched
+    match = matches["_enc"]
+    assert len(match.query) > len(targets)
+    distances = outputs["_enc"].boxes[match.image, match.query] - targets.boxes[match.target]
+    losses = model.criterion(outputs, targets)
+    assert_close(losses["loss_bbox_enc"], 5 * distances.abs().sum() / len(targets))
+
+
+def test_contents_are_those_of_tokens_without_their_gradients(batch):
+    model = build_lively(small_config()).train()
+    predict(model, batch)["_0"].logits.square().sum().backward()
+    assert model.queries.pix_trans.weight.grad.any()
+    assert model.queries.proposals.enc_output.weight.grad is None
+
+
+def test_evaluation_leaves_no_repetition(batch):
+    model = build_lively(small_config(**{"postprocessor.suppression.iou_threshold": 0.05})).eval()
+    with torch.no_grad():
+        fewer = model(batch)
+        model.postprocessor.suppression = NMS(1.0, 100)
+        for found, every in zip(fewer, model(batch), strict=True):
+            assert 0 < len(found["instances"]) < len(every["instances"])
+
+
+def test_the_baseline_is_matched_one_to_one():
+    cfg = get_config("projects/deta/configs/models/deta_r50_improved_baseline.py").model
+    assert type(build(changed(cfg, dict(SMALL))).criterion.matcher).__name__ == "HungarianMatcher"
+
+
+def test_parameter_names_are_stable():
+    own = {"queries.pix_trans.*", "queries.pix_trans_norm.*"}
+    two_stages = get_config("projects/deformable_detr/configs/models/deformable_detr_r50.py").model
+    two_stages = changed(two_stages, {**SMALL, "with_box_refine": True, "as_two_stage": True})
+    assert parameter_patterns(build(small_config())) == parameter_patterns(build(two_stages)) | own
+
+
+def of_another(name, **changes):
+    cfg = get_config(f"projects/{name}.py").model
+    assign = L(IoUAssigner)(iou_threshold=0.6, num_samples=100, positive_fraction=0.25)
+    return changed(cfg, {**SMALL, "criterion.matcher": assign, **changes})
+
+
+SELECTION = {"queries.selection": L(LevelwiseNMS)(iou_threshold=0.9, num_per_level=30)}
+SUPPRESSION = {"postprocessor.suppression": L(NMS)(iou_threshold=0.5)}
+OTHERS = {
+    "dino": ("dino/configs/models/dino_r50", {**SELECTION, **SUPPRESSION, "denoising.num_pairs": 6}),
+    "groups": ("dab_deformable_detr/configs/models/dab_deformable_detr_r50", {"queries.layout.num_groups": 2}),
+    "one level": ("dab_detr/configs/models/dab_detr_r50", SUPPRESSION),
+    "no boxes": ("detr/configs/models/detr_r50", {**SUPPRESSION, "criterion.matcher.of_predictions": True}),
+}
+
+
+@pytest.mark.parametrize("name", first_always(OTHERS))
+def test_other_detectors_take_its_parts(name, batch):
+    config, changes = OTHERS[name]
+    model = build(of_another(config, **changes)).train()
+    require_all_gradients(model, model(batch))
+    model.eval()
+    with torch.no_grad():
+        assert len(model(batch)) == len(batch)
+
+
+def config_by_heart():
+    few = {"num_queries": 30, "queries.selection.num_per_level": 50, "postprocessor.num_detections": 90}
+    return small_deformable(get_config("projects/deta/configs/models/deta_r50.py").model, **few)
+
+
+def test_the_loss_falls(tmp_path):
+    _, inputs = four_images(tmp_path)
+    _, losses = trained(config_by_heart(), inputs, 10)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.slow
+def test_four_images_are_learned_by_heart(tmp_path):
+    assert ap50_by_heart(config_by_heart(), tmp_path, 600) > 0.9

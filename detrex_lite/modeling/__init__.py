@@ -64,6 +64,7 @@ from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
 from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
 from .query_layout import QueryLayout
+from .recollection import selective_recollection
 from .relation import PositionRelation
 from .reparam_heads import ReparamHeads
 from .targets import PaddedTargets, Targets
@@ -146,6 +147,7 @@ __all__ = [
     "refine",
     "require_equal",
     "resnet_channels",
+    "selective_recollection",
     "sigmoid_focal_loss",
     "stage_channels",
     "timm_channels",

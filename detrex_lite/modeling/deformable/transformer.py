@@ -108,7 +108,7 @@ class DeformableAnchorDecoder(DeformableDecoder):
     """The same with positions made of each layer's boxes (DAB-DETR, Liu et al., ICLR 2022, section 4.1).
 
     Args:
-        layer, num_layers, relation: see `Decoder`.
+        layer, num_layers, relation, recollection: see `Decoder`.
         embed_dim: C.
         scale_positions: from the second layer on, what a query holds scales its position, channel by channel.
         temperature: of the sine embedding of boxes.
@@ -122,11 +122,12 @@ class DeformableAnchorDecoder(DeformableDecoder):
         layer: nn.Module | Sequence[nn.Module],
         num_layers: int | None = None,
         relation: nn.Module | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
         embed_dim: int = 256,
         scale_positions: bool = True,
         temperature: float = 10000.0,
     ):
-        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation, recollection=recollection)
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
@@ -150,7 +151,7 @@ class DeformableBoxDecoder(DeformableDecoder):
     """The same with positions that a module makes of each layer's boxes as they are (RT-DETR, Zhao et al., CVPR 2024).
 
     Args:
-        layer, num_layers, relation, num_eval_layers: see `Decoder`.
+        layer, num_layers, relation, num_eval_layers, recollection: see `Decoder`.
         position_head: boxes (B, Q, 4) cxcywh in 0..1 to positions (B, Q, C), as an `MLP`.
         position_limit: what the numbers of positions are clamped to, in absolute value (D-FINE has 10); None for as
             they are.
@@ -163,10 +164,17 @@ class DeformableBoxDecoder(DeformableDecoder):
         num_layers: int | None = None,
         relation: nn.Module | None = None,
         num_eval_layers: int | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
         position_head: nn.Module,
         position_limit: float | None = None,
     ):
-        super().__init__(layer=layer, num_layers=num_layers, relation=relation, num_eval_layers=num_eval_layers)
+        super().__init__(
+            layer=layer,
+            num_layers=num_layers,
+            relation=relation,
+            num_eval_layers=num_eval_layers,
+            recollection=recollection,
+        )
         self.position_head = position_head
         self.position_limit = position_limit
 

@@ -106,7 +106,7 @@ class ConditionalDecoder(Decoder):
     """Conditional DETR's: cross-attention looks around a point, as far as each query says (Meng et al., ICCV 2021).
 
     Args:
-        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
+        layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
             positions to contents in the first layer only.
         embed_dim: C.
         temperature: of the sine embedding of points.
@@ -118,10 +118,11 @@ class ConditionalDecoder(Decoder):
         layer: nn.Module | Sequence[nn.Module],
         num_layers: int | None = None,
         relation: nn.Module | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
         embed_dim: int = 256,
         temperature: float = 10000.0,
     ):
-        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation, recollection=recollection)
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.ref_point_head = MLP(embed_dim, embed_dim, 2, num_layers=2)
@@ -151,7 +152,7 @@ class AnchorDecoder(Decoder):
     """DAB-DETR's: queries look for objects of their box's place and size (Liu et al., ICLR 2022, figure 5).
 
     Args:
-        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
+        layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
             positions to contents in the first layer only.
         embed_dim: C.
         modulate_hw_attn: a box's width and height change how fast attention falls off around its centre.
@@ -166,11 +167,12 @@ class AnchorDecoder(Decoder):
         layer: nn.Module | Sequence[nn.Module],
         num_layers: int | None = None,
         relation: nn.Module | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
         embed_dim: int = 256,
         modulate_hw_attn: bool = True,
         temperature: float = 10000.0,
     ):
-        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation, recollection=recollection)
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)

@@ -3,7 +3,8 @@
 Legend: B batch, Q queries, N tokens of the memory, C channels, H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ class Memory(NamedTuple):
         padding: (B, N) bool, True = padding that is not attended to; None when there is none.
         levels: where the tokens are, in detectors with several feature levels; None in others.
         grid: the map whose cells are the tokens, in detectors with one feature map; None in others.
+        losses: name -> weighted loss, a scalar, of what chose the tokens.
     """
 
     tokens: Tensor
@@ -33,6 +35,7 @@ class Memory(NamedTuple):
     padding: Tensor | None
     levels: TokenLevels | None = None
     grid: TokenGrid | None = None
+    losses: Mapping[str, Tensor] = MappingProxyType({})
 
     def require_levels(self) -> TokenLevels:
         """The levels, of a memory that must have them.

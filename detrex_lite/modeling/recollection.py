@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 
 def selective_recollection(num_layers: int, num_stages: int = 2) -> list[list[int]]:
-    """The paper's schedule (section 3.3): each layer takes the stages directly before it.
+    """The paper's schedule: each layer takes the stages directly before it.
 
     With 2 stages, six layers take 1, 2, 3, 5, 8 and 13 sets.
 
     Args:
         num_layers: of the decoder.
-        num_stages: how many; `num_layers` for all that there are, the paper's dense recollection (section 3.2).
+        num_stages: how many; `num_layers` for all that there are, the paper's dense recollection.
 
     Raises:
         ValueError: when `num_stages` is below 1.

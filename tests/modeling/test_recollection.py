@@ -63,7 +63,7 @@ def test_what_is_no_schedule_is_refused(schedule, match):
 
 
 def slow_outputs(decoder, heads, queries, memory, schedule):
-    """Set after set: a layer call of its own for each, and the formulas of section 3.2 written out."""
+    """Set after set: a layer call of its own for each, and the formulas written out."""
     start = (queries.content, queries.reference, None, [queries.reference])
     stages, outputs = [[start]], []
     for index, layer in enumerate(decoder.layers):

@@ -3,7 +3,7 @@
 Legend: B batch, N cells of the feature map, Q queries, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..decoder import Decoder, DecoderState, Memory, grid_input
 from ..encoder import norm_after_pre_norm_layers
 from ..initialisation import xavier_uniform
 from ..queries import Queries
+from .sampling import PollAndPoolSampler
 
 
 class SingleLevelEncoder(TransformerLayerSequence):
@@ -223,25 +224,40 @@ class SingleLevelTransformer(nn.Module):
         decoder: turns queries into predictions.
         mask_memory_padding: the decoder never attends to padding. False: in training it does, as detrex's DAB-DETR and
             DN-DETR; detections never depend on padding.
+        sampler: (map, positions) to fewer tokens, which encoder and decoder work on, see `PollAndPoolSampler`; None for
+            all cells.
     """
 
-    def __init__(self, *, encoder: nn.Module, decoder: Decoder, mask_memory_padding: bool = True):
+    def __init__(
+        self,
+        *,
+        encoder: nn.Module,
+        decoder: Decoder,
+        mask_memory_padding: bool = True,
+        sampler: PollAndPoolSampler | None = None,
+    ):
         super().__init__()
+        self.sampler = sampler
         self.encoder = encoder
         self.decoder = decoder
         self.mask_memory_padding = mask_memory_padding
 
     def encode(self, feature: ImageBatch, pos: Tensor) -> Memory:
-        """Encode a map, cell by cell.
+        """Encode a map, cell by cell, or what the sampler makes of it.
 
         Args:
             feature: (B, C, h, w), and its padding.
             pos: (B, C, h, w), or (1, C, h, w) for all images alike; with twice the channels for positions of x and of
                 y.
         """
-        grid = TokenGrid(*feature.tensor.shape[-2:], feature.as_published)
-        tokens, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
-        padding = None if feature.mask is None else feature.mask.flatten(1)
+        losses: Mapping[str, Tensor] = {}
+        if self.sampler is None:
+            grid = TokenGrid(*feature.tensor.shape[-2:], feature.as_published)
+            tokens, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
+            padding = None if feature.mask is None else feature.mask.flatten(1)
+        else:
+            grid = None
+            tokens, pos, padding, losses = self.sampler(feature, pos)
         tokens = self.encoder(tokens, pos=pos, padding=padding, grid=grid)
         attends_to_padding = feature.as_published and not self.mask_memory_padding
-        return Memory(tokens, pos, None if attends_to_padding else padding, grid=grid)
+        return Memory(tokens, pos, None if attends_to_padding else padding, grid=grid, losses=losses)

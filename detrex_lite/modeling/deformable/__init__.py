@@ -12,6 +12,7 @@ from .proposals import (
     topk_tokens,
 )
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
+from .sparse_encoder import ForegroundScores, SparseEncoder, SparseEncoderLayer
 from .transformer import (
     DeformableAnchorDecoder,
     DeformableBoxDecoder,
@@ -29,11 +30,14 @@ __all__ = [
     "DeformableEncoder",
     "DeformableQueries",
     "EncoderProposals",
+    "ForegroundScores",
     "GroupedAnchorQueries",
     "MemoryFusion",
     "MultiScaleDetector",
     "MultiScaleTransformer",
     "ProposalTokens",
+    "SparseEncoder",
+    "SparseEncoderLayer",
     "StartingQueries",
     "best_proposals",
     "gather_tokens",

@@ -213,11 +213,24 @@ class MultiScaleTransformer(nn.Module):
             nn.init.normal_(self.level_embeds)
 
     def encode(self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]) -> Memory:
-        """Encode feature maps.
+        """Encode feature maps; arguments and errors as of `flatten`."""
+        tokens, pos, levels = self.flatten(maps, positions)
+        if self.encoder is not None:
+            tokens = self.encoder(tokens, pos=pos, levels=levels)
+        return Memory(tokens, None, levels.padding, levels)
+
+    def flatten(
+        self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None, TokenLevels]:
+        """What an encoder takes.
 
         Args:
             maps: L padded maps (B, C, h, w), finest first.
             positions: their position embeddings, (B, C, h, w) or (1, C, h, w); none without an encoder.
+
+        Returns:
+            Tokens (B, N, C), their positions with the embeddings of levels, (B, N, C) or (1, N, C), which are None
+            without an encoder, and where the tokens are.
 
         Raises:
             ValueError: for another number of maps than L.
@@ -229,10 +242,9 @@ class MultiScaleTransformer(nn.Module):
             )
         levels = TokenLevels.from_maps(maps)
         tokens = flatten_maps([level.tensor for level in maps])
-        if self.encoder is not None:
-            assert self.level_embeds is not None
-            pos = flatten_maps(
-                [level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)]
-            )
-            tokens = self.encoder(tokens, pos=pos, levels=levels)
-        return Memory(tokens, None, levels.padding, levels)
+        if self.level_embeds is None:
+            return tokens, None, levels
+        pos = flatten_maps(
+            [level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)]
+        )
+        return tokens, pos, levels

@@ -240,7 +240,9 @@ def _bias(relation: nn.Module, boxes_of_sets: Sequence[tuple[Tensor, ...]], num_
 
     None when no set has boxes of two layers.
     """
-    biases = [None if len(boxes) < 2 else relation(*(_fold(one, num_groups) for one in boxes)) for boxes in boxes_of_sets]
+    biases = [
+        None if len(boxes) < 2 else relation(*(_fold(one, num_groups) for one in boxes)) for boxes in boxes_of_sets
+    ]
     known = next((bias for bias in biases if bias is not None), None)
     if known is None or len(biases) == 1:
         return known

@@ -113,7 +113,9 @@ def test_layers_decode_each_set_as_if_it_were_alone(memory, name, with_relation)
         weights = torch.rand(len(got), dtype=torch.float64)
         totals = []
         for outputs in ([(one.logits, one.boxes) for one in got], want):
-            parts = [weight * (a.square().sum() + b.square().sum()) for weight, (a, b) in zip(weights, outputs, strict=True)]
+            parts = [
+                weight * (a.square().sum() + b.square().sum()) for weight, (a, b) in zip(weights, outputs, strict=True)
+            ]
             totals.append(sum(parts))
         for one, (logits, boxes) in zip(got, want, strict=True):
             assert_close(one.logits, logits)

@@ -85,7 +85,11 @@ def test_scores_learn_by_the_tokens_and_by_the_loss():
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [({"sample_ratio": 1.0}, "sample_ratio=1.0"), ({"sample_ratio": 0.0}, "sample_ratio=0.0"), ({"num_pooled": 0}, "=0")],
+    [
+        ({"sample_ratio": 1.0}, "sample_ratio=1.0"),
+        ({"sample_ratio": 0.0}, "sample_ratio=0.0"),
+        ({"num_pooled": 0}, "=0"),
+    ],
 )
 def test_errors(arguments, match):
     with pytest.raises(ValueError, match=match):

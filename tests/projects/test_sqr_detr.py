@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from detrex_lite.config import get_config
 from detrex_lite.testing import (
     SMALL,
+    DeformableContract,
     DenoisingContract,
     DetectorContract,
     build,
@@ -42,11 +43,10 @@ class TestSQRDABDETR(DetectorContract):
 
 
 @pytest.mark.slow
-class TestSQRDINO(DenoisingContract):
+class TestSQRDINO(DenoisingContract, DeformableContract):
     num_groups = 3  # six pairs, and at most two objects in an image
     aux_suffixes = frozenset({"_0", "_1", "_dn_0", "_dn_1"})
     other_suffixes = frozenset({"_dn", "_enc"})
-    pixel_tolerance = {"rtol": 1e-6, "atol": 1e-4}
 
     def config(self, **changes):
         return dino_config(**changes)

@@ -136,9 +136,7 @@ class SparseEncoderLayer(nn.Module):
         ValueError: when `num_best` is below 1.
     """
 
-    def __init__(
-        self, *, self_attn: nn.Module, attn: nn.Module, ffn: nn.Module, norm: nn.Module, num_best: int = 300
-    ):
+    def __init__(self, *, self_attn: nn.Module, attn: nn.Module, ffn: nn.Module, norm: nn.Module, num_best: int = 300):
         super().__init__()
         if num_best < 1:
             raise ValueError(f"num_best={num_best} is less than 1")
@@ -190,9 +188,7 @@ class SparseEncoderLayer(nn.Module):
         )
         query = put_tokens(query, best, refined)
         points = {"reference_points": reference_points, "spatial_shapes": levels.spatial_shapes}
-        return self.read(
-            query, tokens, query_pos=query_pos, key_padding_mask=levels.padding, cross_attn_inputs=points
-        )
+        return self.read(query, tokens, query_pos=query_pos, key_padding_mask=levels.padding, cross_attn_inputs=points)
 
 
 class SparseEncoder(TransformerLayerSequence):

@@ -48,9 +48,7 @@ class PollAndPoolSampler(nn.Module):
         ValueError: when `sample_ratio` is not between 0 and 1, or `num_pooled` is below 1.
     """
 
-    def __init__(
-        self, *, embed_dim: int, sample_ratio: float = 0.5, num_pooled: int = 30, loss_weight: float = 1e-4
-    ):
+    def __init__(self, *, embed_dim: int, sample_ratio: float = 0.5, num_pooled: int = 30, loss_weight: float = 1e-4):
         super().__init__()
         if not 0 < sample_ratio < 1:
             raise ValueError(f"sample_ratio={sample_ratio} is not between 0 and 1: some cells are kept, others pooled")

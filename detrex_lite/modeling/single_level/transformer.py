@@ -107,8 +107,8 @@ class ConditionalDecoder(Decoder):
     """Conditional DETR's: cross-attention looks around a point, as far as each query says (Meng et al., ICCV 2021).
 
     Args:
-        layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
-            positions to contents in the first layer only.
+        layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`,
+            which adds positions to contents in the first layer only.
         embed_dim: C.
         temperature: of the sine embedding of points.
     """
@@ -153,8 +153,8 @@ class AnchorDecoder(Decoder):
     """DAB-DETR's: queries look for objects of their box's place and size (Liu et al., ICLR 2022, figure 5).
 
     Args:
-        layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
-            positions to contents in the first layer only.
+        layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`,
+            which adds positions to contents in the first layer only.
         embed_dim: C.
         modulate_hw_attn: a box's width and height change how fast attention falls off around its centre.
         temperature: of the sine embedding of boxes.

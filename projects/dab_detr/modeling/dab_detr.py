@@ -30,7 +30,9 @@ class DABDETR(SingleLevelDetector):
         queries, layers, losses = self.decode(images, training=targets is not None)
         return Outputs(queries.split(layers, aux_loss=self.aux_loss), losses=losses)
 
-    def decode(self, images: ImageBatch, *, training: bool = False) -> tuple[Queries, list[LayerOutput], Mapping[str, Tensor]]:
+    def decode(
+        self, images: ImageBatch, *, training: bool = False
+    ) -> tuple[Queries, list[LayerOutput], Mapping[str, Tensor]]:
         """See `Detector.decode`: the queries, what each decoder layer says about them, and losses of the memory."""
         feature, positions = self.map_and_positions(images)
         memory = self.transformer.encode(feature, positions)

@@ -107,7 +107,7 @@ class FocusDETR(MultiScaleDetector):
         encoder = self.transformer.encoder
         if not isinstance(encoder, SparseEncoder) or not self.queries.as_two_stage:
             raise ValueError(
-                f"FocusDETR has a {type(encoder).__name__} as its encoder and as_two_stage={self.queries.as_two_stage}: "
-                "it needs a SparseEncoder, and as_two_stage=True, whose heads rank tokens; DINO takes other encoders"
+                f"FocusDETR was given a {type(encoder).__name__} and as_two_stage={self.queries.as_two_stage}: it needs "
+                "a SparseEncoder, and as_two_stage=True, whose heads rank tokens; DINO takes other encoders"
             )
         return encoder

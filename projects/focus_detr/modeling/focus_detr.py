@@ -5,7 +5,8 @@ What differs from detrex is in the project's README.
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor, cat
+import torch
+from torch import Tensor
 
 from detrex_lite.modeling import (
     LayerOutput,
@@ -33,7 +34,7 @@ class FocusDETR(MultiScaleDetector):
     `with_box_refine` and `as_two_stage` are True.
     """
 
-    queries: AnchorQueries
+    queries: AnchorQueries  # its projection of tokens is shared by the foreground scores
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> Outputs:
         """See `Detector.predict`; with targets there are also "_dn" and "_enc", and the foreground scores."""
@@ -75,7 +76,7 @@ class FocusDETR(MultiScaleDetector):
             tokens,
             pos=pos,
             levels=levels,
-            scores=cat([level.flatten(1) for level in scores], dim=1),
+            scores=torch.cat([level.flatten(1) for level in scores], dim=1),
             class_score=self.heads.score_tokens,
         )
         return Memory(tokens, None, levels.padding, levels), scores
@@ -107,7 +108,7 @@ class FocusDETR(MultiScaleDetector):
         encoder = self.transformer.encoder
         if not isinstance(encoder, SparseEncoder) or not self.queries.as_two_stage:
             raise ValueError(
-                f"FocusDETR was given a {type(encoder).__name__} and as_two_stage={self.queries.as_two_stage}: it needs "
-                "a SparseEncoder, and as_two_stage=True, whose heads rank tokens; DINO takes other encoders"
+                f"FocusDETR was given a {type(encoder).__name__} and as_two_stage={self.queries.as_two_stage}: it "
+                "needs a SparseEncoder, and as_two_stage=True, whose heads rank tokens; DINO takes other encoders"
             )
         return encoder

@@ -21,6 +21,7 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .overfitting import ap50_by_heart, four_images, small_deformable, trained
 from .published import PROJECTS
@@ -62,11 +63,10 @@ class TestTwoStages(TwoStageContract):
             build(self.config(with_box_refine=False))
 
 
-LEAVES = sorted(CONFIGS.glob("**/*.py"))
-
-
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=[pytest.mark.slow] * ("r50" not in path.stem), id=path.stem) for path in LEAVES]
+    "path",
+    first_always(sorted(CONFIGS.glob("**/*.py"), key=lambda path: "r50" not in path.stem)),
+    ids=lambda path: path.stem,
 )
 def test_every_config_builds(path):
     if "swin" in path.stem:
@@ -128,9 +128,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "relation")) for name in OPTIONS]
-)
+@pytest.mark.parametrize("name", first_always(OPTIONS))
 def test_options_of_dino_are_options_here(name, batch):
     model = build(small_config(**OPTIONS[name])).train()
     require_all_gradients(model, model(batch))

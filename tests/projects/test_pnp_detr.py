@@ -17,6 +17,7 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .overfitting import SMALL_SINGLE_LEVEL, ap50_by_heart, four_images, trained
 from .published import PROJECTS
@@ -43,7 +44,7 @@ class TestPnPDETR(DetectorContract):
         return super().expected_losses(aux_loss=aux_loss) | {"sample_reg_loss"}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, _ = build_on_meta(path)
     assert type(model) is DETR
@@ -68,7 +69,7 @@ def test_encoder_and_decoder_read_the_kept_and_the_pooled_tokens(batch):
     assert memory.tokens.shape == memory.pos.shape == (1, height * width // 2 + 5, 64)
 
 
-@pytest.mark.parametrize("name", ["conditional_detr", pytest.param("dab_detr", marks=pytest.mark.slow), "dn_detr"])
+@pytest.mark.parametrize("name", first_always(["dn_detr", "conditional_detr", "dab_detr"]))
 def test_other_detectors_take_the_sampler(name, batch):
     cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
     model = build_lively(without_dropout(changed(cfg, {**SMALL, "transformer.sampler": SAMPLER})))

@@ -19,6 +19,7 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .overfitting import SMALL_SINGLE_LEVEL, ap50_by_heart, four_images, small_deformable, trained
 from .published import PROJECTS
@@ -52,7 +53,7 @@ class TestSQRDINO(DenoisingContract, DeformableContract):
         return dino_config(**changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, _ = build_on_meta(path)
     assert model.transformer.decoder.recollection == [[0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
@@ -90,20 +91,17 @@ def test_memory_padding_stays_where_it_is_in_every_set(batch):
 
 
 OTHERS = {
+    "dino": {"denoising.num_pairs": 6},
+    "relation_detr": {"denoising.num_pairs": 6, "num_queries_one2many": 12},
+    "group_detr": {"queries.layout.num_groups": 2},
     "detr": {},
     "conditional_detr": {},
     "dn_detr": {},
-    "group_detr": {"queries.layout.num_groups": 2},
-    "dino": {"denoising.num_pairs": 6},
     "deformable_detr": {},
-    "relation_detr": {"denoising.num_pairs": 6, "num_queries_one2many": 12},
 }
 
 
-SLOW = ("detr", "conditional_detr", "group_detr", "dn_detr")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in OTHERS])
+@pytest.mark.parametrize("name", first_always(OTHERS, 3))
 def test_other_detectors_take_recollection(name, batch):
     cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
     model = build(changed(cfg, {**SMALL, **OTHERS[name], RECOLLECTION: [[0], [0, 1]]})).train()

@@ -167,7 +167,7 @@ class BaseAttention(nn.Module):
             dropout=self.attn_drop if self.training else 0.0,
         )
 
-    def check_groups(self, num_groups: int, query: Tensor, key: Tensor, attn_mask: Tensor | None) -> None:
+    def check_groups(self, num_groups: int, query: Tensor, key: Tensor) -> None:
         """ValueError when `num_groups` does not go together with the other inputs of a self-attention."""
         if num_groups == 1:
             return
@@ -175,11 +175,6 @@ class BaseAttention(nn.Module):
             raise ValueError(f"num_groups={num_groups} is below 1")
         if key is not query:
             raise ValueError(f"num_groups={num_groups} is for self-attention: the key must be the query")
-        if attn_mask is not None:
-            raise ValueError(
-                f"num_groups={num_groups} cannot be combined with an attn_mask: groups already attend only within "
-                "themselves; to mask more, give num_groups=1 and one mask for all queries"
-            )
         num_queries = query.shape[1 if self.batch_first else 0]
         if num_queries % num_groups != 0:
             raise ValueError(f"{num_queries} queries cannot be divided into num_groups={num_groups} of equal size")
@@ -244,8 +239,9 @@ class MultiheadAttention(BaseAttention):
             attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or what broadcasts to (B, H, Q, N).
             num_groups: G; for self-attention only. The queries are G consecutive groups of n queries each, which attend
                 only within their own group, as with a block-diagonal mask, but at 1 / G of the cost (Group DETR, Chen
-                et al., ICCV 2023). Above 1, there must be no `attn_mask`, and `attn_bias` is (n, n), (B * G, n, n), or
-                what broadcasts to (B * G, H, n, n), with the groups of an image after each other.
+                et al., ICCV 2023). Above 1, `attn_mask` is (n, n), (B * G, n, n) or (B * G * H, n, n), and `attn_bias`
+                is (n, n), (B * G, n, n), or what broadcasts to (B * G, H, n, n), with the groups of an image after
+                each other.
 
         Returns:
             (B, Q, C).
@@ -259,7 +255,7 @@ class MultiheadAttention(BaseAttention):
             key_pos = query_pos if key_pos is None else key_pos
         value = key if value is None else value
         identity = query if identity is None else identity
-        self.check_groups(num_groups, query, key, attn_mask)
+        self.check_groups(num_groups, query, key)
         q, k, v = self._project(query, key, value, query_pos, key_pos)
         return identity + self.attend(q, k, v, attn_mask, key_padding_mask, attn_bias, num_groups)
 

@@ -107,7 +107,7 @@ class ConditionalSelfAttention(_ConditionalAttention):
             key_pos = query_pos if key_pos is None else key_pos
         value = key if value is None else value
         identity = query if identity is None else identity
-        self.check_groups(num_groups, query, key, attn_mask)
+        self.check_groups(num_groups, query, key)
         query_pos, key_pos = self._required(query_pos=query_pos, key_pos=key_pos)
         q = self.split_heads(self.query_content_proj(query) + self.query_pos_proj(query_pos))
         k = self.split_heads(self.key_content_proj(key) + self.key_pos_proj(key_pos))

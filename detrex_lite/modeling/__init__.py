@@ -67,6 +67,7 @@ from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
 from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
 from .query_layout import QueryLayout
+from .recollection import selective_recollection
 from .relation import PositionRelation
 from .reparam_heads import ReparamHeads
 from .suppression import NMS, SoftNMS
@@ -155,6 +156,7 @@ __all__ = [
     "refine",
     "require_equal",
     "resnet_channels",
+    "selective_recollection",
     "sigmoid_focal_loss",
     "stage_channels",
     "timm_channels",

@@ -3,9 +3,11 @@
 Legend: B batch, Q queries, N tokens of the memory, C channels, H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..layers import TokenGrid, TransformerLayerSequence
@@ -13,6 +15,7 @@ from .heads import DetectionHeads, LayerStep
 from .multi_scale import TokenLevels
 from .predictions import LayerOutput
 from .queries import Queries
+from .recollection import check_schedule
 
 
 class Memory(NamedTuple):
@@ -25,6 +28,7 @@ class Memory(NamedTuple):
         padding: (B, N) bool, True = padding that is not attended to; None when there is none.
         levels: where the tokens are, in detectors with several feature levels; None in others.
         grid: the map whose cells are the tokens, in detectors with one feature map; None in others.
+        losses: name -> weighted loss, a scalar, of what chose the tokens.
     """
 
     tokens: Tensor
@@ -32,6 +36,7 @@ class Memory(NamedTuple):
     padding: Tensor | None
     levels: TokenLevels | None = None
     grid: TokenGrid | None = None
+    losses: Mapping[str, Tensor] = MappingProxyType({})
 
     def require_levels(self) -> TokenLevels:
         """The levels, of a memory that must have them.
@@ -51,7 +56,7 @@ class DecoderState(NamedTuple):
         query: (B, Q, C), what the layer gets.
         reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that it attends to; None without references.
         steps: what the layers before have left behind.
-        queries: what the decoder was given.
+        queries: what the decoder was given; with recollection side by side, as often as there are sets of queries.
         memory: what the layers read.
     """
 
@@ -60,6 +65,22 @@ class DecoderState(NamedTuple):
     steps: Sequence[LayerStep]
     queries: Queries
     memory: Memory
+
+
+class _Set(NamedTuple):
+    """Queries that a layer takes: the first ones, or what a layer before made of them.
+
+    Attributes:
+        query: (B, Q, C).
+        reference: (B, Q, 2) or (B, Q, 4), what a layer that takes them attends to; None without references.
+        step: what made them; None for the first queries in the first layer.
+        boxes: (B, Q, 4) each, those that led here one after the other, for relations.
+    """
+
+    query: Tensor
+    reference: Tensor | None
+    step: LayerStep | None
+    boxes: tuple[Tensor, ...]
 
 
 class Decoder(TransformerLayerSequence):
@@ -72,9 +93,12 @@ class Decoder(TransformerLayerSequence):
             references, where they are boxes, stand for those before the first layer), see `PositionRelation`; None for
             no bias.
         num_eval_layers: evaluation runs only so many of the layers, which is faster; None for all.
+        recollection: which earlier results each layer decodes in training, see `selective_recollection`; None for those
+            of the layer before alone.
 
     Raises:
-        ValueError: when `num_eval_layers` is not in 1 .. the number of layers.
+        ValueError: when `num_eval_layers` is not in 1 .. the number of layers, or the recollection is no schedule for
+            this number of layers.
     """
 
     scores_every_layer = False  # whether classes are read after each layer in evaluation, too
@@ -86,12 +110,14 @@ class Decoder(TransformerLayerSequence):
         num_layers: int | None = None,
         relation: nn.Module | None = None,
         num_eval_layers: int | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
     ):
         super().__init__(layer, num_layers)
         if num_eval_layers is not None and not 1 <= num_eval_layers <= self.num_layers:
             raise ValueError(f"num_eval_layers={num_eval_layers}: this decoder has {self.num_layers} layers")
         self.relation = relation
         self.num_eval_layers = num_eval_layers
+        self.recollection = None if recollection is None else check_schedule(recollection, self.num_layers)
 
     def first_reference(self, queries: Queries) -> Tensor | None:
         """What the first layer attends to.
@@ -135,16 +161,27 @@ class Decoder(TransformerLayerSequence):
             use_relation: whether self-attention has the bias that `relation` makes.
 
         Returns:
-            One output for each layer that ran, for the queries of all blocks.
+            One output for each layer that ran, for the queries of all blocks; with recollection one for each set of
+            queries of each layer. The last one is that of queries which went through all layers.
+
+        Raises:
+            ValueError: when a layer cannot take earlier results together, as some refer to points and some to boxes.
         """
-        query, reference = queries.content, self.first_reference(queries)
-        steps: list[LayerStep] = []
         relation = self.relation if use_relation else None
-        boxes = [] if reference is None or reference.shape[-1] != 4 else [reference]  # that queries are related by
+        recollection = self.recollection if training else None
+        reference = self.first_reference(queries)
+        related = (reference,) if relation is not None and reference is not None and reference.shape[-1] == 4 else ()
+        stages = [[_Set(queries.content, reference, None, related)]]
+        steps: list[LayerStep] = []
         for index, layer in enumerate(self.layers if training else self.layers[: self.num_eval_layers]):
-            state = DecoderState(query, reference, steps, queries, memory)
+            sets = stages[-1] if recollection is None else _recollected(stages, recollection[index], heads)
+            given = queries.side_by_side(len(sets))
+            query = _side_by_side([one.query for one in sets])
+            reference = None if sets[0].reference is None else _side_by_side([one.reference for one in sets])
+            state = DecoderState(query, reference, steps, given, memory)
             inputs = self.layer_inputs(index, state)
-            inputs["self_attn_inputs"] = _self_attention_inputs(inputs, queries, relation, boxes)
+            bias = None if relation is None else _bias(relation, [one.boxes for one in sets], queries.num_groups)
+            inputs["self_attn_inputs"] = _self_attention_inputs(inputs, given, bias)
             inputs["cross_attn_inputs"] = grid_input(layer, "cross_attn", memory.grid) | inputs.get(
                 "cross_attn_inputs", {}
             )
@@ -153,14 +190,19 @@ class Decoder(TransformerLayerSequence):
                 memory.tokens,
                 key_pos=memory.pos,
                 key_padding_mask=memory.padding,
-                self_attn_mask=queries.attn_mask,
+                self_attn_mask=given.attn_mask,
                 **inputs,
             )
-            steps.append(heads.step(index, query, reference, steps[-1] if steps else None))
-            reference = steps[-1].reference
-            if relation is not None and index < self.num_layers - 1:
-                boxes.append(heads.read_boxes(steps[-1]))
-                steps[-1] = steps[-1]._replace(boxes=boxes[-1])
+            made = []
+            for one, result in zip(sets, query.chunk(len(sets), dim=1), strict=True):
+                step = heads.step(index, result, one.reference, one.step)
+                boxes = one.boxes
+                if relation is not None and index < self.num_layers - 1:
+                    step = step._replace(boxes=heads.read_boxes(step))
+                    boxes = (*boxes, step.boxes)[-2:]
+                made.append(_Set(result, step.reference, step, boxes))
+                steps.append(step)
+            stages.append(made)
         return heads.read(steps)
 
 
@@ -176,17 +218,51 @@ def grid_input(layer: nn.Module, operation: str, grid: TokenGrid | None) -> dict
     return {"grid": grid} if grid is not None and "grid" in required.get(operation, ()) else {}
 
 
-def _self_attention_inputs(
-    layer_inputs: dict[str, Any], queries: Queries, relation: nn.Module | None, boxes: Sequence[Tensor]
-) -> dict[str, Any]:
-    """What `layer_inputs` has for self-attention, and groups and relations of queries; biases are added up."""
+def _recollected(stages: Sequence[list[_Set]], numbers: Sequence[int], heads: DetectionHeads) -> list[_Set]:
+    """The sets of some stages; a later layer than the first takes the first queries as if a layer had made them."""
+    sets = [one for number in numbers for one in stages[number]]
+    if len(stages) > 1 and sets[0].step is None:
+        step = heads.start(sets[0].query, sets[0].reference)
+        sets[0] = sets[0]._replace(reference=step.reference, step=step)
+    return sets
+
+
+def _side_by_side(values: Sequence[Tensor | None]) -> Tensor:
+    """(B, Q, ...) of several sets to (B, sets * Q, ...)."""
+    given = [value for value in values if value is not None]
+    if len({value.shape[-1] for value in given}) > 1:
+        raise ValueError(
+            "recollection joins queries that refer to points with such that refer to boxes: let queries begin as "
+            "boxes, or leave stage 0 out of the lists of later layers"
+        )
+    return given[0] if len(given) == 1 else torch.cat(given, dim=1)
+
+
+def _bias(relation: nn.Module, boxes_of_sets: Sequence[tuple[Tensor, ...]], num_groups: int) -> Tensor | None:
+    """What a relation adds to self-attention, (B * sets * groups, H, q, q), zero for sets without boxes of two layers.
+
+    None when no set has boxes of two layers.
+    """
+    biases = [
+        None if len(boxes) < 2 else relation(*(_fold(one, num_groups) for one in boxes)) for boxes in boxes_of_sets
+    ]
+    known = next((bias for bias in biases if bias is not None), None)
+    if known is None or len(biases) == 1:
+        return known
+    full = [torch.zeros_like(known) if bias is None else bias for bias in biases]
+    return torch.stack([bias.unflatten(0, (-1, num_groups)) for bias in full], dim=1).flatten(0, 2)
+
+
+def _fold(values: Tensor, num_groups: int) -> Tensor:
+    """Groups are folded into the batch: (B, G * q, ...) to (B * G, q, ...)."""
+    return values if num_groups == 1 else values.unflatten(1, (num_groups, -1)).flatten(0, 1)
+
+
+def _self_attention_inputs(layer_inputs: dict[str, Any], queries: Queries, bias: Tensor | None) -> dict[str, Any]:
+    """What `layer_inputs` has for self-attention, with the groups of queries; biases are added up."""
     inputs: dict[str, Any] = dict(layer_inputs.get("self_attn_inputs", {}))
     if queries.num_groups > 1:
         inputs["num_groups"] = queries.num_groups
-    if relation is not None and len(boxes) > 1:
-        before, after = boxes[-2:]
-        if queries.num_groups > 1:  # groups are folded into the batch: (B, G * q, 4) to (B * G, q, 4)
-            before, after = (value.unflatten(1, (queries.num_groups, -1)).flatten(0, 1) for value in (before, after))
-        bias = relation(before, after)
+    if bias is not None:
         inputs["attn_bias"] = bias + inputs["attn_bias"] if "attn_bias" in inputs else bias
     return inputs

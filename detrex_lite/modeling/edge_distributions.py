@@ -188,6 +188,17 @@ class DistributionHeads(DetectionHeads):
         self.bin_values = self.bin_values.new_tensor(self.bins.values())
         return self
 
+    def start(self, query: Tensor, reference: Tensor | None) -> LayerStep:
+        """See `DetectionHeads.start`.
+
+        Raises:
+            ValueError: always: distributions add up from the first layer on.
+        """
+        raise ValueError(
+            "heads of distributions cannot begin in a later layer than the first: leave stage 0 out of the lists of "
+            "later layers in the decoder's recollection"
+        )
+
     def step(self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None) -> LayerStep:
         """See `DetectionHeads.step`; `extra` has the distributions, and of the first layer its plain boxes."""
         query = self._normalised(query)

@@ -190,6 +190,20 @@ class DetectionHeads(nn.Module):
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         return offsets.sigmoid() if reference is None else refine(offsets, reference, self.eps)
 
+    def start(self, query: Tensor, reference: Tensor | None) -> LayerStep:
+        """What stands for the layer before, where a later layer than the first decodes the first queries.
+
+        Args:
+            query: (B, Q, C), the first queries.
+            reference: (B, Q, 2) or (B, Q, 4), what they refer to; None without references.
+
+        Returns:
+            A step whose reference has no gradients where boxes are refined, as that of every layer.
+        """
+        moves = self.with_box_refine and not self.lite_refinement
+        attended = reference.detach() if moves and reference is not None else reference
+        return LayerStep(-1, query, reference, attended, reference)
+
     def step(self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None) -> LayerStep:
         """Move the references, after a layer.
 

@@ -108,8 +108,8 @@ class Predictions:
 
     def at_least_float32(self) -> "Predictions":
         """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""
-        wide = [_at_least_float32(value) for value in (self.logits, self.boxes)]
-        extra = {name: _at_least_float32(value) for name, value in self.extra.items()}
+        wide = [at_least_float32(value) for value in (self.logits, self.boxes)]
+        extra = {name: at_least_float32(value) for name, value in self.extra.items()}
         return replace(self, logits=wide[0], boxes=wide[1], extra=extra)
 
     def packing_key(self) -> tuple[object, ...]:
@@ -118,7 +118,8 @@ class Predictions:
         return len(self.logits), self.logits.shape[-1], extra, id(self.targets)
 
 
-def _at_least_float32(value: Tensor) -> Tensor:
+def at_least_float32(value: Tensor) -> Tensor:
+    """A tensor in float32 if it was in half precision."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 

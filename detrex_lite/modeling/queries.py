@@ -6,6 +6,7 @@ branch of H-Deformable DETR, and any of them go together.
 Legend: B batch, Q queries of all blocks, C channels.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,8 @@ class Queries:
         position: (B, Q, C); None where the decoder makes positions of references.
         num_groups: self-attention is within each of this many consecutive groups of equal size. Such groups are folded
             into the batch instead of masked, so that eleven groups cost an eleventh of one block of their size.
-        attn_mask: bool, (Q, Q) or (B, Q, Q), True = not attended in self-attention; None when nothing is masked.
+        attn_mask: bool, (Q, Q) or (B, Q, Q), True = not attended in self-attention; None when nothing is masked. Of
+            several groups it is that of each group, see `side_by_side`.
 
     Raises:
         ValueError: without blocks, when two have one suffix, when a block sees one that is not there, when only some
@@ -82,6 +84,23 @@ class Queries:
         self.position = _joined_or_none("position", [block.position for block in self.blocks])
         self.num_groups = self._foldable_groups()
         self.attn_mask = self._mask() if self.num_groups == 1 else None
+
+    def side_by_side(self, times: int) -> "Queries":
+        """These queries so many times, as groups after each other, each of which sees itself alone.
+
+        `content`, `reference` and `position` are (B, times * Q, ...), and `num_groups` is that many times as large.
+        `attn_mask` is that of each group, and `blocks` are those of one time.
+        """
+        if times == 1:
+            return self
+        repeated = copy.copy(self)
+        repeated.content = self.content.repeat(1, times, 1)
+        repeated.reference = None if self.reference is None else self.reference.repeat(1, times, 1)
+        repeated.position = None if self.position is None else self.position.repeat(1, times, 1)
+        repeated.num_groups = self.num_groups * times
+        if self.attn_mask is not None and self.attn_mask.dim() == 3:
+            repeated.attn_mask = self.attn_mask.repeat_interleave(times, dim=0)
+        return repeated
 
     def _check(self) -> None:
         suffixes = [block.suffix for block in self.blocks]

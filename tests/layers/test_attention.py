@@ -239,6 +239,21 @@ def test_groups_are_a_block_diagonal_mask(kind, batch_first, with_padding_and_bi
     assert_close(torch.autograd.grad(got, inputs, gradient), torch.autograd.grad(want, inputs, gradient))
 
 
+@pytest.mark.parametrize("kind", [MultiheadAttention, ConditionalSelfAttention])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_mask_of_each_group(kind, batched):
+    layer = kind(C, H).double()
+    x, pos = randn(B, G * n, C), randn(B, G * n, C)
+    mask = torch.rand(B * G, n, n) < 0.5 if batched else (torch.rand(n, n) < 0.5)
+    mask &= ~torch.eye(n, dtype=torch.bool)  # attention to nothing would be NaN
+    whole = torch.ones(B, G * n, G * n, dtype=torch.bool)
+    for index in range(G):
+        rows = slice(index * n, (index + 1) * n)
+        whole[:, rows, rows] = mask.unflatten(0, (B, G))[:, index] if batched else mask
+    assert mask.any()
+    assert_close(layer(x, query_pos=pos, num_groups=G, attn_mask=mask), layer(x, query_pos=pos, attn_mask=whole))
+
+
 def test_one_group_is_all_queries(pair):
     ours, _ = pair
     x, mask = randn(B, Q, C), torch.eye(Q, dtype=torch.bool)
@@ -254,7 +269,7 @@ def test_group_errors(kind):
         layer(x, num_groups=3, **inputs)
     with pytest.raises(ValueError, match="num_groups=5 is for self-attention: the key must be the query"):
         layer(x, x.clone(), num_groups=5, **inputs)
-    with pytest.raises(ValueError, match="num_groups=5 cannot be combined with an attn_mask"):
+    with pytest.raises(ValueError, match=r"attn_mask has shape \(5, 5\); expected \(Q, N\) = \(1, 1\)"):
         layer(x, num_groups=5, attn_mask=torch.eye(Q, dtype=torch.bool), **inputs)
     with pytest.raises(ValueError, match=r"key_padding_mask has shape \(5, 2\); expected \(B, N\) = \(2, 5\)"):
         layer(x, num_groups=5, key_padding_mask=torch.zeros(Q, B, dtype=torch.bool), **inputs)

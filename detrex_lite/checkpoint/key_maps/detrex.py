@@ -103,6 +103,32 @@ DINO = KeyMap(
     copies=(_PRELU, BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
 )
 
+# The head that scores encoded tokens once more, for each of six encoder layers, under two names.
+_TOKEN_SCORES = tuple(
+    Copy(f"{place}.{layer}.", "class_embed.6.", when=has_proposals)
+    for place in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP")
+    for layer in range(6)
+)
+_SPARSE_LAYER = "transformer.encoder.layers.#."
+FOCUS = KeyMap(
+    "detrex",
+    signature=(*DINO.signature, "transformer.enc_mask_predictor.layer1.1.weight"),
+    rules=(
+        ("transformer.alpha", "transformer.encoder.foreground.modulation"),
+        ("transformer.enc_mask_predictor.layer1.", "transformer.encoder.foreground.features."),
+        ("transformer.enc_mask_predictor.layer2.", "transformer.encoder.foreground.score."),
+        (f"{_SPARSE_LAYER}attentions.0.attn.in_proj_@", f"{_SPARSE_LAYER}among_best.attentions.0.in_proj_@"),
+        (f"{_SPARSE_LAYER}attentions.0.attn.out_proj.", f"{_SPARSE_LAYER}among_best.attentions.0.out_proj."),
+        (f"{_SPARSE_LAYER}norm2.", f"{_SPARSE_LAYER}among_best.norms.0."),
+        (f"{_SPARSE_LAYER}attentions.1.", f"{_SPARSE_LAYER}read.attentions.0."),
+        (f"{_SPARSE_LAYER}norms.", f"{_SPARSE_LAYER}read.norms."),
+        (f"{_SPARSE_LAYER}ffns.#.layers.0.0.", f"{_SPARSE_LAYER}read.ffns.#.layers.0."),
+        (f"{_SPARSE_LAYER}ffns.", f"{_SPARSE_LAYER}read.ffns."),
+        *DINO.rules,
+    ),
+    copies=(*DINO.copies, *_TOKEN_SCORES),
+)
+
 # These backbones have detrex's names here; some are names of Swin or ConvNeXt there.
 DINO_WITH_SAME_BACKBONE = tuple(
     KeyMap(
@@ -125,4 +151,4 @@ ANCHOR = KeyMap(
     rules=ANCHOR_DETR,
 )
 
-MAPS = (PLAIN, CONDITIONAL, ANCHOR, DEFORMABLE, *DINO_WITH_SAME_BACKBONE, DINO)
+MAPS = (PLAIN, CONDITIONAL, ANCHOR, DEFORMABLE, *DINO_WITH_SAME_BACKBONE, FOCUS, DINO)

@@ -15,6 +15,7 @@ from .proposals import (
 )
 from .queries import AnchorQueries, DeformableQueries, StartingQueries
 from .selection import DistinctProposals, LevelwiseNMS
+from .sparse_encoder import ForegroundScores, SparseEncoder, SparseEncoderLayer
 from .transformer import (
     DeformableAnchorDecoder,
     DeformableBoxDecoder,
@@ -34,6 +35,7 @@ __all__ = [
     "DistinctProposals",
     "DistinctQueryDecoder",
     "EncoderProposals",
+    "ForegroundScores",
     "GroupedAnchorQueries",
     "LevelwiseNMS",
     "MemoryFusion",
@@ -41,6 +43,8 @@ __all__ = [
     "MultiScaleTransformer",
     "ProposalSelection",
     "ProposalTokens",
+    "SparseEncoder",
+    "SparseEncoderLayer",
     "StartingQueries",
     "best_proposals",
     "gather_tokens",

@@ -108,7 +108,7 @@ class DeformableAnchorDecoder(DeformableDecoder):
     """The same with positions made of each layer's boxes (DAB-DETR, Liu et al., ICLR 2022, section 4.1).
 
     Args:
-        layer, num_layers, relation: see `Decoder`.
+        layer, num_layers, relation, recollection: see `Decoder`.
         embed_dim: C.
         scale_positions: from the second layer on, what a query holds scales its position, channel by channel.
         temperature: of the sine embedding of boxes.
@@ -122,11 +122,12 @@ class DeformableAnchorDecoder(DeformableDecoder):
         layer: nn.Module | Sequence[nn.Module],
         num_layers: int | None = None,
         relation: nn.Module | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
         embed_dim: int = 256,
         scale_positions: bool = True,
         temperature: float = 10000.0,
     ):
-        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation, recollection=recollection)
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
@@ -150,7 +151,7 @@ class DeformableBoxDecoder(DeformableDecoder):
     """The same with positions that a module makes of each layer's boxes as they are (RT-DETR, Zhao et al., CVPR 2024).
 
     Args:
-        layer, num_layers, relation, num_eval_layers: see `Decoder`.
+        layer, num_layers, relation, num_eval_layers, recollection: see `Decoder`.
         position_head: boxes (B, Q, 4) cxcywh in 0..1 to positions (B, Q, C), as an `MLP`.
         position_limit: what the numbers of positions are clamped to, in absolute value (D-FINE has 10); None for as
             they are.
@@ -163,10 +164,17 @@ class DeformableBoxDecoder(DeformableDecoder):
         num_layers: int | None = None,
         relation: nn.Module | None = None,
         num_eval_layers: int | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
         position_head: nn.Module,
         position_limit: float | None = None,
     ):
-        super().__init__(layer=layer, num_layers=num_layers, relation=relation, num_eval_layers=num_eval_layers)
+        super().__init__(
+            layer=layer,
+            num_layers=num_layers,
+            relation=relation,
+            num_eval_layers=num_eval_layers,
+            recollection=recollection,
+        )
         self.position_head = position_head
         self.position_limit = position_limit
 
@@ -205,11 +213,24 @@ class MultiScaleTransformer(nn.Module):
             nn.init.normal_(self.level_embeds)
 
     def encode(self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]) -> Memory:
-        """Encode feature maps.
+        """Encode feature maps; arguments and errors as of `flatten`."""
+        tokens, pos, levels = self.flatten(maps, positions)
+        if self.encoder is not None:
+            tokens = self.encoder(tokens, pos=pos, levels=levels)
+        return Memory(tokens, None, levels.padding, levels)
+
+    def flatten(
+        self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None, TokenLevels]:
+        """What an encoder takes.
 
         Args:
             maps: L padded maps (B, C, h, w), finest first.
             positions: their position embeddings, (B, C, h, w) or (1, C, h, w); none without an encoder.
+
+        Returns:
+            Tokens (B, N, C), their positions with the embeddings of levels, (B, N, C) or (1, N, C), which are None
+            without an encoder, and where the tokens are.
 
         Raises:
             ValueError: for another number of maps than L.
@@ -221,10 +242,9 @@ class MultiScaleTransformer(nn.Module):
             )
         levels = TokenLevels.from_maps(maps)
         tokens = flatten_maps([level.tensor for level in maps])
-        if self.encoder is not None:
-            assert self.level_embeds is not None
-            pos = flatten_maps(
-                [level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)]
-            )
-            tokens = self.encoder(tokens, pos=pos, levels=levels)
-        return Memory(tokens, None, levels.padding, levels)
+        if self.level_embeds is None:
+            return tokens, None, levels
+        pos = flatten_maps(
+            [level + embed[:, None, None] for level, embed in zip(positions, self.level_embeds, strict=True)]
+        )
+        return tokens, pos, levels

@@ -2,6 +2,7 @@
 
 from .detector import SingleLevelDetector
 from .queries import LearnedAnchors, LearnedPoints, LearnedQueries
+from .sampling import PollAndPoolSampler, SampledTokens
 from .transformer import (
     AnchorDecoder,
     ConditionalDecoder,
@@ -19,7 +20,9 @@ __all__ = [
     "LearnedPoints",
     "LearnedQueries",
     "PointDecoder",
+    "PollAndPoolSampler",
     "PositionalDecoder",
+    "SampledTokens",
     "SingleLevelDetector",
     "SingleLevelEncoder",
     "SingleLevelTransformer",

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from ...errors import did_you_mean
 from ...structures import ImageBatch, Instances
 from ..denoising import GroupDenoising
-from ..detector import Detector, ImagePreprocessor, channels_of_positions, require_equal
+from ..detector import Detector, ImagePreprocessor, Outputs, channels_of_positions, require_equal
 from ..heads import DetectionHeads
 from ..predictions import Predictions
+from ..targets import Targets
 from .queries import LearnedAnchors, LearnedPoints, LearnedQueries
 from .transformer import SingleLevelTransformer
 
@@ -75,6 +76,7 @@ class SingleLevelDetector(Detector):
             model=embed_dim,
             heads=heads.embed_dim,
             denoising=None if denoising is None else denoising.embed_dim,
+            sampler=None if transformer.sampler is None else transformer.sampler.embed_dim,
             position_embedding=channels_of_positions(position_embedding),
         )
         require_equal("num_queries", model=num_queries, queries=queries.layout.num_queries)
@@ -98,6 +100,10 @@ class SingleLevelDetector(Detector):
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """See `Detector.feature_maps`: one map (B, C, h, w)."""
         return [self.input_proj(self.backbone(images)[self.in_feature])]
+
+    def losses(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
+        """See `Detector.losses`: those of the sampler of tokens, where the transformer has one."""
+        return dict(outputs.extra.get("losses", {})) if isinstance(outputs, Outputs) else {}
 
     def map_and_positions(self, images: ImageBatch) -> tuple[ImageBatch, Tensor]:
         """The padded map (B, C, h, w), and its positions, which are those of one image where all images share them."""

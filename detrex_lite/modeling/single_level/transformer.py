@@ -3,7 +3,7 @@
 Legend: B batch, N cells of the feature map, Q queries, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..decoder import Decoder, DecoderState, Memory, grid_input
 from ..encoder import norm_after_pre_norm_layers
 from ..initialisation import xavier_uniform
 from ..queries import Queries
+from .sampling import PollAndPoolSampler
 
 
 class SingleLevelEncoder(TransformerLayerSequence):
@@ -105,8 +106,8 @@ class ConditionalDecoder(Decoder):
     """Conditional DETR's: cross-attention looks around a point, as far as each query says (Meng et al., ICCV 2021).
 
     Args:
-        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
-            positions to contents in the first layer only.
+        layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`,
+            which adds positions to contents in the first layer only.
         embed_dim: C.
         temperature: of the sine embedding of points.
     """
@@ -117,10 +118,11 @@ class ConditionalDecoder(Decoder):
         layer: nn.Module | Sequence[nn.Module],
         num_layers: int | None = None,
         relation: nn.Module | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
         embed_dim: int = 256,
         temperature: float = 10000.0,
     ):
-        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation, recollection=recollection)
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.ref_point_head = MLP(embed_dim, embed_dim, 2, num_layers=2)
@@ -150,8 +152,8 @@ class AnchorDecoder(Decoder):
     """DAB-DETR's: queries look for objects of their box's place and size (Liu et al., ICLR 2022, figure 5).
 
     Args:
-        layer, num_layers, relation: see `Decoder`; cross-attention is a `ConditionalCrossAttention`, which adds
-            positions to contents in the first layer only.
+        layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`,
+            which adds positions to contents in the first layer only.
         embed_dim: C.
         modulate_hw_attn: a box's width and height change how fast attention falls off around its centre.
         temperature: of the sine embedding of boxes.
@@ -165,11 +167,12 @@ class AnchorDecoder(Decoder):
         layer: nn.Module | Sequence[nn.Module],
         num_layers: int | None = None,
         relation: nn.Module | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
         embed_dim: int = 256,
         modulate_hw_attn: bool = True,
         temperature: float = 10000.0,
     ):
-        super().__init__(layer=layer, num_layers=num_layers, relation=relation)
+        super().__init__(layer=layer, num_layers=num_layers, relation=relation, recollection=recollection)
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
@@ -220,24 +223,39 @@ class SingleLevelTransformer(nn.Module):
         decoder: turns queries into predictions.
         mask_memory_padding: the decoder never attends to padding. False: in training it does, as detrex's DAB-DETR and
             DN-DETR; detections never depend on padding.
+        sampler: (map, positions) to fewer tokens, which encoder and decoder work on, see `PollAndPoolSampler`; None for
+            all cells.
     """
 
-    def __init__(self, *, encoder: nn.Module, decoder: Decoder, mask_memory_padding: bool = True):
+    def __init__(
+        self,
+        *,
+        encoder: nn.Module,
+        decoder: Decoder,
+        mask_memory_padding: bool = True,
+        sampler: PollAndPoolSampler | None = None,
+    ):
         super().__init__()
+        self.sampler = sampler
         self.encoder = encoder
         self.decoder = decoder
         self.mask_memory_padding = mask_memory_padding
 
     def encode(self, feature: ImageBatch, pos: Tensor) -> Memory:
-        """Encode a map, cell by cell.
+        """Encode a map, cell by cell, or what the sampler makes of it.
 
         Args:
             feature: (B, C, h, w), and its padding.
             pos: (B, C, h, w), or (1, C, h, w) for all images alike; with 2 C channels for positions of x and of y.
         """
-        grid = TokenGrid(*feature.tensor.shape[-2:], feature.as_published)
-        tokens, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
-        padding = None if feature.mask is None else feature.mask.flatten(1)
+        losses: Mapping[str, Tensor] = {}
+        if self.sampler is None:
+            grid = TokenGrid(*feature.tensor.shape[-2:], feature.as_published)
+            tokens, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
+            padding = None if feature.mask is None else feature.mask.flatten(1)
+        else:
+            grid = None
+            tokens, pos, padding, losses = self.sampler(feature, pos)
         tokens = self.encoder(tokens, pos=pos, padding=padding, grid=grid)
         attends_to_padding = feature.as_published and not self.mask_memory_padding
-        return Memory(tokens, pos, None if attends_to_padding else padding, grid=grid)
+        return Memory(tokens, pos, None if attends_to_padding else padding, grid=grid, losses=losses)

@@ -4,7 +4,11 @@ What differs from the paper's repository and from detrex is in the project's REA
 not depend on the batch that it is in (`Detector.extract_features`).
 """
 
-from detrex_lite.modeling import LayerOutput, Predictions, Queries, Targets
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from detrex_lite.modeling import LayerOutput, Outputs, Queries, Targets
 from detrex_lite.modeling.single_level import SingleLevelDetector
 from detrex_lite.structures import ImageBatch
 
@@ -23,14 +27,17 @@ class DETR(SingleLevelDetector):
     Conditional DETR is these with a `ConditionalDecoder`, and queries and heads that refer to points.
     """
 
-    def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
+    def predict(self, images: ImageBatch, targets: Targets | None = None) -> Outputs:
         """See `Detector.predict`."""
-        queries, layers = self.decode(images, training=targets is not None)
-        return queries.split(layers, aux_loss=self.aux_loss)
+        queries, layers, losses = self.decode(images, training=targets is not None)
+        return Outputs(queries.split(layers, aux_loss=self.aux_loss), losses=losses)
 
-    def decode(self, images: ImageBatch, *, training: bool = False) -> tuple[Queries, list[LayerOutput]]:
-        """See `Detector.decode`: the queries, and what each decoder layer says about them."""
+    def decode(
+        self, images: ImageBatch, *, training: bool = False
+    ) -> tuple[Queries, list[LayerOutput], Mapping[str, Tensor]]:
+        """See `Detector.decode`: the queries, what each decoder layer says about them, and losses of the memory."""
         feature, positions = self.map_and_positions(images)
         memory = self.transformer.encode(feature, positions)
         queries = Queries(self.queries(images.tensor.shape[0], training=training))
-        return queries, self.transformer.decoder(queries, memory, self.heads, training=training)
+        layers = self.transformer.decoder(queries, memory, self.heads, training=training)
+        return queries, layers, memory.losses

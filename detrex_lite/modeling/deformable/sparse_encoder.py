@@ -1,0 +1,291 @@
+"""An encoder that refines the tokens of the foreground alone (Focus-DETR, Zheng et al., ICCV 2023).
+
+Legend: B batch, N tokens of all levels, K foreground tokens, S tokens that a layer refines, L levels, C channels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...layers import BaseTransformerLayer, TransformerLayerSequence
+from ...structures import box_cxcywh_to_xyxy
+from ..criterion import sigmoid_focal_loss
+from ..initialisation import xavier_uniform
+from ..multi_scale import TokenLevels
+from ..predictions import at_least_float32
+from ..targets import Targets
+from .proposals import gather_tokens
+
+# A level is for boxes whose farthest side is 4 to 8 of its strides away; the finest also for smaller, the coarsest also
+# for larger ones.
+STRIDES_TO_SIDE = 8
+
+
+class ForegroundScores(nn.Module):
+    """Scores how probably each token is part of an object, level by level, where coarser levels modulate finer ones.
+
+    Args:
+        embed_dim: C; a multiple of 4.
+        strides: of the levels, finest first.
+        alpha, gamma: of the focal loss, see `sigmoid_focal_loss`.
+        loss_weight: of the loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        strides: Sequence[int] = (8, 16, 32, 64),
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        loss_weight: float = 1.5,
+    ):
+        super().__init__()
+        self.strides = tuple(strides)
+        self.alpha = alpha
+        self.gamma = gamma
+        self.loss_weight = loss_weight
+        # Of each level but the coarsest, coarse to fine.
+        self.modulation = nn.Parameter(torch.empty(len(self.strides) - 1).uniform_(-0.3, 0.3))
+        self.features = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, embed_dim), nn.GELU())
+        self.score = nn.Sequential(
+            nn.Linear(embed_dim, embed_dim // 2),
+            nn.GELU(),
+            nn.Linear(embed_dim // 2, embed_dim // 4),
+            nn.GELU(),
+            nn.Linear(embed_dim // 4, 1),
+        )
+        xavier_uniform(self.features)
+        xavier_uniform(self.score)
+
+    def forward(self, tokens: Tensor, levels: TokenLevels) -> list[Tensor]:
+        """Score tokens.
+
+        As published, padding takes part in the mean of a level and in the interpolation to the next one.
+
+        Args:
+            tokens: (B, N, C), projected as proposals are.
+            levels: where they are.
+
+        Returns:
+            L maps (B, 1, h, w) of logits, finest first.
+        """
+        scores: list[Tensor] = []  # coarsest first
+        for index, tokens_of_level in enumerate(reversed(levels.maps(tokens))):
+            level = tokens_of_level
+            if scores:
+                above = F.interpolate(scores[-1], level.shape[-2:], mode="bilinear", align_corners=True)
+                level = level + level * above * self.modulation[index - 1]
+            local, of_all = self.features(level.flatten(2).transpose(1, 2)).chunk(2, dim=-1)
+            of_all = of_all.mean(dim=1, keepdim=True).expand_as(local)
+            score = self.score(torch.cat([local, of_all], dim=-1))
+            scores.append(score.transpose(1, 2).unflatten(2, level.shape[-2:]))
+        return scores[::-1]
+
+    def loss(self, scores: Sequence[Tensor], targets: Targets, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Focal loss: a token is positive when it is inside a box of the sizes that its level is for.
+
+        Each image's sum is divided by its positive tokens, at least 1, and the mean is over images.
+
+        Args:
+            scores: what `forward` gave.
+            targets: the objects.
+            image_sizes: height and width of each image in pixels, without padding.
+
+        Returns:
+            A scalar, weighted.
+        """
+        objects = targets.padded().boxes  # (B, T, 4)
+        sizes = torch.tensor(image_sizes, dtype=objects.dtype).to(objects.device, non_blocking=True).flip(1)
+        boxes = box_cxcywh_to_xyxy(objects) * sizes.repeat(1, 2)[:, None]
+        numbers = torch.tensor(targets.sizes).to(objects.device, non_blocking=True)
+        there = torch.arange(boxes.shape[1], device=boxes.device) < numbers[:, None]  # (B, T)
+        positive = []
+        for index, (level, stride) in enumerate(zip(scores, self.strides, strict=True)):
+            y, x = (
+                torch.arange(side, device=boxes.device, dtype=boxes.dtype) * stride + stride // 2
+                for side in level.shape[-2:]
+            )
+            centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)[None, :, None]
+            sides = torch.cat([centres - boxes[:, None, :, :2], boxes[:, None, :, 2:] - centres], dim=-1)
+            farthest = sides.amax(-1)  # (B, cells, T)
+            fits = (sides.amin(-1) > 0) & there[:, None]
+            if index > 0:
+                fits &= farthest > STRIDES_TO_SIDE / 2 * stride
+            if index < len(self.strides) - 1:
+                fits &= farthest <= STRIDES_TO_SIDE * stride
+            positive.append(fits.any(-1))
+        wanted = torch.cat(positive, dim=1)
+        logits = at_least_float32(torch.cat([level.flatten(1) for level in scores], dim=1))
+        losses = sigmoid_focal_loss(logits, wanted.to(logits.dtype), self.alpha, self.gamma).sum(1)
+        return self.loss_weight * (losses / wanted.sum(1).clamp(min=1)).mean()
+
+
+class SparseEncoderLayer(nn.Module):
+    """Refines some tokens: the best of them attend to each other, then each reads a few points of all tokens.
+
+    Args:
+        self_attn: attention of the best tokens.
+        attn: deformable attention to all tokens.
+        ffn, norm: see `BaseTransformerLayer`.
+        num_best: how many tokens attend to each other.
+
+    Raises:
+        ValueError: when `num_best` is below 1.
+    """
+
+    def __init__(self, *, self_attn: nn.Module, attn: nn.Module, ffn: nn.Module, norm: nn.Module, num_best: int = 300):
+        super().__init__()
+        if num_best < 1:
+            raise ValueError(f"num_best={num_best} is less than 1")
+        self.num_best = num_best
+        self.among_best = BaseTransformerLayer(
+            attn=self_attn, ffn=ffn, norm=norm, operation_order=["self_attn", "norm"]
+        )
+        self.read = BaseTransformerLayer(
+            attn=attn, ffn=ffn, norm=norm, operation_order=["cross_attn", "norm", "ffn", "norm"]
+        )
+
+    def reset_parameters(self) -> None:
+        """See `BaseTransformerLayer.reset_parameters`."""
+        self.among_best.reset_parameters()
+        self.read.reset_parameters()
+
+    def forward(
+        self,
+        query: Tensor,
+        tokens: Tensor,
+        *,
+        query_pos: Tensor,
+        quality: Tensor,
+        empty: Tensor | None,
+        levels: TokenLevels,
+        reference_points: Tensor,
+    ) -> Tensor:
+        """Refine.
+
+        Args:
+            query: (B, S, C), the tokens to refine.
+            tokens: (B, N, C), what they read.
+            query_pos: (B, S, C).
+            quality: (B, S), by which the best are chosen.
+            empty: (B, S) bool, True = no token; None when there is none.
+            levels: where `tokens` are.
+            reference_points: (B, S, L, 2), where the tokens to refine are, in 0..1 of the padded maps.
+
+        Returns:
+            (B, S, C).
+        """
+        if empty is not None:
+            quality = quality.masked_fill(empty, float("-inf"))
+        best = quality.topk(min(self.num_best, quality.shape[1]), dim=1).indices
+        refined = self.among_best(
+            gather_tokens(query, best),
+            query_pos=gather_tokens(query_pos, best),
+            query_key_padding_mask=None if empty is None else empty.gather(1, best),
+        )
+        query = put_tokens(query, best, refined)
+        points = {"reference_points": reference_points, "spatial_shapes": levels.spatial_shapes}
+        return self.read(query, tokens, query_pos=query_pos, key_padding_mask=levels.padding, cross_attn_inputs=points)
+
+
+class SparseEncoder(TransformerLayerSequence):
+    """Each layer refines the tokens with the highest foreground scores, the deeper the fewer; the others stay.
+
+    Layers read the encoder's input, not what the layers before made of it, as published.
+
+    Args:
+        layer: a `SparseEncoderLayer`, of which `num_layers` copies are made, or the layers.
+        num_layers: how many layers; may be left out when a list is given.
+        foreground: scores tokens.
+        foreground_share: the share of an image's tokens that are foreground.
+        layer_shares: for each layer the share of the foreground that it refines. With images of several sizes it is a
+            share of the foreground of the largest, of which an image refines no more than its own foreground.
+
+    Raises:
+        ValueError: when a share is not above 0 and up to 1, or there is not one of each layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        foreground: ForegroundScores,
+        foreground_share: float = 0.5,
+        layer_shares: Sequence[float] = (1.0, 0.8, 0.6, 0.6, 0.4, 0.2),
+    ):
+        super().__init__(layer, num_layers)
+        if len(layer_shares) != self.num_layers:
+            raise ValueError(f"layer_shares has {len(layer_shares)} numbers, but the encoder {self.num_layers} layers")
+        for share in (foreground_share, *layer_shares):
+            if not 0 < share <= 1:
+                raise ValueError(f"the share {share} of tokens is not above 0 and up to 1")
+        self.foreground = foreground
+        self.foreground_share = foreground_share
+        self.layer_shares = tuple(layer_shares)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        pos: Tensor,
+        levels: TokenLevels,
+        scores: Tensor,
+        class_score: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Encode.
+
+        Numbers of tokens are products in float64, rounded down, and at least 1.
+
+        Args:
+            tokens: (B, N, C).
+            pos: (B, N, C) or (1, N, C).
+            levels: where the tokens are.
+            scores: (B, N), logits of being foreground.
+            class_score: tokens (B, S, C) to the logit of each one's best class, (B, S). Times the foreground score it
+                says which of them attend to each other.
+
+        Returns:
+            (B, N, C).
+        """
+        (batch, number), padding = scores.shape, levels.padding
+        scores = at_least_float32(scores.detach())
+        pos = pos.expand(batch, -1, -1)
+        centres = levels.in_maps(levels.centres()).expand(batch, -1, -1, -1)
+        # How many tokens are refined depends on padding, which is on the device: there are slots for all that can be.
+        most = int(number * self.foreground_share) + 1
+        own = largest = None
+        if padding is not None:
+            scores = scores.masked_fill(padding, scores.min())
+            own = ((~padding).sum(1, keepdim=True).double() * self.foreground_share).long() + 1  # (B, 1)
+            largest = own.max().double()
+        order = scores.topk(min(most, number), dim=1).indices
+        output = tokens
+        for layer, share in zip(self.layers, self.layer_shares, strict=True):
+            chosen = order[:, : max(int(share * most), 1)]
+            rank = torch.arange(chosen.shape[1], device=chosen.device)
+            empty = None if largest is None else (rank >= (largest * share).long().clamp(min=1)).expand_as(chosen)
+            before = gather_tokens(output, chosen)
+            with torch.no_grad():
+                quality = class_score(before) * scores.gather(1, chosen)
+            refined = layer(
+                before,
+                tokens,
+                query_pos=gather_tokens(pos, chosen),
+                quality=quality,
+                empty=empty,
+                levels=levels,
+                reference_points=gather_tokens(centres, chosen),
+            )
+            if empty is not None:
+                refined = torch.where((empty | (rank >= own))[..., None], before, refined)
+            output = put_tokens(output, chosen, refined)
+        return output
+
+
+def put_tokens(tokens: Tensor, indices: Tensor, values: Tensor) -> Tensor:
+    """Tokens (B, N, C) with `values` (B, S, C) in the place of those with indices (B, S)."""
+    return tokens.scatter(1, indices[..., None].expand_as(values), values.to(tokens.dtype))

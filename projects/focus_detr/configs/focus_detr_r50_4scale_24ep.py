@@ -1,0 +1,16 @@
+"""Focus-DETR R50 for 24 epochs, the learning rate a tenth after 20.
+
+python tools/train_net.py --config-file projects/focus_detr/configs/focus_detr_r50_4scale_24ep.py --num-gpus 8
+
+As detrex trains it, see focus_detr_r50_4scale_12ep.py.
+"""
+
+from .focus_detr_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
+
+# As detrex's, whose weights are of these positions.
+model.position_embedding.temperature = 20
+model.position_embedding.offset = 0.0
+lr_multiplier.epochs = 24
+lr_multiplier.milestones = [20]
+train.max_epochs = 24
+train.output_dir = "output/focus_detr_r50_4scale_24ep"

@@ -1,0 +1,13 @@
+"""Focus-DETR Swin-L for 36 epochs, from ImageNet-22k at 384x384.
+
+python tools/train_net.py --num-gpus 8 \\
+    --config-file projects/focus_detr/configs/focus_detr_swin_large_384_4scale_36ep.py
+
+As detrex trains it, see focus_detr_r50_4scale_12ep.py.
+"""
+
+from .focus_detr_r50_4scale_36ep import dataloader, lr_multiplier, optimizer, train
+from .models.focus_detr_swin_large_384 import model
+
+model.backbone.weights = "ms_in22k"
+train.output_dir = "output/focus_detr_swin_large_384_4scale_36ep"

@@ -1,0 +1,17 @@
+"""PnP-DETR-R50 for 300 epochs of COCO in batches of 64, the learning rate a tenth after 200.
+
+python tools/train_net.py --config-file projects/pnp_detr/configs/pnp_detr_r50_300ep.py --num-gpus 8
+
+As detrex trains it, but norms have weight decay, images without objects are kept and gradients are clipped, as
+projects/detr/configs/detr_r50_300ep.py.
+"""
+
+from detrex_lite.config import get_config
+
+from .models.pnp_detr_r50 import model
+
+_detr = get_config("projects/detr/configs/detr_r50_300ep.py")
+dataloader, optimizer, lr_multiplier, train = _detr.dataloader, _detr.optimizer, _detr.lr_multiplier, _detr.train
+
+model.backbone.weights = "IMAGENET1K_V1"
+train.output_dir = "output/pnp_detr_r50_300ep"

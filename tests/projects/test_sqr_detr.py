@@ -1,0 +1,128 @@
+"""Selective query recollection on DAB-DETR, and in other detectors. Models are small."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detrex_lite.config import get_config
+from detrex_lite.testing import (
+    SMALL,
+    DeformableContract,
+    DenoisingContract,
+    DetectorContract,
+    build,
+    build_lively,
+    build_on_meta,
+    changed,
+    parameter_patterns,
+    predict,
+    require_all_gradients,
+    without_dropout,
+)
+from tests.suites import first_always
+
+from .overfitting import SMALL_SINGLE_LEVEL, ap50_by_heart, four_images, small_deformable, trained
+from .published import PROJECTS
+
+CONFIGS = PROJECTS / "sqr_detr" / "configs"
+RECOLLECTION = "transformer.decoder.recollection"
+
+
+def config_of(name="sqr_dab_detr_r50"):
+    return get_config(f"projects/sqr_detr/configs/models/{name}.py").model
+
+
+def dino_config(**changes):
+    return changed(config_of("sqr_dino_r50"), {**SMALL, "denoising.num_pairs": 6, **changes})
+
+
+class TestSQRDABDETR(DetectorContract):
+    aux_suffixes = frozenset({"_0", "_1"})  # the first layer's set; the second layer takes two
+
+    def config(self, **changes):
+        return changed(config_of(), {**SMALL, **changes})
+
+
+@pytest.mark.slow
+class TestSQRDINO(DenoisingContract, DeformableContract):
+    num_groups = 3  # six pairs, and at most two objects in an image
+    aux_suffixes = frozenset({"_0", "_1", "_dn_0", "_dn_1"})
+    other_suffixes = frozenset({"_dn", "_enc"})
+
+    def config(self, **changes):
+        return dino_config(**changes)
+
+
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    model, _ = build_on_meta(path)
+    assert model.transformer.decoder.recollection == [[0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
+
+
+def test_six_layers_make_32_sets(batch):
+    """All of them are supervised, with the weights of DAB-DETR's sets."""
+    model = build(changed(config_of(), {**SMALL, "transformer.decoder.num_layers": 6})).train()
+    suffixes = {"", *(f"_{number}" for number in range(31))}
+    assert set(model(batch)) == {f"loss_{kind}{suffix}" for kind in ("class", "bbox", "giou") for suffix in suffixes}
+
+
+def test_it_evaluates_and_names_its_weights_as_dab_detr(batch):
+    model = build_lively(without_dropout(changed(config_of(), SMALL))).double()
+    plain = build(without_dropout(changed(config_of(), {**SMALL, RECOLLECTION: None}))).double()
+    assert parameter_patterns(model) == parameter_patterns(plain)
+    plain.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for one, other in zip(model.eval()(batch), plain.eval()(batch), strict=True):
+            assert_close(one["instances"].scores, other["instances"].scores, rtol=0, atol=0)
+    ours, theirs = (predict(one.train(), batch, targets=True) for one in (model, plain))
+    assert_close(ours[""].boxes, theirs[""].boxes)
+    assert_close(ours["_0"].boxes, theirs["_0"].boxes)
+    assert set(ours) - set(theirs) == {"_1"}  # what the second layer makes of the first queries
+
+
+def test_memory_padding_stays_where_it_is_in_every_set(batch):
+    """Detections of an image, and so its losses, are those of the image alone: sets do not mix up images."""
+    model = build_lively(without_dropout(changed(config_of(), SMALL))).double().eval()
+    together = predict(model, batch, targets=True, as_published=False)
+    for index, one in enumerate(batch):
+        alone = predict(model, [one], targets=True, as_published=False)
+        for name, expected in alone.items():
+            assert_close(together[name].boxes[index], expected.boxes[0])
+
+
+OTHERS = {
+    "dino": {"denoising.num_pairs": 6},
+    "relation_detr": {"denoising.num_pairs": 6, "num_queries_one2many": 12},
+    "group_detr": {"queries.layout.num_groups": 2},
+    "detr": {},
+    "conditional_detr": {},
+    "dn_detr": {},
+    "deformable_detr": {},
+}
+
+
+@pytest.mark.parametrize("name", first_always(OTHERS, 3))
+def test_other_detectors_take_recollection(name, batch):
+    cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
+    model = build(changed(cfg, {**SMALL, **OTHERS[name], RECOLLECTION: [[0], [0, 1]]})).train()
+    losses = model(batch)
+    assert {"loss_class", "loss_class_0", "loss_class_1"} <= set(losses)
+    require_all_gradients(model, losses)
+
+
+SMALL_CONFIGS = {
+    "sqr_dab_detr_r50": lambda: without_dropout(changed(config_of(), SMALL_SINGLE_LEVEL)),
+    "sqr_dino_r50": lambda: small_deformable(config_of("sqr_dino_r50"), **{"denoising.num_pairs": 5}),
+}
+
+
+def test_the_loss_falls(tmp_path):
+    _, inputs = four_images(tmp_path)
+    _, losses = trained(SMALL_CONFIGS["sqr_dab_detr_r50"](), inputs, 10)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL_CONFIGS)
+def test_four_images_are_learned_by_heart(name, tmp_path):
+    assert ap50_by_heart(SMALL_CONFIGS[name](), tmp_path, 600) > 0.9

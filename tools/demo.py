@@ -7,8 +7,6 @@ Overrides of the config may follow: `python tools/demo.py train.max_epochs=10`.
 """
 
 import argparse
-import json
-import math
 import os
 import shutil
 import sys
@@ -26,6 +24,7 @@ from detrex_lite.config.trusted import add_trust_argument
 from detrex_lite.data import generate_shapes, read_image
 from detrex_lite.engine import clear_errors, train
 from detrex_lite.evaluation import format_table
+from detrex_lite.evaluation.coco_evaluator import write_metrics
 from detrex_lite.inference import Predictor
 from detrex_lite.structures import Boxes, Instances
 from detrex_lite.visualization import SheetRow, contact_sheet
@@ -66,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Drawing the data set into {config.dataset.root} ...", flush=True)
         generate_shapes(config.dataset.root, **(QUICK_IMAGES if args.quick else {}))
         results = train(config)
-    metrics = {name: None if math.isnan(value) else value for name, value in results["bbox"].items()}
-    (output / "metrics.json").write_text(json.dumps({"bbox": metrics}, indent=2))
+    write_metrics(output / "metrics.json", results)
     num_held_out = draw_contact_sheet(config, output)
 
-    print(f"\nCOCO box average precision on {num_held_out} held-out images, in percent:\n")
+    compared = "box and mask" if "segm" in results else "box"
+    print(f"\nCOCO {compared} average precision on {num_held_out} held-out images, in percent:\n")
     print(format_table(results))
     print(f"\nIn {output}:")
     for name, content in CONTENTS.items():

@@ -9,8 +9,10 @@ from .faults import DatasetError
 from .folder import load_folder
 from .image import decode_image, list_images, read_image, read_image_size
 from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length
-from .mapper import DetrDatasetMapper
+from .mapper import DetrDatasetMapper, record_masks
+from .object_masks import ObjectMasks
 from .packing import from_records
+from .panoptic import load_coco_panoptic
 from .realtime import (
     InEpochs,
     Mosaic,
@@ -21,8 +23,10 @@ from .realtime import (
     square_train_augmentation,
 )
 from .samplers import TrainBatchSampler
-from .shapes import generate_shapes, load_shapes
+from .segmentations import PanopticSegments
+from .shapes import generate_shapes, load_shapes, load_shapes_panoptic
 from .transforms import (
+    PadToSize,
     RandomSizeCrop,
     ResizeShortestEdge,
     detr_test_augmentation,
@@ -40,6 +44,9 @@ __all__ = [
     "Mixup",
     "Mosaic",
     "MultiScale",
+    "ObjectMasks",
+    "PadToSize",
+    "PanopticSegments",
     "RandomIoUCrop",
     "RandomPhotometricDistort",
     "RandomSizeCrop",
@@ -57,15 +64,18 @@ __all__ = [
     "generate_shapes",
     "list_images",
     "load_coco",
+    "load_coco_panoptic",
     "load_dataset",
     "load_detectron2_dataset",
     "load_folder",
     "load_shapes",
+    "load_shapes_panoptic",
     "load_voc",
     "lsj_train_augmentation",
     "read_image",
     "read_image_size",
     "realtime_test_augmentation",
+    "record_masks",
     "register_dataset",
     "register_detectron2_dataset",
     "scales_around",

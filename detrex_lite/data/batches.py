@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..structures import Boxes, Instances
+from ..structures import Boxes, Instances, has_pixels
 from .epochs import checked_epochs, checked_probability, is_in
+from .object_masks import resize_masks
 
 Samples = list[dict[str, Any]]
 
@@ -19,7 +20,8 @@ class MultiScale:
     """Resizes all images of a batch to one square, whose side is drawn anew for each batch.
 
     One side counts for all processes, so that a run does not depend on their number and none waits for the one with
-    the largest images. (RT-DETR, D-FINE and DEIM draw in each process.) Boxes are resized with the images.
+    the largest images. (RT-DETR, D-FINE and DEIM draw in each process.) Boxes and masks are resized with the images;
+    objects of whose mask no pixel is left are left out.
 
     Args:
         sizes: sides in pixels to choose from, each as likely; one that is listed twice is drawn twice as often.
@@ -74,6 +76,10 @@ def _resized(sample: dict[str, Any], size: int, interpolation: str) -> dict[str,
     fields = _known_fields(sample)
     boxes = fields.gt_boxes.tensor * torch.tensor([size / width, size / height] * 2)
     resized = Instances((size, size), gt_boxes=Boxes(boxes), gt_classes=fields.gt_classes)
+    if fields.has("gt_masks"):
+        resized.gt_masks = resize_masks(fields.gt_masks, (size, size))
+        left = has_pixels(resized.gt_masks)
+        resized = resized if left.all() else resized[left]
     return {**sample, "image": image, "instances": resized}
 
 
@@ -84,8 +90,10 @@ def _known_fields(sample: dict[str, Any]) -> Instances:
         ValueError: when they have further fields, of which it is not known how they are resized.
     """
     instances: Instances = sample["instances"]
-    if further := sorted(set(instances.get_fields()) - {"gt_boxes", "gt_classes"}):
-        raise ValueError(f"multi-scale batches resize gt_boxes, and the mapper gives {', '.join(further)} besides")
+    if further := sorted(set(instances.get_fields()) - {"gt_boxes", "gt_classes", "gt_masks"}):
+        raise ValueError(
+            f"multi-scale batches resize gt_boxes and gt_masks, and the mapper gives {', '.join(further)} besides"
+        )
     return instances
 
 

@@ -9,6 +9,7 @@ from ..errors import did_you_mean
 from .coco import load_coco
 from .dataset import DetectionDataset
 from .faults import DatasetError
+from .panoptic import load_coco_panoptic
 from .voc import load_voc
 
 ROOT_VARIABLES = ("DETREX_DATASETS", "DETECTRON2_DATASETS")
@@ -22,7 +23,8 @@ _COCO = {
     "coco_2017_test": ("annotations/image_info_test2017.json", "test2017"),
     "coco_2017_test-dev": ("annotations/image_info_test-dev2017.json", "test2017"),
 }
-_PUBLISHED_SIZES = {"coco_2014_train": 82783, "coco_2017_train": 118287}
+_PANOPTIC = {f"coco_2017_{split}_panoptic": (f"panoptic_{split}2017", f"{split}2017") for split in ("train", "val")}
+_PUBLISHED_SIZES = {"coco_2014_train": 82783, "coco_2017_train": 118287, "coco_2017_train_panoptic": 118287}
 _VOC_SPLITS = {"2007": ("train", "val", "trainval", "test"), "2012": ("train", "val", "trainval")}
 _VOC = {f"voc_{year}_{split}": (f"VOC{year}", split) for year, splits in _VOC_SPLITS.items() for split in splits}
 VOC_CLASSES = (
@@ -30,13 +32,21 @@ VOC_CLASSES = (
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
+_BUILT_IN = [*_COCO, *_PANOPTIC, *_VOC]
+
+_LOADERS: dict[str, Callable[..., DetectionDataset]] = {
+    "coco": load_coco,
+    "coco_panoptic": load_coco_panoptic,
+    "voc": load_voc,
+}
+
 _registered: dict[str, Callable[[], DetectionDataset]] = {}
 _loaded: dict[str, DetectionDataset] = {}  # of the registered ones; the built-in readers have caches
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a built-in data set lies: the reader (`coco` or `voc`) and its arguments."""
+    """Where a built-in data set lies: the reader (`coco`, `coco_panoptic` or `voc`) and its arguments."""
 
     reader: str
     arguments: dict[str, Any]
@@ -58,7 +68,7 @@ def register_dataset(name: str, loader: Callable[[], DetectionDataset]) -> None:
     Raises:
         DatasetError: when the name is that of a built-in data set.
     """
-    if name in _COCO or name in _VOC:
+    if name in _BUILT_IN:
         raise DatasetError(f"{name!r} is a built-in data set: choose another name")
     _registered[name] = loader
     _loaded.pop(name, None)
@@ -74,22 +84,32 @@ def published_size(name: str) -> int | None:
     return _PUBLISHED_SIZES.get(name)
 
 
-def load_dataset(name: str) -> DetectionDataset:
+def load_dataset(name: str, *, masks: bool = False) -> DetectionDataset:
     """A data set by name: `coco_2017_train`, `voc_2007_trainval`, or one's own by `register_dataset`.
 
     Built-in data sets are looked for in the folder `DETREX_DATASETS`, else `DETECTRON2_DATASETS`, else
-    `./datasets`, as `coco/annotations/instances_train2017.json` with `coco/train2017/`, or `VOC2007/`.
+    `./datasets`, as `coco/annotations/instances_train2017.json` with `coco/train2017/`, or `VOC2007/`;
+    `coco_2017_train_panoptic` as `coco/annotations/panoptic_train2017.json` with the PNG files in
+    `coco/panoptic_train2017/`, or else beside it in `coco/annotations/panoptic_train2017/`.
+
+    Args:
+        name: of the data set.
+        masks: read the masks of COCO's objects, too; panoptic data sets always have theirs.
 
     Raises:
-        DatasetError: when the name is unknown, or its files are not there.
+        DatasetError: when the name is unknown, its files are not there, or it has no masks although they are wanted.
     """
     if name in _registered:
         if name not in _loaded:
             _loaded[name] = _registered[name]()
-        return _loaded[name]
-    location = locate(name)
-    loader = load_coco if location.reader == "coco" else load_voc
-    return loader(**location.arguments)
+        dataset = _loaded[name]
+    else:
+        location = locate(name)
+        further = {"masks": masks} if location.reader == "coco" else {}
+        dataset = _LOADERS[location.reader](**location.arguments, **further)
+    if masks and dataset.has_annotations and dataset.segmentations is None:
+        raise DatasetError(f"data set {name!r} has no masks: it was read without, or its annotations have boxes only")
+    return dataset
 
 
 def locate(name: str) -> Location:
@@ -98,14 +118,26 @@ def locate(name: str) -> Location:
     Raises:
         DatasetError: when the name is unknown, or its annotations are not there.
     """
-    if name not in _COCO and name not in _VOC:
-        near = did_you_mean(name, [*_COCO, *_VOC, *_registered])
+    if name not in _BUILT_IN:
+        near = did_you_mean(name, [*_BUILT_IN, *_registered])
         raise DatasetError(f"there is no data set {name!r}{near} (register_dataset adds your own)")
     root, reason = dataset_root()
     if name in _COCO:
         annotations, images = (os.path.join(root, "coco", part) for part in _COCO[name])
         holder = "coco"
         location = Location("coco", {"annotations": annotations, "image_root": images, "name": name})
+    elif name in _PANOPTIC:
+        stem, images = _PANOPTIC[name]
+        holder = "coco"
+        annotations = os.path.join(root, holder, "annotations", f"{stem}.json")
+        beside, above = os.path.join(root, holder, "annotations", stem), os.path.join(root, holder, stem)
+        arguments = {
+            "annotations": annotations,
+            "image_root": os.path.join(root, holder, images),
+            "panoptic_root": above if os.path.isdir(above) else beside,
+            "name": name,
+        }
+        location = Location("coco_panoptic", arguments)
     else:
         holder, split = _VOC[name]
         annotations = os.path.join(root, holder, "Annotations")

@@ -4,20 +4,27 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from ..structures import box_iou, masks_to_boxes
 from .catalog import is_registered, load_dataset, locate
 from .coco import read_coco
 from .dataset import DetectionDataset
 from .faults import DatasetError, Fault, FaultLog, printable, size_fault
 from .image import read_image, read_image_size
+from .mapper import record_masks
+from .panoptic import read_coco_panoptic
+from .segmentations import PanopticFiles, PanopticSegments
 from .voc import read_voc
 
 # COCO's size classes: areas in square pixels from which a box is medium, and large.
 _SIZE_LIMITS = (32**2, 96**2)
 _SIZES = ("small", "medium", "large")
+
+_LEAST_OVERLAP = 0.5  # IoU of the annotated box and the box around the mask
 
 Reader = Callable[..., DetectionDataset]  # takes `log`
 
@@ -52,7 +59,7 @@ def check_dataset(read: Reader, *, decode: bool = False) -> Report:
     Args:
         read: a reader that reports to its keyword argument `log`, e.g. `partial(read_coco, "train.json",
             "images")`.
-        decode: read the pixels of every image too, not its header only.
+        decode: read the pixels of every image and draw every mask too, not read the headers of images only.
     """
     log = FaultLog(strict=False)
     try:
@@ -61,20 +68,31 @@ def check_dataset(read: Reader, *, decode: bool = False) -> Report:
         return Report(None, [*log.faults, Fault("unreadable", "data set", str(error))])
     if os.path.isdir(dataset.image_root or "."):
         log.faults += _image_faults(dataset, decode=decode)
+    if dataset.segmentations is not None:
+        log.faults += _mask_faults(dataset, decode=decode)
     return Report(dataset, log.faults)
 
 
-def named_reader(name: str) -> Reader:
+def named_reader(name: str, *, masks: bool = False) -> Reader:
     """The reader of a data set of the catalog.
 
+    Args:
+        name: of the data set.
+        masks: check the masks of COCO's objects, too; those of panoptic data sets always are.
+
     Raises:
-        DatasetError: when the name is unknown, or its files are not there.
+        DatasetError: when the name is unknown, its files are not there, or it has no masks to check.
     """
     if is_registered(name):
-        return lambda *, log: load_dataset(name)
+        return lambda *, log: load_dataset(name, masks=masks)
     location = locate(name)
-    arguments = dict(location.arguments)
-    return partial(read_coco if location.reader == "coco" else read_voc, **arguments)
+    if location.reader == "coco":
+        return partial(read_coco, **location.arguments, masks=masks)
+    if location.reader == "coco_panoptic":
+        return partial(read_coco_panoptic, **location.arguments)
+    if masks:
+        raise DatasetError(f"data set {name!r} has boxes only, no masks")
+    return partial(read_voc, **location.arguments)
 
 
 def _image_faults(dataset: DetectionDataset, *, decode: bool) -> Iterable[Fault]:
@@ -95,6 +113,56 @@ def _image_faults(dataset: DetectionDataset, *, decode: bool) -> Iterable[Fault]
         message = size_fault((height, width), (int(dataset.heights[index]), int(dataset.widths[index])))
         if message:
             yield Fault("image size", path, message)
+
+
+def _mask_faults(dataset: DetectionDataset, *, decode: bool) -> Iterable[Fault]:
+    """Panoptic files that are missing; with `decode` also masks that are empty or not where their boxes are."""
+    panoptic = isinstance(dataset.segmentations, PanopticFiles)
+    if not panoptic and not decode:
+        return
+    for record in tqdm(dataset, desc="masks", disable=None, leave=False):
+        segmentations = record["segmentations"]
+        if isinstance(segmentations, PanopticSegments):
+            fault = _panoptic_fault(segmentations, decode=decode)
+            if fault is not None:
+                yield fault
+                continue
+        if decode:
+            yield from _drawn_mask_faults(record)
+
+
+def _panoptic_fault(segments: PanopticSegments, *, decode: bool) -> Fault | None:
+    """What is wrong with a file as a whole."""
+    if not os.path.isfile(segments.path):
+        return Fault("panoptic file missing", segments.path, "the panoptic segmentation does not exist")
+    if not decode:
+        return None
+    try:
+        found = set(segments.label_map().unique().tolist()) - {0}
+    except DatasetError as error:
+        return Fault("panoptic file unreadable", segments.path, str(error))
+    missing = sorted(set(segments.ids.tolist()) - found)
+    if missing:
+        return Fault("empty mask", segments.path, f"no pixel belongs to segment {', '.join(map(str, missing))}")
+    unknown = sorted(found - set(segments.ids.tolist()))
+    if unknown:
+        message = f"its pixels have segments that are not annotated: {', '.join(map(str, unknown))}"
+        return Fault("unknown segment", segments.path, message)
+    return None
+
+
+def _drawn_mask_faults(record: dict[str, Any]) -> Iterable[Fault]:
+    around = masks_to_boxes(record_masks(record))
+    overlaps = box_iou(around, record["boxes"]).tolist()
+    for box, overlap, annotation_id in zip(around.tolist(), overlaps, record["annotation_ids"].tolist(), strict=True):
+        where = f"{record['file_name']}: annotation {annotation_id}"
+        if not any(box):
+            message = "its segmentation covers not one pixel, and training leaves the object out"
+            yield Fault("empty mask", where, message)
+        elif overlap < _LEAST_OVERLAP:
+            corners = ", ".join(f"{value:g}" for value in box)
+            message = f"its box and the box around its mask ({corners}) have an IoU of {overlap:.2f} only"
+            yield Fault("mask and box", where, message)
 
 
 def _summary(dataset: DetectionDataset) -> list[str]:
@@ -119,6 +187,9 @@ def _summary(dataset: DetectionDataset) -> list[str]:
         f"crowd or ignored boxes: {int(dataset.iscrowd.sum())}",
         f"num_classes to set: {dataset.num_classes}",
     ]
+    if dataset.segmentations is not None:
+        stuff = dataset.num_classes - int(dataset.is_thing.sum())
+        lines.append("masks: yes" + (f", {stuff} of the classes are stuff" if stuff else ""))
     if not dataset.has_annotations:
         lines.append("no annotations: for prediction only")
     return [*lines, "", head, *table]

@@ -1,6 +1,7 @@
 """COCO detection files (https://cocodataset.org/#format-data)."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import did_you_mean
+from ..structures import checked_segmentation
 from .dataset import DetectionDataset
 from .faults import MAX_SIDE, DatasetError, FaultLog, check_class_names, integer, name_of, real, shown
 from .packing import AnnotationTable, pack
@@ -18,6 +20,8 @@ def load_coco(
     image_root: str | Path,
     name: str | None = None,
     class_names: Sequence[str] | None = None,
+    *,
+    masks: bool = False,
 ) -> DetectionDataset:
     """A data set from a COCO JSON file; read once per process and file, later calls return the same object.
 
@@ -31,6 +35,7 @@ def load_coco(
         image_root: the folder that `file_name` is relative to.
         name: what messages call the data set; the file's stem when None.
         class_names: when given, the file's class names by category id must be these.
+        masks: read the `segmentation` of every annotation, too: polygons or run lengths.
 
     Raises:
         DatasetError: when the file or the folder is missing, or an entry is malformed or contradicts another;
@@ -38,15 +43,16 @@ def load_coco(
     """
     path = Path(os.path.expanduser(annotations))
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _load_coco(str(path), str(Path(os.path.expanduser(image_root))), name, check_class_names(class_names), stamp)
+    root = str(Path(os.path.expanduser(image_root)))
+    return _load_coco(str(path), root, name, check_class_names(class_names), bool(masks), stamp)
 
 
 @lru_cache(maxsize=8)
 def _load_coco(
-    annotations: str, image_root: str, name: str | None, class_names: tuple[str, ...] | None, stamp: int
+    annotations: str, image_root: str, name: str | None, class_names: tuple[str, ...] | None, masks: bool, stamp: int
 ) -> DetectionDataset:
     # `stamp` is part of the cache key only: a file that changed is read again.
-    return read_coco(annotations, image_root, name=name, class_names=class_names, log=FaultLog())
+    return read_coco(annotations, image_root, name=name, class_names=class_names, masks=masks, log=FaultLog())
 
 
 def read_coco(
@@ -55,13 +61,14 @@ def read_coco(
     *,
     name: str | None = None,
     class_names: tuple[str, ...] | None = None,
+    masks: bool = False,
     log: FaultLog,
 ) -> DetectionDataset:
     """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`."""
     content = read_json(annotations, log)
     if not Path(image_root).is_dir():
         log.error("image folder missing", annotations, f"its image folder {image_root} does not exist")
-    category_ids, names = _read_categories(annotations, content["categories"], log)
+    category_ids, names = read_categories(annotations, content["categories"], log)
     if class_names is not None and class_names != names:
         message = f"its classes by category id are {list(names)}, but class_names says {list(class_names)}"
         log.error("class names", annotations, message)
@@ -69,9 +76,10 @@ def read_coco(
     table = AnnotationTable(
         lambda row: (
             f"{annotations}: annotation {table.annotation_ids[row]} (image {table.file_names[table.owners[row]]})"
-        )
+        ),
+        segmentations=[] if masks else None,
     )
-    positions = _read_images(annotations, content["images"], table, log)
+    positions = read_images(annotations, content["images"], table, log)
     classes = {category_id: k for k, category_id in enumerate(category_ids)}
     _read_annotations(annotations, content.get("annotations", []), table, positions, classes, log)
     return pack(
@@ -132,80 +140,95 @@ def read_json(path: str, log: FaultLog) -> dict[str, Any]:
     return content
 
 
-class _Malformed(Exception):
+class Malformed(Exception):
     """(kind, message) of an entry that is to be reported and skipped."""
 
 
-def _value(entry: Any, key: str) -> Any:
+def value_of(entry: Any, key: str) -> Any:
     try:
         return entry[key]
     except KeyError:
-        raise _Malformed("missing key", f"it has no {key!r}; its keys are {', '.join(map(str, entry))}") from None
+        raise Malformed("missing key", f"it has no {key!r}; its keys are {', '.join(map(str, entry))}") from None
     except (TypeError, IndexError):
-        raise _Malformed("malformed entry", f"it is not an object but {shown(entry)}") from None
+        raise Malformed("malformed entry", f"it is not an object but {shown(entry)}") from None
 
 
-def _integer(entry: Any, key: str, **limits: int) -> int:
-    return integer(_value(entry, key), key, **limits)
+def integer_of(entry: Any, key: str, **limits: int) -> int:
+    return integer(value_of(entry, key), key, **limits)
 
 
-def _box(entry: Any) -> tuple[float, float, float, float]:
+def box_of(entry: Any) -> tuple[float, float, float, float]:
     """`bbox` as corners x0, y0, x1, y1."""
-    box = _value(entry, "bbox")
+    box = value_of(entry, "bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(type(side) in (int, float) for side in box):
         raise ValueError(f"'bbox' must be four numbers (x, y, width, height), got {shown(box)}")
     x, y, width, height = (real(side, "bbox") for side in box)
     return x, y, x + width, y + height
 
 
-def _skipping(log: FaultLog, file: str, kind: str, entries: list, read: Callable[[Any], None]) -> None:
+def area_of(entry: Any) -> float:
+    """`area` in square pixels; NaN, which stands for that of the box, without it."""
+    area = entry.get("area")
+    return math.nan if area is None else real(area, "area")
+
+
+def class_of(entry: Any, classes: dict[int, int]) -> int:
+    """The class of `category_id`."""
+    category_id = integer_of(entry, "category_id")
+    if category_id not in classes:
+        choices = ", ".join(map(str, classes)) if len(classes) <= 100 else f"{len(classes)} ids"
+        raise Malformed("unknown category", f"its category_id {category_id} is not among the categories ({choices})")
+    return classes[category_id]
+
+
+def skipping(log: FaultLog, file: str, kind: str, entries: list, read: Callable[[Any], None]) -> None:
     """Apply `read` to every entry; report those that are malformed by file and id."""
     for position, entry in enumerate(entries):
         try:
             read(entry)
         except DatasetError:  # reported already
             raise
-        except (_Malformed, ValueError) as error:
+        except (Malformed, ValueError) as error:
             named = isinstance(entry, dict) and "id" in entry
             label = f"{kind} {shown(entry['id'])}" if named else f"{kind} at position {position}"
-            fault, message = error.args if isinstance(error, _Malformed) else ("malformed entry", str(error))
+            fault, message = error.args if isinstance(error, Malformed) else ("malformed entry", str(error))
             log.error(fault, f"{file}: {label}", message)
 
 
-def _read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Ids and names, both by id."""
     found: dict[int, str] = {}
 
     def read(entry: Any) -> None:
-        category_id = _integer(entry, "id")
+        category_id = integer_of(entry, "id")
         if category_id in found:
-            raise _Malformed("duplicate id", f"its id is also that of category {found[category_id]!r}")
+            raise Malformed("duplicate id", f"its id is also that of category {found[category_id]!r}")
         found[category_id] = f"category {category_id}"  # stands in for a faulty name, so that boxes have their class
-        name = name_of(_value(entry, "name"), "name")
+        name = name_of(value_of(entry, "name"), "name")
         if name in found.values():
-            raise _Malformed("duplicate name", f"another category is also called {name!r}: rename or merge one")
+            raise Malformed("duplicate name", f"another category is also called {name!r}: rename or merge one")
         found[category_id] = name
 
-    _skipping(log, file, "category", entries, read)
+    skipping(log, file, "category", entries, read)
     if not found:
         log.error("no categories", file, "there is not one category in it")
     ids = tuple(sorted(found))
     return ids, tuple(found[category_id] for category_id in ids)
 
 
-def _read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog) -> dict[int, int | None]:
+def read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog) -> dict[int, int | None]:
     """Fill the images of `table`; returns image id -> position, None for an image whose other values are faulty."""
     positions: dict[int, int | None] = {}
     ids: dict[str, int] = {}
 
     def read(entry: Any) -> None:
-        image_id = _integer(entry, "id")
+        image_id = integer_of(entry, "id")
         position = positions.setdefault(image_id, None)  # stays so after a fault, which is none of its annotations'
-        file_name = name_of(_value(entry, "file_name"), "file_name")
-        height, width = (_integer(entry, key, low=1, high=MAX_SIDE) for key in ("height", "width"))
+        file_name = name_of(value_of(entry, "file_name"), "file_name")
+        height, width = (integer_of(entry, key, low=1, high=MAX_SIDE) for key in ("height", "width"))
         if position is not None:
             other = table.file_names[position]
-            raise _Malformed("duplicate id", f"the images {other} and {file_name} share this id")
+            raise Malformed("duplicate id", f"the images {other} and {file_name} share this id")
         if file_name in ids:
             message = (
                 f"{file_name} is also the file of image {ids[file_name]}: merge the two, or objects count as missing"
@@ -215,7 +238,7 @@ def _read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog
         positions[image_id] = len(table.file_names)
         table.add_image(file_name, image_id, (height, width))
 
-    _skipping(log, file, "image", entries, read)
+    skipping(log, file, "image", entries, read)
     return positions
 
 
@@ -229,30 +252,29 @@ def _read_annotations(
 ) -> None:
     """Fill the boxes of `table`."""
     seen: set[int] = set()
-    nan = float("nan")
 
     def read(entry: Any) -> None:
-        annotation_id = _integer(entry, "id")
-        image_id, category_id = _integer(entry, "image_id"), _integer(entry, "category_id")
+        annotation_id = integer_of(entry, "id")
+        image_id = integer_of(entry, "image_id")
         if image_id not in positions:
-            raise _Malformed("unknown image", f"its image_id {image_id} is not among the images")
-        if category_id not in classes:
-            choices = ", ".join(map(str, classes)) if len(classes) <= 100 else f"{len(classes)} ids"
-            raise _Malformed(
-                "unknown category", f"its category_id {category_id} is not among the categories ({choices})"
-            )
+            raise Malformed("unknown image", f"its image_id {image_id} is not among the images")
+        class_index = class_of(entry, classes)
         if annotation_id in seen:
-            raise _Malformed("duplicate id", "another annotation has the same id")
+            raise Malformed("duplicate id", "another annotation has the same id")
         seen.add(annotation_id)
-        area = entry.get("area")
         values: Any = dict(
-            class_index=classes[category_id],
+            class_index=class_index,
             iscrowd=integer(entry.get("iscrowd", 0), "iscrowd", low=0, high=1) == 1,
-            area=nan if area is None else real(area, "area"),
+            area=area_of(entry),
             annotation_id=annotation_id,
         )
-        box, position = _box(entry), positions[image_id]
-        if position is not None:
-            table.add_box(position, box, **values)
+        box, position = box_of(entry), positions[image_id]
+        if position is None:
+            return
+        if table.segmentations is not None:
+            value_of(entry, "segmentation")
+            # Taken out of the file's content, which would otherwise hold every number as an object of Python.
+            values["segmentation"] = checked_segmentation(entry.pop("segmentation"), table.sizes[position])
+        table.add_box(position, box, **values)
 
-    _skipping(log, file, "annotation", entries, read)
+    skipping(log, file, "annotation", entries, read)

@@ -8,26 +8,8 @@ import numpy as np
 import torch
 
 from .faults import DatasetError
-
-
-class PackedStrings:
-    """An immutable list of strings in one array of bytes.
-
-    Workers of a loader are forked: reading a Python object there writes its reference count, and so copies its page of
-    memory. An array has no such counts, whatever the number of strings.
-    """
-
-    def __init__(self, strings: Sequence[str]):
-        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-
-    def __getitem__(self, index: int) -> str:
-        start, end = self._ends[index : index + 2]
-        return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
+from .segmentations import PackedSegmentations, PanopticFiles
+from .strings import PackedStrings
 
 
 class DetectionDataset:
@@ -49,6 +31,8 @@ class DetectionDataset:
         areas: (T,) float32, in square pixels.
         annotation_ids: (T,) int64.
         has_annotations: False for images alone, of which only predictions can be made.
+        segmentations: what has the masks of the boxes; None without masks.
+        is_thing: (K,) bool, False for classes of stuff, such as sky, which have at most one object in an image.
         dropped: reason -> number of boxes left out for it.
         clipped: number of boxes that reached out of their image and were clipped.
     """
@@ -71,6 +55,8 @@ class DetectionDataset:
         areas: np.ndarray,
         annotation_ids: np.ndarray,
         has_annotations: bool,
+        segmentations: PackedSegmentations | PanopticFiles | None = None,
+        is_thing: Sequence[bool] | np.ndarray | None = None,
         dropped: Mapping[str, int],
         clipped: int,
     ):
@@ -88,6 +74,8 @@ class DetectionDataset:
         self.areas = _frozen(areas, np.float32)
         self.annotation_ids = _frozen(annotation_ids, np.int64)
         self.has_annotations = has_annotations
+        self.segmentations = segmentations
+        self.is_thing = _frozen(np.ones(len(self.class_names)) if is_thing is None else is_thing, np.bool_)
         self.dropped = dict(dropped)
         self.clipped = clipped
         self._file_names = file_names
@@ -115,14 +103,16 @@ class DetectionDataset:
 
         Returns:
             `file_name`, `image_id`, `height`, `width`, `boxes` (T, 4) float32 xyxy in pixels, `classes` (T,)
-            int64, `iscrowd` (T,) bool, `area` (T,) float32, `annotation_ids` (T,) int64.
+            int64, `iscrowd` (T,) bool, `area` (T,) float32, `annotation_ids` (T,) int64. With masks also
+            `segmentations`, of which `structures.as_masks` makes a tensor: a list of T polygons or run lengths, or
+            `PanopticSegments`.
         """
         index = int(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a data set of {len(self)}")
         index %= len(self)
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        return {
+        record = {
             "file_name": self.file_name(index),
             "image_id": int(self.image_ids[index]),
             "height": int(self.heights[index]),
@@ -133,6 +123,10 @@ class DetectionDataset:
             "area": torch.tensor(self.areas[rows]),
             "annotation_ids": torch.tensor(self.annotation_ids[rows]),
         }
+        if self.segmentations is not None:
+            size = record["height"], record["width"]
+            record["segmentations"] = self.segmentations.of_image(index, rows, self.annotation_ids[rows], size)
+        return record
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -180,6 +174,8 @@ def subset(dataset: DetectionDataset, limit: int) -> DetectionDataset:
         areas=dataset.areas[:end],
         annotation_ids=dataset.annotation_ids[:end],
         has_annotations=dataset.has_annotations,
+        segmentations=dataset.segmentations,
+        is_thing=dataset.is_thing,
         dropped={},
         clipped=0,
     )

@@ -14,9 +14,11 @@ from typing import Any
 from pycocotools import mask
 
 from ..errors import did_you_mean
+from ..structures import checked_segmentation
 from .dataset import DetectionDataset
 from .faults import MAX_SIDE, DatasetError, check_class_names, flag, integer, real
 from .packing import AnnotationTable, pack
+from .segmentations import PanopticFiles, PanopticSegments
 
 # The numbers of detectron2.structures.BoxMode. Lengths are in pixels (ABS) or shares of the image's sides (REL);
 # XYWHA is centre, width, height and an angle in degrees, counter-clockwise.
@@ -31,7 +33,7 @@ INSTALL_DETECTRON2 = (
 _registered: dict[str, DetectionDataset] = {}
 
 
-def load_detectron2_dataset(name: str) -> DetectionDataset:
+def load_detectron2_dataset(name: str, *, masks: bool = False) -> DetectionDataset:
     """A data set that is registered in detectron2's `DatasetCatalog`; read once, later calls return the same object.
 
     Class names are `thing_classes` of its metadata; category ids those of `thing_dataset_id_to_contiguous_id`, or 0 to
@@ -41,9 +43,12 @@ def load_detectron2_dataset(name: str) -> DetectionDataset:
 
     Args:
         name: as registered.
+        masks: read masks, too: the `segmentation` of each object, or in a panoptic data set (`pan_seg_file_name`) each
+            segment, of things and stuff, as an object; its classes are then the `stuff_classes` of the metadata, which
+            are all of them.
 
     Raises:
-        DatasetError: when there is no such data set, it has no class names, or an entry is malformed.
+        DatasetError: when there is no such data set, it has no class names or masks, or an entry is malformed.
         ImportError: when detectron2 is not installed.
     """
     datasets, _ = _catalogs()
@@ -52,22 +57,30 @@ def load_detectron2_dataset(name: str) -> DetectionDataset:
             f"detectron2's DatasetCatalog has no {name!r}{did_you_mean(name, datasets)}; a data set is registered by "
             "code that runs before, such as a line of the config file"
         )
-    return _load(name, datasets[name])
+    return _load(name, datasets[name], bool(masks))
 
 
 @functools.lru_cache(maxsize=8)
-def _load(name: str, read: Callable[[], Sequence[Mapping[str, Any]]]) -> DetectionDataset:
+def _load(name: str, read: Callable[[], Sequence[Mapping[str, Any]]], masks: bool) -> DetectionDataset:
     records = read()
     _, metadata = _catalogs()
     about = metadata.get(name)  # after reading, which may be what fills it
-    names = about.get("thing_classes")
+    is_panoptic = masks and _is_panoptic(records)
+    kind = "stuff" if is_panoptic else "thing"
+    names = about.get(f"{kind}_classes")
     if names is None:
         raise DatasetError(
-            f"the metadata of {name!r} has no class names: set MetadataCatalog.get({name!r}).thing_classes = [...]"
+            f"the metadata of {name!r} has no class names: set MetadataCatalog.get({name!r}).{kind}_classes = [...]"
         )
     ids = about.get("thing_dataset_id_to_contiguous_id")
+    if ids is not None and is_panoptic:
+        ids = {**(about.get("stuff_dataset_id_to_contiguous_id") or {}), **ids}
     category_ids = None if ids is None else sorted(ids, key=ids.get)
-    return from_detectron2_records(records, name=name, class_names=names, category_ids=category_ids)
+    return from_detectron2_records(records, name=name, class_names=names, category_ids=category_ids, masks=masks)
+
+
+def _is_panoptic(records: Sequence[Mapping[str, Any]]) -> bool:
+    return any("pan_seg_file_name" in record for record in records)
 
 
 def register_detectron2_dataset(dataset: DetectionDataset, name: str | None = None) -> str:
@@ -96,9 +109,13 @@ def register_detectron2_dataset(dataset: DetectionDataset, name: str | None = No
         return name
     datasets.register(name, functools.partial(to_detectron2_records, dataset))
     ids = {category_id: k for k, category_id in enumerate(dataset.category_ids)}
-    metadata.get(name).set(
-        thing_classes=list(dataset.class_names), thing_dataset_id_to_contiguous_id=ids, evaluator_type="coco"
-    )
+    about: dict[str, Any] = {"thing_classes": list(dataset.class_names), "thing_dataset_id_to_contiguous_id": ids}
+    if isinstance(dataset.segmentations, PanopticFiles):
+        things = {category_id: k for category_id, k in ids.items() if dataset.is_thing[k]}
+        stuff = {category_id: k for category_id, k in ids.items() if not dataset.is_thing[k]}
+        about |= {"stuff_classes": list(dataset.class_names), "thing_dataset_id_to_contiguous_id": things}
+        about |= {"stuff_dataset_id_to_contiguous_id": stuff, "panoptic_root": dataset.segmentations.root}
+    metadata.get(name).set(**about, evaluator_type="coco")
     _registered[name] = dataset
     return name
 
@@ -112,19 +129,29 @@ def _catalogs() -> tuple[Any, Any]:
 
 
 def to_detectron2_records(dataset: DetectionDataset) -> list[dict[str, Any]]:
-    """The images of a data set as detectron2's dicts: boxes in XYXY_ABS, classes in 0..K-1, crowds marked.
+    """The images of a data set as detectron2's dicts: boxes in XYXY_ABS, classes in 0..K-1, crowds marked, and masks
+    where there are. A panoptic data set has `segments_info` and `pan_seg_file_name` instead of `annotations`.
 
     Images of a data set without annotations have no `annotations`, as detectron2 has it for prediction.
     """
     records = []
     for record in dataset:
         columns = (record[key].tolist() for key in ("boxes", "classes", "iscrowd", "area"))
-        annotations = [
+        annotations: list[dict[str, Any]] = [
             {"bbox": box, "bbox_mode": XYXY_ABS, "category_id": class_index, "iscrowd": int(is_crowd), "area": area}
             for box, class_index, is_crowd, area in zip(*columns, strict=True)
         ]
         image = {key: record[key] for key in ("file_name", "image_id", "height", "width")}
-        records.append({**image, "annotations": annotations} if dataset.has_annotations else image)
+        segmentations = record.get("segmentations")
+        if isinstance(segmentations, PanopticSegments):
+            for annotation, segment_id in zip(annotations, segmentations.ids.tolist(), strict=True):
+                annotation |= {"id": segment_id, "isthing": bool(dataset.is_thing[annotation["category_id"]])}
+            image |= {"pan_seg_file_name": segmentations.path, "segments_info": annotations}
+        elif dataset.has_annotations:
+            for annotation, shape in zip(annotations, segmentations or (), strict=segmentations is not None):
+                annotation["segmentation"] = shape if isinstance(shape, dict) else [each.tolist() for each in shape]
+            image["annotations"] = annotations
+        records.append(image)
     return records
 
 
@@ -134,6 +161,7 @@ def from_detectron2_records(
     name: str,
     class_names: Sequence[str],
     category_ids: Sequence[int] | None = None,
+    masks: bool = False,
 ) -> DetectionDataset:
     """A data set from detectron2's dicts; see `load_detectron2_dataset`.
 
@@ -145,6 +173,9 @@ def from_detectron2_records(
         name: what messages call the data set.
         class_names: K names.
         category_ids: K ids for predictions written as COCO JSON; 0..K-1 when None, as detectron2 has it.
+        masks: every object has a `segmentation`, which is read; or else every image has `segments_info`, a list of
+            dicts like those of `annotations` with `id` and `isthing`, whose boxes are in XYWH_ABS without a mode,
+            and `pan_seg_file_name`.
 
     Raises:
         DatasetError: when there is no record, a key is missing, an id occurs twice, or a box or class is malformed.
@@ -154,14 +185,21 @@ def from_detectron2_records(
     if len(ids) != len(names):
         raise DatasetError(f"{name}: {len(ids)} category ids for {len(names)} class names")
     labels: list[str] = []
-    table = AnnotationTable(lambda row: labels[row])
+    is_panoptic = masks and _is_panoptic(records)
+    key, default_mode = ("segments_info", {"bbox_mode": XYWH_ABS}) if is_panoptic else ("annotations", {})
+    table = AnnotationTable(lambda row: labels[row], segmentations=[] if masks and not is_panoptic else None)
+    files: list[str] = []
+    is_thing = [True] * len(names)
     for owner, (record, image_id) in enumerate(zip(records, _image_ids(records, name), strict=True)):
         where = f"{name}: record {owner}"
         height, width = (_side(record, key, where) for key in ("height", "width"))
         table.add_image(str(_entry(record, "file_name", where)), image_id, (height, width))
         where += f" ({record['file_name']})"
-        for number, annotation in enumerate(record.get("annotations", ())):
-            labels.append(f"{where}, annotation {number}")
+        if is_panoptic:
+            files.append(str(_entry(record, "pan_seg_file_name", where)))
+        for number, given in enumerate(_entry(record, key, where) if is_panoptic else record.get(key, ())):
+            annotation = {**default_mode, **given}
+            labels.append(f"{where}, {'segment' if is_panoptic else 'annotation'} {number}")
             category = _entry(annotation, "category_id", labels[-1])
             mode = _entry(annotation, "bbox_mode", labels[-1])
             box = _entry(annotation, "bbox", labels[-1])
@@ -172,8 +210,20 @@ def from_detectron2_records(
                     class_index=integer(category, "category_id", low=0, high=len(names) - 1),
                     iscrowd=flag(annotation.get("iscrowd", 0), "iscrowd"),
                     area=_area(annotation),
-                    annotation_id=len(labels),
+                    annotation_id=(
+                        integer(_entry(annotation, "id", labels[-1]), "id", low=1, high=2**24 - 1)
+                        if is_panoptic
+                        else len(labels)
+                    ),
+                    segmentation=(
+                        None
+                        if table.segmentations is None
+                        else checked_segmentation(_entry(annotation, "segmentation", labels[-1]), (height, width))
+                    ),
                 )
+                is_thing[table.classes[-1]] = flag(annotation.get("isthing", True), "isthing")
+            except DatasetError:
+                raise
             except (TypeError, ValueError) as error:
                 raise DatasetError(f"{labels[-1]}: {error}") from error
     return pack(
@@ -181,7 +231,9 @@ def from_detectron2_records(
         name=name,
         class_names=names,
         category_ids=ids,
-        has_annotations=any("annotations" in record for record in records),
+        has_annotations=any(key in record for record in records),
+        panoptic=PanopticFiles("", files) if is_panoptic else None,
+        is_thing=is_thing,
     )
 
 

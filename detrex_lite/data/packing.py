@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import DetectionDataset, PackedStrings
+from ..structures.masks import Segmentation, checked_segmentation
+from .dataset import DetectionDataset
 from .faults import (
     DROP_REASONS,
     MAX_SIDE,
@@ -20,6 +21,8 @@ from .faults import (
     real,
     shown,
 )
+from .segmentations import PackedSegmentations, PanopticFiles
+from .strings import PackedStrings
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class AnnotationTable:
         areas: of each box in square pixels; NaN, infinite or below 0 stands for width times height, and all but NaN
             are reported.
         annotation_ids: of each box.
+        segmentations: of each box, as `checked_segmentation` gives them; None when there are no masks, or when files
+            of their own have them.
         describe: names the file and the annotation of box number `row` for messages.
     """
 
@@ -52,6 +57,7 @@ class AnnotationTable:
     iscrowd: list[bool] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     annotation_ids: list[int] = field(default_factory=list)
+    segmentations: list[Segmentation] | None = None
 
     def add_image(self, file_name: str, image_id: int, size: tuple[int, int]) -> None:
         self.file_names.append(file_name)
@@ -67,6 +73,7 @@ class AnnotationTable:
         iscrowd: bool,
         area: float,
         annotation_id: int,
+        segmentation: Segmentation | None = None,
     ) -> None:
         self.owners.append(owner)
         self.boxes.append(box)
@@ -74,6 +81,9 @@ class AnnotationTable:
         self.iscrowd.append(iscrowd)
         self.areas.append(area)
         self.annotation_ids.append(annotation_id)
+        if self.segmentations is not None:
+            assert segmentation is not None
+            self.segmentations.append(segmentation)
 
 
 def pack(
@@ -85,6 +95,8 @@ def pack(
     category_ids: Sequence[int],
     image_root: str = "",
     has_annotations: bool,
+    panoptic: PanopticFiles | None = None,
+    is_thing: Sequence[bool] | None = None,
     log: FaultLog | None = None,
 ) -> DetectionDataset:
     """Apply the box rules and pack the table; the boxes of an image keep their order.
@@ -92,6 +104,8 @@ def pack(
     Args:
         where: the annotation file or folder, for messages; None for records, which are called by their name.
         has_annotations: whether an image without boxes is one without objects.
+        panoptic: the files that have the masks of each image, by annotation id.
+        is_thing: of each class; None when all are things.
         log: what gathers the faults; None raises at the first.
 
     Raises:
@@ -115,6 +129,9 @@ def pack(
     _report_areas(table, areas, where, log)
     areas = areas[keep]
     usable = np.isfinite(areas) & (areas >= 0)
+    segmentations: PackedSegmentations | PanopticFiles | None = panoptic
+    if table.segmentations is not None:
+        segmentations = PackedSegmentations([table.segmentations[row] for row in keep.tolist()])
     areas = np.where(usable, areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1))
     return DetectionDataset(
         name=name,
@@ -132,6 +149,8 @@ def pack(
         areas=areas,
         annotation_ids=np.asarray(table.annotation_ids, dtype=np.int64)[keep],
         has_annotations=has_annotations,
+        segmentations=segmentations,
+        is_thing=is_thing,
         dropped={
             reason: int((codes == code).sum()) for code, reason in enumerate(DROP_REASONS, 1) if (codes == code).any()
         },
@@ -190,7 +209,7 @@ def from_records(
     Args:
         records: one mapping per image: `file_name`, `height`, `width` (pixels) and, for annotated images,
             `boxes` ((T, 4) array-like, xyxy in pixels) and `classes` ((T,) in 0..K-1); optional `iscrowd` and
-            `area` (T,).
+            `area` (T,), and `segmentations`, for each box COCO's polygons or run lengths, in all records or in none.
         name: what messages call the data set.
         class_names: K names.
         category_ids: K ids for predictions written as COCO JSON; 1..K when None.
@@ -206,7 +225,8 @@ def from_records(
     ids = tuple(category_ids) if category_ids is not None else tuple(range(1, len(names) + 1))
     if len(ids) != len(names):
         raise DatasetError(f"{name}: {len(ids)} category_ids for {len(names)} class_names")
-    table = AnnotationTable(lambda row: f"{name}: {labels[row]}")
+    with_masks = any("segmentations" in record for record in records)
+    table = AnnotationTable(lambda row: f"{name}: {labels[row]}", segmentations=[] if with_masks else None)
     labels: list[str] = []
     for position, record in enumerate(records):
         where = f"{name}: record {position}"
@@ -224,6 +244,8 @@ def from_records(
             "iscrowd": np.asarray(record.get("iscrowd", np.zeros(len(boxes), bool))).tolist(),
             "area": np.asarray(record.get("area", np.full(len(boxes), np.nan))).tolist(),
         }
+        if with_masks:
+            columns["segmentations"] = record.get("segmentations", ())
         for key, column in columns.items():
             if len(column) != len(boxes):
                 raise DatasetError(f"{where} has {len(boxes)} boxes, but {len(column)} {key}")
@@ -237,6 +259,9 @@ def from_records(
                     iscrowd=flag(columns["iscrowd"][row], "iscrowd"),
                     area=real(columns["area"][row], "area"),
                     annotation_id=len(table.owners) + 1,
+                    segmentation=(
+                        checked_segmentation(columns["segmentations"][row], (height, width)) if with_masks else None
+                    ),
                 )
             except ValueError as error:
                 raise DatasetError(f"{where}, box {row}: {error}") from None

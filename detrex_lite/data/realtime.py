@@ -17,6 +17,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
 from .epochs import checked_epochs, checked_probability, is_in
+from .object_masks import ObjectMasks, move_pixels
 from .transforms import CROP_RANGE, SHORT_EDGES_BEFORE_CROP, RandomSizeCrop, ResizeShortestEdge
 
 # LW-DETR's (Chen et al., 2024): sides of square images, multiples of 64 pixels.
@@ -348,6 +349,12 @@ class _Affine(NamedTuple):
 
 def _affine(value: Any, geometry: _Affine) -> Any:
     """An image or masks after the map; what has no place in an image as it is."""
+    if isinstance(value, ObjectMasks):  # by the rules of the image, and a hundred times as fast as torchvision
+
+        def move(bits: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(np.array(_affine(Image.fromarray(bits.numpy()), geometry)))
+
+        return tv_tensors.wrap(move_pixels(value.as_subclass(torch.Tensor), move), like=value)
     if not isinstance(value, Image.Image | tv_tensors.Mask):
         return value
     angle, translate, scale = geometry

@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from ..structures import run_lengths
 from .coco import load_coco
 from .dataset import DetectionDataset
 from .faults import DatasetError
+from .panoptic import load_coco_panoptic
 
 SHAPES = ("circle", "square", "triangle")
 
 _PARAMETERS_FILE = "generation.json"
-_FOLDERS = ("images/train", "images/val", "images", "annotations")
+_SPLITS = ("train", "val")
+_FOLDERS = {"annotations", *(f"{part}{split}" for part in ("images", "panoptic") for split in ("", "/train", "/val"))}
 _PARAMETERS = {"drawing", "num_train", "num_val", "image_size", "max_objects", "empty_share", "seed"}
-_DRAWING = 2  # raised when the same parameters begin to give other pictures
+_DRAWING = 3  # raised when the same parameters begin to give other pictures or annotations
+_BACKGROUND = "background"  # the stuff of panoptic annotations
 
 _RADIUS_RANGE = (0.1, 0.23)  # of a shape, as a share of the image's side
 _MIN_VISIBLE = 0.6  # share of each shape that neither other shapes nor the image border may take
@@ -42,8 +47,10 @@ def generate_shapes(
 ) -> Path:
     """Draw circles, squares and triangles of many colours and sizes, a little turned, and annotate them.
 
-    Backgrounds are light and noisy, and shapes overlap; boxes enclose what remains visible, tightly. The folder gets
-    `images/train/`, `images/val/` (PNG) and `annotations/train.json`, `annotations/val.json` (COCO format).
+    Backgrounds are light and noisy, and shapes overlap; masks are what remains visible, to the pixel, and boxes enclose
+    it tightly. The folder gets `images/train/`, `images/val/` (PNG), `annotations/train.json`, `annotations/val.json`
+    (COCO format) and `annotations/panoptic_train.json`, `annotations/panoptic_val.json` with `panoptic/train/`,
+    `panoptic/val/` (COCO panoptic format), in which the background is stuff.
     Image i of a split depends on the seed and i alone. A folder that was made with the same arguments is left
     alone; one made with others is made anew, unless it holds a file that was not made here.
 
@@ -120,18 +127,42 @@ def _refuse_others(root: Path, parameters: dict[str, Any] | None) -> None:
         raise DatasetError(f"{root} holds other files ({other}, ...) than generated shapes: choose another folder")
 
 
-def load_shapes(root: str | Path, split: str) -> DetectionDataset:
+def load_shapes(root: str | Path, split: str, *, masks: bool = False) -> DetectionDataset:
     """The `train` or `val` split of the shapes at `root`, which are generated when there are none.
+
+    Args:
+        root: the folder.
+        split: `train` or `val`.
+        masks: with the masks of the shapes.
 
     Raises:
         DatasetError: when the split is another, or the folder holds anything else.
     """
+    root = _generated(root, split)
+    annotations = root / "annotations" / f"{split}.json"
+    return load_coco(annotations, root / "images" / split, name=f"shapes_{split}", masks=masks)
+
+
+def load_shapes_panoptic(root: str | Path, split: str) -> DetectionDataset:
+    """As `load_shapes`, with the background as an object of a fourth class, which is stuff."""
+    root = _generated(root, split)
+    annotations = root / "annotations" / f"panoptic_{split}.json"
+    return load_coco_panoptic(
+        annotations, root / "images" / split, root / "panoptic" / split, name=f"shapes_{split}_panoptic"
+    )
+
+
+def _generated(root: str | Path, split: str) -> Path:
+    """The folder, which is made when there is none, and made anew when an earlier version made it."""
     root = Path(os.path.expanduser(root))
-    if split not in ("train", "val"):
+    if split not in _SPLITS:
         raise DatasetError(f"shapes have the splits train and val, not {split!r}")
-    if _parameters_of(root) is None:
+    held = _parameters_of(root)
+    if held is None:
         generate_shapes(root)
-    return load_coco(root / "annotations" / f"{split}.json", root / "images" / split, name=f"shapes_{split}")
+    elif held["drawing"] != _DRAWING:
+        generate_shapes(root, **{name: value for name, value in held.items() if name != "drawing"})
+    return root
 
 
 def _parameters_of(root: Path) -> dict[str, Any] | None:
@@ -158,11 +189,13 @@ def _not_made(root: Path, parameters: dict[str, Any] | None) -> Iterator[str]:
 
 def _is_made(file: str, parameters: dict[str, Any]) -> bool:
     """Whether `generate_shapes` writes this file, relative to its folder, with these parameters."""
-    image = re.fullmatch(r"images/(train|val)/(\d{6,12})\.png", file)
+    image = re.fullmatch(r"(images|panoptic)/(train|val)/(\d{6,12})\.png", file)
     if image is None:
-        return file in ("annotations/train.json", "annotations/val.json", _PARAMETERS_FILE)
-    number = int(image[2])
-    return 1 <= number <= parameters[f"num_{image[1]}"] and file.endswith(f"/{_image_name(number - 1)}")
+        return file == _PARAMETERS_FILE or file in (
+            f"annotations/{kind}{split}.json" for kind in ("", "panoptic_") for split in _SPLITS
+        )
+    number = int(image[3])
+    return 1 <= number <= parameters[f"num_{image[2]}"] and file.endswith(f"/{_image_name(number - 1)}")
 
 
 def _image_name(index: int) -> str:
@@ -178,18 +211,21 @@ def _write_split(
     max_objects: int,
     empty_share: float,
 ) -> None:
-    folder = root / "images" / name
-    folder.mkdir(parents=True)
+    for folder in ("images", "panoptic"):
+        (root / folder / name).mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
     for index in range(count):
         rng = np.random.default_rng((*seed, index))
         objects = 0 if rng.random() < empty_share else int(rng.integers(1, max_objects + 1))
         pixels, shapes = draw_shapes(rng, image_size, objects)
         file_name = _image_name(index)
-        Image.fromarray(pixels).save(folder / file_name, compress_level=1)
+        Image.fromarray(pixels).save(root / "images" / name / file_name, compress_level=1)
         images.append({"id": index + 1, "file_name": file_name, "height": image_size, "width": image_size})
-        for class_index, visible in shapes:
+        masks = np.array([visible for _, visible in shapes]).reshape(-1, image_size, image_size)
+        segmentations = run_lengths(torch.from_numpy(masks).bool())
+        for (class_index, visible), segmentation in zip(shapes, segmentations, strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -198,12 +234,38 @@ def _write_split(
                     "bbox": _tight_box(visible),
                     "area": int(visible.sum()),
                     "iscrowd": 0,
+                    "segmentation": segmentation,
                 }
             )
-    categories = [{"id": k + 1, "name": shape} for k, shape in enumerate(SHAPES)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
+        background = ~masks.any(axis=0)
+        segments = [*shapes, (len(SHAPES), background)] if background.any() else shapes
+        panoptic.append({"image_id": index + 1, "file_name": file_name, "segments_info": _segments_info(segments)})
+        labels = np.zeros((image_size, image_size), dtype=np.int32)
+        for number, (_, visible) in enumerate(segments, 1):
+            labels[visible] = number
+        colours = np.stack([labels, labels >> 8, labels >> 16], axis=-1).astype(np.uint8)
+        Image.fromarray(colours).save(root / "panoptic" / name / file_name, compress_level=1)
+    categories: list[dict[str, Any]] = [{"id": k + 1, "name": shape} for k, shape in enumerate(SHAPES)]
     (root / "annotations").mkdir(exist_ok=True)
+    content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations" / f"{name}.json").write_text(json.dumps(content))
+    categories = [{**category, "isthing": 1} for category in categories]
+    categories.append({"id": len(SHAPES) + 1, "name": _BACKGROUND, "isthing": 0})
+    content = {"images": images, "annotations": panoptic, "categories": categories}
+    (root / "annotations" / f"panoptic_{name}.json").write_text(json.dumps(content))
+
+
+def _segments_info(segments: list[tuple[int, np.ndarray]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": number,
+            "category_id": class_index + 1,
+            "bbox": _tight_box(visible),
+            "area": int(visible.sum()),
+            "iscrowd": 0,
+        }
+        for number, (class_index, visible) in enumerate(segments, 1)
+    ]
 
 
 def draw_shapes(

@@ -1,8 +1,8 @@
 """The augmentations of DETR (Carion et al., ECCV 2020) as torchvision v2 transforms.
 
 Everything here is called as `image, target = transform(image, target)` with a `tv_tensors.Image` and a
-dictionary of `boxes` (`tv_tensors.BoundingBoxes`) and `labels`, like every transform of torchvision v2; any
-of those can stand beside or instead of these. Random choices come from torch's generator.
+dictionary of `boxes` (`tv_tensors.BoundingBoxes`), `labels` and perhaps `masks` (`ObjectMasks`), like every transform
+of torchvision v2; any of those can stand beside or instead of these. Random choices come from torch's generator.
 """
 
 from collections.abc import Sequence
@@ -110,8 +110,40 @@ def detr_train_augmentation(
     return v2.Compose([v2.RandomHorizontalFlip(flip_probability), either])
 
 
+class PadToSize(nn.Module):
+    """Pad on the right and at the bottom; what is as large already stays as it is.
+
+    Args:
+        height, width: the least size in pixels.
+        fill: the value of the pixels; masks are filled with 0.
+
+    Raises:
+        ValueError: when a number is out of range.
+    """
+
+    def __init__(self, height: int, width: int, fill: int = 0):
+        super().__init__()
+        if min(height, width) < 1 or not 0 <= fill <= 255:
+            raise ValueError(f"padding needs a size from 1 and a fill of 0 to 255, got {height=}, {width=}, {fill=}")
+        self.size = (height, width)
+        self.fill = fill
+
+    def forward(self, image: Any, *others: Any) -> Any:
+        bottom, right = (
+            max(0, want - side) for want, side in zip(self.size, v2.functional.get_size(image), strict=True)
+        )
+        return v2.Pad([0, 0, right, bottom], fill=self.fill)(image, *others)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, fill={self.fill}"
+
+
 def lsj_train_augmentation(
-    *, image_size: int, scale_range: Sequence[float] = (0.1, 2.0), flip_probability: float = 0.5
+    *,
+    image_size: int,
+    scale_range: Sequence[float] = (0.1, 2.0),
+    flip_probability: float = 0.5,
+    pad: int | None = None,
 ) -> v2.Transform:
     """Large scale jittering (Ghiasi et al., CVPR 2021): flip, resize to a random scale, crop what is too large.
 
@@ -119,10 +151,12 @@ def lsj_train_augmentation(
         image_size: the image fits a square of this side at scale 1, and a crop is no larger than that; in pixels.
         scale_range: smallest and largest scale.
         flip_probability: of the horizontal flip.
+        pad: fill up what is too small with pixels of this value, so that every image has the one size and the padding
+            is part of it, as in Mask DINO, with 128; None leaves padding to the batch.
     """
     resize = v2.ScaleJitter((image_size, image_size), scale_range=tuple(scale_range), antialias=True)
-    crop = RandomSizeCrop(image_size, image_size)
-    return v2.Compose([v2.RandomHorizontalFlip(flip_probability), resize, crop])
+    steps = [v2.RandomHorizontalFlip(flip_probability), resize, RandomSizeCrop(image_size, image_size)]
+    return v2.Compose(steps if pad is None else [*steps, PadToSize(image_size, image_size, pad)])
 
 
 def detr_test_augmentation(*, short_edge_length: int = 800, max_size: int | None = MAX_SIZE) -> v2.Transform:

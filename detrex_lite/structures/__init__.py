@@ -12,7 +12,7 @@ from .box_ops import (
 from .boxes import Boxes
 from .image_batch import ImageBatch
 from .instances import Instances
-from .masks import as_masks, checked_segmentation, masks_to_boxes, run_lengths
+from .masks import as_masks, checked_segmentation, has_pixels, masks_to_boxes, run_lengths
 
 __all__ = [
     "Boxes",
@@ -24,6 +24,7 @@ __all__ = [
     "box_xyxy_to_cxcywh",
     "checked_segmentation",
     "generalized_box_iou",
+    "has_pixels",
     "inverse_sigmoid",
     "masks_to_boxes",
     "pairwise_generalized_box_iou",

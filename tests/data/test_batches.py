@@ -93,8 +93,8 @@ def test_wrong_scales_are_refused():
 
 def test_further_fields_of_objects_are_not_resized_in_silence():
     samples = batch()
-    samples[1]["instances"].set("gt_masks", torch.zeros(1, 64, 64))
-    with pytest.raises(ValueError, match="resize gt_boxes, and the mapper gives gt_masks besides"):
+    samples[1]["instances"].set("gt_keypoints", torch.zeros(1, 17, 3))
+    with pytest.raises(ValueError, match="resize gt_boxes and gt_masks, and the mapper gives gt_keypoints besides"):
         MultiScale([32])(samples, epoch=0)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from detrex_lite.structures import as_masks, masks_to_boxes, run_lengths
+from detrex_lite.structures import as_masks, has_pixels, masks_to_boxes, run_lengths
 
 SIZE = (12, 17)
 TRIANGLE = [2.0, 1.0, 15.0, 3.5, 6.5, 11.0]
@@ -146,7 +146,9 @@ def test_boxes_are_the_outermost_pixels():
     masks[1, 0, 0] = masks[1, 11, 16] = True
     masks[2, 2:5, 7:9] = True
     assert masks_to_boxes(masks).tolist() == [[5, 3, 6, 4], [0, 0, 17, 12], [7, 2, 9, 5], [0, 0, 0, 0]]
+    assert has_pixels(masks).tolist() == [True, True, True, False]
     assert masks_to_boxes(masks[:0]).shape == (0, 4)
+    assert has_pixels(masks[:0]).shape == (0,)
 
 
 def test_boxes_of_random_masks_are_those_of_a_loop():

@@ -1,0 +1,131 @@
+"""The masks of a data set as it holds them: shapes in a few flat arrays, or files that are read one at a time."""
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..structures.masks import Segmentation
+from .faults import DatasetError, size_fault
+from .strings import PackedStrings
+
+Size = tuple[int, int]
+
+
+class PackedSegmentations:
+    """The polygons and run lengths of T objects, in the order of their boxes.
+
+    Polygons are kept as numbers, not drawn: those of COCO's training set take a few hundred megabytes, its masks a few
+    hundred gigabytes.
+
+    Args:
+        segmentations: of each object, as `structures.checked_segmentation` gives them.
+    """
+
+    def __init__(self, segmentations: Sequence[Segmentation]):
+        polygons = [polygon for one in segmentations if isinstance(one, list) for polygon in one]
+        self._coordinates = np.concatenate([*polygons, np.zeros(0)])
+        self._ends = np.cumsum([0, *map(len, polygons)], dtype=np.int64)  # of polygons, in coordinates
+        counts = [len(one) if isinstance(one, list) else 0 for one in segmentations]
+        self._polygons = np.cumsum([0, *counts], dtype=np.int64)  # of each object
+        self._run_lengths = PackedStrings(
+            ["" if isinstance(one, list) else one["counts"].decode("ascii") for one in segmentations]
+        )
+
+    def of_image(self, index: int, rows: slice, ids: np.ndarray, size: Size) -> list[Segmentation]:
+        """The segmentations of objects number `rows.start` to `rows.stop`, whose image has the `size`."""
+        return [self._of_object(row, size) for row in range(rows.start, rows.stop)]
+
+    def _of_object(self, row: int, size: Size) -> Segmentation:
+        first, end = self._polygons[row : row + 2]
+        if first == end:
+            return {"size": [*size], "counts": self._run_lengths[row].encode("ascii")}
+        edges = self._ends[first : end + 1]
+        return [self._coordinates[a:b] for a, b in itertools.pairwise(edges)]
+
+
+class PanopticFiles:
+    """PNG files, one for each image, that say of each pixel which segment it belongs to.
+
+    Args:
+        root: the folder of the files.
+        file_names: of each image, relative to it.
+    """
+
+    def __init__(self, root: str, file_names: Sequence[str]):
+        self.root = root
+        self._file_names = PackedStrings(file_names)
+
+    def of_image(self, index: int, rows: slice, ids: np.ndarray, size: Size) -> "PanopticSegments":
+        """The segments `ids` of image `index`; the file is read when their masks are asked for."""
+        return PanopticSegments(os.path.join(self.root, self._file_names[index]), ids, size)
+
+
+class PanopticSegments:
+    """The segments of one image. Its PNG file is read when their masks are asked for.
+
+    Args:
+        path: of the file, in COCO's panoptic format: the id of a pixel's segment is red + 256 green + 65536 blue, and
+            0 where no segment is.
+        ids: (n,) of the segments.
+        size: (height, width) of the image in pixels.
+    """
+
+    def __init__(self, path: str, ids: np.ndarray, size: Size):
+        self.path = path
+        self.ids = np.asarray(ids)
+        self.size = size
+
+    def label_map(self) -> Tensor:
+        """(H, W) int32, the id of each pixel's segment.
+
+        Raises:
+            DatasetError: when the file is missing, is no RGB image, or is of another size than the image.
+        """
+        try:
+            with Image.open(self.path) as file:
+                if file.mode != "RGB":
+                    raise DatasetError(
+                        f"panoptic segmentation {self.path} has pixels in mode {file.mode!r}: the ids of segments "
+                        "are in the three channels of RGB"
+                    )
+                pixels = np.asarray(file)
+        except FileNotFoundError:
+            raise DatasetError(f"panoptic segmentation {self.path} does not exist") from None
+        except DatasetError:
+            raise
+        except Exception as error:  # Pillow raises many kinds for broken files
+            reason = str(error) or type(error).__name__
+            raise DatasetError(f"panoptic segmentation {self.path} cannot be read: {reason}") from error
+        fault = size_fault((pixels.shape[0], pixels.shape[1]), self.size)
+        if fault:
+            raise DatasetError(f"panoptic segmentation {self.path}: {fault}")
+        red, green, blue = torch.from_numpy(pixels.astype(np.int32)).unbind(-1)
+        return red + 256 * green + 65536 * blue
+
+    @property
+    def tensor(self) -> Tensor:
+        """(n, H, W) bool, the masks of the segments.
+
+        Raises:
+            DatasetError: when the file cannot be read (see `label_map`), or has no pixel of a segment.
+        """
+        labels = self.label_map()
+        masks = torch.empty((len(self.ids), *self.size), dtype=torch.bool)
+        for segment_id, mask in zip(self.ids.tolist(), masks, strict=True):
+            torch.eq(labels, segment_id, out=mask)
+            if not mask.any():
+                raise DatasetError(f"panoptic segmentation {self.path}: no pixel belongs to segment {segment_id}")
+        return masks
+
+    def __getitem__(self, item: Any) -> "PanopticSegments":
+        """The segments that a slice or a bool or int64 tensor selects."""
+        return PanopticSegments(self.path, self.ids[np.asarray(item) if isinstance(item, Tensor) else item], self.size)
+
+    def __len__(self) -> int:
+        return len(self.ids)

@@ -1,0 +1,25 @@
+"""Many strings in one array."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class PackedStrings:
+    """An immutable list of strings in one array of bytes.
+
+    Workers of a loader are forked: reading a Python object there writes its reference count, and so copies its page of
+    memory. An array has no such counts, whatever the number of strings.
+    """
+
+    def __init__(self, strings: Sequence[str]):
+        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __getitem__(self, index: int) -> str:
+        start, end = self._ends[index : index + 2]
+        return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1

@@ -26,8 +26,7 @@ from detrex_lite.engine import clear_errors, train
 from detrex_lite.evaluation import format_table
 from detrex_lite.evaluation.coco_evaluator import write_metrics
 from detrex_lite.inference import Predictor
-from detrex_lite.structures import Boxes, Instances
-from detrex_lite.visualization import SheetRow, contact_sheet
+from detrex_lite.visualization import SheetRow, contact_sheet, ground_truth
 
 CONFIG_FILE = "projects/dino/configs/dino_small_shapes.py"
 MARKER = "written_by_demo.txt"
@@ -122,11 +121,7 @@ def draw_contact_sheet(config: DictConfig, output: Path) -> int:
     rows = [
         SheetRow(
             image=read_image(record["file_name"]),
-            ground_truth=Instances(
-                (record["height"], record["width"]),
-                gt_boxes=Boxes(record["boxes"]),
-                gt_classes=record["classes"],
-            ),
+            ground_truth=ground_truth(record),
             detections=predictor(record["file_name"]),
             caption=Path(record["file_name"]).name,
         )

@@ -26,8 +26,8 @@ BOXES, MASKS = "bbox", "segm"
 """What detections are compared by, under COCO's names: they are the groups of the metrics."""
 
 Results = list[dict[str, Any]]
-"""Detections of one image as COCO results: `image_id`, `category_id`, `bbox` (x y width height), `score`, and with masks
-`segmentation`, as run lengths."""
+"""Detections of one image as COCO results: `image_id`, `category_id`, `bbox` (x y width height) and `score`, with masks
+also `segmentation`, as run lengths."""
 
 
 class Backend(Protocol):

@@ -21,6 +21,7 @@ from ..checkpoint.files import replace_text
 from ..errors import NonFiniteError
 from ..structures.masks import run_lengths
 from .backends import AUTO, BACKENDS, BOXES, MASKS, Backend, Results, choose_backend, no_garbage_collection
+from .inputs import image_of
 from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class CocoEvaluator:
         self._known_ids = {int(image_id) for image_id in dataset.image_ids}
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []
-        self._has_masks = bool(getattr(dataset, "has_masks", False))
+        self._has_masks = dataset.segmentations is not None
         self._with_masks: bool | None = None  # whether the model gives masks; None before the first output
         self._backends: dict[str, Backend] = {}
 
@@ -135,14 +136,7 @@ class CocoEvaluator:
         return distributed.broadcast_object(results)
 
     def _checked(self, one_input: dict[str, Any], instances: Any) -> ImageDetections:
-        if "image_id" not in one_input:
-            raise ValueError("an input of the model has no 'image_id': the evaluator cannot tell its image")
-        image_id = int(one_input["image_id"])
-        where = f"image {image_id}" + (f" ({one_input['file_name']})" if "file_name" in one_input else "")
-        if image_id not in self._known_ids:
-            raise ValueError(
-                f"{where} is not in the data set {self.dataset.name!r} with its {len(self._known_ids)} images"
-            )
+        image_id, where = image_of(one_input, self.dataset, self._known_ids)
         boxes = _to_numpy(instances.pred_boxes.tensor, np.float64).reshape(-1, 4)
         scores = _to_numpy(instances.scores, np.float64)
         classes = _to_numpy(instances.pred_classes, np.int64)

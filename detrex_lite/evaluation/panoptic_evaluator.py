@@ -1,4 +1,4 @@
-"""Panoptic quality of a model's segmentations, under the image and category ids of a COCO panoptic data set."""
+"""Panoptic quality of a model's segmentations, under the image and category ids of the data set."""
 
 import json
 import logging
@@ -11,10 +11,11 @@ import numpy as np
 
 from .. import distributed
 from ..checkpoint.files import replace_text
-from ..data.faults import integer
+from ..data.segmentations import PanopticFiles
 from .coco_evaluator import write_metrics
-from .panoptic_files import MAX_ID, PanopticTruth, panoptic_annotation, write_segmentation
-from .panoptic_quality import METRIC_NAMES, Segment, compare_segments, missed_segments, panoptic_metrics
+from .inputs import image_of
+from .panoptic_files import MAX_ID, panoptic_annotation, write_segmentation
+from .panoptic_quality import METRIC_NAMES, VOID, Segment, compare_segments, missed_segments, panoptic_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -35,34 +36,35 @@ class _Result(NamedTuple):
 class PanopticEvaluator:
     """Compares panoptic segmentations with annotated ones, image by image, in the process that has seen the image.
 
+    Classes are those of the data set, things and stuff together, as `load_coco_panoptic` has them. Segments that it has
+    left out, because their boxes are faulty, are void.
+
     Args:
-        annotations: COCO's panoptic JSON file.
-        segmentations: the folder of its PNGs; None: beside the file, called as the file without its suffix.
+        dataset: a `DetectionDataset` with panoptic segmentations. Without annotations only the predictions are written.
         output_dir: where predictions go in COCO's format, `panoptic.json` and the PNGs in `panoptic/`, and the metrics,
-            `panoptic_metrics.json`; None writes nothing.
+            `panoptic_metrics.json`; None writes nothing. Every process writes the PNGs of its images.
 
     Raises:
-        DatasetError: when the annotations cannot be read.
+        ValueError: when the data set has annotations, but no panoptic ones.
     """
 
-    def __init__(
-        self,
-        *,
-        annotations: str | Path,
-        segmentations: str | Path | None = None,
-        output_dir: str | Path | None = None,
-    ):
-        self.truth = PanopticTruth(annotations, segmentations)
+    def __init__(self, *, dataset: Any, output_dir: str | Path | None = None):
+        if dataset.has_annotations and not isinstance(dataset.segmentations, PanopticFiles):
+            raise ValueError(
+                f"the data set {dataset.name!r} has no panoptic segmentations, which load_coco_panoptic reads, or "
+                "load_dataset('coco_2017_val_panoptic')"
+            )
+        self.dataset = dataset
         self.output_dir = Path(os.path.expanduser(output_dir)) if output_dir else None
-        self._known_ids = set(self.truth.image_ids)
+        self._positions = {int(image_id): index for index, image_id in enumerate(dataset.image_ids)}
         self._results: list[_Result] = []
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """What `evaluate` will give, as group/name: "panoptic_seg/PQ". Empty without annotations."""
-        if self.truth.images is None:
+        if not self.dataset.has_annotations:
             return ()
-        of_classes = (f"{name}-{one}" for one in self.truth.class_names for name in ("PQ", "SQ", "RQ"))
+        of_classes = (f"{name}-{one}" for one in self.dataset.class_names for name in ("PQ", "SQ", "RQ"))
         return tuple(f"{GROUP}/{name}" for name in (*METRIC_NAMES, *of_classes))
 
     def reset(self) -> None:
@@ -106,22 +108,15 @@ class PanopticEvaluator:
         return distributed.broadcast_object(metrics)
 
     def _compared(self, one_input: dict[str, Any], output: dict[str, Any]) -> _Result:
-        if "image_id" not in one_input:
-            raise ValueError("an input of the model has no 'image_id': the evaluator cannot tell its image")
-        image_id = int(one_input["image_id"])
-        where = f"image {image_id}" + (f" ({one_input['file_name']})" if "file_name" in one_input else "")
-        if image_id not in self._known_ids:
-            raise ValueError(
-                f"{where} is not in the data set {self.truth.name!r} with its {len(self._known_ids)} images"
-            )
+        image_id, where = image_of(one_input, self.dataset, self._positions)
         if GROUP not in output:
             raise ValueError(
                 f"{where}: the model's output has no {GROUP!r}, only {', '.join(output) or 'nothing'}: it is no "
                 "panoptic model, or not set up as one"
             )
         segmentation, infos = output[GROUP]
-        ids, images = segmentation.detach().cpu().numpy(), self.truth.images
-        truth_ids = self.truth.read_ids(image_id) if images is not None else ids
+        ids = segmentation.detach().cpu().numpy()
+        annotated = self._annotated(image_id) if self.dataset.has_annotations else None
         try:
             if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or (ids < 0).any() or (ids > MAX_ID).any():
                 raise ValueError(
@@ -130,20 +125,27 @@ class PanopticEvaluator:
                 )
             found = self._segments(infos)
             # Without annotations they are compared with themselves, which finds wrong ids all the same.
-            truth = images[image_id].segments if images is not None else found
-            counts = compare_segments(truth_ids, truth, ids, found, len(self.truth.class_names))
+            counts = compare_segments(*(annotated or (ids, found)), ids, found, self.dataset.num_classes)
         except ValueError as error:
             raise ValueError(f"{where}: {GROUP} of the model: {error}") from None
         annotation = None
         if self.output_dir is not None:
             name = f"{image_id:012d}.png"
             write_segmentation(self.output_dir / "panoptic" / name, ids)
-            annotation = panoptic_annotation(image_id, name, infos, ids, self.truth.category_ids)
+            annotation = panoptic_annotation(image_id, name, infos, ids, self.dataset.category_ids)
         return _Result(image_id, ids.shape, len(found), counts, annotation)
+
+    def _annotated(self, image_id: int) -> tuple[np.ndarray, list[Segment]]:
+        """The segment id of each pixel, and the segments, of an image of the data set."""
+        record = self.dataset[self._positions[image_id]]
+        columns = (record[name].tolist() for name in ("annotation_ids", "classes", "iscrowd"))
+        segments = [Segment(*values) for values in zip(*columns, strict=True)]
+        ids = record["segmentations"].label_map().numpy()
+        return np.where(np.isin(ids, [one.id for one in segments]), ids, VOID), segments
 
     def _segments(self, infos: Any) -> list[Segment]:
         """The found segments, each with a class that there is."""
-        segments, num_classes = [], len(self.truth.class_names)
+        segments, num_classes = [], self.dataset.num_classes
         for info in infos:
             missing = [key for key in ("id", "category_id") if key not in info]
             if missing:
@@ -151,34 +153,34 @@ class PanopticEvaluator:
             class_index = int(info["category_id"])
             if not 0 <= class_index < num_classes:
                 raise ValueError(
-                    f"segment {info['id']} is of class {class_index}, but the data set {self.truth.name!r} has "
+                    f"segment {info['id']} is of class {class_index}, but the data set {self.dataset.name!r} has "
                     f"{num_classes} classes, 0..{num_classes - 1}"
                 )
-            segments.append(Segment(integer(info["id"], "id"), class_index))
+            segments.append(Segment(int(info["id"]), class_index))
         return segments
 
     def _evaluate_on_main(self, results: dict[int, _Result]) -> dict[str, dict[str, float]]:
         start = time.perf_counter()
-        truth = self.truth
+        dataset = self.dataset
         self._write_predictions([results[image_id] for image_id in sorted(results)])
-        if truth.images is None:
+        if not dataset.has_annotations:
             where = f"predictions are in {self.output_dir}" if self.output_dir else "nothing is written"
-            logger.warning("The data set %r has no annotations: no metrics; %s.", truth.name, where)
+            logger.warning("The data set %r has no annotations: no metrics; %s.", dataset.name, where)
             return {}
-        num_classes = len(truth.class_names)
-        counts = np.zeros((num_classes, 4))
+        counts = np.zeros((dataset.num_classes, 4))
         for one in results.values():
             counts += one.counts
-        missing = [image.segments for image_id, image in truth.images.items() if image_id not in results]
-        for segments in missing:
-            counts += missed_segments(segments, num_classes)
+        missing = [index for image_id, index in self._positions.items() if image_id not in results]
+        for index in missing:
+            record = dataset[index]
+            counts += missed_segments(record["classes"].numpy(), record["iscrowd"].numpy(), dataset.num_classes)
         if missing:
             logger.warning(
                 "Only %d of %d images were processed; the segments of the others count as missed.",
                 len(results),
-                len(truth.images),
+                len(dataset),
             )
-        metrics = {GROUP: panoptic_metrics(counts, truth.class_names, truth.is_thing)}
+        metrics = {GROUP: panoptic_metrics(counts, dataset.class_names, dataset.is_thing)}
         logger.info(
             "Evaluated %d segments in %d images in %.1f s.",
             sum(one.num_segments for one in results.values()),
@@ -193,17 +195,15 @@ class PanopticEvaluator:
         """A panoptic data set of its own, which can be read wherever an annotated one can."""
         if self.output_dir is None:
             return
-        truth = self.truth
-        categories = zip(truth.category_ids, truth.class_names, truth.is_thing, strict=True)
+        dataset = self.dataset
+        names = (
+            os.path.relpath(dataset.file_name(self._positions[one.image_id]), dataset.image_root) for one in results
+        )
+        categories = zip(dataset.category_ids, dataset.class_names, dataset.is_thing.tolist(), strict=True)
         content = {
             "images": [
-                {
-                    "id": one.image_id,
-                    "file_name": f"{one.image_id:012d}.jpg",
-                    "height": one.size[0],
-                    "width": one.size[1],
-                }
-                for one in results
+                {"id": one.image_id, "file_name": name, "height": one.size[0], "width": one.size[1]}
+                for one, name in zip(results, names, strict=True)
             ],
             "categories": [
                 {"id": category_id, "name": name, "isthing": int(is_thing)}

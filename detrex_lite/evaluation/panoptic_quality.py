@@ -89,10 +89,16 @@ def compare_segments(
     return counts
 
 
-def missed_segments(truth: Sequence[Segment], num_classes: int) -> np.ndarray:
-    """What `compare_segments` gives for an image in which nothing was found."""
+def missed_segments(classes: np.ndarray, iscrowd: np.ndarray, num_classes: int) -> np.ndarray:
+    """What `compare_segments` gives for an image in which nothing was found.
+
+    Args:
+        classes: (T,) of the annotated segments, 0..K-1.
+        iscrowd: (T,) bool.
+        num_classes: K.
+    """
     counts = np.zeros((num_classes, 4))
-    np.add.at(counts[:, 3], [one.class_index for one in truth if not one.iscrowd], 1)
+    counts[:, 3] = np.bincount(classes[~iscrowd], minlength=num_classes)
     return counts
 
 

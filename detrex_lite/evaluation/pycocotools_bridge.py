@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
+from ..data import record_masks
+from ..structures import run_lengths
+
 logger = logging.getLogger(__name__)
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -35,7 +38,7 @@ def build_ground_truth(dataset: Any, *, with_masks: bool = False) -> Any:
         images.append({"id": image_id, "height": int(record["height"]), "width": int(record["width"])})
         boxes = record["boxes"].double().numpy()
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        segmentations = record["segmentations"] if with_masks else [None] * len(boxes)
+        segmentations = _segmentations(record) if with_masks else [None] * len(boxes)
         objects = zip(
             boxes.tolist(),
             record["classes"].tolist(),
@@ -62,6 +65,18 @@ def build_ground_truth(dataset: Any, *, with_masks: bool = False) -> Any:
         {"id": category_id, "name": name} for category_id, name in zip(category_ids, dataset.class_names, strict=True)
     ]
     return indexed({"images": images, "annotations": annotations, "categories": categories})
+
+
+def _segmentations(record: dict[str, Any]) -> list[Any]:
+    """The masks of a record as COCO's files have them: polygons, which pycocotools fills, or run lengths."""
+    if not isinstance(record["segmentations"], list):  # they are in a file of pixels
+        return run_lengths(record_masks(record))
+    return [
+        {"size": one["size"], "counts": one["counts"].decode("ascii")}
+        if isinstance(one, dict)
+        else [polygon.tolist() for polygon in one]
+        for one in record["segmentations"]
+    ]
 
 
 def indexed(content: dict[str, Any]) -> Any:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
 
+from ..data import PanopticSegments
+from ..structures import Boxes, Instances
 from .drawing import draw_objects, select_objects, select_segments
 from .images import fit_text, load_font, to_pil
 
@@ -28,6 +30,25 @@ class SheetRow(NamedTuple):
     ground_truth: Any
     detections: Any
     caption: str = ""
+
+
+def ground_truth(record: dict[str, Any]) -> Any:
+    """What is annotated in an image of a `DetectionDataset`, for `SheetRow`.
+
+    Args:
+        record: of the data set. Its masks are drawn where it has any; of a panoptic one the segments are.
+    """
+    segmentations = record.get("segmentations")
+    if isinstance(segmentations, PanopticSegments):
+        ids, classes = record["annotation_ids"].tolist(), record["classes"].tolist()
+        infos = [{"id": one, "category_id": k} for one, k in zip(ids, classes, strict=True)]
+        return segmentations.label_map(), infos
+    truth = Instances(
+        (record["height"], record["width"]), gt_boxes=Boxes(record["boxes"]), gt_classes=record["classes"]
+    )
+    if segmentations is not None:
+        truth.gt_masks = segmentations
+    return truth
 
 
 def contact_sheet(

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from detrex_lite.structures import Boxes, Instances
+from detrex_lite.structures import Boxes, Instances, checked_segmentation
 
 
 class MemoryDataset:
@@ -20,7 +20,6 @@ class MemoryDataset:
     ):
         self.objects = objects
         self.segmentations = segmentations
-        self.has_masks = segmentations is not None
         self.class_names = tuple(class_names)
         self.num_classes = len(self.class_names)
         self.category_ids = tuple(category_ids)
@@ -33,7 +32,10 @@ class MemoryDataset:
     def __getitem__(self, index):
         image_id = self.image_ids[index]
         rows = [self._complete(*row) for row in self.objects[int(image_id)]]
-        masks = {"segmentations": self.segmentations[int(image_id)]} if self.has_masks else {}
+        masks = {}
+        if self.segmentations is not None:
+            shapes = self.segmentations[int(image_id)]
+            masks = {"segmentations": [checked_segmentation(one, (self.height, self.width)) for one in shapes]}
         return {
             **masks,
             "file_name": f"{image_id}.jpg",

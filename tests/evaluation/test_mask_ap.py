@@ -213,7 +213,7 @@ def test_metric_names_are_those_of_the_results():
     results = evaluate(dataset, outputs)
     names = [f"{group}/{name}" for group, metrics in results.items() for name in metrics]
     assert list(CocoEvaluator(dataset=dataset).metric_names) == names
-    dataset.has_masks = False
+    dataset.segmentations = None
     assert not [name for name in CocoEvaluator(dataset=dataset).metric_names if "segm" in name]
 
 

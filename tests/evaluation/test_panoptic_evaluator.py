@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from detrex_lite import distributed
-from detrex_lite.data import DatasetError
+from detrex_lite.data import DatasetError, load_coco_panoptic
 from detrex_lite.evaluation import CocoEvaluator, CombinedEvaluator, PanopticEvaluator, format_table
-from detrex_lite.evaluation.panoptic_files import MAX_ID, PanopticTruth, colours_to_ids, ids_to_colours
+from detrex_lite.evaluation.panoptic_files import MAX_ID, panoptic_annotation, write_segmentation
+from detrex_lite.structures import Boxes, Instances
 
 from .datasets import MemoryDataset, model_output
 
@@ -40,17 +41,23 @@ CONTENT = {
 
 def write_truth(folder, content=CONTENT, **changes):
     """annotations.json, and the folder of the same name."""
-    (folder / "annotations").mkdir(parents=True)
     annotations = []
     for image_id, (ids, segments) in content.items():
-        Image.fromarray(ids_to_colours(ids)).save(folder / "annotations" / f"{image_id}.png")
-        infos = [{"id": k, "category_id": IDS[c], "iscrowd": crowd} for k, (c, crowd) in segments.items()]
-        annotations.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": infos})
+        write_segmentation(folder / "annotations" / f"{image_id}.png", ids)
+        infos = [{"id": one, "category_id": k} for one, (k, _) in segments.items()]
+        annotation = panoptic_annotation(image_id, f"{image_id}.png", infos, ids, IDS)
+        for info, (_, crowd) in zip(annotation["segments_info"], segments.values(), strict=True):
+            info["iscrowd"] = crowd
+        annotations.append(annotation)
     images = [{"id": image_id, "file_name": f"{image_id}.jpg", "height": 4, "width": 12} for image_id in content]
     whole = {"images": images, "categories": CATEGORIES, "annotations": annotations, **changes}
     path = folder / "annotations.json"
     path.write_text(json.dumps({name: value for name, value in whole.items() if value is not None}))
     return path
+
+
+def load(path):
+    return load_coco_panoptic(path, path.parent)
 
 
 def model_input(image_id):
@@ -77,7 +84,7 @@ def outputs_like_truth(content=CONTENT):
 
 
 def evaluate(path, outputs, **arguments):
-    evaluator = PanopticEvaluator(annotations=path, **arguments)
+    evaluator = PanopticEvaluator(dataset=load(path), **arguments)
     for image_id, output in outputs.items():
         evaluator.process([model_input(image_id)], [output])
     return evaluator.evaluate()
@@ -89,7 +96,7 @@ def test_the_annotation_itself_scores_100(tmp_path):
     metrics = results["panoptic_seg"]
     assert all(value == pytest.approx(100) for value in metrics.values()), metrics
     names = [f"panoptic_seg/{name}" for name in metrics]
-    assert list(PanopticEvaluator(annotations=path).metric_names) == names
+    assert list(PanopticEvaluator(dataset=load(path)).metric_names) == names
     assert names[-3:] == ["panoptic_seg/PQ-road", "panoptic_seg/SQ-road", "panoptic_seg/RQ-road"]
     assert "things  100.00  100.00  100.00" in format_table(results)
 
@@ -117,23 +124,24 @@ def test_predictions_are_a_coco_panoptic_data_set(tmp_path):
     assert [one["image_id"] for one in content["annotations"]] == [11, 12, 13]
     first = content["annotations"][0]
     assert first["file_name"] == "000000000011.png"
-    assert first["segments_info"] == [{"id": MAX_ID, "category_id": 90, "area": 16, "iscrowd": 0, "score": 0.5}]
+    [segment] = first["segments_info"]
+    assert segment == {
+        "id": MAX_ID,
+        "category_id": 90,
+        "bbox": [0, 0, 4, 4],
+        "area": 16,
+        "iscrowd": 0,
+        "score": 0.5,
+    }
     pixels = np.asarray(Image.open(output_dir / "panoptic" / "000000000011.png"))
     assert pixels[0].tolist() == [[255, 255, 255]] * 4 + [[0, 0, 0]] * 8
     written = json.loads((output_dir / "panoptic_metrics.json").read_text())
     assert written["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg"]["PQ"])
     # And it can be read again as one.
+    assert load(output_dir / "panoptic.json").file_name(0) == str(output_dir / "11.jpg")
     again = evaluate(output_dir / "panoptic.json", outputs)["panoptic_seg"]
     assert {value for value in again.values() if not math.isnan(value)} == {100}
     assert math.isnan(again["PQ-road"])
-
-
-def test_colours_are_ids():
-    ids = np.array([[0, 1, 255, 256], [257, 65_536, 70_000, MAX_ID]])
-    colours = ids_to_colours(ids)
-    assert colours[0, 3].tolist() == [0, 1, 0]
-    assert colours[1, 1].tolist() == [0, 0, 1]
-    assert (colours_to_ids(colours) == ids).all()
 
 
 def test_images_that_were_left_out_are_said_and_their_segments_missed(tmp_path, caplog):
@@ -152,7 +160,7 @@ def test_nothing_found_scores_0(tmp_path):
 
 
 def test_an_image_that_comes_twice_counts_once_and_reset_forgets(tmp_path):
-    evaluator = PanopticEvaluator(annotations=write_truth(tmp_path))
+    evaluator = PanopticEvaluator(dataset=load(write_truth(tmp_path)))
     outputs = outputs_like_truth()
     wrong = panoptic_output(picture((1, 12)), {1: DOG})
     evaluator.process([model_input(11)], [wrong])
@@ -169,14 +177,14 @@ def test_without_annotations_only_predictions_are_written(tmp_path, caplog):
         assert evaluate(path, outputs_like_truth(), output_dir=tmp_path / "out") == {}
     assert "'annotations' has no annotations" in caplog.text
     assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]) == 3
-    assert PanopticEvaluator(annotations=path).metric_names == ()
+    assert PanopticEvaluator(dataset=load(path)).metric_names == ()
     with pytest.raises(ValueError, match="segment 9 was found, but no pixel"):
         evaluate(path, {11: panoptic_output(np.zeros((4, 12)), {9: CAT})})
 
 
 def test_boxes_and_panoptic_quality_together(tmp_path):
     boxes = CocoEvaluator(dataset=MemoryDataset({11: [([0, 0, 100, 100], 0)], 12: [], 13: []}))
-    evaluator = CombinedEvaluator(evaluators=[boxes, PanopticEvaluator(annotations=write_truth(tmp_path))])
+    evaluator = CombinedEvaluator(evaluators=[boxes, PanopticEvaluator(dataset=load(write_truth(tmp_path)))])
     assert {"bbox/AP", "panoptic_seg/PQ"} <= set(evaluator.metric_names)
     for _ in range(2):
         evaluator.reset()
@@ -224,7 +232,7 @@ def test_outputs_that_cannot_be_evaluated_are_refused(tmp_path, image_id, output
 
 
 def test_inputs_without_id_and_outputs_of_another_number_are_refused(tmp_path):
-    evaluator = PanopticEvaluator(annotations=write_truth(tmp_path))
+    evaluator = PanopticEvaluator(dataset=load(write_truth(tmp_path)))
     output = panoptic_output(SOME, {1: CAT})
     with pytest.raises(ValueError, match="no 'image_id'"):
         evaluator.process([{"height": 4}], [output])
@@ -232,52 +240,46 @@ def test_inputs_without_id_and_outputs_of_another_number_are_refused(tmp_path):
         evaluator.process([model_input(11)], [output, output])
 
 
-def segment(**changes):
-    info = {"id": 1, "category_id": 3, "iscrowd": 0, **changes}
-    return {"image_id": 11, "file_name": "11.png", "segments_info": [{k: v for k, v in info.items() if v is not None}]}
+def test_a_data_set_without_panoptic_segmentations_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'memory' has no panoptic segmentations, which load_coco_panoptic"):
+        PanopticEvaluator(dataset=MemoryDataset({11: []}))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"categories": [{"id": 3, "name": "cat"}]}, r"category .* has no 'isthing'"),
-        ({"categories": [CATEGORIES[0], CATEGORIES[0]]}, r"two categories have one id"),
-        ({"images": [{"file_name": "11.jpg"}]}, "image .* has no 'id'"),
-        ({"annotations": [segment(category_id=4)]}, "annotation .* category_id 4 .* not among the categories"),
-        ({"annotations": [segment(id=0)]}, "'id' must be from 1 to 16777215, got 0"),
-        ({"annotations": [segment(id=None)]}, "has no 'id'"),
-        ({"annotations": [segment(iscrowd=2)]}, "'iscrowd'"),
-        ({"annotations": [segment(), segment()]}, "image 11 has two annotations"),
-        ({"annotations": [{**segment(), "image_id": 99}]}, "image 99, which is not among the images"),
-        ({"annotations": [segment()]}, "2 images have no annotation, the first is image 12"),
-        ({"annotations": [7]}, "annotation 7"),
-    ],
-)
-def test_annotations_that_cannot_be_read_are_refused(tmp_path, changes, message):
-    path = write_truth(tmp_path, **changes)
-    with pytest.raises(DatasetError, match=message) as caught:
-        PanopticTruth(path)
-    assert str(path) in str(caught.value)
-
-
-def test_files_that_are_not_there_are_named(tmp_path):
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
     path = write_truth(tmp_path)
-    with pytest.raises(DatasetError, match="absent.json does not exist"):
-        PanopticTruth(tmp_path / "absent.json")
-    with pytest.raises(DatasetError, match="folder of segmentations .*elsewhere does not exist"):
-        PanopticTruth(path, tmp_path / "elsewhere")
-    (tmp_path / "annotations" / "11.png").unlink()
-    with pytest.raises(DatasetError, match=r"image 11 cannot be read: .*11\.png"):
-        PanopticTruth(path).read_ids(11)
-    Image.fromarray(np.zeros((4, 12), np.uint8)).save(tmp_path / "annotations" / "11.png")
-    with pytest.raises(DatasetError, match=r"11\.png: .* image 11 must be an RGB image.* mode L"):
-        PanopticTruth(path).read_ids(11)
+    (tmp_path / "annotations" / "11.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"annotations/11\.png cannot be read") as caught:
+        evaluate(path, outputs_like_truth())
+    assert "of the model" not in str(caught.value)
+
+
+def test_segments_that_the_data_set_left_out_are_void(tmp_path):
+    path = write_truth(tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segments_info"][0]["bbox"] = [0, 0, 0, 4]
+    path.write_text(json.dumps(content))
+    metrics = evaluate(path, outputs_like_truth())["panoptic_seg"]
+    assert math.isnan(metrics["PQ-cat"])  # neither missed, nor wrong where it was found
+    assert metrics["PQ"] == 100
+
+
+def test_masks_of_a_panoptic_data_set_are_compared_as_those_of_objects(tmp_path):
+    dataset = load(write_truth(tmp_path))
+    evaluator = CocoEvaluator(dataset=dataset)
+    for index, image_id in enumerate(CONTENT):
+        record = dataset[index]
+        found = Instances((4, 12), pred_boxes=Boxes(record["boxes"]), pred_classes=record["classes"])
+        found.scores = torch.ones(len(found))
+        found.pred_masks = record["segmentations"].tensor
+        evaluator.process([model_input(image_id)], [{"instances": found}])
+    results = evaluator.evaluate()
+    assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch):
     path, outputs = write_truth(tmp_path / "truth"), outputs_like_truth()
     alone = evaluate(path, outputs, output_dir=tmp_path / "alone")
-    parts = [PanopticEvaluator(annotations=path, output_dir=tmp_path / "both") for _ in range(2)]
+    parts = [PanopticEvaluator(dataset=load(path), output_dir=tmp_path / "both") for _ in range(2)]
     # Image 12 comes on both, as with a sampler that pads its shards.
     for part, image_ids in zip(parts, ([11, 12], [13, 12]), strict=True):
         for image_id in image_ids:

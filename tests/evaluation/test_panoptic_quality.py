@@ -132,7 +132,8 @@ def test_nothing_found_and_nothing_annotated():
     ids = line((1, 1), (2, 1), (3, 1), (4, 1))
     missed = [[0, 0, 0, 1], [0, 0, 0, 2]]
     assert compare(ids, truth, line((0, 4)), []) == missed
-    assert missed_segments(truth, 2).tolist() == missed
+    classes, crowds = (np.array([getattr(one, name) for one in truth]) for name in ("class_index", "iscrowd"))
+    assert missed_segments(classes, crowds, 2).tolist() == missed
     # Without annotation everything is void, which nothing found is wrong on.
     assert compare(line((0, 4)), [], line((7, 4)), [Segment(7, CAT)]) == [[0, 0, 0, 0], [0, 0, 0, 0]]
     assert compare(line((0, 4)), [], line((0, 4)), []) == [[0, 0, 0, 0], [0, 0, 0, 0]]

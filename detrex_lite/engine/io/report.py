@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ... import distributed
 from ...structures import Boxes, Instances
-from ...visualization import SheetRow, write_report, write_samples
+from ...visualization import SheetRow, ground_truth, write_report, write_samples
 from ...visualization.images import to_pil
 from ...visualization.report import SCORE_THRESHOLD
 from ..loop.trainer import Hook, Trainer
@@ -133,14 +133,12 @@ class RunReport(Hook):
     def _row(self, image_id: int, sample: Sample) -> Any:
         # The model saw the image resized; boxes are in the frame of the original.
         image = to_pil(sample.image).resize((sample.width, sample.height))
-        boxes, classes = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-        caption = f"image {image_id}"
-        if self.dataset is not None:
-            record = self.dataset[int(np.flatnonzero(np.asarray(self.dataset.image_ids) == image_id)[0])]
-            boxes, classes = record["boxes"], record["classes"]
-            caption = Path(record["file_name"]).name
-        truth = Instances((sample.height, sample.width), gt_boxes=Boxes(boxes), gt_classes=classes)
-        return SheetRow(image, truth, sample.detections, caption)
+        size = (sample.height, sample.width)
+        if self.dataset is None:
+            nothing = Instances(size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+            return SheetRow(image, nothing, sample.detections, f"image {image_id}")
+        record = self.dataset[int(np.flatnonzero(np.asarray(self.dataset.image_ids) == image_id)[0])]
+        return SheetRow(image, ground_truth(record), sample.detections, Path(record["file_name"]).name)
 
 
 def _place(image_id: int) -> tuple[int, int]:

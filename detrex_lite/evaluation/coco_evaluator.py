@@ -61,13 +61,20 @@ class CocoEvaluator:
             writes nothing.
         backend: who computes the metrics, "pycocotools" or "faster-coco-eval": the numbers are the same. "auto" is
             faster-coco-eval where it is installed; the log tells which it was.
+        further_classes: how many classes the model has behind those of the data set. What is found of them is left out:
+            the stuff of a panoptic model, where `dataset` has the things.
 
     Raises:
-        ValueError: for another backend, or one that is not installed.
+        ValueError: for another backend, or one that is not installed, and for a negative number of classes.
     """
 
-    def __init__(self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO):
+    def __init__(
+        self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO, further_classes: int = 0
+    ):
+        if further_classes < 0:
+            raise ValueError(f"further_classes must be a number of classes from 0, got {further_classes}")
         self.dataset = dataset
+        self.further_classes = further_classes
         self.backend = choose_backend(backend)
         self.output_dir = Path(os.path.expanduser(output_dir)) if output_dir else None
         self._known_ids = {int(image_id) for image_id in dataset.image_ids}
@@ -137,19 +144,23 @@ class CocoEvaluator:
 
     def _checked(self, one_input: dict[str, Any], instances: Any) -> ImageDetections:
         image_id, where = image_of(one_input, self.dataset, self._known_ids)
+        num_classes = self.dataset.num_classes
+        classes = _to_numpy(instances.pred_classes, np.int64)
+        wrong = classes[(classes < 0) | (classes >= num_classes + self.further_classes)]
+        if wrong.size:
+            further = f" and {self.further_classes} further_classes" if self.further_classes else ""
+            raise ValueError(
+                f"{where}: the model predicts class {wrong[0]}, but the data set {self.dataset.name!r} has "
+                f"{num_classes} classes, 0..{num_classes - 1}{further}; is num_classes of the model right?"
+            )
+        if self.further_classes:
+            instances = instances[instances.pred_classes < num_classes]
+            classes = classes[classes < num_classes]
         boxes = _to_numpy(instances.pred_boxes.tensor, np.float64).reshape(-1, 4)
         scores = _to_numpy(instances.scores, np.float64)
-        classes = _to_numpy(instances.pred_classes, np.int64)
         for name, values in (("pred_boxes", boxes), ("scores", scores)):
             if not np.isfinite(values).all():
                 raise NonFiniteError(f"{where}: {name} of the model have values that are not finite")
-        num_classes = self.dataset.num_classes
-        wrong = classes[(classes < 0) | (classes >= num_classes)]
-        if wrong.size:
-            raise ValueError(
-                f"{where}: the model predicts class {wrong[0]}, but the data set {self.dataset.name!r} has "
-                f"{num_classes} classes, 0..{num_classes - 1}; is num_classes of the model right?"
-            )
         # A box that ends before it begins covers nothing.
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         boxes = np.concatenate([boxes[:, :2], sides], axis=1)

@@ -18,7 +18,6 @@ class Knowing(nn.Module):
     def __init__(self, dataset, missing):
         super().__init__()
         self.records = {record["image_id"]: record for record in dataset}
-        self.is_thing = torch.from_numpy(dataset.is_thing.copy())
         self.is_panoptic = not dataset.is_thing.all()
         self.missing = missing
 
@@ -34,7 +33,7 @@ class Knowing(nn.Module):
         found.set("scores", torch.full((len(masks),), 0.9))
         found.set("pred_classes", classes)
         found.set("pred_masks", masks)
-        output = {"instances": found[self.is_thing[classes]]}
+        output = {"instances": found}
         if self.is_panoptic:
             ids = torch.arange(1, len(masks) + 1, dtype=torch.int32)
             infos = [{"id": one, "category_id": k} for one, k in zip(ids.tolist(), classes.tolist(), strict=True)]
@@ -58,7 +57,7 @@ def test_what_is_annotated_scores_100_and_half_of_it_less(tmp_path, kind):
     for group, name in scores.items():
         assert results[group][name] == pytest.approx(100), group
     assert "Masks:" in format_table(results)
-    assert set(f"{group}/{name}" for group in results for name in results[group]) == set(evaluator.metric_names)
+    assert {f"{group}/{name}" for group in results for name in results[group]} == set(evaluator.metric_names)
 
     predictions = json.loads((tmp_path / "run" / "evaluation" / "predictions.json").read_text())
     truth = load_coco(tmp_path / "shapes/annotations/val.json", tmp_path, masks=True)

@@ -15,7 +15,9 @@ dataloader.test.dataset.name = "coco_2017_val_panoptic"
 dataloader.evaluator = L(CombinedEvaluator)(
     evaluators=[
         L(CocoEvaluator)(
-            dataset=L(load_dataset)(name="coco_2017_val", masks=True), output_dir="${train.output_dir}/evaluation"
+            dataset=L(load_dataset)(name="coco_2017_val", masks=True),
+            further_classes=53,
+            output_dir="${train.output_dir}/evaluation",
         ),
         L(PanopticEvaluator)(dataset="${dataloader.test.dataset}", output_dir="${train.output_dir}/evaluation"),
     ]

@@ -15,6 +15,7 @@ dataloader.evaluator = L(CombinedEvaluator)(
     evaluators=[
         L(CocoEvaluator)(
             dataset=L(load_shapes)(root="${dataset.root}", split="val", masks=True),
+            further_classes=1,
             output_dir="${train.output_dir}/evaluation",
         ),
         L(PanopticEvaluator)(dataset="${dataloader.test.dataset}", output_dir="${train.output_dir}/evaluation"),

@@ -7,8 +7,6 @@ Overrides of the config may follow: `python tools/demo.py train.max_epochs=10`.
 """
 
 import argparse
-import json
-import math
 import os
 import shutil
 import sys
@@ -26,9 +24,9 @@ from detrex_lite.config.trusted import add_trust_argument
 from detrex_lite.data import generate_shapes, read_image
 from detrex_lite.engine import clear_errors, train
 from detrex_lite.evaluation import format_table
+from detrex_lite.evaluation.coco_evaluator import write_metrics
 from detrex_lite.inference import Predictor
-from detrex_lite.structures import Boxes, Instances
-from detrex_lite.visualization import SheetRow, contact_sheet
+from detrex_lite.visualization import SheetRow, contact_sheet, ground_truth
 
 CONFIG_FILE = "projects/dino/configs/dino_small_shapes.py"
 MARKER = "written_by_demo.txt"
@@ -66,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Drawing the data set into {config.dataset.root} ...", flush=True)
         generate_shapes(config.dataset.root, **(QUICK_IMAGES if args.quick else {}))
         results = train(config)
-    metrics = {name: None if math.isnan(value) else value for name, value in results["bbox"].items()}
-    (output / "metrics.json").write_text(json.dumps({"bbox": metrics}, indent=2))
+    write_metrics(output / "metrics.json", results)
     num_held_out = draw_contact_sheet(config, output)
 
-    print(f"\nCOCO box average precision on {num_held_out} held-out images, in percent:\n")
+    compared = "box and mask" if "segm" in results else "box"
+    print(f"\nCOCO {compared} average precision on {num_held_out} held-out images, in percent:\n")
     print(format_table(results))
     print(f"\nIn {output}:")
     for name, content in CONTENTS.items():
@@ -123,11 +121,7 @@ def draw_contact_sheet(config: DictConfig, output: Path) -> int:
     rows = [
         SheetRow(
             image=read_image(record["file_name"]),
-            ground_truth=Instances(
-                (record["height"], record["width"]),
-                gt_boxes=Boxes(record["boxes"]),
-                gt_classes=record["classes"],
-            ),
+            ground_truth=ground_truth(record),
             detections=predictor(record["file_name"]),
             caption=Path(record["file_name"]).name,
         )

@@ -1,4 +1,4 @@
-"""Find objects in images: draws them, and writes them as COCO JSON.
+"""Find objects in images: draws them, and writes them as COCO JSON, with the masks of models that give any.
 
     python tools/predict.py --config-file output/config.yaml --weights output/model_final.pth photos/
     python tools/predict.py --model dino_r50_4scale_12ep photo.jpg    # published weights: docs/zoo.md
@@ -34,7 +34,7 @@ from detrex_lite.config import explain
 from detrex_lite.data import DatasetError, list_images, read_image
 from detrex_lite.errors import printable
 from detrex_lite.inference import Predictor
-from detrex_lite.structures import Instances
+from detrex_lite.structures import Instances, run_lengths
 from detrex_lite.visualization import draw_detections
 from detrex_lite.zoo.arguments import add_detector_arguments, predictor_of, require_detector
 
@@ -137,6 +137,8 @@ def predict(predictor: Predictor, drawn: dict[str, Path], predictions: "Predicti
 class PredictionsFile:
     """Detections as a COCO data set whose annotations have a `score`; ids count from 1.
 
+    Masks are in `segmentation`, as run lengths, and `area` is their number of pixels; else it is that of the box.
+
     Args:
         path: of the file. It is replaced at once, and then as detections come.
         class_names: K names.
@@ -173,9 +175,10 @@ class PredictionsFile:
             instances.pred_boxes.tensor.double().tolist(),
             instances.scores.double().tolist(),
             instances.pred_classes.tolist(),
+            _masks(instances),
             strict=True,
         )
-        for (x0, y0, x1, y1), score, class_index in values:
+        for (x0, y0, x1, y1), score, class_index, mask in values:
             self._annotations.append(
                 {
                     "id": len(self._annotations) + 1,
@@ -185,6 +188,7 @@ class PredictionsFile:
                     "area": (x1 - x0) * (y1 - y0),
                     "iscrowd": 0,
                     "score": score,
+                    **mask,
                 }
             )
         if time.monotonic() >= self._next_write:
@@ -207,6 +211,18 @@ class PredictionsFile:
             file.write(text.encode("utf-8", errors="backslashreplace"))
         end = time.monotonic()
         self._next_write = end + max(SECONDS_BETWEEN_WRITES, (end - start) / SHARE_OF_WRITES)
+
+
+def _masks(instances: Instances) -> list[dict[str, Any]]:
+    """What each annotation has besides when there are masks."""
+    if not instances.has("pred_masks"):
+        return [{}] * len(instances)
+    masks = instances.pred_masks
+    areas = masks.sum(dim=(1, 2)).tolist()
+    return [
+        {"area": area, "segmentation": segmentation}
+        for area, segmentation in zip(areas, run_lengths(masks), strict=True)
+    ]
 
 
 class Interrupted(BaseException):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+from pycocotools import mask as mask_utils
 from pycocotools.cocoeval import COCOeval
 
 from ..errors import did_you_mean
@@ -21,14 +22,24 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 
+BOXES, MASKS = "bbox", "segm"
+"""What detections are compared by, under COCO's names: they are the groups of the metrics."""
+
 Results = list[dict[str, Any]]
-"""Detections of one image as COCO results: `image_id`, `category_id`, `bbox` (x y width height), `score`."""
+"""Detections of one image as COCO results: `image_id`, `category_id`, `bbox` (x y width height) and `score`, with masks
+also `segmentation`, as run lengths."""
 
 
 class Backend(Protocol):
-    """Computes metrics from a ground truth, which `build_ground_truth` made."""
+    """Computes metrics from a ground truth, which `build_ground_truth` made.
+
+    Attributes:
+        name: by which users choose it.
+        reads_results: whether `metrics` needs the detections of all images, or only what `match` gave.
+    """
 
     name: str
+    reads_results: bool
 
     def match(self, image_id: int, results: Results) -> Any:
         """What can be done for one image alone; it is sent to the main process, and may be None."""
@@ -43,12 +54,19 @@ class Backend(Protocol):
 
 
 class PycocotoolsBackend:
-    """The challenge's own code, called image by image."""
+    """The challenge's own code, called image by image.
+
+    Args:
+        ground_truth: a `pycocotools.coco.COCO`.
+        kind: `BOXES` or `MASKS`.
+    """
 
     name = "pycocotools"
+    reads_results = False
 
-    def __init__(self, ground_truth: Any):
-        self._evaluation = COCOeval(ground_truth, None, "bbox")
+    def __init__(self, ground_truth: Any, kind: str):
+        self._kind = kind
+        self._evaluation = COCOeval(ground_truth, None, kind)
         evaluation, params = self._evaluation, self._evaluation.params
         params.imgIds = np.unique(params.imgIds).tolist()
         params.catIds = np.unique(params.catIds).tolist()
@@ -71,7 +89,7 @@ class PycocotoolsBackend:
         by_category: dict[int, Results] = {}
         for number, result in enumerate(results, 1):
             # Of ids it only matters that they are not 0.
-            found = {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3]}
+            found = {**result, "id": number, "area": _area(result, self._kind)}
             by_category.setdefault(result["category_id"], []).append(found)
         rows = []
         for category_id in sorted(self._categories_of.get(image_id, set()) | set(by_category)):
@@ -114,13 +132,20 @@ class PycocotoolsBackend:
 
 
 class FasterCocoEvalBackend:
-    """The package faster-coco-eval: pycocotools' algorithm in C++."""
+    """The package faster-coco-eval: pycocotools' algorithm in C++.
+
+    Args:
+        ground_truth: a `pycocotools.coco.COCO`.
+        kind: `BOXES` or `MASKS`.
+    """
 
     name = "faster-coco-eval"
+    reads_results = True
 
-    def __init__(self, ground_truth: Any):
+    def __init__(self, ground_truth: Any, kind: str):
         from faster_coco_eval.core.coco import COCO
 
+        self._kind = kind
         self._content = ground_truth.dataset
         self._ground_truth = COCO(self._content)
 
@@ -132,14 +157,21 @@ class FasterCocoEvalBackend:
         from faster_coco_eval.core.coco import COCO
 
         annotations = [
-            {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+            {**result, "id": number, "area": _area(result, self._kind), "iscrowd": 0}
             for number, result in enumerate((one for image in results.values() for one in image), 1)
         ]
         found = COCO({**self._content, "annotations": annotations})
-        evaluation = COCOeval_faster(self._ground_truth, found, "bbox", print_function=logger.debug)
+        evaluation = COCOeval_faster(self._ground_truth, found, self._kind, print_function=logger.debug)
         evaluation.evaluate()
         evaluation.accumulate()
         return metrics_of(evaluation)
+
+
+def _area(result: dict[str, Any], kind: str) -> float:
+    """What says whether a detection is small, medium or large: of what is compared, as detectron2 has it."""
+    if kind == MASKS:
+        return float(mask_utils.area(result["segmentation"]))
+    return result["bbox"][2] * result["bbox"][3]
 
 
 BACKENDS: dict[str, type[PycocotoolsBackend] | type[FasterCocoEvalBackend]] = {

@@ -1,6 +1,6 @@
 """COCO average precision of detections, under the image and category ids of the data set.
 
-Implements the box metrics of the COCO challenge (Lin et al., ECCV 2014) with the challenge's own code,
+Implements the box and mask metrics of the COCO challenge (Lin et al., ECCV 2014) with the challenge's own code,
 pycocotools, or with faster-coco-eval. The ground truth is built in memory from a `DetectionDataset`, so that every
 data format is evaluated alike. What can be done for one image alone is done as soon as its detections are there.
 """
@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from .. import distributed
 from ..checkpoint.files import replace_text
 from ..errors import NonFiniteError
-from .backends import AUTO, BACKENDS, Backend, Results, choose_backend, no_garbage_collection
+from ..structures.masks import run_lengths
+from .backends import AUTO, BACKENDS, BOXES, MASKS, Backend, Results, choose_backend, no_garbage_collection
+from .inputs import image_of
 from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -28,9 +31,11 @@ class ImageDetections(NamedTuple):
     """What was found in one image, in arrays: a validation set's detections as dicts would take gigabytes."""
 
     image_id: int
+    size: tuple[int, ...]  # (height, width) in pixels of the original image
     boxes: np.ndarray  # (D, 4) float64, x y width height in pixels of the original image
     scores: np.ndarray  # (D,) float64
     classes: np.ndarray  # (D,) int64, 0..K-1
+    masks: list[str] | None  # D compressed run lengths; None of a model without masks
 
 
 class ImageResults(NamedTuple):
@@ -38,44 +43,63 @@ class ImageResults(NamedTuple):
 
     detections: ImageDetections
     text: str  # its part of predictions.json; "" without detections, or when nothing is written
-    matches: Any  # of `Backend.match`
+    matches: dict[str, Any]  # of `Backend.match`, for `BOXES` and with masks for `MASKS`
 
 
 class CocoEvaluator:
     """Collects detections image by image and computes COCO average precision over a whole data set.
 
+    Boxes are always compared; masks where the model gives `pred_masks` and the data set has masks. Masks are turned
+    into run lengths as soon as they come, before anything is kept or sent to another process.
+
     The objects' sizes (APs, APm, APl) follow the annotations' areas, as COCO has it, and crowds are regions
-    in which detections are ignored.
+    in which detections are ignored. The size of a detection is that of what is compared: of its box, or of its mask.
 
     Args:
         dataset: a `DetectionDataset`. Without annotations only the predictions are written.
-        output_dir: where `predictions.json` (COCO results) and `metrics.json` go; None writes nothing.
+        output_dir: where `predictions.json` (COCO results, with masks as `segmentation`) and `metrics.json` go; None
+            writes nothing.
         backend: who computes the metrics, "pycocotools" or "faster-coco-eval": the numbers are the same. "auto" is
             faster-coco-eval where it is installed; the log tells which it was.
+        further_classes: how many classes the model has behind those of the data set. What is found of them is left out:
+            the stuff of a panoptic model, where `dataset` has the things.
 
     Raises:
-        ValueError: for another backend, or one that is not installed.
+        ValueError: for another backend, or one that is not installed, and for a negative number of classes.
     """
 
-    def __init__(self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO):
+    def __init__(
+        self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO, further_classes: int = 0
+    ):
+        if further_classes < 0:
+            raise ValueError(f"further_classes must be a number of classes from 0, got {further_classes}")
         self.dataset = dataset
+        self.further_classes = further_classes
         self.backend = choose_backend(backend)
         self.output_dir = Path(os.path.expanduser(output_dir)) if output_dir else None
         self._known_ids = {int(image_id) for image_id in dataset.image_ids}
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []
-        self._backend: Backend | None = None
+        self._has_masks = dataset.segmentations is not None
+        self._with_masks: bool | None = None  # whether the model gives masks; None before the first output
+        self._backends: dict[str, Backend] = {}
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `evaluate` will give, as group/name: "bbox/AP". Empty for a data set without annotations."""
+        """What `evaluate` can give, as group/name: "bbox/AP", and "segm/AP" where the data set has masks.
+
+        Empty for a data set without annotations.
+        """
         if not self.dataset.has_annotations:
             return ()
-        return tuple(f"bbox/{name}" for name in (*METRIC_NAMES, *(f"AP-{name}" for name in self.dataset.class_names)))
+        names = *METRIC_NAMES, *(f"AP-{name}" for name in self.dataset.class_names)
+        kinds = (BOXES, MASKS) if self._has_masks else (BOXES,)
+        return tuple(f"{kind}/{name}" for kind in kinds for name in names)
 
     def reset(self) -> None:
         """Forget all detections."""
         self._images = []
+        self._with_masks = None
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add the detections of one batch.
@@ -83,11 +107,13 @@ class CocoEvaluator:
         Args:
             inputs: the model's inputs, of which `image_id` (and for messages `file_name`) is read.
             outputs: the model's outputs: `instances` with `pred_boxes` (xyxy in pixels of the original
-                image), `scores` and `pred_classes` (0..K-1).
+                image), `scores` and `pred_classes` (0..K-1), and of a model with masks `pred_masks` (n, height, width)
+                bool.
 
         Raises:
             ValueError: when there are more or fewer outputs than inputs, for an image that the data set
-                lacks, for boxes or scores that are not finite, and for a class that the data set lacks.
+                lacks, for boxes or scores that are not finite, for a class that the data set lacks, for masks of
+                another size or dtype, and for outputs of which only some have masks.
         """
         if len(inputs) != len(outputs):
             raise ValueError(f"the model returned {len(outputs)} outputs for {len(inputs)} inputs")
@@ -100,9 +126,10 @@ class CocoEvaluator:
         Every process must call this, and every process gets the result.
 
         Returns:
-            `{"bbox": metrics}`, where metrics are in percent, 0..100: AP, AP50, AP75, APs, APm, APl, AR1,
-            AR10, AR100, ARs, ARm, ARl and `AP-<class name>` for each class. What no annotation asks for (a
-            class or a size without objects) is nan. `{}` when the data set has no annotations.
+            `{"bbox": metrics}`, and with masks `{"bbox": metrics, "segm": metrics}`, where metrics are in percent,
+            0..100: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl and `AP-<class name>` for each class.
+            What no annotation asks for (a class or a size without objects) is nan. `{}` when the data set has no
+            annotations.
         """
         gathered = distributed.gather_objects(self._images)
         results: dict[str, dict[str, float]] = {}
@@ -116,36 +143,64 @@ class CocoEvaluator:
         return distributed.broadcast_object(results)
 
     def _checked(self, one_input: dict[str, Any], instances: Any) -> ImageDetections:
-        if "image_id" not in one_input:
-            raise ValueError("an input of the model has no 'image_id': the evaluator cannot tell its image")
-        image_id = int(one_input["image_id"])
-        where = f"image {image_id}" + (f" ({one_input['file_name']})" if "file_name" in one_input else "")
-        if image_id not in self._known_ids:
+        image_id, where = image_of(one_input, self.dataset, self._known_ids)
+        num_classes = self.dataset.num_classes
+        classes = _to_numpy(instances.pred_classes, np.int64)
+        wrong = classes[(classes < 0) | (classes >= num_classes + self.further_classes)]
+        if wrong.size:
+            further = f" and {self.further_classes} further_classes" if self.further_classes else ""
             raise ValueError(
-                f"{where} is not in the data set {self.dataset.name!r} with its {len(self._known_ids)} images"
+                f"{where}: the model predicts class {wrong[0]}, but the data set {self.dataset.name!r} has "
+                f"{num_classes} classes, 0..{num_classes - 1}{further}; is num_classes of the model right?"
             )
+        if self.further_classes:
+            instances = instances[instances.pred_classes < num_classes]
+            classes = classes[classes < num_classes]
         boxes = _to_numpy(instances.pred_boxes.tensor, np.float64).reshape(-1, 4)
         scores = _to_numpy(instances.scores, np.float64)
-        classes = _to_numpy(instances.pred_classes, np.int64)
         for name, values in (("pred_boxes", boxes), ("scores", scores)):
             if not np.isfinite(values).all():
                 raise NonFiniteError(f"{where}: {name} of the model have values that are not finite")
-        num_classes = self.dataset.num_classes
-        wrong = classes[(classes < 0) | (classes >= num_classes)]
-        if wrong.size:
-            raise ValueError(
-                f"{where}: the model predicts class {wrong[0]}, but the data set {self.dataset.name!r} has "
-                f"{num_classes} classes, 0..{num_classes - 1}; is num_classes of the model right?"
-            )
         # A box that ends before it begins covers nothing.
-        size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-        return ImageDetections(image_id, np.concatenate([boxes[:, :2], size], axis=1), scores, classes)
+        sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+        boxes = np.concatenate([boxes[:, :2], sides], axis=1)
+        size = tuple(int(one_input.get(side, instances.image_size[k])) for k, side in enumerate(("height", "width")))
+        return ImageDetections(image_id, size, boxes, scores, classes, self._encoded_masks(where, instances, size))
+
+    def _encoded_masks(self, where: str, instances: Any, size: tuple[int, ...]) -> list[str] | None:
+        with_masks = instances.has("pred_masks")
+        if self._with_masks is None:
+            self._with_masks = with_masks
+            if with_masks and self.dataset.has_annotations and not self._has_masks:
+                logger.warning(
+                    "The model gives masks, but the data set %r has none: there is no mask AP.", self.dataset.name
+                )
+        if with_masks != self._with_masks:
+            has, had = ("has pred_masks", "had none") if with_masks else ("has no pred_masks", "had some")
+            raise ValueError(f"{where}: the model's output {has}, but those before {had}")
+        if not with_masks:
+            return None
+        masks = instances.pred_masks
+        if masks.dtype != torch.bool or tuple(masks.shape[1:]) != size:
+            raise ValueError(
+                f"{where}: pred_masks of the model must be bool (n, {size[0]}, {size[1]}), as high and wide as the "
+                f"image, got {masks.dtype} {tuple(masks.shape)}"
+            )
+        return [one["counts"] for one in run_lengths(masks)]
 
     def _prepared(self, detections: ImageDetections) -> ImageResults:
         results = self._as_coco_results(detections)
         text = json.dumps(results, allow_nan=False)[1:-1] if self.output_dir is not None else ""
-        matches = self._get_backend().match(detections.image_id, results) if self.dataset.has_annotations else None
+        matches = {kind: self._get_backend(kind).match(detections.image_id, results) for kind in self._kinds()}
+        if not BACKENDS[self.backend].reads_results:
+            detections = detections._replace(masks=None)  # everything is matched: they need not be sent
         return ImageResults(detections, text, matches)
+
+    def _kinds(self) -> tuple[str, ...]:
+        """What there is to compare."""
+        if not self.dataset.has_annotations:
+            return ()
+        return (BOXES, MASKS) if self._with_masks and self._has_masks else (BOXES,)
 
     def _evaluate_on_main(self, images: dict[int, ImageResults]) -> dict[str, dict[str, float]]:
         start = time.perf_counter()
@@ -160,12 +215,16 @@ class CocoEvaluator:
                 len(images),
                 len(self._known_ids),
             )
-        metrics = self._get_backend().metrics(
-            {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()},
-            {image_id: image.matches for image_id, image in images.items()},
-        )
+        found = {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()}
+        kinds = next((tuple(image.matches) for image in images.values()), (BOXES,))
+        results = {
+            kind: self._get_backend(kind).metrics(
+                found, {image_id: image.matches[kind] for image_id, image in images.items()}
+            )
+            for kind in kinds
+        }
         count = sum(len(image.detections.scores) for image in images.values())
-        if math.isnan(metrics["AP"]):
+        if math.isnan(results[BOXES]["AP"]):
             logger.warning(
                 "The data set %r has no object to find: AP is nan, and none of the %d detections is right.",
                 self.dataset.name,
@@ -178,28 +237,39 @@ class CocoEvaluator:
             self.backend,
             time.perf_counter() - start,
         )
-        results = {"bbox": metrics}
-        # JSON has no nan.
-        finite = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-        self._write("metrics.json", json.dumps({"bbox": finite}, indent=2, ensure_ascii=False, allow_nan=False))
+        if self.output_dir is not None:
+            write_metrics(self.output_dir / "metrics.json", results)
         return results
 
-    def _get_backend(self) -> Backend:
+    def _get_backend(self, kind: str) -> Backend:
         """Made when the first image comes: a data set that is only described needs no ground truth."""
-        if self._backend is None:
-            self._backend = BACKENDS[self.backend](build_ground_truth(self.dataset))
-        return self._backend
+        if kind not in self._backends:
+            ground_truth = build_ground_truth(self.dataset, with_masks=kind == MASKS)
+            self._backends[kind] = BACKENDS[self.backend](ground_truth, kind)
+        return self._backends[kind]
 
     def _as_coco_results(self, found: ImageDetections) -> Results:
         values = zip(found.classes.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
-        return [
+        results: Results = [
             {"image_id": found.image_id, "category_id": self._category_ids[number], "bbox": box, "score": score}
             for number, box, score in values
         ]
+        for result, counts in zip(results, found.masks or (), strict=False):
+            result["segmentation"] = {"size": [*found.size], "counts": counts}
+        return results
 
     def _write(self, name: str, text: str) -> None:
         if self.output_dir is not None:
             replace_text(self.output_dir / name, text)
+
+
+def write_metrics(path: Path, results: dict[str, dict[str, float]]) -> None:
+    """Write what an evaluator returned as JSON, which has no nan: null stands for it."""
+    finite = {
+        group: {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        for group, metrics in results.items()
+    }
+    replace_text(path, json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _to_numpy(tensor: Any, dtype: Any) -> np.ndarray:

@@ -13,14 +13,22 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
+from ..data import record_masks
+from ..structures import run_lengths
+
 logger = logging.getLogger(__name__)
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers of COCO, in the order in which pycocotools has them."""
 
 
-def build_ground_truth(dataset: Any) -> Any:
-    """The annotations of a `DetectionDataset` as a `pycocotools.coco.COCO`, under the original ids."""
+def build_ground_truth(dataset: Any, *, with_masks: bool = False) -> Any:
+    """The annotations of a `DetectionDataset` as a `pycocotools.coco.COCO`, under the original ids.
+
+    Args:
+        dataset: the data set.
+        with_masks: with each object's `segmentation`, polygons or run lengths, which take time and memory.
+    """
     category_ids = [int(category_id) for category_id in dataset.category_ids]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -30,14 +38,16 @@ def build_ground_truth(dataset: Any) -> Any:
         images.append({"id": image_id, "height": int(record["height"]), "width": int(record["width"])})
         boxes = record["boxes"].double().numpy()
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        segmentations = _segmentations(record) if with_masks else [None] * len(boxes)
         objects = zip(
             boxes.tolist(),
             record["classes"].tolist(),
             record["iscrowd"].tolist(),
             record["area"].tolist(),
+            segmentations,
             strict=True,
         )
-        for box, class_index, is_crowd, area in objects:
+        for box, class_index, is_crowd, area, segmentation in objects:
             annotations.append(
                 {
                     # Numbered anew, from 1: the matching of pycocotools takes id 0 for "not matched", and
@@ -48,12 +58,25 @@ def build_ground_truth(dataset: Any) -> Any:
                     "bbox": box,
                     "area": area,
                     "iscrowd": int(is_crowd),
+                    **({"segmentation": segmentation} if with_masks else {}),
                 }
             )
     categories = [
         {"id": category_id, "name": name} for category_id, name in zip(category_ids, dataset.class_names, strict=True)
     ]
     return indexed({"images": images, "annotations": annotations, "categories": categories})
+
+
+def _segmentations(record: dict[str, Any]) -> list[Any]:
+    """The masks of a record as COCO's files have them: polygons, which pycocotools fills, or run lengths."""
+    if not isinstance(record["segmentations"], list):  # they are in a file of pixels
+        return run_lengths(record_masks(record))
+    return [
+        {"size": one["size"], "counts": one["counts"].decode("ascii")}
+        if isinstance(one, dict)
+        else [polygon.tolist() for polygon in one]
+        for one in record["segmentations"]
+    ]
 
 
 def indexed(content: dict[str, Any]) -> Any:

@@ -10,27 +10,50 @@ MAX_COLUMNS = 4
 
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
-    """What `CocoEvaluator.evaluate` returned, as text for a terminal: COCO's numbers, then AP per class.
+    """What evaluators returned, as text for a terminal: COCO's numbers, then AP per class; the same of masks; panoptic
+    quality, and PQ per class.
 
     All in percent; a dash stands for what has no ground truth.
     """
-    metrics = results.get("bbox")
-    if not metrics:
+    parts = [(title, layout(results[group])) for group, (title, layout) in _GROUPS.items() if results.get(group)]
+    if not parts:
         return "no metrics (the data set has no annotations)"
+    if len(parts) == 1 and results.get("bbox"):
+        return parts[0][1]
+    return "\n\n".join(f"{title}:\n{text}" for title, text in parts)
+
+
+def _average_precision(metrics: dict[str, float]) -> str:
     present = [name for name in METRIC_NAMES if name in metrics]
     parts = [
         _layout([names, [_number(metrics[name]) for name in names]]) for names in (present[:6], present[6:]) if names
     ]
     classes = [(name.removeprefix("AP-"), value) for name, value in metrics.items() if name.startswith("AP-")]
     if classes:
-        parts.append(_classes(classes))
+        parts.append(_classes(classes, "AP"))
     return "\n\n".join(parts)
 
 
-def _classes(classes: list[tuple[str, float]]) -> str:
+def _panoptic_quality(metrics: dict[str, float]) -> str:
+    names = ("PQ", "SQ", "RQ")
+    rows = [["", *names]]
+    for label, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
+        rows.append([label, *(_number(metrics[f"{name}{suffix}"]) for name in names)])
+    classes = [(name.removeprefix("PQ-"), value) for name, value in metrics.items() if name.startswith("PQ-")]
+    return f"{_layout(rows, left=[0])}\n\n{_classes(classes, 'PQ')}"
+
+
+_GROUPS = {
+    "bbox": ("Boxes", _average_precision),
+    "segm": ("Masks", _average_precision),
+    "panoptic_seg": ("Panoptic segmentation", _panoptic_quality),
+}
+
+
+def _classes(classes: list[tuple[str, float]], name: str) -> str:
     columns = min(MAX_COLUMNS, math.ceil(len(classes) / 10))
     height = math.ceil(len(classes) / columns)
-    cells = [("class", "AP"), *((name, _number(value)) for name, value in classes)]
+    cells = [("class", name), *((one, _number(value)) for one, value in classes)]
     header, cells = cells[0], cells[1:]
     rows = [list(header) * columns]
     for row in range(height):

@@ -35,7 +35,8 @@ class Predictor(ImagePredictor[Instances]):
     EXIF orientation says; PIL images are not turned.
 
     Each result is an `Instances` on the CPU with `pred_boxes` (xyxy in pixels of the image as given),
-    `scores` and `pred_classes` (indices into `class_names`).
+    `scores` and `pred_classes` (indices into `class_names`); of a model with masks also `pred_masks` (n, height, width)
+    bool, the pixels of each object.
 
     Args:
         config: the path of a config file, or a loaded config; `model` is built, and images are resized by
@@ -108,8 +109,9 @@ class Predictor(ImagePredictor[Instances]):
     @torch.no_grad()
     def detect(self, batch: Sequence[dict[str, Any]]) -> list[Instances]:
         """See `ImagePredictor.detect`."""
-        found = [output["instances"].to("cpu") for output in self.model(batch)]
-        return [one[one.scores >= self.score_threshold] for one in found]
+        found = [output["instances"] for output in self.model(batch)]
+        # Chosen on the device: masks of what is left out need not leave it.
+        return [one[one.scores >= self.score_threshold].to("cpu") for one in found]
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `ImagePredictor.is_out_of_memory`."""

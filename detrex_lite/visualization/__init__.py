@@ -1,7 +1,7 @@
-"""Detections drawn into images, sheets of ground truth beside detections; the page of a run, with its curves."""
+"""Detections and segments drawn into images, sheets of ground truth beside detections; the page of a run."""
 
-from .contact_sheet import SheetRow, contact_sheet
-from .drawing import class_colour, class_label, draw_detections
+from .contact_sheet import SheetRow, contact_sheet, ground_truth
+from .drawing import class_colour, class_label, draw_detections, draw_segments
 from .report import write_report, write_samples
 
 __all__ = [
@@ -10,6 +10,8 @@ __all__ = [
     "class_label",
     "contact_sheet",
     "draw_detections",
+    "draw_segments",
+    "ground_truth",
     "write_report",
     "write_samples",
 ]

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
 
-from .drawing import DrawnBox, draw_objects, select_objects
+from ..data import PanopticSegments
+from ..structures import Boxes, Instances
+from .drawing import draw_objects, select_objects, select_segments
 from .images import fit_text, load_font, to_pil
 
 _BACKGROUND, _TEXT, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
@@ -18,8 +20,9 @@ class SheetRow(NamedTuple):
 
     Attributes:
         image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
-        ground_truth: has `gt_boxes` (xyxy in pixels of the image) and `gt_classes`.
-        detections: has `pred_boxes`, `pred_classes` and `scores`.
+        ground_truth: has `gt_boxes` (xyxy in pixels of the image) and `gt_classes`, and `gt_masks` if there are any.
+        detections: has `pred_boxes`, `pred_classes` and `scores`, and `pred_masks` if there are any. Either may be a
+            panoptic segmentation instead, a tuple as `draw_segments` takes it.
         caption: stands before the counts of objects, e.g. the file's name.
     """
 
@@ -27,6 +30,25 @@ class SheetRow(NamedTuple):
     ground_truth: Any
     detections: Any
     caption: str = ""
+
+
+def ground_truth(record: dict[str, Any]) -> Any:
+    """What is annotated in an image of a `DetectionDataset`, for `SheetRow`.
+
+    Args:
+        record: of the data set. Its masks are drawn where it has any; of a panoptic one the segments are.
+    """
+    segmentations = record.get("segmentations")
+    if isinstance(segmentations, PanopticSegments):
+        ids, classes = record["annotation_ids"].tolist(), record["classes"].tolist()
+        infos = [{"id": one, "category_id": k} for one, k in zip(ids, classes, strict=True)]
+        return segmentations.label_map(), infos
+    truth = Instances(
+        (record["height"], record["width"]), gt_boxes=Boxes(record["boxes"]), gt_classes=record["classes"]
+    )
+    if segmentations is not None:
+        truth.gt_masks = segmentations
+    return truth
 
 
 def contact_sheet(
@@ -98,14 +120,12 @@ def draw_pair(row: SheetRow, class_names: Sequence[str] | None, score_threshold:
     panels, counts = [], []
     for instances, noun in ((row.ground_truth, "object"), (row.detections, "detection")):
         # Drawn after scaling: labels of one size on the whole sheet, and sharp.
-        objects = select_objects(instances, class_names, score_threshold, image.size)
+        if isinstance(instances, tuple):
+            objects, noun = select_segments(instances, class_names, image.size), "segment"
+        else:
+            objects = select_objects(instances, class_names, score_threshold, image.size)
         panel = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-        draw_objects(panel, [_scaled(one, scale) for one in objects], font_size=13, line_width=2)
+        draw_objects(panel, [one.scaled(scale, size) for one in objects], font_size=13, line_width=2)
         panels.append(panel)
         counts.append(f"{len(objects)} {noun}{'' if len(objects) == 1 else 's'}")
     return Pair(panels, " · ".join(part for part in (row.caption, ", ".join(counts)) if part))
-
-
-def _scaled(one: DrawnBox, scale: float) -> DrawnBox:
-    x0, y0, x1, y1 = one.box
-    return one._replace(box=(x0 * scale, y0 * scale, x1 * scale, y1 * scale))

@@ -1,4 +1,4 @@
-"""Boxes with labels, drawn into images."""
+"""Boxes with labels, masks and panoptic segments, drawn into images."""
 
 import colorsys
 from collections.abc import Sequence
@@ -6,10 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
+from ..structures.masks import as_masks, masks_to_boxes
 from .images import fit_text, load_font, to_pil
 
 Colour = tuple[int, int, int]
+
+_OPACITY = 0.45  # of masks: the image below stays recognisable
 
 # Far apart from each other, and all of them visible on light and on dark images.
 _PALETTE: tuple[Colour, ...] = (
@@ -51,12 +55,31 @@ def class_label(class_index: int, class_names: Sequence[str] | None) -> str:
     return f"class {class_index}"
 
 
-class DrawnBox(NamedTuple):
-    """One object to draw: xyxy in pixels, clipped to the image."""
+class DrawnObject(NamedTuple):
+    """One object to draw.
+
+    Attributes:
+        box: xyxy in pixels, clipped to the image.
+        class_index: says the colour.
+        label: stands at the box.
+        mask: (H, W) bool, which is tinted; None for a box alone.
+        with_box: whether the box itself is drawn, and the label at it; otherwise the label is in the mask.
+    """
 
     box: tuple[float, float, float, float]
     class_index: int
     label: str
+    mask: np.ndarray | None = None
+    with_box: bool = True
+
+    def scaled(self, scale: float, size: tuple[int, int]) -> "DrawnObject":
+        """For the image at `scale`, where it is `size` = (width, height) pixels large."""
+        x0, y0, x1, y1 = self.box
+        mask = self.mask
+        if mask is not None:
+            grey = Image.fromarray(mask.astype(np.uint8) * 255)
+            mask = np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) > 127
+        return self._replace(box=(x0 * scale, y0 * scale, x1 * scale, y1 * scale), mask=mask)
 
 
 def draw_detections(
@@ -65,15 +88,16 @@ def draw_detections(
     class_names: Sequence[str] | None = None,
     score_threshold: float = 0.5,
 ) -> Image.Image:
-    """A copy of `image` with boxes and labels drawn into it.
+    """A copy of `image` with boxes, labels and masks drawn into it.
 
-    Lines and text grow with the image. A label stands on its box, or at another place on or in it where it
-    covers no other label, and always inside the image.
+    Masks are tinted in the colour of their class, with a line around. Lines and text grow with the image. A label
+    stands on its box, or at another place on or in it where it covers no other label, and always inside the image.
 
     Args:
         image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
         instances: objects in the frame of the image: `pred_boxes` and `pred_classes`, or `gt_boxes` and
-            `gt_classes` (boxes xyxy in pixels); with `scores`, those are in the labels.
+            `gt_classes` (boxes xyxy in pixels); with `scores`, those are in the labels; with `pred_masks` (n, H, W)
+            bool, or `gt_masks` in any form that `detrex_lite.structures.as_masks` takes, those are drawn, too.
         class_names: names by class index; None writes "class 3".
         score_threshold: objects with lower scores are left out; without scores all are drawn.
 
@@ -82,50 +106,116 @@ def draw_detections(
     """
     canvas = to_pil(image)
     height, width = getattr(instances, "image_size", canvas.size[::-1])
-    if (width, height) != canvas.size:
-        raise ValueError(
-            f"the boxes are for an image of {width} x {height} pixels (width x height), but the image has "
-            f"{canvas.width} x {canvas.height}"
-        )
+    _require_size("boxes", (width, height), canvas.size)
     objects = select_objects(instances, class_names, score_threshold, canvas.size)
     draw_objects(canvas, objects)
     return canvas
 
 
+def draw_segments(image: Any, panoptic_seg: tuple[Any, Any], class_names: Sequence[str] | None = None) -> Image.Image:
+    """A copy of `image` with the segments of a panoptic segmentation drawn into it.
+
+    Args:
+        image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
+        panoptic_seg: as panoptic models return it: the segment id of each pixel, an integer tensor (H, W) in which 0 is
+            void, and a list of a dict for each segment, of which `id` and `category_id` (the class) are read.
+        class_names: names by class index; None writes "class 3".
+
+    Raises:
+        ValueError: when the image is of another kind, or the segments are for an image of another size.
+    """
+    canvas = to_pil(image)
+    draw_objects(canvas, select_segments(panoptic_seg, class_names, canvas.size))
+    return canvas
+
+
+def _require_size(what: str, size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Sizes are (width, height)."""
+    if size != image_size:
+        raise ValueError(
+            f"the {what} are for an image of {size[0]} x {size[1]} pixels (width x height), but the image has "
+            f"{image_size[0]} x {image_size[1]}"
+        )
+
+
 def select_objects(
     instances: Any, class_names: Sequence[str] | None, score_threshold: float, size: tuple[int, int]
-) -> list[DrawnBox]:
+) -> list[DrawnObject]:
     """The objects to draw, those with the highest scores first, clipped to `size` = (width, height)."""
     boxes = _first_field(instances, "pred_boxes", "gt_boxes")
     classes = _first_field(instances, "pred_classes", "gt_classes").tolist()
     boxes = np.asarray(getattr(boxes, "tensor", boxes).detach().cpu().double()).reshape(-1, 4)
-    boxes = boxes.clip(0, np.array([*size, *size]))
+    boxes = boxes.clip(0, np.array([*size, *size])).tolist()
     labels = [class_label(class_index, class_names) for class_index in classes]
-    objects = [
-        DrawnBox(tuple(box), class_index, label)
-        for box, class_index, label in zip(boxes.tolist(), classes, labels, strict=True)
-    ]
-    if not hasattr(instances, "scores"):
+    rows = list(range(len(boxes)))
+    if hasattr(instances, "scores"):
+        scores = instances.scores.tolist()
+        rows = sorted((row for row in rows if scores[row] >= score_threshold), key=lambda row: -scores[row])
+        labels = [f"{label} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    objects = [DrawnObject(tuple(boxes[row]), classes[row], labels[row]) for row in rows]
+    masks = getattr(instances, "pred_masks", getattr(instances, "gt_masks", None))
+    if masks is None:
         return objects
-    scores = instances.scores.tolist()
-    ranked = sorted(zip(scores, objects, strict=True), key=lambda pair: -pair[0])
-    return [one._replace(label=f"{one.label} {score:.2f}") for score, one in ranked if score >= score_threshold]
+    if isinstance(masks, Tensor):
+        masks, rows = masks[rows], list(range(len(rows)))  # a few of many need not leave their device
+    pixels = as_masks(masks, (size[1], size[0])).cpu().numpy()
+    return [one._replace(mask=pixels[row]) for row, one in zip(rows, objects, strict=True)]
+
+
+def select_segments(
+    panoptic_seg: tuple[Any, Any], class_names: Sequence[str] | None, size: tuple[int, int]
+) -> list[DrawnObject]:
+    """The segments to draw into an image of `size` = (width, height), small ones first."""
+    ids, infos = panoptic_seg
+    _require_size("segments", (ids.shape[1], ids.shape[0]), size)
+    ids = ids.cpu()
+    found = []
+    for info in infos:
+        mask = ids == info["id"]
+        [box] = masks_to_boxes(mask[None]).tolist()
+        label = class_label(info["category_id"], class_names)
+        one = DrawnObject(tuple(box), info["category_id"], label, mask.numpy(), with_box=False)
+        found.append((int(mask.sum()), one))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
 
 def draw_objects(
-    canvas: Image.Image, objects: list[DrawnBox], font_size: int | None = None, line_width: int | None = None
+    canvas: Image.Image, objects: list[DrawnObject], font_size: int | None = None, line_width: int | None = None
 ) -> None:
     """Draw `objects` into `canvas`, the first ones on top. Sizes in pixels; None: as fits the canvas."""
     side = (canvas.width + canvas.height) / 2
     line_width = line_width or max(1, round(0.4 + side / 280))
     font = load_font(font_size or max(10, round(side / 42)))
+    if any(one.mask is not None for one in objects):
+        _draw_masks(canvas, objects, max(1, line_width // 2))
     draw = ImageDraw.Draw(canvas)
     for one in reversed(objects):
+        if not one.with_box:
+            continue
         draw.rectangle(_outline(one.box, line_width), outline=class_colour(one.class_index), width=line_width)
     taken: list[tuple[float, float, float, float]] = []
     placed = [_place_label(one, font, line_width, canvas.size, taken) for one in objects]
     for one, (rectangle, text) in reversed(list(zip(objects, placed, strict=True))):
         _draw_label(draw, rectangle, text, class_colour(one.class_index), font)
+
+
+def _draw_masks(canvas: Image.Image, objects: list[DrawnObject], line_width: int) -> None:
+    """Tint the masks of `objects`, the first ones on top, and draw a line at the border of each, inside it."""
+    pixels = np.array(canvas)
+    for one in reversed(objects):
+        if one.mask is None or not one.mask.any():
+            continue
+        rows, columns = (np.flatnonzero(one.mask.any(axis=axis)) for axis in (1, 0))
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        mask, colour = one.mask[part], np.array(class_colour(one.class_index))
+        inner = mask
+        for _ in range(line_width):
+            padded = np.pad(inner, 1)
+            inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        view = pixels[part]
+        view[inner] = np.round((1 - _OPACITY) * view[inner] + _OPACITY * colour)
+        view[mask & ~inner] = colour
+    canvas.paste(Image.fromarray(pixels))
 
 
 def _outline(box: tuple[float, float, float, float], line_width: int) -> tuple[float, float, float, float]:
@@ -135,7 +225,7 @@ def _outline(box: tuple[float, float, float, float], line_width: int) -> tuple[f
 
 
 def _place_label(
-    one: DrawnBox,
+    one: DrawnObject,
     font: ImageFont.FreeTypeFont,
     line_width: int,
     size: tuple[int, int],
@@ -146,16 +236,21 @@ def _place_label(
     text = fit_text(one.label, font, size[0] - 2 * padding)
     ascent, descent = font.getmetrics()
     width, height = round(font.getlength(text)) + 2 * padding, ascent + descent
-    x0, y0, x1, y1 = (round(value) for value in one.box)
-    inside = line_width // 2
-    corners = [
-        (x0, y0 - height),  # on the box
-        (x1 - width, y0 - height),
-        (x0, y1),  # under it
-        (x1 - width, y1),
-        (x0 + inside, y0 + inside),  # in it
-        (x1 - width - inside, y1 - height - inside),
-    ]
+    if one.with_box:
+        x0, y0, x1, y1 = (round(value) for value in one.box)
+        inside = line_width // 2
+        corners = [
+            (x0, y0 - height),  # on the box
+            (x1 - width, y0 - height),
+            (x0, y1),  # under it
+            (x1 - width, y1),
+            (x0 + inside, y0 + inside),  # in it
+            (x1 - width - inside, y1 - height - inside),
+        ]
+    else:
+        x, y = _middle(one)
+        left, top = x - width // 2, y - height // 2
+        corners = [(left, top), (left, top - height), (left, top + height)]
     best, least = (0.0, 0.0, 0.0, 0.0), float("inf")
     for x, y in corners:
         left = min(max(x, 0), max(size[0] - width, 0))
@@ -167,6 +262,15 @@ def _place_label(
             best, least = place, covered
     taken.append(best)
     return best, text
+
+
+def _middle(one: DrawnObject) -> tuple[int, int]:
+    """(x, y) of the pixel of a mask that is nearest to the mean of them all, which may lie in a hole."""
+    if one.mask is None or not one.mask.any():
+        return round((one.box[0] + one.box[2]) / 2), round((one.box[1] + one.box[3]) / 2)
+    y, x = np.nonzero(one.mask)
+    nearest = np.hypot(x - np.mean(x), y - np.mean(y)).argmin()
+    return int(x[nearest]), int(y[nearest])
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:

@@ -53,7 +53,9 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
     name = output_dir.resolve().name
     sections = [
         _facts(series),
-        _section("Average precision", [*_precisions(series), _classes(series)]),
+        _section("Average precision", [*_precisions(series, "bbox"), _classes(series, "bbox/AP")]),
+        _section("Average precision of masks", [*_precisions(series, "segm"), _classes(series, "segm/AP")]),
+        _section("Panoptic quality", [*_panoptic(series), _classes(series, "panoptic_seg/PQ")]),
         _section("Losses", _losses(series)),
         _section("Further numbers", _further(series)),
         _section("Learning rate and gradients", _optimisation(series)),
@@ -114,9 +116,10 @@ def _facts(series: dict[str, Series]) -> str:
     facts: list[tuple[str, str]] = []
     if series:
         facts.append(("iterations", f"{max(points[-1][0] for points in series.values()):,}"))
-    if precision := _finite(series.get("bbox/AP", [])):
-        iteration, best = max(precision, key=lambda point: point[1])
-        facts += [("AP", f"{precision[-1][1]:.1f}"), (f"best AP, at {iteration:,}", f"{best:.1f}")]
+    for name, label in (("bbox/AP", "AP"), ("segm/AP", "mask AP"), ("panoptic_seg/PQ", "PQ")):
+        if precision := _finite(series.get(name, [])):
+            iteration, best = max(precision, key=lambda point: point[1])
+            facts += [(label, f"{precision[-1][1]:.1f}"), (f"best {label}, at {iteration:,}", f"{best:.1f}")]
     if losses := _finite(series.get("total_loss", [])):
         facts.append(("total loss", f"{losses[-1][1]:.3g}"))
     if rates := _finite(series.get("images_per_second", [])):
@@ -142,18 +145,25 @@ def _curves(series: dict[str, Series], names: dict[str, str]) -> list[Curve]:
     return [Curve(label, points, PALETTE[number % len(PALETTE)]) for number, (label, points) in enumerate(found)]
 
 
-def _precisions(series: dict[str, Series]) -> Iterable[str]:
+def _precisions(series: dict[str, Series], group: str) -> Iterable[str]:
     for title, names in (
         ("AP, %", ("AP", "AP50", "AP75")),
         ("AP of small, medium and large objects, %", ("APs", "APm", "APl")),
         ("Average recall with 1, 10 and 100 detections, %", ("AR1", "AR10", "AR100")),
     ):
-        yield line_chart(title, _curves(series, {f"bbox/{name}": name for name in names}), dots=True)
+        yield line_chart(title, _curves(series, {f"{group}/{name}": name for name in names}), dots=True)
 
 
-def _classes(series: dict[str, Series]) -> str:
-    """AP of each class at the last evaluation, best first."""
-    last = {name[8:]: points[-1][1] for name, points in series.items() if name.startswith("bbox/AP-")}
+def _panoptic(series: dict[str, Series]) -> Iterable[str]:
+    for title, suffix in (("PQ, SQ and RQ, %", ""), ("of things, %", "_th"), ("of stuff, %", "_st")):
+        names = {f"panoptic_seg/{name}{suffix}": name for name in ("PQ", "SQ", "RQ")}
+        yield line_chart(title, _curves(series, names), dots=True)
+
+
+def _classes(series: dict[str, Series], metric: str) -> str:
+    """A metric, group/name, of each class at the last evaluation, best first."""
+    start = f"{metric}-"
+    last = {name.removeprefix(start): points[-1][1] for name, points in series.items() if name.startswith(start)}
     rows = sorted(last.items(), key=lambda row: -row[1] if math.isfinite(row[1]) else math.inf)
     if not rows:
         return ""
@@ -163,7 +173,7 @@ def _classes(series: dict[str, Series]) -> str:
         else f'<tr><td>{escape(name)}<td class="bar"><td class="number">-'
         for name, value in rows
     )
-    title = "AP of each class at the last evaluation, %; - has no object"
+    title = f"{metric.split('/')[1]} of each class at the last evaluation, %; - has no object"
     return f'<figure><figcaption>{title}</figcaption><div class="scroll"><table>{cells}</table></div></figure>'
 
 
@@ -196,7 +206,9 @@ def _layer_colour(name: str, number_of_layers: int) -> str:
     return f"hsl(217 75% {78 - 40 * (int(name) + 1) / max(number_of_layers, 1):.0f}%)"
 
 
-_OWN_NAMES = re.compile(r"total_loss|lr|time|images_per_second|grad_norm|memory_mb|.*_time|loss_.*|bbox/.*")
+_OWN_NAMES = re.compile(
+    r"total_loss|lr|time|images_per_second|grad_norm|memory_mb|.*_time|loss_.*|(bbox|segm|panoptic_seg)/.*"
+)
 
 
 def _further(series: dict[str, Series]) -> Iterable[str]:

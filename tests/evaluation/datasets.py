@@ -3,17 +3,23 @@
 import numpy as np
 import torch
 
-from detrex_lite.structures import Boxes, Instances
+from detrex_lite.structures import Boxes, Instances, checked_segmentation
 
 
 class MemoryDataset:
-    """`objects`: image id -> list of (xyxy box, class) or (box, class, iscrowd, area)."""
+    """`objects`: image id -> list of (xyxy box, class) or (box, class, iscrowd, area).
+
+    `segmentations`: image id -> list of what COCO files have in `segmentation`; None for a data set without masks.
+    """
 
     name = "memory"
     height, width = 200, 300
 
-    def __init__(self, objects, class_names=("cat", "dog"), category_ids=(7, 3), has_annotations=True):
+    def __init__(
+        self, objects, class_names=("cat", "dog"), category_ids=(7, 3), has_annotations=True, segmentations=None
+    ):
         self.objects = objects
+        self.segmentations = segmentations
         self.class_names = tuple(class_names)
         self.num_classes = len(self.class_names)
         self.category_ids = tuple(category_ids)
@@ -26,7 +32,12 @@ class MemoryDataset:
     def __getitem__(self, index):
         image_id = self.image_ids[index]
         rows = [self._complete(*row) for row in self.objects[int(image_id)]]
+        masks = {}
+        if self.segmentations is not None:
+            shapes = self.segmentations[int(image_id)]
+            masks = {"segmentations": [checked_segmentation(one, (self.height, self.width)) for one in shapes]}
         return {
+            **masks,
             "file_name": f"{image_id}.jpg",
             "image_id": image_id,
             "height": self.height,
@@ -46,11 +57,13 @@ def model_input(image_id):
     return {"image_id": image_id, "file_name": f"{image_id}.jpg", "height": 200, "width": 300}
 
 
-def model_output(boxes=(), scores=(), classes=()):
+def model_output(boxes=(), scores=(), classes=(), masks=None):
     instances = Instances((200, 300))
     instances.pred_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.scores = torch.as_tensor(scores, dtype=torch.float32)
     instances.pred_classes = torch.as_tensor(classes, dtype=torch.int64)
+    if masks is not None:
+        instances.pred_masks = torch.as_tensor(np.asarray(masks), dtype=torch.bool).reshape(-1, 200, 300)
     return {"instances": instances}
 
 

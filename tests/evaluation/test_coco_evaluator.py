@@ -299,6 +299,19 @@ def test_outputs_that_cannot_be_evaluated_are_refused(image_id, output, message)
         evaluator.process([model_input(image_id)], [output])
 
 
+def test_classes_behind_those_of_the_data_set_are_left_out(tmp_path):
+    dataset = MemoryDataset({42: [(BIG, 0)]})
+    output = model_output([BIG, BIG, BIG], [0.9, 0.8, 0.95], [0, 2, 3])
+    evaluator = CocoEvaluator(dataset=dataset, output_dir=tmp_path, further_classes=2)
+    evaluator.process([model_input(42)], [output])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    assert [one["score"] for one in json.loads((tmp_path / "predictions.json").read_text())] == [pytest.approx(0.9)]
+    with pytest.raises(ValueError, match="class 3, but .* 2 classes, 0..1 and 1 further_classes"):
+        CocoEvaluator(dataset=dataset, further_classes=1).process([model_input(42)], [output])
+    with pytest.raises(ValueError, match="further_classes must be .* got -1"):
+        CocoEvaluator(dataset=dataset, further_classes=-1)
+
+
 def test_inputs_without_id_and_outputs_of_another_number_are_refused():
     evaluator = CocoEvaluator(dataset=two_images())
     with pytest.raises(ValueError, match="no 'image_id'"):

@@ -33,5 +33,29 @@ def test_many_classes_stand_side_by_side_and_none_is_lost():
         assert f"{k:.2f}" in text
 
 
+def test_masks_and_panoptic_quality_stand_below_boxes():
+    boxes, masks = results(1)["bbox"], {**results(1)["bbox"], "AP": 77.0}
+    quality = {f"{name}{suffix}": 50.0 for suffix in ("", "_th") for name in ("PQ", "SQ", "RQ")}
+    quality |= {f"{name}_st": math.nan for name in ("PQ", "SQ", "RQ")}
+    quality |= {f"{name}-road": 12.5 for name in ("PQ", "SQ", "RQ")}
+    assert format_table({"bbox": boxes, "own": {"x": 1.0}}) == format_table({"bbox": boxes})
+    text = format_table({"bbox": boxes, "segm": masks, "panoptic_seg": quality})
+    head, below, last = (
+        text.partition("Masks:\n")[::2][0],
+        *text.partition("Masks:\n")[2].split("Panoptic segmentation:\n"),
+    )
+    assert head == f"Boxes:\n{format_table({'bbox': boxes})}\n\n"
+    assert below.splitlines()[1].split()[0] == "77.00"
+    assert last.splitlines() == [
+        "            PQ      SQ      RQ",
+        "all      50.00   50.00   50.00",
+        "things   50.00   50.00   50.00",
+        "stuff        -       -       -",
+        "",
+        "class      PQ",
+        "road    12.50",
+    ]
+
+
 def test_no_metrics():
     assert format_table({}) == "no metrics (the data set has no annotations)"

@@ -21,12 +21,13 @@ class ColourDetector(nn.Module):
     """Finds the box around all that is bright, twice; its class is the strongest channel (R, G, B).
 
     The scores are weights, so that only a loaded checkpoint gives any. `calls` are the shapes of the images
-    of each call.
+    of each call. With masks, each object's is what is bright.
     """
 
-    def __init__(self, *, num_classes):
+    def __init__(self, *, num_classes, with_masks=False):
         super().__init__()
         self.num_classes = num_classes
+        self.with_masks = with_masks
         self.scores = nn.Parameter(torch.zeros(2))
         self.calls = []
 
@@ -37,16 +38,21 @@ class ColourDetector(nn.Module):
 
     def find(self, image, height, width):
         assert image.dtype == torch.uint8
-        rows, columns = (image.amax(0) > 100).nonzero().unbind(1)
+        bright = image.amax(0) > 100
+        rows, columns = bright.nonzero().unbind(1)
         box = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
         box *= torch.tensor([width / image.shape[2], height / image.shape[1]] * 2)
         strongest = image.float().mean(dim=(1, 2)).argmax()
-        return Instances(
+        found = Instances(
             (height, width),
             pred_boxes=Boxes(box.expand(2, 4)),
             scores=self.scores.detach(),
             pred_classes=strongest.expand(2),
         )
+        if self.with_masks:
+            masks = nn.functional.interpolate(bright[None, None].float(), (height, width))[0] > 0.5
+            found.pred_masks = masks.expand(2, -1, -1)
+        return found
 
 
 WEIGHTS = {"scores": torch.tensor([0.9, 0.3])}

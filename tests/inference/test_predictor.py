@@ -69,6 +69,19 @@ def test_every_kind_of_image_gives_the_same_result_in_its_own_frame(predictor, t
     assert not result.scores.is_inference()
 
 
+def test_masks_are_in_the_frame_of_the_image_and_those_of_low_scores_are_left_out(config_file, weights):
+    config = LazyConfig.load(str(config_file))
+    config.model.with_masks = True
+    small = np.ascontiguousarray(picture()[::2, ::2])
+    for result in Predictor(config, weights, device="cpu", batch_size=2)([picture(), small]):
+        height, width = result.image_size
+        assert result.pred_masks.dtype == torch.bool
+        assert result.pred_masks.shape == (1, height, width)
+        expected = torch.zeros(height, width, dtype=torch.bool)
+        expected[16 * height // 128 : 48 * height // 128, 40 * width // 256 : 80 * width // 256] = True
+        assert (result.pred_masks[0] != expected).sum() < 0.1 * expected.sum()
+
+
 def test_a_16_bit_image_of_pillow_is_what_its_file_is(predictor, tmp_path):
     path = tmp_path / "grey.png"
     Image.fromarray(picture().max(-1).astype(np.uint16) * 128).save(path)

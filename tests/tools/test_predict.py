@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+from detrex_lite.data import load_coco, record_masks
 from detrex_lite.tools import predict
 
 from ..inference.stand_in import CONFIG, WEIGHTS
@@ -73,6 +74,27 @@ def test_the_list_loads_as_a_coco_data_set(trained, tmp_path):
     predict.main([*trained, save_picture(tmp_path / "a.png"), "--output", str(tmp_path / "out")])
     coco = COCO(str(tmp_path / "out" / "predictions.json"))
     assert len(coco.loadAnns(coco.getAnnIds(imgIds=[1], catIds=[RED + 1]))) == 1
+
+
+def test_masks_are_drawn_and_listed_as_run_lengths(trained, tmp_path):
+    path = save_picture(tmp_path / "photos" / "a.png")
+    assert predict.main([*trained, path, "--output", str(tmp_path / "boxes")]) == 0
+    options = ["--output", str(tmp_path / "masks"), "--score-threshold", "0.2", "--opts", "+model.with_masks=True"]
+    assert predict.main([*trained, path, *options]) == 0
+    [box] = read_predictions(tmp_path / "boxes")["annotations"]
+    assert "segmentation" not in box
+    first, second = read_predictions(tmp_path / "masks")["annotations"]
+    assert first["bbox"] == box["bbox"]
+    coco = COCO(str(tmp_path / "masks" / "predictions.json"))
+    mask = coco.annToMask(first)
+    assert mask.sum() == first["area"] == second["area"] == pytest.approx(32 * 40, rel=0.1)
+    assert mask[20:44, 44:76].all()
+    drawn = [np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("boxes", "masks")]
+    assert (drawn[0][32, 60] == (255, 0, 0)).all()
+    assert (drawn[1][32, 60] != (255, 0, 0)).any()
+    # And it is read again as a data set with its masks.
+    dataset = load_coco(tmp_path / "masks" / "predictions.json", tmp_path, masks=True)
+    assert (record_masks(dataset[0]).numpy() == mask.astype(bool)).all()
 
 
 def test_a_broken_image_is_reported_and_the_rest_go_on(trained, tmp_path, capsys):

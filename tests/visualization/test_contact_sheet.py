@@ -67,3 +67,24 @@ def test_tuples_of_other_image_kinds_are_taken(tmp_path):
 def test_no_rows_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one image"):
         contact_sheet([], tmp_path / "sheet.png")
+
+
+def test_masks_and_segments_are_drawn_at_the_size_of_the_sheet(tmp_path):
+    def sheet(one):
+        with Image.open(contact_sheet([one], tmp_path / "sheet.png", panel_size=200)) as image:
+            return np.asarray(image).astype(int)
+
+    plain = row(100, 100)
+    masks = torch.zeros(1, 100, 100, dtype=torch.bool)
+    masks[:, 30:70, 30:70] = True
+    plain_sheet = sheet(plain)
+    plain.ground_truth.gt_masks, plain.detections.pred_masks = masks, masks
+    half = plain_sheet.shape[1] // 2
+    changed = (sheet(plain) != plain_sheet).any(axis=-1)
+    for side in (changed[:, :half], changed[:, half:]):
+        assert side.sum() == pytest.approx(80 * 80, rel=0.05)
+
+    ids = masks[0].int() * 5
+    found = sheet(plain._replace(detections=(ids, [{"id": 5, "category_id": 4}])))
+    assert has_colour(found[:, half:], 4)
+    assert not has_colour(found[:, half:], 2)

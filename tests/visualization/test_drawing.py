@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from detrex_lite.structures import Boxes, Instances
-from detrex_lite.visualization import class_colour, class_label, draw_detections
+from detrex_lite.visualization import class_colour, class_label, draw_detections, draw_segments
 from detrex_lite.visualization.images import fit_text, load_font
 
 GREY = (128, 128, 128)
@@ -170,3 +170,95 @@ def test_boxes_of_an_image_of_another_size_are_refused():
 def test_objects_without_boxes_are_refused():
     with pytest.raises(ValueError, match="without pred_boxes or gt_boxes"):
         draw_detections(grey(20, 10), Instances((10, 20)))
+
+
+def masked(box=(40, 30, 160, 80), mask=None, **fields):
+    instances = predictions((100, 200), [list(box)], [0.9], [1])
+    instances.pred_masks = torch.zeros(1, 100, 200, dtype=torch.bool)
+    if mask is None:
+        mask = (slice(40, 70), slice(60, 140))
+    instances.pred_masks[0][mask] = True
+    for name, value in fields.items():
+        instances.set(name, value)
+    return instances
+
+
+def test_a_mask_is_tinted_with_a_line_around_and_the_box_is_there_as_without():
+    without = np.asarray(draw_detections(grey(200, 100), predictions((100, 200), [[40, 30, 160, 80]], [0.9], [1])))
+    drawn = np.asarray(draw_detections(grey(200, 100), masked()))
+    changed = (drawn != without).any(axis=-1)
+    expected = np.zeros((100, 200), dtype=bool)
+    expected[40:70, 60:140] = True
+    assert (changed == expected).all()
+    colour = np.array(class_colour(1))
+    for y, x in ((40, 60), (69, 139), (40, 100), (55, 60)):
+        assert (drawn[y, x] == colour).all(), (y, x)
+    inside = drawn[50:60, 70:130].reshape(-1, 3)
+    assert (inside == inside[0]).all()
+    low, high = np.minimum(colour, 128), np.maximum(colour, 128)
+    assert (low <= inside[0]).all()
+    assert (inside[0] <= high).all()
+
+
+def test_masks_without_pixels_and_without_objects_change_nothing():
+    empty = np.asarray(draw_detections(grey(200, 100), masked(mask=(slice(0), slice(0)))))
+    without = draw_detections(grey(200, 100), predictions((100, 200), [[40, 30, 160, 80]], [0.9], [1]))
+    assert (empty == np.asarray(without)).all()
+    nothing = masked()[torch.zeros(1, dtype=torch.bool)]
+    assert count(draw_detections(grey(200, 100), nothing), GREY) == 200 * 100
+
+
+def test_masks_of_low_scores_are_left_out():
+    both = Instances.cat([masked(), masked(mask=(slice(0, 100), slice(0, 200)))])
+    both.scores = torch.tensor([0.9, 0.4])
+    assert (
+        np.asarray(draw_detections(grey(200, 100), both)) == np.asarray(draw_detections(grey(200, 100), masked()))
+    ).all()
+
+
+@pytest.mark.parametrize("form", ["tensor", "polygons"])
+def test_masks_of_the_ground_truth_are_drawn_in_every_form(form):
+    masks = masked().pred_masks if form == "tensor" else [[[60.0, 40, 140, 40, 140, 70, 60, 70]]]
+    truth = Instances(
+        (100, 200),
+        gt_boxes=Boxes(torch.tensor([[40.0, 30, 160, 80]])),
+        gt_classes=torch.tensor([1]),
+        gt_masks=masks,
+    )
+    drawn = np.asarray(draw_detections(grey(200, 100), truth))
+    tinted = (drawn != GREY).any(axis=-1)[35:75, 50:150]
+    assert tinted.sum() == pytest.approx(30 * 80, abs=1)
+
+
+def test_masks_of_an_image_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"masks must be \(n, 100, 200\).* got \(1, 50, 50\)"):
+        draw_detections(grey(200, 100), masked(pred_masks=torch.zeros(1, 50, 50, dtype=torch.bool)))
+
+
+def segments():
+    ids = torch.zeros(100, 200, dtype=torch.int32)
+    ids[:60, :100] = 7
+    ids[60:, :] = 9
+    return ids, [{"id": 7, "category_id": 2, "score": 0.5}, {"id": 9, "category_id": 3}]
+
+
+def test_segments_are_tinted_in_the_colours_of_their_classes_and_void_is_not():
+    drawn = np.asarray(draw_segments(grey(200, 100), segments(), ["", "", "owl", "sea"]))
+    assert (drawn[:60, 100:] == GREY).all()
+    for y, x, k in ((0, 0, 2), (59, 99, 2), (60, 0, 3), (99, 199, 3)):
+        assert (drawn[y, x] == class_colour(k)).all()
+    # Names stand in the middle of their segments.
+    assert (drawn[20:40, 30:70] == np.array(class_colour(2))).all(axis=-1).sum() > 50
+    assert (drawn[70:90, 80:120] == np.array(class_colour(3))).all(axis=-1).sum() > 50
+
+
+def test_the_name_of_a_segment_with_a_hole_is_not_in_the_hole():
+    ids = torch.ones(100, 200, dtype=torch.int32)
+    ids[20:80, 20:180] = 0
+    drawn = np.asarray(draw_segments(grey(200, 100), (ids, [{"id": 1, "category_id": 0}]), ["owl"]))
+    assert (drawn[40:60, 60:140] == GREY).all()
+
+
+def test_segments_of_an_image_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="segments are for an image of 200 x 100 pixels .* has 40 x 30"):
+        draw_segments(grey(40, 30), segments())

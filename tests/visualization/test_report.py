@@ -93,6 +93,18 @@ def test_everything_about_a_run_is_on_the_page(tmp_path):
     assert len(page) < 60_000
 
 
+def test_masks_and_panoptic_quality_have_sections_of_their_own(tmp_path):
+    values = {"bbox/AP": 20.5, "bbox/AP-cat": 20.5, "segm/AP": 18.25, "segm/AP50": 30.0, "segm/AP-cat": 18.25}
+    values |= {"panoptic_seg/PQ": 40.75, "panoptic_seg/PQ_th": 41.0, "panoptic_seg/PQ-sky": 39.0}
+    page = page_of(write_run(tmp_path / "run", [losses(1), {"iteration": 1, **values}]))
+    titles = ["AP, %", "AP of each class at the last evaluation, %; - has no object"]
+    quality = ["PQ, SQ and RQ, %", "of things, %", "PQ of each class at the last evaluation, %; - has no object"]
+    assert captions(page)[:7] == [*titles, *titles, *quality]
+    for text in ("best mask AP, at 1</div>", "<b>18.2</b>mask AP<", "<b>40.8</b>PQ<", "<h2>Panoptic quality</h2>"):
+        assert text in page, text
+    assert "Further numbers" not in page
+
+
 def test_scalars_of_a_model_are_on_the_page(tmp_path):
     lines = [{**losses(iteration), "gate": iteration / 10} for iteration in (1, 2)]
     assert "Further numbers" not in page_of(write_run(tmp_path / "plain", [losses(1), losses(2)]))

@@ -5,3 +5,4 @@ from .coco_panoptic import dataloader as _panoptic
 
 dataloader.train.dataset = _panoptic.train.dataset
 dataloader.test.dataset = _panoptic.test.dataset
+dataloader.evaluator = _panoptic.evaluator

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ... import distributed
 from ...structures import Boxes, Instances
-from ...visualization import SheetRow, write_report, write_samples
+from ...visualization import SheetRow, ground_truth, write_report, write_samples
 from ...visualization.images import to_pil
+from ...visualization.report import SCORE_THRESHOLD
 from ..loop.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,10 @@ NUM_SAMPLES = 6
 
 
 class Sample(NamedTuple):
-    """An image as the model saw it, with its detections in the frame of the original, both on the CPU."""
+    """An image as the model saw it, with its detections in the frame of the original, both on the CPU.
+
+    Detections are `Instances`, or of a panoptic model what it returns as `panoptic_seg`.
+    """
 
     image: Tensor
     height: int
@@ -62,19 +66,30 @@ class SampleKeeper:
                     continue
                 del self.samples[last]
             height, width = one.get("height", one["image"].shape[1]), one.get("width", one["image"].shape[2])
-            found = output["instances"]
-            # Copies: a view of a batch would keep the whole batch in memory.
-            detections = Instances(
-                (height, width),
-                pred_boxes=Boxes(found.pred_boxes.tensor.detach().float().cpu().clone()),
-                scores=found.scores.detach().float().cpu().clone(),
-                pred_classes=found.pred_classes.detach().cpu().clone(),
-            )
             image = one["image"].detach().cpu().clone()
-            self.samples[image_id] = Sample(image, height, width, detections)
+            self.samples[image_id] = Sample(image, height, width, _kept(output, (height, width)))
 
     def evaluate(self) -> Any:
         return self.evaluator.evaluate()
+
+
+def _kept(output: dict[str, Any], size: tuple[int, int]) -> Any:
+    """What is drawn of a model's output, in copies: a view of a batch would keep the whole batch in memory."""
+    if "panoptic_seg" in output:
+        ids, infos = output["panoptic_seg"]
+        return ids.detach().cpu().clone(), infos
+    found = output["instances"]
+    if found.has("pred_masks"):  # those that are not drawn would take a hundred times the memory of the image
+        found = found[found.scores >= SCORE_THRESHOLD]
+    kept = Instances(
+        size,
+        pred_boxes=Boxes(found.pred_boxes.tensor.detach().float().cpu().clone()),
+        scores=found.scores.detach().float().cpu().clone(),
+        pred_classes=found.pred_classes.detach().cpu().clone(),
+    )
+    if found.has("pred_masks"):
+        kept.pred_masks = found.pred_masks.detach().cpu().clone()
+    return kept
 
 
 class RunReport(Hook):
@@ -118,14 +133,12 @@ class RunReport(Hook):
     def _row(self, image_id: int, sample: Sample) -> Any:
         # The model saw the image resized; boxes are in the frame of the original.
         image = to_pil(sample.image).resize((sample.width, sample.height))
-        boxes, classes = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-        caption = f"image {image_id}"
-        if self.dataset is not None:
-            record = self.dataset[int(np.flatnonzero(np.asarray(self.dataset.image_ids) == image_id)[0])]
-            boxes, classes = record["boxes"], record["classes"]
-            caption = Path(record["file_name"]).name
-        truth = Instances((sample.height, sample.width), gt_boxes=Boxes(boxes), gt_classes=classes)
-        return SheetRow(image, truth, sample.detections, caption)
+        size = (sample.height, sample.width)
+        if self.dataset is None:
+            nothing = Instances(size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+            return SheetRow(image, nothing, sample.detections, f"image {image_id}")
+        record = self.dataset[int(np.flatnonzero(np.asarray(self.dataset.image_ids) == image_id)[0])]
+        return SheetRow(image, ground_truth(record), sample.detections, Path(record["file_name"]).name)
 
 
 def _place(image_id: int) -> tuple[int, int]:

@@ -1,11 +1,14 @@
+import base64
+import io
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from detrex_lite.data import generate_shapes, load_shapes
+from detrex_lite.data import generate_shapes, load_shapes, load_shapes_panoptic
 from detrex_lite.engine import train
 from detrex_lite.engine.io import report
 from detrex_lite.engine.io.report import RunReport, SampleKeeper
@@ -91,6 +94,48 @@ def test_samples_show_the_ground_truth_of_the_data_set(tmp_path, monkeypatch):
     assert row.image.size == (96, 96)
     torch.testing.assert_close(row.ground_truth.gt_boxes.tensor, record["boxes"])
     torch.testing.assert_close(row.ground_truth.gt_classes, record["classes"])
+
+
+def with_masks(found):
+    """Two detections, of which one is drawn."""
+    found.scores = torch.tensor([0.9, 0.1])
+    found.pred_masks = torch.ones(2, *found.image_size, dtype=torch.bool)
+    return {"instances": found}
+
+
+def with_segments(found):
+    ids = torch.ones(found.image_size, dtype=torch.int32)
+    return {"instances": found, "panoptic_seg": (ids, [{"id": 1, "category_id": 3}])}
+
+
+@pytest.mark.parametrize(("of", "load"), [(with_masks, load_shapes), (with_segments, load_shapes_panoptic)])
+def test_samples_show_masks_and_segments(tmp_path, of, load):
+    generate_shapes(tmp_path / "shapes", num_train=1, num_val=2, empty_share=0.0)
+    dataset = load(tmp_path / "shapes", split="val", **({"masks": True} if load is load_shapes else {}))
+    boxes = Boxes(torch.tensor([[0.0, 0, 96, 96], [0, 0, 9, 9]]))
+    output = of(Instances((96, 96), pred_boxes=boxes, pred_classes=torch.zeros(2, dtype=torch.int64)))
+    keeper = SampleKeeper(SimpleNamespace(reset=lambda: None, process=lambda inputs, outputs: None))
+    image_id = dataset[0]["image_id"]
+    image = torch.zeros(3, 48, 48, dtype=torch.uint8)
+    keeper.process([{"image": image, "height": 96, "width": 96, "image_id": image_id}], [output])
+    hook = RunReport(output_dir=tmp_path, keeper=keeper, dataset=dataset, class_names=dataset.class_names)
+    (tmp_path / "metrics.jsonl").write_text("")
+    hook._write(1)
+    row = hook._row(image_id, keeper.samples[image_id])
+    samples = json.loads((tmp_path / "report_samples.json").read_text())["samples"]
+    if of is with_masks:
+        assert len(row.detections) == 1
+        assert row.detections.pred_masks.shape == (1, 96, 96)
+        assert len(row.ground_truth.gt_masks) == len(dataset[0]["boxes"])
+        assert "1 detection" in samples[0]["caption"]
+    else:
+        assert (row.detections[0] == 1).all()
+        assert len(row.ground_truth[1]) == len(dataset[0]["boxes"])
+        assert "1 segment" in samples[0]["caption"]
+    panels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(panel)))) for panel in samples[0]["panels"]]
+    for panel in panels:  # of a black image, of which much is tinted now
+        assert (panel.max(axis=-1) > 40).mean() > 0.05
+    assert (panels[1].max(axis=-1) > 40).mean() > 0.95
 
 
 def test_a_fault_of_the_report_does_not_end_training(tmp_path, caplog, monkeypatch):

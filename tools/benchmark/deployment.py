@@ -36,7 +36,7 @@ from .timing import Timing, time_in_turns
 from .transformers_models import copy_weights
 
 RUNTIMES = ("onnx", "openvino")
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml")
 
 
@@ -82,7 +82,7 @@ class DeployedModel:
         config: as it was named.
         variant: "eager"; "fused" (after `convert_to_deploy`); "compiled" (that, by torch.compile); "onnx"; "openvino";
             the name of another implementation; that name and "compiled".
-        precision: "fp32" or "int8".
+        precision: "fp32", "fp16" or "int8".
         parameters, flops: of the model that runs: before or after `convert_to_deploy`, or the other implementation's;
             flops are 2 per multiply-accumulate.
         scores, boxes: the largest differences of detections from those of "eager", boxes in pixels; None for another
@@ -212,7 +212,7 @@ def _measure(
             for precision in settings.precisions:
                 log(f"exporting {name} as {form}, {precision} ...")
                 path = Path(folder) / f"{precision}{FORMATS[form].suffix}"
-                # What 8 bits do to random weights says nothing.
+                # What fewer bits do to random weights says nothing.
                 is_checked = is_trained or precision == "fp32"
                 limits: Any = {} if is_checked else dict(score_limit=math.inf, box_limit=math.inf)
                 size = (settings.height, settings.width)

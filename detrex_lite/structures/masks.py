@@ -2,8 +2,8 @@
 
 A segmentation is the shape of one object as annotations have it: a list of polygons, each flat x0, y0, x1, y1, .. in
 pixels, or COCO's run lengths {"size": [height, width], "counts": ..}, column after column, as a list of numbers or
-compressed to text. Polygons are filled by the rules of pycocotools, so that masks are those that COCO evaluates with; it is imported when it
-is first used.
+compressed to text. Polygons are filled by the rules of pycocotools, so that masks are those that COCO evaluates with.
+pycocotools is imported when it is first used.
 """
 
 import math

@@ -3,6 +3,7 @@
 A segmentation is the shape of one object as annotations have it: a list of polygons, each flat x0, y0, x1, y1, .. in
 pixels, or COCO's run lengths {"size": [height, width], "counts": ..}, column after column, as a list of numbers or
 compressed to text. Polygons are filled by the rules of pycocotools, so that masks are those that COCO evaluates with.
+pycocotools is imported when it is first used.
 """
 
 import math
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 Segmentation = list[np.ndarray] | dict[str, Any]
@@ -151,6 +151,8 @@ def _checked_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int])
         found = "one is negative" if (lengths < 0).any() else f"they add up to {int(lengths.sum())}"
         raise ValueError(f"its run lengths must add up to the {math.prod(size)} pixels of its image: {found}")
     if not isinstance(counts, str | bytes):
+        from pycocotools import mask as coco_mask
+
         text = coco_mask.frPyObjects({"size": [*size], "counts": lengths.tolist()}, *size)["counts"]
     return {"size": [*size], "counts": text}
 
@@ -178,6 +180,8 @@ def _uncompressed(text: bytes) -> np.ndarray:
 
 def _drawn(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Tensor:
     """(n, height, width) bool, of what `checked_segmentation` gives."""
+    from pycocotools import mask as coco_mask
+
     polygons = [one for one in segmentations if isinstance(one, list)]
     filled = iter(coco_mask.frPyObjects([polygon for one in polygons for polygon in one], *size) if polygons else [])
     lengths = []
@@ -202,6 +206,8 @@ def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
     Returns:
         For each {"size": [H, W], "counts": text}.
     """
+    from pycocotools import mask as coco_mask
+
     if not len(masks):
         return []
     pixels = masks.cpu().transpose(1, 2).contiguous().view(torch.uint8).numpy().transpose(2, 1, 0)

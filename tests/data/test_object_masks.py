@@ -180,8 +180,8 @@ def test_augmentations_keep_masks_where_their_boxes_are(augmentation):
         assert (around[shown][:, 2:] <= inside[:, 2:] + 2).all()
         for k, mask in zip(target["labels"].tolist(), masks.bool(), strict=True):
             inner = image[0][mask]
-            if len(inner) > 60:  # an image is blurred at edges only
-                assert inner.float().median() == 20 + 20 * k
+            if len(inner) > 100:  # an image is blurred at edges only
+                assert abs(inner.float().median() - (20 + 20 * k)) < 5
                 seen += 1
     assert seen > 8
 

@@ -86,7 +86,6 @@ ABLATIONS = {
     f"criterion.losses.loss_class={VARIFOCAL}": ("dab_detr", "dino"),
     f"criterion.losses.loss_class={POSITION_LOSS}": ("dab_detr", "dino"),
     f"criterion.matcher.costs.label={POSITION_COST}": ("dab_detr", "dino", "stable_dino"),
-    "criterion.matcher.costs.label.by_object=true": ("stable_dino",),
     "criterion.matcher.candidates=2": ("dab_detr", "dino", "align_detr"),
 }
 CASES = [(override, project) for override, projects in ABLATIONS.items() for project in projects]

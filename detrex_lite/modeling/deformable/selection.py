@@ -48,9 +48,8 @@ class LevelwiseNMS:
         values, order = without_padding(scores, levels).sort(dim=1, descending=True)
         level = levels.level_of_tokens().expand_as(order).gather(1, order)
         is_token = values.isfinite()
-        candidates = _first(
-            is_token & _among_first(level, is_token, num_levels, self.num_per_level), is_token, considered
-        )
+        best_of_level = is_token & _among_first(level, is_token, num_levels, self.num_per_level)
+        candidates = _first(best_of_level, is_token, considered)
         # In an exported graph an image may have any number of tokens: fewer are followed by none.
         order, level = (F.pad(one, (0, considered)).gather(1, candidates) for one in (order, level))
         values = F.pad(values, (0, considered), value=float("-inf")).gather(1, candidates)

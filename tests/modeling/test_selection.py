@@ -68,6 +68,25 @@ def test_levelwise_nms_is_the_loop_over_levels(number, threshold, per_level):
         assert chosen[image].tolist() == levelwise_by_a_loop(scores[image], boxes[image], number, threshold, per_level)
 
 
+@pytest.mark.parametrize(("number", "threshold", "per_level"), [(9, 0.5, 100), (9, 0.7, 48), (40, 0.5, 100)])
+def test_as_published_it_is_the_same_where_no_level_is_cut(number, threshold, per_level):
+    scores, boxes = make_proposals(2)
+    levels = make_levels((6, 8), (6, 8), as_published=True)
+    chosen = LevelwiseNMS(threshold, per_level)(scores, boxes, number, levels)
+    for image in range(2):
+        assert chosen[image].tolist() == levelwise_by_a_loop(scores[image], boxes[image], number, threshold, per_level)
+
+
+def test_as_published_tokens_that_fill_up_levels_come_after_their_best():
+    scores, boxes = make_proposals(2)
+    levels = make_levels((6, 8), (6, 8), as_published=True)
+    chosen = LevelwiseNMS(1.0, 37)(scores, boxes, 53, levels)  # 37 of the finest level, and all 16 others
+    best = topk_tokens(scores[:, :48], 37, make_levels((6, 8)))
+    for image in range(2):
+        assert sorted(chosen[image].tolist()) == sorted([*best[image].tolist(), *range(48, 64)])
+        assert scores[image, chosen[image]].diff().le(0).all()
+
+
 def test_each_level_gets_its_share():
     levels, (scores, boxes) = make_levels((6, 8)), make_proposals(1)
     scores[:, :48] += 100  # the finest level would win everything

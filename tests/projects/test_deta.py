@@ -31,7 +31,7 @@ CONFIGS = PROJECTS / "deta" / "configs"
 def small_config(name="deta_r50", **changes):
     cfg = get_config(f"projects/deta/configs/models/{name}.py").model
     # As many levels as the contract counts tokens of.
-    levels = {"transformer.num_feature_levels": 4, "queries.selection.num_per_level": 30}
+    levels = {"transformer.num_feature_levels": 4, "queries.selection.num_per_level": 100}
     return changed(cfg, {**SMALL, **levels, **changes})
 
 

@@ -16,15 +16,14 @@ from .proposals import gather_tokens, topk_tokens, without_padding
 class LevelwiseNMS:
     """Proposals that do not overlap others of their level too much, of every level (DETA, Ouyang-Zhang et al., 2022).
 
-    The best tokens of each level are considered, and where levels have fewer, the best others instead. They go through
-    non-maximum suppression level by level. Each level then gives an equal share of the queries, and what is still
-    missing are the best others that are left. When fewer are left than wanted, the best tokens are taken without any
-    suppression.
+    The best tokens of each level are considered, and where levels have fewer, the best others instead (or any others,
+    where levels are `as_published`). They go through non-maximum suppression level by level. Each level then gives an
+    equal share of the queries, and what is still missing are the best others that are left. When fewer are left than
+    wanted, the best tokens are taken without any suppression.
 
     Args:
         iou_threshold: the largest IoU of two proposals of a level; boxes are clipped to the image before.
-        num_per_level: how many tokens of each level are considered. (Levels with fewer are filled up by others in the
-            published code, too, but by any others.)
+        num_per_level: how many tokens of each level are considered.
 
     Raises:
         ValueError: when called for more tokens than are considered.
@@ -39,25 +38,40 @@ class LevelwiseNMS:
         """See `ProposalSelection`."""
         best = topk_tokens(scores, number, levels)
         number, num_levels = best.shape[1], len(levels.spatial_shapes)
-        considered = num_levels * self.num_per_level
-        if number > considered:
+        if number > num_levels * self.num_per_level:
             raise ValueError(
                 f"{number} queries are to be chosen, but num_per_level={self.num_per_level} in {num_levels} levels "
                 "leaves fewer to choose from: raise num_per_level"
             )
-        values, order = without_padding(scores, levels).sort(dim=1, descending=True)
-        level = levels.level_of_tokens().expand_as(order).gather(1, order)
-        is_token = values.isfinite()
-        best_of_level = is_token & _among_first(level, is_token, num_levels, self.num_per_level)
-        candidates = _first(best_of_level, is_token, considered)
-        # In an exported graph an image may have any number of tokens: fewer are followed by none.
-        order, level = (F.pad(one, (0, considered)).gather(1, candidates) for one in (order, level))
-        values = F.pad(values, (0, considered), value=float("-inf")).gather(1, candidates)
-        corners = box_cxcywh_to_xyxy(gather_tokens(boxes, order)).clamp(0, 1)
+        values, tokens = self._as_published(scores, levels) if levels.as_published else self._best(scores, levels)
+        level = levels.level_of_tokens()[tokens]
+        corners = box_cxcywh_to_xyxy(gather_tokens(boxes, tokens)).clamp(0, 1)
         left = nms_mask(corners, values, self.iou_threshold, level) & values.isfinite()
         in_share = left & _among_first(level, left, num_levels, number // num_levels)
         chosen = _first(in_share, left, number)
-        return torch.where(left.sum(1, keepdim=True) >= number, order.gather(1, chosen), best)
+        return torch.where(left.sum(1, keepdim=True) >= number, tokens.gather(1, chosen), best)
+
+    def _best(self, scores: Tensor, levels: TokenLevels) -> tuple[Tensor, Tensor]:
+        """Scores (B, R) of the tokens that are considered, best first, and these; -inf where there are no more."""
+        num_levels = len(levels.spatial_shapes)
+        considered = num_levels * self.num_per_level
+        values, tokens = without_padding(scores, levels).sort(dim=1, descending=True)
+        is_token = values.isfinite()
+        best_of_level = is_token & _among_first(
+            levels.level_of_tokens()[tokens], is_token, num_levels, self.num_per_level
+        )
+        places = _first(best_of_level, is_token, considered)
+        # In an exported graph an image may have any number of tokens: fewer are followed by none.
+        values = F.pad(values, (0, considered), value=float("-inf")).gather(1, places)
+        return values, F.pad(tokens, (0, considered)).gather(1, places)
+
+    def _as_published(self, scores: Tensor, levels: TokenLevels) -> tuple[Tensor, Tensor]:
+        """The same with padding, and levels filled up by any tokens, which may then come several times."""
+        level, number = levels.level_of_tokens(), min(self.num_per_level, scores.shape[1])
+        in_level = [scores.sigmoid() * (level == one) for one in range(len(levels.spatial_shapes))]
+        tokens = torch.cat([probability.topk(number, dim=1).indices for probability in in_level], dim=1)
+        values, order = scores.gather(1, tokens).sort(dim=1, descending=True)
+        return values, tokens.gather(1, order)
 
 
 def _among_first(level: Tensor, counted: Tensor, num_levels: int, number: int) -> Tensor:

@@ -97,7 +97,9 @@ def _first(preferred: Tensor, others: Tensor, number: int) -> Tensor:
 class DistinctProposals:
     """Proposals of all levels that do not overlap each other too much (DDQ, Zhang et al., CVPR 2023, section 3.2).
 
-    When fewer are left by non-maximum suppression than wanted, the best others follow.
+    When fewer are left by non-maximum suppression than wanted, the best others follow. Padding comes after everything
+    else, also where levels are `as_published`: its proposals are all alike, so that one of them would be taken, and which
+    one would be left to rounding.
 
     Args:
         iou_threshold: the largest IoU of two proposals that are left.
@@ -109,7 +111,9 @@ class DistinctProposals:
     @torch.no_grad()
     def __call__(self, scores: Tensor, boxes: Tensor, number: int, levels: TokenLevels) -> Tensor:
         """See `ProposalSelection`."""
-        values, order = without_padding(scores, levels).sort(dim=1, descending=True)
+        if levels.padding is not None:
+            scores = scores.masked_fill(levels.padding, float("-inf"))
+        values, order = scores.sort(dim=1, descending=True)
         left = nms_mask(box_cxcywh_to_xyxy(gather_tokens(boxes, order)), values, self.iou_threshold)
         position = torch.arange(values.shape[1], device=values.device)
         turn = position + values.shape[1] * (2 - (left & values.isfinite()).long() - values.isfinite().long())

@@ -98,8 +98,7 @@ class DistinctProposals:
     """Proposals of all levels that do not overlap each other too much (DDQ, Zhang et al., CVPR 2023, section 3.2).
 
     When fewer are left by non-maximum suppression than wanted, the best others follow. Padding comes after everything
-    else, also where levels are `as_published`: its proposals are all alike, so that one of them would be taken, and which
-    one would be left to rounding.
+    else, also where levels are `as_published`: its proposals are all alike, and rounding would say which one is left.
 
     Args:
         iou_threshold: the largest IoU of two proposals that are left.

@@ -46,8 +46,8 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Te
 
 def _in_one_call(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """The same without a loop over images, for graphs that take any number of them: groups and images lie apart."""
-    boxes = boxes.float() - boxes.amin().float()
-    side = boxes.amax() + 1
+    boxes = boxes.float() - boxes.flatten().amin(0).float()
+    side = boxes.flatten().amax(0) + 1
     image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand_as(groups)
     shift = side * torch.stack([groups, image, groups, image], dim=-1)
     # Places in the order of score, from the worst: runtimes drop scores that are not above 0, and break ties otherwise.

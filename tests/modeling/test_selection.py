@@ -38,9 +38,15 @@ def greedy(order, boxes, threshold):
 def levelwise_by_a_loop(scores, boxes, number, threshold, per_level):
     by_score = scores.argsort(descending=True).tolist()
     level_of = [level for level, (height, width) in enumerate(SHAPES) for _ in range(height * width)]
+    considered = []
+    for level in range(len(SHAPES)):
+        considered += [token for token in by_score if level_of[token] == level][:per_level]
+    others = [token for token in by_score if token not in considered]
+    considered += others[: per_level * len(SHAPES) - len(considered)]
     left = []
     for level in range(len(SHAPES)):
-        left += greedy([token for token in by_score if level_of[token] == level][:per_level], boxes, threshold)
+        of_level = [token for token in by_score if level_of[token] == level and token in considered]
+        left += greedy(of_level, boxes, threshold)
     left.sort(key=by_score.index)
     if len(left) < number:
         return by_score[:number]
@@ -52,13 +58,33 @@ def levelwise_by_a_loop(scores, boxes, number, threshold, per_level):
 
 
 @pytest.mark.parametrize(
-    ("number", "threshold", "per_level"), [(9, 0.5, 100), (9, 0.7, 10), (14, 0.6, 100), (40, 0.5, 100)]
+    ("number", "threshold", "per_level"),
+    [(9, 0.5, 100), (9, 0.7, 10), (14, 0.6, 100), (40, 0.5, 100), (30, 0.9, 10), (12, 0.9, 4)],
 )
 def test_levelwise_nms_is_the_loop_over_levels(number, threshold, per_level):
     levels, (scores, boxes) = make_levels((6, 8), (6, 8)), make_proposals(2)
     chosen = LevelwiseNMS(threshold, per_level)(scores, boxes, number, levels)
     for image in range(2):
         assert chosen[image].tolist() == levelwise_by_a_loop(scores[image], boxes[image], number, threshold, per_level)
+
+
+@pytest.mark.parametrize(("number", "threshold", "per_level"), [(9, 0.5, 100), (9, 0.7, 48), (40, 0.5, 100)])
+def test_as_published_it_is_the_same_where_no_level_is_cut(number, threshold, per_level):
+    scores, boxes = make_proposals(2)
+    levels = make_levels((6, 8), (6, 8), as_published=True)
+    chosen = LevelwiseNMS(threshold, per_level)(scores, boxes, number, levels)
+    for image in range(2):
+        assert chosen[image].tolist() == levelwise_by_a_loop(scores[image], boxes[image], number, threshold, per_level)
+
+
+def test_as_published_tokens_that_fill_up_levels_come_after_their_best():
+    scores, boxes = make_proposals(2)
+    levels = make_levels((6, 8), (6, 8), as_published=True)
+    chosen = LevelwiseNMS(1.0, 37)(scores, boxes, 53, levels)  # 37 of the finest level, and all 16 others
+    best = topk_tokens(scores[:, :48], 37, make_levels((6, 8)))
+    for image in range(2):
+        assert sorted(chosen[image].tolist()) == sorted([*best[image].tolist(), *range(48, 64)])
+        assert scores[image, chosen[image]].diff().le(0).all()
 
 
 def test_each_level_gets_its_share():

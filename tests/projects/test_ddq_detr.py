@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
 from detrex_lite.layers import convert_to_deploy
-from detrex_lite.modeling import Targets
+from detrex_lite.modeling import AlignmentFocalLoss, AlignmentGIoULoss, Targets
 from detrex_lite.modeling.deformable import DistinctProposals, DistinctQueryDecoder
 from detrex_lite.projects.dino.modeling import DINO
 from detrex_lite.testing import (
@@ -108,7 +108,8 @@ def test_contents_are_projected_without_gradients_to_the_encoder(batch):
 
 
 def test_deployed_it_finds_the_same(batch):
-    model = build_lively(small_config(**{"transformer.decoder.iou_threshold": 0.3})).eval()
+    model = build_lively(small_config(**{"transformer.decoder.iou_threshold": 0.5})).eval()
+    model.heads.bbox_embed[0].layers[-1].bias.data[2:] = 5.0  # large boxes, which overlap
     with torch.no_grad():
         before = model(batch)
         assert any(len(found["instances"]) < NUM_QUERIES * 5 for found in before)
@@ -138,6 +139,19 @@ def test_dino_takes_its_parts(batch):
         before = model(batch)
         for one, other in zip(before, convert_to_deploy(model)(batch), strict=True):
             assert_close(one["instances"].scores, other["instances"].scores)
+
+
+def test_the_branch_of_another_detector_takes_the_losses(batch):
+    cfg = get_config("projects/h_deformable_detr/configs/models/h_deformable_detr_r50.py").model
+    own = L(dict)(loss_class=L(AlignmentFocalLoss)(), loss_giou=L(AlignmentGIoULoss)())
+    cfg = changed(cfg, {**SMALL, "num_queries_one2many": 21, "criterion.own_losses": L(dict)(_one2many=own)})
+    model = build(cfg).train()
+    losses = model(batch)
+    assert "loss_bbox" in losses
+    assert {name for name in losses if "one2many" in name} == {
+        f"loss_{kind}{suffix}_one2many" for kind in ("class", "giou") for suffix in ("", "_0")
+    }
+    require_all_gradients(model, losses)
 
 
 def config_by_heart():

@@ -130,17 +130,18 @@ class Comparison:
 
     def largest(self, values: Tensor) -> Tensor:
         """(M,), for each matched pair the largest of `values`, (M,), in its image and set of predictions."""
-        batch, per_set = len(self.logits), torch.tensor(self.matched_per_set)
-        set_of_pair = torch.arange(len(per_set)).repeat_interleave(per_set, output_size=len(self.image))
-        place = set_of_pair.to(values.device, non_blocking=True) * batch + self.image
-        found = values.new_zeros(len(self.names) * batch)
-        return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]
+        return self._largest(values, self.image, len(self.logits))
 
     def largest_of_object(self, values: Tensor) -> Tensor:
         """(M,), for each matched pair the largest of `values`, (M,), among the pairs of its object in its set."""
-        set_of_pair = torch.arange(len(self.names)).repeat_interleave(torch.tensor(self.matched_per_set))
-        place = set_of_pair.to(values.device, non_blocking=True) * self.num_objects + self.target
-        found = values.new_zeros(len(self.names) * self.num_objects)
+        return self._largest(values, self.target, self.num_objects)
+
+    def _largest(self, values: Tensor, owner: Tensor, owners: int) -> Tensor:
+        """(M,), the largest of each owner, (M,) in 0..owners - 1, in each set."""
+        per_set = torch.tensor(self.matched_per_set)
+        set_of_pair = torch.arange(len(per_set)).repeat_interleave(per_set, output_size=len(self.image))
+        place = set_of_pair.to(values.device, non_blocking=True) * owners + owner
+        found = values.new_zeros(len(self.names) * owners)
         return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]
 
     def _last_pair_of_query(self) -> Tensor:

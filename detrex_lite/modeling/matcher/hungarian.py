@@ -204,10 +204,11 @@ def _solve(cost: np.ndarray, sizes: list[int], groups: int, candidates: int, nam
     queries = cost.shape[1] // groups
     first = np.cumsum([0, *sizes[:-1]])
     for image, size in enumerate(sizes):
-        copies = max(1, min(candidates, queries // (2 * size))) if size else 1
         for group in range(groups):
             start = group * queries
             block = cost[image, start : start + queries, :size]
+            taking_part = int((block[:, 0] < NEVER).sum()) if size else 0
+            copies = max(1, min(candidates, taking_part // (2 * size))) if size else 1
             query, column = linear_sum_assignment(np.tile(block, copies))
             target = column % size if size else column
             possible = block[query, target] < NEVER

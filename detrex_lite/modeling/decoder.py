@@ -198,8 +198,8 @@ class Decoder(TransformerLayerSequence):
                 step = heads.step(index, result, one.reference, one.step)
                 boxes = one.boxes
                 if relation is not None and index < self.num_layers - 1:
-                    step = step._replace(boxes=heads.read_boxes(step))
-                    boxes = (*boxes, step.boxes)[-2:]
+                    found = heads.read_boxes(step)
+                    step, boxes = step._replace(boxes=found), (*boxes, found)[-2:]
                 made.append(_Set(result, step.reference, step, boxes))
                 steps.append(step)
             stages.append(made)

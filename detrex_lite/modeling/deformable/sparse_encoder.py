@@ -257,17 +257,19 @@ class SparseEncoder(TransformerLayerSequence):
         centres = levels.in_maps(levels.centres()).expand(batch, -1, -1, -1)
         # How many tokens are refined depends on padding, which is on the device: there are slots for all that can be.
         most = int(number * self.foreground_share) + 1
-        own = largest = None
+        foreground: Tensor | None = None  # (B, 1), how many tokens of each image; None where all have `most`
         if padding is not None:
             scores = scores.masked_fill(padding, scores.min())
-            own = ((~padding).sum(1, keepdim=True).double() * self.foreground_share).long() + 1  # (B, 1)
-            largest = own.max().double()
+            foreground = ((~padding).sum(1, keepdim=True).double() * self.foreground_share).long() + 1
         order = scores.topk(min(most, number), dim=1).indices
         output = tokens
         for layer, share in zip(self.layers, self.layer_shares, strict=True):
             chosen = order[:, : max(int(share * most), 1)]
             rank = torch.arange(chosen.shape[1], device=chosen.device)
-            empty = None if largest is None else (rank >= (largest * share).long().clamp(min=1)).expand_as(chosen)
+            empty = None
+            if foreground is not None:
+                there = (foreground.max().double() * share).long().clamp(min=1)
+                empty = (rank >= there).expand_as(chosen)
             before = gather_tokens(output, chosen)
             with torch.no_grad():
                 quality = class_score(before) * scores.gather(1, chosen)
@@ -280,8 +282,8 @@ class SparseEncoder(TransformerLayerSequence):
                 levels=levels,
                 reference_points=gather_tokens(centres, chosen),
             )
-            if empty is not None:
-                refined = torch.where((empty | (rank >= own))[..., None], before, refined)
+            if foreground is not None and empty is not None:
+                refined = torch.where((empty | (rank >= foreground))[..., None], before, refined)
             output = put_tokens(output, chosen, refined)
         return output
 

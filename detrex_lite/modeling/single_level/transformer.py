@@ -248,13 +248,14 @@ class SingleLevelTransformer(nn.Module):
             feature: (B, C, h, w), and its padding.
             pos: (B, C, h, w), or (1, C, h, w) for all images alike; with 2 C channels for positions of x and of y.
         """
+        grid: TokenGrid | None = None
         losses: Mapping[str, Tensor] = {}
         if self.sampler is None:
-            grid = TokenGrid(*feature.tensor.shape[-2:], feature.as_published)
+            height, width = feature.tensor.shape[-2:]
+            grid = TokenGrid(height, width, feature.as_published)
             tokens, pos = feature.tensor.flatten(2).transpose(1, 2), pos.flatten(2).transpose(1, 2)
             padding = None if feature.mask is None else feature.mask.flatten(1)
         else:
-            grid = None
             tokens, pos, padding, losses = self.sampler(feature, pos)
         tokens = self.encoder(tokens, pos=pos, padding=padding, grid=grid)
         attends_to_padding = feature.as_published and not self.mask_memory_padding

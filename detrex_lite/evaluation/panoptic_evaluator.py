@@ -125,7 +125,8 @@ class PanopticEvaluator:
                 )
             found = self._segments(infos)
             # Without annotations they are compared with themselves, which finds wrong ids all the same.
-            counts = compare_segments(*(annotated or (ids, found)), ids, found, self.dataset.num_classes)
+            truth_ids, truth = annotated if annotated is not None else (ids, found)
+            counts = compare_segments(truth_ids, truth, ids, found, self.dataset.num_classes)
         except ValueError as error:
             raise ValueError(f"{where}: {GROUP} of the model: {error}") from None
         annotation = None

@@ -43,7 +43,8 @@ class Row:
         published: its box AP on COCO val2017 in percent; None when not published.
         measured: the box AP of `data` in percent; None after a failure.
         comparable: whether `data` is what the published number is of.
-        metrics: all that was measured, in percent; None for what the data set has no objects of.
+        metrics: all that was measured, in percent; None for what the data set has no objects of. Numbers of boxes have
+            their names alone, others that of their group before it: `segm/AP`.
         error: why nothing was measured; "" otherwise.
         data: the data set.
         sha256: of the checkpoint.
@@ -137,14 +138,17 @@ def _evaluate(entry: ZooEntry, folder: Path, overrides: list[str], weights: str 
             return dataclasses.replace(done, published=entry.box_ap)
         cfg.train.init_checkpoint = str(checkpoint.path)
         start = time.perf_counter()
-        metrics = evaluate_config(cfg).get("bbox")
+        results = evaluate_config(cfg)
         gc.collect()  # models have cycles, and a GPU should hold one at a time
-        if not metrics:
+        if not results.get("bbox"):
             raise ValueError(f"the data set {dataset.name!r} has no annotations to compare with")
     except Exception as error:
         logger.debug("%s", entry.name, exc_info=True)
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         return dataclasses.replace(row, error=f"{kind}{error}")
+    metrics = dict(results["bbox"])
+    for group, further in results.items():
+        metrics |= {f"{group}/{name}": value for name, value in further.items() if group != "bbox"}
     finite = {name: None if math.isnan(value) else value for name, value in metrics.items()}
     return dataclasses.replace(
         row, measured=finite["AP"], metrics=finite, seconds=round(time.perf_counter() - start, 1)
@@ -194,6 +198,12 @@ def format_rows(rows: Sequence[Row]) -> str:
             remark = "other data than published"
         if row.deviates:
             difference, remark = f"**{difference}**", f"differs by more than {TOLERANCE}"
+        further = [
+            f"{label} {row.metrics[name]:.2f}"
+            for name, label in (("segm/AP", "mask AP"), ("panoptic_seg/PQ", "PQ"))
+            if row.metrics.get(name) is not None
+        ]
+        remark = "; ".join(filter(None, [remark, *further]))
         cells = [row.name, _number(row.published, 1), _number(row.measured, 2), difference]
         cells += [row.data or "-", row.date, row.machine or "-", remark]
         lines.append("| " + " | ".join(cells) + " |")

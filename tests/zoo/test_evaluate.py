@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -105,6 +106,15 @@ def test_data_without_annotations_is_a_failure(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "evaluate_config", lambda cfg: {})
     [row] = evaluate_entries([zoo["small_detr"]], tmp_path / "output")
     assert "has no annotations" in row.error
+
+
+def test_masks_and_panoptic_quality_are_kept_and_shown(zoo, tmp_path, monkeypatch):
+    results = {"bbox": {"AP": 51.7, "APs": math.nan}, "segm": {"AP": 46.25}, "panoptic_seg": {"PQ": 53.0}}
+    monkeypatch.setattr(evaluate, "evaluate_config", lambda cfg: results)
+    [row] = evaluate_entries([zoo["small_detr"]], tmp_path / "output")
+    assert row.metrics == {"AP": 51.7, "APs": None, "segm/AP": 46.25, "panoptic_seg/PQ": 53.0}
+    assert row.measured == 51.7
+    assert "mask AP 46.25; PQ 53.00 |" in format_rows([row])
 
 
 def test_a_result_of_another_version_is_replaced(zoo, tmp_path, evaluations):

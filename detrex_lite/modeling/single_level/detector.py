@@ -121,6 +121,8 @@ class SingleLevelDetector(Detector):
             return
         if not self.makes_masks:
             raise ValueError(f"{type(self).__name__} makes no masks: mask_head must be None")
+        if self.transformer.sampler is not None:
+            raise ValueError("a mask_head needs all cells of the map, and transformer.sampler leaves some out")
         if HIDDEN not in self.heads.extra_embed:
             raise ValueError(f"the mask_head reads heads.extra.{HIDDEN}: set it to torch.nn.Identity")
 

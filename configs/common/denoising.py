@@ -1,7 +1,7 @@
 """Denoising queries, for `model.denoising`."""
 
 from detrex_lite.config import LazyCall as L
-from detrex_lite.modeling import ContrastiveDenoising, GroupDenoising
+from detrex_lite.modeling import ContrastiveDenoising, GroupDenoising, PositiveDenoising
 
 # DN-DETR's.
 group_denoising = L(GroupDenoising)(
@@ -26,4 +26,17 @@ contrastive = L(ContrastiveDenoising)(
     max_queries=1000,
     padding_in_loss=True,
     mask_padding=False,
+)
+
+# Mask DINO's.
+positive = L(PositiveDenoising)(
+    num_classes="${..num_classes}",
+    embed_dim="${..embed_dim}",
+    num_positives=100,
+    label_noise_prob=0.2,
+    box_noise_scale=0.4,
+    max_queries=1000,
+    padding_in_loss=True,
+    mask_padding=False,
+    eps="${..heads.eps}",
 )

@@ -34,6 +34,8 @@ from .criterion import (
     FocalLoss,
     GIoULoss,
     IoUAwareBCELoss,
+    MaskBCELoss,
+    MaskDiceLoss,
     MatchabilityAwareLoss,
     MatchedLoss,
     MatchUnion,
@@ -41,14 +43,18 @@ from .criterion import (
     PositionSupervisedLoss,
     SetCriterion,
     VarifocalLoss,
+    WholeMaskDiceLoss,
+    WholeMaskFocalLoss,
     sigmoid_focal_loss,
 )
 from .decoder import Decoder, DecoderState, Memory
-from .denoising import ContrastiveDenoising, Denoising, GroupDenoising, add_indicator
+from .denoising import ContrastiveDenoising, Denoising, GroupDenoising, PositiveDenoising, add_indicator
 from .detector import Detector, ImagePreprocessor, Outputs, require_equal
 from .edge_distributions import DistributionHeads, EdgeBins, LocationQuality
 from .heads import DetectionHeads, LayerStep, refine
 from .initialisation import xavier_uniform
+from .mask_branch import MaskBranch
+from .mask_postprocess import MaskPostprocessor, SoftmaxMaskPostprocessor
 from .matcher import (
     BoxL1Cost,
     CrossEntropyCost,
@@ -56,6 +62,7 @@ from .matcher import (
     GIoUCost,
     HungarianMatcher,
     IoUAssigner,
+    MaskCost,
     Matcher,
     MatchingCost,
     PositionModulatedCost,
@@ -63,8 +70,9 @@ from .matcher import (
 )
 from .multi_scale import TokenLevels, flatten_maps
 from .neck import ChannelMapper, HybridEncoder, MultiScaleProjector
+from .panoptic import MaskFormerPanoptic, SoftmaxPanoptic
 from .postprocess import SoftmaxPostprocessor, TopKPostprocessor
-from .predictions import FINAL, LayerOutput, Match, Predictions, name_layers, name_of_layer
+from .predictions import FINAL, LayerOutput, MaskFeatures, Match, Predictions, name_layers, name_of_layer
 from .queries import Queries, QueryBlock
 from .query_layout import QueryLayout
 from .recollection import selective_recollection
@@ -112,6 +120,13 @@ __all__ = [
     "LayerOutput",
     "LayerStep",
     "LocationQuality",
+    "MaskBCELoss",
+    "MaskBranch",
+    "MaskCost",
+    "MaskDiceLoss",
+    "MaskFeatures",
+    "MaskFormerPanoptic",
+    "MaskPostprocessor",
     "Match",
     "MatchUnion",
     "MatchabilityAwareLoss",
@@ -127,6 +142,7 @@ __all__ = [
     "PositionModulatedCost",
     "PositionRelation",
     "PositionSupervisedLoss",
+    "PositiveDenoising",
     "Predictions",
     "Queries",
     "QueryBlock",
@@ -137,6 +153,8 @@ __all__ = [
     "SetCriterion",
     "SimpleFeaturePyramid",
     "SoftNMS",
+    "SoftmaxMaskPostprocessor",
+    "SoftmaxPanoptic",
     "SoftmaxPostprocessor",
     "Targets",
     "TimmBackbone",
@@ -144,6 +162,8 @@ __all__ = [
     "TopKPostprocessor",
     "VarifocalLoss",
     "ViTDet",
+    "WholeMaskDiceLoss",
+    "WholeMaskFocalLoss",
     "WindowedViT",
     "add_indicator",
     "flatten_maps",

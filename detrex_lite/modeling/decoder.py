@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..layers import TokenGrid, TransformerLayerSequence
 from .heads import DetectionHeads, LayerStep
 from .multi_scale import TokenLevels
-from .predictions import LayerOutput
+from .predictions import LayerOutput, MaskFeatures
 from .queries import Queries
 from .recollection import check_schedule
 
@@ -29,6 +29,7 @@ class Memory(NamedTuple):
         levels: where the tokens are, in detectors with several feature levels; None in others.
         grid: the map whose cells are the tokens, in detectors with one feature map; None in others.
         losses: name -> weighted loss, a scalar, of what chose the tokens.
+        mask_features: what masks are read from; None in detectors without masks.
     """
 
     tokens: Tensor
@@ -37,6 +38,7 @@ class Memory(NamedTuple):
     levels: TokenLevels | None = None
     grid: TokenGrid | None = None
     losses: Mapping[str, Tensor] = MappingProxyType({})
+    mask_features: MaskFeatures | None = None
 
     def require_levels(self) -> TokenLevels:
         """The levels, of a memory that must have them.
@@ -162,7 +164,8 @@ class Decoder(TransformerLayerSequence):
 
         Returns:
             One output for each layer that ran, for the queries of all blocks; with recollection one for each set of
-            queries of each layer. The last one is that of queries which went through all layers.
+            queries of each layer. The last one is that of queries which went through all layers. Before them comes that
+            of `DetectionHeads.read_initial`, if there is one.
 
         Raises:
             ValueError: when a layer cannot take earlier results together, as some refer to points and some to boxes.
@@ -203,7 +206,10 @@ class Decoder(TransformerLayerSequence):
                 made.append(_Set(result, step.reference, step, boxes))
                 steps.append(step)
             stages.append(made)
-        return heads.read(steps)
+        outputs = [*heads.read_initial(queries.content, stages[0][0].reference), *heads.read(steps)]
+        if memory.mask_features is None:
+            return outputs
+        return [output._replace(mask_features=memory.mask_features) for output in outputs]
 
 
 def grid_input(layer: nn.Module, operation: str, grid: TokenGrid | None) -> dict[str, Any]:

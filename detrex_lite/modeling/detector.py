@@ -1,6 +1,7 @@
 """The base of all detectors: detectron2's input and output format around a `predict` that subclasses implement."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from ..structures import ImageBatch, Instances
 from .predictions import FINAL, Predictions
 from .targets import Targets
+
+# (final predictions, frame sizes) to the segments of each image: ids (height, width), and what each one is.
+PanopticPostprocessor = Callable[[Predictions, Sequence[tuple[int, int]]], list[tuple[Tensor, list[dict[str, Any]]]]]
 
 
 class ImagePreprocessor(nn.Module):
@@ -83,6 +87,7 @@ class Detector(nn.Module):
         preprocess: normalises and pads images.
         criterion: called with (predictions, targets) in training, gives weighted losses.
         postprocessor: called with (final predictions, frame sizes) in evaluation, gives Instances.
+        panoptic_postprocessor: called likewise, gives the segments of each image; None for instances alone.
         batch_invariant_eval: what is detected in an image does not depend on the others of its batch, and the backbone
             runs once for each size of image. False evaluates a padded batch at once, as published implementations do:
             faster with images of many sizes, and other detections than of each image alone.
@@ -106,6 +111,7 @@ class Detector(nn.Module):
         preprocess: ImagePreprocessor,
         criterion: nn.Module,
         postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+        panoptic_postprocessor: PanopticPostprocessor | None = None,
         batch_invariant_eval: bool = True,
     ):
         super().__init__()
@@ -115,6 +121,7 @@ class Detector(nn.Module):
         self.preprocess = preprocess
         self.criterion = criterion
         self.postprocessor = postprocessor
+        self.panoptic_postprocessor = panoptic_postprocessor
         self.batch_invariant_eval = batch_invariant_eval
 
     @property
@@ -225,26 +232,42 @@ class Detector(nn.Module):
 
         Args:
             batched_inputs: one dict per image with `image` ((3, H, W), RGB in 0..255, any dtype), in training
-                `instances` (`gt_boxes.tensor` absolute xyxy, `gt_classes`, `image_size`), and optionally `height`
-                and `width`, the frame that detections are wanted in (that of `image` otherwise).
+                `instances` (`gt_boxes.tensor` absolute xyxy, `gt_classes`, `image_size`, and for detectors with masks
+                `gt_masks`), and optionally `height` and `width`, the frame that detections are wanted in (that of
+                `image` otherwise).
 
         Returns:
             In training name -> weighted loss; in evaluation a list of {"instances": Instances} with `pred_boxes`
-            (absolute xyxy), `scores` and `pred_classes`.
+            (absolute xyxy), `scores` and `pred_classes`. Detectors with masks add `pred_masks`, (n, height, width) bool
+            in the frame; panoptic ones {"panoptic_seg": (ids, segments)} in detectron2's form: int32 ids
+            (height, width), 0 for no segment, and for each segment its `id`, `isthing`, `category_id`, `score` and
+            `area`.
 
         Raises:
             ValueError: for an empty batch, an image that is not (3, H, W), or faulty ground truth.
         """
         images = self.preprocess(batched_inputs, as_published=self.training or not self.batch_invariant_eval)
         if self.training:
-            targets = Targets.from_inputs(batched_inputs, num_classes=self.num_classes, like=images.tensor)
+            targets = self.targets(batched_inputs, images)
             outputs = self.predict(images, targets)
             return _joined_losses(self.criterion(outputs, targets), self.losses(outputs, targets))
         sizes = [
             (int(record.get("height", height)), int(record.get("width", width)))
             for record, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        return [{"instances": found} for found in self.postprocessor(self.predict(images)[FINAL], sizes)]
+        predictions = replace(self.predict(images)[FINAL], image_sizes=images.image_sizes)
+        results: list[dict[str, Any]] = [{"instances": found} for found in self.postprocessor(predictions, sizes)]
+        if self.panoptic_postprocessor is not None:
+            for result, segments in zip(results, self.panoptic_postprocessor(predictions, sizes), strict=True):
+                result["panoptic_seg"] = segments
+        return results
+
+    def targets(self, batched_inputs: Sequence[dict[str, Any]], images: ImageBatch) -> Targets:
+        """The ground truth of inputs, with masks if the criterion compares them; see `Targets.from_inputs`."""
+        with_masks = getattr(self.criterion, "needs_masks", False)
+        return Targets.from_inputs(
+            batched_inputs, num_classes=self.num_classes, like=images.tensor, with_masks=with_masks
+        )
 
 
 def _joined_losses(of_sets: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -274,6 +297,29 @@ class Outputs(dict[str, Predictions]):
     def __init__(self, sets: Mapping[str, Predictions], **extra: Any):
         super().__init__(sets)
         self.extra = extra
+
+
+def without_padding(compute: Callable[..., Tensor], *maps: ImageBatch) -> ImageBatch:
+    """Compute with maps so that an image's result does not depend on its padding.
+
+    Batches that are `as_published` run at once; otherwise images of each size run by themselves, without padding.
+
+    Args:
+        compute: maps (B, ..., h, w) to a map of the resolution of the first.
+        maps: of one batch.
+    """
+    first = maps[0]
+    if first.as_published or all(one.mask is None for one in maps):
+        return first.resampled(compute(*(one.tensor for one in maps)))
+    positions: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for position, sizes in enumerate(zip(*(one.image_sizes for one in maps), strict=True)):
+        positions.setdefault(sizes, []).append(position)
+    results = [first.tensor] * len(first)
+    for sizes, members in positions.items():
+        parts = [one.tensor[members][..., :h, :w] for one, (h, w) in zip(maps, sizes, strict=True)]
+        for position, result in zip(members, compute(*parts), strict=True):
+            results[position] = result
+    return ImageBatch.from_images(results)
 
 
 def require_equal(fact: str, **values: Any) -> None:

@@ -79,6 +79,9 @@ class DetectionHeads(nn.Module):
             used with `for_encoder`, where references are proposals.
         extra: further heads by name, (B, Q, C) to (B, Q, ...), each of which is copied as the others are: what they
             read from queries is `LayerOutput.extra`, for losses, costs and postprocessing.
+        share_with_encoder: the encoder's heads are those that all layers share (Mask DINO).
+        reads_initial: queries are read before the first layer, too, and are the first of the layers in `read_initial`
+            (Mask DINO).
         eps: of the inverse sigmoid of references. detrex, DAB-DETR, DN-DETR and DINO have 1e-3; Deformable DETR,
             Conditional DETR and H-Deformable DETR have 1e-5.
         activation: of the MLPs that predict boxes, see `MLP`.
@@ -108,6 +111,8 @@ class DetectionHeads(nn.Module):
         references: bool = True,
         initial_size: float = 0.0,
         extra: Mapping[str, nn.Module] | None = None,
+        share_with_encoder: bool = False,
+        reads_initial: bool = False,
         eps: float = 1e-3,
         activation: Activation = nn.ReLU,
     ):
@@ -123,6 +128,8 @@ class DetectionHeads(nn.Module):
             raise ValueError(
                 f"encoder_groups={encoder_groups}: it is at least 1, and more than 1 with for_encoder=True only"
             )
+        if share_with_encoder and not (share_heads and for_encoder):
+            raise ValueError("share_with_encoder=True needs share_heads=True and for_encoder=True")
         if with_box_refine and not references:
             raise ValueError("with_box_refine=True needs references=True: references are what is refined")
         self.embed_dim = embed_dim
@@ -134,6 +141,8 @@ class DetectionHeads(nn.Module):
         self.lite_refinement = lite_refinement
         self.share_heads = not with_box_refine if share_heads is None else share_heads
         self.for_encoder = for_encoder
+        self.share_with_encoder = share_with_encoder
+        self.reads_initial = reads_initial
         self.encoder_groups = encoder_groups
         self.references = references
         self.initial_size = initial_size
@@ -151,7 +160,9 @@ class DetectionHeads(nn.Module):
     def _heads(self, head: nn.Module) -> nn.ModuleList:
         """One head for each layer (the same object where they are shared), then that of the encoder."""
         of_layers = [head if self.share_heads else copy.deepcopy(head) for _ in range(self.num_layers)]
-        return nn.ModuleList([*of_layers, copy.deepcopy(head)] if self.for_encoder else of_layers)
+        if not self.for_encoder:
+            return nn.ModuleList(of_layers)
+        return nn.ModuleList([*of_layers, head if self.share_with_encoder else copy.deepcopy(head)])
 
     def _of_group(self) -> nn.ModuleDict:
         """A copy of the encoder's heads."""
@@ -249,7 +260,8 @@ class DetectionHeads(nn.Module):
     def _read(self, step: LayerStep) -> LayerOutput:
         hidden = self._normalised(step.query)
         boxes = self._boxes_of(step, hidden) if step.boxes is None else step.boxes
-        return LayerOutput(self.class_embed[step.layer](hidden), boxes, self._extra(step.layer, hidden))
+        scored = self.scored(hidden)
+        return LayerOutput(self.class_embed[step.layer](scored), boxes, self._extra(step.layer, scored))
 
     def _extra(self, index: int, hidden: Tensor) -> dict[str, Tensor]:
         return {name: heads[index](hidden) for name, heads in self.extra_embed.items()}
@@ -262,12 +274,38 @@ class DetectionHeads(nn.Module):
         if any(other is not base for other in bases):
             base = torch.stack([value for value in bases if value is not None])
         boxes = self.boxes(in_own_precision(self.bbox_embed[0], hidden), base)
-        extra = {name: values.unbind() for name, values in self._extra(0, hidden).items()}
-        layers = zip(self.class_embed[0](hidden).unbind(), boxes.unbind(), strict=True)
+        scored = self.scored(hidden)
+        extra = {name: values.unbind() for name, values in self._extra(0, scored).items()}
+        layers = zip(self.class_embed[0](scored).unbind(), boxes.unbind(), strict=True)
         return [
             LayerOutput(*layer, {name: values[index] for name, values in extra.items()})
             for index, layer in enumerate(layers)
         ]
+
+    def scored(self, hidden: Tensor) -> Tensor:
+        """What classes and further outputs are read from, a hook for subclasses: `hidden` itself.
+
+        Args:
+            hidden: (..., C), queries after the norm, or encoded tokens.
+        """
+        return hidden
+
+    def read_initial(self, query: Tensor, reference: Tensor | None) -> list[LayerOutput]:
+        """What is read before the first layer, where `reads_initial` says so: one output, whose boxes are references.
+
+        Args:
+            query: (B, Q, C), contents.
+            reference: (B, Q, 4) cxcywh in 0..1.
+
+        Raises:
+            ValueError: when references are no boxes.
+        """
+        if not self.reads_initial or self.reads_last_layer_only:
+            return []
+        if reference is None or reference.shape[-1] != 4:
+            raise ValueError("reads_initial=True needs references that are boxes: they are the initial predictions")
+        scored = self.scored(query)
+        return [LayerOutput(self.class_embed[0](scored), reference, self._extra(0, scored))]
 
     def _normalised(self, query: Tensor) -> Tensor:
         return query if self.norm is None else self.norm(query)
@@ -312,7 +350,8 @@ class DetectionHeads(nn.Module):
         """
         class_head, box_head, further = self._encoder_heads(group)
         boxes = self.proposed_boxes(in_own_precision(box_head, memory), anchors, proposes)
-        return LayerOutput(class_head(memory), boxes, {name: head(memory) for name, head in further.items()})
+        scored = self.scored(memory)
+        return LayerOutput(class_head(scored), boxes, {name: head(scored) for name, head in further.items()})
 
     def proposed_boxes(self, offsets: Tensor, anchors: Tensor, proposes: Tensor) -> Tensor:
         """Decode the boxes of proposals.

@@ -4,7 +4,7 @@ Legend: B batch, N tokens of all levels, L levels, C channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..structures import ImageBatch
 
 @dataclass(frozen=True)
 class TokenLevels:
-    """The geometry of a sequence of tokens: the cells of L padded maps, row by row, finest level first.
+    """The geometry of a sequence of tokens: the cells of L padded maps, row by row, as a rule finest level first.
 
     It has the precision of the maps, but float32 at least: half precision does not tell cells apart.
 
@@ -78,11 +78,23 @@ class TokenLevels:
         ratios = self.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
         return reference[:, :, None] * ratios[:, None]
 
+    def reversed(self) -> "TokenLevels":
+        """The geometry of the same maps in the opposite order."""
+        padding = self.padding
+        if padding is not None:
+            padding = torch.cat(padding.split(self.sizes(), dim=1)[::-1], dim=1)
+        return replace(
+            self, spatial_shapes=self.spatial_shapes[::-1], padding=padding, valid_ratios=self.valid_ratios.flip(1)
+        )
+
+    def sizes(self) -> list[int]:
+        """How many tokens each level has."""
+        return [height * width for height, width in self.spatial_shapes]
+
     def level_of_tokens(self) -> Tensor:
         """(N,) the level, 0..L-1, that each token belongs to."""
-        sizes = [height * width for height, width in self.spatial_shapes]
         device = self.valid_ratios.device
-        return torch.cat([torch.full((size,), level, device=device) for level, size in enumerate(sizes)])
+        return torch.cat([torch.full((size,), level, device=device) for level, size in enumerate(self.sizes())])
 
     def maps(self, tokens: Tensor) -> list[Tensor]:
         """The inverse of `flatten_maps`, for encoders that work on maps.
@@ -91,9 +103,9 @@ class TokenLevels:
             tokens: (B, N, C).
 
         Returns:
-            L maps (B, C, h, w), finest first.
+            L maps (B, C, h, w), in the order of the levels.
         """
-        parts = tokens.split([height * width for height, width in self.spatial_shapes], dim=1)
+        parts = tokens.split(self.sizes(), dim=1)
         return [
             part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, self.spatial_shapes, strict=True)
         ]

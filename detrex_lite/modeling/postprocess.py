@@ -34,7 +34,12 @@ class Postprocessor:
             papers' repositories return boxes as they are.
         suppression: leaves out candidates that repeat others, such as `NMS`; None for all candidates, which detectors
             trained one-to-one need.
+
+    Attributes:
+        with_masks: whether detections have masks, which exported graphs do not make.
     """
+
+    with_masks = False
 
     def __init__(self, *, clip_boxes: bool = True, suppression: Suppression | None = None):
         self.clip_boxes = clip_boxes
@@ -103,12 +108,16 @@ class TopKPostprocessor(Postprocessor):
 
     def candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """See `Postprocessor.candidates`: D is `num_detections`, or Q * K if less."""
+        scores, classes, queries = self.best(predictions)
+        return scores, classes, predictions.boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+
+    def best(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, classes and queries of the best pairs, (B, D) each, the best first."""
         num_classes = predictions.logits.shape[-1]
         padding = None if predictions.padding is None else predictions.padding[..., None]
         probability = _below_all(predictions.logits.sigmoid(), padding).flatten(1)  # (B, Q * K)
         scores, best = probability.topk(min(self.num_detections, probability.shape[1]), dim=1)
-        queries = (best // num_classes)[..., None].expand(-1, -1, 4)
-        return scores, best % num_classes, predictions.boxes.gather(1, queries)
+        return scores, best % num_classes, best // num_classes
 
     def settings(self) -> dict[str, Any]:
         """See `Postprocessor.settings`."""

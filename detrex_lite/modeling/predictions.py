@@ -24,6 +24,7 @@ class Match(NamedTuple):
             their classes by; None for 1.
         shared_queries: whether a query may answer for several objects. Class losses then know it by the class of the
             last of them, as the published code does, which writes one label after the other.
+        sizes: how many pairs each image has, where that is known without waiting for the device; None otherwise.
     """
 
     image: Tensor
@@ -31,6 +32,22 @@ class Match(NamedTuple):
     target: Tensor
     weight: Tensor | None = None
     shared_queries: bool = False
+    sizes: Sequence[int] | None = None
+
+
+class MaskFeatures(NamedTuple):
+    """What the masks of a batch are read from: products with mask embeddings are logits of the cells.
+
+    Attributes:
+        tensor: (B, C, h, w).
+        stride: a cell covers so many pixels of the network's input in each direction, beginning at its upper left
+            corner; the last cells may reach beyond it.
+        padding: (B, h, w) bool, True = padding; None when there is none.
+    """
+
+    tensor: Tensor
+    stride: int
+    padding: Tensor | None = None
 
 
 class LayerOutput(NamedTuple):
@@ -44,6 +61,8 @@ class LayerOutput(NamedTuple):
         name: of a set of predictions that a layer makes besides its own, such as "_pre" (see `name_layers`); None for
             the layer's.
         left_out: (B, Q) bool, True = a query that takes no part any more, see `Predictions.padding`; None when all do.
+        mask_features: what the mask embeddings in `extra` are multiplied with, the same for all queries; None without
+            masks.
     """
 
     logits: Tensor
@@ -51,19 +70,24 @@ class LayerOutput(NamedTuple):
     extra: Mapping[str, Tensor]
     name: str | None = None
     left_out: Tensor | None = None
+    mask_features: MaskFeatures | None = None
 
     @classmethod
     def joined(cls, outputs: Sequence["LayerOutput | Predictions"]) -> "LayerOutput":
         """What several say about queries of their own, one after the other, with the further outputs of the first."""
         extra = {name: torch.cat([output.extra[name] for output in outputs], dim=1) for name in outputs[0].extra}
-        logits = torch.cat([output.logits for output in outputs], dim=1)
-        return cls(logits, torch.cat([output.boxes for output in outputs], dim=1), extra)
+        logits, boxes = (
+            torch.cat([getattr(output, part) for output in outputs], dim=1) for part in ("logits", "boxes")
+        )
+        return cls(logits, boxes, extra, mask_features=outputs[0].mask_features)
 
     def first(self, number: int) -> "LayerOutput":
         """The same of the first queries of each image."""
         extra = {name: value[:, :number] for name, value in self.extra.items()}
         left_out = None if self.left_out is None else self.left_out[:, :number]
-        return LayerOutput(self.logits[:, :number], self.boxes[:, :number], extra, self.name, left_out)
+        return self._replace(
+            logits=self.logits[:, :number], boxes=self.boxes[:, :number], extra=extra, left_out=left_out
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,7 @@ class Predictions:
     """A set of predictions, and how it is matched and weighted.
 
     Attributes:
-        logits, boxes, extra: see `LayerOutput`.
+        logits, boxes, extra, mask_features: see `LayerOutput`.
         reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the queries begin at, or boxes around tokens
             (B is 1 where they are the same for all images); None without any. Matchers may look at it.
         targets: what this set is compared with where that is not the batch's ground truth: objects, or a function from
@@ -84,6 +108,8 @@ class Predictions:
         query_weight: (B, Q), what losses that each query has are multiplied by; None for 1.
         padding: (B, Q) bool, True = a query that only fills up the batch, or has been left out by a decoder: nothing is
             matched with it, or detected by it, and it has no losses; None when there is none.
+        image_sizes: (height, width) of each image as the network sees it, in pixels without padding, which
+            `Detector.forward` adds for postprocessing; None where nobody has asked.
     """
 
     logits: Tensor
@@ -97,6 +123,8 @@ class Predictions:
     weight: float = 1.0
     query_weight: Tensor | None = None
     padding: Tensor | None = None
+    mask_features: MaskFeatures | None = None
+    image_sizes: Sequence[tuple[int, int]] | None = None
 
     @classmethod
     def of(cls, output: LayerOutput, **fields: Any) -> "Predictions":
@@ -104,10 +132,15 @@ class Predictions:
         padding = fields.pop("padding", None)
         if output.left_out is not None:
             padding = output.left_out if padding is None else padding | output.left_out
-        return cls(output.logits, output.boxes, output.extra, padding=padding, **fields)
+        return cls(
+            output.logits, output.boxes, output.extra, padding=padding, mask_features=output.mask_features, **fields
+        )
 
     def at_least_float32(self) -> "Predictions":
-        """The same in float32 if it was in half precision: matching, losses and boxes need the digits."""
+        """The same in float32 if it was in half precision: matching, losses and boxes need the digits.
+
+        Features of masks, which are large and the same for many sets, stay as they are: who reads them converts them.
+        """
         wide = [at_least_float32(value) for value in (self.logits, self.boxes)]
         extra = {name: at_least_float32(value) for name, value in self.extra.items()}
         return replace(self, logits=wide[0], boxes=wide[1], extra=extra)

@@ -195,7 +195,12 @@ def _split(layer: LayerOutput, sizes: list[int]) -> list[LayerOutput]:
     left_out = [None] * len(sizes) if layer.left_out is None else layer.left_out.split(sizes, dim=1)
     parts = zip(layer.logits.split(sizes, dim=1), layer.boxes.split(sizes, dim=1), left_out, strict=True)
     return [
-        LayerOutput(logits, boxes, {name: values[position] for name, values in extra.items()}, layer.name, hidden)
+        layer._replace(
+            logits=logits,
+            boxes=boxes,
+            extra={name: values[position] for name, values in extra.items()},
+            left_out=hidden,
+        )
         for position, (logits, boxes, hidden) in enumerate(parts)
     ]
 

@@ -1,6 +1,6 @@
 """The ground truth of a batch, packed: one tensor for all images, so that losses need no loop over images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from ..structures import box_xyxy_to_cxcywh
+from ..structures.masks import as_masks
+
+MASKS = "masks"
 
 
 class PaddedTargets(NamedTuple):
@@ -17,14 +20,20 @@ class PaddedTargets(NamedTuple):
     Attributes:
         labels: (B, T_max).
         boxes: (B, T_max, 4) cxcywh in 0..1.
-        extra: further properties of objects by name, (B, T_max, ...) each; zeros in padding.
+        extra: further properties of objects by name, (B, T_max, ...) each; zeros in padding. Each is padded when it is
+            looked up.
+        packed: the same objects one after the other, without padding.
         sizes: the number of objects of each image.
     """
 
     labels: Tensor
     boxes: Tensor
     extra: Mapping[str, Tensor]
-    sizes: list[int]
+    packed: "Targets"
+
+    @property
+    def sizes(self) -> list[int]:
+        return self.packed.sizes
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,8 @@ class Targets:
         labels: (T,) class indices 0..K-1.
         boxes: (T, 4) cxcywh in 0..1 of each image without its padding.
         sizes: the number of objects of each image; they sum to T.
-        extra: further properties of objects by name, (T, ...) each, such as masks.
+        extra: further properties of objects by name, (T, ...) each, such as "masks": (T, H, W) bool in the frame of the
+            padded batch, False in the padding.
     """
 
     labels: Tensor
@@ -44,18 +54,21 @@ class Targets:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def from_inputs(cls, batched_inputs: Sequence[dict[str, Any]], *, num_classes: int, like: Tensor) -> "Targets":
-        """Take `instances` of model inputs (`gt_boxes` absolute xyxy, `gt_classes`, `image_size`).
+    def from_inputs(
+        cls, batched_inputs: Sequence[dict[str, Any]], *, num_classes: int, like: Tensor, with_masks: bool = False
+    ) -> "Targets":
+        """Take `instances` of model inputs (`gt_boxes` absolute xyxy, `gt_classes`, `image_size`, `gt_masks`).
 
         Args:
             batched_inputs: the batch, in detectron2's input format.
             num_classes: K.
-            like: boxes get its device, and its dtype when that is not a half.
+            like: the padded images, (B, 3, H, W). Boxes get their device, and their dtype when that is not a half.
+            with_masks: whether masks are wanted, in any form that `as_masks` reads.
 
         Raises:
-            ValueError: when an input has no instances, or a label outside 0..K-1.
+            ValueError: when an input has no instances, a label outside 0..K-1, or no masks where they are wanted.
         """
-        labels, boxes = [], []
+        labels, boxes, masks = [], [], []
         dtype = torch.promote_types(like.dtype, torch.float32)  # half precision cannot hold pixel coordinates
         for position, record in enumerate(batched_inputs):
             name = record.get("file_name", f"number {position} of the batch")
@@ -74,10 +87,14 @@ class Targets:
             xyxy = instances.gt_boxes.tensor.to(dtype)
             boxes.append(box_xyxy_to_cxcywh(xyxy / xyxy.new_tensor([width, height, width, height])))
             labels.append(classes.to(torch.int64))
+            if with_masks:
+                masks.append(_masks_of(instances, name))
+        sizes = [len(classes) for classes in labels]
         return cls(
             torch.cat(labels).to(like.device, non_blocking=True),
             torch.cat(boxes).to(like.device, non_blocking=True),
-            [len(classes) for classes in labels],
+            sizes,
+            {MASKS: _in_one_frame(masks, like)} if with_masks else {},
         )
 
     def class_agnostic(self) -> "Targets":
@@ -102,16 +119,63 @@ class Targets:
 
     def padded(self) -> PaddedTargets:
         """The same image by image, see `PaddedTargets`."""
-        shape = (len(self.sizes), max(self.sizes, default=0))
-        labels, boxes = self.labels.new_zeros(shape), self.boxes.new_full((*shape, 4), 0.5)
-        boxes[..., 2:] = 1.0
-        extra = {name: value.new_zeros((*shape, *value.shape[1:])) for name, value in self.extra.items()}
-        packed = [(labels, self.labels), (boxes, self.boxes), *((extra[name], self.extra[name]) for name in extra)]
-        for padded, values in packed:
-            for row, part in zip(padded, values.split(self.sizes), strict=True):
-                row[: len(part)] = part
-        return PaddedTargets(labels, boxes, extra, self.sizes)
+        whole_image = self.boxes.new_full((4,), 0.5)
+        whole_image[2:] = 1.0
+        return PaddedTargets(self.pad(self.labels), self.pad(self.boxes, whole_image), _PaddedExtra(self), self)
+
+    def pad(self, values: Tensor, padding: Tensor | None = None) -> Tensor:
+        """What each object has, (T, ...), image by image: (B, T_max, ...).
+
+        Args:
+            values: (T, ...).
+            padding: what the places without an object get, (...); None for zeros.
+        """
+        padded = values.new_zeros(len(self.sizes), max(self.sizes, default=0), *values.shape[1:])
+        if padding is not None:
+            padded[:] = padding
+        for row, part in zip(padded, values.split(self.sizes), strict=True):
+            row[: len(part)] = part
+        return padded
 
     def __len__(self) -> int:
         """T, the number of objects."""
         return len(self.labels)
+
+
+class _PaddedExtra(Mapping[str, Tensor]):
+    """Further properties of objects, padded when they are looked up: copies of masks are large."""
+
+    def __init__(self, targets: Targets):
+        self._targets = targets
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._targets.pad(self._targets.extra[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets.extra)
+
+    def __len__(self) -> int:
+        return len(self._targets.extra)
+
+
+def _masks_of(instances: Any, name: str) -> Tensor:
+    """(n, h, w) bool, the masks of an image."""
+    if not instances.has("gt_masks"):
+        raise ValueError(
+            f"image {name} has no 'gt_masks', which this model's losses need: use a data set with masks, and a mapper "
+            "that loads them"
+        )
+    masks = as_masks(instances.gt_masks, instances.image_size, image=f"image {name}")
+    if len(masks) != len(instances.gt_classes):
+        raise ValueError(f"image {name} has {len(masks)} masks, but {len(instances.gt_classes)} objects")
+    return masks
+
+
+def _in_one_frame(masks: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Masks of all images, padded at the right and the bottom: (T, H, W) for images (B, 3, H, W)."""
+    framed = torch.zeros(sum(map(len, masks)), *like.shape[-2:], dtype=torch.bool, device=like.device)
+    first = 0
+    for one in masks:
+        framed[first : first + len(one), : one.shape[1], : one.shape[2]] = one.to(like.device, non_blocking=True)
+        first += len(one)
+    return framed

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..modeling import Detector, Match, Predictions, Targets
+from ..modeling.targets import MASKS
 
 
 class _NoWayBack(TorchDispatchMode):
@@ -34,7 +35,7 @@ class _KnownMatches:
             pairs = torch.zeros(
                 3, len(objects) * predicted.num_groups, dtype=torch.int64, device=predicted.logits.device
             )
-            found[name] = Match(*pairs)
+            found[name] = Match(*pairs, sizes=[pairs.shape[1], *[0] * (len(predicted.logits) - 1)])
         return found
 
 
@@ -57,7 +58,10 @@ def losses_on_a_fake_gpu(model: Detector, batch: Sequence[dict[str, Any]]) -> di
         images = model.preprocess(batch, as_published=True)
         sizes = [len(record["instances"].gt_classes) for record in batch]
         labels = torch.zeros(sum(sizes), dtype=torch.int64, device=images.tensor.device)
-        targets = Targets(labels, torch.zeros(sum(sizes), 4, device=images.tensor.device), sizes)
+        extra = {}
+        if getattr(criterion, "needs_masks", False):
+            extra[MASKS] = labels.new_zeros(sum(sizes), *images.tensor.shape[-2:], dtype=torch.bool)
+        targets = Targets(labels, torch.zeros(sum(sizes), 4, device=images.tensor.device), sizes, extra)
         outputs = model.predict(images, targets)
         return model.criterion(outputs, targets) | model.losses(outputs, targets)
 

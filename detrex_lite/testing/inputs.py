@@ -15,7 +15,7 @@ NUM_QUERIES = 7
 def make_input(
     height: int, width: int, boxes: Sequence[Sequence[float]] | Tensor, classes: Sequence[int], seed: int = 0
 ) -> dict[str, Any]:
-    """A random image with objects.
+    """A random image with objects, whose masks are the ellipses in their boxes.
 
     Args:
         height, width: of the image, in pixels; detections are asked for in twice its frame.
@@ -27,8 +27,18 @@ def make_input(
     image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
     corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     labels = torch.tensor(classes, dtype=torch.int64)
-    instances = Instances((height, width), gt_boxes=Boxes(corners), gt_classes=labels)
+    instances = Instances(
+        (height, width), gt_boxes=Boxes(corners), gt_classes=labels, gt_masks=ellipses(corners, (height, width))
+    )
     return {"image": image, "height": 2 * height, "width": 2 * width, "instances": instances}
+
+
+def ellipses(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (T, height, width) of the ellipses in boxes (T, 4), absolute xyxy: pixels whose centre is inside."""
+    rows, columns = (torch.arange(side, dtype=boxes.dtype) + 0.5 for side in size)
+    x0, y0, x1, y1 = (edge[:, None, None] for edge in boxes.unbind(1))
+    across, down = 2 * (columns - x0) / (x1 - x0) - 1, 2 * (rows[:, None] - y0) / (y1 - y0) - 1
+    return across**2 + down**2 <= 1
 
 
 def make_batch() -> list[dict[str, Any]]:

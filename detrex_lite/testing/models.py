@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..config import LazyConfig, instantiate
-from ..modeling import Detector, Predictions, Targets
+from ..modeling import Detector, Predictions
 
 
 def build(cfg: DictConfig, seed: int = 0) -> Any:
@@ -54,7 +54,7 @@ def predict(
     images = model.preprocess(inputs, as_published=model.training if as_published is None else as_published)
     if not targets:
         return model.predict(images)
-    return model.predict(images, Targets.from_inputs(inputs, num_classes=model.num_classes, like=images.tensor))
+    return model.predict(images, model.targets(inputs, images))
 
 
 def loss_names(suffixes: Iterable[str], kinds: Iterable[str] = ("class", "bbox", "giou")) -> set[str]:

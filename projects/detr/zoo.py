@@ -11,6 +11,14 @@ _paper = Origin(
     source="https://github.com/facebookresearch/detr",
     trained_by="the paper's authors",
 )
+_panoptic = Origin(
+    base=_paper.base,
+    format="detr",
+    licence="Apache-2.0",
+    num_classes=250,
+    source="https://github.com/facebookresearch/detr",
+    trained_by="the paper's authors",
+)
 _conditional = Origin(
     format="detr",
     licence="Apache-2.0",
@@ -45,6 +53,36 @@ ENTRIES = (
         44.9,
         "detr-r101-dc5-a2e86def.pth",
         sha256="a2e86def",
+    ),
+    _panoptic(
+        "detr_r50_panoptic_paper",
+        "models/detr_r50_panoptic",
+        None,
+        38.8,
+        "detr-r50-panoptic-00ce5173.pth",
+        sha256="00ce5173",
+        overrides=("model.postprocessor.num_things=80",),
+        notes="PQ 43.4, mask AP 31.1",
+    ),
+    _panoptic(
+        "detr_r50_dc5_panoptic_paper",
+        "models/detr_r50_dc5_panoptic",
+        None,
+        40.2,
+        "detr-r50-dc5-panoptic-da08f1b1.pth",
+        sha256="da08f1b1",
+        overrides=("model.postprocessor.num_things=80",),
+        notes="PQ 44.6, mask AP 31.9",
+    ),
+    _panoptic(
+        "detr_r101_panoptic_paper",
+        "models/detr_r101_panoptic",
+        None,
+        40.1,
+        "detr-r101-panoptic-40021d53.pth",
+        sha256="40021d53",
+        overrides=("model.postprocessor.num_things=80",),
+        notes="PQ 45.1, mask AP 33",
     ),
     _conditional(
         "detr_r50_50ep_conditional",

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from detrex_lite.checkpoint import CheckpointError, convert_state_dict, load_checkpoint, save_atomic
 from detrex_lite.checkpoint.key_maps import COCO_IDS
 from detrex_lite.config import get_config
+from detrex_lite.modeling.masks import MASK_LOGITS
 from detrex_lite.structures import box_xyxy_to_cxcywh
 from detrex_lite.testing import (
     NUM_CLASSES,
@@ -41,6 +42,8 @@ class Detector:
 
     Attributes:
         project: whose model config is taken, that of the paper's repository, which transformers follows.
+        variant: how the name of that config ends.
+        task: how transformers' class ends.
         kind: how transformers' classes begin.
         changes: keys of the model config here.
         options: of transformers' config.
@@ -57,9 +60,11 @@ class Detector:
     stages: tuple[str, ...] = ("stage4",)
     auxiliary_loss: bool = True
     tolerance: float = 1e-6
+    variant: str = "r50_paper"
+    task: str = "ObjectDetection"
 
     def ours(self, **changes: Any) -> Any:
-        cfg = get_config(f"projects/{self.project}/configs/models/{self.project}_r50_paper.py").model
+        cfg = get_config(f"projects/{self.project}/configs/models/{self.project}_{self.variant}.py").model
         return build_lively(without_dropout(changed(cfg, {**SMALL, **NO_EPS, **self.changes, **changes}))).double()
 
     def theirs(self, *, timm: bool = False, **options: Any) -> Any:
@@ -88,7 +93,7 @@ class Detector:
             **{"num_labels": NUM_CLASSES, "num_queries": NUM_QUERIES, **self.options, **options},
         )
         torch.manual_seed(0)
-        model = getattr(transformers, f"{self.kind}ForObjectDetection")(config).double().eval()
+        model = getattr(transformers, f"{self.kind}For{self.task}")(config).double().eval()
         for (
             name,
             parameter,
@@ -115,6 +120,16 @@ def deformable(**variant):
 
 DETECTORS = {
     "detr": Detector("detr", "Detr", options={"d_model": 64}, auxiliary_loss=False),
+    "detr, masks": Detector(
+        "detr",
+        "Detr",
+        {"mask_head.num_heads": 4},
+        {"d_model": 64},
+        ("stage1", "stage2", "stage3", "stage4"),
+        auxiliary_loss=False,
+        variant="r50_panoptic",
+        task="Segmentation",
+    ),
     "conditional_detr": Detector(
         "conditional_detr",
         "ConditionalDetr",
@@ -154,7 +169,8 @@ def labels_of(batch):
     for one in batch:
         height, width = one["instances"].image_size
         boxes = one["instances"].gt_boxes.tensor.double() / torch.tensor([width, height, width, height])
-        labels.append({"class_labels": one["instances"].gt_classes, "boxes": box_xyxy_to_cxcywh(boxes)})
+        objects = {"class_labels": one["instances"].gt_classes, "boxes": box_xyxy_to_cxcywh(boxes)}
+        labels.append({**objects, "masks": one["instances"].gt_masks})
     return labels
 
 
@@ -175,6 +191,10 @@ def assert_equal_outputs(ours, theirs, tolerance):
         for got, expected in (named[name].logits, logits), (named[name].boxes, boxes):
             assert_close(got, expected, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
             assert got.std(dim=(0, 1)).min() > 1e-3  # images and queries differ by far more than what is tolerated
+    if "pred_masks" in want:
+        assert_close(named[""].extra[MASK_LOGITS], want.pred_masks, rtol=tolerance, atol=tolerance)
+        for name in ("loss_mask", "loss_dice"):
+            assert_close(losses[name], want.loss_dict[name], rtol=10 * tolerance, atol=0)
     for name, there in {"class": "ce", "bbox": "bbox", "giou": "giou"}.items():
         for layer in ("", "_0") if want.auxiliary_outputs else ("",):
             got = losses[f"loss_{name}{layer}"] / ours.criterion.weights[f"loss_{name}"]

@@ -21,7 +21,7 @@ from detrex_lite.inference.export import FORMATS, ExportError, export
 from detrex_lite.inference.export.check import compare_detections, made_up_image
 from detrex_lite.inference.exported import Detections, FoundBoxes, resized_size, select
 from detrex_lite.inference.runtimes import open_session
-from detrex_lite.modeling import NMS, Predictions, SoftmaxPostprocessor, TopKPostprocessor
+from detrex_lite.modeling import NMS, MaskPostprocessor, Predictions, SoftmaxPostprocessor, TopKPostprocessor
 from detrex_lite.ops.deformable_attention import api as deformable_attention
 
 from .small_detectors import LARGE_CONFIGS, ROOT, SMALL_CONFIGS, small_predictor
@@ -276,6 +276,9 @@ def test_models_that_are_no_detectors_or_postprocess_otherwise_are_refused(detr,
     with monkeypatch.context() as patched:
         patched.setattr(detr.model, "postprocessor", lambda predictions, sizes: [])
         with pytest.raises(ExportError, match="subclass of"):
+            export(detr, tmp_path / QUICK)
+        patched.setattr(detr.model, "postprocessor", MaskPostprocessor())
+        with pytest.raises(ExportError, match="MaskPostprocessor makes some.*TopKPostprocessor"):
             export(detr, tmp_path / QUICK)
 
     class Mine(TopKPostprocessor):

@@ -6,6 +6,7 @@
     python -m detrex_lite.tools.benchmark train projects/detr/configs/detr_small_shapes.py
     python -m detrex_lite.tools.benchmark loader
     python -m detrex_lite.tools.benchmark matcher
+    python -m detrex_lite.tools.benchmark masks
     python -m detrex_lite.tools.benchmark eval
     python -m detrex_lite.tools.benchmark analyze projects/detr/configs/models/detr_r50.py
     python -m detrex_lite.tools.benchmark projects
@@ -33,6 +34,7 @@ from .evaluation import benchmark_evaluation
 from .history import append_to_history
 from .loader import benchmark_loader
 from .machine import choose_device
+from .masks import MaskSettings, benchmark_masks
 from .matching import MatchingSettings, benchmark_matching
 from .models import MODES, PRECISIONS
 from .operator_inputs import OperatorSettings, parse_shapes, pyramid
@@ -121,6 +123,16 @@ def matcher_parser() -> argparse.ArgumentParser:
     for name in ("sets", "queries", "images", "objects", "classes"):
         parser.add_argument(f"--{name}", type=int, default=getattr(MatchingSettings, name), help="default: %(default)s")
     _add_common(parser, repeats=MatchingSettings.repeats)
+    return parser
+
+
+def masks_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} masks", description="Time and memory of matching and losses of masks in a training step."
+    )
+    for name in ("sets", "queries", "images", "objects", "cells", "channels", "points"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(MaskSettings, name), help="default: %(default)s")
+    _add_common(parser, repeats=MaskSettings.repeats)
     return parser
 
 
@@ -283,6 +295,20 @@ def _measure_matching(arguments: argparse.Namespace) -> Any:
     return benchmark_matching(settings, choose_device(arguments.device))
 
 
+def _measure_masks(arguments: argparse.Namespace) -> Any:
+    settings = MaskSettings(
+        sets=arguments.sets,
+        queries=arguments.queries,
+        images=arguments.images,
+        objects=arguments.objects,
+        cells=arguments.cells,
+        channels=arguments.channels,
+        points=arguments.points,
+        repeats=arguments.repeats,
+    )
+    return benchmark_masks(settings, choose_device(arguments.device))
+
+
 def _measure_evaluation(arguments: argparse.Namespace) -> Any:
     return benchmark_evaluation(
         images=arguments.images,
@@ -319,6 +345,7 @@ COMMANDS = {
     "train": (training_parser, _measure_training),
     "loader": (loader_parser, _measure_loader),
     "matcher": (matcher_parser, _measure_matching),
+    "masks": (masks_parser, _measure_masks),
     "eval": (evaluation_parser, _measure_evaluation),
     "analyze": (analysis_parser, _analyze),
     "projects": (overview_parser, _overview),

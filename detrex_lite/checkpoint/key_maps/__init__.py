@@ -8,7 +8,7 @@ a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the o
 `heads.class_embed.N` and `heads.bbox_embed.N`, of decoder layer N, the encoder's after the last layer's.
 """
 
-from . import detrex, dfine, lwdetr, mmdetection, papers, rtdetr, transformers
+from . import detrex, dfine, lwdetr, maskdino, mmdetection, papers, rtdetr, transformers
 from .backbones import CAE, DETECTRON2, DINOV2, TORCHVISION, TRANSFORMERS_DINOV2
 from .conversions import COCO_IDS
 from .key_map import ENCODER_HEAD, Conversion, Copy, KeyMap, split_part, translate
@@ -23,6 +23,7 @@ KEY_MAPS: tuple[KeyMap, ...] = (
     *dfine.MAPS,
     *transformers.MAPS,
     *lwdetr.MAPS,
+    *maskdino.MAPS,
     *mmdetection.MAPS,
     TORCHVISION,
     DETECTRON2,

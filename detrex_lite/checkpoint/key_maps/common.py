@@ -5,7 +5,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from .conversions import COCO_IDS, COCO_STUFF_IDS, NUM_PANOPTIC_IDS, AnyRows, CocoRows
 from .key_map import KeyMap, Rules
+
+_CLASSES = "heads.class_embed.#."
 
 
 def refines_boxes(state: Mapping[str, Tensor]) -> bool:
@@ -44,15 +47,31 @@ def levels(theirs: str, num_maps: int) -> Rules:
     return tuple((f"{theirs}.{level}.", f"neck.{name}.") for level, name in enumerate(here))
 
 
-def with_masks(detr: KeyMap) -> KeyMap:
-    """DETR's detector inside of one that segments as well, whose mask head is left out."""
-    return dataclasses.replace(
-        detr,
-        signature=tuple(f"detr.{template}" for template in detr.signature),
-        rules=under("detr.", detr.rules),
-        ignored=("bbox_attention.", "mask_head."),
-    )
+def with_masks(detr: KeyMap, head: Rules) -> tuple[KeyMap, KeyMap]:
+    """DETR's detector inside of one that segments as well: with the mask head, and without, for detectors of boxes.
 
+    Args:
+        detr: the map of the detector.
+        head: rules of the mask head.
+    """
+    rules = under("detr.", detr.rules)
+    signature = tuple(f"detr.{template}" for template in detr.signature)
+    things, every = CocoRows(_CLASSES), CocoRows(_CLASSES, ids=(*COCO_IDS, *COCO_STUFF_IDS), num_ids=NUM_PANOPTIC_IDS)
+    of_segments = dataclasses.replace(
+        detr, signature=signature, rules=(*rules, *head), conversions=(AnyRows((things, every)),)
+    )
+    return of_segments, dataclasses.replace(of_segments, rules=rules, ignored=("bbox_attention.", "mask_head."))
+
+
+# Of the paper's mask head; transformers had the same names in version 4.
+MASK_HEAD: Rules = (
+    ("bbox_attention.q_linear.", "mask_head.query_proj."),
+    ("bbox_attention.k_linear.", "mask_head.key_proj."),
+    *((f"mask_head.lay{number + 1}.", f"mask_head.convs.{number}.") for number in range(5)),
+    *((f"mask_head.gn{number + 1}.", f"mask_head.norms.{number}.") for number in range(5)),
+    *((f"mask_head.adapter{number + 1}.", f"mask_head.adapters.{number}.") for number in range(3)),
+    ("mask_head.out_lay.", "mask_head.predict."),
+)
 
 # The projections of conditional attention, as its authors call them: q, k and v of content, position and sine position.
 PROJECTIONS = {

@@ -11,6 +11,10 @@ from .key_map import matches
 COCO_UNUSED_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 COCO_IDS = tuple(index for index in range(1, 91) if index not in COCO_UNUSED_IDS)
 NUM_IDS = 91
+# COCO panoptic numbers its 53 classes of stuff above these, and DETR has rows for ids below 250.
+COCO_STUFF_IDS = (92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149)
+COCO_STUFF_IDS += (151, 154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201))
+NUM_PANOPTIC_IDS = 250
 
 # The bias of a class that does not occur: its probability is 0 in float16, too.
 _NEVER = -1e4
@@ -18,7 +22,7 @@ _NEVER = -1e4
 
 @dataclass(frozen=True)
 class CocoRows:
-    """A tensor with a row for each COCO id from 0 to 90, of which this project keeps those of the 80 classes.
+    """A tensor with a row for each COCO id from 0 on, of which this project keeps those of the classes that occur.
 
     Rows after these (DETR's "no object", the label embedding's) follow in both; the other project may have some more.
 
@@ -26,28 +30,53 @@ class CocoRows:
         template: of this project's names.
         spare: how many of the other project's last rows this project does not have.
         ids: the row that each class has there.
+        num_ids: how many ids have a row there.
     """
 
     template: str
     spare: int = 0
     ids: tuple[int, ...] = COCO_IDS
+    num_ids: int = NUM_IDS
 
     def applies(self, name: str, names: Collection[str]) -> bool:
         return matches(name, self.template)
 
     def read(self, value: Tensor, shape: Size) -> Tensor:
         after = shape[0] - len(self.ids)
-        if not 0 <= after <= 1 or value.shape[0] != NUM_IDS + after + self.spare:
+        if not 0 <= after <= 1 or value.shape[0] != self.num_ids + after + self.spare:
             return value
-        return value[[*self.ids, *range(NUM_IDS, NUM_IDS + after)]]
+        return value[[*self.ids, *range(self.num_ids, self.num_ids + after)]]
 
     def write(self, name: str, value: Tensor) -> Tensor:
         after = value.shape[0] - len(self.ids)
         if not 0 <= after <= 1:
             return value  # not COCO's classes: there are no ids
-        rows = value.new_full((NUM_IDS + after + self.spare, *value.shape[1:]), _NEVER if value.dim() == 1 else 0.0)
-        rows[[*self.ids, *range(NUM_IDS, NUM_IDS + after)]] = value
+        shape = (self.num_ids + after + self.spare, *value.shape[1:])
+        rows = value.new_full(shape, _NEVER if value.dim() == 1 else 0.0)
+        rows[[*self.ids, *range(self.num_ids, self.num_ids + after)]] = value
         return rows
+
+
+@dataclass(frozen=True)
+class AnyRows:
+    """Of several conversions of one tensor the one that its shape asks for.
+
+    Attributes:
+        options: in the order in which they are tried.
+    """
+
+    options: tuple[CocoRows, ...]
+
+    def applies(self, name: str, names: Collection[str]) -> bool:
+        return any(one.applies(name, names) for one in self.options)
+
+    def read(self, value: Tensor, shape: Size) -> Tensor:
+        converted = (one.read(value, shape) for one in self.options)
+        return next((one for one in converted if one.shape == shape), value)
+
+    def write(self, name: str, value: Tensor) -> Tensor:
+        converted = (one.write(name, value) for one in self.options)
+        return next((one for one in converted if one.shape != value.shape), value)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from .backbones import swin, torchvision_swin
 from .common import ANCHOR_DETR as _ANCHOR_DETR
-from .common import HEADS, ONE_HEAD, PROJECTIONS, PROPOSALS, layers, levels, under, with_masks
+from .common import HEADS, MASK_HEAD, ONE_HEAD, PROJECTIONS, PROPOSALS, layers, levels, under, with_masks
 from .conversions import CocoRows, LinearAsConvolution, ObjectnessRows
 from .detrex import BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER
 from .key_map import KeyMap, Rules
@@ -80,7 +80,7 @@ DETR = KeyMap(
     conversions=(_CLASS_ROWS,),
     one_head=True,
 )
-DETR_WITH_MASKS = with_masks(DETR)  # DETRsegm
+DETR_WITH_MASKS = with_masks(DETR, MASK_HEAD)  # DETRsegm
 
 CONDITIONAL_DETR = KeyMap(
     "conditional_detr",
@@ -208,7 +208,7 @@ RELATION_DETR_FOCALNET = _relation_detr(
 
 MAPS = (
     DETR,
-    DETR_WITH_MASKS,
+    *DETR_WITH_MASKS,
     CONDITIONAL_DETR,
     DAB_DETR,
     ANCHOR_DETR,

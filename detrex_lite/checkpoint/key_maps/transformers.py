@@ -7,7 +7,7 @@ are read. The state dict of a model of version 5 is what is written, with a back
 from functools import partial
 
 from .backbones import transformers_resnet
-from .common import HEADS, PROPOSALS, has_proposals, layers, levels, refines_boxes, under, with_masks
+from .common import HEADS, MASK_HEAD, PROPOSALS, has_proposals, layers, levels, refines_boxes, under, with_masks
 from .conversions import CocoRows, ObjectnessRows
 from .key_map import Copy, KeyMap, Rules
 from .rtdetr import fusion_blocks
@@ -90,7 +90,23 @@ DETR = _format(
     conversions=(_CLASS_ROWS,),
     one_head=True,
 )
-DETR_WITH_MASKS = with_masks(DETR)  # DetrForSegmentation
+
+
+def _mask_head() -> Rules:
+    """That of DetrForSegmentation."""
+    rules = [(f"bbox_attention.{name[0]}_proj.", f"mask_head.{name}_proj.") for name in ("query", "key")]
+    blocks = ["conv1", "conv2", *(f"fpn_stages.{step}.refine" for step in range(3))]
+    for number, block in enumerate(blocks):
+        rules += [(f"mask_head.{block}.{part}.", f"mask_head.{part}s.{number}.") for part in ("conv", "norm")]
+    return (
+        *rules,
+        ("mask_head.fpn_stages.#.fpn_adapter.", "mask_head.adapters.#."),
+        ("mask_head.output_conv.", "mask_head.predict."),
+        *MASK_HEAD,
+    )
+
+
+DETR_WITH_MASKS = with_masks(DETR, _mask_head())
 
 
 def _conditional_attention(theirs: str, number: int, before: str) -> Rules:
@@ -289,4 +305,4 @@ def _dfine() -> KeyMap:
 RTDETR = _rtdetr()
 DFINE = _dfine()
 
-MAPS = (DETR, DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR, DFINE)
+MAPS = (DETR, *DETR_WITH_MASKS, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, RTDETR, DFINE)

@@ -181,6 +181,11 @@ def _checked_detector(model: Any, postprocess: str) -> Detector:
             f"a {type(model.postprocessor).__name__} cannot be exported: make it a subclass of "
             "detrex_lite.modeling.postprocess.Postprocessor, with `candidates` and `settings`"
         )
+    if model.postprocessor.with_masks:
+        raise ExportError(
+            f"masks cannot be exported, and {type(model.postprocessor).__name__} makes some: for boxes alone, make a "
+            "TopKPostprocessor or SoftmaxPostprocessor the model's `postprocessor`"
+        )
     kind = model.postprocessor.settings()["kind"]
     if postprocess == OUTSIDE and kind not in NUMPY_KINDS:
         raise ExportError(f"postprocessing of kind {kind!r} is done in torch alone: use postprocess='inside'")

@@ -17,6 +17,7 @@ from .losses import (
     VarifocalLoss,
     sigmoid_focal_loss,
 )
+from .mask_losses import MaskBCELoss, MaskDiceLoss, WholeMaskDiceLoss, WholeMaskFocalLoss
 from .match_union import MatchUnion
 from .set_criterion import SetCriterion
 
@@ -31,6 +32,8 @@ __all__ = [
     "FocalLoss",
     "GIoULoss",
     "IoUAwareBCELoss",
+    "MaskBCELoss",
+    "MaskDiceLoss",
     "MatchUnion",
     "MatchabilityAwareLoss",
     "MatchedLoss",
@@ -38,6 +41,8 @@ __all__ = [
     "PositionSupervisedLoss",
     "SetCriterion",
     "VarifocalLoss",
+    "WholeMaskDiceLoss",
+    "WholeMaskFocalLoss",
     "alignment",
     "family",
     "sigmoid_focal_loss",

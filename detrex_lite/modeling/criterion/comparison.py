@@ -7,14 +7,15 @@ Legend: S sets, B batch, R queries of all sets of an image, M matched pairs of a
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import did_you_mean
-from ..predictions import Match, Predictions
+from ..predictions import MaskFeatures, Match, Predictions
 from ..targets import Targets
 
 
@@ -40,6 +41,8 @@ class Comparison:
         matched_share: the share of the final matching queries that have an object, a scalar; None where these are not
             matched yet, or are not there.
         weight: (M,) the weight of each matched pair, see `Match`; None where all are 1.
+        mask_features: what mask embeddings are multiplied with; None without masks.
+        match_sizes: how many pairs each image has, for each set; None for sets whose matcher does not say it.
     """
 
     names: list[str]
@@ -58,6 +61,9 @@ class Comparison:
     shared_queries: bool = False
     matched_share: Tensor | None = None
     weight: Tensor | None = None
+    mask_features: MaskFeatures | None = None
+    match_sizes: Sequence[Sequence[int] | None] = ()
+    _shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -97,7 +103,22 @@ class Comparison:
             shared_queries=any(match.shared_queries for match in pairs),
             matched_share=matched_share,
             weight=_weights_of_pairs(pairs, like=sets[0].boxes),
+            mask_features=sets[0].mask_features,
+            match_sizes=[match.sizes for match in pairs],
         )
+
+    def shared(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, called by the first of several losses that ask for the same `key`."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return self._shared[key]
+
+    def pairs_per_image(self) -> list[int]:
+        """B numbers that sum to M. It waits for the device where a matcher does not say them."""
+        batch, known = len(self.logits), [sizes for sizes in self.match_sizes if sizes is not None]
+        if not known or len(known) < len(self.match_sizes):
+            return torch.bincount(self.image, minlength=batch).tolist()
+        return [sum(sizes) for sizes in zip(*known, strict=True)]
 
     def matched(self, name: str) -> Tensor:
         """(M, ...), what the matched queries have as the extra output `name`."""

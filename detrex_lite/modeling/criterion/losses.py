@@ -34,8 +34,9 @@ class Mean(NamedTuple):
 class MatchedLoss(Protocol):
     """The interface of a loss.
 
-    It may have two attributes: `needs`, names of further outputs without which a set of predictions does not have the
-    loss, and `needs_matched_share`, True where `Comparison.matched_share` must be known.
+    It may have three attributes: `needs`, names of further outputs without which a set of predictions does not have the
+    loss; `needs_matched_share`, True where `Comparison.matched_share` must be known; and `needs_masks`, True where
+    objects must have masks.
     """
 
     def __call__(self, comparison: Comparison) -> Tensor | Mean:

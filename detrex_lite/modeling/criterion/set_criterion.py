@@ -63,6 +63,13 @@ class SetCriterion(nn.Module):
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self._names_checked = False
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether a loss or a cost compares masks, so that objects must have them."""
+        matchers = [self.matcher, *self.matchers.values()]
+        costs = [cost for matcher in matchers for cost in getattr(matcher, "costs", {}).values()]
+        return any(getattr(part, "needs_masks", False) for part in (*self.losses.values(), *costs))
+
     def forward(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
         """Compare.
 

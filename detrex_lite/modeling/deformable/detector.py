@@ -5,10 +5,20 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ...structures import ImageBatch, Instances
+from ..decoder import Memory
 from ..denoising import Denoising
-from ..detector import Detector, ImagePreprocessor, channels_of_positions, require_equal
+from ..detector import (
+    Detector,
+    ImagePreprocessor,
+    PanopticPostprocessor,
+    channels_of_positions,
+    require_equal,
+    without_padding,
+)
 from ..heads import DetectionHeads
-from ..predictions import Predictions
+from ..mask_branch import MaskBranch
+from ..masks import MASK_EMBEDDING
+from ..predictions import MaskFeatures, Predictions
 from .grouped_queries import GroupedAnchorQueries
 from .queries import AnchorQueries, DeformableQueries
 from .transformer import MultiScaleTransformer
@@ -28,6 +38,7 @@ class MultiScaleDetector(Detector):
         queries: where the decoder's queries begin.
         heads: read classes and boxes from queries, and with two stages from the encoder's tokens.
         denoising: makes denoising queries in training, for queries that are boxes; None for none.
+        mask_branch: makes the features that masks are read from; None for boxes alone.
         embed_dim: C, of the transformer.
         num_classes: K.
         num_queries: Q, more than an image will have objects.
@@ -35,8 +46,9 @@ class MultiScaleDetector(Detector):
         with_box_refine: each layer refines the boxes of the one before.
         as_two_stage: queries are the encoder's best proposals; needs `with_box_refine`.
         share_heads: all decoder layers have the same heads.
+        num_mask_points: points of mask losses and costs, to which they refer; None in detectors without masks.
         aux_loss: supervise every decoder layer.
-        preprocess, criterion, postprocessor, batch_invariant_eval: see `Detector`.
+        preprocess, criterion, postprocessor, panoptic_postprocessor, batch_invariant_eval: see `Detector`.
 
     Raises:
         ValueError: when the parts contradict each other.
@@ -52,6 +64,7 @@ class MultiScaleDetector(Detector):
         queries: DeformableQueries | AnchorQueries | GroupedAnchorQueries,
         heads: DetectionHeads,
         denoising: Denoising | None = None,
+        mask_branch: MaskBranch | None = None,
         embed_dim: int | None = None,
         num_classes: int,
         num_queries: int | None = None,
@@ -59,10 +72,12 @@ class MultiScaleDetector(Detector):
         with_box_refine: bool | None = None,
         as_two_stage: bool | None = None,
         share_heads: bool | None = None,
+        num_mask_points: int | None = None,
         aux_loss: bool = True,
         preprocess: ImagePreprocessor,
         criterion: nn.Module,
         postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+        panoptic_postprocessor: PanopticPostprocessor | None = None,
         batch_invariant_eval: bool = True,
     ):
         super().__init__(
@@ -70,6 +85,7 @@ class MultiScaleDetector(Detector):
             preprocess=preprocess,
             criterion=criterion,
             postprocessor=postprocessor,
+            panoptic_postprocessor=panoptic_postprocessor,
             batch_invariant_eval=batch_invariant_eval,
         )
         layout, decoder = queries.layout, transformer.decoder
@@ -83,6 +99,7 @@ class MultiScaleDetector(Detector):
             heads=heads.embed_dim,
             denoising=None if denoising is None else denoising.embed_dim,
             position_embedding=None if position_embedding is None else channels_of_positions(position_embedding),
+            mask_branch=None if mask_branch is None else mask_branch.embed_dim,
         )
         require_equal("with_box_refine", model=with_box_refine, heads=heads.with_box_refine)
         require_equal(
@@ -98,6 +115,12 @@ class MultiScaleDetector(Detector):
         )
         require_equal("share_heads", model=share_heads, heads=heads.share_heads)
         require_equal("number of decoder layers", decoder=decoder.num_layers, heads=heads.num_layers)
+        if (mask_branch is None) != (MASK_EMBEDDING not in heads.extra_embed):
+            given, other = "mask_branch", f"heads.extra.{MASK_EMBEDDING}"
+            given, other = (other, given) if mask_branch is None else (given, other)
+            raise ValueError(f"{given} is given alone: masks are products of both, set {other} too, or none")
+        if mask_branch is None and num_mask_points is not None:
+            raise ValueError(f"num_mask_points={num_mask_points} is for detectors with a mask_branch")
         if (position_embedding is None) != (transformer.encoder is None):
             given = "position_embedding" if transformer.encoder is None else "transformer.encoder"
             raise ValueError(
@@ -114,6 +137,7 @@ class MultiScaleDetector(Detector):
         self.queries = queries
         self.heads = heads
         self.denoising = denoising
+        self.mask_branch = mask_branch
         self.aux_loss = aux_loss
 
     def convert_to_deploy(self) -> None:
@@ -125,12 +149,37 @@ class MultiScaleDetector(Detector):
             self.heads.keep_last_layer(decoder.num_layers)
 
     def feature_maps(self, images: Tensor) -> Sequence[Tensor]:
-        """See `Detector.feature_maps`: L maps (B, C, h, w)."""
-        return self.neck(self.backbone(images))
+        """See `Detector.feature_maps`: L maps (B, C, h, w), and the map that the mask branch joins with them."""
+        features = self.backbone(images)
+        if self.mask_branch is None:
+            return self.neck(features)
+        return [*self.neck(features), self.mask_branch.lateral(features[self.mask_branch.in_feature])]
+
+    def positions(self, maps: Sequence[ImageBatch]) -> list[Tensor]:
+        """Of the cells of L maps, for the encoder: (B or 1, C, h, w) each; none without an encoder."""
+        if self.position_embedding is None:
+            return []
+        return [self.position_embedding(level.mask_or_zeros(), dtype=level.tensor.dtype) for level in maps]
 
     def maps_and_positions(self, images: ImageBatch) -> tuple[list[ImageBatch], list[Tensor]]:
-        """L padded maps (B, C, h, w), finest first, and their positions for the encoder: (B or 1, C, h, w) each."""
+        """L padded maps (B, C, h, w), finest first, and their positions, for detectors that encode in another way.
+
+        Raises:
+            ValueError: when there is a mask branch, which only `encode` runs.
+        """
+        if self.mask_branch is not None:
+            raise ValueError(f"{type(self).__name__} makes no masks: mask_branch must be None")
         maps = self.extract_features(images)
-        if self.position_embedding is None:
-            return maps, []
-        return maps, [self.position_embedding(level.mask_or_zeros(), dtype=level.tensor.dtype) for level in maps]
+        return maps, self.positions(maps)
+
+    def encode(self, images: ImageBatch) -> Memory:
+        """Backbone, neck, positions and encoder, and the features of masks."""
+        maps = self.extract_features(images)
+        if self.mask_branch is None:
+            return self.transformer.encode(maps, self.positions(maps))
+        *maps, lateral = maps
+        memory = self.transformer.encode(maps, self.positions(maps))
+        encoded = memory.require_levels().maps(memory.tokens)[-1 if self.transformer.coarsest_first else 0]
+        finest = ImageBatch(encoded, maps[0].image_sizes, maps[0].mask, as_published=maps[0].as_published)
+        features = without_padding(self.mask_branch, lateral, finest)
+        return memory._replace(mask_features=MaskFeatures(features.tensor, self.mask_branch.stride, features.mask))

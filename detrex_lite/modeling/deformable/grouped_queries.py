@@ -73,7 +73,7 @@ class GroupedAnchorQueries(nn.Module):
         chosen = []
         for group in range(self.layout.num_groups if training else 1):
             proposals = self.group_proposals[str(group)] if group else self.proposals
-            output, best = best_proposals(proposals(memory), self.layout.num_queries, levels, heads, group=group)
+            output, best = best_proposals(proposals(memory), self.layout.num_queries, memory, heads, group=group)
             chosen.append(output)
         # Of all groups alike, and None in training.
         padding, in_group = taken_padding(best, levels), best.shape[1]

@@ -139,7 +139,7 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
 def best_proposals(
     proposed: ProposalTokens,
     number: int,
-    levels: TokenLevels,
+    memory: Memory,
     heads: DetectionHeads,
     *,
     group: int = 0,
@@ -150,7 +150,7 @@ def best_proposals(
     Args:
         proposed: the encoder's tokens.
         number: how many.
-        levels: where they are, see `topk_tokens`.
+        memory: the encoder's result, which says where the tokens are, see `topk_tokens`.
         heads: with heads for the encoder.
         group: whose heads, see `DetectionHeads.propose`.
         selection: chooses other tokens by these scores and all boxes; without it, boxes are made for the best alone.
@@ -159,6 +159,7 @@ def best_proposals(
         Their classes and boxes, (B, Q, ...), best first, and which tokens they are, (B, Q).
     """
     with torch.no_grad():
+        levels = memory.require_levels()
         if selection is None:
             best = topk_tokens(heads.score_tokens(proposed.tokens, group=group), number, levels)
         else:
@@ -166,4 +167,4 @@ def best_proposals(
             best = selection(every.logits.max(-1).values, every.boxes, number, levels)
     tokens, anchors, proposes = proposed
     chosen = (gather_tokens(one.expand(tokens.shape[0], *one.shape[1:]), best) for one in (tokens, anchors, proposes))
-    return heads.propose(*chosen, group=group), best
+    return heads.propose(*chosen, group=group)._replace(mask_features=memory.mask_features), best

@@ -14,7 +14,7 @@ from ..anchors import AnchorBoxes
 from ..decoder import Memory
 from ..denoising import add_indicator
 from ..heads import DetectionHeads
-from ..multi_scale import TokenLevels
+from ..masks import MASK_EMBEDDING, boxes_of_masks, features_of
 from ..predictions import Predictions
 from ..queries import QueryBlock
 from ..query_layout import QueryLayout
@@ -181,10 +181,12 @@ class AnchorQueries(nn.Module):
         selection: with two stages, which proposals are taken, see `ProposalSelection`; None for those of highest score.
         project_contents: with two stages and no mixed selection, contents are projected from what the encoder gave for
             the chosen tokens, without its gradients (DDQ).
+        mask_boxes: with two stages, queries begin at the boxes around the masks of proposals instead of their boxes
+            (Mask DINO, Li et al., CVPR 2023, section 3.4), for detectors with masks.
 
     Raises:
-        ValueError: for mixed selection, a selection or projected contents without two stages, projected contents with
-            mixed selection, or several groups with two stages without mixed selection.
+        ValueError: for mixed selection, a selection, projected contents or boxes of masks without two stages, projected
+            contents with mixed selection, or several groups with two stages without mixed selection.
     """
 
     encoder_groups = 1  # of heads: all groups of queries begin at the same proposals
@@ -201,6 +203,7 @@ class AnchorQueries(nn.Module):
         normal_init: bool = False,
         selection: ProposalSelection | None = None,
         project_contents: bool = False,
+        mask_boxes: bool = False,
     ):
         super().__init__()
         _check_stages(layout, as_two_stage, mixed_selection, selection)
@@ -208,6 +211,8 @@ class AnchorQueries(nn.Module):
             raise ValueError(
                 "project_contents=True needs as_two_stage=True and mixed_selection=False: else they are learned"
             )
+        if mask_boxes and not as_two_stage:
+            raise ValueError("mask_boxes=True needs as_two_stage=True: it is about queries that are proposals")
         self.layout = layout
         self.num_queries_one2many = layout.num_queries_one2many
         self.as_two_stage = as_two_stage
@@ -215,6 +220,7 @@ class AnchorQueries(nn.Module):
         self.indicator = indicator
         self.normal_init = normal_init
         self.selection = selection
+        self.mask_boxes = mask_boxes
         self.content = None
         if not as_two_stage or mixed_selection:
             self.content = nn.Embedding(layout.total, embed_dim - indicator)
@@ -258,8 +264,7 @@ class AnchorQueries(nn.Module):
             Matching queries, and with two stages the proposals that they were made of.
         """
         if self.as_two_stage:
-            proposed = self.proposals(memory)
-            return self.select(proposed, memory.require_levels(), heads, training=training, encoded=memory.tokens)
+            return self.select(self.proposals(memory), memory, heads, training=training)
         return self._learned(memory.tokens.shape[0], training)
 
     def _contents(self, learned: Tensor, batch: int) -> Tensor:
@@ -274,36 +279,31 @@ class AnchorQueries(nn.Module):
         return StartingQueries(self.layout.blocks(content, boxes, training=training))
 
     def select(
-        self,
-        proposed: ProposalTokens,
-        levels: TokenLevels,
-        heads: DetectionHeads,
-        *,
-        training: bool,
-        encoded: Tensor | None = None,
+        self, proposed: ProposalTokens, memory: Memory, heads: DetectionHeads, *, training: bool
     ) -> StartingQueries:
         """Make queries of the best proposals.
 
         Args:
             proposed: the encoder's tokens.
-            levels: where they are.
+            memory: the encoder's result.
             heads: with heads for the encoder.
             training: whether there are queries that exist in training only.
-            encoded: (B, N, C), the encoder's tokens before their projection, for contents that are projected from them.
         """
         number = self.layout.num_proposals(training=training)
-        chosen, best = best_proposals(proposed, number, levels, heads, selection=self.selection)
+        chosen, best = best_proposals(proposed, number, memory, heads, selection=self.selection)
         if self.content_projection is not None:
-            assert encoded is not None
-            content = self.projected_contents(encoded, best)
+            content = self.projected_contents(memory.tokens, best)
             content = self.layout.of_proposals(content, training=training)
         elif self.content is None:
             content = self.layout.of_proposals(gather_tokens(proposed.tokens, best).detach(), training=training)
         else:
             learned = self.layout.of_ranks(self.content.weight, best.shape[1], training=training)
             content = self._contents(learned, chosen.boxes.shape[0])
-        reference = self.layout.of_proposals(chosen.boxes.detach(), training=training)
-        padding = taken_padding(best, levels)
+        boxes = chosen.boxes.detach()
+        if self.mask_boxes:
+            boxes = boxes_of_masks(chosen.extra[MASK_EMBEDDING], features_of(chosen), heads.eps)
+        reference = self.layout.of_proposals(boxes, training=training)
+        padding = taken_padding(best, memory.require_levels())
         blocks = self.layout.blocks(content, reference, training=training, num_proposals=best.shape[1], padding=padding)
         if not training:
             return StartingQueries(blocks)

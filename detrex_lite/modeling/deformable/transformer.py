@@ -195,18 +195,27 @@ class MultiScaleTransformer(nn.Module):
         decoder: turns queries into predictions.
         embed_dim: C.
         num_feature_levels: L, which the encoder tells apart by learned embeddings added to the positions of tokens.
+        coarsest_first: the decoder and the selection of queries get the tokens of the coarsest level first, as in Mask
+            DINO: proposals are then smallest there, and attention counts levels from there.
     """
 
     level_embeds: nn.Parameter | None
 
     def __init__(
-        self, *, encoder: nn.Module | None, decoder: Decoder, embed_dim: int = 256, num_feature_levels: int = 4
+        self,
+        *,
+        encoder: nn.Module | None,
+        decoder: Decoder,
+        embed_dim: int = 256,
+        num_feature_levels: int = 4,
+        coarsest_first: bool = False,
     ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.embed_dim = embed_dim
         self.num_feature_levels = num_feature_levels
+        self.coarsest_first = coarsest_first
         self.level_embeds = None
         if encoder is not None:
             self.level_embeds = nn.Parameter(torch.empty(num_feature_levels, embed_dim))
@@ -217,6 +226,8 @@ class MultiScaleTransformer(nn.Module):
         tokens, pos, levels = self.flatten(maps, positions)
         if self.encoder is not None:
             tokens = self.encoder(tokens, pos=pos, levels=levels)
+        if self.coarsest_first:
+            tokens, levels = flatten_maps(levels.maps(tokens)[::-1]), levels.reversed()
         return Memory(tokens, None, levels.padding, levels)
 
     def flatten(

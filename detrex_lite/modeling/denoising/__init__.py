@@ -15,7 +15,7 @@ With `GroupDenoising`, contents of matching queries end in an indicator, too (`a
 embedded label "no object", `GroupDenoising.matching_content`; DN-Deformable-DETR learns its own.
 """
 
-from .denoising import ContrastiveDenoising, Denoising, GroupDenoising, add_indicator
+from .denoising import ContrastiveDenoising, Denoising, GroupDenoising, PositiveDenoising, add_indicator
 from .layout import Layout, number_objects
 from .noise import replace_labels, shift_and_scale, shift_corners
 
@@ -24,6 +24,7 @@ __all__ = [
     "Denoising",
     "GroupDenoising",
     "Layout",
+    "PositiveDenoising",
     "add_indicator",
     "number_objects",
     "replace_labels",

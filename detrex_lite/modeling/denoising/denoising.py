@@ -145,7 +145,7 @@ class Denoising(nn.Module):
             sees=(FINAL,),
             mask=mask | padding[:, None] if padding is not None and self.mask_padding else mask,
             targets=targets,
-            match=layout.match(),
+            match=layout.match()._replace(sizes=[size * layout.groups for size in targets.sizes]),
             repeats=layout.groups,
             query_weight=None if padding is None or self.padding_in_loss else (~padding).to(boxes.dtype),
         )
@@ -225,6 +225,57 @@ class GroupDenoising(Denoising):
     def matching_content(self) -> Tensor:
         """(C,), the content that DN-DETR gives all matching queries: the embedded label "no object"."""
         return add_indicator(self.label_embedding.weight[-1], denoising=False)
+
+
+class PositiveDenoising(Denoising):
+    """Mask DINO's: positives alone, with DN-DETR's noise, in as many groups as there is room for.
+
+    Args:
+        num_classes: K.
+        embed_dim: C.
+        num_positives: of each image: there are as many groups as this has room for, but at least one.
+        label_noise_prob, max_queries, padding_in_loss, mask_padding, eps: see `Denoising`.
+        box_noise_scale: centres move by at most this share of half the sides, sides change by at most this share.
+
+    Raises:
+        ValueError: when an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        embed_dim: int = 256,
+        num_positives: int = 100,
+        label_noise_prob: float = 0.2,
+        box_noise_scale: float = 0.4,
+        max_queries: int = MAX_QUERIES,
+        padding_in_loss: bool = True,
+        mask_padding: bool = False,
+        eps: float = 1e-5,
+    ):
+        if num_positives < 1:
+            raise ValueError(f"num_positives={num_positives} is less than 1; denoising=None for none at all")
+        super().__init__(
+            label_embedding=nn.Embedding(num_classes, embed_dim),
+            num_classes=num_classes,
+            copies=1,
+            label_noise_prob=label_noise_prob,
+            box_noise_scale=box_noise_scale,
+            max_queries=max_queries,
+            padding_in_loss=padding_in_loss,
+            mask_padding=mask_padding,
+            eps=eps,
+        )
+        self.num_positives = num_positives
+
+    def wanted_groups(self, slots: int) -> int:
+        """As many groups as there is room for in the number of positives, at least one."""
+        return max(self.num_positives // max(slots, 1), 1)
+
+    def noise_boxes(self, boxes: Tensor, copy: Tensor) -> Tensor:
+        """Centres and sides change evenly within their range, see `shift_and_scale`."""
+        return shift_and_scale(boxes, self.box_noise_scale)
 
 
 class ContrastiveDenoising(Denoising):

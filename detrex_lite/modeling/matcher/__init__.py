@@ -3,6 +3,7 @@
 from .costs import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, MatchingCost, PositionModulatedCost
 from .hungarian import HungarianMatcher, Matcher
 from .iou_assigner import IoUAssigner
+from .mask_costs import MaskCost
 from .ranking import RankWeights
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "GIoUCost",
     "HungarianMatcher",
     "IoUAssigner",
+    "MaskCost",
     "Matcher",
     "MatchingCost",
     "PositionModulatedCost",

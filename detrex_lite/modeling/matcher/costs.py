@@ -17,8 +17,8 @@ from ..targets import PaddedTargets
 class MatchingCost(Protocol):
     """The interface of a cost.
 
-    It may have an attribute `whole_sets`, True where what a query costs depends on the other queries of its set of
-    predictions.
+    It may have two attributes: `whole_sets`, True where what a query costs depends on the other queries of its set of
+    predictions, and `needs_masks`, True where objects must have masks.
     """
 
     def __call__(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:

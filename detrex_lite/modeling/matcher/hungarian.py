@@ -110,7 +110,10 @@ class HungarianMatcher:
             device = next(iter(predictions.values())).logits.device
             joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)
             parts = joined.split([pairs.shape[1] for pairs in solved], dim=1)
-            matches = {name: Match(*part) for name, part in zip(predictions, parts, strict=True)}
+            matches = {
+                name: Match(*part, sizes=np.bincount(pairs[0], minlength=len(costs[name])).tolist())
+                for name, part, pairs in zip(predictions, parts, solved, strict=True)
+            }
             return matches if self.ranking is None else self._ranked(matches, predictions, self.ranking)
 
     @torch.no_grad()
@@ -143,7 +146,7 @@ class HungarianMatcher:
         """The sum of all costs, (B, Q, T), for the queries of all sets one after the other."""
         # As if they were one set: on a GPU that saves the launch of most kernels.
         joined = LayerOutput.joined(sets)
-        each = [LayerOutput(one.logits, one.boxes, one.extra) for one in sets]
+        each = [LayerOutput.joined([one]) for one in sets]
         expected = (*joined.logits.shape[:2], targets.labels.shape[1])
         costs = []
         for name, cost in self.costs.items():

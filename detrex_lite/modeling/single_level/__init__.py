@@ -1,6 +1,7 @@
 """Detectors whose transformer reads one feature map, as DETR's does: encoder, decoders, queries, the base."""
 
 from .detector import SingleLevelDetector
+from .mask_head import AttentionMaskHead
 from .queries import LearnedAnchors, LearnedPoints, LearnedQueries
 from .sampling import PollAndPoolSampler, SampledTokens
 from .transformer import (
@@ -15,6 +16,7 @@ from .transformer import (
 
 __all__ = [
     "AnchorDecoder",
+    "AttentionMaskHead",
     "ConditionalDecoder",
     "LearnedAnchors",
     "LearnedPoints",

@@ -6,11 +6,14 @@ from torch import Tensor, nn
 
 from ...errors import did_you_mean
 from ...structures import ImageBatch, Instances
+from ..decoder import Memory
 from ..denoising import GroupDenoising
-from ..detector import Detector, ImagePreprocessor, Outputs, channels_of_positions, require_equal
+from ..detector import Detector, ImagePreprocessor, Outputs, PanopticPostprocessor, channels_of_positions, require_equal
 from ..heads import DetectionHeads
-from ..predictions import Predictions
+from ..masks import MASK_LOGITS
+from ..predictions import LayerOutput, Predictions
 from ..targets import Targets
+from .mask_head import HIDDEN, AttentionMaskHead
 from .queries import LearnedAnchors, LearnedPoints, LearnedQueries
 from .transformer import SingleLevelTransformer
 
@@ -27,17 +30,22 @@ class SingleLevelDetector(Detector):
         queries: where the decoder's queries begin.
         heads: read classes and boxes from queries.
         denoising: makes denoising queries in training, for queries that are boxes; None for none.
+        mask_head: makes masks of the last layer's queries, which `heads.extra.hidden` gives as they are read
+            (`torch.nn.Identity`); None for boxes alone.
+        freeze_detector: train the mask head alone, on the weights of a detector.
         embed_dim: C, of the transformer.
         num_classes: K.
         num_queries: Q, more than an image will have objects; None for what `queries` says.
         input_norm: what the projected feature map goes through; None for nothing.
         num_patterns: P learned contents for each query that is a box or a point; None for what `queries` says.
         aux_loss: supervise every decoder layer.
-        preprocess, criterion, postprocessor, batch_invariant_eval: see `Detector`.
+        preprocess, criterion, postprocessor, panoptic_postprocessor, batch_invariant_eval: see `Detector`.
 
     Raises:
         ValueError: when the backbone gives no map of that name, or the parts contradict each other.
     """
+
+    makes_masks = False  # whether `decode` calls `with_masks`
 
     def __init__(
         self,
@@ -51,6 +59,8 @@ class SingleLevelDetector(Detector):
         heads: DetectionHeads,
         denoising: GroupDenoising | None = None,
         input_norm: nn.Module | None = None,
+        mask_head: AttentionMaskHead | None = None,
+        freeze_detector: bool = False,
         embed_dim: int,
         num_classes: int,
         num_queries: int | None = None,
@@ -59,6 +69,7 @@ class SingleLevelDetector(Detector):
         preprocess: ImagePreprocessor,
         criterion: nn.Module,
         postprocessor: Callable[[Predictions, Sequence[tuple[int, int]]], list[Instances]],
+        panoptic_postprocessor: PanopticPostprocessor | None = None,
         batch_invariant_eval: bool = True,
     ):
         super().__init__(
@@ -66,6 +77,7 @@ class SingleLevelDetector(Detector):
             preprocess=preprocess,
             criterion=criterion,
             postprocessor=postprocessor,
+            panoptic_postprocessor=panoptic_postprocessor,
             batch_invariant_eval=batch_invariant_eval,
         )
         if in_feature not in in_channels:
@@ -78,6 +90,7 @@ class SingleLevelDetector(Detector):
             denoising=None if denoising is None else denoising.embed_dim,
             sampler=None if transformer.sampler is None else transformer.sampler.embed_dim,
             position_embedding=channels_of_positions(position_embedding),
+            mask_head=None if mask_head is None else mask_head.embed_dim,
         )
         require_equal("num_queries", model=num_queries, queries=queries.layout.num_queries)
         require_equal("num_patterns", model=num_patterns, queries=queries.num_patterns)
@@ -96,16 +109,60 @@ class SingleLevelDetector(Detector):
         self.heads = heads
         self.denoising = denoising
         self.aux_loss = aux_loss
+        self._check_masks(mask_head, freeze_detector)
+        if freeze_detector:
+            self.requires_grad_(False)
+        self.mask_head = mask_head
+
+    def _check_masks(self, mask_head: AttentionMaskHead | None, freeze_detector: bool) -> None:
+        if mask_head is None:
+            if freeze_detector:
+                raise ValueError("freeze_detector=True needs a mask_head: nothing else would be trained")
+            return
+        if not self.makes_masks:
+            raise ValueError(f"{type(self).__name__} makes no masks: mask_head must be None")
+        if self.transformer.sampler is not None:
+            raise ValueError("a mask_head needs all cells of the map, and transformer.sampler leaves some out")
+        if HIDDEN not in self.heads.extra_embed:
+            raise ValueError(f"the mask_head reads heads.extra.{HIDDEN}: set it to torch.nn.Identity")
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """See `Detector.feature_maps`: one map (B, C, h, w)."""
-        return [self.input_proj(self.backbone(images)[self.in_feature])]
+        """See `Detector.feature_maps`: the map of the transformer (B, C, h, w), and those of the mask head."""
+        maps = self.backbone(images)
+        pyramid = () if self.mask_head is None else self.mask_head.in_features
+        return [self.input_proj(maps[self.in_feature]), *(maps[name] for name in pyramid)]
+
+    def positions(self, feature: ImageBatch) -> Tensor:
+        """Of the cells of a map: (B, C, h, w), or (1, C, h, w) where images share them."""
+        return self.position_embedding(feature.mask_or_zeros(), dtype=feature.tensor.dtype)
 
     def losses(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
         """See `Detector.losses`: those of the sampler of tokens, where the transformer has one."""
         return dict(outputs.extra.get("losses", {})) if isinstance(outputs, Outputs) else {}
 
     def map_and_positions(self, images: ImageBatch) -> tuple[ImageBatch, Tensor]:
-        """The padded map (B, C, h, w), and its positions, which are those of one image where all images share them."""
+        """The padded map (B, C, h, w), and its positions, see `positions`."""
         (feature,) = self.extract_features(images)
-        return feature, self.position_embedding(feature.mask_or_zeros(), dtype=feature.tensor.dtype)
+        return feature, self.positions(feature)
+
+    def with_masks(
+        self, layers: Sequence[LayerOutput], memory: Memory, feature: ImageBatch, pyramid: Sequence[ImageBatch]
+    ) -> list[LayerOutput]:
+        """Add masks to what the last layer says, if there is a mask head.
+
+        Args:
+            layers: what the layers say.
+            memory: the encoder's result.
+            feature: the map that was encoded.
+            pyramid: the maps of the mask head.
+        """
+        if self.mask_head is None:
+            return list(layers)
+        encoded = memory.tokens.mT.unflatten(2, tuple(feature.tensor.shape[-2:]))
+        masks = self.mask_head(layers[-1].extra[HIDDEN], encoded, feature, pyramid)
+        last = layers[-1]._replace(extra={**_without_hidden(layers[-1]), MASK_LOGITS: masks.tensor})
+        return [*(layer._replace(extra=_without_hidden(layer)) for layer in layers[:-1]), last]
+
+
+def _without_hidden(layer: LayerOutput) -> dict[str, Tensor]:
+    return {name: value for name, value in layer.extra.items() if name != HIDDEN}

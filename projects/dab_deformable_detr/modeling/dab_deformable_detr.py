@@ -32,8 +32,7 @@ class DabDeformableDETR(MultiScaleDetector):
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Predictions | None]:
         """See `Detector.decode`: the queries, what each decoder layer says about them, and the trained proposals."""
-        maps, positions = self.maps_and_positions(images)
-        memory = self.transformer.encode(maps, positions)
+        memory = self.encode(images)
         anchors, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *anchors])
         return queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals

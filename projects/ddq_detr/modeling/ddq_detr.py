@@ -52,10 +52,9 @@ class DenseBranch(nn.Module):
             memory: the encoder's result.
             source: of the distinct queries, which projects contents.
         """
-        levels = memory.require_levels()
-        chosen, best = best_proposals(proposed, self.num_queries, levels, self.heads)
+        chosen, best = best_proposals(proposed, self.num_queries, memory, self.heads)
         content: Tensor = source.projected_contents(memory.tokens, best)
-        block = QueryBlock(DENSE, content, chosen.boxes.detach(), padding=taken_padding(best, levels))
+        block = QueryBlock(DENSE, content, chosen.boxes.detach(), padding=taken_padding(best, memory.require_levels()))
         return StartingQueries([block], Predictions.of(chosen))
 
 
@@ -105,12 +104,9 @@ class DDQDETR(MultiScaleDetector):
 
     def decode(self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False) -> Passes:
         """See `Detector.decode`: queries, layers and proposals, in training also those of the dense branch's pass."""
-        maps, positions = self.maps_and_positions(images)
-        memory = self.transformer.encode(maps, positions)
-        proposed, levels, decoder = self.queries.proposals(memory), memory.require_levels(), self.transformer.decoder
-        selected, proposals = self.queries.select(
-            proposed, levels, self.heads, training=training, encoded=memory.tokens
-        )
+        memory = self.encode(images)
+        proposed, decoder = self.queries.proposals(memory), self.transformer.decoder
+        selected, proposals = self.queries.select(proposed, memory, self.heads, training=training)
         queries = Queries([noised, *selected])
         passes: Passes = [(queries, decoder(queries, memory, self.heads, training=training), proposals)]
         if training and self.dense is not None:

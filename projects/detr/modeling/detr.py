@@ -23,9 +23,12 @@ class DETR(SingleLevelDetector):
       other and to the cells.
     - `queries`: `LearnedQueries`, positions with contents of zero.
     - `heads`: classes, with "no object" as the last one, and boxes without references, the same for all layers.
+    - `mask_head`: None, or `AttentionMaskHead` for masks of the last layer's queries (section 5).
 
     Conditional DETR is these with a `ConditionalDecoder`, and queries and heads that refer to points.
     """
+
+    makes_masks = True
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> Outputs:
         """See `Detector.predict`."""
@@ -36,8 +39,8 @@ class DETR(SingleLevelDetector):
         self, images: ImageBatch, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Mapping[str, Tensor]]:
         """See `Detector.decode`: the queries, what each decoder layer says about them, and losses of the memory."""
-        feature, positions = self.map_and_positions(images)
-        memory = self.transformer.encode(feature, positions)
+        feature, *pyramid = self.extract_features(images)
+        memory = self.transformer.encode(feature, self.positions(feature))
         queries = Queries(self.queries(images.tensor.shape[0], training=training))
         layers = self.transformer.decoder(queries, memory, self.heads, training=training)
-        return queries, layers, memory.losses
+        return queries, self.with_masks(layers, memory, feature, pyramid), memory.losses

@@ -65,8 +65,7 @@ class DINO(MultiScaleDetector):
             The queries of the decoder, each layer's predictions, and the encoder's predictions for the selected cells
             (None unless training).
         """
-        maps, positions = self.maps_and_positions(images)  # backbone, neck, and position embedding
-        memory = self.transformer.encode(maps, positions)
+        memory = self.encode(images)  # backbone, neck, position embedding and encoder
         selected, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *selected])
         layers = self.transformer.decoder(queries, memory, self.heads, training=training)

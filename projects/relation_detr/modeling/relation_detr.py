@@ -12,12 +12,12 @@ from detrex_lite.modeling import (
     FINAL,
     DetectionHeads,
     LayerOutput,
+    Memory,
     Predictions,
     Queries,
     QueryBlock,
     QueryLayout,
     Targets,
-    TokenLevels,
 )
 from detrex_lite.modeling.deformable import (
     AnchorQueries,
@@ -48,16 +48,16 @@ class HybridBranch(nn.Module):
         self.targets = functools.partial(Targets.repeated, times=repeats)
         nn.init.xavier_uniform_(self.content.weight)
 
-    def forward(self, proposed: ProposalTokens, levels: TokenLevels) -> StartingQueries:
+    def forward(self, proposed: ProposalTokens, memory: Memory) -> StartingQueries:
         """The branch's queries and the proposals that they are made of; arguments as in `AnchorQueries.select`."""
-        chosen, best = best_proposals(proposed, len(self.content.weight), levels, self.heads)
+        chosen, best = best_proposals(proposed, len(self.content.weight), memory, self.heads)
         content = self.content.weight[: best.shape[1]].expand(best.shape[0], -1, -1)
         block = QueryBlock(
             ONE_TO_MANY,
             content,
             chosen.boxes.detach(),
             targets=self.targets,
-            padding=taken_padding(best, levels),
+            padding=taken_padding(best, memory.require_levels()),
         )
         return StartingQueries([block], Predictions.of(chosen, targets=self.targets))
 
@@ -121,14 +121,13 @@ class RelationDETR(MultiScaleDetector):
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
     ) -> list[tuple[Queries, list[LayerOutput], Predictions | None]]:
         """See `Detector.decode`: queries, layers and proposals, in training also those of the hybrid branch's pass."""
-        maps, positions = self.maps_and_positions(images)
-        memory = self.transformer.encode(maps, positions)
-        levels, proposed = memory.require_levels(), self.queries.proposals(memory)
-        selected, proposals = self.queries.select(proposed, levels, self.heads, training=training)
+        memory = self.encode(images)
+        proposed = self.queries.proposals(memory)
+        selected, proposals = self.queries.select(proposed, memory, self.heads, training=training)
         queries = Queries([noised, *selected])
         passes = [(queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals)]
         if training and self.queries.hybrid is not None:
-            selected, proposals = self.queries.hybrid(proposed, levels)
+            selected, proposals = self.queries.hybrid(proposed, memory)
             queries = Queries(selected)
             layers = self.transformer.decoder(queries, memory, self.heads, use_relation=False)
             passes.append((queries, layers, proposals))

@@ -77,6 +77,10 @@ def test_unknown_commands_and_operators_are_refused(capsys):
     [
         (["loader", "--images", "1"], "images/s per core"),
         (["matcher", "--queries", "5", "--device", "cpu"], "Matching 7 sets of 5 queries"),
+        (
+            ["masks", "--queries", "5", "--objects", "2", "--cells", "8", "--points", "20", "--device", "cpu"],
+            "peak memory, losses at points",
+        ),
         (["eval", "--images", "2"], "from its end to the table"),
         (["train", str(CONFIG_FILE), "dataloader.train.batch_size=3", "--device", "cpu"], "3 images each"),
     ],

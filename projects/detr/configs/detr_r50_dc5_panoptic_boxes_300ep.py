@@ -1,0 +1,13 @@
+"""Boxes of things and stuff by DETR-DC5-R50, for 300 epochs of COCO panoptic.
+
+python tools/train_net.py --config-file projects/detr/configs/detr_r50_dc5_panoptic_boxes_300ep.py --num-gpus 8
+
+Otherwise as detr_r50_panoptic_boxes_300ep.py.
+"""
+
+from .detr_r50_panoptic_boxes_300ep import dataloader, lr_multiplier, optimizer, train
+from .models.detr_r50_dc5_paper import model
+
+model.num_classes = 133
+model.backbone.weights = "IMAGENET1K_V1"
+train.output_dir = "output/detr_r50_dc5_panoptic_boxes_300ep"

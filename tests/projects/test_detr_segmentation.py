@@ -1,0 +1,123 @@
+"""DETR with masks: its head against a slow loop, frozen detectors, segments. Models are small."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
+from detrex_lite.config import get_config
+from detrex_lite.modeling.masks import MASK_LOGITS
+from detrex_lite.modeling.single_level import AttentionMaskHead
+from detrex_lite.structures import ImageBatch
+from detrex_lite.testing import (
+    NUM_QUERIES,
+    SMALL,
+    DetectorContract,
+    build,
+    build_lively,
+    changed,
+    make_batch,
+    predict,
+    require_all_gradients,
+)
+
+
+def small_config(**changes):
+    cfg = get_config("projects/detr/configs/models/detr_r50_panoptic.py").model
+    return changed(cfg, {**SMALL, **changes})
+
+
+class TestDETRSegmentation(DetectorContract):
+    def config(self, **changes):
+        return small_config(**changes)
+
+    def expected_losses(self, *, aux_loss=True):
+        return super().expected_losses(aux_loss=aux_loss) | {"loss_mask", "loss_dice"}
+
+    def test_masks_are_the_same_alone_and_in_a_padded_batch(self, batch):
+        model = build_lively(self.config()).double().eval()
+        with torch.no_grad():
+            for one, padded in zip(batch, model(batch), strict=True):
+                (alone,) = model([one])
+                masks = alone["instances"].pred_masks
+                assert masks.shape == (NUM_QUERIES, one["height"], one["width"])
+                assert masks.dtype == torch.bool
+                assert (padded["instances"].pred_masks != masks).double().mean() < 1e-4
+                assert torch.equal(padded["panoptic_seg"][0], alone["panoptic_seg"][0])
+
+
+def maps(size, channels, padded):
+    """A batch of two maps, of which the second may be padded."""
+    return ImageBatch.from_images([torch.randn(channels, *size), torch.randn(channels, *(padded or size))])
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_masks_are_those_of_each_query_by_itself(monkeypatch, padding):
+    monkeypatch.setattr("detrex_lite.modeling.single_level.mask_head.QUERIES_AT_ONCE", 2)
+    torch.manual_seed(0)
+    channels = {"res2": 5, "res3": 6, "res4": 7}
+    head = AttentionMaskHead(in_channels=channels, embed_dim=16, num_heads=4)
+    sides = {"res4": ((4, 6), (4, 3)), "res3": ((8, 12), (8, 6)), "res2": ((15, 23), (15, 12))}
+    projected, encoded = maps((2, 3), 16, (2, 2) if padding else None), torch.randn(2, 16, 2, 3)
+    pyramid = [maps(whole, channels[name], part if padding else None) for name, (whole, part) in sides.items()]
+    queries = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        found = head(queries, encoded, projected, pyramid)
+        assert found.tensor.shape == (2, 5, 15, 23)
+        for image, size in enumerate([(2, 3), (2, 2) if padding else (2, 3)]):
+            cells = encoded[image, :, : size[0], : size[1]]
+            key = head.key_proj(cells.flatten(1).T).unflatten(1, (4, 4))  # (h * w, H, C / H)
+            for number in range(5):
+                query = head.query_proj(queries[image, number]).unflatten(0, (4, 4))
+                attention = torch.stack([key[:, one] @ query[one] / 2 for one in range(4)]).flatten().softmax(0)
+                source = projected.tensor[image, :, : size[0], : size[1]]
+                hidden = torch.cat([source, attention.unflatten(0, (4, *size))])[None]
+                for step in range(5):
+                    if step > 1:
+                        height, width = pyramid[step - 2].image_sizes[image]
+                        finer = head.adapters[step - 2](pyramid[step - 2].tensor[image : image + 1, :, :height, :width])
+                        hidden = finer + F.interpolate(hidden, (height, width), mode="nearest")
+                    hidden = F.relu(head.norms[step](head.convs[step](hidden)))
+                want = head.predict(hidden)[0, 0]
+                assert_close(found.tensor[image, number, : want.shape[0], : want.shape[1]], want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_frozen_detector_trains_its_masks_alone():
+    model, batch = build(small_config(freeze_detector=True)).train(), make_batch()
+    assert {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad} == {"mask_head"}
+    require_all_gradients(model, model(batch))
+
+
+def test_only_the_last_layer_has_masks():
+    named = predict(build(small_config()).train(), make_batch(), targets=True)
+    assert set(named[""].extra) == {MASK_LOGITS}
+    assert set(named["_0"].extra) == set()
+
+
+def test_contradictory_parts_are_refused():
+    with pytest.raises(ValueError, match="heads.extra.hidden"):
+        build(small_config(**{"heads.extra": None}))
+    with pytest.raises(ValueError, match="embed_dim is said to be"):
+        build(small_config(**{"mask_head.embed_dim": 128}))
+    with pytest.raises(ValueError, match="no feature map 'res7'"):
+        build(small_config(**{"mask_head.in_features": ["res7"]}))
+
+
+@pytest.mark.parametrize(("num_classes", "rows"), [(133, 251), (80, 92), (5, 6)])
+def test_weights_go_to_the_names_of_the_authors_and_back(num_classes, rows):
+    model, loaded = (build(small_config(num_classes=num_classes), seed=seed) for seed in range(2))
+    state = convert_state_dict(model.state_dict(), "detr")
+    assert {"bbox_attention.q_linear.weight", "mask_head.lay5.weight", "mask_head.adapter3.bias"} <= set(state)
+    assert len(state["detr.class_embed.weight"]) == rows
+    report = load_checkpoint(loaded, state)
+    assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+def test_a_detector_of_boxes_takes_what_it_needs_of_such_a_checkpoint():
+    model = build(small_config())
+    boxes = get_config("projects/detr/configs/models/detr_r50_paper.py").model
+    report = load_checkpoint(build(changed(boxes, SMALL)), convert_state_dict(model.state_dict(), "detr"))
+    assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])

@@ -1,0 +1,219 @@
+"""Mask DINO as a whole, and its masks in other detectors. Models are small."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
+from detrex_lite.config import LazyCall as L
+from detrex_lite.config import get_config
+from detrex_lite.modeling import PositiveDenoising, presnet_channels, resnet_channels
+from detrex_lite.modeling.deformable.proposals import token_anchors
+from detrex_lite.modeling.masks import MASK_EMBEDDING, boxes_of_masks
+from detrex_lite.testing import (
+    NUM_CLASSES,
+    NUM_QUERIES,
+    SMALL,
+    DeformableContract,
+    DenoisingContract,
+    build,
+    build_lively,
+    build_on_meta,
+    changed,
+    make_batch,
+    predict,
+    require_all_gradients,
+    without_dropout,
+)
+
+from .published import PROJECTS
+
+CONFIGS = PROJECTS / "maskdino" / "configs"
+KINDS = ("class", "bbox", "giou", "mask", "dice")
+
+
+def small_config(name="maskdino_r50", **changes):
+    cfg = get_config(f"projects/maskdino/configs/models/{name}.py").model
+    small = {**SMALL, "denoising.num_positives": 6, "num_mask_points": 48, "preprocess.size_divisibility": 4}
+    return changed(cfg, {**small, **changes})
+
+
+class TestMaskDINO(DenoisingContract, DeformableContract):
+    num_groups = 3  # six positives, and at most two objects in an image
+    aux_suffixes = frozenset({"_0", "_1", "_dn_0", "_dn_1"})  # before the first layer, and after it
+    other_suffixes = frozenset({"_enc", "_dn"})
+    loss_kinds = KINDS
+
+    def config(self, **changes):
+        return small_config(**changes)
+
+    def test_masks_are_the_same_alone_and_in_a_padded_batch(self, batch):
+        model = build_lively(self.config()).double().eval()
+        with torch.no_grad():
+            for one, padded in zip(batch, model(batch), strict=True):
+                (alone,) = model([one])
+                masks = alone["instances"].pred_masks
+                assert masks.shape == (len(alone["instances"]), one["height"], one["width"])
+                assert masks.dtype == torch.bool
+                assert (padded["instances"].pred_masks != masks).double().mean() < 1e-4
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/maskdino_*.py")), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    pytest.importorskip("timm", reason="the package timm is not installed")
+    model, cfg = build_on_meta(path)
+    assert model.heads.num_layers == cfg.transformer.decoder.num_layers
+    assert isinstance(model.denoising, PositiveDenoising)
+    assert (model.panoptic_postprocessor is not None) == ("panoptic" in path.stem)
+
+
+def test_the_encoder_and_all_layers_have_one_head():
+    heads = build(small_config()).heads
+    for own in (heads.class_embed, heads.bbox_embed, heads.extra_embed[MASK_EMBEDDING]):
+        assert len(own) == 3
+        assert all(head is own[0] for head in own)
+
+
+def lively_predictions(**changes):
+    model = build_lively(without_dropout(small_config(denoising=None, **changes))).double().eval()
+    torch.nn.init.normal_(model.heads.norm.weight, mean=1.0, std=0.5)  # so that twice is not once
+    torch.nn.init.normal_(model.heads.norm.bias)
+    seen = {}
+    decoder = model.transformer.decoder
+    decoder.register_forward_pre_hook(lambda module, args: seen.update(queries=args[0], memory=args[1]))
+    for index, layer in enumerate(decoder.layers):
+        layer.register_forward_hook(lambda module, args, out, index=index: seen.update({index: out}))
+    with torch.no_grad():
+        named = predict(model, make_batch()[:1], targets=True)
+    return model, named, seen
+
+
+def test_classes_and_masks_are_read_after_two_norms_and_boxes_after_one():
+    model, named, seen = lively_predictions()
+    heads = model.heads
+    with torch.no_grad():
+        for name, index in (("_1", 0), ("", 1)):
+            once = heads.norm(seen[index])
+            assert_close(named[name].logits, heads.class_embed[0](heads.norm(once)))
+            embeddings = heads.extra_embed[MASK_EMBEDDING][0](heads.norm(once))
+            assert_close(named[name].extra[MASK_EMBEDDING], embeddings)
+        content = seen["queries"].content
+        assert_close(named["_0"].logits, heads.class_embed[0](heads.norm(content)))
+        assert_close(named["_0"].boxes, seen["queries"].reference)
+        refined = heads.boxes(heads.bbox_embed[0](heads.norm(seen[0])), seen["queries"].reference)
+        assert_close(named["_1"].boxes, refined)
+
+
+def test_queries_begin_at_the_boxes_of_their_masks():
+    _, named, seen = lively_predictions()
+    boxes = boxes_of_masks(named["_enc"].extra[MASK_EMBEDDING], named["_enc"].mask_features)
+    assert_close(seen["queries"].reference, boxes)
+    _, named, seen = lively_predictions(**{"queries.mask_boxes": False})
+    assert_close(seen["queries"].reference, named["_enc"].boxes)
+
+
+def test_tokens_are_decoded_from_coarse_to_fine_and_proposals_grow_so():
+    model, _, seen = lively_predictions()
+    levels = seen["memory"].levels
+    sizes = [height * width for height, width in levels.spatial_shapes]
+    assert sizes == sorted(sizes)
+    anchors, _ = token_anchors(levels)
+    sides = [part[0, 0, 2].item() for part in anchors.split(sizes, dim=1)]
+    assert sides == pytest.approx([0.05, 0.1, 0.2, 0.4])
+    model.transformer.coarsest_first = False
+    with torch.no_grad():
+        assert (
+            seen["memory"].levels.reversed().spatial_shapes
+            == model.encode(model.preprocess(make_batch()[:1], as_published=True)).levels.spatial_shapes
+        )
+
+
+@pytest.mark.parametrize("name", ["maskdino_r50", "maskdino_r50_panoptic"])
+def test_weights_go_to_the_names_of_the_authors_and_back(name):
+    model, loaded = build(small_config(name)), build(small_config(name), seed=1)
+    state = convert_state_dict(model.state_dict(), "maskdino")
+    names = ("_bbox_embed", "bbox_embed.1", "decoder.bbox_embed.1")
+    assert {f"sem_seg_head.predictor.{name}.layers.2.bias" for name in names} <= set(state)
+    assert not [key for key in state if not key.startswith(("backbone.", "sem_seg_head."))]
+    report = load_checkpoint(loaded, state)
+    assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+def with_masks(cfg, **changes):
+    """A detector's small config with the shared mask branch."""
+    cfg.merge_with(get_config("common/masks.py").masks)
+    return changed(cfg, {"num_mask_points": 48, "backbone.out_features": ["res2", "res3", "res4", "res5"], **changes})
+
+
+def dino(name):
+    cfg = with_masks(get_config(f"projects/{name}/configs/models/{name}_r50.py").model, **SMALL)
+    cfg.neck.in_channels = L(resnet_channels)(depth=18, out_features=["res3", "res4", "res5"])
+    if "num_queries_one2many" in cfg and name == "relation_detr":
+        cfg.num_queries_one2many = 2 * NUM_QUERIES
+    return changed(cfg, {"denoising.num_pairs": 6})
+
+
+def rtdetr():
+    cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
+    channels = cfg.neck.in_channels.copy()
+    features = list(cfg.backbone.out_features)
+    small = {"num_classes": NUM_CLASSES, "num_queries": NUM_QUERIES, "embed_dim": 64, "neck.hidden_dim": 32}
+    cfg = with_masks(cfg, **small, **{"denoising.num_pairs": 6, "backbone.out_features": ["res2", *features]})
+    cfg.neck.in_channels = changed(channels, {"out_features": features})
+    cfg.mask_branch.in_channels._target_ = presnet_channels
+    return cfg
+
+
+DETECTORS = {"dino": lambda: dino("dino"), "relation_detr": lambda: dino("relation_detr"), "rtdetr": rtdetr}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_other_detectors_take_masks_by_config(name):
+    model, batch = build(DETECTORS[name]()).train(), make_batch()
+    losses = model(batch)
+    assert {"loss_mask", "loss_dice", "loss_mask_0", "loss_dice_dn", "loss_mask_enc"} <= set(losses)
+    require_all_gradients(model, losses)
+    with torch.no_grad():
+        for one, found in zip(batch, model.eval()(batch), strict=True):
+            assert found["instances"].pred_masks.shape[1:] == (one["height"], one["width"])
+
+
+def test_a_dino_with_masks_learns_them():
+    torch.manual_seed(0)
+    model, batch = build(changed(dino("dino"), {"denoising": None})).train(), make_batch()[:1]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    history = []
+    for _ in range(25):
+        losses = model(batch)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        history.append(float(losses["loss_mask"].detach() + losses["loss_dice"].detach()))
+    assert sum(history[-3:]) < 0.6 * sum(history[:3])
+
+
+def test_parts_of_masks_are_refused_alone():
+    with pytest.raises(ValueError, match=r"mask_branch is given alone.*mask_embedding"):
+        build(small_config(**{"heads.extra": None}))
+    with pytest.raises(ValueError, match=r"mask_embedding is given alone.*mask_branch"):
+        build(small_config(mask_branch=None))
+    with pytest.raises(ValueError, match="num_mask_points=48"):
+        build(small_config(mask_branch=None, **{"heads.extra": None}))
+
+
+def test_panoptic_models_return_segments_and_things():
+    model = build_lively(small_config("maskdino_r50_panoptic", **{"postprocessor.num_things": 2})).eval()
+    model.panoptic_postprocessor.num_things = 2
+    model.panoptic_postprocessor.threshold = 0.0
+    batch = make_batch()
+    with torch.no_grad():
+        for one, found in zip(batch, model(batch), strict=True):
+            ids, segments = found["panoptic_seg"]
+            assert ids.shape == (one["height"], one["width"])
+            assert ids.dtype == torch.int32
+            assert {segment["id"] for segment in segments} | {0} >= set(ids.unique().tolist())
+            assert all(segment["isthing"] == (segment["category_id"] < 2) for segment in segments)
+            assert (found["instances"].pred_classes < 2).all()
+            assert len(found["instances"].pred_masks) == len(found["instances"])

@@ -1,0 +1,142 @@
+"""How long losses of masks take, and how much memory: at points of masks, and of all cells of whole masks."""
+
+import gc
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrex_lite.modeling import HungarianMatcher, MaskBCELoss, MaskCost, MaskDiceLoss, MaskFeatures, SetCriterion
+from detrex_lite.modeling.masks import MASK_EMBEDDING, binary_cross_entropy, dice_loss
+from detrex_lite.modeling.predictions import Predictions
+from detrex_lite.modeling.targets import MASKS, Targets
+
+from .errors import require_positive
+from .machine import machine_facts, peak_device_bytes
+from .stages import StagesReport
+from .timing import time_in_turns
+
+STRIDE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings:
+    """What is compared.
+
+    Attributes:
+        sets: of predictions: those before the layers and of nine of them, and the encoder's proposals.
+        queries, images: of each set.
+        objects: of each image.
+        cells: on each side of the masks, which have a stride of 4 pixels.
+        channels: of mask embeddings.
+        points: of each mask.
+        repeats: rounds.
+    """
+
+    sets: int = 11
+    queries: int = 300
+    images: int = 2
+    objects: int = 100
+    cells: int = 256
+    channels: int = 256
+    points: int = 12544
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        require_positive(**asdict(self))
+
+
+def benchmark_masks(settings: MaskSettings, device: torch.device) -> StagesReport:
+    """Time the forward and backward passes of matching and losses of masks, and measure their memory."""
+    torch.manual_seed(0)
+    images, cells = settings.images, settings.cells
+    tensor = torch.randn(images, settings.channels, cells, cells, device=device) / settings.channels**0.5
+    features = MaskFeatures(tensor.requires_grad_(), STRIDE)
+    embeddings = [
+        torch.randn(images, settings.queries, settings.channels, device=device, requires_grad=True)
+        for _ in range(settings.sets)
+    ]
+    logits = torch.zeros(images, settings.queries, 1, device=device)
+    boxes = torch.full((images, settings.queries, 4), 0.5, device=device)
+    predictions = {
+        f"_{number}": Predictions(logits, boxes, {MASK_EMBEDDING: one}, mask_features=features)
+        for number, one in enumerate(embeddings)
+    }
+    number = images * settings.objects
+    wanted = torch.zeros(number, cells * STRIDE, cells * STRIDE, dtype=torch.bool, device=device)
+    wanted[:, cells : 3 * cells, cells : 3 * cells] = True
+    targets = Targets(
+        torch.zeros(number, dtype=torch.int64, device=device),
+        torch.full((number, 4), 0.5, device=device),
+        [settings.objects] * images,
+        {MASKS: wanted},
+    )
+    matcher = HungarianMatcher({"mask": MaskCost(num_points=settings.points)})
+    losses = {"loss_mask": MaskBCELoss(settings.points), "loss_dice": MaskDiceLoss(settings.points)}
+    criterion = SetCriterion(matcher=matcher, losses=losses, weights=dict.fromkeys(losses, 5.0))
+    matches = matcher(predictions, targets)
+    known = {
+        name: Predictions(logits, boxes, one.extra, mask_features=features, match=matches[name])
+        for name, one in predictions.items()
+    }
+
+    def backward(total: Tensor) -> None:
+        total.backward()
+        for one in (features.tensor, *embeddings):
+            one.grad = None
+
+    def at_points() -> None:
+        backward(torch.stack(list(criterion(known, targets).values())).sum())
+
+    def of_whole_masks() -> None:
+        total = features.tensor.new_zeros(())
+        labels = F.interpolate(wanted[:, None].float(), (cells, cells), mode="bilinear", align_corners=False)[:, 0]
+        for name, one in predictions.items():
+            match = matches[name]
+            maps = torch.einsum("bqc,bchw->bqhw", one.extra[MASK_EMBEDDING], features.tensor)
+            matched = maps[match.image, match.query].flatten(1)
+            compared = labels[match.target].flatten(1)
+            total = total + (binary_cross_entropy(matched, compared) + dice_loss(matched, compared)).sum()
+        backward(total)
+
+    sides: dict[str, Callable[[], object]] = {
+        "losses at points": at_points,
+        "losses of whole masks of all queries": of_whole_masks,
+        "matching": lambda: matcher(predictions, targets),
+    }
+    memory = {f"peak memory, {name}, MiB": _peak_bytes(step, device) / 2**20 for name, step in sides.items()}
+    return StagesReport(
+        title=(
+            f"Masks of {settings.sets} sets of {settings.queries} queries with {settings.objects} objects in each of "
+            f"{images} images of {cells * STRIDE}x{cells * STRIDE}"
+        ),
+        machine=machine_facts(device),
+        settings=asdict(settings),
+        timings=time_in_turns(sides, device, repeats=settings.repeats),
+        rates=memory,
+        notes=["Memory is what a step takes beyond what is there before it."],
+    )
+
+
+def _peak_bytes(step: Callable[[], object], device: torch.device) -> float:
+    """The most memory that a step takes; not a number where neither a GPU nor Linux tells."""
+    peak = peak_device_bytes(step, device, 0)
+    if peak is not None:
+        return float(peak)
+    if sys.platform != "linux":
+        return float("nan")
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _status("VmRSS")
+    step()
+    return float(_status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    """A line of this process's status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -6,3 +6,4 @@ from .coco_panoptic import dataloader as _panoptic
 dataloader.train.dataset = _panoptic.train.dataset
 dataloader.test.dataset = _panoptic.test.dataset
 dataloader.evaluator = _panoptic.evaluator
+dataloader.evaluator = _panoptic.evaluator

@@ -35,7 +35,9 @@ class _KnownMatches:
             pairs = torch.zeros(
                 3, len(objects) * predicted.num_groups, dtype=torch.int64, device=predicted.logits.device
             )
-            found[name] = Match(*pairs, sizes=[pairs.shape[1], *[0] * (len(predicted.logits) - 1)])
+            found[name] = Match(
+                pairs[0], pairs[1], pairs[2], sizes=[pairs.shape[1], *[0] * (len(predicted.logits) - 1)]
+            )
         return found
 
 

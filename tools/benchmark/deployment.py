@@ -1,6 +1,7 @@
 """How fast models are as one would deploy them: eager, compiled and exported, in turns with other implementations."""
 
 import copy
+import functools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -223,17 +224,17 @@ def _measure(
                     notes.append(f"{Path(name).stem} by {form}, {precision}: not measured. {error}")
                     continue
                 exported = ExportedPredictor(path, score_threshold=0.0)
-                bench.add(
-                    form,
-                    lambda exported=exported: exported.detect([{"image": bench.image, **_frame(settings)}])[0],
-                    precision=precision,
-                    like="fused",
-                )
+                records = [{"image": bench.image, **_frame(settings)}]
+                bench.add(form, functools.partial(_detect_first, exported, records), precision=precision, like="fused")
         if settings.against is not None:
             bench.add_other(settings.against, config.model)
         log(f"measuring {name} ...")
         timings = time_in_turns(bench.runs, torch.device("cpu"), repeats=settings.repeats, warmup=settings.warmup)
     return _rows(name, timings, bench.facts, settings.against)
+
+
+def _detect_first(exported: ExportedPredictor, records: list[dict[str, Any]]) -> Any:
+    return exported.detect(records)[0]
 
 
 @dataclass
@@ -318,7 +319,7 @@ class _Sides:
             self.notes.append(
                 f"{Path(self.name).stem} by {name}: its weights are its own, detections are not compared."
             )
-        modules = {name: other.model}
+        modules: dict[str, Any] = {name: other.model}
         if self.settings.compile:
             modules[f"{name} compiled"] = torch.compile(other.model)
         for variant, module in modules.items():

@@ -111,7 +111,7 @@ class HungarianMatcher:
             joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)
             parts = joined.split([pairs.shape[1] for pairs in solved], dim=1)
             matches = {
-                name: Match(*part, sizes=np.bincount(pairs[0], minlength=len(costs[name])).tolist())
+                name: Match(part[0], part[1], part[2], sizes=np.bincount(pairs[0], minlength=len(costs[name])).tolist())
                 for name, part, pairs in zip(predictions, parts, solved, strict=True)
             }
             return matches if self.ranking is None else self._ranked(matches, predictions, self.ranking)

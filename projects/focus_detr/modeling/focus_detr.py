@@ -57,7 +57,7 @@ class FocusDETR(MultiScaleDetector):
         """See `Detector.decode`: queries, layers, the proposals in training, and maps of foreground scores."""
         maps, positions = self.maps_and_positions(images)
         if maps[0].as_published or all(level.mask is None for level in maps):
-            memory, scores = self.encode(maps, positions)
+            memory, scores = self.encode_sparsely(maps, positions)
         else:
             memory, scores = self.encode_by_size(maps, positions), []
         selected, proposals = self.queries(memory, self.heads, training=training)
@@ -65,7 +65,7 @@ class FocusDETR(MultiScaleDetector):
         layers = self.transformer.decoder(queries, memory, self.heads, training=training)
         return queries, layers, proposals, scores
 
-    def encode(self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]) -> tuple[Memory, list[Tensor]]:
+    def encode_sparsely(self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]) -> tuple[Memory, list[Tensor]]:
         """The encoded tokens, and maps (B, 1, h, w) of foreground scores."""
         encoder = self._sparse_encoder()
         tokens, pos, levels = self.transformer.flatten(maps, positions)
@@ -96,7 +96,7 @@ class FocusDETR(MultiScaleDetector):
                 tensor = level.tensor[members, :, :height, :width]
                 cropped.append(ImageBatch(tensor, [(height, width)] * len(members), None))
                 pos.append(position.expand(len(maps[0]), -1, -1, -1)[members, :, :height, :width])
-            memory, _ = self.encode(cropped, pos)
+            memory, _ = self.encode_sparsely(cropped, pos)
             of_levels = memory.require_levels().maps(memory.tokens)
             for number, image in enumerate(members):
                 encoded[image] = [level[number] for level in of_levels]

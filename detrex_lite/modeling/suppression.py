@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..ops import nms_mask
+from ..ops.nms import nms_mask
 from ..structures import box_cxcywh_to_xyxy, box_iou
 
 Candidates = tuple[Tensor, Tensor, Tensor]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from detrex_lite.ops import nms_mask
+from detrex_lite.ops.nms import nms_mask
 
 
 def random_boxes(batch=3, number=40, seed=0):

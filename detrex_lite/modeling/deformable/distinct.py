@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ops import nms_mask
+from ...ops.nms import nms_mask
 from ...structures import box_cxcywh_to_xyxy
 from ..decoder import DecoderState, Memory
 from ..heads import DetectionHeads, LayerStep

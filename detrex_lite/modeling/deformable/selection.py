@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...ops import nms_mask
+from ...ops.nms import nms_mask
 from ...structures import box_cxcywh_to_xyxy
 from ..multi_scale import TokenLevels
 from .proposals import gather_tokens, topk_tokens, without_padding

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 import detrex_lite
 from detrex_lite.config import LazyCall as L
-from detrex_lite.data import ResizeShortestEdge
+from detrex_lite.data import ResizeShortestEdge, realtime_test_augmentation
 from detrex_lite.inference import ExportedPredictor
 from detrex_lite.inference.description import Description, ExportedFileError
 from detrex_lite.inference.export import FORMATS, ExportError, export
@@ -237,6 +237,13 @@ def test_test_transforms_that_files_do_not_know_need_a_fixed_size(tmp_path):
     predictor = small_predictor(DETR, resize=L(ResizeShortestEdge)(short_edge_length=[64, 96]))
     with pytest.raises(ExportError, match="ResizeShortestEdge.*give a fixed size"):
         export(predictor, tmp_path / QUICK)
+
+
+def test_the_size_is_that_of_a_test_transform_to_one_size(tmp_path):
+    predictor = small_predictor(DETR, resize=L(realtime_test_augmentation)(size=[64, 96]))
+    description = export(predictor, tmp_path / QUICK)
+    assert (description.height, description.width) == (64, 96)
+    assert description.resize == {"kind": "stretch", "height": 64, "width": 96}
 
 
 def test_models_that_are_no_detectors_or_postprocess_otherwise_are_refused(detr, tmp_path, monkeypatch):

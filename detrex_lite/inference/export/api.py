@@ -195,7 +195,8 @@ def _resize_of(augmentation: Any) -> Any:
         (length,) = augmentation.short_edge_length
         return {"kind": "shortest_edge", "short_edge_length": length, "max_size": augmentation.max_size}
     if isinstance(augmentation, v2.Resize) and isinstance(augmentation.size, Sequence) and len(augmentation.size) == 2:
-        is_bilinear = augmentation.interpolation == v2.InterpolationMode.BILINEAR
+        bilinear = v2.InterpolationMode.BILINEAR
+        is_bilinear = augmentation.interpolation in (bilinear, bilinear.value)  # newer versions keep its name
         if is_bilinear and augmentation.antialias:
             return {"kind": "stretch", "height": augmentation.size[0], "width": augmentation.size[1]}
     return augmentation

@@ -1,5 +1,10 @@
 """A training as real-time detectors have it: strong augmentation in some epochs, the average begun anew after it."""
 
+import re
+import signal
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -23,6 +28,7 @@ from detrex_lite.data import (
 from detrex_lite.engine import Hook, flat_cosine, train
 from detrex_lite.engine.loop.ema_restart import EmaRestart
 
+from . import soak
 from .test_resume import assert_same_run
 from .tiny import CountingEvaluator, TinyDetector, tiny_config
 
@@ -63,6 +69,27 @@ class FailingEvaluator(CountingEvaluator):
             if self.left < 0:
                 raise OSError("the disk is gone")
         return super().evaluate()
+
+
+class EpochEvaluator(CountingEvaluator):
+    """Its AP is that of the epoch, which the log says: a program that goes on does not know what was evaluated."""
+
+    def __init__(self, *, output_dir):
+        super().__init__()
+        self.log = Path(output_dir) / "log.txt"
+
+    def evaluate(self):
+        *_, done = re.findall(r"iteration (\d+)/", self.log.read_text())
+        self.values = [APS[int(done) // STEPS - 1]]
+        return super().evaluate()
+
+
+class SlowBoxDetector(BoxDetector):
+    """A step takes longer than it takes to see in the log that it was made, and to kill the program."""
+
+    def forward(self, batched_inputs):
+        time.sleep(0.2)
+        return super().forward(batched_inputs)
 
 
 class Stop(Hook):
@@ -156,6 +183,36 @@ def test_a_run_that_breaks_off_in_any_phase_is_resumed_exactly(make, whole, tmp_
     assert done in (fail_at, fail_at - 1)
     resume(make, tmp_path, f"dataloader.train.num_workers={num_workers}", evaluated=done // STEPS)
     assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_program_that_is_killed_in_every_phase_trains_the_same(make, tmp_path):
+    """Each start goes on with what the one before has left, and is killed a phase later; loaders have workers or none.
+
+    Some are killed in an evaluation or while a checkpoint is written, as it happens.
+    """
+    cfg = make(tmp_path / "whole")
+    cfg.model, cfg.dataloader.evaluator = L(SlowBoxDetector)(), L(EpochEvaluator)(output_dir="${train.output_dir}")
+    LazyConfig.save(cfg, str(tmp_path / "recipe.yaml"))
+
+    def start(name, *overrides, resume=False):
+        trusted = ("--trust", "tests")
+        return soak.Program(tmp_path / "recipe.yaml", tmp_path / name, *overrides, *trusted, resume=resume)
+
+    assert start("whole").wait() == 0
+    kills = (2, 5, 8, 11, 14, 17, 18, 20, 23, 26, 28)
+    for number, step in enumerate(kills):
+        program = start("killed", f"dataloader.train.num_workers={number % 3}", resume=number > 0)
+        try:
+            while program.is_running() and f"iteration {step}/" not in program.logged():
+                time.sleep(0.01)
+            program.send(signal.SIGKILL, "all", None)
+            assert program.wait() == -signal.SIGKILL, program.printed.read_text()
+        finally:
+            program.end()
+        assert iteration_to_resume(tmp_path / "killed") in range(step - 2, step + 3)
+    assert start("killed", resume=True).wait() == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.parametrize("epoch", [6, 8])

@@ -4,12 +4,26 @@ import random
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch.testing import assert_close
 
-from detrex_lite.modeling import BoxL1Cost, BoxL1Loss, FocalLoss, HungarianMatcher, Match, MatchUnion, SetCriterion
+from detrex_lite.config import get_config, instantiate
+from detrex_lite.modeling import (
+    BoxL1Cost,
+    BoxL1Loss,
+    FocalLoss,
+    HungarianMatcher,
+    Match,
+    MatchUnion,
+    Predictions,
+    SetCriterion,
+    Targets,
+)
 from detrex_lite.modeling.predictions import with_targets
+from tests.test_distributed import needs_gloo
 
-from .helpers import random_predictions, random_targets
+from .helpers import image_of, random_predictions, random_targets
 
 UNION = MatchUnion(losses=["loss_bbox"], sets=["", "_enc"])
 
@@ -127,3 +141,53 @@ def test_losses_and_sets_that_are_not_there_are_refused():
     criterion = SetCriterion(**arguments, union=MatchUnion(losses=["loss_bbox"], sets=["", "_encoder"]))
     with pytest.raises(ValueError, match="union.sets has '_encoder'"):
         criterion({"": random_predictions(1, 4)}, random_targets([2]))
+
+
+SIZES = [3, 1, 0, 2]  # objects of the images of a batch, of which two processes get two each
+
+
+def dfine_losses(images):
+    """D-FINE's losses of these images of the batch, and the gradients of their predictions.
+
+    Without self-distillation, which averages over the queries of each process.
+    """
+    batch = random_targets(SIZES)
+    ours = [image_of(batch, index) for index in images]
+    labels, boxes = (torch.cat([getattr(one, part) for one in ours]) for part in ("labels", "boxes"))
+    targets = Targets(labels, boxes, [size for one in ours for size in one.sizes])
+    leaves, outputs = [], {}
+    for seed, name in enumerate(["", "_0", "_pre", "_enc"]):
+        whole = random_predictions(len(SIZES), 6, num_logits=80, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        corners = torch.randn(len(SIZES), 6, 4, 33, generator=generator, dtype=torch.float64)
+        initial = random_predictions(len(SIZES), 6, seed=9).boxes
+        logits, boxes, corners = (value[images].requires_grad_() for value in (whole.logits, whole.boxes, corners))
+        extra = {"corners": corners, "initial_boxes": initial[images]} if name in ("", "_0") else {}
+        leaves += [logits, boxes, *([corners] if extra else [])]
+        outputs[name] = Predictions(logits, boxes, extra=extra)
+    criterion = instantiate(get_config("projects/dfine/configs/models/dfine_l.py").model.criterion)
+    losses = {name: loss for name, loss in criterion(outputs, targets).items() if not name.startswith("loss_ddf")}
+    sum(losses.values()).backward()
+    return {name: loss.detach() for name, loss in losses.items()}, [leaf.grad for leaf in leaves]
+
+
+def _save_losses_of_half(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(dfine_losses([2 * rank, 2 * rank + 1]), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@needs_gloo
+def test_two_processes_weigh_objects_as_one_process_with_the_whole_batch(tmp_path):
+    mp.spawn(_save_losses_of_half, args=(tmp_path,), nprocs=2)
+    losses, gradients = dfine_losses(list(range(len(SIZES))))
+    assert {"loss_fgl", "loss_fgl_0", "loss_bbox_pre", "loss_giou_enc", "loss_class_0"} <= losses.keys()
+    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for name, loss in losses.items():
+        assert_close((halves[0][0][name] + halves[1][0][name]) / 2, loss)
+    # Processes average their gradients.
+    for whole, first, second in zip(gradients, *(half[1] for half in halves), strict=True):
+        assert whole.any()
+        assert_close(torch.cat([first, second]) / 2, whole)

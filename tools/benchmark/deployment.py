@@ -16,9 +16,13 @@ from detrex_lite.config import LazyConfig
 from detrex_lite.errors import did_you_mean
 from detrex_lite.inference import ExportedPredictor, Predictor
 from detrex_lite.inference.description import ExportedFileError
-from detrex_lite.inference.export import FORMATS, export
-from detrex_lite.inference.export.check import made_up_image
+from detrex_lite.inference.export import FORMATS, ExportError, export
+from detrex_lite.inference.export.api import LIMITS, TIED
+from detrex_lite.inference.export.check import compare_detections, made_up_image
+from detrex_lite.inference.export.graph import deployed
 from detrex_lite.inference.predictor import without_pretrained_backbone
+from detrex_lite.modeling import Predictions
+from detrex_lite.ops.cpu import accelerate
 from detrex_lite.structures import Boxes, Instances
 from detrex_lite.zoo import find_entry, load_zoo
 from detrex_lite.zoo.predictor import load
@@ -29,6 +33,7 @@ from .flops import count_flops
 from .machine import describe_machine, machine_facts
 from .report import milliseconds
 from .timing import Timing, time_in_turns
+from .transformers_models import copy_weights
 
 RUNTIMES = ("onnx", "openvino")
 PRECISIONS = ("fp32", "int8")
@@ -43,7 +48,7 @@ class DeploySettings:
         height, width: of the image in pixels.
         formats: of `RUNTIMES`.
         precisions: of exported files, of `PRECISIONS`.
-        compile: measure models after torch.compile too.
+        compile: measure models after torch.compile too, the other implementation's as well.
         repeats: rounds, in each of which every side runs once.
         warmup: runs of each side before the first round.
         against: another implementation, of `OTHERS`; None for none.
@@ -75,9 +80,13 @@ class DeployedModel:
 
     Attributes:
         config: as it was named.
-        variant: "eager", "compiled", "onnx", "openvino", or the name of another implementation.
+        variant: "eager"; "fused" (after `convert_to_deploy`); "compiled" (that, by torch.compile); "onnx"; "openvino";
+            the name of another implementation; that name and "compiled".
         precision: "fp32" or "int8".
-        parameters, flops: of the model in torch; flops are 2 per multiply-accumulate.
+        parameters, flops: of the model that runs: before or after `convert_to_deploy`, or the other implementation's;
+            flops are 2 per multiply-accumulate.
+        scores, boxes: the largest differences of detections from those of "eager", boxes in pixels; None for another
+            implementation with weights of its own.
         seconds: of each round.
         median, lowest, highest: of these.
         speedup: the eager median by this one.
@@ -89,6 +98,8 @@ class DeployedModel:
     precision: str
     parameters: int
     flops: int
+    scores: float | None
+    boxes: float | None
     seconds: list[float]
     median: float
     lowest: float
@@ -111,7 +122,8 @@ class DeploymentReport:
 
     def __str__(self) -> str:
         against = self.settings["against"]
-        headers = ["model", "parameters", "GFLOP", "by", "precision", "ms", "min .. max", "times eager"]
+        headers = ["model", "parameters", "GFLOP", "by", "precision", "scores differ", "boxes differ"]
+        headers += ["ms", "min .. max", "times eager"]
         headers += [f"times {against}"] if against else []
         lines = ["| " + " | ".join(headers) + " |", "|---" * len(headers) + "|"]
         for row in self.rows:
@@ -121,6 +133,8 @@ class DeploymentReport:
                 f"{row.flops / 1e9:.4g}",
                 row.variant,
                 row.precision,
+                "" if row.scores is None else f"{row.scores:.1e}",
+                "" if row.boxes is None else f"{row.boxes:.1e} px",
                 milliseconds(row.median),
                 f"{milliseconds(row.lowest)} .. {milliseconds(row.highest)}",
                 f"{row.speedup:.2f}x",
@@ -131,8 +145,11 @@ class DeploymentReport:
         notes = [
             describe_machine(self.machine),
             f"One image of {size}; medians of {self.settings['repeats']} rounds of one run of every side, in turns.",
-            "From bytes in memory to detections: normalising and postprocessing are in all times but those of other "
-            "implementations, which run from normalised pixels to logits and boxes; decoding and resizing are in none.",
+            "From bytes in memory to detections: preprocessing (normalising) and postprocessing (choosing detections, "
+            "boxes in pixels) are in all times but those of other implementations, which run from normalised pixels to "
+            "logits and boxes; decoding and resizing are in none.",
+            "Differences are of all detections from those of eager, which were compared before anything was timed.",
+            "fused: norms and branches folded into convolutions, which exported files and the compiled model have too. "
             "int8: by onnxruntime matrix products of 8 bits, by OpenVINO weights of 8 bits.",
             *self.notes,
         ]
@@ -180,48 +197,162 @@ def _measure(
     log: Callable[[str], object],
 ) -> list[DeployedModel]:
     predictor, config, is_trained = _predictor(name, overrides, weights)
-    image = made_up_image(settings.height, settings.width, 0)
-    inputs = [{"image": torch.from_numpy(image).permute(2, 0, 1).contiguous(), **_frame(settings)}]
-    count = count_flops(lambda: predictor.detect(inputs)).flops
-    sides: dict[tuple[str, str], Callable[[], object]] = {("eager", "fp32"): lambda: predictor.detect(inputs)}
+    bench = _Sides(predictor, name, settings, notes)
+    bench.add("eager", lambda: predictor.detect(bench.inputs)[0], model=predictor.model)
+    fused = copy.copy(predictor)
+    fused.model = accelerate(deployed(predictor.model, torch.float32))
+    bench.add("fused", lambda: fused.detect(bench.inputs)[0], model=fused.model)
     if settings.compile:
-        compiled = copy.copy(predictor)
-        compiled.model = copy.copy(predictor.model)
+        compiled = copy.copy(fused)
+        compiled.model = copy.copy(fused.model)
         compiled.model.compile()
-        sides["compiled", "fp32"] = lambda: compiled.detect(inputs)
+        bench.add("compiled", lambda: compiled.detect(bench.inputs)[0], like="fused")
     with tempfile.TemporaryDirectory() as folder:
         for form in settings.formats:
             for precision in settings.precisions:
                 log(f"exporting {name} as {form}, {precision} ...")
                 path = Path(folder) / f"{precision}{FORMATS[form].suffix}"
-                limits: Any = {} if is_trained else dict(score_limit=math.inf, box_limit=math.inf)
+                # What 8 bits do to random weights says nothing.
+                is_checked = is_trained or precision == "fp32"
+                limits: Any = {} if is_checked else dict(score_limit=math.inf, box_limit=math.inf)
                 size = (settings.height, settings.width)
                 try:
                     export(predictor, path, size=size, precision=precision, **limits)
-                except ExportedFileError as error:
+                except (ExportedFileError, ExportError) as error:
                     notes.append(f"{Path(name).stem} by {form}, {precision}: not measured. {error}")
                     continue
                 exported = ExportedPredictor(path, score_threshold=0.0)
-                sides[form, precision] = lambda exported=exported: exported.detect(  # type: ignore[misc]
-                    [{"image": image, **_frame(settings)}]
+                bench.add(
+                    form,
+                    lambda exported=exported: exported.detect([{"image": bench.image, **_frame(settings)}])[0],
+                    precision=precision,
+                    like="fused",
                 )
         if settings.against is not None:
-            try:
-                make = OTHERS[settings.against](config.model)
-            except BenchmarkError as error:
-                notes.append(f"{Path(name).stem} by {settings.against}: not measured. {error}")
-            else:
-                records = [{**inputs[0], "instances": _no_objects(settings)}]
-                other = make(torch.device("cpu"), records, records, 0)
-                other.model.eval()
-                sides[settings.against, "fp32"] = other.inference_step(other.model, None)
+            bench.add_other(settings.against, config.model)
         log(f"measuring {name} ...")
-        timings = time_in_turns(sides, torch.device("cpu"), repeats=settings.repeats, warmup=settings.warmup)
-    return _rows(name, timings, _parameters(predictor.model), count, settings.against)
+        timings = time_in_turns(bench.runs, torch.device("cpu"), repeats=settings.repeats, warmup=settings.warmup)
+    return _rows(name, timings, bench.facts, settings.against)
+
+
+@dataclass
+class _Facts:
+    """Of a side: see `DeployedModel`."""
+
+    parameters: int
+    flops: int
+    scores: float | None
+    boxes: float | None
+
+
+class _Sides:
+    """What is compared on one image: what runs, and what was found out about it before.
+
+    Args:
+        predictor: in torch, the first side.
+        name: of its config.
+        settings: of the measurement.
+        notes: get what could not be measured.
+
+    Attributes:
+        image, inputs: (H, W, 3) uint8, and as models take it.
+        runs: (variant, precision) -> a function that runs it once.
+        facts: of each.
+    """
+
+    def __init__(self, predictor: Predictor, name: str, settings: DeploySettings, notes: list[str]):
+        self.predictor, self.name, self.settings, self.notes = predictor, name, settings, notes
+        self.image = made_up_image(settings.height, settings.width, 0)
+        pixels = torch.from_numpy(self.image).permute(2, 0, 1).contiguous()
+        self.inputs = [{"image": pixels, **_frame(settings)}]
+        self.runs: dict[tuple[str, str], Callable[[], object]] = {}
+        self.facts: dict[tuple[str, str], _Facts] = {}
+        self._wanted: Any = None
+
+    def add(
+        self,
+        variant: str,
+        detect: Callable[[], Any],
+        *,
+        precision: str = "fp32",
+        model: nn.Module | None = None,
+        like: str = "",
+    ) -> None:
+        """Add a side that detects.
+
+        Args:
+            variant, precision: its name.
+            detect: gives the detections of the image.
+            model: whose parameters and operations are counted; without it they are those of another side.
+            like: that side.
+
+        Raises:
+            BenchmarkError: when it detects something else than the first one.
+        """
+        found = detect()
+        self._wanted = found if self._wanted is None else self._wanted
+        scores, boxes = self._differences(variant, precision, found)
+        if model is None:
+            counted = self.facts[like, "fp32"]
+            self.facts[variant, precision] = _Facts(counted.parameters, counted.flops, scores, boxes)
+        else:
+            self.facts[variant, precision] = _Facts(_parameters(model), count_flops(detect).flops, scores, boxes)
+        self.runs[variant, precision] = detect
+
+    def add_other(self, name: str, model_config: DictConfig) -> None:
+        """Add another implementation, with the same weights where it takes them, and its compiled model.
+
+        Raises:
+            BenchmarkError: when it has the same weights and detects something else.
+        """
+        records = [{**self.inputs[0], "instances": _no_objects(self.settings)}]
+        try:
+            other = OTHERS[name](model_config)(torch.device("cpu"), records, records, 0)
+            is_same = copy_weights(self.predictor.model, other.model)
+        except BenchmarkError as error:
+            self.notes.append(f"{Path(self.name).stem} by {name}: not measured. {error}")
+            return
+        other.model.eval()
+        if not is_same:
+            self.notes.append(f"{Path(self.name).stem} by {name}: its weights are its own, detections are not compared.")
+        modules = {name: other.model}
+        if self.settings.compile:
+            modules[f"{name} compiled"] = torch.compile(other.model)
+        for variant, module in modules.items():
+            run = other.inference_step(module, None)
+            try:
+                output = run()
+            except Exception as error:  # compilers raise what they like
+                reason = str(error).strip().partition("\n")[0]
+                self.notes.append(f"{Path(self.name).stem} by {variant}: not measured. {type(error).__name__}: {reason}")
+                continue
+            scores, boxes = self._differences(variant, "fp32", self._detections(output)) if is_same else (None, None)
+            flops = self.facts[name, "fp32"].flops if self.facts.get((name, "fp32")) else count_flops(run).flops
+            self.facts[variant, "fp32"] = _Facts(_parameters(other.model), flops, scores, boxes)
+            self.runs[variant, "fp32"] = run
+
+    def _detections(self, output: Any) -> Instances:
+        frame = (self.settings.height, self.settings.width)
+        predictions = Predictions(output.logits, output.pred_boxes)
+        return self.predictor.model.postprocessor(predictions, [frame])[0]
+
+    def _differences(self, variant: str, precision: str, found: Any) -> tuple[float, float]:
+        cut_off = self.predictor.model.postprocessor.settings()["kind"] == "top_k"
+        _, scores, boxes = compare_detections(self._wanted, found, tied=TIED[precision], cut_off=cut_off)
+        score_limit, box_limit = LIMITS[precision]
+        if precision == "fp32" and not (scores <= score_limit and boxes <= box_limit):
+            raise BenchmarkError(
+                f"{self.name} by {variant} does not detect what eager detects: scores differ by up to {scores:.3g} "
+                f"(limit {score_limit:g}) and boxes by {boxes:.3g} pixels (limit {box_limit:g}); nothing was measured"
+            )
+        return scores, boxes
 
 
 def _rows(
-    name: str, timings: dict[tuple[str, str], Timing], parameters: int, flops: int, against: str | None
+    name: str,
+    timings: dict[tuple[str, str], Timing],
+    facts: dict[tuple[str, str], _Facts],
+    against: str | None,
 ) -> list[DeployedModel]:
     other = timings.get((against, "fp32")) if against else None
     return [
@@ -229,8 +360,7 @@ def _rows(
             config=name,
             variant=variant,
             precision=precision,
-            parameters=parameters,
-            flops=flops,
+            **vars(facts[variant, precision]),
             seconds=list(timing.seconds),
             median=timing.median,
             lowest=timing.lowest,
@@ -259,15 +389,20 @@ def _predictor(name: str, overrides: Sequence[str], weights: str | None) -> tupl
     torch.manual_seed(0)
     predictor = Predictor(DictConfig({"model": config.model}, flags={"allow_objects": True}), weights, **settings)
     if weights is None:
-        _spread_scores(predictor.model)
+        _wake_up(predictor.model)
     return predictor, config, weights is not None
 
 
-def _spread_scores(model: nn.Module) -> None:
-    """Random class biases: before training all scores are nearly the same, and nothing could be compared."""
+def _wake_up(model: nn.Module) -> None:
+    """Random values for heads, and for what begins with zeros: otherwise all scores are nearly the same, rounding
+    decides which are the best, and boxes are anchors, whatever the layers before compute.
+    """
     for name, parameter in model.named_parameters():
-        if "class_embed" in name and parameter.dim() == 1:
-            nn.init.normal_(parameter, -1.0, 1.0)
+        if "class_embed" in name:
+            is_bias = parameter.dim() == 1
+            nn.init.normal_(parameter, -4.0 if is_bias else 0.0, 1.0 if is_bias else 1.5 * parameter.shape[1] ** -0.5)
+        elif parameter.dim() > 1 and not parameter.any():
+            nn.init.xavier_normal_(parameter)
 
 
 def _frame(settings: DeploySettings) -> dict[str, int]:

@@ -7,6 +7,10 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
+from detrex_lite.checkpoint import CheckpointError, convert_state_dict
+from detrex_lite.config import instantiate
+from detrex_lite.errors import few
+from detrex_lite.modeling.backbone.hgnetv2 import VARIANTS
 from detrex_lite.structures import box_xyxy_to_cxcywh
 
 from .building import class_name, class_names
@@ -35,10 +39,7 @@ def plan_transformers_model(model_config: DictConfig) -> Callable[[], nn.Module]
     Raises:
         BenchmarkError: when transformers is not installed, has no such model, or none with these options.
     """
-    names = class_names(model_config)
-    kind = next((name for name in names if name in _KINDS), None)
-    if kind is None:
-        raise BenchmarkError(f"transformers has no model to compare {names[0]!r} with; it has: {', '.join(_KINDS)}")
+    make = _kind(model_config)
     try:
         import transformers
     except ImportError as error:
@@ -46,7 +47,7 @@ def plan_transformers_model(model_config: DictConfig) -> Callable[[], nn.Module]
             f"--against transformers needs that package: pip install transformers ({error})"
         ) from error
     transformers.logging.set_verbosity_error()
-    model_class, config = _KINDS[kind](transformers, model_config, _backbone(transformers, model_config))
+    model_class, config = make(transformers, model_config)
 
     def build() -> nn.Module:
         model = model_class(config)
@@ -74,9 +75,54 @@ def transformers_labels(images: Sequence[dict[str, Any]], device: torch.device) 
     return labels
 
 
-def _detr(transformers: Any, cfg: DictConfig, backbone: Any) -> tuple[Any, Any]:
+def copy_weights(model: nn.Module, theirs: nn.Module) -> bool:
+    """Give transformers' model the weights of this project's, which then detect the same.
+
+    Returns:
+        Whether it could: not for models with a ResNet of transformers' own, for which checkpoints are not written.
+
+    Raises:
+        BenchmarkError: when the other model has no place for a tensor, or another one for which there is none.
+    """
+    if not type(theirs).__name__.startswith(_WITH_OUR_WEIGHTS):
+        return False
+    try:
+        state = convert_state_dict(model.state_dict(), "transformers")
+        found = theirs.load_state_dict(state, strict=False)
+    except (CheckpointError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BenchmarkError(f"transformers' model does not take the weights: {reason}") from error
+    tensors = theirs.state_dict(keep_vars=True)
+    loaded = {id(tensors[name]) for name in state if name in tensors}  # heads have two names
+    missing = [
+        name for name in found.missing_keys if not name.endswith(_CONSTANTS) and id(tensors[name]) not in loaded
+    ]
+    if missing or found.unexpected_keys:
+        raise BenchmarkError(
+            f"transformers' model does not take the weights: it lacks {few(found.unexpected_keys) or 'nothing'}, and "
+            f"nothing is there for {few(missing) or 'nothing'}"
+        )
+    return True
+
+
+# RT-DETR, RT-DETRv2, D-FINE.
+_WITH_OUR_WEIGHTS = ("RTDetr", "DFine")
+_CONSTANTS = ("num_batches_tracked", "n_points_scale", "num_points_scale", "decoder.up", "decoder.reg_scale")
+
+
+def _kind(cfg: DictConfig) -> Callable[[Any, DictConfig], tuple[Any, Any]]:
+    names = class_names(cfg)
+    if cfg.get("neck") is not None and class_name(cfg.neck) == "HybridEncoder":
+        return _dfine if class_name(cfg.heads) == "DistributionHeads" else _rtdetr
+    kind = next((name for name in names if name in _KINDS), None)
+    if kind is None:
+        raise BenchmarkError(f"transformers has no model to compare {names[0]!r} with; it has: {', '.join(_KINDS)}")
+    return _KINDS[kind]
+
+
+def _detr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
     """Class and config."""
-    decoder = cfg.transformer.decoder
+    backbone, decoder = _own_resnet(transformers, cfg.backbone), cfg.transformer.decoder
     if class_name(decoder) != "PositionalDecoder":
         raise BenchmarkError(f"transformers' DETR has no {class_name(decoder)}; it has a PositionalDecoder")
     for part in ("encoder", "decoder"):
@@ -85,19 +131,19 @@ def _detr(transformers: Any, cfg: DictConfig, backbone: Any) -> tuple[Any, Any]:
                 f"transformers' DETR has no pre-norm layers; change model.transformer.{part}.layer.operation_order"
             )
     config = transformers.DetrConfig(
-        **_common_sizes(cfg),
-        **_own_backbone(backbone),
+        **_common_sizes(cfg, cfg.transformer.encoder),
+        **backbone,
         auxiliary_loss=bool(_find(cfg, "aux_loss", default=True)),
     )
     return transformers.DetrForObjectDetection, config
 
 
-def _deformable_detr(transformers: Any, cfg: DictConfig, backbone: Any) -> tuple[Any, Any]:
+def _deformable_detr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
     """Class and config."""
-    sizes = _common_sizes(cfg)
+    backbone, sizes = _own_resnet(transformers, cfg.backbone), _common_sizes(cfg, cfg.transformer.encoder)
     config = transformers.DeformableDetrConfig(
         **sizes,
-        **_own_backbone(backbone),
+        **backbone,
         auxiliary_loss=bool(_find(cfg, "aux_loss", default=True)),
         num_feature_levels=_find(cfg.transformer, "num_feature_levels"),
         encoder_n_points=_find(_attention(cfg.transformer.encoder), "num_points", default=4),
@@ -110,6 +156,104 @@ def _deformable_detr(transformers: Any, cfg: DictConfig, backbone: Any) -> tuple
     return transformers.DeformableDetrForObjectDetection, config
 
 
+def _rtdetr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
+    """Class and config: those of RT-DETRv2 where each level has a number of points of its own, as its configs have it.
+
+    transformers has one number for all levels.
+    """
+    attention, options = _attention(cfg.transformer.decoder), _realtime_options(cfg)
+    block, depths = _BLOCKS[cfg.backbone.depth]
+    if class_name(cfg.backbone) != "PResNet" or class_name(cfg.neck.fusion) != "CSPRepLayer":
+        raise BenchmarkError("transformers' RT-DETR has a PResNet and fuses by CSPRepLayer alone")
+    if cfg.neck.fusion.num_blocks != _FUSION_BLOCKS:
+        raise BenchmarkError(f"transformers' RT-DETR has {_FUSION_BLOCKS} blocks: change model.neck.fusion.num_blocks")
+    backbone = transformers.RTDetrResNetConfig(
+        layer_type=block,
+        depths=depths,
+        hidden_sizes=_WIDTHS[block],
+        embedding_size=64,
+        out_features=[f"stage{_STAGES.index(name) + 1}" for name in cfg.backbone.out_features],
+    )
+    points = attention.num_points
+    if isinstance(points, int):
+        config = transformers.RTDetrConfig(backbone_config=backbone, decoder_n_points=points, **options)
+        return transformers.RTDetrForObjectDetection, config
+    if len(set(points)) > 1:
+        raise BenchmarkError(f"transformers' RT-DETRv2 has as many points on each level, not {list(points)}")
+    method = {"bilinear": "default"}.get(attention.sampling, attention.sampling)
+    config = transformers.RTDetrV2Config(
+        backbone_config=backbone, decoder_n_points=points[0], decoder_method=method, **options
+    )
+    return transformers.RTDetrV2ForObjectDetection, config
+
+
+def _dfine(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
+    """Class and config."""
+    if class_name(cfg.backbone) != "HGNetv2" or class_name(cfg.neck.fusion) != "RepNCSPELAN":
+        raise BenchmarkError("transformers' D-FINE has an HGNetv2 and fuses by RepNCSPELAN alone")
+    variant = VARIANTS[cfg.backbone.name]
+    channels = [stage.channels for stage in variant.stages]
+    backbone = transformers.HGNetV2Config(
+        stem_channels=[3, *variant.stem],
+        embedding_size=variant.stem[1],
+        stage_in_channels=[variant.stem[1], *channels[:-1]],
+        stage_mid_channels=[stage.mid_channels for stage in variant.stages],
+        stage_out_channels=channels,
+        hidden_sizes=channels,
+        stage_num_blocks=[stage.num_blocks for stage in variant.stages],
+        stage_numb_of_layers=[variant.num_layers] * len(channels),
+        use_learnable_affine_block=cfg.backbone.use_lab,
+        out_features=[f"stage{index + 1}" for index in cfg.backbone.out_indices],
+    )
+    if cfg.heads.quality is None:
+        raise BenchmarkError("transformers' D-FINE rates locations always: change model.heads.quality")
+    config = transformers.DFineConfig(
+        backbone_config=backbone,
+        decoder_n_points=list(_attention(cfg.transformer.decoder).num_points),
+        decoder_activation_function=class_name(cfg.transformer.decoder.layer.ffn.activation).lower(),
+        depth_mult=cfg.neck.fusion.num_blocks / _FUSION_BLOCKS,
+        max_num_bins=cfg.heads.bins.reg_max,
+        reg_scale=cfg.heads.bins.reg_scale,
+        up=cfg.heads.bins.up,
+        top_prob_values=cfg.heads.quality.topk,
+        lqe_hidden_dim=cfg.heads.quality.hidden_dim,
+        **_realtime_options(cfg),
+    )
+    return transformers.DFineForObjectDetection, config
+
+
+def _realtime_options(cfg: DictConfig) -> dict[str, Any]:
+    """What the configs of RT-DETR and D-FINE have in common."""
+    neck, backbone = cfg.neck, cfg.backbone
+    if neck.encoder is None:
+        raise BenchmarkError("transformers' model has attention within a level: change model.neck.encoder")
+    if cfg.transformer.decoder.num_eval_layers is not None:
+        raise BenchmarkError(
+            "transformers' model evaluates all decoder layers; add model.transformer.decoder.num_eval_layers=null"
+        )
+    if backbone.norm not in ("BN", "FrozenBN"):
+        raise BenchmarkError(f"transformers' backbone has batch normalisation; change model.backbone.norm={backbone.norm}")
+    in_channels = list(instantiate(neck.in_channels).values())
+    num_levels = len(in_channels)
+    return {
+        **_common_sizes(cfg, neck.encoder),
+        "freeze_backbone_batch_norms": backbone.norm == "FrozenBN",
+        "encoder_in_channels": in_channels,
+        "encoder_hidden_dim": neck.hidden_dim,
+        "encode_proj_layers": [level % num_levels for level in neck.encoder_levels],
+        "feat_strides": _STRIDES[-num_levels:],
+        "hidden_expansion": neck.fusion.expansion,
+        "decoder_in_channels": [neck.hidden_dim] * num_levels,
+        "num_feature_levels": cfg.transformer.num_feature_levels,
+        "learn_initial_query": cfg.queries.mixed_selection,
+        "with_box_refine": cfg.with_box_refine,
+        "auxiliary_loss": cfg.aux_loss,
+        "num_denoising": 0 if cfg.denoising is None else cfg.denoising.num_pairs,
+    }
+
+
+_STRIDES = (8, 16, 32)
+_FUSION_BLOCKS = 3
 # Class of a config's model -> what gives class and config of transformers' model of that kind.
 _KINDS = {"DETR": _detr, "MultiScaleDetector": _deformable_detr}
 
@@ -117,11 +261,12 @@ _KINDS = {"DETR": _detr, "MultiScaleDetector": _deformable_detr}
 def _attention(part: DictConfig) -> DictConfig:
     """The attention that reads the image: of an encoder's layer the only one, of a decoder's the last one."""
     attention = part.layer.attn
-    return attention[-1] if isinstance(attention, ListConfig) else attention
+    attention = attention[-1] if isinstance(attention, ListConfig) else attention
+    return attention.get("attention", attention)  # which may have gates around it
 
 
-def _common_sizes(cfg: DictConfig) -> dict[str, Any]:
-    encoder, decoder = cfg.transformer.encoder, cfg.transformer.decoder
+def _common_sizes(cfg: DictConfig, encoder: DictConfig) -> dict[str, Any]:
+    decoder = cfg.transformer.decoder
     dropout = float(_find(encoder.layer.ffn, "ffn_drop", default=0.0))
     return {
         "num_labels": cfg.num_classes,
@@ -140,13 +285,8 @@ def _common_sizes(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _own_backbone(backbone: Any) -> dict[str, Any]:
+def _own_resnet(transformers: Any, backbone: DictConfig) -> dict[str, Any]:
     """Its own ResNet: no timm, no download. Newer versions do not need the flags, older ones do."""
-    return {"backbone_config": backbone, "use_timm_backbone": False, "use_pretrained_backbone": False}
-
-
-def _backbone(transformers: Any, cfg: DictConfig) -> Any:
-    backbone = cfg.backbone
     if class_name(backbone) != "ResNet":
         raise BenchmarkError(f"only ResNet backbones can be compared with transformers', not {class_name(backbone)!r}")
     for name, value in (("dilation", False), ("norm", "FrozenBN")):
@@ -157,13 +297,14 @@ def _backbone(transformers: Any, cfg: DictConfig) -> Any:
             )
     kind, depths = _BLOCKS[backbone.get("depth", 50)]
     stages = sorted(_STAGES.index(name) + 1 for name in backbone.get("out_features", ["res5"]))
-    return transformers.ResNetConfig(
+    config = transformers.ResNetConfig(
         layer_type=kind,
         depths=depths[: stages[-1]],
         hidden_sizes=_WIDTHS[kind][: stages[-1]],
         embedding_size=64,
         out_features=[f"stage{number}" for number in stages],
     )
+    return {"backbone_config": config, "use_timm_backbone": False, "use_pretrained_backbone": False}
 
 
 def _train_the_same_stages(model: nn.Module, freeze_at: int) -> None:

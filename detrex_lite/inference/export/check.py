@@ -101,15 +101,11 @@ def detect_in_torch(
 def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float) -> Differences:
     """Run a batch in torch and by an exported file.
 
-    Detections are compared with those of the same class that are nearest, in scores and places. One that the other side
-    lacks differs by its whole score, or by as much as it lies above the last detection of a list that is cut off.
-
     Args:
         detector: on the CPU.
         session: of the exported file.
         images: (h, w, 3) uint8 each.
-        tied: detections whose scores are less than this above the last one of a list that is cut off are not compared:
-            in another precision others may come last.
+        tied: see `compare_detections`.
     """
     frames = frames_of(images)
     wanted = detect_in_torch(detector, images, frames, session.description)
@@ -117,7 +113,7 @@ def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], 
     height, width = (max(sides) for sides in zip(*(image.shape[:2] for image in images), strict=True))
     cut_off = session.description.postprocessor.get("kind") == "top_k"
     pairs = zip(wanted, found, strict=True)
-    results = [_compare(one, other, tied, cut_off=cut_off) for one, other in pairs]
+    results = [compare_detections(one, other, tied=tied, cut_off=cut_off) for one, other in pairs]
     return Differences(
         len(images),
         session.description.height or height,
@@ -128,8 +124,21 @@ def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], 
     )
 
 
-def _compare(wanted: Instances, found: Detections, tied: float, *, cut_off: bool) -> tuple[int, float, float]:
-    """How many were compared, and the largest differences of scores and of boxes."""
+def compare_detections(
+    wanted: Instances, found: Instances | Detections, *, tied: float, cut_off: bool
+) -> tuple[int, float, float]:
+    """How many detections of an image were compared, and the largest differences of scores and of boxes in pixels.
+
+    They are compared with those of the same class that are nearest, in scores and places. One that the other side lacks
+    differs by its whole score, or by as much as it lies above the last detection of a list that is cut off.
+
+    Args:
+        wanted: all detections of one side.
+        found: of the other.
+        tied: detections whose scores are less than this above the last one of a list that is cut off are not compared:
+            in another precision others may come last.
+        cut_off: whether detections are the best ones of more.
+    """
     ours, theirs = (_arrays(value) for value in (wanted, found))
     if not all(np.isfinite(value).all() for value in theirs):
         return len(found), float("inf"), float("inf")

@@ -94,7 +94,7 @@ class SetCriterion(nn.Module):
         try:
             return self._match(unmatched, targets)
         except NonFiniteError:
-            mean_over_processes(targets.boxes.new_zeros(()))
+            mean_over_processes(targets.boxes.new_zeros((), dtype=torch.float32))  # as the size of a union is
             raise
 
     def _ways_to_compare(

@@ -18,8 +18,8 @@ from detrex_lite.data import ResizeShortestEdge, realtime_test_augmentation
 from detrex_lite.inference import ExportedPredictor
 from detrex_lite.inference.description import Description, ExportedFileError
 from detrex_lite.inference.export import FORMATS, ExportError, export
-from detrex_lite.inference.export.check import made_up_image
-from detrex_lite.inference.exported import resized_size, select
+from detrex_lite.inference.export.check import compare_detections, made_up_image
+from detrex_lite.inference.exported import Detections, FoundBoxes, resized_size, select
 from detrex_lite.inference.runtimes import open_session
 from detrex_lite.modeling import Predictions, SoftmaxPostprocessor, TopKPostprocessor
 from detrex_lite.ops.deformable_attention import api as deformable_attention
@@ -184,6 +184,28 @@ def test_a_broken_operator_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="does not detect what DINO detects"):
         export(small_predictor(DINO), tmp_path / QUICK, size=SIZE)
     assert list(tmp_path.iterdir()) == []
+
+
+def detections(scores, boxes, classes):
+    return Detections((100, 100), FoundBoxes(np.asarray(boxes)), np.asarray(scores), np.asarray(classes))
+
+
+@pytest.mark.parametrize(("number", "moved", "outliers"), [(300, 3, 3), (300, 4, 0), (99, 1, 0), (300, 0, 0)])
+def test_one_of_100_detections_may_be_another_one(number, moved, outliers):
+    """As where two queries score the same but for rounding."""
+    generator = np.random.default_rng(0)
+    scores, classes = np.linspace(0.9, 0.3, number), generator.integers(0, 3, number)
+    boxes = generator.uniform(0, 50, (number, 4))
+    boxes[:, 2:] += 50
+    wanted = detections(scores, boxes, classes)
+    others = boxes + 0.1
+    others[:moved] += 1000
+    found = compare_detections(
+        wanted, detections(scores, others, classes), tied=1e-5, limits=(1e-4, 0.5), cut_off=False
+    )
+    assert (found.compared, found.outliers) == (number, outliers)
+    assert found.boxes == pytest.approx(0.1 if outliers == moved else 1000.1)
+    assert found.scores == 0
 
 
 def test_a_file_that_was_there_before_stays_when_the_new_one_is_refused(detr, tmp_path):

@@ -94,9 +94,7 @@ def copy_weights(model: nn.Module, theirs: nn.Module) -> bool:
         raise BenchmarkError(f"transformers' model does not take the weights: {reason}") from error
     tensors = theirs.state_dict(keep_vars=True)
     loaded = {id(tensors[name]) for name in state if name in tensors}  # heads have two names
-    missing = [
-        name for name in found.missing_keys if not name.endswith(_CONSTANTS) and id(tensors[name]) not in loaded
-    ]
+    missing = [name for name in found.missing_keys if not name.endswith(_CONSTANTS) and id(tensors[name]) not in loaded]
     if missing or found.unexpected_keys:
         raise BenchmarkError(
             f"transformers' model does not take the weights: it lacks {few(found.unexpected_keys) or 'nothing'}, and "
@@ -232,7 +230,9 @@ def _realtime_options(cfg: DictConfig) -> dict[str, Any]:
             "transformers' model evaluates all decoder layers; add model.transformer.decoder.num_eval_layers=null"
         )
     if backbone.norm not in ("BN", "FrozenBN"):
-        raise BenchmarkError(f"transformers' backbone has batch normalisation; change model.backbone.norm={backbone.norm}")
+        raise BenchmarkError(
+            f"transformers' backbone has batch normalisation; change model.backbone.norm={backbone.norm}"
+        )
     in_channels = list(instantiate(neck.in_channels).values())
     num_levels = len(in_channels)
     return {

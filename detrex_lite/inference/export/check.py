@@ -19,6 +19,8 @@ from ..runtimes import Session
 # Padded batches hold images of these shares of the height and width.
 PADDED = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.6))
 LATENCY_ROUNDS = 5
+# One of so many detections may be an outlier.
+OUTLIERS = 100
 
 
 class Differences(NamedTuple):
@@ -28,7 +30,9 @@ class Differences(NamedTuple):
         batch: images.
         height, width: in pixels, of the batch.
         compared: how many detections.
-        scores: of scores.
+        outliers: how many of them differ by more than the limits, and are so few that they do not count, see
+            `compare_detections`.
+        scores: of scores, of the others.
         boxes: of coordinates, in pixels.
     """
 
@@ -36,6 +40,7 @@ class Differences(NamedTuple):
     height: int
     width: int
     compared: int
+    outliers: int
     scores: float
     boxes: float
 
@@ -98,50 +103,66 @@ def detect_in_torch(
     return detector.postprocessor(predictions[FINAL], frames)
 
 
-def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float) -> Differences:
+def compare(
+    detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float, limits: tuple[float, float]
+) -> Differences:
     """Run a batch in torch and by an exported file.
 
     Args:
         detector: on the CPU.
         session: of the exported file.
         images: (h, w, 3) uint8 each.
-        tied: see `compare_detections`.
+        tied, limits: see `compare_detections`.
     """
     frames = frames_of(images)
     wanted = detect_in_torch(detector, images, frames, session.description)
     found = run_images(session, images, frames)
     height, width = (max(sides) for sides in zip(*(image.shape[:2] for image in images), strict=True))
     cut_off = session.description.postprocessor.get("kind") == "top_k"
-    pairs = zip(wanted, found, strict=True)
-    results = [compare_detections(one, other, tied=tied, cut_off=cut_off) for one, other in pairs]
+    results = [
+        compare_detections(one, other, tied=tied, limits=limits, cut_off=cut_off)
+        for one, other in zip(wanted, found, strict=True)
+    ]
     return Differences(
         len(images),
         session.description.height or height,
         session.description.width or width,
-        sum(result[0] for result in results),
-        max(result[1] for result in results),
-        max(result[2] for result in results),
+        sum(result.compared for result in results),
+        sum(result.outliers for result in results),
+        max(result.scores for result in results),
+        max(result.boxes for result in results),
     )
 
 
-def compare_detections(
-    wanted: Instances, found: Instances | Detections, *, tied: float, cut_off: bool
-) -> tuple[int, float, float]:
-    """How many detections of an image were compared, and the largest differences of scores and of boxes in pixels.
+class Compared(NamedTuple):
+    """What `compare_detections` finds in an image; see `Differences`."""
 
-    They are compared with those of the same class that are nearest, in scores and places. One that the other side lacks
-    differs by its whole score, or by as much as it lies above the last detection of a list that is cut off.
+    compared: int
+    outliers: int
+    scores: float
+    boxes: float
+
+
+def compare_detections(
+    wanted: Instances, found: Instances | Detections, *, tied: float, limits: tuple[float, float], cut_off: bool
+) -> Compared:
+    """Compare the detections of an image with those of the same class that are nearest, in scores and places.
+
+    One that the other side lacks differs by its whole score, or by as much as it lies above the last detection of a
+    list that is cut off. Detectors that select queries by their scores take one or the other by rounding alone, where
+    two score nearly the same: so one of 100 detections may be an outlier.
 
     Args:
         wanted: all detections of one side.
         found: of the other.
         tied: detections whose scores are less than this above the last one of a list that is cut off are not compared:
             in another precision others may come last.
+        limits: of differences of scores, and of boxes in pixels; what differs by more is an outlier.
         cut_off: whether detections are the best ones of more.
     """
     ours, theirs = (_arrays(value) for value in (wanted, found))
     if not all(np.isfinite(value).all() for value in theirs):
-        return len(found), float("inf"), float("inf")
+        return Compared(len(found), 0, float("inf"), float("inf"))
     last = max((side[0].min() for side in (ours, theirs) if len(side[0])), default=0.0) if cut_off else 0.0
     scores = np.abs(ours[0][:, None] - theirs[0])
     boxes = np.abs(ours[2][:, None] - theirs[2]).max(-1)
@@ -154,11 +175,15 @@ def compare_detections(
     left_over = [np.delete(side[0], chosen) - last for side, chosen in ((ours, rows), (theirs, columns))]
     unmatched = np.concatenate(left_over)
     unmatched = unmatched[unmatched > tied] if cut_off else unmatched
-    return (
-        len(rows),
-        float(max([0.0, *scores[rows, columns], *unmatched])),
-        float(max([0.0, *boxes[rows, columns]])),
-    )
+    by_score = np.concatenate([scores[rows, columns], unmatched])
+    by_box = np.concatenate([boxes[rows, columns], np.zeros(len(unmatched))])
+    beyond = (by_score > limits[0]) | (by_box > limits[1])
+    outliers = int(beyond.sum())
+    if outliers <= len(rows) // OUTLIERS:
+        by_score, by_box = by_score[~beyond], by_box[~beyond]
+    else:
+        outliers = 0
+    return Compared(len(rows), outliers, float(by_score.max(initial=0.0)), float(by_box.max(initial=0.0)))
 
 
 def _arrays(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

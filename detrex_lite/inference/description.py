@@ -34,7 +34,7 @@ class Description:
         postprocessor: `kind` and arguments of what makes detections of logits and boxes; empty where it is unknown.
         resize: `kind` and lengths in pixels of what images go through before; None for images as they are.
         differences: the checks after the export: `batch`, `height`, `width`, how many detections were `compared`, and
-            the largest differences from the detector in torch, of `scores` and of `boxes` in pixels, but for `outliers`.
+            the largest differences from the detector in torch, of `scores` and `boxes` in pixels, but for `outliers`.
         score_limit, box_limit: what these had to stay below.
         latency: milliseconds of a run: `eager` in torch, `exported`, and `images`, `height` and `width` of it.
         versions: of the packages that made the file.

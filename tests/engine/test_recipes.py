@@ -210,7 +210,7 @@ def test_a_program_that_is_killed_in_every_phase_trains_the_same(make, tmp_path)
             assert program.wait() == -signal.SIGKILL, program.printed.read_text()
         finally:
             program.end()
-        assert iteration_to_resume(tmp_path / "killed") in range(step - 2, step + 3)
+        assert soak.saved_iteration(tmp_path / "killed") in range(step - 2, step + 3)
     assert start("killed", resume=True).wait() == 0
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 

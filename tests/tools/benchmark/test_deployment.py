@@ -53,7 +53,7 @@ def test_other_implementations_are_measured_beside(without_files):
     assert "by transformers: not measured" in str(report)
 
 
-TINY = ["model.embed_dim=32", "model.neck.hidden_dim=32", "model.transformer.decoder.num_layers=1"]
+TINY = ["model.embed_dim=32", "model.neck.hidden_dim=32", "model.transformer.decoder.num_layers=2"]
 RTDETR = ("projects/rtdetr/configs/models/rtdetrv2_small.py", [*TINY, "model.neck.fusion.num_blocks=3"])
 RTDETR_V1 = (RTDETR[0], [*RTDETR[1], "model.transformer.decoder.layer.attn[1].num_points=4"])
 DFINE = ("projects/dfine/configs/models/dfine_small.py", TINY)

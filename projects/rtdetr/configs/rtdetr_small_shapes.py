@@ -12,4 +12,6 @@ dataset, dataloader, optimizer = _shapes.dataset, _shapes.dataloader, _shapes.op
 lr_multiplier, train = _shapes.lr_multiplier, _shapes.train
 
 model.num_classes = 3
+train.max_iter = 700
+train.eval_period = train.checkpointer.period = 350
 train.output_dir = "output/rtdetr_small_shapes"

@@ -77,7 +77,7 @@ def deployment_parser() -> argparse.ArgumentParser:
     for name in ("height", "width", "warmup"):
         parser.add_argument(f"--{name}", type=int, default=getattr(DeploySettings, name), help="default: %(default)s")
     parser.add_argument("--formats", default=",".join(RUNTIMES), help="of onnx,openvino; default: %(default)s")
-    parser.add_argument("--precision", default=",".join(DEPLOYED_IN), help="of fp32,int8; default: %(default)s")
+    parser.add_argument("--precision", default=",".join(DEPLOYED_IN), help="default: %(default)s")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument(
         "--against", default=DeploySettings.against, metavar="NAME", help=f"of {', '.join(OTHERS)}, or none"

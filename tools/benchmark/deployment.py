@@ -150,7 +150,8 @@ class DeploymentReport:
             "logits and boxes; decoding and resizing are in none.",
             "Differences are of detections from those of eager, compared before timing; one of 100 may be left out.",
             "fused: norms and branches folded into convolutions, which exported files and the compiled model have too. "
-            "int8: by onnxruntime matrix products of 8 bits, by OpenVINO weights of 8 bits.",
+            "fp16: weights of 16 bits; OpenVINO computes in bfloat16 where the processor has it. int8: by onnxruntime "
+            "matrix products of 8 bits, by OpenVINO weights of 8 bits.",
             *self.notes,
         ]
         return "\n".join([*lines, "", *(f"- {note}" for note in notes)])

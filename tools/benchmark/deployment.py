@@ -1,6 +1,7 @@
 """How fast models are as one would deploy them: eager, compiled and exported, in turns with other implementations."""
 
 import copy
+import functools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ from .timing import Timing, time_in_turns
 from .transformers_models import copy_weights
 
 RUNTIMES = ("onnx", "openvino")
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml")
 
 
@@ -82,7 +83,7 @@ class DeployedModel:
         config: as it was named.
         variant: "eager"; "fused" (after `convert_to_deploy`); "compiled" (that, by torch.compile); "onnx"; "openvino";
             the name of another implementation; that name and "compiled".
-        precision: "fp32" or "int8".
+        precision: "fp32", "fp16" or "int8".
         parameters, flops: of the model that runs: before or after `convert_to_deploy`, or the other implementation's;
             flops are 2 per multiply-accumulate.
         scores, boxes: the largest differences of detections from those of "eager", boxes in pixels; None for another
@@ -213,7 +214,7 @@ def _measure(
             for precision in settings.precisions:
                 log(f"exporting {name} as {form}, {precision} ...")
                 path = Path(folder) / f"{precision}{FORMATS[form].suffix}"
-                # What 8 bits do to random weights says nothing.
+                # What fewer bits do to random weights says nothing.
                 is_checked = is_trained or precision == "fp32"
                 limits: Any = {} if is_checked else dict(score_limit=math.inf, box_limit=math.inf)
                 size = (settings.height, settings.width)
@@ -223,17 +224,17 @@ def _measure(
                     notes.append(f"{Path(name).stem} by {form}, {precision}: not measured. {error}")
                     continue
                 exported = ExportedPredictor(path, score_threshold=0.0)
-                bench.add(
-                    form,
-                    lambda exported=exported: exported.detect([{"image": bench.image, **_frame(settings)}])[0],
-                    precision=precision,
-                    like="fused",
-                )
+                records = [{"image": bench.image, **_frame(settings)}]
+                bench.add(form, functools.partial(_detect_first, exported, records), precision=precision, like="fused")
         if settings.against is not None:
             bench.add_other(settings.against, config.model)
         log(f"measuring {name} ...")
         timings = time_in_turns(bench.runs, torch.device("cpu"), repeats=settings.repeats, warmup=settings.warmup)
     return _rows(name, timings, bench.facts, settings.against)
+
+
+def _detect_first(exported: ExportedPredictor, records: list[dict[str, Any]]) -> Any:
+    return exported.detect(records)[0]
 
 
 @dataclass
@@ -318,7 +319,7 @@ class _Sides:
             self.notes.append(
                 f"{Path(self.name).stem} by {name}: its weights are its own, detections are not compared."
             )
-        modules = {name: other.model}
+        modules: dict[str, Any] = {name: other.model}
         if self.settings.compile:
             modules[f"{name} compiled"] = torch.compile(other.model)
         for variant, module in modules.items():

@@ -187,9 +187,13 @@ def _blocks(node: Any) -> Iterator[str]:
             target = locate(target) if isinstance(target, str) else target
             if isinstance(target, type) and target.__module__.partition(".")[0] == detrex_lite.__name__:
                 yield target.__name__
-    if isinstance(node, DictConfig | ListConfig):
-        for key in node if isinstance(node, DictConfig) else range(len(node)):
-            yield from _blocks(node[key])
+    children: list[Any] = []
+    if isinstance(node, DictConfig):
+        children = [node[key] for key in node]
+    elif isinstance(node, ListConfig):
+        children = [node[index] for index in range(len(node))]
+    for child in children:
+        yield from _blocks(child)
 
 
 def _chain(config: Path) -> set[Path]:

@@ -53,7 +53,12 @@ def test_other_implementations_are_measured_beside(without_files):
     assert "by transformers: not measured" in str(report)
 
 
-TINY = ["model.embed_dim=32", "model.neck.hidden_dim=32", "model.transformer.decoder.num_layers=2"]
+TINY = [
+    "model.embed_dim=32",
+    "model.neck.hidden_dim=32",
+    "model.transformer.decoder.num_layers=2",
+    "model.transformer.decoder.position_head.hidden_dim=64",
+]
 RTDETR = ("projects/rtdetr/configs/models/rtdetrv2_small.py", [*TINY, "model.neck.fusion.num_blocks=3"])
 RTDETR_V1 = (RTDETR[0], [*RTDETR[1], "model.transformer.decoder.layer.attn[1].num_points=4"])
 DFINE = ("projects/dfine/configs/models/dfine_small.py", TINY)
@@ -70,7 +75,7 @@ def test_other_implementations_have_the_same_weights(model, without_files):
     assert 0 < rows["transformers"].scores <= 1e-4
     assert 0 < rows["transformers"].boxes <= 0.5
     assert rows["transformers"].parameters >= rows["eager"].parameters > rows["fused"].parameters
-    assert rows["transformers"].flops > rows["fused"].flops > 1e8
+    assert rows["transformers"].flops > rows["fused"].flops > 1e7
 
 
 def test_what_detects_something_else_is_not_measured(monkeypatch, without_files):

@@ -18,6 +18,7 @@ from detrex_lite.testing import (
     parameter_patterns,
     predict,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -34,7 +35,7 @@ class TestConditionalDETR(DetectorContract):
         return small_config(**changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("models/*.py"))), ids=lambda path: path.stem)
 def test_every_model_config_builds(path):
     model, cfg = build_on_meta(path)
     assert {head.out_features for head in model.heads.class_embed} == {cfg.num_classes}

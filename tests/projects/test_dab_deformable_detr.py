@@ -23,6 +23,7 @@ from detrex_lite.testing import (
     predict,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -53,7 +54,7 @@ class TestTwoStages(TwoStageContract):
         return small_config(**TWO_STAGE, **changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert len(model.heads.class_embed) == cfg.transformer.decoder.num_layers + cfg.as_two_stage

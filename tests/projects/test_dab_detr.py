@@ -22,6 +22,7 @@ from detrex_lite.testing import (
     parameter_patterns,
     predict,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -42,7 +43,7 @@ def relative_to_configs(path):
     return path.relative_to(CONFIGS).as_posix()
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=relative_to_configs)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=relative_to_configs)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert {head.out_features for head in model.heads.class_embed} == {model.num_classes} == {cfg.num_classes}

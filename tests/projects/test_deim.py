@@ -17,6 +17,7 @@ from detrex_lite.testing import (
     changed,
     loss_names,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -63,6 +64,7 @@ class TestOnDFINE(DenoisingContract, DeformableContract):
         return loss_names({*layers, "_enc", "_pre", "_dn_pre"}) | loss_names(layers, ("fgl", "ddf"))
 
 
+@pytest.mark.slow
 class TestOnRTDETRv2(DenoisingContract, DeformableContract):
     num_groups = 3
     other_suffixes = frozenset({"_enc", "_dn"})
@@ -71,7 +73,7 @@ class TestOnRTDETRv2(DenoisingContract, DeformableContract):
         return small_config("rtdetrv2", "deim_rtdetrv2", **changes)
 
 
-@pytest.mark.parametrize("variant", PARAMETERS)
+@pytest.mark.parametrize("variant", first_always(PARAMETERS))
 def test_models_have_the_parameters_of_the_authors(variant):
     model, _ = build_on_meta(CONFIGS / "models" / f"{variant}.py")
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
@@ -89,7 +91,7 @@ def test_activations_are_silu_but_in_the_backbone_and_within_a_level(variant):
     assert isinstance(model.neck.encoders[0].layers[0].ffns[0].activations[0], nn.GELU)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("deim_*ep.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("deim_*ep.py"))), ids=lambda path: path.stem)
 def test_trainings_build(path):
     """Mosaics end where the learning rate begins to fall, and strong augmentation where it has fallen."""
     model, _ = build_on_meta(path)

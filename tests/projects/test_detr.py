@@ -13,6 +13,7 @@ from detrex_lite.testing import (
     changed,
     parameter_patterns,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -34,6 +35,7 @@ class TestDETR(DetectorContract):
         return small_config(**changes)
 
 
+@pytest.mark.slow
 class TestPreNormDETR(DetectorContract):
     """The small model, which reads a finer map, trains its batch norms, and normalises first."""
 
@@ -48,7 +50,7 @@ class TestPreNormDETR(DetectorContract):
         return changed(cfg, {**small, **changes})
 
 
-@pytest.mark.parametrize("path", sorted(MODELS.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(MODELS.glob("*.py"))), ids=lambda path: path.stem)
 def test_every_model_config_builds(path):
     model, cfg = build_on_meta(path)
     num_classes = 133 if "panoptic" in path.stem else 80

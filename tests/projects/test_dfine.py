@@ -32,6 +32,7 @@ from detrex_lite.testing import (
     predict,
     require_all_gradients,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -82,7 +83,7 @@ class TestDFINE(DenoisingContract, DeformableContract):
         return expected(LAYERS if aux_loss else {"", "_dn"})
 
 
-@pytest.mark.parametrize("variant", PARAMETERS)
+@pytest.mark.parametrize("variant", first_always(PARAMETERS))
 def test_models_have_the_parameters_of_the_authors(variant):
     model, _ = build_on_meta(CONFIGS / "models" / f"dfine_{variant}.py")
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]

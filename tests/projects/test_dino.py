@@ -23,6 +23,7 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS, under_detrex_names
 
@@ -62,7 +63,7 @@ class TestDINO(DenoisingContract, DeformableContract):
 RESNET_50_AND_101 = [path for path in sorted(CONFIGS.glob("**/dino_r[0-9]*.py")) if "custom" not in path.stem]
 
 
-@pytest.mark.parametrize("path", RESNET_50_AND_101, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(RESNET_50_AND_101), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert len(model.heads.class_embed) == cfg.transformer.decoder.num_layers + 1
@@ -86,7 +87,7 @@ def test_five_levels_run(batch):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", first_always(ABLATIONS, 2))
 def test_every_idea_can_be_switched_off_by_the_config(name, batch):
     changes, suffixes = ABLATIONS[name]
     model = build(small_config(**changes)).train()

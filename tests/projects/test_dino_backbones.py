@@ -10,6 +10,7 @@ import detrex_lite.projects
 from detrex_lite.checkpoint import load_checkpoint
 from detrex_lite.config import LazyConfig, instantiate
 from detrex_lite.testing import build
+from tests.suites import first_always
 
 from .dino_backbones import DinoContract, assert_maps_of_all_levels, small_dino
 from .published import under_detrex_names
@@ -36,13 +37,15 @@ def small_config(backbone):
 class TestDinoOnTimm(DinoContract):
     backbones = BACKBONES
 
-    @pytest.fixture(autouse=True, params=BACKBONES)
+    @pytest.fixture(autouse=True, params=first_always(BACKBONES))
     def _backbone(self, request):
         self.backbone = request.param
         self.compiles_whole = self.backbone == "convnext"
 
 
-@pytest.mark.parametrize("path", [path for path in WITH_TIMM if path.parent != CONFIGS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", first_always(path for path in WITH_TIMM if path.parent != CONFIGS), ids=lambda path: path.stem
+)
 def test_every_model_config_builds(path):
     assert_maps_of_all_levels(path)
 
@@ -55,7 +58,9 @@ def test_other_stages_need_no_other_change(batch):
     assert all(torch.isfinite(loss) for loss in build(cfg).train()(batch).values())
 
 
-@pytest.mark.parametrize("path", [path for path in WITH_TIMM if path.parent == CONFIGS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", first_always(path for path in WITH_TIMM if path.parent == CONFIGS), ids=lambda path: path.stem
+)
 def test_the_weights_that_training_starts_from_are_published(path):
     backbone = LazyConfig.load(str(path)).model.backbone
     assert f"{backbone.model_name}.{backbone.weights}" in timm.list_models(pretrained=True)

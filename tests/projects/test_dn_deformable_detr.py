@@ -18,6 +18,7 @@ from detrex_lite.testing import (
     parameter_patterns,
     predict,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS, under_detrex_names
 
@@ -39,7 +40,7 @@ class TestDNDeformableDETR(DenoisingContract, DeformableContract):
         return small_config(**self.variant, **changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("models/*.py"))), ids=lambda path: path.stem)
 def test_every_model_config_builds(path):
     model, cfg = build_on_meta(path)
     assert len(model.heads.class_embed) == cfg.transformer.decoder.num_layers == 6

@@ -21,6 +21,7 @@ from detrex_lite.testing import (
     parameter_patterns,
     predict,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -37,12 +38,13 @@ class TestDNDETR(DenoisingContract):
         return small_config(**changes)
 
 
+@pytest.mark.slow
 class TestWithoutDenoising(DetectorContract):
     def config(self, **changes):
         return small_config(denoising=None, **changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("models/*.py"))), ids=lambda path: path.stem)
 def test_every_model_config_builds(path):
     model, cfg = build_on_meta(path)
     assert (model.denoising.num_groups, model.denoising.padding_in_loss) == (5, False)

@@ -20,6 +20,7 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -44,12 +45,13 @@ class TestGroupDETR(DetectorContract):
         return small_config(**changes)
 
 
+@pytest.mark.slow
 class TestDetrexGroupDETR(DetectorContract):
     def config(self, **changes):
         return detrex_config(**changes)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("models/*.py"))), ids=lambda path: path.stem)
 def test_every_model_config_builds(path):
     model, _ = build_on_meta(path)
     assert model.queries.embedding.weight.shape == (11 * 300, 256)
@@ -81,7 +83,7 @@ DETECTORS = {
 }
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", first_always(DETECTORS))
 def test_groups_are_forward_passes_of_their_own(name, batch):
     config, changes, rows = DETECTORS[name]
     model = build_lively(without_dropout(config(**changes))).double().train()

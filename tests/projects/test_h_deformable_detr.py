@@ -19,6 +19,7 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -47,7 +48,7 @@ class TestTwoStages(TwoStageContract):
             build(self.config(with_box_refine=False))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("models/*.py"))), ids=lambda path: path.stem)
 def test_every_model_config_builds(path):
     model, _ = build_on_meta(path)
     assert model.queries.embedding.weight.shape == (1800, 256)
@@ -69,7 +70,7 @@ DETECTORS = {
 }
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", first_always(DETECTORS))
 def test_the_branch_does_not_change_the_matching_predictions(name, batch):
     changes = DETECTORS[name]
     model = build_lively(without_dropout(small_config(**changes))).double().train()

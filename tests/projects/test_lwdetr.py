@@ -22,6 +22,7 @@ from detrex_lite.testing import (
     without_dropout,
 )
 from detrex_lite.testing import SMALL as SMALL_RESNET
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -61,6 +62,7 @@ class TestLWDETR(DeformableContract):
         return small_config(**changes)
 
 
+@pytest.mark.slow
 class TestTwoLevels(DeformableContract):
     other_suffixes = frozenset({"_enc"})
 
@@ -78,7 +80,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("size", PARAMETERS)
+@pytest.mark.parametrize("size", first_always(PARAMETERS, 2))
 def test_models_have_the_parameters_of_the_published_ones(size):
     model, cfg = build_on_meta(PROJECTS / "lwdetr" / "configs" / "models" / f"lwdetr_{size}.py")
     rows = sum(cfg.embed_dim + 1 for name, _ in model.named_parameters() if "class_embed" in name and "bias" in name)
@@ -130,7 +132,7 @@ def batch():
     return [make_input(64, 96, [[4.0, 8, 40, 50], [50, 10, 90, 60]], [1, 4], seed=1), make_input(80, 56, [], [])]
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", first_always(SWITCHES, 2))
 def test_every_idea_has_a_switch(name, batch):
     model = build_lively(small_config(**SWITCHES[name])).train()
     require_all_gradients(model, model(batch))

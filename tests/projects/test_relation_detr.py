@@ -27,6 +27,7 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS, apply_rules
 
@@ -58,7 +59,7 @@ class TestTwoStages(TwoStageContract):
             build(self.config(with_box_refine=False))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, _ = build_on_meta(path)
     assert model.queries.content.weight.shape == (900, 256)
@@ -181,7 +182,7 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", first_always(SWITCHES, 2))
 def test_every_idea_has_a_switch(name, batch):
     changes, prefix = SWITCHES[name]
     model = build(small_config(**changes)).train()

@@ -5,6 +5,7 @@ import torch
 
 from detrex_lite.config import LazyConfig, get_config, instantiate
 from detrex_lite.testing import DeformableContract, build_on_meta, changed
+from tests.suites import first_always
 
 from .published import PROJECTS
 from .test_lwdetr import SMALL
@@ -26,7 +27,7 @@ class TestRFDETR(DeformableContract):
 PARAMETERS = {"nano": 30.5, "small": 32.1, "medium": 33.7, "large": 33.9}
 
 
-@pytest.mark.parametrize("size", PARAMETERS)
+@pytest.mark.parametrize("size", first_always(PARAMETERS))
 def test_models_have_the_parameters_of_the_published_ones(size):
     model, cfg = build_on_meta(PROJECTS / "rfdetr" / "configs" / "models" / f"rfdetr_{size}.py")
     rows = sum(cfg.embed_dim + 1 for name, _ in model.named_parameters() if "class_embed" in name and "bias" in name)

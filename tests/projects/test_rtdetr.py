@@ -26,6 +26,7 @@ from detrex_lite.testing import (
     predict,
     require_all_gradients,
 )
+from tests.suites import first_always
 
 from .published import PROJECTS
 
@@ -69,7 +70,7 @@ class TestRTDETR(DenoisingContract, DeformableContract):
         return small_config(**changes)
 
 
-@pytest.mark.parametrize("variant", PARAMETERS)
+@pytest.mark.parametrize("variant", first_always(PARAMETERS))
 @pytest.mark.parametrize("version", ["rtdetr", "rtdetrv2"])
 def test_models_have_the_parameters_of_the_authors(version, variant):
     model, _ = build_on_meta(CONFIGS / "models" / f"{version}_{variant}.py")
@@ -134,7 +135,7 @@ OVERRIDES = {
 }
 
 
-@pytest.mark.parametrize("name", OVERRIDES)
+@pytest.mark.parametrize("name", first_always(OVERRIDES, 2))
 def test_ideas_of_other_detectors_are_overrides(name, batch):
     changes, further = OVERRIDES[name]
     model = build(small_config(**changes)).train()

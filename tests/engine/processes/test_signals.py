@@ -23,6 +23,14 @@ def handlers():
     return [signal.getsignal(number) for number in signals.SIGNALS]
 
 
+@pytest.fixture(autouse=True)
+def hangup_by_default():
+    """Under nohup the tests inherit an ignored SIGHUP, which a run respects."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_the_step_is_finished_and_saved_and_the_handlers_are_put_back(tmp_path, number):
     before = handlers()

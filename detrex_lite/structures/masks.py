@@ -191,10 +191,32 @@ def _drawn(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Tens
             lengths.append(coco_mask.merge(parts) if len(parts) > 1 else parts[0])
         else:
             lengths.append(one)
-    if not lengths:
-        return torch.zeros((0, *size), dtype=torch.bool)
-    pixels = coco_mask.decode(lengths).transpose(2, 1, 0)  # (n, width, height), as it lies in memory
-    return torch.from_numpy(pixels).view(torch.bool).transpose(1, 2).contiguous()
+    masks = torch.zeros((len(lengths), *size), dtype=torch.bool)
+    for mask, one in zip(masks.numpy(), lengths, strict=True):
+        _fill(mask, _uncompressed(one["counts"]))
+    return masks
+
+
+def _fill(mask: np.ndarray, lengths: np.ndarray) -> None:
+    """Set the pixels of run lengths, which is faster than `pycocotools.mask.decode` as most objects are small.
+
+    Args:
+        mask: (H, W) bool, all False.
+        lengths: of runs of pixels that are outside and inside in turn, column after column.
+    """
+    height = mask.shape[0]
+    ends = np.cumsum(lengths)
+    starts, stops = ends[:-1:2], ends[1::2]
+    starts, stops = starts[starts < stops], stops[starts < stops]
+    if not len(starts):
+        return
+    left, right = starts[0] // height, (stops[-1] - 1) // height + 1
+    top, bottom = 0, height
+    if (starts // height == (stops - 1) // height).all():  # no run goes on in the next column
+        top, bottom = (starts % height).min(), ((stops - 1) % height).max() + 1
+    runs = np.diff(np.clip(ends, left * height, right * height), prepend=left * height)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(right - left, height)
+    mask[top:bottom, left:right] = columns[:, top:bottom].T
 
 
 def run_lengths(masks: Tensor) -> list[dict[str, Any]]:

@@ -250,7 +250,6 @@ class SingleLevelTransformer(nn.Module):
         """
         grid: TokenGrid | None = None
         losses: Mapping[str, Tensor] = {}
-        grid: TokenGrid | None = None
         if self.sampler is None:
             height, width = feature.tensor.shape[-2:]
             grid = TokenGrid(height, width, feature.as_published)

@@ -118,7 +118,7 @@ def whole_logits(predictions):
 def fixed_points(*shape, like=None):
     """The same for all masks, but not for different numbers."""
     generator = torch.Generator().manual_seed(shape[-2])
-    return torch.rand(shape[-2], 2, generator=generator, dtype=torch.float64).expand(*shape)
+    return torch.empty(shape[-2], 2, dtype=torch.float64).uniform_(generator=generator).expand(*shape)
 
 
 @pytest.mark.parametrize("part", [1, masks.PART])
@@ -297,7 +297,7 @@ def test_transformers_agrees_on_losses_and_matches(monkeypatch):
     monkeypatch.setattr(masks, "draw_points", fixed_points)
     (predictions,), targets = random_predictions(), random_targets()
     whole, objects = whole_logits(predictions), targets.extra["masks"].split(targets.sizes)
-    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: fixed_points(*shape))
+    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: fixed_points(*shape).contiguous())
     # Both have no cost of classes.
     matcher = modeling.Mask2FormerHungarianMatcher(cost_class=0.0, cost_mask=5.0, cost_dice=5.0, num_points=16)
     pairs = matcher(whole, predictions.logits, objects, targets.labels.split(targets.sizes))

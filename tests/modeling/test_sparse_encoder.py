@@ -131,11 +131,13 @@ def slow_encode(encoder, tokens, pos, levels, scores, class_score):
     output = tokens.clone()
     lowest = scores.min()
     centres = levels.in_maps(levels.centres()).expand(batch, -1, -1, -1)
+    # Padding has equal scores: ordered once, for the largest number, so that all layers choose the same of it.
+    order = torch.where(padding, lowest, scores).topk(max(foreground), dim=1).indices
     for layer, share in zip(encoder.layers, encoder.layer_shares, strict=True):
         result = output.clone()
         for image in range(batch):
             ranked = torch.where(padding[image], lowest, scores[image])
-            chosen = ranked.topk(int(share * max(foreground))).indices
+            chosen = order[image, : int(share * max(foreground))]
             query, own_pos = output[image, chosen], pos[image, chosen]
             quality = class_score(query[None])[0] * ranked[chosen]
             best = quality.topk(min(layer.num_best, len(chosen))).indices

@@ -132,7 +132,7 @@ class SoftmaxMaskPostprocessor(SoftmaxPostprocessor):
             masks = []
             for some in queries.split(max(PART // (sizes[number][0] * sizes[number][1]), 1)):
                 inside = whole_masks(predictions, number, some, self.stride) > 0
-                masks.append(F.interpolate(inside[None].float(), sizes[number], mode="nearest")[0] > 0)
+                masks.append(F.interpolate(inside[:, None].float(), sizes[number], mode="nearest")[:, 0] > 0)
             instances.pred_masks = torch.cat(masks)
             results.append(instances)
         return results
@@ -165,4 +165,4 @@ def whole_masks(predictions: Predictions, image: int, queries: Tensor, stride: i
         size = predictions.image_sizes[image]
         height, width = (math.ceil(side / stride) for side in size)
         maps = maps[:, :height, :width]
-    return F.interpolate(maps[queries][None], size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(maps[queries, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -190,7 +190,8 @@ def masks_in_frame(maps: Tensor, stride: int, image_size: tuple[int, int] | None
         (n, height, width) logits.
     """
     height, width = (side * stride for side in maps.shape[-2:])
-    pixels = F.interpolate(maps[None], (height, width), mode="bilinear", align_corners=False)
+    # Masks are the batch, of which there may be none, as there may not of channels.
+    pixels = F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)
     if image_size is not None:
         pixels = pixels[..., : image_size[0], : image_size[1]]
-    return F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(pixels, size, mode="bilinear", align_corners=False)[:, 0]

@@ -155,10 +155,12 @@ def test_stuff_of_one_class_is_joined_and_things_are_not():
 
 def test_what_belonged_to_a_joined_mask_goes_to_the_next_best_one():
     """As in the paper's repository, which does not join masks again after it dropped one."""
-    ((ids, segments),) = SoftmaxPanoptic(num_things=2)(whole([LEFT, RIGHT, ALL], [2, 2, 0]), [(8, 8)])
-    assert [(one["category_id"], one["area"]) for one in segments] == [(2, 32), (0, 32)]
-    assert (ids[:, :4] == 1).all()
-    assert (ids[:, 4:] == 2).all()
+    # Enlarged, LEFT has the logits 5, 5, 3.75, 1.25 and -1.25 in the first columns, and RIGHT the same from the right.
+    middle = [[2.0, 2], [2, 2]]
+    ((ids, segments),) = SoftmaxPanoptic(num_things=2)(whole([LEFT, RIGHT, middle], [2, 2, 0]), [(8, 8)])
+    assert [(one["category_id"], one["area"]) for one in segments] == [(2, 24), (0, 40)]
+    assert (ids[:, :3] == 1).all()
+    assert (ids[:, 3:] == 2).all()
 
 
 def test_queries_without_an_object_or_unsure_ones_are_left_out():

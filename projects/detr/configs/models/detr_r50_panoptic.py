@@ -21,7 +21,7 @@ from .detr_r50_paper import model
 model.backbone.out_features = ["res2", "res3", "res4", "res5"]
 model.num_classes = 133
 model.freeze_detector = False
-model.heads.extra = L(dict)(hidden=L(nn.Identity)())
+model.heads.extra = L(dict)(hidden=L(nn.Sequential)())  # no layers: queries as heads read them
 model.mask_head = L(AttentionMaskHead)(
     in_channels=L(resnet_channels)(depth="${...backbone.depth}", out_features="${...backbone.out_features}"),
     in_features=["res4", "res3", "res2"],

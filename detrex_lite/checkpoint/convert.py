@@ -47,10 +47,12 @@ def convert_state_dict(state: Mapping[str, Tensor], target: str) -> dict[str, Te
 
 def _convert(state: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
     encoders = {numbered: encoder for encoder, numbered in encoder_heads(state).items()}
+    # Heads of the encoder that the other project has by a name of their own.
+    named = [ours for _, ours in key_map.rules]
+    apart = tuple(numbered for numbered, encoder in encoders.items() if any(one.startswith(encoder) for one in named))
     converted: dict[str, Tensor] = {}
     for name, value in state.items():
-        of_encoder = name.startswith(tuple(encoders))
-        if key_map.one_head and not of_encoder and _repeats_the_first_head(name, value, state):
+        if key_map.one_head and not name.startswith(apart) and _repeats_the_first_head(name, value, state):
             continue
         names = _names_there(name, key_map, encoders)
         conversion = key_map.conversion(name, state.keys())

@@ -69,7 +69,8 @@ class KeyMap:
         copies: names that the other project's checkpoints hold a second time.
         ignored: templates of names that are no weights of a detector, left out in silence.
         conversions: of tensors that differ in more than their name; the first that applies is made.
-        one_head: whether one class head and one box head, for all layers, are stored once.
+        one_head: whether one class head and one box head, for all layers, are stored once; for the encoder too, if no
+            rule names heads of its own.
         entry: what the other project's programs look for weights under, in a file of torch.save; "" if they take the
             whole file.
         repeated_heads: whether class heads may be stored for the first layer alone, which all layers then have.

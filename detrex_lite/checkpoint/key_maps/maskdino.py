@@ -26,8 +26,6 @@ def _mask_dino(backbone: Rules, num_maps: int) -> KeyMap:
     decoder = {"self_attn": "attentions.0", "cross_attn": "attentions.1", **_FFN}
     # Norms are numbered in the order of definition, which begins with cross-attention.
     decoder |= {"norm2": "norms.0", "norm1": "norms.1", "norm3": "norms.2"}
-    # One head for the encoder and all layers.
-    of_layers = {"class_embed": "class_embed", "_bbox_embed": "bbox_embed"}
     return KeyMap(
         "maskdino",
         signature=(f"{_PREDICTOR}mask_embed.layers.#.weight", f"{_PIXEL_DECODER}mask_features.weight"),
@@ -44,8 +42,8 @@ def _mask_dino(backbone: Rules, num_maps: int) -> KeyMap:
             *under(_PREDICTOR, layers("decoder", decoder)),
             (f"{_PREDICTOR}decoder.ref_point_head.", "transformer.decoder.ref_point_head."),
             (f"{_PREDICTOR}decoder_norm.", "heads.norm."),
-            *((f"{_PREDICTOR}{theirs}.", f"heads.{ours}.0.") for theirs, ours in of_layers.items()),
-            *((f"{_PREDICTOR}{theirs}.", f"heads.{ours}.encoder.") for theirs, ours in of_layers.items()),
+            (f"{_PREDICTOR}class_embed.", "heads.class_embed.0."),
+            (f"{_PREDICTOR}_bbox_embed.", "heads.bbox_embed.0."),
             (f"{_PREDICTOR}mask_embed.", "heads.extra_embed.mask_embedding.0."),
             (f"{_PREDICTOR}enc_output.", "queries.proposals.enc_output."),
             (f"{_PREDICTOR}enc_output_norm.", "queries.proposals.enc_output_norm."),

@@ -85,12 +85,17 @@ class Detector:
             use_pretrained_backbone=False,
             encoder_layers=2,
             decoder_layers=2,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
             encoder_ffn_dim=96,
             decoder_ffn_dim=96,
             auxiliary_loss=self.auxiliary_loss,
-            **{"num_labels": NUM_CLASSES, "num_queries": NUM_QUERIES, **self.options, **options},
+            **{
+                "encoder_attention_heads": 4,
+                "decoder_attention_heads": 4,
+                "num_labels": NUM_CLASSES,
+                "num_queries": NUM_QUERIES,
+                **self.options,
+                **options,
+            },
         )
         torch.manual_seed(0)
         model = getattr(transformers, f"{self.kind}For{self.task}")(config).double().eval()
@@ -123,8 +128,9 @@ DETECTORS = {
     "detr, masks": Detector(
         "detr",
         "Detr",
-        {"mask_head.num_heads": 4},
-        {"d_model": 64},
+        {"transformer.encoder.layer.attn.num_heads": 8},
+        # Its mask head wants a multiple of 8 channels of the features and as many of attention together.
+        {"d_model": 64, "encoder_attention_heads": 8, "decoder_attention_heads": 8},
         ("stage1", "stage2", "stage3", "stage4"),
         auxiliary_loss=False,
         variant="r50_panoptic",

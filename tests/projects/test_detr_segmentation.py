@@ -109,6 +109,7 @@ def test_weights_go_to_the_names_of_the_authors_and_back(num_classes, rows):
     model, loaded = (build(small_config(num_classes=num_classes), seed=seed) for seed in range(2))
     state = convert_state_dict(model.state_dict(), "detr")
     assert {"bbox_attention.q_linear.weight", "mask_head.lay5.weight", "mask_head.adapter3.bias"} <= set(state)
+    assert {key.split(".")[0] for key in state} == {"detr", "bbox_attention", "mask_head"}
     assert len(state["detr.class_embed.weight"]) == rows
     report = load_checkpoint(loaded, state)
     assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])

@@ -48,6 +48,7 @@ _RESNET: Rules = (("backbone.0.body.", "backbone."),)
 
 _SINGLE_LEVEL: Rules = (
     *_RESNET,
+    ("input_proj.", "input_proj."),  # which is "detr.input_proj." where masks are made as well
     *_ENCODER,
     ("transformer.decoder.norm.", "heads.norm."),
     ("query_embed.", "queries.embedding."),

@@ -9,6 +9,7 @@ from detrex_lite.config import LazyCall as L
 from detrex_lite.config import LazyConfig
 from detrex_lite.data import ResizeShortestEdge
 from detrex_lite.inference import Predictor
+from detrex_lite.modeling import TopKPostprocessor
 from detrex_lite.testing import SMALL, changed
 
 ROOT = Path(__file__).parents[2]
@@ -23,20 +24,22 @@ SMALL_CONFIGS = sorted(
 _WITH_SMALL = {path.parents[2].name for path in SMALL_CONFIGS}
 # Those whose smallest published size is small enough.
 _SMALLEST = {"deim": "deim_dfine_n"}
+_CALLED_OTHERWISE = {**_SMALLEST, "sqr_detr": "sqr_dab_detr_r50"}
 LARGE_CONFIGS = sorted(
-    path / f"configs/models/{_SMALLEST.get(path.name, f'{path.name}_r50')}.py"
+    path / f"configs/models/{_CALLED_OTHERWISE.get(path.name, f'{path.name}_r50')}.py"
     for path in ROOT.glob("projects/*")
     if (path / "configs").is_dir() and path.name not in _WITH_SMALL
 )
 """One of each other project, which is made small here."""
 FEW_LAYERS = {"transformer.encoder.num_layers": 1, "transformer.decoder.num_layers": 2}
+_SHARES = "transformer.encoder.layer_shares"  # Focus-DETR's, of each layer
 
 
 def small_predictor(path, *, resize=None, **changes) -> Predictor:
     """A predictor of a model config, with weights that the seed says and scores that differ.
 
     Args:
-        path: of the config.
+        path: of the config. Detectors with masks give boxes alone, unless `changes` say otherwise.
         resize: the test transform; by default the short edge becomes 96 pixels.
         changes: of the config of the model.
     """
@@ -44,7 +47,9 @@ def small_predictor(path, *, resize=None, **changes) -> Predictor:
     cfg.model.backbone.weights = None
     if path in LARGE_CONFIGS and path.stem not in _SMALLEST.values():
         changed(cfg.model, dict(SMALL))
-    few = {key: value for key, value in FEW_LAYERS.items() if _has(cfg.model, key)}
+    few = {key: value for key, value in {**FEW_LAYERS, _SHARES: [1.0]}.items() if _has(cfg.model, key)}
+    if getattr(cfg.model.postprocessor._target_, "with_masks", False):  # exported files have boxes alone
+        cfg.model.postprocessor = L(TopKPostprocessor)(num_detections=100)
     changed(cfg.model, few | changes)
     resize = L(ResizeShortestEdge)(short_edge_length=96, max_size=160) if resize is None else resize
     cfg.dataloader = dict(test=dict(mapper=dict(augmentation=resize)))

@@ -23,6 +23,7 @@ from detrex_lite.inference.exported import Detections, FoundBoxes, resized_size,
 from detrex_lite.inference.runtimes import open_session
 from detrex_lite.modeling import NMS, MaskPostprocessor, Predictions, SoftmaxPostprocessor, TopKPostprocessor
 from detrex_lite.ops.deformable_attention import api as deformable_attention
+from detrex_lite.testing import SMALL
 
 from .small_detectors import LARGE_CONFIGS, ROOT, SMALL_CONFIGS, small_predictor
 
@@ -86,6 +87,12 @@ def test_any_size_and_batch_by_onnx_is_that_of_torch(path, padded, tmp_path):
     predictor = small_predictor(path)
     description = export(predictor, tmp_path / "detector.onnx", size="dynamic", batch="dynamic", padded=padded)
     require_agreement(description, 6)
+
+
+def test_a_detector_with_masks_from_attention_gives_its_boxes(tmp_path):
+    path = ROOT / "projects/detr/configs/models/detr_r50_panoptic.py"
+    predictor = small_predictor(path, **SMALL, postprocessor=L(SoftmaxPostprocessor)())
+    require_agreement(export(predictor, tmp_path / QUICK, size="dynamic", batch="dynamic", padded=True), 6)
 
 
 def test_detections_of_a_file_are_those_of_its_predictor(detr, detr_onnx, tmp_path):

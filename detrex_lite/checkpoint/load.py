@@ -30,7 +30,7 @@ NOT_WEIGHTS = re.compile(
 # What fine-tuning may begin anew: what depends on the classes and on the number of queries.
 REPLACEABLE = re.compile(
     r"^(heads\.class_embed|denoising\.label_embedding|queries\.(embedding|content|boxes|patterns)"
-    r"|queries\.hybrid\.(content|heads\.class_embed))\."
+    r"|branch\.(content|heads\.class_embed))\."
 )
 
 

@@ -197,7 +197,8 @@ class Decoder(TransformerLayerSequence):
                 **inputs,
             )
             made = []
-            for one, result in zip(sets, query.chunk(len(sets), dim=1), strict=True):
+            results = [query] if len(sets) == 1 else query.chunk(len(sets), dim=1)
+            for one, result in zip(sets, results, strict=True):
                 step = heads.step(index, result, one.reference, one.step)
                 boxes = one.boxes
                 if relation is not None and index < self.num_layers - 1:

@@ -130,9 +130,8 @@ class Targets:
             values: (T, ...).
             padding: what the places without an object get, (...); None for zeros.
         """
-        padded = values.new_zeros(len(self.sizes), max(self.sizes, default=0), *values.shape[1:])
-        if padding is not None:
-            padded[:] = padding
+        shape = len(self.sizes), max(self.sizes, default=0), *values.shape[1:]
+        padded = values.new_zeros(shape) if padding is None else padding.expand(shape).clone()
         for row, part in zip(padded, values.split(self.sizes), strict=True):
             row[: len(part)] = part
         return padded

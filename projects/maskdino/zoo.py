@@ -21,14 +21,6 @@ _panoptic = Origin(
 
 ENTRIES = (
     _paper(
-        "maskdino_r50_1024_50ep",
-        "models/maskdino_r50_1024",
-        50,
-        51.5,
-        "maskdino_r50_50ep_300q_hid1024_3sd1_instance_maskenhanced_mask46.1ap_box51.5ap.pth",
-        notes="mask AP 46.1",
-    ),
-    _paper(
         "maskdino_r50_50ep",
         "maskdino_r50_instance_50ep",
         50,

@@ -118,8 +118,8 @@ TO_DEFORMABLE_DETR = (
 TO_RELATION_DETR = (
     (r"^neck\.extra_convs\.0", "neck.convs.3"),
     (r"^denoising\.label_embedding", "denoising_generator.label_encoder"),
-    (r"^queries\.hybrid\.heads\.(class|bbox)_embed\.0", r"transformer.hybrid_\1_head"),
-    (r"^queries\.hybrid\.content", "transformer.hybrid_tgt_embed"),
+    (r"^branch\.heads\.(class|bbox)_embed\.0", r"transformer.hybrid_\1_head"),
+    (r"^branch\.content", "transformer.hybrid_tgt_embed"),
     (r"^queries\.content", "transformer.tgt_embed"),
     (r"^queries\.(proposals\.)?", "transformer."),
     (r"^heads\.(class|bbox)_embed\.6", r"transformer.encoder_\1_head"),
@@ -327,7 +327,7 @@ def test_there_and_back(project, target):
 
 def test_a_detector_that_the_format_does_not_have_is_refused():
     relation = small("relation_detr", num_queries_one2many=5)
-    with pytest.raises(CheckpointError, match=r"dino has no such detector: .*queries\.hybrid"):
+    with pytest.raises(CheckpointError, match=r"dino has no such detector: .*branch\."):
         convert_state_dict(relation.state_dict(), "dino")
     refining = small("deformable_detr", with_box_refine=True)
     with pytest.raises(CheckpointError, match="detr has no such detector"):

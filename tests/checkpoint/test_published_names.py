@@ -25,6 +25,8 @@ CLASSES = {
     "anchor_detr": {91},
     "dn_detr": {91},
     "dino": {91},
+    "deta": {91},
+    "maskdino": {80, 133},
     "hdetr": {91},
     "relation": {91},
     "rtdetr": {80},

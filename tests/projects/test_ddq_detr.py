@@ -30,7 +30,7 @@ from .overfitting import ap50_by_heart, four_images, small_deformable, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "ddq_detr" / "configs"
-NO_BRANCH = {"dense": None, "criterion.matchers": None, "criterion.own_losses": None}
+NO_BRANCH = {"branch": None, "criterion.matchers": None, "criterion.own_losses": None}
 
 
 def small_config(name="ddq_detr_r50", **changes):
@@ -65,9 +65,9 @@ def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
     assert model.queries.content is None
     if "no_dense" not in path.stem:
-        assert model.dense.num_queries == cfg.num_queries * 3 // 2
-        assert model.dense.heads.norm is model.heads.norm
-        assert model.dense.heads.class_embed[0] is not model.heads.class_embed[0]
+        assert model.branch.num_queries == cfg.num_queries * 3 // 2
+        assert model.branch.heads.norm is model.heads.norm
+        assert model.branch.heads.class_embed[0] is not model.heads.class_embed[0]
 
 
 def test_the_dense_branch_finds_every_object_four_times(batch):
@@ -85,7 +85,7 @@ def test_the_dense_branch_finds_every_object_four_times(batch):
 def test_the_branch_does_not_change_the_distinct_queries_and_is_for_training_only(batch):
     model = build_lively(without_dropout(small_config())).double().train()
     single = build(without_dropout(small_config(**NO_BRANCH))).double().train()
-    shared = {name: value for name, value in model.state_dict().items() if not name.startswith("dense.")}
+    shared = {name: value for name, value in model.state_dict().items() if not name.startswith("branch.")}
     single.load_state_dict(shared)
     named = []
     for one in (model, single):
@@ -114,7 +114,7 @@ def test_deployed_it_finds_the_same(batch):
         before = model(batch)
         assert any(len(found["instances"]) < NUM_QUERIES * 5 for found in before)
         model = convert_to_deploy(model)
-        assert model.dense is None
+        assert model.branch is None
         for one, other in zip(before, model(batch), strict=True):
             assert_close(one["instances"].scores, other["instances"].scores)
 

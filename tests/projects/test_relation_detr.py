@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
 from detrex_lite.config import get_config
+from detrex_lite.layers import convert_to_deploy
 from detrex_lite.modeling import PositionRelation
 from detrex_lite.projects.dino.modeling import DINO
 from detrex_lite.testing import (
@@ -63,7 +64,7 @@ class TestTwoStages(TwoStageContract):
 def test_every_config_builds(path):
     model, _ = build_on_meta(path)
     assert model.queries.content.weight.shape == (900, 256)
-    assert model.queries.hybrid.content.weight.shape == (1500, 256)
+    assert model.branch.content.weight.shape == (1500, 256)
 
 
 def slow_relation(relation, before, after):
@@ -156,7 +157,7 @@ def same_noise(model, batch):
 def test_the_hybrid_branch_does_not_change_the_matching_predictions(batch):
     model = build_lively(without_dropout(small_config())).double().train()
     single = build(without_dropout(small_config(num_queries_one2many=0))).double().train()
-    single.load_state_dict({name: value for name, value in model.state_dict().items() if "hybrid" not in name})
+    single.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("branch.")})
     together, alone = same_noise(model, batch), same_noise(single, batch)
     of_branch = {"_one2many", "_0_one2many", "_enc_one2many"}
     assert set(together) - set(alone) == of_branch
@@ -177,7 +178,7 @@ def test_the_hybrid_branch_has_no_relations(batch):
 SWITCHES = {
     "relation": ({"transformer.decoder.relation": None}, "transformer.decoder.relation."),
     "memory_fusion": ({"transformer.encoder.memory_fusion": None}, "transformer.encoder.memory_fusion."),
-    "hybrid_branch": ({"num_queries_one2many": 0}, "queries.hybrid."),
+    "hybrid_branch": ({"num_queries_one2many": 0}, "branch."),
     "denoising": ({"denoising": None}, "denoising."),
 }
 
@@ -242,3 +243,42 @@ def test_names_of_a_swin_in_checkpoints_of_the_paper():
         "neck.convs.3.0.weight",
     } <= names
     assert not [name for name in names if name.startswith("backbone.") and not name.startswith("backbone.0.features.")]
+
+
+BRANCH = {
+    "num_queries_one2many": ONE2MANY,
+    "queries.layout.num_queries_one2many": 0,
+    "branch": {
+        "_target_": "detrex_lite.modeling.deformable.HybridBranch",
+        "num_queries": ONE2MANY,
+        "num_classes": "${..num_classes}",
+        "embed_dim": "${..embed_dim}",
+    },
+}
+
+
+def with_branch(name, **changes):
+    cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
+    return changed(cfg, {**SMALL, **BRANCH, **changes})
+
+
+def test_dino_takes_the_branch_and_deployed_has_none(batch):
+    model = build_lively(with_branch("dino", **{"denoising.num_pairs": 6})).train()
+    losses = model(batch)
+    assert {"loss_class_one2many", "loss_bbox_0_one2many", "loss_giou_enc_one2many"} <= set(losses)
+    require_all_gradients(model, losses)
+    deployed = convert_to_deploy(model.eval())
+    assert deployed.branch is None
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("dino", {"as_two_stage": False}, "as_two_stage=True"),
+        ("dino", {"queries.layout.num_queries_one2many": ONE2MANY, "num_queries_one2many": None}, "beside a hybrid"),
+        ("deformable_detr", {}, "DeformableDETR has no branch"),
+    ],
+)
+def test_a_branch_that_cannot_be_is_refused(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(with_branch(name, **changes))

@@ -27,6 +27,7 @@ FORMATS = {
     "dfine": ("dfine",),
     "lwdetr": ("lwdetr",),
     "rfdetr": ("rfdetr",),
+    "maskdino": ("maskdino",),
 }
 # Models of projects that have a small one; others are made small.
 SMALL_MODELS = {
@@ -34,6 +35,7 @@ SMALL_MODELS = {
     "dfine": "dfine_small",
     "lwdetr": "lwdetr_mini",
     "rfdetr": "rfdetr_mini",
+    "maskdino": "maskdino_small",
 }
 CASES = [(project, name) for project, names in FORMATS.items() for name in names]
 

@@ -6,7 +6,7 @@ What cannot be counted stands in `card.py` of each project:
     IMAGE_SIZE      height and width in pixels for which its operations are counted; (800, 1333) unless given
     CHECKPOINT      the entry of `zoo.py` whose published box AP is shown; or else
     PUBLISHED_AP    (box AP in percent, address of the page that says so); None when nobody published one
-    COMPARED_WITH   the implementations that gave the same numbers with the same weights
+    COMPARED_WITH   the implementations that gave the same numbers with the same weights; () for none
 """
 
 import ast
@@ -144,7 +144,7 @@ def _read_project(folder: Path) -> ProjectFacts:
     card = {key: value for key, value in runpy.run_path(str(path)).items() if key.isupper() and key[0] != "_"}
     if unknown := set(card) - KEYS:
         raise BenchmarkError(f"{path}: nothing reads {', '.join(sorted(unknown))}; there are {', '.join(sorted(KEYS))}")
-    if "CONFIG" not in card or not card.get("COMPARED_WITH"):
+    if "CONFIG" not in card or "COMPARED_WITH" not in card:
         raise BenchmarkError(f"{path} must define CONFIG and COMPARED_WITH")
     if ("CHECKPOINT" in card) == ("PUBLISHED_AP" in card):
         raise BenchmarkError(f"{path} must define either CHECKPOINT or PUBLISHED_AP")
@@ -231,7 +231,7 @@ def readme_of(projects: Sequence[ProjectFacts], sizes: Sequence[ModelSize]) -> s
             f"{size.parameters / 1e6:.1f}",
             f"{size.macs / 1e9:.1f} ({one.height}x{one.width})",
             ap,
-            ", ".join(one.compared_with),
+            ", ".join(one.compared_with) or "-",
         )
         rows.append("| " + " | ".join(cells) + " |")
     head = ("project", "paper", "blocks of few", "new lines", "model", "parameters, M", "GFLOPs", "box AP", "verified")

@@ -76,6 +76,7 @@ DETR = KeyMap(
     signature=("transformer.decoder.layers.#.multihead_attn.in_proj_weight", "query_embed.weight"),
     rules=(
         *_decoder({"self_attn": "attentions.0", "multihead_attn": "attentions.1", **_DECODER_NORMS}),
+        ("input_proj.", "input_proj."),  # which has another name below "detr."
         *_SINGLE_LEVEL,
     ),
     conversions=(_CLASS_ROWS,),
@@ -153,8 +154,8 @@ DINO_5_SCALE = _dino(4)
 _RELATION_DETR: Rules = (
     *((f"transformer.decoder.{head}_head.#.", f"heads.{head}_embed.#.") for head in ("class", "bbox")),
     *((f"transformer.encoder_{head}_head.", f"heads.{head}_embed.encoder.") for head in ("class", "bbox")),
-    *((f"transformer.hybrid_{head}_head.", f"queries.hybrid.heads.{head}_embed.0.") for head in ("class", "bbox")),
-    ("transformer.hybrid_tgt_embed.", "queries.hybrid.content."),
+    *((f"transformer.hybrid_{head}_head.", f"branch.heads.{head}_embed.0.") for head in ("class", "bbox")),
+    ("transformer.hybrid_tgt_embed.", "branch.content."),
     ("transformer.tgt_embed.", "queries.content."),
     ("transformer.decoder.position_relation_embedding.pos_proj.0.", "transformer.decoder.relation.pos_proj."),
     ("transformer.encoder.memory_fusion.#.", "transformer.encoder.memory_fusion.layers.#."),
@@ -182,7 +183,7 @@ def _relation_detr(
         conversions=(
             LinearAsConvolution("transformer.decoder.relation.pos_proj.weight"),
             _CLASS_ROWS,
-            CocoRows("queries.hybrid.heads.class_embed.0."),
+            CocoRows("branch.heads.class_embed.0."),
             _LABEL_ROWS,
         ),
     )

@@ -1,5 +1,6 @@
 """The family that Deformable DETR founded: encoder, proposals, sources of queries, decoders, the base detector."""
 
+from .branches import DenseBranch, HybridBranch, ProposalBranch
 from .detector import MultiScaleDetector
 from .distinct import DistinctQueryDecoder
 from .grouped_queries import GroupedAnchorQueries
@@ -32,15 +33,18 @@ __all__ = [
     "DeformableDecoder",
     "DeformableEncoder",
     "DeformableQueries",
+    "DenseBranch",
     "DistinctProposals",
     "DistinctQueryDecoder",
     "EncoderProposals",
     "ForegroundScores",
     "GroupedAnchorQueries",
+    "HybridBranch",
     "LevelwiseNMS",
     "MemoryFusion",
     "MultiScaleDetector",
     "MultiScaleTransformer",
+    "ProposalBranch",
     "ProposalSelection",
     "ProposalTokens",
     "SparseEncoder",

@@ -19,6 +19,7 @@ from ..heads import DetectionHeads
 from ..mask_branch import MaskBranch
 from ..masks import MASK_EMBEDDING
 from ..predictions import MaskFeatures, Predictions
+from .branches import ProposalBranch
 from .grouped_queries import GroupedAnchorQueries
 from .queries import AnchorQueries, DeformableQueries
 from .transformer import MultiScaleTransformer
@@ -39,6 +40,8 @@ class MultiScaleDetector(Detector):
         heads: read classes and boxes from queries, and with two stages from the encoder's tokens.
         denoising: makes denoising queries in training, for queries that are boxes; None for none.
         mask_branch: makes the features that masks are read from; None for boxes alone.
+        branch: further queries for training, in a pass of their own; None for none. Only detectors that say so by
+            `runs_branch` take one.
         embed_dim: C, of the transformer.
         num_classes: K.
         num_queries: Q, more than an image will have objects.
@@ -54,6 +57,8 @@ class MultiScaleDetector(Detector):
         ValueError: when the parts contradict each other.
     """
 
+    runs_branch = False  # whether `predict` and `decode` know `branch`
+
     def __init__(
         self,
         *,
@@ -65,6 +70,7 @@ class MultiScaleDetector(Detector):
         heads: DetectionHeads,
         denoising: Denoising | None = None,
         mask_branch: MaskBranch | None = None,
+        branch: ProposalBranch | None = None,
         embed_dim: int | None = None,
         num_classes: int,
         num_queries: int | None = None,
@@ -91,7 +97,11 @@ class MultiScaleDetector(Detector):
         layout, decoder = queries.layout, transformer.decoder
         require_equal("num_classes", model=num_classes, heads=heads.num_classes)
         require_equal("num_queries", model=num_queries, queries=layout.num_queries)
-        require_equal("num_queries_one2many", model=num_queries_one2many, queries=queries.num_queries_one2many)
+        require_equal(
+            "num_queries_one2many",
+            model=num_queries_one2many,
+            queries=queries.num_queries_one2many + (0 if branch is None else branch.num_queries_one2many),
+        )
         require_equal(
             "embed_dim",
             model=embed_dim,
@@ -128,6 +138,10 @@ class MultiScaleDetector(Detector):
             )
         if queries.as_two_stage and not heads.with_box_refine:
             raise ValueError("as_two_stage=True needs with_box_refine=True: proposals are boxes that layers refine")
+        if branch is not None:
+            if not self.runs_branch:
+                raise ValueError(f"{type(self).__name__} has no branch of further queries: branch must be None")
+            branch.join(queries, heads)
         if denoising is not None and isinstance(queries, DeformableQueries):
             raise ValueError("denoising needs queries that are boxes: AnchorQueries or GroupedAnchorQueries")
         self.backbone = backbone
@@ -138,11 +152,13 @@ class MultiScaleDetector(Detector):
         self.heads = heads
         self.denoising = denoising
         self.mask_branch = mask_branch
+        self.branch = branch if branch is not None and branch.num_queries else None
         self.aux_loss = aux_loss
 
     def convert_to_deploy(self) -> None:
-        """Drop what detections do without: denoising, decoder layers that only training runs, heads that it reads."""
+        """Drop what detections do without: denoising, branch, layers that only training runs, heads that it reads."""
         self.denoising = None
+        self.branch = None
         decoder = self.transformer.decoder
         decoder.layers = decoder.layers[: decoder.num_eval_layers]
         if not decoder.scores_every_layer:

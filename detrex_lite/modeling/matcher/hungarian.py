@@ -146,12 +146,11 @@ class HungarianMatcher:
         """The sum of all costs, (B, Q, T), for the queries of all sets one after the other."""
         # As if they were one set: on a GPU that saves the launch of most kernels.
         joined = LayerOutput.joined(sets)
-        each = [LayerOutput.joined([one]) for one in sets]
         expected = (*joined.logits.shape[:2], targets.labels.shape[1])
         costs = []
         for name, cost in self.costs.items():
             if getattr(cost, "whole_sets", False):
-                value = torch.cat([cost(one, targets) for one in each], dim=1)
+                value = torch.cat([cost(LayerOutput.joined([one]), targets) for one in sets], dim=1)
             else:
                 value = cost(joined, targets)
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

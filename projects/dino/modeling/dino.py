@@ -5,9 +5,11 @@ depend on the batch that it is in (`Detector.extract_features`), and in a batch 
 gradients of zero rather than none.
 """
 
-from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets
-from detrex_lite.modeling.deformable import MultiScaleDetector
+from detrex_lite.modeling import FINAL, LayerOutput, Predictions, Queries, QueryBlock, Targets
+from detrex_lite.modeling.deformable import AnchorQueries, MultiScaleDetector
 from detrex_lite.structures import ImageBatch
+
+Passes = list[tuple[Queries, list[LayerOutput], Predictions | None]]
 
 
 class DINO(MultiScaleDetector):
@@ -31,8 +33,11 @@ class DINO(MultiScaleDetector):
       For the loss it refines them with gradients, so that the loss of a layer's boxes also trains the refinement of the
       layer before ("look forward twice", section 3.5).
 
-    `with_box_refine` and `as_two_stage` are True; without two stages boxes and contents are learned.
+    `with_box_refine` and `as_two_stage` are True; without two stages boxes and contents are learned. A `branch` is no
+    part of DINO, but of detectors that are made of it.
     """
+
+    runs_branch = True
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
         """The named sets of predictions of a batch.
@@ -44,16 +49,20 @@ class DINO(MultiScaleDetector):
         Returns:
             "" for the last layer's matching queries, of which detections are made, and "_0", "_1", .. for the layers
             before. With targets also "_dn", "_dn_0", .. for denoising queries, whose match is known, and "_enc" for the
-            selected cells, which are matched with the objects like the others.
+            selected cells, which are matched with the objects like the others; and with a branch the same sets of its
+            queries, whose names end with its suffix.
         """
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
-        queries, layers, proposals = self.decode(images, noised, training=targets is not None)
-        named = queries.split(layers, aux_loss=self.aux_loss)
-        return named if proposals is None else named | {"_enc": proposals}
+        named: dict[str, Predictions] = {}
+        suffixes = [FINAL] if self.branch is None else [FINAL, self.branch.suffix]
+        passes = self.decode(images, noised, training=targets is not None)
+        for suffix, (queries, layers, proposals) in zip(suffixes, passes, strict=False):  # detections have one pass
+            named |= queries.split(layers, aux_loss=self.aux_loss)
+            if proposals is not None:
+                named["_enc" + suffix] = proposals
+        return named
 
-    def decode(
-        self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
-    ) -> tuple[Queries, list[LayerOutput], Predictions | None]:
+    def decode(self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False) -> Passes:
         """From images to predictions: everything that computes with weights, but for the denoising queries.
 
         Args:
@@ -63,10 +72,20 @@ class DINO(MultiScaleDetector):
 
         Returns:
             The queries of the decoder, each layer's predictions, and the encoder's predictions for the selected cells
-            (None unless training).
+            (None unless training); in training then the same of the branch, if there is one.
         """
         memory = self.encode(images)  # backbone, neck, position embedding and encoder
-        selected, proposals = self.queries(memory, self.heads, training=training)
-        queries = Queries([noised, *selected])
-        layers = self.transformer.decoder(queries, memory, self.heads, training=training)
-        return queries, layers, proposals
+        branch = self.branch if training else None
+        if branch is None:
+            selected, proposals = self.queries(memory, self.heads, training=training)
+        else:  # which needs the proposals, too
+            assert isinstance(self.queries, AnchorQueries)
+            proposed = self.queries.proposals(memory)
+            selected, proposals = self.queries.select(proposed, memory, self.heads, training=training)
+        queries, decoder = Queries([noised, *selected]), self.transformer.decoder
+        passes: Passes = [(queries, decoder(queries, memory, self.heads, training=training), proposals)]
+        if branch is not None:
+            selected, proposals = branch(proposed, memory, self.queries)
+            queries = Queries(selected)
+            passes.append((queries, branch.decode(queries, memory, decoder, self.heads), proposals))
+        return passes

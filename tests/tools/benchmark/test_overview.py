@@ -75,6 +75,12 @@ def test_a_project_is_described(folder):
     assert picture.count("<circle") == len(project.blocks)
 
 
+def test_a_project_that_was_compared_with_nothing_says_so(folder):
+    (folder / "my_detr/card.py").write_text(CARD.replace('("it",)', "()"))
+    (row,) = rows(readme_of(read_projects(folder), [ModelSize(1, 1)]))
+    assert row.endswith("| - |")
+
+
 def test_the_command_writes_it(folder, monkeypatch, capsys):
     monkeypatch.setattr(detrex_lite, "SHIPPED_IN", folder.parent)
     monkeypatch.setattr("detrex_lite.tools.benchmark.overview.read_projects", lambda where: ())
@@ -90,6 +96,7 @@ def test_the_command_writes_it(folder, monkeypatch, capsys):
         (None, "has no card.py"),
         (CARD + "SIZE = 3\n", "nothing reads SIZE"),
         (CARD.replace("CONFIG", "_CONFIG"), "must define CONFIG"),
+        (CARD.replace("COMPARED", "_COMPARED"), "must define .*COMPARED_WITH"),
         (CARD + 'CHECKPOINT = "dino_r50_4scale_12ep"\n', "either CHECKPOINT or PUBLISHED_AP"),
         (CARD.replace("PUBLISHED_AP", "_AP"), "either CHECKPOINT or PUBLISHED_AP"),
     ],

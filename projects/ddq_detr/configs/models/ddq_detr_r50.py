@@ -7,12 +7,10 @@ go on; models/ddq_detr_r50_no_dense.py has no dense branch.
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
 from detrex_lite.modeling import AlignmentFocalLoss, AlignmentGIoULoss, DetectionHeads
-from detrex_lite.modeling.deformable import DistinctProposals, DistinctQueryDecoder
-from detrex_lite.projects.ddq_detr.modeling import DDQDETR, DenseBranch
+from detrex_lite.modeling.deformable import DenseBranch, DistinctProposals, DistinctQueryDecoder
 
 model = get_config("projects/dino/configs/models/dino_r50.py").model
 
-model._target_ = DDQDETR
 model.backbone.freeze_at = 2
 model.neck.bias = False
 model.position_embedding.temperature = 20
@@ -22,7 +20,7 @@ model.transformer.decoder.iou_threshold = 0.8
 model.queries.mixed_selection = False
 model.queries.project_contents = True
 model.queries.selection = L(DistinctProposals)(iou_threshold=0.8)
-model.dense = L(DenseBranch)(
+model.branch = L(DenseBranch)(
     num_queries="${..num_queries}",
     ratio=1.5,
     heads=L(DetectionHeads)(

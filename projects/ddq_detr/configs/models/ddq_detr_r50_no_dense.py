@@ -2,6 +2,6 @@
 
 from .ddq_detr_r50 import model
 
-model.dense = None
+model.branch = None
 model.criterion.matchers = None
 model.criterion.own_losses = None

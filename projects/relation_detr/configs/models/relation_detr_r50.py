@@ -8,26 +8,23 @@ Each idea has a switch: `model.transformer.decoder.relation=None`, `model.transf
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
 from detrex_lite.modeling import PositionRelation, VarifocalLoss
-from detrex_lite.modeling.deformable import MemoryFusion
-from detrex_lite.projects.relation_detr.modeling import RelationDETR, RelationQueries
+from detrex_lite.modeling.deformable import HybridBranch, MemoryFusion
 
 model = get_config("projects/dino/configs/models/dino_r50.py").model
 
-model._target_ = RelationDETR
 model.backbone.freeze_at = 2
 model.neck.bias = False
 model.transformer.encoder.memory_fusion = L(MemoryFusion)(embed_dim="${....embed_dim}", num_layers="${..num_layers}")
 model.transformer.decoder.scale_positions = True
 model.transformer.decoder.relation = L(PositionRelation)(num_heads="${...encoder.layer.attn.num_heads}")
-model.queries = L(RelationQueries)(
-    layout=model.queries.layout,
-    num_queries_one2many="${..num_queries_one2many}",
+model.queries.layout.num_queries_one2many = 0  # those of the branch go through the decoder by themselves
+model.num_queries_one2many = 1500
+model.branch = L(HybridBranch)(
+    num_queries="${..num_queries_one2many}",
     num_classes="${..num_classes}",
     embed_dim="${..embed_dim}",
-    one2many_repeats=6,
+    repeats=6,
 )
-model.queries.layout.num_queries_one2many = 0
-model.num_queries_one2many = 1500
 model.criterion.losses.loss_class = L(VarifocalLoss)(alpha=0.75, gamma=2.0)
 model.criterion.losses.loss_giou.eps = 0.0
 model.criterion.matcher.costs.giou.eps = 0.0

@@ -1,5 +1,0 @@
-"""DDQ-DETR."""
-
-from .ddq_detr import DDQDETR, DenseBranch
-
-__all__ = ["DDQDETR", "DenseBranch"]

@@ -21,7 +21,7 @@ $(STAMP): setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## draw a data set, train a small detector on it, evaluate it and show what it sees
+demo: $(STAMP)  ## draw a data set, train a small detector on it, evaluate it and show what it sees; ARGS=--masks: with masks
 	$(BIN)/python tools/demo.py $(ARGS)
 
 test: $(STAMP) lint  ## linter, type checker and tests; no network, no GPU

@@ -1,6 +1,7 @@
 """Everything once, from nothing: draw a data set, train a small detector, evaluate it, show what it sees.
 
     python tools/demo.py            # or: make demo
+    python tools/demo.py --masks    # or: make demo ARGS=--masks; a detector that segments as well
     python tools/demo.py --quick    # only to see that it runs
 
 Overrides of the config may follow: `python tools/demo.py train.max_epochs=10`.
@@ -29,6 +30,7 @@ from detrex_lite.inference import Predictor
 from detrex_lite.visualization import SheetRow, contact_sheet, ground_truth
 
 CONFIG_FILE = "projects/dino/configs/dino_small_shapes.py"
+CONFIG_FILE_OF_MASKS = "projects/maskdino/configs/maskdino_small_shapes.py"
 MARKER = "written_by_demo.txt"
 QUICK_IMAGES = {"num_train": 32, "num_val": 12}
 QUICK_OVERRIDES = (
@@ -46,7 +48,15 @@ SCORE_ON_SHEET = 0.35  # focal loss leaves scores low
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Draw a data set, train a small detector on it and show the result.")
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--config-file", default=CONFIG_FILE, metavar="FILE")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--config-file", default=CONFIG_FILE, metavar="FILE", help="default: %(default)s")
+    which.add_argument(
+        "--masks",
+        dest="config_file",
+        action="store_const",
+        const=CONFIG_FILE_OF_MASKS,
+        help=f"train a detector that finds masks, too: {CONFIG_FILE_OF_MASKS}",
+    )
     parser.add_argument("--quick", action="store_true", help="a few images and steps: shows that everything runs")
     add_trust_argument(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")

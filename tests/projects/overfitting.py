@@ -35,10 +35,10 @@ def small_deformable(cfg, **changes):
     return changed(cfg, {"num_classes": NUM_CLASSES, **sizes, **changes})
 
 
-def four_images(folder):
+def four_images(folder, *, masks=False):
     """The data set, and its images as inputs of a model."""
     generate_shapes(folder, num_train=4, num_val=1, image_size=64, empty_share=0.0)
-    dataset = load_shapes(folder, "train")
+    dataset = load_shapes(folder, "train", masks=masks)
     mapper = DetrDatasetMapper(augmentation=None, is_train=True)
     return dataset, [mapper(dataset[index]) for index in range(len(dataset))]
 
@@ -60,13 +60,13 @@ def trained(cfg, inputs, steps, lr=1e-3):
     return model, totals
 
 
-def ap50_by_heart(cfg, folder, steps, lr=1e-3):
-    """AP50 on four images, between 0 and 1, after so many steps on them."""
-    dataset, inputs = four_images(folder)
+def ap50_by_heart(cfg, folder, steps, lr=1e-3, *, masks=False):
+    """AP50 on four images, between 0 and 1, of boxes or of masks, after so many steps on them."""
+    dataset, inputs = four_images(folder, masks=masks)
     model, _ = trained(cfg, inputs, steps, lr)
     model.eval()
     evaluator = CocoEvaluator(dataset=dataset)
     with torch.no_grad():
         for one in inputs:
             evaluator.process([one], model([one]))
-    return evaluator.evaluate()["bbox"]["AP50"] / 100
+    return evaluator.evaluate()["segm" if masks else "bbox"]["AP50"] / 100

@@ -22,6 +22,8 @@ from detrex_lite.testing import (
     require_all_gradients,
 )
 
+from .overfitting import SMALL_SINGLE_LEVEL, ap50_by_heart
+
 
 def small_config(**changes):
     cfg = get_config("projects/detr/configs/models/detr_r50_panoptic.py").model
@@ -122,3 +124,12 @@ def test_a_detector_of_boxes_takes_what_it_needs_of_such_a_checkpoint():
     boxes = get_config("projects/detr/configs/models/detr_r50_paper.py").model
     report = load_checkpoint(build(changed(boxes, SMALL)), convert_state_dict(model.state_dict(), "detr"))
     assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
+
+
+@pytest.mark.slow
+def test_masks_of_four_images_are_learned_by_heart(tmp_path):
+    """By one training of boxes and masks together."""
+    cfg = get_config("projects/detr/configs/models/detr_r50_panoptic.py").model
+    maps = {"backbone.out_features": ["res2", "res3"], "mask_head.in_features": ["res2"], "mask_head.num_heads": 4}
+    cfg = changed(cfg, {**SMALL_SINGLE_LEVEL, **maps, "panoptic_postprocessor": None})
+    assert ap50_by_heart(cfg, tmp_path, 800, masks=True) > 0.9

@@ -25,7 +25,9 @@ from detrex_lite.testing import (
     require_all_gradients,
     without_dropout,
 )
+from tests.suites import first_always
 
+from .overfitting import ap50_by_heart, small_deformable
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "maskdino" / "configs"
@@ -141,6 +143,13 @@ def test_weights_go_to_the_names_of_the_authors_and_back(name):
         assert torch.equal(loaded.state_dict()[key], value)
 
 
+@pytest.mark.slow
+def test_masks_of_four_images_are_learned_by_heart(tmp_path):
+    cfg = small_deformable(get_config("projects/maskdino/configs/models/maskdino_small.py").model)
+    cfg.backbone.out_features = ["res2", "res3", "res4"]
+    assert ap50_by_heart(changed(cfg, {"num_mask_points": 200}), tmp_path, 400, masks=True) > 0.9
+
+
 def with_masks(cfg, **changes):
     """A detector's small config with the shared mask branch."""
     cfg.merge_with(get_config("common/masks.py").masks)
@@ -180,9 +189,10 @@ def test_other_detectors_take_masks_by_config(name):
             assert found["instances"].pred_masks.shape[1:] == (one["height"], one["width"])
 
 
-def test_a_dino_with_masks_learns_them():
+@pytest.mark.parametrize("name", first_always(DETECTORS))
+def test_other_detectors_learn_masks(name):
     torch.manual_seed(0)
-    model, batch = build(changed(dino("dino"), {"denoising": None})).train(), make_batch()[:1]
+    model, batch = build(changed(DETECTORS[name](), {"denoising": None})).train(), make_batch()[:1]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     history = []
     for _ in range(25):

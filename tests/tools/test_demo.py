@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from detrex_lite.tools import demo
+from detrex_lite.visualization import contact_sheet
 
 # As small as it gets, and without the seconds that loader workers need to start.
 TINY = (
@@ -40,6 +41,34 @@ def test_everything_that_is_announced_is_there_and_a_second_run_replaces_it(tmp_
     assert not (output / "left.txt").exists()
     iterations = [json.loads(line)["iteration"] for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert max(iterations) == 2
+
+
+def test_a_detector_that_segments_shows_its_masks(tmp_path, monkeypatch, capsys):
+    drawn = []
+
+    def draw(rows, *arguments, **settings):
+        drawn.extend(rows)
+        return contact_sheet(rows, *arguments, **settings)
+
+    monkeypatch.setattr(demo, "contact_sheet", draw)
+    assert run_quickly(tmp_path, "--masks", "model.num_mask_points=50") == 0
+    assert len(drawn) == 12
+    for row in drawn:
+        assert len(row.ground_truth.gt_masks) == len(row.ground_truth.gt_classes)
+        assert row.detections.pred_masks.shape[1:] == (96, 96)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics) == {"bbox", "segm"}
+    assert set(metrics["segm"]) >= {"AP", "AP50", "AP-circle"}
+    assert "box and mask average precision" in capsys.readouterr().out
+    found = json.loads((tmp_path / "evaluation" / "predictions.json").read_text())
+    assert found
+    assert all("segmentation" in one for one in found)
+
+
+def test_one_config_is_trained(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--masks", "--config-file", demo.CONFIG_FILE])
+    assert "--config-file" in capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):

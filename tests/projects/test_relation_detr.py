@@ -157,7 +157,8 @@ def same_noise(model, batch):
 def test_the_hybrid_branch_does_not_change_the_matching_predictions(batch):
     model = build_lively(without_dropout(small_config())).double().train()
     single = build(without_dropout(small_config(num_queries_one2many=0))).double().train()
-    single.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("branch.")})
+    shared = {name: value for name, value in model.state_dict().items() if not name.startswith("branch.")}
+    single.load_state_dict(shared)
     together, alone = same_noise(model, batch), same_noise(single, batch)
     of_branch = {"_one2many", "_0_one2many", "_enc_one2many"}
     assert set(together) - set(alone) == of_branch

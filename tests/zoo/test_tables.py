@@ -10,6 +10,7 @@ import detrex_lite
 from detrex_lite.checkpoint import KEY_MAPS
 from detrex_lite.config import instantiate
 from detrex_lite.zoo import load_zoo, read_table
+from detrex_lite.zoo.evaluate import PUBLISHED_ON
 
 TABLES = sorted((detrex_lite.SHIPPED_IN / "projects").glob("*/zoo.py"))
 FORMATS = {key_map.name for key_map in KEY_MAPS}
@@ -18,7 +19,8 @@ FORMATS = {key_map.name for key_map in KEY_MAPS}
 MODELS = {(entry.config_file, entry.overrides): entry for entry in load_zoo().values()}
 CHANGED = [entry for entry in MODELS.values() if entry.overrides]
 
-DATA_SETS = {80: "coco_2017_val", 133: "coco_2017_val_panoptic"}
+# By the number of classes: of things, and of things and stuff.
+DATA_SETS = dict(zip((80, 133), PUBLISHED_ON, strict=True))
 
 
 def name(one):

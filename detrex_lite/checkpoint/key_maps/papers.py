@@ -76,7 +76,6 @@ DETR = KeyMap(
     signature=("transformer.decoder.layers.#.multihead_attn.in_proj_weight", "query_embed.weight"),
     rules=(
         *_decoder({"self_attn": "attentions.0", "multihead_attn": "attentions.1", **_DECODER_NORMS}),
-        ("input_proj.", "input_proj."),  # which has another name below "detr."
         *_SINGLE_LEVEL,
     ),
     conversions=(_CLASS_ROWS,),

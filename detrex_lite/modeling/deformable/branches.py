@@ -75,9 +75,7 @@ class ProposalBranch(nn.Module):
         )
         return StartingQueries([block], Predictions.of(chosen, targets=self.targets))
 
-    def decode(
-        self, queries: Queries, memory: Memory, decoder: Decoder, heads: DetectionHeads
-    ) -> list[LayerOutput]:
+    def decode(self, queries: Queries, memory: Memory, decoder: Decoder, heads: DetectionHeads) -> list[LayerOutput]:
         """What the decoder's layers say about the branch's queries.
 
         Args:
@@ -123,9 +121,7 @@ class HybridBranch(ProposalBranch):
         """See `ProposalBranch.contents`."""
         return self.content.weight[: indices.shape[1]].expand(indices.shape[0], -1, -1)
 
-    def decode(
-        self, queries: Queries, memory: Memory, decoder: Decoder, heads: DetectionHeads
-    ) -> list[LayerOutput]:
+    def decode(self, queries: Queries, memory: Memory, decoder: Decoder, heads: DetectionHeads) -> list[LayerOutput]:
         """See `ProposalBranch.decode`."""
         return decoder(queries, memory, heads, use_relation=False)
 
@@ -158,8 +154,6 @@ class DenseBranch(ProposalBranch):
         """See `ProposalBranch.contents`."""
         return queries.projected_contents(memory.tokens, indices)
 
-    def decode(
-        self, queries: Queries, memory: Memory, decoder: Decoder, heads: DetectionHeads
-    ) -> list[LayerOutput]:
+    def decode(self, queries: Queries, memory: Memory, decoder: Decoder, heads: DetectionHeads) -> list[LayerOutput]:
         """See `ProposalBranch.decode`."""
         return decoder(queries, memory, self.heads)

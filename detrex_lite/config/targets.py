@@ -48,6 +48,23 @@ def find(path: str) -> Any:
     Raises:
         ConfigError: a module cannot be imported, or a name is not in it.
     """
+    try:
+        return _follow(path)
+    except _NoAttribute as missing:
+        hint = did_you_mean(missing.name, _public_names(missing.owner))
+        raise ConfigError(f"{missing.path} has no attribute {missing.name!r}{hint}") from None
+
+
+class _NoAttribute(Exception):
+    """What `path` leads to, `owner`, has no attribute `name`."""
+
+    def __init__(self, path: str, owner: Any, name: str):
+        super().__init__(path, name)
+        self.path, self.owner, self.name = path, owner, name
+
+
+def _follow(path: str) -> Any:
+    """As `find`, but raises `_NoAttribute`: suggestions, for which all names are looked at, are made of it."""
     parts = path.split(".")
     # The last part is not tried as a module: where a package exports a function under the name of the module
     # that defines it, the function is meant.
@@ -62,9 +79,7 @@ def find(path: str) -> Any:
         try:
             found = getattr(found, parts[index])
         except AttributeError:
-            owner, name = ".".join(parts[:index]), parts[index]
-            hint = did_you_mean(name, _public_names(found))
-            raise ConfigError(f"{owner} has no attribute {name!r}{hint}") from None
+            raise _NoAttribute(".".join(parts[:index]), found, parts[index]) from None
     return found
 
 
@@ -105,8 +120,8 @@ def is_at(path: str, target: Any) -> bool:
     if not all(part.isidentifier() for part in path.split(".")):
         return False
     try:
-        found = find(path)
-    except ConfigError:
+        found = _follow(path)
+    except (ConfigError, _NoAttribute):
         return False
     same_method = inspect.ismethod(target) and found == target  # they are made anew at each access
     return found is target or same_method
@@ -187,24 +202,23 @@ def argument_faults(
     parameters = _parameters(target)
     if parameters is None:
         return {}
-    callee = describe(target)
     kinds = {p.kind for p in parameters}
     in_order = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     filled = {p.name for p in in_order[:positional]}
     faults = {}
     if positional > len(in_order) and Parameter.VAR_POSITIONAL not in kinds:
-        faults["_args_"] = f"{callee} takes at most {len(in_order)} positional arguments, not {positional}"
+        faults["_args_"] = f"{describe(target)} takes at most {len(in_order)} positional arguments, not {positional}"
     accepted = accepted_names(target)
     for name in names:
         if name in filled:
-            faults[name] = f"{callee} gets this argument twice, the first time from _args_"
+            faults[name] = f"{describe(target)} gets this argument twice, the first time from _args_"
         elif name not in accepted and Parameter.VAR_KEYWORD not in kinds:
-            faults[name] = f"{callee} has no argument {name!r}{did_you_mean(name, accepted)}"
+            faults[name] = f"{describe(target)} has no argument {name!r}{did_you_mean(name, accepted)}"
     if complete:
         for p in parameters:
             optional = p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
             if not optional and p.name not in filled and p.name not in names:
-                faults[p.name] = f"{callee} needs this argument"
+                faults[p.name] = f"{describe(target)} needs this argument"
     return faults
 
 

@@ -33,7 +33,6 @@ DINO = ROOT / "projects/dino/configs/models/dino_small.py"
 SIZE = (96, 128)
 # ONNX comes in a test of its own; this needs no package and traces as fast as it runs.
 QUICK = "detector.torchscript"
-SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +216,15 @@ def best_but_one(scores, number):
     return highest(scores, number + 1)[:, 1:]
 
 
-@pytest.mark.parametrize("wrong", [reversed_ranks, one_twice, lowest, best_but_one])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        reversed_ranks,
+        best_but_one,
+        pytest.param(one_twice, marks=pytest.mark.slow),
+        pytest.param(lowest, marks=pytest.mark.slow),
+    ],
+)
 def test_a_wrong_selection_is_refused(tmp_path, monkeypatch, wrong):
     """Also where the same tokens are selected in another order: contents of queries are learned for ranks."""
     monkeypatch.setattr(proposals, "highest", wrong)  # of the exported graph

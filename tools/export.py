@@ -90,13 +90,13 @@ def summary(path: str, description: Description) -> str:
     lines = [
         f"{printable(path)}: {description.model} as {description.format}, {description.precision}, "
         f"{description.batch or 'any number of'} image(s) of {size}{', padded' if description.padded else ''}",
-        "images  size       compared  outliers  scores differ by  boxes differ by (pixels)",
+        "images  size       compared  scores differ by  boxes differ by (pixels)  selected differ by",
     ]
     for one in description.differences:
         where = f"{one['height']}x{one['width']}"
         lines.append(
-            f"{one['batch']:>6}  {where:<9}  {one['compared']:>8}  {one['outliers']:>8}  {one['scores']:>16.2e}  "
-            f"{one['boxes']:>15.2e}"
+            f"{one['batch']:>6}  {where:<9}  {one['compared']:>8}  {one['scores']:>16.2e}  {one['boxes']:>24.2e}  "
+            f"{one['selected']:>18.2e}"
         )
     lines.append(
         f"{latency['exported']:.1f} ms from bytes to detections of {latency['images']} image(s) of "

@@ -32,10 +32,12 @@ class Description:
         pixel_mean, pixel_std: of RGB in 0..255.
         postprocess: "inside" where outputs are detections, "outside" where they are logits and boxes.
         postprocessor: `kind` and arguments of what makes detections of logits and boxes; empty where it is unknown.
+        selections: how often a run selects encoded tokens by their scores: once with two stages, otherwise never.
         resize: `kind` and lengths in pixels of what images go through before; None for images as they are.
         differences: the checks after the export: `batch`, `height`, `width`, how many detections were `compared`, and
-            the largest differences from the detector in torch, of `scores` and `boxes` in pixels, but for `outliers`.
-        score_limit, box_limit: what these had to stay below.
+            the largest differences from the detector in torch: of `scores`, of `boxes` in pixels, and of the scores of
+            `selected` tokens.
+        score_limit, box_limit: of these differences.
         latency: milliseconds of a run: `eager` in torch, `exported`, and `images`, `height` and `width` of it.
         versions: of the packages that made the file.
     """
@@ -54,6 +56,7 @@ class Description:
     pixel_std: tuple[float, ...]
     postprocess: str
     postprocessor: Mapping[str, Any]
+    selections: int
     resize: Mapping[str, Any] | None
     differences: tuple[Mapping[str, Any], ...] = ()
     score_limit: float
@@ -66,9 +69,15 @@ class Description:
         """The names of what a run gives.
 
         `scores` (B, D), `labels` (B, D), `boxes` (B, D, 4) absolute xyxy and `num` (B,), the first so many of which are
-        detections; or `logits` (B, Q, K or K + 1) and `boxes` (B, Q, 4) cxcywh in 0..1.
+        detections; or `logits` (B, Q, K or K + 1) and `boxes` (B, Q, 4) cxcywh in 0..1. After these `selected_tokens`.
         """
-        return ("scores", "labels", "boxes", "num") if self.postprocess == INSIDE else ("logits", "boxes")
+        found = ("scores", "labels", "boxes", "num") if self.postprocess == INSIDE else ("logits", "boxes")
+        return found + self.selected_tokens
+
+    @property
+    def selected_tokens(self) -> tuple[str, ...]:
+        """The names of the outputs that are indices of selected tokens, (B, Q) each: `selected`, or with a number."""
+        return ("selected",) if self.selections == 1 else tuple(f"selected_{n}" for n in range(self.selections))
 
     def to_json(self) -> str:
         """One line of ASCII."""

@@ -177,11 +177,21 @@ def _check_size(description: Description, image: np.ndarray) -> None:
 
 
 def _run_batch(session: Session, images: list[np.ndarray], frames: list[tuple[int, int]]) -> list[Detections]:
-    description = session.description
-    inputs = batch_inputs(description, images, frames)
-    outputs = session.run(inputs)
+    return detections_of(session.description, session.run(batch_inputs(session.description, images, frames)), frames)
+
+
+def detections_of(
+    description: Description, outputs: Mapping[str, np.ndarray], frames: Sequence[tuple[int, int]]
+) -> list[Detections]:
+    """All detections of each image of a run, whatever their scores.
+
+    Args:
+        description: of the file.
+        outputs: of the run.
+        frames: (height, width) that boxes are wanted in, of each image.
+    """
     if description.postprocess == INSIDE:
-        scores, labels, boxes, numbers = (outputs[name] for name in description.outputs)
+        scores, labels, boxes, numbers = (outputs[name] for name in ("scores", "labels", "boxes", "num"))
         masks = np.arange(scores.shape[1]) < numbers[:, None]
     else:
         scores, labels, boxes, masks = select(outputs["logits"], outputs["boxes"], description.postprocessor)

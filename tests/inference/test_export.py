@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from detrex_lite.data import ResizeShortestEdge, realtime_test_augmentation
 from detrex_lite.inference import ExportedPredictor
 from detrex_lite.inference.description import Description, ExportedFileError
 from detrex_lite.inference.export import FORMATS, ExportError, export
-from detrex_lite.inference.export.check import compare_detections, made_up_image
-from detrex_lite.inference.exported import Detections, FoundBoxes, resized_size, select
+from detrex_lite.inference.export.check import made_up_image, selection_difference
+from detrex_lite.inference.exported import resized_size, select
 from detrex_lite.inference.runtimes import open_session
 from detrex_lite.modeling import NMS, MaskPostprocessor, Predictions, SoftmaxPostprocessor, TopKPostprocessor
+from detrex_lite.modeling.deformable import highest, proposals, select_tokens_by
 from detrex_lite.ops.deformable_attention import api as deformable_attention
 from detrex_lite.testing import SMALL
 
@@ -51,6 +53,7 @@ def require_agreement(description, num_checks):
         assert one["compared"] > 0
         assert one["scores"] <= 1e-4
         assert one["boxes"] <= 0.5
+        assert one["selected"] <= 1e-4
 
 
 def require_same(found, wanted):
@@ -134,6 +137,7 @@ def test_what_a_file_leaves_out_is_done_around_it(path, tmp_path):
     session = open_session(tmp_path / QUICK)
     outputs = session.run({"images": np.zeros((1, 3, *SIZE), np.float32)})
     assert outputs["boxes"].shape == (1, 25, 4)
+    assert [value.shape for name, value in outputs.items() if "selected" in name] == [(1, 25)] * (path == DINO)
     images = [made_up_image(*SIZE, seed) for seed in range(2)]
     found = ExportedPredictor(tmp_path / QUICK, score_threshold=0.0)(images)
     for one, wanted in zip(found, small_predictor(path, resize=L(v2.Resize)(size=SIZE))(images), strict=True):
@@ -182,37 +186,91 @@ def test_a_file_whose_weights_differ_is_refused(detr, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_operator_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [(0, "does not select the tokens that DINO selects"), (1, "does not detect what DINO detects")],
+)
+def test_a_broken_operator_is_refused(tmp_path, monkeypatch, broken, message):
+    """In the encoder's layer, or in the first one of the decoder."""
+    calls = itertools.count()
+
     def half_a_cell_away(value, shapes, locations, weights):
-        shifted = locations + 0.5 / max(shapes[0])
-        return deformable_attention.deformable_attention_grid_sample(value, shapes, shifted, weights)
+        if next(calls) == broken:
+            locations = locations + 0.5 / max(shapes[0])
+        return deformable_attention.deformable_attention_grid_sample(value, shapes, locations, weights)
 
     monkeypatch.setitem(deformable_attention.PLAIN, "grid_sample", half_a_cell_away)
-    with pytest.raises(ExportError, match="does not detect what DINO detects"):
+    with pytest.raises(ExportError, match=message):
+        export(small_predictor(DINO), tmp_path / QUICK, size=SIZE)
+    assert next(calls) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def reversed_ranks(scores, number):
+    return highest(scores, number).flip(1)
+
+
+def one_twice(scores, number):
+    best = highest(scores, number)
+    return torch.cat([best[:, :1], best[:, :-1]], dim=1)
+
+
+def lowest(scores, number):
+    return highest(-scores, number)
+
+
+def best_but_one(scores, number):
+    return highest(scores, number + 1)[:, 1:]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        reversed_ranks,
+        best_but_one,
+        pytest.param(one_twice, marks=pytest.mark.slow),
+        pytest.param(lowest, marks=pytest.mark.slow),
+    ],
+)
+def test_a_wrong_selection_is_refused(tmp_path, monkeypatch, wrong):
+    """Also where the same tokens are selected in another order: contents of queries are learned for ranks."""
+    monkeypatch.setattr(proposals, "highest", wrong)  # of the exported graph
+    with pytest.raises(ExportError, match="does not select the tokens that DINO selects"):
         export(small_predictor(DINO), tmp_path / QUICK, size=SIZE)
     assert list(tmp_path.iterdir()) == []
 
 
-def detections(scores, boxes, classes):
-    return Detections((100, 100), FoundBoxes(np.asarray(boxes)), np.asarray(scores), np.asarray(classes))
+def test_tokens_that_score_the_same_may_change_places(tmp_path, monkeypatch):
+    """The file is compared with the tokens that it selected, of which each is as good as any other here."""
+    predictor = small_predictor(DINO)
+    nn.init.zeros_(predictor.model.heads.class_embed[-1].weight)
+    nn.init.constant_(predictor.model.heads.class_embed[-1].bias, -2.0)
+    image = made_up_image(*SIZE, 0)
+    found = predictor(image)
+    with select_tokens_by(reversed_ranks):
+        assert (predictor(image).pred_boxes.tensor - found.pred_boxes.tensor).abs().max() > 5
+    monkeypatch.setattr(proposals, "highest", reversed_ranks)
+    description = export(predictor, tmp_path / QUICK, size="dynamic", batch="dynamic")
+    require_agreement(description, 6)
 
 
-@pytest.mark.parametrize(("number", "moved", "outliers"), [(300, 3, 3), (300, 4, 0), (99, 1, 0), (300, 0, 0)])
-def test_one_of_100_detections_may_be_another_one(number, moved, outliers):
-    """As where two queries score the same but for rounding."""
-    generator = np.random.default_rng(0)
-    scores, classes = np.linspace(0.9, 0.3, number), generator.integers(0, 3, number)
-    boxes = generator.uniform(0, 50, (number, 4))
-    boxes[:, 2:] += 50
-    wanted = detections(scores, boxes, classes)
-    others = boxes + 0.1
-    others[:moved] += 1000
-    found = compare_detections(
-        wanted, detections(scores, others, classes), tied=1e-5, limits=(1e-4, 0.5), cut_off=False
-    )
-    assert (found.compared, found.outliers) == (number, outliers)
-    assert found.boxes == pytest.approx(0.1 if outliers == moved else 1000.1)
-    assert found.scores == 0
+def test_how_far_selected_tokens_are_from_the_best():
+    scores = torch.tensor([[4.0, -8.0, 2.0, 1.992], [1.0, 2.0, float("-inf"), float("-inf")]])
+    best = torch.tensor([[0, 2], [1, 0]])
+    for indices, wanted in (
+        ([[0, 2], [1, 0]], 0),
+        ([[0, 3], [1, 0]], 0.001),
+        ([[2, 0], [1, 0]], 0.25),
+        ([[0, 2], [1, 2]], float("inf")),  # of the padding
+        ([[0, 0], [1, 0]], float("inf")),
+        ([[0, 4], [1, 0]], float("inf")),
+        ([[0, -2], [1, 0]], float("inf")),
+        ([[0], [1]], float("inf")),
+    ):
+        assert selection_difference(scores, torch.tensor(indices), best) == pytest.approx(wanted, rel=1e-4)
+    scores = torch.tensor([[1.0, float("-inf"), float("-inf")]])  # with nothing but padding left, any of it may come
+    assert selection_difference(scores, torch.tensor([[0, 2]]), torch.tensor([[0, 1]])) == 0
+    assert selection_difference(scores * float("nan"), torch.tensor([[0, 2]]), torch.tensor([[0, 1]])) == float("inf")
 
 
 def test_a_file_that_was_there_before_stays_when_the_new_one_is_refused(detr, tmp_path):

@@ -3,7 +3,16 @@ import torch
 from torch.testing import assert_close
 
 from detrex_lite.modeling import DetectionHeads, Memory, TokenLevels, refine
-from detrex_lite.modeling.deformable import EncoderProposals, gather_tokens, taken_padding, token_anchors, topk_tokens
+from detrex_lite.modeling.deformable import (
+    EncoderProposals,
+    gather_tokens,
+    highest,
+    record_selected_tokens,
+    select_tokens_by,
+    taken_padding,
+    token_anchors,
+    topk_tokens,
+)
 from detrex_lite.structures import ImageBatch
 
 
@@ -124,6 +133,17 @@ def test_padding_that_was_taken_is_known():
     assert taken_padding(best, levels).tolist() == [[False] * 3, [False, False, True]]
     for other in (WHOLE, levels_of(((2, 2), [(2, 2), (1, 2)]), as_published=True)):
         assert taken_padding(topk_tokens(SCORES, 3, other), other) is None
+
+
+def test_what_is_selected_is_recorded_and_may_be_chosen_otherwise():
+    with record_selected_tokens() as selected:
+        found = [topk_tokens(SCORES, number, WHOLE) for number in (2, 9)]
+    assert [one.tolist() for one in selected] == [one.tolist() for one in found]
+    assert found[0].tolist() == [[1, 2], [0, 3]]
+    with select_tokens_by(lambda scores, number: highest(-scores, number)):
+        assert topk_tokens(SCORES, 2, WHOLE).tolist() == [[0, 3], [1, 2]]
+    assert topk_tokens(SCORES, 2, WHOLE).tolist() == [[1, 2], [0, 3]]
+    assert len(selected) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

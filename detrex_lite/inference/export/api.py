@@ -17,6 +17,7 @@ import detrex_lite
 from ...data import ResizeShortestEdge
 from ...errors import did_you_mean
 from ...modeling import Detector
+from ...modeling.deformable import record_selected_tokens
 from ...modeling.postprocess import Postprocessor
 from ..description import INSIDE, OUTSIDE, Description
 from ..exported import batch_inputs
@@ -122,6 +123,7 @@ def export(
         pixel_std=tuple(constants.pixel_std.flatten().tolist()),
         postprocess=postprocess,
         postprocessor=detector.postprocessor.settings(),  # type: ignore[attr-defined]
+        selections=0,  # until it runs
         resize=resize,
         score_limit=score_limit,
         box_limit=box_limit,
@@ -130,6 +132,7 @@ def export(
     )
     base = height_and_width or _base_size(resize)
     plan = _plan(detector, description, base, writer.half_in_graph, opset)
+    description = replace(description, selections=plan.selections)
     try:
         writer.check(plan)
     except ValueError as error:
@@ -248,7 +251,10 @@ def _plan(detector: Detector, description: Description, base: tuple[int, int], h
     images = [made_up_image(height, width, seed) for seed in range(batch)]
     inputs = batch_inputs(description, images, frames_of(images))
     try:
-        found = detect_in_torch(detector.cpu(), images[:1], frames_of(images[:1]), replace(description, padded=False))
+        with record_selected_tokens() as selected:
+            found = detect_in_torch(
+                detector.cpu(), images[:1], frames_of(images[:1]), replace(description, padded=False)
+            )
     except (ValueError, RuntimeError) as error:
         raise ExportError(f"the model does not take images of {height}x{width} (height x width): {error}") from error
     assert len(found) == 1
@@ -260,6 +266,7 @@ def _plan(detector: Detector, description: Description, base: tuple[int, int], h
         dynamic_size=description.height is None,
         precision=description.precision,
         opset=opset,
+        selections=len(selected),
     )
 
 
@@ -287,22 +294,28 @@ def _check(
     reference: Detector, session: Session, base: tuple[int, int], score_limit: float, box_limit: float
 ) -> list[Differences]:
     description = session.description
-    height, width = base
-    sizes = [base, base] if description.height else [base, (width, height), (round(height * 0.75), width)]
+    low = round(base[0] * 0.75)
+    sizes = [base, base] if description.height else [base, (base[1], low), (low, base[1])]
     batches = [description.batch] if description.batch else [1, 3]
     differences = []
     for images in check_batches(sizes, batches, padded=description.padded):
         try:
-            one = compare(reference, session, images, tied=TIED[description.precision], limits=(score_limit, box_limit))
+            one = compare(reference, session, images, tied=TIED[description.precision])
         except Exception as error:  # of the runtime
             shapes = ", ".join(f"{image.shape[0]}x{image.shape[1]}" for image in images)
             raise ExportError(f"the exported file fails with images of {shapes}: {str(error).strip()[:800]}") from error
         differences.append(one)
+        where = f"with {one.batch} images of {one.height}x{one.width}"
+        if description.selections and not one.selected <= score_limit:
+            raise ExportError(
+                f"the exported file does not select the tokens that {description.model} selects: {where} their scores "
+                f"differ by up to {one.selected:.3g} of the largest (limit {score_limit:g}). No file was written"
+            )
         if not (one.scores <= score_limit and one.boxes <= box_limit):
             raise ExportError(
-                f"the exported file does not detect what {description.model} detects: with {one.batch} images of "
-                f"{one.height}x{one.width} scores differ by up to {one.scores:.3g} (limit {score_limit:g}) and "
-                f"boxes by {one.boxes:.3g} pixels (limit {box_limit:g}). No file was written"
+                f"the exported file does not detect what {description.model} detects: {where} scores differ by up to "
+                f"{one.scores:.3g} (limit {score_limit:g}) and boxes by {one.boxes:.3g} pixels (limit {box_limit:g}). "
+                "No file was written"
             )
     if not any(one.compared for one in differences):
         raise ExportError(

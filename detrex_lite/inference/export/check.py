@@ -2,25 +2,25 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from ...modeling import FINAL, Detector
+from ...modeling.deformable import highest, select_tokens_by
 from ...structures import ImageBatch, Instances
 from ..description import Description
-from ..exported import Detections, batch_inputs, run_images
+from ..exported import Detections, batch_inputs, detections_of, run_images
 from ..runtimes import Session
 
 # Padded batches hold images of these shares of the height and width.
 PADDED = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.6))
 LATENCY_ROUNDS = 5
-# One of so many detections may be an outlier.
-OUTLIERS = 100
 
 
 class Differences(NamedTuple):
@@ -30,19 +30,18 @@ class Differences(NamedTuple):
         batch: images.
         height, width: in pixels, of the batch.
         compared: how many detections.
-        outliers: how many of them differ by more than the limits, and are so few that they do not count, see
-            `compare_detections`.
-        scores: of scores, of the others.
+        scores: of scores.
         boxes: of coordinates, in pixels.
+        selected: see `selection_difference`; 0 for detectors that select no tokens.
     """
 
     batch: int
     height: int
     width: int
     compared: int
-    outliers: int
     scores: float
     boxes: float
+    selected: float
 
 
 def made_up_image(height: int, width: int, seed: int) -> np.ndarray:
@@ -103,66 +102,103 @@ def detect_in_torch(
     return detector.postprocessor(predictions[FINAL], frames)
 
 
-def compare(
-    detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float, limits: tuple[float, float]
-) -> Differences:
-    """Run a batch in torch and by an exported file.
+def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float) -> Differences:
+    """Run a batch by an exported file, and in torch with the tokens that the file selected.
 
     Args:
         detector: on the CPU.
         session: of the exported file.
-        images: (h, w, 3) uint8 each.
-        tied, limits: see `compare_detections`.
+        images: (h, w, 3) uint8 each; as many as the file takes, and of one size unless it takes padding.
+        tied: see `compare_detections`.
     """
-    frames = frames_of(images)
-    wanted = detect_in_torch(detector, images, frames, session.description)
-    found = run_images(session, images, frames)
-    height, width = (max(sides) for sides in zip(*(image.shape[:2] for image in images), strict=True))
-    cut_off = session.description.postprocessor.get("kind") == "top_k"
-    results = [
-        compare_detections(one, other, tied=tied, limits=limits, cut_off=cut_off)
-        for one, other in zip(wanted, found, strict=True)
-    ]
+    description, frames = session.description, frames_of(images)
+    inputs = batch_inputs(description, images, frames)
+    outputs = session.run(inputs)
+    imposed = ImposedSelection(torch.from_numpy(outputs[name]) for name in description.selected_tokens)
+    with select_tokens_by(imposed):
+        wanted = detect_in_torch(detector, images, frames, description)
+    found = detections_of(description, outputs, frames)
+    cut_off = description.postprocessor.get("kind") == "top_k"
+    pairs = zip(wanted, found, strict=True)
+    results = [compare_detections(one, other, tied=tied, cut_off=cut_off) for one, other in pairs]
+    height, width = inputs["images"].shape[-2:]
     return Differences(
         len(images),
-        session.description.height or height,
-        session.description.width or width,
-        sum(result.compared for result in results),
-        sum(result.outliers for result in results),
-        max(result.scores for result in results),
-        max(result.boxes for result in results),
+        height,
+        width,
+        compared=sum(result[0] for result in results),
+        scores=max(result[1] for result in results),
+        boxes=max(result[2] for result in results),
+        selected=imposed.difference,
     )
 
 
-class Compared(NamedTuple):
-    """What `compare_detections` finds in an image; see `Differences`."""
+class ImposedSelection:
+    """Makes a detector select the tokens that an exported file selected: a `Selector`.
 
-    compared: int
-    outliers: int
-    scores: float
-    boxes: float
+    Args:
+        selected: indices (B, Q) of one selection after the other.
+
+    Attributes:
+        difference: the largest `selection_difference`. Where there are no such tokens, the detector selects by itself.
+    """
+
+    def __init__(self, selected: Iterable[Tensor]):
+        self._selected = iter(selected)
+        self.difference = 0.0
+
+    def __call__(self, scores: Tensor, number: int) -> Tensor:
+        indices, best = next(self._selected), highest(scores, number)
+        difference = selection_difference(scores, indices, best)
+        self.difference = max(self.difference, difference)
+        return best if difference == float("inf") else indices
+
+
+def selection_difference(scores: Tensor, indices: Tensor, best: Tensor) -> float:
+    """How far selected tokens are from those with the highest scores.
+
+    When no score differs by more than d between two computations, the sorted scores of one differ by no more than d
+    from those of the other, so that the scores of what one selects differ by no more than 2 d, rank by rank, from the
+    highest scores of the other, whichever tokens change places.
+
+    Args:
+        scores: (B, N), -inf for tokens that may not be selected while there are others.
+        indices: (B, Q), the tokens that were selected.
+        best: (B, Q), the tokens with the highest scores, best first.
+
+    Returns:
+        The largest difference of scores of a rank, as a share of the largest absolute score, as which rounding grows.
+        Infinity for indices of other shape, indices of no token, the same token twice, and scores that are no numbers.
+    """
+    if indices.shape != best.shape or not ((indices >= 0) & (indices < scores.shape[1])).all():
+        return float("inf")
+    if (indices.sort(dim=1).values.diff(dim=1) == 0).any() or scores.isnan().any():
+        return float("inf")
+    ours, theirs = scores.gather(1, best), scores.gather(1, indices)
+    differences = (ours - theirs)[ours != theirs].abs()  # without those of -inf and -inf
+    if not len(differences):
+        return 0.0
+    return float(differences.max() / scores[scores.isfinite()].abs().max())
 
 
 def compare_detections(
-    wanted: Instances, found: Instances | Detections, *, tied: float, limits: tuple[float, float], cut_off: bool
-) -> Compared:
-    """Compare the detections of an image with those of the same class that are nearest, in scores and places.
+    wanted: Instances, found: Instances | Detections, *, tied: float, cut_off: bool
+) -> tuple[int, float, float]:
+    """How many detections of an image were compared, and the largest differences of scores and of boxes in pixels.
 
-    One that the other side lacks differs by its whole score, or by as much as it lies above the last detection of a
-    list that is cut off. Detectors that select queries by their scores take one or the other by rounding alone, where
-    two score nearly the same: so one of 100 detections may be an outlier.
+    They are compared with those of the same class that are nearest, in scores and places. One that the other side lacks
+    differs by its whole score, or by as much as it lies above the last detection of a list that is cut off.
 
     Args:
         wanted: all detections of one side.
         found: of the other.
         tied: detections whose scores are less than this above the last one of a list that is cut off are not compared:
             in another precision others may come last.
-        limits: of differences of scores, and of boxes in pixels; what differs by more is an outlier.
         cut_off: whether detections are the best ones of more.
     """
     ours, theirs = (_arrays(value) for value in (wanted, found))
     if not all(np.isfinite(value).all() for value in theirs):
-        return Compared(len(found), 0, float("inf"), float("inf"))
+        return len(found), float("inf"), float("inf")
     last = max((side[0].min() for side in (ours, theirs) if len(side[0])), default=0.0) if cut_off else 0.0
     scores = np.abs(ours[0][:, None] - theirs[0])
     boxes = np.abs(ours[2][:, None] - theirs[2]).max(-1)
@@ -175,15 +211,11 @@ def compare_detections(
     left_over = [np.delete(side[0], chosen) - last for side, chosen in ((ours, rows), (theirs, columns))]
     unmatched = np.concatenate(left_over)
     unmatched = unmatched[unmatched > tied] if cut_off else unmatched
-    by_score = np.concatenate([scores[rows, columns], unmatched])
-    by_box = np.concatenate([boxes[rows, columns], np.zeros(len(unmatched))])
-    beyond = (by_score > limits[0]) | (by_box > limits[1])
-    outliers = int(beyond.sum())
-    if outliers <= len(rows) // OUTLIERS:
-        by_score, by_box = by_score[~beyond], by_box[~beyond]
-    else:
-        outliers = 0
-    return Compared(len(rows), outliers, float(by_score.max(initial=0.0)), float(by_box.max(initial=0.0)))
+    return (
+        len(rows),
+        float(max([0.0, *scores[rows, columns], *unmatched])),
+        float(max([0.0, *boxes[rows, columns]])),
+    )
 
 
 def _arrays(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -30,6 +30,7 @@ class Plan(NamedTuple):
         dynamic_batch, dynamic_size: see `trace`.
         precision: "fp32", "fp16" or "int8".
         opset: of ONNX.
+        selections: see `Description`.
     """
 
     graph: DetectionGraph
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     dynamic_size: bool
     precision: str
     opset: int
+    selections: int
 
 
 class Format(ABC):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...layers import convert_to_deploy
 from ...modeling import FINAL, Detector
+from ...modeling.deformable import record_selected_tokens
 from ...ops.cpu import restore
 from ...structures import ImageBatch
 
@@ -43,23 +44,25 @@ class DetectionGraph(nn.Module):
 
         Returns:
             Scores (B, D), labels (B, D), boxes (B, D, 4) absolute xyxy, and how many of them are detections, (B,): the
-            first ones. Or logits and boxes.
+            first ones. Or logits and boxes. After these the indices of the tokens that became queries, (B, Q), of
+            detectors that select some.
         """
         normalise = self.detector.preprocess.normalise
         pixels = normalise(images) if self.preprocess else images.to(self.detector.preprocess.pixel_mean.dtype)
         batch = ImageBatch.in_graph(pixels, image_sizes)
         if batch.mask is not None:  # padding is zero after normalising
             batch.tensor = pixels.masked_fill(batch.mask[:, None], 0)
-        predictions = self.detector.predict(batch)[FINAL]
+        with record_selected_tokens() as selected:
+            predictions = self.detector.predict(batch)[FINAL]
         if not self.postprocess:
             predictions = predictions.at_least_float32()
-            return predictions.logits, predictions.boxes
+            return predictions.logits, predictions.boxes, *selected
         assert frame_sizes is not None
         selection = self.detector.postprocessor.select(predictions)  # type: ignore[attr-defined]
         order, num = _found_first(selection.found)
         scale = frame_sizes.flip(1).repeat(1, 2).to(selection.boxes.dtype)  # (B, 4): width, height, width, height
         boxes = selection.boxes.gather(1, order[..., None].expand(-1, -1, 4)) * scale[:, None]
-        return selection.scores.gather(1, order), selection.classes.gather(1, order), boxes, num
+        return selection.scores.gather(1, order), selection.classes.gather(1, order), boxes, num, *selected
 
 
 def _found_first(found: Tensor) -> tuple[Tensor, Tensor]:

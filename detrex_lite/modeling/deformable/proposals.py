@@ -3,6 +3,9 @@
 Legend: B batch, N tokens of all levels, Q queries, C channels.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 import torch
@@ -92,6 +95,45 @@ def token_anchors(levels: TokenLevels) -> tuple[Tensor, Tensor]:
     return anchors, proposes if levels.padding is None else proposes & ~levels.padding
 
 
+Selector = Callable[[Tensor, int], Tensor]
+"""Of scores (B, N) the indices of Q tokens, (B, Q); the second argument is Q."""
+
+
+def highest(scores: Tensor, number: int) -> Tensor:
+    """The `Selector` of models: the tokens with the highest scores, best first."""
+    return scores.topk(number, dim=1).indices
+
+
+_selector: ContextVar[Selector] = ContextVar("selector", default=highest)
+
+
+@contextlib.contextmanager
+def select_tokens_by(selector: Selector) -> Iterator[None]:
+    """Within this context, `topk_tokens` selects by another function.
+
+    Rounding decides between tokens whose scores are nearly the same, and queries follow from which tokens are selected.
+    Two computations of a model are therefore comparable only with one selection, which this imposes on one of them.
+    """
+    token = _selector.set(selector)
+    try:
+        yield
+    finally:
+        _selector.reset(token)
+
+
+@contextlib.contextmanager
+def record_selected_tokens() -> Iterator[list[Tensor]]:
+    """Within this context, what `topk_tokens` returns is appended to a list: indices (B, Q) of each call."""
+    selected: list[Tensor] = []
+
+    def select(scores: Tensor, number: int) -> Tensor:
+        selected.append(highest(scores, number))
+        return selected[-1]
+
+    with select_tokens_by(select):
+        yield selected
+
+
 def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
     """Which tokens have the highest scores.
 
@@ -105,7 +147,7 @@ def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
     Returns:
         (B, Q) indices, best first, where Q is `number`, or N if less.
     """
-    return without_padding(scores, levels).topk(min(number, scores.shape[1]), dim=1).indices
+    return _selector.get()(without_padding(scores, levels), min(number, scores.shape[1]))
 
 
 def without_padding(scores: Tensor, levels: TokenLevels) -> Tensor:

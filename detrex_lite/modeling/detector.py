@@ -99,6 +99,7 @@ class Detector(nn.Module):
     # Beginnings of the names of parameters that evaluation does not use: a checkpoint to evaluate may lack them.
     training_only: tuple[str, ...] = (
         "denoising.",
+        "collaboration.",
         "queries.hybrid.",
         "queries.group_proposals.",
         "heads.group_heads.",

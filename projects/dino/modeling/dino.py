@@ -5,7 +5,9 @@ depend on the batch that it is in (`Detector.extract_features`), and in a batch 
 gradients of zero rather than none.
 """
 
-from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets
+from collections.abc import Mapping
+
+from detrex_lite.modeling import LayerOutput, Memory, Predictions, Queries, QueryBlock, Targets
 from detrex_lite.modeling.deformable import MultiScaleDetector
 from detrex_lite.structures import ImageBatch
 
@@ -31,10 +33,15 @@ class DINO(MultiScaleDetector):
       For the loss it refines them with gradients, so that the loss of a layer's boxes also trains the refinement of the
       layer before ("look forward twice", section 3.5).
 
+    - `collaboration`: heads of other detectors beside the decoder, whose positives are further queries (Co-DETR). None in
+      DINO itself.
+
     `with_box_refine` and `as_two_stage` are True; without two stages boxes and contents are learned.
     """
 
-    def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
+    collaborates = True
+
+    def predict(self, images: ImageBatch, targets: Targets | None = None) -> Mapping[str, Predictions]:
         """The named sets of predictions of a batch.
 
         Args:
@@ -47,13 +54,15 @@ class DINO(MultiScaleDetector):
             selected cells, which are matched with the objects like the others.
         """
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
-        queries, layers, proposals = self.decode(images, noised, training=targets is not None)
+        queries, layers, proposals, memory = self.decode(images, noised, training=targets is not None)
         named = queries.split(layers, aux_loss=self.aux_loss)
-        return named if proposals is None else named | {"_enc": proposals}
+        if proposals is not None:
+            named["_enc"] = proposals
+        return self.collaborate(named, memory, images, targets)
 
     def decode(
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
-    ) -> tuple[Queries, list[LayerOutput], Predictions | None]:
+    ) -> tuple[Queries, list[LayerOutput], Predictions | None, Memory]:
         """From images to predictions: everything that computes with weights, but for the denoising queries.
 
         Args:
@@ -62,11 +71,11 @@ class DINO(MultiScaleDetector):
             training: whether to create the queries and predictions that exist in training only.
 
         Returns:
-            The queries of the decoder, each layer's predictions, and the encoder's predictions for the selected cells
-            (None unless training).
+            The queries of the decoder, each layer's predictions, the encoder's predictions for the selected cells (None
+            unless training), and what the encoder gave.
         """
         memory = self.encode(images)  # backbone, neck, position embedding and encoder
         selected, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *selected])
         layers = self.transformer.decoder(queries, memory, self.heads, training=training)
-        return queries, layers, proposals
+        return queries, layers, proposals, memory

@@ -83,7 +83,7 @@ def assign_atss(anchors: Anchors, is_inside: Tensor, objects: Tensor, num_candid
 
 
 def draw(indices: Tensor, most: int) -> Tensor:
-    """So many of the indices (n,), at random where there are more; by torch's generator, whose state checkpoints have."""
+    """So many of the indices (n,), drawn where there are more, by torch's generator, whose state checkpoints have."""
     if len(indices) <= most:
         return indices
     return indices[torch.randperm(len(indices), device=indices.device)[:most]]

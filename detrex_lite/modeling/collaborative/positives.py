@@ -75,7 +75,10 @@ class PositiveQueries(nn.Module):
         """
         chosen, sizes = self.choose(candidates)
         number = max(self.min_queries, *map(len, chosen))
-        of_images = [pyramid.normalised(one.boxes[own], image) for image, (one, own) in enumerate(zip(candidates, chosen, strict=True))]
+        of_images = [
+            pyramid.normalised(one.boxes[own], image)
+            for image, (one, own) in enumerate(zip(candidates, chosen, strict=True))
+        ]
         boxes = _filled_up(of_images, number, 0.5)
         features = [one.features[own] for one, own in zip(candidates, chosen, strict=True)]
         content, position = self.embed(boxes, _filled_up(features, number, 0.0))

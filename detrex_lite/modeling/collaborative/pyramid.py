@@ -88,8 +88,7 @@ class Pyramid:
         """The boxes of each image's objects, (T, 4)."""
         parts = targets.boxes.to(self.dtype).split(targets.sizes)
         return [
-            box_cxcywh_to_xyxy(part) * in_pixels(size, part)
-            for part, size in zip(parts, self.image_sizes, strict=True)
+            box_cxcywh_to_xyxy(part) * in_pixels(size, part) for part, size in zip(parts, self.image_sizes, strict=True)
         ]
 
     def normalised(self, boxes: Tensor, image: int) -> Tensor:

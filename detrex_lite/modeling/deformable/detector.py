@@ -42,8 +42,8 @@ class MultiScaleDetector(Detector):
         queries: where the decoder's queries begin.
         heads: read classes and boxes from queries, and with two stages from the encoder's tokens.
         denoising: makes denoising queries in training, for queries that are boxes; None for none.
-        collaboration: heads of other detectors, which train the encoder and give the decoder further queries in training;
-            for detectors that call `collaborate`. None for none.
+        collaboration: heads of other detectors, which train the encoder and give the decoder further queries; for
+            detectors that call `collaborate`. None for none.
         mask_branch: makes the features that masks are read from; None for boxes alone.
         embed_dim: C, of the transformer.
         num_classes: K.
@@ -142,7 +142,9 @@ class MultiScaleDetector(Detector):
             raise ValueError("denoising needs queries that are boxes: AnchorQueries or GroupedAnchorQueries")
         if collaboration is not None:
             if not self.collaborates:
-                raise ValueError(f"{type(self).__name__} has no place for collaborative heads: collaboration must be None")
+                raise ValueError(
+                    f"{type(self).__name__} has no place for collaborative heads: collaboration must be None"
+                )
             require_equal(
                 "whether queries have positions, which DeformableQueries have and others have not",
                 queries=isinstance(queries, DeformableQueries),
@@ -160,7 +162,10 @@ class MultiScaleDetector(Detector):
         self.aux_loss = aux_loss
 
     def convert_to_deploy(self) -> None:
-        """Drop what detections do without: denoising, collaborative heads, and what only training reads of the decoder."""
+        """Drop what detections do without.
+
+        Denoising, collaborative heads, decoder layers that only training runs, and heads that it reads.
+        """
         self.denoising = None
         self.collaboration = None
         decoder = self.transformer.decoder
@@ -216,8 +221,8 @@ class MultiScaleDetector(Detector):
             targets: the objects, where losses are wanted.
 
         Returns:
-            The same and the sets of the positive queries, such as "_atss", "_0_atss", ..; the heads' own losses come from
-            `losses`. Without targets or collaborative heads `named` itself.
+            The same and the sets of the positive queries, such as "_atss", "_0_atss", ..; the heads' own losses come
+            from `losses`. Without targets or collaborative heads `named` itself.
         """
         if self.collaboration is None or targets is None:
             return named

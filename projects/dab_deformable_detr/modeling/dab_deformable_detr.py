@@ -41,4 +41,5 @@ class DabDeformableDETR(MultiScaleDetector):
         memory = self.encode(images)
         anchors, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *anchors])
-        return queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals, memory
+        layers = self.transformer.decoder(queries, memory, self.heads, training=training)
+        return queries, layers, proposals, memory

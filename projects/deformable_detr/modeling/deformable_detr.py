@@ -41,4 +41,5 @@ class DeformableDETR(MultiScaleDetector):
         memory = self.encode(images)
         blocks, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries(blocks)
-        return queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals, memory
+        layers = self.transformer.decoder(queries, memory, self.heads, training=training)
+        return queries, layers, proposals, memory

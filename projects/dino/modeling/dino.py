@@ -33,8 +33,8 @@ class DINO(MultiScaleDetector):
       For the loss it refines them with gradients, so that the loss of a layer's boxes also trains the refinement of the
       layer before ("look forward twice", section 3.5).
 
-    - `collaboration`: heads of other detectors beside the decoder, whose positives are further queries (Co-DETR). None in
-      DINO itself.
+    - `collaboration`: heads of other detectors beside the decoder, whose positives are further queries (Co-DETR); None
+      in DINO itself.
 
     `with_box_refine` and `as_two_stage` are True; without two stages boxes and contents are learned.
     """

@@ -84,7 +84,8 @@ class CollaborativeHeads(nn.Module):
         """
         every = [*maps, self.downsample(maps[-1])]
         pyramid = Pyramid(every, [self.finest_stride * 2**level for level in range(len(every))], image_sizes)
-        blocks, losses = [], {}
+        blocks: list[QueryBlock] = []
+        losses: dict[str, Tensor] = {}
         for name, head in self.heads.items():
             result = head(pyramid, targets)
             losses |= {f"loss_{name}_head_{kind}": self.weight * loss for kind, loss in result.losses.items()}

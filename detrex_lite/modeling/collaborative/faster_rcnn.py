@@ -97,8 +97,8 @@ class FasterRCNNHead(nn.Module):
         losses = self.proposal_losses(logits, offsets, anchors, pyramid.image_sizes, objects)
         with torch.no_grad():
             sampled = [
-                self.sample_regions(self.propose(*one, anchors, size), boxes)
-                for *one, size, boxes in zip(logits, offsets, pyramid.image_sizes, objects, strict=True)
+                self.sample_regions(self.propose(scores, changes, anchors, size), boxes)
+                for scores, changes, size, boxes in zip(logits, offsets, pyramid.image_sizes, objects, strict=True)
             ]
         regions = [boxes for boxes, _ in sampled]
         assigned = torch.cat([owner for _, owner in sampled])

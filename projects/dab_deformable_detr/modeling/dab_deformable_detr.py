@@ -37,7 +37,7 @@ class DabDeformableDETR(MultiScaleDetector):
     def decode(
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Predictions | None, Memory]:
-        """See `Detector.decode`: queries, what each decoder layer says about them, the trained proposals and the memory."""
+        """See `Detector.decode`: queries, what each layer says about them, trained proposals, and the memory."""
         memory = self.encode(images)
         anchors, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *anchors])

@@ -37,7 +37,7 @@ class DeformableDETR(MultiScaleDetector):
     def decode(
         self, images: ImageBatch, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Predictions | None, Memory]:
-        """See `Detector.decode`: queries, what each decoder layer says about them, the trained proposals and the memory."""
+        """See `Detector.decode`: queries, what each layer says about them, trained proposals, and the memory."""
         memory = self.encode(images)
         blocks, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries(blocks)

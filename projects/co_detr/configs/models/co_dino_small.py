@@ -7,7 +7,7 @@ from .co_dino_r50 import model
 model.merge_with(get_config("common/small_deformable.py").small)
 model.denoising.num_pairs = 20
 model.criterion.weights.loss_class = 1.0
-model.postprocessor.suppression.num_detections = model.postprocessor.num_detections
+model.postprocessor.suppression = None
 model.collaboration.heads.rcnn.hidden_dim = 128
 model.collaboration.heads.rcnn.num_before_nms = 200
 model.collaboration.heads.rcnn.num_proposals = 100

@@ -105,7 +105,7 @@ class FasterRCNNHead(nn.Module):
         image = torch.cat([torch.full((len(one),), index) for index, one in enumerate(regions)])
         image = image.to(assigned.device, non_blocking=True)
         pooled = self.pool(pyramid, torch.cat(regions), image)
-        hidden = self.box_head(pooled)
+        hidden = self.box_head(pooled.to(self.class_embed.weight.dtype))
         classes, changes = (head(hidden).to(pyramid.dtype) for head in (self.class_embed, self.bbox_embed))
         labels = torch.full_like(assigned, self.num_classes)  # background
         (positive,) = (assigned >= 0).nonzero(as_tuple=True)

@@ -100,6 +100,8 @@ class Detector(nn.Module):
     training_only: tuple[str, ...] = (
         "denoising.",
         "branch.",
+        "collaboration.",
+        "queries.hybrid.",
         "queries.group_proposals.",
         "heads.group_heads.",
     )

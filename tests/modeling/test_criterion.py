@@ -32,6 +32,7 @@ from detrex_lite.modeling import (
     Mean,
     PositionSupervisedLoss,
     Predictions,
+    QualityFocalLoss,
     SetCriterion,
     Targets,
     VarifocalLoss,
@@ -152,6 +153,28 @@ def test_matchability_aware_loss_by_its_formula():
         q = box_iou(predicted, wanted)[0, 0] ** 1.5
         p = probability[image, query, targets.labels[target]]
         want[image, query, targets.labels[target]] = -(q * p.log() + (1 - q) * (1 - p).log())
+    assert_close(got, want.sum() / 4)
+    (gradient,) = torch.autograd.grad(want.sum() / 4, predictions.logits)
+    got.backward()
+    assert_close(predictions.logits.grad, gradient)
+
+
+def test_quality_focal_loss_by_its_formula():
+    """Gradients pass through the weights, not through the targets."""
+    targets = random_targets([3, 1])
+    predictions = replace(random_predictions(2, 6, num_logits=4), match=KNOWN)
+    predictions.boxes[0, 4] = targets.boxes[2] + 0.02
+    predictions.logits.requires_grad_()
+    got = only(QualityFocalLoss(gamma=1.5))({"": predictions}, targets)["loss"]
+    probability = predictions.logits.sigmoid()
+    want = -(probability**1.5 * (1 - probability).log())
+    for image, query, target in zip(*KNOWN[:3], strict=True):
+        predicted, wanted = (
+            box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target])
+        )
+        q = box_iou(predicted, wanted)[0, 0]
+        p = probability[image, query, targets.labels[target]]
+        want[image, query, targets.labels[target]] = -((q - p).abs() ** 1.5) * (q * p.log() + (1 - q) * (1 - p).log())
     assert_close(got, want.sum() / 4)
     (gradient,) = torch.autograd.grad(want.sum() / 4, predictions.logits)
     got.backward()

@@ -14,6 +14,7 @@ from .losses import (
     MatchedLoss,
     Mean,
     PositionSupervisedLoss,
+    QualityFocalLoss,
     VarifocalLoss,
     sigmoid_focal_loss,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "MatchedLoss",
     "Mean",
     "PositionSupervisedLoss",
+    "QualityFocalLoss",
     "SetCriterion",
     "VarifocalLoss",
     "WholeMaskDiceLoss",

@@ -209,6 +209,27 @@ class PositionSupervisedLoss:
         return (positives * positive + (1 - positives) * negative).sum(-1)
 
 
+class QualityFocalLoss:
+    """Sigmoid cross-entropy with the overlap of the matched boxes as target (Li et al., NeurIPS 2020, eq. 2).
+
+    A class with the probability p and the target u, which is 0 but for the classes of matched queries, is weighted by
+    |u - p|^gamma. Targets get no gradients, weights do.
+
+    Args:
+        gamma: exponent that fades out what is learned.
+        eps: added to the union that the overlap is divided by.
+    """
+
+    def __init__(self, gamma: float = 2.0, eps: float = 0.0):
+        self.gamma = gamma
+        self.eps = eps
+
+    def __call__(self, comparison: Comparison) -> Tensor:
+        targets = comparison.class_targets(overlap_quality(comparison.boxes, comparison.target_boxes, self.eps))
+        weight = (targets - comparison.logits.sigmoid()).abs() ** self.gamma
+        return (weight * F.binary_cross_entropy_with_logits(comparison.logits, targets, reduction="none")).sum(-1)
+
+
 class BoxL1Loss:
     """L1 distance of matched boxes as cxcywh in 0..1."""
 

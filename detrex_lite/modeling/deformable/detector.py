@@ -1,15 +1,17 @@
 """What detectors share whose transformer reads several feature levels, as Deformable DETR's does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from ...structures import ImageBatch, Instances
+from ..collaborative import CollaborativeHeads
 from ..decoder import Memory
 from ..denoising import Denoising
 from ..detector import (
     Detector,
     ImagePreprocessor,
+    Outputs,
     PanopticPostprocessor,
     channels_of_positions,
     require_equal,
@@ -19,6 +21,8 @@ from ..heads import DetectionHeads
 from ..mask_branch import MaskBranch
 from ..masks import MASK_EMBEDDING
 from ..predictions import MaskFeatures, Predictions
+from ..queries import Queries
+from ..targets import Targets
 from .branches import ProposalBranch
 from .grouped_queries import GroupedAnchorQueries
 from .queries import AnchorQueries, DeformableQueries
@@ -39,6 +43,8 @@ class MultiScaleDetector(Detector):
         queries: where the decoder's queries begin.
         heads: read classes and boxes from queries, and with two stages from the encoder's tokens.
         denoising: makes denoising queries in training, for queries that are boxes; None for none.
+        collaboration: heads of other detectors, which train the encoder and give the decoder further queries; for
+            detectors that call `collaborate`. None for none.
         mask_branch: makes the features that masks are read from; None for boxes alone.
         branch: further queries for training, in a pass of their own; None for none. Only detectors that say so by
             `runs_branch` take one.
@@ -58,6 +64,7 @@ class MultiScaleDetector(Detector):
     """
 
     runs_branch = False  # whether `predict` and `decode` know `branch`
+    collaborates = False  # whether `predict` calls `collaborate`
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class MultiScaleDetector(Detector):
         queries: DeformableQueries | AnchorQueries | GroupedAnchorQueries,
         heads: DetectionHeads,
         denoising: Denoising | None = None,
+        collaboration: CollaborativeHeads | None = None,
         mask_branch: MaskBranch | None = None,
         branch: ProposalBranch | None = None,
         embed_dim: int | None = None,
@@ -108,6 +116,7 @@ class MultiScaleDetector(Detector):
             transformer=transformer.embed_dim,
             heads=heads.embed_dim,
             denoising=None if denoising is None else denoising.embed_dim,
+            collaboration=None if collaboration is None else collaboration.embed_dim,
             position_embedding=None if position_embedding is None else channels_of_positions(position_embedding),
             mask_branch=None if mask_branch is None else mask_branch.embed_dim,
         )
@@ -144,6 +153,16 @@ class MultiScaleDetector(Detector):
             branch.join(queries, heads)
         if denoising is not None and isinstance(queries, DeformableQueries):
             raise ValueError("denoising needs queries that are boxes: AnchorQueries or GroupedAnchorQueries")
+        if collaboration is not None:
+            if not self.collaborates:
+                raise ValueError(
+                    f"{type(self).__name__} has no place for collaborative heads: collaboration must be None"
+                )
+            require_equal(
+                "whether queries have positions, which DeformableQueries have and others have not",
+                queries=isinstance(queries, DeformableQueries),
+                collaboration=collaboration.with_positions,
+            )
         self.backbone = backbone
         self.neck = neck
         self.position_embedding = position_embedding
@@ -151,13 +170,18 @@ class MultiScaleDetector(Detector):
         self.queries = queries
         self.heads = heads
         self.denoising = denoising
+        self.collaboration = collaboration
         self.mask_branch = mask_branch
         self.branch = branch if branch is not None and branch.num_queries else None
         self.aux_loss = aux_loss
 
     def convert_to_deploy(self) -> None:
-        """Drop what detections do without: denoising, branch, layers that only training runs, heads that it reads."""
+        """Drop what detections do without.
+
+        Denoising, collaborative heads, the branch, decoder layers that only training runs, and heads that it reads.
+        """
         self.denoising = None
+        self.collaboration = None
         self.branch = None
         decoder = self.transformer.decoder
         decoder.layers = decoder.layers[: decoder.num_eval_layers]
@@ -199,3 +223,34 @@ class MultiScaleDetector(Detector):
         finest = ImageBatch(encoded, maps[0].image_sizes, maps[0].mask, as_published=maps[0].as_published)
         features = without_padding(self.mask_branch, lateral, finest)
         return memory._replace(mask_features=MaskFeatures(features.tensor, self.mask_branch.stride, features.mask))
+
+    def collaborate(
+        self, named: Mapping[str, Predictions], memory: Memory, images: ImageBatch, targets: Targets | None
+    ) -> Mapping[str, Predictions]:
+        """Train collaborative heads beside the decoder, and its layers by what they find (Co-DETR).
+
+        Args:
+            named: the detector's sets of predictions.
+            memory: what the encoder gave.
+            images: the batch.
+            targets: the objects, where losses are wanted.
+
+        Returns:
+            The same and the sets of the positive queries, such as "_atss", "_0_atss", ..; the heads' own losses come
+            from `losses`. Without targets or collaborative heads `named` itself.
+        """
+        if self.collaboration is None or targets is None:
+            return named
+        maps = memory.require_levels().maps(memory.tokens)
+        if self.transformer.coarsest_first:
+            maps = maps[::-1]
+        blocks, losses = self.collaboration(maps, images.image_sizes, targets)
+        if blocks:
+            queries = Queries(blocks)
+            layers = self.transformer.decoder(queries, memory, self.heads)
+            named = {**named, **queries.split(layers, aux_loss=self.aux_loss)}
+        return Outputs(named, head_losses=losses)
+
+    def losses(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
+        """See `Detector.losses`: those of collaborative heads."""
+        return outputs.extra.get("head_losses", {}) if isinstance(outputs, Outputs) else {}

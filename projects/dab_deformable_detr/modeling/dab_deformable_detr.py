@@ -4,7 +4,9 @@ What differs from the paper's repository and from detrex is in the project's REA
 not depend on the batch that it is in (`Detector.extract_features`), and box heads run once per layer.
 """
 
-from detrex_lite.modeling import LayerOutput, Predictions, Queries, QueryBlock, Targets
+from collections.abc import Mapping
+
+from detrex_lite.modeling import LayerOutput, Memory, Predictions, Queries, QueryBlock, Targets
 from detrex_lite.modeling.deformable import MultiScaleDetector
 from detrex_lite.structures import ImageBatch
 
@@ -21,18 +23,23 @@ class DabDeformableDETR(MultiScaleDetector):
     - `denoising`: None, or `GroupDenoising` for DN-Deformable-DETR (Li et al., CVPR 2022).
     """
 
-    def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
+    collaborates = True
+
+    def predict(self, images: ImageBatch, targets: Targets | None = None) -> Mapping[str, Predictions]:
         """See `Detector.predict`; with targets, denoising adds "_dn", "_dn_0", .., and two stages add "_enc"."""
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
-        queries, layers, proposals = self.decode(images, noised, training=targets is not None)
+        queries, layers, proposals, memory = self.decode(images, noised, training=targets is not None)
         named = queries.split(layers, aux_loss=self.aux_loss)
-        return named if proposals is None else named | {"_enc": proposals}
+        if proposals is not None:
+            named["_enc"] = proposals
+        return self.collaborate(named, memory, images, targets)
 
     def decode(
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
-    ) -> tuple[Queries, list[LayerOutput], Predictions | None]:
-        """See `Detector.decode`: the queries, what each decoder layer says about them, and the trained proposals."""
+    ) -> tuple[Queries, list[LayerOutput], Predictions | None, Memory]:
+        """See `Detector.decode`: queries, what each layer says about them, trained proposals, and the memory."""
         memory = self.encode(images)
         anchors, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *anchors])
-        return queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals
+        layers = self.transformer.decoder(queries, memory, self.heads, training=training)
+        return queries, layers, proposals, memory

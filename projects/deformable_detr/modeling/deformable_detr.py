@@ -5,7 +5,9 @@ not depend on the batch that it is in (`Detector.extract_features`), and box hea
 for the next layer.
 """
 
-from detrex_lite.modeling import LayerOutput, Predictions, Queries, Targets
+from collections.abc import Mapping
+
+from detrex_lite.modeling import LayerOutput, Memory, Predictions, Queries, Targets
 from detrex_lite.modeling.deformable import MultiScaleDetector
 from detrex_lite.structures import ImageBatch
 
@@ -22,17 +24,22 @@ class DeformableDETR(MultiScaleDetector):
     - `heads`: boxes relative to references; with refinement, each layer's boxes are the references of the next.
     """
 
-    def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
+    collaborates = True
+
+    def predict(self, images: ImageBatch, targets: Targets | None = None) -> Mapping[str, Predictions]:
         """See `Detector.predict`; with targets, two stages add the encoder's predictions as "_enc"."""
-        queries, layers, proposals = self.decode(images, training=targets is not None)
+        queries, layers, proposals, memory = self.decode(images, training=targets is not None)
         named = queries.split(layers, aux_loss=self.aux_loss)
-        return named if proposals is None else named | {"_enc": proposals}
+        if proposals is not None:
+            named["_enc"] = proposals
+        return self.collaborate(named, memory, images, targets)
 
     def decode(
         self, images: ImageBatch, *, training: bool = False
-    ) -> tuple[Queries, list[LayerOutput], Predictions | None]:
-        """See `Detector.decode`: the queries, what each decoder layer says about them, and the trained proposals."""
+    ) -> tuple[Queries, list[LayerOutput], Predictions | None, Memory]:
+        """See `Detector.decode`: queries, what each layer says about them, trained proposals, and the memory."""
         memory = self.encode(images)
         blocks, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries(blocks)
-        return queries, self.transformer.decoder(queries, memory, self.heads, training=training), proposals
+        layers = self.transformer.decoder(queries, memory, self.heads, training=training)
+        return queries, layers, proposals, memory

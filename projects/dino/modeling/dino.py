@@ -5,7 +5,9 @@ depend on the batch that it is in (`Detector.extract_features`), and in a batch 
 gradients of zero rather than none.
 """
 
-from detrex_lite.modeling import FINAL, LayerOutput, Predictions, Queries, QueryBlock, Targets
+from collections.abc import Mapping
+
+from detrex_lite.modeling import FINAL, LayerOutput, Memory, Predictions, Queries, QueryBlock, Targets
 from detrex_lite.modeling.deformable import AnchorQueries, MultiScaleDetector
 from detrex_lite.structures import ImageBatch
 
@@ -33,13 +35,14 @@ class DINO(MultiScaleDetector):
       For the loss it refines them with gradients, so that the loss of a layer's boxes also trains the refinement of the
       layer before ("look forward twice", section 3.5).
 
-    `with_box_refine` and `as_two_stage` are True; without two stages boxes and contents are learned. A `branch` is no
-    part of DINO, but of detectors that are made of it.
+    `with_box_refine` and `as_two_stage` are True; without two stages boxes and contents are learned. A `branch`, and
+    `collaboration`, are no parts of DINO, but of detectors that are made of it.
     """
 
     runs_branch = True
+    collaborates = True
 
-    def predict(self, images: ImageBatch, targets: Targets | None = None) -> dict[str, Predictions]:
+    def predict(self, images: ImageBatch, targets: Targets | None = None) -> Mapping[str, Predictions]:
         """The named sets of predictions of a batch.
 
         Args:
@@ -55,14 +58,16 @@ class DINO(MultiScaleDetector):
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
         named: dict[str, Predictions] = {}
         suffixes = [FINAL] if self.branch is None else [FINAL, self.branch.suffix]
-        passes = self.decode(images, noised, training=targets is not None)
+        passes, memory = self.decode(images, noised, training=targets is not None)
         for suffix, (queries, layers, proposals) in zip(suffixes, passes, strict=False):  # detections have one pass
             named |= queries.split(layers, aux_loss=self.aux_loss)
             if proposals is not None:
                 named["_enc" + suffix] = proposals
-        return named
+        return self.collaborate(named, memory, images, targets)
 
-    def decode(self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False) -> Passes:
+    def decode(
+        self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
+    ) -> tuple[Passes, Memory]:
         """From images to predictions: everything that computes with weights, but for the denoising queries.
 
         Args:
@@ -72,7 +77,7 @@ class DINO(MultiScaleDetector):
 
         Returns:
             The queries of the decoder, each layer's predictions, and the encoder's predictions for the selected cells
-            (None unless training); in training then the same of the branch, if there is one.
+            (None unless training); in training then the same of the branch, if there is one. And what the encoder gave.
         """
         memory = self.encode(images)  # backbone, neck, position embedding and encoder
         branch = self.branch if training else None
@@ -88,4 +93,4 @@ class DINO(MultiScaleDetector):
             selected, proposals = branch(proposed, memory, self.queries)
             queries = Queries(selected)
             passes.append((queries, branch.decode(queries, memory, decoder, self.heads), proposals))
-        return passes
+        return passes, memory

@@ -1,0 +1,233 @@
+"""Faster R-CNN as a head that trains an encoder (Ren et al., NeurIPS 2015; Co-DETR, Zong et al., ICCV 2023).
+
+Legend: B batch, L levels, N anchors of all levels, K classes, C channels, R regions of all images.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import roi_align
+
+from ...ops.nms import nms_mask
+from ...structures import generalized_box_iou, pairwise_iou
+from ..targets import Targets
+from .assignment import assign_by_overlap, sample
+from .pyramid import Anchors, Candidates, HeadResult, Pyramid, decode_boxes, encode_boxes, first_objects, per_anchor
+
+PROPOSAL_STDS = (1.0, 1.0, 1.0, 1.0)
+REGION_STDS = (0.1, 0.1, 0.2, 0.2)
+# A region whose side is this many strides of the finest level is read from the second one.
+FINEST_SCALE = 14.0
+
+
+class FasterRCNNHead(nn.Module):
+    """A network that proposes regions, and a head that classifies a sample of them and predicts their boxes.
+
+    Args:
+        embed_dim: C.
+        num_classes: K.
+        hidden_dim: of the two linear layers of the second stage.
+        anchor_scale: side of the smallest anchors in strides; there are two larger ones in each octave.
+        ratios: height over width of anchors.
+        num_before_nms: proposals of each level before non-maximum suppression.
+        num_proposals: of each image after it.
+        nms_threshold: the largest IoU of two proposals of a level.
+        rpn_samples: anchors of an image that the losses of the first stage look at, half of them positive at most.
+        roi_samples: regions of an image that those of the second stage look at, a quarter of them positive at most.
+        roi_size: a region is read as a map of this many cells in each direction.
+        giou_weight: of the loss of boxes in the second stage; all others have the weight 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_classes: int,
+        hidden_dim: int = 1024,
+        anchor_scale: float = 4.0,
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        num_before_nms: int = 4000,
+        num_proposals: int = 1000,
+        nms_threshold: float = 0.7,
+        rpn_samples: int = 256,
+        roi_samples: int = 512,
+        roi_size: int = 7,
+        giou_weight: float = 10.0,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.scales = [anchor_scale * 2 ** (part / 3) for part in range(3)]
+        self.ratios = list(ratios)
+        self.num_before_nms = num_before_nms
+        self.num_proposals = num_proposals
+        self.nms_threshold = nms_threshold
+        self.rpn_samples = rpn_samples
+        self.roi_samples = roi_samples
+        self.roi_size = roi_size
+        self.giou_weight = giou_weight
+        self.rpn = RPNHead(embed_dim, len(self.scales) * len(self.ratios))
+        self.box_head = TwoMLPHead(embed_dim * roi_size**2, hidden_dim)
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.bbox_embed = nn.Linear(hidden_dim, num_classes * 4)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As mmdetection: Xavier-uniform hidden layers; classes and boxes begin normally distributed, near 0."""
+        for layer in (self.box_head.fc6, self.box_head.fc7):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for layer, std in ((self.class_embed, 0.01), (self.bbox_embed, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pyramid: Pyramid, targets: Targets) -> HeadResult:
+        """Losses "rpn_class", "rpn_bbox", "class" and "giou", and the sampled regions as candidates.
+
+        Args:
+            pyramid: maps (B, C, h, w); the second stage does not read the coarsest one.
+            targets: the batch's objects.
+        """
+        logits, offsets = self.rpn(list(pyramid.maps))
+        logits, offsets = per_anchor(logits, 1)[..., 0], per_anchor(offsets, 4)
+        anchors, objects = pyramid.anchors(self.scales, self.ratios), pyramid.objects(targets)
+        losses = self.proposal_losses(logits, offsets, anchors, pyramid.image_sizes, objects)
+        with torch.no_grad():
+            sampled = [
+                self.sample_regions(self.propose(scores, changes, anchors, size), boxes)
+                for scores, changes, size, boxes in zip(logits, offsets, pyramid.image_sizes, objects, strict=True)
+            ]
+        regions = [boxes for boxes, _ in sampled]
+        assigned = torch.cat([owner for _, owner in sampled])
+        image = torch.cat([torch.full((len(one),), index) for index, one in enumerate(regions)])
+        image = image.to(assigned.device, non_blocking=True)
+        pooled = self.pool(pyramid, torch.cat(regions), image)
+        hidden = self.box_head(pooled.to(self.class_embed.weight.dtype))
+        classes, changes = (head(hidden).to(pyramid.dtype) for head in (self.class_embed, self.bbox_embed))
+        labels = torch.full_like(assigned, self.num_classes)  # background
+        (positive,) = (assigned >= 0).nonzero(as_tuple=True)
+        owner = assigned[positive] + first_objects(targets, assigned.device)[image[positive]]
+        labels[positive] = targets.labels[owner]
+        own_class = changes.unflatten(1, (self.num_classes, 4))[positive, labels[positive]]
+        found = decode_boxes(own_class, torch.cat(regions)[positive], REGION_STDS)
+        of_boxes = 1 - generalized_box_iou(found, torch.cat(objects)[owner])
+        number = max(len(labels), 1)
+        losses["class"] = F.cross_entropy(classes, labels, reduction="sum") / number
+        losses["giou"] = self.giou_weight * of_boxes.sum() / number
+        features = pooled.mean(dim=(2, 3)).split([len(one) for one in regions])
+        parts = zip(sampled, features, strict=True)
+        return HeadResult(losses, [Candidates(boxes, owner, own) for (boxes, owner), own in parts])
+
+    def proposal_losses(
+        self,
+        logits: Tensor,
+        offsets: Tensor,
+        anchors: Anchors,
+        image_sizes: Sequence[tuple[int, int]],
+        objects: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of objectness, and L1 distance of offsets, both divided by the number of sampled anchors.
+
+        Args:
+            logits: (B, N).
+            offsets: (B, N, 4).
+            anchors: N.
+            image_sizes: (height, width) in pixels.
+            objects: (T, 4) xyxy of each image.
+        """
+        of_classes, of_boxes, number = logits.new_zeros(()), logits.new_zeros(()), 0
+        for scores, changes, size, boxes in zip(logits, offsets, image_sizes, objects, strict=True):
+            (inside,) = anchors.inside(size).nonzero(as_tuple=True)
+            own = anchors.boxes[inside]
+            assigned = assign_by_overlap(pairwise_iou(boxes, own), positive=0.7, negative=0.3, best_from=0.3)
+            positive, negative = sample(assigned, self.rpn_samples, 0.5)
+            chosen = inside[torch.cat([positive, negative])]
+            is_object = torch.arange(len(chosen), device=chosen.device) < len(positive)
+            of_classes = of_classes + F.binary_cross_entropy_with_logits(
+                scores[chosen], is_object.to(scores.dtype), reduction="sum"
+            )
+            wanted = encode_boxes(boxes[assigned[positive]], own[positive], PROPOSAL_STDS)
+            of_boxes = of_boxes + (changes[inside[positive]] - wanted).abs().sum()
+            number += max(len(positive), 1) + max(len(negative), 1)
+        return {"rpn_class": of_classes / number, "rpn_bbox": of_boxes / number}
+
+    def propose(self, logits: Tensor, offsets: Tensor, anchors: Anchors, image_size: tuple[int, int]) -> Tensor:
+        """Regions of an image that may be objects.
+
+        Args:
+            logits: (N,).
+            offsets: (N, 4).
+            anchors: N.
+            image_size: (height, width) in pixels.
+
+        Returns:
+            (n, 4) xyxy in pixels, clipped to the image, best first.
+        """
+        best, level_of, first = [], [], 0
+        for level, scores in enumerate(logits.split(anchors.sizes)):
+            chosen = scores.topk(min(self.num_before_nms, len(scores))).indices + first
+            best.append(chosen)
+            level_of.append(torch.full_like(chosen, level))
+            first += len(scores)
+        index, levels = torch.cat(best), torch.cat(level_of)
+        boxes = decode_boxes(offsets[index], anchors.boxes[index], PROPOSAL_STDS)
+        height, width = image_size
+        boxes = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], dim=-1).flatten(1)
+        (proper,) = (boxes[:, 2:] > boxes[:, :2]).all(-1).nonzero(as_tuple=True)
+        boxes, scores, levels = boxes[proper], logits[index][proper], levels[proper]
+        (left,) = nms_mask(boxes[None], scores[None], self.nms_threshold, levels[None])[0].nonzero(as_tuple=True)
+        return boxes[left[scores[left].topk(min(self.num_proposals, len(left))).indices]]
+
+    def sample_regions(self, proposals: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions that the second stage is trained by, with the objects themselves among those drawn from.
+
+        Args:
+            proposals: (n, 4) xyxy.
+            objects: (T, 4) xyxy.
+
+        Returns:
+            (R, 4) xyxy, positives first, and (R,) which object each is assigned to.
+        """
+        regions = torch.cat([objects, proposals])
+        assigned = assign_by_overlap(pairwise_iou(objects, regions), positive=0.5, negative=0.5)
+        chosen = torch.cat(sample(assigned, self.roi_samples, 0.25))
+        return regions[chosen], assigned[chosen]
+
+    def pool(self, pyramid: Pyramid, regions: Tensor, image: Tensor) -> Tensor:
+        """Read regions from the level of their size, but not from the coarsest (Lin et al., "FPN", CVPR 2017, eq. 1).
+
+        Args:
+            pyramid: maps (B, C, h, w).
+            regions: (R, 4) xyxy.
+            image: (R,).
+
+        Returns:
+            (R, C, size, size).
+        """
+        maps = [one.to(pyramid.dtype) for one in pyramid.maps[:-1]]
+        levels = roi_levels(regions, FINEST_SCALE * pyramid.strides[0], len(maps))
+        rows = torch.cat([image[:, None].to(regions.dtype), regions], dim=1)
+        pooled = maps[0].new_zeros(len(rows), maps[0].shape[1], self.roi_size, self.roi_size)
+        for level, (one, stride) in enumerate(zip(maps, pyramid.strides, strict=False)):
+            (own,) = (levels == level).nonzero(as_tuple=True)
+            read = roi_align(one, rows[own], self.roi_size, spatial_scale=1 / stride, aligned=True)
+            pooled = pooled.index_put((own,), read.to(pooled.dtype))
+        return pooled
+
+
+def roi_levels(regions: Tensor, finest_scale: float, num_levels: int) -> Tensor:
+    """The level of each region: the finest below twice `finest_scale`, and a coarser one for each doubling.
+
+    Args:
+        regions: (R, 4) xyxy in pixels.
+        finest_scale: square root of an area in pixels.
+        num_levels: of the maps.
+
+    Returns:
+        (R,) numbers in 0..num_levels - 1.
+    """
+    width, height = (regions[:, 2:] - regions[:, :2]).unbind(-1)
+    return ((width * height).sqrt() / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).long()

@@ -1,0 +1,145 @@
+"""Customised positive queries: what a collaborative head has found, as queries of a decoder (Co-DETR, section 3.3).
+
+Legend: B batch, Q queries of a block, C channels, P positives of the batch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...layers import get_sine_pos_embed
+from ..initialisation import xavier_uniform
+from ..predictions import Match
+from ..queries import QueryBlock
+from ..targets import Targets
+from .assignment import BACKGROUND, draw
+from .pyramid import Candidates, Pyramid, first_objects
+
+
+class PositiveQueries(nn.Module):
+    """Makes queries of the boxes that a head has assigned to objects; their match is that of the head.
+
+    Every image has as many queries as the positives of the one with the most. Others are filled up with boxes of the
+    background, drawn at random.
+
+    Args:
+        embed_dim: C.
+        with_positions: make positions of boxes, too, for decoders that do not make them (Deformable DETR's).
+        with_features: add what the head's maps hold at a box to the content, as Co-Deformable-DETR.
+        max_queries: positives of an image, of which as many are drawn at random.
+        min_queries: there are at least so many queries.
+        fill_with_background: False fills up with padding, which takes no part, instead of background.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        with_positions: bool = False,
+        with_features: bool = False,
+        max_queries: int = 300,
+        min_queries: int = 9,
+        fill_with_background: bool = True,
+    ):
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.with_positions = with_positions
+        self.with_features = with_features
+        self.max_queries = max_queries
+        self.min_queries = min(min_queries, max_queries)
+        self.fill_with_background = fill_with_background
+        width = (1 + with_positions) * embed_dim
+        self.pos_trans = nn.Linear(2 * embed_dim, width)
+        self.pos_trans_norm = nn.LayerNorm(width)
+        if with_features:
+            self.feature_trans = nn.Linear(embed_dim, embed_dim)
+            self.feature_trans_norm = nn.LayerNorm(embed_dim)
+        xavier_uniform(self)
+        if with_features and with_positions:
+            self.head_embed = nn.Parameter(torch.empty(embed_dim))
+            nn.init.normal_(self.head_embed)
+
+    def forward(
+        self, suffix: str, candidates: Sequence[Candidates], pyramid: Pyramid, targets: Targets, weight: float = 1.0
+    ) -> QueryBlock:
+        """The block of a head.
+
+        Args:
+            suffix: of the block, see `QueryBlock`.
+            candidates: of each image.
+            pyramid: what the head has read.
+            targets: the batch's objects.
+            weight: of all losses of the block.
+        """
+        chosen, sizes = self.choose(candidates)
+        number = max(self.min_queries, *map(len, chosen))
+        of_images = [
+            pyramid.normalised(one.boxes[own], image)
+            for image, (one, own) in enumerate(zip(candidates, chosen, strict=True))
+        ]
+        boxes = _filled_up(of_images, number, 0.5)
+        features = [one.features[own] for one, own in zip(candidates, chosen, strict=True)]
+        content, position = self.embed(boxes, _filled_up(features, number, 0.0))
+        device, numbers = boxes.device, torch.tensor(sizes)
+        image = torch.arange(len(sizes)).repeat_interleave(numbers).to(device, non_blocking=True)
+        query = torch.cat([torch.arange(size) for size in sizes]).to(device, non_blocking=True)
+        owner = [one.assigned[index[:size]] for one, index, size in zip(candidates, chosen, sizes, strict=True)]
+        positives = targets.selected(torch.cat(owner) + first_objects(targets, device)[image], sizes)
+        match = Match(image, query, torch.arange(len(query), device=device), sizes=sizes)
+        return QueryBlock(
+            suffix,
+            content,
+            boxes,
+            position,
+            padding=_padding([len(one) for one in chosen], number, device),
+            targets=positives,
+            match=match,
+            weight=weight,
+        )
+
+    def choose(self, candidates: Sequence[Candidates]) -> tuple[list[Tensor], list[int]]:
+        """Which candidates become queries.
+
+        Returns:
+            Their indices in each image, positives first, and how many positives each image has. There are fewer indices
+            in images without enough background.
+        """
+        positives = [draw((one.assigned >= 0).nonzero()[:, 0], self.max_queries) for one in candidates]
+        sizes = [len(one) for one in positives]
+        if not self.fill_with_background:
+            return positives, sizes
+        number = max(self.min_queries, *sizes)
+        background = [(one.assigned == BACKGROUND).nonzero()[:, 0] for one in candidates]
+        drawn = [draw(one, number - size) for one, size in zip(background, sizes, strict=True)]
+        return [torch.cat(both) for both in zip(positives, drawn, strict=True)], sizes
+
+    def embed(self, boxes: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Contents of queries, and their positions where these are wanted: (B, Q, C) each.
+
+        Args:
+            boxes: (B, Q, 4) cxcywh in 0..1; they may reach beyond the image.
+            features: (B, Q, C).
+        """
+        embedding = get_sine_pos_embed(boxes.clamp(min=0, max=1), self.embed_dim // 2, exchange_xy=False)
+        content = self.pos_trans_norm(self.pos_trans(embedding.to(self.pos_trans.weight.dtype)))
+        position = None
+        if self.with_positions:
+            position, content = content.chunk(2, dim=-1)
+        if self.with_features:
+            content = content + self.feature_trans_norm(self.feature_trans(features.to(content.dtype)))
+            position = None if position is None else position + self.head_embed
+        return content, position
+
+
+def _filled_up(parts: Sequence[Tensor], number: int, value: float) -> Tensor:
+    """(n, C) of each image to (B, number, C), with a value where an image has fewer."""
+    return torch.stack([F.pad(one, (0, 0, 0, number - len(one)), value=value) for one in parts])
+
+
+def _padding(sizes: Sequence[int], number: int, device: torch.device) -> Tensor | None:
+    """(B, number) bool, True beyond the size of each image; None when there is nothing beyond."""
+    if min(sizes) == number:
+        return None
+    return (torch.arange(number) >= torch.tensor(sizes)[:, None]).to(device, non_blocking=True)

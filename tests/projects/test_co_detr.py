@@ -1,0 +1,278 @@
+"""Co-DINO and Co-Deformable-DETR, which are configs, and collaborative heads in others. Models are small."""
+
+import copy
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
+from torch.testing import assert_close
+
+from detrex_lite.checkpoint import load_checkpoint
+from detrex_lite.config import get_config
+from detrex_lite.layers import convert_to_deploy
+from detrex_lite.modeling import SoftNMS, Targets
+from detrex_lite.projects.dab_deformable_detr.modeling import DabDeformableDETR
+from detrex_lite.projects.deformable_detr.modeling import DeformableDETR
+from detrex_lite.projects.dino.modeling import DINO
+from detrex_lite.testing import (
+    SMALL,
+    DeformableContract,
+    DenoisingContract,
+    build,
+    build_lively,
+    build_on_meta,
+    changed,
+    losses_on_a_fake_gpu,
+    predict,
+    require_all_gradients,
+    without_dropout,
+)
+from tests.suites import first_always
+
+from .overfitting import ap50_by_heart, four_images, small_deformable, trained
+from .published import PROJECTS
+
+CONFIGS = PROJECTS / "co_detr" / "configs"
+FEW = {"collaboration.heads.rcnn.hidden_dim": 32, "collaboration.heads.rcnn.roi_samples": 40}
+HEAD_LOSSES = {
+    *(f"loss_rcnn_head_{kind}" for kind in ("rpn_class", "rpn_bbox", "class", "giou")),
+    *(f"loss_atss_head_{kind}" for kind in ("class", "giou", "centerness")),
+}
+
+
+def small_config(name="co_dino_r50", **changes):
+    cfg = get_config(f"projects/co_detr/configs/models/{name}.py").model
+    few = {} if changes.get("collaboration", FEW) is None else FEW
+    pairs = {"denoising.num_pairs": 6} if "dino" in name else {}
+    return changed(cfg, {**SMALL, **few, **pairs, **changes})
+
+
+class CollaborativeContract(DeformableContract):
+    aux_suffixes = frozenset({"_0", "_0_rcnn", "_0_atss"})
+    other_suffixes = frozenset({"_enc", "_rcnn", "_atss"})
+
+    def expected_losses(self, *, aux_loss=True):
+        return super().expected_losses(aux_loss=aux_loss) | HEAD_LOSSES
+
+    @pytest.mark.slow
+    def test_the_forward_pass_of_training_never_waits_for_a_gpu(self, batch):
+        """Heads wait, as matching does: how many positives there are decides what is computed next."""
+        losses = losses_on_a_fake_gpu(build(self.config(collaboration=None)).train(), batch)
+        assert set(losses) == {name for name in self.expected_losses() if not ("rcnn" in name or "atss" in name)}
+        with pytest.raises(DynamicOutputShapeException):
+            losses_on_a_fake_gpu(build(self.config()).train(), batch)
+
+
+class TestCoDINO(CollaborativeContract, DenoisingContract):
+    num_groups = 3  # six pairs, and at most two objects in an image
+    aux_suffixes = CollaborativeContract.aux_suffixes | {"_dn_0"}
+    other_suffixes = CollaborativeContract.other_suffixes | {"_dn"}
+
+    def config(self, **changes):
+        return small_config(**changes)
+
+    @pytest.mark.slow
+    def test_denoising_leaves_the_other_queries_alone(self, batch):
+        """Positive queries are those of objects, which that test takes away."""
+        alone = TestCoDINO()
+        alone.config = lambda: small_config(collaboration=None)
+        DenoisingContract.test_denoising_leaves_the_other_queries_alone(alone, batch)
+
+
+@pytest.mark.slow
+class TestCoDeformableDETR(CollaborativeContract):
+    def config(self, **changes):
+        return small_config("co_deformable_detr_r50", **changes)
+
+
+@pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    model, cfg = build_on_meta(path)
+    five = "5scale" in path.stem
+    is_small = "small" in path.stem
+    levels = 3 if is_small else 5 if five else 4
+    assert cfg.transformer.num_feature_levels == levels == len(model.collaboration.heads["atss"].box_scales) - 1
+    assert model.collaboration.finest_stride == (4 if five else 8)
+    assert model.collaboration.weight == (6 if is_small else 12)
+    assert isinstance(model, DeformableDETR if "deformable" in path.stem else DINO)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """The same detector with collaborative heads and without, in float64."""
+    model = build_lively(without_dropout(small_config())).double()
+    alone = build(without_dropout(small_config(collaboration=None))).double()
+    alone.load_state_dict({n: v for n, v in model.state_dict().items() if not n.startswith("collaboration.")})
+    return model, alone
+
+
+def test_evaluation_is_that_of_the_plain_detector(pair, batch):
+    model, alone = (copy.deepcopy(one).eval() for one in pair)
+    with torch.no_grad():
+        before = alone(batch)
+        for parameter in model.collaboration.parameters():
+            parameter.fill_(torch.nan)
+        assert not [name for name in predict(model, batch) if "rcnn" in name or "atss" in name]
+        deployed = convert_to_deploy(copy.deepcopy(model))
+        assert deployed.collaboration is None
+        for one in (model, deployed):
+            for found, wanted in zip(one(batch), before, strict=True):
+                assert_close(found["instances"].scores, wanted["instances"].scores, rtol=0, atol=0)
+                boxes = found["instances"].pred_boxes.tensor
+                assert_close(boxes, wanted["instances"].pred_boxes.tensor, rtol=0, atol=0)
+
+
+def test_a_checkpoint_without_the_heads_is_one_to_evaluate(pair):
+    model, alone = copy.deepcopy(pair[0]), pair[1]
+    report = load_checkpoint(model, alone.state_dict())
+    assert report.missing
+    assert all(name.startswith("collaboration.") for name in report.missing)
+    assert all(name.startswith(model.training_only) for name in report.missing)
+
+
+def test_positive_queries_do_not_change_the_others(pair, batch):
+    named = []
+    for one in pair:
+        torch.manual_seed(0)  # of the noise
+        named.append(predict(one.train(), batch, targets=True))
+    assert set(named[0]) - set(named[1]) == {"_rcnn", "_0_rcnn", "_atss", "_0_atss"}
+    for suffix, expected in named[1].items():
+        assert_close(named[0][suffix].logits, expected.logits)
+        assert_close(named[0][suffix].boxes, expected.boxes)
+
+
+def test_heads_train_the_encoder_and_positives_the_decoder(batch):
+    model = build_lively(small_config(**{"collaboration.queries": None})).train()
+    outputs, targets = outputs_and_targets(model, batch)
+    losses = model.losses(outputs, targets)
+    assert set(losses) == HEAD_LOSSES
+    sum(losses.values()).backward()
+    assert any(parameter.grad is not None for parameter in model.transformer.encoder.parameters())
+    assert all(parameter.grad is None for parameter in model.transformer.decoder.parameters())
+    model = build_lively(small_config()).train()
+    predict(model, batch, targets=True)["_atss"].logits.square().sum().backward()
+    for part in (model.transformer.decoder.layers, model.collaboration.queries["atss"]):
+        assert all(parameter.grad is not None for parameter in part.parameters())
+    assert not any(parameter.grad.any() for parameter in model.collaboration.queries["rcnn"].parameters())
+
+
+def outputs_and_targets(model, batch):
+    images = model.preprocess(batch, as_published=True)
+    targets = Targets.from_inputs(batch, num_classes=model.num_classes, like=images.tensor)
+    return model.predict(images, targets), targets
+
+
+def test_samples_and_positives_are_drawn_by_torchs_generator(pair, batch):
+    """Checkpoints have its state, so that a training that goes on draws the same."""
+    model, found = copy.deepcopy(pair[0]).train(), []
+    with torch.no_grad():
+        for _ in range(2):
+            torch.manual_seed(0)
+            found.append(model(batch))
+    assert_close(*found, rtol=0, atol=0)
+
+
+def test_losses_of_positive_queries_are_divided_by_their_number(batch):
+    """They are compared with the objects that the head has assigned them to, and need no matching."""
+    model = build_lively(small_config("co_deformable_detr_r50", **{"collaboration.query_weight": 0.5})).double().train()
+    outputs, targets = outputs_and_targets(model, batch)
+    losses = model.criterion(outputs, targets)
+    for name in ("_rcnn", "_0_rcnn", "_atss", "_0_atss"):
+        predicted = outputs[name]
+        match, objects = predicted.match, predicted.targets
+        assert len(objects) == len(match.query) > len(targets)  # one-to-many
+        distances = (predicted.boxes[match.image, match.query] - objects.boxes).abs()
+        assert_close(losses[f"loss_bbox{name}"], 0.5 * 5 * distances.sum() / len(objects))
+        wanted = torch.zeros_like(predicted.logits)
+        wanted[match.image, match.query, objects.labels] = 1
+        p = predicted.logits.sigmoid()
+        of_class = torch.where(wanted == 1, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
+        assert_close(losses[f"loss_class{name}"], 0.5 * 2 * of_class.sum() / len(objects))
+
+
+def test_a_head_can_be_left_out(batch):
+    cfg = small_config()
+    del cfg.collaboration.heads.rcnn, cfg.collaboration.queries.rcnn
+    losses = build(cfg).train()(batch)
+    assert {name for name in losses if "rcnn" in name} == set()
+    assert {"loss_atss_head_class", "loss_class_atss"} <= set(losses)
+
+
+def test_detections_are_suppressed_softly(batch):
+    model = build(small_config()).eval()
+    assert isinstance(model.postprocessor.suppression, SoftNMS)
+    model.heads.bbox_embed[1].layers[-1].bias.data[2:] = 5.0  # large boxes, which overlap
+    with torch.no_grad():
+        lowered = model(batch)[0]["instances"].scores
+        model.postprocessor.suppression = None
+        assert lowered.sum() < model(batch)[0]["instances"].scores[: len(lowered)].sum()
+
+
+def of_another(path, **changes):
+    cfg = get_config(f"projects/{path}.py").model
+    cfg.collaboration = get_config("common/collaboration.py").collaboration
+    return changed(cfg, {**SMALL, **FEW, **changes})
+
+
+POSITIONS = {f"collaboration.queries.{name}.with_positions": True for name in ("rcnn", "atss")}
+OTHERS = {
+    "dino": (DINO, "dino/configs/models/dino_r50", {"denoising.num_pairs": 6}),
+    "deformable_detr": (DeformableDETR, "deformable_detr/configs/models/deformable_detr_r50", POSITIONS),
+    "dab_deformable_detr": (
+        DabDeformableDETR,
+        "dab_deformable_detr/configs/models/dab_deformable_detr_r50",
+        {"queries.layout.num_groups": 2},
+    ),
+    "h_deformable_detr": (
+        DeformableDETR,
+        "h_deformable_detr/configs/models/h_deformable_detr_r50",
+        {**POSITIONS, "num_queries_one2many": 14},
+    ),
+    "stable_dino": (DINO, "stable_dino/configs/models/stable_dino_r50", {"denoising.num_pairs": 6}),
+    "align_detr": (DINO, "align_detr/configs/models/align_detr_r50", {"denoising.num_pairs": 6}),
+    "maskdino": (
+        DINO,
+        "maskdino/configs/models/maskdino_r50",
+        {"collaboration.finest_stride": 8, "denoising.num_positives": 6},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", first_always(OTHERS, 2))
+def test_other_detectors_take_the_heads(name, batch):
+    kind, path, changes = OTHERS[name]
+    model = build(of_another(path, **changes)).train()
+    assert type(model) is kind
+    losses = model(batch)
+    assert HEAD_LOSSES | {"loss_class_0_rcnn", "loss_class_atss"} <= set(losses)
+    require_all_gradients(model, losses)
+    with torch.no_grad():
+        assert len(model.eval()(batch)) == len(batch)
+
+
+def test_detectors_of_another_flow_refuse_them():
+    with pytest.raises(ValueError, match="RelationDETR has no place for collaborative heads"):
+        build(of_another("relation_detr/configs/models/relation_detr_r50"))
+
+
+@pytest.mark.parametrize(("name", "given"), [("co_dino_r50", True), ("co_deformable_detr_r50", False)])
+def test_positions_are_for_decoders_that_do_not_make_them(name, given):
+    changes = {f"collaboration.queries.{head}.with_positions": given for head in ("rcnn", "atss")}
+    with pytest.raises(ValueError, match="whether queries have positions"):
+        build(small_config(name, **changes))
+
+
+def config_by_heart():
+    cfg = get_config("projects/co_detr/configs/models/co_dino_small.py").model
+    return small_deformable(cfg, **{"denoising.num_pairs": 10})
+
+
+def test_the_loss_falls(tmp_path):
+    _, inputs = four_images(tmp_path)
+    _, losses = trained(config_by_heart(), inputs, 10)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.slow
+def test_four_images_are_learned_by_heart(tmp_path):
+    assert ap50_by_heart(config_by_heart(), tmp_path, 600) > 0.9

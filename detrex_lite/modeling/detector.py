@@ -265,10 +265,13 @@ class Detector(nn.Module):
         return results
 
     def targets(self, batched_inputs: Sequence[dict[str, Any]], images: ImageBatch) -> Targets:
-        """The ground truth of inputs, with masks if the criterion compares them; see `Targets.from_inputs`."""
-        with_masks = getattr(self.criterion, "needs_masks", False)
+        """The ground truth of inputs, with what else the criterion compares; see `Targets.from_inputs`."""
         return Targets.from_inputs(
-            batched_inputs, num_classes=self.num_classes, like=images.tensor, with_masks=with_masks
+            batched_inputs,
+            num_classes=self.num_classes,
+            like=images.tensor,
+            with_masks=getattr(self.criterion, "needs_masks", False),
+            with_image_sizes=getattr(self.criterion, "needs_image_sizes", False),
         )
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from ..structures import box_xyxy_to_cxcywh
 from ..structures.masks import as_masks
 
+# Names in `Targets.extra`.
 MASKS = "masks"
+IMAGE_SIZE = "image_size"
 
 
 class PaddedTargets(NamedTuple):
@@ -45,7 +47,8 @@ class Targets:
         boxes: (T, 4) cxcywh in 0..1 of each image without its padding.
         sizes: the number of objects of each image; they sum to T.
         extra: further properties of objects by name, (T, ...) each, such as "masks": (T, H, W) bool in the frame of the
-            padded batch, False in the padding.
+            padded batch, False in the padding; and "image_size": (T, 2) width and height of the object's image in
+            pixels, as the network sees it, without padding.
     """
 
     labels: Tensor
@@ -55,7 +58,13 @@ class Targets:
 
     @classmethod
     def from_inputs(
-        cls, batched_inputs: Sequence[dict[str, Any]], *, num_classes: int, like: Tensor, with_masks: bool = False
+        cls,
+        batched_inputs: Sequence[dict[str, Any]],
+        *,
+        num_classes: int,
+        like: Tensor,
+        with_masks: bool = False,
+        with_image_sizes: bool = False,
     ) -> "Targets":
         """Take `instances` of model inputs (`gt_boxes` absolute xyxy, `gt_classes`, `image_size`, `gt_masks`).
 
@@ -64,11 +73,12 @@ class Targets:
             num_classes: K.
             like: the padded images, (B, 3, H, W). Boxes get their device, and their dtype when that is not a half.
             with_masks: whether masks are wanted, in any form that `as_masks` reads.
+            with_image_sizes: whether each object is to know the size of its image.
 
         Raises:
             ValueError: when an input has no instances, a label outside 0..K-1, or no masks where they are wanted.
         """
-        labels, boxes, masks = [], [], []
+        labels, boxes, masks, image_sizes = [], [], [], []
         dtype = torch.promote_types(like.dtype, torch.float32)  # half precision cannot hold pixel coordinates
         for position, record in enumerate(batched_inputs):
             name = record.get("file_name", f"number {position} of the batch")
@@ -87,14 +97,18 @@ class Targets:
             xyxy = instances.gt_boxes.tensor.to(dtype)
             boxes.append(box_xyxy_to_cxcywh(xyxy / xyxy.new_tensor([width, height, width, height])))
             labels.append(classes.to(torch.int64))
+            image_sizes.append(xyxy.new_tensor([[width, height]]).expand(len(classes), 2))
             if with_masks:
                 masks.append(_masks_of(instances, name))
         sizes = [len(classes) for classes in labels]
+        extra = {MASKS: _in_one_frame(masks, like)} if with_masks else {}
+        if with_image_sizes:
+            extra[IMAGE_SIZE] = torch.cat(image_sizes).to(like.device, non_blocking=True)
         return cls(
             torch.cat(labels).to(like.device, non_blocking=True),
             torch.cat(boxes).to(like.device, non_blocking=True),
             sizes,
-            {MASKS: _in_one_frame(masks, like)} if with_masks else {},
+            extra,
         )
 
     def class_agnostic(self) -> "Targets":
@@ -139,6 +153,27 @@ class Targets:
     def __len__(self) -> int:
         """T, the number of objects."""
         return len(self.labels)
+
+
+def pixels_of_images(extra: Mapping[str, Tensor]) -> Tensor:
+    """What boxes as xyxy in 0..1 are multiplied by to be in pixels of their image.
+
+    Args:
+        extra: further properties of objects, (..., 2) under "image_size".
+
+    Returns:
+        (..., 4) width, height, width, height.
+
+    Raises:
+        ValueError: when the sizes of images are not known.
+    """
+    if IMAGE_SIZE not in extra:
+        raise ValueError(
+            f"boxes are compared in pixels, but objects have no {IMAGE_SIZE!r}: make targets by "
+            "Targets.from_inputs(with_image_sizes=True), as Detector.targets does"
+        )
+    sizes = extra[IMAGE_SIZE]
+    return torch.cat([sizes, sizes], dim=-1)
 
 
 class _PaddedExtra(Mapping[str, Tensor]):

@@ -33,13 +33,14 @@ def _ratio(part: Tensor, whole: Tensor, eps: float = 0.0) -> Tensor:
     return part / (whole + eps).clamp(min=torch.finfo(whole.dtype).tiny)
 
 
-def generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
+def generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0, least_area: float = 0.0) -> Tensor:
     """Generalised IoU in -1..1 (Rezatofighi et al., CVPR 2019) of boxes that broadcast against each other.
 
     Args:
         a: (..., 4) xyxy.
         b: (..., 4) xyxy, same unit.
         eps: added to both denominators.
+        least_area: what the areas of the union and of the enclosing box count as at least, as in mmdetection.
 
     Returns:
         (...) the IoU less the share of the smallest enclosing box that neither covers.
@@ -47,6 +48,8 @@ def generalized_box_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     intersection, union = _overlap(a, b)
     enclosing_sides = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     enclosing = enclosing_sides[..., 0] * enclosing_sides[..., 1]
+    if least_area:
+        union, enclosing = union.clamp(min=least_area), enclosing.clamp(min=least_area)
     return _ratio(intersection, union, eps) - _ratio(enclosing - union, enclosing, eps)
 
 

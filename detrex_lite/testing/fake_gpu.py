@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..modeling import Detector, Match, Predictions, Targets
-from ..modeling.targets import MASKS
+from ..modeling.targets import IMAGE_SIZE, MASKS
 
 
 class _NoWayBack(TorchDispatchMode):
@@ -63,6 +63,8 @@ def losses_on_a_fake_gpu(model: Detector, batch: Sequence[dict[str, Any]]) -> di
         extra = {}
         if getattr(criterion, "needs_masks", False):
             extra[MASKS] = labels.new_zeros(sum(sizes), *images.tensor.shape[-2:], dtype=torch.bool)
+        if getattr(criterion, "needs_image_sizes", False):
+            extra[IMAGE_SIZE] = torch.zeros(sum(sizes), 2, device=images.tensor.device)
         targets = Targets(labels, torch.zeros(sum(sizes), 4, device=images.tensor.device), sizes, extra)
         outputs = model.predict(images, targets)
         return model.criterion(outputs, targets) | model.losses(outputs, targets)

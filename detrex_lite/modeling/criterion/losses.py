@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...structures import box_cxcywh_to_xyxy, generalized_box_iou
 from ..quality import alignment_quality, overlap_quality
+from ..targets import pixels_of_images
 from .comparison import Comparison
 
 
@@ -34,15 +35,16 @@ class Mean(NamedTuple):
 class MatchedLoss(Protocol):
     """The interface of a loss.
 
-    It may have three attributes: `needs`, names of further outputs without which a set of predictions does not have the
-    loss; `needs_matched_share`, True where `Comparison.matched_share` must be known; and `needs_masks`, True where
-    objects must have masks.
+    It may have four attributes: `needs`, names of further outputs without which a set of predictions does not have the
+    loss; `needs_matched_share`, True where `Comparison.matched_share` must be known; `needs_masks`, True where objects
+    must have masks; and `needs_image_sizes`, True where they must know the size of their image.
     """
 
     def __call__(self, comparison: Comparison) -> Tensor | Mean:
         """(M,), a value for each matched pair, or (B, R), one for each query; neither added up nor weighted.
 
-        The loss of a set is the sum of its values over its number of objects, unless a `Mean` is returned.
+        The loss of a set is the sum of its values over its number of objects, or of matched pairs (see
+        `SetCriterion`), unless a `Mean` is returned.
         """
         ...
 
@@ -50,12 +52,22 @@ class MatchedLoss(Protocol):
 class CrossEntropyLoss:
     """Cross-entropy over K classes and a last class "no object" for queries without an object (DETR, eq. 2).
 
+    The mean is over the weights of the queries of this process. mmdetection's has at least the weight 1, and is over
+    those of all processes where `SetCriterion.over_processes` says so (there: `sync_cls_avg_factor`).
+
     Args:
-        eos_coef: weight of "no object", which most queries are; the mean is over the weights.
+        eos_coef: weight of "no object", which most queries are.
+        least: the sum of the weights counts as this much at least.
+
+    Raises:
+        ValueError: when one of them is negative.
     """
 
-    def __init__(self, eos_coef: float = 0.1):
+    def __init__(self, eos_coef: float = 0.1, least: float = 0.0):
+        if min(eos_coef, least) < 0:
+            raise ValueError(f"CrossEntropyLoss has weights of 0 and more, got eos_coef={eos_coef}, least={least}")
         self.eos_coef = eos_coef
+        self.least = least
 
     def __call__(self, comparison: Comparison) -> Mean:
         no_object = comparison.logits.shape[-1] - 1
@@ -64,7 +76,7 @@ class CrossEntropyLoss:
         weight = comparison.logits.new_ones(no_object + 1)
         weight[no_object] = self.eos_coef
         loss = F.cross_entropy(comparison.logits.flatten(0, 1), labels.flatten(), weight, reduction="none")
-        return Mean(loss.view_as(labels), weight[labels])
+        return Mean(loss.view_as(labels), weight[labels], self.least)
 
 
 def sigmoid_focal_loss(logits: Tensor, wanted: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -243,12 +255,23 @@ class GIoULoss:
     Args:
         eps: added to areas that are divided by. detrex, DAB-DETR, DN-DETR and DINO have 1e-6; DETR, Deformable DETR,
             Conditional DETR and H-Deformable DETR have none.
+        in_pixels: whether boxes are scaled to pixels of their image, whose areas count as `eps` at least, as in
+            mmdetection, instead of having it added. Without `eps` the unit makes no difference.
+
+    Raises:
+        ValueError: when `eps` is negative.
     """
 
-    def __init__(self, eps: float = 1e-6):
+    def __init__(self, eps: float = 1e-6, in_pixels: bool = False):
+        if eps < 0:
+            raise ValueError(f"GIoULoss divides by areas, which eps={eps} would make smaller; use 0 or more")
         self.eps = eps
+        self.needs_image_sizes = in_pixels
 
     def __call__(self, comparison: Comparison) -> Tensor:
         predicted = box_cxcywh_to_xyxy(comparison.boxes)
         wanted = box_cxcywh_to_xyxy(comparison.target_boxes)
-        return 1 - generalized_box_iou(predicted, wanted, self.eps)
+        if not self.needs_image_sizes:
+            return 1 - generalized_box_iou(predicted, wanted, self.eps)
+        pixels = pixels_of_images(comparison.target_extra)[comparison.target]
+        return 1 - generalized_box_iou(predicted * pixels, wanted * pixels, least_area=self.eps)

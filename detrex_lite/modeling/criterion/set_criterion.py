@@ -1,6 +1,11 @@
-"""The set prediction loss of DETR: match, then compare what is matched, for every set of predictions."""
+"""The set prediction loss of DETR: match, then compare what is matched, for every set of predictions.
 
+Legend: S sets that are computed together.
+"""
+
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +20,28 @@ from .families import family
 from .losses import MatchedLoss, Mean
 from .match_union import MatchUnion, matched_share
 
+DIVISORS = ("objects", "matches")
+
+
+class _Sums(NamedTuple):
+    """A loss of several sets before it is divided.
+
+    Attributes:
+        base: its base name.
+        names: of the S sets.
+        totals: (S,), the sums of its values.
+        divisors: (S,), what they are divided by.
+        least: divisors count as this much at least; None where they need no bound.
+        is_shared: whether divisors are still to be averaged over processes.
+    """
+
+    base: str
+    names: list[str]
+    totals: Tensor
+    divisors: Tensor
+    least: float | None = None
+    is_shared: bool = False
+
 
 class SetCriterion(nn.Module):
     """Weighted losses of named sets of predictions (last layer, "_0".., "_enc", "_dn", ..).
@@ -28,9 +55,15 @@ class SetCriterion(nn.Module):
         union: which losses compare which sets by the union of their matches, and divide by its size; None for none.
         own_losses: name of a set, or of a family of sets, -> the losses that take the place of `losses` there; their
             base names need weights, too.
+        divide_by: what a sum of values is divided by, but for losses that return a `Mean`. "objects": the objects of
+            the batch, at least 1, times the queries that each has (`Predictions.repeats`), as in the papers'
+            repositories. "matches": the matched pairs of the set, at least 1, as in mmdetection.
+        over_processes: base name -> whether what a loss is divided by is averaged over processes, so that each object
+            weighs the same in all of them. Without an entry it is, but for losses that return a `Mean`.
 
     Raises:
-        ValueError: when a loss has no weight, or a weight or the union a loss that there is not.
+        ValueError: when a loss has no weight; when a weight, the union or `over_processes` has a loss that there is
+            not, or `over_processes` one whose divisor the union averages; or when `divide_by` has another value.
     """
 
     def __init__(
@@ -42,6 +75,8 @@ class SetCriterion(nn.Module):
         matchers: Mapping[str, Matcher] | None = None,
         union: MatchUnion | None = None,
         own_losses: Mapping[str, Mapping[str, MatchedLoss]] | None = None,
+        divide_by: str = "objects",
+        over_processes: Mapping[str, bool] | None = None,
     ):
         super().__init__()
         self.losses = dict(losses)
@@ -57,6 +92,12 @@ class SetCriterion(nn.Module):
         for name in () if union is None else union.losses:
             if name not in losses:
                 raise ValueError(f"union.losses has {name!r}, which is no loss{did_you_mean(name, losses)}")
+        if divide_by not in DIVISORS:
+            choices = f"; choices: {', '.join(DIVISORS)}"
+            raise ValueError(f"unknown divide_by={divide_by!r}{did_you_mean(divide_by, DIVISORS, otherwise=choices)}")
+        self.over_processes = dict(over_processes or {})
+        _check_over_processes(self.over_processes, self.bases, union)
+        self.divide_by = divide_by
         self.matcher = matcher
         self.matchers = dict(matchers or {})
         self.union = union
@@ -66,9 +107,19 @@ class SetCriterion(nn.Module):
     @property
     def needs_masks(self) -> bool:
         """Whether a loss or a cost compares masks, so that objects must have them."""
+        return self._any_part("needs_masks")
+
+    @property
+    def needs_image_sizes(self) -> bool:
+        """Whether a loss or a cost compares boxes in pixels, so that objects must know the size of their image."""
+        return self._any_part("needs_image_sizes")
+
+    def _any_part(self, attribute: str) -> bool:
+        """Whether a loss or a cost has the attribute, and it is true."""
+        losses = [loss for table in (self.losses, *self.own_losses.values()) for loss in table.values()]
         matchers = [self.matcher, *self.matchers.values()]
         costs = [cost for matcher in matchers for cost in getattr(matcher, "costs", {}).values()]
-        return any(getattr(part, "needs_masks", False) for part in (*self.losses.values(), *costs))
+        return any(getattr(part, attribute, False) for part in (*losses, *costs))
 
     def forward(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
         """Compare.
@@ -89,27 +140,38 @@ class SetCriterion(nn.Module):
         with torch.autocast(targets.boxes.device.type, enabled=False):
             outputs = {name: given.at_least_float32() for name, given in with_targets(outputs, targets).items()}
             # Processes exchange these numbers, so they come before matching, which may fail in one of them alone.
-            num_boxes = self._num_boxes(outputs)
+            num_boxes = self._num_boxes(outputs) if self.divide_by == "objects" else {}
             known = {name: predicted.match for name, predicted in outputs.items() if predicted.match is not None}
             tables = [self.losses, *self.own_losses.values()]
             all_losses = [one for table in tables for one in table.items()]
             waiting = {base for base, loss in all_losses if getattr(loss, "needs_matched_share", False)}
-            losses = self._compare(known, outputs, num_boxes, [base for base in self.bases if base not in waiting])
+            sums = self._compare(known, outputs, num_boxes, [base for base in self.bases if base not in waiting])
             # Matching waits for the device, which has the losses of the others to compute meanwhile.
             unmatched = {name: predicted for name, predicted in outputs.items() if name not in known}
-            own = self._match(unmatched, targets) if self.union is None else self._match_for_union(unmatched, targets)
+            own = self._match_with_others(unmatched, targets, num_losses=len(outputs) * len(self.bases))
             for bases, matches, divisors in self._ways_to_compare(own, outputs, num_boxes):
                 share = matched_share(matches[FINAL], outputs[FINAL]) if FINAL in matches else None
-                losses |= self._compare(matches, outputs, divisors, bases, share)
-                losses |= self._compare(known, outputs, num_boxes, [base for base in bases if base in waiting], share)
+                sums += self._compare(matches, outputs, divisors, bases, share)
+                sums += self._compare(known, outputs, num_boxes, [base for base in bases if base in waiting], share)
+            losses = self._divided(sums, outputs, targets)
         return {base + name: losses[base + name] for name in outputs for base in self.bases if base + name in losses}
 
-    def _match_for_union(self, unmatched: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
-        """Match; other processes, which go on to exchange the size of the union, do not wait if this one fails."""
+    @property
+    def _shares_divisors(self) -> bool:
+        """Whether processes exchange divisors that are known after matching."""
+        return self.divide_by == "matches" or any(self.over_processes.values())
+
+    def _match_with_others(
+        self, unmatched: Mapping[str, Predictions], targets: Targets, num_losses: int
+    ) -> dict[str, Match]:
+        """Match; other processes, which go on to exchange numbers, do not wait if this one fails."""
         try:
             return self._match(unmatched, targets)
         except NonFiniteError:
-            mean_over_processes(targets.boxes.new_zeros((), dtype=torch.float32))  # as the size of a union is
+            if self.union is not None:
+                mean_over_processes(targets.boxes.new_zeros((), dtype=torch.float32))  # as the size of a union is
+            if self._shares_divisors:
+                mean_over_processes(targets.boxes.new_zeros(num_losses))
             raise
 
     def _ways_to_compare(
@@ -183,15 +245,20 @@ class SetCriterion(nn.Module):
         self,
         matches: Mapping[str, Match],
         outputs: Mapping[str, Predictions],
-        num_boxes: Mapping[str, Tensor],
+        divisors: Mapping[str, Tensor],
         bases: Sequence[str],
         matched_share: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The weighted losses `bases` of the sets that have a match here."""
+    ) -> list[_Sums]:
+        """The losses `bases` of the sets that have a match here, not weighted yet.
+
+        Args:
+            divisors: name of a set -> what its sums are divided by; those without one are counted here.
+        """
         groups: dict[tuple[object, ...], list[str]] = {}
         for name in matches:
-            groups.setdefault((*outputs[name].packing_key(), id(self._losses_of(name))), []).append(name)
-        losses: dict[str, Tensor] = {}
+            key = (*outputs[name].packing_key(), id(self._losses_of(name)), name in divisors)
+            groups.setdefault(key, []).append(name)
+        found = []
         for group in groups.values():
             table = self._losses_of(group[0])
             chosen = {base: table[base] for base in bases if base in table and _has(table[base], outputs[group[0]])}
@@ -199,15 +266,52 @@ class SetCriterion(nn.Module):
                 continue
             sets = {name: outputs[name] for name in group}
             comparison = Comparison.of(sets, matches, _own(outputs[group[0]]), matched_share)
-            divisor = torch.stack([num_boxes[name] for name in group])
+            given = torch.stack([divisors[name] for name in group]) if group[0] in divisors else None
             query_weight = _weights_of_queries(list(sets.values()))
             for base, loss in chosen.items():
-                values = self._reduce(base, loss(comparison), comparison, query_weight, divisor)
-                weighted = values * _scalar_or_vector(
-                    [self._weight(base, name) * outputs[name].weight for name in group], values
-                )
-                losses |= {base + name: value for name, value in zip(group, weighted.unbind(), strict=True)}
+                totals, weights, least = self._reduce(base, loss(comparison), comparison, query_weight)
+                over_processes = self.over_processes.get(base, weights is None)
+                if weights is not None:
+                    found.append(_Sums(base, group, totals, weights, least, over_processes))
+                elif given is not None and over_processes:
+                    found.append(_Sums(base, group, totals, given))
+                else:
+                    numbers = self._own_numbers(sets, comparison).to(totals)
+                    found.append(_Sums(base, group, totals, numbers, 1.0, over_processes))
+        return found
+
+    def _own_numbers(self, sets: Mapping[str, Predictions], comparison: Comparison) -> Tensor:
+        """(S,), the matched pairs of each set in this process, or its objects times the queries that each has."""
+        if self.divide_by == "matches":
+            return torch.tensor(comparison.matched_per_set)
+        return torch.tensor([max(len(_own(one)), 1) * one.repeats for one in sets.values()])
+
+    def _divided(
+        self, sums: Sequence[_Sums], outputs: Mapping[str, Predictions], targets: Targets
+    ) -> dict[str, Tensor]:
+        """The weighted losses by their full names."""
+        losses: dict[str, Tensor] = {}
+        for one in self._with_shared_divisors(sums, outputs, targets) if self._shares_divisors else sums:
+            divisors = one.divisors if one.least is None else one.divisors.clamp(min=one.least)
+            values = one.totals / divisors
+            weights = [self._weight(one.base, name) * outputs[name].weight for name in one.names]
+            weighted = values * _scalar_or_vector(weights, values)
+            losses |= {one.base + name: value for name, value in zip(one.names, weighted.unbind(), strict=True)}
         return losses
+
+    def _with_shared_divisors(
+        self, sums: Sequence[_Sums], outputs: Mapping[str, Predictions], targets: Targets
+    ) -> list[_Sums]:
+        """The same with the means over all processes where these are wanted, which are exchanged at once."""
+        places = {base + name: place for place, (name, base) in enumerate(itertools.product(outputs, self.bases))}
+        mine = targets.boxes.new_zeros(len(places))  # one number for each loss of each set, in every process
+        shared = [one for one in sums if one.is_shared]
+        index = torch.tensor([places[one.base + name] for one in shared for name in one.names], dtype=torch.int64)
+        index = index.to(mine.device, non_blocking=True)
+        if shared:
+            mine[index] = torch.cat([one.divisors.detach().to(mine.dtype) for one in shared])
+        means = iter(mean_over_processes(mine)[index].split([len(one.names) for one in shared]))
+        return [one._replace(divisors=next(means).to(one.totals.dtype)) if one.is_shared else one for one in sums]
 
     def _losses_of(self, name: str) -> Mapping[str, MatchedLoss]:
         """Base name -> loss of a set: its own ones, those of its family, or those of all."""
@@ -219,9 +323,9 @@ class SetCriterion(nn.Module):
 
     @staticmethod
     def _reduce(
-        base: str, values: Tensor | Mean, comparison: Comparison, query_weight: Tensor | None, divisor: Tensor
-    ) -> Tensor:
-        """(S,), one value for each set."""
+        base: str, values: Tensor | Mean, comparison: Comparison, query_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, float]:
+        """(S,) the sum of the values of each set; (S,) the sum of the weights of a `Mean`, and its least value."""
         given = values[:2] if isinstance(values, Mean) else (values,)
         shapes = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in given]
         pairs, queries = tuple(comparison.image.shape), tuple(comparison.logits.shape[:2])
@@ -234,10 +338,23 @@ class SetCriterion(nn.Module):
         weight = comparison.weight if unreduced.dim() == 1 else query_weight
         total = comparison.sums(unreduced if weight is None else unreduced * weight)
         if not isinstance(values, Mean):
-            return total / divisor
+            return total, None, 0.0
         mean_weights = values.weights if weight is None else values.weights * weight
         # Without queries the loss is 0 / tiny = 0, where 0 / 0 would be NaN.
-        return total / comparison.sums(mean_weights).clamp(min=max(values.least, torch.finfo(mean_weights.dtype).tiny))
+        return total, comparison.sums(mean_weights), max(values.least, torch.finfo(mean_weights.dtype).tiny)
+
+
+def _check_over_processes(over_processes: Mapping[str, bool], bases: Sequence[str], union: MatchUnion | None) -> None:
+    for name, value in over_processes.items():
+        if name not in bases:
+            raise ValueError(f"over_processes has {name!r}, which is no loss{did_you_mean(name, bases)}")
+        if not isinstance(value, bool):
+            raise ValueError(f"over_processes.{name}={value!r}: it is True or False")
+        if union is not None and name in union.losses and not value:
+            raise ValueError(
+                f"over_processes.{name}=False, but union.losses has {name!r}: the size of the union is averaged over "
+                "processes"
+            )
 
 
 def _has(loss: MatchedLoss, predicted: Predictions) -> bool:

@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...structures import box_cxcywh_to_xyxy, pairwise_generalized_box_iou
+from ...structures import box_cxcywh_to_xyxy, generalized_box_iou, pairwise_generalized_box_iou
 from ..predictions import LayerOutput
-from ..targets import PaddedTargets
+from ..targets import PaddedTargets, pixels_of_images
 
 
 class MatchingCost(Protocol):
     """The interface of a cost.
 
-    It may have two attributes: `whole_sets`, True where what a query costs depends on the other queries of its set of
-    predictions, and `needs_masks`, True where objects must have masks.
+    It may have three attributes: `whole_sets`, True where what a query costs depends on the other queries of its set of
+    predictions; `needs_masks`, True where objects must have masks; and `needs_image_sizes`, True where they must know
+    the size of their image.
     """
 
     def __call__(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
@@ -174,12 +175,24 @@ class GIoUCost:
         weight: what the cost is multiplied by.
         eps: added to areas that are divided by. detrex, DAB-DETR, DN-DETR and DINO have 1e-6; DETR, Deformable DETR,
             Conditional DETR and H-Deformable DETR have none.
+        in_pixels: whether boxes are scaled to pixels of their image, whose areas count as `eps` at least, as in
+            mmdetection, instead of having it added. Without `eps` the unit makes no difference.
+
+    Raises:
+        ValueError: when `eps` is negative.
     """
 
-    def __init__(self, weight: float = 2.0, eps: float = 1e-6):
+    def __init__(self, weight: float = 2.0, eps: float = 1e-6, in_pixels: bool = False):
+        if eps < 0:
+            raise ValueError(f"GIoUCost divides by areas, which eps={eps} would make smaller; use 0 or more")
         self.weight = weight
         self.eps = eps
+        self.needs_image_sizes = in_pixels
 
     def __call__(self, predictions: LayerOutput, targets: PaddedTargets) -> Tensor:
         predicted, wanted = box_cxcywh_to_xyxy(predictions.boxes), box_cxcywh_to_xyxy(targets.boxes)
-        return -self.weight * pairwise_generalized_box_iou(predicted, wanted, self.eps)
+        if not self.needs_image_sizes:
+            return -self.weight * pairwise_generalized_box_iou(predicted, wanted, self.eps)
+        pixels = pixels_of_images(targets.extra)[:, None]  # (B, 1, T, 4)
+        overlaps = generalized_box_iou(predicted[:, :, None] * pixels, wanted[:, None] * pixels, least_area=self.eps)
+        return -self.weight * overlaps

@@ -1,5 +1,7 @@
 """What READMEs of projects say about files and configs is so."""
 
+import copy
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -43,9 +45,14 @@ def test_leaf_configs_are_named(readme):
     assert named
 
 
+@functools.cache
+def loaded(config):
+    return LazyConfig.load(str(config))
+
+
 @pytest.mark.parametrize(("config", "overrides"), list(options()))
 def test_options_are_overrides_that_the_config_takes(config, overrides):
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(str(config)), overrides)
+    cfg = LazyConfig.apply_overrides(copy.deepcopy(loaded(config)), overrides)
     validate(cfg)
 
 

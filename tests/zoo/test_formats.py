@@ -11,6 +11,7 @@ from detrex_lite.checkpoint import KEY_MAPS, convert_state_dict, load_checkpoint
 from detrex_lite.config import LazyConfig
 from detrex_lite.testing import SMALL, build, changed
 from detrex_lite.zoo import ZooEntry, obtain
+from tests.suites import first_of_each
 
 from ..checkpoint.file_server import file_server
 
@@ -66,7 +67,7 @@ def served(state, format):
     return file.getvalue(), ".pth"
 
 
-@pytest.mark.parametrize(("project", "format"), CASES)
+@pytest.mark.parametrize(("project", "format"), first_of_each(CASES, lambda case: case[0]))
 def test_it_is_downloaded_recognised_and_loaded(project, format, tmp_path, monkeypatch):
     monkeypatch.setenv("DETREX_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...ops.nms import nms_mask
 from ...structures import box_cxcywh_to_xyxy
@@ -31,13 +31,33 @@ class DistinctQueryDecoder(DeformableAnchorDecoder):
 
     Args:
         iou_threshold: the largest IoU of two matching queries that go on.
-        decoder: the arguments of `DeformableAnchorDecoder`.
+        layer, num_layers, relation, recollection, embed_dim, scale_positions, temperature: see
+            `DeformableAnchorDecoder`.
     """
 
     scores_every_layer = True
 
-    def __init__(self, *, iou_threshold: float = 0.8, **decoder: Any):
-        super().__init__(**decoder)
+    def __init__(
+        self,
+        *,
+        layer: nn.Module | Sequence[nn.Module],
+        num_layers: int | None = None,
+        relation: nn.Module | None = None,
+        recollection: Sequence[Sequence[int]] | None = None,
+        embed_dim: int = 256,
+        scale_positions: bool = True,
+        temperature: float = 10000.0,
+        iou_threshold: float = 0.8,
+    ):
+        super().__init__(
+            layer=layer,
+            num_layers=num_layers,
+            relation=relation,
+            recollection=recollection,
+            embed_dim=embed_dim,
+            scale_positions=scale_positions,
+            temperature=temperature,
+        )
         self.iou_threshold = iou_threshold
 
     def forward(

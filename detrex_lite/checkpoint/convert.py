@@ -12,7 +12,7 @@ from .key_maps import DETREX_LITE, KEY_MAPS, KeyMap, split_part, translate
 from .load import encoder_heads
 
 _LAYER_HEAD = re.compile(r"^(heads\.(?:class_embed|bbox_embed|extra_embed\.\w+)\.)\d+\.")
-_OURS = ("heads.", "queries.", "denoising.", "transformer.", "mask_head.", "mask_branch.")
+_OURS = ("heads.", "queries.", "denoising.", "transformer.", "mask_head.", "mask_branch.", "branch.")
 
 
 def convert_state_dict(state: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:

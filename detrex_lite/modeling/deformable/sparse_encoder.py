@@ -4,6 +4,8 @@ Legend: B batch, N tokens of all levels, K foreground tokens, S tokens that a la
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,8 @@ from .proposals import gather_tokens
 # A level is for boxes whose farthest side is 4 to 8 of its strides away; the finest also for smaller, the coarsest also
 # for larger ones.
 STRIDES_TO_SIDE = 8
+
+Number = TypeVar("Number", int, Tensor)
 
 
 class ForegroundScores(nn.Module):
@@ -180,7 +184,7 @@ class SparseEncoderLayer(nn.Module):
         """
         if empty is not None:
             quality = quality.masked_fill(empty, float("-inf"))
-        best = quality.topk(min(self.num_best, quality.shape[1]), dim=1).indices
+        best = quality.topk(_at_most(self.num_best, quality.shape[1]), dim=1).indices
         refined = self.among_best(
             gather_tokens(query, best),
             query_pos=gather_tokens(query_pos, best),
@@ -238,7 +242,7 @@ class SparseEncoder(TransformerLayerSequence):
     ) -> Tensor:
         """Encode.
 
-        Numbers of tokens are products in float64, rounded down, and at least 1.
+        Numbers of tokens are rounded down, and at least 1.
 
         Args:
             tokens: (B, N, C).
@@ -256,19 +260,19 @@ class SparseEncoder(TransformerLayerSequence):
         pos = pos.expand(batch, -1, -1)
         centres = levels.in_maps(levels.centres()).expand(batch, -1, -1, -1)
         # How many tokens are refined depends on padding, which is on the device: there are slots for all that can be.
-        most = int(number * self.foreground_share) + 1
+        most = _part(number, self.foreground_share) + 1
         foreground: Tensor | None = None  # (B, 1), how many tokens of each image; None where all have `most`
         if padding is not None:
             scores = scores.masked_fill(padding, scores.min())
-            foreground = ((~padding).sum(1, keepdim=True).double() * self.foreground_share).long() + 1
+            foreground = _part((~padding).sum(1, keepdim=True), self.foreground_share) + 1
         order = scores.topk(min(most, number), dim=1).indices
         output = tokens
         for layer, share in zip(self.layers, self.layer_shares, strict=True):
-            chosen = order[:, : max(int(share * most), 1)]
+            chosen = order[:, : max(_part(most, share), 1)]
             rank = torch.arange(chosen.shape[1], device=chosen.device)
             empty = None
             if foreground is not None:
-                there = (foreground.max().double() * share).long().clamp(min=1)
+                there = _part(foreground.max(), share).clamp(min=1)
                 empty = (rank >= there).expand_as(chosen)
             before = gather_tokens(output, chosen)
             with torch.no_grad():
@@ -286,6 +290,17 @@ class SparseEncoder(TransformerLayerSequence):
                 refined = torch.where((empty | (rank >= foreground))[..., None], before, refined)
             output = put_tokens(output, chosen, refined)
         return output
+
+
+def _part(number: Number, share: float) -> Number:
+    """A share of a whole number, rounded down, by whole numbers: in exported graphs sizes are variables."""
+    exact = Fraction(share).limit_denominator(1_000_000)
+    return number * exact.numerator // exact.denominator
+
+
+def _at_most(limit: int, number: int) -> int:
+    """The smaller of the two; in exported graphs `number` is a variable."""
+    return number.clamp(max=limit) if isinstance(number, Tensor) else torch.sym_min(number, limit)
 
 
 def put_tokens(tokens: Tensor, indices: Tensor, values: Tensor) -> Tensor:

@@ -19,12 +19,13 @@ from detrex_lite.data import ResizeShortestEdge, realtime_test_augmentation
 from detrex_lite.inference import ExportedPredictor
 from detrex_lite.inference.description import Description, ExportedFileError
 from detrex_lite.inference.export import FORMATS, ExportError, export
-from detrex_lite.inference.export.check import made_up_image, selection_difference
+from detrex_lite.inference.export.check import compare_detections, made_up_image, selection_difference
 from detrex_lite.inference.exported import resized_size, select
 from detrex_lite.inference.runtimes import open_session
 from detrex_lite.modeling import NMS, MaskPostprocessor, Predictions, SoftmaxPostprocessor, TopKPostprocessor
 from detrex_lite.modeling.deformable import highest, proposals, select_tokens_by
 from detrex_lite.ops.deformable_attention import api as deformable_attention
+from detrex_lite.structures import Boxes, Instances
 from detrex_lite.testing import SMALL
 from tests.suites import first_always
 
@@ -274,6 +275,22 @@ def test_how_far_selected_tokens_are_from_the_best():
     scores = torch.tensor([[1.0, float("-inf"), float("-inf")]])  # with nothing but padding left, any of it may come
     assert selection_difference(scores, torch.tensor([[0, 2]]), torch.tensor([[0, 1]])) == 0
     assert selection_difference(scores * float("nan"), torch.tensor([[0, 2]]), torch.tensor([[0, 1]])) == float("inf")
+
+
+@pytest.mark.parametrize(("above_the_end", "score", "boxes"), [(0.015, 0.015, 0), (0.03, 0, 80)])
+def test_detections_at_the_end_of_a_list_may_be_missing_on_the_other_side(above_the_end, score, boxes):
+    """Another one of the same class is there for each: they are different objects, unless their scores are higher."""
+
+    def detections(x):
+        corners = torch.tensor([[x, 0.0, x + 10, 10.0], [20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 9.0, 9.0]])
+        scores = torch.tensor([0.3 + above_the_end, 0.5, 0.3])
+        return Instances((100, 100), pred_boxes=Boxes(corners), scores=scores, pred_classes=torch.tensor([1, 1, 2]))
+
+    compared, *differences = compare_detections(
+        detections(0.0), detections(80.0), tied=2e-3, limits=(0.02, 4.0), cut_off=True
+    )
+    assert compared == (1 if score else 2)
+    assert differences == pytest.approx([score, boxes])
 
 
 def test_a_file_that_was_there_before_stays_when_the_new_one_is_refused(detr, tmp_path):

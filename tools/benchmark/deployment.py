@@ -355,8 +355,8 @@ class _Sides:
         with select_tokens_by(imposed or highest):
             wanted = self.predictor.detect(self.inputs)[0]
         cut_off = self.predictor.model.postprocessor.settings()["kind"] == "top_k"
-        score_limit, box_limit = LIMITS["fp32"]
-        _, scores, boxes = compare_detections(wanted, found, tied=TIED["fp32"], cut_off=cut_off)
+        score_limit, box_limit = limits = LIMITS["fp32"]
+        _, scores, boxes = compare_detections(wanted, found, tied=TIED["fp32"], limits=limits, cut_off=cut_off)
         selected = imposed.difference if imposed else 0.0
         if not (scores <= score_limit and boxes <= box_limit and selected <= score_limit):
             raise BenchmarkError(

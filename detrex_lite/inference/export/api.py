@@ -300,7 +300,7 @@ def _check(
     differences = []
     for images in check_batches(sizes, batches, padded=description.padded):
         try:
-            one = compare(reference, session, images, tied=TIED[description.precision])
+            one = compare(reference, session, images, tied=TIED[description.precision], limits=(score_limit, box_limit))
         except Exception as error:  # of the runtime
             shapes = ", ".join(f"{image.shape[0]}x{image.shape[1]}" for image in images)
             raise ExportError(f"the exported file fails with images of {shapes}: {str(error).strip()[:800]}") from error

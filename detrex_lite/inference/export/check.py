@@ -102,14 +102,16 @@ def detect_in_torch(
     return detector.postprocessor(predictions[FINAL], frames)
 
 
-def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float) -> Differences:
+def compare(
+    detector: Detector, session: Session, images: Sequence[np.ndarray], *, tied: float, limits: tuple[float, float]
+) -> Differences:
     """Run a batch by an exported file, and in torch with the tokens that the file selected.
 
     Args:
         detector: on the CPU.
         session: of the exported file.
         images: (h, w, 3) uint8 each; as many as the file takes, and of one size unless it takes padding.
-        tied: see `compare_detections`.
+        tied, limits: see `compare_detections`.
     """
     description, frames = session.description, frames_of(images)
     inputs = batch_inputs(description, images, frames)
@@ -120,7 +122,7 @@ def compare(detector: Detector, session: Session, images: Sequence[np.ndarray], 
     found = detections_of(description, outputs, frames)
     cut_off = description.postprocessor.get("kind") == "top_k"
     pairs = zip(wanted, found, strict=True)
-    results = [compare_detections(one, other, tied=tied, cut_off=cut_off) for one, other in pairs]
+    results = [compare_detections(one, other, tied=tied, limits=limits, cut_off=cut_off) for one, other in pairs]
     height, width = inputs["images"].shape[-2:]
     return Differences(
         len(images),
@@ -182,18 +184,20 @@ def selection_difference(scores: Tensor, indices: Tensor, best: Tensor) -> float
 
 
 def compare_detections(
-    wanted: Instances, found: Instances | Detections, *, tied: float, cut_off: bool
+    wanted: Instances, found: Instances | Detections, *, tied: float, limits: tuple[float, float], cut_off: bool
 ) -> tuple[int, float, float]:
     """How many detections of an image were compared, and the largest differences of scores and of boxes in pixels.
 
     They are compared with those of the same class that are nearest, in scores and places. One that the other side lacks
-    differs by its whole score, or by as much as it lies above the last detection of a list that is cut off.
+    differs by its whole score, or by as much as it lies above the last detection of a list that is cut off. So two that
+    lie no further above it than scores may differ, in different places, are two that the other side lacks.
 
     Args:
         wanted: all detections of one side.
         found: of the other.
         tied: detections whose scores are less than this above the last one of a list that is cut off are not compared:
             in another precision others may come last.
+        limits: of differences of scores, and of boxes in pixels.
         cut_off: whether detections are the best ones of more.
     """
     ours, theirs = (_arrays(value) for value in (wanted, found))
@@ -206,6 +210,10 @@ def compare_detections(
     rows, columns = linear_sum_assignment(boxes + 1000 * scores + 1e9 * other_class)
     same = ~other_class[rows, columns]
     rows, columns = rows[same], columns[same]
+    if cut_off:
+        at_the_end = np.maximum(ours[0][rows], theirs[0][columns]) <= last + limits[0]
+        kept = ~at_the_end | (boxes[rows, columns] <= limits[1])
+        rows, columns = rows[kept], columns[kept]
     counts = (np.minimum(ours[0][rows], theirs[0][columns]) > last + tied) if cut_off else np.ones(len(rows), bool)
     rows, columns = rows[counts], columns[counts]
     left_over = [np.delete(side[0], chosen) - last for side, chosen in ((ours, rows), (theirs, columns))]

@@ -12,7 +12,6 @@ from ...structures import box_cxcywh_to_xyxy
 from ..multi_scale import TokenLevels
 from .proposals import gather_tokens, topk_tokens, without_padding
 
-
 LAST_TURN = 2**53  # after all others; a size of the image would make compiled and exported graphs ones of that size
 
 

@@ -12,6 +12,8 @@ from ...structures import box_cxcywh_to_xyxy
 from ..multi_scale import TokenLevels
 from .proposals import gather_tokens, topk_tokens, without_padding
 
+LAST_TURN = 2**53  # after all others; a size of the image would make compiled and exported graphs ones of that size
+
 
 class LevelwiseNMS:
     """Proposals that do not overlap others of their level too much, of every level (DETA, Ouyang-Zhang et al., 2022).
@@ -90,7 +92,7 @@ def _first(preferred: Tensor, others: Tensor, number: int) -> Tensor:
     """
     places = torch.arange(preferred.shape[1], device=preferred.device)
     turn = places + preferred.shape[1] * (2 - preferred.long() - others.long())
-    turn = F.pad(turn, (0, number), value=3 * preferred.shape[1])
+    turn = F.pad(turn, (0, number), value=LAST_TURN)
     return turn.topk(number, dim=1, largest=False).indices.sort(dim=1).values
 
 

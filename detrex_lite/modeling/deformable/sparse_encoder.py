@@ -298,7 +298,7 @@ def _part(number: Number, share: float) -> Number:
     return number * exact.numerator // exact.denominator
 
 
-def _at_most(limit: int, number: int) -> int:
+def _at_most(limit: int, number: int) -> int | torch.SymInt:
     """The smaller of the two; in exported graphs `number` is a variable."""
     return number.clamp(max=limit) if isinstance(number, Tensor) else torch.sym_min(number, limit)
 

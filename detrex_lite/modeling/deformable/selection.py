@@ -10,9 +10,7 @@ from torch import Tensor
 from ...ops.nms import nms_mask
 from ...structures import box_cxcywh_to_xyxy
 from ..multi_scale import TokenLevels
-from .proposals import gather_tokens, topk_tokens, without_padding
-
-LAST_TURN = 2**53  # after all others; a size of the image would make compiled and exported graphs ones of that size
+from .proposals import gather_tokens, highest, without_padding
 
 
 class LevelwiseNMS:
@@ -38,7 +36,7 @@ class LevelwiseNMS:
     @torch.no_grad()
     def __call__(self, scores: Tensor, boxes: Tensor, number: int, levels: TokenLevels) -> Tensor:
         """See `ProposalSelection`."""
-        best = topk_tokens(scores, number, levels)
+        best = highest(without_padding(scores, levels), min(number, scores.shape[1]))
         number, num_levels = best.shape[1], len(levels.spatial_shapes)
         if number > num_levels * self.num_per_level:
             raise ValueError(
@@ -92,7 +90,7 @@ def _first(preferred: Tensor, others: Tensor, number: int) -> Tensor:
     """
     places = torch.arange(preferred.shape[1], device=preferred.device)
     turn = places + preferred.shape[1] * (2 - preferred.long() - others.long())
-    turn = F.pad(turn, (0, number), value=LAST_TURN)
+    turn = F.pad(turn, (0, number), value=3 * preferred.shape[1])
     return turn.topk(number, dim=1, largest=False).indices.sort(dim=1).values
 
 

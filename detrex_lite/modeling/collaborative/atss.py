@@ -91,14 +91,14 @@ class ATSSHead(nn.Module):
         candidates = [Candidates(anchors.boxes, assigned, own) for assigned, own in zip(every, cells, strict=True)]
         assigned = torch.stack(every)
         image, cell = (assigned >= 0).nonzero(as_tuple=True)
-        owner = assigned[image, cell] + first_objects(targets, assigned.device)[image]
+        target = assigned[image, cell] + first_objects(targets, assigned.device)[image]
         number = (assigned >= 0).sum(1).clamp(min=1).sum().to(logits.dtype)
         number = mean_over_processes(number).clamp(min=1)
         wanted = torch.zeros_like(logits)
-        wanted[image, cell, targets.labels[owner]] = 1.0
+        wanted[image, cell, targets.labels[target]] = 1.0
         of_classes = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma).sum(-1)
         found = decode_boxes(offsets[image, cell], anchors.boxes[cell], STDS)
-        boxes = torch.cat(objects)[owner]
+        boxes = torch.cat(objects)[target]
         quality = centerness(anchors.centres()[cell], boxes)
         of_boxes = (1 - generalized_box_iou(found, boxes)) * quality
         of_centres = F.binary_cross_entropy_with_logits(central[image, cell, 0], quality, reduction="sum")

@@ -100,26 +100,16 @@ class FasterRCNNHead(nn.Module):
                 self.sample_regions(self.propose(scores, changes, anchors, size), boxes)
                 for scores, changes, size, boxes in zip(logits, offsets, pyramid.image_sizes, objects, strict=True)
             ]
-        regions = [boxes for boxes, _ in sampled]
-        assigned = torch.cat([owner for _, owner in sampled])
-        image = torch.cat([torch.full((len(one),), index) for index, one in enumerate(regions)])
-        image = image.to(assigned.device, non_blocking=True)
-        pooled = self.pool(pyramid, torch.cat(regions), image)
-        hidden = self.box_head(pooled.to(self.class_embed.weight.dtype))
-        classes, changes = (head(hidden).to(pyramid.dtype) for head in (self.class_embed, self.bbox_embed))
-        labels = torch.full_like(assigned, self.num_classes)  # background
-        (positive,) = (assigned >= 0).nonzero(as_tuple=True)
-        owner = assigned[positive] + first_objects(targets, assigned.device)[image[positive]]
-        labels[positive] = targets.labels[owner]
-        own_class = changes.unflatten(1, (self.num_classes, 4))[positive, labels[positive]]
-        found = decode_boxes(own_class, torch.cat(regions)[positive], REGION_STDS)
-        of_boxes = 1 - generalized_box_iou(found, torch.cat(objects)[owner])
-        number = max(len(labels), 1)
-        losses["class"] = F.cross_entropy(classes, labels, reduction="sum") / number
-        losses["giou"] = self.giou_weight * of_boxes.sum() / number
-        features = pooled.mean(dim=(2, 3)).split([len(one) for one in regions])
-        parts = zip(sampled, features, strict=True)
-        return HeadResult(losses, [Candidates(boxes, owner, own) for (boxes, owner), own in parts])
+        regions, assigned = (torch.cat(part) for part in zip(*sampled, strict=True))
+        sizes = [len(boxes) for boxes, _ in sampled]
+        image = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(regions.device, non_blocking=True)
+        pooled = self.pool(pyramid, regions, image)
+        positive = (assigned >= 0).nonzero()[:, 0]
+        target = assigned[positive] + first_objects(targets, assigned.device)[image[positive]]
+        losses |= self.region_losses(pooled, regions, positive, targets.labels[target], torch.cat(objects)[target])
+        features = pooled.mean(dim=(2, 3)).split(sizes)
+        candidates = [Candidates(*found, own) for found, own in zip(sampled, features, strict=True)]
+        return HeadResult(losses, candidates)
 
     def proposal_losses(
         self,
@@ -195,6 +185,29 @@ class FasterRCNNHead(nn.Module):
         assigned = assign_by_overlap(pairwise_iou(objects, regions), positive=0.5, negative=0.5)
         chosen = torch.cat(sample(assigned, self.roi_samples, 0.25))
         return regions[chosen], assigned[chosen]
+
+    def region_losses(
+        self, pooled: Tensor, regions: Tensor, positive: Tensor, labels: Tensor, boxes: Tensor
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of classes and background, and the GIoU of positives, both divided by the number of regions.
+
+        Args:
+            pooled: (R, C, size, size).
+            regions: (R, 4) xyxy.
+            positive: (P,) indices of the regions that are assigned to objects; the others are background.
+            labels: (P,) the classes of these objects.
+            boxes: (P, 4) xyxy, their boxes.
+        """
+        hidden = self.box_head(pooled.to(self.class_embed.weight.dtype))
+        classes, offsets = (head(hidden).to(regions.dtype) for head in (self.class_embed, self.bbox_embed))
+        wanted = torch.full((len(regions),), self.num_classes, device=labels.device).index_put((positive,), labels)
+        of_class = offsets.unflatten(1, (self.num_classes, 4))[positive, labels]
+        found = decode_boxes(of_class, regions[positive], REGION_STDS)
+        number = max(len(regions), 1)
+        return {
+            "class": F.cross_entropy(classes, wanted, reduction="sum") / number,
+            "giou": self.giou_weight * (1 - generalized_box_iou(found, boxes)).sum() / number,
+        }
 
     def pool(self, pyramid: Pyramid, regions: Tensor, image: Tensor) -> Tensor:
         """Read regions from the level of their size, but not from the coarsest (Lin et al., "FPN", CVPR 2017, eq. 1).

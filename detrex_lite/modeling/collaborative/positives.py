@@ -29,8 +29,11 @@ class PositiveQueries(nn.Module):
         with_positions: make positions of boxes, too, for decoders that do not make them (Deformable DETR's).
         with_features: add what the head's maps hold at a box to the content, as Co-Deformable-DETR.
         max_queries: positives of an image, of which as many are drawn at random.
-        min_queries: there are at least so many queries.
+        min_queries: there are at least so many queries, but no more than `max_queries`.
         fill_with_background: False fills up with padding, which takes no part, instead of background.
+
+    Raises:
+        ValueError: when `max_queries` is below 1.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class PositiveQueries(nn.Module):
         fill_with_background: bool = True,
     ):
         super().__init__()
+        if max_queries < 1:
+            raise ValueError(f"max_queries={max_queries} is less than 1; collaboration.queries=null is for none at all")
         self.embed_dim = embed_dim
         self.with_positions = with_positions
         self.with_features = with_features

@@ -136,6 +136,11 @@ def test_losses_of_heads_count_for_every_decoder_layer():
     assert losses["loss_a_head_class"] == 6.0
 
 
+def test_there_is_room_for_a_query():
+    with pytest.raises(ValueError, match="max_queries=0.*queries=null"):
+        of(max_queries=0)
+
+
 def test_heads_and_queries_have_the_same_names():
     with pytest.raises(ValueError, match="heads are a, b, but queries are made of a:"):
         collaboration(queries={"a": of()})

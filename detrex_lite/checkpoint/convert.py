@@ -54,6 +54,8 @@ def _convert(state: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
     for name, value in state.items():
         if key_map.one_head and not name.startswith(apart) and _repeats_the_first_head(name, value, state):
             continue
+        if _is_shared(name, value, state, key_map):
+            continue
         names = _names_there(name, key_map, encoders)
         conversion = key_map.conversion(name, state.keys())
         if conversion is not None:
@@ -76,6 +78,17 @@ def _repeats_the_first_head(name: str, value: Tensor, state: Mapping[str, Tensor
     if not torch.equal(value, state[first]):
         raise CheckpointError(f"it has one head for all layers, and {name} differs from {first}")
     return True
+
+
+def _is_shared(name: str, value: Tensor, state: Mapping[str, Tensor], key_map: KeyMap) -> bool:
+    """Whether the other project has this tensor under the name of another one alone."""
+    for second, first in key_map.shared:
+        other = translate(name, second, first)
+        if other is not None and other in state:
+            if not torch.equal(value, state[other]):
+                raise CheckpointError(f"{name} and {other} are one there, and differ here")
+            return True
+    return False
 
 
 def _names_there(name: str, key_map: KeyMap, encoders: Mapping[str, str]) -> list[str]:

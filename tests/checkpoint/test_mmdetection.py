@@ -32,6 +32,10 @@ DETECTORS = {
     "deformable_detr two stages": ("deformable_detr/configs/models/deformable_detr_r50.py", TWO_STAGE),
     "dino": ("dino/configs/models/dino_r50.py", NECK),
     "dino 5 levels": ("dino/configs/models/dino_r50_5scale.py", NECK),
+    # Its names count on six layers of the decoder, as all published models have.
+    "ddq_detr": ("ddq_detr/configs/models/ddq_detr_r50.py", {"transformer.decoder.num_layers": 6}),
+    "ddq_detr 5 levels": ("ddq_detr/configs/models/ddq_detr_r50_5scale.py", {"transformer.decoder.num_layers": 6}),
+    "ddq_detr without a branch": ("ddq_detr/configs/models/ddq_detr_r50_no_dense.py", {}),
 }
 
 # From this project's names to those of version 3: the reverse of the key maps, written down on its own.
@@ -91,6 +95,17 @@ RULES = {
     ),
     "deformable_detr": TO_MULTI_SCALE,
     "dino": TO_MULTI_SCALE,
+    "ddq_detr": (
+        (r"^queries\.content_projection\.", "query_map."),
+        (r"^branch\.heads\.class_embed\.6\.", "bbox_head.cls_branches.7."),
+        (r"^branch\.heads\.class_embed\.", "bbox_head.aux_cls_branches."),
+        (r"^branch\.heads\.bbox_embed\.6\.layers\.(\d)", lambda found: f"bbox_head.reg_branches.7.{2 * int(found[1])}"),
+        (
+            r"^branch\.heads\.bbox_embed\.(\d)\.layers\.(\d)",
+            lambda found: f"bbox_head.aux_reg_branches.{found[1]}.{2 * int(found[2])}",
+        ),
+        *TO_MULTI_SCALE,
+    ),
 }
 
 
@@ -113,7 +128,11 @@ def foreign_names(detector, state):
     project = detector.split()[0]
     if project in ("detr", "conditional_detr", "dab_detr"):
         state = {name: value for name, value in state.items() if not re.search(r"_embed\.[1-9]\.", name)}
-    return renamed(state, *RULES[project])
+    state = {name: value for name, value in state.items() if not name.startswith("branch.heads.norm.")}
+    foreign = renamed(state, *RULES[project])
+    # The decoder calls the dense branch's box heads its own, too, after a step of training.
+    again = {name.replace("bbox_head", "decoder"): value for name, value in foreign.items() if ".aux_reg_" in name}
+    return {**foreign, **again}
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

@@ -74,6 +74,8 @@ class KeyMap:
         entry: what the other project's programs look for weights under, in a file of torch.save; "" if they take the
             whole file.
         repeated_heads: whether class heads may be stored for the first layer alone, which all layers then have.
+        shared: (second, first) pairs of templates of this project's names: what is here under both is there under the
+            first alone.
         exhaustive: whether the rules name all weights of its detectors: what none of them names is of no such detector.
     """
 
@@ -86,6 +88,7 @@ class KeyMap:
     one_head: bool = False
     entry: str = "model"
     repeated_heads: bool = False
+    shared: Rules = ()
     exhaustive: bool = False
 
     def matches(self, keys: Iterable[str]) -> bool:

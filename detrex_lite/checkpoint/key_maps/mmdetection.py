@@ -6,7 +6,7 @@ from functools import partial
 from torch import Size, Tensor
 
 from .common import PROJECTIONS, PROPOSALS, layers, under
-from .key_map import KeyMap, Rules, matches
+from .key_map import Copy, KeyMap, Rules, matches
 
 
 def _parts(stack: str, *names: str) -> Rules:
@@ -163,15 +163,33 @@ DEFORMABLE_DETR = _version_3(
     ),
 )
 
+_DINO: Rules = (
+    ("query_embedding.", "queries.content."),
+    ("decoder.norm.", "heads.norm."),
+    *_parts("decoder", "ref_point_head"),
+    ("dn_query_generator.label_embedding.", "denoising.label_embedding."),
+    *_MULTI_SCALE,
+)
 DINO = _version_3(
     signature=("decoder.layers.#.cross_attn.sampling_offsets.weight", "decoder.norm.weight"),
-    rules=(
-        ("query_embedding.", "queries.content."),
-        ("decoder.norm.", "heads.norm."),
-        *_parts("decoder", "ref_point_head"),
-        ("dn_query_generator.label_embedding.", "denoising.label_embedding."),
-        *_MULTI_SCALE,
+    rules=_DINO,
+)
+
+# The heads of the dense branch: those of six decoder layers, and the last one of all, for the encoder.
+_DENSE_HEADS: Rules = (
+    ("bbox_head.cls_branches.7.", "branch.heads.class_embed.6."),
+    *((f"bbox_head.reg_branches.7.{2 * layer}.", f"branch.heads.bbox_embed.6.layers.{layer}.") for layer in range(3)),
+    ("bbox_head.aux_cls_branches.#.", "branch.heads.class_embed.#."),
+    *(
+        (f"bbox_head.aux_reg_branches.#.{2 * layer}.", f"branch.heads.bbox_embed.#.layers.{layer}.")
+        for layer in range(3)
     ),
+)
+DDQ_DETR = _version_3(
+    signature=("query_map.weight", "bbox_head.cls_branches.#.weight"),
+    rules=(*_DENSE_HEADS, ("query_map.", "queries.content_projection."), *_DINO),
+    copies=(Copy("decoder.aux_reg_branches.", "bbox_head.aux_reg_branches."),),  # once it has been trained
+    shared=(("branch.heads.norm.", "heads.norm."),),
 )
 
 # Version 2 has everything but backbone and neck in the head.
@@ -219,4 +237,13 @@ DEFORMABLE_DETR_OF_VERSION_2 = _format(
     ),
 )
 
-MAPS = (DETR, CONDITIONAL_DETR, DAB_DETR, DEFORMABLE_DETR, DINO, DETR_OF_VERSION_2, DEFORMABLE_DETR_OF_VERSION_2)
+MAPS = (
+    DETR,
+    CONDITIONAL_DETR,
+    DAB_DETR,
+    DEFORMABLE_DETR,
+    DINO,
+    DDQ_DETR,
+    DETR_OF_VERSION_2,
+    DEFORMABLE_DETR_OF_VERSION_2,
+)

@@ -276,7 +276,7 @@ class SetCriterion(nn.Module):
                 elif given is not None and over_processes:
                     found.append(_Sums(base, group, totals, given))
                 else:
-                    numbers = self._own_numbers(sets, comparison).to(totals)
+                    numbers = self._own_numbers(sets, comparison).to(totals.device, totals.dtype, non_blocking=True)
                     found.append(_Sums(base, group, totals, numbers, 1.0, over_processes))
         return found
 

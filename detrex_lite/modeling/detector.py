@@ -101,7 +101,6 @@ class Detector(nn.Module):
         "denoising.",
         "branch.",
         "collaboration.",
-        "queries.hybrid.",
         "queries.group_proposals.",
         "heads.group_heads.",
     )

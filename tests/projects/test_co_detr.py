@@ -251,8 +251,10 @@ def test_other_detectors_take_the_heads(name, batch):
 
 
 def test_detectors_of_another_flow_refuse_them():
-    with pytest.raises(ValueError, match="RelationDETR has no place for collaborative heads"):
-        build(of_another("relation_detr/configs/models/relation_detr_r50"))
+    with pytest.raises(ValueError, match="FocusDETR has no place for collaborative heads"):
+        build(
+            of_another("focus_detr/configs/models/focus_detr_r50", **{"transformer.encoder.layer_shares": [1.0, 1.0]})
+        )
 
 
 @pytest.mark.parametrize(("name", "given"), [("co_dino_r50", True), ("co_deformable_detr_r50", False)])

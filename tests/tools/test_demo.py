@@ -67,7 +67,7 @@ def test_a_detector_that_segments_shows_its_masks(tmp_path, monkeypatch, capsys)
 
 def test_one_config_is_trained(capsys):
     with pytest.raises(SystemExit, match="2"):
-        demo.main(["--masks", "--config-file", demo.CONFIG_FILE])
+        demo.main(["--masks", "--config-file", "projects/detr/configs/detr_small_shapes.py"])
     assert "--config-file" in capsys.readouterr().err
 
 

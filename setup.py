@@ -17,7 +17,8 @@ packages = find_packages(include=["detrex_lite", "detrex_lite.*"])
 package_dir = {}
 for folder in ("projects", "configs", "tools"):
     package_dir[f"detrex_lite.{folder}"] = folder
-    inner = find_namespace_packages(folder, exclude=["*.output", "*.output.*"])
+    # tools/benchmark measures; it is for those who have the repository.
+    inner = find_namespace_packages(folder, exclude=["*.output", "*.output.*", "benchmark", "benchmark.*"])
     packages += [f"detrex_lite.{folder}", *(f"detrex_lite.{folder}.{name}" for name in inner)]
 
 setup(

@@ -31,7 +31,7 @@ LEVELS = (
     {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
     {"inference"},
     {"engine", "zoo"},
-    {"env", "benchmark"},
+    {"env"},
     {"commands"},
     {"projects", "configs"},
     {"testing"},

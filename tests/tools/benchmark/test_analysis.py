@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from detrex_lite.benchmark import BenchmarkError, analyze_config, analyze_model
 from detrex_lite.ops import multi_scale_deformable_attention
 from detrex_lite.structures import Instances
+from detrex_lite.tools.benchmark import BenchmarkError, analyze_config, analyze_model
 
 from .configs import DETR, SMALL_DETR, TINY
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from detrex_lite.benchmark.machine import machine_facts
-from detrex_lite.benchmark.stages import StagesReport
-from detrex_lite.benchmark.timing import Timing
+from detrex_lite.tools.benchmark.machine import machine_facts
+from detrex_lite.tools.benchmark.stages import StagesReport
+from detrex_lite.tools.benchmark.timing import Timing
 
 
 def report(**changes):

@@ -1,4 +1,4 @@
-"""`detrex-lite benchmark` as a script."""
+"""`detrex-lite benchmark` as `python -m detrex_lite.tools.benchmark`."""
 
 import sys
 

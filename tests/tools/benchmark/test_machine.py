@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from detrex_lite.benchmark import BenchmarkError
-from detrex_lite.benchmark.machine import (
+from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.machine import (
     choose_device,
     describe_machine,
     machine_facts,

@@ -1,6 +1,6 @@
 import torch
 
-from detrex_lite.benchmark.timing import Timing, measure_matmul_rate, time_in_turns, time_once
+from detrex_lite.tools.benchmark.timing import Timing, measure_matmul_rate, time_in_turns, time_once
 
 CPU = torch.device("cpu")
 

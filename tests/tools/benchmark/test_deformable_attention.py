@@ -5,21 +5,21 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detrex_lite.benchmark import BenchmarkError
-from detrex_lite.benchmark.deformable_attention import (
+from detrex_lite.ops.deformable_attention import multi_scale_deformable_attention
+from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.deformable_attention import (
     BASELINE,
     PASSES,
     benchmark_deformable_attention,
     grid_sample_attention,
 )
-from detrex_lite.benchmark.operator_inputs import (
+from detrex_lite.tools.benchmark.operator_inputs import (
     OperatorSettings,
     cell_centres,
     make_inputs,
     parse_shapes,
     pyramid,
 )
-from detrex_lite.ops.deformable_attention import multi_scale_deformable_attention
 
 CPU = torch.device("cpu")
 SHAPES = [(6, 8), (3, 4)]

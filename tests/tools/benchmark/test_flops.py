@@ -2,8 +2,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from detrex_lite.benchmark.flops import _attention, _attention_backward, count_flops
 from detrex_lite.ops import multi_scale_deformable_attention
+from detrex_lite.tools.benchmark.flops import _attention, _attention_backward, count_flops
 
 
 def test_forward_and_backward_of_a_linear_layer():

@@ -4,9 +4,9 @@ from importlib import import_module
 
 import pytest
 
-from detrex_lite.benchmark import BenchmarkError, deployment
-from detrex_lite.benchmark.deployment import DeploySettings, benchmark_deployment
 from detrex_lite.inference.description import ExportedFileError
+from detrex_lite.tools.benchmark import BenchmarkError, deployment
+from detrex_lite.tools.benchmark.deployment import DeploySettings, benchmark_deployment
 
 from .configs import DETR as LARGE_DETR
 from .configs import SMALL_DETR

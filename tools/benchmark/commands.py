@@ -4,27 +4,28 @@ import argparse
 import sys
 from typing import Any
 
-from ..benchmark import BenchmarkError, ModelSettings, analyze_config, benchmark_models
-from ..benchmark.contenders import OTHERS
-from ..benchmark.deformable_attention import H200_BANDWIDTH, benchmark_deformable_attention
-from ..benchmark.deployment import PRECISIONS as DEPLOYED_IN
-from ..benchmark.deployment import RUNTIMES, DeploySettings, benchmark_deployment
-from ..benchmark.evaluation import benchmark_evaluation
-from ..benchmark.history import append_to_history
-from ..benchmark.loader import benchmark_loader
-from ..benchmark.machine import choose_device
-from ..benchmark.masks import MaskSettings, benchmark_masks
-from ..benchmark.matching import MatchingSettings, benchmark_matching
-from ..benchmark.models import MODES, PRECISIONS
-from ..benchmark.operator_inputs import OperatorSettings, parse_shapes, pyramid
-from ..benchmark.overview import write_overview
-from ..benchmark.report import require_writable, write_json
-from ..benchmark.training import benchmark_training
-from ..cli.arguments import add_trust_argument
-from ..cli.parser import Parser
-from ..config import ConfigError, explain, trust
-from ..data import DatasetError
-from ..evaluation.backends import AUTO, BACKENDS
+from detrex_lite.cli.arguments import add_trust_argument
+from detrex_lite.cli.parser import Parser
+from detrex_lite.config import ConfigError, explain, trust
+from detrex_lite.data import DatasetError
+from detrex_lite.evaluation.backends import AUTO, BACKENDS
+
+from . import BenchmarkError, ModelSettings, analyze_config, benchmark_models
+from .contenders import OTHERS
+from .deformable_attention import H200_BANDWIDTH, benchmark_deformable_attention
+from .deployment import PRECISIONS as DEPLOYED_IN
+from .deployment import RUNTIMES, DeploySettings, benchmark_deployment
+from .evaluation import benchmark_evaluation
+from .history import append_to_history
+from .loader import benchmark_loader
+from .machine import choose_device
+from .masks import MaskSettings, benchmark_masks
+from .matching import MatchingSettings, benchmark_matching
+from .models import MODES, PRECISIONS
+from .operator_inputs import OperatorSettings, parse_shapes, pyramid
+from .overview import write_overview
+from .report import require_writable, write_json
+from .training import benchmark_training
 
 PROGRAM = "detrex-lite benchmark"
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
-from detrex_lite.benchmark import BenchmarkError
-from detrex_lite.benchmark.evaluation import benchmark_evaluation
-from detrex_lite.benchmark.loader import benchmark_loader
-from detrex_lite.benchmark.matching import MatchingSettings, benchmark_matching
-from detrex_lite.benchmark.photographs import generated_photographs
-from detrex_lite.benchmark.training import benchmark_training
+from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.evaluation import benchmark_evaluation
+from detrex_lite.tools.benchmark.loader import benchmark_loader
+from detrex_lite.tools.benchmark.matching import MatchingSettings, benchmark_matching
+from detrex_lite.tools.benchmark.photographs import generated_photographs
+from detrex_lite.tools.benchmark.training import benchmark_training
 from tests.engine.tiny import CONFIG_FILE
 
 from .configs import DIVERGED, MATCHING, TINY

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from detrex_lite.benchmark import BenchmarkError, ModelSettings, benchmark_models
-from detrex_lite.benchmark.building import load_model_config, synthetic_batch
-from detrex_lite.benchmark.contenders import prepare_ours, prepare_transformers
 from detrex_lite.config import ConfigError
+from detrex_lite.tools.benchmark import BenchmarkError, ModelSettings, benchmark_models
+from detrex_lite.tools.benchmark.building import load_model_config, synthetic_batch
+from detrex_lite.tools.benchmark.contenders import prepare_ours, prepare_transformers
 
 from .configs import DETR, SMALL_DETR, TINY
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import detrex_lite
-from detrex_lite.benchmark import BenchmarkError, analyze_config
-from detrex_lite.benchmark.overview import (
+from detrex_lite.cli import main
+from detrex_lite.tools.benchmark import BenchmarkError, analyze_config
+from detrex_lite.tools.benchmark.overview import (
     ModelSize,
     code_lines,
     picture_of,
@@ -14,7 +15,6 @@ from detrex_lite.benchmark.overview import (
     readme_of,
     write_overview,
 )
-from detrex_lite.cli import main
 
 SHIPPED = detrex_lite.SHIPPED_IN / "projects"
 CONFIG = '''"""A model."""
@@ -83,7 +83,7 @@ def test_a_project_that_was_compared_with_nothing_says_so(folder):
 
 def test_the_command_writes_it(folder, monkeypatch, capsys):
     monkeypatch.setattr(detrex_lite, "SHIPPED_IN", folder.parent)
-    monkeypatch.setattr("detrex_lite.benchmark.overview.read_projects", lambda where: ())
+    monkeypatch.setattr("detrex_lite.tools.benchmark.overview.read_projects", lambda where: ())
     (folder.parent / "projects").mkdir()
     assert main(["benchmark", "projects", "--json", str(folder / "facts.json")]) == 0
     assert "0 projects" in capsys.readouterr().out

@@ -3,9 +3,9 @@ import sys
 import pytest
 import torch
 
-from detrex_lite.benchmark import BenchmarkError
-from detrex_lite.benchmark.building import build_model, load_model_config, synthetic_batch
-from detrex_lite.benchmark.transformers_models import (
+from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.building import build_model, load_model_config, synthetic_batch
+from detrex_lite.tools.benchmark.transformers_models import (
     plan_transformers_model,
     transformers_inputs,
     transformers_labels,

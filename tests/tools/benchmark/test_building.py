@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detrex_lite.benchmark import BenchmarkError
-from detrex_lite.benchmark.building import class_name, load_model_config, synthetic_batch
 from detrex_lite.config import ConfigError
+from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.building import class_name, load_model_config, synthetic_batch
 
 from .configs import DETR, TINY
 

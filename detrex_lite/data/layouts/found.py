@@ -18,11 +18,13 @@ class Part:
         where: the file or folder of its annotations.
         images: the folder of its images, or of most of them.
         read: the reader with its arguments but `name`, `masks` and `log`.
+        has_masks: says whether some object has a polygon or run lengths.
     """
 
     where: str
     images: str
     read: Callable[..., DetectionDataset]
+    has_masks: Callable[[], bool] = bool
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class FoundDataset:
     def has_annotations(self) -> bool:
         """False for images alone."""
         return bool(self.class_names)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether some object has a polygon or run lengths; with `masks=True` all must have."""
+        return any(part.has_masks() for part in self.parts.values())
 
     def load(self, split: str, *, masks: bool = False) -> DetectionDataset:
         """The data set of one split. Later calls return the same object.

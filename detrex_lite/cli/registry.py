@@ -13,6 +13,7 @@ COMMANDS = (
     "export",
     "zoo",
     "check",
+    "convert",
     "config",
     "report",
     "benchmark",

@@ -109,7 +109,7 @@ class FoundDataset:
         if not self.has_annotations:
             raise DatasetError(
                 f"{self.root} has images and no annotations: there is nothing to train or evaluate on. Annotations are "
-                "looked for as COCO JSON, YOLO labels, Pascal VOC XML and CSV"
+                f"looked for as COCO JSON, YOLO labels, Pascal VOC XML and CSV. {'. '.join(self.remarks[1:])}".rstrip()
             )
         return part.read(name=self._name(split), masks=masks, log=log)
 

@@ -89,3 +89,16 @@ def voc(root: Path) -> Path:
         name = {"valid": "val"}.get(split, split)
         (root / "ImageSets/Main" / f"{name}.txt").write_text("\n".join(stems) + "\n")
     return root
+
+
+def csv(root: Path) -> Path:
+    """As Roboflow exports it: a table beside the images of each split."""
+    for split, stems in SPLITS.items():
+        write_images(root / split, stems)
+        lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+        for stem in stems:
+            lines += [f"{stem}.png,60,40,{name},{','.join(map(str, box))}" for name, box in OBJECTS[stem]]
+            if not OBJECTS[stem]:
+                lines.append(f"{stem}.png,60,40,,,,,")
+        (root / split / "_annotations.csv").write_text("\n".join(lines) + "\n")
+    return root

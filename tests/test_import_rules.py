@@ -23,6 +23,7 @@ LEVELS = (
         "metrics_file",
         "phases",
         "photographs",
+        "results",
         "scalars",
         "structures",
         "ops",

@@ -20,6 +20,7 @@ from .faults import DatasetError
 
 __all__ = ["IMAGE_EXTENSIONS", "decode_image", "list_images", "read_image", "read_image_size"]
 
+
 def read_image(path: str | Path) -> Tensor:
     """Decode an image file; see `detrex_lite.photographs.read_photograph`.
 

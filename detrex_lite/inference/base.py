@@ -113,9 +113,7 @@ class ImagePredictor(ABC, Generic[Result]):
         """Whether an error of `resize` or `detect` says that there is not enough memory."""
         return isinstance(error, MemoryError)
 
-    def __call__(
-        self, images: Any, *, score_threshold: ScoreThreshold | None = None
-    ) -> Result | list[Result]:
+    def __call__(self, images: Any, *, score_threshold: ScoreThreshold | None = None) -> Result | list[Result]:
         """Find objects in one image or in several.
 
         The first time that no object at all passes the threshold, a warning says how high the highest score is.

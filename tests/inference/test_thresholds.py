@@ -41,7 +41,9 @@ def test_wrong_thresholds_are_refused(value, message):
         class_thresholds(value, NAMES)
 
 
-@pytest.mark.parametrize(("score", "below"), [(0.23, 0.2), (0.3, 0.3), (0.999, 0.9), (0.0123, 0.01), (1.0, 1.0), (0, 0)])
+@pytest.mark.parametrize(
+    ("score", "below"), [(0.23, 0.2), (0.3, 0.3), (0.999, 0.9), (0.0123, 0.01), (1.0, 1.0), (0, 0)]
+)
 def test_the_suggested_threshold_lets_the_score_pass(score, below):
     assert threshold_below(score) == below
     assert threshold_below(float(np.float32(score))) <= float(np.float32(score))

@@ -67,6 +67,7 @@ setup(
         "export": EXPORT,  # writing ONNX: the format, its operators, and what runs a file to check it
         "runtime": [ONNXRUNTIME],  # running .onnx files
         "openvino": [OPENVINO],  # running OpenVINO's files; with `export`, writing them
+        "results": ["pandas>=1.5", "supervision>=0.20"],  # detections as data frames, and as those of supervision
         "wandb": ["wandb>=0.17"],  # optional log writer
         "mlflow": ["mlflow>=2.9"],  # another
     },

@@ -22,6 +22,7 @@ LEVELS = (
         "metrics_file",
         "phases",
         "photographs",
+        "results",
         "scalars",
         "structures",
         "ops",

@@ -43,6 +43,7 @@ from .loop.trainer import Hook, Trainer
 from .preflight import (
     CONFIG_FILE,
     check_agreement,
+    category_ids_of,
     check_best_metric,
     check_classes,
     check_init_checkpoint,
@@ -212,6 +213,7 @@ class Run:
             checkpointer=self.checkpointer,
             ema=ema,
             class_names=self.class_names,
+            category_ids=category_ids_of(self._datasets()),
             config=self.config_text,
             seed=train.seed,
         )

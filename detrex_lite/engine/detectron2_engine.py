@@ -161,6 +161,7 @@ def _unsupported(train: DictConfig) -> Iterator[str]:
         ("mlflow.enabled", train.mlflow.enabled, "does not log to MLflow"),
         ("hooks", len(train.hooks) > 0, "takes hooks of its own kind only"),
         ("csv", train.csv, "writes no metrics.csv"),
+        ("patience", train.patience is not None, "does not stop early"),
         ("amp.enabled", train.amp.enabled and not on_gpu, f"has mixed precision on GPUs only, not on {train.device}"),
     ):
         if asked:

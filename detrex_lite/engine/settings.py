@@ -123,7 +123,7 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
     for key in ("accumulate_steps", "log_period"):
         if not _is_whole(train[key], at_least=1):
             yield f"train.{key}={train[key]!r} must be a whole number from 1"
-    for key in ("max_iter", "checkpointer.period", "checkpointer.max_to_keep", "eval_period"):
+    for key in ("max_iter", "checkpointer.period", "checkpointer.max_to_keep", "eval_period", "patience"):
         value = OmegaConf.select(train, key)
         least = 0 if key in ("checkpointer.period", "eval_period") else 1
         if value is not None and not _is_whole(value, at_least=least):
@@ -304,3 +304,23 @@ def check_ema_restart(train: DictConfig, lengths: Lengths, *, evaluated: bool) -
         raise ConfigError(
             f"{given} goes back to the best checkpoint, and there is no evaluation by then: set train.eval_epochs=1"
         )
+
+
+def check_patience(train: DictConfig, lengths: Lengths, *, evaluated: bool) -> None:
+    """Refuse early stopping in a run that would never notice that it does not get better.
+
+    Args:
+        train: the complete section.
+        lengths: of the run.
+        evaluated: whether there are evaluations.
+
+    Raises:
+        ConfigError: when there are none before the end, or no metric is compared.
+    """
+    if train.patience is None:
+        return
+    given = f"train.patience={train.patience} counts evaluations that are not better"
+    if not evaluated or train.best_metric is None:
+        raise ConfigError(f"{given}: it needs dataloader.test, dataloader.evaluator and train.best_metric")
+    if lengths.eval_period == 0:
+        raise ConfigError(f"{given}, and there is none before the end: set train.eval_epochs=1")

@@ -72,6 +72,7 @@ class Trainer:
         stop_requested: the number of the signal by which this process was asked to end training, or 0.
         stop_signal: the same for all processes together, as they agreed on it in the last step.
         results: what the last evaluation returned.
+        ended_early: whether training ends before `max_iter`; see `end_early`.
     """
 
     def __init__(
@@ -109,13 +110,14 @@ class Trainer:
         self.phases = PhaseTimes(self.device)
         self.stop_requested = self.stop_signal = 0
         self.results: dict[str, dict[str, float]] = {}
+        self.ended_early = False
         # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
         self.on_loader_started: Callable[[], None] | None = None
         self._file_names: list[str] = []
         self._without_gradient: set[str] = set()  # losses that were named
 
     def train(self) -> None:
-        """Run the steps from `iteration` to `max_iter`.
+        """Run the steps from `iteration` to `max_iter`, or until a hook calls `end_early`.
 
         Raises:
             NonFiniteError: at the first loss or norm of a gradient that is not finite, on every process, before it
@@ -127,7 +129,7 @@ class Trainer:
                 hook.before_train(self)
             batches = self._start_loader()
             self.model.train()
-            while self.iteration < self.max_iter:
+            while self.iteration < self.max_iter and not self.ended_early:
                 self.scalars = Scalars()
                 for hook in self.hooks:
                     hook.before_step(self)
@@ -141,6 +143,10 @@ class Trainer:
         finally:
             for hook in reversed(self.hooks):
                 hook.close()
+
+    def end_early(self) -> None:
+        """For hooks, on every process: the present step is the last one. What comes after training is done as ever."""
+        self.ended_early = True
 
     def _start_loader(self) -> Iterator[Batch]:
         if self.iteration >= self.max_iter:

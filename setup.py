@@ -62,7 +62,7 @@ setup(
             OPENVINO,
         ],
         "docs": [  # building the site: `make docs`
-            "mkdocs-material>=9.7,<10",  # the site's generator and theme; maintained until May 2027, Zensical reads its files
+            "mkdocs-material>=9.7,<10",  # the generator's theme; its successor Zensical reads the same files
             "mkdocstrings[python]>=1.0",  # the API reference, from docstrings
             "latex2mathml>=3.78",  # formulas as MathML, which browsers draw without scripts
         ],

@@ -26,7 +26,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The pages of `links.PAGES`, the notebooks, and every file that a page links to, each at its path in the repository."""
+    """All pages, the notebooks and every file that a page links to, each at its path in the repository."""
     linked = set()
     result = []
     for page in pages():

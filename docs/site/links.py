@@ -1,4 +1,4 @@
-"""Links of the Markdown pages: where each leads in the repository. Needs the standard library alone, as tests use it."""
+"""Links of the Markdown pages: where each leads in the repository. It needs the standard library only."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -62,6 +62,11 @@ setup(
             *EXPORT,
             OPENVINO,
         ],
+        "docs": [  # building the site: `make docs`
+            "mkdocs-material>=9.7,<10",  # the generator's theme; its successor Zensical reads the same files
+            "mkdocstrings[python]>=1.0",  # the API reference, from docstrings
+            "latex2mathml>=3.78",  # formulas as MathML, which browsers draw without scripts
+        ],
         "fast-eval": [FAST_EVAL],  # COCO average precision in C++
         "timm": [TIMM],  # optional backbones: Swin, ConvNeXt, plain vision transformers and the others that it has
         "export": EXPORT,  # writing ONNX: the format, its operators, and what runs a file to check it

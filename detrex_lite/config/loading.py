@@ -33,8 +33,9 @@ def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> 
 
     In a Python file, the variables whose values are dicts or omegaconf containers make up the config, but
     for those that begin with `_`. Relative imports (`from ..common.train import train`) find config files by
-    their place alone and turn dicts into config nodes; imports of ordinary modules are Python's own, and find
-    modules beside the file too. `train.trusted` names further packages for YAML files and overrides.
+    their place alone and turn dicts into config nodes; imports of ordinary modules are Python's own, and also find
+    modules beside the file and the package that holds it. `train.trusted` names further packages for YAML files and
+    overrides.
 
     Args:
         path: a file ending in .py, .yaml or .yml. One that does not exist is looked for among the configs
@@ -184,9 +185,13 @@ def _bytes(file: Path) -> bytes:
 
 
 def _make_importable(folder: Path) -> None:
-    """Let a config import modules beside it, as Python lets a program; modules elsewhere come first."""
-    if str(folder) not in sys.path and not folder.is_relative_to(detrex_lite.SHIPPED_IN):
-        sys.path.append(str(folder))
+    """Let a config import modules beside it and the package that it lies in; modules elsewhere come first."""
+    if folder.is_relative_to(detrex_lite.SHIPPED_IN):
+        return
+    outside = folder
+    while (outside / "__init__.py").is_file():
+        outside = outside.parent
+    sys.path += [str(path) for path in dict.fromkeys((folder, outside)) if str(path) not in sys.path]
 
 
 def _trust_packages(train: Any, file: Path) -> None:

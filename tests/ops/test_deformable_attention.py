@@ -307,7 +307,7 @@ def test_shapes_that_do_not_fit_are_named():
         multi_scale_deformable_attention(value, SHAPES, locations[..., :1], weights)
     with pytest.raises(ValueError, match=r"value has shape .* expected \(B, N, H, C\)"):
         multi_scale_deformable_attention(value[0], SHAPES, locations, weights)
-    with pytest.raises(ValueError, match="list of Python pairs"):
+    with pytest.raises(ValueError, match="spatial_shapes"):
         multi_scale_deformable_attention(value, torch.tensor(SHAPES), locations, weights)
     with pytest.raises(ValueError, match="2 coordinates .* or 4 .*, got 3"):
         sampling_locations(torch.zeros(2, 7, 3, 3), locations, SHAPES)

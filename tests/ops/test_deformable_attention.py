@@ -282,12 +282,12 @@ def test_the_way_can_be_chosen(monkeypatch):
 
 def test_a_choice_that_cannot_be_taken_is_an_error(monkeypatch):
     value, locations, weights = make_inputs()
-    with pytest.raises(ValueError, match="no way 'tritn' .*did you mean 'triton'"):
+    with pytest.raises(ValueError, match="'tritn'.*did you mean 'triton'"):
         multi_scale_deformable_attention(value, SHAPES, locations, weights, backend="tritn")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ValueError, match="by 'triton' was asked for, but .*(runs on a GPU|not installed)"):
+    with pytest.raises(ValueError, match="'triton' was requested, but .*(runs on a GPU|not installed)"):
         multi_scale_deformable_attention(value, SHAPES, locations, weights, backend="triton")
-    with pytest.raises(ValueError, match="'embedding_bag' was asked for, but it runs on a CPU.*meta"):
+    with pytest.raises(ValueError, match="'embedding_bag' .* it runs on a CPU.*meta"):
         select_backend(torch.device("meta"), torch.float32, "embedding_bag")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="triton is not installed"):

@@ -182,7 +182,8 @@ def read_csv(
                 raise ValueError(f"its {columns.class_name} is {row[columns.class_name]!r}, which is no class{near}")
             box = _box_of(row, columns, annotations.sizes[owner] if normalised else (1, 1))
         except ValueError as error:
-            log.error("malformed line", where, str(error))
+            file = files.get(row[columns.file], row[columns.file])
+            log.error("malformed line", where, str(error), image=os.path.join(image_root, file))
             continue
         labels.append(f"{where} ({row[columns.class_name]})")
         annotations.add_box(
@@ -238,7 +239,7 @@ def _image_of(
         try:
             size = read_image_size(path)
         except DatasetError as error:
-            log.repaired("image unreadable", path, str(error))
+            log.repaired("image unreadable", path, str(error), image=path)
             return None
     positions[file_name] = len(annotations.file_names)
     annotations.add_image(file_name, len(annotations.file_names) + 1, size)

@@ -74,12 +74,12 @@ def read_yolo(
         try:
             size = read_image_size(image)
         except DatasetError as error:
-            log.repaired("image unreadable", image, str(error))
+            log.repaired("image unreadable", image, str(error), image=image)
             broken += 1
             continue
         owner = len(table.file_names)
         table.add_image(os.path.relpath(image, root), owner + 1, size)
-        _read_labels(file, owner, size, class_names, table, labels, log)
+        _read_labels(file, image, owner, size, class_names, table, labels, log)
     if broken and log.strict:
         logger.warning("%s: %d images are left out because their size cannot be read.", where, broken)
     _report_orphans(seen, log)
@@ -97,6 +97,7 @@ def read_yolo(
 
 def _read_labels(
     file: str,
+    image: str,
     owner: int,
     size: tuple[int, int],
     class_names: Sequence[str],
@@ -128,7 +129,7 @@ def _read_labels(
             if table.segmentations is not None and polygon is not None:
                 segmentation = checked_segmentation([polygon.tolist()], size)
         except ValueError as error:
-            log.error("malformed line", where, str(error))
+            log.error("malformed line", where, str(error), image=image)
             continue
         labels.append(f"{where} ({class_names[class_index]})")
         table.add_box(

@@ -16,7 +16,7 @@ class Part:
 
     Attributes:
         where: the file or folder of its annotations.
-        images: the folder of its images, for people.
+        images: the folder of its images, or of most of them.
         read: the reader with its arguments but `name`, `masks` and `log`.
     """
 
@@ -96,7 +96,12 @@ class FoundDataset:
         return self._loaded[key]
 
     def read(self, split: str, *, masks: bool = False, log: FaultLog) -> DetectionDataset:
-        """Read a split without the cache; faults go to `log`."""
+        """Read a split without the cache; faults go to `log`.
+
+        Where training and validation are drawn, `all` is what they are drawn from.
+        """
+        if split == "all" and self.drawn is not None:
+            return self._read(self.parts["train"], "all", masks, log)
         if split not in self.parts:
             raise DatasetError(f"{self.root} has no split {split!r}{did_you_mean(split, self.parts)}")
         part = self.parts[split]
@@ -124,7 +129,8 @@ class FoundDataset:
             lines.append(f"  {len(self.class_names)} classes: {names}")
         for split, part in self.parts.items():
             origin = "" if self.drawn is None or split == "test" else f", {self.drawn.describe(split)}"
-            lines.append(f"  {split}: {part.where} (images in {part.images}){origin}")
+            where, images = (os.path.relpath(path, self.root) for path in (part.where, part.images))
+            lines.append(f"  {split}: {where}, images in {'the folder itself' if images == '.' else images}{origin}")
         return "\n".join([*lines, *(f"  {remark}" for remark in self.remarks)])
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,10 @@ class _NotThere(DatasetError):
 
 
 def _part(path: str, key: str, given: Any, images: list[str], base: str, names: tuple[str, ...]) -> Part:
-    folders = sorted({os.path.dirname(image) for image in images})
+    [(folder, _)] = Counter(os.path.dirname(image) for image in images).most_common(1)
     return Part(
         path,
-        folders[0] if len(folders) == 1 else f"{len(folders)} folders",
+        folder,
         partial(_read, images, base, names, where=f"{path}: {key}"),
     )
 

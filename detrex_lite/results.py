@@ -1,4 +1,4 @@
-"""What was found in an image, in the forms that other programs take: JSON, NumPy, pandas, supervision. No torch here."""
+"""What was found in an image, as JSON, NumPy arrays, a pandas data frame or supervision's detections. No torch here."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -28,6 +28,9 @@ class ImageInfo(NamedTuple):
     category_ids: tuple[int, ...] = ()
     highest_score: float | None = None
     highest_class: int | None = None
+
+
+NOTHING_KNOWN = ImageInfo()
 
 
 class DetectionResult:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = (
     {
         "errors",
+        "coco_classes",
         "devices",
         "distributed",
         "metrics_file",

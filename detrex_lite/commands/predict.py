@@ -190,12 +190,13 @@ class PredictionsFile:
 
     def hint(self) -> str:
         """What to try where nothing passed the threshold."""
-        assert self.highest is not None
-        assert self.highest.highest_score is not None and self.highest.highest_class is not None
-        name = self.highest.class_names[self.highest.highest_class]
+        best = self.highest
+        assert best is not None
+        assert best.highest_score is not None
+        assert best.highest_class is not None
         return (
-            f"the highest score is {self.highest.highest_score:.3g} ({name} in {printable(str(self.highest.file_name))}): "
-            f"--conf {threshold_below(self.highest.highest_score):g} would show it"
+            f"the highest score is {best.highest_score:.3g} ({best.class_names[best.highest_class]} in "
+            f"{printable(str(best.file_name))}): --conf {threshold_below(best.highest_score):g} would show it"
         )
 
     @contextlib.contextmanager

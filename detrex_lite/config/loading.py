@@ -299,6 +299,6 @@ def _refuse_trust(cfg: DictConfig, source: str) -> None:
     given = train.get("trust_init_checkpoint", False) if isinstance(train, dict) else False
     if given is not False:
         raise ConfigError(
-            f"{source}: train.trust_init_checkpoint={given} does not count in a YAML file, which may come from anybody; "
-            "if you trust the checkpoint, take the line out and give it on the command line"
+            f"{source}: train.trust_init_checkpoint={given} does not count in YAML, which may come from anybody; if "
+            "you trust the checkpoint, take the line out and give it on the command line"
         )

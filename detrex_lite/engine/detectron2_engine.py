@@ -79,7 +79,7 @@ class Detectron2Run(Run):
             if hasattr(sampler := getattr(self.train_loader, "batch_sampler", None), "start_batch"):
                 sampler.start_batch = first  # type: ignore[union-attr]
         elif self.cfg.train.init_checkpoint:
-            load_initial_weights(self.cfg, self.model)
+            load_initial_weights(self.cfg, self.model, self.class_names)
         if self.test_loader is not None:
             try_evaluation(self.model, self.test_loader, self.evaluator)
         logging.getLogger(__name__).info("%s", self._summary(optimizer))

@@ -42,8 +42,8 @@ from .loop.progress import ProgressLog
 from .loop.trainer import Hook, Trainer
 from .preflight import (
     CONFIG_FILE,
-    check_agreement,
     category_ids_of,
+    check_agreement,
     check_best_metric,
     check_classes,
     check_init_checkpoint,
@@ -195,7 +195,7 @@ class Run:
     def train(self) -> Results:
         train = self.cfg.train
         if train.init_checkpoint and self.resume_from is None:
-            load_initial_weights(self.cfg, self.model)
+            load_initial_weights(self.cfg, self.model, self.class_names)
         take_weights_of_main_process(self.model)
         average = train.model_ema
         ema = ModelEma(self.model, decay=average.decay, warmup=average.warmup) if average.enabled else None

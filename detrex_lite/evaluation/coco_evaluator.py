@@ -197,7 +197,7 @@ class CocoEvaluator:
         return ImageResults(detections, text, matches)
 
     def _as_text(self, results: Results, image_id: int) -> str:
-        """The image's part of predictions.json: COCO results, which may have keys of their own, with the file's name."""
+        """The image's part of predictions.json: COCO results, which may have further keys, with the file's name."""
         folder = os.path.join(self.dataset.image_root, "")
         name = self.dataset.file_name(self._positions[image_id]).removeprefix(folder)
         named = [{"image_id": image_id, "file_name": name, **result} for result in results]

@@ -100,9 +100,7 @@ class Description:
             raise ExportedFileError(f"{path} does not say how to run it: it was not written by detrex_lite.export")
         values = json.loads(text)
         names = {field.name for field in fields(cls)}
-        required = {
-            field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING
-        }
+        required = {field.name for field in fields(cls) if field.default is MISSING}
         if not required <= values.keys() <= names:
             unlike = ", ".join(sorted((values.keys() - names) | (required - values.keys())))
             raise ExportedFileError(

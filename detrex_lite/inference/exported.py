@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..photographs import decode_photograph, read_photograph, shortest_edge_size
-from ..results import DetectionResult, ImageInfo
+from ..results import NOTHING_KNOWN, DetectionResult, ImageInfo
 from .base import ImagePredictor, check_array
 from .description import INSIDE, Description, ExportedFileError
 from .runtimes import Session, open_session
@@ -44,7 +44,7 @@ class Detections(DetectionResult):
     pred_boxes: FoundBoxes
     scores: np.ndarray
     pred_classes: np.ndarray
-    info: ImageInfo = ImageInfo()
+    info: ImageInfo = NOTHING_KNOWN
 
     def __len__(self) -> int:
         return len(self.scores)

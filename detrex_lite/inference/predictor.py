@@ -95,7 +95,8 @@ class Predictor(ImagePredictor[Instances]):
         file = find_weights(chosen) if chosen else None
         stored = read_checkpoint(file, trusted=trusted) if file is not None else None
         if loaded is None:
-            assert file is not None and stored is not None
+            assert file is not None
+            assert stored is not None
             loaded = _load_config(find_config(file, stored), overrides)
         config, weights = loaded, file
         self.model = _build_model(config, stored, str(weights)).to(self.device).eval()

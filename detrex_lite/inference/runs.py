@@ -1,4 +1,4 @@
-"""A training run as its folder or its checkpoints have it: which weights to take, and the config that belongs to them."""
+"""A training run by its folder or its checkpoints: which weights to take, and the config that belongs to them."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -12,7 +12,7 @@ from ..errors import did_you_mean, few
 DEFAULT = 0.5
 
 ScoreThreshold = float | Mapping[str, float] | Sequence[float]
-"""Of all classes; class name -> threshold, the others keep their default; or K thresholds in the order of the classes."""
+"""One for all classes; class name -> threshold, where the others keep their default; or K of them, in order."""
 
 
 def check_thresholds(value: Any) -> None:

@@ -9,8 +9,9 @@ from PIL import Image
 from torch.testing import assert_close
 
 import detrex_lite
+from detrex_lite.coco_classes import COCO_CLASSES
 from detrex_lite.config import LazyConfig, trust
-from detrex_lite.inference.class_names import COCO_CLASSES, find_class_names, find_classes
+from detrex_lite.inference.class_names import find_class_names, find_classes
 from detrex_lite.inference.predictor import Predictor
 
 from .stand_in import CONFIG, WEIGHTS, ColourDetector

@@ -20,6 +20,7 @@ LEVELS = (
         "arguments",
         "devices",
         "distributed",
+        "foreign_names",
         "metrics_file",
         "phases",
         "photographs",
@@ -156,8 +157,8 @@ def test_parts_of_one_level_do_not_import_each_other_in_a_circle():
     assert not open_parts
 
 
-def test_config_needs_nothing_but_errors():
-    assert dependencies()["config"] <= {"errors"}
+def test_config_needs_nothing_but_errors_and_names():
+    assert dependencies()["config"] <= {"errors", "foreign_names"}
 
 
 def test_a_project_imports_at_most_one_other():

@@ -17,8 +17,7 @@ packages = find_packages(include=["detrex_lite", "detrex_lite.*"])
 package_dir = {}
 for folder in ("projects", "configs", "tools"):
     package_dir[f"detrex_lite.{folder}"] = folder
-    # tools/benchmark measures; it is for those who have the repository.
-    inner = find_namespace_packages(folder, exclude=["*.output", "*.output.*", "benchmark", "benchmark.*"])
+    inner = find_namespace_packages(folder, exclude=["*.output", "*.output.*"])
     packages += [f"detrex_lite.{folder}", *(f"detrex_lite.{folder}.{name}" for name in inner)]
 
 setup(
@@ -31,6 +30,7 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir=package_dir,
+    entry_points={"console_scripts": ["detrex-lite = detrex_lite.cli:program"]},
     package_data={"detrex_lite": ["py.typed"], "detrex_lite.projects": ["*/README.md"]},
     install_requires=[
         "torch>=2.4",  # models and kernels; fused AdamW on CPUs came with 2.4

@@ -66,8 +66,8 @@ def unread_keys(cfg: DictConfig) -> list[str]:
     for name in unread_names(cfg):
         hint = _foreign(name) or did_you_mean(name, choices)
         faults.append(
-            f"{name}: nothing reads this key{hint}; leave it out, or call it _{name} if Python code of the config reads "
-            "it"
+            f"{name}: nothing reads this key{hint}; leave it out, or call it _{name} if Python code of the config "
+            "reads it"
         )
     return faults
 

@@ -1,0 +1,8 @@
+"""`detrex-lite benchmark` as a script."""
+
+import sys
+
+from detrex_lite.cli import program
+
+if __name__ == "__main__":
+    sys.exit(program("benchmark"))

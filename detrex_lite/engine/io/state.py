@@ -106,8 +106,8 @@ class TrainingState:
 
     Attributes:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
-        stagnation: `evaluations`, how many there were since the best one, and `iteration`, of the last that was counted;
-            None before the first.
+        stagnation: `evaluations`, how many there were since the best one, and `iteration`, of the last one that was
+            counted; None before the first.
         saved_iteration: the iteration of the last checkpoint that was written, None before the first.
         ema_restart: what `EmaRestart` remembers, None before it begins.
         losses, scalars: means since the last line of the log; saved, so that a resumed run writes the same lines.

@@ -17,9 +17,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ... import distributed
+from ...devices import is_out_of_memory
 from ...errors import NonFiniteError
 from ...phases import PhaseTimes, phase
 from ...scalars import Scalars
+from ..memory import training_memory_full
 from ..processes.sharding import gradients_stay_here, is_sharded, part_here, whole
 
 logger = logging.getLogger(__name__)
@@ -113,6 +115,7 @@ class Trainer:
         self.ended_early = False
         # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
         self.on_loader_started: Callable[[], None] | None = None
+        self._batch: Batch = []  # the last one
         self._file_names: list[str] = []
         self._without_gradient: set[str] = set()  # losses that were named
 
@@ -122,6 +125,7 @@ class Trainer:
         Raises:
             NonFiniteError: at the first loss or norm of a gradient that is not finite, on every process, before it
                 changes weights.
+            MemoryFullError: when a step finds the memory full, on the process that does.
         """
         self.start_iteration = self.iteration
         try:
@@ -134,7 +138,7 @@ class Trainer:
                 for hook in self.hooks:
                     hook.before_step(self)
                 with self.phases.measure():
-                    self._step(batches)
+                    self._step_or_say_why_not(batches)
                 self.iteration += 1
                 for hook in self.hooks:
                     hook.after_step(self)
@@ -167,6 +171,22 @@ class Trainer:
             self.on_loader_started()
         return batches
 
+    def _step_or_say_why_not(self, batches: Iterator[Batch]) -> None:
+        try:
+            self._step(batches)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise training_memory_full(
+                error,
+                iteration=self.iteration + 1,
+                batch=self._batch,
+                model=self.model,
+                device=self.device,
+                has_amp=self.amp_dtype is not None,
+                accumulate_steps=self.accumulate_steps,
+            ) from error
+
     def _step(self, batches: Iterator[Batch]) -> None:
         start = time.perf_counter()
         self.data_seconds, self.num_images, self._file_names = 0.0, 0, []
@@ -192,7 +212,7 @@ class Trainer:
 
     def _fetch(self, batches: Iterator[Batch]) -> Batch:
         start = time.perf_counter()
-        batch = next(batches)
+        batch = self._batch = next(batches)
         size, number = self.batches[-1]
         self.batches[-1] = size, number + 1
         self.data_seconds += time.perf_counter() - start

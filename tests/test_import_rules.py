@@ -30,7 +30,7 @@ LEVELS = (
     {"ops.cpu"},
     {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
     {"inference"},
-    {"engine", "zoo"},
+    {"engine", "zoo", "skeleton"},
     {"env", "benchmark"},
     {"commands"},
     {"projects", "configs"},

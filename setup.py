@@ -32,7 +32,11 @@ setup(
     packages=packages,
     package_dir=package_dir,
     entry_points={"console_scripts": ["detrex-lite = detrex_lite.cli:program"]},
-    package_data={"detrex_lite": ["py.typed"], "detrex_lite.projects": ["*/README.md"]},
+    package_data={
+        "detrex_lite": ["py.typed"],
+        "detrex_lite.projects": ["*/README.md"],
+        "detrex_lite.skeleton": ["templates/*.template"],
+    },
     install_requires=[
         "torch>=2.4",  # models and kernels; fused AdamW on CPUs came with 2.4
         "torchvision>=0.19",  # ResNet backbones, image transforms and decoding

@@ -33,7 +33,7 @@ LEVELS = (
     {"ops.cpu"},
     {"modeling", "data", "analysis", "evaluation", "checkpoint", "visualization", "config"},
     {"inference"},
-    {"engine", "zoo"},
+    {"engine", "zoo", "skeleton"},
     {"env"},
     {"commands"},
     {"projects", "configs"},

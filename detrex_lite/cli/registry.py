@@ -14,6 +14,7 @@ COMMANDS = (
     "zoo",
     "check",
     "config",
+    "new",
     "report",
     "benchmark",
     "convert-checkpoint",

@@ -42,9 +42,9 @@ def layout_in_repository(name: str, root: Path) -> Layout:
         package=f"detrex_lite.projects.{name}",
         test=test,
         next_steps=(
-            (f"python tools/train_net.py --config-file {config}", "trains it on generated shapes"),
+            (f"detrex-lite train --config-file {config}", "trains it on generated shapes"),
             (f"python -m pytest {test}", "runs its tests"),
-            ("python -m detrex_lite.tools.benchmark projects", "adds it to the table of projects/README.md"),
+            ("detrex-lite benchmark projects", "adds it to the table of projects/README.md"),
         ),
         in_repository=True,
     )
@@ -53,8 +53,8 @@ def layout_in_repository(name: str, root: Path) -> Layout:
 def layout_of_package(name: str, parent: Path) -> Layout:
     """The layout of a package of the user's in the folder `parent`."""
     run = f"output/{name}_small_shapes"
-    predict = f"python -m detrex_lite.tools.predict --config-file {run}/config.yaml --weights {run}/model_final.pth"
-    train = f"python -m detrex_lite.tools.train_net --config-file {name}/configs/{name}_small_shapes.py"
+    predict = f"detrex-lite predict --config-file {run}/config.yaml --weights {run}/model_final.pth"
+    train = f"detrex-lite train --config-file {name}/configs/{name}_small_shapes.py"
     return Layout(
         name=name,
         start=parent,
@@ -64,7 +64,7 @@ def layout_of_package(name: str, parent: Path) -> Layout:
         next_steps=(
             (train, "trains it on generated shapes"),
             (f'python -m pytest -m "not slow" {name}', "runs its tests"),
-            (f"{predict} --trust {name} output/shapes/val", "shows what the trained model detects"),
+            (f"{predict} --trust {name} output/shapes/images/val", "shows what the trained model detects"),
         ),
         in_repository=False,
     )

@@ -13,7 +13,7 @@ from .error import SkeletonError
 from .layout import files_of, layout_in_repository, layout_of_package
 from .source import read_source
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{1,29}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{1,24}")
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def _parent(into: str | os.PathLike[str] | None, root: Path | None) -> Path:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
-        fixed = re.sub(r"\W+", "_", name.lower()).strip("_")[:30]
+        fixed = re.sub(r"\W+", "_", name.lower()).strip("_")[:25]
         hint = f"; {fixed!r} would do" if _NAME.fullmatch(fixed) and not keyword.iskeyword(fixed) else ""
         raise SkeletonError(
-            f"{name!r} cannot be the name of a project, which is the name of a Python package: 2 to 30 lower-case "
+            f"{name!r} cannot be the name of a project, which is the name of a Python package: 2 to 25 lower-case "
             f"letters, digits and underscores, beginning with a letter, and no keyword{hint}"
         )
 

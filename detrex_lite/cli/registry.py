@@ -15,6 +15,7 @@ COMMANDS = (
     "check",
     "convert",
     "config",
+    "new",
     "report",
     "benchmark",
     "convert-checkpoint",

@@ -76,7 +76,7 @@ def test_backends_that_are_not_here_are_skipped_unless_asked_for(monkeypatch):
     assert "triton" in report.skipped
     assert "triton was not measured" in str(report)
     assert report.bounds == {}
-    with pytest.raises(BenchmarkError, match="'triton' was asked for, but"):
+    with pytest.raises(BenchmarkError, match="'triton' was requested, but"):
         benchmark_deformable_attention(OperatorSettings(**TINY, backends=["triton"]), CPU)
 
 

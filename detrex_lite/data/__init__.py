@@ -9,7 +9,7 @@ from .faults import DatasetError
 from .folder import load_folder
 from .image import decode_image, list_images, read_image, read_image_size
 from .layouts import FoundDataset, find_dataset, load_split
-from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length
+from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length, mapped_sample
 from .mapper import DetrDatasetMapper, record_masks
 from .object_masks import ObjectMasks
 from .packing import from_records
@@ -76,6 +76,7 @@ __all__ = [
     "load_split",
     "load_voc",
     "lsj_train_augmentation",
+    "mapped_sample",
     "read_image",
     "read_image_size",
     "realtime_test_augmentation",

@@ -21,7 +21,7 @@ from ...devices import is_out_of_memory
 from ...errors import NonFiniteError
 from ...phases import PhaseTimes, phase
 from ...scalars import Scalars
-from ..memory import training_memory_full
+from ..memory_full import training_memory_full
 from ..processes.sharding import gradients_stay_here, is_sharded, part_here, whole
 
 logger = logging.getLogger(__name__)

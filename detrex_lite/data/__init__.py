@@ -3,7 +3,7 @@
 from .batches import Mixup, MultiScale, scales_around
 from .catalog import load_dataset, register_dataset
 from .coco import load_coco
-from .dataset import DetectionDataset, subset
+from .dataset import DetectionDataset, images_with_objects, subset
 from .detectron2_catalog import load_detectron2_dataset, register_detectron2_dataset
 from .faults import DatasetError
 from .folder import load_folder
@@ -65,6 +65,7 @@ __all__ = [
     "find_dataset",
     "from_records",
     "generate_shapes",
+    "images_with_objects",
     "list_images",
     "load_coco",
     "load_coco_panoptic",

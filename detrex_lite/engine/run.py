@@ -209,7 +209,7 @@ class Run:
 
         optimizer = build_optimizer(self.cfg.optimizer, self.model)
         learning_rate = LearningRate(optimizer, instantiate(self.cfg.lr_multiplier))
-        trainer = self._trainer(optimizer)
+        trainer = self.build_trainer(optimizer)
         state = TrainingState(
             model=self.model,
             trainer=trainer,
@@ -225,7 +225,7 @@ class Run:
         if self.test_loader is not None:
             with whole_weights(evaluated):
                 try_evaluation(evaluated, self.test_loader, self.evaluator)
-        logger.info("%s", self._summary(optimizer))
+        logger.info("%s", self.summary(optimizer))
         with ExitStack() as stack:
             writers = self._open_writers(trainer.iteration)
             for writer in writers:
@@ -252,7 +252,7 @@ class Run:
             fine_tunes=bool(self.cfg.train.init_checkpoint),
         )
 
-    def _trainer(self, optimizer: torch.optim.Optimizer) -> Trainer:
+    def build_trainer(self, optimizer: torch.optim.Optimizer) -> Trainer:
         train = self.cfg.train
         return Trainer(
             model=wrap_for_training(self.model, train),
@@ -352,7 +352,8 @@ class Run:
             datasets["validation"] = dataset_of(self.test_loader)
         return datasets
 
-    def _summary(self, optimizer: torch.optim.Optimizer) -> str:
+    def summary(self, optimizer: torch.optim.Optimizer) -> str:
+        """What is trained on what, where and how, one line per topic."""
         return describe_run(
             model=self.model,
             optimizer=optimizer,

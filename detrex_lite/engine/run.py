@@ -42,6 +42,7 @@ from .loop.progress import ProgressLog
 from .loop.trainer import Hook, Trainer
 from .preflight import (
     CONFIG_FILE,
+    category_ids_of,
     check_agreement,
     check_best_metric,
     check_classes,
@@ -195,7 +196,7 @@ class Run:
     def train(self) -> Results:
         train = self.cfg.train
         if train.init_checkpoint and self.resume_from is None:
-            load_initial_weights(self.cfg, self.model)
+            load_initial_weights(self.cfg, self.model, self.class_names)
         if self.resume_from is None:
             self.warn_of_regrets()
         take_weights_of_main_process(self.model)
@@ -216,6 +217,7 @@ class Run:
             checkpointer=self.checkpointer,
             ema=ema,
             class_names=self.class_names,
+            category_ids=category_ids_of(self._datasets()),
             config=self.config_text,
             seed=train.seed,
         )

@@ -100,6 +100,7 @@ class TrainingState:
         checkpointer: writes and reads files.
         ema: the running mean of the weights, if there is one.
         class_names: of the data, in the order of the model's classes.
+        category_ids: that the data set has for these classes; empty where they are not known.
         config: the resolved config as YAML text.
         seed: of the run; random numbers begin anew from it where their states cannot be restored.
 
@@ -120,6 +121,7 @@ class TrainingState:
         checkpointer: CheckpointStore,
         ema: ModelEma | None = None,
         class_names: Sequence[str] = (),
+        category_ids: Sequence[int] = (),
         config: str = "",
         seed: int = 0,
     ):
@@ -128,6 +130,7 @@ class TrainingState:
         self.checkpointer = checkpointer
         self.ema = ema
         self.class_names = list(class_names)
+        self.category_ids = [int(category_id) for category_id in category_ids]
         self.config = config
         self.seed = seed
         self.best: dict[str, Any] | None = None
@@ -159,6 +162,7 @@ class TrainingState:
             "best": self.best,
             "stagnation": self.stagnation,
             "class_names": self.class_names,
+            "category_ids": self.category_ids,
             "config": self.config,
         }
         if self.ema is not None:

@@ -37,7 +37,7 @@ def trial(cfg: DictConfig) -> Iterator[Run]:
     with terminal_logging(), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
         run = Run(cfg, Path(cfg.train.output_dir), resume=False)
         if cfg.train.init_checkpoint:
-            load_initial_weights(cfg, run.model)
+            load_initial_weights(cfg, run.model, run.class_names)
         yield run
 
 

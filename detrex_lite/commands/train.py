@@ -7,22 +7,38 @@ import threading
 from collections.abc import Callable, Iterator
 
 from .. import distributed
+from ..cli.trials import is_trial
 from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch
+from ..engine.for_folder import Plan
 from .configs import plan_of, settle
+from .trials import run_trial
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or evaluate with `--eval-only`; see `detrex_lite.cli.train`."""
+    """Train, evaluate with `--eval-only`, or try something out; see `detrex_lite.cli.train`."""
+    if is_trial(args):
+        return try_out(args)
 
     def prepare() -> str:
-        plan = plan_of(args)
-        if plan.settings and distributed.is_main_process():
-            print(plan.describe(), flush=True)
+        plan = announced(plan_of(args))
         settle(args, plan)
         return device_of(plan.cfg)
 
     start_processes(args, run_config, prepare)
     return 0
+
+
+def try_out(args: argparse.Namespace) -> int:
+    """Do what an option of `detrex_lite.cli.trials` asks for."""
+    with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
+        return run_trial(args, announced(plan_of(args)).cfg)
+
+
+def announced(plan: Plan) -> Plan:
+    """Print why the settings of a plan are as they are."""
+    if plan.settings and distributed.is_main_process():
+        print(plan.describe(), flush=True)
+    return plan
 
 
 def start_processes(

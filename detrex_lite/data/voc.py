@@ -121,7 +121,7 @@ def read_voc(
     files = _xml_files(annotation_dir, log)
     chosen = files if split_file is None else _split(split_file, annotation_dir, files, log)
     if class_names is None:
-        class_names = _class_names_of(files.values())
+        class_names = class_names_of(files.values())
     if not os.path.isdir(image_dir):
         log.error("image folder missing", annotation_dir, f"its image folder {image_dir} does not exist")
     images = _ImageFinder(image_dir)
@@ -161,19 +161,27 @@ def _xml_files(folder: str, log: FaultLog) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def _split(split_file: str, folder: str, files: dict[str, str], log: FaultLog) -> dict[str, str]:
-    """Stem -> path of the XML files that a split lists, in its order."""
+def split_lines(split_file: str) -> list[str]:
+    """The lines of a text file in UTF-8 or UTF-16.
+
+    Raises:
+        DatasetError: when it does not exist or is no text.
+    """
     try:
         content = Path(split_file).read_bytes()
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        lines = content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except FileNotFoundError:
         near = [str(other) for other in Path(split_file).parent.glob("*.txt")]
         raise DatasetError(f"split file {split_file} does not exist{did_you_mean(split_file, near)}") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"split file {split_file} cannot be read (is it text in UTF-8?): {error}") from error
+
+
+def _split(split_file: str, folder: str, files: dict[str, str], log: FaultLog) -> dict[str, str]:
+    """Stem -> path of the XML files that a split lists, in its order."""
     chosen: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(split_lines(split_file), 1):
         stem, where = line.strip(), f"{split_file}: line {number}"
         path = files.get(stem) or os.path.join(folder, f"{stem}.xml")
         if stem in chosen:
@@ -196,7 +204,7 @@ def _fault_of_line(line: str, path: str, files: dict[str, str]) -> tuple[str, st
     return "missing file", f"{path!r} does not exist: {rule}"
 
 
-def _root_of(path: str) -> ElementTree.Element:
+def root_of(path: str) -> ElementTree.Element:
     """The outermost element of an XML file.
 
     Raises:
@@ -216,12 +224,12 @@ def _root_of(path: str) -> ElementTree.Element:
     return root
 
 
-def _class_names_of(paths: Iterable[str]) -> tuple[str, ...]:
+def class_names_of(paths: Iterable[str]) -> tuple[str, ...]:
     """Names of all objects, sorted; files and names that cannot be read are left to those who read them."""
     names: set[str] = set()
     for path in paths:
         try:
-            names.update(_text(element, "name") for element in _root_of(path).findall("object"))
+            names.update(_text(element, "name") for element in root_of(path).findall("object"))
         except (OSError, ValueError):
             continue
     return tuple(sorted(name for name in names if _is_name(name)))
@@ -283,7 +291,7 @@ class _XmlReader:
 
     def read(self, path: str, stem: str, images: _ImageFinder) -> None:
         try:
-            root = _root_of(path)
+            root = root_of(path)
         except FileNotFoundError:
             self.log.error("missing file", path, "this annotation file is a link to one that does not exist")
             return

@@ -9,12 +9,8 @@ from .configs import TINY
 
 def test_prints_the_parts_and_writes_them(tmp_path, capsys):
     file = tmp_path / "sizes.json"
-    assert (
-        main(
-            ["benchmark", "analyze", "--height", "8", TINY, "--width", "8", "model.num_classes=5", "--json", str(file)]
-        )
-        == 0
-    )
+    sizes = ["--height", "8", "--width", "8"]
+    assert main(["benchmark", "analyze", *sizes, TINY, "model.num_classes=5", "--json", str(file)]) == 0
     assert "TinyDetector, one image of 8x8" in capsys.readouterr().out
     stored = json.loads(file.read_text())
     assert stored["parts"][0]["flops"] == 2 * (3 * 8 + 8 * 9)

@@ -9,10 +9,10 @@ import torch
 
 from detrex_lite import cli, distributed
 from detrex_lite.checkpoint import CheckpointError
+from detrex_lite.cli.arguments import ENGINES
 from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate
 from detrex_lite.data import generate_shapes
 from detrex_lite.engine import evaluate, find_engine, launch, train
-from detrex_lite.engine.arguments import ENGINES
 from detrex_lite.projects.detr.modeling import DETR
 from detrex_lite.structures import Boxes, Instances
 from tests.detectron2 import needs_detectron2

@@ -89,9 +89,7 @@ def with_views(predictor: ImagePredictor[Instances], args: argparse.Namespace) -
         predictor = AugmentedPredictor(predictor, flip=args.flip, scales=args.scales, **fusion)
     if args.tile is not None:
         overlap = {} if args.overlap is None else {"overlap": args.overlap}
-        predictor = TiledPredictor(
-            predictor, tile=args.tile, whole_image=not args.no_whole_image, **overlap, **fusion
-        )
+        predictor = TiledPredictor(predictor, tile=args.tile, whole_image=not args.no_whole_image, **overlap, **fusion)
     return predictor
 
 

@@ -2,16 +2,20 @@
 
 from .contact_sheet import SheetRow, contact_sheet, ground_truth
 from .drawing import class_colour, class_label, draw_detections, draw_segments
-from .report import write_report, write_samples
+from .error_pictures import draw_errors
+from .report import denoising_ratios, write_error_page, write_report, write_samples
 
 __all__ = [
     "SheetRow",
     "class_colour",
     "class_label",
     "contact_sheet",
+    "denoising_ratios",
     "draw_detections",
+    "draw_errors",
     "draw_segments",
     "ground_truth",
+    "write_error_page",
     "write_report",
     "write_samples",
 ]

@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from ... import distributed
+from ...data import DatasetError, read_image
+from ...metrics_file import METRICS_FILE
 from ...structures import Boxes, Instances
-from ...visualization import SheetRow, ground_truth, write_report, write_samples
+from ...visualization import SheetRow, ground_truth, write_error_page, write_report, write_samples
 from ...visualization.images import to_pil
-from ...visualization.report import SCORE_THRESHOLD
+from ...visualization.report import ERROR_PAGE_FILE, MOST_BOXES
 from ..loop.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 6
+NUM_WORST_PICTURES = 12
 
 
 class Sample(NamedTuple):
@@ -80,7 +83,7 @@ def _kept(output: dict[str, Any], size: tuple[int, int]) -> Any:
         return ids.detach().cpu().clone(), infos
     found = output["instances"]
     if found.has("pred_masks"):  # those that are not drawn would take a hundred times the memory of the image
-        found = found[found.scores >= SCORE_THRESHOLD]
+        found = found[found.scores.argsort(descending=True, stable=True)[:MOST_BOXES]]
     kept = Instances(
         size,
         pred_boxes=Boxes(found.pred_boxes.tensor.detach().float().cpu().clone()),
@@ -121,24 +124,74 @@ class RunReport(Hook):
             self._write(trainer.iteration)
 
     def _write(self, iteration: int) -> None:
-        try:
-            samples = self.keeper.samples if self.keeper is not None else {}
-            if samples:
-                rows = [self._row(image_id, samples[image_id]) for image_id in sorted(samples)]
-                write_samples(self.output_dir, rows, class_names=self.class_names, iteration=iteration)
-            write_report(self.output_dir)
-        except Exception:  # whatever goes wrong with a picture of a training must not end the training
-            logger.warning("report.html could not be written.", exc_info=True)
+        write_pages(
+            self.output_dir,
+            self.keeper,
+            dataset=self.dataset,
+            class_names=self.class_names,
+            iteration=iteration,
+            of=f"detected at iteration {iteration:,}",
+        )
 
-    def _row(self, image_id: int, sample: Sample) -> Any:
-        # The model saw the image resized; boxes are in the frame of the original.
-        image = to_pil(sample.image).resize((sample.width, sample.height))
-        size = (sample.height, sample.width)
-        if self.dataset is None:
-            nothing = Instances(size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
-            return SheetRow(image, nothing, sample.detections, f"image {image_id}")
-        record = self.dataset[int(np.flatnonzero(np.asarray(self.dataset.image_ids) == image_id)[0])]
-        return SheetRow(image, ground_truth(record), sample.detections, Path(record["file_name"]).name)
+
+def write_pages(
+    output_dir: Path,
+    keeper: SampleKeeper | None,
+    *,
+    dataset: Any,
+    class_names: Sequence[str] | None,
+    of: str,
+    iteration: int | None = None,
+) -> Path | None:
+    """Write `report.html` and what it is made of. What goes wrong here is logged, and ends nothing.
+
+    Args:
+        output_dir: the run's folder.
+        keeper: has the detections of the last evaluation; None when there is none.
+        dataset: that was evaluated on; None when the loader does not tell.
+        class_names: names by class index.
+        of: whose detections these are, such as "detected at iteration 1,000".
+        iteration: of the weights; None when it is not known.
+
+    Returns:
+        The page, or None when there is nothing to show or it could not be written.
+    """
+    try:
+        if keeper is not None and keeper.samples:
+            rows = [sample_row(dataset, image_id, keeper.samples[image_id]) for image_id in sorted(keeper.samples)]
+            write_samples(output_dir, rows, class_names=class_names, iteration=iteration)
+        analysis = getattr(keeper.evaluator, "analysis", None) if keeper is not None else None
+        if analysis is not None and dataset is not None:
+            write_error_page(output_dir, analysis, _worst_images(analysis, dataset), of)
+        if not any((output_dir / name).exists() for name in (METRICS_FILE, ERROR_PAGE_FILE)):
+            return None
+        return write_report(output_dir)
+    except Exception:  # whatever goes wrong with a picture of a training must not end the training
+        logger.warning("report.html could not be written.", exc_info=True)
+        return None
+
+
+def _worst_images(analysis: Any, dataset: Any) -> Iterator[tuple[int, str, Any]]:
+    """Position, name and picture of each; those that cannot be read are left out."""
+    for position in analysis.worst_images(NUM_WORST_PICTURES):
+        record = dataset[position]
+        try:
+            image = to_pil(read_image(record["file_name"]))
+        except DatasetError:
+            continue
+        yield position, Path(record["file_name"]).name, image.resize((record["width"], record["height"]))
+
+
+def sample_row(dataset: Any, image_id: int, sample: Sample) -> SheetRow:
+    """An image that was kept, with its annotations."""
+    # The model saw the image resized; boxes are in the frame of the original.
+    image = to_pil(sample.image).resize((sample.width, sample.height))
+    size = (sample.height, sample.width)
+    if dataset is None:
+        nothing = Instances(size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+        return SheetRow(image, nothing, sample.detections, f"image {image_id}")
+    record = dataset[int(np.flatnonzero(np.asarray(dataset.image_ids) == image_id)[0])]
+    return SheetRow(image, ground_truth(record), sample.detections, Path(record["file_name"]).name)
 
 
 def _place(image_id: int) -> tuple[int, int]:

@@ -150,7 +150,14 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
         results = loop(model, loader, keeper)
         if distributed.is_main_process():
             of = f"detected by {Path(cfg.train.init_checkpoint).name}"
-            page = write_pages(output_dir, keeper, dataset=dataset_of(loader), class_names=class_names, of=of)
+            page = write_pages(
+                output_dir,
+                keeper,
+                dataset=dataset_of(loader),
+                class_names=class_names,
+                of=of,
+                model=None if distributed.is_distributed() else model,
+            )
             if page is not None:
                 logger.info("What is wrong with the detections, with pictures of the worst images, is in %s.", page)
         return results
@@ -293,6 +300,7 @@ class Run:
                 keeper=keeper,
                 dataset=self._datasets().get("validation"),
                 class_names=self.class_names,
+                model=None if distributed.is_distributed() else evaluated,
             )
         )
         return hooks

@@ -1,7 +1,7 @@
 """One page about a run: `report.html`, a file that needs neither network nor scripts.
 
 It is made of what lies in the run's folder, so that it can be made anew at any time:
-`metrics.jsonl`, `config.yaml`, `report_samples.json` and `report_errors.json`.
+`metrics.jsonl`, `config.yaml`, `report_samples.json`, `report_errors.json` and `report_decoder.json`.
 """
 
 import base64
@@ -17,13 +17,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from ..analysis import Analysis, to_json
+from ..analysis.inspection import Inspection, kept_share, refinement
 from ..checkpoint.files import replace_text
 from ..metrics_file import METRICS_FILE, read_metrics
 from .charts import PALETTE, Curve, line_chart
 from .contact_sheet import SheetRow, draw_pair
 from .error_pictures import draw_errors
 from .error_sections import error_facts, error_sections, picture_legend, style_parts
+from .images import to_pil
+from .query_pictures import draw_attention, draw_refinement
 
 Series = list[tuple[int, float]]
 """(iteration, value), in the order of the iterations."""
@@ -31,8 +36,10 @@ Series = list[tuple[int, float]]
 REPORT_FILE = "report.html"
 SAMPLES_FILE = "report_samples.json"
 ERROR_PAGE_FILE = "report_errors.json"
+DECODER_PAGE_FILE = "report_decoder.json"
 
 PANEL_SIZE, ERROR_PANEL_SIZE = 300, 420
+NUM_DECODER_PICTURES = 3
 FEWEST_BOXES, MOST_BOXES = 3, 20
 _JPEG_QUALITY = 72
 
@@ -70,6 +77,7 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         _section("Learning rate and gradients", _optimisation(series)),
         _section("Throughput", _throughput(series)),
         _samples(output_dir / SAMPLES_FILE),
+        _decoder_section(output_dir / DECODER_PAGE_FILE),
         _config(config.read_text(encoding="utf-8")) if config.exists() else "",
     ]
     page = _PAGE.format(
@@ -133,6 +141,83 @@ def write_error_page(
         pictures.append({"caption": picture.caption, "panels": [_jpeg(panel) for panel in picture.panels]})
     content = {"of": of, **to_json(analysis), "pictures": pictures}
     replace_text(Path(output_dir) / ERROR_PAGE_FILE, json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def write_decoder_page(
+    output_dir: str | Path,
+    images: Sequence[tuple[str, Any, Inspection]],
+    matches: np.ndarray,
+    class_names: Sequence[str] | None,
+    of: str,
+) -> None:
+    """Keep what goes on in a decoder with a few images, for the page.
+
+    Args:
+        output_dir: the run's folder.
+        images: (name, picture, inspection) of each; of the first ones pictures are drawn.
+        matches: (L, T) the query of each object of these images in each layer, -1 for none.
+        class_names: names by class index.
+        of: whose detections these are.
+    """
+    inspections = [inspection for _, _, inspection in images]
+    overlaps, probabilities = refinement(inspections)
+    pictures = []
+    for name, image, inspection in images[:NUM_DECODER_PICTURES]:
+        picture = to_pil(image)
+        scale = ERROR_PANEL_SIZE / max(picture.size)
+        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+        [query] = inspection.best_queries(1)
+        panels = [draw_refinement(picture, inspection, query, class_names)]
+        attention = inspection.attentions[-1] if inspection.attentions else None
+        panels.append(picture if attention is None else draw_attention(picture, inspection, query))
+        caption = f"{name} · query {query}, score {inspection.scores[query]:.2f}"
+        pictures.append({"caption": caption, "panels": [_jpeg(panel) for panel in panels]})
+    content = {
+        "of": of,
+        "overlaps": overlaps.round(4).tolist(),
+        "probabilities": probabilities.round(4).tolist(),
+        "kept": [None if math.isnan(share) else round(float(share), 4) for share in kept_share(matches, matches[-1])],
+        "pictures": pictures,
+    }
+    replace_text(Path(output_dir) / DECODER_PAGE_FILE, json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def _decoder_section(path: Path) -> str:
+    if not path.exists():
+        return ""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        figures = "".join(
+            _figure(one["caption"], one["panels"], ("refinement", "attention")) for one in content["pictures"]
+        )
+        names = {
+            "overlaps": "IoU of a box with that of the last layer",
+            "probabilities": "probability of the class that the last layer gives",
+            "kept": "share of objects that are matched with the query that the last layer matches",
+        }
+        curves = [
+            Curve(
+                label,
+                [
+                    (number, math.nan if value is None else float(value))
+                    for number, value in enumerate(content[name], 1)
+                ],
+                PALETTE[place],
+            )
+            for place, (name, label) in enumerate(names.items())
+        ]
+        of = escape(str(content["of"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
+        return f'<p class="warning">{reason}: what goes on in the decoder is left out.</p>'
+    note = (
+        f"<p>A few images, {of}. Left the best query's box after each decoder layer, from yellow (first) to red "
+        "(last). Right where it looks in the last layer: dots are the sampling points of deformable attention, larger "
+        "where they count more, in a colour for each feature level; without such points the image is bright where "
+        "weights are high.</p>"
+    )
+    chart = line_chart("Layer by layer (first to last)", curves, dots=True, x_label="layer")
+    return f'<h2>Inside the decoder</h2>{note}<div class="grid">{chart}</div><div class="samples worst">{figures}</div>'
 
 
 def _jpeg(image: Any) -> str:
@@ -347,12 +432,11 @@ def _samples(path: Path) -> str:
     return f'<h2>{title}</h2>{note}<div class="grid samples">{figures}</div>' if figures else ""
 
 
-def _figure(caption: str, panels: Sequence[str]) -> str:
+def _figure(caption: str, panels: Sequence[str], alternatives: tuple[str, str] = ("ground truth", "detections")) -> str:
     """Two pictures side by side. Files may come from elsewhere: what is no base64 is an error, not part of the page."""
     data = [base64.b64encode(base64.b64decode(panel, validate=True)).decode() for panel in panels]
     pictures = "".join(
-        f'<img alt="{alt}" src="data:image/jpeg;base64,{jpeg}">'
-        for alt, jpeg in zip(("ground truth", "detections"), data, strict=True)
+        f'<img alt="{alt}" src="data:image/jpeg;base64,{jpeg}">' for alt, jpeg in zip(alternatives, data, strict=True)
     )
     return f"<figure>{pictures}<figcaption>{escape(caption)}</figcaption></figure>"
 
@@ -389,7 +473,7 @@ svg text { fill: #64748b; font-size: 11px }
 table { width: 100%; border-collapse: collapse; font-size: 13px } td { padding: 1px 6px 1px 0 }
 .bar { width: 55% } .bar i { display: block; height: 9px; background: #2563eb; border-radius: 2px }
 .number { text-align: right; font-variant-numeric: tabular-nums }
-.worst figure { margin-bottom: 12px } .legend + .samples { margin-top: 8px }
+.worst figure { margin-bottom: 12px } .grid + .worst { margin-top: 12px } .legend + .samples { margin-top: 8px }
 .samples img { width: calc(50% - 3px); vertical-align: middle } .samples img + img { margin-left: 6px }
 pre { overflow-x: auto; padding: 12px 14px; background: #fff; border: 1px solid #e2e8f0; border-radius: 8px;
   font-size: 12px }

@@ -113,6 +113,7 @@ def test_each_kind_is_drawn_in_its_colour(tmp_path):
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 def test_a_browser_shows_the_page(evaluation, tmp_path):
     write_page(tmp_path, evaluation)

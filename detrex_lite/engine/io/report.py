@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import distributed
+from ...analysis.queries import inspect_image, match_layers
 from ...data import DatasetError, read_image
 from ...metrics_file import METRICS_FILE
+from ...modeling import Detector
 from ...structures import Boxes, Instances
-from ...visualization import SheetRow, ground_truth, write_error_page, write_report, write_samples
+from ...visualization import SheetRow, ground_truth, write_decoder_page, write_error_page, write_report, write_samples
 from ...visualization.images import to_pil
 from ...visualization.report import ERROR_PAGE_FILE, MOST_BOXES
 from ..loop.trainer import Hook, Trainer
@@ -103,11 +105,19 @@ class RunReport(Hook):
         keeper: has the detections of the last evaluation; None when there is none.
         dataset: the validation set, for the ground truth; None when the loader does not tell.
         class_names: names by class index.
+        model: that is evaluated, to look into its decoder; None not to look.
     """
 
     def __init__(
-        self, *, output_dir: Path, keeper: SampleKeeper | None, dataset: Any, class_names: Sequence[str] | None
+        self,
+        *,
+        output_dir: Path,
+        keeper: SampleKeeper | None,
+        dataset: Any,
+        class_names: Sequence[str] | None,
+        model: nn.Module | None = None,
     ):
+        self.model = model
         self.output_dir = output_dir
         self.keeper = keeper
         self.dataset = dataset
@@ -131,6 +141,7 @@ class RunReport(Hook):
             class_names=self.class_names,
             iteration=iteration,
             of=f"detected at iteration {iteration:,}",
+            model=self.model,
         )
 
 
@@ -142,6 +153,7 @@ def write_pages(
     class_names: Sequence[str] | None,
     of: str,
     iteration: int | None = None,
+    model: nn.Module | None = None,
 ) -> Path | None:
     """Write `report.html` and what it is made of. What goes wrong here is logged, and ends nothing.
 
@@ -152,6 +164,7 @@ def write_pages(
         class_names: names by class index.
         of: whose detections these are, such as "detected at iteration 1,000".
         iteration: of the weights; None when it is not known.
+        model: that was evaluated, to look into its decoder; None not to look. It must run in this process alone.
 
     Returns:
         The page, or None when there is nothing to show or it could not be written.
@@ -163,12 +176,34 @@ def write_pages(
         analysis = getattr(keeper.evaluator, "analysis", None) if keeper is not None else None
         if analysis is not None and dataset is not None:
             write_error_page(output_dir, analysis, _worst_images(analysis, dataset), of)
+        if isinstance(model, Detector) and keeper is not None and keeper.samples and dataset is not None:
+            _write_decoder_page(output_dir, model, keeper, dataset, class_names, of)
         if not any((output_dir / name).exists() for name in (METRICS_FILE, ERROR_PAGE_FILE)):
             return None
         return write_report(output_dir)
     except Exception:  # whatever goes wrong with a picture of a training must not end the training
         logger.warning("report.html could not be written.", exc_info=True)
         return None
+
+
+def _write_decoder_page(
+    output_dir: Path, model: Detector, keeper: SampleKeeper, dataset: Any, class_names: Sequence[str] | None, of: str
+) -> None:
+    if not hasattr(getattr(getattr(model, "transformer", None), "decoder", None), "layers"):
+        return
+    images, records = [], []
+    for image_id in sorted(keeper.samples):
+        sample = keeper.samples[image_id]
+        row = sample_row(dataset, image_id, sample)
+        record = {"image": sample.image, "height": sample.height, "width": sample.width}
+        images.append((row.caption, row.image, inspect_image(model, record)))
+        if not isinstance(row.ground_truth, tuple):
+            truth = Instances((sample.height, sample.width))  # boxes are divided by this size
+            truth.gt_boxes, truth.gt_classes = row.ground_truth.gt_boxes, row.ground_truth.gt_classes
+            records.append({**record, "instances": truth})
+    needs_more = getattr(model.criterion, "needs_masks", False) or not records
+    matches = np.zeros((1, 0), dtype=np.int64) if needs_more else match_layers(model, records)
+    write_decoder_page(output_dir, images, matches, class_names, of)
 
 
 def _worst_images(analysis: Any, dataset: Any) -> Iterator[tuple[int, str, Any]]:

@@ -28,7 +28,7 @@ LEVELS = (
     },
     {"cli", "layers"},
     {"ops.cpu"},
-    {"modeling", "data", "evaluation", "checkpoint", "visualization", "config"},
+    {"modeling", "data", "analysis", "evaluation", "checkpoint", "visualization", "config"},
     {"inference"},
     {"engine", "zoo"},
     {"env", "benchmark"},

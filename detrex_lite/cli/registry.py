@@ -16,6 +16,7 @@ COMMANDS = (
     "config",
     "report",
     "benchmark",
+    "average",
     "convert-checkpoint",
     "demo",
     "env",

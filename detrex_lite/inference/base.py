@@ -154,7 +154,7 @@ class ImagePredictor(ABC, Generic[Result]):
         """
         is_list = isinstance(images, (list, tuple))
         pairs = self.iterate(images if is_list else [images], score_threshold=score_threshold)
-        results = [
+        results: list[Result] = [
             _or_raise(result, f"image {position} of the list" if is_list else "the image")
             for position, (_, result) in enumerate(pairs)
         ]

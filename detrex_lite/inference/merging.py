@@ -233,7 +233,7 @@ def _intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _reaches(boxes: np.ndarray, area: np.ndarray) -> np.ndarray:
     """(n,) bool: which boxes show something inside an area."""
-    return (boxes[:, :2] < area[2:]).all(1) & (boxes[:, 2:] > area[:2]).all(1)
+    return np.logical_and((boxes[:, :2] < area[2:]).all(1), (boxes[:, 2:] > area[:2]).all(1))
 
 
 def _clipped(boxes: np.ndarray, area: np.ndarray) -> np.ndarray:

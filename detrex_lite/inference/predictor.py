@@ -89,11 +89,13 @@ class Predictor(ImagePredictor[Instances]):
         if is_weights(config):
             if weights is not None:
                 raise ValueError(f"{config} is no config file, and weights={str(weights)!r} is given as well")
-            config, weights = None, config  # type: ignore[assignment]
+            config, weights = None, config
         loaded = None if config is None else _load_config(config, overrides)
         if loaded is None and weights is None:
             raise ValueError("give a config and weights, or a checkpoint or the folder of a run, which hold both")
-        chosen = weights or OmegaConf.select(loaded, "train.init_checkpoint")
+        chosen = weights
+        if chosen is None and loaded is not None:
+            chosen = OmegaConf.select(loaded, "train.init_checkpoint")
         file = find_weights(chosen) if chosen else None
         stored = read_checkpoint(file, trusted=trusted) if file is not None else None
         if loaded is None:

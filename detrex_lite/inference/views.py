@@ -182,9 +182,9 @@ class TiledPredictor(_ViewPredictor[Result]):
         if isinstance(predictor, TiledPredictor):
             raise ValueError("the predictor of a TiledPredictor cuts images into tiles already")
         super().__init__(predictor, fusion=fusion, iou_threshold=iou_threshold, score_threshold=score_threshold)
-        self.tile = (int(sides[0]), int(sides[1]))
-        self.overlap = float(overlap)
-        self.whole_image = whole_image
+        self.tile: tuple[int, int] = (int(sides[0]), int(sides[1]))
+        self.overlap: float = float(overlap)
+        self.whole_image: bool = whole_image
 
     @property
     def border(self) -> float:

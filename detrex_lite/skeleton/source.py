@@ -101,7 +101,7 @@ def read_source(name: str) -> Source:
 
 def _small_training(project: Path) -> Path | None:
     """The project's training config on generated shapes; None where it has none."""
-    return next(iter(sorted(project.glob("configs/*_small_shapes.py"))), None)
+    return next(iter(sorted(project.glob("configs/*_shapes.py"))), None)
 
 
 def _main_config(name: str) -> str:

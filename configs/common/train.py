@@ -8,9 +8,9 @@ train = dict(
     # Weights to start from (fine-tuning; class heads and queries of other shapes are re-initialised and listed) or to
     # evaluate: a local .pth, .pkl or .safetensors file. "" keeps the initial weights of the model.
     init_checkpoint="",
-    # Name prefixes of parts of the model that init_checkpoint does not have: they keep their initial weights.
+    # Name prefixes of parts of the model that init_checkpoint lacks: they keep their initial weights.
     init_new_parts=[],
-    # Allow that file to execute code when it is loaded, as old pickle files require. Only for files that you trust; in a
+    # Allow that file to execute code when it is loaded, as old pickle files require. Only for trusted files; in a
     # Python config or on the command line, not in YAML.
     trust_init_checkpoint=False,
     # Further packages whose classes and functions YAML configs and overrides may call (SECURITY.md). In a Python config

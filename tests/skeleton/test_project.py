@@ -88,8 +88,9 @@ def test_a_project_of_the_repository_names_what_is_there():
 def test_sources_are_described():
     dino, detr = read_source("dino"), read_source("detr")
     assert (dino.title, dino.class_name, dino.multi_scale) == ("DINO", "DINO", True)
-    assert dino.denoising == ({"denoising.num_pairs": 6}, 3)
-    assert (detr.multi_scale, detr.denoising, detr.shrink) == (False, None, None)
+    assert (dino.test_changes["denoising.num_pairs"], dino.num_groups) == (6, 3)
+    assert (detr.multi_scale, detr.num_groups, detr.shrink) == (False, None, None)
+    assert read_source("dn_detr").num_groups == 5
     assert read_source("rtdetr").class_module == "detrex_lite.projects.dino.modeling"
     assert len(source_names()) > 20
 

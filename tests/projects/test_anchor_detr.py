@@ -170,7 +170,7 @@ def test_points_of_a_grid(batch):
     want = [[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)]
     assert_close(model.queries.points, torch.tensor(want))
     require_all_gradients(model, model(batch))
-    with pytest.raises(ValueError, match="num_queries=10.*square number, such as 9"):
+    with pytest.raises(ValueError, match="num_queries=10.* 9"):
         LearnedPoints(layout=QueryLayout(10), embed_dim=8, points="grid")
 
 

@@ -212,7 +212,7 @@ def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_pat
 
 def test_fine_tuning_from_another_model_is_refused(make_config, tmp_path):
     torch.save({"encoder.weight": torch.zeros(2, 2), "decoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="a different model"):
         train(make_config("run", f"train.init_checkpoint={tmp_path}/other.pth"))
 
 

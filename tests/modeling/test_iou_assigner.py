@@ -121,7 +121,7 @@ def test_predicted_boxes_instead_of_those_at_the_beginning():
 )
 def test_queries_that_begin_at_no_boxes_are_refused(reference, what):
     predictions = Predictions(torch.zeros(1, 4, 5), torch.rand(1, 4, 4), reference=reference)
-    with pytest.raises(ValueError, match=f"'_0' begin {what}.*of_predictions=True"):
+    with pytest.raises(ValueError, match=f"'_0' {what}.*of_predictions=True"):
         assigner()({"_0": predictions}, make_targets([1]))
 
 

@@ -179,7 +179,7 @@ def test_faulty_queries():
         LearnedPoints(layout=QueryLayout(9), embed_dim=8, points="girds")
     with pytest.raises(ValueError, match="num_patterns=3.*groups or a one-to-many"):
         LearnedPoints(layout=QueryLayout(9, num_groups=2), embed_dim=8)
-    with pytest.raises(ValueError, match="num_patterns is said to be"):
+    with pytest.raises(ValueError, match="num_patterns is given as"):
         build(small_config(**{"queries.num_patterns": P + 1}))
     decoder = build(small_config()).transformer.decoder
     queries = Queries([QueryBlock("", torch.zeros(1, 3, 64), torch.zeros(1, 3, 2), torch.zeros(1, 3, 64))])

@@ -151,7 +151,7 @@ LOSS = {"criterion.losses.loss_class": {"_target_": IoUAwareBCELoss, "alpha": 0.
 PARTS = {
     "boxes without a sigmoid": {"heads._target_": ReparamHeads},
     "without a sigmoid, looking forward once": {"heads._target_": ReparamHeads, "heads.look_forward_twice": False},
-    "initial references": {"heads.look_forward_twice": False, "heads.lite_refinement": True},
+    "first references": {"heads.look_forward_twice": False, "heads.lite_refinement": True},
     "loss": LOSS,
     "groups": OWN_GROUPS,
     "all": {"heads._target_": ReparamHeads, **LOSS, **OWN_GROUPS},

@@ -90,7 +90,8 @@ def _first(preferred: Tensor, others: Tensor, number: int) -> Tensor:
     """
     places = torch.arange(preferred.shape[1], device=preferred.device)
     turn = places + preferred.shape[1] * (2 - preferred.long() - others.long())
-    turn = F.pad(turn, (0, number), value=3 * preferred.shape[1])
+    # A constant larger than any turn, which a compiled graph takes for images of all sizes.
+    turn = F.pad(turn, (0, number), value=2**30)
     return turn.topk(number, dim=1, largest=False).indices.sort(dim=1).values
 
 

@@ -4,7 +4,6 @@ A name in a config (`_target_: torch.nn.Linear`) is looked up and called, so a c
 anything. Classes and functions that a Python config puts there itself need no name: that file is code and runs as such.
 """
 
-import argparse
 import types
 from collections.abc import Collection
 from typing import Any
@@ -91,17 +90,6 @@ def trust(*names: str) -> None:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise ConfigError(f"{name!r} is not the name of a package to trust, such as 'my_detectors'")
     _added.update(names)
-
-
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--trust PACKAGE`, which may stand several times: a list of names for `trust`."""
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="let YAML configs and overrides call parts of this package too, which runs its code (SECURITY.md)",
-    )
 
 
 def untrusted(names: Collection[str]) -> list[str]:

@@ -8,6 +8,7 @@ from .detectron2_catalog import load_detectron2_dataset, register_detectron2_dat
 from .faults import DatasetError
 from .folder import load_folder
 from .image import decode_image, list_images, read_image, read_image_size
+from .layouts import FoundDataset, find_dataset, load_split
 from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length
 from .mapper import DetrDatasetMapper, record_masks
 from .object_masks import ObjectMasks
@@ -40,6 +41,7 @@ __all__ = [
     "DatasetError",
     "DetectionDataset",
     "DetrDatasetMapper",
+    "FoundDataset",
     "InEpochs",
     "Mixup",
     "Mosaic",
@@ -60,6 +62,7 @@ __all__ = [
     "detr_test_augmentation",
     "detr_train_augmentation",
     "epoch_length",
+    "find_dataset",
     "from_records",
     "generate_shapes",
     "list_images",
@@ -70,6 +73,7 @@ __all__ = [
     "load_folder",
     "load_shapes",
     "load_shapes_panoptic",
+    "load_split",
     "load_voc",
     "lsj_train_augmentation",
     "read_image",

@@ -61,14 +61,23 @@ def read_coco(
     *,
     name: str | None = None,
     class_names: tuple[str, ...] | None = None,
+    categories: tuple[tuple[int, str], ...] | None = None,
     masks: bool = False,
     log: FaultLog,
 ) -> DetectionDataset:
-    """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`."""
+    """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`.
+
+    Args:
+        categories: (id, name) of all classes in order, where several files have them together; the file's list of
+            categories is then not looked at.
+    """
     content = read_json(annotations, log)
     if not Path(image_root).is_dir():
         log.error("image folder missing", annotations, f"its image folder {image_root} does not exist")
-    category_ids, names = read_categories(annotations, content["categories"], log)
+    if categories is None:
+        category_ids, names = read_categories(annotations, content["categories"], log)
+    else:
+        category_ids, names = tuple(pair[0] for pair in categories), tuple(pair[1] for pair in categories)
     if class_names is not None and class_names != names:
         message = f"its classes by category id are {list(names)}, but class_names says {list(class_names)}"
         log.error("class names", annotations, message)

@@ -149,32 +149,45 @@ def _frozen(array: np.ndarray, dtype: Any) -> np.ndarray:
 def subset(dataset: DetectionDataset, limit: int) -> DetectionDataset:
     """The first `limit` images of a data set, all when it has fewer, e.g. to overfit a few on purpose.
 
-    The arrays are shared with `dataset`; its counts of dropped and clipped boxes, which are of the whole, are
-    not taken over.
-
     Raises:
         DatasetError: when `limit` is below 1.
     """
     if limit < 1:
         raise DatasetError(f"limit must be at least 1 image, got {limit}")
-    end = int(dataset.offsets[min(limit, len(dataset))])
+    return select_images(dataset, np.arange(min(limit, len(dataset))))
+
+
+def select_images(dataset: DetectionDataset, indices: np.ndarray, name: str | None = None) -> DetectionDataset:
+    """Some images of a data set with their boxes.
+
+    Its counts of dropped and clipped boxes, which are of the whole, are not taken over.
+
+    Args:
+        dataset: the whole.
+        indices: (n,) integers, the positions of the images in the order of the result.
+        name: of the result; that of `dataset` when None.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    starts, counts = dataset.offsets[indices], np.diff(dataset.offsets)[indices]
+    ends = np.cumsum(counts)
+    rows = np.arange(int(counts.sum())) + np.repeat(starts - (ends - counts), counts)
     return DetectionDataset(
-        name=dataset.name,
+        name=name or dataset.name,
         class_names=dataset.class_names,
         category_ids=dataset.category_ids,
         image_root=dataset.image_root,
-        file_names=dataset._file_names,
-        image_ids=dataset.image_ids[:limit],
-        heights=dataset.heights[:limit],
-        widths=dataset.widths[:limit],
-        offsets=dataset.offsets[: limit + 1],
-        boxes=dataset.boxes[:end],
-        classes=dataset.classes[:end],
-        iscrowd=dataset.iscrowd[:end],
-        areas=dataset.areas[:end],
-        annotation_ids=dataset.annotation_ids[:end],
+        file_names=dataset._file_names.select(indices),
+        image_ids=dataset.image_ids[indices],
+        heights=dataset.heights[indices],
+        widths=dataset.widths[indices],
+        offsets=np.concatenate([[0], ends]),
+        boxes=dataset.boxes[rows],
+        classes=dataset.classes[rows],
+        iscrowd=dataset.iscrowd[rows],
+        areas=dataset.areas[rows],
+        annotation_ids=dataset.annotation_ids[rows],
         has_annotations=dataset.has_annotations,
-        segmentations=dataset.segmentations,
+        segmentations=None if dataset.segmentations is None else dataset.segmentations.select(indices, rows),
         is_thing=dataset.is_thing,
         dropped={},
         clipped=0,

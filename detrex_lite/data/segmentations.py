@@ -41,6 +41,10 @@ class PackedSegmentations:
         """The segmentations of objects number `rows.start` to `rows.stop`, whose image has the `size`."""
         return [self._of_object(row, size) for row in range(rows.start, rows.stop)]
 
+    def select(self, indices: np.ndarray, rows: np.ndarray) -> "PackedSegmentations":
+        """The segmentations of the objects `rows`."""
+        return PackedSegmentations([self._of_object(row, (0, 0)) for row in rows.tolist()])
+
     def _of_object(self, row: int, size: Size) -> Segmentation:
         first, end = self._polygons[row : row + 2]
         if first == end:
@@ -64,6 +68,10 @@ class PanopticFiles:
     def of_image(self, index: int, rows: slice, ids: np.ndarray, size: Size) -> "PanopticSegments":
         """The segments `ids` of image `index`; the file is read when their masks are asked for."""
         return PanopticSegments(os.path.join(self.root, self._file_names[index]), ids, size)
+
+    def select(self, indices: np.ndarray, rows: np.ndarray) -> "PanopticFiles":
+        """The files of the images `indices`."""
+        return PanopticFiles(self.root, [self._file_names[index] for index in indices.tolist()])
 
 
 class PanopticSegments:

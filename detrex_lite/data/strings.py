@@ -21,5 +21,9 @@ class PackedStrings:
         start, end = self._ends[index : index + 2]
         return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
 
+    def select(self, indices: np.ndarray) -> "PackedStrings":
+        """The strings at some positions."""
+        return PackedStrings([self[index] for index in indices.tolist()])
+
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -121,7 +121,7 @@ def read_voc(
     files = _xml_files(annotation_dir, log)
     chosen = files if split_file is None else _split(split_file, annotation_dir, files, log)
     if class_names is None:
-        class_names = _class_names_of(files.values())
+        class_names = class_names_of(files.values())
     if not os.path.isdir(image_dir):
         log.error("image folder missing", annotation_dir, f"its image folder {image_dir} does not exist")
     images = _ImageFinder(image_dir)
@@ -161,19 +161,27 @@ def _xml_files(folder: str, log: FaultLog) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def _split(split_file: str, folder: str, files: dict[str, str], log: FaultLog) -> dict[str, str]:
-    """Stem -> path of the XML files that a split lists, in its order."""
+def split_lines(split_file: str) -> list[str]:
+    """The lines of a text file in UTF-8 or UTF-16.
+
+    Raises:
+        DatasetError: when it does not exist or is no text.
+    """
     try:
         content = Path(split_file).read_bytes()
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        lines = content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except FileNotFoundError:
         near = [str(other) for other in Path(split_file).parent.glob("*.txt")]
         raise DatasetError(f"split file {split_file} does not exist{did_you_mean(split_file, near)}") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"split file {split_file} cannot be read (is it text in UTF-8?): {error}") from error
+
+
+def _split(split_file: str, folder: str, files: dict[str, str], log: FaultLog) -> dict[str, str]:
+    """Stem -> path of the XML files that a split lists, in its order."""
     chosen: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(split_lines(split_file), 1):
         stem, where = line.strip(), f"{split_file}: line {number}"
         path = files.get(stem) or os.path.join(folder, f"{stem}.xml")
         if stem in chosen:
@@ -196,7 +204,7 @@ def _fault_of_line(line: str, path: str, files: dict[str, str]) -> tuple[str, st
     return "missing file", f"{path!r} does not exist: {rule}"
 
 
-def _root_of(path: str) -> ElementTree.Element:
+def root_of(path: str) -> ElementTree.Element:
     """The outermost element of an XML file.
 
     Raises:
@@ -216,12 +224,12 @@ def _root_of(path: str) -> ElementTree.Element:
     return root
 
 
-def _class_names_of(paths: Iterable[str]) -> tuple[str, ...]:
+def class_names_of(paths: Iterable[str]) -> tuple[str, ...]:
     """Names of all objects, sorted; files and names that cannot be read are left to those who read them."""
     names: set[str] = set()
     for path in paths:
         try:
-            names.update(_text(element, "name") for element in _root_of(path).findall("object"))
+            names.update(_text(element, "name") for element in root_of(path).findall("object"))
         except (OSError, ValueError):
             continue
     return tuple(sorted(name for name in names if _is_name(name)))
@@ -283,7 +291,7 @@ class _XmlReader:
 
     def read(self, path: str, stem: str, images: _ImageFinder) -> None:
         try:
-            root = _root_of(path)
+            root = root_of(path)
         except FileNotFoundError:
             self.log.error("missing file", path, "this annotation file is a link to one that does not exist")
             return
@@ -306,7 +314,8 @@ class _XmlReader:
         self.table.add_image(file_name, owner + 1, size)
         for number, element in enumerate(root.findall("object"), 1):
             self._objects += 1
-            self._read_object(element, owner, f"{path}: object {number}")
+            image = os.path.join(images.folder, file_name)
+            self._read_object(element, owner, image, f"{path}: object {number}")
 
     @staticmethod
     def _size(root: ElementTree.Element, image_path: str) -> tuple[int, int]:
@@ -321,26 +330,27 @@ class _XmlReader:
             sides.append(integer(number, tag, low=0, high=MAX_SIDE))
         return (sides[0], sides[1]) if all(sides) else read_image_size(image_path)
 
-    def _read_object(self, element: ElementTree.Element, owner: int, where: str) -> None:
+    def _read_object(self, element: ElementTree.Element, owner: int, image: str, where: str) -> None:
         try:
             name = name_of(_text(element, "name"), "name")
         except ValueError as error:
-            self.log.error("malformed entry", where, str(error))
+            self.log.error("malformed entry", where, str(error), image=image)
             return
         if name not in self.classes:
             message = f"its class {name!r} is not among the classes{did_you_mean(name, self.classes)}"
-            self.log.error("unknown category", where, message)
+            self.log.error("unknown category", where, message, image=image)
             return
         texts = [element.findtext(f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
         try:
             x0, y0, x1, y1 = (float(text) for text in texts if text is not None)
         except ValueError:
             message = f"<bndbox> needs the numbers xmin, ymin, xmax and ymax, got {texts}"
-            self.log.error("malformed entry", where, message)
+            self.log.error("malformed entry", where, message, image=image)
             return
         difficult = _DIFFICULT.get(_text(element, "difficult").lower())
         if difficult is None:
-            self.log.error("malformed entry", where, f"<difficult> is 0 or 1, got {_text(element, 'difficult')!r}")
+            message = f"<difficult> is 0 or 1, got {_text(element, 'difficult')!r}"
+            self.log.error("malformed entry", where, message, image=image)
             return
         shift = 1.0 if self.one_based else 0.0
         self.labels.append(f"{where} ({name})")

@@ -3,7 +3,7 @@
 `loop` has the steps and what happens between them, `processes` what the processes of a run share, `io` what it writes.
 """
 
-from .arguments import clear_errors, default_argument_parser, device_of, find_engine, load_config
+from .arguments import clear_errors, device_of, find_engine, load_config
 from .loop.ema import ModelEma
 from .loop.optim import adamw, get_param_groups
 from .loop.schedule import WarmupParamScheduler, constant, flat_cosine, multi_step, one_cycle
@@ -22,7 +22,6 @@ __all__ = [
     "adamw",
     "clear_errors",
     "constant",
-    "default_argument_parser",
     "device_of",
     "end_when_interrupted",
     "evaluate",

@@ -1,4 +1,4 @@
-"""The command line of programs that train: detectron2's flags, and the choice of the engine."""
+"""What programs that train share: reading the config, the choice of the engine, and errors for people."""
 
 import argparse
 import contextlib
@@ -13,45 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import distributed
 from ..checkpoint import CheckpointError
 from ..config import ConfigError, LazyConfig, explain, get_config, trust
-from ..config.trusted import add_trust_argument
 from ..data import DatasetError
 from ..data.detectron2_catalog import INSTALL_DETECTRON2
 from .io.folder import LostFolderError
+from .memory import MemoryFullError
 from .run import evaluate, train
-
-ENGINES = ("detrex_lite", "detectron2")
-
-
-def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:
-    """A parser of detectron2's flags, `--engine`, and config overrides.
-
-    Use `parse_intermixed_args`, so that overrides may stand before and after flags.
-    """
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog="Overrides change the config: train.max_iter=10 model.num_queries=50 +new.key=1. "
-        "`python -m detrex_lite.config FILE [overrides]` prints the result.",
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a LazyConfig .py or .yaml file")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in train.output_dir")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train")
-    parser.add_argument(
-        "--num-gpus",
-        "--num-processes",
-        type=int,
-        default=1,
-        dest="num_gpus",
-        metavar="N",
-        help="processes per machine: one per GPU, or with train.device=cpu any number",
-    )
-    parser.add_argument("--num-machines", type=int, default=1, help="machines that take part")
-    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
-    parser.add_argument("--dist-url", default="auto", help="tcp://host:port of machine 0, for several machines")
-    add_trust_argument(parser)
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what trains and evaluates")
-    parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="config overrides")
-    return parser
 
 
 def load_config(args: argparse.Namespace) -> Any:
@@ -74,7 +40,7 @@ def device_of(cfg: Any) -> str:
 
 
 def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The functions (train, evaluate) of one of `ENGINES`.
+    """The functions (train, evaluate) of "detrex_lite" or "detectron2".
 
     Raises:
         ConfigError: when detectron2 is asked for and cannot be imported.
@@ -94,15 +60,15 @@ def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 def clear_errors(*, with_traceback: bool = False) -> Iterator[None]:
     """Inside, faults of configs, checkpoints and data end the program with status 2 and what `explain` says of them.
 
-    So does the loss of the output folder, with status 1.
+    So do the loss of the output folder and memory that is full, with status 1: they end a run that was right.
     """
     try:
         yield
-    except (ConfigError, CheckpointError, DatasetError, LostFolderError) as error:
+    except (ConfigError, CheckpointError, DatasetError, LostFolderError, MemoryFullError) as error:
         # Under torchrun the first process of each machine speaks: a file may be missing on one of them only. Images
-        # are read by one process alone.
+        # are read by one process alone, and the memory of one GPU may be full.
         local_rank = os.environ.get("LOCAL_RANK")
-        is_alone = local_rank is not None and isinstance(error, DatasetError)
+        is_alone = local_rank is not None and isinstance(error, (DatasetError, MemoryFullError))
         if distributed.is_main_process() or local_rank == "0" or is_alone:
             print(explain(error, with_traceback=with_traceback), file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, LostFolderError) else 2) from None
+        raise SystemExit(1 if isinstance(error, (LostFolderError, MemoryFullError)) else 2) from None

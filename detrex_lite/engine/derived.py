@@ -1,9 +1,10 @@
 """Settings that follow from a user's own data, its batch size and the weights at hand.
 
 Configs write them as `${detrex_lite.call:detrex_lite.engine.derived.NAME}`, and a number in their place counts instead.
-They read these keys: `dataset.train_annotations` (a COCO JSON file), `dataloader.train.total_batch_size`,
-`train.accumulate_steps`, `pretrained.detector` and `pretrained.backbone` (files, or None), and of the published
-training `published.epochs`, `.batch` and `.lr`, which are DINO's where a config has no `published`.
+They read these keys: `dataset.train_annotations` (a COCO JSON file) or `dataset.root` with the keys beside it (a
+folder, see configs/common/data/folder.py), `dataloader.train.total_batch_size`, `train.accumulate_steps`,
+`pretrained.detector` and `pretrained.backbone` (files, or None), and of the published training `published.epochs`,
+`.batch` and `.lr`, which are DINO's where a config has no `published`.
 """
 
 import functools
@@ -14,6 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ..config import ConfigError
+from ..data import DatasetError, find_dataset
 from ..data.coco import read_json
 from ..data.faults import FaultLog
 
@@ -28,10 +30,10 @@ SCRATCH_EPOCHS = 3  # times as many without pre-trained weights (He et al., ICCV
 
 
 def num_classes(cfg: DictConfig) -> int:
-    """How many categories the training annotations list.
+    """How many classes the data set has.
 
     Raises:
-        ConfigError: when the file cannot be read or lists none.
+        ConfigError: when its annotations cannot be read or list none.
     """
     return _annotations(cfg)[0]
 
@@ -132,7 +134,9 @@ def _given(cfg: DictConfig, key: str) -> str | None:
 
 
 def _annotations(cfg: DictConfig) -> tuple[int, int]:
-    """How many categories and images the training annotations have."""
+    """How many classes and images the training data have."""
+    if "train_annotations" not in cfg.dataset and "root" in cfg.dataset:
+        return _in_folder(cfg)
     # A value that is missing is omegaconf's error, which `validate` reports as that of the key itself.
     file = Path(os.path.expanduser(str(OmegaConf.select(cfg, "dataset.train_annotations", throw_on_missing=True))))
     try:
@@ -143,6 +147,16 @@ def _annotations(cfg: DictConfig) -> tuple[int, int]:
         raise ConfigError(
             f"dataset.train_annotations={file} is no COCO JSON file with 'images' and 'categories' ({error})"
         ) from error
+
+
+def _in_folder(cfg: DictConfig) -> tuple[int, int]:
+    root = OmegaConf.select(cfg, "dataset.root", throw_on_missing=True)
+    given = {key: OmegaConf.select(cfg, f"dataset.{key}") for key in ("seed", "val_share", "layout")}
+    try:
+        found = find_dataset(root, **{key: value for key, value in given.items() if value is not None})
+        return len(found.class_names), len(found.load("train"))
+    except DatasetError as error:
+        raise ConfigError(f"dataset.root={root}: {error}") from error
 
 
 @functools.lru_cache(maxsize=8)

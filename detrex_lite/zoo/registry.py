@@ -66,7 +66,7 @@ def find_entry(zoo: Mapping[str, ZooEntry], name: str) -> ZooEntry:
 
 
 def _unknown(name: str, choices: Iterable[str]) -> ZooError:
-    hint = did_you_mean(name, choices, otherwise="; `python tools/zoo.py list` shows all")
+    hint = did_you_mean(name, choices, otherwise="; `detrex-lite zoo list` shows all")
     return ZooError(f"there is no published checkpoint {name!r}{hint}")
 
 

@@ -115,7 +115,7 @@ def test_a_yaml_config_cannot_trust(run_in):
         "detrex_lite.engine.train",
         "detrex_lite.engine.launch",
         "detrex_lite.testing.build",
-        "detrex_lite.tools.train_net.main",
+        "detrex_lite.commands.train.run",
         "torch.nn.Linear.__init__.__globals__",
         "torch.nn.Linear.__subclasses__",
     ],
@@ -178,7 +178,7 @@ def test_the_resolver_takes_functions_of_this_package_only():
         ("subprocess.call", "functions of detrex_lite only"),
         ("tests.config.test_trusted.forget", "functions of detrex_lite only"),
         ("detrex_lite.config.loading.load", "not called"),
-        ("detrex_lite.tools.train_net.main", "not called"),
+        ("detrex_lite.commands.train.run", "not called"),
     ]:
         cfg.in_features = f"${{detrex_lite.call:{name}}}"
         with pytest.raises(ConfigError, match=rf"in_features: .*{message}"):

@@ -1,18 +1,19 @@
 import pytest
 from omegaconf import OmegaConf
 
+from detrex_lite import cli
 from detrex_lite.checkpoint import CheckpointError
 from detrex_lite.config import ConfigError, get_config, instantiate
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config.trusted import untrusted
 from detrex_lite.data import DatasetError
-from detrex_lite.engine import clear_errors, default_argument_parser, device_of, load_config
+from detrex_lite.engine import clear_errors, device_of, load_config
 
 from .tiny import CONFIG_FILE
 
 
 def parse(*arguments):
-    return default_argument_parser().parse_intermixed_args(["--config-file", str(CONFIG_FILE), *arguments])
+    return cli.parser_of("train").parse(["--config-file", str(CONFIG_FILE), *arguments])
 
 
 def test_detectron2_flags():
@@ -34,7 +35,7 @@ def test_overrides_may_stand_before_and_after_flags():
 
 def test_a_config_file_is_required(capsys):
     with pytest.raises(SystemExit):
-        default_argument_parser().parse_args([])
+        cli.parser_of("train").parse([])
     assert "--config-file" in capsys.readouterr().err
 
 

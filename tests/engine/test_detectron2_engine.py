@@ -7,15 +7,14 @@ import sys
 import pytest
 import torch
 
-from detrex_lite import distributed
+from detrex_lite import cli, distributed
 from detrex_lite.checkpoint import CheckpointError
+from detrex_lite.cli.arguments import ENGINES
 from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate
 from detrex_lite.data import generate_shapes
-from detrex_lite.engine import default_argument_parser, evaluate, find_engine, launch, train
-from detrex_lite.engine.arguments import ENGINES
+from detrex_lite.engine import evaluate, find_engine, launch, train
 from detrex_lite.projects.detr.modeling import DETR
 from detrex_lite.structures import Boxes, Instances
-from detrex_lite.tools import train_net
 from tests.detectron2 import needs_detectron2
 
 from ..test_scalars import config as logging_config
@@ -73,7 +72,7 @@ def test_without_detectron2_it_is_said_how_to_install_it(monkeypatch, capsys):
     assert find_engine("detrex_lite") == (train, evaluate)
     arguments = ["--config-file", str(CONFIG_FILE), "--engine", "detectron2"]
     with pytest.raises(SystemExit) as ended:
-        train_net.main(default_argument_parser().parse_intermixed_args(arguments))
+        cli.main(["train", *arguments])
     assert ended.value.code == 2
     assert "pip install --no-build-isolation -e detectron2" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
-"""How fast and how big models and operators are; what `python -m detrex_lite.tools.benchmark` prints.
+"""How fast and how big models and operators are; what `detrex-lite benchmark` prints.
 
-The wheel does without: measuring is for those who have the repository."""
+The wheel does without: measuring is for those who have the repository.
+"""
 
 from .analysis import analyze_config, analyze_model
 from .errors import BenchmarkError

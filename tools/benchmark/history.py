@@ -17,7 +17,7 @@ def append_to_history(path: str | Path, command: str, report: Mapping[str, Any])
 
     Args:
         path: a file of JSON lines, which is made when it is not there.
-        command: of `python -m detrex_lite.tools.benchmark`.
+        command: of `detrex-lite benchmark`.
         report: its JSON: `machine`, `settings` and `rows` with a `median` in seconds each.
 
     Returns:

@@ -2,14 +2,15 @@ import json
 
 import pytest
 
-from detrex_lite.tools.benchmark.__main__ import main
+from detrex_lite.cli import main
 
 from .configs import TINY
 
 
 def test_prints_the_parts_and_writes_them(tmp_path, capsys):
     file = tmp_path / "sizes.json"
-    assert main(["analyze", "--height", "8", TINY, "--width", "8", "model.num_classes=5", "--json", str(file)]) == 0
+    sizes = ["--height", "8", "--width", "8"]
+    assert main(["benchmark", "analyze", *sizes, TINY, "model.num_classes=5", "--json", str(file)]) == 0
     assert "TinyDetector, one image of 8x8" in capsys.readouterr().out
     stored = json.loads(file.read_text())
     assert stored["parts"][0]["flops"] == 2 * (3 * 8 + 8 * 9)
@@ -26,5 +27,5 @@ def test_prints_the_parts_and_writes_them(tmp_path, capsys):
     ],
 )
 def test_errors_are_messages(arguments, message, capsys):
-    assert main(["analyze", *arguments]) == 2
+    assert main(["benchmark", "analyze", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -11,7 +11,7 @@ from detrex_lite.tools.benchmark.deployment import DeploySettings, benchmark_dep
 from .configs import DETR as LARGE_DETR
 from .configs import SMALL_DETR
 
-main = import_module("detrex_lite.tools.benchmark.__main__").main
+main = import_module("detrex_lite.cli").main
 DETR = "projects/detr/configs/models/detr_small.py"
 FEW = ["model.transformer.encoder.num_layers=1", "model.transformer.decoder.num_layers=1"]
 
@@ -19,7 +19,7 @@ FEW = ["model.transformer.encoder.num_layers=1", "model.transformer.decoder.num_
 def test_models_are_measured_by_several_runtimes_in_turns(tmp_path, capsys):
     arguments = ["deploy", DETR, *FEW, "--height", "64", "--width", "64", "--formats", "onnx", "--precision", "fp32"]
     arguments += ["--no-compile", "--repeats", "2", "--warmup", "1", "--json", str(tmp_path / "report.json")]
-    assert main([*arguments, "--against", "none"]) == 0
+    assert main(["benchmark", *arguments, "--against", "none"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert [line.count("|") for line in table[:5]] == [11] * 5
     eager, fused, onnx = json.loads((tmp_path / "report.json").read_text())["rows"]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from detrex_lite.tools.benchmark.__main__ import main
+from detrex_lite.cli import main
 from tests.engine.tiny import CONFIG_FILE
 
 from .configs import TINY
@@ -26,7 +26,7 @@ SMALL = [
 def test_models_with_overrides_between_options(tmp_path, capsys):
     file = tmp_path / "times.json"
     arguments = ["model", "--device", "cpu", TINY, *SMALL, "model.num_classes=5", "--mode", "inference"]
-    assert main([*arguments, "--json", str(file)]) == 0
+    assert main(["benchmark", *arguments, "--json", str(file)]) == 0
     assert "median ms" in capsys.readouterr().out
     (row,) = json.loads(file.read_text())["rows"]
     assert row["config"] == TINY
@@ -37,7 +37,7 @@ def test_operator(tmp_path, capsys):
     file = tmp_path / "times.json"
     sizes = ["--shapes", "4x6,2x3", "--heads", "2", "--channels", "8", "--points", "2", "--queries", "5"]
     options = ["--backends", "embedding_bag", "--repeats", "1", "--device", "cpu", "--json", str(file)]
-    assert main(["op", "deformable_attention", *sizes, *options]) == 0
+    assert main(["benchmark", "op", "deformable_attention", *sizes, *options]) == 0
     assert "5 queries, 2 heads x 8 channels, 2 points, float32, levels 4x6 2x3" in capsys.readouterr().out
     stored = json.loads(file.read_text())
     assert {row["backend"] for row in stored["rows"]} == {"grid_sample", "embedding_bag"}
@@ -60,14 +60,14 @@ def test_operator(tmp_path, capsys):
     ],
 )
 def test_errors_are_messages(arguments, message, capsys):
-    assert main(arguments) == 2
+    assert main(["benchmark", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_unknown_commands_and_operators_are_refused(capsys):
     for arguments in (["trian"], ["op", "attention"]):
         with pytest.raises(SystemExit) as caught:
-            main(arguments)
+            main(["benchmark", *arguments])
         assert caught.value.code == 2
         assert "invalid choice" in capsys.readouterr().err
 
@@ -89,7 +89,7 @@ def test_parts_are_measured_and_remembered(arguments, words, tmp_path, capsys):
     file, history = tmp_path / "times.json", tmp_path / "history.jsonl"
     options = ["--repeats", "2", "--json", str(file), "--history", str(history)]
     for expected in ("the first run", "by those of the last run"):
-        assert main([*arguments, *options]) == 0
+        assert main(["benchmark", *arguments, *options]) == 0
         out = capsys.readouterr().out
         assert words in out
         assert expected in out
@@ -102,6 +102,6 @@ def test_history_of_an_operator(tmp_path, capsys):
     sizes = ["--shapes", "4x6,2x3", "--heads", "2", "--channels", "8", "--points", "2", "--queries", "5"]
     options = ["--backends", "embedding_bag", "--repeats", "1", "--device", "cpu", "--history", str(history)]
     for _ in range(2):
-        assert main(["op", "deformable_attention", *sizes, *options]) == 0
+        assert main(["benchmark", "op", "deformable_attention", *sizes, *options]) == 0
     assert "embedding_bag forward" in capsys.readouterr().out
     assert len(history.read_text().splitlines()) == 2

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import detrex_lite
+from detrex_lite.cli import main
 from detrex_lite.tools.benchmark import BenchmarkError, analyze_config
-from detrex_lite.tools.benchmark.__main__ import main
 from detrex_lite.tools.benchmark.overview import (
     ModelSize,
     code_lines,
@@ -85,7 +85,7 @@ def test_the_command_writes_it(folder, monkeypatch, capsys):
     monkeypatch.setattr(detrex_lite, "SHIPPED_IN", folder.parent)
     monkeypatch.setattr("detrex_lite.tools.benchmark.overview.read_projects", lambda where: ())
     (folder.parent / "projects").mkdir()
-    assert main(["projects", "--json", str(folder / "facts.json")]) == 0
+    assert main(["benchmark", "projects", "--json", str(folder / "facts.json")]) == 0
     assert "0 projects" in capsys.readouterr().out
     assert json.loads((folder / "facts.json").read_text()) == {"projects": []}
 

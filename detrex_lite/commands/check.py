@@ -1,0 +1,62 @@
+"""Listing the faults of a data set."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..data.check import Reader, check_dataset, named_reader
+from ..data.check_folder import check_folder
+from ..data.coco import read_coco
+from ..data.faults import DatasetError, Fault
+from ..data.panoptic import read_coco_panoptic
+from ..data.voc import read_voc
+from ..visualization.fault_page import write_fault_page
+
+
+def _reader(arguments: argparse.Namespace) -> Reader:
+    if arguments.coco is not None:
+        return partial(read_coco, arguments.coco, arguments.images, masks=arguments.masks)
+    if arguments.panoptic is not None:
+        segments = arguments.segments or str(Path(arguments.panoptic).with_suffix(""))
+        return partial(read_coco_panoptic, arguments.panoptic, arguments.images, segments)
+    if arguments.voc is not None:
+        return partial(read_voc, arguments.voc, arguments.images, arguments.split, one_based=arguments.one_based)
+    return named_reader(arguments.name, masks=arguments.masks)
+
+
+def folder_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of `--layout`, `--seed` and `--val-share` that were given, as `find_dataset` takes them."""
+    given = {name: getattr(arguments, name) for name in ("layout", "seed", "val_share")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check a data set; see `detrex_lite.cli.check`."""
+    try:
+        if arguments.folder is not None:
+            options = folder_options(arguments)
+            report = check_folder(arguments.folder, decode=arguments.decode, masks=arguments.masks, **options)
+            faults, nothing = report.all_faults, report.found is None
+        else:
+            single = check_dataset(_reader(arguments), decode=arguments.decode)
+            report, faults, nothing = single, single.faults, False
+    except DatasetError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if nothing:
+        print("\n".join(f"error: {fault.message}" for fault in faults), file=sys.stderr)
+        return 2
+    print(report)
+    _show(faults, arguments)
+    return 1 if faults else 0
+
+
+def _show(faults: list[Fault], arguments: argparse.Namespace) -> None:
+    """Write the page of the faults that have pictures."""
+    if arguments.page == "none" or not any(fault.image for fault in faults):
+        return
+    source = arguments.folder or arguments.coco or arguments.panoptic or arguments.voc or arguments.name
+    path = write_fault_page(faults, arguments.page, title=f"Faults of {source}")
+    print(f"\nwith pictures: {path}")

@@ -1,0 +1,54 @@
+"""Printing and checking a config."""
+
+import argparse
+import sys
+from typing import Any
+
+from omegaconf import Container, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..config import ConfigError, LazyConfig, trust, validate
+from ..config.nodes import dotted_paths, first_line
+from ..config.validation import unknown_train_keys, unread_keys
+from ..errors import did_you_mean
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a config; see `detrex_lite.cli.config`."""
+    try:
+        trust(*options.trust)
+        cfg = LazyConfig.apply_overrides(LazyConfig.load(options.file), options.overrides)
+        part = _select(cfg, options.key) if options.key else cfg
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        validate(part)
+        if part is cfg and "model" in cfg and "train" in cfg:  # the config of a run, not of a part
+            unknown = [*unread_keys(cfg), *unknown_train_keys(cfg)]
+            if unknown:
+                raise ConfigError(unknown)
+    except ConfigError as error:  # still print it, as it is written, to show where the faults are
+        print(_render(part, options.format, resolve=False))
+        print(error, file=sys.stderr)
+        return 2
+    print(_render(part, options.format, resolve=True))
+    return 0
+
+
+def _select(cfg: Container, key: str) -> Any:
+    absent = object()
+    try:
+        part = OmegaConf.select(cfg, key, default=absent)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {first_line(error)}") from error
+    if part is absent:
+        raise ConfigError(f"there is no {key!r} in the config{did_you_mean(key, dotted_paths(cfg))}")
+    return part
+
+
+def _render(part: Any, form: str, *, resolve: bool) -> str:
+    if not isinstance(part, Container):
+        return str(part)
+    render = LazyConfig.to_py if form == "py" else LazyConfig.to_yaml
+    return render(part, resolve=resolve).rstrip()

@@ -1,0 +1,314 @@
+"""Finding objects in images."""
+
+import argparse
+import contextlib
+import errno
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..checkpoint.files import atomic_file
+from ..config import explain
+from ..data import DatasetError, list_images, read_image
+from ..errors import printable
+from ..inference import Predictor
+from ..inference.thresholds import threshold_below
+from ..results import ImageInfo
+from ..structures import Instances, run_lengths
+from ..visualization import draw_detections
+from .detectors import predictor_of
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
+LONGEST_STEM = 200  # bytes; file systems take names of 255, with a number, a suffix, and what a partial file adds
+# The list is written again after so many seconds, and after so many times what writing it took: a long list must not
+# take the time of the predictions.
+SECONDS_BETWEEN_WRITES = 1.0
+SHARE_OF_WRITES = 1 / 20
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find objects; see `detrex_lite.cli.predict`."""
+    files, num_failed = find_files(args.paths)
+    if not files:
+        return report("error: no image found")
+    output = Path(os.path.expanduser(args.output))
+    drawn = drawn_paths(files, output)
+    overwritten = {path.resolve() for path in drawn.values()} & {Path(file).resolve() for file in files}
+    if overwritten:
+        return report(f"error: {min(overwritten)} would be overwritten: choose another --output than {output}")
+    try:
+        check_output(output)
+        predictor = predictor_of(
+            args, device=args.device, score_threshold=args.score_threshold, batch_size=args.batch_size
+        )
+        if args.class_threshold:
+            predictor.score_threshold = predictor.thresholds(args.class_threshold)
+    except (ValueError, OSError) as error:
+        return report(explain(error, with_traceback=args.traceback))
+    predictions = PredictionsFile(output / "predictions.json", predictor.class_names, predictor.category_ids)
+    try:
+        with stopped_by_signals():
+            num_failed += predict(predictor, drawn, predictions)
+    except OSError as error:
+        return report(f"error: {error}")
+    except KeyboardInterrupt:
+        return interrupted(signal.SIGINT, predictions)
+    except Interrupted as error:
+        return interrupted(error.signal, predictions)
+    limit = f"{args.score_threshold:g}"
+    if args.class_threshold:
+        limit += f" (other thresholds for {printable(', '.join(args.class_threshold))})"
+    print(f"{predictions.num_found} detections of score >= {limit} in {predictions.num_images} images")
+    if not predictions.num_found and predictions.highest is not None:
+        print(predictions.hint())
+    print(f"drawn in {printable(str(output))}, listed in {printable(str(predictions.path))}")
+    if num_failed:
+        print(f"detrex-lite predict: {num_failed} could not be read, see above", file=sys.stderr)
+    return 1 if num_failed else 0
+
+
+def predict(predictor: Predictor, drawn: dict[str, Path], predictions: "PredictionsFile") -> int:
+    """Draw and list what is in the images.
+
+    Args:
+        predictor: finds objects.
+        drawn: image file -> where its drawing goes.
+        predictions: where detections are listed.
+
+    Returns:
+        How many images failed; they are reported.
+
+    Raises:
+        OSError: when a result cannot be written; the message names the file.
+    """
+    num_failed = 0
+    with predictions.written_at_the_end():
+        for file, result in tqdm(predictor.iterate(drawn), total=len(drawn), unit="image", disable=None):
+            assert isinstance(file, str)
+            try:
+                if isinstance(result, ValueError):
+                    raise result
+                # The predictor has left out low scores.
+                picture = draw_detections(read_image(file), result, predictor.class_names, score_threshold=0)
+            except (ValueError, MemoryError) as error:
+                reason = str(error) or f"{file}: there is not enough memory to draw it"
+                tqdm.write(f"detrex-lite predict: {printable(reason)}", file=sys.stderr)
+                num_failed += 1
+                continue
+            # Pillow takes no notice of a write that is cut short; into memory there is none.
+            encoded = io.BytesIO()
+            is_jpeg = drawn[file].suffix in JPEG_SUFFIXES
+            picture.save(encoded, format="JPEG" if is_jpeg else "PNG", quality=95)
+            with atomic_file(drawn[file]) as drawing:
+                drawing.write(encoded.getbuffer())
+            predictions.add(file, drawn[file].name, result)
+    return num_failed
+
+
+class PredictionsFile:
+    """Detections as a COCO data set whose annotations have a `score`; ids count from 1.
+
+    Masks are in `segmentation`, as run lengths, and `area` is their number of pixels; else it is that of the box.
+
+    Args:
+        path: of the file. It is replaced at once, and then as detections come.
+        class_names: K names.
+        category_ids: K ids that the data set has for the classes; 1..K when they are not known.
+
+    Attributes:
+        num_images, num_found: how many images and detections are listed.
+        highest: of the image with the highest score, whether or not it passed the threshold; None when the model gave
+            none at all.
+    """
+
+    def __init__(self, path: Path, class_names: Sequence[str], category_ids: Sequence[int] = ()):
+        self.path = path
+        self.highest: ImageInfo | None = None
+        self._category_ids = [*category_ids] or [*range(1, len(class_names) + 1)]
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._content = {
+            "images": self._images,
+            "categories": [
+                {"id": category_id, "name": name}
+                for category_id, name in zip(self._category_ids, class_names, strict=True)
+            ],
+            "annotations": self._annotations,
+        }
+        self._next_write = 0.0
+
+    @property
+    def num_images(self) -> int:
+        return len(self._images)
+
+    @property
+    def num_found(self) -> int:
+        return len(self._annotations)
+
+    def add(self, file: str, drawn: str, instances: Instances) -> None:
+        """List an image's detections, and write the file if the last time is long enough ago."""
+        self._remember_highest(instances.info)
+        height, width = instances.image_size
+        image_id = len(self._images) + 1
+        self._images.append({"id": image_id, "file_name": file, "width": width, "height": height, "drawn": drawn})
+        values = zip(
+            instances.pred_boxes.tensor.double().tolist(),
+            instances.scores.double().tolist(),
+            instances.pred_classes.tolist(),
+            _masks(instances),
+            strict=True,
+        )
+        for (x0, y0, x1, y1), score, class_index, mask in values:
+            self._annotations.append(
+                {
+                    "id": len(self._annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": self._category_ids[class_index],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": 0,
+                    "score": score,
+                    **mask,
+                }
+            )
+        if time.monotonic() >= self._next_write:
+            self._write()
+
+    def _remember_highest(self, info: ImageInfo) -> None:
+        best = self.highest.highest_score if self.highest is not None else None
+        if info.highest_score is not None and (best is None or info.highest_score > best):
+            self.highest = info
+
+    def hint(self) -> str:
+        """What to try where nothing passed the threshold."""
+        best = self.highest
+        assert best is not None
+        assert best.highest_score is not None
+        assert best.highest_class is not None
+        return (
+            f"the highest score is {best.highest_score:.3g} ({best.class_names[best.highest_class]} in "
+            f"{printable(str(best.file_name))}): --conf {threshold_below(best.highest_score):g} would show it"
+        )
+
+    @contextlib.contextmanager
+    def written_at_the_end(self) -> Iterator[None]:
+        """Write the file now, and what was added inside when the block ends, however it ends."""
+        self._write()
+        try:
+            yield
+        finally:
+            self._write()
+
+    def _write(self) -> None:
+        start = time.monotonic()
+        text = json.dumps(self._content, indent=1, ensure_ascii=False)
+        with atomic_file(self.path) as file:
+            # File names may hold bytes that are not UTF-8, which Python has as surrogates: \udc80 is JSON for one.
+            file.write(text.encode("utf-8", errors="backslashreplace"))
+        end = time.monotonic()
+        self._next_write = end + max(SECONDS_BETWEEN_WRITES, (end - start) / SHARE_OF_WRITES)
+
+
+def _masks(instances: Instances) -> list[dict[str, Any]]:
+    """What each annotation has besides when there are masks."""
+    if not instances.has("pred_masks"):
+        return [{}] * len(instances)
+    masks = instances.pred_masks
+    areas = masks.sum(dim=(1, 2)).tolist()
+    return [
+        {"area": area, "segmentation": segmentation}
+        for area, segmentation in zip(areas, run_lengths(masks), strict=True)
+    ]
+
+
+class Interrupted(BaseException):
+    """A signal asks the program to end."""
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number)
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Within it, SIGTERM raises `Interrupted`; SIGINT raises KeyboardInterrupt anyway."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def interrupted(number: signal.Signals, predictions: PredictionsFile) -> int:
+    """Say what is there; returns the exit status."""
+    where = f"what was found in {predictions.num_images} images is in {printable(str(predictions.path))}"
+    print(f"detrex-lite predict: stopped by {number.name}; {where}", file=sys.stderr)
+    return 128 + number
+
+
+def check_output(output: Path) -> None:
+    """Try to write, before a model is loaded for nothing; nothing is left behind.
+
+    Raises:
+        OSError: when nothing can be written there; the message names the folder.
+    """
+    existing = next(path for path in (output, *output.absolute().parents) if os.path.exists(path))
+    try:
+        if (output / "predictions.json").is_dir():
+            raise IsADirectoryError(errno.EISDIR, "predictions.json in it is a folder")
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise OSError(f"--output {output} cannot be written: {existing}: {error.strerror}") from error
+
+
+def report(message: str) -> int:
+    """Say why nothing can be done; returns the exit status."""
+    text = "\n".join(printable(line) for line in message.splitlines())
+    print(f"detrex-lite predict: {text}", file=sys.stderr)
+    return 2
+
+
+def find_files(paths: Iterable[str]) -> tuple[list[str], int]:
+    """The image files that the paths stand for, each once, and how many paths (reported) stand for none."""
+    files: dict[Path, str] = {}
+    num_failed = 0
+    for path in paths:
+        try:
+            for file in list_images(path):
+                files.setdefault(Path(file).resolve(), file)
+        except DatasetError as error:
+            print(f"detrex-lite predict: {printable(str(error))}", file=sys.stderr)
+            num_failed += 1
+    return list(files.values()), num_failed
+
+
+def drawn_paths(files: Sequence[str], output: Path) -> dict[str, Path]:
+    """Where each file's drawing goes: under its own name, numbered where files share one."""
+    taken: set[str] = set()
+    drawn = {}
+    for file in files:
+        suffix = Path(file).suffix.lower()
+        # What is not JPEG anyway is drawn without loss.
+        stem, suffix = Path(file).stem, suffix if suffix in JPEG_SUFFIXES else ".png"
+        while len(os.fsencode(stem)) > LONGEST_STEM:
+            stem = stem[:-1]
+        name, number = f"{stem}{suffix}", 1
+        while name.lower() in taken:  # some file systems do not tell A.jpg from a.jpg
+            number += 1
+            name = f"{stem}_{number}{suffix}"
+        taken.add(name.lower())
+        drawn[file] = output / name
+    return drawn

@@ -1,0 +1,21 @@
+"""Writing the page about a run."""
+
+import argparse
+import sys
+
+from ..visualization import write_report
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page; see `detrex_lite.cli.report`."""
+    try:
+        path = write_report(arguments.folder, arguments.out)
+    except FileNotFoundError as error:
+        message = f"{arguments.folder} is no folder of a run: there is no {error.filename}"
+        print(f"detrex-lite report: error: {message}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"detrex-lite report: error: {error}", file=sys.stderr)
+        return 2
+    print(path)
+    return 0

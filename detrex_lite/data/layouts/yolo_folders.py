@@ -1,0 +1,248 @@
+"""Folders with YOLO labels: with a data.yaml, as Ultralytics and Roboflow write it, or with a list of class names."""
+
+import glob
+import os
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..faults import DatasetError, check_class_names, integer, shown
+from ..image import IMAGE_EXTENSIONS
+from ..voc import split_lines
+from ..yolo import label_path, read_yolo
+from .found import Layout, Part
+from .tree import Tree, first_of_each_split
+
+_SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.txt")
+
+
+def yolo_files(tree: Tree) -> list[str]:
+    """The data.yaml of a folder, or its list of class names beside label files; none in folders that are not YOLO's."""
+    yamls = [path for path in tree.paths(".yaml", ".yml") if _is_data_yaml(path)]
+    if yamls:
+        return yamls
+    names = [path for path in tree.paths(".txt", ".names") if os.path.basename(path).lower() in _NAME_FILES]
+    labelled = (image for folder in tree.files for image in _paths(tree, folder)[:20])
+    has_labels = any(os.path.isfile(label_path(image)) for image in labelled)
+    if has_labels and not names and not tree.paths(".xml", ".json", ".csv"):
+        raise DatasetError(
+            f"{tree.root} has images with YOLO label files and no class names: write data.yaml (names, train, val), "
+            "or classes.txt with a name in each line"
+        )
+    return names[:1] if has_labels else []
+
+
+def yolo_layout(tree: Tree, paths: list[str]) -> Layout:
+    """The splits and classes of a data.yaml, or of folders beside a list of class names.
+
+    Raises:
+        DatasetError: when something that the file names does not exist, or the file is malformed.
+    """
+    if not paths[0].lower().endswith((".yaml", ".yml")):
+        return _without_yaml(tree, paths[0])
+    if len(paths) > 1:
+        names = " and ".join(tree.relative(path) for path in paths[:3])
+        raise DatasetError(f"{tree.root} has several files like a data.yaml: {names}; give the path of one of them")
+    path, content = paths[0], _read_yaml(paths[0])
+    if "kpt_shape" in content:
+        raise DatasetError(f"{path}: its labels are poses with key points (kpt_shape), which are not read")
+    names = _class_names(path, content)
+    base = _base(path, content)
+    parts, remarks = {}, []
+    for key, split in _SPLIT_KEYS.items():
+        if content.get(key) in (None, "", []):
+            continue
+        if split in parts:
+            raise DatasetError(f"{path}: {key!r} is the split {split!r}, which another key gives already")
+        try:
+            images = _images_of(path, key, content[key], base)
+        except _NotThere as error:
+            if split != "test":
+                raise
+            remarks.append(f"The test set is left out: {error}")  # exports name one whether there is one or not
+            continue
+        parts[split] = _part(path, key, content[key], images, base, names)
+    if not parts:
+        raise DatasetError(f"{path} names no images: it has none of the keys train, val and test")
+    return Layout("YOLO", names, tuple(range(len(names))), parts, tuple(remarks))
+
+
+class _NotThere(DatasetError):
+    """A path of a data.yaml that does not exist."""
+
+
+def _part(path: str, key: str, given: Any, images: list[str], base: str, names: tuple[str, ...]) -> Part:
+    [(folder, _)] = Counter(os.path.dirname(image) for image in images).most_common(1)
+    return Part(
+        path,
+        folder,
+        partial(_read, images, base, names, where=f"{path}: {key}"),
+    )
+
+
+def _read(images: list[str], base: str, names: tuple[str, ...], **options: Any) -> Any:
+    return read_yolo(images, base, names, **options)
+
+
+def _is_data_yaml(path: str) -> bool:
+    try:
+        content = _read_yaml(path)
+    except DatasetError:
+        return os.path.basename(path).lower() in ("data.yaml", "data.yml")  # whose reader says what is wrong
+    return "names" in content and any(key in content for key in _SPLIT_KEYS)
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} holds a {type(content).__name__}, not keys with values (names, train, val)")
+    return content
+
+
+def _class_names(path: str, content: dict[str, Any]) -> tuple[str, ...]:
+    """The names in the order of their numbers.
+
+    Raises:
+        DatasetError: when they are neither a list nor numbered from 0 without gaps, or `nc` says another number.
+    """
+    names = content.get("names")
+    if isinstance(names, dict):
+        try:
+            numbers = sorted(integer(key, "names") for key in names)
+        except ValueError as error:
+            raise DatasetError(f"{path}: {error}") from None
+        if numbers != list(range(len(numbers))):
+            raise DatasetError(f"{path}: the numbers of 'names' must be 0, 1, 2, ... without gaps, got {numbers}")
+        names = [names[number] for number in numbers]
+    if not isinstance(names, list):
+        raise DatasetError(f"{path}: 'names' must be a list of class names, or names by number, got {shown(names)}")
+    # YAML reads names such as 1 as numbers, which stand for their digits; what it makes of `yes` and `no` is lost.
+    if wrong := [name for name in names if not isinstance(name, str | int | float)]:
+        raise DatasetError(f"{path}: 'names' holds {shown(wrong[0])}, which is no name")
+    if unquoted := [name for name in names if isinstance(name, bool)]:
+        raise DatasetError(f"{path}: 'names' holds {unquoted[0]}, a truth value: put quotes around the name")
+    try:
+        checked = check_class_names([str(name) for name in names])
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from None
+    assert checked is not None
+    if "nc" in content and content["nc"] != len(checked):
+        raise DatasetError(f"{path}: nc is {shown(content['nc'])}, but 'names' has {len(checked)} names")
+    return checked
+
+
+def _base(path: str, content: dict[str, Any]) -> str:
+    """The folder that the paths of a data.yaml are relative to."""
+    folder = os.path.dirname(path)
+    given = content.get("path")
+    if given in (None, "", "."):
+        return folder
+    if not isinstance(given, str):
+        raise DatasetError(f"{path}: 'path' must be the path of a folder, got {shown(given)}")
+    base = os.path.join(folder, os.path.expanduser(given))
+    if os.path.isdir(base):
+        return os.path.normpath(base)
+    # A path of the machine that the file was written on, or one from elsewhere: what the splits name lies beside.
+    if any(os.path.exists(os.path.join(folder, entry)) for entry in _entries(content.get("train"))):
+        return folder
+    raise DatasetError(f"{path}: its 'path' {given} does not exist ({base}); remove the key to look beside the file")
+
+
+def _entries(given: Any) -> list[str]:
+    return [entry for entry in (given if isinstance(given, list) else [given]) if isinstance(entry, str)]
+
+
+def _images_of(path: str, key: str, given: Any, base: str) -> list[str]:
+    """The images of a split: of folders with all below them, of text files that list images, or of patterns."""
+    entries = given if isinstance(given, list) else [given]
+    images: list[str] = []
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise DatasetError(f"{path}: {key!r} must be a path or a list of paths, got {shown(entry)}")
+        place = _place(path, key, entry, base)
+        if os.path.isdir(place):
+            images += _images_below(place)
+        elif place.lower().endswith(".txt"):
+            images += _listed(place)
+        elif glob.has_magic(place):
+            images += sorted(name for name in glob.glob(place, recursive=True) if _is_image(name))
+        else:
+            raise DatasetError(f"{path}: {key} {entry} is neither a folder nor a .txt file that lists images")
+    if not images:
+        raise _NotThere(f"{path}: {key} {given} holds no image")
+    return list(dict.fromkeys(images))
+
+
+def _place(path: str, key: str, entry: str, base: str) -> str:
+    """Where an entry lies. Roboflow writes ../train/images for what is in train/images beside the file."""
+    beside = entry
+    while beside.startswith("../"):
+        beside = beside[3:]
+    tried = [os.path.normpath(os.path.join(base, os.path.expanduser(entry))) for entry in (entry, beside)]
+    for place in tried:
+        if os.path.exists(place) or (glob.has_magic(place) and glob.glob(place, recursive=True)):
+            return place
+    raise _NotThere(f"{path}: {key} {entry} does not exist (looked for {' and '.join(dict.fromkeys(tried))})")
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def _images_below(folder: str) -> list[str]:
+    tree = Tree(folder)
+    return [image for below in sorted(tree.files) for image in _paths(tree, below)]
+
+
+def _paths(tree: Tree, folder: str) -> list[str]:
+    return [os.path.join(folder, name) for name in tree.images(folder)]
+
+
+def _listed(file: str) -> list[str]:
+    """The images that a text file lists, a path in each line, relative to the file's folder.
+
+    Raises:
+        DatasetError: when one does not exist.
+    """
+    images = []
+    for number, line in enumerate(split_lines(file), 1):
+        if not line.strip():
+            continue
+        image = os.path.normpath(os.path.join(os.path.dirname(file), line.strip()))
+        if not os.path.isfile(image):
+            raise DatasetError(f"{file}: line {number}: image {line.strip()} does not exist ({image})")
+        images.append(image)
+    return images
+
+
+def _without_yaml(tree: Tree, names_file: str) -> Layout:
+    """Folders of images with labels, and a text file with the class names."""
+    lines = [line.strip() for line in split_lines(names_file)]
+    while lines and not lines[-1]:
+        lines.pop()
+    try:
+        names = check_class_names(lines)
+    except DatasetError as error:
+        raise DatasetError(f"{names_file}: {error}") from None
+    assert names is not None
+    folders = [
+        folder
+        for folder in tree.files
+        if any(os.path.isfile(label_path(image)) for image in _paths(tree, folder)[:200])
+    ]
+    chosen, unused = first_of_each_split(tree, folders, "folders of images with labels")
+    parts = {}
+    for split, folder in chosen.items():
+        reader = partial(_read, _paths(tree, folder), tree.root, names, where=folder)
+        parts[split] = Part(os.path.dirname(label_path(_paths(tree, folder)[0])), folder, reader)
+    remarks = [f"{tree.relative(folder)} is not used: its name says no split, others do" for folder in unused]
+    return Layout("YOLO", names, tuple(range(len(names))), parts, tuple(remarks))

@@ -1,0 +1,100 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from detrex_lite import cli
+from detrex_lite.checkpoint import KEY_MAPS
+from detrex_lite.cli import benchmark as benchmark_arguments
+from detrex_lite.cli import convert_checkpoint, export
+from detrex_lite.cli.registry import find_command
+from detrex_lite.inference import description
+from detrex_lite.inference.export import FORMATS, api, formats
+from detrex_lite.tools.benchmark import commands as benchmark
+
+HELP_OF_ALL = """
+import contextlib, io, json, sys, time
+from detrex_lite import cli
+seconds, helps = {}, {}
+for name in cli.COMMANDS:
+    start, text = time.perf_counter(), io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        cli.main([name, "--help"])
+    seconds[name], helps[name] = time.perf_counter() - start, text.getvalue()
+print(json.dumps([seconds, helps, sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+
+
+def test_help_of_every_command_is_quick_and_imports_no_package():
+    done = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True, check=True)
+    seconds, helps, modules = json.loads(done.stdout)
+    assert {"torch", "numpy", "omegaconf"} & set(modules) == set()
+    assert max(seconds.values()) < 0.5
+    for name in cli.COMMANDS:
+        assert find_command(name).SUMMARY in helps[name]
+        assert 1 <= helps[name].count(f"\n  detrex-lite {name}") <= 3
+
+
+def test_the_program_starts_at_once():
+    for _ in range(3):  # a busy machine may make one attempt slow, not three
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "detrex_lite", "train", "--help"], capture_output=True, text=True, check=True
+        )
+        if time.perf_counter() - start < 0.5:
+            assert done.stdout.startswith("usage: detrex-lite train")
+            return
+    pytest.fail("detrex-lite train --help takes more than half a second")
+
+
+def test_every_command_is_listed(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    listed = capsys.readouterr().out
+    assert cli.main([]) == 2
+    assert capsys.readouterr().err == listed
+    for name in cli.COMMANDS:
+        assert name == find_command(name).NAME
+        assert f"  {name} " in listed
+
+
+def test_what_a_command_runs_exists():
+    for name in cli.COMMANDS:
+        module, _, function = find_command(name).RUN.rpartition(".")
+        assert callable(getattr(__import__(module, fromlist=[function]), function))
+
+
+def test_constants_that_help_shows_are_those_of_the_heavy_modules():
+    assert tuple(FORMATS) == export.FORMATS
+    assert tuple(api.LIMITS) == export.PRECISIONS
+    assert (description.INSIDE, description.OUTSIDE) == (export.INSIDE, export.OUTSIDE)
+    assert formats.FIRST_OPSET == export.FIRST_OPSET
+    assert tuple(dict.fromkeys(key_map.name for key_map in KEY_MAPS)) == convert_checkpoint.FORMATS
+    assert tuple(benchmark.COMMANDS) == benchmark_arguments.MEASURED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["yolo"], "there is no command 'yolo'"),
+        (["--vers"], "did you mean --version?"),
+        (["report", "a", "--ou", "b"], "--ou: did you mean --out?"),  # no abbreviations
+        (["predict", "a.jpg", "--model", "a", "--conf", "0.2"], "--conf: did you mean --score-threshold?"),
+        (["predict", "a.jpg", "--model", "a", "--save-dir=b"], "--save-dir: did you mean --output?"),
+    ],
+)
+def test_wrong_words_are_answered_with_the_right_ones(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_measuring_needs_the_repository(monkeypatch, capsys):
+    monkeypatch.setattr("detrex_lite.cli.benchmark.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["benchmark", "op", "deformable_attention"])
+    assert stopped.value.code == 2
+    assert "repository" in capsys.readouterr().err

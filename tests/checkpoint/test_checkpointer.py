@@ -66,7 +66,7 @@ def test_a_newest_that_is_gone_gives_way_to_the_newest_that_is_left(tmp_path, ca
     (tmp_path / "model_final.pth").unlink()
     with caplog.at_level(logging.WARNING):
         assert checkpointer.latest() == tmp_path / "model_1000.pth"
-    assert "model_final.pth, which is gone" in caplog.text
+    assert "model_final.pth, which is missing" in caplog.text
     (tmp_path / "last_checkpoint").write_text("")
     assert checkpointer.latest() == tmp_path / "model_1000.pth"
 
@@ -241,7 +241,7 @@ def test_only_this_formats_training_state_can_be_resumed(tmp_path):
     with pytest.raises(CheckpointError, match=r"no training state .*train\.init_checkpoint"):
         checkpointer.load(tmp_path / "weights.pth")
     save_atomic({"model": {}, "format": 2}, tmp_path / "newer.pth")
-    with pytest.raises(CheckpointError, match="has format 2, this version reads format 1"):
+    with pytest.raises(CheckpointError, match="has format 2, .* format 1"):
         checkpointer.load(tmp_path / "newer.pth")
 
 

@@ -104,7 +104,7 @@ def test_code_in_a_pkl_file_does_not_run(tmp_path, bomb):
 def test_a_refusal_names_everything_refused(tmp_path):
     path = tmp_path / "args.pth"
     torch.save({"w": torch.zeros(2), "a": Fraction(1, 2), "b": io.StringIO()}, path)
-    with pytest.raises(CheckpointError, match=r"it holds (_io\.StringIO, )?fractions\.Fraction"):
+    with pytest.raises(CheckpointError, match=r"it contains (_io\.StringIO, )?fractions\.Fraction"):
         read_checkpoint(path)
 
 
@@ -115,7 +115,7 @@ def test_arguments_of_a_command_line_are_no_code(tmp_path, bomb, zipped):
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     assert read_checkpoint(path)["args"] == content["args"]
     torch.save({"args": Namespace(x=bomb)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"it holds (posix|nt)\.mkdir"):
+    with pytest.raises(CheckpointError, match=r"it contains (posix|nt)\.mkdir"):
         read_checkpoint(path)
     assert not bomb.path.exists()
 
@@ -338,7 +338,7 @@ def test_addresses_are_refused_with_instructions():
 
 def test_content_that_is_no_dict_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"a\.pth holds a list, not a dict of weights"):
+    with pytest.raises(CheckpointError, match=r"a\.pth contains a list, not a dict of weights"):
         read_checkpoint(tmp_path / "a.pth")
 
 

@@ -206,7 +206,7 @@ def test_fine_tuning_from_a_backbone_takes_all_of_it(model, pristine):
     half = dict(list(backbone.items())[::2])
     with pytest.raises(CheckpointError, match="would keep their initial values"):
         load_checkpoint(copy.deepcopy(pristine), half, fine_tune=True)
-    with pytest.raises(CheckpointError, match="1 have no place: roi_heads.weight"):
+    with pytest.raises(CheckpointError, match="1 do not: roi_heads.weight"):
         load_checkpoint(copy.deepcopy(pristine), {**backbone, "roi_heads.weight": torch.ones(2)}, fine_tune=True)
 
 

@@ -51,7 +51,7 @@ def test_what_the_model_would_not_use_is_refused_by_evaluation():
     relation = {"_target_": "detrex_lite.modeling.PositionRelation", "num_heads": 4}
     trained = small("dino", **{"transformer.decoder.relation": relation}).state_dict()
     report = load_checkpoint(small("dino"), trained)
-    with pytest.raises(CheckpointError, match=r"no place for: transformer\.decoder\.relation"):
+    with pytest.raises(CheckpointError, match=r"does not have: transformer\.decoder\.relation"):
         report.require_complete("model.pth")
 
 

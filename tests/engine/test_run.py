@@ -137,7 +137,7 @@ def test_validation_images_without_an_object_give_nan(make_config, tmp_path, sha
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     results = train(make_config("run", f"dataset.root={tmp_path / 'shapes'}"))
     assert math.isnan(results["bbox"]["AP"])
-    assert "has no object to find: AP is nan, and none of the " in (tmp_path / "run" / "log.txt").read_text()
+    assert "has no objects: AP is nan, and all " in (tmp_path / "run" / "log.txt").read_text()
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 6
 
 

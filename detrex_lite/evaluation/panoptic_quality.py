@@ -162,7 +162,7 @@ def _numbered_segments(segments: Sequence[Segment], kind: str) -> Iterator[tuple
     used_ids = {VOID}
     for number, segment in enumerate(segments, 1):
         if segment.id in used_ids:
-            reason = "stands for void" if segment.id == VOID else "is not unique"
+            reason = "stands for void" if segment.id == VOID else "another segment has as well"
             raise ValueError(f"the {kind} segment at position {number - 1} has the id {segment.id}, which {reason}")
         used_ids.add(segment.id)
         yield segment.id, number

@@ -146,7 +146,7 @@ def test_validation_images_without_an_object_give_nan(make_config, tmp_path, sha
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     results = train(make_config("run", f"dataset.root={tmp_path / 'shapes'}"))
     assert math.isnan(results["bbox"]["AP"])
-    assert "has no object to find: AP is nan, and none of the " in (tmp_path / "run" / "log.txt").read_text()
+    assert "has no objects: AP is nan, and all " in (tmp_path / "run" / "log.txt").read_text()
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 6
 
 
@@ -221,7 +221,7 @@ def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_pat
 
 def test_fine_tuning_from_another_model_is_refused(make_config, tmp_path):
     torch.save({"encoder.weight": torch.zeros(2, 2), "decoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="a different model"):
         train(make_config("run", f"train.init_checkpoint={tmp_path}/other.pth"))
 
 

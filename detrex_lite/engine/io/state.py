@@ -106,6 +106,8 @@ class TrainingState:
 
     Attributes:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
+        stagnation: `evaluations`, how many there were since the best one, and `iteration`, of the last one that was
+            counted; None before the first.
         saved_iteration: the iteration of the last checkpoint that was written, None before the first.
         ema_restart: what `EmaRestart` remembers, None before it begins.
         losses, scalars: means since the last line of the log; saved, so that a resumed run writes the same lines.
@@ -132,6 +134,7 @@ class TrainingState:
         self.config = config
         self.seed = seed
         self.best: dict[str, Any] | None = None
+        self.stagnation: dict[str, Any] | None = None
         self.ema_restart: dict[str, Any] | None = None
         self.saved_iteration: int | None = None
         self.losses = RunningMeans()
@@ -157,6 +160,7 @@ class TrainingState:
             "losses": losses,
             "scalars": scalars,
             "best": self.best,
+            "stagnation": self.stagnation,
             "class_names": self.class_names,
             "category_ids": self.category_ids,
             "config": self.config,
@@ -229,6 +233,7 @@ class TrainingState:
         trainer.iteration = state["iteration"]
         trainer.batches = [(size, number) for size, number in state.get("batches", ())]
         self.best = state["best"]
+        self.stagnation = state.get("stagnation")  # checkpoints before it was kept have none
         self.ema_restart = state.get("ema_restart")
         self._report_changes(path, state)
         rank, iteration = distributed.rank(), trainer.iteration

@@ -53,6 +53,8 @@ def program(*words: str) -> int:
         The exit status.
     """
     signal.signal(signal.SIGINT, _leave_at_once)
+    if os.getcwd() not in sys.path:  # as for `python -m`: a config may name classes of a package that lies here
+        sys.path.append(os.getcwd())
     # Before torch starts its threads. By default they wait for each other in long busy loops: beside a program that
     # took one of two cores, steps on a CPU were 10 times slower than alone. Short ones cost nothing alone, and 4 times
     # then.

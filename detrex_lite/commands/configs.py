@@ -120,10 +120,6 @@ def _weights_file(args: argparse.Namespace, entry: ZooEntry | None) -> str | Non
 
 def _plain_overrides(args: argparse.Namespace, cfg: DictConfig, weights: str | None) -> list[str]:
     """The options as overrides of a config that keeps its data."""
-    if "train" not in cfg:
-        raise ConfigError(f"{args.model} has no 'train': it is the config of a model, and not of a training")
-    if args.size is not None:
-        set_image_size(cfg, args.size)
     values: dict[str, Any] = {
         "dataloader.train.total_batch_size": args.batch,
         "optimizer.lr": args.lr,
@@ -135,6 +131,11 @@ def _plain_overrides(args: argparse.Namespace, cfg: DictConfig, weights: str | N
         "dataloader.train.num_workers": args.workers,
         "dataloader.test.num_workers": args.workers,
     }
+    given = {key: value for key, value in values.items() if value is not None}
+    if (given or args.size is not None) and "train" not in cfg:
+        raise ConfigError(f"{args.model} has no 'train': it is the config of a model, and not of a training")
+    if args.size is not None:
+        set_image_size(cfg, args.size)
     if args.epochs is not None:
         cfg.train.max_iter = MAX_ITER
-    return [f"{key}={value}" for key, value in values.items() if value is not None]
+    return [f"{key}={value}" for key, value in given.items()]

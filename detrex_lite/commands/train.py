@@ -7,14 +7,27 @@ import threading
 from collections.abc import Iterator
 
 from .. import distributed
+from ..cli.trials import is_trial
 from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch
 from .configs import plan_of, settled
+from .trials import run_trial
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or evaluate with `--eval-only`; see `detrex_lite.cli.train`."""
+    """Train, evaluate with `--eval-only`, or try something out; see `detrex_lite.cli.train`."""
+    if is_trial(args):
+        return try_out(args)
     start_processes(args)
     return 0
+
+
+def try_out(args: argparse.Namespace) -> int:
+    """Do what an option of `detrex_lite.cli.trials` asks for."""
+    with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
+        plan = plan_of(args)
+        if plan.settings:
+            print(plan.describe(), flush=True)
+        return run_trial(args, plan.cfg)
 
 
 def start_processes(args: argparse.Namespace) -> None:

@@ -10,10 +10,10 @@ from ..config import instantiate
 from ..inference.predictor import without_pretrained_backbone
 from ..structures import Boxes, Instances
 
-SIDE = 256  # pixels of the image that is tried: what a step keeps grows with the pixels
+SIDES = (128, 256)  # pixels of the images that are tried: what a step keeps grows in proportion to the pixels
 OBJECTS = 8  # in that image
 BYTES_OF_WEIGHT = 20  # weight, gradient, two moments of AdamW, running mean: four bytes each
-WORKSPACE = 1.5  # times what is kept for the backward pass: gradients and what operators need besides
+WORKSPACE = 1.3  # times what is kept for the backward pass: gradients and what operators need besides
 
 
 class MemoryNeed(NamedTuple):
@@ -24,7 +24,7 @@ class MemoryNeed(NamedTuple):
 
 
 def measure_need(cfg: DictConfig, pixels: int) -> MemoryNeed | None:
-    """What a training step of a config's model needs, by what a forward pass of a small image keeps for its gradients.
+    """What a training step of a config's model needs, by what forward passes of two small images keep for gradients.
 
     Args:
         cfg: a config whose `model` can be built.
@@ -36,15 +36,17 @@ def measure_need(cfg: DictConfig, pixels: int) -> MemoryNeed | None:
     with torch.random.fork_rng(devices=[]):
         try:
             model = instantiate(without_pretrained_backbone(cfg).model).train()
-            kept = _bytes_kept(model)
+            small, large = (_bytes_kept(model, side) for side in SIDES)
         except (RuntimeError, ValueError, OSError, ImportError):
             return None  # training will say what is wrong, if it is
     weights = sum(parameter.numel() for parameter in model.parameters())
-    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(kept * WORKSPACE * max(1.0, pixels / SIDE**2)))
+    slope = max(0.0, (large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2))
+    kept = large + slope * (pixels - SIDES[1] ** 2)
+    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(WORKSPACE * max(small, kept)))
 
 
-def _bytes_kept(model: torch.nn.Module) -> int:
-    """What a forward pass in training keeps for the backward pass, besides weights."""
+def _bytes_kept(model: torch.nn.Module, side: int) -> int:
+    """What a forward pass in training keeps for the backward pass, besides weights, of a square image."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -54,14 +56,14 @@ def _bytes_kept(model: torch.nn.Module) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    corners = torch.linspace(0, SIDE / 2, OBJECTS)[:, None].repeat(1, 2)
+    corners = torch.linspace(0, side / 2, OBJECTS)[:, None].repeat(1, 2)
     instances = Instances(
-        (SIDE, SIDE),
-        gt_boxes=Boxes(torch.cat([corners, corners + SIDE / 4], dim=1)),
+        (side, side),
+        gt_boxes=Boxes(torch.cat([corners, corners + side / 4], dim=1)),
         gt_classes=torch.zeros(OBJECTS, dtype=torch.int64),
     )
-    image = torch.randint(256, (3, SIDE, SIDE), dtype=torch.uint8)
-    record = {"image": image, "height": SIDE, "width": SIDE, "image_id": 0, "file_name": "", "instances": instances}
+    image = torch.randint(256, (3, side, side), dtype=torch.uint8)
+    record = {"image": image, "height": side, "width": side, "image_id": 0, "file_name": "", "instances": instances}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses = model([record])
     assert losses

@@ -102,6 +102,7 @@ def test_sources_are_described():
         ("class", "dino", "'class' cannot be the name"),
         ("a" * 26, "dino", "2 to 25"),
         ("dino", "detr", "there is a project 'dino' already"),
+        ("centre_loss", "detr", "'centre_loss' would name its class CentreLoss"),
         ("json", "detr", r"a module 'json' already \(.*json"),
         ("there", "detr", "there exists already"),
         ("my_detr", "dion", "no project 'dion'; did you mean 'dino'"),

@@ -66,8 +66,8 @@ train = dict(
     eval_epochs=None,
     # The metric that selects model_best.pth; higher is better. None: no model_best.pth.
     best_metric="bbox/AP",
-    # Early stopping: end the training after this number of evaluations in a row without an improvement of best_metric.
-    # None: no early stopping.
+    # Early stopping: training ends after this many evaluations in a row none of which improved best_metric. None: no
+    # early stopping.
     patience=None,
     # The interval between lines in the log and in metrics.jsonl, in steps; a line has the means over the interval.
     log_period=20,

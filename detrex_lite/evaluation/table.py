@@ -1,4 +1,4 @@
-"""Metrics as text."""
+"""Formatting of metrics as text."""
 
 import math
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from .pycocotools_bridge import METRIC_NAMES
 
 MAX_COLUMNS = 4
-"""Classes side by side in the table of classes."""
+"""Number of classes per row in the table of classes."""
 
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
-    """What evaluators returned, as text for a terminal: COCO's numbers, then AP per class; the same of masks; panoptic
-    quality, and PQ per class.
+    """Format the results of evaluators for a terminal: COCO's numbers and AP per class of boxes and of masks, and
+    panoptic quality with PQ per class.
 
-    All in percent; a dash stands for what has no ground truth.
+    All values are in percent; a dash stands for metrics without ground truth.
     """
     parts = [(title, layout(results[group])) for group, (title, layout) in _GROUPS.items() if results.get(group)]
     if not parts:
@@ -53,7 +53,7 @@ _GROUPS = {
 def _classes(classes: list[tuple[str, float]], name: str) -> str:
     columns = min(MAX_COLUMNS, math.ceil(len(classes) / 10))
     height = math.ceil(len(classes) / columns)
-    cells = [("class", name), *((one, _number(value)) for one, value in classes)]
+    cells = [("class", name), *((class_name, _number(value)) for class_name, value in classes)]
     header, cells = cells[0], cells[1:]
     rows = [list(header) * columns]
     for row in range(height):
@@ -61,11 +61,13 @@ def _classes(classes: list[tuple[str, float]], name: str) -> str:
     return _layout(rows, left=range(0, 2 * columns, 2))
 
 
-def _layout(rows: list[list[str]], left: Sequence[int] = ()) -> str:
-    """Aligned columns: to the right, but those in `left` to the left."""
+def _layout(rows: list[list[str]], left_aligned: Sequence[int] = ()) -> str:
+    """Align columns to the right, except those in `left_aligned`."""
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(text.ljust(widths[i]) if i in left else text.rjust(max(widths[i], 6)) for i, text in enumerate(row))
+        "  ".join(
+            text.ljust(widths[i]) if i in left_aligned else text.rjust(max(widths[i], 6)) for i, text in enumerate(row)
+        )
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)

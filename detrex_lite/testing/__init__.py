@@ -1,4 +1,4 @@
-"""Tests that every detector must pass, for this repository and for any other that writes a detector.
+"""Tests that every detector must pass, for this repository and for others that implement a detector.
 
 It needs pytest, and the rest of `detrex_lite` does not import it. A test file of another repository is
 
@@ -11,11 +11,11 @@ It needs pytest, and the rest of `detrex_lite` does not import it. A test file o
             cfg = get_config("projects/detr/configs/models/detr_r50.py").model  # or your own config
             return changed(cfg, {**SMALL, **changes})
 
-No conftest is needed. Tests that compile are marked `slow`: `pytest -m "not slow"` leaves them out, and
-`markers = ["slow: takes some time"]` in your settings makes the mark known to pytest.
+No conftest is needed. Tests that compile are marked `slow`: `pytest -m "not slow"` skips them, and
+`markers = ["slow: takes some time"]` in your settings registers the mark with pytest.
 """
 
-# ruff: noqa: E402 - what has assertions is registered before it is imported
+# ruff: noqa: E402 - modules with assertions are registered before they are imported
 import pytest
 
 pytest.register_assert_rewrite("detrex_lite.testing.contract", "detrex_lite.testing.models")

@@ -336,5 +336,5 @@ PRE_NORM = {
 def test_detectors_that_transformers_does_not_have_are_refused(project, changes, named):
     cfg = get_config(f"projects/{project}/configs/models/{project}_r50.py").model
     model = build(changed(cfg, {**SMALL, **changes}))
-    with pytest.raises(CheckpointError, match=f"transformers has no such detector: .*{named}"):
+    with pytest.raises(CheckpointError, match=f"transformers has no equivalent detector: .*{named}"):
         convert_state_dict(model.state_dict(), "transformers")

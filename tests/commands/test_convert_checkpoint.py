@@ -133,10 +133,10 @@ def test_refusals(write, tmp_path, capsys):
     torch.save({name: value for name, value in state.items() if "decoder" not in name}, half)
     output = tmp_path / "out.pth"
     refused = [
-        ((other, source), "in.pth", "Take the config"),
+        ((other, source), "in.pth", "Use the config"),
         ((config, half), "half.pth", "transformer.decoder"),
         ((config, source, "--to", "detrx"), "detrx", "did you mean 'detrex'"),
-        ((other, tmp_path / "other.pth", "--to", "detr"), "detr has no such detector"),
+        ((other, tmp_path / "other.pth", "--to", "detr"), "detr has no"),
         ((config, tmp_path / "absent.pth"), "absent.pth", "no file"),
         ((tmp_path / "absent.py", source), "absent.py"),
     ]

@@ -207,6 +207,6 @@ def test_interpolations_of_one_missing_value_are_one_fault():
 
 def test_interpolations_that_fail_for_one_reason_are_one_fault():
     call = "${detrex_lite.call:os.getcwd}"
-    reason = f"{call} is not called: it takes functions of detrex_lite only"
+    reason = f"{call} is not called: only functions of detrex_lite are allowed"
     assert faults_of({"a": call}) == [f"a: {reason}"]
     assert faults_of(dict.fromkeys("abcde", call)) == [f"a, b, c, ... (5 in all): {reason}"]

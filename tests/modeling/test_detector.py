@@ -253,7 +253,7 @@ def test_further_losses_stand_beside_those_of_the_sets(batch):
 @pytest.mark.parametrize(
     ("further", "message"),
     [
-        ({"loss_bbox": torch.tensor(1.0)}, "'loss_bbox', which is a loss of the criterion"),
+        ({"loss_bbox": torch.tensor(1.0)}, "'loss_bbox', which the criterion"),
         ({"loss_vector": torch.ones(3)}, r"'loss_vector' of shape \(3,\)"),
         ({"loss_number": 1.0}, "'loss_number' a float"),
         (torch.tensor(1.0), "returned a Tensor"),

@@ -170,7 +170,7 @@ def test_points_of_a_grid(batch):
     want = [[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)]
     assert_close(model.queries.points, torch.tensor(want))
     require_all_gradients(model, model(batch))
-    with pytest.raises(ValueError, match="num_queries=10.*square number, such as 9"):
+    with pytest.raises(ValueError, match="num_queries=10.* 9"):
         LearnedPoints(layout=QueryLayout(10), embed_dim=8, points="grid")
 
 
@@ -179,7 +179,7 @@ def test_faulty_queries():
         LearnedPoints(layout=QueryLayout(9), embed_dim=8, points="girds")
     with pytest.raises(ValueError, match="num_patterns=3.*groups or a one-to-many"):
         LearnedPoints(layout=QueryLayout(9, num_groups=2), embed_dim=8)
-    with pytest.raises(ValueError, match="num_patterns is said to be"):
+    with pytest.raises(ValueError, match="num_patterns is given as"):
         build(small_config(**{"queries.num_patterns": P + 1}))
     decoder = build(small_config()).transformer.decoder
     queries = Queries([QueryBlock("", torch.zeros(1, 3, 64), torch.zeros(1, 3, 2), torch.zeros(1, 3, 64))])

@@ -100,7 +100,7 @@ def test_only_the_last_layer_has_masks():
 def test_contradictory_parts_are_refused():
     with pytest.raises(ValueError, match="heads.extra.hidden"):
         build(small_config(**{"heads.extra": None}))
-    with pytest.raises(ValueError, match="embed_dim is said to be"):
+    with pytest.raises(ValueError, match="embed_dim is given as"):
         build(small_config(**{"mask_head.embed_dim": 128}))
     with pytest.raises(ValueError, match="no feature map 'res7'"):
         build(small_config(**{"mask_head.in_features": ["res7"]}))

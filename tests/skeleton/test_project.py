@@ -106,6 +106,8 @@ def test_sources_are_described():
         ("json", "detr", r"a module 'json' already \(.*json"),
         ("there", "detr", "there exists already"),
         ("my_detr", "dion", "no project 'dion'; did you mean 'dino'"),
+        ("my_detr", "DINO", "no project 'DINO'; did you mean 'dino'"),
+        ("my_detr", "faster_rcnn", "no project 'faster_rcnn'; choices: align_detr"),
         ("my_detr", "deim", "'deim' has no model that trains .*choices: align_detr"),
         ("my_detr", "../detr", r"no project '\.\./detr'"),
     ],

@@ -185,11 +185,11 @@ class _Partial:
 
     @property
     def resumable_size(self) -> int:
-        """The size, or 0 when nothing tells whether the rest would fit."""
+        """The size, or 0 when the version of the file is unknown."""
         return self.size if self.version is not None and self.version.validator else 0
 
     def begin(self, version: _Version) -> None:
-        """Remove what is there, and note the version of what comes."""
+        """Remove the received part, and record the version of the new one."""
         self.discard()
         replace_text(self._about, json.dumps(version._asdict()))
 

@@ -270,7 +270,7 @@ class CocoEvaluator:
 
 
 def write_metrics(path: Path, results: dict[str, dict[str, float]]) -> None:
-    """Write what an evaluator returned as JSON, which has no nan: null stands for it."""
+    """Write the results of an evaluator as JSON, with null for nan."""
     finite = {
         group: {name: None if math.isnan(value) else value for name, value in metrics.items()}
         for group, metrics in results.items()

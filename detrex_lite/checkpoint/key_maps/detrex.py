@@ -105,8 +105,8 @@ DINO = KeyMap(
 
 # A second head that scores encoded tokens, for each of six encoder layers, under two names.
 _TOKEN_SCORES = tuple(
-    Copy(f"{place}.{layer}.", "class_embed.6.", when=has_proposals)
-    for place in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP")
+    Copy(f"{module}.{layer}.", "class_embed.6.", when=has_proposals)
+    for module in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP")
     for layer in range(6)
 )
 _SPARSE_LAYER = "transformer.encoder.layers.#."

@@ -68,3 +68,12 @@ def require_detector(parser: argparse.ArgumentParser, args: argparse.Namespace) 
         parser.error("--model has its own config: leave --config-file out, and change it with --opts")
     if not args.model and not args.weights:
         parser.error("give the --weights of a run, or the --model of a published one")
+
+
+def split_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Split `args.words` into `args.model`, None without one, and the overrides `args.opts`."""
+    args.opts = [word for word in args.words if "=" in word or word.startswith("~")]
+    models = [word for word in args.words if word not in args.opts]
+    if len(models) > 1:
+        parser.error(f"one model at a time, and these are {len(models)}: {', '.join(models)}. Overrides are KEY=VALUE")
+    args.model = models[0] if models else None

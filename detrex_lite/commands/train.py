@@ -1,4 +1,4 @@
-"""Training what a config describes."""
+"""Training a detector on a folder of images, or what a config describes."""
 
 import argparse
 import contextlib
@@ -6,13 +6,28 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch, load_config
+from .. import distributed
+from ..cli.trials import is_trial
+from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch
+from .configs import plan_of, settled
+from .trials import run_trial
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or evaluate with `--eval-only`; see `detrex_lite.cli.train`."""
+    """Train, evaluate with `--eval-only`, or try something out; see `detrex_lite.cli.train`."""
+    if is_trial(args):
+        return try_out(args)
     start_processes(args)
     return 0
+
+
+def try_out(args: argparse.Namespace) -> int:
+    """Do what an option of `detrex_lite.cli.trials` asks for."""
+    with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
+        plan = plan_of(args)
+        if plan.settings:
+            print(plan.describe(), flush=True)
+        return run_trial(args, plan.cfg)
 
 
 def start_processes(args: argparse.Namespace) -> None:
@@ -22,21 +37,24 @@ def start_processes(args: argparse.Namespace) -> None:
         SystemExit: when anything was wrong, which has been told.
     """
     with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
+        plan = plan_of(args)
+        if plan.settings and distributed.is_main_process():
+            print(plan.describe(), flush=True)
         launch(
             run_config,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            device=device_of(load_config(args)),
-            args=(args,),
+            device=device_of(plan.cfg),
+            args=(settled(args, plan),),
         )
 
 
 def run_config(args: argparse.Namespace) -> None:
     """What each process does."""
     with clear_errors(with_traceback=args.traceback):
-        cfg = load_config(args)
+        cfg = plan_of(args).cfg
         train, evaluate = find_engine(args.engine)
         if args.eval_only:
             evaluate(cfg)

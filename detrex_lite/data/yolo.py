@@ -19,7 +19,7 @@ from .packing import AnnotationTable, pack
 logger = logging.getLogger(__name__)
 
 _LARGEST = 1.5  # of a fraction: an object may reach out of its image; beyond this its numbers are pixels
-_DIGITS = 9  # of a pixel: what the product of a fraction and a size has beyond is rounding
+_DIGITS = 10  # of a pixel: what the product of a fraction and a size has beyond is rounding
 
 
 def label_path(image: str) -> str:
@@ -169,6 +169,18 @@ def _object_of(line: str, class_names: Sequence[str]) -> tuple[int, np.ndarray]:
         worst = values[np.abs(values).argmax()]
         raise ValueError(f"{worst:g} is no fraction of the image's size, as YOLO has them: pixels? {shown(line)}")
     return class_index, values.reshape(-1, 2)
+
+
+def has_polygons(images: Sequence[str]) -> bool:
+    """Whether a label file of some images has a polygon."""
+    for image in images:
+        try:
+            with open(label_path(image), encoding="utf-8-sig") as file:
+                if any(len(line.split()) > 5 for line in file):
+                    return True
+        except (OSError, ValueError):  # none, or one that the reader names
+            continue
+    return False
 
 
 def _corners(points: np.ndarray) -> tuple[float, ...]:

@@ -1,147 +1,95 @@
-"""How much memory there is, and what to say and to advise when it is full."""
+"""How much memory a training step needs, and how much there is."""
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from omegaconf import DictConfig
 
-from ..layers import BaseTransformerLayer
+from ..config import instantiate
+from ..inference.predictor import without_pretrained_backbone
+from ..structures import Boxes, Instances
 
-GIB = 2**30
+SIDES = (128, 256)  # pixels of the images that are tried: what a step keeps grows in proportion to the pixels
+OBJECTS = 8  # in that image
+BYTES_OF_WEIGHT = 20  # weight, gradient, two moments of AdamW, running mean: four bytes each
+WORKSPACE = 1.3  # times what is kept for the backward pass: gradients and what operators need besides
 
 
-class MemoryFullError(RuntimeError):
-    """There is not enough memory, on a GPU or for the CPU, for what was to be computed."""
+class MemoryNeed(NamedTuple):
+    """Bytes of a training step: `fixed`, and `per_image` of the batch."""
+
+    fixed: int
+    per_image: int
 
 
-def training_memory_full(
-    error: BaseException,
-    *,
-    iteration: int,
-    batch: Sequence[dict[str, Any]],
-    model: nn.Module,
-    device: torch.device,
-    has_amp: bool,
-    accumulate_steps: int,
-) -> MemoryFullError:
-    """The error for a training step that found the memory full: numbers, and what helps of what is not used yet.
+def measure_need(cfg: DictConfig, pixels: int) -> MemoryNeed | None:
+    """What a training step of a config's model needs, by what forward passes of two small images keep for gradients.
 
     Args:
-        error: what torch raised.
-        iteration: the step, from 1.
-        batch: what this process's model was given.
-        model: the model, to see what it recomputes.
-        device: where it is.
-        has_amp: whether there is mixed precision.
-        accumulate_steps: batches a step.
+        cfg: a config whose `model` can be built.
+        pixels: of each image in training.
+
+    Returns:
+        An estimate in bytes, for float32; None when the model cannot be tried on the CPU.
     """
-    advice = []
-    if not has_amp:
-        advice.append("train.amp.enabled=True: activations in 16 bits take about half the memory")
-    if len(batch) > 1:
-        advice.append(
-            "half the dataloader.train.total_batch_size with "
-            f"train.accumulate_steps={2 * accumulate_steps}: steps of as many images, in smaller parts"
-        )
-    layers = [module for module in model.modules() if isinstance(module, BaseTransformerLayer)]
-    if layers and not any(layer.activation_checkpointing for layer in layers):
-        advice.append(
-            "train.activation_checkpointing=True: activations in transformer layers are computed again in the backward "
-            "pass instead of being stored, which costs time"
-        )
-    advice += [
-        "smaller images (dataloader.train.mapper.augmentation), or a smaller model",
-        "`detrex-lite train ... --find-batch-size` measures the largest batch that fits",
-    ]
-    where = f"at iteration {iteration}, with {describe_batch(batch)} in a batch of this process"
-    return _memory_full(error, device, where, advice)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            model = instantiate(without_pretrained_backbone(cfg).model).train()
+            small, large = (_bytes_kept(model, side) for side in SIDES)
+        except (RuntimeError, ValueError, OSError, ImportError):
+            return None  # training will say what is wrong, if it is
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    slope = max(0.0, (large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2))
+    kept = large + slope * (pixels - SIDES[1] ** 2)
+    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(WORKSPACE * max(small, kept)))
 
 
-def memory_full(error: BaseException, device: torch.device) -> MemoryFullError:
-    """The error for anything but a training step, such as an evaluation."""
-    advice = [
-        "dataloader.test.batch_size=1, when it was an evaluation",
-        "smaller images (dataloader.test.mapper.augmentation), or a smaller model",
-        "other programs that use this device: `nvidia-smi` lists them"
-        if device.type == "cuda"
-        else "other programs that use the memory, and fewer dataloader.train.num_workers",
-    ]
-    return _memory_full(error, device, "outside of a training step", advice)
+def _bytes_kept(model: torch.nn.Module, side: int) -> int:
+    """What a forward pass in training keeps for the backward pass, besides weights, of a square image."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
 
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
-def _memory_full(error: BaseException, device: torch.device, where: str, advice: Sequence[str]) -> MemoryFullError:
-    listed = "".join(f"\n  - {line}" for line in advice)
-    return MemoryFullError(
-        f"out of memory {where}\n{describe_memory(device)}{_asked(error)}\nWhat helps, one or more of:{listed}"
+    corners = torch.linspace(0, side / 2, OBJECTS)[:, None].repeat(1, 2)
+    instances = Instances(
+        (side, side),
+        gt_boxes=Boxes(torch.cat([corners, corners + side / 4], dim=1)),
+        gt_classes=torch.zeros(OBJECTS, dtype=torch.int64),
     )
+    image = torch.randint(256, (3, side, side), dtype=torch.uint8)
+    record = {"image": image, "height": side, "width": side, "image_id": 0, "file_name": "", "instances": instances}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = model([record])
+    assert losses
+    return sum(kept.values())
 
 
-def describe_batch(batch: Sequence[dict[str, Any]]) -> str:
-    """`"4 images of up to 800x1333 pixels (height x width) and 31 objects"`."""
-    heights, widths = zip(*((sample["image"].shape[-2:]) for sample in batch), strict=True) if batch else ((0,), (0,))
-    objects = sum(len(sample["instances"]) for sample in batch if "instances" in sample)
-    count = f"{len(batch)} image{'s' * (len(batch) != 1)}"
-    return f"{count} of up to {max(heights)}x{max(widths)} pixels (height x width) and {objects} objects"
+def free_memory(device: str) -> int | None:
+    """Bytes that are free on a device, within the limit of the container that this is; None when not known."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    limits = [value for value in (_available(), _left_in_group()) if value is not None]
+    return min(limits) if limits else None
 
 
-def _asked(error: BaseException) -> str:
-    """What torch says of the allocation that failed."""
-    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), flags=re.IGNORECASE)
-    if asked is None:
-        return ""
-    size = asked[1]
-    if in_bytes := re.fullmatch(r"(\d+) bytes", size):
-        size = f"{int(in_bytes[1]) / GIB:.2f} GiB"
-    return f"; {size} more were asked for"
-
-
-def describe_memory(device: torch.device) -> str:
-    """How much memory a device has, how much of it this process uses or used at most, and how much is free."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        most = torch.cuda.max_memory_allocated(device)
-        return (
-            f"{torch.cuda.get_device_name(device)} ({device}) has {total / GIB:.1f} GiB; this process used up to "
-            f"{most / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
-        )
-    total, free, used = machine_memory()
-    return (
-        f"the machine has {total / GIB:.1f} GiB; this process uses {used / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
-    )
-
-
-def machine_memory() -> tuple[int, int, int]:
-    """(all, free, used by this process) in bytes. Where the system does not tell, as outside of Linux, 0.
-
-    A limit of the container is the memory that there is, where it is below that of the machine.
-    """
-    fields = _kilobytes("/proc/meminfo")
-    total, free = fields.get("MemTotal", 0), fields.get("MemAvailable", 0)
-    used = _kilobytes("/proc/self/status").get("VmRSS", 0)
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        limit, taken = _number(limit_file), _number(used_file)
-        if limit is not None and taken is not None and limit < total:
-            total, free = limit, min(free, max(limit - taken, 0))
-    return total, free, used
-
-
-def _kilobytes(path: str) -> dict[str, int]:
-    """Lines such as `MemTotal: 16 kB` as bytes by name."""
+def _available() -> int | None:
     try:
-        text = Path(path).read_text()
+        lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
-        return {}
-    return {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, flags=re.MULTILINE)}
-
-
-def _number(path: str) -> int | None:
-    try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):  # "max" is no limit
         return None
+    sizes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(sizes[0]) * 1024 if sizes else None
+
+
+def _left_in_group(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return int(limit) - int(used) if limit.isdecimal() else None

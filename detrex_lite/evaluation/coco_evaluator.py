@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from .. import distributed
+from ..analysis import ERRORS_FILE, Analysis, analyse, make_detections, objects_of, to_json, write_errors
 from ..checkpoint.files import replace_text
 from ..errors import NonFiniteError
 from ..structures.masks import run_lengths
@@ -25,6 +27,9 @@ from .inputs import image_of
 from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
 
 logger = logging.getLogger(__name__)
+
+NUM_WORST = 50
+"""Images that are listed in `errors.json`."""
 
 
 class ImageDetections(NamedTuple):
@@ -58,18 +63,31 @@ class CocoEvaluator:
     Args:
         dataset: a `DetectionDataset`. Without annotations only the predictions are written.
         output_dir: where `predictions.json` (COCO results with the `file_name` of the data set's image, and masks as
-            `segmentation`) and `metrics.json` go; None writes nothing.
+            `segmentation`), `metrics.json` and `errors.json` (what is wrong with the boxes, and the worst images with
+            their file names) go; None writes nothing.
         backend: who computes the metrics, "pycocotools" or "faster-coco-eval": the numbers are the same. "auto" is
             faster-coco-eval where it is installed; the log tells which it was.
         further_classes: how many classes the model has behind those of the data set. What is found of them is left out:
             the stuff of a panoptic model, where `dataset` has the things.
+        find_errors: whether errors are looked for, which takes 14 s for 300 detections in each image of COCO's
+            validation set.
+
+    Attributes:
+        analysis: what is wrong with the boxes of the last evaluation; None on other processes than the main one, and
+            without annotations.
 
     Raises:
         ValueError: for another backend, or one that is not installed, and for a negative number of classes.
     """
 
     def __init__(
-        self, *, dataset: Any, output_dir: str | Path | None = None, backend: str = AUTO, further_classes: int = 0
+        self,
+        *,
+        dataset: Any,
+        output_dir: str | Path | None = None,
+        backend: str = AUTO,
+        further_classes: int = 0,
+        find_errors: bool = True,
     ):
         if further_classes < 0:
             raise ValueError(f"further_classes must be a number of classes from 0, got {further_classes}")
@@ -83,6 +101,8 @@ class CocoEvaluator:
         self._has_masks = dataset.segmentations is not None
         self._with_masks: bool | None = None  # whether the model returns masks; None before the first output
         self._backends: dict[str, Backend] = {}
+        self.find_errors = find_errors
+        self.analysis: Analysis | None = None
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -100,6 +120,7 @@ class CocoEvaluator:
         """Discard all detections."""
         self._images = []
         self._with_masks = None
+        self.analysis = None
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add the detections of one batch.
@@ -245,7 +266,25 @@ class CocoEvaluator:
         )
         if self.output_dir is not None:
             write_metrics(self.output_dir / "metrics.json", results)
+        if self.find_errors:
+            self._analyse([image.detections for image in images.values()])
         return results
+
+    def _analyse(self, images: Sequence[ImageDetections]) -> None:
+        position = {int(image_id): number for number, image_id in enumerate(self.dataset.image_ids)}
+        positions = [position[image.image_id] for image in images]
+        boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes for image in images)])
+        boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        detections = make_detections(
+            np.repeat(np.asarray(positions, dtype=np.int64), [len(image.scores) for image in images]),
+            boxes,
+            np.concatenate([np.zeros(0), *(image.classes for image in images)]),
+            np.concatenate([np.zeros(0), *(image.scores for image in images)]),
+        )
+        self.analysis = analyse(objects_of(self.dataset), detections, self.dataset.class_names)
+        if self.output_dir is not None:
+            content = {**to_json(self.analysis), "worst_images": worst_images(self.analysis, self.dataset)}
+            write_errors(self.output_dir / ERRORS_FILE, content)
 
     def _get_backend(self, kind: str) -> Backend:
         """Create the backend when the first image arrives, since a data set that is only described needs none."""
@@ -276,6 +315,33 @@ def write_metrics(path: Path, results: dict[str, dict[str, float]]) -> None:
         for group, metrics in results.items()
     }
     replace_text(path, json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def worst_images(analysis: Analysis, dataset: Any, number: int = NUM_WORST) -> list[dict[str, Any]]:
+    """The images that cost most AP50, the worst first.
+
+    Args:
+        analysis: of the detections in `dataset`.
+        dataset: has the names of the files.
+        number: of images at most.
+
+    Returns:
+        For each image `image_id`, `file_name`, `cost` (what its errors take from AP50, in points) and `errors` (the
+        number of each kind that it has, at the thresholds of the classes).
+    """
+    counts = analysis.errors.counts_of_images(analysis.detections, analysis.objects)
+    result = []
+    for position in analysis.worst_images(number):
+        record = dataset[position]
+        result.append(
+            {
+                "image_id": int(record["image_id"]),
+                "file_name": str(record["file_name"]),
+                "cost": round(100 * float(analysis.costs[position]), 4),
+                "errors": {kind: int(values[position]) for kind, values in counts.items() if values[position]},
+            }
+        )
+    return result
 
 
 def _to_numpy(tensor: Any, dtype: Any) -> np.ndarray:

@@ -25,6 +25,11 @@ class CombinedEvaluator:
         names = [tuple(getattr(evaluator, "metric_names", ())) for evaluator in self.evaluators]
         return tuple(name for part in names for name in part) if all(names) else ()
 
+    @property
+    def analysis(self) -> Any:
+        """What is wrong with the boxes, of the first evaluator that has looked for it; else None."""
+        return next((one.analysis for one in self.evaluators if getattr(one, "analysis", None) is not None), None)
+
     def reset(self) -> None:
         """Discard all outputs."""
         for evaluator in self.evaluators:

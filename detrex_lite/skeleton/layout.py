@@ -183,7 +183,7 @@ def _imports_of_testing(source: Source) -> str:
 
 def _contracts(source: Source) -> list[str]:
     """The contracts of `detrex_lite.testing` that the source's detector keeps."""
-    contracts = ["DenoisingContract"] if source.denoising is not None else []
+    contracts = ["DenoisingContract"] if source.num_groups is not None else []
     contracts += ["DeformableContract"] if source.multi_scale else []
     return contracts or ["DetectorContract"]
 
@@ -191,15 +191,14 @@ def _contracts(source: Source) -> list[str]:
 def _test_values(source: Source) -> dict[str, str]:
     """The contracts, and the sizes of a model that is small enough for tests."""
     attributes = ""
-    small: dict[str, object] = {"transformer.decoder.num_layers": 2}
-    if source.denoising is not None:
-        sizes, num_groups = source.denoising
-        attributes = f"    num_groups = {num_groups}  # of denoising queries, for images of at most two objects\n\n"
-        small |= sizes
+    if source.num_groups is not None:
+        attributes = (
+            f"    num_groups = {source.num_groups}  # of denoising queries, for images of at most two objects\n\n"
+        )
     return {
         "contracts": ", ".join(_contracts(source)),
         "attributes": attributes,
-        "small": "".join(f'    "{key}": {value},\n' for key, value in small.items()),
+        "small": "".join(f'    "{key}": {value},\n' for key, value in source.test_changes.items()),
         "load_source": f'get_config("{source.model}").model',
         "shrink_source": f'        source.merge_with(get_config("{source.shrink}").small)\n' if source.shrink else "",
     }

@@ -8,6 +8,7 @@ from ...errors import did_you_mean
 from ..dataset import DetectionDataset, select_images
 from ..faults import DatasetError, FaultLog
 from .drawn_split import DrawnSplit
+from .tree import SPLITS
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Part:
         where: the file or folder of its annotations.
         images: the folder of its images, or of most of them.
         read: the reader with its arguments but `name`, `masks` and `log`.
+        has_masks: says whether some object has a polygon or run lengths.
     """
 
     where: str
     images: str
     read: Callable[..., DetectionDataset]
+    has_masks: Callable[[], bool] = bool
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class FoundDataset:
     def has_annotations(self) -> bool:
         """False for images alone."""
         return bool(self.class_names)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether some object has a polygon or run lengths; with `masks=True` all must have."""
+        return any(part.has_masks() for part in self.parts.values())
 
     def load(self, split: str, *, masks: bool = False) -> DetectionDataset:
         """The data set of one split. Later calls return the same object.
@@ -136,7 +144,7 @@ class FoundDataset:
 
 def found_dataset(root: str, layout: Layout, *, seed: int, val_share: float) -> FoundDataset:
     """The splits of a layout, of which `train` and `val` are drawn where it has no `val`."""
-    parts = {split: layout.parts[split] for split in ("train", "val", "test") if split in layout.parts}
+    parts: dict[str, Part] = {split: layout.parts[split] for split in SPLITS if split in layout.parts}
     drawn, remarks = None, list(layout.remarks)
     source = next((split for split in ("all", "train") if split in layout.parts), None)
     if layout.class_names and source is not None and "val" not in parts:

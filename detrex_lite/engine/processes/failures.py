@@ -11,7 +11,7 @@ import torch
 from ... import distributed
 from ...devices import is_out_of_memory
 from ..io.logs import FILE_ONLY
-from ..memory import memory_full
+from ..memory_full import memory_full
 
 logger = logging.getLogger(__name__)
 

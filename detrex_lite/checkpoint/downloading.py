@@ -136,7 +136,7 @@ def _begins(sha256: str) -> str:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Within this context, no other process downloads to `path`. The lock is released when the process ends."""
+    """Lock downloads to `path` for this process within the context; the lock is released when the process ends."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with _writing(path):
         try:

@@ -224,7 +224,7 @@ class CocoEvaluator:
         return json.dumps(named, allow_nan=False)[1:-1]
 
     def _kinds(self) -> tuple[str, ...]:
-        """The types of comparison that are possible."""
+        """Return the types of comparison that are possible."""
         if not self.dataset.has_annotations:
             return ()
         return (BOXES, MASKS) if self._with_masks and self._has_masks else (BOXES,)

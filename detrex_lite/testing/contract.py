@@ -55,7 +55,7 @@ class DetectorContract:
 
     @pytest.fixture
     def batch(self) -> Batch:
-        """Images of three sizes, one without objects; see `make_batch`."""
+        """Return images of three sizes, one without objects; see `make_batch`."""
         return make_batch()
 
     def expected_losses(self, *, aux_loss: bool = True) -> set[str]:
@@ -183,7 +183,7 @@ class DeformableContract(DetectorContract):
 
     @pytest.fixture
     def variant(self) -> Mapping[str, Any]:
-        """No changes, unless a subclass has that mark."""
+        """Return no changes, unless a subclass has that mark."""
         return {}
 
     @pytest.fixture(autouse=True)
@@ -289,7 +289,7 @@ class TwoStageContract:
         assert named["_enc"].logits.shape == named[""].logits.shape == (1, 4, NUM_CLASSES)
 
     def test_queries_for_which_an_image_has_no_tokens_do_nothing(self, batch: Batch) -> None:
-        """A small image has fewer tokens than the queries that a large image gives its batch."""
+        """A small image may have fewer tokens than queries, whose number depends on a larger image of its batch."""
         model = build_randomised(self.config()).double().eval()
         small = make_input(8, 8, [], [], seed=4)
         with torch.no_grad():

@@ -25,7 +25,7 @@ _PRELU = Copy("transformer.@.layers.#.ffns.#.activation.", "transformer.@.layers
 
 
 def _plain_attention(stack: str, number: str) -> Rules:
-    """Attention that wraps torch's module; other attention blocks have their projections directly."""
+    """Make the rules of attention that wraps torch's module; other attention blocks have their projections directly."""
     foreign, native = (f"transformer.{stack}.layers.#.attentions.{number}.{wrapper}" for wrapper in ("attn.", ""))
     return ((f"{foreign}in_proj_@", f"{native}in_proj_@"), (f"{foreign}out_proj.", f"{native}out_proj."))
 

@@ -36,7 +36,7 @@ class ProposalTokens(NamedTuple):
     proposes: Tensor
 
     def references(self) -> Tensor:
-        """Return the references of proposed boxes, (B, N, 4) or (1, N, 4): anchors, or (1, 1, 1, 1) without a proposal."""
+        """Return the references of proposed boxes, (B or 1, N, 4): anchors, or (1, 1, 1, 1) without a proposal."""
         return proposed_from(self.anchors, self.proposes).sigmoid()
 
 

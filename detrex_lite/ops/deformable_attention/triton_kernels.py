@@ -25,7 +25,7 @@ _VARYING = ("num_queries", "num_tokens")
 
 @triton.jit
 def _program_position(num_queries, H: tl.constexpr, QUERIES: tl.constexpr):
-    """Return the image, head and first query of a program. Heads vary fastest, because they read the same location lines."""
+    """Return the image, head and first query of a program. Heads vary fastest, since they read the same lines."""
     program = tl.program_id(0)
     block = program // H
     blocks = tl.cdiv(num_queries, QUERIES)
@@ -76,7 +76,7 @@ def _inside(index, size):
 
 @triton.jit
 def _cell_pointers(base, row, column, width, channel, H: tl.constexpr, C: tl.constexpr):
-    """Return (I, P, C) pointers to cells of a level that begins at `base`; neighbours are H * C and width * H * C away."""
+    """Return (I, P, C) pointers to cells of a level from `base` on; neighbours are H * C and width * H * C away."""
     return base + ((row * width + column) * (H * C))[:, :, None] + channel
 
 
@@ -120,7 +120,7 @@ def _advance_window(left, right, part, right_share, same, slid):
 
 @triton.jit
 def _products(level_value, gradient, top, left, height, width, channel, H: tl.constexpr, C: tl.constexpr):
-    """Compute inner products of the four cells of each window with the output's gradient (I, P, C); four tiles (I, P)."""
+    """Compute inner products of the four cells of windows with the output's gradient (I, P, C): four (I, P)."""
     pointers = _cell_pointers(level_value, top, left, width, channel, H, C)
     left_upper = _load_cell(pointers, top, left, height, width, channel < C)
     right_upper = _load_cell(pointers + H * C, top, left + 1, height, width, channel < C)

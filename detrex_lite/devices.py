@@ -1,5 +1,7 @@
 """Where to compute, by the name that a user gives, and what says that its memory is full."""
 
+import os
+
 import torch
 
 
@@ -24,3 +26,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, on a CPU or a GPU."""
     is_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
     return is_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,16 +1,32 @@
 """What error messages share: pointing at the name that was probably meant."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _LISTED_CHOICES = 20  # a message lists the valid names only when it stays readable
+_NEAR = 0.6  # difflib's ratio of two names that are spelt alike
 
 
 def closest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that was probably meant: spelt alike, or one of the two by initials (`learning_rate`, `lr`)."""
+    """The choice that was probably meant: spelt alike, or one of the two by initials (`learning_rate`, `lr`).
+
+    Words that both names begin or end with say nothing about what was meant: `loss_vfl` is not `loss_class`.
+    """
     choices = sorted({str(choice) for choice in choices})
     by_initials = [choice for choice in choices if choice == _initials(name) or name == _initials(choice)]
-    return next(iter(by_initials or difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)), None)
+    alike = difflib.get_close_matches(str(name), choices, n=len(choices) or 1, cutoff=_NEAR)
+    return next(iter(by_initials or [choice for choice in alike if _differ_little(str(name), choice)]), None)
+
+
+def _differ_little(name: str, choice: str) -> bool:
+    """Whether what is left of two names without the words that both begin and end with is spelt alike, or nothing."""
+    words, others = (re.split(r"[._\s-]+", text) for text in (name, choice))
+    for end in (0, -1):
+        while words and others and words[end] == others[end]:
+            words, others = (sequence[1:] if end == 0 else sequence[:-1] for sequence in (words, others))
+    rest, other = "_".join(words), "_".join(others)
+    return not rest or not other or difflib.SequenceMatcher(None, rest, other).ratio() >= _NEAR
 
 
 def _initials(name: str) -> str | None:

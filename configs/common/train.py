@@ -66,6 +66,9 @@ train = dict(
     eval_epochs=None,
     # The result by which model_best.pth is chosen; more is better. None: there is no model_best.pth.
     best_metric="bbox/AP",
+    # Early stopping: training ends after so many evaluations in a row of which none was better by best_metric than the
+    # best before them. None: it goes on to its end.
+    patience=None,
     # A line in the log and in metrics.jsonl every so many steps: the means since the last one.
     log_period=20,
     # Let cuDNN search for the fastest kernels: pays where all images have one size.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import did_you_mean, few
+from .classes import ClassRows, find_rows, scores_objects
 from .files import CheckpointError, read_checkpoint
 from .key_maps import ENCODER_HEAD, KEY_MAPS, KeyMap, split_part
 from .report import LoadReport, Mismatch, names_or_parts
@@ -29,8 +30,9 @@ NOT_WEIGHTS = re.compile(
 
 # What fine-tuning may begin anew: what depends on the classes and on the number of queries.
 REPLACEABLE = re.compile(
-    r"^(heads\.class_embed|denoising\.label_embedding|queries\.(embedding|content|boxes|patterns)"
-    r"|branch\.(content|heads\.class_embed))\."
+    r"^(heads\.(group_heads\.\d+\.)?class_embed|denoising\.label_embedding"
+    r"|queries\.(embedding|content|boxes|patterns)|branch\.(content|heads\.class_embed)"
+    r"|collaboration\.heads\.\w+\.class_embed|collaboration\.heads\.rcnn\.bbox_embed)\."
 )
 
 
@@ -41,6 +43,7 @@ def load_checkpoint(
     *,
     fine_tune: bool = False,
     new_parts: Sequence[str] = (),
+    class_names: Sequence[str] = (),
     trusted: bool = False,
     prefer_ema: bool = True,
 ) -> LoadReport:
@@ -58,6 +61,10 @@ def load_checkpoint(
             values; nothing else does, unless the checkpoint is one of a backbone alone.
         new_parts: with `fine_tune`, beginnings of further names that the checkpoint may lack, of parts that the model
             has and the trained one had not, such as "transformer.decoder.relation".
+        class_names: with `fine_tune`, the names of the model's K classes. Those that the checkpoint has as well keep
+            their rows of class heads and label embeddings, wherever they are there; the others begin anew, also where
+            the number of classes is the same. A checkpoint without names has those of COCO. Without `class_names`, rows
+            stay where they are.
         trusted: see `read_checkpoint`.
         prefer_ema: take the running mean of the weights where the checkpoint has one.
 
@@ -66,24 +73,32 @@ def load_checkpoint(
             two different tensors have one destination, shapes differ, or the checkpoint is of another model: without
             `fine_tune` when fewer than half of its tensors find a place and some of the model's get nothing, with
             `fine_tune` when it lacks what has to be there.
-        ValueError: for `new_parts` without `fine_tune`, or one that begins no name in the model.
+        ValueError: for `new_parts` or `class_names` without `fine_tune`, or a part that begins no name in the model.
     """
     if isinstance(path_or_state_dict, Mapping):
         state = model_state(path_or_state_dict, prefer_ema=prefer_ema)
-        return _load(model, state, source, fine_tune, new_parts)
+        return _load(model, state, source, fine_tune, new_parts, find_rows(class_names, path_or_state_dict))
     stored = read_checkpoint(path_or_state_dict, trusted=trusted)
     try:
-        return _load(model, model_state(stored, prefer_ema=prefer_ema), source, fine_tune, new_parts)
+        state = model_state(stored, prefer_ema=prefer_ema)
+        return _load(model, state, source, fine_tune, new_parts, find_rows(class_names, stored))
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path_or_state_dict)}: {error}") from None
 
 
 def _load(
-    model: nn.Module, state: Mapping[str, Tensor], source: str | KeyMap, fine_tune: bool, new_parts: Sequence[str]
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str | KeyMap,
+    fine_tune: bool,
+    new_parts: Sequence[str],
+    rows: ClassRows | None,
 ) -> LoadReport:
     destination = _Destination(model)
     _check_new_parts(new_parts, fine_tune, destination)
-    report, values = _plan(state, _choose_map(source, state, destination), destination)
+    if rows is not None and not fine_tune:
+        raise ValueError("class_names is for fine-tuning: pass fine_tune=True as well")
+    report, values = _plan(state, _choose_map(source, state, destination), destination, rows)
     _require_this_model(report, state, destination)
     if fine_tune:
         _require_what_fine_tuning_needs(report, tuple(new_parts))
@@ -236,7 +251,7 @@ def _choose_map(source: str | KeyMap, state: Mapping[str, Tensor], destination: 
 
 
 def _plan(
-    state: Mapping[str, Tensor], key_map: KeyMap, destination: _Destination
+    state: Mapping[str, Tensor], key_map: KeyMap, destination: _Destination, rows: ClassRows | None
 ) -> tuple[LoadReport, dict[str, Tensor]]:
     """Find each tensor's place. Returns the report, and name in the model -> tensor."""
     report = LoadReport(key_map.name, training_only=destination.training_only)
@@ -267,7 +282,11 @@ def _plan(
             continue
         conversion = key_map.conversion(name, sources.keys())
         shape = destination.tensors[name].shape
-        if conversion is not None:
+        arranged = _by_class_names(name, value, conversion, destination, rows)
+        if arranged is not None:
+            value = arranged
+            report.rows, report.arranged = rows, [*report.arranged, name]
+        elif conversion is not None:
             value = conversion.read(value, shape)
         if value.shape != shape:
             report.mismatched.append(Mismatch(keys[0], name, tuple(value.shape), tuple(shape)))
@@ -284,6 +303,26 @@ def _plan(
     done = {*values, *(one.name for one in report.mismatched)}
     report.missing = [name for name in firsts if name not in done and not NOT_WEIGHTS.search(name)]
     return report, values
+
+
+def _by_class_names(
+    name: str, value: Tensor, conversion: Any, destination: _Destination, rows: ClassRows | None
+) -> Tensor | None:
+    """A tensor with its rows in the order of the model's classes; None where rows are not arranged by names."""
+    if rows is None or rows.is_same:
+        return None
+    initial = destination.tensors[name]
+    shape = rows.source_shape(name, initial.shape)
+    if shape is None:
+        return None
+    if conversion is not None:
+        value = conversion.read(value, torch.Size(shape))
+    if tuple(value.shape) != shape:
+        return None
+    if scores_objects(tuple(destination.tensors), name, destination.encoder_heads):
+        return rows.arranged_for_objects(value, initial)
+    # Where no class stays, tensors of other shapes are reported as such.
+    return rows.arranged(value, initial) if rows.kept or shape == tuple(initial.shape) else None
 
 
 def _join(state: Mapping[str, Tensor], parts: Mapping[tuple[int, int], list[str]]) -> Tensor | None:

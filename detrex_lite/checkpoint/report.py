@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
 
+from .classes import ClassRows
 from .files import CheckpointError
 
 
@@ -34,6 +35,9 @@ class LoadReport:
         mismatched: tensors left out because their shapes differ; these too keep their initial values.
         names_of_unexpected: what this project would call the unexpected ones, where a detector takes a detector's.
         training_only: beginnings of names in the model of what evaluation does not use.
+        rows: how the classes of checkpoint and model go together, where rows were arranged by their names.
+        arranged: names in the model of the tensors whose rows were arranged: those of new classes keep their initial
+            values.
     """
 
     key_map: str
@@ -43,6 +47,8 @@ class LoadReport:
     mismatched: list[Mismatch] = field(default_factory=list)
     names_of_unexpected: dict[str, str] = field(default_factory=dict)
     training_only: tuple[str, ...] = ()
+    rows: ClassRows | None = None
+    arranged: list[str] = field(default_factory=list)
 
     def require_complete(self, source: str) -> None:
         """Make sure that evaluation gives what was trained.
@@ -88,6 +94,8 @@ class LoadReport:
         for part in parts:
             counts = (str(count[part] or "-") for count in (loaded, initial, unused))
             lines.append("{:<{}}  {:>6}  {:>14}  {:>6}".format(part, width, *counts))
+        if self.rows is not None:
+            lines.append(f"{self.rows.describe()} (in {len(self.arranged)} tensors)")
         lines += _section("re-initialised, the shape differs", [str(one) for one in self.mismatched])
         lines += _section("re-initialised, not in the checkpoint", names_or_parts(self.missing))
         lines += _section("unused, not in the model", names_or_parts(self.unexpected))

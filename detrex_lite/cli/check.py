@@ -4,26 +4,30 @@ import argparse
 
 NAME = "check"
 SUMMARY = "List every fault of a data set with its file and annotation, and count what is in it."
-DESCRIPTION = "The exit status is 1 when there are faults."
+DESCRIPTION = (
+    "Reads the pixels of every image. Faults with their pictures go to an HTML page, too. The exit status is 1 when "
+    "there are faults."
+)
 EXAMPLES = (
-    ("a COCO JSON file, every image of it", "--coco annotations/train.json --images images/ --decode"),
-    (
-        "Pascal VOC",
-        "--voc Annotations/ --images JPEGImages/ --split ImageSets/Main/train.txt",
-    ),
-    ("COCO's own, below the folder that DETREX_DATASETS names", "--name coco_2017_val"),
+    ("your folder, whatever its layout", "photos/"),
+    ("a COCO JSON file with its images", "--coco annotations/train.json --images images/"),
+    ("COCO's own, below the folder that DETREX_DATASETS names", "--name coco_2017_val --no-decode"),
 )
 RUN = "detrex_lite.commands.check.run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "folder", nargs="?", metavar="FOLDER", help="a folder with COCO JSON, YOLO, VOC or CSV annotations, or images"
+    )
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--coco", metavar="FILE", help="a COCO JSON file")
     source.add_argument("--panoptic", metavar="FILE", help="a COCO panoptic JSON file")
     source.add_argument("--voc", metavar="FOLDER", help="a folder of Pascal VOC XML files")
     source.add_argument("--name", help="a data set under DETREX_DATASETS, e.g. coco_2017_val")
+    add_folder_arguments(parser)
     parser.add_argument("--images", metavar="FOLDER", help="the folder of images, with --coco, --panoptic or --voc")
-    parser.add_argument("--masks", action="store_true", help="check the segmentations of --coco or --name, too")
+    parser.add_argument("--masks", action="store_true", help="check polygons and run lengths, too, not boxes alone")
     parser.add_argument(
         "--segments", metavar="FOLDER", help="the PNG files of --panoptic; beside the JSON file when left out"
     )
@@ -31,15 +35,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--one-based", action="store_true", help="VOC coordinates count from 1, as in the official files"
     )
-    parser.add_argument("--decode", action="store_true", help="read the pixels of every image and mask")
+    parser.add_argument(
+        "--decode",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read the pixels of every image and mask (the default), or the headers of images only",
+    )
+    parser.add_argument(
+        "--page",
+        metavar="FILE",
+        default="output/check.html",
+        help="where faults are shown with their pictures (%(default)s; none writes no page)",
+    )
+
+
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says how a FOLDER is read."""
+    parser.add_argument(
+        "--layout", choices=("yolo", "coco", "voc", "csv"), help="which layout to read, where FOLDER has several"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of the split that is drawn where FOLDER has no validation set (0)"
+    )
+    parser.add_argument(
+        "--val-share", type=float, metavar="SHARE", help="the share of the images that are then for validation (0.2)"
+    )
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.name is None and args.images is None:
+    others = [name for name in ("coco", "panoptic", "voc", "name") if getattr(args, name) is not None]
+    if args.folder is None and not others:
+        parser.error("one of FOLDER, --coco, --panoptic, --voc and --name is required")
+    if args.folder is not None and others:
+        parser.error(f"FOLDER and --{others[0]} are two data sets: give one of them")
+    if args.folder is None and args.name is None and args.images is None:
         parser.error("--coco, --panoptic and --voc need --images")
+    if args.folder is not None and args.images:
+        parser.error("--images goes with --coco, --panoptic and --voc; the images of FOLDER are found")
+    for name in ("layout", "seed", "val_share"):
+        if args.folder is None and getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} goes with FOLDER")
     if args.voc is None and (args.split or args.one_based):
         parser.error("--split and --one-based go with --voc")
     if args.panoptic is None and args.segments:
         parser.error("--segments goes with --panoptic")
-    if args.masks and not (args.coco or args.name):
-        parser.error("--masks goes with --coco and --name")
+    if args.masks and not (args.coco or args.name or args.folder):
+        parser.error("--masks goes with FOLDER, --coco and --name")

@@ -18,11 +18,11 @@ EXAMPLES = (
     ("published weights, which are downloaded once", "photo.jpg --model dino_r50_4scale_12ep"),
     (
         "a folder, with a detector of your own",
-        "photos/ --config-file output/config.yaml --weights output/model_best.pth",
+        "photos/ --weights output/model_best.pth",
     ),
     (
         "fewer but surer objects",
-        "'photos/**/*.jpg' --score-threshold 0.7 --config-file output/config.yaml --weights output/model_best.pth",
+        "'photos/**/*.jpg' --conf 0.7 --class-threshold dog=0.9 --weights output/model_best.pth",
     ),
 )
 RUN = "detrex_lite.commands.predict.run"
@@ -31,7 +31,21 @@ RUN = "detrex_lite.commands.predict.run"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders, quoted globs (a/**/*.jpg)")
     parser.add_argument("--output", default="output/predictions", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="SCORE", help="default: %(default)s")
+    parser.add_argument(
+        "--score-threshold",
+        "--conf",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="objects with lower scores are left out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--class-threshold",
+        action="append",
+        default=[],
+        metavar="NAME=SCORE",
+        help="another threshold for one class; may be given several times",
+    )
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="images at a time (default: %(default)s)"
     )
@@ -39,4 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_detector_arguments(parser)
 
 
-check = require_detector
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    require_detector(parser, args)
+    thresholds: dict[str, float] = {}
+    for text in args.class_threshold:
+        name, _, score = text.rpartition("=")
+        try:
+            thresholds[name] = float(score)
+        except ValueError:
+            name = ""
+        if not name:
+            parser.error(f"--class-threshold {text}: give the name of a class and a score, such as dog=0.3")
+    args.class_threshold = thresholds

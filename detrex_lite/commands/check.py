@@ -4,12 +4,15 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ..data.check import Reader, Report, check_dataset, named_reader
+from ..data.check import Reader, check_dataset, named_reader
+from ..data.check_folder import check_folder
 from ..data.coco import read_coco
-from ..data.faults import DatasetError
+from ..data.faults import DatasetError, Fault
 from ..data.panoptic import read_coco_panoptic
 from ..data.voc import read_voc
+from ..visualization.fault_page import write_fault_page
 
 
 def _reader(arguments: argparse.Namespace) -> Reader:
@@ -23,12 +26,37 @@ def _reader(arguments: argparse.Namespace) -> Reader:
     return named_reader(arguments.name, masks=arguments.masks)
 
 
+def folder_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of `--layout`, `--seed` and `--val-share` that were given, as `find_dataset` takes them."""
+    given = {name: getattr(arguments, name) for name in ("layout", "seed", "val_share")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Check a data set; see `detrex_lite.cli.check`."""
     try:
-        report: Report = check_dataset(_reader(arguments), decode=arguments.decode)
+        if arguments.folder is not None:
+            options = folder_options(arguments)
+            report = check_folder(arguments.folder, decode=arguments.decode, masks=arguments.masks, **options)
+            faults, nothing = report.all_faults, report.found is None
+        else:
+            single = check_dataset(_reader(arguments), decode=arguments.decode)
+            report, faults, nothing = single, single.faults, False
     except DatasetError as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
+    if nothing:
+        print("\n".join(f"error: {fault.message}" for fault in faults), file=sys.stderr)
+        return 2
     print(report)
-    return 1 if report.faults else 0
+    _show(faults, arguments)
+    return 1 if faults else 0
+
+
+def _show(faults: list[Fault], arguments: argparse.Namespace) -> None:
+    """Write the page of the faults that have pictures."""
+    if arguments.page == "none" or not any(fault.image for fault in faults):
+        return
+    source = arguments.folder or arguments.coco or arguments.panoptic or arguments.voc or arguments.name
+    path = write_fault_page(faults, arguments.page, title=f"Faults of {source}")
+    print(f"\nwith pictures: {path}")

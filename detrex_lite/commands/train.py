@@ -1,4 +1,4 @@
-"""Training what a config describes."""
+"""Training a detector on a folder of images, or what a config describes."""
 
 import argparse
 import contextlib
@@ -6,7 +6,9 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch, load_config
+from .. import distributed
+from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch
+from .configs import plan_of, settled
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,21 +24,24 @@ def start_processes(args: argparse.Namespace) -> None:
         SystemExit: when anything was wrong, which has been told.
     """
     with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
+        plan = plan_of(args)
+        if plan.settings and distributed.is_main_process():
+            print(plan.describe(), flush=True)
         launch(
             run_config,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            device=device_of(load_config(args)),
-            args=(args,),
+            device=device_of(plan.cfg),
+            args=(settled(args, plan),),
         )
 
 
 def run_config(args: argparse.Namespace) -> None:
     """What each process does."""
     with clear_errors(with_traceback=args.traceback):
-        cfg = load_config(args)
+        cfg = plan_of(args).cfg
         train, evaluate = find_engine(args.engine)
         if args.eval_only:
             evaluate(cfg)

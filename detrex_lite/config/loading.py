@@ -33,8 +33,9 @@ def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> 
 
     In a Python file, the variables whose values are dicts or omegaconf containers make up the config, but
     for those that begin with `_`. Relative imports (`from ..common.train import train`) find config files by
-    their place alone and turn dicts into config nodes; imports of ordinary modules are Python's own, and find
-    modules beside the file too. `train.trusted` names further packages for YAML files and overrides.
+    their place alone and turn dicts into config nodes; imports of ordinary modules are Python's own, and also find
+    modules beside the file and the package that holds it. `train.trusted` names further packages for YAML files and
+    overrides.
 
     Args:
         path: a file ending in .py, .yaml or .yml. One that does not exist is looked for among the configs
@@ -184,9 +185,13 @@ def _bytes(file: Path) -> bytes:
 
 
 def _make_importable(folder: Path) -> None:
-    """Let a config import modules beside it, as Python lets a program; modules elsewhere come first."""
-    if str(folder) not in sys.path and not folder.is_relative_to(detrex_lite.SHIPPED_IN):
-        sys.path.append(str(folder))
+    """Let a config import modules beside it and the package that it lies in; modules elsewhere come first."""
+    if folder.is_relative_to(detrex_lite.SHIPPED_IN):
+        return
+    outside = folder
+    while (outside / "__init__.py").is_file():
+        outside = outside.parent
+    sys.path += [str(path) for path in dict.fromkeys((folder, outside)) if str(path) not in sys.path]
 
 
 def _trust_packages(train: Any, file: Path) -> None:
@@ -258,29 +263,42 @@ def _read_yaml(file: Path) -> DictConfig:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{file}, line {line} is not UTF-8 text: {error.reason}") from error
+    return load_text(text, f"config file {file}")
+
+
+def load_text(text: str, source: str) -> DictConfig:
+    """The config in YAML that something holds, such as a checkpoint.
+
+    Args:
+        text: YAML.
+        source: where it was, for messages.
+
+    Raises:
+        ConfigError: when it is no mapping of keys.
+    """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
             kind = "is empty" if root is None else "holds a list" if root.id == "sequence" else "holds a single value"
-            raise ConfigError(f"config file {file} {kind}; a config is a mapping of keys such as model and train")
+            raise ConfigError(f"{source} {kind}; a config is a mapping of keys such as model and train")
         cfg: Any = OmegaConf.create(text, flags=FLAGS)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(f"{file}{where} is not a YAML config: {problem}") from error
+        raise ConfigError(f"{source}{where} is not a YAML config: {problem}") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{file} is not a YAML config: {first_line(error)}") from error
-    _refuse_trust(cfg, file)
+        raise ConfigError(f"{source} is not a YAML config: {first_line(error)}") from error
+    _refuse_trust(cfg, source)
     return cfg
 
 
-def _refuse_trust(cfg: DictConfig, file: Path) -> None:
+def _refuse_trust(cfg: DictConfig, source: str) -> None:
     """A file that may come from anybody cannot say that its checkpoint may run code."""
     train = to_plain(cfg, resolve=False).get("train")
     given = train.get("trust_init_checkpoint", False) if isinstance(train, dict) else False
     if given is not False:
         raise ConfigError(
-            f"{file}: train.trust_init_checkpoint={given} does not count in a YAML file, which may come from anybody; "
-            "if you trust the checkpoint, take the line out and give it on the command line"
+            f"{source}: train.trust_init_checkpoint={given} does not count in YAML, which may come from anybody; if "
+            "you trust the checkpoint, take the line out and give it on the command line"
         )

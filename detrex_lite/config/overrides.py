@@ -9,6 +9,7 @@ from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import closest, did_you_mean
+from ..foreign_names import known_here
 from .error import ConfigError
 from .loading import get_config
 from .nodes import TARGET, dotted_paths, first_line, is_call, join
@@ -139,6 +140,9 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
     others = [name for name in dotted_paths(cfg) if not f"{path}.".startswith(f"{name}.")]
     is_last = depth == len(keys) - 1
     close = closest(keys[depth], names) if is_last else None
+    foreign = _foreign(cfg, keys[depth], within=f"{parent}." if is_call(node) else "") if is_last else ""
+    if foreign and (close is None or not is_call(node)):
+        raise ConfigError(f"there is no {path!r}{foreign}")
     if close is not None:
         hint = f"; did you mean {join(parent, close)!r}?"
     elif inside and parent != "train":
@@ -153,6 +157,33 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
         hint = did_you_mean(path, others)
     adding = "" if inside and keys[depth] not in inside else f" (+{path}=... would add it)"
     raise ConfigError(f"there is no {path!r}{hint}{adding}")
+
+
+def _foreign(cfg: Any, name: str, *, within: str) -> str:
+    """A clause that points at what another program calls `name`; empty when there is nothing of the kind here.
+
+    Args:
+        within: what the key begins with.
+    """
+    for key in known_here(name):
+        if key.startswith("--") and not within:
+            return f"; that is the flag {key} of detrex-lite train"
+        if key.startswith(within) and _exists(cfg, key):
+            return f"; did you mean {key!r}?"
+    return ""
+
+
+def _exists(cfg: Any, path: str) -> bool:
+    """Whether a dotted path can be set: its last key is there, a default of the engine, or an argument of its call."""
+    *parents, name = path.split(".")
+    if parents == ["train"] and name in get_config("common/train.py").train:
+        return True
+    node = cfg
+    for key in parents:
+        if not isinstance(node, DictConfig) or key not in node or OmegaConf.is_missing(node, key):
+            return False
+        node = node[key]
+    return isinstance(node, DictConfig) and (name in node or name in accepted_names(_target_of(node)))
 
 
 def _of_name(name: str, paths: Sequence[str]) -> str | None:

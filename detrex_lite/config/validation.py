@@ -8,6 +8,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ..errors import did_you_mean, few
+from ..foreign_names import known_here
 from .error import ConfigError
 from .loading import get_config
 from .nodes import (
@@ -61,11 +62,14 @@ def unread_keys(cfg: DictConfig) -> list[str]:
     `${dataset.root}`. Names that begin with `_` are notes, which may stand there.
     """
     choices = [name for name in RUN_KEYS if name not in cfg]
-    return [
-        f"{name}: nothing reads this key{did_you_mean(name, choices)}; leave it out, or call it _{name} if Python code "
-        "of the config reads it"
-        for name in unread_names(cfg)
-    ]
+    faults = []
+    for name in unread_names(cfg):
+        hint = _foreign(name) or did_you_mean(name, choices)
+        faults.append(
+            f"{name}: nothing reads this key{hint}; leave it out, or call it _{name} if Python code of the config "
+            "reads it"
+        )
+    return faults
 
 
 def unread_names(cfg: DictConfig) -> list[str]:
@@ -103,10 +107,19 @@ def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
     faults = []
     for key in map(str, given):
         if key not in known:
-            faults.append(f"{path}.{key} is not a key of the engine{did_you_mean(key, names)}")
+            hint = (_foreign(key) if path == "train" else "") or did_you_mean(key, names)
+            faults.append(f"{path}.{key} is not a key of the engine{hint}")
         elif isinstance(known[key], DictConfig):
             faults += _unknown_keys(given[key], known[key], f"{path}.{key}")
     return faults
+
+
+def _foreign(name: str) -> str:
+    """A clause that points at what another program calls `name`; empty when the name is not known."""
+    keys = known_here(name)
+    if not keys:
+        return ""
+    return f"; did you mean {keys[0]!r}?" if not keys[0].startswith("--") else f"; that is the flag {keys[0]}"
 
 
 def check(cfg: Any, *, late: Collection[str] = (), given: Collection[str] = ()) -> None:

@@ -3,6 +3,7 @@
 from .batches import Mixup, MultiScale, scales_around
 from .catalog import load_dataset, register_dataset
 from .coco import load_coco
+from .conversion import Conversion, convert_dataset
 from .dataset import DetectionDataset, subset
 from .detectron2_catalog import load_detectron2_dataset, register_detectron2_dataset
 from .faults import DatasetError
@@ -38,6 +39,7 @@ from .transforms import (
 from .voc import load_voc
 
 __all__ = [
+    "Conversion",
     "DatasetError",
     "DetectionDataset",
     "DetrDatasetMapper",
@@ -57,6 +59,7 @@ __all__ = [
     "TrainBatchSampler",
     "build_test_loader",
     "build_train_loader",
+    "convert_dataset",
     "dataset_of",
     "decode_image",
     "detr_test_augmentation",

@@ -1,7 +1,8 @@
 """Everything that is wrong with a data set, and what is in it."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -42,24 +43,34 @@ class Report:
     faults: list[Fault] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [] if self.dataset is None else _summary(self.dataset)
-        kinds: dict[str, list[Fault]] = {}
-        for fault in self.faults:
-            kinds.setdefault(fault.kind, []).append(fault)
-        total = len(self.faults)
-        lines += ["", f"{total} {'fault' if total == 1 else 'faults'}" if total else "no faults"]
-        for kind, faults in kinds.items():
-            lines += [f"{kind}: {len(faults)}", *(f"  {fault}" for fault in faults)]
-        return printable("\n".join(lines))
+        lines = [] if self.dataset is None else summary(self.dataset)
+        return printable("\n".join([*lines, "", *listed(self.faults)]))
 
 
-def check_dataset(read: Reader, *, decode: bool = False) -> Report:
+def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
+    """The faults of each kind."""
+    kinds: dict[str, list[Fault]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.kind, []).append(fault)
+    return kinds
+
+
+def listed(faults: Sequence[Fault]) -> list[str]:
+    """Faults as lines of text: how many there are, and all of each kind."""
+    lines = [f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'}" if faults else "no faults"]
+    for kind, members in by_kind(faults).items():
+        lines += [f"{kind}: {len(members)}", *(f"  {fault}" for fault in members)]
+    return lines
+
+
+def check_dataset(read: Reader, *, decode: bool = True) -> Report:
     """Read a data set and list all its faults.
 
     Args:
         read: a reader that reports to its keyword argument `log`, e.g. `partial(read_coco, "train.json",
             "images")`.
-        decode: read the pixels of every image and draw every mask too, not read the headers of images only.
+        decode: read the pixels of every image and draw every mask; otherwise the headers of images only, which are
+            whole in most files that are cut off.
     """
     log = FaultLog(strict=False)
     try:
@@ -95,24 +106,40 @@ def named_reader(name: str, *, masks: bool = False) -> Reader:
     return partial(read_voc, **location.arguments)
 
 
-def _image_faults(dataset: DetectionDataset, *, decode: bool) -> Iterable[Fault]:
+def _image_faults(dataset: DetectionDataset, *, decode: bool) -> Iterator[Fault]:
     """Images that are missing, cannot be read or are of another size than annotated."""
-    for index in tqdm(range(len(dataset)), desc="images", disable=None, leave=False):
-        path = dataset.file_name(index)
-        if not os.path.isfile(path):
-            yield Fault("image missing", path, "the image does not exist")
-            continue
-        try:
-            if decode:
-                height, width = read_image(path).shape[-2:]
-            else:
-                height, width = read_image_size(path)
-        except DatasetError as error:
-            yield Fault("image unreadable", path, str(error))
-            continue
-        message = size_fault((height, width), (int(dataset.heights[index]), int(dataset.widths[index])))
-        if message:
-            yield Fault("image size", path, message)
+    sizes = zip(dataset.heights.tolist(), dataset.widths.tolist(), strict=True)
+    paths = [dataset.file_name(index) for index in range(len(dataset))]
+    yield from image_faults(paths, list(sizes), decode=decode)
+
+
+def image_faults(
+    paths: Sequence[str], sizes: Sequence[tuple[int, int] | None], *, decode: bool = True
+) -> Iterator[Fault]:
+    """What is wrong with image files, in their order.
+
+    Args:
+        paths: of the files.
+        sizes: (height, width) in pixels that annotations say; None where none do.
+        decode: read all pixels, not the headers only.
+    """
+    read = partial(_image_fault, decode=decode)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # Pillow decodes without Python's lock
+        faults = threads.map(read, paths, sizes)
+        for fault in tqdm(faults, desc="images", total=len(paths), disable=None, leave=False):
+            if fault is not None:
+                yield fault
+
+
+def _image_fault(path: str, size: tuple[int, int] | None, *, decode: bool) -> Fault | None:
+    if not os.path.isfile(path):
+        return Fault("image missing", path, "the image does not exist")
+    try:
+        height, width = read_image(path).shape[-2:] if decode else read_image_size(path)
+    except DatasetError as error:
+        return Fault("image unreadable", path, str(error), path)
+    message = None if size is None else size_fault((height, width), size)
+    return None if message is None else Fault("image size", path, message, path)
 
 
 def _mask_faults(dataset: DetectionDataset, *, decode: bool) -> Iterable[Fault]:
@@ -158,14 +185,14 @@ def _drawn_mask_faults(record: dict[str, Any]) -> Iterable[Fault]:
         where = f"{record['file_name']}: annotation {annotation_id}"
         if not any(box):
             message = "its segmentation covers not one pixel, and training leaves the object out"
-            yield Fault("empty mask", where, message)
+            yield Fault("empty mask", where, message, record["file_name"])
         elif overlap < _LEAST_OVERLAP:
             corners = ", ".join(f"{value:g}" for value in box)
             message = f"its box and the box around its mask ({corners}) have an IoU of {overlap:.2f} only"
-            yield Fault("mask and box", where, message)
+            yield Fault("mask and box", where, message, record["file_name"], tuple(box))
 
 
-def _summary(dataset: DetectionDataset) -> list[str]:
+def summary(dataset: DetectionDataset) -> list[str]:
     """Counts as lines of text."""
     sizes = np.digitize(dataset.areas, _SIZE_LIMITS)
     counts = np.zeros((dataset.num_classes, len(_SIZES)), dtype=int)

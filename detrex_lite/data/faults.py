@@ -46,11 +46,15 @@ class Fault:
         kind: a short name to count by, e.g. `unknown category`.
         where: the file and the annotation.
         message: what is wrong there.
+        image: the path of the image that shows it; None where there is none.
+        box: xyxy in pixels of that image, as annotated; None for a fault of the whole image.
     """
 
     kind: str
     where: str
     message: str
+    image: str | None = None
+    box: tuple[float, ...] | None = None
 
     def __str__(self) -> str:
         return printable(f"{self.where}: {self.message}")
@@ -68,20 +72,22 @@ class FaultLog:
         self.strict = strict
         self.faults: list[Fault] = []
 
-    def error(self, kind: str, where: str, message: str) -> None:
-        """A fault that only the user can repair.
+    def error(self, kind: str, where: str, message: str, *, image: str | None = None) -> None:
+        """A fault that only the user can repair; the arguments are those of `Fault`.
 
         Raises:
             DatasetError: when strict.
         """
-        fault = Fault(kind, where, message)
+        fault = Fault(kind, where, message, image)
         if self.strict:
             raise DatasetError(str(fault))
         self.faults.append(fault)
 
-    def repaired(self, kind: str, where: str, message: str) -> None:
+    def repaired(
+        self, kind: str, where: str, message: str, *, image: str | None = None, box: Sequence[float] | None = None
+    ) -> None:
         """A fault that the reader deals with: a box that is clipped or left out."""
-        self.faults.append(Fault(kind, where, message))
+        self.faults.append(Fault(kind, where, message, image, None if box is None else tuple(box)))
 
 
 def shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 """From annotations as read, whatever their format, to the packed arrays of a `DetectionDataset`."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,9 +119,9 @@ def pack(
     owners = np.asarray(table.owners, dtype=np.int64)
     heights, widths = np.asarray(table.sizes, dtype=np.int64).reshape(-1, 2).T
     boxes, codes, clipped = apply_box_rules(raw, heights[owners], widths[owners])
-    _report(table, raw, codes, clipped, log)
+    _report(table, raw, codes, clipped, image_root, log)
     if not log.strict:
-        _report_duplicates(table, raw, codes, log)
+        _report_duplicates(table, raw, codes, image_root, log)
 
     keep = np.flatnonzero(codes == 0)
     keep = keep[np.argsort(owners[keep], kind="stable")]
@@ -158,7 +159,9 @@ def pack(
     )
 
 
-def _report(table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, clipped: np.ndarray, log: FaultLog) -> None:
+def _report(
+    table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, clipped: np.ndarray, image_root: str, log: FaultLog
+) -> None:
     """Log every box that is left out or clipped."""
     for row in np.flatnonzero((codes != 0) | clipped).tolist():
         reason = DROP_REASONS[codes[row] - 1] if codes[row] else "partly outside the image"
@@ -168,6 +171,8 @@ def _report(table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, clippe
             f"box {reason}",
             table.describe(row),
             f"the box ({corners}) (x0, y0, x1, y1) is {reason} (image {height} high, {width} wide)",
+            image=os.path.join(image_root, table.file_names[table.owners[row]]),
+            box=boxes[row].tolist(),
         )
 
 
@@ -185,14 +190,17 @@ def _report_areas(table: AnnotationTable, areas: np.ndarray, where: str, log: Fa
         )
 
 
-def _report_duplicates(table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, log: FaultLog) -> None:
+def _report_duplicates(
+    table: AnnotationTable, boxes: np.ndarray, codes: np.ndarray, image_root: str, log: FaultLog
+) -> None:
     """Log every usable box that repeats another of the same class in the same image."""
     first: dict[tuple, int] = {}
     for row in np.flatnonzero(codes == 0).tolist():
         key = (table.owners[row], table.classes[row], *boxes[row].tolist())
         if key in first:
             message = f"the same class and box as {table.describe(first[key])}"
-            log.repaired("duplicate box", table.describe(row), message)
+            image = os.path.join(image_root, table.file_names[table.owners[row]])
+            log.repaired("duplicate box", table.describe(row), message, image=image, box=boxes[row].tolist())
         else:
             first[key] = row
 

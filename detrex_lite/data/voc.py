@@ -314,7 +314,8 @@ class _XmlReader:
         self.table.add_image(file_name, owner + 1, size)
         for number, element in enumerate(root.findall("object"), 1):
             self._objects += 1
-            self._read_object(element, owner, f"{path}: object {number}")
+            image = os.path.join(images.folder, file_name)
+            self._read_object(element, owner, image, f"{path}: object {number}")
 
     @staticmethod
     def _size(root: ElementTree.Element, image_path: str) -> tuple[int, int]:
@@ -329,26 +330,27 @@ class _XmlReader:
             sides.append(integer(number, tag, low=0, high=MAX_SIDE))
         return (sides[0], sides[1]) if all(sides) else read_image_size(image_path)
 
-    def _read_object(self, element: ElementTree.Element, owner: int, where: str) -> None:
+    def _read_object(self, element: ElementTree.Element, owner: int, image: str, where: str) -> None:
         try:
             name = name_of(_text(element, "name"), "name")
         except ValueError as error:
-            self.log.error("malformed entry", where, str(error))
+            self.log.error("malformed entry", where, str(error), image=image)
             return
         if name not in self.classes:
             message = f"its class {name!r} is not among the classes{did_you_mean(name, self.classes)}"
-            self.log.error("unknown category", where, message)
+            self.log.error("unknown category", where, message, image=image)
             return
         texts = [element.findtext(f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
         try:
             x0, y0, x1, y1 = (float(text) for text in texts if text is not None)
         except ValueError:
             message = f"<bndbox> needs the numbers xmin, ymin, xmax and ymax, got {texts}"
-            self.log.error("malformed entry", where, message)
+            self.log.error("malformed entry", where, message, image=image)
             return
         difficult = _DIFFICULT.get(_text(element, "difficult").lower())
         if difficult is None:
-            self.log.error("malformed entry", where, f"<difficult> is 0 or 1, got {_text(element, 'difficult')!r}")
+            message = f"<difficult> is 0 or 1, got {_text(element, 'difficult')!r}"
+            self.log.error("malformed entry", where, message, image=image)
             return
         shift = 1.0 if self.one_based else 0.0
         self.labels.append(f"{where} ({name})")

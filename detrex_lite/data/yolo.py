@@ -19,7 +19,7 @@ from .packing import AnnotationTable, pack
 logger = logging.getLogger(__name__)
 
 _LARGEST = 1.5  # of a fraction: an object may reach out of its image; beyond this its numbers are pixels
-_DIGITS = 9  # of a pixel: what the product of a fraction and a size has beyond is rounding
+_DIGITS = 10  # of a pixel: what the product of a fraction and a size has beyond is rounding
 
 
 def label_path(image: str) -> str:
@@ -74,12 +74,12 @@ def read_yolo(
         try:
             size = read_image_size(image)
         except DatasetError as error:
-            log.repaired("image unreadable", image, str(error))
+            log.repaired("image unreadable", image, str(error), image=image)
             broken += 1
             continue
         owner = len(table.file_names)
         table.add_image(os.path.relpath(image, root), owner + 1, size)
-        _read_labels(file, owner, size, class_names, table, labels, log)
+        _read_labels(file, image, owner, size, class_names, table, labels, log)
     if broken and log.strict:
         logger.warning("%s: %d images are left out because their size cannot be read.", where, broken)
     _report_orphans(seen, log)
@@ -97,6 +97,7 @@ def read_yolo(
 
 def _read_labels(
     file: str,
+    image: str,
     owner: int,
     size: tuple[int, int],
     class_names: Sequence[str],
@@ -128,7 +129,7 @@ def _read_labels(
             if table.segmentations is not None and polygon is not None:
                 segmentation = checked_segmentation([polygon.tolist()], size)
         except ValueError as error:
-            log.error("malformed line", where, str(error))
+            log.error("malformed line", where, str(error), image=image)
             continue
         labels.append(f"{where} ({class_names[class_index]})")
         table.add_box(
@@ -168,6 +169,18 @@ def _object_of(line: str, class_names: Sequence[str]) -> tuple[int, np.ndarray]:
         worst = values[np.abs(values).argmax()]
         raise ValueError(f"{worst:g} is no fraction of the image's size, as YOLO has them: pixels? {shown(line)}")
     return class_index, values.reshape(-1, 2)
+
+
+def has_polygons(images: Sequence[str]) -> bool:
+    """Whether a label file of some images has a polygon."""
+    for image in images:
+        try:
+            with open(label_path(image), encoding="utf-8-sig") as file:
+                if any(len(line.split()) > 5 for line in file):
+                    return True
+        except (OSError, ValueError):  # none, or one that the reader names
+            continue
+    return False
 
 
 def _corners(points: np.ndarray) -> tuple[float, ...]:

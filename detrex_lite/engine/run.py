@@ -42,6 +42,7 @@ from .loop.progress import ProgressLog
 from .loop.trainer import Hook, Trainer
 from .preflight import (
     CONFIG_FILE,
+    category_ids_of,
     check_agreement,
     check_best_metric,
     check_classes,
@@ -56,7 +57,7 @@ from .processes.launch import times_restarted
 from .processes.random_states import seed_everything
 from .processes.sharding import shard, take_weights_of_main_process, whole_weights
 from .processes.signals import StopOnSignal
-from .settings import AMP_DTYPES, Lengths, check_ema_restart, complete
+from .settings import AMP_DTYPES, Lengths, check_ema_restart, check_patience, complete
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +195,7 @@ class Run:
         check_best_metric(self.evaluator, cfg.train.best_metric)
         self.lengths = Lengths.of(cfg.train, batches_per_epoch(self.train_loader))
         check_ema_restart(cfg.train, self.lengths, evaluated=self.test_loader is not None)
+        check_patience(cfg.train, self.lengths, evaluated=self.test_loader is not None)
         check_agreement(self.config_text, self._datasets())
         self.checkpointer = Checkpointer(output_dir, max_to_keep=cfg.train.checkpointer.max_to_keep)
         # The main process decides: the others may not see a file that it has just found damaged, or only later.
@@ -209,7 +211,7 @@ class Run:
     def train(self) -> Results:
         train = self.cfg.train
         if train.init_checkpoint and self.resume_from is None:
-            load_initial_weights(self.cfg, self.model)
+            load_initial_weights(self.cfg, self.model, self.class_names)
         take_weights_of_main_process(self.model)
         average = train.model_ema
         ema = ModelEma(self.model, decay=average.decay, warmup=average.warmup) if average.enabled else None
@@ -228,6 +230,7 @@ class Run:
             checkpointer=self.checkpointer,
             ema=ema,
             class_names=self.class_names,
+            category_ids=category_ids_of(self._datasets()),
             config=self.config_text,
             seed=train.seed,
         )
@@ -288,6 +291,7 @@ class Run:
                     lambda: _evaluate(evaluated, self.test_loader, keeper),
                     period=self.lengths.eval_period,
                     metric=self.cfg.train.best_metric,
+                    patience=self.cfg.train.patience,
                     state=state,
                     writers=writers,
                     metrics_file=self.output_dir / METRICS_FILE,

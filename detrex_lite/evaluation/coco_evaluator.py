@@ -62,9 +62,9 @@ class CocoEvaluator:
 
     Args:
         dataset: a `DetectionDataset`. Without annotations only the predictions are written.
-        output_dir: where `predictions.json` (COCO results, with masks as `segmentation`), `metrics.json` and
-            `errors.json` (what is wrong with the boxes, and the worst images with their file names) go; None writes
-            nothing.
+        output_dir: where `predictions.json` (COCO results with the `file_name` of the data set's image, and masks as
+            `segmentation`), `metrics.json` and `errors.json` (what is wrong with the boxes, and the worst images with
+            their file names) go; None writes nothing.
         backend: who computes the metrics, "pycocotools" or "faster-coco-eval": the numbers are the same. "auto" is
             faster-coco-eval where it is installed; the log tells which it was.
         further_classes: how many classes the model has behind those of the data set. What is found of them is left out:
@@ -95,7 +95,7 @@ class CocoEvaluator:
         self.further_classes = further_classes
         self.backend = choose_backend(backend)
         self.output_dir = Path(os.path.expanduser(output_dir)) if output_dir else None
-        self._known_ids = {int(image_id) for image_id in dataset.image_ids}
+        self._positions = {int(image_id): index for index, image_id in enumerate(dataset.image_ids)}
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []
         self._has_masks = dataset.segmentations is not None
@@ -164,7 +164,7 @@ class CocoEvaluator:
         return distributed.broadcast_object(results)
 
     def _checked(self, one_input: dict[str, Any], instances: Any) -> ImageDetections:
-        image_id, where = image_of(one_input, self.dataset, self._known_ids)
+        image_id, where = image_of(one_input, self.dataset, self._positions)
         num_classes = self.dataset.num_classes
         classes = _to_numpy(instances.pred_classes, np.int64)
         wrong = classes[(classes < 0) | (classes >= num_classes + self.further_classes)]
@@ -211,11 +211,18 @@ class CocoEvaluator:
 
     def _prepared(self, detections: ImageDetections) -> ImageResults:
         results = self._as_coco_results(detections)
-        text = json.dumps(results, allow_nan=False)[1:-1] if self.output_dir is not None else ""
+        text = self._as_text(results, detections.image_id) if self.output_dir is not None else ""
         matches = {kind: self._get_backend(kind).match(detections.image_id, results) for kind in self._kinds()}
         if not BACKENDS[self.backend].reads_results:
             detections = detections._replace(masks=None)  # everything is matched: they need not be sent
         return ImageResults(detections, text, matches)
+
+    def _as_text(self, results: Results, image_id: int) -> str:
+        """The image's part of predictions.json: COCO results, which may have further keys, with the file's name."""
+        folder = os.path.join(self.dataset.image_root, "")
+        name = self.dataset.file_name(self._positions[image_id]).removeprefix(folder)
+        named = [{"image_id": image_id, "file_name": name, **result} for result in results]
+        return json.dumps(named, allow_nan=False)[1:-1]
 
     def _kinds(self) -> tuple[str, ...]:
         """What there is to compare."""
@@ -230,11 +237,11 @@ class CocoEvaluator:
             where = f"predictions are in {self.output_dir}" if self.output_dir else "nothing is written"
             logger.warning("The data set %r has no annotations: no metrics; %s.", self.dataset.name, where)
             return {}
-        if len(images) < len(self._known_ids):
+        if len(images) < len(self._positions):
             logger.warning(
                 "Only %d of %d images were processed; the objects of the others count as missed.",
                 len(images),
-                len(self._known_ids),
+                len(self._positions),
             )
         found = {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()}
         kinds = next((tuple(image.matches) for image in images.values()), (BOXES,))

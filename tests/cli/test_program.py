@@ -10,9 +10,9 @@ from detrex_lite.checkpoint import KEY_MAPS
 from detrex_lite.cli import benchmark as benchmark_arguments
 from detrex_lite.cli import convert_checkpoint, export
 from detrex_lite.cli.registry import find_command
-from detrex_lite.commands import benchmark
 from detrex_lite.inference import description
 from detrex_lite.inference.export import FORMATS, api, formats
+from detrex_lite.tools.benchmark import commands as benchmark
 
 HELP_OF_ALL = """
 import contextlib, io, json, sys, time
@@ -90,3 +90,11 @@ def test_wrong_words_are_answered_with_the_right_ones(arguments, message, capsys
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_measuring_needs_the_repository(monkeypatch, capsys):
+    monkeypatch.setattr("detrex_lite.cli.benchmark.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["benchmark", "op", "deformable_attention"])
+    assert stopped.value.code == 2
+    assert "repository" in capsys.readouterr().err

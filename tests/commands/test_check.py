@@ -3,7 +3,13 @@ import pytest
 from detrex_lite import cli
 from detrex_lite.data import generate_shapes
 
+from ..data.layouts import samples
 from ..data.samples import box_entry, write_coco, write_image, write_same_content_twice
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("working"))  # where pages of faults are written
 
 
 def main(arguments):
@@ -13,7 +19,7 @@ def main(arguments):
 def test_clean_data_set_exits_with_zero(tmp_path, capsys):
     path, root = write_coco(tmp_path, annotations=[box_entry(1, 1, [0, 0, 5, 5])])
     write_image(root / "1.png")
-    assert main(["--coco", str(path), "--images", str(root), "--decode"]) == 0
+    assert main(["--coco", str(path), "--images", str(root)]) == 0
     assert "no faults" in capsys.readouterr().out
 
 
@@ -34,7 +40,7 @@ def test_faults_exit_with_one_and_both_formats_agree(tmp_path, capsys):
 
 def test_masks_and_panoptic_files_are_checked(tmp_path, capsys):
     root = generate_shapes(tmp_path / "shapes", num_train=2, num_val=3, image_size=32)
-    images = ["--images", str(root / "images/val"), "--decode"]
+    images = ["--images", str(root / "images/val")]
     instances = str(root / "annotations/val.json")
     assert main(["--coco", instances, *images, "--masks"]) == 0
     assert "masks: yes" in capsys.readouterr().out
@@ -47,8 +53,8 @@ def test_masks_and_panoptic_files_are_checked(tmp_path, capsys):
     assert "panoptic folder" in capsys.readouterr().out
 
 
-def test_unknown_name_exits_with_one(capsys):
-    assert main(["--name", "coco_2017_vall"]) == 1
+def test_unknown_name_exits_with_two(capsys):
+    assert main(["--name", "coco_2017_vall"]) == 2
     assert "did you mean 'coco_2017_val'" in capsys.readouterr().err
 
 
@@ -57,9 +63,12 @@ def test_unknown_name_exits_with_one(capsys):
     [
         (["--coco", "a.json"], "--coco, --panoptic and --voc need --images"),
         (["--coco", "a.json", "--images", "i", "--segments", "s"], "--segments goes with --panoptic"),
-        (["--voc", "a", "--images", "i", "--masks"], "--masks goes with --coco and --name"),
+        (["--voc", "a", "--images", "i", "--masks"], "--masks goes with FOLDER, --coco and --name"),
         (["--coco", "a.json", "--images", "i", "--split", "s"], "--split and --one-based go with --voc"),
-        ([], "one of the arguments --coco --panoptic --voc --name is required"),
+        (["photos", "--images", "i"], "--images goes with --coco, --panoptic and --voc"),
+        (["photos", "--name", "coco_2017_val"], "FOLDER and --name are two data sets"),
+        (["--name", "coco_2017_val", "--seed", "1"], "--seed goes with FOLDER"),
+        ([], "one of FOLDER, --coco, --panoptic, --voc and --name is required"),
     ],
 )
 def test_arguments_that_do_not_go_together(arguments, message, capsys):
@@ -67,3 +76,38 @@ def test_arguments_that_do_not_go_together(arguments, message, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_with_its_faults_in_pictures(tmp_path, capsys):
+    root = samples.yolo(tmp_path / "animals")
+    assert main([str(root)]) == 0
+    out = capsys.readouterr().out
+    for part in ("animals: YOLO", "animals_train: 2 images, 3 usable boxes", "'dog' has no box in val", "no faults"):
+        assert part in out
+    (root / "labels/train/a.txt").write_text("0 0.5 0.5 0.2\n1 0.95 0.5 0.3 0.2\n0 0.2 0.2 0.1 0.1\n")
+    image = root / "images/valid/d.png"
+    image.write_bytes(image.read_bytes()[:-30])
+    (root / "images/valid/e.png").write_bytes((root / "images/train/b.png").read_bytes())
+    assert main([str(root), "--page", str(tmp_path / "pages/faults.html")]) == 1
+    out = capsys.readouterr().out
+    for part in (
+        f"{root / 'labels/train/a.txt'}: line 1: a line is 'class x y width height'",
+        "partly outside the image: 1",
+        "image unreadable: 1",
+        f"images/valid/e.png: this image of val has the same contents as {root / 'images/train/b.png'} of train",
+        "4 faults",
+    ):
+        assert part in out
+    page = (tmp_path / "pages/faults.html").read_text()
+    assert page.count("<figure>") == 4
+    assert page.count("data:image/jpeg;base64,") == 4
+
+
+def test_a_folder_without_a_data_set(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+    write_image(tmp_path / "photos/1.png")
+    assert main([str(tmp_path / "photos")]) == 0
+    assert "no annotations" in capsys.readouterr().out
+    (tmp_path / "photos/2.png").write_bytes(b"broken")
+    assert main([str(tmp_path / "photos")]) == 1

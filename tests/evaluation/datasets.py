@@ -26,8 +26,13 @@ class MemoryDataset:
         self.image_ids = np.array(list(objects))
         self.has_annotations = has_annotations
 
+    image_root = ""
+
     def __len__(self):
         return len(self.objects)
+
+    def file_name(self, index):
+        return f"{self.image_ids[index]}.jpg"
 
     def __getitem__(self, index):
         image_id = self.image_ids[index]

@@ -133,8 +133,8 @@ def test_files_are_written_under_original_ids(tmp_path):
     results = evaluate(dataset, outputs, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert json.loads((folder / "predictions.json").read_text()) == [
-        {"image_id": 42, "category_id": 7, "bbox": [100.5, 50.25, 10.0, 12.5], "score": 0.25},
-        {"image_id": 42, "category_id": 3, "bbox": [10.0, 10.0, 180.0, 140.0], "score": 0.5},
+        {"image_id": 42, "file_name": "42.jpg", "category_id": 7, "bbox": [100.5, 50.25, 10.0, 12.5], "score": 0.25},
+        {"image_id": 42, "file_name": "42.jpg", "category_id": 3, "bbox": [10.0, 10.0, 180.0, 140.0], "score": 0.5},
     ]
     assert json.loads((folder / "metrics.json").read_text()) == results
 

@@ -129,7 +129,7 @@ def test_queries_that_fill_up_the_batch_suppress_none(parts):
 
 def test_several_groups_are_refused(parts):
     _, _, (_, matching) = parts
-    with pytest.raises(ValueError, match="one group of matching queries, not 2"):
+    with pytest.raises(ValueError, match="group of matching queries, got 2"):
         decode(parts, [replace(matching, num_groups=2)])
 
 

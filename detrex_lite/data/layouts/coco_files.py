@@ -21,12 +21,14 @@ class Summary(NamedTuple):
         categories: its entries of categories.
         boxes: how many annotations each category id has.
         file_names: of its first images.
+        has_masks: some annotation has a segmentation that is not empty.
         is_panoptic: its annotations are of segments, whose masks are in further files.
     """
 
     categories: list[Any]
     boxes: Counter
     file_names: list[str]
+    has_masks: bool
     is_panoptic: bool
 
 
@@ -71,6 +73,7 @@ def _summary_of(path: str, stamp: int) -> Summary:
         categories=content["categories"],
         boxes=Counter(number for number in ids if isinstance(number, int | float)),
         file_names=[name for name in names if isinstance(name, str)],
+        has_masks=any(entry.get("segmentation") for entry in annotations),
         is_panoptic=any("segments_info" in entry for entry in annotations[:1]),
     )
 
@@ -104,7 +107,8 @@ def coco_layout(tree: Tree, paths: list[str]) -> Layout:
     parts = {}
     for split, path in chosen.items():
         root = image_folder(tree, summaries[path].file_names, path, None if split == "all" else split)
-        parts[split] = Part(path, root, partial(read_coco, path, root, categories=categories))
+        reader = partial(read_coco, path, root, categories=categories)
+        parts[split] = Part(path, root, reader, partial(bool, summaries[path].has_masks))
     is_roboflow = all(os.path.basename(path) == ROBOFLOW_NAME for path in chosen.values())
     return Layout("Roboflow COCO" if is_roboflow else "COCO", names, ids, parts, tuple(remarks))
 

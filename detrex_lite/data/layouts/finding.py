@@ -135,15 +135,19 @@ def _images_alone(tree: Tree) -> Layout:
 
 def _foreign(tree: Tree) -> list[str]:
     """What formats that are not read leave in a folder."""
+    remarks = [
+        f"{tree.relative(path)} does not name the columns of boxes (filename, class, xmin, ymin, xmax, ymax)"
+        for path in tree.paths(".csv")[:1]
+    ]
     signs = {
-        b'"shapes"': "the JSON files look like LabelMe's: export them as COCO (labelme2coco) or YOLO",
-        b'"label_studio': "the JSON file looks like Label Studio's own: export from there as COCO or YOLO",
+        b'"shapes"': "looks like LabelMe's: export as COCO or YOLO",
+        b'"label_studio': "looks like Label Studio's own format: export from there as COCO or YOLO",
     }
     for path in tree.paths(".json")[:1]:
         with open(path, "rb") as file:
             head = file.read(2**16)
-        return [text for sign, text in signs.items() if sign in head]
-    return []
+        remarks += [f"{tree.relative(path)} {text}" for sign, text in signs.items() if sign in head]
+    return remarks
 
 
 def _no_reader(**arguments: object) -> DetectionDataset:

@@ -16,13 +16,15 @@ class Part:
 
     Attributes:
         where: the file or folder of its annotations.
-        images: the folder of its images, for people.
+        images: the folder of its images, or of most of them.
         read: the reader with its arguments but `name`, `masks` and `log`.
+        has_masks: says whether some object has a polygon or run lengths.
     """
 
     where: str
     images: str
     read: Callable[..., DetectionDataset]
+    has_masks: Callable[[], bool] = bool
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class FoundDataset:
         """False for images alone."""
         return bool(self.class_names)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether some object has a polygon or run lengths; with `masks=True` all must have."""
+        return any(part.has_masks() for part in self.parts.values())
+
     def load(self, split: str, *, masks: bool = False) -> DetectionDataset:
         """The data set of one split. Later calls return the same object.
 
@@ -96,7 +103,12 @@ class FoundDataset:
         return self._loaded[key]
 
     def read(self, split: str, *, masks: bool = False, log: FaultLog) -> DetectionDataset:
-        """Read a split without the cache; faults go to `log`."""
+        """Read a split without the cache; faults go to `log`.
+
+        Where training and validation are drawn, `all` is what they are drawn from.
+        """
+        if split == "all" and self.drawn is not None:
+            return self._read(self.parts["train"], "all", masks, log)
         if split not in self.parts:
             raise DatasetError(f"{self.root} has no split {split!r}{did_you_mean(split, self.parts)}")
         part = self.parts[split]
@@ -109,7 +121,7 @@ class FoundDataset:
         if not self.has_annotations:
             raise DatasetError(
                 f"{self.root} has images and no annotations: there is nothing to train or evaluate on. Annotations are "
-                "looked for as COCO JSON, YOLO labels, Pascal VOC XML and CSV"
+                f"looked for as COCO JSON, YOLO labels, Pascal VOC XML and CSV. {'. '.join(self.remarks[1:])}".rstrip()
             )
         return part.read(name=self._name(split), masks=masks, log=log)
 
@@ -124,7 +136,8 @@ class FoundDataset:
             lines.append(f"  {len(self.class_names)} classes: {names}")
         for split, part in self.parts.items():
             origin = "" if self.drawn is None or split == "test" else f", {self.drawn.describe(split)}"
-            lines.append(f"  {split}: {part.where} (images in {part.images}){origin}")
+            where, images = (os.path.relpath(path, self.root) for path in (part.where, part.images))
+            lines.append(f"  {split}: {where}, images in {'the folder itself' if images == '.' else images}{origin}")
         return "\n".join([*lines, *(f"  {remark}" for remark in self.remarks)])
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 from ..faults import DatasetError, check_class_names, integer, shown
 from ..image import IMAGE_EXTENSIONS
 from ..voc import split_lines
-from ..yolo import label_path, read_yolo
+from ..yolo import has_polygons, label_path, read_yolo
 from .found import Layout, Part
 from .tree import Tree, first_of_each_split
 
@@ -64,7 +65,7 @@ def yolo_layout(tree: Tree, paths: list[str]) -> Layout:
                 raise
             remarks.append(f"The test set is left out: {error}")  # exports name one whether there is one or not
             continue
-        parts[split] = _part(path, key, content[key], images, base, names)
+        parts[split] = _part(path, key, images, base, names)
     if not parts:
         raise DatasetError(f"{path} names no images: it has none of the keys train, val and test")
     return Layout("YOLO", names, tuple(range(len(names))), parts, tuple(remarks))
@@ -74,12 +75,13 @@ class _NotThere(DatasetError):
     """A path of a data.yaml that does not exist."""
 
 
-def _part(path: str, key: str, given: Any, images: list[str], base: str, names: tuple[str, ...]) -> Part:
-    folders = sorted({os.path.dirname(image) for image in images})
+def _part(path: str, key: str, images: list[str], base: str, names: tuple[str, ...]) -> Part:
+    [(folder, _)] = Counter(os.path.dirname(image) for image in images).most_common(1)
     return Part(
         path,
-        folders[0] if len(folders) == 1 else f"{len(folders)} folders",
+        folder,
         partial(_read, images, base, names, where=f"{path}: {key}"),
+        partial(has_polygons, images),
     )
 
 
@@ -241,7 +243,9 @@ def _without_yaml(tree: Tree, names_file: str) -> Layout:
     chosen, unused = first_of_each_split(tree, folders, "folders of images with labels")
     parts = {}
     for split, folder in chosen.items():
-        reader = partial(_read, _paths(tree, folder), tree.root, names, where=folder)
-        parts[split] = Part(os.path.dirname(label_path(_paths(tree, folder)[0])), folder, reader)
+        images = _paths(tree, folder)
+        reader = partial(_read, images, tree.root, names, where=folder)
+        labels = os.path.dirname(label_path(images[0]))
+        parts[split] = Part(labels, folder, reader, partial(has_polygons, images))
     remarks = [f"{tree.relative(folder)} is not used: its name says no split, others do" for folder in unused]
     return Layout("YOLO", names, tuple(range(len(names))), parts, tuple(remarks))

@@ -1,4 +1,4 @@
-"""Which sets of predictions belong together."""
+"""Families of sets of predictions: the layers of one group of queries."""
 
 import re
 

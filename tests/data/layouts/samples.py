@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..samples import object_xml, write_image, write_xml
+import numpy as np
+from PIL import Image
+
+from ..samples import object_xml, write_xml
 
 CLASSES = ("cat", "dog")
 # Objects by image: class, and x0, y0, x1, y1 in pixels of images 40 high and 60 wide.
@@ -44,8 +47,10 @@ def write_json(path: Path, content: Any) -> Path:
 
 def write_images(folder: Path, stems: Any = tuple(OBJECTS)) -> None:
     """Images of different contents."""
-    for number, stem in enumerate(stems):
-        write_image(folder / f"{stem}.png", pnginfo=None, compress_level=number)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem in stems:
+        pixels = np.random.default_rng(list(OBJECTS).index(stem)).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{stem}.png")
 
 
 def roboflow(root: Path) -> Path:
@@ -88,4 +93,17 @@ def voc(root: Path) -> Path:
     for split, stems in SPLITS.items():
         name = {"valid": "val"}.get(split, split)
         (root / "ImageSets/Main" / f"{name}.txt").write_text("\n".join(stems) + "\n")
+    return root
+
+
+def csv(root: Path) -> Path:
+    """As Roboflow exports it: a table beside the images of each split."""
+    for split, stems in SPLITS.items():
+        write_images(root / split, stems)
+        lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+        for stem in stems:
+            lines += [f"{stem}.png,60,40,{name},{','.join(map(str, box))}" for name, box in OBJECTS[stem]]
+            if not OBJECTS[stem]:
+                lines.append(f"{stem}.png,60,40,,,,,")
+        (root / split / "_annotations.csv").write_text("\n".join(lines) + "\n")
     return root

@@ -10,7 +10,7 @@ from detrex_lite.engine import derived
 
 from . import samples
 
-LAYOUTS = {"Roboflow COCO": samples.roboflow, "YOLO": samples.yolo, "Pascal VOC": samples.voc}
+LAYOUTS = {"Roboflow COCO": samples.roboflow, "YOLO": samples.yolo, "Pascal VOC": samples.voc, "CSV": samples.csv}
 
 
 def contents(dataset):

@@ -1,0 +1,25 @@
+"""Writing a data set in another layout."""
+
+import argparse
+import sys
+
+from ..data.conversion import convert_dataset
+from ..data.faults import DatasetError, printable
+from ..data.layouts import find_dataset
+from .check import folder_options
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert; see `detrex_lite.cli.convert`."""
+    try:
+        found = find_dataset(arguments.folder, **folder_options(arguments))
+        print(printable(found.describe()))
+        result = convert_dataset(found, arguments.out, arguments.to, masks=arguments.masks, link=arguments.link)
+    except (DatasetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for remark in result.remarks:
+        print(printable(f"note: {remark}"))
+    counts = ", ".join(f"{split} {number} images" for split, number in result.images.items())
+    print(f"{arguments.out}: {arguments.to}, {counts}")
+    return 0

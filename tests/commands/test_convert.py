@@ -1,0 +1,26 @@
+import pytest
+
+from detrex_lite import cli
+from detrex_lite.data import find_dataset
+
+from ..data.layouts import samples
+
+
+def test_a_folder_in_another_layout(tmp_path, capsys):
+    root = samples.yolo(tmp_path / "animals")
+    assert cli.main(["convert", str(root), str(tmp_path / "out"), "--to", "voc"]) == 0
+    out = capsys.readouterr().out
+    for part in ("animals: YOLO", "Category ids become others: cat 0 -> 1, dog 1 -> 2", "train 2 images, val 2 images"):
+        assert part in out
+    assert find_dataset(tmp_path / "out").layout == "Pascal VOC"
+    assert cli.main(["convert", str(root), str(tmp_path / "out"), "--to", "csv"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert cli.main(["convert", str(tmp_path / "nothing"), str(tmp_path / "other"), "--to", "csv"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_masks_are_for_layouts_that_have_them(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["convert", "photos", "out", "--to", "voc", "--masks"])
+    assert caught.value.code == 2
+    assert "voc has boxes only" in capsys.readouterr().err

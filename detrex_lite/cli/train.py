@@ -7,6 +7,7 @@ from ..errors import did_you_mean
 from .arguments import add_process_arguments, add_traceback_argument, add_trust_argument, split_words
 from .models import AUTO, is_config_file, shipped_names
 from .parser import number, whole_number
+from .trials import add_trial_arguments, check_trial
 
 NAME = "train"
 SUMMARY = "Train a detector on a folder of images, or what a config describes."
@@ -22,8 +23,9 @@ Roboflow's, YOLO's, Pascal VOC's or CSV annotations; without a validation set, o
 KEY=VALUE overrides change any other key of the config: train.patience=10 model.num_queries=50 +new.key=1.
 `detrex-lite config MODEL --data FOLDER` prints the config.
 
-exit status: 0 when the run is finished, 1 when it failed, 2 when something is wrong with arguments, config, data or
-weights, 128 and the signal's number when a signal ended it (what was trained is saved: go on with --resume).
+exit status: 0 when the run is finished, 1 when it failed (the memory is full, the loss is not finite, images were not
+learnt with --overfit), 2 when something is wrong with arguments, config, data or weights, 128 and the signal's number
+when a signal ended it (what was trained is saved: go on with --resume). docs/training.md has more.
 """
 EXAMPLES = (
     ("a detector for your images, from published weights", "dino --data FOLDER --fine-tune"),
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train")
+    add_trial_arguments(parser)
     add_process_arguments(parser)
     add_trust_argument(parser)
     add_traceback_argument(parser)
@@ -70,6 +73,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     split_words(parser, args)
+    check_trial(parser, args)
     check_model(parser, args)
 
 
@@ -84,11 +88,7 @@ def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(
             "what is to be trained? Name a model, as in `detrex-lite train dino --data FOLDER`, or give --config-file"
         )
-    if args.data is not None and not os.path.exists(os.path.expanduser(args.data)):
-        folder = os.path.dirname(os.path.expanduser(args.data)) or "."
-        near = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
-        hint = did_you_mean(args.data, [name.removeprefix("./") for name in near], otherwise="")
-        parser.error(f"--data {args.data}: there is no such folder (looked from {os.getcwd()}){hint}")
+    check_data(parser, args)
     if args.model is None or is_config_file(args.model):
         return
     if os.path.isdir(args.model):
@@ -99,3 +99,12 @@ def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(f"there is no model {args.model!r}{hint}")
     if args.model == AUTO and args.data is None:
         parser.error("auto chooses a model for your images: say where they are by --data FOLDER")
+
+
+def check_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a folder of `--data` that does not exist."""
+    if args.data is not None and not os.path.exists(os.path.expanduser(args.data)):
+        folder = os.path.dirname(os.path.expanduser(args.data)) or "."
+        near = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+        hint = did_you_mean(args.data, [name.removeprefix("./") for name in near], otherwise="")
+        parser.error(f"--data {args.data}: there is no such folder (looked from {os.getcwd()}){hint}")

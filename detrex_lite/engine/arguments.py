@@ -16,7 +16,7 @@ from ..config import ConfigError, LazyConfig, explain, get_config, trust
 from ..data import DatasetError
 from ..data.detectron2_catalog import INSTALL_DETECTRON2
 from .io.folder import LostFolderError
-from .memory import MemoryFullError
+from .memory_full import MemoryFullError
 from .run import evaluate, train
 
 

@@ -82,7 +82,7 @@ class Detectron2Run(Run):
             load_initial_weights(self.cfg, self.model, self.class_names)
         if self.test_loader is not None:
             try_evaluation(self.model, self.test_loader, self.evaluator)
-        logging.getLogger(__name__).info("%s", self._summary(optimizer))
+        logging.getLogger(__name__).info("%s", self.summary(optimizer))
         if distributed.is_main_process():
             replace_text(self.output_dir / CONFIG_FILE, self.config_text)
         trainer.train(first, self.lengths.max_iter)

@@ -57,6 +57,7 @@ from .processes.launch import times_restarted
 from .processes.random_states import seed_everything
 from .processes.sharding import shard, take_weights_of_main_process, whole_weights
 from .processes.signals import StopOnSignal
+from .regrets import warn_of_regrets
 from .settings import AMP_DTYPES, Lengths, check_ema_restart, check_patience, complete
 
 logger = logging.getLogger(__name__)
@@ -212,6 +213,8 @@ class Run:
         train = self.cfg.train
         if train.init_checkpoint and self.resume_from is None:
             load_initial_weights(self.cfg, self.model, self.class_names)
+        if self.resume_from is None:
+            self.warn_of_regrets()
         take_weights_of_main_process(self.model)
         average = train.model_ema
         ema = ModelEma(self.model, decay=average.decay, warmup=average.warmup) if average.enabled else None
@@ -223,7 +226,7 @@ class Run:
 
         optimizer = build_optimizer(self.cfg.optimizer, self.model)
         learning_rate = LearningRate(optimizer, instantiate(self.cfg.lr_multiplier))
-        trainer = self._trainer(optimizer)
+        trainer = self.build_trainer(optimizer)
         state = TrainingState(
             model=self.model,
             trainer=trainer,
@@ -240,7 +243,7 @@ class Run:
         if self.test_loader is not None:
             with whole_weights(evaluated):
                 try_evaluation(evaluated, self.test_loader, self.evaluator)
-        logger.info("%s", self._summary(optimizer))
+        logger.info("%s", self.summary(optimizer))
         with ExitStack() as stack:
             writers = self._open_writers(trainer.iteration)
             for writer in writers:
@@ -252,7 +255,22 @@ class Run:
         self._say_where(state)
         return trainer.results
 
-    def _trainer(self, optimizer: torch.optim.Optimizer) -> Trainer:
+    def warn_of_regrets(self) -> None:
+        """Warn of what is allowed and would be regretted; the main process does."""
+        if not distributed.is_main_process():
+            return
+        loaders = {"training": self.train_loader}
+        if self.test_loader is not None:
+            loaders["validation"] = self.test_loader
+        warn_of_regrets(
+            self.cfg,
+            model=self.model,
+            datasets=self._datasets(),
+            loaders=loaders,
+            fine_tunes=bool(self.cfg.train.init_checkpoint),
+        )
+
+    def build_trainer(self, optimizer: torch.optim.Optimizer) -> Trainer:
         train = self.cfg.train
         return Trainer(
             model=wrap_for_training(self.model, train),
@@ -353,17 +371,31 @@ class Run:
             datasets["validation"] = dataset_of(self.test_loader)
         return datasets
 
-    def _summary(self, optimizer: torch.optim.Optimizer) -> str:
+    def summary(self, optimizer: torch.optim.Optimizer) -> str:
+        """What is trained on what, where and how, one line per topic."""
         return describe_run(
             model=self.model,
             optimizer=optimizer,
             device=self.device,
             amp_dtype=self.amp_dtype,
+            weights=self._describe_weights(),
             datasets=self._datasets(),
             lengths=self.lengths,
             batch_size=OmegaConf.select(self.cfg, "dataloader.train.total_batch_size"),
             accumulate_steps=self.cfg.train.accumulate_steps,
         )
+
+    def _describe_weights(self) -> str:
+        """What training begins with."""
+        if self.resume_from is not None:
+            return f"those of {self.resume_from}"
+        if self.cfg.train.init_checkpoint:
+            return f"fine-tuning those of {self.cfg.train.init_checkpoint}"
+        keys = ("model.backbone.weights", "model.backbone.net.weights", "model.backbone.pretrained")
+        pretrained = [value for key in keys if (value := OmegaConf.select(self.cfg, key))]
+        if pretrained:
+            return f"the backbone's from {pretrained[0]}, all others from scratch"
+        return "from scratch, the backbone's too (no train.init_checkpoint, no model.backbone.weights)"
 
     def _say_where(self, state: TrainingState) -> None:
         best = "" if state.best is None else f" (best {state.best['metric']} {state.best['value']:.2f})"

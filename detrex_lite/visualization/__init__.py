@@ -1,5 +1,6 @@
 """Detections and segments drawn into images, sheets of ground truth beside detections; the page of a run."""
 
+from .batch_sheet import batch_sheet
 from .contact_sheet import SheetRow, contact_sheet, ground_truth
 from .drawing import class_colour, class_label, draw_detections, draw_segments
 from .error_pictures import draw_errors
@@ -8,6 +9,7 @@ from .report import denoising_ratios, write_decoder_page, write_error_page, writ
 
 __all__ = [
     "SheetRow",
+    "batch_sheet",
     "class_colour",
     "class_label",
     "contact_sheet",

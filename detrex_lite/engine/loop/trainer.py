@@ -173,7 +173,7 @@ class Trainer:
 
     def _step_or_say_why_not(self, batches: Iterator[Batch]) -> None:
         try:
-            self._step(batches)
+            self.step(batches)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -187,7 +187,8 @@ class Trainer:
                 accumulate_steps=self.accumulate_steps,
             ) from error
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def step(self, batches: Iterator[Batch]) -> None:
+        """One optimizer step on the next batches, without hooks and without counting it."""
         start = time.perf_counter()
         self.data_seconds, self.num_images, self._file_names = 0.0, 0, []
         all_losses: list[dict[str, Tensor]] = []

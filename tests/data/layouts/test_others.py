@@ -52,7 +52,7 @@ def test_forms_of_coco(tmp_path, write, remarks):
 
 
 def test_images_are_not_taken_for_masks_of_the_same_names(tmp_path):
-    generate_shapes(tmp_path, num_train=2, num_val=2, image_size=32)
+    generate_shapes(tmp_path, num_train=8, num_val=2, image_size=32)
     (tmp_path / "panoptic").rename(tmp_path / "a_panoptic")
     found = find_dataset(tmp_path)
     assert found.has_masks

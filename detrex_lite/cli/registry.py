@@ -21,6 +21,7 @@ COMMANDS = (
     "convert-checkpoint",
     "demo",
     "env",
+    "completion",
 )
 
 

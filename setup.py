@@ -61,7 +61,9 @@ setup(
             "mypy>=1.11",  # type checker
             "pre-commit>=3.7",  # runs both before each commit
             "transformers>=5",  # independent detectors to test against
-            "setuptools>=70.1",  # builds the wheel in its test, without network
+            "nbclient>=0.10",  # runs the notebooks in their test
+            "ipykernel>=6.29",  # the Python that runs them
+            "setuptools>=70.1",  # builds wheel and source distribution in their tests, without network
             FAST_EVAL,
             SHTAB,
             TIMM,

@@ -227,12 +227,13 @@ def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
             return f"{int(taken[other])} of its {count} objects are taken for {analysis.class_names[other]} {threshold}"
         return "its boxes lie on objects of other classes"
     what = {
-        LOCALISATION: "boxes near its objects overlap them too little (IoU 0.1 to 0.5)",
-        BOTH: "boxes of this class lie beside objects of other classes",
-        DUPLICATE: "there are several boxes on one object",
-        BACKGROUND: "boxes of this class lie where no object is",
+        LOCALISATION: "overlap an object of it too little (IoU 0.1 to 0.5)",
+        BOTH: "lie beside objects of other classes",
+        DUPLICATE: "repeat a better one",
+        BACKGROUND: "lie where no object is",
     }[kind]
-    return f"{what}, {int(errors[kind][number])} times {threshold}"
+    times = int(errors[kind][number])
+    return f"{times} of its boxes {what} {threshold}" if times else f"boxes below its best threshold {what}"
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:

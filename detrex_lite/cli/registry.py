@@ -18,6 +18,7 @@ COMMANDS = (
     "new",
     "report",
     "benchmark",
+    "average",
     "convert-checkpoint",
     "demo",
     "env",

@@ -1,6 +1,7 @@
 """Evaluating trained weights."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def config_of(args: argparse.Namespace) -> Any:
     trust(*args.trust)
     weights = find_weights(args.weights)
     cfg = LazyConfig.load(args.config_file) if args.config_file else find_config(weights, read_checkpoint(weights))
-    options = {
+    options: dict[str, Any] = {
         "train.init_checkpoint": weights,
         "train.output_dir": args.output,
         "train.device": device_named(args.device),
@@ -49,5 +50,18 @@ def config_of(args: argparse.Namespace) -> Any:
         if args.output is None:
             folder = Path(OmegaConf.select(cfg, "train.output_dir", default="output"))
             options["train.output_dir"] = folder / f"evaluation_{Path(found.root).name}"
+    if options["train.output_dir"] is not None:
+        options.update(_results_in(Path(options["train.output_dir"]), cfg))
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
     return LazyConfig.apply_overrides(cfg, [*overrides, *args.opts])
+
+
+def _results_in(output_dir: Path, cfg: Any) -> Iterator[tuple[str, str]]:
+    """Overrides for evaluators that write into the folder of the run, whose path a saved config has in full."""
+    run = OmegaConf.select(cfg, "train.output_dir", default="output")
+    evaluators = OmegaConf.select(cfg, "dataloader.evaluator.evaluators")
+    count = len(evaluators) if OmegaConf.is_list(evaluators) else 0
+    for key in ("dataloader.evaluator", *(f"dataloader.evaluator.evaluators.{number}" for number in range(count))):
+        folder = OmegaConf.select(cfg, f"{key}.output_dir")
+        if isinstance(folder, str) and Path(folder).is_relative_to(run):
+            yield f"{key}.output_dir", str(output_dir / Path(folder).relative_to(run))

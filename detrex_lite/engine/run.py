@@ -31,7 +31,7 @@ from .build import (
 )
 from .io.folder import LOCK_FILE, owned_output_dir, removed_when_refused, require_owned
 from .io.logs import LOG_FILE, run_logging
-from .io.report import RunReport, SampleKeeper
+from .io.report import RunReport, SampleKeeper, write_pages
 from .io.state import TrainingState
 from .io.summary import describe_device, describe_run
 from .io.writers import Writer, open_writers
@@ -122,6 +122,8 @@ def _claim(output_dir: Path, resume: bool, stack: ExitStack) -> None:
 def evaluate(cfg: DictConfig) -> Results:
     """Evaluate the weights in `train.init_checkpoint` on `dataloader.test`, and log the table of results.
 
+    `report.html` in `train.output_dir` has what is wrong with the detections and pictures of the worst images.
+
     The average of the weights is taken where there is one, unless `train.model_ema.use_in_eval` is False.
 
     Returns:
@@ -153,7 +155,21 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
         load_weights_to_evaluate(cfg, model, class_names)
         to_device(model, cfg.train, device)
         logger.info("Evaluating on %s.", describe_device(device))
-        return loop(model, loader, evaluator)
+        keeper = SampleKeeper(evaluator)
+        results = loop(model, loader, keeper)
+        if distributed.is_main_process():
+            of = f"detected by {Path(cfg.train.init_checkpoint).name}"
+            page = write_pages(
+                output_dir,
+                keeper,
+                dataset=dataset_of(loader),
+                class_names=class_names,
+                of=of,
+                model=None if distributed.is_distributed() else model,
+            )
+            if page is not None:
+                logger.info("What is wrong with the detections, with pictures of the worst images, is in %s.", page)
+        return results
 
 
 def _evaluate(model: Any, loader: Any, evaluator: Any) -> Results:
@@ -313,6 +329,7 @@ class Run:
                 keeper=keeper,
                 dataset=self._datasets().get("validation"),
                 class_names=self.class_names,
+                model=None if distributed.is_distributed() else evaluated,
             )
         )
         return hooks

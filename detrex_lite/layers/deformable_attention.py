@@ -170,7 +170,7 @@ class MultiScaleDeformableAttention(nn.Module):
             logits = logits.masked_fill(self._point_padding, float("-inf"))
             if reference_points.shape[-1] == 4:  # the operator divides such offsets by the padded number of points
                 offsets = offsets * self._point_scale.to(offsets.dtype)
-        out = self._sample(
+        out = self.sample(
             value.unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
             reference_points,
@@ -179,7 +179,7 @@ class MultiScaleDeformableAttention(nn.Module):
         )
         return identity + self.dropout(self.output_proj(out))
 
-    def _sample(
+    def sample(
         self,
         value: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
@@ -187,7 +187,7 @@ class MultiScaleDeformableAttention(nn.Module):
         offsets: Tensor,
         logits: Tensor,
     ) -> Tensor:
-        """See `multi_scale_deformable_attention_from_offsets`."""
+        """Read the values; see `multi_scale_deformable_attention_from_offsets`."""
         if self.sampling == "bilinear":
             return multi_scale_deformable_attention_from_offsets(
                 value, spatial_shapes, reference_points, offsets, logits

@@ -162,7 +162,7 @@ def test_what_a_forward_pass_keeps_is_in_proportion_to_the_images(cfg):
 
 
 @pytest.mark.slow
-def test_a_real_recipe_learns_images_by_heart(tmp_path):
+def test_a_real_recipe_overfits_images(tmp_path):
     cfg = get_config("projects/detr/configs/detr_small_shapes.py")
     generate_shapes(tmp_path / "shapes", num_train=4, num_val=2, image_size=64)
     LazyConfig.apply_overrides(

@@ -136,6 +136,7 @@ def test_the_wheel_is_for_any_machine_and_holds_every_module(wheel):
         assert files
         wanted |= {f"detrex_lite/{file}" for file in files}
     wanted |= {f"detrex_lite/{file.relative_to(ROOT)}" for file in ROOT.glob("projects/*/README.md")}
+    wanted |= {str(file.relative_to(ROOT)) for file in ROOT.glob("detrex_lite/skeleton/templates/*")}
     wanted.add("detrex_lite/py.typed")
     assert wanted - names == set()
     assert not [name for name in names if "/".join(NOT_SHIPPED) in name]
@@ -154,6 +155,15 @@ def test_the_wheel_holds_the_licence_and_nothing_of_the_tests(wheel):
 def test_the_installed_package_is_the_one_that_is_imported(python, installed):
     where = python("-c", "import detrex_lite; print(detrex_lite.__file__)")
     assert Path(where.strip()) == installed / "detrex_lite" / "__init__.py"
+
+
+@pytest.mark.slow
+def test_the_installed_package_writes_new_projects_that_it_finds_from_the_current_folder(python, tmp_path):
+    written = python("-m", "detrex_lite", "new", "my_detr", "--from", "detr")
+    assert f"files into {tmp_path.resolve()}" in written
+    config = "my_detr/configs/my_detr_small_shapes.py"
+    printed = python("-m", "detrex_lite", "config", config, "--key", "model.criterion.losses.loss_centre")
+    assert "my_detr.modeling.my_detr.CentreLoss" in printed
 
 
 @pytest.mark.slow

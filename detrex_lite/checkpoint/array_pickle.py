@@ -25,7 +25,7 @@ class ForbiddenGlobal(pickle.UnpicklingError):
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """The function that old pickle protocols call to create bytes, always with this codec."""
+    """Encode text as bytes; old pickle protocols call this, always with the codec latin1."""
     if encoding not in ("latin1", "latin-1"):
         raise ForbiddenGlobal(f"_codecs.encode with the codec {encoding!r}")
     return text.encode("latin1")

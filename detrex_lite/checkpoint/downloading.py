@@ -136,7 +136,7 @@ def _begins(sha256: str) -> str:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Within this context, no other process downloads to `path`. The lock is released when the process ends."""
+    """Lock downloads to `path` for this process within the context; the lock is released when the process ends."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with _writing(path):
         try:
@@ -185,11 +185,11 @@ class _Partial:
 
     @property
     def resumable_size(self) -> int:
-        """The size, or 0 when nothing tells whether the rest would fit."""
+        """The size, or 0 when the version of the file is unknown."""
         return self.size if self.version is not None and self.version.validator else 0
 
     def begin(self, version: _Version) -> None:
-        """Remove what is there, and note the version of what comes."""
+        """Remove the received part, and record the version of the new one."""
         self.discard()
         replace_text(self._about, json.dumps(version._asdict()))
 

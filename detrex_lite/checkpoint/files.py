@@ -265,8 +265,8 @@ def _os_error(error: BaseException) -> OSError | None:
 def _failed_write(path: Path, cause: OSError) -> str:
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
     free = shutil.disk_usage(folder).free / 2**20
-    before = "; the existing file is unchanged" if path.is_file() else ""
-    return f"could not write {path} ({cause.strerror or cause}; {free:.0f} MiB free in {folder}){before}"
+    hint = "; the existing file is unchanged" if path.is_file() else ""
+    return f"could not write {path} ({cause.strerror or cause}; {free:.0f} MiB free in {folder}){hint}"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -308,7 +308,7 @@ def _plan(
 def _by_class_names(
     name: str, value: Tensor, conversion: Any, destination: _Destination, rows: ClassRows | None
 ) -> Tensor | None:
-    """A tensor with its rows in the order of the model's classes; None where rows are not arranged by names."""
+    """Arrange the rows of a tensor in the order of the model's classes; None if it has no rows to arrange by names."""
     if rows is None or rows.is_same:
         return None
     initial = destination.tensors[name]

@@ -88,11 +88,7 @@ def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(
             "what is to be trained? Name a model, as in `detrex-lite train dino --data FOLDER`, or give --config-file"
         )
-    if args.data is not None and not os.path.exists(os.path.expanduser(args.data)):
-        folder = os.path.dirname(os.path.expanduser(args.data)) or "."
-        near = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
-        hint = did_you_mean(args.data, [name.removeprefix("./") for name in near], otherwise="")
-        parser.error(f"--data {args.data}: there is no such folder (looked from {os.getcwd()}){hint}")
+    check_data(parser, args)
     if args.model is None or is_config_file(args.model):
         return
     if os.path.isdir(args.model):
@@ -103,3 +99,12 @@ def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(f"there is no model {args.model!r}{hint}")
     if args.model == AUTO and args.data is None:
         parser.error("auto chooses a model for your images: say where they are by --data FOLDER")
+
+
+def check_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a folder of `--data` that does not exist."""
+    if args.data is not None and not os.path.exists(os.path.expanduser(args.data)):
+        folder = os.path.dirname(os.path.expanduser(args.data)) or "."
+        near = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+        hint = did_you_mean(args.data, [name.removeprefix("./") for name in near], otherwise="")
+        parser.error(f"--data {args.data}: there is no such folder (looked from {os.getcwd()}){hint}")

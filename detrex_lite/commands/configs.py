@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from ..cli.models import AUTO, is_config_file, shipped_names
 from ..config import ConfigError, LazyConfig, trust
+from ..devices import choose_device
 from ..engine.for_folder import MAX_ITER, Choices, Plan, for_folder, set_image_size
 from ..zoo import ZooEntry, ZooError, find_entry, load_zoo, obtain
 
@@ -42,7 +43,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         batch=args.batch,
         size=args.size,
         lr=args.lr,
-        device=args.device,
+        device=device_named(args.device),
         workers=args.workers,
         seed=args.seed,
         output=args.output,
@@ -54,14 +55,26 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return Plan(LazyConfig.apply_overrides(plan.cfg, args.opts), tuple(settings))
 
 
-def settled(args: argparse.Namespace, plan: Plan) -> argparse.Namespace:
-    """Arguments by which every process plans the same, however much memory it finds."""
-    if args.data is None:
-        return args
-    train = plan.cfg.train
-    options = dict(batch=plan.cfg.dataloader.train.total_batch_size, device=train.device)
-    options["opts"] = [*args.opts, f"train.accumulate_steps={train.get('accumulate_steps', 1)}"]
-    return argparse.Namespace(**{**vars(args), **options})
+def settle(args: argparse.Namespace, plan: Plan) -> None:
+    """Change the arguments so that every process plans the same, however much memory it finds."""
+    if args.data is not None:
+        train = plan.cfg.train
+        args.batch, args.device = plan.cfg.dataloader.train.total_batch_size, train.device
+        args.opts = [*args.opts, f"train.accumulate_steps={train.get('accumulate_steps', 1)}"]
+
+
+def device_named(name: str | None) -> str | None:
+    """A device by the name that a user gave; None for None.
+
+    Raises:
+        ConfigError: when there is no such device.
+    """
+    if name is None:
+        return None
+    try:
+        return str(choose_device(name))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _model_for(device: str | None) -> str:
@@ -124,7 +137,7 @@ def _plain_overrides(args: argparse.Namespace, cfg: DictConfig, weights: str | N
         "dataloader.train.total_batch_size": args.batch,
         "optimizer.lr": args.lr,
         "train.max_epochs": args.epochs,
-        "train.device": args.device if args.device != AUTO else None,
+        "train.device": device_named(args.device),
         "train.seed": args.seed,
         "train.output_dir": args.output,
         "train.init_checkpoint": weights,

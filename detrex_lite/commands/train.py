@@ -4,12 +4,13 @@ import argparse
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .. import distributed
 from ..cli.trials import is_trial
 from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch
-from .configs import plan_of, settled
+from ..engine.for_folder import Plan
+from .configs import plan_of, settle
 from .trials import run_trial
 
 
@@ -17,37 +18,52 @@ def run(args: argparse.Namespace) -> int:
     """Train, evaluate with `--eval-only`, or try something out; see `detrex_lite.cli.train`."""
     if is_trial(args):
         return try_out(args)
-    start_processes(args)
+
+    def prepare() -> str:
+        plan = announced(plan_of(args))
+        settle(args, plan)
+        return device_of(plan.cfg)
+
+    start_processes(args, run_config, prepare)
     return 0
 
 
 def try_out(args: argparse.Namespace) -> int:
     """Do what an option of `detrex_lite.cli.trials` asks for."""
     with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
-        plan = plan_of(args)
-        if plan.settings:
-            print(plan.describe(), flush=True)
-        return run_trial(args, plan.cfg)
+        return run_trial(args, announced(plan_of(args)).cfg)
 
 
-def start_processes(args: argparse.Namespace) -> None:
-    """Train or evaluate in the processes that the arguments ask for.
+def announced(plan: Plan) -> Plan:
+    """Print why the settings of a plan are as they are."""
+    if plan.settings and distributed.is_main_process():
+        print(plan.describe(), flush=True)
+    return plan
+
+
+def start_processes(
+    args: argparse.Namespace, main: Callable[[argparse.Namespace], None], prepare: Callable[[], str]
+) -> None:
+    """Run `main(args)` in the processes that the arguments ask for.
+
+    Args:
+        args: with those of `detrex_lite.cli.arguments.add_process_arguments`.
+        main: a function that can be imported by name.
+        prepare: is called before, and returns the device.
 
     Raises:
         SystemExit: when anything was wrong, which has been told.
     """
     with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
-        plan = plan_of(args)
-        if plan.settings and distributed.is_main_process():
-            print(plan.describe(), flush=True)
+        device = prepare()
         launch(
-            run_config,
+            main,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            device=device_of(plan.cfg),
-            args=(settled(args, plan),),
+            device=device,
+            args=(args,),
         )
 
 

@@ -49,7 +49,7 @@ def instantiate(cfg: Any, /, **overrides: Any) -> Any:
     """
     if overrides and not is_call(cfg):
         raise ConfigError(f"only a config with _target_ takes arguments, here {', '.join(overrides)}")
-    check(cfg, given=overrides)
+    check(cfg, supplied=overrides)
     return _build(cfg, path_of(cfg), overrides)
 
 

@@ -160,10 +160,10 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
 
 
 def _foreign(cfg: Any, name: str, *, within: str) -> str:
-    """A clause that points at what another program calls `name`; empty when there is nothing of the kind here.
+    """Return a hint at the key here for another program's name; empty when there is no such key.
 
     Args:
-        within: what the key begins with.
+        within: prefix of the key.
     """
     for key in known_here(name):
         if key.startswith("--") and not within:

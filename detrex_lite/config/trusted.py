@@ -84,7 +84,7 @@ def trust(*names: str) -> None:
         names: packages (`"my_detectors"`), modules (`"my_detectors.losses"`) or single functions and classes.
 
     Raises:
-        ConfigError: something is no such name.
+        ConfigError: something is not such a name.
     """
     for name in names:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
@@ -93,21 +93,21 @@ def trust(*names: str) -> None:
 
 
 def untrusted(names: Collection[str]) -> list[str]:
-    """Those of `names` that `trust` has not been given."""
+    """Return the names that were not passed to `trust`."""
     return [name for name in names if name not in _added]
 
 
 def may_import(path: str) -> bool:
-    """Whether a dotted path begins with a package that holds something trusted; importing it runs its code."""
+    """Whether a dotted path begins with a package that has trusted parts; importing it runs its code."""
     package = path.partition(".")[0]
     return any(name.partition(".")[0] == package for name in (*TRUSTED_MODULES, *TRUSTED_NAMES, *_added))
 
 
 def require_trusted(target: Any, path: str) -> None:
-    """Refuse what is defined outside of the trusted packages, whatever path led to it.
+    """Raise an error for an object that is defined outside of the trusted packages, regardless of its path.
 
     Raises:
-        ConfigError: it is; the message says how to trust it.
+        ConfigError: the object is not trusted; the message says how to trust it.
     """
     names = (*TRUSTED_NAMES, *_added)
     if path in names or isinstance(target, _PLAIN):
@@ -125,14 +125,14 @@ def require_trusted(target: Any, path: str) -> None:
 
 
 def home(target: Any) -> str:
-    """The module that defines an object; empty when it does not say."""
+    """Return the name of the module that defines an object; empty when it is unknown."""
     owner = getattr(target, "__objclass__", target)
     module = getattr(owner, "__module__", None)
     return module if isinstance(module, str) else ""
 
 
 def refusal(path: str) -> ConfigError:
-    """The error of a name that is not trusted."""
+    """Create the error for a name that is not trusted."""
     package = path.partition(".")[0]
     parts = [name for name in (*TRUSTED_MODULES, *TRUSTED_NAMES) if name.partition(".")[0] == package]
     reason = f"of {package} configs may name what is in {', '.join(parts)}" if parts else f"{package} is not trusted"

@@ -114,17 +114,17 @@ def _unknown_keys(section: Any, defaults: Any, path: str = "train") -> list[str]
 
 
 def _foreign(name: str) -> str:
-    """A clause that points at what another program calls `name`; empty when the name is not known."""
+    """Return a hint at the key here for another program's name; empty when the name is unknown."""
     keys = known_here(name)
     if not keys:
         return ""
     return f"; did you mean {keys[0]!r}?" if not keys[0].startswith("--") else f"; that is the flag {keys[0]}"
 
 
-def check(cfg: Any, *, late: Collection[str] = (), given: Collection[str] = ()) -> None:
+def check(cfg: Any, *, late: Collection[str] = (), supplied: Collection[str] = ()) -> None:
     """As `validate`, with the names of arguments that the call of `cfg` gets in addition."""
     checker = _Checker(late)
-    checker.walk(cfg, path_of(cfg), given)
+    checker.walk(cfg, path_of(cfg), supplied)
     if checker.faults:
         raise ConfigError(checker.faults)
 
@@ -139,7 +139,7 @@ class _Checker:
         self._visited: dict[int, Any] = {}  # keeps the nodes alive, so that an id identifies a node
         self._open: set[int] = set()
 
-    def walk(self, node: Any, path: str, given: Collection[str] = ()) -> None:
+    def walk(self, node: Any, path: str, supplied: Collection[str] = ()) -> None:
         if not is_mapping(node) and not is_sequence(node):
             return
         if id(node) in self._open:
@@ -148,9 +148,9 @@ class _Checker:
             return
         self._visited[id(node)] = node
         self._open.add(id(node))
-        children = self._children(node, path, skip=given)
+        children = self._children(node, path, skip=supplied)
         if is_call(node):
-            self._check_call(children, path, [*map(str, node.keys()), *given])
+            self._check_call(children, path, [*map(str, node.keys()), *supplied])
         if children.get(RECURSIVE, True):
             for key, value in children.items():
                 referred = isinstance(node, Container) and OmegaConf.is_interpolation(node, key)

@@ -126,6 +126,35 @@ def for_folder(cfg: DictConfig, folder: str | os.PathLike[str], choices: Choices
     return Plan(cfg, tuple(planner.settings))
 
 
+def use_folder(
+    cfg: DictConfig, folder: str | os.PathLike[str], *, split: str = "val", seed: int | None = None
+) -> FoundDataset:
+    """Put the images of a folder in the place of a config's data.
+
+    Args:
+        cfg: it is changed: `dataset`, and the data sets of its loaders.
+        folder: in a layout that `find_dataset` knows.
+        split: what is evaluated.
+        seed: of the split, where one is drawn.
+
+    Raises:
+        DatasetError: when there is no such folder, split or data set.
+    """
+    shipped = get_config("common/data/folder.py")
+    loaders = [name for name in ("train", "test") if OmegaConf.select(cfg, f"dataloader.{name}.dataset") is not None]
+    shipped.dataset.root = str(Path(os.path.expanduser(folder)).absolute())
+    shipped.dataset.masks = "train" in loaders and _reads_masks(cfg.dataloader.train.dataset)
+    shipped.dataset.val = split
+    if seed is not None:
+        shipped.dataset.seed = seed
+    cfg.dataset = shipped.dataset
+    for name in loaders:
+        cfg.dataloader[name].dataset = shipped.dataloader[name].dataset
+    found = find_dataset(cfg.dataset.root, seed=cfg.dataset.seed, val_share=cfg.dataset.val_share)
+    found.load(split, masks=cfg.dataset.masks)
+    return found
+
+
 class _Planner:
     """Changes a config, setting by setting, and writes down why."""
 
@@ -146,27 +175,20 @@ class _Planner:
 
     def use_data(self) -> None:
         """Read the folder in place of the config's data set."""
-        with_masks = bool(self.cfg.dataloader.train.dataset.get("masks", False))
-        shipped = get_config(f"common/data/folder{'_small' if self.is_small else ''}.py")
-        dataset = shipped.dataset
-        dataset.root, dataset.masks = str(Path(os.path.expanduser(self.folder)).absolute()), with_masks
-        self.cfg.dataset = dataset
         if self.is_small:
-            evaluator = self.cfg.dataloader.evaluator
-            self.cfg.dataloader = shipped.dataloader
-            self.cfg.dataloader.evaluator = evaluator
-        for split in ("train", "test"):
-            self.cfg.dataloader[split].dataset = shipped.dataloader[split].dataset
+            small = get_config("common/data/folder_small.py").dataloader
+            with_masks = _reads_masks(self.cfg.dataloader.train.dataset)
+            self.cfg.dataloader.train, self.cfg.dataloader.test = small.train, small.test
+            self.cfg.dataloader.train.dataset.masks = with_masks
         if self.choices.seed is not None:
             self.cfg.train.seed = self.choices.seed
-            dataset.seed = self.choices.seed
-        self.found = find_dataset(dataset.root, seed=dataset.seed, val_share=dataset.val_share)
+        self.found = use_folder(self.cfg, self.folder, seed=self.choices.seed)
         if "train" not in self.found.splits:
             raise DatasetError(f"{self.folder} has no training images: {self.found.describe()}")
-        self.train_set = self.found.load("train", masks=with_masks)
-        validation = self.found.load("val", masks=with_masks)
+        masks = self.cfg.dataset.masks
+        self.train_set, validation = (self.found.load(split, masks=masks) for split in ("train", "val"))
         classes = ", ".join(self.found.class_names[:8]) + ", ..." * (len(self.found.class_names) > 8)
-        self.add("data", dataset.root, f"{self.found.layout}", "--data")
+        self.add("data", self.found.root, self.found.layout, "--data")
         drawn = ", drawn from all of them with a seed" if self.found.drawn is not None else ""
         self.add("images", f"{len(self.train_set)} for training, {len(validation)} for validation{drawn}", "")
         self.add("classes", len(self.found.class_names), classes)
@@ -363,6 +385,10 @@ def set_image_size(cfg: DictConfig, size: int) -> None:
 def _calls(name: str) -> dict[str, Any]:
     """A part of configs/common/derived.py, whose values are interpolations."""
     return OmegaConf.to_container(get_config("common/derived.py")[name], resolve=False)  # type: ignore[return-value]
+
+
+def _reads_masks(dataset: DictConfig) -> bool:
+    return OmegaConf.to_container(dataset, resolve=False).get("masks") is True  # type: ignore[union-attr]
 
 
 def _name(call: DictConfig) -> str:

@@ -168,7 +168,7 @@ class FasterCocoEvalBackend:
 
 
 def _area(result: dict[str, Any], kind: str) -> float:
-    """The area that decides whether a detection is small, medium or large: of its box or mask, as in detectron2."""
+    """Return the area that decides whether a detection is small, medium or large: of its box or mask."""
     if kind == MASKS:
         return float(mask_utils.area(result["segmentation"]))
     return result["bbox"][2] * result["bbox"][3]

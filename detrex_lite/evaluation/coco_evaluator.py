@@ -224,7 +224,7 @@ class CocoEvaluator:
         return json.dumps(named, allow_nan=False)[1:-1]
 
     def _kinds(self) -> tuple[str, ...]:
-        """The types of comparison that are possible."""
+        """Return the types of comparison that are possible."""
         if not self.dataset.has_annotations:
             return ()
         return (BOXES, MASKS) if self._with_masks and self._has_masks else (BOXES,)
@@ -309,7 +309,7 @@ class CocoEvaluator:
 
 
 def write_metrics(path: Path, results: dict[str, dict[str, float]]) -> None:
-    """Write what an evaluator returned as JSON, which has no nan: null stands for it."""
+    """Write the results of an evaluator as JSON, with null for nan."""
     finite = {
         group: {name: None if math.isnan(value) else value for name, value in metrics.items()}
         for group, metrics in results.items()

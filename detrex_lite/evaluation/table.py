@@ -40,7 +40,7 @@ def _panoptic_quality(metrics: dict[str, float]) -> str:
     for label, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
         rows.append([label, *(_number(metrics[f"{name}{suffix}"]) for name in names)])
     classes = [(name.removeprefix("PQ-"), value) for name, value in metrics.items() if name.startswith("PQ-")]
-    return f"{_layout(rows, left=[0])}\n\n{_classes(classes, 'PQ')}"
+    return f"{_layout(rows, left_aligned=[0])}\n\n{_classes(classes, 'PQ')}"
 
 
 _GROUPS = {
@@ -58,7 +58,7 @@ def _classes(classes: list[tuple[str, float]], name: str) -> str:
     rows = [list(header) * columns]
     for row in range(height):
         rows.append([text for cell in cells[row::height] for text in cell])
-    return _layout(rows, left=range(0, 2 * columns, 2))
+    return _layout(rows, left_aligned=range(0, 2 * columns, 2))
 
 
 def _layout(rows: list[list[str]], left_aligned: Sequence[int] = ()) -> str:

@@ -43,7 +43,7 @@ class EdgeBins:
             )
 
     def __len__(self) -> int:
-        """N."""
+        """Number of bins, N."""
         return self.reg_max + 1
 
     def values(self) -> list[float]:

@@ -384,7 +384,7 @@ def proposed_from(anchors: Tensor, proposes: Tensor) -> Tensor:
 
 
 def keep_last(heads: nn.ModuleList, num_layers: int, num_heads: int) -> None:
-    """Of the first `num_heads` heads, keep only that of the last of `num_layers`; later heads stay."""
+    """Keep only the head of the last of `num_layers` among the first `num_heads` heads; later heads stay."""
     del heads[num_layers:num_heads]
     for index in range(num_layers - 1):
         heads[index] = nn.Identity()

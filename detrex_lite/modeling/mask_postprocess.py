@@ -47,15 +47,15 @@ class MaskPostprocessor(TopKPostprocessor):
         """sizes: (height, width) in pixels of the frame of each image's boxes and masks."""
         predictions = predictions.at_least_float32()
         _, classes, queries = self.best(predictions)
-        found = self.select(predictions).found
+        is_detection = self.select(predictions).found
         if self.num_things is not None:
-            found = found & (classes < self.num_things)
+            is_detection = is_detection & (classes < self.num_things)
         results = []
         for number, instances in enumerate(super().__call__(predictions, sizes)):
             if self.num_things is not None:
                 instances = instances[instances.pred_classes < self.num_things]
             masks, ratings = [], []
-            for logits in masks_of_queries(predictions, number, queries[number][found[number]], sizes[number]):
+            for logits in masks_of_queries(predictions, number, queries[number][is_detection[number]], sizes[number]):
                 inside = logits > 0
                 masks.append(inside)
                 ratings.append((logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6))
@@ -122,10 +122,10 @@ class SoftmaxMaskPostprocessor(SoftmaxPostprocessor):
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """sizes: (height, width) in pixels of the frame of each image's boxes and masks."""
         predictions = predictions.at_least_float32()
-        found = self.select(predictions).found
+        is_detection = self.select(predictions).found
         results = []
         for number, instances in enumerate(super().__call__(predictions, sizes)):
-            queries = found[number].nonzero().flatten()
+            queries = is_detection[number].nonzero().flatten()
             if self.num_things is not None:
                 is_thing = instances.pred_classes < self.num_things
                 queries, instances = queries[is_thing], instances[is_thing]

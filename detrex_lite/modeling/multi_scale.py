@@ -54,7 +54,7 @@ class TokenLevels:
         return cls(shapes, padding, torch.stack(shares, 1), as_published, fewest)
 
     def centres(self) -> Tensor:
-        """Centres of the cells, x first, in 0..1 of each image: (B, N, 2), or (1, N, 2) when no image is padded."""
+        """Return the centres of cells, x first, in 0..1 of each image, (B, N, 2); B is 1 when no image is padded."""
         ratios = self.valid_ratios
         levels = []
         for level, (height, width) in enumerate(self.spatial_shapes):

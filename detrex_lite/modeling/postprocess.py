@@ -58,21 +58,26 @@ class Postprocessor:
         scores, classes, boxes = self.candidates(predictions.at_least_float32())
         if self.suppression is not None:
             scores, classes, boxes = self.suppression(scores, classes, boxes)
-        boxes, found = box_cxcywh_to_xyxy(boxes), ~(scores < 0)
+        boxes, is_detection = box_cxcywh_to_xyxy(boxes), ~(scores < 0)
         if self.clip_boxes:
             boxes = boxes.clamp(0, 1)
-            found = found & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-        return Selection(scores, classes, boxes, found)
+            is_detection = is_detection & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        return Selection(scores, classes, boxes, is_detection)
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """sizes: (height, width) in pixels of the frame of each image's boxes."""
         results = []
         for (height, width), *selected in zip(sizes, *self.select(predictions), strict=True):
-            scores, classes, boxes, found = selected
-            absolute = Boxes(boxes[found])
+            scores, classes, boxes, is_detection = selected
+            absolute = Boxes(boxes[is_detection])
             absolute.scale(width, height)
             results.append(
-                Instances((height, width), pred_boxes=absolute, scores=scores[found], pred_classes=classes[found])
+                Instances(
+                    (height, width),
+                    pred_boxes=absolute,
+                    scores=scores[is_detection],
+                    pred_classes=classes[is_detection],
+                )
             )
         return results
 

@@ -16,8 +16,8 @@ def overlap_quality(boxes: Tensor, target_boxes: Tensor, eps: float = 0.0) -> Te
     Returns:
         (M,).
     """
-    predicted, wanted = (box_cxcywh_to_xyxy(tensor.detach()) for tensor in (boxes, target_boxes))
-    return box_iou(predicted, wanted, eps)
+    predicted, target = (box_cxcywh_to_xyxy(tensor.detach()) for tensor in (boxes, target_boxes))
+    return box_iou(predicted, target, eps)
 
 
 def alignment_quality(scores: Tensor, overlaps: Tensor, alpha: float) -> Tensor:

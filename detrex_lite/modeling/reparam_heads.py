@@ -27,8 +27,8 @@ class ReparamHeads(DetectionHeads):
             ValueError: when references are not boxes.
         """
         if reference is None or reference.shape[-1] != 4:
-            given = "there are none" if reference is None else "they are points"
-            raise ValueError(f"ReparamHeads needs references that are boxes, but {given}: use queries that are boxes")
+            fault = "there are none" if reference is None else "they are points"
+            raise ValueError(f"ReparamHeads needs references that are boxes, but {fault}: use queries that are boxes")
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         centre, sides = reference.to(offsets.dtype).split(2, dim=-1)
         shift, factor = offsets.split(2, dim=-1)

@@ -6,6 +6,7 @@ from string import Template
 
 from .source import Source
 
+EXAMPLE = "CentreLoss"  # the class of the part that templates have as an example
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -126,7 +127,7 @@ def _values_in_repository(layout: Layout, source: Source) -> dict[str, str]:
         "modeling_imports": f"from torch import Tensor\n\n{_imports_of_modeling(source)}",
         "test_imports": (
             "from types import SimpleNamespace\n\nimport torch\nfrom torch.testing import assert_close\n\n"
-            f"from detrex_lite.config import get_config\nfrom {layout.package}.modeling import CentreLoss\n"
+            f"from detrex_lite.config import get_config\nfrom {layout.package}.modeling import {EXAMPLE}\n"
             f"{_imports_of_testing(source)}"
         ),
         "load_model": f'get_config("{layout.folder}/configs/models/{layout.name}_small.py").model',
@@ -148,7 +149,7 @@ def _values_of_package(layout: Layout, source: Source) -> dict[str, str]:
         "test_imports": (
             "from pathlib import Path\nfrom types import SimpleNamespace\n\n"
             f"import torch\nfrom detrex_lite.config import LazyConfig, get_config\n{_imports_of_testing(source)}"
-            f"from torch.testing import assert_close\n\nfrom {name}.modeling import CentreLoss\n"
+            f"from torch.testing import assert_close\n\nfrom {name}.modeling import {EXAMPLE}\n"
         ),
         "load_model": f'LazyConfig.load(Path(__file__).parents[1] / "configs/models/{name}_small.py").model',
         "trusted": f'train.trusted = ["{name}"]  # configs and overrides may call its classes by name\n',
@@ -165,7 +166,7 @@ def _values_of_package(layout: Layout, source: Source) -> dict[str, str]:
 
 def _exports(layout: Layout) -> list[str]:
     """The names that `modeling` exports, in the linter's order: constants come first."""
-    return sorted(("CentreLoss", class_name_of(layout.name)), key=lambda name: (not name.isupper(), name.lower()))
+    return sorted((EXAMPLE, class_name_of(layout.name)), key=lambda name: (not name.isupper(), name.lower()))
 
 
 def _import_of_package(layout: Layout) -> str:

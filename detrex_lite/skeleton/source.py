@@ -74,7 +74,8 @@ def read_source(name: str) -> Source:
                 f"the project {name!r} has no model that trains on a CPU in minutes, so a new project cannot start "
                 f"from it; choices: {', '.join(names)}"
             )
-        raise SkeletonError(f"there is no project {name!r}{did_you_mean(name, names)}")
+        choices = f"; choices: {', '.join(names)}"
+        raise SkeletonError(f"there is no project {name!r}{did_you_mean(name.lower(), names, otherwise=choices)}")
     training = _small_training(folder)
     if training is not None:
         imported = _MODEL_IMPORT.search(training.read_text(encoding="utf-8"))

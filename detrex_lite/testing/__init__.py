@@ -26,8 +26,8 @@ from .fake_gpu import losses_on_a_fake_gpu
 from .inputs import NUM_CLASSES, NUM_QUERIES, make_batch, make_input
 from .models import (
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     has_gradient,
     loss_names,
     parameter_patterns,
@@ -45,8 +45,8 @@ __all__ = [
     "DetectorContract",
     "TwoStageContract",
     "build",
-    "build_lively",
     "build_on_meta",
+    "build_randomised",
     "changed",
     "has_gradient",
     "loss_names",

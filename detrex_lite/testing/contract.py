@@ -20,7 +20,7 @@ from ..modeling import Targets
 from .configs import without_dropout
 from .fake_gpu import losses_on_a_fake_gpu
 from .inputs import NUM_CLASSES, make_batch, make_input
-from .models import build, build_lively, has_gradient, loss_names, predict, require_all_gradients
+from .models import build, build_randomised, has_gradient, loss_names, predict, require_all_gradients
 
 Batch = list[dict[str, Any]]
 
@@ -55,7 +55,7 @@ class DetectorContract:
 
     @pytest.fixture
     def batch(self) -> Batch:
-        """Images of three sizes, one without objects; see `make_batch`."""
+        """Return images of three sizes, one without objects; see `make_batch`."""
         return make_batch()
 
     def expected_losses(self, *, aux_loss: bool = True) -> set[str]:
@@ -64,7 +64,7 @@ class DetectorContract:
         return loss_names({"", *aux_suffixes, *self.other_suffixes}, self.loss_kinds)
 
     def test_an_image_gives_the_same_detections_alone_and_in_a_padded_batch(self, batch: Batch) -> None:
-        model = build_lively(self.config()).double().eval()
+        model = build_randomised(self.config()).double().eval()
         with torch.no_grad():
             together = model(batch)
             for model_input, padded in zip(batch, together, strict=True):
@@ -76,7 +76,7 @@ class DetectorContract:
 
     def test_float32_agrees_with_float64(self, batch: Batch) -> None:
         # Predictions are compared instead of detections, because rounding decides the order of equal scores.
-        model = build_lively(self.config()).eval()
+        model = build_randomised(self.config()).eval()
         with torch.no_grad():
             single, outputs = predict(model, batch)[""], model(batch)
             double, double_outputs = predict(model.double(), batch)[""], model(batch)
@@ -135,7 +135,7 @@ class DetectorContract:
     def test_training_compiles_to_one_graph_for_batches_of_all_sizes(self, batch: Batch) -> None:
         torch._dynamo.reset()
         # torch 2.11 creates a graph for each remainder of sizes that max pooling halves twice.
-        model = build_lively(without_dropout(self.config(**{"preprocess.size_divisibility": 4}))).double().train()
+        model = build_randomised(without_dropout(self.config(**{"preprocess.size_divisibility": 4}))).double().train()
         eager = copy.deepcopy(model)
         graphs = CompileCounter()
         model.compile(backend=graphs, fullgraph=self.compiles_whole)
@@ -158,7 +158,7 @@ class DetectorContract:
     @pytest.mark.slow
     def test_evaluation_compiles_to_one_graph_for_images_of_all_sizes(self, batch: Batch) -> None:
         torch._dynamo.reset()
-        model = build_lively(self.config()).double().eval()
+        model = build_randomised(self.config()).double().eval()
         eager = copy.deepcopy(model)
         graphs = CompileCounter()
         model.compile(backend=graphs, fullgraph=self.compiles_whole)
@@ -183,7 +183,7 @@ class DeformableContract(DetectorContract):
 
     @pytest.fixture
     def variant(self) -> Mapping[str, Any]:
-        """No changes, unless a subclass has that mark."""
+        """Return no changes, unless a subclass has that mark."""
         return {}
 
     @pytest.fixture(autouse=True)
@@ -205,7 +205,7 @@ class DenoisingContract(DetectorContract):
     other_suffixes = frozenset({"_dn"})
 
     def test_denoising_leaves_the_other_queries_alone(self, batch: Batch) -> None:
-        model = build_lively(without_dropout(self.config())).double().train()
+        model = build_randomised(without_dropout(self.config())).double().train()
         with_denoising = predict(model, batch, targets=True)
         for model_input in batch:
             model_input["instances"] = model_input["instances"][
@@ -277,20 +277,20 @@ class TwoStageContract:
             build(self.config(with_box_refine=False))
 
     def test_the_decoder_teaches_the_encoder_nothing_through_its_queries(self, batch: Batch) -> None:
-        model = build_lively(self.config()).train()
+        model = build_randomised(self.config()).train()
         predict(model, batch)["_0"].boxes.square().sum().backward()
         assert [has_gradient(head) for head in model.heads.bbox_embed] == [True, False, False]
         assert not has_gradient(model.queries.proposals)
 
     def test_there_are_no_more_queries_than_tokens(self) -> None:
-        model = build_lively(self.config()).train()
+        model = build_randomised(self.config()).train()
         named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
         # There are four levels of one cell.
         assert named["_enc"].logits.shape == named[""].logits.shape == (1, 4, NUM_CLASSES)
 
     def test_queries_for_which_an_image_has_no_tokens_do_nothing(self, batch: Batch) -> None:
-        """A small image has fewer tokens than the queries that a large image gives its batch."""
-        model = build_lively(self.config()).double().eval()
+        """A small image may have fewer tokens than queries, whose number depends on a larger image of its batch."""
+        model = build_randomised(self.config()).double().eval()
         small = make_input(8, 8, [], [], seed=4)
         with torch.no_grad():
             alone, together = predict(model, [small])[""], predict(model, [*batch, small])[""]
@@ -305,7 +305,7 @@ class TwoStageContract:
 
     def test_padding_proposes_no_query(self, batch: Batch) -> None:
         """Padding proposes no query even if its score is the highest possible."""
-        model = build_lively(self.config()).double().eval()
+        model = build_randomised(self.config()).double().eval()
         proposals, head = model.queries.proposals, model.heads.class_embed[-1]
         with torch.no_grad():
             # Padding is zero before the projection; among vectors of equal length, the product with itself is largest.

@@ -19,7 +19,7 @@ def build(cfg: DictConfig, seed: int = 0) -> Any:
     return instantiate(cfg)
 
 
-def build_lively(cfg: DictConfig, seed: int = 0) -> Any:
+def build_randomised(cfg: DictConfig, seed: int = 0) -> Any:
     """Build a model with random values in matrices that are initialised as zeros, which would hide errors."""
     model = build(cfg, seed)
     for parameter in model.parameters():

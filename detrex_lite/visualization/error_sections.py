@@ -72,6 +72,10 @@ _CLASSES_NOTE = (
     "<p>The worst class first. Threshold: the one with the highest F1; precision and recall are those at it, at an IoU "
     "of 0.5. Costs most: the kind of error without which AP50 of the class would be higher by so many points.</p>"
 )
+_GAINS_NOTE = (
+    "What fixing would give is for detections at all scores, as AP is: an object whose only boxes are below the "
+    "threshold is missed at the threshold, but not there."
+)
 _SIZES_NOTE = "COCO's sizes: small below 32² pixels of the original image, large above 96²."
 
 
@@ -89,7 +93,8 @@ def _kinds(content: dict[str, Any]) -> str:
     return (
         '<figure class="table"><figcaption>Kinds of errors (TIDE): their number at the thresholds of the classes, and '
         "the points of AP50 that fixing each would give</figcaption>"
-        f'<table><tr><th>kind<th class="number">number<th><th class="number">AP50{"".join(rows)}</table></figure>'
+        f'<table><tr><th>kind<th class="number">number<th><th class="number">AP50{"".join(rows)}</table>'
+        f"<small>{_GAINS_NOTE}</small></figure>"
     )
 
 

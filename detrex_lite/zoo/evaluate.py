@@ -91,7 +91,7 @@ def evaluate_entries(
     weights: str | Path | None = None,
     command: Callable[[str], str] = str,
 ) -> list[Row]:
-    """Evaluate checkpoints one after the other; after a failure, the next one follows.
+    """Evaluate checkpoints one after the other; failures do not stop the others.
 
     An entry whose result is already in `output`, for the same file, model and data, is not evaluated again. After each
     entry `results.json` and `results.md` are rewritten with all results in `output`, so that several processes may

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 from detrex_lite import cli
 from detrex_lite.checkpoint import convert_state_dict, read_checkpoint
 from detrex_lite.config import LazyConfig
-from detrex_lite.testing import build_lively
+from detrex_lite.testing import build_randomised
 
 SMALL = """
 from detrex_lite.config import get_config
@@ -41,7 +41,7 @@ def write(tmp_path):
 def weights(config):
     cfg = LazyConfig.load(str(config)).model
     cfg.backbone.weights = None  # what is to be downloaded is never looked at
-    return build_lively(cfg).state_dict()
+    return build_randomised(cfg).state_dict()
 
 
 def run(config, weights, output, *options):

@@ -72,7 +72,7 @@ def test_positional_arguments_are_counted():
         }
     )
     assert faults[0] == "too_many._args_: torch.nn.ReLU takes at most 1 positional arguments, not 2"
-    assert faults[1] == "twice.in_features: torch.nn.Linear gets this argument twice, the first time from _args_"
+    assert faults[1] == "twice.in_features: torch.nn.Linear gets this argument twice, first from _args_"
     assert "positional_only has no argument 'a'" in faults[2]
     assert len(faults) == 3
 

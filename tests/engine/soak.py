@@ -349,7 +349,8 @@ class Tally:
             f"programs started for them: {len(self.attempts)}, with one process "
             f"{sum(attempt.processes == 1 for attempt in self.attempts)}, with two "
             f"{sum(attempt.processes == 2 for attempt in self.attempts)}",
-            f"signals sent: {len(killed)}, of which {sum(attempt.trained for attempt in killed)} after the first logged step",
+            f"signals sent: {len(killed)}, of which {sum(attempt.trained for attempt in killed)} after the first "
+            "logged step",
         ]
         for name in ("signal", "target", "moment"):
             counts = Counter(getattr(attempt, name) for attempt in killed)

@@ -233,7 +233,7 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
         ("+dataloader.train.total_batch_size=auto", "--find-batch-size"),
         ("+dataloader.train.total_batch_size=-1", "--find-batch-size"),
         ("train.max_epochs=Auto", "train.patience"),
-        ("train.device=auto", "remove it"),
+        ("train.device=auto", "leave it out"),
     ],
 )
 def test_automatic_values_are_answered(override, advice):

@@ -4,7 +4,7 @@ import torch
 
 from detrex_lite.config import get_config
 from detrex_lite.engine.loop.optim import get_param_groups
-from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build_lively, build_on_meta, changed
+from detrex_lite.testing import SMALL_TRANSFORMER, DetectorContract, build_on_meta, build_randomised, changed
 
 
 def small_dino(model, **changes):
@@ -39,7 +39,7 @@ class DinoContract(DetectorContract):
         return small_dino(model, **{**small, **changes})
 
     def test_a_step_changes_all_weights(self, batch):
-        model = build_lively(self.config()).train()
+        model = build_randomised(self.config()).train()
         optimizer = torch.optim.AdamW(get_param_groups(model, base_lr=1e-3, backbone_lr_factor=0.1))
         initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         sum(model(batch).values()).backward()

@@ -60,7 +60,7 @@ def trained(cfg, inputs, steps, lr=1e-3):
     return model, totals
 
 
-def ap50_by_heart(cfg, folder, steps, lr=1e-3, *, masks=False):
+def overfitted_ap50(cfg, folder, steps, lr=1e-3, *, masks=False):
     """Return AP50, between 0 and 1, of boxes or of masks, on four images after training on them."""
     dataset, inputs = four_images(folder, masks=masks)
     model, _ = trained(cfg, inputs, steps, lr)

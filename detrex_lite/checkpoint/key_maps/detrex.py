@@ -25,7 +25,7 @@ _PRELU = Copy("transformer.@.layers.#.ffns.#.activation.", "transformer.@.layers
 
 
 def _plain_attention(stack: str, number: str) -> Rules:
-    """Attention that wraps torch's module; other attention blocks have their projections directly."""
+    """Make the rules of attention that wraps torch's module; other attention blocks have their projections directly."""
     foreign, native = (f"transformer.{stack}.layers.#.attentions.{number}.{wrapper}" for wrapper in ("attn.", ""))
     return ((f"{foreign}in_proj_@", f"{native}in_proj_@"), (f"{foreign}out_proj.", f"{native}out_proj."))
 
@@ -105,8 +105,8 @@ DINO = KeyMap(
 
 # A second head that scores encoded tokens, for each of six encoder layers, under two names.
 _TOKEN_SCORES = tuple(
-    Copy(f"{place}.{layer}.", "class_embed.6.", when=has_proposals)
-    for place in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP")
+    Copy(f"{module}.{layer}.", "class_embed.6.", when=has_proposals)
+    for module in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP")
     for layer in range(6)
 )
 _SPARSE_LAYER = "transformer.encoder.layers.#."

@@ -24,7 +24,7 @@ from ..loop.trainer import Hook, Trainer
 logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 6
-NUM_WORST_PICTURES = 12
+NUM_WORST_PICTURES = 8
 
 
 class Sample(NamedTuple):

@@ -39,8 +39,8 @@ class Denoising(nn.Module):
     """Base class of denoising: layout, label noise and label embedding.
 
     Images with fewer objects than the image with the most are padded with denoising queries that have no object. In the
-    published implementations these take part in self-attention. DINO includes them in its loss as background, and so
-    does detrex; DN-DETR's authors exclude them from it.
+    published implementations these take part in self-attention. DINO and detrex's DN-DETR include them in the loss as
+    background; DN-DETR's authors exclude them.
 
     Args:
         label_embedding: the embedding of labels.

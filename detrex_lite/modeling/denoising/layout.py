@@ -59,7 +59,7 @@ class Layout:
         return self.groups * self.copies
 
     def __len__(self) -> int:
-        """D, the number of denoising queries of an image."""
+        """Number of denoising queries of an image, D."""
         return self.blocks * self.slots
 
     def place(self, values: Tensor, padding: float) -> Tensor:

@@ -81,7 +81,7 @@ class IoUAssigner:
             return matches
 
     def _boxes(self, name: str, predicted: Predictions) -> Tensor:
-        """(B, Q, 4) or (1, Q, 4) cxcywh."""
+        """Return the boxes to assign, (B, Q, 4) or (1, Q, 4) cxcywh."""
         boxes = predicted.boxes if self.of_predictions else predicted.reference
         if boxes is None or boxes.shape[-1] != 4:
             reference = "have no references" if boxes is None else "refer to points"

@@ -15,9 +15,10 @@ pretrained = get_config("common/derived.py").pretrained
 published = dict(epochs=3, batch=16, lr=5e-4)
 
 _derived = get_config("common/derived.py").derived
-model.num_classes = _derived["model"]["num_classes"]
-optimizer.lr = _derived["optimizer"]["lr"]
-train.merge_with(_derived["train"], {"output_dir": "output/dino_small_folder"})
+del _derived.model["backbone"], _derived.optimizer["params"]  # they are for backbones with weights
+model.merge_with(_derived.model)
+optimizer.merge_with(_derived.optimizer)
+train.merge_with(_derived.train, {"output_dir": "output/dino_small_folder"})
 train.update(max_iter=None, eval_period=None, eval_epochs=10)
 train.checkpointer.period = None
 train.checkpoint_epochs = 10

@@ -42,7 +42,10 @@ def inspect_image(model: Detector, record: dict[str, Any]) -> Inspection:
         for number, layer in enumerate(decoder.layers):
             stack.enter_context(_watched(layer, lambda seen, number=number: attentions.update({number: seen})))
         grids: list[Any] = []
-        handle = decoder.register_forward_pre_hook(lambda module, args: grids.append(args[1].grid))
+        handle = decoder.register_forward_pre_hook(
+            lambda module, args, options: grids.append(getattr(args[1], "grid", None)) if len(args) > 1 else None,
+            with_kwargs=True,
+        )
         stack.callback(handle.remove)
         images = model.preprocess([record], as_published=False)
         sets = layer_sets(model.predict(images))

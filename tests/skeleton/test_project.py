@@ -177,7 +177,7 @@ def test_a_new_project_of_a_clone_passes_the_checks_of_the_repository(source, tm
     tests = ["test_my_detr.py", "test_configs.py", "test_readmes.py"]
     pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "my_detr or every_project"]
     run([*pytest_command, *(clone / "tests/projects" / name for name in tests)], clone, path=[clone])
-    overview = clone / "tests/benchmark/test_overview.py"
+    overview = clone / "tests/tools/benchmark/test_overview.py"
     run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", overview], clone, path=[clone])
     for check in (["check"], ["format", "--check"]):
         run([*RUFF, *check, "--no-cache", clone / "projects", clone / "tests/projects"], clone)

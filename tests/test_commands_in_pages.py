@@ -28,7 +28,7 @@ def in_page(page):
     """The words of each command of a page, in blocks and in sentences."""
     yield from commands(page)
     for command in INLINE.findall(text(page)):
-        words = shlex.split(command)
+        words = shlex.split(re.sub(r"\|\w+", "", command))  # of alternatives the first one
         is_name = len(words) == 2 or (words[1] == "benchmark" and len(words) == 3)
         if "..." not in words and not is_name:
             yield words
@@ -60,7 +60,7 @@ def command_and_arguments(words):
 
 
 def scripts():
-    return {path.stem for path in ROOT.glob("tools/*.py")}
+    return {path.stem for path in ROOT.glob("tools/*.py")} - {"__init__"}
 
 
 def script_command(name):

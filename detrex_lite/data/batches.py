@@ -1,4 +1,4 @@
-"""What is done to all images of a training batch together. Random choices come from torch's generator."""
+"""Transforms of whole training batches. Random choices come from torch's generator."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,20 +17,20 @@ INTERPOLATIONS = ("nearest", "bilinear")
 
 
 class MultiScale:
-    """Resizes all images of a batch to one square, whose side is drawn anew for each batch.
+    """Resizes all images of a batch to one square, whose side is drawn for each batch.
 
-    One side counts for all processes, so that a run does not depend on their number and none waits for the one with
-    the largest images. (RT-DETR, D-FINE and DEIM draw in each process.) Boxes and masks are resized with the images;
-    objects of whose mask no pixel is left are left out.
+    The side is the same for all processes, so that a run does not depend on their number and no process waits for the
+    one with the largest images. (RT-DETR, D-FINE and DEIM draw in each process.) Boxes and masks are resized with the
+    images; objects whose mask becomes empty are removed.
 
     Args:
-        sizes: sides in pixels to choose from, each as likely; one that is listed twice is drawn twice as often.
-        epochs: [first, end]: batches of epochs first, .., end - 1 are resized; None: all.
+        sizes: sides in pixels to choose from with equal probability; a repeated one is drawn more often.
+        epochs: [first, end]: batches of epochs first, ..., end - 1 are resized; None: all.
         interpolation: "nearest", as published, or "bilinear".
-        divisor: what all sizes must be multiples of: the largest stride of the model.
+        divisor: number that must divide all sizes: the largest stride of the model.
 
     Raises:
-        ValueError: when there is no size, one is not a multiple of `divisor`, or another argument is out of range.
+        ValueError: without sizes, when a size is not a multiple of `divisor`, or another argument is out of range.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class MultiScale:
             raise ValueError(f"divisor={divisor} of multi-scale batches must be at least 1")
         wrong = [size for size in sizes if size < 1 or size % divisor]
         if wrong or not sizes:
-            found = f"{wrong} are not" if wrong else "there is none"
-            raise ValueError(f"sizes={sizes} of multi-scale batches must be multiples of {divisor} pixels: {found}")
+            reason = f"{wrong} are not" if wrong else "there is none"
+            raise ValueError(f"sizes={sizes} of multi-scale batches must be multiples of {divisor} pixels: {reason}")
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
         self.sizes = tuple(sizes)
@@ -55,7 +55,7 @@ class MultiScale:
         self.interpolation = interpolation
 
     def __call__(self, samples: Samples, *, epoch: int) -> Samples:
-        """The samples at the size that is drawn for their batch.
+        """Resize the samples to the size drawn for their batch.
 
         Args:
             samples: with `image` (3, H, W) and `instances`.
@@ -78,16 +78,16 @@ def _resized(sample: dict[str, Any], size: int, interpolation: str) -> dict[str,
     resized = Instances((size, size), gt_boxes=Boxes(boxes), gt_classes=fields.gt_classes)
     if fields.has("gt_masks"):
         resized.gt_masks = resize_masks(fields.gt_masks, (size, size))
-        left = has_pixels(resized.gt_masks)
-        resized = resized if left.all() else resized[left]
+        is_visible = has_pixels(resized.gt_masks)
+        resized = resized if is_visible.all() else resized[is_visible]
     return {**sample, "image": image, "instances": resized}
 
 
 def _known_fields(sample: dict[str, Any]) -> Instances:
-    """The objects of a sample.
+    """Return the objects of a sample.
 
     Raises:
-        ValueError: when they have further fields, of which it is not known how they are resized.
+        ValueError: when they have further fields, for which no resizing is defined.
     """
     instances: Instances = sample["instances"]
     if further := sorted(set(instances.get_fields()) - {"gt_boxes", "gt_classes", "gt_masks"}):
@@ -98,12 +98,12 @@ def _known_fields(sample: dict[str, Any]) -> Instances:
 
 
 def scales_around(base: int, repeat: int) -> list[int]:
-    """Sizes from three quarters to five quarters of `base` in steps of 32, `base` itself `repeat` times.
+    """List sizes from three quarters to five quarters of `base` in steps of 32, with `base` repeated `repeat` times.
 
-    `scales_around(640, 3)` are those of RT-DETRv2: 480, 512, .., 608, 640, 640, 640, 800, 768, .., 672.
+    `scales_around(640, 3)` gives those of RT-DETRv2: 480, 512, ..., 608, 640, 640, 640, 800, 768, ..., 672.
 
     Args:
-        base: the size in the middle, in pixels: a multiple of 32.
+        base: the size in the middle, in pixels; a multiple of 32.
         repeat: how often it is listed.
 
     Raises:
@@ -119,15 +119,15 @@ def scales_around(base: int, repeat: int) -> list[int]:
 
 
 class Mixup:
-    """Blends each image of a batch with the one before it, with the objects of both (DEIM, Huang et al., CVPR 2025).
+    """Blends each image of a batch with the previous one, with the objects of both (DEIM, Huang et al., CVPR 2025).
 
-    The first image is blended with the last. Either all images of a batch are blended, those of all processes, or none.
-    Losses weigh the objects of both images alike.
+    The first image is blended with the last. Either all images of the batch of all processes are blended, or none.
+    Losses weight the objects of both images equally.
 
     Args:
-        probability: of a batch to be blended.
-        epochs: [first, end]: in epochs first, .., end - 1; None: in all.
-        share: the range that the weight of the image itself is drawn from, anew for each batch.
+        probability: probability that a batch is blended.
+        epochs: [first, end]: in epochs first, ..., end - 1; None: in all.
+        share: range of the weight of the image itself, which is drawn for each batch.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -147,38 +147,41 @@ class Mixup:
         self.share = (share[0], share[1])
 
     def __call__(self, samples: Samples, before: Callable[[], dict[str, Any]], *, epoch: int) -> Samples:
-        """The samples, blended or as they are.
+        """Blend the samples, or return them unchanged.
 
         Args:
             samples: with `image` (3, H, W) uint8 and `instances`, of one size.
-            before: gives the sample before the first one.
+            before: returns the sample before the first one.
             epoch: of the batch.
 
         Raises:
             ValueError: when images have different sizes.
         """
-        # Both are drawn whether or not they are needed: what follows them does not depend on this one's settings.
+        # Both numbers are always drawn, so that later random numbers do not depend on the settings.
         chance, weight = torch.rand(2).tolist()
         if not is_in(self.epochs, epoch) or chance >= self.probability:
             return samples
         low, high = self.share
-        others = [before(), *samples[:-1]]
-        return [_blended(one, other, low + weight * (high - low)) for one, other in zip(samples, others, strict=True)]
+        partners = [before(), *samples[:-1]]
+        return [
+            _blended(sample, partner, low + weight * (high - low))
+            for sample, partner in zip(samples, partners, strict=True)
+        ]
 
 
-def _blended(one: dict[str, Any], other: dict[str, Any], share: float) -> dict[str, Any]:
-    """`one`, blended with `other`."""
-    images: list[Tensor] = [one["image"], other["image"]]
+def _blended(sample: dict[str, Any], partner: dict[str, Any], share: float) -> dict[str, Any]:
+    """Blend `sample` with `partner`."""
+    images: list[Tensor] = [sample["image"], partner["image"]]
     if images[0].shape != images[1].shape:
         sizes = " and ".join(f"{image.shape[-1]}x{image.shape[-2]}" for image in images)
         raise ValueError(
-            f"mixup needs images of one size, and {one['file_name']} and {other['file_name']} have {sizes}: let the "
-            "augmentation end with a resize to one size, as RealtimeAugmentation does"
+            f"mixup needs images of one size, and {sample['file_name']} and {partner['file_name']} have {sizes}: let "
+            "the augmentation end with a resize to one size, as RealtimeAugmentation does"
         )
     image = torch.empty_like(images[0], memory_format=torch.contiguous_format)
-    # So many bytes at a time that their floating-point numbers stay in the processor's cache.
+    # Images are processed in chunks whose floating-point values fit into the processor's cache.
     parts = zip(*(pixels.reshape(-1).split(32768) for pixels in (*images, image)), strict=True)
-    for mine, others, blended in parts:
-        # Rounded to the nearest value of a pixel; the published code blends floating-point numbers.
-        blended.copy_(torch.lerp(others.float(), mine.float(), share).round_())
-    return {**one, "image": image, "instances": Instances.cat([one["instances"], other["instances"]])}
+    for sample_part, partner_part, blended in parts:
+        # Values are rounded to the nearest integer; the published code blends floating-point values.
+        blended.copy_(torch.lerp(partner_part.float(), sample_part.float(), share).round_())
+    return {**sample, "image": image, "instances": Instances.cat([sample["instances"], partner["instances"]])}

@@ -41,19 +41,19 @@ _LOADERS: dict[str, Callable[..., DetectionDataset]] = {
 }
 
 _registered: dict[str, Callable[[], DetectionDataset]] = {}
-_loaded: dict[str, DetectionDataset] = {}  # of the registered ones; the built-in readers have caches
+_loaded: dict[str, DetectionDataset] = {}  # registered data sets; the built-in readers have caches
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a built-in data set lies: the reader (`coco`, `coco_panoptic` or `voc`) and its arguments."""
+    """The location of a built-in data set: the reader (`coco`, `coco_panoptic` or `voc`) and its arguments."""
 
     reader: str
     arguments: dict[str, Any]
 
 
 def dataset_root() -> tuple[str, str]:
-    """The folder of data sets, from the first of `ROOT_VARIABLES` that is set, and what says so."""
+    """Return the folder of data sets, from the first of `ROOT_VARIABLES` that is set, and the reason."""
     for variable in ROOT_VARIABLES:
         if os.environ.get(variable):
             return os.path.expanduser(os.environ[variable]), f"from {variable}"
@@ -61,7 +61,7 @@ def dataset_root() -> tuple[str, str]:
 
 
 def register_dataset(name: str, loader: Callable[[], DetectionDataset]) -> None:
-    """Make `load_dataset(name)` give what `loader` returns; a later registration replaces an earlier one.
+    """Make `load_dataset(name)` return the result of `loader`; a later registration replaces an earlier one.
 
     `loader` is called once, when the data set is first loaded.
 
@@ -75,29 +75,29 @@ def register_dataset(name: str, loader: Callable[[], DetectionDataset]) -> None:
 
 
 def is_registered(name: str) -> bool:
-    """Whether `name` was given to `register_dataset`."""
+    """Whether `name` was registered by `register_dataset`."""
     return name in _registered
 
 
 def published_size(name: str) -> int | None:
-    """The number of images that a built-in training set was published with; None for other names."""
+    """Return the number of images of a built-in training set as published; None for other names."""
     return _PUBLISHED_SIZES.get(name)
 
 
 def load_dataset(name: str, *, masks: bool = False) -> DetectionDataset:
-    """A data set by name: `coco_2017_train`, `voc_2007_trainval`, or one's own by `register_dataset`.
+    """Load a data set by name: `coco_2017_train`, `voc_2007_trainval`, or one registered by `register_dataset`.
 
-    Built-in data sets are looked for in the folder `DETREX_DATASETS`, else `DETECTRON2_DATASETS`, else
+    Built-in data sets are searched in the folder `DETREX_DATASETS`, else `DETECTRON2_DATASETS`, else
     `./datasets`, as `coco/annotations/instances_train2017.json` with `coco/train2017/`, or `VOC2007/`;
     `coco_2017_train_panoptic` as `coco/annotations/panoptic_train2017.json` with the PNG files in
-    `coco/panoptic_train2017/`, or else beside it in `coco/annotations/panoptic_train2017/`.
+    `coco/panoptic_train2017/`, or otherwise in `coco/annotations/panoptic_train2017/`.
 
     Args:
-        name: of the data set.
-        masks: read the masks of COCO's objects, too; panoptic data sets always have theirs.
+        name: name of the data set.
+        masks: whether to read the masks of COCO's objects; panoptic data sets always have masks.
 
     Raises:
-        DatasetError: when the name is unknown, its files are not there, or it has no masks although they are wanted.
+        DatasetError: when the name is unknown, its files do not exist, or it has no masks although `masks` is set.
     """
     if name in _registered:
         if name not in _loaded:
@@ -113,10 +113,10 @@ def load_dataset(name: str, *, masks: bool = False) -> DetectionDataset:
 
 
 def locate(name: str) -> Location:
-    """Where the built-in data set `name` lies.
+    """Return the location of the built-in data set `name`.
 
     Raises:
-        DatasetError: when the name is unknown, or its annotations are not there.
+        DatasetError: when the name is unknown, or its annotations do not exist.
     """
     if name not in _BUILT_IN:
         near = did_you_mean(name, [*_BUILT_IN, *_registered])
@@ -130,11 +130,14 @@ def locate(name: str) -> Location:
         stem, images = _PANOPTIC[name]
         holder = "coco"
         annotations = os.path.join(root, holder, "annotations", f"{stem}.json")
-        beside, above = os.path.join(root, holder, "annotations", stem), os.path.join(root, holder, stem)
+        beside_annotations, in_holder = (
+            os.path.join(root, holder, "annotations", stem),
+            os.path.join(root, holder, stem),
+        )
         arguments: dict[str, Any] = {
             "annotations": annotations,
             "image_root": os.path.join(root, holder, images),
-            "panoptic_root": above if os.path.isdir(above) else beside,
+            "panoptic_root": in_holder if os.path.isdir(in_holder) else beside_annotations,
             "name": name,
         }
         location = Location("coco_panoptic", arguments)

@@ -1,4 +1,4 @@
-"""From which epoch to which something is done to training images."""
+"""Validation of ranges of epochs and of probabilities."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ Epochs = tuple[int, int | None]
 
 
 def checked_epochs(epochs: Sequence[int | None] | None, what: str) -> Epochs | None:
-    """`epochs` as a pair: the first epoch, and the one before which it ends, or None for no end.
+    """Return `epochs` as a pair: the first epoch, and the one before which it ends, or None for no end.
 
     Args:
         epochs: the pair; None for all epochs.
-        what: is done in them, for messages.
+        what: description of the operation, for messages.
 
     Raises:
-        ValueError: unless it is a pair of whole numbers with 0 <= first < end.
+        ValueError: unless it is a pair of integers with 0 <= first < end.
     """
     if epochs is None:
         return None
@@ -42,7 +42,7 @@ def is_in(epochs: Epochs | None, epoch: int) -> bool:
 
 
 def checked_probability(probability: float, what: str) -> float:
-    """`probability`.
+    """Return `probability` after validation.
 
     Raises:
         ValueError: when it is not in 0..1.

@@ -12,15 +12,15 @@ from .packing import from_records
 def load_folder(
     paths: str | Path | Sequence[str | Path], class_names: Sequence[str], name: str | None = None
 ) -> DetectionDataset:
-    """A data set of images alone, for predictions.
+    """Create a data set of images without annotations, for predictions.
 
     Args:
         paths: a folder, a file, a glob pattern, or a list of these.
         class_names: the classes of the model that will predict.
-        name: what messages call the data set; the folder's name, or `images`, when None.
+        name: name of the data set in messages; None for the folder's name, or `images`.
 
     Raises:
-        DatasetError: when there is no image, or one cannot be opened.
+        DatasetError: when there are no images, or one cannot be opened.
     """
     if name is None:
         name = Path(paths).name if isinstance(paths, str | Path) and Path(paths).is_dir() else "images"

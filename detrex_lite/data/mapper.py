@@ -1,4 +1,4 @@
-"""From a record of a data set to what a model takes."""
+"""Conversion of a data set's records to model inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +13,23 @@ from .image import read_image
 from .object_masks import ObjectMasks
 
 Sample = tuple[tv_tensors.Image, dict[str, Any]]
-"""An image and a dictionary of its objects, as transforms of torchvision take them."""
+"""An image and a dictionary of its objects, as torchvision's transforms take them."""
 
 
 class DetrDatasetMapper:
     """Reads the image, augments it together with its objects, and packs both for a model.
 
-    Where records have masks (`load_coco(masks=True)`), they are drawn at the size of the image as it is read, go
-    through the augmentation as an `ObjectMasks`, and objects of which no pixel is left are left out.
+    If records have masks (`load_coco(masks=True)`), these are drawn at the size of the image, passed to the
+    augmentation as an `ObjectMasks`, and objects whose mask becomes empty are removed.
 
     Args:
-        augmentation: a transform of torchvision v2, called with the image and a dictionary of `boxes` and
-            `labels`, and `masks` where there are; None for none. Where the record says so, the dictionary also has
-            `epoch`, the number of the run's epoch, and `draw`, a function that gives another image of the data set
-            and its dictionary. It must leave pixels as uint8: models normalise by themselves.
-        is_train: give the objects as `instances`.
-        boxes_from_masks: boxes are those around what the augmentation left of the masks, as in Mask DINO (Li et al.,
-            CVPR 2023); otherwise they are the annotated boxes, cut off where the image is.
+        augmentation: a transform of torchvision v2, called with the image and a dictionary of `boxes` and `labels`, and
+            of `masks` if there are any; None for none. If the record has them, the dictionary also contains `epoch`,
+            the number of the run's epoch, and `draw`, a function that returns another image of the data set and its
+            dictionary. It must keep pixels as uint8, because models normalise them.
+        is_train: whether to include the objects as `instances`.
+        boxes_from_masks: whether boxes are computed from the augmented masks, as in Mask DINO (Li et al., CVPR 2023);
+            otherwise they are the annotated boxes, clipped to the image.
     """
 
     def __init__(
@@ -40,46 +40,46 @@ class DetrDatasetMapper:
         self.boxes_from_masks = boxes_from_masks
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """One image for a model.
+        """Convert one record to a model input.
 
         Args:
-            record: as `DetectionDataset` gives it, in training with `epoch` and `draw` (`build_train_loader`).
+            record: a record of a `DetectionDataset`, in training with `epoch` and `draw` (`build_train_loader`).
 
         Returns:
             `image` (3, H, W) uint8 RGB; `height` and `width` of the original in pixels; `image_id`,
             `file_name`; in training `instances` with `gt_boxes` (`Boxes`, xyxy in pixels of `image`),
-            `gt_classes` (T,) and, where the record has masks, `gt_masks` (T, H, W) bool, without crowds and without
-            objects that the augmentation left no area of.
+            `gt_classes` (T,) and, if the record has masks, `gt_masks` (T, H, W) bool, without crowds and without
+            objects that have no area after the augmentation.
 
         Raises:
-            DatasetError: when the image or a mask cannot be read, or is of another size than annotated.
-            ValueError: when the augmentation changes the type of the pixels, or loses or leaves out something without
-                the rest, or boxes are to come from masks and the record has none.
+            DatasetError: when the image or a mask cannot be read, or does not have the annotated size.
+            ValueError: when the augmentation changes the type of the pixels or does not keep the fields consistent, or
+                when boxes are to be computed from masks and the record has none.
         """
         image, target = self.augment(*self.read(record), **self.context(record))
         return self.pack(record, image, target)
 
     def context(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What the augmentation gets besides image and objects: `epoch` and `draw`, where the record has them."""
+        """Return further inputs of the augmentation: `epoch` and `draw`, if the record has them."""
         context = {"epoch": record["epoch"]} if "epoch" in record else {}
         if "draw" in record:
             context["draw"] = lambda: record["draw"](self.read)
         return context
 
     def read(self, record: dict[str, Any]) -> Sample:
-        """The image as the file has it, and the objects that count."""
+        """Read the image and the objects that are not ignored."""
         image = read_image(record["file_name"])
         annotated = (record["height"], record["width"])
         fault = size_fault((image.shape[-2], image.shape[-1]), annotated)
         if fault:
             raise DatasetError(f"{record['file_name']}: {fault}")
-        wanted = ~record["iscrowd"] & self.is_train
+        is_used = ~record["iscrowd"] & self.is_train
         target = {
-            "boxes": tv_tensors.BoundingBoxes(record["boxes"][wanted], format="XYXY", canvas_size=annotated),
-            "labels": record["classes"][wanted],
+            "boxes": tv_tensors.BoundingBoxes(record["boxes"][is_used], format="XYXY", canvas_size=annotated),
+            "labels": record["classes"][is_used],
         }
         if self.is_train and "segmentations" in record:
-            target["masks"] = ObjectMasks(record_masks(record, wanted).view(torch.uint8))
+            target["masks"] = ObjectMasks(record_masks(record, is_used).view(torch.uint8))
         elif self.is_train and self.boxes_from_masks:
             raise ValueError(
                 f"{record['file_name']}: there are no masks to take boxes from: load the data set with masks=True"
@@ -89,7 +89,7 @@ class DetrDatasetMapper:
     def augment(
         self, image: tv_tensors.Image, target: dict[str, Any], **context: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Image and objects after the augmentation, which gets `context` too; boxes may have lost their area."""
+        """Augment image and objects; `context` is passed on. Boxes may lose their area."""
         names = [*target]
         if self.augmentation is not None:
             image, target = self.augmentation(image, {**target, **context})
@@ -104,7 +104,7 @@ class DetrDatasetMapper:
         return image.as_subclass(Tensor).contiguous(), objects
 
     def pack(self, record: dict[str, Any], image: Tensor, objects: dict[str, Tensor]) -> dict[str, Any]:
-        """The parts as a model's input, without objects that have no area."""
+        """Pack the parts as a model input, without objects that have no area."""
         result = {
             "image": image,
             "height": record["height"],
@@ -116,7 +116,7 @@ class DetrDatasetMapper:
             size = (image.shape[-2], image.shape[-1])
             instances = Instances(size, gt_boxes=Boxes(objects["boxes"]), gt_classes=objects["labels"])
             instances.gt_boxes.clip(size)
-            left = instances.gt_boxes.nonempty()
+            is_visible = instances.gt_boxes.nonempty()
             if "masks" in objects:
                 masks = objects["masks"]
                 if masks.shape != (len(instances), *size) or masks.dtype != torch.uint8:
@@ -128,19 +128,19 @@ class DetrDatasetMapper:
                 instances.gt_masks = masks.view(torch.bool)
                 if self.boxes_from_masks:
                     instances.gt_boxes = Boxes(masks_to_boxes(instances.gt_masks))
-                    left = instances.gt_boxes.nonempty()
+                    is_visible = instances.gt_boxes.nonempty()
                 else:
-                    left &= has_pixels(instances.gt_masks)
-            result["instances"] = instances if left.all() else instances[left]
+                    is_visible &= has_pixels(instances.gt_masks)
+            result["instances"] = instances if is_visible.all() else instances[is_visible]
         return result
 
 
-def record_masks(record: dict[str, Any], wanted: Tensor | slice = slice(None)) -> Tensor:
-    """The masks of a record of a data set.
+def record_masks(record: dict[str, Any], selected: Tensor | slice = slice(None)) -> Tensor:
+    """Read the masks of a data set's record.
 
     Args:
-        record: with `segmentations`.
-        wanted: (T,) bool, of which objects; all by default.
+        record: a record with `segmentations`.
+        selected: (T,) bool, the objects to read; all by default.
 
     Returns:
         (n, H, W) bool.
@@ -149,10 +149,10 @@ def record_masks(record: dict[str, Any], wanted: Tensor | slice = slice(None)) -
         DatasetError: when a file of masks cannot be read.
     """
     segmentations = record["segmentations"]
-    ids = record["annotation_ids"][wanted].tolist()
+    ids = record["annotation_ids"][selected].tolist()
     if isinstance(segmentations, list):
-        rows = torch.arange(len(segmentations))[wanted].tolist()
+        rows = torch.arange(len(segmentations))[selected].tolist()
         segmentations = [segmentations[row] for row in rows]
     else:
-        segmentations = segmentations[wanted]
+        segmentations = segmentations[selected]
     return as_masks(segmentations, (record["height"], record["width"]), image=record["file_name"], ids=ids)

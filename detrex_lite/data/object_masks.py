@@ -1,4 +1,4 @@
-"""Masks in transforms of torchvision v2: one for each object, moved as the pixels of their image are."""
+"""Masks in transforms of torchvision v2: one per object, transformed like the pixels of the image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +13,19 @@ from torchvision.transforms import v2
 class ObjectMasks(tv_tensors.Mask):
     """(n, H, W) uint8 of zeros and ones: the mask of each object.
 
-    Transforms treat it as any `tv_tensors.Mask`, with two differences. A resize takes the pixel in which the centre of
-    the new one lies, as the image does, which torchvision misses by up to half a pixel; and it moves eight masks at
-    once, as bits of a byte. What comes from outside the image is never part of an object, whatever the image is filled
-    with there.
+    Transforms treat it as any `tv_tensors.Mask`, with two differences. A resize samples the pixel that contains the
+    centre of the new pixel, as for images, whereas torchvision is off by up to half a pixel; and it transforms eight
+    masks at once, as bits of a byte. Regions from outside the image are never part of an object, whatever the image is
+    filled with there.
     """
 
 
 def move_pixels(masks: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
-    """Masks whose pixels were moved, copied or left out, eight masks at a time.
+    """Transform masks by moving, copying or dropping pixels, eight masks at a time.
 
     Args:
         masks: (n, H, W) uint8 of zeros and ones, or bool.
-        move: gives (h, w) uint8 of (H, W) uint8, in which each pixel is one of those it was given, or 0.
+        move: maps (H, W) uint8 to (h, w) uint8, in which each pixel is one of the input pixels, or 0.
 
     Returns:
         (n, h, w) of the same dtype.
@@ -37,8 +37,8 @@ def move_pixels(masks: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
     parts = []
     for group in masks.split(8):
         bits = group[0].clone()
-        for place in range(1, len(group)):
-            bits |= group[place] << place
+        for bit in range(1, len(group)):
+            bits |= group[bit] << bit
         parts.append(move(bits))
     result = masks.new_empty((len(masks), *parts[0].shape))
     for number, mask in enumerate(result):
@@ -47,7 +47,7 @@ def move_pixels(masks: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks at another size; a pixel of the result is the one in which its centre lies.
+    """Resize masks; a pixel of the result is the one that contains its centre.
 
     Args:
         masks: (n, H, W) uint8 of zeros and ones, or bool.
@@ -55,7 +55,7 @@ def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(masks.shape[1:]) == tuple(size):
         return masks
-    # Whole numbers, so that no rounding moves a centre: the floor of (place + 1/2) * old / new.
+    # Computed in integers, so that rounding never moves a centre: the floor of (index + 1/2) * old / new.
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(masks.shape[1:], size, strict=True)
     )
@@ -65,7 +65,7 @@ def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 @v2.functional.register_kernel(functional="resize", tv_tensor_cls=ObjectMasks)
 def _resize(masks: ObjectMasks, size: Any, max_size: int | None = None, **options: Any) -> ObjectMasks:
     height, width = masks.shape[-2:]
-    # torchvision's rules for `size` and `max_size`, as it applies them to no box at all.
+    # torchvision's rules for `size` and `max_size`, obtained by resizing an empty set of boxes.
     nothing = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(height, width))
     canvas = v2.functional.resize(nothing, size, max_size=max_size).canvas_size
     return tv_tensors.wrap(resize_masks(masks.as_subclass(Tensor), canvas), like=masks)

@@ -1,4 +1,4 @@
-"""COCO panoptic files (https://cocodataset.org/#format-data): things and stuff, of which each pixel has one."""
+"""COCO panoptic files (https://cocodataset.org/#format-data): each pixel belongs to one segment, a thing or stuff."""
 
 import os
 from collections.abc import Sequence
@@ -31,18 +31,18 @@ def load_coco_panoptic(
     name: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> DetectionDataset:
-    """A data set from a COCO panoptic JSON file and its PNG files: every segment is an object with a box and a mask.
+    """Load a COCO panoptic JSON file and its PNG files; every segment is an object with a box and a mask.
 
-    Class k is the k-th category by id, things and stuff together; `is_thing` of the data set tells them apart.
-    `annotation_ids` are the ids of segments, which count within an image. Segments with `iscrowd` are crowds. The
-    file is read once per process, the PNG file of an image when its masks are asked for.
+    Class k is the k-th category by id, things and stuff together; the data set's `is_thing` distinguishes them.
+    `annotation_ids` are the ids of segments, which are unique within an image. Segments with `iscrowd` are crowds. The
+    file is read once per process, and the PNG file of an image when its masks are read.
 
     Args:
         annotations: the JSON file.
         image_root: the folder that `file_name` of images is relative to.
-        panoptic_root: the folder of the PNG files; beside the JSON file under its stem when None, as published.
-        name: what messages call the data set; the file's stem when None.
-        class_names: when given, the file's class names by category id must be these.
+        panoptic_root: the folder of the PNG files; None for the folder next to the JSON file with the same stem.
+        name: name of the data set in messages; None for the file's stem.
+        class_names: expected class names in the file by category id; None accepts any.
 
     Raises:
         DatasetError: when a file or folder is missing, or an entry is malformed or contradicts another; it names the
@@ -64,7 +64,7 @@ def _load_coco_panoptic(
     class_names: tuple[str, ...] | None,
     stamp: int,
 ) -> DetectionDataset:
-    # `stamp` is part of the cache key only: a file that changed is read again.
+    # `stamp` is only part of the cache key, so that a changed file is read again.
     return read_coco_panoptic(
         annotations, image_root, panoptic_root, name=name, class_names=class_names, log=FaultLog()
     )
@@ -79,11 +79,11 @@ def read_coco_panoptic(
     class_names: tuple[str, ...] | None = None,
     log: FaultLog,
 ) -> DetectionDataset:
-    """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`."""
+    """Read without the cache; faults go to `log`, and unreadable files raise `DatasetError`."""
     content = read_json(annotations, log)
-    for what, folder in (("image", image_root), ("panoptic", panoptic_root)):
+    for kind, folder in (("image", image_root), ("panoptic", panoptic_root)):
         if not Path(folder).is_dir():
-            log.error(f"{what} folder missing", annotations, f"its {what} folder {folder} does not exist")
+            log.error(f"{kind} folder missing", annotations, f"its {kind} folder {folder} does not exist")
     category_ids, names = read_categories(annotations, content["categories"], log)
     if class_names is not None and class_names != names:
         message = f"its classes by category id are {list(names)}, but class_names says {list(class_names)}"
@@ -116,14 +116,14 @@ def read_coco_panoptic(
 
 
 def _read_is_thing(file: str, entries: list, log: FaultLog) -> dict[int, bool]:
-    found: dict[int, bool] = {}
+    is_thing: dict[int, bool] = {}
 
     def read(entry: Any) -> None:
-        if isinstance(entry, dict) and isinstance(entry.get("id"), int | float):  # others have been reported
-            found[entry["id"]] = flag(value_of(entry, "isthing"), "isthing")
+        if isinstance(entry, dict) and isinstance(entry.get("id"), int | float):  # other entries have been reported
+            is_thing[entry["id"]] = flag(value_of(entry, "isthing"), "isthing")
 
     skipping(log, file, "category", entries, read)
-    return found
+    return is_thing
 
 
 def _read_segments(
@@ -134,7 +134,7 @@ def _read_segments(
     classes: dict[int, int],
     log: FaultLog,
 ) -> list[str | None]:
-    """Fill the boxes of `table`; returns the PNG file of each image."""
+    """Fill in the boxes of `table`; returns the PNG file of each image."""
     files: list[str | None] = [None] * len(table.file_names)
 
     def read(entry: Any) -> None:
@@ -150,15 +150,15 @@ def _read_segments(
             raise Malformed("duplicate image", f"image {image_id} has another segmentation, {files[position]}")
         if position is not None:
             files[position] = png
-        seen: set[int] = set()
-        skipping(log, f"{file}: {png}", "segment", segments, lambda segment: add(segment, position, seen))
+        seen_ids: set[int] = set()
+        skipping(log, f"{file}: {png}", "segment", segments, lambda segment: add(segment, position, seen_ids))
 
-    def add(segment: Any, position: int | None, seen: set[int]) -> None:
-        # An id is written in three bytes, and 0 stands for no segment.
+    def add(segment: Any, position: int | None, seen_ids: set[int]) -> None:
+        # An id is stored in three bytes, and 0 means no segment.
         segment_id = integer_of(segment, "id", low=1, high=2**24 - 1)
-        if segment_id in seen:
+        if segment_id in seen_ids:
             raise Malformed("duplicate id", "another segment of the image has the same id")
-        seen.add(segment_id)
+        seen_ids.add(segment_id)
         values: Any = dict(
             class_index=class_of(segment, classes),
             iscrowd=integer(segment.get("iscrowd", 0), "iscrowd", low=0, high=1) == 1,

@@ -1,7 +1,7 @@
-"""The augmentation of the real-time detectors: RT-DETR, D-FINE and DEIM; and the square images of LW-DETR and RF-DETR.
+"""Augmentations of the real-time detectors RT-DETR, D-FINE and DEIM, and the square images of LW-DETR and RF-DETR.
 
-Transforms as in `transforms.py`. What is limited to epochs reads the epoch of the run from `target["epoch"]`, and
-mosaics get further images from `target["draw"]`; `DetrDatasetMapper` and `build_train_loader` put both there.
+These are transforms as in `transforms.py`. Transforms that are limited to epochs read the epoch from `target["epoch"]`,
+and mosaics get further images from `target["draw"]`; `DetrDatasetMapper` and `build_train_loader` provide both.
 """
 
 import math
@@ -25,12 +25,12 @@ SQUARE_SIDES = (448, 512, 576, 640, 704, 768, 832, 896)
 
 
 class InEpochs(nn.Module):
-    """Applies a transform in some epochs of the run, and there with a probability.
+    """Applies a transform in some epochs of the run, with a probability.
 
     Args:
         transform: called as `transform(image, target)`.
-        epochs: [first, end]: in epochs first, .., end - 1; None: in all.
-        probability: of applying it to an image.
+        epochs: [first, end]: in epochs first, ..., end - 1; None: in all.
+        probability: probability of applying it to an image.
 
     Raises:
         ValueError: when `epochs` are out of order, or the probability is not in 0..1.
@@ -44,10 +44,10 @@ class InEpochs(nn.Module):
         self.probability = checked_probability(probability, name)
 
     def applies(self, target: dict[str, Any]) -> bool:
-        """Whether to apply the transform now: looks at the epoch, and draws.
+        """Whether to apply the transform to this target, by its epoch and a random number.
 
         Raises:
-            ValueError: when it depends on the epoch, and the target has none.
+            ValueError: when it depends on the epoch, but the target has none.
         """
         if self.epochs is not None and target.get("epoch") is None:
             name = type(self.transform).__name__
@@ -66,22 +66,22 @@ class InEpochs(nn.Module):
 
 
 class RandomIoUCrop(nn.Module):
-    """A crop that shows much enough of an object, as SSD (Liu et al., ECCV 2016) has it.
+    """A crop with a minimum IoU with some object, as in SSD (Liu et al., ECCV 2016).
 
-    The least IoU of the region with an object is drawn from `overlaps`, where 1 leaves the image as it is. Of so many
-    random regions the first is taken in which an object with its centre in the region has it; where none is found, the
-    IoU is drawn again. Objects whose centres are outside are left out, boxes of others end at the border.
+    The minimum IoU of the region with an object is drawn from `overlaps`, where 1 leaves the image unchanged. Several
+    regions are then drawn, and the first is used in which some object with its centre in the region has that IoU; if
+    there is none, the IoU is drawn again. Objects with centres outside are removed, and boxes of others are clipped.
 
-    torchvision has the same transform, which looks at one region after the other and takes ten times as long.
+    torchvision has the same transform, which tests one region after the other and takes ten times as long.
 
     Args:
-        scale: the range of the region's sides, as shares of the image's.
-        aspect_ratio: the range of its width by its height in pixels.
-        overlaps: the least IoUs to draw from, each as likely; with 1 or more.
-        trials: how many regions there are for each.
+        scale: range of the region's sides, as fractions of the image's.
+        aspect_ratio: range of its width over its height in pixels.
+        overlaps: minimum IoUs to draw from with equal probability; one must be 1 or more.
+        trials: number of regions for each drawn IoU.
 
     Raises:
-        ValueError: when an argument is out of range, or no overlap leaves an image as it is.
+        ValueError: when an argument is out of range, or no overlap leaves the image unchanged.
     """
 
     def __init__(
@@ -109,20 +109,20 @@ class RandomIoUCrop(nn.Module):
         self.trials = trials
 
     def forward(self, image: Any, target: dict[str, Any]) -> Any:
-        """The region and its objects.
+        """Return the region and its objects.
 
         Args:
             image: (3, H, W).
-            target: with `boxes` and `labels`; masks (T, H, W) go along. Further tensors have a row for each object.
+            target: with `boxes` and `labels`, and possibly masks (T, H, W). Further tensors have a row per object.
         """
         boxes = target["boxes"].as_subclass(torch.Tensor)
         while len(boxes):
             overlap = self.overlaps[int(torch.randint(len(self.overlaps), ()))]
             if overlap >= 1:
                 break
-            found = self._find(boxes, overlap, image.shape[-2], image.shape[-1])
-            if found is not None:
-                (top, left, height, width), inside = found
+            region = self._find(boxes, overlap, image.shape[-2], image.shape[-1])
+            if region is not None:
+                (top, left, height, width), inside = region
                 return v2.functional.crop(image, top, left, height, width), {
                     name: _cropped(value, inside, top, left, height, width) for name, value in target.items()
                 }
@@ -131,12 +131,12 @@ class RandomIoUCrop(nn.Module):
     def _find(
         self, boxes: torch.Tensor, overlap: float, height: int, width: int
     ) -> tuple[list[int], torch.Tensor] | None:
-        """The first of some random regions that will do, as (top, left, height, width), and which objects are in it."""
+        """Return the first valid random region, as (top, left, height, width), and a mask of the objects in it."""
         low, high = self.scale
-        sides, places = torch.rand(2, self.trials, 2)
+        sides, offsets = torch.rand(2, self.trials, 2)
         size = torch.tensor([width, height])
         extents = (size * (low + (high - low) * sides)).long()
-        starts = ((size - extents) * places).long()
+        starts = ((size - extents) * offsets).long()
         regions = torch.cat([starts, starts + extents], dim=-1)
         ratio = extents[:, 0] / extents[:, 1]
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -152,7 +152,7 @@ class RandomIoUCrop(nn.Module):
 
 
 def _cropped(value: Any, inside: torch.Tensor, top: int, left: int, height: int, width: int) -> Any:
-    """The rows of the objects that stay, of what has a place in the image moved with it."""
+    """Select the rows of the remaining objects, and crop values that have positions in the image."""
     if not isinstance(value, torch.Tensor):
         return value
     if not isinstance(value, tv_tensors.TVTensor):
@@ -162,14 +162,14 @@ def _cropped(value: Any, inside: torch.Tensor, top: int, left: int, height: int,
 
 
 class RandomPhotometricDistort(nn.Module):
-    """Brightness, contrast, saturation, hue and the order of channels at random, as SSD (Liu et al., ECCV 2016) has it.
+    """Random brightness, contrast, saturation, hue and order of channels, as in SSD (Liu et al., ECCV 2016).
 
-    torchvision's transform of the same name, with a hue that takes a fifth of the time: see `adjust_hue`.
+    torchvision has the same transform, but the hue takes a fifth of the time here; see `adjust_hue`.
 
     Args:
         brightness, contrast, saturation: ranges of the factors.
-        hue: range of the shift in turns of the colour circle.
-        p: the probability of each of the five.
+        hue: range of the shift as a fraction of the colour circle.
+        p: the probability of each of the five operations.
 
     Raises:
         ValueError: when a range or the probability is out of range.
@@ -218,47 +218,47 @@ class RandomPhotometricDistort(nn.Module):
 
 
 def adjust_hue(image: torch.Tensor, shift: float) -> torch.Tensor:
-    """The colours turned on the colour circle, as torchvision's function of this name, but rounded to the nearest.
+    """Shift the hue, as torchvision's function of this name, but rounded to the nearest value.
 
     Args:
         image: (3, H, W) uint8 RGB.
-        shift: in turns, -0.5 to 0.5.
+        shift: as a fraction of the colour circle, -0.5 to 0.5.
     """
     pixels = image.as_subclass(torch.Tensor).reshape(3, -1)
-    turned = torch.empty_like(pixels)
-    # So many at a time that everything stays in the processor's cache.
-    for part, out in zip(pixels.split(32768, dim=1), turned.split(32768, dim=1), strict=True):
+    result = torch.empty_like(pixels)
+    # Processed in chunks that fit into the processor's cache.
+    for part, out in zip(pixels.split(32768, dim=1), result.split(32768, dim=1), strict=True):
         red, green, blue = part.float()
         high = torch.maximum(torch.maximum(red, green), blue)
         low = torch.minimum(torch.minimum(red, green), blue)
         chroma = high - low
         scale = chroma.clamp(min=1).reciprocal_()
-        # In sixths of a turn. A grey pixel has none, and a chroma of 0.
+        # The hue in sixths of the circle; grey pixels have none, and a chroma of 0.
         hue = torch.where(high == green, (blue - red).mul_(scale).add_(2), (red - green).mul_(scale).add_(4))
         hue = torch.where(high == red, (green - blue).mul_(scale), hue).add_(6 * shift)
         hue.sub_(torch.floor(hue / 6).mul_(6))
-        # How much each channel is above the lowest, as a share of the chroma.
+        # The distance of each channel from the lowest one, as a fraction of the chroma.
         shares = torch.stack(
             [(hue - 3).abs_().sub_(1), (hue - 2).abs_().neg_().add_(2), (hue - 4).abs_().neg_().add_(2)]
         )
         out.copy_(shares.clamp_(0, 1).mul_(chroma).add_(low).round_())
-    turned = turned.view(image.shape)
-    return tv_tensors.Image(turned) if isinstance(image, tv_tensors.Image) else turned
+    result = result.view(image.shape)
+    return tv_tensors.Image(result) if isinstance(image, tv_tensors.Image) else result
 
 
 class Mosaic(nn.Module):
-    """Four images in a grid, turned, moved and scaled at random (as in DEIM, Huang et al., CVPR 2025).
+    """Four images in a grid, randomly rotated, translated and scaled (as in DEIM, Huang et al., CVPR 2025).
 
-    The image comes first, then three that are drawn from the data set, with replacement. All are resized, each lies in
-    the upper left corner of its cell, whose sides are the largest among the four, and what is left is black. The affine
-    transform takes the nearest pixels.
+    The image comes first, followed by three that are drawn from the data set, with replacement. All are resized and
+    placed in the upper left corners of their cells, whose sides are the largest of the four; the rest is black. The
+    affine transform uses nearest-neighbour sampling.
 
     Args:
-        size: length of the short edge of each of the four in pixels.
-        max_size: limit of its long edge; None for no limit.
-        degrees: the mosaic is turned by an angle of up to so many degrees to either side.
-        translate: it is moved by up to this share of its width and of its height.
-        scale: the range of the factor that it is scaled by.
+        size: length of the short edge of each image in pixels.
+        max_size: limit of the long edge; None for no limit.
+        degrees: largest rotation in degrees, in either direction.
+        translate: largest translation, as a fraction of the mosaic's width and height.
+        scale: range of the scale factor.
 
     Raises:
         ValueError: when a number is out of range.
@@ -286,11 +286,11 @@ class Mosaic(nn.Module):
         self.scale = (scale[0], scale[1])
 
     def forward(self, image: Any, target: dict[str, Any]) -> Any:
-        """The mosaic and the objects of all four images.
+        """Return the mosaic and the objects of all four images.
 
         Args:
             image: (3, H, W) uint8.
-            target: with `boxes`, `labels` and `draw`; masks (T, H, W) go along. Further tensors have a row for each
+            target: with `boxes`, `labels` and `draw`, and possibly masks (T, H, W). Further tensors have a row per
                 object.
 
         Raises:
@@ -300,28 +300,28 @@ class Mosaic(nn.Module):
             raise ValueError(
                 "a mosaic needs further images, and the target of the image has no 'draw': build_train_loader gives one"
             )
-        others = [target["draw"]() for _ in range(3)]
-        samples = [self.resize(*sample) for sample in ((image, target), *others)]
-        cell_height = max(one.shape[-2] for one, _ in samples)
-        cell_width = max(one.shape[-1] for one, _ in samples)
+        other_samples = [target["draw"]() for _ in range(3)]
+        samples = [self.resize(*sample) for sample in ((image, target), *other_samples)]
+        cell_height = max(sample_image.shape[-2] for sample_image, _ in samples)
+        cell_width = max(sample_image.shape[-1] for sample_image, _ in samples)
         size = 2 * cell_height, 2 * cell_width
-        # Rows of RGB pixels: Pillow, whose affine transform is the fastest by far, takes them without a copy.
+        # Pixels are in the layout of Pillow, whose affine transform is the fastest, to avoid a copy.
         pixels = torch.zeros(*size, 3, dtype=image.dtype)
         placed = []
-        for number, (one, objects) in enumerate(samples):
+        for number, (sample_image, objects) in enumerate(samples):
             top, left = number // 2 * cell_height, number % 2 * cell_width
-            height, width = one.shape[-2:]
-            pixels[top : top + height, left : left + width] = one.permute(1, 2, 0)
+            height, width = sample_image.shape[-2:]
+            pixels[top : top + height, left : left + width] = sample_image.permute(1, 2, 0)
             padding = [left, top, size[1] - left - width, size[0] - top - height]
             placed.append({name: _padded(objects[name], padding) for name in target if name not in ("epoch", "draw")})
         joined = {name: _joined([objects[name] for objects in placed]) for name in placed[0]}
         geometry = self._draw(size)
-        turned = _affine(Image.fromarray(pixels.numpy()), geometry)
+        transformed = _affine(Image.fromarray(pixels.numpy()), geometry)
         joined = {
             name: _affine_boxes(value, geometry) if name == "boxes" else _affine(value, geometry)
             for name, value in joined.items()
         }
-        array = torch.from_numpy(np.array(turned)).permute(2, 0, 1).contiguous()
+        array = torch.from_numpy(np.array(transformed)).permute(2, 0, 1).contiguous()
         return tv_tensors.Image(array), {**target, **joined}
 
     def _draw(self, size: tuple[int, int]) -> "_Affine":
@@ -338,8 +338,8 @@ class Mosaic(nn.Module):
 
 
 class _Affine(NamedTuple):
-    """A map of an image onto itself: turned clockwise by degrees and scaled around its centre, then moved by pixels to
-    the right and downwards.
+    """A map of an image onto itself: rotated clockwise by degrees and scaled around its centre, then translated by
+    pixels to the right and downwards.
     """
 
     angle: float
@@ -348,8 +348,8 @@ class _Affine(NamedTuple):
 
 
 def _affine(value: Any, geometry: _Affine) -> Any:
-    """An image or masks after the map; what has no place in an image as it is."""
-    if isinstance(value, ObjectMasks):  # by the rules of the image, and a hundred times as fast as torchvision
+    """Apply the map to an image or masks; values without positions in the image are returned unchanged."""
+    if isinstance(value, ObjectMasks):  # by the rules of images, and a hundred times as fast as torchvision
 
         def move(bits: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(np.array(_affine(Image.fromarray(bits.numpy()), geometry)))
@@ -362,14 +362,14 @@ def _affine(value: Any, geometry: _Affine) -> Any:
 
 
 def _affine_boxes(boxes: tv_tensors.BoundingBoxes, geometry: _Affine) -> tv_tensors.BoundingBoxes:
-    """The boxes around what is left in the image of the turned boxes; 0, 0, 0, 0 where nothing is.
+    """Compute the boxes around the visible parts of transformed boxes; 0, 0, 0, 0 if nothing is visible.
 
-    torchvision, as the published code, turns a box, takes the box around that and cuts it off at the border, which is
-    larger than what is seen wherever a corner is outside.
+    torchvision and the published code transform a box, take the box around the result and clip it to the image, which
+    is larger than the visible part if a corner is outside.
 
     Args:
         boxes: (T, 4) xyxy in pixels.
-        geometry: of the image.
+        geometry: the map of the image.
     """
     height, width = boxes.canvas_size
     x0, y0, x1, y1 = boxes.as_subclass(torch.Tensor).double().unbind(-1)
@@ -379,35 +379,35 @@ def _affine_boxes(boxes: tv_tensors.BoundingBoxes, geometry: _Affine) -> tv_tens
     turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=torch.float64)
     moved = centre + torch.tensor(geometry.translate, dtype=torch.float64)
     corners = geometry.scale * corners @ turn + moved  # (T, 4, 2)
-    seen = torch.stack([_box_around_visible(polygon, (height, width)) for polygon in corners]) if len(boxes) else x0
-    return tv_tensors.wrap(seen.reshape(-1, 4).to(boxes.dtype), like=boxes)
+    visible = torch.stack([_box_around_visible(polygon, (height, width)) for polygon in corners]) if len(boxes) else x0
+    return tv_tensors.wrap(visible.reshape(-1, 4).to(boxes.dtype), like=boxes)
 
 
 def _box_around_visible(polygon: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The box around what an image shows of a convex polygon.
+    """Compute the box around the part of a convex polygon that is inside the image.
 
     Args:
         polygon: (N, 2) corners x, y in pixels, in order.
         size: (height, width) of the image in pixels.
 
     Returns:
-        (4,) xyxy in pixels; zeros when nothing is seen.
+        (4,) xyxy in pixels; zeros if nothing is visible.
     """
     points = polygon.tolist()
     for axis, limit, sign in ((0, 0, 1), (0, size[1], -1), (1, 0, 1), (1, size[0], -1)):
-        # Sutherland and Hodgman (1974): cut off what is beyond this side of the image.
+        # Sutherland and Hodgman (1974): clip the polygon at this side of the image.
         inside = [sign * (point[axis] - limit) >= 0 for point in points]
         if all(inside):
             continue
-        kept = []
+        remaining = []
         for number, point in enumerate(points):
-            before = points[number - 1]
+            previous = points[number - 1]
             if inside[number] != inside[number - 1]:
-                share = (limit - before[axis]) / (point[axis] - before[axis])
-                kept.append([a + share * (b - a) for a, b in zip(before, point, strict=True)])
+                share = (limit - previous[axis]) / (point[axis] - previous[axis])
+                remaining.append([a + share * (b - a) for a, b in zip(previous, point, strict=True)])
             if inside[number]:
-                kept.append(point)
-        points = kept
+                remaining.append(point)
+        points = remaining
     if not points:
         return polygon.new_zeros(4)
     x, y = zip(*points, strict=True)
@@ -415,7 +415,7 @@ def _box_around_visible(polygon: torch.Tensor, size: tuple[int, int]) -> torch.T
 
 
 def _padded(value: Any, padding: list[int]) -> Any:
-    """What has a place in an image, moved; anything else as it is."""
+    """Pad values that have positions in the image; return others unchanged."""
     return v2.functional.pad(value, padding) if isinstance(value, tv_tensors.TVTensor) else value
 
 
@@ -425,11 +425,11 @@ def _joined(parts: list[Any]) -> Any:
 
 
 class RealtimeAugmentation(nn.Module):
-    """Mosaic, photometric distortion, zooming out, IoU crop; then flip and resize to one size, whatever the aspect.
+    """Mosaic, photometric distortion, zooming out and IoU crop; then flip and resize, without keeping the aspect ratio.
 
-    The order is that of RT-DETR, D-FINE and DEIM. In an image that becomes a mosaic there is no zooming out or crop.
-    Boxes thinner than a pixel are left out before the flip and after the resize. Each of the first four is a transform
-    or None; in an `InEpochs` it is limited to some epochs and to a probability.
+    The order is that of RT-DETR, D-FINE and DEIM. Images that become a mosaic are neither zoomed out nor cropped. Boxes
+    thinner than a pixel are removed before the flip and after the resize. Each of the first four is a transform or
+    None; an `InEpochs` limits it to some epochs and to a probability.
 
     Args:
         size: (height, width) of the image in pixels, or the side of a square.
@@ -483,7 +483,7 @@ class RealtimeAugmentation(nn.Module):
 
 
 def realtime_test_augmentation(*, size: int | Sequence[int]) -> v2.Transform:
-    """Resize to one size, whatever the aspect: (height, width) in pixels, or the side of a square."""
+    """Resize to a fixed size without keeping the aspect ratio: (height, width) in pixels, or the side of a square."""
     return v2.Compose([v2.Resize(_pair(size), antialias=True)])
 
 
@@ -502,13 +502,13 @@ def square_train_augmentation(
     short_edges_before_crop: Sequence[int] = SHORT_EDGES_BEFORE_CROP,
     crop_range: Sequence[int] = CROP_RANGE,
 ) -> v2.Transform:
-    """LW-DETR's: flip, then resize to a square; or, with `crop_probability`, flip, resize, crop and resize to a square.
+    """LW-DETR's augmentation: flip and resize to a square or, with `crop_probability`, flip, resize, crop and resize.
 
     Args:
-        sides: of the square, in pixels; one is drawn for each image.
+        sides: sides of the square in pixels, one of which is drawn for each image.
         flip_probability: of the horizontal flip.
-        crop_probability: of the way with a crop.
-        short_edges_before_crop: short edges that the crop is taken from.
+        crop_probability: probability of the variant with a crop.
+        short_edges_before_crop: short edges before the crop.
         crop_range: shortest and longest side of the crop.
 
     Raises:

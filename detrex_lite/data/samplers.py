@@ -1,24 +1,25 @@
-"""Which images each process loads, in which order and batches."""
+"""Assignment of images to processes, with their order and batches."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-# A sample to load: the image's position in the data set, and the sample's position in the stream of all
-# samples. The second seeds the augmentation, which so depends on neither the worker nor the process.
+# A sample to load: the image's index in the data set, and the sample's position in the stream of all samples. The
+# position seeds the augmentation, which therefore depends on neither the worker nor the process.
 Sample = tuple[int, int]
 
 
 class Batch(list[Sample]):
-    """The samples of a batch that one process loads, and where in the run the batch is.
+    """The samples of a batch that one process loads, and the position of the batch in the run.
 
-    Workers load ahead of training, and so learn the epoch of a sample from here.
+    Workers load ahead of training, so they get the epoch of a sample from here.
 
     Attributes:
-        number: of the batch since the start of the run, from 0.
-        epoch: of the run, from 0; it ends after `batches_per_epoch` batches.
-        before: the sample that comes before the first one of these in the batch of all processes; before the first of
+        number: number of the batch since the start of the run, from 0.
+        epoch: epoch of the run, from 0; it ends after `batches_per_epoch` batches.
+        before: the sample before the first one of these in the batch of all processes; for the first sample of the
+            batch, the last one.
             all it is the last.
     """
 
@@ -32,26 +33,27 @@ class Batch(list[Sample]):
 
 
 class TrainBatchSampler:
-    """Endless batches, of which each process gets its part: a pure function of the seed, whatever the processes.
+    """Endless batches, shared by the processes: a pure function of the seed, independent of the number of processes.
 
-    There is one stream of samples: one shuffled epoch after the other. It is cut into batches of images of one group;
-    what is left of a group at the end of an epoch waits for the next, so that no image is lost. Process r of W gets the
-    r-th of W equal parts of each batch: another number of processes sees the same batches in the same order.
+    There is one stream of samples: one shuffled epoch after the other. It is divided into batches of images of one
+    group; the remainder of a group at the end of an epoch is used in the next one, so that no image is lost. Process r
+    of W gets the r-th of W equal parts of each batch, so any number of processes sees the same batches in the same
+    order.
 
     Args:
-        indices: (N,) positions of the images to draw from.
-        groups: (N,) int group of each; a batch is of one group.
-        batch_size: images a batch, of all processes together.
-        seed: of the shuffling, not negative.
-        rank, world_size: this process's number, and how many there are.
+        indices: (N,) indices of the images to draw from.
+        groups: (N,) int group of each image; a batch has images of one group.
+        batch_size: images per batch, of all processes together.
+        seed: seed of the shuffling, not negative.
+        rank, world_size: number of this process, and number of processes.
 
     Attributes:
-        start_batch: number of batches to leave out at the start of the next iteration.
-        first_sizes: (images a batch, number of batches) of the first batches, where they were of other sizes: a run
-            that goes on with another batch size repeats and skips no image.
+        start_batch: number of batches to skip at the start of the next iteration.
+        first_sizes: (images per batch, number of batches) of the first batches, if they had other sizes: a run that is
+            resumed with another batch size neither repeats nor skips images.
 
     Raises:
-        ValueError: when the processes cannot share a batch evenly.
+        ValueError: when the processes cannot share a batch equally.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class TrainBatchSampler:
 
     @property
     def batches_per_epoch(self) -> int:
-        """How many batches show as many images as there are, rounded up."""
+        """Number of batches with as many images as the data set, rounded up."""
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -91,7 +93,7 @@ class TrainBatchSampler:
             share = batches.shape[1] // self.world_size
             first = self.rank * share
             for batch in batches[skip:]:
-                samples = [(int(self.indices[place]), int(position)) for position, place in batch]
+                samples = [(int(self.indices[index]), int(position)) for position, index in batch]
                 yield Batch(
                     samples[first : first + share],
                     number=number,
@@ -102,16 +104,16 @@ class TrainBatchSampler:
             skip = max(skip - len(batches), 0)
 
     def _batches(self) -> Iterator[np.ndarray]:
-        """The stream in arrays (M, images a batch, 2) of stream position and place in `indices`."""
+        """Generate the stream in arrays (M, images per batch, 2) of stream position and index in `indices`."""
         sizes = list(self.first_sizes)
         samples = np.zeros((0, 2), dtype=np.int64)
         for epoch in itertools.count():
             samples = np.concatenate([samples, self._order(epoch)])
             while sizes:
                 size, count = sizes[0]
-                batches, left = self._into_batches(samples, size, at_most=count)
+                batches, remaining = self._into_batches(samples, size, at_most=count)
                 yield batches
-                samples = left
+                samples = remaining
                 sizes[0] = size, count - len(batches)
                 if sizes[0][1] > 0:
                     break  # the epoch is at its end
@@ -121,7 +123,7 @@ class TrainBatchSampler:
                 yield batches
 
     def _order(self, epoch: int) -> np.ndarray:
-        """(N, 2): stream position and place in `indices` of the samples of an epoch."""
+        """Return stream position and index in `indices` of the samples of an epoch, (N, 2)."""
         count = len(self.indices)
         order = np.random.default_rng((self.seed, 0, epoch)).permutation(count)
         return np.stack([np.arange(epoch * count, (epoch + 1) * count), order], axis=-1)
@@ -129,7 +131,7 @@ class TrainBatchSampler:
     def _into_batches(
         self, samples: np.ndarray, size: int, at_most: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Full batches (M, size, 2) in the order of their last samples, and the samples left over in theirs."""
+        """Return full batches (M, size, 2) in the order of their last samples, and the remaining samples in order."""
         groups = self.groups[samples[:, 1]]
         full = [np.zeros((0, size, 2), dtype=np.int64)]
         for group in np.unique(groups):
@@ -141,7 +143,7 @@ class TrainBatchSampler:
 
 
 def sequential_batches(num_images: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
-    """Batches of this process's part of 0..num_images-1, in order; together the parts are the whole."""
+    """Split 0..num_images-1 into consecutive batches, and return those of this process."""
     start, end = (num_images * part // world_size for part in (rank, rank + 1))
     samples = [(index, index) for index in range(start, end)]
     return [Batch(samples[first : first + batch_size]) for first in range(0, len(samples), batch_size)]

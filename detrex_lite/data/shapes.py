@@ -1,4 +1,4 @@
-"""A data set of drawn shapes, made on the spot: for demonstrations and tests without photographs."""
+"""A generated data set of drawn shapes, for demonstrations and tests without photographs."""
 
 import json
 import os
@@ -25,13 +25,13 @@ _PARAMETERS_FILE = "generation.json"
 _SPLITS = ("train", "val")
 _FOLDERS = {"annotations", *(f"{part}{split}" for part in ("images", "panoptic") for split in ("", "/train", "/val"))}
 _PARAMETERS = {"drawing", "num_train", "num_val", "image_size", "max_objects", "empty_share", "seed"}
-_DRAWING = 3  # raised when the same parameters begin to give other pictures or annotations
-_BACKGROUND = "background"  # the stuff of panoptic annotations
+_DRAWING = 3  # increased when the same parameters give different images or annotations
+_BACKGROUND = "background"  # the stuff class of panoptic annotations
 
-_RADIUS_RANGE = (0.1, 0.23)  # of a shape, as a share of the image's side
-_MIN_VISIBLE = 0.6  # share of each shape that neither other shapes nor the image border may take
+_RADIUS_RANGE = (0.1, 0.23)  # of a shape, as a fraction of the image's side
+_MIN_VISIBLE = 0.6  # fraction of each shape that must stay visible
 _ANGLE_RANGE = (-0.3, 0.3)  # of a shape, in radians
-_MIN_CONTRAST = 130.0  # distance of a shape's colour from the background's, of 442
+_MIN_CONTRAST = 130.0  # distance of a shape's colour from the background's, out of 442
 _PLACING_ATTEMPTS = 10
 
 
@@ -45,28 +45,28 @@ def generate_shapes(
     empty_share: float = 0.05,
     seed: int = 0,
 ) -> Path:
-    """Draw circles, squares and triangles of many colours and sizes, a little turned, and annotate them.
+    """Draw circles, squares and triangles of many colours and sizes, slightly rotated, and annotate them.
 
-    Backgrounds are light and noisy, and shapes overlap; masks are what remains visible, to the pixel, and boxes enclose
-    it tightly. The folder gets `images/train/`, `images/val/` (PNG), `annotations/train.json`, `annotations/val.json`
+    Backgrounds are light and noisy, and shapes overlap; masks are exactly the visible pixels, and boxes enclose them
+    tightly. The folder gets `images/train/`, `images/val/` (PNG), `annotations/train.json`, `annotations/val.json`
     (COCO format) and `annotations/panoptic_train.json`, `annotations/panoptic_val.json` with `panoptic/train/`,
     `panoptic/val/` (COCO panoptic format), in which the background is stuff.
-    Image i of a split depends on the seed and i alone. A folder that was made with the same arguments is left
-    alone; one made with others is made anew, unless it holds a file that was not made here.
+    Image i of a split depends only on the seed and i. A folder that was generated with the same arguments is kept; one
+    with other arguments is generated again, unless it contains a file that was not generated.
 
     Args:
-        root: the folder to make.
-        num_train, num_val: images of each split.
+        root: the folder to create.
+        num_train, num_val: number of images of each split.
         image_size: side of the square images in pixels.
-        max_objects: an image that is not empty shows 1 to so many shapes.
-        empty_share: about this share of the images shows none.
-        seed: of all drawing, not negative.
+        max_objects: largest number of shapes in an image; images that are not empty have at least 1.
+        empty_share: approximate fraction of images without shapes.
+        seed: seed of all drawing, not negative.
 
     Returns:
         `root`.
 
     Raises:
-        DatasetError: when the folder holds anything else.
+        DatasetError: when the folder contains anything else.
         ValueError: when a number is out of range.
     """
     if min(num_train, num_val, max_objects) < 1 or image_size < 16 or seed < 0 or not 0 <= empty_share < 1:
@@ -91,7 +91,7 @@ def generate_shapes(
     _refuse_others(root, held)
 
     root.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside its place and moved there whole: what lies at `root` is complete, whoever else makes it.
+    # Generated in a temporary folder and renamed, so that `root` is always complete, whichever process creates it.
     made = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         for split, (name, count) in enumerate((("train", num_train), ("val", num_val))):
@@ -103,17 +103,17 @@ def generate_shapes(
     return root
 
 
-def _move_into_place(made: Path, root: Path, parameters: dict[str, Any]) -> None:
-    """Rename `made` to `root`, unless another process was first with the same shapes."""
-    old = made.with_name(f"{made.name}-old")
+def _move_into_place(new: Path, root: Path, parameters: dict[str, Any]) -> None:
+    """Rename `new` to `root`, unless another process has created the same shapes first."""
+    old = new.with_name(f"{new.name}-old")
     try:
         held = _parameters_of(root)
         if held != parameters:
-            _refuse_others(root, held)  # again, as drawing takes its time
+            _refuse_others(root, held)  # checked again, since drawing takes time
             if root.is_dir():
                 root.rename(old)
-            made.chmod(0o755)  # temporary folders are private
-            made.rename(root)
+            new.chmod(0o755)  # temporary folders are private
+            new.rename(root)
     except OSError:
         if _parameters_of(root) != parameters:
             raise
@@ -121,22 +121,22 @@ def _move_into_place(made: Path, root: Path, parameters: dict[str, Any]) -> None
 
 
 def _refuse_others(root: Path, parameters: dict[str, Any] | None) -> None:
-    """Raise DatasetError when `root` holds anything but what is generated with these parameters."""
-    other = min(_not_made(root, parameters), default=None)
-    if other:
-        raise DatasetError(f"{root} holds other files ({other}, ...) than generated shapes: choose another folder")
+    """Raise DatasetError when `root` contains anything but files generated with these parameters."""
+    other_file = min(_not_made(root, parameters), default=None)
+    if other_file:
+        raise DatasetError(f"{root} holds other files ({other_file}, ...) than generated shapes: choose another folder")
 
 
 def load_shapes(root: str | Path, split: str, *, masks: bool = False) -> DetectionDataset:
-    """The `train` or `val` split of the shapes at `root`, which are generated when there are none.
+    """Load the `train` or `val` split of the shapes at `root`, which are generated if there are none.
 
     Args:
         root: the folder.
         split: `train` or `val`.
-        masks: with the masks of the shapes.
+        masks: whether to read the masks of the shapes.
 
     Raises:
-        DatasetError: when the split is another, or the folder holds anything else.
+        DatasetError: when the split is unknown, or the folder contains anything else.
     """
     root = _generated(root, split)
     annotations = root / "annotations" / f"{split}.json"
@@ -153,7 +153,7 @@ def load_shapes_panoptic(root: str | Path, split: str) -> DetectionDataset:
 
 
 def _generated(root: str | Path, split: str) -> Path:
-    """The folder, which is made when there is none, and made anew when an earlier version made it."""
+    """Return the folder; it is generated if there is none, or if an earlier version generated it."""
     root = Path(os.path.expanduser(root))
     if split not in _SPLITS:
         raise DatasetError(f"shapes have the splits train and val, not {split!r}")
@@ -166,25 +166,25 @@ def _generated(root: str | Path, split: str) -> Path:
 
 
 def _parameters_of(root: Path) -> dict[str, Any] | None:
-    """What a folder was generated with; None when it was not."""
+    """Return the parameters that a folder was generated with; None if it was not generated."""
     try:
         content = json.loads((root / _PARAMETERS_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or set(content) != _PARAMETERS:
-        return None  # another program's
+        return None  # a file of another program
     return content if all(type(content[key]) is int for key in ("num_train", "num_val")) else None
 
 
 def _not_made(root: Path, parameters: dict[str, Any] | None) -> Iterator[str]:
-    """What lies in a folder that was generated with `parameters` and is none of it; links are not followed."""
+    """Iterate over files in a generated folder that `parameters` do not explain; links are not followed."""
     for folder, folders, files in os.walk(root):
         for name in (*files, *folders):
             path = Path(folder, name)
-            place = path.relative_to(root).as_posix()
+            relative = path.relative_to(root).as_posix()
             is_folder = name in folders and not path.is_symlink()
-            if parameters is None or not (place in _FOLDERS if is_folder else _is_made(place, parameters)):
-                yield place
+            if parameters is None or not (relative in _FOLDERS if is_folder else _is_made(relative, parameters)):
+                yield relative
 
 
 def _is_made(file: str, parameters: dict[str, Any]) -> bool:
@@ -275,12 +275,12 @@ def draw_shapes(
     """Draw one picture.
 
     Args:
-        rng: the source of every choice.
+        rng: random number generator of all choices.
         image_size: H = W in pixels.
-        objects: how many shapes to draw; fewer where no room is found.
+        objects: number of shapes to draw; fewer if there is not enough space.
 
     Returns:
-        (H, W, 3) uint8 RGB, and for each shape its class and (H, W) bool mask of what is visible of it.
+        (H, W, 3) uint8 RGB, and for each shape its class and the (H, W) bool mask of its visible pixels.
     """
     y, x = np.mgrid[:image_size, :image_size] + 0.5
     base = rng.uniform(200, 240, size=3)
@@ -305,7 +305,7 @@ def draw_shapes(
 def _draw_mask(
     rng: np.random.Generator, shape: str, x: np.ndarray, y: np.ndarray, image_size: int
 ) -> tuple[np.ndarray, float]:
-    """(H, W) bool mask of one shape at a random place, size and angle, and its area if nothing cut it."""
+    """Draw the (H, W) bool mask of one shape at a random position, size and angle; also returns its uncut area."""
     radius = rng.uniform(*_RADIUS_RANGE) * image_size
     centre_x, centre_y = rng.uniform(0.12, 0.88, size=2) * image_size
     angle = rng.uniform(*_ANGLE_RANGE)
@@ -315,7 +315,7 @@ def _draw_mask(
         return u**2 + v**2 <= radius**2, np.pi * radius**2
     if shape == "square":
         return np.maximum(np.abs(u), np.abs(v)) <= 0.9 * radius, (1.8 * radius) ** 2
-    # A triangle with equal sides around a circle of `inner`: inside the three half-planes that touch the
+    # An equilateral triangle around a circle of radius `inner`: the intersection of three half-planes that touch the
     # circle.
     inner = 0.7 * radius
     edges = [u * np.cos(turn) + v * np.sin(turn) for turn in (0, 2 * np.pi / 3, 4 * np.pi / 3)]
@@ -330,7 +330,7 @@ def _contrasting_colour(rng: np.random.Generator, background: np.ndarray) -> np.
 
 
 def _tight_box(mask: np.ndarray) -> list[int]:
-    """COCO's x, y, width, height of the True pixels."""
+    """Compute COCO's x, y, width, height of the True pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     return [int(side) for side in (x0, y0, x1 - x0, y1 - y0)]

@@ -1,8 +1,8 @@
 """The augmentations of DETR (Carion et al., ECCV 2020) as torchvision v2 transforms.
 
-Everything here is called as `image, target = transform(image, target)` with a `tv_tensors.Image` and a
-dictionary of `boxes` (`tv_tensors.BoundingBoxes`), `labels` and perhaps `masks` (`ObjectMasks`), like every transform
-of torchvision v2; any of those can stand beside or instead of these. Random choices come from torch's generator.
+All transforms are called as `image, target = transform(image, target)` with a `tv_tensors.Image` and a dictionary of
+`boxes` (`tv_tensors.BoundingBoxes`), `labels` and possibly `masks` (`ObjectMasks`), like every transform of torchvision
+v2, and can be combined with those. Random choices come from torch's generator.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from ..photographs import shortest_edge_size
 
-# The paper's numbers: short edges in pixels, and the range that the sides of a crop are drawn from.
+# The paper's numbers: short edges in pixels, and the range of the sides of a crop.
 SHORT_EDGES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 MAX_SIZE = 1333
 SHORT_EDGES_BEFORE_CROP = (400, 500, 600)
@@ -26,10 +26,10 @@ def _choose(choices: Sequence[int]) -> int:
 
 
 class ResizeShortestEdge(nn.Module):
-    """Resize so that the short edge gets a length drawn from a list; see `shortest_edge_size`.
+    """Resizes so that the short edge gets a length drawn from a list; see `shortest_edge_size`.
 
     Args:
-        short_edge_length: one length in pixels, or several to choose from, each as likely.
+        short_edge_length: one length in pixels, or several to choose from with equal probability.
         max_size: limit of the long edge in pixels; None for no limit.
 
     Raises:
@@ -56,11 +56,11 @@ class ResizeShortestEdge(nn.Module):
 
 
 class RandomSizeCrop(nn.Module):
-    """Crop a region of random size at a random place; boxes are clipped to it.
+    """Crops a region of random size at a random position; boxes are clipped to it.
 
     Args:
-        min_size, max_size: the range in pixels that both sides are drawn from, each alone. A side of the
-            image that is shorter than this bounds it.
+        min_size, max_size: range in pixels of both sides, which are drawn independently. Shorter sides of the image
+            limit the range.
 
     Raises:
         ValueError: unless 1 <= min_size <= max_size.
@@ -100,7 +100,7 @@ def detr_train_augmentation(
         short_edge_lengths: short edges of the final image, in pixels.
         max_size: limit of its long edge.
         flip_probability: of the horizontal flip.
-        crop_probability: of the way with a crop.
+        crop_probability: probability of the variant with a crop.
         short_edges_before_crop: short edges that the crop is taken from.
         crop_range: shortest and longest side of the crop.
     """
@@ -111,10 +111,10 @@ def detr_train_augmentation(
 
 
 class PadToSize(nn.Module):
-    """Pad on the right and at the bottom; what is as large already stays as it is.
+    """Pads at the right and the bottom; images that are large enough are not changed.
 
     Args:
-        height, width: the least size in pixels.
+        height, width: smallest size in pixels.
         fill: the value of the pixels; masks are filled with 0.
 
     Raises:
@@ -130,7 +130,7 @@ class PadToSize(nn.Module):
 
     def forward(self, image: Any, *others: Any) -> Any:
         bottom, right = (
-            max(0, want - side) for want, side in zip(self.size, v2.functional.get_size(image), strict=True)
+            max(0, target - side) for target, side in zip(self.size, v2.functional.get_size(image), strict=True)
         )
         return v2.Pad([0, 0, right, bottom], fill=self.fill)(image, *others)
 
@@ -145,14 +145,14 @@ def lsj_train_augmentation(
     flip_probability: float = 0.5,
     pad: int | None = None,
 ) -> v2.Transform:
-    """Large scale jittering (Ghiasi et al., CVPR 2021): flip, resize to a random scale, crop what is too large.
+    """Large scale jittering (Ghiasi et al., CVPR 2021): flip, resize to a random scale, and crop what is too large.
 
     Args:
-        image_size: the image fits a square of this side at scale 1, and a crop is no larger than that; in pixels.
+        image_size: side in pixels of the square that the image fits at scale 1, and the largest size of a crop.
         scale_range: smallest and largest scale.
         flip_probability: of the horizontal flip.
-        pad: fill up what is too small with pixels of this value, so that every image has the one size and the padding
-            is part of it, as in Mask DINO, with 128; None leaves padding to the batch.
+        pad: value of the pixels that pad small images, so that every image has the same size and the padding is part of
+            it, as in Mask DINO with 128; None leaves padding to the batch.
     """
     resize = v2.ScaleJitter((image_size, image_size), scale_range=tuple(scale_range), antialias=True)
     steps = [v2.RandomHorizontalFlip(flip_probability), resize, RandomSizeCrop(image_size, image_size)]

@@ -15,7 +15,7 @@ import detrex_lite
 AUTO = "auto"
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml")
 _EPOCHS = re.compile(r"_(\d+)ep$")
-_TABLE_NAME = re.compile(r'"([a-z0-9][a-z0-9_.+-]*)"')
+_TABLE_NAME = re.compile(r'\(\s*"([a-z0-9][a-z0-9_.+-]*)",')
 
 
 class Names(NamedTuple):
@@ -25,7 +25,8 @@ class Names(NamedTuple):
         projects: project -> the name of its model.
         models: model -> the config of its training.
         trainings: config of a training -> itself.
-        checkpoints: what may be the name of a published checkpoint: the texts in the tables of projects.
+        checkpoints: names of published checkpoints, read off the tables of projects as they are written, and perhaps
+            other first arguments in them.
     """
 
     projects: dict[str, str]
@@ -37,6 +38,10 @@ class Names(NamedTuple):
         """The config that a project, a model or a training stands for; None for other names."""
         model = self.projects.get(name, name)
         return self.models.get(model) or self.trainings.get(model)
+
+    def is_model_only(self, name: str | None) -> bool:
+        """Whether a name is that of a project, a model or a training, and of no checkpoint."""
+        return name is not None and self.config_of(name) is not None and name not in self.checkpoints
 
     def all(self) -> list[str]:
         """Every name, for messages and completion."""

@@ -84,6 +84,8 @@ def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
             f"{args.model} and --config-file {args.config_file} both say what is trained: leave one of them out"
         )
     args.model = args.model or args.config_file
+    if args.model is None and shipped_names().is_model_only(args.fine_tune):
+        args.model, args.fine_tune = args.fine_tune, AUTO  # as in `--fine-tune dino`, where dino is the model
     if args.model is None and args.fine_tune in (None, AUTO):
         parser.error(
             "what is to be trained? Name a model, as in `detrex-lite train dino --data FOLDER`, or give --config-file"

@@ -33,6 +33,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if args.model == AUTO:
         args.model = _model_for(args.device)
     entry = _weights_entry(args)
+    name = args.model or (entry.name if entry else "")  # one of them is given
     cfg, origin = _recipe(args.model, entry)
     weights = _weights_file(args, entry)
     if args.data is None:
@@ -46,12 +47,12 @@ def plan_of(args: argparse.Namespace) -> Plan:
         device=device_named(args.device),
         workers=args.workers,
         seed=args.seed,
-        output=args.output or f"output/{Path(args.model or entry.name).stem}_{Path(args.data).resolve().name}",
+        output=args.output or f"output/{Path(name).stem}_{Path(args.data).resolve().name}",
         overrides=frozenset(word.lstrip("+").partition("=")[0] for word in args.opts),
     )
     plan = for_folder(cfg, args.data, choices)
     settings = list(plan.settings)
-    settings.insert(0, settings[0]._replace(name="model", value=args.model or entry.name, reason=origin, option=""))
+    settings.insert(0, settings[0]._replace(name="model", value=name, reason=origin, option=""))
     return Plan(LazyConfig.apply_overrides(plan.cfg, args.opts), tuple(settings))
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..config import ConfigError, get_config
 from ..data import DatasetError, FoundDataset, find_dataset
@@ -365,7 +365,7 @@ def set_image_size(cfg: DictConfig, size: int) -> None:
         scaled = ((train.mapper.augmentation, "sides"), (train.get("multi_scale"), "sizes"))
         for node, key in scaled:
             values = None if node is None else OmegaConf.select(node, key)
-            if isinstance(values, (list, tuple)) or OmegaConf.is_list(values):
+            if isinstance(values, ListConfig):
                 node[key] = [_scaled(value, size / published, SIZE_STEP) for value in values]
         return
     factor = size / published

@@ -4,6 +4,7 @@ import pytest
 
 import detrex_lite
 from detrex_lite.cli.models import is_config_file, shipped_names
+from detrex_lite.zoo import load_zoo
 
 PROJECTS = detrex_lite.SHIPPED_IN / "projects"
 
@@ -37,6 +38,9 @@ def test_other_names_stand_for_none():
     names = shipped_names()
     assert names.config_of("yolo") is None
     assert names.config_of("dino_r50_4scale_12ep_ema") is None  # of a checkpoint, which only its table knows
-    assert "dino_r50_4scale_12ep_ema" in names.checkpoints
+    assert names.checkpoints >= set(load_zoo())
+    assert not names.checkpoints & set(names.projects)
+    assert names.is_model_only("dino")
+    assert not names.is_model_only("dfine_n")
     assert is_config_file("a/b.yaml")
     assert not is_config_file("dino")

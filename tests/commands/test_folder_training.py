@@ -78,6 +78,7 @@ def downloads(monkeypatch, tmp_path):
     ("words", "checkpoint", "config"),
     [
         (["dino", "--fine-tune"], "dino_r50_4scale_12ep", "dino_r50_4scale_12ep"),
+        (["--fine-tune", "dino"], "dino_r50_4scale_12ep", "dino_r50_4scale_12ep"),
         (["dfine_n", "--fine-tune"], "dfine_n", "dfine_n_160ep"),
         (["--fine-tune", "dfine_s_obj365"], "dfine_s_obj365", "dfine_s_132ep"),
         (

@@ -92,7 +92,7 @@ CASES = {
     ],
     "check": [
         (["absent"], "absent"),
-        (["--coco", "absent.json"], "--images"),
+        (["--coco", "a.json", "--layout", "yolo"], "--layout goes with FOLDER"),
         (["--coco", "a.json", "--images", "i", "--segments", "s"], "--segments goes with --panoptic"),
         (["--voc", "a", "--images", "i", "--masks"], "--masks"),
         (["--coco", "a.json", "--images", "i", "--split", "s"], "--split and --one-based go with --voc"),

@@ -18,6 +18,7 @@ from .configs import plan_of
 
 def run(options: argparse.Namespace) -> int:
     """Print a config; see `detrex_lite.cli.config`."""
+    options.resume = False
     try:
         plan = plan_of(options)
         cfg = plan.cfg

@@ -12,6 +12,7 @@ from ..cli.models import AUTO, is_config_file, shipped_names
 from ..config import ConfigError, LazyConfig, trust
 from ..devices import choose_device
 from ..engine.for_folder import MAX_ITER, Choices, Plan, for_folder, set_image_size
+from ..inference.runs import CONFIG_FILE
 from ..zoo import ZooEntry, ZooError, find_entry, load_zoo, obtain
 
 SMALL_MODEL, MODEL, LARGE_MODEL = "dino_small", "rtdetrv2_r18", "dino_r50"  # which `auto` chooses from
@@ -38,6 +39,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
     weights = _weights_file(args, entry)
     if args.data is None:
         return Plan(LazyConfig.apply_overrides(cfg, [*_plain_overrides(args, cfg, weights), *args.opts]), ())
+    output = args.output or f"output/{Path(name).stem}_{Path(args.data).resolve().name}"
+    if args.resume and args.batch is None:
+        _keep_batch(args, Path(os.path.expanduser(output)) / CONFIG_FILE)
     choices = Choices(
         weights=weights,
         epochs=args.epochs,
@@ -47,7 +51,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         device=device_named(args.device),
         workers=args.workers,
         seed=args.seed,
-        output=args.output or f"output/{Path(name).stem}_{Path(args.data).resolve().name}",
+        output=output,
         overrides=frozenset(word.lstrip("+").partition("=")[0] for word in args.opts),
     )
     plan = for_folder(cfg, args.data, choices)
@@ -62,6 +66,14 @@ def settle(args: argparse.Namespace, plan: Plan) -> None:
         train = plan.cfg.train
         args.batch, args.device = plan.cfg.dataloader.train.total_batch_size, train.device
         args.opts = [*args.opts, f"train.accumulate_steps={train.get('accumulate_steps', 1)}"]
+
+
+def _keep_batch(args: argparse.Namespace, file: Path) -> None:
+    """Take the batch of a run that is resumed from its config: as much memory may not be free now."""
+    if file.is_file():
+        saved = LazyConfig.load(file)
+        args.batch = saved.dataloader.train.total_batch_size
+        args.opts = [f"train.accumulate_steps={saved.train.get('accumulate_steps', 1)}", *args.opts]
 
 
 def device_named(name: str | None) -> str | None:

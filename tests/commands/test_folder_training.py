@@ -53,6 +53,12 @@ def test_its_weights_are_evaluated_and_predict(trained, data, tmp_path, capsys):
     assert len(json.loads((found / "predictions.json").read_text())["images"]) == 4
 
 
+def test_a_run_that_is_resumed_keeps_its_batch(trained, data):
+    arguments = ["detr_small", "--data", str(data), "--output", str(trained), "--resume"]
+    plan = plan_of(cli.parser_of("train").parse(arguments))
+    assert plan.cfg.dataloader.train.total_batch_size == 4
+
+
 def test_its_weights_are_begun_with(trained, data, tmp_path):
     arguments = ["detr_small", "--data", str(data), "--batch", "4", "--fine-tune", str(trained / "model_final.pth")]
     plan = plan_of(cli.parser_of("train").parse(arguments))

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
 SOAK_MINUTES ?= 10
 
-.PHONY: help setup demo test test-slow soak lint format clean
+.PHONY: help setup demo docs test test-slow soak lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,6 +23,13 @@ $(STAMP): setup.py pyproject.toml
 
 demo: $(STAMP)  ## draw a data set, train a small detector on it, evaluate it and show what it sees; ARGS=--masks: with masks
 	$(BIN)/python tools/demo.py $(ARGS)
+
+docs: $(VENV)/.docs  ## build the site, build/site/index.html; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $@
 
 test: $(STAMP) lint  ## linter, type checker and tests; no network, no GPU
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

@@ -1,10 +1,26 @@
-"""Photographs without torch: decoding any file that Pillow opens, as RGB, turned the way that it is shown; sizes."""
+"""Photographs without torch: finding them, decoding any file that Pillow opens as RGB, the way it is shown; sizes."""
 
+import glob
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+IMAGE_EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".jfif",
+)
 
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
@@ -137,3 +153,70 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def list_photographs(paths: str | Path | Sequence[str | Path]) -> list[str]:
+    """The image files that a path stands for.
+
+    Args:
+        paths: a file, a folder (its image files, sorted), a glob pattern (`**` for any depth; links to folders are
+            followed unless they lead back to a folder above them), or a list of these.
+
+    Raises:
+        PhotographError: when a path does not exist or is an address, or a folder or pattern holds no image.
+    """
+    found: list[str] = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        if "://" in str(path):  # Path would drop one of the slashes
+            raise not_there(path)
+        text = str(Path(os.path.expanduser(path)))
+        if os.path.isdir(text):
+            names = sorted(name for name in os.listdir(text) if name.lower().endswith(IMAGE_EXTENSIONS))
+            if not names:
+                raise PhotographError(f"folder {text} holds no image ({', '.join(IMAGE_EXTENSIONS)})")
+            found += [os.path.join(text, name) for name in names]
+        elif os.path.exists(text):
+            found.append(text)
+        elif glob.has_magic(text):
+            matches = sorted(match for match in _matches(text) if os.path.isfile(match))
+            if not matches:
+                raise PhotographError(f"no file matches {text}")
+            found += matches
+        else:
+            raise PhotographError(f"{text} does not exist")
+    if not found:
+        raise PhotographError("there is no image: the list of paths is empty")
+    return found
+
+
+def _matches(pattern: str) -> set[str]:
+    """What `glob.glob(pattern, recursive=True)` gives, but for the paths that go through a loop of links.
+
+    glob itself follows every link at every depth: two links to their own folder are 2**40 paths.
+    """
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        return set(glob.glob(pattern))
+    position = parts.index("**")
+    rest = os.sep.join(parts[position + 1 :]) or "*"
+    start = os.sep.join([*parts[:position], ""])  # ends in a separator: only folders match
+    found: set[str] = set()
+    for folder in glob.glob(start) if start else [""]:
+        for below in _folders(folder):
+            found |= _matches(os.path.join(glob.escape(below), rest))
+    return found
+
+
+def _folders(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """`folder` and all folders below it that are not hidden."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    yield folder
+    try:
+        with os.scandir(folder or ".") as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:  # not allowed to look into it
+        return
+    for name in names:
+        yield from _folders(os.path.join(folder, name), above | {real})

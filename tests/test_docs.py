@@ -1,40 +1,141 @@
-"""The code in the guides runs as it stands there."""
+"""The Python code in the documentation runs as it stands there."""
 
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from detrex_lite.config import LazyConfig
-from detrex_lite.testing import SMALL, build, changed, make_batch, require_all_gradients
+import detrex_lite.zoo.predictor
+from detrex_lite import Predictor
+from detrex_lite.checkpoint import convert_state_dict, save_atomic
+from detrex_lite.config import LazyConfig, get_config, validate
+from detrex_lite.modeling import Comparison, HungarianMatcher, VarifocalLoss
+from detrex_lite.testing import SMALL, build, changed, make_batch, predict, require_all_gradients
 
-ROOT = Path(__file__).parents[1]
-NAMED_BLOCK = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+from .pages import ROOT, blocks, links
+
+GUIDE = "docs/new_detector.md"  # has tests of its own
+NEEDS = {"docs/detectron2.md": "detectron2", "docs/deployment.md": "onnx"}
+SLOW = ("docs/deployment.md",)
+PAGES = [page for page in links.pages() if page != GUIDE and blocks(page)]
+
+
+def write_files(page, folder):
+    """The files that a page shows, in a folder; their paths."""
+    paths = []
+    for block in blocks(page):
+        if block.name is not None:
+            paths.append(folder / block.name)
+            paths[-1].parent.mkdir(exist_ok=True)
+            paths[-1].write_text(block.code)
+    return paths
+
+
+def import_from(folder, monkeypatch):
+    """Be in a folder and import from it. Yields; afterwards its modules are forgotten."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with what pages take for granted: a run in output/, photographs, a folder of transformers."""
+    folder = tmp_path_factory.mktemp("trained")
+    cfg = get_config("projects/dino/configs/dino_small_shapes.py")
+    changed(cfg.model, {**SMALL, "num_classes": 3, "num_queries": 100, "backbone.weights": None})
+    (folder / "output").mkdir()
+    LazyConfig.save(cfg, folder / "output/config.yaml")
+    weights = {"model": build(cfg.model).state_dict(), "class_names": ["circle", "square", "triangle"]}
+    save_atomic(weights, folder / "output/model_best.pth")
+    Image.new("RGB", (96, 64)).save(folder / "photo.jpg")
+    return folder
+
+
+@pytest.fixture
+def workshop(trained, tmp_path, monkeypatch):
+    """A folder of its own with the files of `trained`, where the zoo knows the run in output/."""
+    for path in trained.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+
+    def load(*args, **options):
+        return Predictor("output/config.yaml", "output/model_best.pth", device="cpu")
+
+    monkeypatch.setattr(detrex_lite.zoo.predictor, "load", load)
+    yield from import_from(tmp_path, monkeypatch)
+
+
+def prepared(page, folder):
+    """The variables that the code of a page finds there."""
+    if page != "docs/checkpoints.md":
+        return {}
+    cfg = changed(get_config("projects/detr/configs/models/detr_r50_paper.py").model, {**SMALL, "num_classes": 3})
+    model = build(cfg)
+    (folder / "detr-resnet-50").mkdir()
+    save_atomic(convert_state_dict(model.state_dict(), "transformers"), folder / "detr-resnet-50/model.safetensors")
+    return {"model": model}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page for page in PAGES]
+)
+def test_the_code_of_a_page_runs(page, workshop):
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
+    for path in write_files(page, workshop):
+        if "detrex_lite.config" in path.read_text():  # a config
+            validate(LazyConfig.load(str(path)))
+    namespace = {"__name__": "page", **prepared(page, workshop)}
+    for block in blocks(page):
+        code = compile(block.code, page, "exec")
+        if block.name is None and block.reason is None:
+            exec(code, namespace)
+
+
+def test_the_detector_in_60_lines_has_no_more_and_trains(workshop):
+    (path, _) = write_files("docs/sixty_lines.md", workshop)
+    lines = path.read_text().split("\n\n\n", 1)[1].splitlines()  # without imports
+    assert len([line for line in lines if line.strip()]) <= 60
+    from mini_detr import MiniDETR
+
+    model = MiniDETR(num_classes=5)
+    require_all_gradients(model, model(make_batch()))
+    with torch.no_grad():
+        alone, together = (model.eval()(images)[0]["instances"] for images in (make_batch()[:1], make_batch()))
+    torch.testing.assert_close(alone.scores, together.scores)
+
+
+def test_the_loss_of_the_page_is_varifocal_loss(workshop):
+    write_files("docs/write_a_loss.md", workshop)
+    from my_costs import CentreCost
+    from my_varifocal import MyVarifocalLoss
+
+    model = build(changed(get_config("projects/dino/configs/models/dino_small.py").model, dict(SMALL)))
+    inputs = make_batch()
+    sets = {"": predict(model, inputs, targets=True)[""]}
+    targets = model.targets(inputs, model.preprocess(inputs, as_published=True))
+    comparison = Comparison.of(sets, HungarianMatcher({"centre": CentreCost(2.0)})(sets, targets), targets)
+    torch.testing.assert_close(MyVarifocalLoss()(comparison).sum(), comparison.sums(VarifocalLoss()(comparison)).sum())
 
 
 @pytest.fixture(scope="module")
 def guide(tmp_path_factory):
     """A folder with the files of docs/new_detector.md."""
     folder = tmp_path_factory.mktemp("guide")
-    for name, code in NAMED_BLOCK.findall((ROOT / "docs/new_detector.md").read_text()):
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(code)
+    write_files(GUIDE, folder)
     (folder / "my_detectors/__init__.py").touch()
     return folder
 
 
 @pytest.fixture
 def here(guide, monkeypatch):
-    monkeypatch.chdir(guide)
-    monkeypatch.syspath_prepend(str(guide))
-    yield guide
-    for name in [name for name in sys.modules if name.split(".")[0] == "my_detectors"]:
-        del sys.modules[name]
+    yield from import_from(guide, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,21 @@ def test_the_closest_name():
     assert closest("zzz", ["num_queries"]) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [("loss_vfl", "loss_class"), ("train.patience", "train.device"), ("num_queries", "num_classes")],
+)
+def test_words_in_common_make_no_name_close(name, choice):
+    assert closest(name, [choice]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"), [("epochs", "max_epochs"), ("train.max_epoch", "train.max_epochs"), ("girds", "grid")]
+)
+def test_a_word_more_or_a_slip_is_close(name, choice):
+    assert closest(name, [choice]) == choice
+
+
 def test_the_first_names_of_a_long_list():
     assert few(["a", "b"]) == few(["a", "b"], limit=2) == "a, b"
     assert few(range(9), limit=2) == "0, 1, ... (9 in all)"

@@ -49,7 +49,12 @@ def add_override_argument(parser: argparse.ArgumentParser) -> None:
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --config-file and --weights, or --model; how far to trust them; --opts."""
     parser.add_argument("--config-file", metavar="FILE", help="config with the model and the test transform")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint file; with --model, in place of the download")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="checkpoint file, or the folder of a run; without --config-file the config is the one inside the file or "
+        "config.yaml beside it; with --model, in place of the download",
+    )
     parser.add_argument("--model", metavar="NAME", help="a published model, in place of --config-file and --weights")
     parser.add_argument("--trusted", action="store_true", help="the weights may run code while they are read")
     add_trust_argument(parser)
@@ -61,5 +66,14 @@ def require_detector(parser: argparse.ArgumentParser, args: argparse.Namespace) 
     """End the program as after any wrong argument, unless the arguments name exactly one detector."""
     if args.model and args.config_file:
         parser.error("--model has its own config: leave --config-file out, and change it with --opts")
-    if not args.model and not (args.config_file and args.weights):
-        parser.error("give --config-file and --weights, or the --model of a published one")
+    if not args.model and not args.weights:
+        parser.error("give the --weights of a run, or the --model of a published one")
+
+
+def split_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Split `args.words` into `args.model`, None without one, and the overrides `args.opts`."""
+    args.opts = [word for word in args.words if "=" in word or word.startswith("~")]
+    models = [word for word in args.words if word not in args.opts]
+    if len(models) > 1:
+        parser.error(f"one model at a time, and these are {len(models)}: {', '.join(models)}. Overrides are KEY=VALUE")
+    args.model = models[0] if models else None

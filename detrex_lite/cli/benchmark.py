@@ -1,6 +1,7 @@
 """`detrex-lite benchmark`."""
 
 import argparse
+from importlib.util import find_spec
 
 NAME = "benchmark"
 SUMMARY = "How fast models, operators and everything around them are, and how big models are."
@@ -25,12 +26,20 @@ EXAMPLES = (
     ("where the time of training steps goes", "train projects/detr/configs/detr_small_shapes.py"),
     ("parameters and operations", "analyze projects/dino/configs/models/dino_r50.py"),
 )
-RUN = "detrex_lite.commands.benchmark.run"
+RUN = "detrex_lite.tools.benchmark.commands.run"
 
-# As in detrex_lite.commands.benchmark, which imports torch; a test compares them.
+# As in detrex_lite.tools.benchmark.commands, which imports torch; a test compares them.
 MEASURED = ("model", "deploy", "op", "train", "loader", "matcher", "masks", "eval", "analyze", "projects")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=MEASURED, metavar="WHAT", help=", ".join(MEASURED))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of what is measured")
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if find_spec("detrex_lite.tools.benchmark") is None:
+        parser.error(
+            "measuring comes with the repository and not with the installed package: clone it, and install it with "
+            "`pip install -e .`"
+        )

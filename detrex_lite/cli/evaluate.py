@@ -3,30 +3,46 @@
 import argparse
 
 from .arguments import add_override_argument, add_process_arguments, add_traceback_argument, add_trust_argument
+from .train import check_data
 
 NAME = "evaluate"
-SUMMARY = "Measure how well trained weights detect, on the test set of a config."
-DESCRIPTION = ""
+SUMMARY = "Measure how well trained weights detect, and where they fail."
+DESCRIPTION = """
+The config is the one that training has put into the checkpoint or beside it, unless --config-file names another. With
+--data, another folder's images are evaluated; it must have the classes that the weights were trained on.
+
+exit status: 0 when everything was evaluated, 1 when evaluation failed, 2 when something is wrong with arguments,
+config, data or weights.
+"""
 EXAMPLES = (
-    ("the best weights of a run", "--config-file output/config.yaml --weights output/model_best.pth"),
-    (
-        "weights on other images",
-        "--config-file output/config.yaml --weights output/model_best.pth dataset.val_images=new "
-        "dataset.val_annotations=new.json",
-    ),
-    (
-        "with detectron2's evaluation loop",
-        "--config-file output/config.yaml --weights output/model_best.pth --engine detectron2",
-    ),
+    ("a run", "--weights output/"),
+    ("these weights on other images", "--weights output/model_best.pth --data FOLDER"),
+    ("weights of another project", "--weights detr.pth --config-file projects/detr/configs/detr_r50_300ep.py"),
 )
 RUN = "detrex_lite.commands.evaluate.run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a LazyConfig .py or .yaml file")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="the checkpoint that is evaluated")
-    parser.add_argument("--output", metavar="DIR", help="where results are written; default: train.output_dir")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="the checkpoint that is evaluated, or the folder of a run"
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="a LazyConfig .py or .yaml file")
+    parser.add_argument("--data", metavar="FOLDER", help="images with annotations, in place of the config's")
+    parser.add_argument(
+        "--split", choices=("val", "test", "train"), default="val", help="of the folder; default: %(default)s"
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--output", metavar="DIR", help="for the results; default: the folder of the run, with --data a folder in it"
+    )
     add_process_arguments(parser)
     add_trust_argument(parser)
     add_traceback_argument(parser)
     add_override_argument(parser)
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    check_data(parser, args)
+    wrong = [word for word in args.opts if "=" not in word and not word.startswith("~")]
+    if wrong:
+        parser.error(f"{wrong[0]} is no override (KEY=VALUE). Weights are given by --weights, images by --data")

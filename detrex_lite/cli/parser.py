@@ -1,7 +1,8 @@
 """argparse's parser with the manners that all commands share."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..errors import closest, printable
@@ -13,11 +14,18 @@ class Parser(argparse.ArgumentParser):
     """Never takes the beginning of an option for the option, and names the option that an unknown one resembles.
 
     Options and other arguments may be mixed, unless the command has commands of its own.
+
+    Args:
+        check: looks at arguments that were read, and calls `error` when they do not go together.
+        settings: of argparse's parser.
     """
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(
+        self, *, check: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None, **settings: object
+    ) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+        self._check = check
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Read a command line; wrong arguments end the program with status 2."""
@@ -26,6 +34,8 @@ class Parser(argparse.ArgumentParser):
         args, unknown = read(list(arguments))
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown)}")
+        if self._check is not None:
+            self._check(self, args)
         return args
 
     def error(self, message: str) -> NoReturn:
@@ -57,9 +67,9 @@ FOREIGN = {
     "--checkpoint": ("--weights",),
     "--ckpt": ("--weights",),
     "--source": ("PATH, without an option",),
-    "--project": ("--output",),
-    "--save-dir": ("--output",),
-    "--output-dir": ("--output",),
+    "--project": ("--output", "--out"),
+    "--save-dir": ("--output", "--out"),
+    "--output-dir": ("--output", "--out"),
     "--out": ("--output",),
     "--num-processes": ("--num-gpus",),
     "--gpus": ("--num-gpus",),
@@ -72,3 +82,33 @@ FOREIGN = {
 def _meant(word: str, options: Sequence[str]) -> str | None:
     known = [option for option in FOREIGN.get(word, ()) if option in options or not option.startswith("--")]
     return known[0] if known else closest(word, options)
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """A type of arguments: whole numbers from `least`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least}")
+        return value
+
+    return read
+
+
+def number(above: float) -> Callable[[str], float]:
+    """A type of arguments: finite numbers above a limit."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not above < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a number above {above:g}")
+        return value
+
+    return read

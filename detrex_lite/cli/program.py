@@ -39,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = find_command(words[0])
     parser = parser_of(words[0])
     args = parser.parse(words[1:])
-    if hasattr(command, "check"):
-        command.check(parser, args)
     module, _, function = command.RUN.rpartition(".")
     run = getattr(import_module(module), function)
     if signal.getsignal(signal.SIGINT) is _leave_at_once:
@@ -55,6 +53,8 @@ def program(*words: str) -> int:
         The exit status.
     """
     signal.signal(signal.SIGINT, _leave_at_once)
+    if os.getcwd() not in sys.path:  # as for `python -m`: a config may name classes of a package that lies here
+        sys.path.append(os.getcwd())
     # Before torch starts its threads. By default they wait for each other in long busy loops: beside a program that
     # took one of two cores, steps on a CPU were 10 times slower than alone. Short ones cost nothing alone, and 4 times
     # then.
@@ -73,7 +73,10 @@ def parser_of(name: str) -> Parser:
     """The parser of one of `COMMANDS`."""
     command = find_command(name)
     parser = Parser(
-        prog=f"{NAME} {name}", description=_description(command), epilog=command.DESCRIPTION.strip() or None
+        prog=f"{NAME} {name}",
+        description=_description(command),
+        epilog=command.DESCRIPTION.strip() or None,
+        check=getattr(command, "check", None),
     )
     command.add_arguments(parser)
     return parser

@@ -15,11 +15,14 @@ COMMANDS = (
     "check",
     "convert",
     "config",
+    "new",
     "report",
     "benchmark",
+    "average",
     "convert-checkpoint",
     "demo",
     "env",
+    "completion",
 )
 
 
@@ -44,8 +47,8 @@ class Command(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
 
-    def check(self, parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-        """End the program by `parser.error` when arguments do not go together."""
+    # Where there is a function check(parser, args), it ends the program by `parser.error` when arguments do not go
+    # together: whatever can be known without importing packages is refused there.
 
 
 def find_command(name: str) -> Command:

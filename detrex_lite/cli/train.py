@@ -1,28 +1,110 @@
 """`detrex-lite train`."""
 
 import argparse
+import os
 
-from .arguments import add_override_argument, add_process_arguments, add_traceback_argument, add_trust_argument
+from ..errors import did_you_mean
+from .arguments import add_process_arguments, add_traceback_argument, add_trust_argument, split_words
+from .models import AUTO, is_config_file, shipped_names
+from .parser import number, whole_number
+from .trials import add_trial_arguments, check_trial
 
 NAME = "train"
-SUMMARY = "Train what a config describes."
+SUMMARY = "Train a detector on a folder of images, or what a config describes."
 DESCRIPTION = """
-Overrides change the config: train.max_iter=10 model.num_queries=50 +new.key=1. `detrex-lite config FILE [overrides]`
-prints the result.
+MODEL is a project (dino, dfine, ...), a model (dino_small, rtdetrv2_r18, ...), a training (dino_r50_4scale_36ep, ...),
+a published checkpoint, whose config is taken, a config file, or `auto`, which chooses by the device. projects/README.md
+lists projects and models, `detrex-lite zoo list` checkpoints.
+
+With --data, epochs, batch, image size and learning rate follow from the images, the device and the published training.
+They are printed with the reason before anything begins, and each has an option. The folder may have COCO JSON,
+Roboflow's, YOLO's, Pascal VOC's or CSV annotations; without a validation set, one is drawn from it.
+
+KEY=VALUE overrides change any other key of the config: train.patience=10 model.num_queries=50 +new.key=1.
+`detrex-lite config MODEL --data FOLDER` prints the config.
+
+exit status: 0 when the run is finished, 1 when it failed (the memory is full, the loss is not finite, images were not
+learnt with --overfit), 2 when something is wrong with arguments, config, data or weights, 128 and the signal's number
+when a signal ended it (what was trained is saved: go on with --resume). docs/training.md has more.
 """
 EXAMPLES = (
-    ("on COCO, by 8 GPUs", "--config-file projects/detr/configs/detr_r50_300ep.py --num-gpus 8"),
-    ("go on with a run that has stopped", "--config-file output/config.yaml --resume"),
-    ("the same by detectron2's trainer", "--config-file projects/detr/configs/detr_r50_300ep.py --engine detectron2"),
+    ("a detector for your images, from published weights", "dino --data FOLDER --fine-tune"),
+    ("a small one, from nothing, on a CPU", "dino_small --data FOLDER --epochs 100"),
+    ("what a config describes, by 8 GPUs", "--config-file projects/dino/configs/dino_r50_4scale_12ep.py --num-gpus 8"),
 )
 RUN = "detrex_lite.commands.train.run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a LazyConfig .py or .yaml file")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in train.output_dir")
+    parser.add_argument(
+        "words", nargs="*", metavar="MODEL | KEY=VALUE", help="the model (see below), and overrides of its config"
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="a LazyConfig .py or .yaml file, in place of MODEL")
+    add_data_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train")
+    add_trial_arguments(parser)
     add_process_arguments(parser)
     add_trust_argument(parser)
     add_traceback_argument(parser)
-    add_override_argument(parser)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `detrex_lite.commands.configs.read_config` takes besides a model and overrides."""
+    parser.add_argument("--data", metavar="FOLDER", help="your images with annotations, in any layout that is known")
+    parser.add_argument(
+        "--fine-tune",
+        nargs="?",
+        const=AUTO,
+        metavar="NAME | FILE",
+        help="begin with the weights of a published checkpoint or a file; without a value, of a checkpoint of MODEL",
+    )
+    parser.add_argument("--epochs", type=whole_number(1), metavar="N", help="passes over the training images")
+    parser.add_argument("--batch", type=whole_number(1), metavar="N", help="images per step, on all devices together")
+    parser.add_argument(
+        "--size", type=whole_number(32), metavar="PIXELS", help="side, or short side, of resized images"
+    )
+    parser.add_argument("--lr", type=number(above=0), metavar="RATE", help="learning rate")
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--workers", type=whole_number(0), metavar="N", help="processes that load images")
+    parser.add_argument("--seed", type=whole_number(0), metavar="N", help="of all random numbers")
+    parser.add_argument("--output", metavar="DIR", help="folder of the run")
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    split_words(parser, args)
+    check_trial(parser, args)
+    check_model(parser, args)
+
+
+def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Set `args.model` to a name or file that exists, and refuse data that do not."""
+    if args.model and args.config_file:
+        parser.error(
+            f"{args.model} and --config-file {args.config_file} both say what is trained: leave one of them out"
+        )
+    args.model = args.model or args.config_file
+    if args.model is None and args.fine_tune in (None, AUTO):
+        parser.error(
+            "what is to be trained? Name a model, as in `detrex-lite train dino --data FOLDER`, or give --config-file"
+        )
+    check_data(parser, args)
+    if args.model is None or is_config_file(args.model):
+        return
+    if os.path.isdir(args.model):
+        parser.error(f"{args.model} is a folder; a folder of images is given as --data {args.model}")
+    names = shipped_names()
+    if args.model != AUTO and names.config_of(args.model) is None and args.model not in names.checkpoints:
+        hint = did_you_mean(args.model, names.all(), otherwise=f"; projects are: {', '.join(sorted(names.projects))}")
+        parser.error(f"there is no model {args.model!r}{hint}")
+    if args.model == AUTO and args.data is None:
+        parser.error("auto chooses a model for your images: say where they are by --data FOLDER")
+
+
+def check_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a folder of `--data` that does not exist."""
+    if args.data is not None and not os.path.exists(os.path.expanduser(args.data)):
+        folder = os.path.dirname(os.path.expanduser(args.data)) or "."
+        near = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+        hint = did_you_mean(args.data, [name.removeprefix("./") for name in near], otherwise="")
+        parser.error(f"--data {args.data}: there is no such folder (looked from {os.getcwd()}){hint}")

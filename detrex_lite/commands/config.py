@@ -7,21 +7,26 @@ from typing import Any
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import ConfigError, LazyConfig, trust, validate
+from ..checkpoint import CheckpointError
+from ..config import ConfigError, LazyConfig, validate
 from ..config.nodes import dotted_paths, first_line
 from ..config.validation import unknown_train_keys, unread_keys
+from ..data import DatasetError
 from ..errors import did_you_mean
+from .configs import plan_of
 
 
 def run(options: argparse.Namespace) -> int:
     """Print a config; see `detrex_lite.cli.config`."""
     try:
-        trust(*options.trust)
-        cfg = LazyConfig.apply_overrides(LazyConfig.load(options.file), options.overrides)
+        plan = plan_of(options)
+        cfg = plan.cfg
         part = _select(cfg, options.key) if options.key else cfg
-    except ConfigError as error:
-        print(error, file=sys.stderr)
+    except (ConfigError, CheckpointError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
+    if plan.settings:
+        print(plan.describe(), file=sys.stderr)
     try:
         validate(part)
         if part is cfg and "model" in cfg and "train" in cfg:  # the config of a run, not of a part

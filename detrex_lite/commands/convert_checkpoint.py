@@ -59,6 +59,6 @@ def as_file(state: Mapping[str, Tensor], stored: Mapping[str, Any], target: str)
     entry = next(key_map.entry for key_map in KEY_MAPS if key_map.name == target)
     if not entry:
         return state
-    # The predictor reads what the classes are called from a checkpoint of this project.
-    names = {"class_names": stored["class_names"]} if target == OWN and "class_names" in stored else {}
-    return {entry: state, **names}
+    # The predictor reads the classes from a checkpoint of this project.
+    kept = ("class_names", "category_ids") if target == OWN else ()
+    return {entry: state, **{name: stored[name] for name in kept if name in stored}}

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from ..config import LazyConfig, trust
+from ..config import trust
 from ..inference import Predictor
 from ..zoo.predictor import load
 
@@ -19,5 +19,4 @@ def predictor_of(args: argparse.Namespace, **settings: Any) -> Predictor:
     settings["trusted"] = args.trusted
     if args.model:
         return load(args.model, weights=args.weights, overrides=args.opts, **settings)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    return Predictor(cfg, args.weights, **settings)
+    return Predictor(args.config_file, args.weights, overrides=args.opts, **settings)

@@ -1,15 +1,67 @@
 """Evaluating trained weights."""
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
+
+from ..checkpoint import read_checkpoint
+from ..config import LazyConfig, trust
+from ..engine import clear_errors, device_of, find_engine
+from ..engine.for_folder import use_folder
+from ..inference.runs import find_config, find_weights
+from .configs import device_named
 from .train import start_processes
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; see `detrex_lite.cli.evaluate`."""
-    args.eval_only = True
-    args.opts = [*args.opts, f"train.init_checkpoint={args.weights}"]
-    if args.output:
-        args.opts.append(f"train.output_dir={args.output}")
-    start_processes(args)
+    start_processes(args, evaluate_config, lambda: device_of(config_of(args)))
     return 0
+
+
+def evaluate_config(args: argparse.Namespace) -> None:
+    """What each process does."""
+    with clear_errors(with_traceback=args.traceback):
+        _, evaluate = find_engine(args.engine)
+        evaluate(config_of(args))
+
+
+def config_of(args: argparse.Namespace) -> Any:
+    """The config of the weights, with the data, the options and the overrides of the user.
+
+    Raises:
+        CheckpointError: when there are no such weights, or no config belongs to them.
+        ConfigError: when the config or an override is wrong.
+        DatasetError: when the folder has nothing to evaluate on.
+    """
+    trust(*args.trust)
+    weights = find_weights(args.weights)
+    cfg = LazyConfig.load(args.config_file) if args.config_file else find_config(weights, read_checkpoint(weights))
+    options: dict[str, Any] = {
+        "train.init_checkpoint": weights,
+        "train.output_dir": args.output,
+        "train.device": device_named(args.device),
+    }
+    if args.data is not None:
+        found = use_folder(cfg, args.data, split=args.split)
+        if args.output is None:
+            folder = Path(OmegaConf.select(cfg, "train.output_dir", default="output"))
+            options["train.output_dir"] = folder / f"evaluation_{Path(found.root).name}"
+    if options["train.output_dir"] is not None:
+        options.update(_results_in(Path(options["train.output_dir"]), cfg))
+    overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
+    return LazyConfig.apply_overrides(cfg, [*overrides, *args.opts])
+
+
+def _results_in(output_dir: Path, cfg: Any) -> Iterator[tuple[str, str]]:
+    """Overrides for evaluators that write into the folder of the run, whose path a saved config has in full."""
+    run = OmegaConf.select(cfg, "train.output_dir", default="output")
+    evaluators = OmegaConf.select(cfg, "dataloader.evaluator.evaluators")
+    count = len(evaluators) if OmegaConf.is_list(evaluators) else 0
+    for key in ("dataloader.evaluator", *(f"dataloader.evaluator.evaluators.{number}" for number in range(count))):
+        folder = OmegaConf.select(cfg, f"{key}.output_dir")
+        if isinstance(folder, str) and Path(folder).is_relative_to(run):
+            yield f"{key}.output_dir", str(output_dir / Path(folder).relative_to(run))

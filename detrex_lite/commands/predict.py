@@ -20,7 +20,10 @@ from ..checkpoint.files import atomic_file
 from ..config import explain
 from ..data import DatasetError, list_images, read_image
 from ..errors import printable
-from ..inference import Predictor
+from ..inference import AugmentedPredictor, TiledPredictor
+from ..inference.base import ImagePredictor
+from ..inference.thresholds import threshold_below
+from ..results import ImageInfo
 from ..structures import Instances, run_lengths
 from ..visualization import draw_detections
 from .detectors import predictor_of
@@ -45,12 +48,15 @@ def run(args: argparse.Namespace) -> int:
         return report(f"error: {min(overwritten)} would be overwritten: choose another --output than {output}")
     try:
         check_output(output)
-        predictor = predictor_of(
+        predictor: ImagePredictor[Instances] = predictor_of(
             args, device=args.device, score_threshold=args.score_threshold, batch_size=args.batch_size
         )
+        predictor = with_views(predictor, args)
+        if args.class_threshold:
+            predictor.score_threshold = predictor.thresholds(args.class_threshold)
     except (ValueError, OSError) as error:
         return report(explain(error, with_traceback=args.traceback))
-    predictions = PredictionsFile(output / "predictions.json", predictor.class_names)
+    predictions = PredictionsFile(output / "predictions.json", predictor.class_names, predictor.category_ids)
     try:
         with stopped_by_signals():
             num_failed += predict(predictor, drawn, predictions)
@@ -60,14 +66,34 @@ def run(args: argparse.Namespace) -> int:
         return interrupted(signal.SIGINT, predictions)
     except Interrupted as error:
         return interrupted(error.signal, predictions)
-    print(f"{predictions.num_found} detections of score >= {args.score_threshold:g} in {predictions.num_images} images")
+    limit = f"{args.score_threshold:g}"
+    if args.class_threshold:
+        limit += f" (other thresholds for {printable(', '.join(args.class_threshold))})"
+    print(f"{predictions.num_found} detections of score >= {limit} in {predictions.num_images} images")
+    if not predictions.num_found and predictions.highest is not None:
+        print(predictions.hint())
     print(f"drawn in {printable(str(output))}, listed in {printable(str(predictions.path))}")
     if num_failed:
         print(f"detrex-lite predict: {num_failed} could not be read, see above", file=sys.stderr)
     return 1 if num_failed else 0
 
 
-def predict(predictor: Predictor, drawn: dict[str, Path], predictions: "PredictionsFile") -> int:
+def with_views(predictor: ImagePredictor[Instances], args: argparse.Namespace) -> ImagePredictor[Instances]:
+    """The predictor behind those that show it tiles, and mirrored and scaled views, if the arguments ask for any.
+
+    Raises:
+        ValueError: for arguments outside their range.
+    """
+    fusion = {"fusion": args.fusion} if args.fusion else {}
+    if args.flip or args.scales != (1.0,):
+        predictor = AugmentedPredictor(predictor, flip=args.flip, scales=args.scales, **fusion)
+    if args.tile is not None:
+        overlap = {} if args.overlap is None else {"overlap": args.overlap}
+        predictor = TiledPredictor(predictor, tile=args.tile, whole_image=not args.no_whole_image, **overlap, **fusion)
+    return predictor
+
+
+def predict(predictor: ImagePredictor[Instances], drawn: dict[str, Path], predictions: "PredictionsFile") -> int:
     """Draw and list what is in the images.
 
     Args:
@@ -113,18 +139,26 @@ class PredictionsFile:
     Args:
         path: of the file. It is replaced at once, and then as detections come.
         class_names: K names.
+        category_ids: K ids that the data set has for the classes; 1..K when they are not known.
 
     Attributes:
         num_images, num_found: how many images and detections are listed.
+        highest: of the image with the highest score, whether or not it passed the threshold; None when the model gave
+            none at all.
     """
 
-    def __init__(self, path: Path, class_names: Sequence[str]):
+    def __init__(self, path: Path, class_names: Sequence[str], category_ids: Sequence[int] = ()):
         self.path = path
+        self.highest: ImageInfo | None = None
+        self._category_ids = [*category_ids] or [*range(1, len(class_names) + 1)]
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._content = {
             "images": self._images,
-            "categories": [{"id": index, "name": name} for index, name in enumerate(class_names, 1)],
+            "categories": [
+                {"id": category_id, "name": name}
+                for category_id, name in zip(self._category_ids, class_names, strict=True)
+            ],
             "annotations": self._annotations,
         }
         self._next_write = 0.0
@@ -139,6 +173,7 @@ class PredictionsFile:
 
     def add(self, file: str, drawn: str, instances: Instances) -> None:
         """List an image's detections, and write the file if the last time is long enough ago."""
+        self._remember_highest(instances.info)
         height, width = instances.image_size
         image_id = len(self._images) + 1
         self._images.append({"id": image_id, "file_name": file, "width": width, "height": height, "drawn": drawn})
@@ -154,7 +189,7 @@ class PredictionsFile:
                 {
                     "id": len(self._annotations) + 1,
                     "image_id": image_id,
-                    "category_id": class_index + 1,
+                    "category_id": self._category_ids[class_index],
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": (x1 - x0) * (y1 - y0),
                     "iscrowd": 0,
@@ -164,6 +199,22 @@ class PredictionsFile:
             )
         if time.monotonic() >= self._next_write:
             self._write()
+
+    def _remember_highest(self, info: ImageInfo) -> None:
+        best = self.highest.highest_score if self.highest is not None else None
+        if info.highest_score is not None and (best is None or info.highest_score > best):
+            self.highest = info
+
+    def hint(self) -> str:
+        """What to try where nothing passed the threshold."""
+        best = self.highest
+        assert best is not None
+        assert best.highest_score is not None
+        assert best.highest_class is not None
+        return (
+            f"the highest score is {best.highest_score:.3g} ({best.class_names[best.highest_class]} in "
+            f"{printable(str(best.file_name))}): --conf {threshold_below(best.highest_score):g} would show it"
+        )
 
     @contextlib.contextmanager
     def written_at_the_end(self) -> Iterator[None]:

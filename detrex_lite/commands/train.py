@@ -1,34 +1,68 @@
-"""Training what a config describes."""
+"""Training a detector on a folder of images, or what a config describes."""
 
 import argparse
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch, load_config
+from .. import distributed
+from ..cli.trials import is_trial
+from ..engine import clear_errors, device_of, end_when_interrupted, find_engine, launch
+from ..engine.for_folder import Plan
+from .configs import plan_of, settle
+from .trials import run_trial
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or evaluate with `--eval-only`; see `detrex_lite.cli.train`."""
-    start_processes(args)
+    """Train, evaluate with `--eval-only`, or try something out; see `detrex_lite.cli.train`."""
+    if is_trial(args):
+        return try_out(args)
+
+    def prepare() -> str:
+        plan = announced(plan_of(args))
+        settle(args, plan)
+        return device_of(plan.cfg)
+
+    start_processes(args, run_config, prepare)
     return 0
 
 
-def start_processes(args: argparse.Namespace) -> None:
-    """Train or evaluate in the processes that the arguments ask for.
+def try_out(args: argparse.Namespace) -> int:
+    """Do what an option of `detrex_lite.cli.trials` asks for."""
+    with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
+        return run_trial(args, announced(plan_of(args)).cfg)
+
+
+def announced(plan: Plan) -> Plan:
+    """Print why the settings of a plan are as they are."""
+    if plan.settings and distributed.is_main_process():
+        print(plan.describe(), flush=True)
+    return plan
+
+
+def start_processes(
+    args: argparse.Namespace, main: Callable[[argparse.Namespace], None], prepare: Callable[[], str]
+) -> None:
+    """Run `main(args)` in the processes that the arguments ask for.
+
+    Args:
+        args: with those of `detrex_lite.cli.arguments.add_process_arguments`.
+        main: a function that can be imported by name.
+        prepare: is called before, and returns the device.
 
     Raises:
         SystemExit: when anything was wrong, which has been told.
     """
     with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
+        device = prepare()
         launch(
-            run_config,
+            main,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            device=device_of(load_config(args)),
+            device=device,
             args=(args,),
         )
 
@@ -36,7 +70,7 @@ def start_processes(args: argparse.Namespace) -> None:
 def run_config(args: argparse.Namespace) -> None:
     """What each process does."""
     with clear_errors(with_traceback=args.traceback):
-        cfg = load_config(args)
+        cfg = plan_of(args).cfg
         train, evaluate = find_engine(args.engine)
         if args.eval_only:
             evaluate(cfg)

@@ -4,13 +4,13 @@ from .batches import Mixup, MultiScale, scales_around
 from .catalog import load_dataset, register_dataset
 from .coco import load_coco
 from .conversion import Conversion, convert_dataset
-from .dataset import DetectionDataset, subset
+from .dataset import DetectionDataset, images_with_objects, subset
 from .detectron2_catalog import load_detectron2_dataset, register_detectron2_dataset
 from .faults import DatasetError
 from .folder import load_folder
 from .image import decode_image, list_images, read_image, read_image_size
 from .layouts import FoundDataset, find_dataset, load_split
-from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length
+from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length, mapped_sample
 from .mapper import DetrDatasetMapper, record_masks
 from .object_masks import ObjectMasks
 from .packing import from_records
@@ -68,6 +68,7 @@ __all__ = [
     "find_dataset",
     "from_records",
     "generate_shapes",
+    "images_with_objects",
     "list_images",
     "load_coco",
     "load_coco_panoptic",
@@ -79,6 +80,7 @@ __all__ = [
     "load_split",
     "load_voc",
     "lsj_train_augmentation",
+    "mapped_sample",
     "read_image",
     "read_image_size",
     "realtime_test_augmentation",

@@ -192,3 +192,17 @@ def select_images(dataset: DetectionDataset, indices: np.ndarray, name: str | No
         dropped={},
         clipped=0,
     )
+
+
+def images_with_objects(dataset: DetectionDataset, number: int) -> DetectionDataset:
+    """The first images of a data set that have an object that training uses; fewer where there are fewer.
+
+    Raises:
+        DatasetError: when `number` is below 1, or no image has an object.
+    """
+    if number < 1:
+        raise DatasetError(f"number must be at least 1 image, got {number}")
+    indices = np.flatnonzero(dataset.objects_per_image())[:number]
+    if not len(indices):
+        raise DatasetError(f"no image of data set {dataset.name!r} has an object")
+    return select_images(dataset, indices)

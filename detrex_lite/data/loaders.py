@@ -336,3 +336,23 @@ def dataset_of(loader: DataLoader) -> DetectionDataset | None:
     """The data set that a loader of this module reads; None for other loaders."""
     mapped = getattr(loader, "dataset", None)
     return mapped.dataset if isinstance(mapped, _MappedDataset) else None
+
+
+def mapped_sample(loader: DataLoader, dataset: DetectionDataset, index: int) -> dict[str, Any] | None:
+    """What the mapper of a loader makes of image `index` of a data set, with random numbers of its own.
+
+    Returns:
+        The sample; None for loaders that are not of this module.
+
+    Raises:
+        DatasetError: when the image cannot be read.
+    """
+    mapped = getattr(loader, "dataset", None)
+    if not isinstance(mapped, _MappedDataset):
+        return None
+
+    def draw(read: Callable[[dict[str, Any]], Any]) -> Any:
+        return read(dataset[int(torch.randint(len(dataset), ()))])
+
+    with _seeded(0, _SAMPLE, index):
+        return mapped._mapped({**dataset[index], "epoch": 0, "draw": draw})

@@ -5,6 +5,7 @@
 
 from .arguments import clear_errors, device_of, find_engine, load_config
 from .loop.ema import ModelEma
+from .loop.matching_stability import MatchingStability
 from .loop.optim import adamw, get_param_groups
 from .loop.schedule import WarmupParamScheduler, constant, flat_cosine, multi_step, one_cycle
 from .loop.trainer import Hook, Trainer
@@ -16,6 +17,7 @@ from .run import evaluate, train
 __all__ = [
     "Hook",
     "LostProcessError",
+    "MatchingStability",
     "ModelEma",
     "Trainer",
     "WarmupParamScheduler",

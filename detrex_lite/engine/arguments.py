@@ -16,6 +16,7 @@ from ..config import ConfigError, LazyConfig, explain, get_config, trust
 from ..data import DatasetError
 from ..data.detectron2_catalog import INSTALL_DETECTRON2
 from .io.folder import LostFolderError
+from .memory_full import MemoryFullError
 from .run import evaluate, train
 
 
@@ -59,15 +60,15 @@ def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 def clear_errors(*, with_traceback: bool = False) -> Iterator[None]:
     """Inside, faults of configs, checkpoints and data end the program with status 2 and what `explain` says of them.
 
-    So does the loss of the output folder, with status 1.
+    So do the loss of the output folder and memory that is full, with status 1: they end a run that was right.
     """
     try:
         yield
-    except (ConfigError, CheckpointError, DatasetError, LostFolderError) as error:
+    except (ConfigError, CheckpointError, DatasetError, LostFolderError, MemoryFullError) as error:
         # Under torchrun the first process of each machine speaks: a file may be missing on one of them only. Images
-        # are read by one process alone.
+        # are read by one process alone, and the memory of one GPU may be full.
         local_rank = os.environ.get("LOCAL_RANK")
-        is_alone = local_rank is not None and isinstance(error, DatasetError)
+        is_alone = local_rank is not None and isinstance(error, (DatasetError, MemoryFullError))
         if distributed.is_main_process() or local_rank == "0" or is_alone:
             print(explain(error, with_traceback=with_traceback), file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, LostFolderError) else 2) from None
+        raise SystemExit(1 if isinstance(error, (LostFolderError, MemoryFullError)) else 2) from None

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from .. import distributed
 from ..checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 from ..config import ConfigError, instantiate
 from ..data import epoch_length
+from ..errors import few
 from ..inference.predictor import load_trained
 from ..layers import BaseTransformerLayer
 from ..ops.cpu import accelerate
@@ -157,11 +158,16 @@ def batches_per_epoch(loader: Iterable[Any]) -> int | None:
         return None
 
 
-def load_initial_weights(cfg: DictConfig, model: nn.Module) -> None:
+def load_initial_weights(cfg: DictConfig, model: nn.Module, class_names: Sequence[str] = ()) -> None:
     """Copy `train.init_checkpoint` into the model to fine-tune it, and log what was loaded and what was not.
 
-    Class heads, label embeddings and queries of other shapes keep their initial values, and so do the parts that
-    `train.init_new_parts` names.
+    Of class heads and label embeddings, classes that the checkpoint has under the same name keep their rows; other
+    classes, queries of other shapes and the parts that `train.init_new_parts` names keep their initial values.
+
+    Args:
+        cfg: a complete config.
+        model: the model.
+        class_names: of the data; empty when they are not known.
 
     Raises:
         CheckpointError: when the file cannot be read or is of another model.
@@ -172,9 +178,19 @@ def load_initial_weights(cfg: DictConfig, model: nn.Module) -> None:
         path,
         fine_tune=True,
         new_parts=tuple(cfg.train.init_new_parts),
+        class_names=class_names,
         trusted=cfg.train.trust_init_checkpoint,
     )
     logger.info("Weights of %s:\n%s", path, report.summary())
+    rows = report.rows
+    if rows is not None and len(rows.here) == len(rows.there) and rows.new:
+        logger.warning(
+            "%s was trained on as many classes as the data has, but not on the same: %s begin anew, in place of %s. If "
+            "these are the same objects under other names, give the data the names of the checkpoint.",
+            path,
+            few(rows.new),
+            few(rows.left),
+        )
 
 
 def load_weights_to_evaluate(cfg: DictConfig, model: nn.Module, class_names: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from ..config import ConfigError, instantiate
 from ..scalars import Scalars
 from .build import build_optimizer, load_initial_weights, wrap_for_training
 from .loop.hooks import Results
-from .preflight import CONFIG_FILE, try_evaluation
+from .preflight import CONFIG_FILE, category_ids_of, try_evaluation
 from .run import Run, evaluate_by, start
 
 
@@ -65,7 +65,8 @@ class Detectron2Run(Run):
         class_names = list(self.class_names)
         checkpointer = DetectionCheckpointer(self.model, str(self.output_dir), trainer=trainer)
         # Prediction and evaluation look for the names in a checkpoint.
-        checkpointer.save = partial(checkpointer.save, class_names=class_names)
+        category_ids = list(category_ids_of(self._datasets()))
+        checkpointer.save = partial(checkpointer.save, class_names=class_names, category_ids=category_ids)
         # Its own reader runs the code in a file with torch before 2.6.
         checkpointer._load_file = read_checkpoint
         trainer.register_hooks(list(self._hooks_of_detectron2(checkpointer)))
@@ -78,10 +79,10 @@ class Detectron2Run(Run):
             if hasattr(sampler := getattr(self.train_loader, "batch_sampler", None), "start_batch"):
                 sampler.start_batch = first  # type: ignore[union-attr]
         elif self.cfg.train.init_checkpoint:
-            load_initial_weights(self.cfg, self.model)
+            load_initial_weights(self.cfg, self.model, self.class_names)
         if self.test_loader is not None:
             try_evaluation(self.model, self.test_loader, self.evaluator)
-        logging.getLogger(__name__).info("%s", self._summary(optimizer))
+        logging.getLogger(__name__).info("%s", self.summary(optimizer))
         if distributed.is_main_process():
             replace_text(self.output_dir / CONFIG_FILE, self.config_text)
         trainer.train(first, self.lengths.max_iter)
@@ -160,6 +161,7 @@ def _unsupported(train: DictConfig) -> Iterator[str]:
         ("mlflow.enabled", train.mlflow.enabled, "does not log to MLflow"),
         ("hooks", len(train.hooks) > 0, "takes hooks of its own kind only"),
         ("csv", train.csv, "writes no metrics.csv"),
+        ("patience", train.patience is not None, "does not stop early"),
         ("amp.enabled", train.amp.enabled and not on_gpu, f"has mixed precision on GPUs only, not on {train.device}"),
     ):
         if asked:

@@ -114,6 +114,16 @@ def check_agreement(config: str, datasets: dict[str, Any]) -> None:
                 )
 
 
+def category_ids_of(datasets: dict[str, Any]) -> tuple[int, ...]:
+    """The category ids of the first data set that has any; empty when they are not known.
+
+    Args:
+        datasets: as for `check_classes`.
+    """
+    known = (tuple(getattr(dataset, "category_ids", ())) for dataset in datasets.values() if dataset is not None)
+    return next(filter(None, known), ())
+
+
 def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]:
     """Compare the classes of the model and of all data sets.
 

@@ -31,7 +31,7 @@ from .build import (
 )
 from .io.folder import owned_output_dir, require_owned
 from .io.logs import run_logging
-from .io.report import RunReport, SampleKeeper
+from .io.report import RunReport, SampleKeeper, write_pages
 from .io.state import TrainingState
 from .io.summary import describe_device, describe_run
 from .io.writers import Writer, open_writers
@@ -42,6 +42,7 @@ from .loop.progress import ProgressLog
 from .loop.trainer import Hook, Trainer
 from .preflight import (
     CONFIG_FILE,
+    category_ids_of,
     check_agreement,
     check_best_metric,
     check_classes,
@@ -56,7 +57,8 @@ from .processes.launch import times_restarted
 from .processes.random_states import seed_everything
 from .processes.sharding import shard, take_weights_of_main_process, whole_weights
 from .processes.signals import StopOnSignal
-from .settings import AMP_DTYPES, Lengths, check_ema_restart, complete
+from .regrets import warn_of_regrets
+from .settings import AMP_DTYPES, Lengths, check_ema_restart, check_patience, complete
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,8 @@ def _claim(output_dir: Path, resume: bool, stack: ExitStack) -> None:
 def evaluate(cfg: DictConfig) -> Results:
     """Evaluate the weights in `train.init_checkpoint` on `dataloader.test`, and log the table of results.
 
+    `report.html` in `train.output_dir` has what is wrong with the detections and pictures of the worst images.
+
     The average of the weights is taken where there is one, unless `train.model_ema.use_in_eval` is False.
 
     Returns:
@@ -144,7 +148,21 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
         load_weights_to_evaluate(cfg, model, class_names)
         to_device(model, cfg.train, device)
         logger.info("Evaluating on %s.", describe_device(device))
-        return loop(model, loader, evaluator)
+        keeper = SampleKeeper(evaluator)
+        results = loop(model, loader, keeper)
+        if distributed.is_main_process():
+            of = f"detected by {Path(cfg.train.init_checkpoint).name}"
+            page = write_pages(
+                output_dir,
+                keeper,
+                dataset=dataset_of(loader),
+                class_names=class_names,
+                of=of,
+                model=None if distributed.is_distributed() else model,
+            )
+            if page is not None:
+                logger.info("What is wrong with the detections, with pictures of the worst images, is in %s.", page)
+        return results
 
 
 def _evaluate(model: Any, loader: Any, evaluator: Any) -> Results:
@@ -178,6 +196,7 @@ class Run:
         check_best_metric(self.evaluator, cfg.train.best_metric)
         self.lengths = Lengths.of(cfg.train, batches_per_epoch(self.train_loader))
         check_ema_restart(cfg.train, self.lengths, evaluated=self.test_loader is not None)
+        check_patience(cfg.train, self.lengths, evaluated=self.test_loader is not None)
         check_agreement(self.config_text, self._datasets())
         self.checkpointer = Checkpointer(output_dir, max_to_keep=cfg.train.checkpointer.max_to_keep)
         # The main process decides: the others may not see a file that it has just found damaged, or only later.
@@ -193,7 +212,9 @@ class Run:
     def train(self) -> Results:
         train = self.cfg.train
         if train.init_checkpoint and self.resume_from is None:
-            load_initial_weights(self.cfg, self.model)
+            load_initial_weights(self.cfg, self.model, self.class_names)
+        if self.resume_from is None:
+            self.warn_of_regrets()
         take_weights_of_main_process(self.model)
         average = train.model_ema
         ema = ModelEma(self.model, decay=average.decay, warmup=average.warmup) if average.enabled else None
@@ -205,13 +226,14 @@ class Run:
 
         optimizer = build_optimizer(self.cfg.optimizer, self.model)
         learning_rate = LearningRate(optimizer, instantiate(self.cfg.lr_multiplier))
-        trainer = self._trainer(optimizer)
+        trainer = self.build_trainer(optimizer)
         state = TrainingState(
             model=self.model,
             trainer=trainer,
             checkpointer=self.checkpointer,
             ema=ema,
             class_names=self.class_names,
+            category_ids=category_ids_of(self._datasets()),
             config=self.config_text,
             seed=train.seed,
         )
@@ -221,7 +243,7 @@ class Run:
         if self.test_loader is not None:
             with whole_weights(evaluated):
                 try_evaluation(evaluated, self.test_loader, self.evaluator)
-        logger.info("%s", self._summary(optimizer))
+        logger.info("%s", self.summary(optimizer))
         with ExitStack() as stack:
             writers = self._open_writers(trainer.iteration)
             for writer in writers:
@@ -233,7 +255,22 @@ class Run:
         self._say_where(state)
         return trainer.results
 
-    def _trainer(self, optimizer: torch.optim.Optimizer) -> Trainer:
+    def warn_of_regrets(self) -> None:
+        """Warn of what is allowed and would be regretted; the main process does."""
+        if not distributed.is_main_process():
+            return
+        loaders = {"training": self.train_loader}
+        if self.test_loader is not None:
+            loaders["validation"] = self.test_loader
+        warn_of_regrets(
+            self.cfg,
+            model=self.model,
+            datasets=self._datasets(),
+            loaders=loaders,
+            fine_tunes=bool(self.cfg.train.init_checkpoint),
+        )
+
+    def build_trainer(self, optimizer: torch.optim.Optimizer) -> Trainer:
         train = self.cfg.train
         return Trainer(
             model=wrap_for_training(self.model, train),
@@ -272,6 +309,7 @@ class Run:
                     lambda: _evaluate(evaluated, self.test_loader, keeper),
                     period=self.lengths.eval_period,
                     metric=self.cfg.train.best_metric,
+                    patience=self.cfg.train.patience,
                     state=state,
                     writers=writers,
                     metrics_file=self.output_dir / METRICS_FILE,
@@ -284,6 +322,7 @@ class Run:
                 keeper=keeper,
                 dataset=self._datasets().get("validation"),
                 class_names=self.class_names,
+                model=None if distributed.is_distributed() else evaluated,
             )
         )
         return hooks
@@ -332,17 +371,31 @@ class Run:
             datasets["validation"] = dataset_of(self.test_loader)
         return datasets
 
-    def _summary(self, optimizer: torch.optim.Optimizer) -> str:
+    def summary(self, optimizer: torch.optim.Optimizer) -> str:
+        """What is trained on what, where and how, one line per topic."""
         return describe_run(
             model=self.model,
             optimizer=optimizer,
             device=self.device,
             amp_dtype=self.amp_dtype,
+            weights=self._describe_weights(),
             datasets=self._datasets(),
             lengths=self.lengths,
             batch_size=OmegaConf.select(self.cfg, "dataloader.train.total_batch_size"),
             accumulate_steps=self.cfg.train.accumulate_steps,
         )
+
+    def _describe_weights(self) -> str:
+        """What training begins with."""
+        if self.resume_from is not None:
+            return f"those of {self.resume_from}"
+        if self.cfg.train.init_checkpoint:
+            return f"fine-tuning those of {self.cfg.train.init_checkpoint}"
+        keys = ("model.backbone.weights", "model.backbone.net.weights", "model.backbone.pretrained")
+        pretrained = [value for key in keys if (value := OmegaConf.select(self.cfg, key))]
+        if pretrained:
+            return f"the backbone's from {pretrained[0]}, all others from scratch"
+        return "from scratch, the backbone's too (no train.init_checkpoint, no model.backbone.weights)"
 
     def _say_where(self, state: TrainingState) -> None:
         best = "" if state.best is None else f" (best {state.best['metric']} {state.best['value']:.2f})"

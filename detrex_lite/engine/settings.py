@@ -43,6 +43,8 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
         ConfigError: with everything that is wrong, in the whole config; of sections that are none with that alone.
     """
     cfg = copy.deepcopy(cfg)
+    if automatic := list(_automatic_values(cfg)):
+        raise ConfigError(automatic)
     faults = [fault for name in ("model", "train", *sections) for fault in _section_faults(cfg, name)]
     if faults:  # what refers to these sections would be further faults
         raise ConfigError(faults)
@@ -70,6 +72,30 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
         if str(cfg.train[key]).startswith("~"):  # other values stay as written: they may read the environment
             cfg.train[key] = os.path.expanduser(cfg.train[key])
     return cfg
+
+
+AUTOMATIC = {
+    "dataloader.train.total_batch_size": "give a number; detrex-lite train ... --find-batch-size measures the largest "
+    "that fits",
+    "optimizer.lr": "give a number; detrex-lite train ... --find-lr measures which ones train",
+    "train.device": "leave it out: the default is a GPU where torch sees one, otherwise the CPU",
+    "train.max_epochs": "give a number of epochs; train.patience ends a run that gets no better",
+    "train.max_iter": "give a number of steps, or train.max_epochs; train.patience ends a run that gets no better",
+    "dataloader.train.num_workers": "give a number of processes; 0 loads images in the process that trains",
+    "dataloader.test.batch_size": "give a number; it does not change what is detected",
+    "dataloader.test.num_workers": "give a number of processes; 0 loads images in the process that evaluates",
+}
+"""Keys that other programs set by themselves for the value `auto`, and what to do here."""
+
+
+def _automatic_values(cfg: DictConfig) -> Iterator[str]:
+    """One fault for each value that asks for a choice nobody makes: `auto`, and -1 for the size of batches."""
+    for key, advice in AUTOMATIC.items():
+        with contextlib.suppress(OmegaConfBaseException, AttributeError):  # a fault that is found later
+            value = OmegaConf.select(cfg, key)
+            is_batch = key.endswith("batch_size") and value == -1 and not isinstance(value, bool)
+            if is_batch or (isinstance(value, str) and value.lower() == "auto"):
+                yield f"{key}={value} is no value here: {advice}"
 
 
 def _section_faults(cfg: DictConfig, name: str) -> Iterator[str]:
@@ -123,7 +149,7 @@ def _wrong_values(train: DictConfig) -> Iterator[str]:
     for key in ("accumulate_steps", "log_period"):
         if not _is_whole(train[key], at_least=1):
             yield f"train.{key}={train[key]!r} must be a whole number from 1"
-    for key in ("max_iter", "checkpointer.period", "checkpointer.max_to_keep", "eval_period"):
+    for key in ("max_iter", "checkpointer.period", "checkpointer.max_to_keep", "eval_period", "patience"):
         value = OmegaConf.select(train, key)
         least = 0 if key in ("checkpointer.period", "eval_period") else 1
         if value is not None and not _is_whole(value, at_least=least):
@@ -304,3 +330,23 @@ def check_ema_restart(train: DictConfig, lengths: Lengths, *, evaluated: bool) -
         raise ConfigError(
             f"{given} goes back to the best checkpoint, and there is no evaluation by then: set train.eval_epochs=1"
         )
+
+
+def check_patience(train: DictConfig, lengths: Lengths, *, evaluated: bool) -> None:
+    """Refuse early stopping in a run that would never notice that it does not get better.
+
+    Args:
+        train: the complete section.
+        lengths: of the run.
+        evaluated: whether there are evaluations.
+
+    Raises:
+        ConfigError: when there are none before the end, or no metric is compared.
+    """
+    if train.patience is None:
+        return
+    given = f"train.patience={train.patience} counts evaluations that are not better"
+    if not evaluated or train.best_metric is None:
+        raise ConfigError(f"{given}: it needs dataloader.test, dataloader.evaluator and train.best_metric")
+    if lengths.eval_period == 0:
+        raise ConfigError(f"{given}, and there is none before the end: set train.eval_epochs=1")

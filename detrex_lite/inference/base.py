@@ -1,6 +1,9 @@
 """What predictors share, whatever runs their model: images of any kind and number, in batches. It needs no torch."""
 
+import glob
+import logging
 import numbers
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -9,30 +12,37 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ..photographs import PhotographError
+from ..photographs import PhotographError, list_photographs
+from ..results import ImageInfo
+from .thresholds import ScoreThreshold, check_thresholds, class_thresholds, describe_thresholds, threshold_below
 
-Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result", bound=Any)
 
 
 class ImagePredictor(ABC, Generic[Result]):
     """Finds objects in images, a batch at a time.
 
     Args:
-        score_threshold: detections with lower scores are left out, 0..1.
+        score_threshold: detections with lower scores are left out, 0..1: a number for all classes, a dict of class
+            name -> number (0.5 for the others), or a number for each class. A call may say otherwise.
         batch_size: so many images at a time.
         image_format: "RGB" or "BGR", the order of the channels of arrays and tensors.
+
+    Attributes:
+        class_names: K names.
+        category_ids: K ids that the data set has for the classes; empty when they are not known.
 
     Raises:
         ValueError: for arguments of another type or outside their range.
     """
 
-    class_names: tuple[str, ...]
     # Errors that name their image already.
     naming_errors: tuple[type[ValueError], ...] = (PhotographError,)
 
-    def __init__(self, *, score_threshold: float, batch_size: int, image_format: str):
-        if not _is_a(numbers.Real, score_threshold) or not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must be in 0..1, got {score_threshold!r}")
+    def __init__(self, *, score_threshold: ScoreThreshold, batch_size: int, image_format: str):
+        check_thresholds(score_threshold)
         if not _is_a(numbers.Integral, batch_size) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         if image_format not in ("RGB", "BGR"):
@@ -40,61 +50,164 @@ class ImagePredictor(ABC, Generic[Result]):
         self.score_threshold = score_threshold
         self.batch_size = batch_size
         self.image_format = image_format
+        self.class_names: tuple[str, ...] = ()
+        self.category_ids: tuple[int, ...] = ()
+        self._has_found_something = False
+
+    def set_classes(self, class_names: Sequence[str], category_ids: Sequence[int] = ()) -> None:
+        """Say which classes the model has: what a constructor does when the model is there.
+
+        Raises:
+            ValueError: when `score_threshold` names a class that the model does not have.
+        """
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        class_thresholds(self.score_threshold, self.class_names)
+
+    def thresholds(self, score_threshold: ScoreThreshold | None = None) -> np.ndarray:
+        """The threshold of each class, (K,) float64.
+
+        Args:
+            score_threshold: of a call; None takes the predictor's own. Of a dict, classes without a value keep the
+                predictor's own.
+
+        Raises:
+            ValueError: for classes that the model does not have, and numbers outside 0..1.
+        """
+        own = class_thresholds(self.score_threshold, self.class_names)
+        return own if score_threshold is None else class_thresholds(score_threshold, self.class_names, default=own)
 
     @abstractmethod
     def read(self, image: Any) -> tuple[Any, tuple[int, int]]:
         """The pixels of an image, and its (height, width). ValueError when it cannot be read."""
 
     @abstractmethod
-    def resize(self, pixels: Any) -> Any:
-        """The pixels as the model takes them."""
+    def resize(self, pixels: Any, scale: float = 1.0) -> Any:
+        """The pixels as the model takes them, or so many times as large."""
 
     @abstractmethod
-    def detect(self, batch: Sequence[dict[str, Any]]) -> list[Result]:
+    def crop(self, pixels: Any, frame: tuple[int, int, int, int]) -> Any:
+        """The pixels inside x0, y0, x1, y1."""
+
+    @abstractmethod
+    def mirror(self, pixels: Any) -> Any:
+        """The pixels with left and right exchanged."""
+
+    @abstractmethod
+    def make_result(self, size: tuple[int, int], arrays: dict[str, np.ndarray]) -> Result:
+        """The result of an image.
+
+        Args:
+            size: its (height, width) in pixels.
+            arrays: `boxes`, `scores`, `classes` and perhaps `masks`, see `DetectionResult.to_numpy`.
+        """
+
+    def require_any_size(self) -> None:
+        """ValueError when the model takes images of one size alone."""
+
+    @abstractmethod
+    def detect(self, batch: Sequence[dict[str, Any]], thresholds: np.ndarray | None = None) -> list[Result]:
         """What is in images.
 
         Args:
             batch: for each image `image`, which `resize` gave, and `height` and `width` as `read` gave them.
+            thresholds: (K,) of the classes; None for those of the predictor.
+
+        Returns:
+            The detections of each image, with `info` as `image_info` makes it.
         """
+
+    def image_info(self, scores: np.ndarray, classes: np.ndarray) -> ImageInfo:
+        """What is known about an image besides its objects.
+
+        Args:
+            scores, classes: of all detections, whatever their scores.
+        """
+        info = ImageInfo(class_names=self.class_names, category_ids=self.category_ids)
+        if not len(scores):
+            return info
+        best = int(scores.argmax())
+        return info._replace(highest_score=float(scores[best]), highest_class=int(classes[best]))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether an error of `resize` or `detect` says that there is not enough memory."""
         return isinstance(error, MemoryError)
 
-    def __call__(self, images: Any) -> Result | list[Result]:
-        """Find objects in one image or in a list of them.
+    def __call__(self, images: Any, *, score_threshold: ScoreThreshold | None = None) -> Result | list[Result]:
+        """Find objects in one image or in several.
+
+        The first time that no object at all passes the threshold, a warning says how high the highest score is.
+
+        Args:
+            images: an image; the path of a folder or a pattern such as "photos/*.jpg", which stand for all their
+                images; or a list of these.
+            score_threshold: as the constructor has it, for this call. Of a dict, the other classes keep the
+                predictor's own.
 
         Returns:
-            One result for one image; a list of results for a list.
+            One result for one image; a list of results for a list, a folder or a pattern. Those of files have their
+            path in `info.file_name`.
 
         Raises:
             ValueError: when an image cannot be read, needs more memory than there is, or is of another kind; the
-                message names it.
+                message names it. For a folder without images, and for thresholds of unknown classes or outside 0..1.
         """
-        if isinstance(images, (list, tuple)):
-            return [
-                _or_raise(result, f"image {position} of the list")
-                for position, (_, result) in enumerate(self.iterate(images))
-            ]
-        [(_, result)] = self.iterate([images])
-        return _or_raise(result, "the image")
+        is_list = isinstance(images, (list, tuple))
+        pairs = self.iterate(images if is_list else [images], score_threshold=score_threshold)
+        results: list[Result] = [
+            _or_raise(result, f"image {position} of the list" if is_list else "the image")
+            for position, (_, result) in enumerate(pairs)
+        ]
+        self._warn_of_nothing(results, self.thresholds(score_threshold))
+        return results if is_list or _is_several(images) else results[0]
 
-    def iterate(self, images: Iterable[Any]) -> Iterator[tuple[Any, Result | ValueError]]:
+    def iterate(
+        self, images: Iterable[Any] | str | Path, *, score_threshold: ScoreThreshold | None = None
+    ) -> Iterator[tuple[Any, Result | ValueError]]:
         """Find objects in any number of images, one batch at a time; broken images stop nothing.
 
         Args:
-            images: read no further ahead than one batch.
+            images: as for a call; read no further ahead than one batch.
+            score_threshold: as for a call.
 
-        Yields:
-            Each image as it was given, with its result, or with the ValueError that says why there is none.
+        Returns:
+            Each image as it was given (of folders and patterns each file), with its result, or with the ValueError
+            that says why there is none.
+
+        Raises:
+            ValueError: for thresholds of unknown classes or outside 0..1.
         """
-        images = iter(images)
-        while batch := list(islice(images, self.batch_size)):
-            loaded = [self._load(image) for image in batch]
-            found = iter(self._predict([inputs for inputs in loaded if isinstance(inputs, dict)]))
-            for image, inputs in zip(batch, loaded, strict=True):
-                result = next(found) if isinstance(inputs, dict) else inputs
-                yield image, self._named(result, image) if isinstance(result, ValueError) else result
+        thresholds = self.thresholds(score_threshold)
+        return self._iterate(iter([images] if isinstance(images, str | Path) else images), thresholds)
+
+    def _iterate(self, images: Iterator[Any], thresholds: np.ndarray) -> Iterator[tuple[Any, Result | ValueError]]:
+        expanded = _expanded(images)
+        while batch := list(islice(expanded, self.batch_size)):
+            loaded = [error or self._load(image) for image, error in batch]
+            results = iter(self._predict([inputs for inputs in loaded if isinstance(inputs, dict)], thresholds))
+            for (image, _), inputs in zip(batch, loaded, strict=True):
+                result = next(results) if isinstance(inputs, dict) else inputs
+                if isinstance(result, ValueError):
+                    yield image, self._named(result, image)
+                else:
+                    yield image, result.described(file_name=str(image)) if isinstance(image, str | Path) else result
+
+    def _warn_of_nothing(self, results: Sequence[Any], thresholds: np.ndarray) -> None:
+        """A hint for users whose first result is empty: the model may see the objects, with lower scores."""
+        if self._has_found_something or not results:
+            return
+        self._has_found_something = True  # or the hint is given: it is given once
+        scored = [result.info for result in results if result.info.highest_score is not None]
+        if any(len(result) for result in results) or not scored:
+            return
+        best = max(scored, key=lambda info: info.highest_score)
+        logger.warning(
+            "No object reaches %s. The highest score is %.3g (%s): score_threshold=%g would show it.",
+            describe_thresholds(thresholds),
+            best.highest_score,
+            self.class_names[best.highest_class],
+            threshold_below(best.highest_score),
+        )
 
     def _load(self, image: Any) -> dict[str, Any] | ValueError:
         """The model's input, or what is wrong."""
@@ -109,25 +222,47 @@ class ImagePredictor(ABC, Generic[Result]):
                 raise
             return _TooLargeError(height, width)
 
-    def _predict(self, batch: list[dict[str, Any]]) -> list[Result | ValueError]:
+    def _predict(self, batch: list[dict[str, Any]], thresholds: np.ndarray) -> list[Result | ValueError]:
         """What is in the images, which go one by one where memory does not hold them together."""
         if not batch:
             return []
         try:
-            return [*self.detect(batch)]
+            return [*self.detect(batch, thresholds)]
         except (MemoryError, RuntimeError) as error:
             if not self.is_out_of_memory(error):
                 raise
         # Here the error is gone, and with it the tensors that its traceback held.
         if len(batch) == 1:
             return [_TooLargeError(batch[0]["height"], batch[0]["width"])]
-        return [self._predict([inputs])[0] for inputs in batch]
+        return [self._predict([inputs], thresholds)[0] for inputs in batch]
 
     def _named(self, error: ValueError, image: Any) -> ValueError:
         """The error with the path of its image."""
         if isinstance(image, str | Path) and not isinstance(error, self.naming_errors):
             return ValueError(f"{image}: {error}")
         return error
+
+
+def _is_several(image: Any) -> bool:
+    """Whether a path stands for many images: a folder, or a pattern that is not the name of a file."""
+    if not isinstance(image, str | Path) or "://" in str(image):
+        return False
+    path = os.path.expanduser(image)
+    return os.path.isdir(path) or (glob.has_magic(str(path)) and not os.path.exists(path))
+
+
+def _expanded(images: Iterable[Any]) -> Iterator[tuple[Any, ValueError | None]]:
+    """Each image, folders and patterns as their files; with an error where they hold none."""
+    for image in images:
+        if not _is_several(image):
+            yield image, None
+            continue
+        try:
+            files = list_photographs(image)
+        except PhotographError as error:
+            yield image, error
+        else:
+            yield from ((file, None) for file in files)
 
 
 class _TooLargeError(ValueError):

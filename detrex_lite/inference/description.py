@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 KEY = "detrex_lite"
@@ -24,6 +24,7 @@ class Description:
         format: "onnx", "openvino", "torch.export" or "torchscript".
         precision: "fp32", "fp16" or "int8".
         class_names: K names.
+        category_ids: K ids that the data set has for the classes; empty where they are not known.
         batch: images in each run; None for any number.
         height, width: of the images in pixels; None for any.
         padded: whether the input `image_sizes` says which part of each image is no padding.
@@ -63,6 +64,7 @@ class Description:
     box_limit: float
     latency: Mapping[str, Any]
     versions: Mapping[str, str]
+    category_ids: tuple[int, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -98,8 +100,9 @@ class Description:
             raise ExportedFileError(f"{path} does not say how to run it: it was not written by detrex_lite.export")
         values = json.loads(text)
         names = {field.name for field in fields(cls)}
-        if values.keys() != names:
-            unlike = ", ".join(sorted(values.keys() ^ names))
+        required = {field.name for field in fields(cls) if field.default is MISSING}
+        if not required <= values.keys() <= names:
+            unlike = ", ".join(sorted((values.keys() - names) | (required - values.keys())))
             raise ExportedFileError(
                 f"{path} was exported by detrex_lite {values.get('versions', {}).get('detrex_lite', 'unknown')}, whose "
                 f"description of a file differs in: {unlike}. Export it again"

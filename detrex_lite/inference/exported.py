@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ import numpy as np
 from PIL import Image
 
 from ..photographs import decode_photograph, read_photograph, shortest_edge_size
+from ..results import NOTHING_KNOWN, DetectionResult, ImageInfo
 from .base import ImagePredictor, check_array
 from .description import INSIDE, Description, ExportedFileError
 from .runtimes import Session, open_session
+from .thresholds import DEFAULT, ScoreThreshold
+from .views import scaled_size
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class FoundBoxes:
 
 
 @dataclass(frozen=True)
-class Detections:
+class Detections(DetectionResult):
     """The objects that were found in an image, with the names of `detrex_lite.structures.Instances`.
 
     Attributes:
@@ -35,12 +38,14 @@ class Detections:
         pred_boxes: of D objects.
         scores: (D,), 0..1.
         pred_classes: (D,) indices of classes.
+        info: what else is known about the image.
     """
 
     image_size: tuple[int, int]
     pred_boxes: FoundBoxes
     scores: np.ndarray
     pred_classes: np.ndarray
+    info: ImageInfo = NOTHING_KNOWN
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -48,7 +53,22 @@ class Detections:
     def __getitem__(self, item: Any) -> "Detections":
         """The objects that a slice, a mask or an array of indices selects."""
         boxes = FoundBoxes(self.pred_boxes.tensor[item])
-        return Detections(self.image_size, boxes, self.scores[item], self.pred_classes[item])
+        return replace(self, pred_boxes=boxes, scores=self.scores[item], pred_classes=self.pred_classes[item])
+
+    def described(self, **info: Any) -> "Detections":
+        """The same objects with other `ImageInfo`, whose fields are the arguments."""
+        return replace(self, info=self.info._replace(**info))
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """See `DetectionResult.to_numpy`."""
+        return {
+            "boxes": self.pred_boxes.tensor.astype(np.float32),
+            "scores": self.scores.astype(np.float32),
+            "classes": self.pred_classes.astype(np.int64),
+        }
+
+    def __str__(self) -> str:
+        return self._text()
 
 
 class ExportedPredictor(ImagePredictor[Detections]):
@@ -64,7 +84,8 @@ class ExportedPredictor(ImagePredictor[Detections]):
     Args:
         path: an .onnx, .xml, .pt2 or .torchscript file.
         device: "auto" is the CPU; see the class for the kind of file in `detrex_lite.inference.runtimes`.
-        score_threshold: detections with lower scores are left out, 0..1.
+        score_threshold: detections with lower scores are left out, 0..1: a number, a dict of class name -> number, or
+            a number for each class. A call may say otherwise: `predictor(image, score_threshold=0.1)`.
         batch_size: so many images at a time.
         image_format: "RGB" or "BGR", the order of the channels of arrays.
         threads: of an operator; None for all cores.
@@ -72,6 +93,7 @@ class ExportedPredictor(ImagePredictor[Detections]):
     Attributes:
         session: runs the file; `session.description` says what it is.
         class_names: K names.
+        category_ids: K ids that the data set has for the classes; empty where they are not known.
 
     Raises:
         ValueError: for arguments outside their range, or a file that cannot be run here; the message says what is
@@ -83,14 +105,14 @@ class ExportedPredictor(ImagePredictor[Detections]):
         path: str | os.PathLike[str],
         *,
         device: str = "auto",
-        score_threshold: float = 0.5,
+        score_threshold: ScoreThreshold = DEFAULT,
         batch_size: int = 1,
         image_format: str = "RGB",
         threads: int | None = None,
     ):
         super().__init__(score_threshold=score_threshold, batch_size=batch_size, image_format=image_format)
         self.session = open_session(path, device=device, threads=threads)
-        self.class_names = self.session.description.class_names
+        self.set_classes(self.session.description.class_names, self.session.description.category_ids)
 
     def read(self, image: Any) -> tuple[np.ndarray, tuple[int, int]]:
         """See `ImagePredictor.read`: pixels are (H, W, 3) uint8, RGB."""
@@ -108,19 +130,49 @@ class ExportedPredictor(ImagePredictor[Detections]):
             )
         return pixels, (pixels.shape[0], pixels.shape[1])
 
-    def resize(self, pixels: np.ndarray) -> np.ndarray:
+    def crop(self, pixels: np.ndarray, frame: tuple[int, int, int, int]) -> np.ndarray:
+        """See `ImagePredictor.crop`."""
+        x0, y0, x1, y1 = frame
+        return pixels[y0:y1, x0:x1]
+
+    def mirror(self, pixels: np.ndarray) -> np.ndarray:
+        """See `ImagePredictor.mirror`."""
+        return pixels[:, ::-1]
+
+    def make_result(self, size: tuple[int, int], arrays: dict[str, np.ndarray]) -> Detections:
+        """See `ImagePredictor.make_result`."""
+        return Detections(size, FoundBoxes(arrays["boxes"]), arrays["scores"], arrays["classes"])
+
+    def require_any_size(self) -> None:
+        """See `ImagePredictor.require_any_size`."""
+        description = self.session.description
+        if description.height is not None or description.width is not None:
+            raise ValueError(
+                f"the file takes images of {description.height or 'any'}x{description.width or 'any'} pixels: for "
+                "other scales export it for images of any size (size='dynamic')"
+            )
+
+    def resize(self, pixels: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """See `ImagePredictor.resize`: as the file says."""
         height, width = resized_size(self.session.description.resize, *pixels.shape[:2])
+        if scale != 1:
+            height, width = scaled_size((height, width), scale)
         if (height, width) == pixels.shape[:2]:
             return pixels
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(resized)
 
-    def detect(self, batch: Sequence[dict[str, Any]]) -> list[Detections]:
+    def detect(self, batch: Sequence[dict[str, Any]], thresholds: np.ndarray | None = None) -> list[Detections]:
         """See `ImagePredictor.detect`."""
+        limits = (self.thresholds() if thresholds is None else thresholds).astype(np.float32)
         frames = [(inputs["height"], inputs["width"]) for inputs in batch]
-        found = run_images(self.session, [inputs["image"] for inputs in batch], frames)
-        return [one[one.scores >= self.score_threshold] for one in found]
+        results = run_images(self.session, [inputs["image"] for inputs in batch], frames)
+        return [
+            result[result.scores >= limits[result.pred_classes]].described(
+                **self.image_info(result.scores, result.pred_classes)._asdict()
+            )
+            for result in results
+        ]
 
 
 def resized_size(resize: Mapping[str, Any] | None, height: int, width: int) -> tuple[int, int]:

@@ -12,15 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from ..checkpoint import CheckpointError, LoadReport, load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
 from ..data import DatasetError, decode_image, read_image
 from ..devices import choose_device, is_out_of_memory
 from ..ops.cpu import accelerate
-from ..structures import Instances
+from ..structures import Boxes, Instances
 from .base import ImagePredictor, check_array, check_pixels
-from .class_names import find_class_names
+from .class_names import find_classes
+from .runs import find_config, find_weights, is_weights
+from .thresholds import DEFAULT, ScoreThreshold
+from .views import scaled_size
 
 logger = logging.getLogger(__name__)
 
@@ -38,50 +42,74 @@ class Predictor(ImagePredictor[Instances]):
     `scores` and `pred_classes` (indices into `class_names`); of a model with masks also `pred_masks` (n, height, width)
     bool, the pixels of each object.
 
+    `Predictor("output/")` takes the best checkpoint of a run, `Predictor("model_best.pth")` this one: the config is the
+    one that training put into the file, or else `config.yaml` beside it.
+
     Args:
         config: the path of a config file, or a loaded config; `model` is built, and images are resized by
-            `dataloader.test.mapper.augmentation` as in evaluation.
-        weights: a checkpoint file of this project or another (see `load_checkpoint`); the averaged weights
-            (EMA) in it are preferred. None takes `train.init_checkpoint` of the config.
+            `dataloader.test.mapper.augmentation` as in evaluation. The path of a checkpoint or of a run's folder is
+            taken as `weights`.
+        weights: a checkpoint file of this project or another (see `load_checkpoint`), or the folder of a run (see
+            `detrex_lite.inference.runs.find_weights`); the averaged weights (EMA) in it are preferred. None takes
+            `train.init_checkpoint` of the config.
         device: "auto" is a GPU when there is one; otherwise as `torch.device` has it.
-        score_threshold: detections with lower scores are left out, 0..1.
+        score_threshold: detections with lower scores are left out, 0..1: a number, a dict of class name -> number, or
+            a number for each class. A call may say otherwise: `predictor(image, score_threshold=0.1)`.
         batch_size: so many images at a time. With images of different sizes, large batches hold much padding.
         trusted: allow the checkpoint to execute code while it is read; only for files that you trust.
         image_format: "RGB" or "BGR", the order of the channels of arrays and tensors.
+        overrides: changes of the config as on the command line, such as `["model.num_queries=100"]`.
 
     Attributes:
         model: the model, in eval mode on `device`; accelerated on a CPU, see `detrex_lite.ops.cpu.restore`.
         class_names: K names.
+        category_ids: K ids that the data set has for the classes.
 
     Raises:
-        ValueError: for arguments of another type or outside their range, a config without `model`, or weights that
-            are not of this model.
+        ValueError: for arguments of another type or outside their range, weights without a config, a config without
+            `model`, or weights that are not of this model.
     """
 
     naming_errors = (DatasetError,)
 
     def __init__(
         self,
-        config: str | Path | DictConfig | Mapping[str, Any],
+        config: str | Path | DictConfig | Mapping[str, Any] | None = None,
         weights: str | Path | None = None,
         *,
         device: str | torch.device = "auto",
-        score_threshold: float = 0.5,
+        score_threshold: ScoreThreshold = DEFAULT,
         batch_size: int = 1,
         trusted: bool = False,
         image_format: str = "RGB",
+        overrides: Sequence[str] = (),
     ):
         super().__init__(score_threshold=score_threshold, batch_size=batch_size, image_format=image_format)
         self.device = choose_device(device)
-        config = _load_config(config)
-        weights = weights or OmegaConf.select(config, "train.init_checkpoint")
-        stored = read_checkpoint(weights, trusted=trusted) if weights else None
+        if is_weights(config):
+            if weights is not None:
+                raise ValueError(f"{config} is no config file, and weights={str(weights)!r} is given as well")
+            config, weights = None, config
+        loaded = None if config is None else _load_config(config, overrides)
+        if loaded is None and weights is None:
+            raise ValueError("give a config and weights, or a checkpoint or the folder of a run, which hold both")
+        chosen = weights
+        if chosen is None and loaded is not None:
+            chosen = OmegaConf.select(loaded, "train.init_checkpoint")
+        file = find_weights(chosen) if chosen else None
+        stored = read_checkpoint(file, trusted=trusted) if file is not None else None
+        if loaded is None:
+            assert file is not None
+            assert stored is not None
+            loaded = _load_config(find_config(file, stored), overrides)
+        config, weights = loaded, file
         self.model = _build_model(config, stored, str(weights)).to(self.device).eval()
         if self.device.type == "cpu":
             accelerate(self.model)
         augmentation = OmegaConf.select(config, "dataloader.test.mapper.augmentation")
         self.augmentation = instantiate(augmentation) if augmentation is not None else None
-        self.class_names = find_class_names(self.model.num_classes, stored or {}, config)
+        classes = find_classes(self.model.num_classes, stored or {}, config)
+        self.set_classes(classes.names, classes.category_ids)
 
     def read(self, image: ImageLike) -> tuple[Tensor, tuple[int, int]]:
         """See `ImagePredictor.read`: pixels are (3, H, W) uint8, RGB."""
@@ -95,7 +123,8 @@ class Predictor(ImagePredictor[Instances]):
             return decode_image(image)
         if isinstance(image, np.ndarray):
             check_array(image)
-            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+            # A copy of read-only arrays, such as those of PIL images, which torch warns of.
+            pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         elif isinstance(image, Tensor):
             check_pixels(image, channels=0, expected="a (3, H, W) uint8 tensor")
             pixels = image.detach().cpu()
@@ -107,18 +136,48 @@ class Predictor(ImagePredictor[Instances]):
         return pixels.flip(0) if self.image_format == "BGR" else pixels
 
     @torch.no_grad()
-    def detect(self, batch: Sequence[dict[str, Any]]) -> list[Instances]:
+    def detect(self, batch: Sequence[dict[str, Any]], thresholds: np.ndarray | None = None) -> list[Instances]:
         """See `ImagePredictor.detect`."""
-        found = [output["instances"] for output in self.model(batch)]
-        # Chosen on the device: masks of what is left out need not leave it.
-        return [one[one.scores >= self.score_threshold].to("cpu") for one in found]
+        limits = torch.from_numpy(self.thresholds() if thresholds is None else thresholds)
+        results = []
+        for output in self.model(batch):
+            instances = output["instances"]
+            scores, classes = instances.scores.detach().cpu(), instances.pred_classes.detach().cpu()
+            info = self.image_info(scores.float().numpy(), classes.numpy())
+            # Compared in float32, as scores are: 0.9 passes 0.9. Masks of what is left out do not leave the device.
+            passed = scores.float() >= limits.float()[classes]
+            results.append(instances[passed.to(instances.scores.device)].to("cpu").described(**info._asdict()))
+        return results
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `ImagePredictor.is_out_of_memory`."""
         return is_out_of_memory(error)
 
-    def resize(self, image: Tensor) -> Tensor:
+    def crop(self, pixels: Tensor, frame: tuple[int, int, int, int]) -> Tensor:
+        """See `ImagePredictor.crop`."""
+        x0, y0, x1, y1 = frame
+        return pixels[:, y0:y1, x0:x1]
+
+    def mirror(self, pixels: Tensor) -> Tensor:
+        """See `ImagePredictor.mirror`."""
+        return pixels.flip(-1)
+
+    def make_result(self, size: tuple[int, int], arrays: dict[str, np.ndarray]) -> Instances:
+        """See `ImagePredictor.make_result`."""
+        fields: dict[str, Any] = {
+            "pred_boxes": Boxes(torch.from_numpy(arrays["boxes"])),
+            "scores": torch.from_numpy(arrays["scores"]),
+            "pred_classes": torch.from_numpy(arrays["classes"]),
+        }
+        if "masks" in arrays:
+            fields["pred_masks"] = torch.from_numpy(arrays["masks"])
+        return Instances(size, **fields)
+
+    def resize(self, image: Tensor, scale: float = 1.0) -> Tensor:
         """See `ImagePredictor.resize`: as the test transform says."""
+        if scale != 1:
+            height, width = self.resize(image).shape[-2:]
+            return v2.functional.resize(image, list(scaled_size((height, width), scale)), antialias=True)
         if self.augmentation is None:
             return image
         # Transforms of the test set may be written for an image with objects: here there are none.
@@ -129,12 +188,14 @@ class Predictor(ImagePredictor[Instances]):
         return augmented.as_subclass(Tensor)
 
 
-def _load_config(config: str | Path | DictConfig | Mapping[str, Any]) -> DictConfig:
+def _load_config(config: str | Path | DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
     if isinstance(config, (str, Path)):
         config = LazyConfig.load(str(config))
     elif not isinstance(config, DictConfig):
         config = OmegaConf.create(dict(config), flags={"allow_objects": True})
     assert isinstance(config, DictConfig)
+    if overrides:
+        config = LazyConfig.apply_overrides(copy.deepcopy(config), list(overrides))
     if "model" not in config:
         raise ValueError(f"the config has no 'model'; its sections are {', '.join(map(str, config))}")
     return config

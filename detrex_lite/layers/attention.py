@@ -2,9 +2,9 @@
 
 Legend: B batch, Q queries, N keys, H heads, C channels, D channels per head, G groups of
 n queries each.
-What differs from torch.nn.MultiheadAttention, whose parameter names it keeps: positions and the residual
-connection are inside, batches come first by default, masks are bool only (what is added to the logits has an argument
-of its own, `attn_bias`), and attention weights are never built.
+Parameter names are those of torch.nn.MultiheadAttention. The differences: positions and the residual connection are
+part of the block, batches come first by default, masks are bool only (a bias of the logits is a separate argument,
+`attn_bias`), and attention weights are never materialised.
 """
 
 from collections.abc import Callable
@@ -15,26 +15,26 @@ from torch import Tensor, nn
 
 
 def check_num_heads(embed_dim: int, num_heads: int) -> None:
-    """ValueError when `embed_dim` is not a multiple of `num_heads`."""
+    """Raise a ValueError when `embed_dim` is not a multiple of `num_heads`."""
     if embed_dim % num_heads != 0:
         raise ValueError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
 
 
 def check_padding(key_padding_mask: Tensor, shape: tuple[int, int]) -> None:
-    """ValueError when the padding of keys is not bool or not (B, N), the wanted shape."""
+    """Raise a ValueError when the padding mask of the keys is not bool or does not have the expected shape, (B, N)."""
     _require_bool("key_padding_mask", key_padding_mask)
     if key_padding_mask.shape != shape:
         raise ValueError(f"key_padding_mask has shape {tuple(key_padding_mask.shape)}; expected (B, N) = {shape}")
 
 
 def split_heads(x: Tensor, num_heads: int, batch_first: bool = True) -> Tensor:
-    """(B, tokens, C), or (tokens, B, C) without `batch_first`, to (B, H, tokens, C / H)."""
+    """Reshape (B, tokens, C), or (tokens, B, C) without `batch_first`, to (B, H, tokens, C / H)."""
     x = x.unflatten(-1, (num_heads, -1))
     return x.transpose(1, 2) if batch_first else x.permute(1, 2, 0, 3)
 
 
 def join_heads(x: Tensor, batch_first: bool = True) -> Tensor:
-    """The inverse of `split_heads`."""
+    """Invert `split_heads`."""
     x = x.transpose(1, 2) if batch_first else x.permute(2, 0, 1, 3)
     return x.flatten(2)
 
@@ -49,7 +49,7 @@ def attend(
     attn_bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """`softmax(q k / sqrt(D) + attn_bias) v` for each head.
+    """Compute `softmax(q k / sqrt(D) + attn_bias) v` for each head.
 
     Args:
         q: (B, H, Q, D).
@@ -58,14 +58,14 @@ def attend(
         attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
         key_padding_mask: bool, (B, N); True = not attended.
         attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or anything that broadcasts to (B, H, Q, N).
-            It is cast to the dtype of `q`, and gradients flow into it. Masks count where there is a bias, too.
+            It is cast to the dtype of `q`, and gradients flow into it. Masks apply on top of the bias.
         dropout: probability that an attention weight is dropped.
 
     Returns:
         (B, H, Q, E).
 
     Raises:
-        ValueError: when a mask is not bool, the bias is not floating point, or the shape of one of them does not fit.
+        ValueError: when a mask is not bool, the bias is not floating point, or a mask or bias has the wrong shape.
     """
     blocked = _merge_masks(attn_mask, key_padding_mask, q, k)
     if attn_bias is None:
@@ -77,9 +77,9 @@ def attend(
 
 
 class BaseAttention(nn.Module):
-    """What attentions with an identity connection share: everything but how queries, keys and values are made.
+    """Base class of attention blocks with an identity connection; subclasses compute queries, keys and values.
 
-    A subclass creates its projections in its own `__init__`, extends `reset_parameters` by them, and then calls it.
+    The `__init__` of a subclass creates the projections and then calls `reset_parameters`, which the subclass extends.
 
     Args:
         embed_dim: C, of queries, keys, values and the result.
@@ -110,12 +110,12 @@ class BaseAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def reset_parameters(self) -> None:
-        """Draw Xavier-uniform weights for all projections, as the papers' repositories; the last bias is zero."""
+        """Draw Xavier-uniform weights for all projections, as in the papers' repositories, and zero the output bias."""
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(B, tokens, C) to (B, H, tokens, C / H)."""
+        """Reshape (B, tokens, C) to (B, H, tokens, C / H)."""
         return split_heads(x, self.num_heads, self.batch_first)
 
     def attend(
@@ -135,7 +135,7 @@ class BaseAttention(nn.Module):
             num_groups: above 1, each group of queries attends within itself; see `MultiheadAttention.forward`.
 
         Returns:
-            What is added to the identity, (B, Q, C).
+            The residual that is added to the identity, (B, Q, C).
         """
         if num_groups > 1:
             if key_padding_mask is not None:
@@ -156,7 +156,7 @@ class BaseAttention(nn.Module):
         key_padding_mask: Tensor | None,
         attn_bias: Tensor | None,
     ) -> Tensor:
-        """The function `attend` with this block's dropout. Returns (B, H, Q, E)."""
+        """Call the function `attend` with this block's dropout. Returns (B, H, Q, E)."""
         return attend(
             q,
             k,
@@ -168,7 +168,7 @@ class BaseAttention(nn.Module):
         )
 
     def check_groups(self, num_groups: int, query: Tensor, key: Tensor) -> None:
-        """ValueError when `num_groups` does not go together with the other inputs of a self-attention."""
+        """Raise a ValueError when `num_groups` does not fit the other inputs of a self-attention."""
         if num_groups == 1:
             return
         if num_groups < 1:
@@ -187,7 +187,7 @@ class MultiheadAttention(BaseAttention):
         embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
     """
 
-    _linear: Callable[..., Tensor] = staticmethod(F.linear)  # of the packed projection
+    _linear: Callable[..., Tensor] = staticmethod(F.linear)  # computes the packed projection
 
     def __init__(
         self,
@@ -203,9 +203,9 @@ class MultiheadAttention(BaseAttention):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw Xavier-uniform weights, those of the packed projection as one matrix, and set biases to zero.
+        """Draw Xavier-uniform weights, treating the packed projection as one matrix, and set biases to zero.
 
-        This is what DETR's repository has; torch.nn.MultiheadAttention draws `out_proj.weight` otherwise.
+        DETR's repository initialises in this way; torch.nn.MultiheadAttention draws `out_proj.weight` differently.
         """
         super().reset_parameters()
         nn.init.xavier_uniform_(self.in_proj_weight)
@@ -230,25 +230,25 @@ class MultiheadAttention(BaseAttention):
         Args:
             query: (B, Q, C).
             key: (B, N, C); `query` when None.
-            value: (B, N, C), never given a position; `key` when None.
-            identity: (B, Q, C), what the result is added to; `query` when None.
-            query_pos: (B, Q, C) or what broadcasts to it, added to the query.
-            key_pos: the same for the key; `query_pos` when None and there is no `key` of its own.
+            value: (B, N, C), to which no position is added; `key` when None.
+            identity: (B, Q, C), to which the result is added; `query` when None.
+            query_pos: added to the query; broadcastable to (B, Q, C).
+            key_pos: added to the key; `query_pos` when both `key_pos` and `key` are None.
             attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
             key_padding_mask: bool, (B, N); True = not attended.
-            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or what broadcasts to (B, H, Q, N).
-            num_groups: G; for self-attention only. The queries are G consecutive groups of n queries each, which attend
-                only within their own group, as with a block-diagonal mask, but at 1 / G of the cost (Group DETR, Chen
-                et al., ICCV 2023). Above 1, `attn_mask` is (n, n), (B * G, n, n) or (B * G * H, n, n), and `attn_bias`
-                is (n, n), (B * G, n, n), or what broadcasts to (B * G, H, n, n), with the groups of an image after
-                each other.
+            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or broadcastable to (B, H, Q, N).
+            num_groups: G; for self-attention only. The queries are G consecutive groups of n queries each. A query
+                attends only to its group, as with a block-diagonal mask, but at 1 / G of the cost (Group DETR, Chen
+                et al., ICCV 2023). With G > 1, `attn_mask` is (n, n), (B * G, n, n) or (B * G * H, n, n), and
+                `attn_bias` is (n, n), (B * G, n, n), or broadcastable to (B * G, H, n, n). The groups of an image are
+                consecutive along the first dimension.
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: when a mask is not bool, the bias is not floating point, the shape of one of them does not fit,
-                or `num_groups` does not divide Q or is given for a key that is not the query.
+            ValueError: when a mask is not bool, the bias is not floating point, a mask or bias has the wrong shape, or
+                `num_groups` does not divide Q or is used with a key that is not the query.
         """
         if key is None:
             key = query
@@ -262,7 +262,7 @@ class MultiheadAttention(BaseAttention):
     def _project(
         self, query: Tensor, key: Tensor, value: Tensor, query_pos: Tensor | None, key_pos: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Project and split into heads: three tensors (B, H, tokens, C / H), with as few products as possible."""
+        """Project to q, k and v of shape (B, H, tokens, C / H), with as few matrix products as possible."""
         channels, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
         same_query_and_key = query is key and query_pos is key_pos
         query = query if query_pos is None else query + query_pos
@@ -277,19 +277,19 @@ class MultiheadAttention(BaseAttention):
 
 
 def _fold_groups(x: Tensor, num_groups: int) -> Tensor:
-    """(B, H, G * n, D) to (B * G, H, n, D)."""
+    """Reshape (B, H, G * n, D) to (B * G, H, n, D)."""
     groups = x.unflatten(2, (num_groups, x.shape[2] // num_groups))
     return groups.transpose(1, 2).flatten(0, 1)
 
 
 def _unfold_groups(x: Tensor, num_groups: int) -> Tensor:
-    """The inverse of `_fold_groups`."""
+    """Invert `_fold_groups`."""
     groups = x.unflatten(0, (x.shape[0] // num_groups, num_groups))
     return groups.transpose(1, 2).flatten(2, 3)
 
 
 def _merge_masks(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """Both masks as one that broadcasts to (B, H, Q, N), True = not attended; None when there is neither."""
+    """Combine both masks into one that broadcasts to (B, H, Q, N), True = not attended; None without any mask."""
     (batch, heads, queries, _), keys = q.shape, k.shape[2]
     blocked = None
     if attn_mask is not None:
@@ -313,7 +313,7 @@ def _merge_masks(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: T
 
 
 def _fit_bias(attn_bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
-    """The bias with four dimensions that broadcast to (B, H, Q, N), in the dtype of `q`."""
+    """Reshape the bias to four dimensions that broadcast to (B, H, Q, N), and cast it to the dtype of `q`."""
     if not attn_bias.is_floating_point():
         raise ValueError(
             f"attn_bias is added to the logits and must be floating point, got {attn_bias.dtype}; "
@@ -323,16 +323,16 @@ def _fit_bias(attn_bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
     shape = tuple(attn_bias.shape)
     bias = attn_bias[:, None] if attn_bias.dim() == 3 else attn_bias[(None,) * (4 - attn_bias.dim())]
     full = (batch, heads, queries, keys)
-    if bias.dim() != 4 or any(size not in (1, wanted) for size, wanted in zip(bias.shape, full, strict=True)):
+    if bias.dim() != 4 or any(size not in (1, expected) for size, expected in zip(bias.shape, full, strict=True)):
         raise ValueError(
             f"attn_bias has shape {shape}; expected (Q, N) = {(queries, keys)}, (B, Q, N) = {(batch, queries, keys)}, "
-            f"or what broadcasts to (B, H, Q, N) = {full}"
+            f"or a shape that broadcasts to (B, H, Q, N) = {full}"
         )
     return bias.to(q.dtype)
 
 
 def _require_bool(name: str, mask: Tensor) -> None:
-    # A float mask that holds 0 and 1 reads as "added to the logits" elsewhere: refusing is safer than guessing.
+    # Other libraries add a float mask to the logits, even one of 0 and 1: an error is safer than a guess.
     if mask.dtype != torch.bool:
-        hint = "; what is added to the logits goes into attn_bias" if name == "attn_mask" else ""
+        hint = "; pass values to add to the logits as attn_bias" if name == "attn_mask" else ""
         raise ValueError(f"{name} must be bool (True = not attended), got {mask.dtype}{hint}")

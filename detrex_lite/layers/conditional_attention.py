@@ -1,8 +1,8 @@
-"""Attention with projections of their own for contents and positions (Conditional DETR, Meng et al., ICCV 2021).
+"""Attention with separate projections for content and position (Conditional DETR, Meng et al., ICCV 2021).
 
 Legend: B batch, Q queries, N keys, H heads, C channels.
-What differs from the paper's repository: the projections, the positions and the residual connection are inside, so
-that a layer is made of these as of `MultiheadAttention`; parameter names are detrex's. Positions must be given.
+Differences from the paper's repository: the projections, the positions and the residual connection are part of the
+block, so that it can replace `MultiheadAttention` in a layer; parameter names are detrex's. Positions are required.
 """
 
 import torch
@@ -12,7 +12,7 @@ from .attention import BaseAttention
 
 
 class _ConditionalAttention(BaseAttention):
-    """What both attentions share: all projections but those of the queries' positions."""
+    """Base class of both attentions, with all projections but those of the queries' positions."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class _ConditionalAttention(BaseAttention):
 
 
 class ConditionalSelfAttention(_ConditionalAttention):
-    """Attention among queries: content and position are projected apart and added.
+    """Self-attention of the queries, in which content and position are projected separately and then added.
 
     Args:
         embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
@@ -87,20 +87,20 @@ class ConditionalSelfAttention(_ConditionalAttention):
             query: (B, Q, C).
             key: (B, N, C); `query` when None.
             value: (B, N, C); `key` when None.
-            identity: (B, Q, C), what the result is added to; `query` when None.
-            query_pos: (B, Q, C) or what broadcasts to it.
-            key_pos: the same for the key; `query_pos` when None and there is no `key` of its own.
+            identity: (B, Q, C), to which the result is added; `query` when None.
+            query_pos: the position of the query; broadcastable to (B, Q, C).
+            key_pos: the position of the key; `query_pos` when both `key_pos` and `key` are None.
             attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
             key_padding_mask: bool, (B, N); True = not attended.
-            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or what broadcasts to (B, H, Q, N).
-            num_groups: above 1, so many groups of queries attend within themselves; see `MultiheadAttention.forward`.
+            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or broadcastable to (B, H, Q, N).
+            num_groups: number of groups of queries that attend only to themselves; see `MultiheadAttention.forward`.
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: without positions; when a mask is not bool, the bias is not floating point, the shape of one of
-                them does not fit, or `num_groups` does not divide Q or is given for a key that is not the query.
+            ValueError: without positions; when a mask is not bool, the bias is not floating point, a mask or bias has
+                the wrong shape, or `num_groups` does not divide Q or is used with a key that is not the query.
         """
         if key is None:
             key = query
@@ -116,16 +116,16 @@ class ConditionalSelfAttention(_ConditionalAttention):
 
 
 class ConditionalCrossAttention(_ConditionalAttention):
-    """Attention to the image that compares content with content and position with position.
+    """Cross-attention that compares content with content and position with position.
 
     In each head the channels of content and position are concatenated, so that a logit is the sum of two
     products, (content q, content k) and (position q, position k), over the square root of 2 C / H. The position of
-    a query is `query_sine_embed`, a sine embedding of where it looks.
+    a query is `query_sine_embed`, a sine embedding of its reference point.
 
     Args:
         embed_dim, num_heads, attn_drop, proj_drop, batch_first: see `BaseAttention`.
-        add_query_pos: add positions to contents too, `query_pos` to those of queries. Conditional DETR and DAB-DETR do
-            so in the first decoder layer, where queries have no content yet. Has one more projection then.
+        add_query_pos: also add positions to contents: `query_pos`, by one more projection, to those of the queries.
+            Conditional DETR and DAB-DETR do so in the first decoder layer, where queries have no content yet.
     """
 
     def __init__(
@@ -169,36 +169,36 @@ class ConditionalCrossAttention(_ConditionalAttention):
             query: (B, Q, C).
             key: (B, N, C); `query` when None.
             value: (B, N, C); `key` when None.
-            identity: (B, Q, C), what the result is added to; `query` when None.
-            query_pos: (B, Q, C) or what broadcasts to it; used with `add_query_pos` only.
-            key_pos: (B, N, C) or what broadcasts to it.
+            identity: (B, Q, C), to which the result is added; `query` when None.
+            query_pos: the position of the query, used with `add_query_pos` only; broadcastable to (B, Q, C).
+            key_pos: the position of the key; broadcastable to (B, N, C).
             attn_mask: bool, (Q, N), (B, Q, N) or (B * H, Q, N); True = not attended.
             key_padding_mask: bool, (B, N); True = not attended.
-            query_sine_embed: (B, Q, C) or what broadcasts to it, compared with `key_pos`. In a `BaseTransformerLayer`,
-                give it in `cross_attn_inputs`.
-            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or what broadcasts to (B, H, Q, N).
+            query_sine_embed: compared with `key_pos`; broadcastable to (B, Q, C). In a `BaseTransformerLayer`, pass it
+                in `cross_attn_inputs`.
+            attn_bias: floating point, added to the logits: (Q, N), (B, Q, N), or broadcastable to (B, H, Q, N).
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: without positions, or when a mask is not bool, the bias is not floating point, or the shape of
-                one of them does not fit.
+            ValueError: without positions, or when a mask is not bool, the bias is not floating point, or a mask or bias
+                has the wrong shape.
         """
         key = query if key is None else key
         value = key if value is None else value
         identity = query if identity is None else identity
         key_pos, query_sine_embed = self._required(key_pos=key_pos, query_sine_embed=query_sine_embed)
-        query_content, query_place = self.query_content_proj(query), self.query_pos_sine_proj(query_sine_embed)
-        key_content, key_place = self.key_content_proj(key), self.key_pos_proj(key_pos)
+        query_content, query_position = self.query_content_proj(query), self.query_pos_sine_proj(query_sine_embed)
+        key_content, key_position = self.key_content_proj(key), self.key_pos_proj(key_pos)
         if self.query_pos_proj is not None:
             (query_pos,) = self._required(query_pos=query_pos)
             query_content = query_content + self.query_pos_proj(query_pos)
-            key_content = key_content + key_place
-        q, k = self._join(query_content, query_place), self._join(key_content, key_place)
+            key_content = key_content + key_position
+        q, k = self._join(query_content, query_position), self._join(key_content, key_position)
         v = self.split_heads(self.value_proj(value))
         return identity + self.attend(q, k, v, attn_mask, key_padding_mask, attn_bias)
 
-    def _join(self, content: Tensor, place: Tensor) -> Tensor:
-        """Content and position, (B, tokens, C) each, to (B, H, tokens, 2 * C / H)."""
-        return torch.cat([self.split_heads(content), self.split_heads(place.expand_as(content))], dim=-1)
+    def _join(self, content: Tensor, position: Tensor) -> Tensor:
+        """Concatenate content and position, (B, tokens, C) each, to (B, H, tokens, 2 * C / H)."""
+        return torch.cat([self.split_heads(content), self.split_heads(position.expand_as(content))], dim=-1)

@@ -1,4 +1,4 @@
-"""Convolutional blocks of necks and backbones, and how they are fused for inference.
+"""Convolutional blocks of necks and backbones, and their fusion for inference.
 
 Legend: B batch, C channels, h x w cells of a feature map.
 """
@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def make_activation(activation: Activation) -> nn.Module:
-    """An activation for one place: a copy of a module, or what a class or function makes; None for the identity."""
+    """Create an activation: a copy of a module, or the result of a class or function; None gives the identity."""
     if activation is None:
         return nn.Identity()
     return copy.deepcopy(activation) if isinstance(activation, nn.Module) else activation()
@@ -28,10 +28,10 @@ class ConvNormAct(nn.Module):
     """A convolution, its normalisation and an activation.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, groups, bias: of the convolution, which is padded by half its
-            kernel, so that a stride of 1 keeps the size of maps with an odd kernel.
-        norm: makes a normalisation for a number of channels; None for none.
-        activation: a module, of which a copy is taken, or a class or function that makes one; None for none.
+        in_channels, out_channels, kernel_size, stride, groups, bias: of the convolution, which is padded by half the
+            kernel, so that an odd kernel with a stride of 1 keeps the size of the map.
+        norm: creates a normalisation for a number of channels; None for no normalisation.
+        activation: a module, which is copied, or a class or function that creates one; None for no activation.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ConvNormAct(nn.Module):
         self.act = make_activation(activation)
 
     def reset_parameters(self) -> None:
-        """Draw torch's initial values for convolutions; norms begin as the identity."""
+        """Draw torch's initial values for the convolution; the norm starts as the identity."""
         draw_children_again(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,13 +61,13 @@ class ConvNormAct(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
     def convert_to_deploy(self) -> None:
-        """Fold batch normalisation into the convolution, see the function `convert_to_deploy`."""
+        """Fold batch normalisation into the convolution; see the function `convert_to_deploy`."""
         if is_foldable(self.norm):
             self.conv, self.norm = fused_convolution([(self.conv, self.norm)]), nn.Identity()
 
 
 class RepVGGBlock(nn.Module):
-    """A 3x3 and a 1x1 convolution side by side, each with its norm, and an activation of their sum.
+    """Parallel 3x3 and 1x1 convolutions, each with a norm, and an activation of their sum.
 
     RepVGG's block (Ding et al., CVPR 2021) without its identity branch, as RT-DETR has it. Deployed, it is one 3x3
     convolution.
@@ -78,7 +78,7 @@ class RepVGGBlock(nn.Module):
     """
 
     branches: nn.ModuleList | None
-    conv: nn.Conv2d  # once deployed
+    conv: nn.Conv2d  # exists in the deploy form only
 
     def __init__(self, in_channels: int, out_channels: int, activation: Activation = nn.SiLU):
         super().__init__()
@@ -97,7 +97,7 @@ class RepVGGBlock(nn.Module):
         return self.act(dense(x) + pointwise(x))
 
     def convert_to_deploy(self) -> None:
-        """Make one 3x3 convolution of both branches, see the function `convert_to_deploy`."""
+        """Fuse both branches into one 3x3 convolution; see the function `convert_to_deploy`."""
         if self.branches is not None:
             branches = cast("list[ConvNormAct]", list(self.branches))
             self.conv = fused_convolution([(branch.conv, branch.norm) for branch in branches])
@@ -105,16 +105,16 @@ class RepVGGBlock(nn.Module):
 
 
 class CSPRepLayer(nn.Module):
-    """Two 1x1 convolutions, `RepVGGBlock`s after one of them, and their sum.
+    """The sum of two 1x1 convolutions, one of which is followed by `RepVGGBlock`s.
 
-    RT-DETR's fusion block (Zhao et al., CVPR 2024, figure 4), for two maps, which come concatenated. CSP stands for
-    cross stage partial connections (CSPNet, Wang et al., CVPRW 2020).
+    RT-DETR's fusion block (Zhao et al., CVPR 2024, figure 4) for two concatenated maps. CSP stands for cross stage
+    partial connections (CSPNet, Wang et al., CVPRW 2020).
 
     Args:
         out_channels: C of the result.
         in_channels: of the input; twice `out_channels` when None, for two maps.
-        num_blocks: `RepVGGBlock`s in a row.
-        expansion: channels inside, as a share of `out_channels`; below 1, a third 1x1 convolution follows.
+        num_blocks: number of consecutive `RepVGGBlock`s.
+        expansion: hidden channels as a fraction of `out_channels`; unless it is 1, a third 1x1 convolution follows.
         activation: see `ConvNormAct`.
     """
 
@@ -146,16 +146,17 @@ class CSPRepLayer(nn.Module):
 
 
 class RepNCSPELAN(nn.Module):
-    """A map in two halves, of which one goes on through two `CSPRepLayer`s, each followed by a 3x3 convolution.
+    """A block that splits the map in two and passes one half through two stages of `CSPRepLayer` and 3x3 convolution.
 
-    D-FINE's fusion block (Peng et al., ICLR 2025, appendix A), for two maps, which come concatenated: the efficient
-    layer aggregation of YOLOv9 (GELAN, Wang et al., ECCV 2024), of both halves and the results of both stages.
+    D-FINE's fusion block (Peng et al., ICLR 2025, appendix A) for two concatenated maps. As in the efficient layer
+    aggregation of YOLOv9 (GELAN, Wang et al., ECCV 2024), the result is computed from both halves and the results of
+    both stages.
 
     Args:
-        out_channels: C of the result; inside, a half has as many.
+        out_channels: C of the result, and of each half.
         in_channels: of the input; twice `out_channels` when None, for two maps.
-        num_blocks: `RepVGGBlock`s of each `CSPRepLayer`.
-        expansion: channels of a stage, as a share of half of `out_channels`; rounded down.
+        num_blocks: number of `RepVGGBlock`s in each `CSPRepLayer`.
+        expansion: channels of a stage, as a fraction of half of `out_channels`, rounded down.
         activation: see `ConvNormAct`.
     """
 
@@ -193,7 +194,7 @@ class RepNCSPELAN(nn.Module):
 
 
 class SCDown(nn.Module):
-    """A map of half the size: a 1x1 convolution, then a depthwise strided one, both without activation.
+    """Downsampling by 2 with a 1x1 convolution and a strided depthwise convolution, both without activation.
 
     The spatial-channel decoupled downsampling of YOLOv10 (Wang et al., NeurIPS 2024), as D-FINE has it.
 
@@ -217,11 +218,12 @@ class SCDown(nn.Module):
 
 
 def convert_to_deploy(model: Model) -> Model:
-    """Make a trained model's convolutions fewer and faster, in place, with the same results up to rounding.
+    """Fuse the convolutions of a trained model for inference, in place; the results stay the same up to rounding.
 
-    The model goes to evaluation mode. Every module that has a method `convert_to_deploy` is converted: norms are folded
-    into convolutions, parallel branches become one, and detectors drop what detections do without. It cannot be trained
-    any more, and its state dict has other names: load weights before. Converting again changes nothing.
+    The model is set to evaluation mode. Every module with a method `convert_to_deploy` is converted: norms are folded
+    into convolutions, parallel branches are fused, and detectors drop the parts that only training needs. Afterwards
+    the model cannot be trained, and its state dict has different names, so load weights first. Converting a model twice
+    is harmless.
 
     Args:
         model: a detector, or any module.
@@ -238,21 +240,21 @@ def convert_to_deploy(model: Model) -> Model:
 
 
 def is_foldable(norm: nn.Module) -> bool:
-    """Whether a norm multiplies and shifts channels by what it has stored, as batch normalisation in evaluation."""
+    """Whether a norm scales and shifts channels by stored values, as batch normalisation does in evaluation."""
     return getattr(norm, "running_var", None) is not None
 
 
 def fused_convolution(branches: Iterable[tuple[nn.Module, nn.Module]]) -> nn.Conv2d:
-    """One convolution that computes the sum of several, each with the norm after it.
+    """Fuse several parallel convolutions, each followed by a norm, into one that computes their sum.
 
     Args:
-        branches: (convolution, norm) pairs of one geometry, but for kernels: smaller odd ones are padded with zeros to
-            the size of the first. Norms are those that `is_foldable` accepts.
+        branches: (convolution, norm) pairs, which must agree in everything but the kernel size: smaller odd kernels are
+            zero-padded to the size of the first one. `is_foldable` must accept the norms.
     """
     kernels, biases = [], []
     first: nn.Conv2d | None = None
     for convolution, norm in branches:
-        assert isinstance(convolution, nn.Conv2d), f"{type(convolution).__name__} is no convolution"
+        assert isinstance(convolution, nn.Conv2d), f"{type(convolution).__name__} is not a convolution"
         first = first or convolution
         weight, bias = _folded(convolution, norm)
         missing = (first.kernel_size[0] - convolution.kernel_size[0]) // 2
@@ -269,19 +271,19 @@ def fused_convolution(branches: Iterable[tuple[nn.Module, nn.Module]]) -> nn.Con
         groups=first.groups,
         device="meta",
     )
-    like = first.weight
-    fused.weight = nn.Parameter(torch.stack(kernels).sum(0).to(like.dtype), requires_grad=False)
-    fused.bias = nn.Parameter(torch.stack(biases).sum(0).to(like.dtype), requires_grad=False)
-    if like.is_contiguous(memory_format=torch.channels_last):
+    reference = first.weight
+    fused.weight = nn.Parameter(torch.stack(kernels).sum(0).to(reference.dtype), requires_grad=False)
+    fused.bias = nn.Parameter(torch.stack(biases).sum(0).to(reference.dtype), requires_grad=False)
+    if reference.is_contiguous(memory_format=torch.channels_last):
         fused.to(memory_format=torch.channels_last)
     return fused.train(first.training)
 
 
 @torch.no_grad()
 def _folded(convolution: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of a convolution that applies the norm as well."""
+    """Compute the weight and bias, in float64, of a convolution that includes the norm."""
     values = {name: value.double() for name, value in norm.state_dict().items()}
     scale = (values["running_var"] + cast(float, norm.eps)).rsqrt() * values.get("weight", 1.0)
-    before = 0.0 if convolution.bias is None else convolution.bias.double()
-    bias = (before - values["running_mean"]) * scale + values.get("bias", 0.0)
+    conv_bias = 0.0 if convolution.bias is None else convolution.bias.double()
+    bias = (conv_bias - values["running_mean"]) * scale + values.get("bias", 0.0)
     return convolution.weight.double() * scale[:, None, None, None], bias

@@ -1,4 +1,4 @@
-"""Copies of built blocks with initial values of their own."""
+"""Copies of built blocks, each with newly drawn initial values."""
 
 import copy
 from collections.abc import Iterable
@@ -7,15 +7,15 @@ from torch import nn
 
 
 def copies(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """A copy of each module; where a module comes repeatedly, later copies draw their own initial values."""
-    seen: set[int] = set()
-    made = []
+    """Copy each module; where a module is repeated, copies after the first draw new initial values."""
+    seen_ids: set[int] = set()
+    result = []
     for module in modules:
-        made.append(copy.deepcopy(module))
-        if id(module) in seen:
-            draw_again(made[-1])
-        seen.add(id(module))
-    return made
+        result.append(copy.deepcopy(module))
+        if id(module) in seen_ids:
+            draw_again(result[-1])
+        seen_ids.add(id(module))
+    return result
 
 
 def draw_again(module: nn.Module) -> None:
@@ -26,7 +26,7 @@ def draw_again(module: nn.Module) -> None:
 
 
 def draw_children_again(module: nn.Module) -> None:
-    """Draw the initial values of all modules inside that have `reset_parameters`: that of a block made of blocks."""
+    """Draw new initial values for all child modules; the `reset_parameters` of a block that consists of blocks."""
     for child in module.children():
         if callable(getattr(child, "reset_parameters", None)):
             draw_again(child)

@@ -19,36 +19,37 @@ SAMPLINGS = ("bilinear", "discrete")
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """`identity + dropout(attention)`, where each query reads a few points near its reference point.
+    """`identity + dropout(attention)`, where each query samples a few points near its reference point.
 
-    A query (with its position) says where to look, as offsets from its reference point, and how much each point counts;
-    it is never compared with keys. It can be put wherever a layer has `MultiheadAttention`. In a
-    `BaseTransformerLayer`, give `reference_points` and `spatial_shapes` in `cross_attn_inputs` (in `self_attn_inputs`
-    where it is the self-attention).
+    Sampling offsets and attention weights are predicted from the query (with its position); queries are not compared
+    with keys. The block can replace `MultiheadAttention` in any layer. In a `BaseTransformerLayer`, pass
+    `reference_points` and `spatial_shapes` in `cross_attn_inputs`, or in `self_attn_inputs` when it is the
+    self-attention.
 
-    Under autocast offsets are computed in the precision of their weights: bfloat16 rounds an offset of 5 cells to a
-    32nd of a cell.
+    Under autocast, offsets are still computed in the precision of their weights, because bfloat16 would round an offset
+    of 5 cells to 1/32 of a cell.
 
     Args:
         embed_dim: C, of queries, values and the result.
         num_heads: H; must divide `embed_dim`.
         num_levels: L feature maps.
-        num_points: P points per head and level, or a number for each level.
+        num_points: P points per head and level, or a list with one number per level.
         dropout: dropout probability of the result before `identity` is added, in training.
-        sampling: "bilinear", or "discrete" for one cell for each point, with which a trained detector is fine-tuned
-            (RT-DETRv2, Lv et al., 2024, section 2): that of its place plus half a cell, rounded down, or the nearest
-            one inside the map. Places then have no gradients, and `sampling_offsets` is frozen.
-        value_proj: whether a linear layer comes before values are read; D-FINE reads the memory as it is.
-        output_proj: whether one comes after.
+        sampling: "bilinear", or "discrete" to read one cell per point, which is meant for fine-tuning a trained
+            detector (RT-DETRv2, Lv et al., 2024, section 2). The cell is the location plus half a cell, rounded down
+            and clamped to the map. Locations then have no gradients, and `sampling_offsets` is frozen.
+        value_proj: whether values are projected by a linear layer; D-FINE samples the memory directly.
+        output_proj: whether the output is projected by a linear layer.
 
     Raises:
-        ValueError: when `embed_dim` is not a multiple of `num_heads`, `num_points` has another length than levels or a
-            number below 1, or `sampling` is unknown.
+        ValueError: when `embed_dim` is not a multiple of `num_heads`, `num_points` does not have one number per level
+            or has a number below 1, or `sampling` is unknown.
     """
 
-    _point_index: Tensor  # (L * most,) which of all points of a head stands in each place, padded to the most points
-    _point_scale: Tensor  # (L * most, 1) most points over those of the level
-    _point_padding: Tensor  # (L * most,) bool
+    # For levels with different numbers of points, all are padded to the largest number, P.
+    _point_index: Tensor  # (L * P,) index of each padded point among the points of a head
+    _point_scale: Tensor  # (L * P, 1) P over the number of points of the level
+    _point_padding: Tensor  # (L * P,) bool, True = padding
 
     def __init__(
         self,
@@ -85,10 +86,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Heads look in different directions, each next point one cell further, all with the same weight (A.4)."""
+        """Spread the heads over different directions, the points at 1, 2, ... cells, with equal weights (A.4)."""
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
-        directions /= directions.abs().amax(dim=-1, keepdim=True)  # onto a square: whole cells along the axes
+        directions /= directions.abs().amax(dim=-1, keepdim=True)  # on a square, so that axes get whole cells
         distances = torch.cat([torch.arange(1, number + 1) for number in self.num_points])
         with torch.no_grad():
             self.sampling_offsets.bias.copy_((directions[:, None] * distances[:, None]).flatten())
@@ -101,13 +102,13 @@ class MultiScaleDeformableAttention(nn.Module):
                 nn.init.zeros_(projection.bias)
 
     def _pad_points(self) -> None:
-        """The operators have as many points on each level: levels with fewer are filled up by points of no weight."""
-        most, index, first = max(self.num_points), [], 0
+        """Pad levels with fewer points by points of zero weight: the operators need the same number on each level."""
+        max_points, index, first = max(self.num_points), [], 0
         for number in self.num_points:
-            index += [first + min(place, number - 1) for place in range(most)]
+            index += [first + min(slot, number - 1) for slot in range(max_points)]
             first += number
-        padding = [place >= number for number in self.num_points for place in range(most)]
-        scale = [most / number for number in self.num_points for _ in range(most)]
+        padding = [slot >= number for number in self.num_points for slot in range(max_points)]
+        scale = [max_points / number for number in self.num_points for _ in range(max_points)]
         self.register_buffer("_point_index", torch.tensor(index), persistent=False)
         self.register_buffer("_point_padding", torch.tensor(padding), persistent=False)
         self.register_buffer("_point_scale", torch.tensor(scale)[:, None], persistent=False)
@@ -130,22 +131,22 @@ class MultiScaleDeformableAttention(nn.Module):
 
         Args:
             query: (B, Q, C).
-            key: (B, N, C), what is read when there is no `value`; `query` when None.
+            key: (B, N, C), which is sampled when there is no `value`; `query` when None.
             value: (B, N, C), the feature maps, flattened row by row, level after level.
-            identity: (B, Q, C), what the result is added to; `query` when None.
-            query_pos: (B, Q, C) or what broadcasts to it, added to the query.
-            key_pos: taken so that all attentions are called alike, and not used: keys are not compared.
-            attn_mask: must be None: there is nothing that it could mask.
-            key_padding_mask: bool, (B, N); True = padding, which reads as zero.
-            reference_points: (B, Q, L, 2) points, or (B, Q, L, 4) cxcywh boxes whose size scales the offsets; in 0..1
-                of each map with its padding.
+            identity: (B, Q, C), to which the result is added; `query` when None.
+            query_pos: added to the query; broadcastable to (B, Q, C).
+            key_pos: unused; accepted so that all attentions have the same signature.
+            attn_mask: must be None, because queries are not compared with keys.
+            key_padding_mask: bool, (B, N); True = padding, which is sampled as zero.
+            reference_points: (B, Q, L, 2) points, or (B, Q, L, 4) cxcywh boxes whose size scales the offsets;
+                normalised to 0..1 by the size of each padded map.
             spatial_shapes: L pairs (height, width).
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: for an `attn_mask`, a `key_padding_mask` that is not bool, or shapes that do not fit.
+            ValueError: for an `attn_mask`, a `key_padding_mask` that is not bool, or shapes that do not match.
         """
         if attn_mask is not None:
             raise ValueError("deformable attention cannot take an attn_mask: its queries are not compared with keys")
@@ -167,9 +168,9 @@ class MultiScaleDeformableAttention(nn.Module):
         if len(set(self.num_points)) > 1:
             offsets, logits = offsets[..., self._point_index, :], logits[..., self._point_index]
             logits = logits.masked_fill(self._point_padding, float("-inf"))
-            if reference_points.shape[-1] == 4:  # offsets are divided by the number of points there
+            if reference_points.shape[-1] == 4:  # the operator divides such offsets by the padded number of points
                 offsets = offsets * self._point_scale.to(offsets.dtype)
-        out = self._sample(
+        out = self.sample(
             value.unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
             reference_points,
@@ -178,7 +179,7 @@ class MultiScaleDeformableAttention(nn.Module):
         )
         return identity + self.dropout(self.output_proj(out))
 
-    def _sample(
+    def sample(
         self,
         value: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
@@ -186,14 +187,14 @@ class MultiScaleDeformableAttention(nn.Module):
         offsets: Tensor,
         logits: Tensor,
     ) -> Tensor:
-        """See `multi_scale_deformable_attention_from_offsets`."""
+        """Read the values; see `multi_scale_deformable_attention_from_offsets`."""
         if self.sampling == "bilinear":
             return multi_scale_deformable_attention_from_offsets(
                 value, spatial_shapes, reference_points, offsets, logits
             )
         with torch.no_grad():
             locations = sampling_locations(reference_points, offsets, spatial_shapes)
-            # The centre of a cell reads that cell alone.
+            # Sampling at the centre of a cell reads only that cell.
             sizes = level_sizes(locations, spatial_shapes)[:, None]
             cells = torch.minimum((locations * sizes + 0.5).trunc().clamp(min=0), sizes - 1)
             locations = (cells + 0.5) / sizes

@@ -1,4 +1,4 @@
-"""Feed-forward blocks: the one inside transformer layers, and the plain perceptron of prediction heads."""
+"""Feed-forward blocks: the FFN of transformer layers, and the multi-layer perceptron of prediction heads."""
 
 import itertools
 from collections.abc import Callable
@@ -14,17 +14,17 @@ class FFN(nn.Module):
     Args:
         embed_dim: input channels.
         feedforward_dim: channels of the hidden layers.
-        output_dim: output channels; `embed_dim` when None. The identity connection needs it to be `embed_dim`.
-        num_fcs: how many linear layers, at least 2.
+        output_dim: output channels; `embed_dim` when None. With the identity connection it must be `embed_dim`.
+        num_fcs: number of linear layers, at least 2.
         activation: a module, of which each hidden layer gets a copy with the same initial values, or a class or
-            function that makes one and is called once per hidden layer.
+            function that creates one and is called once per hidden layer.
         ffn_drop: dropout probability after each layer, in training.
         fc_bias: whether the linear layers have biases.
         add_identity: whether the identity (by default the input) is added to the output.
 
     Raises:
-        ValueError: when `num_fcs` is below 2, `add_identity` is asked of different dimensions, or `activation` is
-            none.
+        ValueError: when `num_fcs` is below 2, `add_identity` is set although the dimensions differ, or `activation` is
+            neither a module nor callable.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class FFN(nn.Module):
                 f"add_identity needs output_dim == embed_dim, got {output_dim} and {embed_dim}; pass add_identity=False"
             )
         if not callable(activation):
-            raise ValueError(f"activation={activation!r} is no class, function or module, such as torch.nn.GELU")
+            raise ValueError(f"activation={activation!r} is not a module, class or function, such as torch.nn.GELU")
         widths = [embed_dim, *[feedforward_dim] * (num_fcs - 1), output_dim]
         self.layers = nn.ModuleList(
-            nn.Linear(before, after, bias=fc_bias) for before, after in itertools.pairwise(widths)
+            nn.Linear(in_width, out_width, bias=fc_bias) for in_width, out_width in itertools.pairwise(widths)
         )
         self.activations = nn.ModuleList(make_activation(activation) for _ in range(num_fcs - 1))
         self.dropout = nn.Dropout(ffn_drop)
@@ -58,7 +58,7 @@ class FFN(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw Xavier-uniform weights for the linear layers, as DETR's repository does; biases stay as they are."""
+        """Draw Xavier-uniform weights for the linear layers, as DETR's repository does; biases are left unchanged."""
         for layer in self.layers:
             nn.init.xavier_uniform_(layer.get_parameter("weight"))
 
@@ -77,8 +77,8 @@ class MLP(nn.Module):
 
     Args:
         input_dim, hidden_dim, output_dim: channels before, between and after the layers.
-        num_layers: how many linear layers, at least 1.
-        activation: a module, of which a copy is taken, or a class or function that makes one; for all layers.
+        num_layers: number of linear layers, at least 1.
+        activation: a module, which is copied, or a class or function that creates one; shared by all layers.
 
     Raises:
         ValueError: when `num_layers` is below 1.
@@ -91,7 +91,9 @@ class MLP(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers} is below 1")
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(
+            nn.Linear(in_width, out_width) for in_width, out_width in itertools.pairwise(widths)
+        )
         self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention whose result and whose input are weighed against each other (D-FINE, Peng et al., ICLR 2025, section 4.2).
+"""Attention with a gated residual connection (D-FINE, Peng et al., ICLR 2025, section 4.2).
 
 Legend: B batch, Q queries, N keys, C channels.
 """
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 
 class GatedAttention(nn.Module):
-    """`norm(g1 * identity + g2 * attention)` in the place of `identity + attention` and the norm after it.
+    """`norm(g1 * identity + g2 * attention)`, which replaces `norm(identity + attention)`.
 
-    The gates (g1, g2), a number in 0..1 for each channel, are made of both by a linear layer and a sigmoid. In a
-    `BaseTransformerLayer` no "norm" follows it: D-FINE's order is ("self_attn", "norm", "cross_attn", "ffn", "norm").
+    The gates g1 and g2, in 0..1 for each channel, are computed from both inputs by a linear layer and a sigmoid. In a
+    `BaseTransformerLayer` the block is not followed by a "norm": D-FINE's order is ("self_attn", "norm", "cross_attn",
+    "ffn", "norm").
 
     Args:
         attention: any attention with an identity connection.
@@ -32,7 +33,7 @@ class GatedAttention(nn.Module):
         nn.init.zeros_(self.gate.bias)
 
     def reset_parameters(self) -> None:
-        """Draw the attention's initial values again; both gates begin half open."""
+        """Draw new initial values for the attention; both gates start at 0.5."""
         self._reset_gate()
         reset = getattr(self.attention, "reset_parameters", None)
         if callable(reset):
@@ -51,7 +52,7 @@ class GatedAttention(nn.Module):
         Args:
             query: (B, Q, C).
             key, value: (B, N, C), see the attention.
-            identity: (B, Q, C), what the gates weigh the result against; `query` when None.
+            identity: (B, Q, C), which is gated against the attention; `query` when None.
             inputs: further arguments of the attention.
 
         Returns:
@@ -60,5 +61,5 @@ class GatedAttention(nn.Module):
         identity = query if identity is None else identity
         attended = self.attention(query, key, value, identity=query.new_zeros(()), **inputs)
         gates = self.gate(torch.cat([identity, attended], dim=-1)).sigmoid()
-        kept, taken = gates.chunk(2, dim=-1)
-        return self.norm(kept * identity + taken * attended)
+        identity_gate, attention_gate = gates.chunk(2, dim=-1)
+        return self.norm(identity_gate * identity + attention_gate * attended)

@@ -13,15 +13,15 @@ def get_sine_pos_embed(
     exchange_xy: bool = True,
     scale: float = 2 * math.pi,
 ) -> Tensor:
-    """Sine embedding of coordinates, each coordinate on its own.
+    """Compute the sine embedding of coordinates, separately for each coordinate.
 
     Args:
         positions: (..., D) coordinates, usually in 0..1, x first.
         num_pos_feats: channels per coordinate; even channels are sines, odd ones cosines.
         temperature: base of the wavelengths, which run from 2 pi to 2 pi * temperature (over `scale`).
-        exchange_xy: put the embedding of the second coordinate (y) before that of the first (x), as feature maps'
-            embeddings have it.
-        scale: what coordinates are multiplied by.
+        exchange_xy: put the embedding of the second coordinate (y) before that of the first (x), as in the embeddings
+            of feature maps.
+        scale: factor of the coordinates.
 
     Returns:
         (..., D * num_pos_feats), in the dtype of `positions`.
@@ -37,26 +37,26 @@ def get_sine_pos_embed(
 def get_grid_sine_pos_embed(
     height: int, width: int, num_channels: int, *, temperature: float = 10000.0, like: Tensor
 ) -> Tensor:
-    """Sine embedding of rows and columns, counted from 0 (RT-DETR, Zhao et al., CVPR 2024, for its encoder).
+    """Compute the sine embedding of rows and columns, counted from 0, of RT-DETR's encoder (Zhao et al., CVPR 2024).
 
-    The first half of the channels is of the row, the second of the column: in each half first all sines, then all
-    cosines, of wavelengths from 2 pi to 2 pi * temperature.
+    The first half of the channels encodes the row, the second the column. Each half has all sines before all cosines,
+    with wavelengths from 2 pi to 2 pi * temperature.
 
     Args:
         height, width: of the map, in cells.
         num_channels: C, a multiple of 4.
         temperature: base of the wavelengths.
-        like: a tensor of the wanted dtype and device.
+        like: a tensor that gives the dtype and device of the result.
 
     Returns:
         (h * w, C), row by row.
 
     Raises:
-        ValueError: when C is no multiple of 4.
+        ValueError: when C is not a multiple of 4.
     """
     if num_channels % 4:
         raise ValueError(f"num_channels={num_channels}: sines and cosines of rows and columns need a multiple of 4")
-    # Neighbouring cells differ too little for half precision: it computes in float32 at least.
+    # Computed in float32 at least: neighbouring cells differ too little for half precision.
     dtype = torch.promote_types(like.dtype, torch.float32)
     channel = torch.arange(num_channels // 4, dtype=dtype, device=like.device)
     frequency = temperature ** (-channel / (num_channels // 4))
@@ -70,15 +70,15 @@ def get_grid_sine_pos_embed(
 
 
 class PositionEmbeddingSine(nn.Module):
-    """Sine embedding of the cells of a feature map, counted over the part that is not padding.
+    """Sine embedding of the cells of a feature map, counted over the part without padding.
 
     Args:
         num_pos_feats: channels for each of y and x; the embedding has twice as many.
         temperature: base of the wavelengths.
-        scale: what normalised positions are multiplied by.
-        eps: keeps the normalising division finite.
+        scale: factor of the normalised positions.
+        eps: added to the divisor of the normalisation.
         offset: added to the counts before they are normalised (-0.5 gives cell centres).
-        normalize: divide the counts by the height and width of the part that is not padding.
+        normalize: divide the counts by the height and width of the part without padding.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class PositionEmbeddingSine(nn.Module):
 
     def forward(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """mask: (B, h, w) bool, True = padding. Returns (B, 2 * num_pos_feats, h, w) of `dtype`, y before x."""
-        # Neighbouring cells differ too little for half precision: it computes in float32 at least.
+        # Computed in float32 at least: neighbouring cells differ too little for half precision.
         inside = (~mask).to(torch.promote_types(dtype, torch.float32))
         y, x = inside.cumsum(1), inside.cumsum(2)
         if self.normalize:
@@ -116,8 +116,8 @@ class PositionEmbeddingLearned(nn.Module):
 
     Args:
         num_pos_feats: channels for each of x and y; the embedding has twice as many.
-        row_num_embed: the most rows that a feature map may have.
-        col_num_embed: the most columns.
+        row_num_embed: the largest number of rows that a feature map may have.
+        col_num_embed: the largest number of columns.
     """
 
     def __init__(self, num_pos_feats: int = 256, row_num_embed: int = 50, col_num_embed: int = 50):
@@ -128,7 +128,7 @@ class PositionEmbeddingLearned(nn.Module):
         nn.init.uniform_(self.col_embed.weight)
 
     def forward(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """mask: (B, h, w), of which only the shape counts. Returns (B, 2 * num_pos_feats, h, w), x before y.
+        """mask: (B, h, w), of which only the shape is used. Returns (B, 2 * num_pos_feats, h, w), x before y.
 
         Raises:
             ValueError: when the feature map has more rows or columns than there are vectors.

@@ -18,7 +18,7 @@ class TokenGrid(NamedTuple):
     Attributes:
         height: h, of the padded map.
         width: w.
-        as_published: what modules do with the padding, see `ImageBatch`.
+        as_published: how modules treat the padding; see `ImageBatch`.
     """
 
     height: int
@@ -27,24 +27,26 @@ class TokenGrid(NamedTuple):
 
 
 class RowColumnDecoupledAttention(BaseAttention):
-    """`identity + dropout(attention)` whose weights are the products of weights of rows and of columns.
+    """`identity + dropout(attention)`, where each weight is the product of a row weight and a column weight.
 
-    A query has one vector for columns, which is compared with the mean of each column's cells, and one for rows:
+    A query has one vector that is compared with the mean of each column, and one that is compared with the mean of each
+    row:
 
         A_x = softmax(q_x k_x / sqrt(D)) over the w columns,  k_x = mean over rows of W_kx (key + position of x)
         A_y = softmax(q_y k_y / sqrt(D)) over the h rows,     k_y = mean over columns of W_ky (key + position of y)
         out = sum over y of A_y (sum over x of A_x v)
 
-    Instead of N weights, a query has w + h. Neither (Q, N) weights nor keys of all cells are built: keys are averaged
-    before they are projected, which gives the same. The largest tensor is what is summed along the longer side of the
-    map, (B, H, Q, D) for each cell of the shorter side.
+    A query has w + h weights instead of N. Neither (Q, N) weights nor keys of all cells are materialised: keys are
+    averaged before they are projected, which gives the same result. The largest tensor is the partial sum along the
+    longer side of the map, (B, H, Q, D) for each cell of the shorter side.
 
-    Its two softmaxes multiply to a softmax over all cells of q_x k_x + q_y k_y. What is published calls the direction
-    along x "row", as it runs through a row of cells; the packed projection has q_x, q_y, k_x, k_y and v in this order.
+    The product of the two softmaxes equals one softmax of q_x k_x + q_y k_y over all cells. The published code calls
+    the direction along x "row", since it runs through a row of cells; the packed projection has q_x, q_y, k_x, k_y and
+    v in this order.
 
     Args:
         embed_dim, num_heads, proj_drop: see `BaseAttention`.
-        attn_drop: dropout probability of the weights of rows and of columns, in training.
+        attn_drop: dropout probability of the row weights and the column weights, in training.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, attn_drop: float = 0.0, proj_drop: float = 0.0):
@@ -54,7 +56,7 @@ class RowColumnDecoupledAttention(BaseAttention):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw Xavier-uniform weights, those of the packed projection as one matrix, and set biases to zero."""
+        """Draw Xavier-uniform weights, treating the packed projection as one matrix, and set biases to zero."""
         super().reset_parameters()
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.in_proj_bias)
@@ -77,21 +79,21 @@ class RowColumnDecoupledAttention(BaseAttention):
         Args:
             query: (B, Q, C).
             key: (B, N, C), cells row by row; `query` when None.
-            value: (B, N, C), never given a position; `key` when None.
-            identity: (B, Q, C), what the result is added to; `query` when None.
-            query_pos: added to the query: (B, Q, C) for both directions alike, or (B, Q, 2 C), the position of x and
-                then that of y. What broadcasts to these will do.
-            key_pos: the same for the key; `query_pos` when None and there is no `key` of its own.
-            attn_mask: must be None: single cells cannot be masked.
+            value: (B, N, C), to which no position is added; `key` when None.
+            identity: (B, Q, C), to which the result is added; `query` when None.
+            query_pos: added to the query. It broadcasts to (B, Q, C), the same for both directions, or to (B, Q, 2 C),
+                the position of x followed by that of y.
+            key_pos: the same for the key; `query_pos` when both `key_pos` and `key` are None.
+            attn_mask: must be None, because single cells cannot be masked.
             key_padding_mask: bool, (B, N), True = padding, which is at the right and the bottom of the map.
-            grid: the map that `key` is. Means of keys are over all cells as published, over the image's own otherwise.
+            grid: the shape of the map in `key`. Means of keys include padded cells only with `as_published`.
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: for an `attn_mask`; when there are not N keys, positions have another number of channels, or the
-                padding is not bool or of another shape.
+            ValueError: for an `attn_mask`; when the number of keys is not N, positions have the wrong number of
+                channels, or the padding mask is not bool or has the wrong shape.
         """
         if key is None:
             key = query
@@ -102,8 +104,8 @@ class RowColumnDecoupledAttention(BaseAttention):
         shape = (grid.height, grid.width)
         padding = None if key_padding_mask is None else key_padding_mask.unflatten(1, shape)
         inside = None if padding is None or grid.as_published else ~padding[..., None]
-        query_pos_x, query_pos_y = self._of_both_directions("query_pos", query_pos)
-        key_pos_x, key_pos_y = self._of_both_directions("key_pos", key_pos)
+        query_pos_x, query_pos_y = self._positions_by_axis("query_pos", query_pos)
+        key_pos_x, key_pos_y = self._positions_by_axis("key_pos", key_pos)
         along_x = self._weights(
             self._project(0, query if query_pos_x is None else query + query_pos_x),
             self._project(2, _mean(key, key_pos_x, inside, shape, over=1)),
@@ -114,7 +116,7 @@ class RowColumnDecoupledAttention(BaseAttention):
             self._project(3, _mean(key, key_pos_y, inside, shape, over=2)),
             None if padding is None else padding[:, :, 0],
         )
-        # A graph serves maps of all shapes, so it takes the order that is better for wide ones.
+        # A compiled graph is used for maps of all shapes, so it has the order that suits wide maps.
         columns_last = not torch.compiler.is_compiling() and grid.height > grid.width
         values = self._project(4, value).unflatten(2, shape)  # (B, H, h, w, D)
         if columns_last:
@@ -129,12 +131,12 @@ class RowColumnDecoupledAttention(BaseAttention):
                 "RowColumnDecoupledAttention cannot have an attn_mask: it weights rows and columns, not single cells"
             )
         if key.shape[1] != grid.height * grid.width:
-            raise ValueError(f"{key.shape[1]} keys are not the {grid.height} x {grid.width} cells of the grid")
+            raise ValueError(f"got {key.shape[1]} keys for a grid of {grid.height} x {grid.width} cells")
         if key_padding_mask is not None:
             check_padding(key_padding_mask, (key.shape[0], key.shape[1]))
 
-    def _of_both_directions(self, name: str, pos: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The position of x and that of y, (B, tokens, C) each."""
+    def _positions_by_axis(self, name: str, pos: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Split positions into those of x and of y, (B, tokens, C) each."""
         if pos is None or pos.shape[-1] == self.embed_dim:
             return pos, pos
         if pos.shape[-1] == 2 * self.embed_dim:
@@ -146,7 +148,7 @@ class RowColumnDecoupledAttention(BaseAttention):
         )
 
     def _project(self, index: int, x: Tensor) -> Tensor:
-        """(B, tokens, C) by one of the packed projections, to (B, H, tokens, D)."""
+        """Apply one of the packed projections: (B, tokens, C) to (B, H, tokens, D)."""
         part = slice(index * self.embed_dim, (index + 1) * self.embed_dim)
         return split_heads(F.linear(x, self.in_proj_weight[part], self.in_proj_bias[part]), self.num_heads)
 
@@ -159,7 +161,9 @@ class RowColumnDecoupledAttention(BaseAttention):
 
 
 def _mean(key: Tensor, pos: Tensor | None, inside: Tensor | None, shape: tuple[int, int], *, over: int) -> Tensor:
-    """The mean of `key + pos` over rows (1) or columns (2), of the cells `inside`, (B, h, w, 1); None for all.
+    """Average `key + pos` over rows (`over` = 1) or columns (2).
+
+    Only cells `inside` are counted, (B, h, w, 1) bool; None counts all.
 
     Returns:
         (B, w, C) or (B, h, C).

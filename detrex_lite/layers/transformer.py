@@ -1,7 +1,7 @@
 """Transformer layers as a list of operations, and stacks of them.
 
-A layer's `operation_order` says everything about its architecture: DETR's post-norm encoder layer is
-("self_attn", "norm", "ffn", "norm"), its pre-norm decoder layer ("norm", "self_attn", "norm", "cross_attn",
+The `operation_order` of a layer fully describes its architecture. DETR's post-norm encoder layer is
+("self_attn", "norm", "ffn", "norm"), and its pre-norm decoder layer is ("norm", "self_attn", "norm", "cross_attn",
 "norm", "ffn").
 """
 
@@ -22,35 +22,35 @@ OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
 ATTENTION_INPUTS = frozenset(
     ("query", "key", "value", "identity", "query_pos", "key_pos", "attn_mask", "key_padding_mask")
 )
-"""What a layer gives to every attention."""
+"""Names of the arguments that a layer passes to every attention."""
 
 
 class BaseTransformerLayer(nn.Module):
-    """One transformer layer, run in any order of `self_attn`, `cross_attn`, `norm` and `ffn`.
+    """A transformer layer with any order of the operations `self_attn`, `cross_attn`, `norm` and `ffn`.
 
     Every attention and feed-forward block adds its identity connection itself. In a post-norm layer that is the
     block's input; in a pre-norm layer (one whose order begins with `norm`) it is the value before the norm that
     precedes the block.
 
-    The layer copies the blocks that it is given, so that several layers may be made of the same ones and share no
-    weights. A copy has the initial values of its block. Where one block is copied for several places of the layer, the
-    copies after the first draw their own initial values by `reset_parameters`, if the block has that method; values
-    that the method does not touch, and those of blocks without it, are the same in all copies.
+    The layer copies its blocks, so that several layers may be built from the same blocks without sharing weights. A
+    copy has the initial values of the block. Where one block is copied for several operations of the layer, the copies
+    after the first draw new initial values by `reset_parameters`, if the block has that method; values that the method
+    does not touch, and those of blocks without it, are the same in all copies.
 
     Args:
         attn: the attention blocks in the order of use, or one block for all attentions.
         ffn: the feed-forward block, for every `ffn`.
-        norm: the normalisation, for every `norm`; its initial values are never drawn again.
-        operation_order: names out of "self_attn", "cross_attn", "norm", "ffn", in the order in which they run.
+        norm: the normalisation, for every `norm`; copies keep its initial values.
+        operation_order: the operations ("self_attn", "cross_attn", "norm", "ffn") in the order in which they run.
 
     Attributes:
-        required_inputs: "self_attn" and "cross_attn" -> names of the further arguments that these blocks require.
-        activation_checkpointing: set to True, training recomputes what is inside the layer in the backward pass
-            instead of storing it (Chen et al., 2016).
+        required_inputs: maps "self_attn" and "cross_attn" to the names of further arguments that these blocks require.
+        activation_checkpointing: when True, training recomputes the activations of the layer in the backward pass
+            instead of storing them (Chen et al., 2016).
 
     Raises:
-        ValueError: for an empty order, an unknown operation, or a list of attentions of another length than the
-            order has attentions.
+        ValueError: for an empty order, an unknown operation, or a list of attentions whose length is not the number of
+            attentions in the order.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class BaseTransformerLayer(nn.Module):
         super().__init__()
         self.operation_order = tuple(operation_order)
         if not self.operation_order:
-            raise ValueError(f"operation_order is empty; give a sequence out of {', '.join(OPERATIONS)}")
+            raise ValueError(f"operation_order is empty; give a sequence of {', '.join(OPERATIONS)}")
         for operation in self.operation_order:
             if operation not in OPERATIONS:
                 raise ValueError(f"unknown operation {operation!r}{did_you_mean(operation, OPERATIONS)}")
@@ -86,7 +86,7 @@ class BaseTransformerLayer(nn.Module):
         self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in range(self.operation_order.count("norm")))
 
     def reset_parameters(self) -> None:
-        """Draw the initial values of attentions and feed-forward blocks, of those that have `reset_parameters`."""
+        """Draw new initial values for the attentions and feed-forward blocks that have `reset_parameters`."""
         for block in (*self.attentions, *self.ffns):
             draw_again(block)
 
@@ -121,21 +121,21 @@ class BaseTransformerLayer(nn.Module):
             query: (B, Q, C).
             key: (B, N, C), the memory that cross-attention reads.
             value: (B, N, C); `key` when None.
-            query_pos: added to queries, and to the keys of self-attention, (B, Q, C) or what broadcasts to it.
-            key_pos: added to the keys of cross-attention, (B, N, C) or what broadcasts to it.
-            self_attn_mask: bool, True = not attended, in self-attention; see MultiheadAttention.
-            cross_attn_mask: the same in cross-attention.
+            query_pos: added to queries and to the keys of self-attention; broadcastable to (B, Q, C).
+            key_pos: added to the keys of cross-attention; broadcastable to (B, N, C).
+            self_attn_mask: bool mask of self-attention, True = not attended; see MultiheadAttention.
+            cross_attn_mask: bool mask of cross-attention, True = not attended.
             query_key_padding_mask: (B, Q) bool, True = padding, for self-attention.
             key_padding_mask: (B, N) bool, True = padding, for cross-attention.
-            self_attn_inputs: further arguments for the self-attention blocks, e.g. an attention bias, or others than
-                those above, e.g. positions of their own.
-            cross_attn_inputs: the same for the cross-attention blocks, e.g. reference points.
+            self_attn_inputs: further arguments of the self-attention blocks, such as an attention bias. They may also
+                override the arguments above, for example the positions.
+            cross_attn_inputs: the same for the cross-attention blocks, for example reference points.
 
         Returns:
             (B, Q, C).
 
         Raises:
-            ValueError: when an attention needs further arguments and they are not given.
+            ValueError: when an attention requires further arguments that are not given.
         """
         further = {"self_attn": self_attn_inputs or {}, "cross_attn": cross_attn_inputs or {}}
         if not torch.compiler.is_compiling():
@@ -178,29 +178,29 @@ class BaseTransformerLayer(nn.Module):
             if missing:
                 raise ValueError(
                     f"{operation} of operation_order={self.operation_order} is a {type(attention).__name__}, which "
-                    f"needs {' and '.join(missing)}: give them in {operation}_inputs"
+                    f"needs {' and '.join(missing)}: pass them in {operation}_inputs"
                 )
 
 
 class TransformerLayerSequence(nn.Module):
-    """A stack of layers. It is abstract: subclasses implement `forward`.
+    """Abstract stack of layers; subclasses implement `forward`.
 
     Args:
-        transformer_layers: the layers, which are taken as they are, or one layer, of which `num_layers` copies are
-            made. The first copy has the initial values of that layer. The others draw their own by `reset_parameters`,
-            if the layer has that method, so that layers differ from each other; what the method does not touch (see
-            `BaseTransformerLayer.reset_parameters`) is the same in all copies.
-        num_layers: how many layers; may be left out when a list is given.
+        transformer_layers: a list of layers, which is used without copying, or one layer, which is copied `num_layers`
+            times. The first copy has the initial values of that layer. The others draw new ones by `reset_parameters`,
+            if the layer has that method; values that the method does not touch (see
+            `BaseTransformerLayer.reset_parameters`) are the same in all copies.
+        num_layers: number of layers; optional with a list.
 
     Raises:
-        ValueError: when a list has another length than `num_layers`, or one layer comes without `num_layers`.
+        ValueError: when the length of the list is not `num_layers`, or one layer is given without `num_layers`.
     """
 
     def __init__(self, transformer_layers: nn.Module | Sequence[nn.Module], num_layers: int | None = None):
         super().__init__()
         if isinstance(transformer_layers, nn.Module) and not isinstance(transformer_layers, nn.ModuleList):
             if num_layers is None:
-                raise ValueError("one layer was given: num_layers must say how many copies to make")
+                raise ValueError("one layer was given, so num_layers must be given too")
             transformer_layers = copies([transformer_layers] * num_layers)
         elif num_layers is not None and len(transformer_layers) != num_layers:
             raise ValueError(f"{len(transformer_layers)} layers were given, but num_layers={num_layers}")
@@ -216,7 +216,7 @@ class TransformerLayerSequence(nn.Module):
 
 @functools.cache
 def _required_inputs(attention: Any) -> tuple[str, ...]:
-    """What the `forward` of a class of attentions requires beyond what a layer gives to every attention."""
+    """List the arguments that the `forward` of an attention class requires beyond `ATTENTION_INPUTS`."""
     _, *parameters = inspect.signature(attention.forward).parameters.values()
     return tuple(
         parameter.name

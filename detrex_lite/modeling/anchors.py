@@ -1,4 +1,4 @@
-"""Queries as boxes (DAB-DETR, Liu et al., ICLR 2022, section 4): where every image's queries begin.
+"""Queries as anchor boxes (DAB-DETR, Liu et al., ICLR 2022, section 4).
 
 Legend: B batch, Q queries, P patterns, C channels.
 """
@@ -17,13 +17,14 @@ class AnchorBoxes(nn.Module):
 
     Args:
         num_queries: Q.
-        centers: "learned" begins with logits from a normal distribution, most of them in the middle of the image;
-            "random" begins with centres all over the image; "fixed" is "random" without gradients of the centres.
-            The published commands of DAB-DETR's and DN-DETR's repositories have "learned" centres, with one exception.
-            detrex says of its DAB-DETR that it freezes random centres, but trains them: that is "random".
+        centers: initial values of the box centres. "learned" draws logits from a normal distribution, so that most
+            centres are near the middle of the image; "random" distributes them uniformly over the image; "fixed" is
+            "random" without gradients. The published commands of the DAB-DETR and DN-DETR repositories use "learned",
+            with one exception. detrex describes the centres of its DAB-DETR as frozen but trains them, which is
+            "random".
 
     Raises:
-        ValueError: without queries, or for centres of another kind.
+        ValueError: when `num_queries` is below 1 or `centers` is unknown.
     """
 
     def __init__(self, num_queries: int, centers: str = "learned"):
@@ -37,14 +38,14 @@ class AnchorBoxes(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normally distributed logits, but uniformly distributed centres unless they are learned."""
+        """Draw normally distributed logits; centres are uniformly distributed unless they are "learned"."""
         nn.init.normal_(self.weight)
         if self.centers != "learned":
             with torch.no_grad():
                 self.weight[:, :2] = inverse_sigmoid(torch.rand_like(self.weight[:, :2]))
 
     def forward(self) -> Tensor:
-        """(Q, 4) cxcywh in 0..1, in float32 at least."""
+        """Return the boxes, (Q, 4) cxcywh in 0..1, in float32 at least."""
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         if self.centers == "fixed":
             weight = torch.cat([weight[:, :2].detach(), weight[:, 2:]], dim=-1)
@@ -52,13 +53,13 @@ class AnchorBoxes(nn.Module):
 
 
 def pair_with_patterns(patterns: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """A query for each pair of a pattern and an anchor, so that several objects may be found at one place.
+    """Combine each pattern with each anchor, so that several objects can be detected at one anchor.
 
     Args:
         patterns: (P, C), contents (Anchor DETR, Wang et al., AAAI 2022).
         anchors: (Q, 4) boxes or (Q, 2) points.
 
     Returns:
-        Contents (P * Q, C) and anchors (P * Q, 4 or 2): all anchors with the first pattern, then with the second, ..
+        Contents (P * Q, C) and anchors (P * Q, 4 or 2): all anchors with the first pattern, then with the second, ...
     """
     return patterns.repeat_interleave(len(anchors), dim=0), anchors.repeat(len(patterns), 1)

@@ -1,4 +1,4 @@
-"""The loop that all decoders share: layer after layer, references move, and at the end classes and boxes are read.
+"""The decoder loop: run the layers, update the references, and finally predict classes and boxes.
 
 Legend: B batch, Q queries, N tokens of the memory, C channels, H heads.
 """
@@ -19,17 +19,17 @@ from .recollection import check_schedule
 
 
 class Memory(NamedTuple):
-    """What an encoder hands to a decoder.
+    """The encoder's output, which the decoder reads.
 
     Attributes:
         tokens: (B, N, C).
-        pos: (B, N, C) or (1, N, C), positions of the tokens, with 2 C channels where those of x and of y are apart;
-            None where the decoder has no use for them.
-        padding: (B, N) bool, True = padding that is not attended to; None when there is none.
-        levels: where the tokens are, in detectors with several feature levels; None in others.
-        grid: the map whose cells are the tokens, in detectors with one feature map; None in others.
-        losses: name -> weighted loss, a scalar, of what chose the tokens.
-        mask_features: what masks are read from; None in detectors without masks.
+        pos: (B, N, C) or (1, N, C), positions of the tokens, with 2 C channels when x and y are separate; None if the
+            decoder does not use them.
+        padding: (B, N) bool, True = padding that is not attended to; None without padding.
+        levels: the layout of the tokens, in detectors with several feature levels; otherwise None.
+        grid: the map whose cells are the tokens, in detectors with one feature map; otherwise None.
+        losses: maps names to weighted scalar losses of the selection of tokens.
+        mask_features: the features that masks are computed from; None in detectors without masks.
     """
 
     tokens: Tensor
@@ -41,7 +41,7 @@ class Memory(NamedTuple):
     mask_features: MaskFeatures | None = None
 
     def require_levels(self) -> TokenLevels:
-        """The levels, of a memory that must have them.
+        """Return the levels of a memory that must have them.
 
         Raises:
             ValueError: when it has none.
@@ -52,14 +52,15 @@ class Memory(NamedTuple):
 
 
 class DecoderState(NamedTuple):
-    """What is known before a layer runs.
+    """The state before a layer runs.
 
     Attributes:
-        query: (B, Q, C), what the layer gets.
-        reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that it attends to; None without references.
-        steps: what the layers before have left behind.
-        queries: what the decoder was given; with recollection side by side, as often as there are sets of queries.
-        memory: what the layers read.
+        query: (B, Q, C), the input of the layer.
+        reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the layer attends to; None without
+            references.
+        steps: results of the previous layers.
+        queries: the decoder's queries; with recollection, repeated for each set of queries.
+        memory: the encoder's output.
     """
 
     query: Tensor
@@ -70,13 +71,13 @@ class DecoderState(NamedTuple):
 
 
 class _Set(NamedTuple):
-    """Queries that a layer takes: the first ones, or what a layer before made of them.
+    """A set of input queries of a layer: the initial queries, or the result of an earlier layer.
 
     Attributes:
         query: (B, Q, C).
-        reference: (B, Q, 2) or (B, Q, 4), what a layer that takes them attends to; None without references.
-        step: what made them; None for the first queries in the first layer.
-        boxes: (B, Q, 4) each, those that led here one after the other, for relations.
+        reference: (B, Q, 2) or (B, Q, 4), the references of a layer that reads this set; None without references.
+        step: the result that the set was made from; None for the initial queries in the first layer.
+        boxes: (B, Q, 4) each, the boxes of the last two layers that led to this set, for relations.
     """
 
     query: Tensor
@@ -86,24 +87,23 @@ class _Set(NamedTuple):
 
 
 class Decoder(TransformerLayerSequence):
-    """Queries that attend to each other and read from the memory. Subclasses say what else goes into each layer.
+    """Queries that attend to each other and to the memory. Subclasses define the further inputs of each layer.
 
     Args:
-        layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers.
-        num_layers: how many layers; may be left out when a list is given.
-        relation: makes an additive bias of self-attention of the boxes that the two layers before predicted (the first
-            references, where they are boxes, stand for those before the first layer), see `PositionRelation`; None for
-            no bias.
-        num_eval_layers: evaluation runs only so many of the layers, which is faster; None for all.
-        recollection: which earlier results each layer decodes in training, see `selective_recollection`; None for those
-            of the layer before alone.
+        layer: one layer, of which `num_layers` copies with newly drawn initial values are made, or a list of layers.
+        num_layers: number of layers; optional with a list.
+        relation: computes an additive bias of self-attention from the boxes that the two previous layers predicted;
+            reference boxes count as the prediction before the first layer. See `PositionRelation`; None for no bias.
+        num_eval_layers: number of layers that evaluation runs, to save time; None for all.
+        recollection: the earlier results that each layer decodes in training, see `selective_recollection`; None for
+            only those of the previous layer.
 
     Raises:
-        ValueError: when `num_eval_layers` is not in 1 .. the number of layers, or the recollection is no schedule for
-            this number of layers.
+        ValueError: when `num_eval_layers` is not in 1 .. the number of layers, or the recollection is not a schedule
+            for this number of layers.
     """
 
-    scores_every_layer = False  # whether classes are read after each layer in evaluation, too
+    scores_every_layer = False  # whether evaluation also computes the classes of every layer
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Decoder(TransformerLayerSequence):
         self.recollection = None if recollection is None else check_schedule(recollection, self.num_layers)
 
     def first_reference(self, queries: Queries) -> Tensor | None:
-        """What the first layer attends to.
+        """Return the references of the first layer.
 
         Returns:
             (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1; None without references.
@@ -130,17 +130,18 @@ class Decoder(TransformerLayerSequence):
         return queries.reference
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
-        """What a layer gets besides queries and memory; a subclass adds its own by `super().layer_inputs(...) | {...}`.
+        """Return the further inputs of a layer; subclasses extend them by `super().layer_inputs(...) | {...}`.
 
         Args:
             index: of the layer, from 0.
-            state: what is known before it runs.
+            state: the state before it runs.
 
         Returns:
-            Keyword arguments of `BaseTransformerLayer.forward`: `query_pos`, further arguments of attention blocks as
-            `self_attn_inputs` and `cross_attn_inputs`. A bias of self-attention is `{"attn_bias": ..}` in the former,
-            float, (B, H, Q, Q) or what broadcasts to it, with H heads; masks and other biases come on top. With
-            `queries.num_groups` G > 1, where groups of q queries are folded into the batch, it is (B * G, H, q, q).
+            Keyword arguments of `BaseTransformerLayer.forward`: `query_pos`, and further arguments of the attention
+            blocks as `self_attn_inputs` and `cross_attn_inputs`. A bias of self-attention is `{"attn_bias": ...}` in
+            the former: float and broadcastable to (B, H, Q, Q) with H heads; masks and other biases are combined with
+            it. With `queries.num_groups` G > 1, groups of q queries are folded into the batch, and it is
+            (B * G, H, q, q).
         """
         return {}
 
@@ -158,17 +159,17 @@ class Decoder(TransformerLayerSequence):
         Args:
             queries: blocks of queries.
             memory: the encoder's result.
-            heads: read classes and boxes from the queries, and move the references.
-            training: whether losses are wanted; detections may take fewer layers, see `num_eval_layers`.
-            use_relation: whether self-attention has the bias that `relation` makes.
+            heads: predict classes and boxes from the queries, and update the references.
+            training: whether losses are computed; detections may need fewer layers, see `num_eval_layers`.
+            use_relation: whether self-attention has the bias of `relation`.
 
         Returns:
-            One output for each layer that ran, for the queries of all blocks; with recollection one for each set of
-            queries of each layer. The last one is that of queries which went through all layers. Before them comes that
-            of `DetectionHeads.read_initial`, if there is one.
+            One output for each layer that ran, for the queries of all blocks; with recollection, one for each set of
+            queries of each layer. The last output belongs to the queries that went through all layers. The output of
+            `DetectionHeads.read_initial`, if any, comes first.
 
         Raises:
-            ValueError: when a layer cannot take earlier results together, as some refer to points and some to boxes.
+            ValueError: when a layer would combine earlier results with points and with boxes as references.
         """
         relation = self.relation if use_relation else None
         recollection = self.recollection if training else None
@@ -178,13 +179,19 @@ class Decoder(TransformerLayerSequence):
         steps: list[LayerStep] = []
         for index, layer in enumerate(self.layers if training else self.layers[: self.num_eval_layers]):
             sets = stages[-1] if recollection is None else _recollected(stages, recollection[index], heads)
-            given = queries.side_by_side(len(sets))
-            query = _side_by_side([one.query for one in sets])
-            reference = None if sets[0].reference is None else _side_by_side([one.reference for one in sets])
-            state = DecoderState(query, reference, steps, given, memory)
+            set_queries = queries.side_by_side(len(sets))
+            query = _concatenate_sets([query_set.query for query_set in sets])
+            reference = (
+                None if sets[0].reference is None else _concatenate_sets([query_set.reference for query_set in sets])
+            )
+            state = DecoderState(query, reference, steps, set_queries, memory)
             inputs = self.layer_inputs(index, state)
-            bias = None if relation is None else _bias(relation, [one.boxes for one in sets], queries.num_groups)
-            inputs["self_attn_inputs"] = _self_attention_inputs(inputs, given, bias)
+            bias = (
+                None
+                if relation is None
+                else _bias(relation, [query_set.boxes for query_set in sets], queries.num_groups)
+            )
+            inputs["self_attn_inputs"] = _self_attention_inputs(inputs, set_queries, bias)
             inputs["cross_attn_inputs"] = grid_input(layer, "cross_attn", memory.grid) | inputs.get(
                 "cross_attn_inputs", {}
             )
@@ -193,20 +200,20 @@ class Decoder(TransformerLayerSequence):
                 memory.tokens,
                 key_pos=memory.pos,
                 key_padding_mask=memory.padding,
-                self_attn_mask=given.attn_mask,
+                self_attn_mask=set_queries.attn_mask,
                 **inputs,
             )
-            made = []
+            new_sets = []
             results = [query] if len(sets) == 1 else query.chunk(len(sets), dim=1)
-            for one, result in zip(sets, results, strict=True):
-                step = heads.step(index, result, one.reference, one.step)
-                boxes = one.boxes
+            for query_set, result in zip(sets, results, strict=True):
+                step = heads.step(index, result, query_set.reference, query_set.step)
+                boxes = query_set.boxes
                 if relation is not None and index < self.num_layers - 1:
-                    found = heads.read_boxes(step)
-                    step, boxes = step._replace(boxes=found), (*boxes, found)[-2:]
-                made.append(_Set(result, step.reference, step, boxes))
+                    predicted_boxes = heads.read_boxes(step)
+                    step, boxes = step._replace(boxes=predicted_boxes), (*boxes, predicted_boxes)[-2:]
+                new_sets.append(_Set(result, step.reference, step, boxes))
                 steps.append(step)
-            stages.append(made)
+            stages.append(new_sets)
         outputs = [*heads.read_initial(queries.content, stages[0][0].reference), *heads.read(steps)]
         if memory.mask_features is None:
             return outputs
@@ -214,59 +221,60 @@ class Decoder(TransformerLayerSequence):
 
 
 def grid_input(layer: nn.Module, operation: str, grid: TokenGrid | None) -> dict[str, Any]:
-    """The map whose cells are the keys, for the blocks of a layer that require it, `RowColumnDecoupledAttention`.
+    """Return the argument `grid` for blocks that require it, such as `RowColumnDecoupledAttention`.
 
     Args:
-        layer: a `BaseTransformerLayer`; others get nothing.
+        layer: a `BaseTransformerLayer`; other layers get no argument.
         operation: "self_attn" or "cross_attn".
-        grid: None where the keys are no map.
+        grid: the map whose cells are the keys; None when the keys are not a map.
     """
     required = getattr(layer, "required_inputs", {})
     return {"grid": grid} if grid is not None and "grid" in required.get(operation, ()) else {}
 
 
-def _recollected(stages: Sequence[list[_Set]], numbers: Sequence[int], heads: DetectionHeads) -> list[_Set]:
-    """The sets of some stages; a later layer than the first takes the first queries as if a layer had made them."""
-    sets = [one for number in numbers for one in stages[number]]
+def _recollected(stages: Sequence[list[_Set]], stage_numbers: Sequence[int], heads: DetectionHeads) -> list[_Set]:
+    """Collect the sets of some stages; layers after the first treat the initial queries as the result of a layer."""
+    sets = [query_set for number in stage_numbers for query_set in stages[number]]
     if len(stages) > 1 and sets[0].step is None:
         step = heads.start(sets[0].query, sets[0].reference)
         sets[0] = sets[0]._replace(reference=step.reference, step=step)
     return sets
 
 
-def _side_by_side(values: Sequence[Tensor | None]) -> Tensor:
-    """(B, Q, ...) of several sets to (B, sets * Q, ...)."""
-    given = [value for value in values if value is not None]
-    if len({value.shape[-1] for value in given}) > 1:
+def _concatenate_sets(values: Sequence[Tensor | None]) -> Tensor:
+    """Concatenate (B, Q, ...) of several sets to (B, sets * Q, ...)."""
+    tensors = [value for value in values if value is not None]
+    if len({value.shape[-1] for value in tensors}) > 1:
         raise ValueError(
-            "recollection joins queries that refer to points with such that refer to boxes: let queries begin as "
-            "boxes, or leave stage 0 out of the lists of later layers"
+            "recollection combines queries with points and with boxes as references: use queries that start as boxes, "
+            "or remove stage 0 from the lists of later layers"
         )
-    return given[0] if len(given) == 1 else torch.cat(given, dim=1)
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
 
 
 def _bias(relation: nn.Module, boxes_of_sets: Sequence[tuple[Tensor, ...]], num_groups: int) -> Tensor | None:
-    """What a relation adds to self-attention, (B * sets * groups, H, q, q), zero for sets without boxes of two layers.
+    """Compute the self-attention bias of a relation, (B * sets * groups, H, q, q).
 
-    None when no set has boxes of two layers.
+    It is zero for sets without boxes of two layers, and None when no set has them.
     """
     biases = [
-        None if len(boxes) < 2 else relation(*(_fold(one, num_groups) for one in boxes)) for boxes in boxes_of_sets
+        None if len(boxes) < 2 else relation(*(_fold(layer_boxes, num_groups) for layer_boxes in boxes))
+        for boxes in boxes_of_sets
     ]
-    known = next((bias for bias in biases if bias is not None), None)
-    if known is None or len(biases) == 1:
-        return known
-    full = [torch.zeros_like(known) if bias is None else bias for bias in biases]
+    first_bias = next((bias for bias in biases if bias is not None), None)
+    if first_bias is None or len(biases) == 1:
+        return first_bias
+    full = [torch.zeros_like(first_bias) if bias is None else bias for bias in biases]
     return torch.stack([bias.unflatten(0, (-1, num_groups)) for bias in full], dim=1).flatten(0, 2)
 
 
 def _fold(values: Tensor, num_groups: int) -> Tensor:
-    """Groups are folded into the batch: (B, G * q, ...) to (B * G, q, ...)."""
+    """Fold groups into the batch: (B, G * q, ...) to (B * G, q, ...)."""
     return values if num_groups == 1 else values.unflatten(1, (num_groups, -1)).flatten(0, 1)
 
 
 def _self_attention_inputs(layer_inputs: dict[str, Any], queries: Queries, bias: Tensor | None) -> dict[str, Any]:
-    """What `layer_inputs` has for self-attention, with the groups of queries; biases are added up."""
+    """Add the number of groups and the bias to the self-attention inputs; biases are summed."""
     inputs: dict[str, Any] = dict(layer_inputs.get("self_attn_inputs", {}))
     if queries.num_groups > 1:
         inputs["num_groups"] = queries.num_groups

@@ -2,14 +2,20 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import did_you_mean
+from ..results import DetectionResult, ImageInfo
+from .masks import run_lengths
 
 
-class Instances:
+class Instances(DetectionResult):
     """Fields of equal length that describe the objects of one image.
+
+    Those that a predictor returns have `pred_boxes`, `scores` and `pred_classes`, and `info`: see `DetectionResult` for
+    `to_dict`, `to_numpy`, `to_pandas` and `to_supervision`.
 
     Args:
         image_size: (height, width) of the frame that the fields' coordinates refer to, in pixels.
@@ -22,9 +28,42 @@ class Instances:
 
     def __init__(self, image_size: tuple[int, int], **fields: Any):
         self._image_size = tuple(int(side) for side in image_size)
+        self._info = ImageInfo()
         self._fields: dict[str, Any] = {}
         for name, value in fields.items():
             self.set(name, value)
+
+    @property
+    def info(self) -> ImageInfo:
+        """What is known about the image besides its objects; `described` changes it."""
+        return self._info
+
+    def described(self, **info: Any) -> "Instances":
+        """The same objects with other `ImageInfo`, whose fields are the arguments."""
+        return self._with(self._fields, self._info._replace(**info))
+
+    def _with(self, fields: dict[str, Any], info: ImageInfo) -> "Instances":
+        other = Instances(self.image_size, **fields)
+        other._info = info
+        return other
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """See `DetectionResult.to_numpy`."""
+        missing = [name for name in ("pred_boxes", "scores", "pred_classes") if name not in self._fields]
+        if missing:
+            listed = ", ".join(self._fields) or "none"
+            raise ValueError(f"these Instances are no detections: they have no {missing[0]!r}, their fields: {listed}")
+        arrays = {
+            "boxes": self.pred_boxes.tensor.detach().cpu().float().numpy(),
+            "scores": self.scores.detach().cpu().float().numpy(),
+            "classes": self.pred_classes.detach().cpu().long().numpy(),
+        }
+        if "pred_masks" in self._fields:
+            arrays["masks"] = self.pred_masks.detach().cpu().bool().numpy()
+        return arrays
+
+    def _segmentations(self) -> list[dict[str, Any]] | None:
+        return run_lengths(self.pred_masks) if "pred_masks" in self._fields else None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -55,7 +94,7 @@ class Instances:
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
         """A copy whose fields went through their own `to`."""
         moved = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
-        return Instances(self.image_size, **moved)
+        return self._with(moved, self._info)
 
     @staticmethod
     def cat(instances: list["Instances"]) -> "Instances":
@@ -82,7 +121,7 @@ class Instances:
                 joined[name] = type(value).cat(values)
             else:
                 joined[name] = [item for each in values for item in each]
-        return Instances(first.image_size, **joined)
+        return first._with(joined, first._info)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -112,7 +151,7 @@ class Instances:
                 picked[name] = [value[i] for i in positions.tolist()]
             else:
                 picked[name] = value[item]
-        return Instances(self.image_size, **picked)
+        return self._with(picked, self._info)
 
     def __len__(self) -> int:
         for value in self._fields.values():
@@ -122,3 +161,7 @@ class Instances:
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
         return f"Instances(num_instances={len(self)}, image_size={self.image_size}, fields=[{fields}])"
+
+    def __str__(self) -> str:
+        is_detections = {"pred_boxes", "scores", "pred_classes"} <= self._fields.keys()
+        return self._text() if is_detections else repr(self)

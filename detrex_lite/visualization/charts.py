@@ -18,18 +18,20 @@ class Curve(NamedTuple):
 
     Attributes:
         name: in the legend.
-        points: (iteration, value); a value that is not finite interrupts the line.
+        points: (iteration or another x, value); a value that is not finite interrupts the line.
         colour: of CSS.
         dashed: draw it dashed.
     """
 
     name: str
-    points: Sequence[tuple[int, float]]
+    points: Sequence[tuple[float, float]]
     colour: str
     dashed: bool = False
 
 
-def line_chart(title: str, curves: Sequence[Curve], *, dots: bool = False, from_zero: bool = True) -> str:
+def line_chart(
+    title: str, curves: Sequence[Curve], *, dots: bool = False, from_zero: bool = True, x_label: str = "iteration"
+) -> str:
     """A figure with a caption, a chart and a legend; "" when no curve has a finite value.
 
     The few highest values, of a training's first steps as a rule, are cut off rather than flatten all the rest.
@@ -39,6 +41,7 @@ def line_chart(title: str, curves: Sequence[Curve], *, dots: bool = False, from_
         curves: what is drawn; those without finite values are left out.
         dots: mark each point, with its value as a tooltip.
         from_zero: the axis begins at 0, if no value is below.
+        x_label: what x is, in the tooltips.
     """
     curves = [curve for curve in curves if any(math.isfinite(value) for _, value in curve.points)]
     if not curves:
@@ -49,7 +52,9 @@ def line_chart(title: str, curves: Sequence[Curve], *, dots: bool = False, from_
     ticks = _ticks(min(0.0, values[0]) if from_zero else values[0], high)
     iterations = [iteration for curve in drawn for iteration, _ in curve.points]
     frame = _Frame(min(iterations), max(iterations), ticks[0], ticks[-1])
-    lines = "".join(_draw(curve, frame, dots) for curve in drawn)
+    lines = "".join(_draw(curve, frame, dots, x_label) for curve in drawn)
+    # One curve needs no legend where the caption says what it is.
+    with_legend = len(curves) > 1 or curves[0].name.lower() not in title.lower()
     legend = "".join(
         f'<span><i style="border-top:3px {"dashed" if curve.dashed else "solid"} {curve.colour}"></i>'
         f"{escape(curve.name)}</span>"
@@ -59,7 +64,7 @@ def line_chart(title: str, curves: Sequence[Curve], *, dots: bool = False, from_
         f"<figure><figcaption>{escape(title)}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
         f"{_axes(frame, ticks)}{lines}</svg>"
-        + (f'<div class="legend">{legend}</div>' if len(curves) > 1 else "")
+        + (f'<div class="legend">{legend}</div>' if with_legend else "")
         + "</figure>"
     )
 
@@ -81,7 +86,7 @@ class _Frame(NamedTuple):
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _draw(curve: Curve, frame: _Frame, dots: bool) -> str:
+def _draw(curve: Curve, frame: _Frame, dots: bool, x_label: str) -> str:
     path, pen_is_down = [], False
     marks = []
     for iteration, value in curve.points:
@@ -92,7 +97,7 @@ def _draw(curve: Curve, frame: _Frame, dots: bool) -> str:
         path.append(f"{'L' if pen_is_down else 'M'}{x} {y}")
         pen_is_down = True
         if dots or len(curve.points) == 1:
-            tip = f"{curve.name}: {value:.4g} at iteration {iteration}"
+            tip = f"{curve.name}: {value:.4g} at {x_label} {iteration}"
             marks.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{curve.colour}"><title>{escape(tip)}</title></circle>')
     dashes = ' stroke-dasharray="5 3"' if curve.dashed else ""
     return f'<path d="{"".join(path)}" stroke="{curve.colour}"{dashes}/>' + "".join(marks)
@@ -132,7 +137,7 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _thinned(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """The means of stretches; a stretch without a finite value stays a gap."""
     if len(points) <= MOST_POINTS:
         return points

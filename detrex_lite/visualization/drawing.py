@@ -61,9 +61,11 @@ class DrawnObject(NamedTuple):
     Attributes:
         box: xyxy in pixels, clipped to the image.
         class_index: says the colour.
-        label: stands at the box.
+        label: stands at the box; "" for none.
         mask: (H, W) bool, which is tinted; None for a box alone.
         with_box: whether the box itself is drawn, and the label at it; otherwise the label is in the mask.
+        colour: (R, G, B) in 0..255 instead of that of the class.
+        dashed: draw the box dashed.
     """
 
     box: tuple[float, float, float, float]
@@ -71,6 +73,13 @@ class DrawnObject(NamedTuple):
     label: str
     mask: np.ndarray | None = None
     with_box: bool = True
+    colour: Colour | None = None
+    dashed: bool = False
+
+    @property
+    def ink(self) -> Colour:
+        """The colour that it is drawn in."""
+        return class_colour(self.class_index) if self.colour is None else self.colour
 
     def scaled(self, scale: float, size: tuple[int, int]) -> "DrawnObject":
         """For the image at `scale`, where it is `size` = (width, height) pixels large."""
@@ -192,11 +201,15 @@ def draw_objects(
     for one in reversed(objects):
         if not one.with_box:
             continue
-        draw.rectangle(_outline(one.box, line_width), outline=class_colour(one.class_index), width=line_width)
+        if one.dashed:
+            _draw_dashed(draw, _outline(one.box, line_width), one.ink, line_width)
+        else:
+            draw.rectangle(_outline(one.box, line_width), outline=one.ink, width=line_width)
     taken: list[tuple[float, float, float, float]] = []
-    placed = [_place_label(one, font, line_width, canvas.size, taken) for one in objects]
-    for one, (rectangle, text) in reversed(list(zip(objects, placed, strict=True))):
-        _draw_label(draw, rectangle, text, class_colour(one.class_index), font)
+    labelled = [one for one in objects if one.label]
+    placed = [_place_label(one, font, line_width, canvas.size, taken) for one in labelled]
+    for one, (rectangle, text) in reversed(list(zip(labelled, placed, strict=True))):
+        _draw_label(draw, rectangle, text, one.ink, font)
 
 
 def _draw_masks(canvas: Image.Image, objects: list[DrawnObject], line_width: int) -> None:
@@ -207,7 +220,7 @@ def _draw_masks(canvas: Image.Image, objects: list[DrawnObject], line_width: int
             continue
         rows, columns = (np.flatnonzero(one.mask.any(axis=axis)) for axis in (1, 0))
         part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        mask, colour = one.mask[part], np.array(class_colour(one.class_index))
+        mask, colour = one.mask[part], np.array(one.ink)
         inner = mask
         for _ in range(line_width):
             padded = np.pad(inner, 1)
@@ -216,6 +229,23 @@ def _draw_masks(canvas: Image.Image, objects: list[DrawnObject], line_width: int
         view[inner] = np.round((1 - _OPACITY) * view[inner] + _OPACITY * colour)
         view[mask & ~inner] = colour
     canvas.paste(Image.fromarray(pixels))
+
+
+def _draw_dashed(draw: ImageDraw.ImageDraw, box: tuple[float, ...], colour: Colour, line_width: int) -> None:
+    x0, y0, x1, y1 = box
+    dash = 4 * line_width
+    for start, end, along_x, across in (
+        (x0, x1, True, y0),
+        (x0, x1, True, y1),
+        (y0, y1, False, x0),
+        (y0, y1, False, x1),
+    ):
+        place = start
+        while place <= end:
+            stop = min(place + dash - 1, end)
+            line = (place, across, stop, across) if along_x else (across, place, across, stop)
+            draw.line(line, fill=colour, width=line_width)
+            place += 2 * dash
 
 
 def _outline(box: tuple[float, float, float, float], line_width: int) -> tuple[float, float, float, float]:

@@ -1,7 +1,7 @@
 """One page about a run: `report.html`, a file that needs neither network nor scripts.
 
 It is made of what lies in the run's folder, so that it can be made anew at any time:
-`metrics.jsonl`, `config.yaml` and `report_samples.json`.
+`metrics.jsonl`, `config.yaml`, `report_samples.json`, `report_errors.json` and `report_decoder.json`.
 """
 
 import base64
@@ -17,18 +17,30 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
+from ..analysis import Analysis, to_json
+from ..analysis.inspection import Inspection, kept_share, refinement
 from ..checkpoint.files import replace_text
 from ..metrics_file import METRICS_FILE, read_metrics
 from .charts import PALETTE, Curve, line_chart
 from .contact_sheet import SheetRow, draw_pair
+from .error_pictures import draw_errors
+from .error_sections import error_facts, error_sections, picture_legend, style_parts
+from .images import to_pil
+from .query_pictures import draw_attention, draw_refinement
 
 Series = list[tuple[int, float]]
 """(iteration, value), in the order of the iterations."""
 
 REPORT_FILE = "report.html"
 SAMPLES_FILE = "report_samples.json"
+ERROR_PAGE_FILE = "report_errors.json"
+DECODER_PAGE_FILE = "report_decoder.json"
 
-PANEL_SIZE, SCORE_THRESHOLD = 300, 0.3
+PANEL_SIZE, ERROR_PANEL_SIZE = 300, 420
+NUM_DECODER_PICTURES = 3
+FEWEST_BOXES, MOST_BOXES = 3, 20
 _JPEG_QUALITY = 72
 
 # loss_class_3, loss_class_dn, loss_class_dn_3, loss_class_enc: of a layer, of denoising, of the encoder.
@@ -39,20 +51,24 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
     """Write the page about the run in a folder.
 
     Args:
-        output_dir: the run's folder. Of `metrics.jsonl`, `config.yaml` and `report_samples.json` it shows those that
-            are there.
+        output_dir: the run's folder. Of `metrics.jsonl`, `config.yaml`, `report_samples.json` and `report_errors.json`
+            it shows those that are there.
         out_html: the file to write; None: `report.html` in the folder.
 
     Raises:
-        FileNotFoundError: when the folder has no `metrics.jsonl`.
+        FileNotFoundError: when the folder has neither `metrics.jsonl` nor `report_errors.json`.
         ValueError: for a line of it that is not JSON (but the last one, which a killed run leaves unfinished).
     """
     output_dir = Path(os.path.expanduser(output_dir))
-    series = _series(read_metrics(output_dir / METRICS_FILE))
+    of_errors = output_dir / ERROR_PAGE_FILE
+    with_errors = of_errors.exists()
+    has_log = (output_dir / METRICS_FILE).exists() or not with_errors
+    series = _series(read_metrics(output_dir / METRICS_FILE)) if has_log else {}
     config = output_dir / "config.yaml"
     name = output_dir.resolve().name
     sections = [
-        _facts(series),
+        _facts(series) if has_log else "",
+        _errors(of_errors, with_facts=not has_log) if with_errors else "",
         _section("Average precision", [*_precisions(series, "bbox"), _classes(series, "bbox/AP")]),
         _section("Average precision of masks", [*_precisions(series, "segm"), _classes(series, "segm/AP")]),
         _section("Panoptic quality", [*_panoptic(series), _classes(series, "panoptic_seg/PQ")]),
@@ -61,12 +77,13 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
         _section("Learning rate and gradients", _optimisation(series)),
         _section("Throughput", _throughput(series)),
         _samples(output_dir / SAMPLES_FILE),
+        _decoder_section(output_dir / DECODER_PAGE_FILE),
         _config(config.read_text(encoding="utf-8")) if config.exists() else "",
     ]
     page = _PAGE.format(
         title=escape(name),
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
-        style=_STYLE,
+        style=_STYLE + "".join(style_parts()) if with_errors else _STYLE,
         body="\n".join(filter(None, sections)),
     )
     path = Path(os.path.expanduser(out_html)) if out_html is not None else output_dir / REPORT_FILE
@@ -75,21 +92,132 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
 
 
 def write_samples(
-    output_dir: str | Path, rows: Iterable[SheetRow], *, class_names: Sequence[str] | None, iteration: int
+    output_dir: str | Path, rows: Iterable[SheetRow], *, class_names: Sequence[str] | None, iteration: int | None
 ) -> None:
     """Keep images with ground truth and detections for the page, drawn, small, as JPEG.
 
     Args:
         output_dir: the run's folder.
-        rows: a few images; detections below a score of 0.3 are left out.
+        rows: a few images. Of each the detections with the highest scores are drawn, whatever these are: as many as
+            there are objects, at least `FEWEST_BOXES` and at most `MOST_BOXES`.
         class_names: names by class index.
-        iteration: that the detections are of.
+        iteration: that the detections are of; None when it is not known.
     """
     samples = []
     for row in rows:
-        pair = draw_pair(row, class_names, SCORE_THRESHOLD, PANEL_SIZE)
-        samples.append({"caption": pair.caption, "panels": [_jpeg(panel) for panel in pair.panels]})
+        best = row if isinstance(row.detections, tuple) else row._replace(detections=_best(row))
+        pair = draw_pair(best, class_names, 0.0, PANEL_SIZE)
+        caption = pair.caption
+        if not isinstance(best.detections, tuple) and len(best.detections):
+            scores = sorted(best.detections.scores.tolist())
+            span = f"score {scores[-1]:.2f}" if len(scores) == 1 else f"scores {scores[-1]:.2f} to {scores[0]:.2f}"
+            caption = f"{caption}, {span}"
+        samples.append({"caption": caption, "panels": [_jpeg(panel) for panel in pair.panels]})
     replace_text(Path(output_dir) / SAMPLES_FILE, json.dumps({"iteration": iteration, "samples": samples}))
+
+
+def _best(row: SheetRow) -> Any:
+    """The detections with the highest scores."""
+    objects = 0 if isinstance(row.ground_truth, tuple) else len(row.ground_truth)
+    number = min(max(objects, FEWEST_BOXES), MOST_BOXES)
+    order = row.detections.scores.argsort(descending=True, stable=True)
+    return row.detections[order[:number]]
+
+
+def write_error_page(
+    output_dir: str | Path, analysis: Analysis, images: Iterable[tuple[int, str, Any]], of: str
+) -> None:
+    """Keep what is wrong with detections, and pictures of the worst images, for the page.
+
+    Args:
+        output_dir: the run's folder.
+        analysis: of the detections.
+        images: (position in the data set, name, picture) of some of `analysis.worst_images`, as large as annotated.
+        of: whose detections these are, such as "detected at iteration 1,000".
+    """
+    pictures = []
+    for position, name, image in images:
+        picture = draw_errors(image, analysis, position, ERROR_PANEL_SIZE, name)
+        pictures.append({"caption": picture.caption, "panels": [_jpeg(panel) for panel in picture.panels]})
+    content = {"of": of, **to_json(analysis), "pictures": pictures}
+    replace_text(Path(output_dir) / ERROR_PAGE_FILE, json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def write_decoder_page(
+    output_dir: str | Path,
+    images: Sequence[tuple[str, Any, Inspection]],
+    matches: np.ndarray,
+    class_names: Sequence[str] | None,
+    of: str,
+) -> None:
+    """Keep what goes on in a decoder with a few images, for the page.
+
+    Args:
+        output_dir: the run's folder.
+        images: (name, picture, inspection) of each; of the first ones pictures are drawn.
+        matches: (L, T) the query of each object of these images in each layer, -1 for none.
+        class_names: names by class index.
+        of: whose detections these are.
+    """
+    inspections = [inspection for _, _, inspection in images]
+    overlaps, probabilities = refinement(inspections)
+    pictures = []
+    for name, image, inspection in images[:NUM_DECODER_PICTURES]:
+        picture = to_pil(image)
+        scale = ERROR_PANEL_SIZE / max(picture.size)
+        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+        [query] = inspection.best_queries(1)
+        panels = [draw_refinement(picture, inspection, query, class_names)]
+        attention = inspection.attentions[-1] if inspection.attentions else None
+        panels.append(picture if attention is None else draw_attention(picture, inspection, query))
+        caption = f"{name} · query {query}, score {inspection.scores[query]:.2f}"
+        pictures.append({"caption": caption, "panels": [_jpeg(panel) for panel in panels]})
+    content = {
+        "of": of,
+        "overlaps": overlaps.round(4).tolist(),
+        "probabilities": probabilities.round(4).tolist(),
+        "kept": [None if math.isnan(share) else round(float(share), 4) for share in kept_share(matches, matches[-1])],
+        "pictures": pictures,
+    }
+    replace_text(Path(output_dir) / DECODER_PAGE_FILE, json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def _decoder_section(path: Path) -> str:
+    if not path.exists():
+        return ""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        figures = "".join(
+            _figure(one["caption"], one["panels"], ("refinement", "attention")) for one in content["pictures"]
+        )
+        names = {
+            "overlaps": "IoU of a box with that of the last layer",
+            "probabilities": "probability of the class that the last layer gives",
+            "kept": "share of objects that are matched with the query that the last layer matches",
+        }
+        curves = [
+            Curve(
+                label,
+                [
+                    (number, math.nan if value is None else float(value))
+                    for number, value in enumerate(content[name], 1)
+                ],
+                PALETTE[place],
+            )
+            for place, (name, label) in enumerate(names.items())
+        ]
+        of = escape(str(content["of"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
+        return f'<p class="warning">{reason}: what goes on in the decoder is left out.</p>'
+    note = (
+        f"<p>A few images, {of}. Left the best query's box after each decoder layer, from yellow (first) to red "
+        "(last). Right where it looks in the last layer: dots are the sampling points of deformable attention, larger "
+        "where they count more, in a colour for each feature level; without such points the image is bright where "
+        "weights are high.</p>"
+    )
+    chart = line_chart("Layer by layer (first to last)", curves, dots=True, x_label="layer")
+    return f'<h2>Inside the decoder</h2>{note}<div class="grid">{chart}</div><div class="samples worst">{figures}</div>'
 
 
 def _jpeg(image: Any) -> str:
@@ -124,14 +252,38 @@ def _facts(series: dict[str, Series]) -> str:
         facts.append(("total loss", f"{losses[-1][1]:.3g}"))
     if rates := _finite(series.get("images_per_second", [])):
         facts.append(("images/s, median", f"{median(value for _, value in rates):.3g}"))
-    cells = "".join(f"<div><b>{escape(value)}</b>{escape(label)}</div>" for label, value in facts)
     lost = [iteration for iteration, value in series.get("total_loss", []) if not math.isfinite(value)]
     warning = (
         f'<p class="warning">The loss was not finite at {len(lost)} of the logged iterations, first at {lost[0]:,}.</p>'
         if lost
         else ""
     )
-    return f'<div class="facts">{cells}</div>{warning}' if facts else "<p>Nothing has been logged yet.</p>"
+    return f"{_boxes(facts)}{warning}" if facts else "<p>Nothing has been logged yet.</p>"
+
+
+def _boxes(facts: Iterable[tuple[str, str]]) -> str:
+    """(label, value) in boxes side by side."""
+    cells = "".join(f"<div><b>{escape(value)}</b>{escape(label)}</div>" for label, value in facts)
+    return f'<div class="facts">{cells}</div>'
+
+
+def _errors(path: Path, *, with_facts: bool) -> str:
+    """What is wrong with the detections of the last evaluation."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        facts = _boxes(error_facts(content)) if with_facts else ""
+        figures = "".join(_figure(one["caption"], one["panels"]) for one in content["pictures"])
+        sections = error_sections(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
+        return f'<p class="warning">{reason}: what is wrong with the detections is left out.</p>'
+    if not figures:
+        return facts + sections
+    note = (
+        "<p>Those whose errors take most from AP50. Left what is annotated, right what is detected at the thresholds "
+        "of the classes; the colour is the kind of error, and what is right has no label.</p>"
+    )
+    return f'{facts}{sections}<h2>Worst images</h2>{note}{picture_legend()}<div class="samples worst">{figures}</div>'
 
 
 def _section(title: str, parts: Iterable[str]) -> str:
@@ -179,6 +331,11 @@ def _classes(series: dict[str, Series], metric: str) -> str:
 
 def _losses(series: dict[str, Series]) -> Iterable[str]:
     yield line_chart("total loss", _curves(series, {"total_loss": "total loss"}))
+    ratios = denoising_ratios(series)
+    yield line_chart(
+        "denoising loss over matching loss, last layer: below 1 where matching is what is hard",
+        _curves(ratios, {name: name for name in ratios}),
+    )
     groups: dict[str, dict[str, Series]] = {}
     for name, points in series.items():
         if match := _LOSS_NAME.match(name):
@@ -194,6 +351,34 @@ def _losses(series: dict[str, Series]) -> Iterable[str]:
             for name in names
         ]
         yield line_chart(f"{title}, by layer" if len(curves) > 1 else title, curves)
+
+
+def denoising_ratios(series: dict[str, Series]) -> dict[str, Series]:
+    """The loss of denoising queries over that of matching queries, of the last layer (DN-DETR, Li et al., CVPR 2022).
+
+    Both compare the same heads with the same objects, but denoising queries are told which object they belong to. What
+    they lose less is the price of finding and assigning objects.
+
+    Args:
+        series: losses by name, as in `metrics.jsonl`.
+
+    Returns:
+        Name of a loss, such as "loss_bbox" -> (iteration, ratio), where both were logged and are finite.
+    """
+    ratios: dict[str, Series] = {}
+    for name, points in series.items():
+        match = _LOSS_NAME.match(name)
+        if match is None or match["denoising"] or match["layer"] or f"{name}_dn" not in series:
+            continue
+        matching = dict(_finite(points))
+        values = [
+            (iteration, value / matching[iteration])
+            for iteration, value in _finite(series[f"{name}_dn"])
+            if matching.get(iteration, 0.0) > 0
+        ]
+        if values:
+            ratios[name] = values
+    return ratios
 
 
 _LAYER_NAMES = {"last": "last layer", "enc": "encoder"}
@@ -235,20 +420,23 @@ def _samples(path: Path) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         figures = "".join(_figure(sample["caption"], sample["panels"]) for sample in content["samples"])
-        title = f"Detections at iteration {int(content['iteration']):,}"
+        iteration = content["iteration"]
+        title = "Detections" if iteration is None else f"Detections at iteration {int(iteration):,}"
     except (KeyError, TypeError, ValueError) as error:
         reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
         return f'<p class="warning">{reason}: its pictures are left out.</p>'
-    note = f"<p>Left the ground truth, right detections with a score of at least {SCORE_THRESHOLD}.</p>"
+    note = (
+        "<p>Left the ground truth, right the detections with the highest scores, whatever these are: as many as there "
+        f"are objects, but from {FEWEST_BOXES} to {MOST_BOXES}.</p>"
+    )
     return f'<h2>{title}</h2>{note}<div class="grid samples">{figures}</div>' if figures else ""
 
 
-def _figure(caption: str, panels: Sequence[str]) -> str:
+def _figure(caption: str, panels: Sequence[str], alternatives: tuple[str, str] = ("ground truth", "detections")) -> str:
     """Two pictures side by side. Files may come from elsewhere: what is no base64 is an error, not part of the page."""
     data = [base64.b64encode(base64.b64decode(panel, validate=True)).decode() for panel in panels]
     pictures = "".join(
-        f'<img alt="{alt}" src="data:image/jpeg;base64,{jpeg}">'
-        for alt, jpeg in zip(("ground truth", "detections"), data, strict=True)
+        f'<img alt="{alt}" src="data:image/jpeg;base64,{jpeg}">' for alt, jpeg in zip(alternatives, data, strict=True)
     )
     return f"<figure>{pictures}<figcaption>{escape(caption)}</figcaption></figure>"
 
@@ -285,6 +473,7 @@ svg text { fill: #64748b; font-size: 11px }
 table { width: 100%; border-collapse: collapse; font-size: 13px } td { padding: 1px 6px 1px 0 }
 .bar { width: 55% } .bar i { display: block; height: 9px; background: #2563eb; border-radius: 2px }
 .number { text-align: right; font-variant-numeric: tabular-nums }
+.worst figure { margin-bottom: 12px } .grid + .worst { margin-top: 12px } .legend + .samples { margin-top: 8px }
 .samples img { width: calc(50% - 3px); vertical-align: middle } .samples img + img { margin-left: 6px }
 pre { overflow-x: auto; padding: 12px 14px; background: #fff; border: 1px solid #e2e8f0; border-radius: 8px;
   font-size: 12px }

@@ -10,9 +10,9 @@ from detrex_lite.checkpoint import KEY_MAPS
 from detrex_lite.cli import benchmark as benchmark_arguments
 from detrex_lite.cli import convert_checkpoint, export
 from detrex_lite.cli.registry import find_command
-from detrex_lite.commands import benchmark
 from detrex_lite.inference import description
 from detrex_lite.inference.export import FORMATS, api, formats
+from detrex_lite.tools.benchmark import commands as benchmark
 
 HELP_OF_ALL = """
 import contextlib, io, json, sys, time
@@ -82,7 +82,7 @@ def test_constants_that_help_shows_are_those_of_the_heavy_modules():
         (["yolo"], "there is no command 'yolo'"),
         (["--vers"], "did you mean --version?"),
         (["report", "a", "--ou", "b"], "--ou: did you mean --out?"),  # no abbreviations
-        (["predict", "a.jpg", "--model", "a", "--conf", "0.2"], "--conf: did you mean --score-threshold?"),
+        (["predict", "a.jpg", "--model", "a", "--cnof", "0.2"], "--cnof: did you mean --conf?"),
         (["predict", "a.jpg", "--model", "a", "--save-dir=b"], "--save-dir: did you mean --output?"),
     ],
 )
@@ -90,3 +90,11 @@ def test_wrong_words_are_answered_with_the_right_ones(arguments, message, capsys
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_measuring_needs_the_repository(monkeypatch, capsys):
+    monkeypatch.setattr("detrex_lite.cli.benchmark.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["benchmark", "op", "deformable_attention"])
+    assert stopped.value.code == 2
+    assert "repository" in capsys.readouterr().err

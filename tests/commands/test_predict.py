@@ -9,8 +9,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from detrex_lite import cli
+from detrex_lite.cli.predict import FUSIONS
 from detrex_lite.commands import predict
+from detrex_lite.config import LazyConfig
 from detrex_lite.data import load_coco, record_masks
+from detrex_lite.inference import merging
 
 from ..inference.stand_in import CONFIG, WEIGHTS
 
@@ -146,6 +149,71 @@ def test_the_threshold_is_obeyed(trained, tmp_path):
         options = ["--output", str(tmp_path / "output"), "--score-threshold", threshold]
         assert run([*trained, path, *options]) == 0
         assert len(read_predictions(tmp_path / "output")["annotations"]) == count
+
+
+def test_thresholds_of_classes_and_the_short_name(trained, tmp_path, capsys):
+    path = save_picture(tmp_path / "a.png", GREEN)
+
+    def count(*options):
+        assert run([*trained, path, "--output", str(tmp_path / "output"), *options]) == 0
+        return len(read_predictions(tmp_path / "output")["annotations"])
+
+    assert [count("--conf", "0.2"), count("--conf", "0.2", "--class-threshold", "green=0.5")] == [2, 1]
+    assert "0.2 (other thresholds for green)" in capsys.readouterr().out
+    for wrong in ("green", "green=much", "=0.5"):
+        with pytest.raises(SystemExit, match="2"):
+            count("--class-threshold", wrong)
+    assert run([*trained, path, "--class-threshold", "gren=0.5"]) == 2
+    assert "did you mean 'green'" in capsys.readouterr().err
+
+
+def test_tiles_and_other_views(trained, tmp_path, capsys):
+    path = save_picture(tmp_path / "a.png", GREEN)
+    output = tmp_path / "output"
+    options = ["--output", str(output), "--flip", "--scales", "1,1.5", "--tile", "256", "--overlap", "0.1"]
+    assert run([*trained, path, *options]) == 0
+    [found] = read_predictions(output)["annotations"]
+    assert found["bbox"] == pytest.approx([40, 16, 40, 32], abs=5)
+    for wrong, status in (
+        (["--overlap", "0.1"], "exit"),
+        (["--fusion", "nms"], "exit"),
+        (["--scales", "1;2"], "exit"),
+        (["--tile", "0"], 2),
+        (["--tile", "256", "--overlap", "1"], 2),
+    ):
+        if status == "exit":
+            with pytest.raises(SystemExit, match="2"):
+                run([*trained, path, *wrong])
+        else:
+            assert run([*trained, path, *wrong]) == status
+        assert wrong[-2].strip("-") in capsys.readouterr().err
+    assert FUSIONS == merging.FUSIONS
+
+
+def test_nothing_above_the_threshold_ends_in_a_hint(trained, tmp_path, capsys):
+    path = save_picture(tmp_path / "a.png", GREEN)
+    assert run([*trained, path, "--output", str(tmp_path / "output"), "--conf", "0.95"]) == 0
+    out = capsys.readouterr().out
+    assert "0.9 (green in" in out
+    assert "--conf 0.8" in out
+
+
+def test_the_data_sets_category_ids_are_kept(trained, tmp_path):
+    stored = {"model": WEIGHTS, "class_names": ["red", "green", "blue"], "category_ids": [12, 5, 40]}
+    torch.save(stored, tmp_path / "model.pth")
+    assert run([*trained, save_picture(tmp_path / "a.png", GREEN), "--output", str(tmp_path / "output")]) == 0
+    content = read_predictions(tmp_path / "output")
+    assert [category["id"] for category in content["categories"]] == [12, 5, 40]
+    assert content["annotations"][0]["category_id"] == 5
+
+
+def test_weights_alone_are_enough(trained, tmp_path):
+    config = LazyConfig.to_yaml(LazyConfig.load(str(tmp_path / "config.py")))
+    torch.save({"model": WEIGHTS, "config": config}, tmp_path / "model.pth")
+    path = save_picture(tmp_path / "photos" / "a.png")
+    for weights in (tmp_path, tmp_path / "model.pth"):
+        options = ["--weights", str(weights), "--trust", "tests", "--device", "cpu", "--output", str(tmp_path / "out")]
+        assert run([path, *options]) == 0
 
 
 def test_overrides_reach_the_config(trained, tmp_path, capsys):
@@ -343,8 +411,8 @@ def test_a_published_model_is_named(trained, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--model", "a", "--config-file", "b.py"], "--model has its own config"),
-        (["--config-file", "b.py"], "give --config-file and --weights, or the --model"),
-        ([], "give --config-file and --weights, or the --model"),
+        (["--config-file", "b.py"], "give the --weights of a run, or the --model"),
+        ([], "give the --weights of a run, or the --model"),
     ],
 )
 def test_a_model_is_named_or_given(arguments, message, capsys):

@@ -6,6 +6,8 @@ from torch import nn
 
 from detrex_lite.config import ConfigError, LazyConfig, get_config, instantiate
 from detrex_lite.config import LazyCall as L
+from detrex_lite.config.overrides import _exists
+from detrex_lite.foreign_names import FOREIGN_NAMES
 
 
 @pytest.fixture
@@ -135,7 +137,16 @@ def test_all_faults_are_reported_at_once(cfg):
 @pytest.mark.parametrize(
     ("override", "suggested"),
     [
-        ("train.early_stopping=3", None),
+        ("train.early_stopping=3", "train.patience"),
+        ("train.patience_epochs=3", "train.patience"),
+        ("patience=3", "train.patience"),
+        ("batch=4", "dataloader.train.total_batch_size"),
+        ("dataloader.train.batch=4", "dataloader.train.total_batch_size"),
+        ("dataloader.test.batch=4", "dataloader.test.batch_size"),
+        ("workers=4", "dataloader.train.num_workers"),
+        ("seed=1", "train.seed"),
+        ("weights=a.pth", "train.init_checkpoint"),
+        ("model.size=3", None),
         ("train.batch_size=3", "dataloader.train.total_batch_size"),
         ("optimizer.learning_rate=1", "optimizer.lr"),
         ("lr=1", "optimizer.lr"),
@@ -147,6 +158,19 @@ def test_suggestions_for_names_of_other_programs(override, suggested):
     with pytest.raises(ConfigError) as caught:
         apply(cfg, override)
     assert re.findall(r"did you mean '([^']*)'", str(caught.value)) == [suggested] * (suggested is not None)
+
+
+def test_what_is_a_flag_here_is_called_one():
+    cfg = get_config("projects/detr/configs/detr_small_shapes.py")
+    for override, flag in {"resume=True": "--resume", "num_gpus=2": "--num-gpus", "data=photos": "--data"}.items():
+        with pytest.raises(ConfigError, match=f"flag {flag} "):
+            apply(cfg, override)
+
+
+def test_every_key_for_a_foreign_name_is_one_of_a_config():
+    cfg = get_config("projects/detr/configs/detr_r50_300ep.py")
+    for keys in FOREIGN_NAMES.values():
+        assert any(key.startswith("--") or _exists(cfg, key) for key in keys), keys
 
 
 def test_choices_are_listed_where_nothing_is_near(cfg):

@@ -216,3 +216,58 @@ def test_a_failure_before_the_first_step_is_in_nobodys_way(tmp_path):
     run(tmp_path / "corrected")
     run(tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "corrected")
+
+
+PATIENT = (
+    "train.eval_period=2",
+    "train.max_iter=40",
+    "train.patience=2",
+    "dataloader.evaluator.values=[20.0,30.0,25.0]",
+)
+
+
+def test_training_ends_when_evaluations_get_no_better(tmp_path):
+    assert run(tmp_path, *PATIENT) == {"bbox": {"AP": 25.0}}
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert (state["iteration"], state["best"]["iteration"]) == (8, 4)
+    assert [r["iteration"] for r in numbers(tmp_path) if "bbox/AP" in r] == [2, 4, 6, 8]
+    log = (tmp_path / "log.txt").read_text()
+    assert "Early stopping after iteration 8 of 40" in log
+    assert "iteration 4" in log
+    assert (tmp_path / "report.html").exists()
+
+
+def test_early_stopping_is_resumed_exactly(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(whole, *PATIENT)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(broken, *PATIENT, "dataloader.train.fail_at=7")
+    run(broken, *PATIENT, "dataloader.evaluator.values=[25.0]", resume=True)
+    assert_same_run(whole, broken)
+
+
+def test_a_run_that_stopped_early_stops_again_unless_it_gets_more_patience(tmp_path):
+    run(tmp_path, *PATIENT)
+    run(tmp_path, *PATIENT, resume=True)
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 8
+    run(tmp_path, *PATIENT, "train.patience=3", "dataloader.evaluator.values=[25.0]", resume=True)
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert (state["iteration"], state["stagnation"]) == (10, {"evaluations": 3, "iteration": 10})
+
+
+def test_an_evaluation_that_a_crash_followed_is_counted_once(tmp_path):
+    """The checkpoint of step 8 was saved before its evaluation, which was the last that patience waited for."""
+    run(tmp_path, *PATIENT, "train.max_iter=8", "train.patience=3")
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000006.pth")
+    run(tmp_path, *PATIENT, "dataloader.evaluator.values=[25.0]", resume=True)
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 8
+
+
+def test_patience_needs_evaluations(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.eval_epochs"):
+        run(tmp_path, "train.patience=2")
+    with pytest.raises(ConfigError, match=r"train\.best_metric"):
+        run(tmp_path, "train.patience=2", "train.eval_period=2", "train.best_metric=null")
+    with pytest.raises(ConfigError, match=r"train\.patience=0"):
+        run(tmp_path, "train.patience=0", "train.eval_period=2")

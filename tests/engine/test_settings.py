@@ -224,3 +224,24 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     assert "train.device='cuda:0' is one GPU for 2 processes" in fault
     (fault,) = faults_of("train.device=cuda", "train.seed=-1")
     assert "train.seed" in fault
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("optimizer.lr=auto", "--find-lr"),
+        ("+dataloader.train.total_batch_size=auto", "--find-batch-size"),
+        ("+dataloader.train.total_batch_size=-1", "--find-batch-size"),
+        ("train.max_epochs=Auto", "train.patience"),
+        ("train.device=auto", "leave it out"),
+    ],
+)
+def test_automatic_values_are_answered(override, advice):
+    [fault] = faults_of(override)
+    assert override.lstrip("+") in fault
+    assert advice in fault
+
+
+def test_names_of_other_programs_in_the_train_section():
+    [fault] = faults_of("+train.early_stopping=3")
+    assert "did you mean 'train.patience'" in fault

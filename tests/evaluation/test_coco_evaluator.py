@@ -133,8 +133,8 @@ def test_files_are_written_under_original_ids(tmp_path):
     results = evaluate(dataset, outputs, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert json.loads((folder / "predictions.json").read_text()) == [
-        {"image_id": 42, "category_id": 7, "bbox": [100.5, 50.25, 10.0, 12.5], "score": 0.25},
-        {"image_id": 42, "category_id": 3, "bbox": [10.0, 10.0, 180.0, 140.0], "score": 0.5},
+        {"image_id": 42, "file_name": "42.jpg", "category_id": 7, "bbox": [100.5, 50.25, 10.0, 12.5], "score": 0.25},
+        {"image_id": 42, "file_name": "42.jpg", "category_id": 3, "bbox": [10.0, 10.0, 180.0, 140.0], "score": 0.5},
     ]
     assert json.loads((folder / "metrics.json").read_text()) == results
 
@@ -191,7 +191,7 @@ def test_a_file_with_images_of_nothing_gives_nan_and_counts_what_was_found(tmp_p
     assert all(math.isnan(value) for value in metrics.values())
     assert json.loads((tmp_path / "metrics.json").read_text())["bbox"]["AP"] is None
     assert len(json.loads((tmp_path / "predictions.json").read_text())) == 2
-    assert "'val' has no object to find: AP is nan, and none of the 2 detections is right" in caplog.text
+    assert "'val' has no objects: AP is nan, and all 2 detections" in caplog.text
 
 
 def test_an_area_below_0_does_not_hide_its_object(tmp_path):

@@ -9,8 +9,9 @@ from PIL import Image
 from torch.testing import assert_close
 
 import detrex_lite
-from detrex_lite.config import LazyConfig
-from detrex_lite.inference.class_names import COCO_CLASSES, find_class_names
+from detrex_lite.coco_classes import COCO_CLASSES
+from detrex_lite.config import LazyConfig, trust
+from detrex_lite.inference.class_names import find_class_names, find_classes
 from detrex_lite.inference.predictor import Predictor
 
 from .stand_in import CONFIG, WEIGHTS, ColourDetector
@@ -110,6 +111,103 @@ def test_the_threshold_decides_which_scores_remain(config_file, weights):
     assert [count(t) for t in (0.0, 0.31, 0.9, 0.91)] == [2, 1, 1, 0]
 
 
+def test_a_call_has_thresholds_of_its_own(predictor):
+    red = picture(channel=RED)
+    assert [len(predictor(red, score_threshold=t)) for t in (0.1, 0.95, {"red": 0.1}, {"blue": 0.1}, [0.2, 1, 1])] == [
+        2, 0, 2, 1, 2,
+    ]  # fmt: skip
+    assert len(predictor(red)) == 1
+    predictor.score_threshold = {"red": 0.2}
+    assert [len(predictor(red)), len(predictor(red, score_threshold={"green": 0.9}))] == [2, 2]
+    assert [len(result) for _, result in predictor.iterate([red], score_threshold=1.0)] == [0]
+    for call in (predictor, predictor.iterate):
+        with pytest.raises(ValueError, match="'rde'.*'red'"):
+            call([red], score_threshold={"rde": 0.2})
+
+
+def test_a_threshold_for_a_class_that_is_not_there_is_refused_at_once(config_file, weights):
+    with pytest.raises(ValueError, match="'pink'"):
+        Predictor(config_file, weights, device="cpu", score_threshold={"pink": 0.3})
+
+
+def test_the_first_empty_result_says_how_high_the_highest_score_is(predictor, caplog):
+    result = predictor([picture(), picture()], score_threshold=0.95)[0]
+    assert (result.info.highest_score, result.info.highest_class) == (pytest.approx(0.9), RED)
+    assert "0.9 (red)" in caplog.text
+    assert "score_threshold=0.8" in caplog.text  # 0.9 in float32 is a little less
+    predictor(picture(), score_threshold=0.95)
+    assert len(caplog.records) == 1
+
+
+def test_a_folder_and_a_pattern_stand_for_their_images(predictor, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, channel in (("a.png", RED), ("b.png", BLUE)):
+        Image.fromarray(picture(channel=channel)).save(folder / name)
+    (tmp_path / "empty").mkdir()
+    results = predictor(folder)
+    assert [result.info.file_name for result in results] == [str(folder / "a.png"), str(folder / "b.png")]
+    assert [result.pred_classes.tolist() for result in predictor(str(folder / "b*.png"))] == [[BLUE]]
+    assert len(predictor([str(folder), picture(), folder / "a.png"])) == 4
+    (empty, error), (first, _), (second, _) = predictor.iterate([tmp_path / "empty", folder])
+    assert empty == tmp_path / "empty"
+    assert isinstance(error, ValueError)
+    assert [first, second] == [str(folder / "a.png"), str(folder / "b.png")]
+    with pytest.raises(ValueError, match="holds no image"):
+        predictor(tmp_path / "empty")
+
+
+def test_a_read_only_array_is_taken_without_a_warning(predictor, recwarn):
+    array = picture()
+    array.flags.writeable = False
+    assert len(predictor(array)) == 1
+    assert not recwarn.list
+
+
+CONFIG_TEXT = """
+model: {_target_: tests.inference.stand_in.ColourDetector, num_classes: 3}
+train: {init_checkpoint: elsewhere.pth}
+"""
+
+
+@pytest.mark.parametrize("where", ["inside", "beside"])
+@pytest.mark.parametrize("given", ["file", "folder", "weights"])
+def test_weights_alone_find_their_config(tmp_path, where, given):
+    trust("tests")
+    stored = {"model": WEIGHTS, "class_names": ["red", "green", "blue"], "category_ids": [4, 9, 2]}
+    if where == "inside":
+        stored["config"] = CONFIG_TEXT
+        (tmp_path / "config.yaml").write_text("model: {}\n")  # of another run: what is inside counts
+    else:
+        (tmp_path / "config.yaml").write_text(CONFIG_TEXT)
+    torch.save({**stored, "model": {"scores": torch.zeros(2)}}, tmp_path / "model_final.pth")
+    torch.save(stored, tmp_path / "model_best.pth")
+    file = tmp_path / "model_best.pth"
+    arguments = {"file": [file], "folder": [str(tmp_path)], "weights": [None, file]}[given]
+    predictor = Predictor(*arguments, device="cpu")
+    assert len(predictor(picture())) == 1
+    assert predictor.category_ids == (4, 9, 2)
+    assert predictor(picture()).to_dict()["objects"][0]["category_id"] == 4
+
+
+def test_overrides_change_the_config_of_weights(tmp_path):
+    trust("tests")
+    torch.save({"model": WEIGHTS, "config": CONFIG_TEXT}, tmp_path / "model.pth")
+    assert Predictor(tmp_path / "model.pth", device="cpu", overrides=["model.num_classes=2"]).category_ids == (1, 2)
+
+
+def test_weights_without_a_config_are_refused(tmp_path, weights):
+    with pytest.raises(ValueError, match="model.pth holds no config.*config.yaml"):
+        Predictor(weights, device="cpu")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds none"):
+        Predictor(tmp_path / "empty", device="cpu")
+    with pytest.raises(ValueError, match="give a config and weights"):
+        Predictor(device="cpu")
+    with pytest.raises(ValueError, match="is given as well"):
+        Predictor(weights, weights, device="cpu")
+
+
 def test_arrays_and_tensors_are_rgb_unless_said_otherwise(config_file, weights):
     blue = picture(channel=BLUE)
     tensor = torch.from_numpy(blue).permute(2, 0, 1)
@@ -196,7 +294,7 @@ def test_weights_default_to_the_init_checkpoint_of_the_config(config_file, weigh
     config = LazyConfig.load(str(config_file))
     config.train.init_checkpoint = str(weights)
     assert len(Predictor(config, device="cpu")(picture())) == 1
-    assert "as initialised" not in caplog.text
+    assert "initial values" not in caplog.text
 
 
 def test_no_weights_at_all_are_warned_of(config_file, caplog):
@@ -311,7 +409,7 @@ def test_a_config_without_model_is_refused(weights):
 
 def test_weights_of_another_model_are_refused(config_file, tmp_path):
     torch.save({"model": {"other.weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="checkpoint of another model"):
+    with pytest.raises(ValueError, match="checkpoint of a different model"):
         Predictor(config_file, tmp_path / "other.pth", device="cpu")
 
 
@@ -352,6 +450,27 @@ def test_class_names_come_from_the_test_data_set_when_it_is_there(tmp_path):
     }
     annotations.write_text(json.dumps(content))
     assert find_class_names(2, {}, config) == ("cup", "jug")
+
+
+def test_category_ids_come_from_the_checkpoint_first():
+    config = OmegaConf.create({})
+    stored = {"class_names": ["x", "y"], "category_ids": [7, 3]}
+    assert find_classes(2, stored, config) == (("x", "y"), (7, 3))
+    assert find_classes(2, {"class_names": ["x", "y"]}, config).category_ids == (1, 2)
+    assert find_classes(2, {"class_names": ["x", "y"], "category_ids": []}, config).category_ids == (1, 2)
+    coco = find_classes(80, {}, config)
+    assert (coco.category_ids[0], coco.category_ids[-1], len(set(coco.category_ids))) == (1, 90, 80)
+    assert coco.category_ids[coco.names.index("stop sign")] == 13
+
+
+def test_category_ids_come_from_the_test_data_set_of_older_checkpoints(tmp_path):
+    categories = [{"id": 4, "name": "cup"}, {"id": 9, "name": "jug"}]
+    image = {"id": 1, "file_name": "1.jpg", "height": 2, "width": 3}
+    (tmp_path / "truth.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": categories}))
+    node = {"_target_": "detrex_lite.data.load_coco", "annotations": str(tmp_path / "truth.json"), "image_root": "."}
+    config = OmegaConf.create({"dataloader": {"test": {"dataset": node}}})
+    assert find_classes(2, {"class_names": ["cup", "jug"]}, config).category_ids == (4, 9)
+    assert find_classes(2, {"class_names": ["jug", "cup"]}, config).category_ids == (1, 2)
 
 
 def test_coco_has_80_different_names():

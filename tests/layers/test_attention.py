@@ -195,7 +195,7 @@ def test_attentions_hand_the_bias_on(pair):
 
 def test_bias_errors():
     layer, x = MultiheadAttention(C, H), torch.randn(B, Q, C)
-    with pytest.raises(ValueError, match="attn_mask must be bool .* goes into attn_bias"):
+    with pytest.raises(ValueError, match="attn_mask must be bool .* attn_bias"):
         layer(x, attn_mask=torch.zeros(Q, Q))
     with pytest.raises(ValueError, match=r"attn_bias .* must be floating point, got torch.bool; .* into attn_mask"):
         layer(x, attn_bias=torch.zeros(Q, Q, dtype=torch.bool))

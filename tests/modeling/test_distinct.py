@@ -21,7 +21,7 @@ from detrex_lite.modeling import (
 )
 from detrex_lite.modeling.deformable import DeformableAnchorDecoder, DistinctQueryDecoder
 from detrex_lite.structures import box_cxcywh_to_xyxy
-from detrex_lite.testing import SMALL, build_lively, changed, make_batch
+from detrex_lite.testing import SMALL, build_randomised, changed, make_batch
 
 from .helpers import random_predictions, random_targets
 
@@ -34,7 +34,7 @@ def parts():
 
     cfg = get_config("projects/dino/configs/models/dino_r50.py").model
     changes = {"transformer.decoder._target_": DistinctQueryDecoder, "transformer.decoder.num_layers": 4}
-    model = build_lively(changed(cfg, {**SMALL, **changes})).double().eval()
+    model = build_randomised(changed(cfg, {**SMALL, **changes})).double().eval()
     model.transformer.decoder.iou_threshold = 0.3
     with torch.no_grad():
         images = model.preprocess(make_batch()[:1], as_published=False)
@@ -129,7 +129,7 @@ def test_queries_that_fill_up_the_batch_suppress_none(parts):
 
 def test_several_groups_are_refused(parts):
     _, _, (_, matching) = parts
-    with pytest.raises(ValueError, match="one group of matching queries, not 2"):
+    with pytest.raises(ValueError, match="group of matching queries, got 2"):
         decode(parts, [replace(matching, num_groups=2)])
 
 

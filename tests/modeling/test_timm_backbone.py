@@ -237,9 +237,9 @@ def test_weights_from_the_authors_file(model_name, tmp_path):
 def test_weights_of_another_network_are_refused(tmp_path):
     path = str(tmp_path / "other.pth")
     torch.save(timm.create_model("test_vit").state_dict(), path)
-    with pytest.raises(ValueError, match=r"other.pth holds no weights of test_convnext, whose names .* \(KeyError: "):
+    with pytest.raises(ValueError, match=r"other.pth .* test_convnext.*\(KeyError: "):
         make(weights=path)
-    with pytest.raises(ValueError, match="a checkpoint of another model: 0 of its"):
+    with pytest.raises(ValueError, match="a checkpoint of a different model: 0 of its"):
         make("test_resnet", weights=path)
     torch.save({k: v for k, v in timm.create_model("test_vit").state_dict().items() if "blocks.2" not in k}, path)
     with pytest.raises(ValueError, match=r"other.pth .*lacks 12 of the model's tensors.* blocks"):
@@ -251,10 +251,10 @@ def test_weights_of_another_network_are_refused(tmp_path):
     ("arguments", "message"),
     [
         ({"model_name": "swin_tny_patch4_window7_224"}, "timm .* has no model .*; did you mean 'swin_tiny_patch4_wind"),
-        ({"model_name": "~"}, r"timm .* has no model '~'; timm.list_models\(\) lists those"),
+        ({"model_name": "~"}, r"timm .* has no model '~'.*list_models"),
         (
             {"model_name": "convnext_tiny.fb_in1k"},
-            "names weights too: give model_name='convnext_tiny', weights='fb_in1k'",
+            "give model_name='convnext_tiny', weights='fb_in1k'",
         ),
         ({"out_indices": [1, 4]}, r"test_convnext has no stage 4; choices: 0 \(stages.0: stride 4, 24 channels\), 1 "),
         ({"out_indices": [-5]}, "has no stage -5; .* or -1, -2, .. from the end"),
@@ -274,11 +274,11 @@ def test_weights_of_another_network_are_refused(tmp_path):
         ({"frozen": ["???"]}, r"no part '\?\?\?'; it consists of: stem, stages"),
         (
             {"model_name": "legacy_seresnet18", "drop_path_rate": 0.1},
-            "no branches to drop: drop_path_rate=0.1 must be 0",
+            "drop_path_rate=0.1 must be 0",
         ),
         (
             {"model_name": "legacy_seresnet18", "activation_checkpointing": True},
-            "legacy_seresnet18 has no activation_checkpointing in timm",
+            "activation_checkpointing .*legacy_seresnet18",
         ),
     ],
 )
@@ -300,5 +300,5 @@ def test_timm_may_be_missing(monkeypatch):
 
 def test_timm_may_be_too_old(monkeypatch):
     monkeypatch.setattr(timm, "__version__", "1.0.9.dev0")
-    with pytest.raises(ImportError, match="need timm 1.0.31 or newer, this is 1.0.9.dev0: pip install"):
+    with pytest.raises(ImportError, match="need timm 1.0.31 or newer, .*1.0.9.dev0: pip install"):
         make()

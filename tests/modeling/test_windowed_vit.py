@@ -104,7 +104,7 @@ def test_channels():
     [
         ({"global_blocks": [3]}, r"global_blocks=\[3\]"),
         ({"out_blocks": [-1, 2]}, r"out_blocks=\[-1, 2\]"),
-        ({"out_blocks": [0, 1]}, r"out_blocks=\[0, 1\].*depth=3"),
+        ({"out_blocks": [0, 1]}, r"out_blocks=\[0, 1\].* 2"),
         ({"num_heads": 3}, "embed_dim=16.*num_heads=3"),
         ({"num_windows": 0}, "num_windows=0"),
         ({"drop_path_rate": 1.0}, "drop_path_rate=1.0"),

@@ -282,12 +282,12 @@ def test_the_way_can_be_chosen(monkeypatch):
 
 def test_a_choice_that_cannot_be_taken_is_an_error(monkeypatch):
     value, locations, weights = make_inputs()
-    with pytest.raises(ValueError, match="no way 'tritn' .*did you mean 'triton'"):
+    with pytest.raises(ValueError, match="'tritn'.*did you mean 'triton'"):
         multi_scale_deformable_attention(value, SHAPES, locations, weights, backend="tritn")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ValueError, match="by 'triton' was asked for, but .*(runs on a GPU|not installed)"):
+    with pytest.raises(ValueError, match="'triton' was requested, but .*(runs on a GPU|not installed)"):
         multi_scale_deformable_attention(value, SHAPES, locations, weights, backend="triton")
-    with pytest.raises(ValueError, match="'embedding_bag' was asked for, but it runs on a CPU.*meta"):
+    with pytest.raises(ValueError, match="'embedding_bag' .* it runs on a CPU.*meta"):
         select_backend(torch.device("meta"), torch.float32, "embedding_bag")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="triton is not installed"):
@@ -307,7 +307,7 @@ def test_shapes_that_do_not_fit_are_named():
         multi_scale_deformable_attention(value, SHAPES, locations[..., :1], weights)
     with pytest.raises(ValueError, match=r"value has shape .* expected \(B, N, H, C\)"):
         multi_scale_deformable_attention(value[0], SHAPES, locations, weights)
-    with pytest.raises(ValueError, match="list of Python pairs"):
+    with pytest.raises(ValueError, match="spatial_shapes"):
         multi_scale_deformable_attention(value, torch.tensor(SHAPES), locations, weights)
     with pytest.raises(ValueError, match="2 coordinates .* or 4 .*, got 3"):
         sampling_locations(torch.zeros(2, 7, 3, 3), locations, SHAPES)

@@ -60,6 +60,22 @@ def run_logging(output_dir: Path) -> Iterator[None]:
             handler.close()
 
 
+@contextlib.contextmanager
+def terminal_logging() -> Iterator[None]:
+    """Inside, the package's log goes to the terminal, unless a program has set up logging itself."""
+    package = logging.getLogger("detrex_lite")
+    level, handler = package.level, None if logging.getLogger().handlers else _terminal()
+    package.setLevel(logging.INFO)
+    if handler is not None:
+        package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        if handler is not None:
+            package.removeHandler(handler)
+
+
 def _terminal() -> logging.Handler:
     handler = _Terminal()
     handler.addFilter(lambda record: not getattr(record, "file_only", False))

@@ -2,24 +2,29 @@
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import distributed
+from ...analysis.queries import inspect_image, match_layers
+from ...data import DatasetError, read_image
+from ...metrics_file import METRICS_FILE
+from ...modeling import Detector
 from ...structures import Boxes, Instances
-from ...visualization import SheetRow, ground_truth, write_report, write_samples
+from ...visualization import SheetRow, ground_truth, write_decoder_page, write_error_page, write_report, write_samples
 from ...visualization.images import to_pil
-from ...visualization.report import SCORE_THRESHOLD
+from ...visualization.report import ERROR_PAGE_FILE, MOST_BOXES
 from ..loop.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 6
+NUM_WORST_PICTURES = 8
 
 
 class Sample(NamedTuple):
@@ -80,7 +85,7 @@ def _kept(output: dict[str, Any], size: tuple[int, int]) -> Any:
         return ids.detach().cpu().clone(), infos
     found = output["instances"]
     if found.has("pred_masks"):  # those that are not drawn would take a hundred times the memory of the image
-        found = found[found.scores >= SCORE_THRESHOLD]
+        found = found[found.scores.argsort(descending=True, stable=True)[:MOST_BOXES]]
     kept = Instances(
         size,
         pred_boxes=Boxes(found.pred_boxes.tensor.detach().float().cpu().clone()),
@@ -100,11 +105,19 @@ class RunReport(Hook):
         keeper: has the detections of the last evaluation; None when there is none.
         dataset: the validation set, for the ground truth; None when the loader does not tell.
         class_names: names by class index.
+        model: that is evaluated, to look into its decoder; None not to look.
     """
 
     def __init__(
-        self, *, output_dir: Path, keeper: SampleKeeper | None, dataset: Any, class_names: Sequence[str] | None
+        self,
+        *,
+        output_dir: Path,
+        keeper: SampleKeeper | None,
+        dataset: Any,
+        class_names: Sequence[str] | None,
+        model: nn.Module | None = None,
     ):
+        self.model = model
         self.output_dir = output_dir
         self.keeper = keeper
         self.dataset = dataset
@@ -121,24 +134,99 @@ class RunReport(Hook):
             self._write(trainer.iteration)
 
     def _write(self, iteration: int) -> None:
-        try:
-            samples = self.keeper.samples if self.keeper is not None else {}
-            if samples:
-                rows = [self._row(image_id, samples[image_id]) for image_id in sorted(samples)]
-                write_samples(self.output_dir, rows, class_names=self.class_names, iteration=iteration)
-            write_report(self.output_dir)
-        except Exception:  # whatever goes wrong with a picture of a training must not end the training
-            logger.warning("report.html could not be written.", exc_info=True)
+        write_pages(
+            self.output_dir,
+            self.keeper,
+            dataset=self.dataset,
+            class_names=self.class_names,
+            iteration=iteration,
+            of=f"detected at iteration {iteration:,}",
+            model=self.model,
+        )
 
-    def _row(self, image_id: int, sample: Sample) -> Any:
-        # The model saw the image resized; boxes are in the frame of the original.
-        image = to_pil(sample.image).resize((sample.width, sample.height))
-        size = (sample.height, sample.width)
-        if self.dataset is None:
-            nothing = Instances(size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
-            return SheetRow(image, nothing, sample.detections, f"image {image_id}")
-        record = self.dataset[int(np.flatnonzero(np.asarray(self.dataset.image_ids) == image_id)[0])]
-        return SheetRow(image, ground_truth(record), sample.detections, Path(record["file_name"]).name)
+
+def write_pages(
+    output_dir: Path,
+    keeper: SampleKeeper | None,
+    *,
+    dataset: Any,
+    class_names: Sequence[str] | None,
+    of: str,
+    iteration: int | None = None,
+    model: nn.Module | None = None,
+) -> Path | None:
+    """Write `report.html` and what it is made of. What goes wrong here is logged, and ends nothing.
+
+    Args:
+        output_dir: the run's folder.
+        keeper: has the detections of the last evaluation; None when there is none.
+        dataset: that was evaluated on; None when the loader does not tell.
+        class_names: names by class index.
+        of: whose detections these are, such as "detected at iteration 1,000".
+        iteration: of the weights; None when it is not known.
+        model: that was evaluated, to look into its decoder; None not to look. It must run in this process alone.
+
+    Returns:
+        The page, or None when there is nothing to show or it could not be written.
+    """
+    try:
+        if keeper is not None and keeper.samples:
+            rows = [sample_row(dataset, image_id, keeper.samples[image_id]) for image_id in sorted(keeper.samples)]
+            write_samples(output_dir, rows, class_names=class_names, iteration=iteration)
+        analysis = getattr(keeper.evaluator, "analysis", None) if keeper is not None else None
+        if analysis is not None and dataset is not None:
+            write_error_page(output_dir, analysis, _worst_images(analysis, dataset), of)
+        if isinstance(model, Detector) and keeper is not None and keeper.samples and dataset is not None:
+            _write_decoder_page(output_dir, model, keeper, dataset, class_names, of)
+        if not any((output_dir / name).exists() for name in (METRICS_FILE, ERROR_PAGE_FILE)):
+            return None
+        return write_report(output_dir)
+    except Exception:  # whatever goes wrong with a picture of a training must not end the training
+        logger.warning("report.html could not be written.", exc_info=True)
+        return None
+
+
+def _write_decoder_page(
+    output_dir: Path, model: Detector, keeper: SampleKeeper, dataset: Any, class_names: Sequence[str] | None, of: str
+) -> None:
+    if not hasattr(getattr(getattr(model, "transformer", None), "decoder", None), "layers"):
+        return
+    images, records = [], []
+    for image_id in sorted(keeper.samples):
+        sample = keeper.samples[image_id]
+        row = sample_row(dataset, image_id, sample)
+        record = {"image": sample.image, "height": sample.height, "width": sample.width}
+        images.append((row.caption, row.image, inspect_image(model, record)))
+        if not isinstance(row.ground_truth, tuple):
+            truth = Instances((sample.height, sample.width))  # boxes are divided by this size
+            truth.gt_boxes, truth.gt_classes = row.ground_truth.gt_boxes, row.ground_truth.gt_classes
+            records.append({**record, "instances": truth})
+    needs_more = getattr(model.criterion, "needs_masks", False) or not records
+    matches = np.zeros((1, 0), dtype=np.int64) if needs_more else match_layers(model, records)
+    write_decoder_page(output_dir, images, matches, class_names, of)
+
+
+def _worst_images(analysis: Any, dataset: Any) -> Iterator[tuple[int, str, Any]]:
+    """Position, name and picture of each; those that cannot be read are left out."""
+    for position in analysis.worst_images(NUM_WORST_PICTURES):
+        record = dataset[position]
+        try:
+            image = to_pil(read_image(record["file_name"]))
+        except DatasetError:
+            continue
+        yield position, Path(record["file_name"]).name, image.resize((record["width"], record["height"]))
+
+
+def sample_row(dataset: Any, image_id: int, sample: Sample) -> SheetRow:
+    """An image that was kept, with its annotations."""
+    # The model saw the image resized; boxes are in the frame of the original.
+    image = to_pil(sample.image).resize((sample.width, sample.height))
+    size = (sample.height, sample.width)
+    if dataset is None:
+        nothing = Instances(size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+        return SheetRow(image, nothing, sample.detections, f"image {image_id}")
+    record = dataset[int(np.flatnonzero(np.asarray(dataset.image_ids) == image_id)[0])]
+    return SheetRow(image, ground_truth(record), sample.detections, Path(record["file_name"]).name)
 
 
 def _place(image_id: int) -> tuple[int, int]:

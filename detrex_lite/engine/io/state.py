@@ -100,11 +100,14 @@ class TrainingState:
         checkpointer: writes and reads files.
         ema: the running mean of the weights, if there is one.
         class_names: of the data, in the order of the model's classes.
+        category_ids: that the data set has for these classes; empty where they are not known.
         config: the resolved config as YAML text.
         seed: of the run; random numbers begin anew from it where their states cannot be restored.
 
     Attributes:
         best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
+        stagnation: `evaluations`, how many there were since the best one, and `iteration`, of the last one that was
+            counted; None before the first.
         saved_iteration: the iteration of the last checkpoint that was written, None before the first.
         ema_restart: what `EmaRestart` remembers, None before it begins.
         losses, scalars: means since the last line of the log; saved, so that a resumed run writes the same lines.
@@ -118,6 +121,7 @@ class TrainingState:
         checkpointer: CheckpointStore,
         ema: ModelEma | None = None,
         class_names: Sequence[str] = (),
+        category_ids: Sequence[int] = (),
         config: str = "",
         seed: int = 0,
     ):
@@ -126,9 +130,11 @@ class TrainingState:
         self.checkpointer = checkpointer
         self.ema = ema
         self.class_names = list(class_names)
+        self.category_ids = [int(category_id) for category_id in category_ids]
         self.config = config
         self.seed = seed
         self.best: dict[str, Any] | None = None
+        self.stagnation: dict[str, Any] | None = None
         self.ema_restart: dict[str, Any] | None = None
         self.saved_iteration: int | None = None
         self.losses = RunningMeans()
@@ -154,7 +160,9 @@ class TrainingState:
             "losses": losses,
             "scalars": scalars,
             "best": self.best,
+            "stagnation": self.stagnation,
             "class_names": self.class_names,
+            "category_ids": self.category_ids,
             "config": self.config,
         }
         if self.ema is not None:
@@ -225,6 +233,7 @@ class TrainingState:
         trainer.iteration = state["iteration"]
         trainer.batches = [(size, number) for size, number in state.get("batches", ())]
         self.best = state["best"]
+        self.stagnation = state.get("stagnation")  # checkpoints before it was kept have none
         self.ema_restart = state.get("ema_restart")
         self._report_changes(path, state)
         rank, iteration = distributed.rank(), trainer.iteration

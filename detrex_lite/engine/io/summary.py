@@ -19,6 +19,7 @@ def describe_run(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     amp_dtype: torch.dtype | None,
+    weights: str,
     datasets: dict[str, Any],
     lengths: Lengths,
     batch_size: int | None,
@@ -31,6 +32,7 @@ def describe_run(
         optimizer: with its groups.
         device: where it is trained.
         amp_dtype: of mixed precision, None without.
+        weights: what training begins with.
         datasets: what it is for -> data set, or None when that is not known.
         lengths: of the run.
         batch_size: images per batch, of all processes together; None when not known.
@@ -45,6 +47,7 @@ def describe_run(
             "float32" if amp_dtype is None else f"float32 with {amp_dtype} autocast".replace("torch.", ""),
         ),
         ("model", _describe_model(model)),
+        ("weights", weights),
         *((use, _describe_dataset(dataset)) for use, dataset in datasets.items()),
         *_processes(model, batch_size),
         ("batch", _describe_batch(batch_size, accumulate_steps)),

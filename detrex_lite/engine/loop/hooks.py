@@ -1,6 +1,7 @@
 """What happens around the steps of training, besides logging and signals."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -66,6 +67,8 @@ class EmaUpdate(Hook):
 class PeriodicCheckpoint(Hook):
     """Saves `model_<iteration>` every `period` steps (0: never) and `model_final` after the last one.
 
+    Where a hook ends training early, the last step is known only after it, and `model_final` is saved then.
+
     After the first step, when the optimizer has its state, saving is tried.
     """
 
@@ -81,6 +84,10 @@ class PeriodicCheckpoint(Hook):
         elif trainer.iteration == trainer.start_iteration + 1:
             self.state.try_saving()
 
+    def after_train(self, trainer: Trainer) -> None:
+        if trainer.ended_early:
+            self.state.save("model_final")
+
 
 class Evaluation(Hook):
     """Evaluates every `period` steps (0: never) and after the last one, and keeps the best checkpoint.
@@ -92,6 +99,8 @@ class Evaluation(Hook):
         evaluate: runs the evaluation; every process calls it.
         period: steps between two evaluations.
         metric: the result by which `model_best` is chosen, as group/name: "bbox/AP"; None keeps no best one.
+        patience: training ends after so many evaluations in a row of which none was better than the best before them;
+            None: never.
         state: to save, and to remember the best in.
         writers: where results go; empty on other processes than the main one.
         metrics_file: where evaluations that were finished before this run was continued are looked up.
@@ -104,6 +113,7 @@ class Evaluation(Hook):
         *,
         period: int,
         metric: str | None,
+        patience: int | None = None,
         state: TrainingState,
         writers: Sequence[Writer],
         metrics_file: Path,
@@ -112,25 +122,28 @@ class Evaluation(Hook):
         self.evaluate = evaluate
         self.period = period
         self.metric = metric
+        self.patience = patience
         self.state = state
         self.writers = writers
         self.metrics_file = metrics_file
         self.interruptible = interruptible
 
     def before_train(self, trainer: Trainer) -> None:
-        if trainer.iteration == 0 or not self._is_due(trainer):
+        if trainer.iteration == 0:
             return
-        finished = distributed.broadcast_object(self._finished(trainer.iteration))
-        if finished is None:
-            self._run(trainer)
-        else:
-            trainer.results = finished
-            if self._is_best(finished):
-                self._remember_best(trainer, finished)
+        if self._is_due(trainer):
+            finished = distributed.broadcast_object(self._finished(trainer.iteration))
+            if finished is None:
+                self._run(trainer)
+            else:
+                trainer.results = finished
+                self._compare_with_best(trainer)
+        self._end_if_stagnant(trainer)
 
     def after_step(self, trainer: Trainer) -> None:
         if self._is_due(trainer):
             self._run(trainer)
+            self._end_if_stagnant(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:
         at_period = self.period > 0 and trainer.iteration % self.period == 0
@@ -140,33 +153,58 @@ class Evaluation(Hook):
         with self.interruptible(trainer), preserved_random_states():
             results = distributed.broadcast_object(self.evaluate())
         trainer.results = results
-        if self._is_best(results):
-            self._remember_best(trainer, results)
+        if self._compare_with_best(trainer):
             self.state.save("model_best")
         # Last: a line in the file says that all of this is done.
         scalars = flatten(results)
         for writer in self.writers:
             writer.write(trainer.iteration, scalars)
 
-    def _is_best(self, results: Results) -> bool:
+    def _compare_with_best(self, trainer: Trainer) -> bool:
+        """Whether the last results are the best so far; remembers them, or counts them among those that are not."""
+        value = self._value(trainer.results)
+        if value is None:
+            return False
+        if self.state.best is None or value > self.state.best["value"]:
+            self.state.best = {"metric": self.metric, "value": value, "iteration": trainer.iteration}
+            self.state.stagnation = {"evaluations": 0, "iteration": trainer.iteration}
+            logger.info("Best %s so far: %.3f at iteration %d.", self.metric, value, trainer.iteration)
+            return True
+        counted = self.state.stagnation or {"evaluations": 0, "iteration": None}
+        if counted["iteration"] != trainer.iteration:  # a run may be resumed right after its evaluation was counted
+            self.state.stagnation = {"evaluations": counted["evaluations"] + 1, "iteration": trainer.iteration}
+        return False
+
+    def _value(self, results: Results) -> float | None:
+        """The result that is compared; None without one, or when it is not a number (there was no object to find)."""
         scalars = flatten(results)
-        if not scalars:
-            return False
-        if self.metric is None:
-            return False
+        if not scalars or self.metric is None:
+            return None
         if self.metric not in scalars:
             hint = did_you_mean(self.metric, scalars)
             logger.warning("No model_best.pth: the evaluation has no train.best_metric=%s%s", self.metric, hint)
-            return False
-        value = scalars[self.metric]
-        # Not a number (no object to find) is never better.
-        return value == value and (self.state.best is None or value > self.state.best["value"])
+            return None
+        value = float(scalars[self.metric])
+        return None if math.isnan(value) else value
 
-    def _remember_best(self, trainer: Trainer, results: Results) -> None:
-        assert self.metric is not None
-        value = float(flatten(results)[self.metric])
-        self.state.best = {"metric": self.metric, "value": value, "iteration": trainer.iteration}
-        logger.info("Best %s so far: %.3f at iteration %d.", self.metric, value, trainer.iteration)
+    def _end_if_stagnant(self, trainer: Trainer) -> None:
+        best, stagnation = self.state.best, self.state.stagnation
+        if self.patience is None or best is None or stagnation is None or trainer.iteration >= trainer.max_iter:
+            return
+        if stagnation["evaluations"] >= self.patience:
+            logger.info(
+                "Early stopping after iteration %d of %d: in the last %d evaluations %s was never above %.3f, the "
+                "value of iteration %d, whose weights are in model_best.pth (train.patience=%d; to go on, --resume "
+                "with a larger one, or null).",
+                trainer.iteration,
+                trainer.max_iter,
+                stagnation["evaluations"],
+                best["metric"],
+                best["value"],
+                best["iteration"],
+                self.patience,
+            )
+            trainer.end_early()
 
     def _finished(self, iteration: int) -> Results | None:
         """The results of this iteration's evaluation, if it was finished before the run was continued."""

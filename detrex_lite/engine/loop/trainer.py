@@ -17,9 +17,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ... import distributed
+from ...devices import is_out_of_memory
 from ...errors import NonFiniteError
 from ...phases import PhaseTimes, phase
 from ...scalars import Scalars
+from ..memory_full import training_memory_full
 from ..processes.sharding import gradients_stay_here, is_sharded, part_here, whole
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Trainer:
         stop_requested: the number of the signal by which this process was asked to end training, or 0.
         stop_signal: the same for all processes together, as they agreed on it in the last step.
         results: what the last evaluation returned.
+        ended_early: whether training ends before `max_iter`; see `end_early`.
     """
 
     def __init__(
@@ -109,17 +112,20 @@ class Trainer:
         self.phases = PhaseTimes(self.device)
         self.stop_requested = self.stop_signal = 0
         self.results: dict[str, dict[str, float]] = {}
+        self.ended_early = False
         # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
         self.on_loader_started: Callable[[], None] | None = None
+        self._batch: Batch = []  # the last one
         self._file_names: list[str] = []
         self._without_gradient: set[str] = set()  # losses that were named
 
     def train(self) -> None:
-        """Run the steps from `iteration` to `max_iter`.
+        """Run the steps from `iteration` to `max_iter`, or until a hook calls `end_early`.
 
         Raises:
             NonFiniteError: at the first loss or norm of a gradient that is not finite, on every process, before it
                 changes weights.
+            MemoryFullError: when a step finds the memory full, on the process that does.
         """
         self.start_iteration = self.iteration
         try:
@@ -127,12 +133,12 @@ class Trainer:
                 hook.before_train(self)
             batches = self._start_loader()
             self.model.train()
-            while self.iteration < self.max_iter:
+            while self.iteration < self.max_iter and not self.ended_early:
                 self.scalars = Scalars()
                 for hook in self.hooks:
                     hook.before_step(self)
                 with self.phases.measure():
-                    self._step(batches)
+                    self._step_or_say_why_not(batches)
                 self.iteration += 1
                 for hook in self.hooks:
                     hook.after_step(self)
@@ -141,6 +147,10 @@ class Trainer:
         finally:
             for hook in reversed(self.hooks):
                 hook.close()
+
+    def end_early(self) -> None:
+        """For hooks, on every process: the present step is the last one. What comes after training is done as ever."""
+        self.ended_early = True
 
     def _start_loader(self) -> Iterator[Batch]:
         if self.iteration >= self.max_iter:
@@ -161,7 +171,24 @@ class Trainer:
             self.on_loader_started()
         return batches
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def _step_or_say_why_not(self, batches: Iterator[Batch]) -> None:
+        try:
+            self.step(batches)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise training_memory_full(
+                error,
+                iteration=self.iteration + 1,
+                batch=self._batch,
+                model=self.model,
+                device=self.device,
+                has_amp=self.amp_dtype is not None,
+                accumulate_steps=self.accumulate_steps,
+            ) from error
+
+    def step(self, batches: Iterator[Batch]) -> None:
+        """One optimizer step on the next batches, without hooks and without counting it."""
         start = time.perf_counter()
         self.data_seconds, self.num_images, self._file_names = 0.0, 0, []
         all_losses: list[dict[str, Tensor]] = []
@@ -186,7 +213,7 @@ class Trainer:
 
     def _fetch(self, batches: Iterator[Batch]) -> Batch:
         start = time.perf_counter()
-        batch = next(batches)
+        batch = self._batch = next(batches)
         size, number = self.batches[-1]
         self.batches[-1] = size, number + 1
         self.data_seconds += time.perf_counter() - start

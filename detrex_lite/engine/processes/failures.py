@@ -6,8 +6,12 @@ import re
 import traceback
 from collections.abc import Iterator
 
+import torch
+
 from ... import distributed
+from ...devices import is_out_of_memory
 from ..io.logs import FILE_ONLY
+from ..memory_full import memory_full
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +31,15 @@ def failures_in_log() -> Iterator[None]:
 
     Raises:
         LostProcessError: in the place of torch's own errors about processes that are gone.
+        MemoryFullError: in the place of torch's own errors about memory that is full.
     """
     try:
         yield
     except Exception as error:
         logger.error("%s", traceback.format_exc(), extra=FILE_ONLY)
+        if is_out_of_memory(error):
+            device = "cuda" if isinstance(error, torch.cuda.OutOfMemoryError) else "cpu"
+            raise memory_full(error, torch.device(device)) from error
         lost = _lost_process(error)
         if lost is None:
             raise

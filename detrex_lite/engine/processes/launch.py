@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from ... import distributed
 from ...config import ConfigError
+from ...devices import usable_cores
 from ...distributed import WAIT_AT_MOST
 from .signals import SIGNALS, end_when_interrupted, signals_held_back, signals_to_heed, take_signals
 
@@ -207,7 +208,7 @@ def _run(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not device.startswith("cuda") and "OMP_NUM_THREADS" not in os.environ:
         # Otherwise each process would use all cores.
-        torch.set_num_threads(max(1, _usable_cores() // num_processes))
+        torch.set_num_threads(max(1, usable_cores() // num_processes))
     with contextlib.ExitStack() as stack:
         try:
             take_signals()
@@ -224,10 +225,6 @@ def _reason(error: BaseException, rank: int) -> str | None:
     if isinstance(error, SystemExit) and rank > 0 and isinstance(error.__context__, ValueError):
         return str(error.__context__)  # a fault of the config, which the main process tells if it has it too
     return None if isinstance(error, SystemExit | KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end_with_parent() -> None:

@@ -113,6 +113,7 @@ def export(
         format=name,
         precision=precision,
         class_names=tuple(predictor.class_names),
+        category_ids=tuple(predictor.category_ids),
         batch=None if batch == "dynamic" else int(batch),
         height=None if height_and_width is None else height_and_width[0],
         width=None if height_and_width is None else height_and_width[1],

@@ -1,8 +1,8 @@
-"""FocalNet (Yang et al., NeurIPS 2022), in the form of its large models, which detectors use.
+"""FocalNet (Yang et al., NeurIPS 2022) in the configuration of its large models, which detectors use.
 
-Focal modulation takes the place of attention: depth-wise convolutions of growing kernels gather context, gates weigh
-the levels in each cell, and the sum multiplies a query. The large models have overlapping patch embeddings,
-normalise the output of each branch, and scale it.
+Focal modulation replaces attention: depth-wise convolutions of growing kernel sizes gather context, gates weight the
+levels in each cell, and the sum multiplies a query. The large models have overlapping patch embeddings, normalise the
+output of each branch, and scale it.
 
 Parameter names are those of the authors' repository (https://github.com/microsoft/FocalNet; code and weights: MIT
 licence), which detrex and Relation-DETR keep.
@@ -23,26 +23,27 @@ class FocalNet(nn.Module):
     """A FocalNet that returns the normalised feature maps of any of its four stages.
 
     Images are padded with zeros to a multiple of 4, and maps have h = ceil(H / stride) cells. The coarsest context is
-    a mean over the whole map, so each cell sees all of the image, and in a padded batch its padding.
+    a mean over the whole map, so each cell depends on all of the image and, in a padded batch, on its padding.
 
     Args:
-        embed_dim: channels of the first stage; each stage has twice as many as the one before.
+        embed_dim: channels of the first stage; each further stage doubles them.
         depths: blocks of each stage.
         focal_levels: focal levels of each stage.
-        focal_windows: side of the smallest kernel in each stage; each further level adds 2.
+        focal_windows: size of the smallest kernel in each stage; each further level adds 2.
         out_indices: the stages to return, 0 (stride 4) to 3 (stride 32); their features are called "stage0" etc.
         normalize_modulator: divide the sum of the contexts by their number.
-        drop_path_rate: probability that the last residual branch is dropped in training, less for those before.
-        activation_checkpointing: compute activations again in the backward pass instead of storing them.
+        drop_path_rate: probability that the last residual branch is dropped in training; it decreases towards the
+            first one.
+        activation_checkpointing: recompute activations in the backward pass instead of storing them.
         weights: a file of pre-trained weights; None for random weights.
 
     Attributes:
-        channels: feature name -> channels.
+        channels: maps feature names to channels.
 
     Raises:
-        ValueError: for a stage that there is not, settings that are not one for each stage, a `drop_path_rate` that is
-            no probability, or `weights` that are no file.
-        CheckpointError: for weights of another network.
+        ValueError: for an unknown stage, a list that does not have one value per stage, a `drop_path_rate` that is not
+            a probability, or `weights` that are not a file.
+        CheckpointError: for weights of a different network.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class FocalNet(nn.Module):
             load_pretrained(self, weights, new=r"^norm\d\.")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        """images: (B, 3, H, W), normalised. Returns a dict of maps (B, C, ceil(H / stride), ceil(W / stride))."""
         x = self.patch_embed(pad_to_multiple(images, 4))
         outputs = {}
         for index, stage in enumerate(cast("Sequence[_Stage]", self.layers)):
@@ -132,7 +133,7 @@ class _Stage(nn.Module):
 
 
 class _Block(nn.Module):
-    """Focal modulation and a feed-forward network, the output of each normalised, scaled and added to its input."""
+    """Focal modulation and a feed-forward network, both with normalised and scaled residual branches."""
 
     def __init__(self, channels: int, drop_rate: float, level: int, window: int, normalize_modulator: bool):
         super().__init__()
@@ -150,12 +151,12 @@ class _Block(nn.Module):
 
 
 class FocalModulation(nn.Module):
-    """Each cell's query times a gated sum of contexts of several sizes (section 3.2 of the paper).
+    """Multiply the query of each cell by a gated sum of contexts of several sizes (section 3.2 of the paper).
 
     Args:
         channels: of the map.
-        levels: depth-wise convolutions, one after the other; the mean of the last one's output is one more context.
-        window: side of the first one's kernel; each next one's is larger by 2.
+        levels: number of consecutive depth-wise convolutions; the mean of the last output is one more context.
+        window: kernel size of the first convolution; each further one adds 2.
         normalize: divide the sum of the contexts by their number.
     """
 

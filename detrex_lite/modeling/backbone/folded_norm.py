@@ -1,4 +1,4 @@
-"""Frozen batch normalisation inside the convolution before it: one pass over the feature map in the place of three."""
+"""Frozen batch normalisation folded into the preceding convolution: one pass over the feature map instead of three."""
 
 import itertools
 from typing import Any
@@ -9,35 +9,35 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 class FoldedBatchNorm2d(FrozenBatchNorm2d):
-    """Keeps the statistics and affine parameters, under their usual names.
+    """Frozen batch normalisation that keeps its statistics and affine parameters under their usual names.
 
     Attributes:
-        is_folded: whether the convolution before it applies them, see `fold_norms`; otherwise it does so itself.
+        is_folded: whether the preceding convolution applies the normalisation, see `fold_norms`.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__(num_features, eps)
         self.is_folded = False
-        # Buffers, their versions, and the scale and shift that were computed of them.
+        # Cache: the buffers, their versions, and the scale and shift computed from them.
         self._cache: tuple[tuple[Tensor, ...], list[int], tuple[Tensor, Tensor]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # The versions of a copy's buffers begin anew, and may come to those that are remembered.
+        # The version counters of a copy start again, and could reach the cached versions by coincidence.
         return {**super().__getstate__(), "_cache": None}
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.is_folded else super().forward(x)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """What channels are multiplied by and what is then added to them, (C,) each.
+        """Return the scale and shift of the channels, (C,) each.
 
-        It is computed anew only when a buffer has changed: the norms of a ResNet-50 would be 260 small operators in
-        every pass, which a GPU takes longer to launch than to compute.
+        They are recomputed only when a buffer has changed: for the norms of a ResNet-50 they would be 260 small
+        operators in every pass, which a GPU takes longer to launch than to compute.
         """
         buffers = self.weight, self.bias, self.running_mean, self.running_var
-        if torch.compiler.is_compiling() or any(one.is_inference() for one in buffers):
+        if torch.compiler.is_compiling() or any(buffer.is_inference() for buffer in buffers):
             return self._scale_and_shift()
-        versions = [one._version for one in buffers]  # counts changes in place; others make new tensors
+        versions = [buffer._version for buffer in buffers]  # counts in-place changes; other changes replace the tensors
         cache = self._cache
         if cache is None or cache[1] != versions or any(a is not b for a, b in zip(cache[0], buffers, strict=True)):
             with torch.inference_mode(False), torch.no_grad():
@@ -50,13 +50,13 @@ class FoldedBatchNorm2d(FrozenBatchNorm2d):
 
 
 class FoldedConv2d(nn.Conv2d):
-    """A convolution that applies the frozen normalisation after it.
+    """A convolution that includes the frozen normalisation after it.
 
-    Exact, and its weight is trained as without: what is folded is computed from it in every pass.
+    The result is exact, and the weight is trained as usual: the folded weight is computed from it in every pass.
 
     Args:
-        convolution: whose weight and geometry it takes; without bias.
-        norm: its normalisation.
+        convolution: provides the weight and the geometry; without bias.
+        norm: the normalisation that follows it.
     """
 
     def __init__(self, convolution: nn.Conv2d, norm: FoldedBatchNorm2d):
@@ -72,7 +72,7 @@ class FoldedConv2d(nn.Conv2d):
             device="meta",
         )
         self.weight = convolution.weight
-        self._norm = (norm,)  # in a tuple: a child of the block, not of this
+        self._norm = (norm,)  # a tuple hides the norm from nn.Module: it is registered in the parent block
         norm.is_folded = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,10 +82,10 @@ class FoldedConv2d(nn.Conv2d):
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Fold every `FoldedBatchNorm2d` below `module` into the convolution that stands before it among its siblings."""
+    """Fold every `FoldedBatchNorm2d` inside `module` into the convolution before it in the same parent module."""
     for parent in list(module.modules()):
         children = list(parent.named_children())
         for (name, convolution), (_, norm) in itertools.pairwise(children):
             if isinstance(norm, FoldedBatchNorm2d):
-                assert type(convolution) is nn.Conv2d, f"{name} before a normalisation is no plain convolution"
+                assert type(convolution) is nn.Conv2d, f"{name} before a normalisation is not a plain convolution"
                 setattr(parent, name, FoldedConv2d(convolution, norm))

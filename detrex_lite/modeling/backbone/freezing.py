@@ -1,4 +1,4 @@
-"""Backbones of which some parts are not trained."""
+"""Backbones with frozen parts."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,18 +9,18 @@ Network = TypeVar("Network", bound="FreezableBackbone")
 
 
 class FreezableBackbone(nn.Module):
-    """A network whose frozen parts stay in evaluation mode, so that statistics of batch norms do not move there."""
+    """A network whose frozen parts stay in evaluation mode, so that their batch norm statistics do not change."""
 
     _frozen: Sequence[nn.Module] = ()
 
     def freeze(self, parts: Sequence[nn.Module]) -> None:
-        """Train these parts no more."""
+        """Freeze these parts."""
         for part in parts:
             part.requires_grad_(False)
         self._frozen = list(parts)
 
     def train(self: Network, mode: bool = True) -> Network:
-        """Frozen parts stay in evaluation mode."""
+        """Set the mode of all but the frozen parts, which stay in evaluation mode."""
         super().train(mode)
         for part in self._frozen:
             part.eval()

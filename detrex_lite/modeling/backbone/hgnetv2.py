@@ -17,12 +17,12 @@ from .resnet import NORMS, check_norm_and_freezing
 
 
 class Stage(NamedTuple):
-    """What a stage consists of.
+    """The sizes of a stage.
 
     Attributes:
-        mid_channels: of each layer of its blocks.
-        channels: of its output.
-        num_blocks: its blocks.
+        mid_channels: channels of each layer of a block.
+        channels: channels of the output.
+        num_blocks: number of blocks.
     """
 
     mid_channels: int
@@ -31,12 +31,12 @@ class Stage(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A network.
+    """The sizes of a network.
 
     Attributes:
-        stem: channels inside the stem, and of its output.
-        num_layers: of each block.
-        stages: of strides 4, 8, 16 and 32.
+        stem: hidden and output channels of the stem.
+        num_layers: number of layers in each block.
+        stages: the stages of strides 4, 8, 16 and 32.
     """
 
     stem: tuple[int, int]
@@ -54,11 +54,11 @@ VARIANTS = {
     "B6": Variant((48, 96), 6, (Stage(96, 192, 2), Stage(192, 512, 3), Stage(384, 1024, 6), Stage(768, 2048, 3))),
 }
 Make = Callable[..., ConvNormAct]
-SEPARABLE_STAGES = (2, 3)  # 1x1 and depthwise 5x5 convolutions; 3x3 in those before
+SEPARABLE_STAGES = (2, 3)  # with 1x1 and depthwise 5x5 convolutions; earlier stages have 3x3 convolutions
 
 
 class AffineReLU(nn.Module):
-    """`scale * ReLU(x) + bias` with one number each: small networks learn the better from large ones (PP-HGNetV2)."""
+    """`scale * ReLU(x) + bias` with scalar parameters; helps small networks learn from large ones (PP-HGNetV2)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ class AffineReLU(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A 1x1 convolution without activation, then a depthwise one with it.
+    """A 1x1 convolution without activation, followed by a depthwise convolution with activation.
 
     Args:
-        make: makes convolutions with norm and activation.
+        make: creates convolutions with norm and activation.
         in_channels, out_channels: of the first convolution.
-        kernel_size: of the depthwise one.
+        kernel_size: of the depthwise convolution.
     """
 
     def __init__(self, make: Make, in_channels: int, out_channels: int, kernel_size: int):
@@ -88,11 +88,11 @@ class SeparableConv(nn.Module):
 
 
 class Stem(nn.Module):
-    """Images (B, 3, H, W) to maps of stride 4: two 2x2 convolutions beside a max pooling, between strided ones.
+    """Map images (B, 3, H, W) to stride 4: strided convolutions around two 2x2 convolutions parallel to a max pooling.
 
     Args:
-        make: makes convolutions with norm and activation.
-        mid_channels, out_channels: inside, and of the result.
+        make: creates convolutions with norm and activation.
+        mid_channels, out_channels: hidden channels, and channels of the result.
     """
 
     def __init__(self, make: Make, mid_channels: int, out_channels: int):
@@ -111,17 +111,17 @@ class Stem(nn.Module):
 
 
 def _pad(x: Tensor) -> Tensor:
-    """Zeros at the right and the bottom: 2x2 kernels then give maps of the same size."""
+    """Pad zeros at the right and the bottom, so that 2x2 kernels keep the size of the map."""
     return F.pad(x, (0, 1, 0, 1))
 
 
 class Block(nn.Module):
-    """Layers one after the other, of whose results and input 1x1 convolutions make the output.
+    """Consecutive layers, whose input and results are all aggregated into the output by 1x1 convolutions.
 
     Args:
-        make: makes convolutions with norm and activation.
+        make: creates convolutions with norm and activation.
         layers: the layers.
-        total_channels: of the input and of the results of all layers.
+        total_channels: channels of the input and the results of all layers together.
         out_channels: of the output.
         residual: whether the input is added to the output.
     """
@@ -143,14 +143,14 @@ class Block(nn.Module):
 
 
 class StageBlocks(nn.Module):
-    """A stage: its first convolution halves the map, but for the stage of stride 4.
+    """A stage, which begins with a convolution that halves the map, except for the stage of stride 4.
 
     Args:
-        make: makes convolutions with norm and activation.
+        make: creates convolutions with norm and activation.
         index: 0 to 3.
         in_channels: of the map.
-        stage: what it consists of.
-        num_layers: of a block.
+        stage: the sizes of the stage.
+        num_layers: number of layers in each block.
     """
 
     def __init__(self, make: Make, index: int, in_channels: int, stage: Stage, num_layers: int):
@@ -165,9 +165,9 @@ class StageBlocks(nn.Module):
 
         blocks = []
         for number in range(stage.num_blocks):
-            before = in_channels if number == 0 else stage.channels
-            layers = [layer(before), *(layer(mid) for _ in range(num_layers - 1))]
-            total = before + num_layers * mid
+            input_channels = in_channels if number == 0 else stage.channels
+            layers = [layer(input_channels), *(layer(mid) for _ in range(num_layers - 1))]
+            total = input_channels + num_layers * mid
             blocks.append(Block(make, layers, total, stage.channels, residual=number > 0))
         self.blocks = nn.Sequential(*blocks)
 
@@ -183,11 +183,11 @@ class HGNetv2(FreezableBackbone):
         out_indices: the stages to return, 0 (stride 4) to 3 (stride 32).
         use_lab: whether each ReLU is an `AffineReLU`, as in the weights of B0 to B3.
         norm: "BN", "FrozenBN", "SyncBN" or "GN".
-        freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and the first stage, .. 5 everything.
+        freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and the first stage, ..., 5 everything.
         weights: a file of ImageNet weights that `load_checkpoint` reads; None for random weights.
 
     Raises:
-        ValueError: for an unknown name, stage or norm, `freeze_at` outside 0..5, or a file that is not there.
+        ValueError: for an unknown name, stage or norm, `freeze_at` outside 0..5, or a missing file.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class HGNetv2(FreezableBackbone):
             channels = stage.channels
         self.stages = nn.ModuleList(stages)
         fold_norms(self)
-        # Convolutions run in the layout of their weights; this one is faster on CPUs and on GPUs' tensor cores.
+        # Convolutions use the memory format of their weights; channels last is faster on CPUs and tensor cores.
         self.to(memory_format=torch.channels_last)
         if weights is not None:
             load_pretrained(self, weights, new="^$")
@@ -231,9 +231,9 @@ class HGNetv2(FreezableBackbone):
 
 
 def hgnetv2_channels(*, name: str = "B0", out_indices: Sequence[int] = (1, 2, 3)) -> dict[str, int]:
-    """Feature name -> channels of what an `HGNetv2` with these arguments returns, finest first.
+    """Return the channels of each feature of an `HGNetv2` with these arguments, finest first.
 
-    Configs call it for what follows the backbone.
+    Configs call it to set the input channels of the neck.
 
     Raises:
         ValueError: for an unknown name or stage, or no stage.

@@ -1,4 +1,4 @@
-"""InternImage (Wang et al., CVPR 2023): a convolutional network of deformable convolutions of the third version.
+"""InternImage (Wang et al., CVPR 2023), a convolutional network with deformable convolutions of version 3 (DCNv3).
 
 Parameter names are those of the authors' repository (https://github.com/OpenGVLab/InternImage; code and weights: MIT
 licence), which detrex keeps.
@@ -20,27 +20,28 @@ from .pretrained import Mlp, drop_path_rates, initialise, load_pretrained, run_b
 class InternImage(nn.Module):
     """An InternImage that returns the feature maps of any of its four stages.
 
-    Maps have h = ceil(H / stride) cells. Near the border of an image in a padded batch, convolutions see the padding.
+    Maps have h = ceil(H / stride) cells. Near the border of an image in a padded batch, convolutions read the padding.
 
     Args:
-        embed_dim: channels of the first stage; each stage has twice as many as the one before.
+        embed_dim: channels of the first stage; each further stage doubles them.
         depths: blocks of each stage.
         groups: of the deformable convolutions of each stage.
         post_norm: normalise the output of branches, as InternImage-S, -B and -L do; otherwise their input, and the map
             of each stage, as InternImage-T does.
-        offset_scale: what the offsets of deformable convolutions are multiplied by.
+        offset_scale: factor of the offsets of deformable convolutions.
         out_indices: the stages to return, 0 (stride 4) to 3 (stride 32); their features are called "stage0" etc.
-        drop_path_rate: probability that the last residual branch is dropped in training, less for those before.
-        activation_checkpointing: compute activations again in the backward pass instead of storing them.
+        drop_path_rate: probability that the last residual branch is dropped in training; it decreases towards the
+            first one.
+        activation_checkpointing: recompute activations in the backward pass instead of storing them.
         weights: a file of pre-trained weights; None for random weights.
 
     Attributes:
-        channels: feature name -> channels.
+        channels: maps feature names to channels.
 
     Raises:
-        ValueError: for a stage that there is not, settings that are not one for each stage, channels that groups do
-            not divide, a `drop_path_rate` that is no probability, or `weights` that are no file.
-        CheckpointError: for weights of another network.
+        ValueError: for an unknown stage, a list that does not have one value per stage, channels that are not a
+            multiple of the groups, a `drop_path_rate` that is not a probability, or `weights` that are not a file.
+        CheckpointError: for weights of a different network.
     """
 
     def __init__(
@@ -104,9 +105,9 @@ class _ChannelsLast(nn.Module):
 
 
 def _norm(channels: int, *, of_maps: bool) -> nn.Sequential:
-    """A layer norm, with the place in a sequence that its published name has; maps (B, C, h, w) become (B, h, w, C)."""
-    before = [_ChannelsLast()] if of_maps else []
-    return nn.Sequential(*before, nn.LayerNorm(channels, eps=1e-6))
+    """Make a layer norm with its published index in a sequence; maps (B, C, h, w) become (B, h, w, C)."""
+    prefix = [_ChannelsLast()] if of_maps else []
+    return nn.Sequential(*prefix, nn.LayerNorm(channels, eps=1e-6))
 
 
 class _Stem(nn.Module):
@@ -155,7 +156,7 @@ class _Stage(nn.Module):
 
 
 class _Block(nn.Module):
-    """A deformable convolution and a feed-forward network, each normalised before or after, scaled and added."""
+    """A deformable convolution and a feed-forward network with pre- or post-normalised, scaled residual branches."""
 
     def __init__(self, channels: int, groups: int, offset_scale: float, post_norm: bool, drop_rate: float):
         super().__init__()
@@ -175,15 +176,16 @@ class _Block(nn.Module):
 
 
 class DeformableConvolution(nn.Module):
-    """DCNv3 (section 3.1 of the paper), 3x3: each cell's weighted mean of nine places in each group of channels.
+    """DCNv3 (section 3.1 of the paper), 3x3: the weighted mean of nine samples around each cell, per group of channels.
 
-    It is deformable attention with one level: groups are heads, and the nine cells around a cell are moved by offsets
-    that, like the weights, a depth-wise convolution predicts. Zeros surround the map.
+    It is computed as deformable attention with one level. Groups are heads, and the sampling points are the nine cells
+    around a cell, moved by offsets. Offsets and weights are predicted by a depth-wise convolution. The map is
+    zero-padded.
 
     Args:
         channels: of the map.
-        groups: which divide `channels`.
-        offset_scale: what places are multiplied by, relative to the cell.
+        groups: number of groups; it must divide `channels`.
+        offset_scale: factor of the sampling locations relative to the cell.
     """
 
     def __init__(self, channels: int, groups: int, *, offset_scale: float = 1.0):
@@ -198,13 +200,13 @@ class DeformableConvolution(nn.Module):
         self.mask = nn.Linear(channels, groups * 9)
         self.input_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
-        # Columns of cells one after the other, x first, as published weights have it.
-        places = [(x, y) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0)]
-        self.register_buffer("places", torch.tensor(places), persistent=False)
+        # Columns of cells in order, x first, as in the published weights.
+        grid = [(x, y) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0)]
+        self.register_buffer("places", torch.tensor(grid), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """At first it is a mean of the nine cells, between two projections."""
+        """Initialise as a mean of the nine cells between two projections."""
         for part in (self.offset, self.mask):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
@@ -217,7 +219,7 @@ class DeformableConvolution(nn.Module):
         batch, height, width, _ = x.shape
         around = self.dw_conv(x.permute(0, 3, 1, 2)).flatten(1, 2)
         offsets = self.offset(around).unflatten(2, (self.groups, 1, 9, 2))
-        # Half precision does not tell the cells of a large map apart.
+        # Half precision does not resolve the cells of a large map.
         dtype = torch.promote_types(x.dtype, torch.float32)
         rows = (torch.arange(height, device=x.device, dtype=dtype) + 0.5) / height
         columns = (torch.arange(width, device=x.device, dtype=dtype) + 0.5) / width

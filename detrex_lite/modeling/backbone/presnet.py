@@ -1,6 +1,6 @@
-"""ResNet-vd backbones (Bag of Tricks, He et al., CVPR 2019, ResNet-D), as PaddlePaddle and RT-DETR have them.
+"""ResNet-vd backbones (Bag of Tricks, He et al., CVPR 2019, ResNet-D), as in PaddlePaddle and RT-DETR.
 
-A stem of three 3x3 convolutions, and shortcuts that average before they project, where a ResNet skips cells.
+They differ from a ResNet by a stem of three 3x3 convolutions, and by shortcuts that average before they project.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ class PResNet(FreezableBackbone):
         depth: 18, 34, 50 or 101.
         out_features: the stages to return, out of "res2" (stride 4) to "res5" (stride 32).
         norm: "FrozenBN", "BN", "SyncBN" or "GN", see `ResNet`.
-        freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and res2, ... 5 everything. RT-DETR's own counts
-            from -1 for nothing, so that its 0 is 1 here.
+        freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and res2, ..., 5 everything. RT-DETR's own
+            setting counts from -1 for nothing, so that its 0 is 1 here.
         weights: a file of ImageNet weights that `load_checkpoint` reads; None for random weights.
 
     Raises:
         ValueError: for an unknown depth, stage or norm, or `freeze_at` outside 0..5.
-        CheckpointError: when the file of weights is of another network.
+        CheckpointError: when the weights are of a different network.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class PResNet(FreezableBackbone):
         self.out_features = tuple(out_features)
         self.stem = nn.Sequential(
             *(
-                ConvNormAct(before, after, 3, stride, norm=make_norm, activation=nn.ReLU)
-                for before, after, stride in ((3, 32, 2), (32, 32, 1), (32, 64, 1))
+                ConvNormAct(in_channels, out_channels, 3, stride, norm=make_norm, activation=nn.ReLU)
+                for in_channels, out_channels, stride in ((3, 32, 2), (32, 32, 1), (32, 64, 1))
             )
         )
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -66,7 +66,7 @@ class PResNet(FreezableBackbone):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
         fold_norms(self)
-        # Convolutions run in the layout of their weights; this one is faster on CPUs and on GPUs' tensor cores.
+        # Convolutions use the memory format of their weights; channels last is faster on CPUs and tensor cores.
         self.to(memory_format=torch.channels_last)
         if weights is not None:
             load_pretrained(self, weights, new=r"(?!)")
@@ -84,9 +84,9 @@ class PResNet(FreezableBackbone):
 
 
 def presnet_channels(*, depth: int = 50, out_features: Sequence[str] = ("res3", "res4", "res5")) -> dict[str, int]:
-    """Stage name -> channels of what a `PResNet` with these arguments returns, finest first.
+    """Return the channels of each stage of a `PResNet` with these arguments, finest first.
 
-    Configs call it for what follows the backbone.
+    Configs call it to set the input channels of the neck.
 
     Raises:
         ValueError: for an unknown depth or stage.
@@ -97,14 +97,14 @@ def presnet_channels(*, depth: int = 50, out_features: Sequence[str] = ("res3", 
 
 
 class _Block(nn.Module):
-    """A residual block: two 3x3 convolutions, or a 1x1, a 3x3 (with the stride) and a 1x1 one of a quarter's width.
+    """A residual block: two 3x3 convolutions, or a bottleneck of a 1x1, a (strided) 3x3 and a 1x1 convolution.
 
     Args:
         in_channels, out_channels: C before and after.
-        stride: 1 or 2; a shortcut averages 2x2 cells in the place of skipping three of four.
-        is_bottleneck: which of the two.
-        has_projection: whether the shortcut is a convolution.
-        norm: makes normalisations.
+        stride: 1 or 2; a strided shortcut averages 2x2 cells instead of dropping three of four.
+        is_bottleneck: whether the block is a bottleneck, with a quarter of the channels inside.
+        has_projection: whether the shortcut has a convolution.
+        norm: creates normalisations.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the backbones written here share: pre-trained weights, initial values, dropped branches, padding, layers."""
+"""Helpers of the backbones implemented here: pre-trained weights, initial values, drop path, padding, layers."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ def load_pretrained(model: nn.Module, weights: str, *, new: str, below: str = ""
 
     Args:
         model: the backbone.
-        weights: a file that `load_checkpoint` reads: of the network's authors, or a detector's.
-        new: a regular expression of the names that a network for classification does not have; they may be missing.
-        below: the prefix that names of this module have in a detector's backbone.
+        weights: a file that `load_checkpoint` reads, from the network's authors or of a detector.
+        new: a regular expression of names that do not exist in the classification network; they may be missing.
+        below: the prefix of this module's names in the backbone of a detector.
 
     Raises:
         ValueError: when there is no such file.
-        CheckpointError: when the file lacks anything else, or is of another network.
+        CheckpointError: when the file lacks any other tensor, or is of a different network.
     """
     if not Path(weights).is_file():
         raise ValueError(f"{type(model).__name__} weights={weights!r} is not a file")
@@ -36,7 +36,7 @@ def load_pretrained(model: nn.Module, weights: str, *, new: str, below: str = ""
 
 
 def initialise(module: nn.Module) -> None:
-    """Linear layers begin with a truncated normal distribution of deviation 0.02 and biases of zero, as in ViT."""
+    """Initialise linear layers with a truncated normal distribution (deviation 0.02) and zero biases, as in ViT."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=0.02)
@@ -45,10 +45,10 @@ def initialise(module: nn.Module) -> None:
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """The probability that each of `depth` blocks drops its branches: from 0 to `last` in equal steps.
+    """Return the drop probability of each of `depth` blocks, from 0 to `last` in equal steps.
 
     Raises:
-        ValueError: when `last` is no probability.
+        ValueError: when `last` is not a probability below 1.
     """
     if not 0 <= last < 1:
         raise ValueError(f"drop_path_rate={last} must be at least 0 and below 1")
@@ -56,29 +56,29 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Zeros at the right and the bottom of maps (B, C, h, w), to a height and a width that `multiple` divides."""
+    """Zero-pad maps (B, C, h, w) at the right and the bottom, so that `multiple` divides their height and width."""
     height, width = x.shape[-2:]
     return nn.functional.pad(x, (0, -width % multiple, 0, -height % multiple))
 
 
 def run_blocks(blocks: Sequence[Callable[[Tensor], Tensor]] | nn.ModuleList, x: Tensor, *, recompute: bool) -> Tensor:
-    """One block after the other; with `recompute`, activations are computed again in the backward pass."""
+    """Run the blocks in order; with `recompute`, activations are recomputed in the backward pass."""
     for block in blocks:
         x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
     return x
 
 
 def stage_channels(*, embed_dim: int, out_indices: Sequence[int]) -> dict[str, int]:
-    """Feature name -> channels of a network whose four stages double its channels, finest first.
+    """Return the channels of each feature of a network whose four stages double its channels, finest first.
 
-    Configs call it for what follows a `FocalNet` or an `InternImage`.
+    Configs call it to set the input channels of the neck after a `FocalNet` or an `InternImage`.
 
     Args:
         embed_dim: channels of the first stage.
         out_indices: the stages, 0 (stride 4) to 3 (stride 32).
 
     Raises:
-        ValueError: for a stage that there is not, or none.
+        ValueError: for an unknown stage, or no stages.
     """
     if not out_indices or not set(out_indices) <= {0, 1, 2, 3}:
         raise ValueError(f"out_indices={list(out_indices)}: choices are 0 (stride 4), 1, 2 and 3 (stride 32)")
@@ -86,7 +86,7 @@ def stage_channels(*, embed_dim: int, out_indices: Sequence[int]) -> dict[str, i
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()

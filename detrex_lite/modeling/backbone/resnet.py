@@ -1,7 +1,7 @@
 """ResNet backbones (He et al., CVPR 2016) on torchvision's implementation, with detectron2's stage names.
 
-What differs from torchvision: batch normalisation is frozen by default, stages that no output needs are not built,
-and the result is a dict of feature maps. Parameter names are torchvision's.
+Differences from torchvision: batch normalisation is frozen by default, stages that no output needs are not built, and
+the result is a dict of feature maps. Parameter names are torchvision's.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,8 +33,8 @@ class ResNet(FreezableBackbone):
         depth: 18, 34, 50, 101 or 152.
         out_features: the stages to return, out of "res2" (stride 4) to "res5" (stride 32, or 16 with `dilation`).
         norm: "FrozenBN", "BN", "SyncBN" or "GN".
-        freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and res2, ... 5 everything.
-        dilation: DC5: res5 keeps the resolution of res4 and dilates its convolutions instead (Li et al., 2017).
+        freeze_at: 0 trains everything, 1 freezes the stem, 2 the stem and res2, ..., 5 everything.
+        dilation: DC5, in which res5 keeps the resolution of res4 and dilates its convolutions (Li et al., 2017).
         weights: ImageNet weights: one of torchvision's names ("DEFAULT", "IMAGENET1K_V1", ...), which torchvision
             downloads, or a file that `load_checkpoint` reads; None for random weights.
 
@@ -66,7 +66,7 @@ class ResNet(FreezableBackbone):
         for index in range(self.num_stages):
             self.add_module(f"layer{index + 1}", getattr(body, f"layer{index + 1}"))
         fold_norms(self)
-        # Convolutions run in the layout of their weights; this one is faster on CPUs and on GPUs' tensor cores.
+        # Convolutions use the memory format of their weights; channels last is faster on CPUs and tensor cores.
         self.to(memory_format=torch.channels_last)
         if weights is not None:
             _load_weights(self, name, weights)
@@ -87,9 +87,9 @@ class ResNet(FreezableBackbone):
 
 
 def resnet_channels(*, depth: int = 50, out_features: Sequence[str] = ("res5",)) -> dict[str, int]:
-    """Stage name -> channels of what a `ResNet` with these arguments returns, finest first.
+    """Return the channels of each stage of a `ResNet` with these arguments, finest first.
 
-    Configs call it for what follows the backbone.
+    Configs call it to set the input channels of the neck.
 
     Raises:
         ValueError: for an unknown depth or stage.
@@ -101,12 +101,12 @@ def resnet_channels(*, depth: int = 50, out_features: Sequence[str] = ("res5",))
     for stage in out_features:
         if stage not in STAGES:
             raise ValueError(f"ResNet has no stage {stage!r}{did_you_mean(stage, STAGES)}")
-    first = 64 if depth < 50 else 256  # bottleneck blocks have four times as many
+    first = 64 if depth < 50 else 256  # bottleneck blocks have an expansion of 4
     return {stage: first << index for index, stage in enumerate(STAGES) if stage in out_features}
 
 
 def check_norm_and_freezing(network: str, norm: str, freeze_at: int) -> None:
-    """ValueError for a norm that is not among `NORMS`, or more frozen parts than a stem and four stages."""
+    """Raise a ValueError when `norm` is not one of `NORMS` or `freeze_at` is outside 0..5."""
     if norm not in NORMS:
         raise ValueError(f"{network} norm={norm!r}{did_you_mean(norm, NORMS)}")
     if not 0 <= freeze_at <= 5:

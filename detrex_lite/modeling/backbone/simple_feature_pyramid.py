@@ -1,4 +1,4 @@
-"""The simple feature pyramid of ViTDet (Li et al., ECCV 2022, section 3): levels out of a transformer's last map."""
+"""The simple feature pyramid of ViTDet (Li et al., ECCV 2022, section 3): levels from the last map of a transformer."""
 
 import itertools
 import math
@@ -11,36 +11,36 @@ from .pretrained import load_pretrained
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """A plain vision transformer and a pyramid of feature maps that are all made of its last one.
+    """A plain vision transformer with a pyramid of feature maps computed from its last map.
 
-    A map is doubled by a transposed convolution of kernel and stride 2 that halves its channels (two of them with a
-    layer norm and GELU between, to quadruple it) and halved by max pooling. A 1x1 and a 3x3 convolution, each
-    followed by a layer norm, then bring all levels to one width (appendix A.1). Nothing flows between the levels.
+    A map is doubled by a transposed convolution of kernel and stride 2 that halves its channels (two of them, with a
+    layer norm and GELU between, quadruple it) and halved by max pooling. A 1x1 and a 3x3 convolution, each followed by
+    a layer norm, then project each level to the same width (appendix A.1). There are no connections between levels.
 
-    As published, the pixels beyond the last whole patch are ignored, and the last row or column of an odd map when it
-    is halved. With `square_size`, images are padded with zeros to a square instead, at the right and the bottom, and
-    maps are cut to h = ceil(H / stride). Parameter names are detectron2's: `net.*`, and `simfp_S.*` for the level of
-    stride 2^S. What differs from it: an image of less than a patch is padded to one, and a map of one row or column is
-    halved to one.
+    As published, pixels beyond the last whole patch are ignored, and so is the last row or column when an odd map is
+    halved. With `square_size`, images are instead padded with zeros to a square, at the right and the bottom, and maps
+    are cropped to h = ceil(H / stride). Parameter names are detectron2's: `net.*`, and `simfp_S.*` for the level of
+    stride 2^S. Differences from detectron2: an image smaller than a patch is padded to one, and a map of one row or
+    column keeps it when halved.
 
     Args:
-        net: the transformer, such as `ViTDet`: from images (B, 3, H, W) to one map (B, C, h, w), h = floor(H / stride),
-            with C and the stride as its attributes `channels` and `stride`.
+        net: the transformer, such as `ViTDet`. It maps images (B, 3, H, W) to one map (B, C, h, w),
+            h = floor(H / stride), and has C and the stride as its attributes `channels` and `stride`.
         out_channels: channels of every level.
         scales: for each level, finest first, the side of its map relative to the transformer's: 2 is half the stride.
-            The paper's are 4, 2, 1, 0.5, which make strides of 4, 8, 16, 32 from 16.
-        subsampled_levels: further levels, each of which is every second cell of the level before.
-        square_size: side of the square that images are padded to, that of their longer side where it is larger; 0: no
-            square. Attention sees this padding, so it should be what the weights were trained with.
+            The paper uses 4, 2, 1, 0.5, which turn a stride of 16 into strides of 4, 8, 16 and 32.
+        subsampled_levels: number of further levels, each of which takes every second cell of the previous level.
+        square_size: side of the square that images are padded to; a larger image is padded to its longer side. 0 for no
+            square. Attention reads this padding, so use the size that the weights were trained with.
         weights: a file of the transformer's pre-trained weights; None for random weights.
 
     Attributes:
-        channels: feature name -> channels. The level of stride 8 is called "p3", that of stride 16 "p4", and so on.
+        channels: maps feature names to channels. The level of stride 8 is called "p3", that of stride 16 "p4", etc.
 
     Raises:
-        ValueError: when a scale is no power of two between 0.5 and 4, scales do not decrease one after the other, the
-            channels cannot be halved so often, or `weights` is no file.
-        CheckpointError: for weights of another network.
+        ValueError: when a scale is not a power of two between 0.5 and 4, the scales do not decrease, the channels
+            cannot be halved that often, or `weights` is not a file.
+        CheckpointError: for weights of a different network.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SimpleFeaturePyramid(nn.Module):
             load_pretrained(net, weights, new=r"\.rel_pos_[hw]$", below="net.")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, h, w), see above for its size."""
+        """images: (B, 3, H, W), normalised. Returns feature name -> (B, C, h, w); see above for h and w."""
         height, width = images.shape[-2:]
         side = max(self.square_size, height, width) if self.square_size else 0
         side += -side % self.stride
@@ -81,8 +81,8 @@ class SimpleFeaturePyramid(nn.Module):
         if self.square_size:
             strides = [2 ** int(name[1:]) for name in self.channels]
             maps = [
-                one[..., : -(-height // stride), : -(-width // stride)]
-                for one, stride in zip(maps, strides, strict=True)
+                level_map[..., : -(-height // stride), : -(-width // stride)]
+                for level_map, stride in zip(maps, strides, strict=True)
             ]
         return dict(zip(self.channels, maps, strict=True))
 
@@ -90,9 +90,9 @@ class SimpleFeaturePyramid(nn.Module):
 def pyramid_channels(
     *, out_channels: int, scales: Sequence[float], subsampled_levels: int, stride: int = 16
 ) -> dict[str, int]:
-    """Feature name -> channels of what a `SimpleFeaturePyramid` with these arguments returns, finest first.
+    """Return the channels of each feature of a `SimpleFeaturePyramid` with these arguments, finest first.
 
-    Configs call it for what follows the backbone.
+    Configs call it to set the input channels of the neck.
 
     Raises:
         ValueError: as `SimpleFeaturePyramid`.
@@ -106,14 +106,14 @@ def pyramid_channels(
 
 
 class _Halved(nn.Module):
-    """The maximum of each 2 x 2 cells of a map."""
+    """Max pooling of 2 x 2 cells of a map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.max_pool2d(x, 2, ceil_mode=1 in x.shape[-2:])
 
 
 class _NormedConv2d(nn.Conv2d):
-    """A convolution and a layer norm, without a bias since the norm has its own."""
+    """A convolution without bias, followed by a layer norm."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)

@@ -1,7 +1,7 @@
-"""Stages of Swin Transformers (Liu et al., ICCV 2021) on maps of any size, as the authors' detectors have them.
+"""Stages of Swin Transformers (Liu et al., ICCV 2021) for maps of any size, as in the authors' detectors.
 
-A map is padded to whole windows at the right and the bottom, and then shifted. timm, whose layers and weights these
-stages take over, shifts first: other cells then share windows wherever there is padding.
+A map is first padded to whole windows at the right and the bottom, and then shifted. timm, whose layers and weights
+these stages reuse, shifts first, so that different cells share windows wherever there is padding.
 """
 
 from typing import Any, cast
@@ -12,13 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 
 class SwinStage(nn.Module):
-    """What a stage of timm's Swin consists of, under the same names.
+    """The modules of a stage of timm's Swin, under the same names.
 
     Args:
-        stage: timm's `SwinTransformerStage`. Its modules become parts of this one.
+        stage: timm's `SwinTransformerStage`. Its modules become children of this module.
 
     Attributes:
-        grad_checkpointing: compute activations again in the backward pass, as timm's networks call it.
+        grad_checkpointing: recompute activations in the backward pass, named as in timm.
     """
 
     def __init__(self, stage: Any):
@@ -28,7 +28,7 @@ class SwinStage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, maps: Tensor) -> Tensor:
-        """maps: (B, h, w, C). Returns (B, h', w', C'): of half the size, rounded up, if there is a `downsample`."""
+        """maps: (B, h, w, C). Returns (B, h', w', C'), halved and rounded up if there is a `downsample`."""
         maps = self.downsample(maps)
         blocks = cast("list[SwinBlock]", list(self.blocks))
         mask = next((block.mask(maps) for block in blocks if any(block.shift)), None)
@@ -41,11 +41,11 @@ class SwinBlock(nn.Module):
     """Attention in windows, which are shifted in every second block of a stage, and an MLP.
 
     Args:
-        block: timm's `SwinTransformerBlock`. Its modules become parts of this one.
+        block: timm's `SwinTransformerBlock`. Its modules become children of this module.
 
     Attributes:
         window: cells of a window, vertically and horizontally.
-        shift: cells by which windows are shifted to the bottom and the right; zeros where they are not.
+        shift: cells by which windows are shifted to the bottom and the right; 0 without a shift.
     """
 
     def __init__(self, block: Any):
@@ -56,14 +56,14 @@ class SwinBlock(nn.Module):
         self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
 
     def forward(self, maps: Tensor, mask: Tensor | None) -> Tensor:
-        """maps: (B, h, w, C); mask: what `mask` gives for them, which blocks without a shift ignore."""
+        """maps: (B, h, w, C); mask: the result of `mask` for them, which blocks without a shift ignore."""
         maps = maps + self.drop_path1(self._attend(self.norm1(maps), mask))
         return maps + self.drop_path2(self.mlp(self.norm2(maps)))
 
     def mask(self, maps: Tensor) -> Tensor:
-        """What attention adds between the N cells of each window of shifted maps (B, h, w, C): (windows, N, N).
+        """Compute the attention bias between the N cells of each window of shifted maps (B, h, w, C): (windows, N, N).
 
-        The windows at the borders hold cells of opposite sides of the map, which do not attend to each other.
+        Windows at the borders contain cells from opposite sides of the map, which must not attend to each other.
         """
         rows, columns = (
             _parts(side + -side % window, window, shift, maps.device)
@@ -80,20 +80,20 @@ class SwinBlock(nn.Module):
         if any(self.shift):
             down, across = self.shift
             shifted = maps.roll((-down, -across), (1, 2))
-            maps = self._joined(self.attn(self._windows(shifted), mask=mask), maps).roll(self.shift, (1, 2))
+            maps = self._merge_windows(self.attn(self._windows(shifted), mask=mask), maps).roll(self.shift, (1, 2))
         else:
-            maps = self._joined(self.attn(self._windows(maps)), maps)
+            maps = self._merge_windows(self.attn(self._windows(maps)), maps)
         return maps[:, :height, :width]
 
     def _windows(self, maps: Tensor) -> Tensor:
-        """Of maps (B, h, w, C) of whole windows: (B * windows, N, C)."""
+        """Partition maps (B, h, w, C) of whole windows into (B * windows, N, C)."""
         batch, height, width, channels = maps.shape
         high, wide = self.window
         parts = maps.view(batch, height // high, high, width // wide, wide, channels)
         return parts.transpose(2, 3).reshape(-1, high * wide, channels)
 
-    def _joined(self, windows: Tensor, maps: Tensor) -> Tensor:
-        """The maps that have these windows (B * windows, N, C), of the shape of `maps`."""
+    def _merge_windows(self, windows: Tensor, maps: Tensor) -> Tensor:
+        """Merge windows (B * windows, N, C) into maps of the shape of `maps`."""
         batch, height, width, channels = maps.shape
         high, wide = self.window
         parts = windows.view(batch, height // high, width // wide, high, wide, channels)
@@ -101,6 +101,6 @@ class SwinBlock(nn.Module):
 
 
 def _parts(length: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Of the rows or columns of a shifted map: 0, in the last window 1, and there 2 for those from the other side."""
+    """Label the rows or columns of a shifted map: 0, 1 in the last window, and 2 for those from the opposite side."""
     positions = torch.arange(length, device=device)
     return (positions >= length - window).long() + (positions >= length - shift).long()

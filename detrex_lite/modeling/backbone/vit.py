@@ -1,9 +1,9 @@
-"""Plain vision transformers for detection: ViTDet, EVA-01 and EVA-02, with attention in windows in most blocks.
+"""Plain vision transformers for detection: ViTDet, EVA-01 and EVA-02, with windowed attention in most blocks.
 
 Sources: ViTDet (Li et al., ECCV 2022), whose decomposed relative positions are those of MViTv2 (Li et al., CVPR 2022);
 EVA (Fang et al., CVPR 2023); EVA-02 (Fang et al., 2023), whose rotary positions are those of RoFormer (Su et al.,
 2021). Parameter names are detectron2's and EVA's (https://github.com/baaivision/EVA; code and weights: MIT licence),
-which detrex keeps. Weights of MAE, with which ViTDet begins, are licensed for non-commercial use (CC-BY-NC 4.0).
+which detrex keeps. The weights of MAE, from which ViTDet starts, are licensed for non-commercial use (CC-BY-NC 4.0).
 
 Letters: B batch, h x w cells of a map, C channels.
 """
@@ -19,27 +19,28 @@ from .pretrained import Mlp, drop_path_rates, initialise, run_blocks
 
 
 class PlainTransformer(nn.Module):
-    """Patches of an image, absolute positions, and blocks of one width. Subclasses make the blocks.
+    """Patch embedding, absolute positions, and blocks of equal width. Subclasses create the blocks.
 
     Args:
         embed_dim: channels.
-        depth: blocks.
-        window_size: side, in patches, of the windows that blocks attend in.
-        global_blocks: indices of the blocks that attend to the whole map instead.
+        depth: number of blocks.
+        window_size: side, in patches, of the windows of windowed attention.
+        global_blocks: indices of the blocks with global attention.
         patch_size: side of a patch in pixels.
-        pretrain_image_size: side of the images of the pre-training, which says how many absolute positions there are;
+        pretrain_image_size: side of the images of the pre-training, which determines the number of absolute positions;
             they are interpolated for other sizes.
-        drop_path_rate: probability that the last residual branch is dropped in training, less for those before.
-        freeze_patch_embed: do not train the projection of the patches.
-        activation_checkpointing: compute activations again in the backward pass instead of storing them.
+        drop_path_rate: probability that the last residual branch is dropped in training; it decreases towards the
+            first one.
+        freeze_patch_embed: do not train the patch embedding.
+        activation_checkpointing: recompute activations in the backward pass instead of storing them.
         block: (side of the windows or 0, drop rate) -> module on maps (B, h, w, C).
 
     Attributes:
-        channels: C of the map that it returns.
-        stride: of that map.
+        channels: C of the returned map.
+        stride: of the returned map, in pixels.
 
     Raises:
-        ValueError: for a block that there is not, or a `drop_path_rate` that is no probability.
+        ValueError: for an unknown block, or a `drop_path_rate` that is not a probability.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class PlainTransformer(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
-        # The first position is that of the class token, which detectors do not have.
+        # The first position belongs to the class token, which detectors do not have.
         self.pos_embed = nn.Parameter(torch.empty(1, (pretrain_image_size // patch_size) ** 2 + 1, embed_dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         rates = drop_path_rates(drop_path_rate, depth)
@@ -74,7 +75,7 @@ class PlainTransformer(nn.Module):
         self.patch_embed.requires_grad_(not freeze_patch_embed)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W), at least a patch. Returns (B, C, H // stride, W // stride)."""
+        """images: (B, 3, H, W), at least one patch. Returns (B, C, H // stride, W // stride)."""
         x = self.patch_embed.proj(images).permute(0, 2, 3, 1)  # type: ignore[operator]
         x = x + resized_positions(self.pos_embed[:, 1:], x.shape[1], x.shape[2])
         x = run_blocks(self.blocks, x, recompute=self.activation_checkpointing and self.training)
@@ -82,14 +83,14 @@ class PlainTransformer(nn.Module):
 
 
 class ViTDet(PlainTransformer):
-    """The transformer of ViTDet, and with `key_bias=False` that of EVA-01.
+    """The transformer of ViTDet or, with `key_bias=False`, of EVA-01.
 
     Args:
         num_heads: of the attention.
         hidden_dim: channels of the hidden layer of feed-forward networks.
-        image_size: side of the images that detectors are trained with, which says how many relative positions blocks
-            with global attention have; they are interpolated for other sizes.
-        key_bias: whether keys have a bias as queries and values do.
+        image_size: side of the images of detector training, which determines the number of relative positions in
+            blocks with global attention; they are interpolated for other sizes.
+        key_bias: whether keys have a bias, as queries and values do.
 
     For the other arguments, attributes and errors see `PlainTransformer`.
     """
@@ -130,13 +131,13 @@ class ViTDet(PlainTransformer):
 
 
 class EVA02(PlainTransformer):
-    """The transformer of EVA-02: rotary positions, and gated feed-forward networks with a norm inside.
+    """The transformer of EVA-02, with rotary positions and gated feed-forward networks that contain a norm.
 
     Args:
         num_heads: of the attention.
         hidden_dim: channels of the hidden layer of feed-forward networks.
-        image_size: side of the images that detectors are trained with: rotary positions are scaled such that it has 16
-            cells, as a window has. Larger images have further positions beyond these.
+        image_size: side of the images of detector training. Rotary positions are scaled so that such an image spans 16
+            cells, as a window does; larger images extend beyond.
 
     For the other arguments, attributes and errors see `PlainTransformer`.
     """
@@ -176,7 +177,7 @@ class EVA02(PlainTransformer):
 
 
 class _Block(nn.Module):
-    """Attention, in windows or of the whole map, and a feed-forward network, each after a norm."""
+    """Windowed or global attention and a feed-forward network, each after a norm."""
 
     def __init__(self, channels: int, attention: nn.Module, mlp: nn.Module, window: int, drop_rate: float):
         super().__init__()
@@ -195,12 +196,12 @@ class _Block(nn.Module):
 
 
 def in_windows(function: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tensor:
-    """Apply `function` to each window of side x side cells, of a map padded with zeros to whole windows.
+    """Apply `function` to each window of side x side cells, after padding the map with zeros to whole windows.
 
     Args:
         function: (B, side, side, C) -> the same shape.
         x: (B, h, w, C).
-        side: of a window.
+        side: of a window, in cells.
 
     Returns:
         (B, h, w, C).
@@ -215,15 +216,15 @@ def in_windows(function: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Te
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head self-attention with a bias for how far key and query are apart, in rows and in columns.
+    """Multi-head self-attention with a bias that depends on the distance of key and query in rows and in columns.
 
     The bias is the product of the query and a learned vector for the distance (MViTv2, equation 4).
 
     Args:
         channels: of the map.
-        num_heads: which divides `channels`.
-        size: side of the map that there is a learned vector for each distance of; they are interpolated for others.
-        key_bias: whether keys have a bias as queries and values do.
+        num_heads: number of heads; it must divide `channels`.
+        size: side of the map whose distances have learned vectors; they are interpolated for other sizes.
+        key_bias: whether keys have a bias, as queries and values do.
     """
 
     def __init__(self, channels: int, num_heads: int, size: int, *, key_bias: bool = True):
@@ -247,16 +248,16 @@ class RelativeAttention(nn.Module):
         of_rows = torch.einsum("bhwnc,hkc->bnhwk", query, rows)
         of_columns = torch.einsum("bhwnc,wkc->bnhwk", query, columns)
         biases = (of_rows[..., :, None] + of_columns[..., None, :]).flatten(4).flatten(2, 3)
-        query, key, value = (one.flatten(1, 2).transpose(1, 2) for one in (query, key, value))
+        query, key, value = (projection.flatten(1, 2).transpose(1, 2) for projection in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=biases)
         return self.proj(attended.transpose(1, 2).reshape(x.shape))
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head self-attention whose queries and keys are turned by angles that grow with row and column.
+    """Multi-head self-attention with rotary positions: queries and keys are rotated by angles that encode the cell.
 
     Args:
-        channels: of the map; those of each head, a multiple of 4, are half for rows and half for columns.
+        channels: of the map. The channels of a head, a multiple of 4, encode rows and columns in halves.
         num_heads: of the attention.
         size: side of a map whose rows and columns are numbered from 0 to 16 in equal steps.
     """
@@ -264,7 +265,7 @@ class RotaryAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, size: int):
         super().__init__()
         if channels % (4 * num_heads):
-            raise ValueError(f"{channels} channels of {num_heads} heads: those of a head must be a multiple of 4")
+            raise ValueError(f"{channels} channels with {num_heads} heads: a head needs a multiple of 4 channels")
         self.num_heads, self.size = num_heads, size
         self.q_proj = nn.Linear(channels, channels, bias=False)
         self.k_proj = nn.Linear(channels, channels, bias=False)
@@ -279,23 +280,24 @@ class RotaryAttention(nn.Module):
         key = self.k_proj(x)
         value = F.linear(x, self.v_proj.weight, self.v_bias)
         query, key, value = (
-            one.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for one in (query, key, value)
+            projection.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (query, key, value)
         )
         cosine, sine = self._rotation(x, query.shape[-1])
-        turned = [one * cosine + _quarter_turn(one) * sine for one in (query, key)]
-        attended = F.scaled_dot_product_attention(turned[0], turned[1], value)
+        rotated = [projection * cosine + _quarter_turn(projection) * sine for projection in (query, key)]
+        attended = F.scaled_dot_product_attention(rotated[0], rotated[1], value)
         return self.proj(attended.transpose(1, 2).reshape(x.shape))
 
     def _rotation(self, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles of each cell of a map (B, h, w, C): (h * w, channels of a head) each."""
+        """Return cosines and sines of the angles of each cell of a map (B, h, w, C): (h * w, channels of a head)."""
         _, height, width, _ = x.shape
         half = channels // 2
-        # In single precision whatever the model's, as published.
+        # Computed in single precision regardless of the model's dtype, as published.
         speeds = 1 / 10000 ** (torch.arange(0, half, 2, dtype=torch.float32, device=x.device) / half)
         angles = []
         for side in (height, width):
-            places = torch.arange(side, dtype=torch.float32, device=x.device) / self.size * 16
-            angles.append((places[:, None] * speeds).repeat_interleave(2, dim=1))
+            coordinates = torch.arange(side, dtype=torch.float32, device=x.device) / self.size * 16
+            angles.append((coordinates[:, None] * speeds).repeat_interleave(2, dim=1))
         rows, columns = angles[0][:, None].expand(-1, width, -1), angles[1][None].expand(height, -1, -1)
         angle = torch.cat([rows, columns], dim=-1).flatten(0, 1)
         return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
@@ -316,21 +318,21 @@ class _GatedMlp(nn.Module):
 
 
 def _quarter_turn(x: Tensor) -> Tensor:
-    """Channels in pairs (a, b) to (-b, a)."""
+    """Map pairs of channels (a, b) to (-b, a)."""
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([-second, first], dim=-1).flatten(-2)
 
 
 def _distances(vectors: Tensor, side: int) -> Tensor:
-    """The vector for the distance between each two of `side` cells: (2 * size - 1, C) to (side, side, C)."""
+    """Gather the vector of the distance between each pair of `side` cells: (2 * size - 1, C) to (side, side, C)."""
     if vectors.shape[0] != 2 * side - 1:
         vectors = F.interpolate(vectors.T[None], size=2 * side - 1, mode="linear")[0].T
-    places = torch.arange(side, device=vectors.device)
-    return vectors[places[:, None] - places + side - 1]
+    index = torch.arange(side, device=vectors.device)
+    return vectors[index[:, None] - index + side - 1]
 
 
 def resized_positions(positions: Tensor, height: int, width: int, *, antialias: bool = False) -> Tensor:
-    """The positions of a square map, (1, n * n, C), for a map of another size: (1, h, w, C)."""
+    """Interpolate the positions of a square map, (1, n * n, C), to a map of another size, (1, h, w, C)."""
     side = int(positions.shape[1] ** 0.5)
     square = positions.unflatten(1, (side, side))
     if (height, width) == (side, side):

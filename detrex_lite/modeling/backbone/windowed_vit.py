@@ -1,4 +1,4 @@
-"""Plain vision transformers whose windows divide an image into as many parts whatever its size: LW-DETR, RF-DETR.
+"""Plain vision transformers with a fixed number of windows for any image size, as in LW-DETR and RF-DETR.
 
 Sources: LW-DETR (Chen et al., 2024, section 3.2) with a ViT of CAE v2; RF-DETR (Robinson et al., 2025) with DINOv2
 (Oquab et al., TMLR 2024), whose class token it repeats in each window.
@@ -19,45 +19,45 @@ from .vit import resized_positions
 
 
 class WindowedViT(nn.Module):
-    """A transformer that divides images into S x S windows, which stay its batch dimension from block to block.
+    """A transformer that divides images into S x S windows, which stay in the batch dimension throughout the blocks.
 
-    Most blocks attend within windows; for the others the windows of an image are one sequence, and nothing has to be
-    moved in memory. Without relative positions, attention does not care about the order of tokens.
+    Most blocks attend within windows. For blocks with global attention, the windows of an image form one sequence, so
+    that no memory is moved: without relative positions, attention does not depend on the order of tokens.
 
-    Windows have the same height and the same width: images are padded with zeros at the right and the bottom, to
-    multiples of `patch_size` * S, and maps are cut to h = ceil(H / patch_size). Attention sees the padding; images of
-    such a size, as the published recipes have, need none.
+    All windows have the same size: images are padded with zeros at the right and the bottom, to multiples of
+    `patch_size` * S, and maps are cropped to h = ceil(H / patch_size). Attention reads the padding; the published
+    recipes use image sizes that need none.
 
     Args:
         embed_dim: C.
-        depth: blocks.
+        depth: number of blocks.
         num_heads: of the attention.
         hidden_dim: channels of the hidden layer of feed-forward networks; 4 * C when None.
         num_windows: S.
-        global_blocks: indices of the blocks that attend to the whole image.
-        out_blocks: indices of the blocks whose results are returned; the last block is one of them.
+        global_blocks: indices of the blocks with global attention.
+        out_blocks: indices of the blocks whose results are returned; they must include the last block.
         patch_size: side of a patch in pixels.
-        pretrain_image_size: side of the images of the pre-training, which says how many absolute positions there are;
+        pretrain_image_size: side of the images of the pre-training, which determines the number of absolute positions;
             they are interpolated for other sizes.
-        class_token: whether each window has a class token, which is left out of the maps (DINOv2), or there is none,
-            and the first absolute position, which is the class token's, has no use (CAE).
-        key_bias: whether keys have a bias as queries and values do.
-        layer_scale: initial value of what each channel of a block's two branches is multiplied by.
-        output_norm: whether maps go through a layer norm, which they share.
-        antialias: whether the interpolation of positions to fewer is one with antialiasing.
-        drop_path_rate: probability that the last residual branch of a window is dropped in training, less for those
-            before.
-        activation_checkpointing: compute activations again in the backward pass instead of storing them.
+        class_token: whether each window has a class token, which is left out of the maps (DINOv2). Without one, the
+            first absolute position, which belongs to the class token, is unused (CAE).
+        key_bias: whether keys have a bias, as queries and values do.
+        layer_scale: initial value of the channel-wise scales of a block's two branches.
+        output_norm: whether maps are normalised by a shared layer norm.
+        antialias: whether positions are downsampled with antialiasing.
+        drop_path_rate: probability that the last residual branch of a window is dropped in training; it decreases
+            towards the first one.
+        activation_checkpointing: recompute activations in the backward pass instead of storing them.
         weights: a file of pre-trained weights: of CAE v2 or of DINOv2, by its authors, timm or transformers, with this
             patch size and number of positions; None for random weights.
 
     Attributes:
-        channels: feature name -> C, see `vit_channels`.
+        channels: maps feature names to C; see `vit_channels`.
 
     Raises:
-        ValueError: for a block that there is not, results without the last block's, a `drop_path_rate` that is no
-            probability, channels that heads do not divide, or `weights` that are no file.
-        CheckpointError: for weights of another network.
+        ValueError: for an unknown block, `out_blocks` without the last block, a `drop_path_rate` that is not a
+            probability, an `embed_dim` that is not a multiple of `num_heads`, or `weights` that are not a file.
+        CheckpointError: for weights of a different network.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class WindowedViT(nn.Module):
             if not set(blocks) <= set(range(depth)):
                 raise ValueError(f"{name}={list(blocks)}: there are blocks 0 to {depth - 1}")
         if depth - 1 not in out_blocks:
-            raise ValueError(f"out_blocks={list(out_blocks)}: nothing reads the blocks after the last; depth={depth}")
+            raise ValueError(f"out_blocks={list(out_blocks)}: it must include the last block, {depth - 1}")
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
         if num_windows < 1:
-            raise ValueError(f"num_windows={num_windows} is less than 1, with which there are no windows")
+            raise ValueError(f"num_windows={num_windows} is below 1")
         self.channels = vit_channels(embed_dim=embed_dim, out_blocks=out_blocks)
         self.num_windows = num_windows
         self.global_blocks = frozenset(global_blocks)
@@ -134,7 +134,7 @@ class WindowedViT(nn.Module):
         return maps
 
     def _windows(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) to (B * S * S, tokens of a window, C), the class token first."""
+        """Reshape (B, h, w, C) to (B * S * S, tokens of a window, C), the class token first."""
         batch, height, width, channels = x.shape
         side = self.num_windows
         windows = x.view(batch, side, height // side, side, width // side, channels).transpose(2, 3)
@@ -145,7 +145,7 @@ class WindowedViT(nn.Module):
         return torch.cat([first, windows], dim=1)
 
     def _whole(self, windows: Tensor, batch: int, height: int, width: int) -> Tensor:
-        """What `_windows` gives to (B, C, h, w)."""
+        """Reshape the windows of `_windows` to maps (B, C, h, w)."""
         side = self.num_windows
         if self.cls_token is not None:
             windows = windows[:, 1:]
@@ -154,15 +154,15 @@ class WindowedViT(nn.Module):
 
 
 def vit_channels(*, embed_dim: int, out_blocks: Sequence[int]) -> dict[str, int]:
-    """Feature name -> channels of a `WindowedViT` with these arguments, in the order of its blocks.
+    """Return the channels of each feature of a `WindowedViT` with these arguments, in the order of its blocks.
 
-    Configs call it for what follows the backbone.
+    Configs call it to set the input channels of the neck.
     """
     return {f"block{index}": embed_dim for index in sorted(set(out_blocks))}
 
 
 class _Block(nn.Module):
-    """Attention and a feed-forward network, each after a norm and with a scale for each channel of its result."""
+    """Attention and a feed-forward network, each after a norm and with a channel-wise scale of its result."""
 
     def __init__(
         self, channels: int, num_heads: int, hidden: int, *, key_bias: bool, layer_scale: float, drop_rate: float

@@ -1,4 +1,4 @@
-"""Which anchors and boxes answer for which object: one-to-many assignment, image by image.
+"""One-to-many assignment of anchors and boxes to objects, image by image.
 
 Legend: N anchors or boxes, L levels, T objects of an image, K candidates of an object.
 """
@@ -9,7 +9,7 @@ from torch import Tensor
 from ...structures import pairwise_iou
 from .pyramid import Anchors
 
-# What is no object's: background, and what takes no part.
+# Labels of boxes without an object: background, and boxes that are ignored.
 BACKGROUND = -1
 NEITHER = -2
 
@@ -18,17 +18,17 @@ MARGIN = 0.01
 
 
 def assign_by_overlap(overlaps: Tensor, positive: float, negative: float, best_from: float | None = None) -> Tensor:
-    """Assign each box to the object that it overlaps most (Ren et al., "Faster R-CNN", NeurIPS 2015, section 3.1.2).
+    """Assign each box to the object with the largest overlap (Ren et al., "Faster R-CNN", NeurIPS 2015, section 3.1.2).
 
     Args:
         overlaps: (T, N) IoU.
-        positive: a box with at least this IoU is its object's.
-        negative: a box with less is background; what lies between takes no part.
-        best_from: the boxes that overlap an object most are its own from this IoU on, whatever `positive` says; where
-            they are best for several objects, the last one's. None for no such exception.
+        positive: a box with at least this IoU is assigned to the object.
+        negative: a box with a lower IoU is background; boxes in between are ignored.
+        best_from: the boxes with the largest overlap with an object are also assigned to it, regardless of `positive`,
+            if their IoU is at least this; among several objects the last one wins. None disables this rule.
 
     Returns:
-        (N,) the object, `BACKGROUND` or `NEITHER`.
+        (N,) the index of the object, `BACKGROUND` or `NEITHER`.
     """
     if not len(overlaps):
         return torch.full((overlaps.shape[1],), BACKGROUND, device=overlaps.device)
@@ -43,20 +43,21 @@ def assign_by_overlap(overlaps: Tensor, positive: float, negative: float, best_f
 
 
 def assign_atss(anchors: Anchors, is_inside: Tensor, objects: Tensor, num_candidates: int = 9) -> Tensor:
-    """Adaptive training sample selection (Zhang et al., "ATSS", CVPR 2020, algorithm 1).
+    """Assign anchors by adaptive training sample selection (Zhang et al., "ATSS", CVPR 2020, algorithm 1).
 
-    The candidates of an object are the anchors of each level whose centres are nearest to its own. Those are its own
-    whose IoU is at least the mean of the candidates' IoUs plus their standard deviation, and whose centres it contains.
-    An anchor of several objects is that one's which it overlaps most.
+    The candidates of an object are, on each level, the anchors whose centres are nearest to the centre of the object.
+    A candidate is assigned to the object if its IoU is at least the mean plus the standard deviation of the candidates'
+    IoUs and the object contains its centre. An anchor that fits several objects is assigned to the one with the largest
+    overlap.
 
     Args:
-        anchors: one for each cell.
-        is_inside: (N,) bool, False for anchors that take no part.
+        anchors: one anchor per cell.
+        is_inside: (N,) bool, False for anchors that are ignored.
         objects: (T, 4) xyxy in pixels.
-        num_candidates: of each level.
+        num_candidates: number of candidates on each level.
 
     Returns:
-        (N,) the object, `BACKGROUND` or `NEITHER`.
+        (N,) the index of the object, `BACKGROUND` or `NEITHER`.
     """
     assigned = torch.where(is_inside, BACKGROUND, NEITHER)
     if not len(objects):
@@ -74,28 +75,28 @@ def assign_atss(anchors: Anchors, is_inside: Tensor, objects: Tensor, num_candid
     number = counts.sum(1, keepdim=True)
     mean = (overlaps * counts).sum(1, keepdim=True) / number
     variance = ((overlaps - mean) ** 2 * counts).sum(1, keepdim=True) / (number - 1).clamp(min=1)
-    places = centres[candidates]
-    margins = torch.cat([places - objects[:, None, :2], objects[:, None, 2:] - places], dim=-1).amin(-1)
+    points = centres[candidates]
+    margins = torch.cat([points - objects[:, None, :2], objects[:, None, 2:] - points], dim=-1).amin(-1)
     is_positive = counts & (overlaps >= mean + variance.sqrt()) & (margins > MARGIN)
     claims = torch.full_like(every_overlap, -1.0).scatter(1, candidates, overlaps.where(is_positive, -1.0))
     largest, owner = claims.max(dim=0)
     return torch.where(largest >= 0, owner, assigned)
 
 
-def draw(indices: Tensor, most: int) -> Tensor:
-    """So many of the indices (n,), drawn where there are more, by torch's generator, whose state checkpoints have."""
-    if len(indices) <= most:
+def draw(indices: Tensor, maximum: int) -> Tensor:
+    """Draw at most `maximum` of the indices (n,) with torch's global generator, whose state checkpoints contain."""
+    if len(indices) <= maximum:
         return indices
-    return indices[torch.randperm(len(indices), device=indices.device)[:most]]
+    return indices[torch.randperm(len(indices), device=indices.device)[:maximum]]
 
 
 def sample(assigned: Tensor, number: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
-    """Draw positives, at most a fraction, and fill up with background.
+    """Draw positives, up to a fraction of `number`, and fill up with background.
 
     Args:
-        assigned: (N,), as an assignment gave it.
-        number: of positives and background together, at most.
-        positive_fraction: the largest share of positives in `number`.
+        assigned: (N,), the result of an assignment.
+        number: the largest number of positives and background together.
+        positive_fraction: the largest fraction of positives in `number`.
 
     Returns:
         Indices of positives and of background.

@@ -1,4 +1,4 @@
-"""ATSS as a head that trains an encoder (Zhang et al., CVPR 2020; Co-DETR, Zong et al., ICCV 2023).
+"""ATSS as an auxiliary head that trains an encoder (Zhang et al., CVPR 2020; Co-DETR, Zong et al., ICCV 2023).
 
 Legend: B batch, L levels, N anchors of all levels, K classes, C channels, P positive anchors.
 """
@@ -22,16 +22,16 @@ STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 class ATSSHead(nn.Module):
-    """A dense head with one square anchor for each cell: classes, boxes, and how central an anchor is in its object.
+    """A dense head with one square anchor per cell, which predicts classes, boxes and the centerness of anchors.
 
     Args:
         embed_dim: C.
         num_classes: K.
-        num_feature_levels: of the encoder; there is one level more.
-        num_convs: before classes and before boxes.
+        num_feature_levels: number of levels of the encoder; the head reads one more.
+        num_convs: number of convolutions before the class and box predictions.
         anchor_scale: side of an anchor in strides.
-        num_candidates: anchors of a level that an object looks at, see `assign_atss`.
-        giou_weight: of the loss of boxes; those of classes and centerness have the weight 1.
+        num_candidates: number of candidate anchors of an object on each level, see `assign_atss`.
+        giou_weight: weight of the box loss; the losses of classes and centerness have weight 1.
         alpha, gamma: of the focal loss.
     """
 
@@ -64,7 +64,7 @@ class ATSSHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normally distributed convolutions, and rare objects (Lin et al., ICCV 2017, section 4.1)."""
+        """Draw normally distributed weights and set a low prior for objects (Lin et al., ICCV 2017, section 4.1)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -74,33 +74,36 @@ class ATSSHead(nn.Module):
         nn.init.constant_(self.class_embed.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
 
     def forward(self, pyramid: Pyramid, targets: Targets) -> HeadResult:
-        """Losses "class", "giou" and "centerness", and all anchors as candidates.
+        """Compute the losses "class", "giou" and "centerness", with all anchors as candidates.
 
         Args:
             pyramid: maps (B, C, h, w) of `num_feature_levels + 1` levels.
-            targets: the batch's objects.
+            targets: the objects of the batch.
         """
         logits, offsets, central = self.read(pyramid)
         anchors, objects = pyramid.anchors([self.anchor_scale], [1.0]), pyramid.objects(targets)
         with torch.no_grad():
-            every = [
+            assigned_per_image = [
                 assign_atss(anchors, anchors.inside(size), boxes, self.num_candidates)
                 for size, boxes in zip(pyramid.image_sizes, objects, strict=True)
             ]
         cells = flatten_maps(list(pyramid.maps))
-        candidates = [Candidates(anchors.boxes, assigned, own) for assigned, own in zip(every, cells, strict=True)]
-        assigned = torch.stack(every)
+        candidates = [
+            Candidates(anchors.boxes, assigned, features)
+            for assigned, features in zip(assigned_per_image, cells, strict=True)
+        ]
+        assigned = torch.stack(assigned_per_image)
         image, cell = (assigned >= 0).nonzero(as_tuple=True)
         target = assigned[image, cell] + first_objects(targets, assigned.device)[image]
         number = (assigned >= 0).sum(1).clamp(min=1).sum().to(logits.dtype)
         number = mean_over_processes(number).clamp(min=1)
-        wanted = torch.zeros_like(logits)
-        wanted[image, cell, targets.labels[target]] = 1.0
-        of_classes = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma).sum(-1)
-        found = decode_boxes(offsets[image, cell], anchors.boxes[cell], STDS)
+        class_targets = torch.zeros_like(logits)
+        class_targets[image, cell, targets.labels[target]] = 1.0
+        of_classes = sigmoid_focal_loss(logits, class_targets, self.alpha, self.gamma).sum(-1)
+        predicted = decode_boxes(offsets[image, cell], anchors.boxes[cell], STDS)
         boxes = torch.cat(objects)[target]
         quality = centerness(anchors.centres()[cell], boxes)
-        of_boxes = (1 - generalized_box_iou(found, boxes)) * quality
+        of_boxes = (1 - generalized_box_iou(predicted, boxes)) * quality
         of_centres = F.binary_cross_entropy_with_logits(central[image, cell, 0], quality, reduction="sum")
         losses = {
             "class": of_classes.masked_fill(assigned == NEITHER, 0.0).sum() / number,
@@ -110,30 +113,30 @@ class ATSSHead(nn.Module):
         return HeadResult(losses, candidates)
 
     def read(self, pyramid: Pyramid) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, N, K), offsets of boxes (B, N, 4) and logits of centerness (B, N, 1)."""
+        """Predict class logits (B, N, K), box offsets (B, N, 4) and centerness logits (B, N, 1)."""
         if len(pyramid.maps) != len(self.box_scales):
             raise ValueError(
                 f"ATSSHead was given {len(pyramid.maps)} maps: num_feature_levels must be {len(pyramid.maps) - 1}, "
                 f"not {len(self.box_scales) - 1}"
             )
         logits, offsets, central = [], [], []
-        for one, scale in zip(pyramid.maps, self.box_scales, strict=True):
-            hidden = self.box_tower(one)
-            logits.append(self.class_embed(self.class_tower(one)))
+        for feature_map, scale in zip(pyramid.maps, self.box_scales, strict=True):
+            hidden = self.box_tower(feature_map)
+            logits.append(self.class_embed(self.class_tower(feature_map)))
             offsets.append(self.bbox_embed(hidden) * scale)
             central.append(self.centerness_embed(hidden))
         return per_anchor(logits, self.num_classes), per_anchor(offsets, 4), per_anchor(central, 1)
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """How central points are in boxes that contain them (Tian et al., "FCOS", ICCV 2019, eq. 3).
+    """Compute how central points are in the boxes that contain them (Tian et al., "FCOS", ICCV 2019, eq. 3).
 
     Args:
         points: (P, 2), x first.
         boxes: (P, 4) xyxy.
 
     Returns:
-        (P,), 1 in the middle, 0 on the border.
+        (P,), 1 at the centre, 0 at the border.
     """
     to_low, to_high = points - boxes[:, :2], boxes[:, 2:] - points
     return (torch.minimum(to_low, to_high) / torch.maximum(to_low, to_high)).prod(-1).sqrt()

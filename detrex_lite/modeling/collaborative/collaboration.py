@@ -1,4 +1,4 @@
-"""The auxiliary heads of a detector, and the queries that they give its decoder (Co-DETR, figure 3).
+"""The auxiliary heads of a detector and the decoder queries made from their positives (Co-DETR, figure 3).
 
 Legend: B batch, L levels of the encoder, C channels.
 """
@@ -14,19 +14,19 @@ from .pyramid import Pyramid
 
 
 class CollaborativeHeads(nn.Module):
-    """Heads that read what the encoder gives, one level more of it, and are trained beside the decoder.
+    """Auxiliary heads that read the encoder's levels and one more, and are trained together with the decoder.
 
-    Each of them has losses of its own. What it assigns to objects goes through the decoder as further queries, which
-    are compared with these objects. Evaluation needs none of this.
+    Each head has its own losses. The candidates that it assigns to objects also go through the decoder as further
+    queries, which are matched with these objects. Evaluation uses none of this.
 
     Args:
-        heads: name -> head: (Pyramid, Targets) to a `HeadResult`.
-        queries: name -> what makes queries of its positives; the same names. None for no such queries.
+        heads: maps names to heads, which map (Pyramid, Targets) to a `HeadResult`.
+        queries: maps the same names to modules that make queries of the head's positives. None for no such queries.
         embed_dim: C.
-        finest_stride: pixels of a cell of the finest map; each level doubles them.
-        num_layers: of the decoder, whose losses are as many times as large.
-        head_weight: of the losses of heads, for each decoder layer; lambda 2 of the paper.
-        query_weight: of the losses of positive queries; lambda 1.
+        finest_stride: stride of the finest map in pixels; it doubles from level to level.
+        num_layers: number of decoder layers, by which the losses of the heads are multiplied.
+        head_weight: weight of the losses of heads per decoder layer, lambda 2 of the paper.
+        query_weight: weight of the losses of positive queries, lambda 1.
 
     Raises:
         ValueError: without heads, or when heads and queries have different names.
@@ -45,11 +45,11 @@ class CollaborativeHeads(nn.Module):
     ):
         super().__init__()
         if not heads:
-            raise ValueError("collaborative heads are none: model.collaboration=null is how to leave them out")
+            raise ValueError("heads is empty: set model.collaboration=null to disable collaborative heads")
         if queries is not None and set(queries) != set(heads):
             raise ValueError(
-                f"heads are {', '.join(heads)}, but queries are made of {', '.join(queries) or 'none'}: each head "
-                "needs its own, or queries=null leaves out all"
+                f"heads are {', '.join(heads)}, but queries are given for {', '.join(queries) or 'none'}: give "
+                "queries for each head, or queries=null for none"
             )
         self.heads = nn.ModuleDict(heads)
         self.queries = None if queries is None else nn.ModuleDict(queries)
@@ -63,10 +63,10 @@ class CollaborativeHeads(nn.Module):
 
     @property
     def with_positions(self) -> bool | None:
-        """Whether queries have positions; None when there are no queries."""
+        """Whether queries have positions; None without queries."""
         if self.queries is None:
             return None
-        return any(made.with_positions for made in self.queries.values())
+        return any(source.with_positions for source in self.queries.values())
 
     def forward(
         self, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]], targets: Targets
@@ -76,14 +76,14 @@ class CollaborativeHeads(nn.Module):
         Args:
             maps: L maps (B, C, h, w) of encoded tokens, finest first.
             image_sizes: B pairs (height, width) in pixels, without padding.
-            targets: the batch's objects.
+            targets: the objects of the batch.
 
         Returns:
-            A block of queries for each head, with the suffix "_" and its name, which do not see each other; and the
-            weighted losses of the heads, "loss_<name>_head_<kind>".
+            One block of queries per head, with the suffix "_" and the head's name, which do not attend to each other;
+            and the weighted losses of the heads, "loss_<name>_head_<kind>".
         """
-        every = [*maps, self.downsample(maps[-1])]
-        pyramid = Pyramid(every, [self.finest_stride * 2**level for level in range(len(every))], image_sizes)
+        all_maps = [*maps, self.downsample(maps[-1])]
+        pyramid = Pyramid(all_maps, [self.finest_stride * 2**level for level in range(len(all_maps))], image_sizes)
         blocks: list[QueryBlock] = []
         losses: dict[str, Tensor] = {}
         for name, head in self.heads.items():

@@ -1,4 +1,4 @@
-"""Faster R-CNN as a head that trains an encoder (Ren et al., NeurIPS 2015; Co-DETR, Zong et al., ICCV 2023).
+"""Faster R-CNN as an auxiliary head that trains an encoder (Ren et al., NeurIPS 2015; Co-DETR, Zong et al., ICCV 2023).
 
 Legend: B batch, L levels, N anchors of all levels, K classes, C channels, R regions of all images.
 """
@@ -20,26 +20,28 @@ from .pyramid import Anchors, Candidates, HeadResult, Pyramid, decode_boxes, enc
 
 PROPOSAL_STDS = (1.0, 1.0, 1.0, 1.0)
 REGION_STDS = (0.1, 0.1, 0.2, 0.2)
-# A region whose side is this many strides of the finest level is read from the second one.
+# Regions with sides of at least this many strides of the finest level are pooled from a coarser level.
 FINEST_SCALE = 14.0
 
 
 class FasterRCNNHead(nn.Module):
-    """A network that proposes regions, and a head that classifies a sample of them and predicts their boxes.
+    """A region proposal network, and a second stage that classifies a sample of the regions and refines their boxes.
 
     Args:
         embed_dim: C.
         num_classes: K.
-        hidden_dim: of the two linear layers of the second stage.
+        hidden_dim: channels of the two linear layers of the second stage.
         anchor_scale: side of the smallest anchors in strides; there are two larger ones in each octave.
         ratios: height over width of anchors.
-        num_before_nms: proposals of each level before non-maximum suppression.
-        num_proposals: of each image after it.
+        num_before_nms: number of proposals of each level before non-maximum suppression.
+        num_proposals: number of proposals of each image after it.
         nms_threshold: the largest IoU of two proposals of a level.
-        rpn_samples: anchors of an image that the losses of the first stage look at, half of them positive at most.
-        roi_samples: regions of an image that those of the second stage look at, a quarter of them positive at most.
-        roi_size: a region is read as a map of this many cells in each direction.
-        giou_weight: of the loss of boxes in the second stage; all others have the weight 1.
+        rpn_samples: number of sampled anchors of an image in the losses of the first stage, at most half of them
+            positive.
+        roi_samples: number of sampled regions of an image in the losses of the second stage, at most a quarter of them
+            positive.
+        roi_size: side of pooled regions in cells.
+        giou_weight: weight of the box loss of the second stage; all other losses have weight 1.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class FasterRCNNHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As mmdetection: Xavier-uniform hidden layers; classes and boxes begin normally distributed, near 0."""
+        """Initialise as mmdetection: Xavier-uniform hidden layers, and normally distributed predictions near 0."""
         for layer in (self.box_head.fc6, self.box_head.fc7):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -85,11 +87,11 @@ class FasterRCNNHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, pyramid: Pyramid, targets: Targets) -> HeadResult:
-        """Losses "rpn_class", "rpn_bbox", "class" and "giou", and the sampled regions as candidates.
+        """Compute the losses "rpn_class", "rpn_bbox", "class" and "giou", with the sampled regions as candidates.
 
         Args:
             pyramid: maps (B, C, h, w); the second stage does not read the coarsest one.
-            targets: the batch's objects.
+            targets: the objects of the batch.
         """
         logits, offsets = self.rpn(list(pyramid.maps))
         logits, offsets = per_anchor(logits, 1)[..., 0], per_anchor(offsets, 4)
@@ -108,7 +110,10 @@ class FasterRCNNHead(nn.Module):
         target = assigned[positive] + first_objects(targets, assigned.device)[image[positive]]
         losses |= self.region_losses(pooled, regions, positive, targets.labels[target], torch.cat(objects)[target])
         features = pooled.mean(dim=(2, 3)).split(sizes)
-        candidates = [Candidates(*found, own) for found, own in zip(sampled, features, strict=True)]
+        candidates = [
+            Candidates(*regions_and_assigned, region_features)
+            for regions_and_assigned, region_features in zip(sampled, features, strict=True)
+        ]
         return HeadResult(losses, candidates)
 
     def proposal_losses(
@@ -119,38 +124,38 @@ class FasterRCNNHead(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
         objects: Sequence[Tensor],
     ) -> dict[str, Tensor]:
-        """Cross-entropy of objectness, and L1 distance of offsets, both divided by the number of sampled anchors.
+        """Compute the objectness cross-entropy and the L1 loss of offsets, divided by the number of sampled anchors.
 
         Args:
             logits: (B, N).
             offsets: (B, N, 4).
-            anchors: N.
+            anchors: the N anchors.
             image_sizes: (height, width) in pixels.
             objects: (T, 4) xyxy of each image.
         """
         of_classes, of_boxes, number = logits.new_zeros(()), logits.new_zeros(()), 0
         for scores, changes, size, boxes in zip(logits, offsets, image_sizes, objects, strict=True):
             (inside,) = anchors.inside(size).nonzero(as_tuple=True)
-            own = anchors.boxes[inside]
-            assigned = assign_by_overlap(pairwise_iou(boxes, own), positive=0.7, negative=0.3, best_from=0.3)
+            inside_boxes = anchors.boxes[inside]
+            assigned = assign_by_overlap(pairwise_iou(boxes, inside_boxes), positive=0.7, negative=0.3, best_from=0.3)
             positive, negative = sample(assigned, self.rpn_samples, 0.5)
             chosen = inside[torch.cat([positive, negative])]
             is_object = torch.arange(len(chosen), device=chosen.device) < len(positive)
             of_classes = of_classes + F.binary_cross_entropy_with_logits(
                 scores[chosen], is_object.to(scores.dtype), reduction="sum"
             )
-            wanted = encode_boxes(boxes[assigned[positive]], own[positive], PROPOSAL_STDS)
-            of_boxes = of_boxes + (changes[inside[positive]] - wanted).abs().sum()
+            target_offsets = encode_boxes(boxes[assigned[positive]], inside_boxes[positive], PROPOSAL_STDS)
+            of_boxes = of_boxes + (changes[inside[positive]] - target_offsets).abs().sum()
             number += max(len(positive), 1) + max(len(negative), 1)
         return {"rpn_class": of_classes / number, "rpn_bbox": of_boxes / number}
 
     def propose(self, logits: Tensor, offsets: Tensor, anchors: Anchors, image_size: tuple[int, int]) -> Tensor:
-        """Regions of an image that may be objects.
+        """Propose the regions of an image that may contain objects.
 
         Args:
             logits: (N,).
             offsets: (N, 4).
-            anchors: N.
+            anchors: the N anchors.
             image_size: (height, width) in pixels.
 
         Returns:
@@ -168,18 +173,18 @@ class FasterRCNNHead(nn.Module):
         boxes = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], dim=-1).flatten(1)
         (proper,) = (boxes[:, 2:] > boxes[:, :2]).all(-1).nonzero(as_tuple=True)
         boxes, scores, levels = boxes[proper], logits[index][proper], levels[proper]
-        (left,) = nms_mask(boxes[None], scores[None], self.nms_threshold, levels[None])[0].nonzero(as_tuple=True)
-        return boxes[left[scores[left].topk(min(self.num_proposals, len(left))).indices]]
+        (kept,) = nms_mask(boxes[None], scores[None], self.nms_threshold, levels[None])[0].nonzero(as_tuple=True)
+        return boxes[kept[scores[kept].topk(min(self.num_proposals, len(kept))).indices]]
 
     def sample_regions(self, proposals: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions that the second stage is trained by, with the objects themselves among those drawn from.
+        """Sample the regions that train the second stage from the proposals and the objects.
 
         Args:
             proposals: (n, 4) xyxy.
             objects: (T, 4) xyxy.
 
         Returns:
-            (R, 4) xyxy, positives first, and (R,) which object each is assigned to.
+            (R, 4) xyxy, positives first, and (R,) the index of the object that each region is assigned to.
         """
         regions = torch.cat([objects, proposals])
         assigned = assign_by_overlap(pairwise_iou(objects, regions), positive=0.5, negative=0.5)
@@ -189,58 +194,60 @@ class FasterRCNNHead(nn.Module):
     def region_losses(
         self, pooled: Tensor, regions: Tensor, positive: Tensor, labels: Tensor, boxes: Tensor
     ) -> dict[str, Tensor]:
-        """Cross-entropy of classes and background, and the GIoU of positives, both divided by the number of regions.
+        """Compute the cross-entropy of classes and the GIoU loss of positives, divided by the number of regions.
 
         Args:
             pooled: (R, C, size, size).
             regions: (R, 4) xyxy.
-            positive: (P,) indices of the regions that are assigned to objects; the others are background.
-            labels: (P,) the classes of these objects.
-            boxes: (P, 4) xyxy, their boxes.
+            positive: (P,) indices of the regions that are assigned to objects; the other regions are background.
+            labels: (P,) classes of these objects.
+            boxes: (P, 4) xyxy boxes of these objects.
         """
         hidden = self.box_head(pooled.to(self.class_embed.weight.dtype))
         classes, offsets = (head(hidden).to(regions.dtype) for head in (self.class_embed, self.bbox_embed))
-        wanted = torch.full((len(regions),), self.num_classes, device=labels.device).index_put((positive,), labels)
+        class_targets = torch.full((len(regions),), self.num_classes, device=labels.device).index_put(
+            (positive,), labels
+        )
         of_class = offsets.unflatten(1, (self.num_classes, 4))[positive, labels]
-        found = decode_boxes(of_class, regions[positive], REGION_STDS)
+        predicted = decode_boxes(of_class, regions[positive], REGION_STDS)
         number = max(len(regions), 1)
         return {
-            "class": F.cross_entropy(classes, wanted, reduction="sum") / number,
-            "giou": self.giou_weight * (1 - generalized_box_iou(found, boxes)).sum() / number,
+            "class": F.cross_entropy(classes, class_targets, reduction="sum") / number,
+            "giou": self.giou_weight * (1 - generalized_box_iou(predicted, boxes)).sum() / number,
         }
 
     def pool(self, pyramid: Pyramid, regions: Tensor, image: Tensor) -> Tensor:
-        """Read regions from the level of their size, but not from the coarsest (Lin et al., "FPN", CVPR 2017, eq. 1).
+        """Pool regions from the level that fits their size, except the coarsest (Lin et al., "FPN", CVPR 2017, eq. 1).
 
         Args:
             pyramid: maps (B, C, h, w).
             regions: (R, 4) xyxy.
-            image: (R,).
+            image: (R,) index of the image of each region.
 
         Returns:
             (R, C, size, size).
         """
-        maps = [one.to(pyramid.dtype) for one in pyramid.maps[:-1]]
+        maps = [feature_map.to(pyramid.dtype) for feature_map in pyramid.maps[:-1]]
         levels = roi_levels(regions, FINEST_SCALE * pyramid.strides[0], len(maps))
         rows = torch.cat([image[:, None].to(regions.dtype), regions], dim=1)
         pooled = maps[0].new_zeros(len(rows), maps[0].shape[1], self.roi_size, self.roi_size)
-        for level, (one, stride) in enumerate(zip(maps, pyramid.strides, strict=False)):
-            (own,) = (levels == level).nonzero(as_tuple=True)
-            read = roi_align(one, rows[own], self.roi_size, spatial_scale=1 / stride, aligned=True)
-            pooled = pooled.index_put((own,), read.to(pooled.dtype))
+        for level, (feature_map, stride) in enumerate(zip(maps, pyramid.strides, strict=False)):
+            (selected,) = (levels == level).nonzero(as_tuple=True)
+            read = roi_align(feature_map, rows[selected], self.roi_size, spatial_scale=1 / stride, aligned=True)
+            pooled = pooled.index_put((selected,), read.to(pooled.dtype))
         return pooled
 
 
 def roi_levels(regions: Tensor, finest_scale: float, num_levels: int) -> Tensor:
-    """The level of each region: the finest below twice `finest_scale`, and a coarser one for each doubling.
+    """Choose the level of each region: the finest below twice `finest_scale`, then one level per doubling.
 
     Args:
         regions: (R, 4) xyxy in pixels.
         finest_scale: square root of an area in pixels.
-        num_levels: of the maps.
+        num_levels: number of maps.
 
     Returns:
-        (R,) numbers in 0..num_levels - 1.
+        (R,) levels in 0..num_levels - 1.
     """
     width, height = (regions[:, 2:] - regions[:, :2]).unbind(-1)
     return ((width * height).sqrt() / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).long()

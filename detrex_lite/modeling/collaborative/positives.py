@@ -1,4 +1,4 @@
-"""Customised positive queries: what a collaborative head has found, as queries of a decoder (Co-DETR, section 3.3).
+"""Customised positive queries: decoder queries made from the positives of a collaborative head (Co-DETR, section 3.3).
 
 Legend: B batch, Q queries of a block, C channels, P positives of the batch.
 """
@@ -19,18 +19,18 @@ from .pyramid import Candidates, Pyramid, first_objects
 
 
 class PositiveQueries(nn.Module):
-    """Makes queries of the boxes that a head has assigned to objects; their match is that of the head.
+    """Makes queries of the boxes that a head has assigned to objects, and keeps the head's match.
 
-    Every image has as many queries as the positives of the one with the most. Others are filled up with boxes of the
-    background, drawn at random.
+    All images have as many queries as the image with the most positives. Other images are filled up with randomly drawn
+    background boxes.
 
     Args:
         embed_dim: C.
-        with_positions: make positions of boxes, too, for decoders that do not make them (Deformable DETR's).
-        with_features: add what the head's maps hold at a box to the content, as Co-Deformable-DETR.
-        max_queries: positives of an image, of which as many are drawn at random.
-        min_queries: there are at least so many queries, but no more than `max_queries`.
-        fill_with_background: False fills up with padding, which takes no part, instead of background.
+        with_positions: also make positions of boxes, for decoders that do not compute them (Deformable DETR's).
+        with_features: add the head's features of a box to the content, as in Co-Deformable-DETR.
+        max_queries: the largest number of positives of an image; above it they are drawn at random.
+        min_queries: the smallest number of queries, limited by `max_queries`.
+        fill_with_background: False fills up with padding, which is masked, instead of background.
 
     Raises:
         ValueError: when `max_queries` is below 1.
@@ -48,7 +48,7 @@ class PositiveQueries(nn.Module):
     ):
         super().__init__()
         if max_queries < 1:
-            raise ValueError(f"max_queries={max_queries} is less than 1; collaboration.queries=null is for none at all")
+            raise ValueError(f"max_queries={max_queries} is below 1; set collaboration.queries=null for no queries")
         self.embed_dim = embed_dim
         self.with_positions = with_positions
         self.with_features = with_features
@@ -69,28 +69,30 @@ class PositiveQueries(nn.Module):
     def forward(
         self, suffix: str, candidates: Sequence[Candidates], pyramid: Pyramid, targets: Targets, weight: float = 1.0
     ) -> QueryBlock:
-        """The block of a head.
+        """Make the block of queries of a head.
 
         Args:
             suffix: of the block, see `QueryBlock`.
-            candidates: of each image.
-            pyramid: what the head has read.
-            targets: the batch's objects.
-            weight: of all losses of the block.
+            candidates: the candidates of each image.
+            pyramid: the maps that the head has read.
+            targets: the objects of the batch.
+            weight: weight of all losses of the block.
         """
         chosen, sizes = self.choose(candidates)
         number = max(self.min_queries, *map(len, chosen))
         of_images = [
-            pyramid.normalised(one.boxes[own], image)
-            for image, (one, own) in enumerate(zip(candidates, chosen, strict=True))
+            pyramid.normalised(candidate.boxes[index], image)
+            for image, (candidate, index) in enumerate(zip(candidates, chosen, strict=True))
         ]
-        boxes = _filled_up(of_images, number, 0.5)
-        features = [one.features[own] for one, own in zip(candidates, chosen, strict=True)]
-        content, position = self.embed(boxes, _filled_up(features, number, 0.0))
+        boxes = _pad_to(of_images, number, 0.5)
+        features = [candidate.features[index] for candidate, index in zip(candidates, chosen, strict=True)]
+        content, position = self.embed(boxes, _pad_to(features, number, 0.0))
         device, numbers = boxes.device, torch.tensor(sizes)
         image = torch.arange(len(sizes)).repeat_interleave(numbers).to(device, non_blocking=True)
         query = torch.cat([torch.arange(size) for size in sizes]).to(device, non_blocking=True)
-        owner = [one.assigned[index[:size]] for one, index, size in zip(candidates, chosen, sizes, strict=True)]
+        owner = [
+            candidate.assigned[index[:size]] for candidate, index, size in zip(candidates, chosen, sizes, strict=True)
+        ]
         positives = targets.selected(torch.cat(owner) + first_objects(targets, device)[image], sizes)
         match = Match(image, query, torch.arange(len(query), device=device), sizes=sizes)
         return QueryBlock(
@@ -98,30 +100,30 @@ class PositiveQueries(nn.Module):
             content,
             boxes,
             position,
-            padding=_padding([len(one) for one in chosen], number, device),
+            padding=_padding([len(index) for index in chosen], number, device),
             targets=positives,
             match=match,
             weight=weight,
         )
 
     def choose(self, candidates: Sequence[Candidates]) -> tuple[list[Tensor], list[int]]:
-        """Which candidates become queries.
+        """Choose the candidates that become queries.
 
         Returns:
-            Their indices in each image, positives first, and how many positives each image has. There are fewer indices
-            in images without enough background.
+            The indices of candidates of each image, positives first, and the number of positives of each image. Images
+            without enough background have fewer indices.
         """
-        positives = [draw((one.assigned >= 0).nonzero()[:, 0], self.max_queries) for one in candidates]
-        sizes = [len(one) for one in positives]
+        positives = [draw((image.assigned >= 0).nonzero()[:, 0], self.max_queries) for image in candidates]
+        sizes = [len(indices) for indices in positives]
         if not self.fill_with_background:
             return positives, sizes
         number = max(self.min_queries, *sizes)
-        background = [(one.assigned == BACKGROUND).nonzero()[:, 0] for one in candidates]
-        drawn = [draw(one, number - size) for one, size in zip(background, sizes, strict=True)]
-        return [torch.cat(both) for both in zip(positives, drawn, strict=True)], sizes
+        background = [(image.assigned == BACKGROUND).nonzero()[:, 0] for image in candidates]
+        drawn = [draw(indices, number - size) for indices, size in zip(background, sizes, strict=True)]
+        return [torch.cat(parts) for parts in zip(positives, drawn, strict=True)], sizes
 
     def embed(self, boxes: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Contents of queries, and their positions where these are wanted: (B, Q, C) each.
+        """Return contents of queries, and their positions if `with_positions`: (B, Q, C) each.
 
         Args:
             boxes: (B, Q, 4) cxcywh in 0..1; they may reach beyond the image.
@@ -138,13 +140,13 @@ class PositiveQueries(nn.Module):
         return content, position
 
 
-def _filled_up(parts: Sequence[Tensor], number: int, value: float) -> Tensor:
-    """(n, C) of each image to (B, number, C), with a value where an image has fewer."""
-    return torch.stack([F.pad(one, (0, 0, 0, number - len(one)), value=value) for one in parts])
+def _pad_to(parts: Sequence[Tensor], number: int, value: float) -> Tensor:
+    """Stack (n, C) of each image to (B, number, C), padded with a value."""
+    return torch.stack([F.pad(part, (0, 0, 0, number - len(part)), value=value) for part in parts])
 
 
 def _padding(sizes: Sequence[int], number: int, device: torch.device) -> Tensor | None:
-    """(B, number) bool, True beyond the size of each image; None when there is nothing beyond."""
+    """Return (B, number) bool, True beyond the size of each image; None when no image is padded."""
     if min(sizes) == number:
         return None
     return (torch.arange(number) >= torch.tensor(sizes)[:, None]).to(device, non_blocking=True)

@@ -1,6 +1,6 @@
-"""What heads of detectors with anchors have in common: maps with strides, anchors, boxes as offsets from them.
+"""Shared parts of heads with anchors: maps with strides, anchors, and the encoding of boxes as offsets from them.
 
-Boxes here are xyxy in pixels of the network's input, where the sizes of anchors are given.
+Boxes in this module are xyxy in pixels of the network's input, as the sizes of anchors are.
 
 Legend: B batch, L levels, N anchors of all levels, A anchors of a cell, T objects of an image, C channels.
 """
@@ -17,28 +17,28 @@ from torch import Tensor
 from ...structures import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from ..targets import Targets
 
-# Boxes are at most so many times as large as their anchor, and at least the inverse (Detectron).
+# Boxes are at most this many times as large as their anchor, and at least its inverse (Detectron).
 LARGEST_CHANGE = math.log(1000 / 16)
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """Boxes around the cells of maps, level after level, row after row, cell after cell.
+    """Boxes around the cells of maps, ordered by level, row and cell.
 
     Attributes:
         boxes: (N, 4) xyxy in pixels.
-        sizes: how many anchors each level has.
+        sizes: number of anchors of each level.
     """
 
     boxes: Tensor
     sizes: list[int]
 
     def centres(self) -> Tensor:
-        """(N, 2), x first, in pixels."""
+        """Return the centres, (N, 2), x first, in pixels."""
         return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
 
     def inside(self, image_size: tuple[int, int]) -> Tensor:
-        """(N,) bool, True where the centre is in an image of this (height, width), and not in its padding."""
+        """Return (N,) bool, True where the centre is inside an image of this (height, width), not in its padding."""
         height, width = image_size
         x, y = self.centres().unbind(-1)
         return (x < width) & (y < height)
@@ -46,11 +46,11 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Feature maps, and how large their cells are.
+    """Feature maps and the size of their cells.
 
     Attributes:
         maps: L tensors (B, C, h, w), finest first.
-        strides: L sides of a cell in pixels.
+        strides: sides of a cell in pixels, one per level.
         image_sizes: B pairs (height, width) in pixels, without padding.
     """
 
@@ -60,11 +60,11 @@ class Pyramid:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of boxes: that of the maps, but float32 at least."""
+        """The dtype of boxes: that of the maps, but at least float32."""
         return torch.promote_types(self.maps[0].dtype, torch.float32)
 
     def anchors(self, scales: Sequence[float], ratios: Sequence[float]) -> Anchors:
-        """Around the upper left corner of each cell, as in mmdetection, a box for each ratio and scale.
+        """Create a box for each ratio and scale at the upper left corner of each cell, as in mmdetection.
 
         Args:
             scales: side of a square anchor in strides.
@@ -72,37 +72,37 @@ class Pyramid:
         """
         device = self.maps[0].device
         levels = []
-        for one, stride in zip(self.maps, self.strides, strict=True):
+        for feature_map, stride in zip(self.maps, self.strides, strict=True):
             sides = [
                 (stride * scale / math.sqrt(ratio), stride * scale * math.sqrt(ratio))
                 for ratio in ratios
                 for scale in scales
             ]
             half = torch.tensor(sides, dtype=self.dtype).to(device, non_blocking=True) / 2
-            y, x = (torch.arange(side, dtype=self.dtype, device=device) * stride for side in one.shape[-2:])
+            y, x = (torch.arange(side, dtype=self.dtype, device=device) * stride for side in feature_map.shape[-2:])
             corners = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)[:, None]
             levels.append(torch.cat([corners - half, corners + half], dim=-1).flatten(0, 1))
         return Anchors(torch.cat(levels), [len(level) for level in levels])
 
     def objects(self, targets: Targets) -> list[Tensor]:
-        """The boxes of each image's objects, (T, 4)."""
+        """Return the boxes of the objects of each image, (T, 4)."""
         parts = targets.boxes.to(self.dtype).split(targets.sizes)
         return [
             box_cxcywh_to_xyxy(part) * in_pixels(size, part) for part, size in zip(parts, self.image_sizes, strict=True)
         ]
 
     def normalised(self, boxes: Tensor, image: int) -> Tensor:
-        """Boxes of an image as cxcywh in 0..1 of it, for boxes that lie inside: (n, 4)."""
+        """Convert boxes of an image, (n, 4) xyxy in pixels, to cxcywh in 0..1 of the image."""
         return box_xyxy_to_cxcywh(boxes / in_pixels(self.image_sizes[image], boxes))
 
 
 class Candidates(NamedTuple):
-    """What a head has assigned to the objects of an image, and what it has not.
+    """The candidates of an image that a head has assigned to objects or background.
 
     Attributes:
         boxes: (n, 4) xyxy in pixels, without gradients.
-        assigned: (n,) the object, in 0..T-1 of the image, or `BACKGROUND`, or `NEITHER`.
-        features: (n, C), what the maps hold there.
+        assigned: (n,) the index of the object, in 0..T-1 of the image, or `BACKGROUND`, or `NEITHER`.
+        features: (n, C), the features of the maps there.
     """
 
     boxes: Tensor
@@ -111,11 +111,11 @@ class Candidates(NamedTuple):
 
 
 class HeadResult(NamedTuple):
-    """What a head gives.
+    """The result of a head.
 
     Attributes:
-        losses: name -> loss, a scalar.
-        candidates: of each image.
+        losses: maps names to scalar losses.
+        candidates: the candidates of each image.
     """
 
     losses: dict[str, Tensor]
@@ -123,42 +123,42 @@ class HeadResult(NamedTuple):
 
 
 def first_objects(targets: Targets, device: torch.device) -> Tensor:
-    """(B,), where each image's objects begin among those of the batch."""
+    """Return the index of the first object of each image among those of the batch, (B,)."""
     first = list(itertools.accumulate(targets.sizes, initial=0))[:-1]
     return torch.tensor(first).to(device, non_blocking=True)
 
 
 def in_pixels(image_size: tuple[int, int], like: Tensor) -> Tensor:
-    """(4,), width, height, width and height of an image."""
+    """Return (width, height, width, height) of an image as a tensor, (4,)."""
     height, width = image_size
     return torch.tensor([width, height, width, height], dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def per_anchor(maps: Sequence[Tensor], channels: int) -> Tensor:
-    """What a head says of all anchors, maps (B, A * channels, h, w) to (B, N, channels), in float32 at least."""
-    flat = [one.unflatten(1, (-1, channels)).permute(0, 3, 4, 1, 2).flatten(1, 3) for one in maps]
+    """Reshape predictions, maps (B, A * channels, h, w), to (B, N, channels), in float32 at least."""
+    flat = [feature_map.unflatten(1, (-1, channels)).permute(0, 3, 4, 1, 2).flatten(1, 3) for feature_map in maps]
     joined = torch.cat(flat, dim=1)
     return joined.to(torch.promote_types(joined.dtype, torch.float32))
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, stds: Sequence[float]) -> Tensor:
-    """Boxes as offsets from anchors (Girshick et al., "R-CNN", CVPR 2014, appendix C).
+    """Encode boxes as offsets from anchors (Girshick et al., "R-CNN", CVPR 2014, appendix C).
 
     Args:
         boxes: (n, 4) xyxy.
         anchors: (n, 4) xyxy.
-        stds: 4 numbers that the offsets of x, y, width and height are divided by.
+        stds: divisors of the offsets of x, y, width and height.
 
     Returns:
-        (n, 4): how far the centre is off, in sides of the anchor, and the logarithms of how the sides change.
+        (n, 4): offsets of the centre in sides of the anchor, and logarithms of the ratios of the sides.
     """
-    wanted, base = box_xyxy_to_cxcywh(boxes), box_xyxy_to_cxcywh(anchors)
-    offsets = torch.cat([(wanted[:, :2] - base[:, :2]) / base[:, 2:], (wanted[:, 2:] / base[:, 2:]).log()], dim=-1)
+    target, base = box_xyxy_to_cxcywh(boxes), box_xyxy_to_cxcywh(anchors)
+    offsets = torch.cat([(target[:, :2] - base[:, :2]) / base[:, 2:], (target[:, 2:] / base[:, 2:]).log()], dim=-1)
     return offsets / offsets.new_tensor(stds)
 
 
 def decode_boxes(offsets: Tensor, anchors: Tensor, stds: Sequence[float]) -> Tensor:
-    """The inverse of `encode_boxes`; sides change by a factor of 1000 / 16 at most."""
+    """Invert `encode_boxes`; the ratios of the sides are limited to 1000 / 16."""
     base = box_xyxy_to_cxcywh(anchors)
     offsets = offsets * offsets.new_tensor(stds)
     change = offsets[:, 2:].clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp()

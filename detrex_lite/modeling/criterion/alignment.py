@@ -1,4 +1,4 @@
-"""Losses of several queries that answer for one object, by how well each aligns score and box (TOOD; DDQ).
+"""Losses for one-to-many matching, weighted by the alignment of score and box of each query (TOOD; DDQ).
 
 Legend: B batch, R queries of all sets of an image, M matched pairs of all sets, K classes.
 """
@@ -14,14 +14,14 @@ from .losses import Mean
 
 
 def alignment(comparison: Comparison, score_power: float, overlap_power: float) -> Tensor:
-    """How well each matched query is aligned, without gradients (Feng et al., "TOOD", ICCV 2021, eq. 5 and 6).
+    """Compute the alignment of each matched query, without gradients (Feng et al., "TOOD", ICCV 2021, eq. 5 and 6).
 
-    With the probability s of the object's class and the IoU u of the boxes it is a = s^score_power * u^overlap_power,
-    scaled so that the best query of each object has the largest IoU of the object's queries.
+    With the probability s of the object's class and the IoU u of the boxes, it is a = s^score_power * u^overlap_power,
+    scaled so that the best query of each object has the largest IoU among the object's queries.
 
     Args:
-        comparison: sets with several queries for each object.
-        score_power, overlap_power: see above.
+        comparison: sets with several queries per object.
+        score_power, overlap_power: the exponents.
 
     Returns:
         (M,), in 0..1.
@@ -37,11 +37,11 @@ def alignment(comparison: Comparison, score_power: float, overlap_power: float) 
 class AlignmentFocalLoss:
     """Sigmoid cross-entropy with the alignment as target: a quality focal loss (Li et al., NeurIPS 2020, eq. 2).
 
-    A class with the probability p and the target a, which is 0 but for the classes of matched queries, is weighted by
-    |a - p|^gamma, through which gradients pass. The loss is divided by the sum of all targets, at least 1.
+    For a class with the probability p and the target a, which is 0 except for the classes of matched queries, the
+    weight is |a - p|^gamma, which has gradients. The loss is divided by the sum of all targets, at least 1.
 
     Args:
-        gamma: exponent that fades out easy examples.
+        gamma: exponent that reduces the weight of easy examples.
         score_power, overlap_power: see `alignment`.
     """
 
@@ -58,11 +58,11 @@ class AlignmentFocalLoss:
 
 
 class AlignmentGIoULoss:
-    """One less the generalised IoU of matched boxes, averaged with the alignment as weight, whose sum is at least 1.
+    """`1 - GIoU` of matched boxes, averaged with the alignment as weight; the sum of weights is at least 1.
 
     Args:
         score_power, overlap_power: see `alignment`.
-        eps: added to areas that are divided by.
+        eps: added to areas in denominators.
     """
 
     def __init__(self, score_power: float = 1.0, overlap_power: float = 6.0, eps: float = 0.0):
@@ -72,5 +72,5 @@ class AlignmentGIoULoss:
 
     def __call__(self, comparison: Comparison) -> Mean:
         weight = alignment(comparison, self.score_power, self.overlap_power)
-        predicted, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in (comparison.boxes, comparison.target_boxes))
-        return Mean(weight * (1 - generalized_box_iou(predicted, wanted, self.eps)), weight, least=1.0)
+        predicted, target = (box_cxcywh_to_xyxy(boxes) for boxes in (comparison.boxes, comparison.target_boxes))
+        return Mean(weight * (1 - generalized_box_iou(predicted, target, self.eps)), weight, least=1.0)

@@ -1,7 +1,7 @@
-"""What losses are computed from: several sets of predictions at once, one after the other.
+"""The input of losses: several sets of predictions at once, concatenated.
 
-A detector with six layers, two stages and denoising has thirteen sets. On a GPU operators on tensors as small as these
-take as long to launch as to compute, and losses of all sets together launch a tenth of what a loop over sets would.
+A detector with six layers, two stages and denoising has thirteen sets. On a GPU, operators on such small tensors take
+as long to launch as to compute; the losses of all sets together launch a tenth of the kernels of a loop over sets.
 
 Legend: S sets, B batch, R queries of all sets of an image, M matched pairs of all sets, K classes.
 """
@@ -21,28 +21,28 @@ from ..targets import Targets
 
 @dataclass(frozen=True)
 class Comparison:
-    """Sets of predictions, and the objects that they are compared with.
+    """Sets of predictions and the objects that they are matched with.
 
     Attributes:
         names: of the S sets, such as "", "_0" and "_dn"; see `name_of_layer`.
-        logits: (B, R, K) class logits; K + 1 for detectors that score "no object" as a last class.
+        logits: (B, R, K) class logits; K + 1 for detectors with "no object" as the last class.
         image: (M,) the image of each matched pair, in 0..B-1.
-        query: (M,) the query that answers for the object, in 0..R-1.
+        query: (M,) the query that is matched with the object, in 0..R-1.
         target: (M,) the object, in 0..T-1.
-        boxes: (M, 4) the box that it predicts, cxcywh in 0..1.
+        boxes: (M, 4) the box that the query predicts, cxcywh in 0..1.
         labels: (M,) the class of the object.
-        target_boxes: (M, 4) its box, cxcywh in 0..1.
+        target_boxes: (M, 4) the box of the object, cxcywh in 0..1.
         queries_per_set: S numbers that sum to R.
         matched_per_set: S numbers that sum to M.
         extra: further outputs of all queries by name, (B, R, ...) each; see `matched`.
         target_extra: further properties of all objects by name, (T, ...) each; see `wanted`.
         num_objects: T, of the batch.
         shared_queries: see `Match`.
-        matched_share: the share of the final matching queries that have an object, a scalar; None where these are not
-            matched yet, or are not there.
+        matched_share: the fraction of the final matching queries that have an object, a scalar; None when these are not
+            matched yet, or do not exist.
         weight: (M,) the weight of each matched pair, see `Match`; None where all are 1.
-        mask_features: what mask embeddings are multiplied with; None without masks.
-        match_sizes: how many pairs each image has, for each set; None for sets whose matcher does not say it.
+        mask_features: features that are multiplied with mask embeddings; None without masks.
+        match_sizes: the number of pairs of each image, for each set; None for sets whose matcher does not give it.
     """
 
     names: list[str]
@@ -73,12 +73,12 @@ class Comparison:
         targets: Targets,
         matched_share: Tensor | None = None,
     ) -> "Comparison":
-        """Put sets after each other that have the same batch size, classes, extra outputs and targets.
+        """Concatenate sets with the same batch size, classes, extra outputs and targets.
 
         Args:
-            predictions: name -> set.
-            matches: name -> its match.
-            targets: what all of them are compared with.
+            predictions: maps names to sets.
+            matches: maps names to matches.
+            targets: the objects that all sets are matched with.
             matched_share: see `Comparison`.
         """
         sets, pairs = list(predictions.values()), [matches[name] for name in predictions]
@@ -108,32 +108,35 @@ class Comparison:
         )
 
     def shared(self, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """What `compute` gives, called by the first of several losses that ask for the same `key`."""
+        """Return the result of `compute`, which is called once for all losses with the same `key`."""
         if key not in self._shared:
             self._shared[key] = compute()
         return self._shared[key]
 
     def pairs_per_image(self) -> list[int]:
-        """B numbers that sum to M. It waits for the device where a matcher does not say them."""
-        batch, known = len(self.logits), [sizes for sizes in self.match_sizes if sizes is not None]
-        if not known or len(known) < len(self.match_sizes):
+        """Return the number of pairs of each image, B numbers that sum to M.
+
+        It synchronises with the device when a matcher does not give these numbers.
+        """
+        batch, sizes_of_sets = len(self.logits), [sizes for sizes in self.match_sizes if sizes is not None]
+        if not sizes_of_sets or len(sizes_of_sets) < len(self.match_sizes):
             return torch.bincount(self.image, minlength=batch).tolist()
-        return [sum(sizes) for sizes in zip(*known, strict=True)]
+        return [sum(sizes) for sizes in zip(*sizes_of_sets, strict=True)]
 
     def matched(self, name: str) -> Tensor:
-        """(M, ...), what the matched queries have as the extra output `name`."""
+        """Return the extra output `name` of the matched queries, (M, ...)."""
         return _named(self.extra, name, "further output")[self.image, self.query]
 
     def wanted(self, name: str) -> Tensor:
-        """(M, ...), what the matched objects have as the further property `name`."""
+        """Return the further property `name` of the matched objects, (M, ...)."""
         return _named(self.target_extra, name, "further property of objects")[self.target]
 
     def class_targets(self, values: Tensor | float = 1.0) -> Tensor:
-        """(B, R, K), zero but for `values` at the class of each matched query's object.
+        """Return a tensor (B, R, K) that has `values` at the class of each matched query's object, and zeros elsewhere.
 
         Args:
-            values: one for all, or (M,), not below 0 and without gradients, which are multiplied by the weights of the
-                pairs. Where a query has one class of several pairs, the largest counts.
+            values: a scalar or (M,), non-negative and without gradients; they are multiplied by the weights of the
+                pairs. If several pairs give a query the same class, the largest value counts.
         """
         targets, labels = torch.zeros_like(self.logits), self.labels
         if self.shared_queries:
@@ -145,34 +148,34 @@ class Comparison:
         values = (values if self.weight is None else values * self.weight).to(targets.dtype)
         if self.shared_queries:
             values = values[last]
-        place = (self.image * targets.shape[1] + self.query) * targets.shape[2] + labels
-        targets.view(-1).scatter_reduce_(0, place, values, "amax")
+        index = (self.image * targets.shape[1] + self.query) * targets.shape[2] + labels
+        targets.view(-1).scatter_reduce_(0, index, values, "amax")
         return targets
 
     def largest(self, values: Tensor) -> Tensor:
-        """(M,), for each matched pair the largest of `values`, (M,), in its image and set of predictions."""
+        """Return the largest of `values`, (M,), in the image and set of each matched pair: (M,)."""
         return self._largest(values, self.image, len(self.logits))
 
     def largest_of_object(self, values: Tensor) -> Tensor:
-        """(M,), for each matched pair the largest of `values`, (M,), among the pairs of its object in its set."""
+        """Return the largest of `values`, (M,), among the pairs of the same object and set: (M,)."""
         return self._largest(values, self.target, self.num_objects)
 
     def _largest(self, values: Tensor, owner: Tensor, owners: int) -> Tensor:
-        """(M,), the largest of each owner, (M,) in 0..owners - 1, in each set."""
+        """Return the largest value of each owner, (M,) in 0..owners - 1, in each set: (M,)."""
         per_set = torch.tensor(self.matched_per_set)
         set_of_pair = torch.arange(len(per_set)).repeat_interleave(per_set, output_size=len(self.image))
-        place = set_of_pair.to(values.device, non_blocking=True) * owners + owner
-        found = values.new_zeros(len(self.names) * owners)
-        return found.scatter_reduce(0, place, values, "amax", include_self=False)[place]
+        index = set_of_pair.to(values.device, non_blocking=True) * owners + owner
+        maxima = values.new_zeros(len(self.names) * owners)
+        return maxima.scatter_reduce(0, index, values, "amax", include_self=False)[index]
 
     def _last_pair_of_query(self) -> Tensor:
-        """(M,), which is the last pair that has the same query as each pair."""
+        """Return, for each pair, the index of the last pair with the same query: (M,)."""
         batch, queries = self.logits.shape[:2]
-        place, numbers = self.image * queries + self.query, torch.arange(len(self.query), device=self.query.device)
-        return numbers.new_zeros(batch * queries).scatter_reduce(0, place, numbers, "amax")[place]
+        index, numbers = self.image * queries + self.query, torch.arange(len(self.query), device=self.query.device)
+        return numbers.new_zeros(batch * queries).scatter_reduce(0, index, numbers, "amax")[index]
 
     def sums(self, values: Tensor) -> Tensor:
-        """Add up values of matched pairs, (M,), or of queries, (B, R), for each set: (S,)."""
+        """Sum values of matched pairs, (M,), or of queries, (B, R), for each set: (S,)."""
         if values.dim() == 1:
             return _sums(values, self.matched_per_set)
         return _sums(values.sum(0), self.queries_per_set)
@@ -187,11 +190,11 @@ def _named(values: Mapping[str, Tensor], name: str, kind: str) -> Tensor:
 def _weights_of_pairs(matches: Sequence[Match], like: Tensor) -> Tensor | None:
     if all(match.weight is None for match in matches):
         return None
-    given = [like.new_ones(len(match.query)) if match.weight is None else match.weight for match in matches]
-    return torch.cat([weight.to(like.dtype) for weight in given])
+    weights = [like.new_ones(len(match.query)) if match.weight is None else match.weight for match in matches]
+    return torch.cat([weight.to(like.dtype) for weight in weights])
 
 
 def _sums(values: Tensor, sizes: Sequence[int]) -> Tensor:
-    if len(set(sizes)) == 1:  # as a rule: one operator for all
+    if len(set(sizes)) == 1:  # the usual case needs only one operator
         return values.view(len(sizes), sizes[0]).sum(1)
     return torch.stack([part.sum() for part in values.split(list(sizes))])

@@ -1,4 +1,4 @@
-"""Losses of boxes whose edges move by distributions (D-FINE, Peng et al., ICLR 2025, sections 4.1 and 4.2).
+"""Losses of boxes whose edges are predicted as distributions (D-FINE, Peng et al., ICLR 2025, sections 4.1 and 4.2).
 
 Legend: B batch, R queries of all sets of an image, S sets, M matched pairs of all sets, N bins of a distribution.
 """
@@ -15,13 +15,13 @@ from .losses import Mean
 
 
 class FineGrainedLocalizationLoss:
-    """Cross-entropy of each edge's distribution with the two bins between which the object's edge lies (FGL, eq. 6).
+    """Cross-entropy of each edge's distribution with the two bins on either side of the target edge (FGL, eq. 6).
 
-    The nearer bin has the larger weight, and pairs are weighted by the overlap of their boxes. Edges beyond the last
-    bins belong to these.
+    The nearer bin has the larger weight, and pairs are weighted by the overlap of their boxes. Target edges beyond the
+    last bins are clamped to them.
 
     Args:
-        bins: of the distributions, those of the heads.
+        bins: the same bins as in the heads.
 
     Attributes:
         needs: sets of predictions without these further outputs do not have this loss.
@@ -42,29 +42,32 @@ class FineGrainedLocalizationLoss:
         with torch.no_grad():
             distances = self.bins.distances(comparison.matched(INITIAL), comparison.target_boxes)
             values = torch.tensor(self.bins.values(), dtype=distances.dtype).to(distances.device, non_blocking=True)
-            left = (torch.searchsorted(values, distances.contiguous(), right=True) - 1).clamp(0, len(self.bins) - 2)
-            share = ((distances - values[left]) / (values[left + 1] - values[left])).clamp(0, 1)  # of the right bin
+            left_bin = (torch.searchsorted(values, distances.contiguous(), right=True) - 1).clamp(0, len(self.bins) - 2)
+            share = ((distances - values[left_bin]) / (values[left_bin + 1] - values[left_bin])).clamp(
+                0, 1
+            )  # of the right bin
             overlap = _overlap(comparison)
         logs = corners.log_softmax(-1)
-        nearest = logs.gather(-1, torch.stack([left, left + 1], dim=-1))  # (M, 4, 2)
+        nearest = logs.gather(-1, torch.stack([left_bin, left_bin + 1], dim=-1))  # (M, 4, 2)
         return -overlap * (nearest * torch.stack([1 - share, share], dim=-1)).sum((-1, -2))
 
 
 class DecoupledDistillationFocalLoss:
-    """The last layer's distributions as targets for those of the layers before (DDF, eq. 7).
+    """Distillation of the last layer's distributions into those of the earlier layers (DDF, eq. 7).
 
-    The Kullback-Leibler divergence of softened distributions, whose teacher gets no gradients, weighted by how well
-    localised a query is: matched ones by the overlap with their object, others by the probability of the teacher's best
-    class. Both kinds are averaged apart, and then weighted by the square roots of their numbers among the matching
-    queries (see `Comparison.matched_share`), in denoising as well, as the authors' code does it.
+    The Kullback-Leibler divergence between softened distributions, without gradients for the teacher, is weighted by
+    the localisation quality of a query: the overlap with the object for matched queries, and the probability of the
+    teacher's best class for other queries. Both kinds are averaged separately and then weighted by the square roots of
+    their numbers among the matching queries (see `Comparison.matched_share`), also for denoising queries, as in the
+    authors' code.
 
     Args:
-        temperature: that logits are divided by.
+        temperature: divisor of the logits.
 
     Attributes:
-        needs: sets of predictions without these further outputs do not have this loss. That of a last layer, which
+        needs: sets of predictions without these further outputs do not have this loss. The loss of a last layer, which
             would be its own teacher, is 0.
-        needs_matched_share: it is computed when all sets have been matched.
+        needs_matched_share: the loss is computed after all sets have been matched.
     """
 
     needs = (CORNERS,)
@@ -99,18 +102,18 @@ class DecoupledDistillationFocalLoss:
 
 
 def _overlap(comparison: Comparison) -> Tensor:
-    """(M,), the IoU of matched boxes, without gradients."""
-    predicted, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in (comparison.boxes, comparison.target_boxes))
-    return box_iou(predicted.detach(), wanted)
+    """Compute the IoU of matched boxes, without gradients: (M,)."""
+    predicted, target = (box_cxcywh_to_xyxy(boxes) for boxes in (comparison.boxes, comparison.target_boxes))
+    return box_iou(predicted.detach(), target)
 
 
 def _of_last_layers(values: Tensor, comparison: Comparison) -> Tensor:
-    """What the queries of the last layer of each set's family have, in the places of the set's: (B, R, ...)."""
+    """Gather the values of the last layer of each set's family, at the positions of the set: (B, R, ...)."""
     parts = dict(zip(comparison.names, values.split(comparison.queries_per_set, dim=1), strict=True))
     return torch.cat([parts[family(name)] for name in comparison.names], dim=1)
 
 
 def _number_in_set(selected: Tensor, sizes: list[int]) -> Tensor:
-    """How many queries are selected in the whole set, at each of its queries: (R,), at least 1."""
+    """Return, for each query, the number of selected queries in its whole set: (R,), at least 1."""
     counts = [part.sum().clamp(min=1).expand(part.shape[1]) for part in selected.split(sizes, dim=1)]
     return torch.cat(counts)

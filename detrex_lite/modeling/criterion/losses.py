@@ -1,7 +1,7 @@
 """Losses of sets of predictions that have been matched with the ground truth.
 
-A loss is a formula: it gives a value for each matched pair, or for each query, and the criterion adds them up for each
-set, divides by the number of objects and multiplies by weights.
+A loss returns a value for each matched pair or for each query. The criterion sums these values for each set, divides by
+the number of objects and multiplies by weights.
 
 Legend: B batch, R queries of all sets of an image, M matched pairs of all sets, K classes.
 """
@@ -18,13 +18,13 @@ from .comparison import Comparison
 
 
 class Mean(NamedTuple):
-    """What a loss returns whose values are averaged instead of divided by the number of objects.
+    """The result of a loss whose values are averaged instead of divided by the number of objects.
 
     Attributes:
-        values: (M,) for each matched pair, or (B, R) for each query, weighted already.
-        weights: of the same shape, what they were weighted by; the loss of a set is the sum of its values over the sum
+        values: (M,) for each matched pair, or (B, R) for each query, already weighted.
+        weights: the weights of the values, of the same shape; the loss of a set is the sum of its values over the sum
             of its weights.
-        least: the sum of weights counts as this much at least.
+        least: lower bound of the sum of weights.
     """
 
     values: Tensor
@@ -36,36 +36,36 @@ class MatchedLoss(Protocol):
     """The interface of a loss.
 
     It may have four attributes: `needs`, names of further outputs without which a set of predictions does not have the
-    loss; `needs_matched_share`, True where `Comparison.matched_share` must be known; `needs_masks`, True where objects
-    must have masks; and `needs_image_sizes`, True where they must know the size of their image.
+    loss; `needs_matched_share`, True if it uses `Comparison.matched_share`; `needs_masks`, True if it needs the masks
+    of objects; and `needs_image_sizes`, True if it needs the image sizes of objects.
     """
 
     def __call__(self, comparison: Comparison) -> Tensor | Mean:
-        """(M,), a value for each matched pair, or (B, R), one for each query; neither added up nor weighted.
+        """Return a value for each matched pair, (M,), or for each query, (B, R), neither summed nor weighted.
 
-        The loss of a set is the sum of its values over its number of objects, or of matched pairs (see
+        The loss of a set is the sum of its values divided by its number of objects or of matched pairs (see
         `SetCriterion`), unless a `Mean` is returned.
         """
         ...
 
 
 class CrossEntropyLoss:
-    """Cross-entropy over K classes and a last class "no object" for queries without an object (DETR, eq. 2).
+    """Cross-entropy over K classes and "no object" as the last class, for queries without an object (DETR, eq. 2).
 
-    The mean is over the weights of the queries of this process. mmdetection's has at least the weight 1, and is over
-    those of all processes where `SetCriterion.over_processes` says so (there: `sync_cls_avg_factor`).
+    The loss is the weighted mean over the queries of this process. In mmdetection the sum of weights is at least 1, and
+    it is averaged over processes if `SetCriterion.over_processes` says so (there: `sync_cls_avg_factor`).
 
     Args:
-        eos_coef: weight of "no object", which most queries are.
-        least: the sum of the weights counts as this much at least.
+        eos_coef: weight of "no object", the class of most queries.
+        least: lower bound of the sum of weights.
 
     Raises:
-        ValueError: when one of them is negative.
+        ValueError: when an argument is negative.
     """
 
     def __init__(self, eos_coef: float = 0.1, least: float = 0.0):
         if min(eos_coef, least) < 0:
-            raise ValueError(f"CrossEntropyLoss has weights of 0 and more, got eos_coef={eos_coef}, least={least}")
+            raise ValueError(f"CrossEntropyLoss needs non-negative weights, got eos_coef={eos_coef}, least={least}")
         self.eos_coef = eos_coef
         self.least = least
 
@@ -79,19 +79,19 @@ class CrossEntropyLoss:
         return Mean(loss.view_as(labels), weight[labels], self.least)
 
 
-def sigmoid_focal_loss(logits: Tensor, wanted: Tensor, alpha: float, gamma: float) -> Tensor:
-    """The elementwise focal loss of Lin et al., ICCV 2017, eq. 5.
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Compute the elementwise focal loss of Lin et al., ICCV 2017, eq. 5.
 
     Args:
         logits: any shape.
-        wanted: the same shape, 0 or 1 (or between).
-        alpha: weight of positives, negatives have 1 - alpha; below 0 for no weighting.
-        gamma: exponent that fades out easy examples.
+        targets: the same shape, 0 or 1 (or between).
+        alpha: weight of positives; negatives have 1 - alpha. Below 0 for no weighting.
+        gamma: exponent that reduces the weight of easy examples.
     """
     probability = logits.sigmoid()
-    loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    loss = loss * (1 - (probability * wanted + (1 - probability) * (1 - wanted))) ** gamma
-    return loss * (alpha * wanted + (1 - alpha) * (1 - wanted)) if alpha >= 0 else loss
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    loss = loss * (1 - (probability * targets + (1 - probability) * (1 - targets))) ** gamma
+    return loss * (alpha * targets + (1 - alpha) * (1 - targets)) if alpha >= 0 else loss
 
 
 class FocalLoss:
@@ -99,7 +99,7 @@ class FocalLoss:
 
     Args:
         alpha: weight of positives; negatives have 1 - alpha.
-        gamma: exponent that fades out easy examples.
+        gamma: exponent that reduces the weight of easy examples.
     """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0):
@@ -113,13 +113,13 @@ class FocalLoss:
 class VarifocalLoss:
     """Sigmoid cross-entropy with the overlap of the matched boxes as target (Zhang et al., CVPR 2021, eq. 2).
 
-    Positives are weighted by their target. Everything else has the target 0 and is weighted as in the focal loss.
-    Neither weights nor targets get gradients.
+    Positives are weighted by their target. All other targets are 0 and weighted as in the focal loss. Neither weights
+    nor targets have gradients.
 
     Args:
         alpha: weight of negatives, whose target is 0.
-        gamma: exponent that fades out easy negatives.
-        eps: added to the union that the overlap is divided by.
+        gamma: exponent that reduces the weight of easy negatives.
+        eps: added to the union in the denominator of the overlap.
     """
 
     def __init__(self, alpha: float = 0.75, gamma: float = 2.0, eps: float = 0.0):
@@ -137,14 +137,14 @@ class VarifocalLoss:
 class MatchabilityAwareLoss:
     """Sigmoid cross-entropy with a power of the overlap of the matched boxes as target (DEIM, Huang et al., CVPR 2025).
 
-    Unlike in `VarifocalLoss`, positives all have the weight 1, so that matched boxes of little overlap count (eq. 4).
-    Everything else has the target 0, and is weighted by a power of its probability. Neither weights nor targets get
+    Unlike in `VarifocalLoss`, all positives have weight 1, so that matched boxes with little overlap count fully
+    (eq. 4). All other targets are 0 and weighted by a power of the probability. Neither weights nor targets have
     gradients.
 
     Args:
-        gamma: both exponents.
+        gamma: exponent of both the targets and the weights.
         alpha: weight of negatives.
-        eps: added to the union that the overlap is divided by.
+        eps: added to the union in the denominator of the overlap.
     """
 
     def __init__(self, gamma: float = 1.5, alpha: float = 1.0, eps: float = 0.0):
@@ -165,12 +165,12 @@ class IoUAwareBCELoss:
 
     A matched query with probability p of its object's class and overlap u has the target t = p^alpha * u^(1 - alpha),
     at least 0.01, and the loss -t log(p) - (1 - t) log(1 - p); other classes and queries have -p^gamma log(1 - p).
-    Targets get no gradients; the weight p^gamma does, as published.
+    Targets have no gradients; the weight p^gamma has, as published.
 
     Args:
-        alpha: how much the score counts in targets, in 0..1.
-        gamma: exponent that fades out easy negatives.
-        eps: added to the union that the overlap is divided by.
+        alpha: exponent of the score in targets, in 0..1.
+        gamma: exponent that reduces the weight of easy negatives.
+        eps: added to the union in the denominator of the overlap.
     """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0, eps: float = 0.0):
@@ -191,16 +191,16 @@ class IoUAwareBCELoss:
 class PositionSupervisedLoss:
     """Focal loss whose targets are overlaps alone, not scores (Stable-DINO, Liu et al., ICCV 2023).
 
-    A matched query with overlap u has the target t = u^power, which is multiplied, for each image and set of
-    predictions, so that the largest target is 1. With probability p of its object's class it has the loss
-    alpha * |t - p|^gamma * (-t log(p) - (1 - t) log(1 - p)); other classes and queries have
-    (1 - alpha) * p^gamma * -log(1 - p). Targets get no gradients, weights do.
+    A matched query with overlap u has the target t = u^power, scaled so that the largest target of each image and set
+    of predictions is 1. With the probability p of the object's class, its loss is
+    alpha * |t - p|^gamma * (-t log(p) - (1 - t) log(1 - p)); other classes and queries have the loss
+    (1 - alpha) * p^gamma * -log(1 - p). Targets have no gradients; weights have.
 
     Args:
         alpha: weight of positives; negatives have 1 - alpha.
-        gamma: exponent that fades out what is learned.
+        gamma: exponent that reduces the weight of easy examples.
         power: exponent of the overlap.
-        eps: added to the union that the overlap is divided by.
+        eps: added to the union in the denominator of the overlap.
     """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0, power: float = 2.0, eps: float = 1e-6):
@@ -224,12 +224,12 @@ class PositionSupervisedLoss:
 class QualityFocalLoss:
     """Sigmoid cross-entropy with the overlap of the matched boxes as target (Li et al., NeurIPS 2020, eq. 2).
 
-    A class with the probability p and the target u, which is 0 but for the classes of matched queries, is weighted by
-    |u - p|^gamma. Targets get no gradients, weights do.
+    For a class with the probability p and the target u, which is 0 except for the classes of matched queries, the
+    weight is |u - p|^gamma. Targets have no gradients; weights have.
 
     Args:
-        gamma: exponent that fades out what is learned.
-        eps: added to the union that the overlap is divided by.
+        gamma: exponent that reduces the weight of easy examples.
+        eps: added to the union in the denominator of the overlap.
     """
 
     def __init__(self, gamma: float = 2.0, eps: float = 0.0):
@@ -243,20 +243,20 @@ class QualityFocalLoss:
 
 
 class BoxL1Loss:
-    """L1 distance of matched boxes as cxcywh in 0..1."""
+    """L1 distance of matched boxes, cxcywh in 0..1."""
 
     def __call__(self, comparison: Comparison) -> Tensor:
         return (comparison.boxes - comparison.target_boxes).abs().sum(-1)
 
 
 class GIoULoss:
-    """One less the generalised IoU of matched boxes.
+    """`1 - GIoU` of matched boxes.
 
     Args:
-        eps: added to areas that are divided by. detrex, DAB-DETR, DN-DETR and DINO have 1e-6; DETR, Deformable DETR,
-            Conditional DETR and H-Deformable DETR have none.
-        in_pixels: whether boxes are scaled to pixels of their image, whose areas count as `eps` at least, as in
-            mmdetection, instead of having it added. Without `eps` the unit makes no difference.
+        eps: added to areas in denominators. detrex, DAB-DETR, DN-DETR and DINO use 1e-6; DETR, Deformable DETR,
+            Conditional DETR and H-Deformable DETR use 0.
+        in_pixels: whether boxes are scaled to pixels of their image and `eps` is a lower bound of areas, as in
+            mmdetection, instead of being added. With `eps` = 0 both are the same.
 
     Raises:
         ValueError: when `eps` is negative.
@@ -264,14 +264,14 @@ class GIoULoss:
 
     def __init__(self, eps: float = 1e-6, in_pixels: bool = False):
         if eps < 0:
-            raise ValueError(f"GIoULoss divides by areas, which eps={eps} would make smaller; use 0 or more")
+            raise ValueError(f"GIoULoss adds eps={eps} to areas: it must not be negative")
         self.eps = eps
         self.needs_image_sizes = in_pixels
 
     def __call__(self, comparison: Comparison) -> Tensor:
         predicted = box_cxcywh_to_xyxy(comparison.boxes)
-        wanted = box_cxcywh_to_xyxy(comparison.target_boxes)
+        target = box_cxcywh_to_xyxy(comparison.target_boxes)
         if not self.needs_image_sizes:
-            return 1 - generalized_box_iou(predicted, wanted, self.eps)
+            return 1 - generalized_box_iou(predicted, target, self.eps)
         pixels = pixels_of_images(comparison.target_extra)[comparison.target]
-        return 1 - generalized_box_iou(predicted * pixels, wanted * pixels, least_area=self.eps)
+        return 1 - generalized_box_iou(predicted * pixels, target * pixels, least_area=self.eps)

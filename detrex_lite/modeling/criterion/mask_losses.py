@@ -1,7 +1,7 @@
-"""Losses of masks, at sampled points (Mask2Former, Cheng et al., CVPR 2022, section 3.4) or of all pixels (DETR).
+"""Losses of masks at sampled points (Mask2Former, Cheng et al., CVPR 2022, section 3.4) or at all pixels (DETR).
 
-Masks are computed of the matched queries alone, a part of them at a time, and again in the backward pass: what is kept
-in between are their points.
+Only masks of matched queries are computed, in chunks, and recomputed in the backward pass; only the values at points
+are stored.
 
 Legend: M matched pairs of all sets, P points, C channels, h x w cells.
 """
@@ -17,9 +17,9 @@ from .losses import sigmoid_focal_loss
 
 
 class PointMaskLoss:
-    """Abstract. A loss of matched masks at points, most of which lie where the predicted mask is least certain.
+    """Abstract loss of matched masks at points, most of which are where the predicted mask is least certain.
 
-    Losses with the same arguments are computed at the same points.
+    Losses with equal arguments share the same points.
 
     Args:
         num_points: P.
@@ -41,28 +41,28 @@ class PointMaskLoss:
 
     def __call__(self, comparison: Comparison) -> Tensor:
         sampling = (self.num_points, self.oversample_ratio, self.importance_ratio)
-        both = comparison.shared(("point masks", *sampling), lambda: _at_points(comparison, *sampling))
-        return both[:, self.column]
+        losses = comparison.shared(("point masks", *sampling), lambda: _at_points(comparison, *sampling))
+        return losses[:, self.column]
 
 
 class MaskBCELoss(PointMaskLoss):
-    """Binary cross-entropy, the mean over points."""
+    """Binary cross-entropy, averaged over points."""
 
     column = 0
 
 
 class MaskDiceLoss(PointMaskLoss):
-    """Dice loss over points, see `dice_loss`."""
+    """Dice loss over points; see `dice_loss`."""
 
     column = 1
 
 
 def _at_points(comparison: Comparison, num_points: int, oversample_ratio: float, importance_ratio: float) -> Tensor:
-    """(M, 2): cross-entropy and dice loss of each matched pair."""
-    features, wanted = comparison.mask_features, comparison.target_extra[MASKS]
+    """Compute the cross-entropy and dice loss of each matched pair, (M, 2)."""
+    features, target_masks = comparison.mask_features, comparison.target_extra[MASKS]
     assert features is not None
     embeddings = comparison.matched(masks.MASK_EMBEDDING)
-    if not len(embeddings):  # no values, but gradients of zero for what masks are made of
+    if not len(embeddings):  # no values, but zero gradients for the inputs of masks
         return (embeddings @ features.tensor.mean((0, 2, 3)).to(embeddings.dtype))[:, None].expand(-1, 2)
     frame = masks.frame_of(features)
     height, width = features.tensor.shape[-2:]
@@ -73,10 +73,10 @@ def _at_points(comparison: Comparison, num_points: int, oversample_ratio: float,
 
     def compare(rows: Tensor, cells: Tensor, index: Tensor, points: Tensor) -> Tensor:
         logits = masks.sample_maps(maps(rows, cells)[:, None], points)[:, 0]
-        labels = masks.sample_masks(wanted, index, points, frame)
+        labels = masks.sample_masks(target_masks, index, points, frame)
         return torch.stack([masks.binary_cross_entropy(logits, labels), masks.dice_loss(logits, labels)], dim=1)
 
-    order = comparison.image.argsort(stable=True)  # image by image
+    order = comparison.image.argsort(stable=True)  # sorted by image
     results = []
     for cells, pairs in zip(features.tensor, order.split(comparison.pairs_per_image()), strict=True):
         for some in pairs.split(part) if len(pairs) else ():
@@ -88,9 +88,9 @@ def _at_points(comparison: Comparison, num_points: int, oversample_ratio: float,
 
 
 class WholeMaskLoss:
-    """Abstract. A loss of matched masks over all pixels of the padded images (DETR, section 5).
+    """Abstract loss of matched masks over all pixels of the padded images (DETR, section 5).
 
-    Masks are enlarged to the images bilinearly.
+    Masks are upsampled bilinearly to the size of the images.
 
     Attributes:
         needs: sets of predictions without masks do not have this loss.
@@ -100,19 +100,19 @@ class WholeMaskLoss:
     needs = (masks.MASK_LOGITS,)
     needs_masks = True
 
-    def of_pixels(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Abstract. (n, H * W) logits and 0 or 1 to (n,)."""
+    def of_pixels(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Abstract. Compute the loss (n,) of (n, H * W) logits and targets, 0 or 1."""
         raise NotImplementedError(f"{type(self).__name__} must implement of_pixels")
 
     def __call__(self, comparison: Comparison) -> Tensor:
-        wanted, logits = comparison.target_extra[MASKS], comparison.matched(masks.MASK_LOGITS)
+        target_masks, logits = comparison.target_extra[MASKS], comparison.matched(masks.MASK_LOGITS)
         if not len(logits):
             return logits.sum((1, 2))
-        size = wanted.shape[-2:]
+        size = target_masks.shape[-2:]
 
-        def compare(some: Tensor, index: Tensor) -> Tensor:
-            enlarged = F.interpolate(some[None], size, mode="bilinear", align_corners=False)[0]
-            return self.of_pixels(enlarged.flatten(1), wanted[index].flatten(1).to(some.dtype))
+        def compare(part: Tensor, index: Tensor) -> Tensor:
+            enlarged = F.interpolate(part[None], size, mode="bilinear", align_corners=False)[0]
+            return self.of_pixels(enlarged.flatten(1), target_masks[index].flatten(1).to(part.dtype))
 
         part = max(masks.PART // (size[0] * size[1]), 1)
         parts = zip(logits.split(part), comparison.target.split(part), strict=True)
@@ -120,25 +120,25 @@ class WholeMaskLoss:
 
 
 class WholeMaskFocalLoss(WholeMaskLoss):
-    """Sigmoid focal loss, the mean over pixels.
+    """Sigmoid focal loss, averaged over pixels.
 
     Args:
         alpha: weight of positives; negatives have 1 - alpha.
-        gamma: exponent that fades out easy pixels.
+        gamma: exponent that reduces the weight of easy pixels.
     """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0):
         self.alpha = alpha
         self.gamma = gamma
 
-    def of_pixels(self, logits: Tensor, wanted: Tensor) -> Tensor:
+    def of_pixels(self, logits: Tensor, targets: Tensor) -> Tensor:
         """See `WholeMaskLoss.of_pixels`."""
-        return sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma).mean(1)
+        return sigmoid_focal_loss(logits, targets, self.alpha, self.gamma).mean(1)
 
 
 class WholeMaskDiceLoss(WholeMaskLoss):
-    """Dice loss over pixels, see `dice_loss`."""
+    """Dice loss over pixels; see `dice_loss`."""
 
-    def of_pixels(self, logits: Tensor, wanted: Tensor) -> Tensor:
+    def of_pixels(self, logits: Tensor, targets: Tensor) -> Tensor:
         """See `WholeMaskLoss.of_pixels`."""
-        return masks.dice_loss(logits, wanted)
+        return masks.dice_loss(logits, targets)

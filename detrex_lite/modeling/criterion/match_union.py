@@ -14,13 +14,13 @@ from .families import family
 
 
 class MatchUnion:
-    """Compares sets in which a query is the same one, from layer to layer, by the pairs of all of them.
+    """Joins the matches of sets whose queries correspond, such as the layers of a decoder.
 
-    Where sets disagree on the object of a query, it gets the one that most of them have, of equals the first one.
+    Where sets disagree on the object of a query, the query gets the most frequent object, and the first one in a tie.
 
     Args:
-        losses: base names of the losses that are computed by the union; others use each set's own match.
-        sets: which sets are joined, by their names or those of families (see `family`).
+        losses: base names of the losses that use the union; other losses use each set's match.
+        sets: names of the sets, or of families of sets (see `family`), that are joined.
 
     Raises:
         ValueError: without losses or sets.
@@ -33,18 +33,18 @@ class MatchUnion:
         self.sets = tuple(sets)
 
     def includes(self, name: str) -> bool:
-        """Whether a set of predictions is joined."""
+        """Whether the match of a set of predictions is joined."""
         return name in self.sets or family(name) in self.sets
 
     def __call__(self, matches: Mapping[str, Match], outputs: Mapping[str, Predictions]) -> Match:
         """Join the matches of the sets that are included.
 
-        The result has as many pairs as they have together, whatever the matches are, so that nothing waits for a GPU:
-        a pair comes as often as its query has been matched, with the weight 1 once and otherwise 0.
+        The result has as many pairs as all matches together, so that its size is known without synchronising with the
+        GPU. A pair occurs as often as its query has been matched, once with weight 1 and otherwise with weight 0.
 
         Args:
-            matches: name -> match.
-            outputs: name -> set, with its objects.
+            matches: maps names to matches.
+            outputs: maps names to sets with their objects.
 
         Raises:
             ValueError: when sets have different numbers of queries or objects, or pairs have weights.
@@ -63,13 +63,13 @@ class MatchUnion:
         if len(image) == 0:
             return Match(image, query, target, torch.zeros_like(image, dtype=torch.float32))
         first = torch.tensor([0, *sizes[:-1]]).cumsum(0).to(image.device, non_blocking=True)
-        place = image * queries + query
+        index = image * queries + query
         votes = torch.zeros(batch * queries * max(sizes), dtype=torch.int32, device=image.device)
-        votes.scatter_add_(0, place * max(sizes) + target - first[image], torch.ones_like(place, dtype=torch.int32))
-        chosen = votes.view(-1, max(sizes)).argmax(1)[place] + first[image]
-        numbers = torch.arange(len(place), device=image.device)
-        first_pair = torch.full((batch * queries,), len(place), device=image.device)
-        first_pair = first_pair.scatter_reduce(0, place, numbers, "amin")[place]
+        votes.scatter_add_(0, index * max(sizes) + target - first[image], torch.ones_like(index, dtype=torch.int32))
+        chosen = votes.view(-1, max(sizes)).argmax(1)[index] + first[image]
+        numbers = torch.arange(len(index), device=image.device)
+        first_pair = torch.full((batch * queries,), len(index), device=image.device)
+        first_pair = first_pair.scatter_reduce(0, index, numbers, "amin")[index]
         return Match(image, query, chosen, (first_pair == numbers).float())
 
 
@@ -79,7 +79,7 @@ def _sizes(predicted: Predictions) -> list[int]:
 
 
 def matched_share(match: Match, predicted: Predictions) -> Tensor:
-    """The share of a set's queries that have an object, a scalar."""
+    """Return the fraction of a set's queries that have an object, a scalar."""
     batch, queries = predicted.logits.shape[:2]
     dtype = predicted.boxes.dtype
     if match.weight is None:

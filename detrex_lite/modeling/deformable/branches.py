@@ -1,4 +1,4 @@
-"""Branches for training: further queries, made of proposals, that go through the decoder in a pass of their own.
+"""Training-only branches: further queries, made of proposals, in a separate decoder pass.
 
 Legend: B batch, Q queries of the branch, C channels.
 """
@@ -20,18 +20,18 @@ from .queries import AnchorQueries, DeformableQueries, StartingQueries
 
 
 class ProposalBranch(nn.Module):
-    """What branches share: the proposals that heads of their own rate highest are boxes without gradients.
+    """Base class of branches, whose boxes are the proposals that the branch's heads score highest, without gradients.
 
-    The queries of a branch and those of detections do not see each other. Subclasses make their contents.
+    The queries of a branch and the matching queries do not attend to each other. Subclasses compute the contents.
 
     Args:
-        num_queries: of the branch.
-        heads: of the branch, with heads for the encoder.
+        num_queries: number of queries of the branch.
+        heads: heads of the branch, with heads for the encoder.
     """
 
-    suffix = ONE_TO_MANY  # of the names of its predictions
+    suffix = ONE_TO_MANY  # suffix of the names of its predictions
     targets: Callable[[Targets], Targets] | None = None
-    num_queries_one2many = 0  # how many of the detector's `num_queries_one2many` are the branch's
+    num_queries_one2many = 0  # how many of the detector's `num_queries_one2many` belong to the branch
 
     def __init__(self, *, num_queries: int, heads: DetectionHeads):
         super().__init__()
@@ -39,31 +39,31 @@ class ProposalBranch(nn.Module):
         self.heads = heads
 
     def join(self, queries: DeformableQueries | AnchorQueries | GroupedAnchorQueries, heads: DetectionHeads) -> None:
-        """Become part of a detector, which calls this once.
+        """Attach the branch to a detector, which calls this once.
 
         Args:
-            queries: of detections; both begin at the same tokens.
-            heads: that detections are read by.
+            queries: the source of the matching queries, which use the same encoder tokens.
+            heads: the heads of the detections.
 
         Raises:
-            ValueError: when the queries are not made of proposals as the branch's are.
+            ValueError: when the matching queries are not made of proposals, as those of the branch are.
         """
         if not isinstance(queries, AnchorQueries) or not queries.as_two_stage:
             raise ValueError(
-                f"{type(self).__name__} is made of proposals: it needs queries=AnchorQueries with as_two_stage=True"
+                f"{type(self).__name__} uses proposals: it needs queries=AnchorQueries with as_two_stage=True"
             )
 
     def contents(self, memory: Memory, indices: Tensor, queries: AnchorQueries) -> Tensor:
-        """Abstract. (B, Q, C), of the proposals of the tokens `indices`, (B, Q), best first."""
+        """Abstract. Compute the contents, (B, Q, C), of the proposals with token indices (B, Q), best first."""
         raise NotImplementedError(f"{type(self).__name__} must implement contents")
 
     def forward(self, proposed: ProposalTokens, memory: Memory, queries: AnchorQueries) -> StartingQueries:
-        """The branch's queries, and the proposals that they are made of, which are trained.
+        """Make the queries of the branch, together with the proposals that they are made of, for the loss.
 
         Args:
-            proposed: the encoder's tokens as proposals are made of them.
-            memory: the encoder's result.
-            queries: of detections.
+            proposed: the encoder's tokens, projected for proposals.
+            memory: the encoder's output.
+            queries: the source of the matching queries.
         """
         chosen, best = best_proposals(proposed, self.num_queries, memory, self.heads)
         block = QueryBlock(
@@ -76,28 +76,28 @@ class ProposalBranch(nn.Module):
         return StartingQueries([block], Predictions.of(chosen, targets=self.targets))
 
     def decode(self, queries: Queries, memory: Memory, decoder: Decoder, heads: DetectionHeads) -> list[LayerOutput]:
-        """What the decoder's layers say about the branch's queries.
+        """Decode the queries of the branch.
 
         Args:
-            queries: of the branch.
-            memory: the encoder's result.
-            decoder: that of detections.
-            heads: that detections are read by.
+            queries: the queries of the branch.
+            memory: the encoder's output.
+            decoder: the decoder of the detections.
+            heads: the heads of the detections.
         """
         return decoder(queries, memory, heads)
 
 
 class HybridBranch(ProposalBranch):
-    """Queries that find each object several times (Relation-DETR, Hou et al., ECCV 2024, section 3.3).
+    """A one-to-many branch, which detects each object several times (Relation-DETR, Hou et al., ECCV 2024, 3.3).
 
-    They have learned contents, one for each rank among the proposals, and go through decoder layers without relations,
-    whose heads read them.
+    Its contents are learned, one for each rank among the proposals. Decoder layers run without relations, and the heads
+    of the branch read them.
 
     Args:
-        num_queries: of the branch; 0 for no branch.
+        num_queries: number of queries of the branch; 0 for no branch.
         num_classes: K.
         embed_dim: C.
-        repeats: how often each object is to be found.
+        repeats: how often each object is matched.
     """
 
     def __init__(self, *, num_queries: int, num_classes: int, embed_dim: int, repeats: int = 6):
@@ -109,12 +109,12 @@ class HybridBranch(ProposalBranch):
         nn.init.xavier_uniform_(self.content.weight)
 
     def join(self, queries: DeformableQueries | AnchorQueries | GroupedAnchorQueries, heads: DetectionHeads) -> None:
-        """See `ProposalBranch.join`; queries must have no one-to-many branch."""
+        """See `ProposalBranch.join`; the queries must not have a one-to-many branch."""
         super().join(queries, heads)
         if queries.num_queries_one2many:
             raise ValueError(
-                f"queries.layout.num_queries_one2many={queries.num_queries_one2many} beside a hybrid branch: set it to "
-                "0, or branch=None"
+                f"queries.layout.num_queries_one2many={queries.num_queries_one2many} conflicts with a hybrid branch: "
+                "set it to 0, or branch=None"
             )
 
     def contents(self, memory: Memory, indices: Tensor, queries: AnchorQueries) -> Tensor:
@@ -127,15 +127,15 @@ class HybridBranch(ProposalBranch):
 
 
 class DenseBranch(ProposalBranch):
-    """More queries than those of detections, which are distinct, as these are not (DDQ, Zhang et al., CVPR 2023).
+    """Dense queries, more than the distinct matching queries (DDQ, Zhang et al., CVPR 2023).
 
-    Their contents are projected as those of the distinct queries, and heads of their own read them, but for the norm
-    before the heads, which is shared (section 3.3).
+    Their contents are projected as those of the distinct queries. They have separate heads, except for the norm before
+    the heads, which is shared (section 3.3).
 
     Args:
-        num_queries: of detections.
-        ratio: how many queries of the branch there are for each of them.
-        heads: of the branch, for all layers and the encoder.
+        num_queries: number of matching queries.
+        ratio: number of dense queries per matching query.
+        heads: heads of the branch, for all layers and the encoder.
     """
 
     suffix = "_dense"
@@ -144,10 +144,10 @@ class DenseBranch(ProposalBranch):
         super().__init__(num_queries=int(ratio * num_queries), heads=heads)
 
     def join(self, queries: DeformableQueries | AnchorQueries | GroupedAnchorQueries, heads: DetectionHeads) -> None:
-        """See `ProposalBranch.join`; queries must have projected contents."""
+        """See `ProposalBranch.join`; the queries must have projected contents."""
         super().join(queries, heads)
         if not isinstance(queries, AnchorQueries) or queries.content_projection is None:
-            raise ValueError("a dense branch needs queries.project_contents=True: its contents are projected, too")
+            raise ValueError("a dense branch needs queries.project_contents=True, because its contents are projected")
         self.heads.norm = heads.norm
 
     def contents(self, memory: Memory, indices: Tensor, queries: AnchorQueries) -> Tensor:

@@ -1,4 +1,4 @@
-"""What detectors share whose transformer reads several feature levels, as Deformable DETR's does."""
+"""Base class of detectors whose transformer reads several feature levels, such as Deformable DETR."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -30,40 +30,41 @@ from .transformer import MultiScaleTransformer
 
 
 class MultiScaleDetector(Detector):
-    """The parts, in the order in which images go through them; subclasses say how in `predict` and `decode`.
+    """The parts, in the order in which images pass through them; subclasses implement `predict` and `decode`.
 
-    A config says the facts that several parts need once, as keys of `model` to which the parts refer. Parts that say
-    something else are refused; None leaves a fact to the parts.
+    Facts that several parts need are defined once in a config, as keys of `model` that the parts refer to.
+    Contradicting parts are rejected; None accepts the values of the parts.
 
     Args:
-        backbone: images (B, 3, H, W) to a dict of feature maps.
-        neck: that dict to L maps (B, C, h, w), finest first.
-        position_embedding: padding mask (B, h, w) to positions (B, C, h, w), for the encoder; None without an encoder.
+        backbone: maps images (B, 3, H, W) to a dict of feature maps.
+        neck: maps that dict to L maps (B, C, h, w), finest first.
+        position_embedding: maps a padding mask (B, h, w) to positions (B, C, h, w), for the encoder; None without an
+            encoder.
         transformer: encoder and decoder.
-        queries: where the decoder's queries begin.
-        heads: read classes and boxes from queries, and with two stages from the encoder's tokens.
-        denoising: makes denoising queries in training, for queries that are boxes; None for none.
-        collaboration: heads of other detectors, which train the encoder and give the decoder further queries; for
-            detectors that call `collaborate`. None for none.
-        mask_branch: makes the features that masks are read from; None for boxes alone.
-        branch: further queries for training, in a pass of their own; None for none. Only detectors that say so by
-            `runs_branch` take one.
+        queries: source of the decoder's initial queries.
+        heads: predict classes and boxes from queries and, with two stages, from the encoder's tokens.
+        denoising: makes denoising queries in training, for queries that are boxes; None for no denoising.
+        collaboration: auxiliary heads of other detectors, which train the encoder and give the decoder further queries,
+            for detectors that call `collaborate`; None for none.
+        mask_branch: computes the features of masks; None for boxes alone.
+        branch: further queries for training, in a separate decoder pass, for detectors with `runs_branch`; None for
+            none.
         embed_dim: C, of the transformer.
         num_classes: K.
-        num_queries: Q, more than an image will have objects.
-        num_queries_one2many: queries of a one-to-many branch in training.
-        with_box_refine: each layer refines the boxes of the one before.
-        as_two_stage: queries are the encoder's best proposals; needs `with_box_refine`.
-        share_heads: all decoder layers have the same heads.
-        num_mask_points: points of mask losses and costs, to which they refer; None in detectors without masks.
-        aux_loss: supervise every decoder layer.
+        num_queries: Q, more than the number of objects in any image.
+        num_queries_one2many: number of queries of a one-to-many branch in training.
+        with_box_refine: whether each layer refines the boxes of the previous layer.
+        as_two_stage: whether queries are the encoder's best proposals; needs `with_box_refine`.
+        share_heads: whether all decoder layers share their heads.
+        num_mask_points: number of points of mask losses and costs, which refer to it; None in detectors without masks.
+        aux_loss: whether to supervise every decoder layer.
         preprocess, criterion, postprocessor, panoptic_postprocessor, batch_invariant_eval: see `Detector`.
 
     Raises:
         ValueError: when the parts contradict each other.
     """
 
-    runs_branch = False  # whether `predict` and `decode` know `branch`
+    runs_branch = False  # whether `predict` and `decode` support `branch`
     collaborates = False  # whether `predict` calls `collaborate`
 
     def __init__(
@@ -128,38 +129,36 @@ class MultiScaleDetector(Detector):
             **{"heads.for_encoder": heads.for_encoder},
         )
         require_equal(
-            "number of groups with encoder heads of their own",
+            "number of groups with separate encoder heads",
             queries=queries.encoder_groups,
             **{"heads.encoder_groups": heads.encoder_groups},
         )
         require_equal("share_heads", model=share_heads, heads=heads.share_heads)
         require_equal("number of decoder layers", decoder=decoder.num_layers, heads=heads.num_layers)
         if (mask_branch is None) != (MASK_EMBEDDING not in heads.extra_embed):
-            given, other = "mask_branch", f"heads.extra.{MASK_EMBEDDING}"
-            given, other = (other, given) if mask_branch is None else (given, other)
-            raise ValueError(f"{given} is given alone: masks are products of both, set {other} too, or none")
+            given, missing = "mask_branch", f"heads.extra.{MASK_EMBEDDING}"
+            given, missing = (missing, given) if mask_branch is None else (given, missing)
+            raise ValueError(f"{given} is given alone: masks are products of both, so set {missing} too, or neither")
         if mask_branch is None and num_mask_points is not None:
             raise ValueError(f"num_mask_points={num_mask_points} is for detectors with a mask_branch")
         if (position_embedding is None) != (transformer.encoder is None):
             given = "position_embedding" if transformer.encoder is None else "transformer.encoder"
             raise ValueError(
-                f"{given} is given alone: positions are for the encoder, which needs them; set both or none"
+                f"{given} is given alone: only an encoder uses positions, and it needs them; set both or neither"
             )
         if queries.as_two_stage and not heads.with_box_refine:
             raise ValueError("as_two_stage=True needs with_box_refine=True: proposals are boxes that layers refine")
         if branch is not None:
             if not self.runs_branch:
-                raise ValueError(f"{type(self).__name__} has no branch of further queries: branch must be None")
+                raise ValueError(f"{type(self).__name__} does not support a branch of further queries: set branch=None")
             branch.join(queries, heads)
         if denoising is not None and isinstance(queries, DeformableQueries):
             raise ValueError("denoising needs queries that are boxes: AnchorQueries or GroupedAnchorQueries")
         if collaboration is not None:
             if not self.collaborates:
-                raise ValueError(
-                    f"{type(self).__name__} has no place for collaborative heads: collaboration must be None"
-                )
+                raise ValueError(f"{type(self).__name__} does not support collaborative heads: set collaboration=None")
             require_equal(
-                "whether queries have positions, which DeformableQueries have and others have not",
+                "presence of query positions (only DeformableQueries have them)",
                 queries=isinstance(queries, DeformableQueries),
                 collaboration=collaboration.with_positions,
             )
@@ -176,9 +175,9 @@ class MultiScaleDetector(Detector):
         self.aux_loss = aux_loss
 
     def convert_to_deploy(self) -> None:
-        """Drop what detections do without.
+        """Drop the parts that only training needs.
 
-        Denoising, collaborative heads, the branch, decoder layers that only training runs, and heads that it reads.
+        These are denoising, collaborative heads, the branch, and decoder layers and heads that only training runs.
         """
         self.denoising = None
         self.collaboration = None
@@ -189,31 +188,31 @@ class MultiScaleDetector(Detector):
             self.heads.keep_last_layer(decoder.num_layers)
 
     def feature_maps(self, images: Tensor) -> Sequence[Tensor]:
-        """See `Detector.feature_maps`: L maps (B, C, h, w), and the map that the mask branch joins with them."""
+        """See `Detector.feature_maps`: L maps (B, C, h, w), followed by the map that the mask branch reads, if any."""
         features = self.backbone(images)
         if self.mask_branch is None:
             return self.neck(features)
         return [*self.neck(features), self.mask_branch.lateral(features[self.mask_branch.in_feature])]
 
     def positions(self, maps: Sequence[ImageBatch]) -> list[Tensor]:
-        """Of the cells of L maps, for the encoder: (B or 1, C, h, w) each; none without an encoder."""
+        """Return the positions of L maps for the encoder: (B or 1, C, h, w) each; empty without an encoder."""
         if self.position_embedding is None:
             return []
         return [self.position_embedding(level.mask_or_zeros(), dtype=level.tensor.dtype) for level in maps]
 
     def maps_and_positions(self, images: ImageBatch) -> tuple[list[ImageBatch], list[Tensor]]:
-        """L padded maps (B, C, h, w), finest first, and their positions, for detectors that encode in another way.
+        """Return L padded maps (B, C, h, w), finest first, and their positions, for detectors with a custom encoder.
 
         Raises:
-            ValueError: when there is a mask branch, which only `encode` runs.
+            ValueError: when there is a mask branch, which only `encode` supports.
         """
         if self.mask_branch is not None:
-            raise ValueError(f"{type(self).__name__} makes no masks: mask_branch must be None")
+            raise ValueError(f"{type(self).__name__} does not predict masks: mask_branch must be None")
         maps = self.extract_features(images)
         return maps, self.positions(maps)
 
     def encode(self, images: ImageBatch) -> Memory:
-        """Backbone, neck, positions and encoder, and the features of masks."""
+        """Run backbone, neck, positions, encoder and the mask branch."""
         maps = self.extract_features(images)
         if self.mask_branch is None:
             return self.transformer.encode(maps, self.positions(maps))
@@ -227,17 +226,17 @@ class MultiScaleDetector(Detector):
     def collaborate(
         self, named: Mapping[str, Predictions], memory: Memory, images: ImageBatch, targets: Targets | None
     ) -> Mapping[str, Predictions]:
-        """Train collaborative heads beside the decoder, and its layers by what they find (Co-DETR).
+        """Train collaborative heads, and the decoder by queries made of their positives (Co-DETR).
 
         Args:
             named: the detector's sets of predictions.
-            memory: what the encoder gave.
+            memory: the encoder's output.
             images: the batch.
-            targets: the objects, where losses are wanted.
+            targets: the objects; None when losses are not computed.
 
         Returns:
-            The same and the sets of the positive queries, such as "_atss", "_0_atss", ..; the heads' own losses come
-            from `losses`. Without targets or collaborative heads `named` itself.
+            The sets and those of the positive queries, such as "_atss", "_0_atss", ...; `losses` returns the losses of
+            the heads. Without targets or collaborative heads, `named` itself.
         """
         if self.collaboration is None or targets is None:
             return named
@@ -252,5 +251,5 @@ class MultiScaleDetector(Detector):
         return Outputs(named, head_losses=losses)
 
     def losses(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
-        """See `Detector.losses`: those of collaborative heads."""
+        """See `Detector.losses`; these are the losses of collaborative heads."""
         return outputs.extra.get("head_losses", {}) if isinstance(outputs, Outputs) else {}

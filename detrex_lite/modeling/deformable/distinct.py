@@ -1,4 +1,4 @@
-"""A decoder whose queries stay distinct (DDQ, Zhang et al., CVPR 2023, section 3.2).
+"""A decoder with distinct queries (DDQ, Zhang et al., CVPR 2023, section 3.2).
 
 Legend: B batch, Q queries of all blocks, C channels.
 """
@@ -17,20 +17,20 @@ from ..predictions import FINAL, LayerOutput
 from ..queries import Queries
 from .transformer import DeformableAnchorDecoder
 
-# Names in `LayerStep.extra`, (B, Q) bool each: queries that take part in a layer, and in the next one.
+# Names in `LayerStep.extra`, (B, Q) bool each: queries that are active in a layer, and in the next one.
 TAKES_PART, TAKES_PART_NEXT = "takes_part", "takes_part_next"
 
 
 class DistinctQueryDecoder(DeformableAnchorDecoder):
-    """Non-maximum suppression after each layer but the last decides which matching queries go on.
+    """A decoder that applies non-maximum suppression to the matching queries after each layer but the last.
 
-    Those that overlap a better one by too much do not take part from the next layer on: nothing is matched with them or
-    detected by them (`LayerOutput.left_out`). Self-attention leaves out only pairs of which neither takes part, which
-    is what works best in the authors' code. Queries are ranked by their best class, read without the norm that heads
-    have, as in the authors' code. Other blocks of queries, such as denoising, are left alone.
+    Suppressed queries are inactive from the next layer on: they are neither matched nor used for detections
+    (`LayerOutput.left_out`). Self-attention masks only pairs of two inactive queries, which works best according to the
+    authors' code. Queries are ranked by their best class, computed without the norm of the heads, as in the authors'
+    code. Other blocks of queries, such as denoising, are not suppressed.
 
     Args:
-        iou_threshold: the largest IoU of two matching queries that go on.
+        iou_threshold: the largest IoU of two active matching queries.
         layer, num_layers, relation, recollection, embed_dim, scale_positions, temperature: see
             `DeformableAnchorDecoder`.
     """
@@ -81,17 +81,17 @@ class DistinctQueryDecoder(DeformableAnchorDecoder):
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """See `Decoder.layer_inputs`."""
         inputs = super().layer_inputs(index, state)
-        known = (state.steps[-1].extra if state.steps else None) or {}
-        if TAKES_PART_NEXT not in known:
+        extra = (state.steps[-1].extra if state.steps else None) or {}
+        if TAKES_PART_NEXT not in extra:
             return inputs
-        takes_part = known[TAKES_PART_NEXT]
+        takes_part = extra[TAKES_PART_NEXT]
         hidden = ~(takes_part[:, :, None] | takes_part[:, None, :])
         bias = torch.zeros_like(hidden, dtype=state.query.dtype).masked_fill(hidden, float("-inf"))
         return inputs | {"self_attn_inputs": {"attn_bias": bias[:, None]}}
 
 
 class _DistinctHeads:
-    """Heads that also tell, layer by layer, which queries take part; everything else is theirs."""
+    """Heads that also track, layer by layer, which queries are active; everything else is delegated."""
 
     def __init__(self, heads: DetectionHeads, queries: Queries, iou_threshold: float, num_layers: int):
         self.heads = heads
@@ -103,7 +103,7 @@ class _DistinctHeads:
                 break
             self.begin += block.size
         if block.num_groups > 1:
-            raise ValueError(f"DistinctQueryDecoder takes one group of matching queries, not {block.num_groups}")
+            raise ValueError(f"DistinctQueryDecoder needs a single group of matching queries, got {block.num_groups}")
         self.end = self.begin + block.size
         self.first = torch.ones_like(queries.content[..., 0], dtype=torch.bool)
         if block.padding is not None:
@@ -114,20 +114,22 @@ class _DistinctHeads:
 
     def step(self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None) -> LayerStep:
         step = self.heads.step(index, query, reference, previous)
-        known = (previous.extra if previous is not None else None) or {}
-        now = known.get(TAKES_PART_NEXT, self.first)
-        after = now if index == self.num_layers - 1 else self._after(index, query, step.reference, now)
-        return step._replace(extra={**(step.extra or {}), TAKES_PART: now, TAKES_PART_NEXT: after})
+        extra = (previous.extra if previous is not None else None) or {}
+        active = extra.get(TAKES_PART_NEXT, self.first)
+        next_active = (
+            active if index == self.num_layers - 1 else self._next_active(index, query, step.reference, active)
+        )
+        return step._replace(extra={**(step.extra or {}), TAKES_PART: active, TAKES_PART_NEXT: next_active})
 
     @torch.no_grad()
-    def _after(self, index: int, query: Tensor, reference: Tensor | None, now: Tensor) -> Tensor:
+    def _next_active(self, index: int, query: Tensor, reference: Tensor | None, active: Tensor) -> Tensor:
         assert reference is not None
         part = slice(self.begin, self.end)
         scores = self.heads.class_embed[index](query[:, part]).max(-1).values
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        scores = scores.masked_fill(~now[:, part], float("-inf"))
-        left = nms_mask(box_cxcywh_to_xyxy(reference[:, part].detach()), scores, self.iou_threshold)
-        return torch.cat([now[:, : self.begin], left & now[:, part], now[:, self.end :]], dim=1)
+        scores = scores.masked_fill(~active[:, part], float("-inf"))
+        kept = nms_mask(box_cxcywh_to_xyxy(reference[:, part].detach()), scores, self.iou_threshold)
+        return torch.cat([active[:, : self.begin], kept & active[:, part], active[:, self.end :]], dim=1)
 
     def read(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
         outputs = self.heads.read(steps)

@@ -1,6 +1,6 @@
-"""Groups of queries that each begin at proposals of their own.
+"""Groups of queries with separate proposals.
 
-Source: Group DETR (Chen et al., ICCV 2023) with two stages, as LW-DETR (Chen et al., 2024) trains it.
+Source: Group DETR (Chen et al., ICCV 2023) with two stages, as in LW-DETR (Chen et al., 2024).
 
 Legend: B batch, N tokens of all levels, Q queries, C channels, G groups, R proposals of a group.
 """
@@ -16,17 +16,15 @@ from .queries import StartingQueries
 
 
 class GroupedAnchorQueries(nn.Module):
-    """Boxes that the encoder proposes, moved by what is learned for each rank among them, with learned contents.
+    """Boxes proposed by the encoder and adjusted by learned offsets for each rank, with learned contents.
 
-    In training each group of queries has a projection of the tokens and a pair of heads that propose for it alone, all
-    of which are trained. In evaluation there is the first group. (`AnchorQueries` makes all groups of the same
-    proposals.)
+    In training, each group of queries has its own projection of the tokens and pair of proposal heads, all of which are
+    trained. Evaluation uses only the first group. (`AnchorQueries` makes all groups of the same proposals.)
 
-    Boxes go to the decoder without gradients of the proposals, and are moved as heads move them: what is learned is
-    encoded as a box head's result.
-
+    The decoder gets the boxes without gradients of the proposals. The learned offsets are encoded as the output of a
+    box head.
     Args:
-        layout: how many queries and groups there are; without a one-to-many branch.
+        layout: number of queries and groups; without a one-to-many branch.
         embed_dim: C.
 
     Raises:
@@ -41,7 +39,7 @@ class GroupedAnchorQueries(nn.Module):
         if layout.num_queries_one2many:
             raise ValueError(
                 f"num_queries_one2many={layout.num_queries_one2many}: GroupedAnchorQueries has no one-to-many branch; "
-                "set it to 0, or take AnchorQueries"
+                "set it to 0, or use AnchorQueries"
             )
         self.layout = layout
         self.encoder_groups = layout.num_groups
@@ -54,20 +52,20 @@ class GroupedAnchorQueries(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Boxes begin as proposed; contents are normally distributed."""
+        """Set learned offsets to zero, and draw normally distributed contents."""
         nn.init.normal_(self.content.weight)
         nn.init.zeros_(self.box_offsets.weight)
 
     def forward(self, memory: Memory, heads: DetectionHeads, *, training: bool) -> StartingQueries:
-        """The queries that a decoder begins with.
+        """Make the initial queries of the decoder.
 
         Args:
-            memory: the encoder's result.
+            memory: the encoder's output.
             heads: with heads for the encoder, a pair for each group.
-            training: whether there are groups but the first.
+            training: whether all groups are used, or only the first.
 
         Returns:
-            Matching queries, and in training the proposals that they were made of.
+            The matching queries and, in training, the proposals that they are made of.
         """
         levels = memory.require_levels()
         chosen = []
@@ -75,7 +73,7 @@ class GroupedAnchorQueries(nn.Module):
             proposals = self.group_proposals[str(group)] if group else self.proposals
             output, best = best_proposals(proposals(memory), self.layout.num_queries, memory, heads, group=group)
             chosen.append(output)
-        # Of all groups alike, and None in training.
+        # The same for all groups, and None in training.
         padding, in_group = taken_padding(best, levels), best.shape[1]
         output = LayerOutput.joined(chosen)
         content, offsets = (

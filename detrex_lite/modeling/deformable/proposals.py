@@ -16,19 +16,19 @@ from ..heads import DetectionHeads, proposed_from
 from ..multi_scale import TokenLevels
 from ..predictions import LayerOutput
 
-# A proposal of the finest level has sides of this share of the image's; each level doubles them.
+# The box around a token of the finest level has this fraction of the image's sides; it doubles from level to level.
 FINEST_SIDE = 0.05
-# Tokens whose centre is nearer to a border of the image (as a share of its sides) propose nothing.
+# Tokens whose centre is nearer to a border of the image (as a fraction of its sides) make no proposal.
 MARGIN = 0.01
 
 
 class ProposalTokens(NamedTuple):
-    """Encoded tokens that heads make proposals of.
+    """Encoder tokens, projected for proposals.
 
     Attributes:
-        tokens: (B, N, C), projected; zero before the projection where nothing is proposed.
+        tokens: (B, N, C), projected; tokens without a proposal are zero before the projection.
         anchors: (B, N, 4) or (1, N, 4) cxcywh in 0..1, a box around each token.
-        proposes: (B, N) or (1, N) bool, False for tokens that propose nothing.
+        proposes: (B, N) or (1, N) bool, False for tokens without a proposal.
     """
 
     tokens: Tensor
@@ -36,21 +36,21 @@ class ProposalTokens(NamedTuple):
     proposes: Tensor
 
     def references(self) -> Tensor:
-        """(B, N, 4) or (1, N, 4), what boxes are predicted from: anchors; (1, 1, 1, 1) where nothing is proposed."""
+        """Return the references of proposed boxes, (B or 1, N, 4): anchors, or (1, 1, 1, 1) without a proposal."""
         return proposed_from(self.anchors, self.proposes).sigmoid()
 
 
 class ProposalSelection(Protocol):
-    """The interface of a selection."""
+    """The interface of a selection of proposals."""
 
     def __call__(self, scores: Tensor, boxes: Tensor, number: int, levels: TokenLevels) -> Tensor:
         """Choose tokens.
 
         Args:
             scores: (B, N) logits.
-            boxes: (B, N, 4) cxcywh in 0..1, the tokens' proposals.
-            number: how many.
-            levels: where the tokens are; padding is treated as `topk_tokens` does.
+            boxes: (B, N, 4) cxcywh in 0..1, the proposals of the tokens.
+            number: number of tokens to choose.
+            levels: the layout of the tokens; padding is treated as in `topk_tokens`.
 
         Returns:
             (B, Q) indices, best first, where Q is `number`, or N if less.
@@ -59,7 +59,7 @@ class ProposalSelection(Protocol):
 
 
 class EncoderProposals(nn.Module):
-    """Projects encoded tokens to what proposals are made of: each token predicts a class and a box around its place.
+    """Projects encoder tokens for proposals: each token predicts a class and a box around its location.
 
     Args:
         embed_dim: C.
@@ -72,18 +72,18 @@ class EncoderProposals(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform weights, as the paper's repository."""
+        """Draw Xavier-uniform weights, as the paper's repository."""
         nn.init.xavier_uniform_(self.enc_output.weight)
 
     def forward(self, memory: Memory) -> ProposalTokens:
-        """The tokens of a memory with feature levels; `DetectionHeads.propose` takes them."""
+        """Project the tokens of a memory with feature levels; `DetectionHeads.propose` takes the result."""
         anchors, proposes = token_anchors(memory.require_levels())
         tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~proposes[..., None], 0)))
         return ProposalTokens(tokens, anchors, proposes)
 
 
 def token_anchors(levels: TokenLevels) -> tuple[Tensor, Tensor]:
-    """A box around each token, and whether the token may propose: not in the padding, nor at the image's border.
+    """Create a box around each token, and mark tokens without a proposal: in the padding or at the image's border.
 
     Returns:
         (B, N, 4) cxcywh in 0..1 of each image, and (B, N) bool; B is 1 when no image is padded.
@@ -96,11 +96,11 @@ def token_anchors(levels: TokenLevels) -> tuple[Tensor, Tensor]:
 
 
 Selector = Callable[[Tensor, int], Tensor]
-"""Of scores (B, N) the indices of Q tokens, (B, Q); the second argument is Q."""
+"""A function of scores (B, N) and a number Q, which returns the indices of Q tokens, (B, Q)."""
 
 
 def highest(scores: Tensor, number: int) -> Tensor:
-    """The `Selector` of models: the tokens with the highest scores, best first."""
+    """Select the tokens with the highest scores, best first; the default `Selector`."""
     return scores.topk(number, dim=1).indices
 
 
@@ -109,10 +109,10 @@ _selector: ContextVar[Selector] = ContextVar("selector", default=highest)
 
 @contextlib.contextmanager
 def select_tokens_by(selector: Selector) -> Iterator[None]:
-    """Within this context, `topk_tokens` selects by another function.
+    """Use another function for the selection of `topk_tokens` within this context.
 
-    Rounding decides between tokens whose scores are nearly the same, and queries follow from which tokens are selected.
-    Two computations of a model are therefore comparable only with one selection, which this imposes on one of them.
+    Rounding decides between tokens with nearly equal scores, and the selected tokens determine the queries. Two
+    computations of a model are therefore comparable only with the same selection, which this imposes on one of them.
     """
     token = _selector.set(selector)
     try:
@@ -123,7 +123,7 @@ def select_tokens_by(selector: Selector) -> Iterator[None]:
 
 @contextlib.contextmanager
 def record_selected_tokens() -> Iterator[list[Tensor]]:
-    """Within this context, what `topk_tokens` returns is appended to a list: indices (B, Q) of each call."""
+    """Record the indices (B, Q) that each call of `topk_tokens` returns within this context."""
     selected: list[Tensor] = []
 
     def select(scores: Tensor, number: int) -> Tensor:
@@ -135,14 +135,14 @@ def record_selected_tokens() -> Iterator[list[Tensor]]:
 
 
 def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
-    """Which tokens have the highest scores.
+    """Select the tokens with the highest scores.
 
     Args:
         scores: (B, N).
-        number: how many.
-        levels: where the tokens are. Published implementations take padding like any token; unless these levels are
-            `as_published`, padding is taken only when there is nothing else (see `taken_padding`), so that what is
-            detected in an image does not depend on the rest of the batch.
+        number: number of tokens.
+        levels: the layout of the tokens. Published implementations select padding like any token. Unless these levels
+            are `as_published`, padding is selected only when there are no other tokens (see `taken_padding`), so that
+            the detections of an image do not depend on the rest of the batch.
 
     Returns:
         (B, Q) indices, best first, where Q is `number`, or N if less.
@@ -151,21 +151,21 @@ def topk_tokens(scores: Tensor, number: int, levels: TokenLevels) -> Tensor:
 
 
 def without_padding(scores: Tensor, levels: TokenLevels) -> Tensor:
-    """Scores of tokens, (B, N), with -inf where a token is padding that is not to be taken, see `topk_tokens`."""
+    """Set the scores, (B, N), of padding that must not be selected to -inf; see `topk_tokens`."""
     if levels.padding is None or levels.as_published:
         return scores
     return scores.masked_fill(levels.padding, float("-inf"))
 
 
 def taken_padding(indices: Tensor, levels: TokenLevels) -> Tensor | None:
-    """Which of the tokens that `topk_tokens` gave are padding, as an image with fewer tokens than queries has no more.
+    """Mark selected tokens that are padding, which occur when an image has fewer tokens than queries.
 
     Args:
-        indices: (B, Q).
-        levels: where the tokens are.
+        indices: (B, Q), as returned by `topk_tokens`.
+        levels: the layout of the tokens.
 
     Returns:
-        (B, Q) bool, or None when each image has enough tokens, and where levels are `as_published`.
+        (B, Q) bool, or None when each image has enough tokens, and when levels are `as_published`.
     """
     if levels.padding is None or levels.fewest_tokens is None or levels.fewest_tokens >= indices.shape[1]:
         return None
@@ -173,7 +173,7 @@ def taken_padding(indices: Tensor, levels: TokenLevels) -> Tensor | None:
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Of tokens (B, N, ...) those with indices (B, Q): (B, Q, ...)."""
+    """Gather tokens (B, N, ...) by indices (B, Q): (B, Q, ...)."""
     index = indices.reshape(*indices.shape, *[1] * (tokens.dim() - 2))
     return tokens.gather(1, index.expand(-1, -1, *tokens.shape[2:]))
 
@@ -187,26 +187,28 @@ def best_proposals(
     group: int = 0,
     selection: ProposalSelection | None = None,
 ) -> tuple[LayerOutput, Tensor]:
-    """What heads say about the tokens whose best class has the highest score.
+    """Compute the proposals of the tokens with the highest score of any class.
 
     Args:
-        proposed: the encoder's tokens.
-        number: how many.
-        memory: the encoder's result, which says where the tokens are, see `topk_tokens`.
+        proposed: the encoder's tokens, projected for proposals.
+        number: number of proposals.
+        memory: the encoder's output, with the layout of the tokens, see `topk_tokens`.
         heads: with heads for the encoder.
-        group: whose heads, see `DetectionHeads.propose`.
-        selection: chooses other tokens by these scores and all boxes; without it, boxes are made for the best alone.
+        group: the group whose heads are used, see `DetectionHeads.propose`.
+        selection: chooses tokens by scores and boxes; None for the highest scores, without computing all boxes.
 
     Returns:
-        Their classes and boxes, (B, Q, ...), best first, and which tokens they are, (B, Q).
+        Classes and boxes, (B, Q, ...), best first, and the indices of the tokens, (B, Q).
     """
     with torch.no_grad():
         levels = memory.require_levels()
         if selection is None:
             best = topk_tokens(heads.score_tokens(proposed.tokens, group=group), number, levels)
         else:
-            every = heads.propose(*proposed, group=group)
-            best = selection(every.logits.max(-1).values, every.boxes, number, levels)
+            all_proposals = heads.propose(*proposed, group=group)
+            best = selection(all_proposals.logits.max(-1).values, all_proposals.boxes, number, levels)
     tokens, anchors, proposes = proposed
-    chosen = (gather_tokens(one.expand(tokens.shape[0], *one.shape[1:]), best) for one in (tokens, anchors, proposes))
+    chosen = (
+        gather_tokens(tensor.expand(tokens.shape[0], *tensor.shape[1:]), best) for tensor in (tokens, anchors, proposes)
+    )
     return heads.propose(*chosen, group=group)._replace(mask_features=memory.mask_features), best

@@ -1,4 +1,4 @@
-"""Where the queries of a detector with several feature levels begin: learned, or as the encoder's best proposals.
+"""Initial queries of a detector with several feature levels: learned, or the encoder's best proposals.
 
 Legend: B batch, N tokens of all levels, Q queries, C channels.
 """
@@ -33,11 +33,11 @@ MAX_LOGIT = 3.0  # of learned boxes before training
 
 
 class StartingQueries(NamedTuple):
-    """What a source of queries gives.
+    """The result of a source of queries.
 
     Attributes:
-        blocks: the matching queries, and in training those of a one-to-many branch.
-        proposals: the encoder's predictions that are trained; None without two stages.
+        blocks: the matching queries and, in training, those of a one-to-many branch.
+        proposals: the encoder's predictions for the loss; None without two stages.
     """
 
     blocks: list[QueryBlock]
@@ -45,26 +45,27 @@ class StartingQueries(NamedTuple):
 
 
 class DeformableQueries(nn.Module):
-    """Deformable DETR's queries, which refer to points, or with two stages to boxes (sections 4.1 and 4.2, A.4).
+    """Deformable DETR's queries, which refer to points or, with two stages, to boxes (sections 4.1, 4.2 and A.4).
 
-    One stage learns a position and a content for each query, and the position says where its point is. Two stages take
-    the proposals that are most probably an object, of whatever class, and make positions and contents of their boxes.
+    With one stage, a position and a content are learned for each query, and the reference point is computed from the
+    position. With two stages, positions and contents are computed from the boxes of the proposals that most probably
+    contain an object, of any class.
 
     Args:
-        layout: how many queries there are.
+        layout: number of queries.
         embed_dim: C.
-        as_two_stage: take queries from the encoder's proposals.
+        as_two_stage: use the encoder's proposals.
         mixed_selection: with two stages, learn the contents, one for each rank among the proposals (DINO, section 3.4;
             H-Deformable DETR).
-        selection: with two stages, which proposals are taken, see `ProposalSelection`; None for those of highest score.
-        token_contents: with two stages, add to contents what the tokens hold, without its gradients (DETA).
+        selection: with two stages, selects the proposals, see `ProposalSelection`; None for the highest scores.
+        token_contents: with two stages, add the encoder tokens, without gradients, to the contents (DETA).
 
     Raises:
-        ValueError: for mixed selection, a selection or contents of tokens without two stages, or several groups with
-            two stages without mixed selection.
+        ValueError: for mixed selection, a selection or token contents without two stages, or several groups with two
+            stages without mixed selection.
     """
 
-    encoder_groups = 1  # of heads: all groups of queries begin at the same proposals
+    encoder_groups = 1  # of heads: all groups of queries use the same proposals
     embedding: nn.Embedding | None
 
     def __init__(
@@ -80,7 +81,7 @@ class DeformableQueries(nn.Module):
         super().__init__()
         _check_stages(layout, as_two_stage, mixed_selection, selection)
         if token_contents and not as_two_stage:
-            raise ValueError("token_contents=True needs as_two_stage=True: it is about queries that are proposals")
+            raise ValueError("token_contents=True needs as_two_stage=True: it applies to queries made of proposals")
         self.layout = layout
         self.num_queries_one2many = layout.num_queries_one2many
         self.embed_dim = embed_dim
@@ -107,15 +108,15 @@ class DeformableQueries(nn.Module):
             nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, memory: Memory, heads: DetectionHeads, *, training: bool) -> StartingQueries:
-        """The queries that a decoder begins with.
+        """Make the initial queries of the decoder.
 
         Args:
-            memory: the encoder's result.
+            memory: the encoder's output.
             heads: with heads for the encoder when there are two stages.
-            training: whether there are queries that exist in training only.
+            training: whether to add the queries that exist in training only.
 
         Returns:
-            Matching queries, and with two stages the proposals of all tokens, which are trained to be an object or not.
+            The matching queries and, with two stages, the proposals of all tokens, for a binary objectness loss.
         """
         if self.as_two_stage:
             return self._proposed(memory, heads, training)
@@ -132,7 +133,7 @@ class DeformableQueries(nn.Module):
     def _proposed(self, memory: Memory, heads: DetectionHeads, training: bool) -> StartingQueries:
         proposed, levels = self.proposals(memory), memory.require_levels()
         output = heads.propose(*proposed)
-        # The score for "some object" is the first class, which these predictions are trained for.
+        # The objectness score is the first class, which is the one that the loss trains.
         scores, number = output.logits[..., 0], self.layout.num_proposals(training=training)
         if self.selection is None:
             best = topk_tokens(scores, number, levels)
@@ -164,32 +165,32 @@ class DeformableQueries(nn.Module):
 
 
 class AnchorQueries(nn.Module):
-    """Queries that are boxes with a content (DAB-DETR, Liu et al., ICLR 2022), learned or proposed.
+    """Queries that are boxes with contents (DAB-DETR, Liu et al., ICLR 2022), learned or proposed.
 
-    Two stages take the proposals whose best class has the highest score, and only these proposals are trained.
+    Two stages select the proposals with the highest score of any class; only the selected proposals are trained.
 
     Args:
-        layout: how many queries there are.
+        layout: number of queries.
         embed_dim: C.
-        as_two_stage: take boxes, and without mixed selection also contents, from the encoder's proposals.
+        as_two_stage: use the boxes and, without mixed selection, also the contents of the encoder's proposals.
         mixed_selection: with two stages, learn the contents, one for each rank among the proposals (DINO, Zhang et al.,
             ICLR 2023, section 3.4).
-        indicator: learned contents leave the last channel to the indicator that tells them from denoising queries
-            (DN-DETR, Li et al., CVPR 2022, section 4.4).
-        normal_init: all that is learned, contents and the logits of boxes, begins normally distributed, as in the
-            repositories of DAB-DETR and DN-DETR; see `reset_parameters` for how it begins otherwise, as in detrex.
-        selection: with two stages, which proposals are taken, see `ProposalSelection`; None for those of highest score.
-        project_contents: with two stages and no mixed selection, contents are projected from what the encoder gave for
-            the chosen tokens, without its gradients (DDQ).
-        mask_boxes: with two stages, queries begin at the boxes around the masks of proposals instead of their boxes
-            (Mask DINO, Li et al., CVPR 2023, section 3.4), for detectors with masks.
+        indicator: reserve the last channel of learned contents for the indicator that distinguishes them from denoising
+            queries (DN-DETR, Li et al., CVPR 2022, section 4.4).
+        normal_init: draw contents and box logits from a normal distribution, as in the repositories of DAB-DETR and
+            DN-DETR; otherwise initialise as detrex, see `reset_parameters`.
+        selection: with two stages, selects the proposals, see `ProposalSelection`; None for the highest scores.
+        project_contents: with two stages and without mixed selection, project the contents from the selected encoder
+            tokens, without their gradients (DDQ).
+        mask_boxes: with two stages, start from the boxes around the masks of proposals instead of their boxes (Mask
+            DINO, Li et al., CVPR 2023, section 3.4), for detectors with masks.
 
     Raises:
-        ValueError: for mixed selection, a selection, projected contents or boxes of masks without two stages, projected
+        ValueError: for mixed selection, a selection, projected contents or mask boxes without two stages, projected
             contents with mixed selection, or several groups with two stages without mixed selection.
     """
 
-    encoder_groups = 1  # of heads: all groups of queries begin at the same proposals
+    encoder_groups = 1  # of heads: all groups of queries use the same proposals
     content: nn.Embedding | None
 
     def __init__(
@@ -209,10 +210,11 @@ class AnchorQueries(nn.Module):
         _check_stages(layout, as_two_stage, mixed_selection, selection)
         if project_contents and (mixed_selection or not as_two_stage):
             raise ValueError(
-                "project_contents=True needs as_two_stage=True and mixed_selection=False: else they are learned"
+                "project_contents=True needs as_two_stage=True and mixed_selection=False, since contents are otherwise "
+                "learned"
             )
         if mask_boxes and not as_two_stage:
-            raise ValueError("mask_boxes=True needs as_two_stage=True: it is about queries that are proposals")
+            raise ValueError("mask_boxes=True needs as_two_stage=True: it applies to queries made of proposals")
         self.layout = layout
         self.num_queries_one2many = layout.num_queries_one2many
         self.as_two_stage = as_two_stage
@@ -232,7 +234,7 @@ class AnchorQueries(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Learned boxes begin all over the image, with contents of zero; contents of ranks are Xavier-uniform.
+        """Draw boxes uniformly over the image with zero contents; contents of ranks are Xavier-uniform.
 
         With `normal_init` all of them are normally distributed.
         """
@@ -253,15 +255,15 @@ class AnchorQueries(nn.Module):
             self.boxes.weight.copy_(inverse_sigmoid(anchors).clamp(-MAX_LOGIT, MAX_LOGIT))
 
     def forward(self, memory: Memory, heads: DetectionHeads, *, training: bool) -> StartingQueries:
-        """The queries that a decoder begins with.
+        """Make the initial queries of the decoder.
 
         Args:
-            memory: the encoder's result.
+            memory: the encoder's output.
             heads: with heads for the encoder when there are two stages.
-            training: whether there are queries that exist in training only.
+            training: whether to add the queries that exist in training only.
 
         Returns:
-            Matching queries, and with two stages the proposals that they were made of.
+            The matching queries and, with two stages, the proposals that they are made of.
         """
         if self.as_two_stage:
             return self.select(self.proposals(memory), memory, heads, training=training)
@@ -284,10 +286,10 @@ class AnchorQueries(nn.Module):
         """Make queries of the best proposals.
 
         Args:
-            proposed: the encoder's tokens.
-            memory: the encoder's result.
+            proposed: the encoder's tokens, projected for proposals.
+            memory: the encoder's output.
             heads: with heads for the encoder.
-            training: whether there are queries that exist in training only.
+            training: whether to add the queries that exist in training only.
         """
         number = self.layout.num_proposals(training=training)
         chosen, best = best_proposals(proposed, number, memory, heads, selection=self.selection)
@@ -308,12 +310,12 @@ class AnchorQueries(nn.Module):
         if not training:
             return StartingQueries(blocks)
         anchors = gather_tokens(proposed.references().expand(len(best), -1, -1), best)
-        if self.layout.num_queries_one2many:  # the branch's proposals are not trained
+        if self.layout.num_queries_one2many:  # the proposals of the branch have no loss
             chosen, anchors = chosen.first(self.layout.num_queries), anchors[:, : self.layout.num_queries]
         return StartingQueries(blocks, Predictions.of(chosen, reference=anchors))
 
     def projected_contents(self, encoded: Tensor, indices: Tensor) -> Tensor:
-        """(B, Q, C), contents of the tokens `indices`, (B, Q), of the encoder's (B, N, C)."""
+        """Project the contents, (B, Q, C), of the encoder's tokens (B, N, C) with indices (B, Q)."""
         assert self.content_projection is not None
         return self.content_projection(gather_tokens(encoded, indices).detach())
 
@@ -321,13 +323,13 @@ class AnchorQueries(nn.Module):
 def _check_stages(
     layout: QueryLayout, as_two_stage: bool, mixed_selection: bool, selection: ProposalSelection | None
 ) -> None:
-    """ValueError for what is about proposals without two stages, and for groups that would be the same."""
+    """Raise a ValueError for two-stage options without two stages, and for groups that would be identical."""
     if selection is not None and not as_two_stage:
-        raise ValueError("a selection needs as_two_stage=True: it chooses among proposals")
+        raise ValueError("a selection needs as_two_stage=True: it selects proposals")
     if mixed_selection and not as_two_stage:
-        raise ValueError("mixed_selection=True needs as_two_stage=True: it is about queries that are proposals")
+        raise ValueError("mixed_selection=True needs as_two_stage=True: it applies to queries made of proposals")
     if as_two_stage and not mixed_selection and layout.num_groups > 1:
         raise ValueError(
-            f"num_groups={layout.num_groups} with two stages needs mixed_selection=True: groups begin at the same "
-            "proposals, so without learned contents they would all be the same"
+            f"num_groups={layout.num_groups} with two stages needs mixed_selection=True: all groups use the same "
+            "proposals, so without learned contents they would be identical"
         )

@@ -1,4 +1,4 @@
-"""An encoder that refines the tokens of the foreground alone (Focus-DETR, Zheng et al., ICCV 2023).
+"""An encoder that refines only the foreground tokens (Focus-DETR, Zheng et al., ICCV 2023).
 
 Legend: B batch, N tokens of all levels, K foreground tokens, S tokens that a layer refines, L levels, C channels.
 """
@@ -20,15 +20,15 @@ from ..predictions import at_least_float32
 from ..targets import Targets
 from .proposals import gather_tokens
 
-# A level is for boxes whose farthest side is 4 to 8 of its strides away; the finest also for smaller, the coarsest also
-# for larger ones.
+# A level is responsible for boxes whose farthest side is 4 to 8 strides away; the finest level also for smaller boxes,
+# and the coarsest level also for larger ones.
 STRIDES_TO_SIDE = 8
 
 Number = TypeVar("Number", int, Tensor)
 
 
 class ForegroundScores(nn.Module):
-    """Scores how probably each token is part of an object, level by level, where coarser levels modulate finer ones.
+    """Scores the probability that a token is part of an object; coarser levels modulate the scores of finer ones.
 
     Args:
         embed_dim: C; a multiple of 4.
@@ -51,7 +51,7 @@ class ForegroundScores(nn.Module):
         self.alpha = alpha
         self.gamma = gamma
         self.loss_weight = loss_weight
-        # Of each level but the coarsest, coarse to fine.
+        # Parameters of each level but the coarsest, coarse to fine.
         self.modulation = nn.Parameter(torch.empty(len(self.strides) - 1).uniform_(-0.3, 0.3))
         self.features = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, embed_dim), nn.GELU())
         self.score = nn.Sequential(
@@ -67,11 +67,11 @@ class ForegroundScores(nn.Module):
     def forward(self, tokens: Tensor, levels: TokenLevels) -> list[Tensor]:
         """Score tokens.
 
-        As published, padding takes part in the mean of a level and in the interpolation to the next one.
+        As published, the mean of a level and the interpolation to the next level include padding.
 
         Args:
-            tokens: (B, N, C), projected as proposals are.
-            levels: where they are.
+            tokens: (B, N, C), projected as for proposals.
+            levels: the layout of the tokens.
 
         Returns:
             L maps (B, 1, h, w) of logits, finest first.
@@ -89,12 +89,12 @@ class ForegroundScores(nn.Module):
         return scores[::-1]
 
     def loss(self, scores: Sequence[Tensor], targets: Targets, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """Focal loss: a token is positive when it is inside a box of the sizes that its level is for.
+        """Compute the focal loss; a token is positive inside a box of a size that its level is responsible for.
 
-        Each image's sum is divided by its positive tokens, at least 1, and the mean is over images.
+        The sum of each image is divided by its number of positive tokens, at least 1, and averaged over images.
 
         Args:
-            scores: what `forward` gave.
+            scores: the result of `forward`.
             targets: the objects.
             image_sizes: height and width of each image in pixels, without padding.
 
@@ -105,7 +105,7 @@ class ForegroundScores(nn.Module):
         sizes = torch.tensor(image_sizes, dtype=objects.dtype).to(objects.device, non_blocking=True).flip(1)
         boxes = box_cxcywh_to_xyxy(objects) * sizes.repeat(1, 2)[:, None]
         numbers = torch.tensor(targets.sizes).to(objects.device, non_blocking=True)
-        there = torch.arange(boxes.shape[1], device=boxes.device) < numbers[:, None]  # (B, T)
+        is_object = torch.arange(boxes.shape[1], device=boxes.device) < numbers[:, None]  # (B, T)
         positive = []
         for index, (level, stride) in enumerate(zip(scores, self.strides, strict=True)):
             y, x = (
@@ -115,26 +115,26 @@ class ForegroundScores(nn.Module):
             centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)[None, :, None]
             sides = torch.cat([centres - boxes[:, None, :, :2], boxes[:, None, :, 2:] - centres], dim=-1)
             farthest = sides.amax(-1)  # (B, cells, T)
-            fits = (sides.amin(-1) > 0) & there[:, None]
+            fits = (sides.amin(-1) > 0) & is_object[:, None]
             if index > 0:
                 fits &= farthest > STRIDES_TO_SIDE / 2 * stride
             if index < len(self.strides) - 1:
                 fits &= farthest <= STRIDES_TO_SIDE * stride
             positive.append(fits.any(-1))
-        wanted = torch.cat(positive, dim=1)
+        is_foreground = torch.cat(positive, dim=1)
         logits = at_least_float32(torch.cat([level.flatten(1) for level in scores], dim=1))
-        losses = sigmoid_focal_loss(logits, wanted.to(logits.dtype), self.alpha, self.gamma).sum(1)
-        return self.loss_weight * (losses / wanted.sum(1).clamp(min=1)).mean()
+        losses = sigmoid_focal_loss(logits, is_foreground.to(logits.dtype), self.alpha, self.gamma).sum(1)
+        return self.loss_weight * (losses / is_foreground.sum(1).clamp(min=1)).mean()
 
 
 class SparseEncoderLayer(nn.Module):
-    """Refines some tokens: the best of them attend to each other, then each reads a few points of all tokens.
+    """Refines some tokens: the best ones attend to each other, then each samples a few points of all tokens.
 
     Args:
-        self_attn: attention of the best tokens.
+        self_attn: attention among the best tokens.
         attn: deformable attention to all tokens.
         ffn, norm: see `BaseTransformerLayer`.
-        num_best: how many tokens attend to each other.
+        num_best: number of tokens that attend to each other.
 
     Raises:
         ValueError: when `num_best` is below 1.
@@ -143,7 +143,7 @@ class SparseEncoderLayer(nn.Module):
     def __init__(self, *, self_attn: nn.Module, attn: nn.Module, ffn: nn.Module, norm: nn.Module, num_best: int = 300):
         super().__init__()
         if num_best < 1:
-            raise ValueError(f"num_best={num_best} is less than 1")
+            raise ValueError(f"num_best={num_best} is below 1")
         self.num_best = num_best
         self.among_best = BaseTransformerLayer(
             attn=self_attn, ffn=ffn, norm=norm, operation_order=["self_attn", "norm"]
@@ -172,12 +172,12 @@ class SparseEncoderLayer(nn.Module):
 
         Args:
             query: (B, S, C), the tokens to refine.
-            tokens: (B, N, C), what they read.
+            tokens: (B, N, C), the values of deformable attention.
             query_pos: (B, S, C).
-            quality: (B, S), by which the best are chosen.
+            quality: (B, S), the scores that determine the best tokens.
             empty: (B, S) bool, True = no token; None when there is none.
-            levels: where `tokens` are.
-            reference_points: (B, S, L, 2), where the tokens to refine are, in 0..1 of the padded maps.
+            levels: the layout of `tokens`.
+            reference_points: (B, S, L, 2), the locations of the tokens to refine, in 0..1 of the padded maps.
 
         Returns:
             (B, S, C).
@@ -196,20 +196,20 @@ class SparseEncoderLayer(nn.Module):
 
 
 class SparseEncoder(TransformerLayerSequence):
-    """Each layer refines the tokens with the highest foreground scores, the deeper the fewer; the others stay.
+    """Each layer refines the tokens with the highest foreground scores, fewer in deeper layers, and keeps the others.
 
-    Layers read the encoder's input, not what the layers before made of it, as published.
+    As published, layers sample the encoder's input, not the result of the previous layers.
 
     Args:
-        layer: a `SparseEncoderLayer`, of which `num_layers` copies are made, or the layers.
-        num_layers: how many layers; may be left out when a list is given.
+        layer: a `SparseEncoderLayer`, of which `num_layers` copies are made, or a list of layers.
+        num_layers: number of layers; optional with a list.
         foreground: scores tokens.
-        foreground_share: the share of an image's tokens that are foreground.
-        layer_shares: for each layer the share of the foreground that it refines. With images of several sizes it is a
-            share of the foreground of the largest, of which an image refines no more than its own foreground.
+        foreground_share: fraction of an image's tokens that are foreground.
+        layer_shares: fraction of the foreground that each layer refines. With images of different sizes it refers to
+            the largest foreground, and an image refines at most its whole foreground.
 
     Raises:
-        ValueError: when a share is not above 0 and up to 1, or there is not one of each layer.
+        ValueError: when a fraction is not in (0, 1], or the number of fractions is not the number of layers.
     """
 
     def __init__(
@@ -223,10 +223,10 @@ class SparseEncoder(TransformerLayerSequence):
     ):
         super().__init__(layer, num_layers)
         if len(layer_shares) != self.num_layers:
-            raise ValueError(f"layer_shares has {len(layer_shares)} numbers, but the encoder {self.num_layers} layers")
+            raise ValueError(f"layer_shares has {len(layer_shares)} numbers for {self.num_layers} encoder layers")
         for share in (foreground_share, *layer_shares):
             if not 0 < share <= 1:
-                raise ValueError(f"the share {share} of tokens is not above 0 and up to 1")
+                raise ValueError(f"the fraction {share} of tokens must be above 0 and at most 1")
         self.foreground = foreground
         self.foreground_share = foreground_share
         self.layer_shares = tuple(layer_shares)
@@ -247,10 +247,10 @@ class SparseEncoder(TransformerLayerSequence):
         Args:
             tokens: (B, N, C).
             pos: (B, N, C) or (1, N, C).
-            levels: where the tokens are.
-            scores: (B, N), logits of being foreground.
-            class_score: tokens (B, S, C) to the logit of each one's best class, (B, S). Times the foreground score it
-                says which of them attend to each other.
+            levels: the layout of the tokens.
+            scores: (B, N), foreground logits.
+            class_score: maps tokens (B, S, C) to the logit of the best class of each, (B, S). Its product with the
+                foreground score determines which tokens attend to each other.
 
         Returns:
             (B, N, C).
@@ -259,50 +259,50 @@ class SparseEncoder(TransformerLayerSequence):
         scores = at_least_float32(scores.detach())
         pos = pos.expand(batch, -1, -1)
         centres = levels.in_maps(levels.centres()).expand(batch, -1, -1, -1)
-        # How many tokens are refined depends on padding, which is on the device: there are slots for all that can be.
-        most = _part(number, self.foreground_share) + 1
-        foreground: Tensor | None = None  # (B, 1), how many tokens of each image; None where all have `most`
+        # The number of refined tokens depends on padding, which is only known on the device; there are slots for all.
+        max_foreground = _part(number, self.foreground_share) + 1
+        foreground: Tensor | None = None  # (B, 1), number of foreground tokens of each image; None without padding
         if padding is not None:
             scores = scores.masked_fill(padding, scores.min())
             foreground = _part((~padding).sum(1, keepdim=True), self.foreground_share) + 1
-        order = scores.topk(min(most, number), dim=1).indices
+        order = scores.topk(min(max_foreground, number), dim=1).indices
         output = tokens
         for layer, share in zip(self.layers, self.layer_shares, strict=True):
-            chosen = order[:, : max(_part(most, share), 1)]
-            rank = torch.arange(chosen.shape[1], device=chosen.device)
+            indices = order[:, : max(_part(max_foreground, share), 1)]
+            rank = torch.arange(indices.shape[1], device=indices.device)
             empty = None
             if foreground is not None:
-                there = _part(foreground.max(), share).clamp(min=1)
-                empty = (rank >= there).expand_as(chosen)
-            before = gather_tokens(output, chosen)
+                num_refined = _part(foreground.max(), share).clamp(min=1)
+                empty = (rank >= num_refined).expand_as(indices)
+            selected = gather_tokens(output, indices)
             with torch.no_grad():
-                quality = class_score(before) * scores.gather(1, chosen)
+                quality = class_score(selected) * scores.gather(1, indices)
             refined = layer(
-                before,
+                selected,
                 tokens,
-                query_pos=gather_tokens(pos, chosen),
+                query_pos=gather_tokens(pos, indices),
                 quality=quality,
                 empty=empty,
                 levels=levels,
-                reference_points=gather_tokens(centres, chosen),
+                reference_points=gather_tokens(centres, indices),
             )
             if foreground is not None and empty is not None:
-                refined = torch.where((empty | (rank >= foreground))[..., None], before, refined)
-            output = put_tokens(output, chosen, refined)
+                refined = torch.where((empty | (rank >= foreground))[..., None], selected, refined)
+            output = put_tokens(output, indices, refined)
         return output
 
 
 def _part(number: Number, share: float) -> Number:
-    """A share of a whole number, rounded down, by whole numbers: in exported graphs sizes are variables."""
+    """Compute a fraction of an integer, rounded down, in integer arithmetic: exported graphs have symbolic sizes."""
     exact = Fraction(share).limit_denominator(1_000_000)
     return number * exact.numerator // exact.denominator
 
 
 def _at_most(limit: int, number: int) -> int | torch.SymInt:
-    """The smaller of the two; in exported graphs `number` is a variable."""
+    """Return the minimum; in exported graphs `number` is symbolic."""
     return number.clamp(max=limit) if isinstance(number, Tensor) else torch.sym_min(number, limit)
 
 
 def put_tokens(tokens: Tensor, indices: Tensor, values: Tensor) -> Tensor:
-    """Tokens (B, N, C) with `values` (B, S, C) in the place of those with indices (B, S)."""
+    """Replace the tokens (B, N, C) with indices (B, S) by `values` (B, S, C)."""
     return tokens.scatter(1, indices[..., None].expand_as(values), values.to(tokens.dtype))

@@ -1,4 +1,4 @@
-"""Encoder and decoders of the family that Deformable DETR founded (Zhu et al., ICLR 2021, section 4).
+"""Encoder and decoders of the Deformable DETR family (Zhu et al., ICLR 2021, section 4).
 
 Legend: B batch, N tokens of all levels, L levels, Q queries, C channels.
 """
@@ -18,16 +18,16 @@ from ..multi_scale import TokenLevels, flatten_maps
 
 
 class DeformableEncoder(TransformerLayerSequence):
-    """Tokens of all levels that read from each other, each around its own place.
+    """An encoder in which each token of all levels samples points around its location.
 
-    Pre-norm layers are followed by one more norm.
+    Pre-norm layers are followed by a final norm.
 
     Args:
-        layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers. Their
-            self-attention gets `reference_points` and `spatial_shapes`.
-        num_layers: how many layers; may be left out when a list is given.
-        memory_fusion: makes the memory of the encoder's input and the results of all layers, see `MemoryFusion`; None
-            for the last layer's result.
+        layer: one layer, of which `num_layers` copies with newly drawn initial values are made, or a list of layers.
+            The self-attention gets `reference_points` and `spatial_shapes`.
+        num_layers: number of layers; optional with a list.
+        memory_fusion: computes the memory from the encoder's input and the results of all layers, see `MemoryFusion`;
+            None for the result of the last layer.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class DeformableEncoder(TransformerLayerSequence):
 
     def forward(self, tokens: Tensor, *, pos: Tensor, levels: TokenLevels) -> Tensor:
         """tokens: (B, N, C); pos: (B, N, C) or (1, N, C). Returns (B, N, C)."""
-        every = self.every_layer(tokens, pos=pos, levels=levels)
-        return every[-1] if self.memory_fusion is None else self.memory_fusion([tokens, *every])
+        layer_results = self.every_layer(tokens, pos=pos, levels=levels)
+        return layer_results[-1] if self.memory_fusion is None else self.memory_fusion([tokens, *layer_results])
 
     def every_layer(self, tokens: Tensor, *, pos: Tensor, levels: TokenLevels) -> list[Tensor]:
-        """The same for each layer, in their order; the norm after pre-norm layers is for the last one alone."""
+        """Return the result of each layer; the norm after pre-norm layers is applied to the last one only."""
         centres = levels.in_maps(levels.centres()).expand(tokens.shape[0], -1, -1, -1)
         inputs = {"reference_points": centres, "spatial_shapes": levels.spatial_shapes}
         results = []
@@ -60,12 +60,12 @@ class DeformableEncoder(TransformerLayerSequence):
 
 
 class MemoryFusion(nn.Module):
-    """The results of all encoder layers as one memory (Stable-DINO, Liu et al., ICCV 2023, section 3.3).
+    """Fuses the results of all encoder layers into one memory (Stable-DINO, Liu et al., ICCV 2023, section 3.3).
 
     Args:
         embed_dim: C.
-        num_layers: of the encoder.
-        num_fcs: linear layers, with ReLU between them: 1 in Stable-DINO, 2 in Relation-DETR.
+        num_layers: number of encoder layers.
+        num_fcs: number of linear layers, with ReLU between them: 1 in Stable-DINO, 2 in Relation-DETR.
     """
 
     def __init__(self, embed_dim: int, num_layers: int, num_fcs: int = 2):
@@ -82,9 +82,9 @@ class MemoryFusion(nn.Module):
 
 
 class DeformableDecoder(Decoder):
-    """Queries that attend to each other and read from the tokens around their references.
+    """A decoder whose queries attend to each other and sample the tokens around their references.
 
-    Positions of queries are given with them and are the same for all layers.
+    Positions of queries are inputs and the same for all layers.
     """
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
@@ -100,17 +100,17 @@ class DeformableDecoder(Decoder):
         }
 
     def query_position(self, index: int, state: DecoderState) -> Tensor | None:
-        """(B, Q, C), what a layer adds to its queries in attention."""
+        """Return the position that a layer adds to its queries in attention, (B, Q, C)."""
         return state.queries.position
 
 
 class DeformableAnchorDecoder(DeformableDecoder):
-    """The same with positions made of each layer's boxes (DAB-DETR, Liu et al., ICLR 2022, section 4.1).
+    """`DeformableDecoder` with positions computed from each layer's boxes (DAB-DETR, Liu et al., ICLR 2022, 4.1).
 
     Args:
         layer, num_layers, relation, recollection: see `Decoder`.
         embed_dim: C.
-        scale_positions: from the second layer on, what a query holds scales its position, channel by channel.
+        scale_positions: from the second layer on, scale positions channel-wise by a function of the query.
         temperature: of the sine embedding of boxes.
     """
 
@@ -140,7 +140,7 @@ class DeformableAnchorDecoder(DeformableDecoder):
         """See `DeformableDecoder.query_position`."""
         assert state.reference is not None
         boxes, levels = state.reference, state.memory.require_levels()
-        if levels.as_published:  # a box is embedded as it lies in the padded batch
+        if levels.as_published:  # boxes are embedded relative to the padded batch
             boxes = levels.in_maps(boxes)[:, :, 0]
         embedding = get_sine_pos_embed(boxes, self.embed_dim // 2, self.temperature).to(state.query.dtype)
         position = self.ref_point_head(embedding)
@@ -148,13 +148,13 @@ class DeformableAnchorDecoder(DeformableDecoder):
 
 
 class DeformableBoxDecoder(DeformableDecoder):
-    """The same with positions that a module makes of each layer's boxes as they are (RT-DETR, Zhao et al., CVPR 2024).
+    """`DeformableDecoder` with positions computed by an MLP from each layer's boxes (RT-DETR, Zhao et al., CVPR 2024).
 
     Args:
         layer, num_layers, relation, num_eval_layers, recollection: see `Decoder`.
-        position_head: boxes (B, Q, 4) cxcywh in 0..1 to positions (B, Q, C), as an `MLP`.
-        position_limit: what the numbers of positions are clamped to, in absolute value (D-FINE has 10); None for as
-            they are.
+        position_head: maps boxes (B, Q, 4) cxcywh in 0..1 to positions (B, Q, C), for example an `MLP`.
+        position_limit: largest absolute value of positions, to which they are clamped (10 in D-FINE); None for no
+            limit.
     """
 
     def __init__(
@@ -190,13 +190,13 @@ class MultiScaleTransformer(nn.Module):
     """Encoder and decoder of a detector with several feature levels.
 
     Args:
-        encoder: (tokens, pos=, levels=) to tokens; one that works on maps goes there and back by `TokenLevels.maps` and
-            `flatten_maps`. None for tokens as the neck gives them, without positions.
+        encoder: maps (tokens, pos=, levels=) to tokens; an encoder of maps converts them by `TokenLevels.maps` and
+            `flatten_maps`. None for the neck's tokens, without positions.
         decoder: turns queries into predictions.
         embed_dim: C.
-        num_feature_levels: L, which the encoder tells apart by learned embeddings added to the positions of tokens.
-        coarsest_first: the decoder and the selection of queries get the tokens of the coarsest level first, as in Mask
-            DINO: proposals are then smallest there, and attention counts levels from there.
+        num_feature_levels: L; learned level embeddings are added to the positions of tokens for the encoder.
+        coarsest_first: order tokens from the coarsest level for the decoder and the selection of queries, as in Mask
+            DINO: proposals are then smallest on the coarsest level, and attention numbers levels in that order.
     """
 
     level_embeds: nn.Parameter | None
@@ -222,7 +222,7 @@ class MultiScaleTransformer(nn.Module):
             nn.init.normal_(self.level_embeds)
 
     def encode(self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]) -> Memory:
-        """Encode feature maps; arguments and errors as of `flatten`."""
+        """Encode feature maps; for arguments and errors see `flatten`."""
         tokens, pos, levels = self.flatten(maps, positions)
         if self.encoder is not None:
             tokens = self.encoder(tokens, pos=pos, levels=levels)
@@ -233,18 +233,18 @@ class MultiScaleTransformer(nn.Module):
     def flatten(
         self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None, TokenLevels]:
-        """What an encoder takes.
+        """Flatten maps and positions to the input of an encoder.
 
         Args:
             maps: L padded maps (B, C, h, w), finest first.
             positions: their position embeddings, (B, C, h, w) or (1, C, h, w); none without an encoder.
 
         Returns:
-            Tokens (B, N, C), their positions with the embeddings of levels, (B, N, C) or (1, N, C), which are None
-            without an encoder, and where the tokens are.
+            Tokens (B, N, C); their positions with level embeddings, (B, N, C) or (1, N, C), or None without an encoder;
+            and the layout of the tokens.
 
         Raises:
-            ValueError: for another number of maps than L.
+            ValueError: when the number of maps is not L.
         """
         if len(maps) != self.num_feature_levels:
             raise ValueError(

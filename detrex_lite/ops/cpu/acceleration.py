@@ -1,4 +1,4 @@
-"""Exchanging the blocks of a model for those that are faster on a CPU, and back."""
+"""Replacement of the blocks of a model by subclasses that are faster on a CPU, and its reversal."""
 
 from typing import TypeVar
 
@@ -23,23 +23,23 @@ ACCELERATED: dict[type[nn.Module], type[nn.Module]] = {
     MultiheadAttention: AcceleratedMultiheadAttention,
     ConditionalCrossAttention: AcceleratedConditionalCrossAttention,
 }
-"""Block -> what it is exchanged for. ConditionalSelfAttention gains by its linear layers alone."""
+"""Maps each block to its accelerated subclass. ConditionalSelfAttention profits from its linear layers alone."""
 
 PLAIN = {accelerated: plain for plain, accelerated in ACCELERATED.items()}
 
 
 def accelerate(model: Model) -> Model:
-    """Make a model faster on a CPU, in place: with the same results up to rounding, and another draw of dropout.
+    """Make a model faster on a CPU, in place; results stay the same up to rounding and the random draws of dropout.
 
-    Modules change their classes and stay the same objects, with the same names, parameters and buffers: state dicts,
-    optimizers, copies and pickles are not concerned. Only modules of exactly the classes in `ACCELERATED` are
-    exchanged. Those that are called in an unusual way, or contain a module that is, are left as they are: with hooks
-    (which includes pruning and weight_norm), with parametrizations, or with a `forward` of their own. What
-    is added to them later works, too: an accelerated FFN looks for it in each call. On other devices, under autocast
-    (but for dropout) and when compiled, an accelerated model does what a plain one does.
+    Only the classes of modules change. The modules remain the same objects, with the same names, parameters and
+    buffers, so that state dicts, optimizers, copies and pickles are not affected. Only modules whose class is exactly
+    one of those in `ACCELERATED` are converted. A module with hooks (including pruning and weight_norm),
+    parametrizations or a replaced `forward` is left unchanged, and so is a module that contains one. Hooks may also be
+    added later, since an accelerated FFN checks for them in each call. On other devices, under autocast (except for
+    dropout) and when compiled, an accelerated model runs the plain implementation.
 
-    Not on an accelerated model: double backward through an FFN, and `torch.ao.quantization.quantize_dynamic`, which
-    looks for exact classes. See `restore`.
+    Two operations need the plain model, see `restore`: double backward through an FFN, and
+    `torch.ao.quantization.quantize_dynamic`, which looks for exact classes.
 
     Args:
         model: in any mode.

@@ -1,4 +1,4 @@
-"""Chunked Linear-ReLU-Dropout-Linear for CPUs, which does not materialise the gradient of the hidden layer.
+"""Chunked Linear-ReLU-Dropout-Linear for CPUs that does not materialise the gradient of the hidden layer.
 
 At 12,760 tokens and 2,048 hidden channels, the hidden layer takes 100 MB, and the plain backward pass allocates two
 more tensors of that size, whose pages the system maps and unmaps each time. Here the tokens are processed in chunks
@@ -28,7 +28,7 @@ def chunked_mlp(
     second_bias: Tensor | None,
     drop_threshold: int = 0,
 ) -> Tensor:
-    """`linear(dropout(relu(linear(x))))`.
+    """Compute `linear(dropout(relu(linear(x))))`.
 
     Args:
         x: (N, C), on a CPU.
@@ -36,11 +36,11 @@ def chunked_mlp(
         first_bias: (F,).
         second_weight: (D, F).
         second_bias: (D,).
-        drop_threshold: how many of 65,536 hidden values are dropped on average, fewer than all of them; see
+        drop_threshold: how many of 65,536 hidden values are dropped on average, below 65,536; see
             `detrex_lite.ops.cpu.dropout.drop_threshold`.
 
     Returns:
-        (N, D). It can be differentiated once, not twice.
+        (N, D). Double backward is not supported.
     """
     arguments = (x, first_weight, first_bias, second_weight, second_bias)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in arguments):
@@ -72,7 +72,7 @@ class _ChunkedMlp(torch.autograd.Function):
         x, first_weight, second_weight, *hidden_chunks = ctx.saved_tensors
         wants_x, wants_first_weight, wants_first_bias, wants_second_weight, wants_second_bias, _ = ctx.needs_input_grad
         first_transposed, second_transposed = first_weight.t().contiguous(), second_weight.t().contiguous()
-        # One per chunk; the gradients of weights and biases are sums over all chunks.
+        # There is one gradient of x per chunk; the gradients of weights and biases are sums over all chunks.
         x_gradients: list[Tensor] = []
         first_weight_gradient = torch.zeros_like(first_weight) if wants_first_weight else None
         first_bias_gradient = first_weight.new_zeros(len(first_weight)) if wants_first_bias else None
@@ -85,7 +85,7 @@ class _ChunkedMlp(torch.autograd.Function):
             if not any(ctx.needs_input_grad[:3]):
                 continue
             hidden_gradient = linear(gradient, second_transposed)
-            # `hidden` is zero both where ReLU cut off and where dropout did: one comparison stops the gradient of both.
+            # `hidden` is zero where ReLU or dropout zeroed it, so one comparison masks the gradient for both.
             torch.ops.aten.threshold_backward.grad_input(hidden_gradient, hidden, 0, grad_input=hidden_gradient)
             if wants_x:
                 x_gradients.append(linear(hidden_gradient, first_transposed))
@@ -114,7 +114,7 @@ def _forward(
     drop_threshold: int,
     keep: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The result, and with `keep` the chunks of the hidden layer."""
+    """Compute the result and, with `keep`, the chunks of the hidden layer."""
     if drop_threshold:
         second_weight = second_weight * kept_scale(drop_threshold)
     out_chunks, hidden_chunks = [], []

@@ -1,11 +1,11 @@
 """Linear layers on a CPU as 1x1 convolutions, where those are faster.
 
-On x86, torch multiplies float32 matrices with MKL, which leaves half of the vector unit idle on processors that are not
-made by Intel. Its convolutions go to oneDNN, which uses all of it. A linear layer is a 1x1 convolution over an image
-whose pixels are the tokens. Measured on an AMD EPYC with AVX-512 and two threads, at 600 to 12,760 tokens and 256 to
-2,048 channels: 490 instead of 230 GFLOP/s forward, 400 instead of 210 for the gradient of the weight, with the same
-accuracy. On a processor whose vector unit is half as wide (Zen 4) both reach about 150. Below the bounds in this module
-a convolution costs more than it saves.
+On x86, torch multiplies float32 matrices with MKL, which uses only 256-bit vectors on processors that are not made by
+Intel. Its convolutions run on oneDNN, which uses the full vector width. A linear layer is a 1x1 convolution over an
+image whose pixels are the tokens. Measured on an AMD EPYC with AVX-512 and two threads, at 600 to 12,760 tokens and 256
+to 2,048 channels: 490 instead of 230 GFLOP/s forward, 400 instead of 210 for the gradient of the weight, with the same
+accuracy. On a processor with a vector unit half as wide (Zen 4) both reach about 150. Below the bounds in this module a
+convolution costs more than it saves.
 
 Legend: N tokens, C channels before, D channels after.
 """
@@ -21,9 +21,9 @@ MIN_CHANNELS = 32
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`; it can be differentiated any number of times, too.
+    """Compute `torch.nn.functional.linear`; higher derivatives are supported.
 
-    On other devices than a CPU, under autocast and inside a compiled graph it is that function.
+    On devices other than a CPU, under autocast and inside a compiled graph, torch's function is called.
 
     Args:
         x: (..., C).
@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def weight_gradient(out_gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of a linear layer's weight.
+    """Compute the gradient of a linear layer's weight.
 
     Args:
         out_gradient: (N, D), of the layer's result.
@@ -81,10 +81,10 @@ def _has_wide_vectors() -> bool:
 
 
 def _as_image(tokens: Tensor) -> Tensor:
-    """(N, C) to (1, C, N, 1) in the same memory: channels last."""
+    """View (N, C) as (1, C, N, 1), channels last, in the same memory."""
     return tokens.contiguous()[None, :, None].permute(0, 3, 1, 2)
 
 
 def _as_tokens(image: Tensor) -> Tensor:
-    """The inverse of `_as_image`."""
+    """Invert `_as_image`."""
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])

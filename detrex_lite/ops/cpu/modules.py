@@ -1,7 +1,7 @@
-"""What blocks are exchanged for on a CPU: subclasses with the same parameters and the same results, computed faster.
+"""Accelerated blocks for a CPU: subclasses with the same parameters and results as the plain blocks.
 
-Each falls back to the block that it extends where its own computation does not apply: on other devices, while
-torch.compile traces it and, but for dropout, under autocast.
+Each falls back to its base class where the fast implementation does not apply: on other devices, while torch.compile
+traces it and, except for dropout, under autocast.
 """
 
 from typing import cast
@@ -19,10 +19,10 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_untouched(module: nn.Module) -> bool:
-    """Whether a call of `module` is a call of the `forward` of its class, with parameters that are its own.
+    """Whether calling `module` runs nothing but the `forward` of its class on its registered parameters.
 
-    It is not where the module has hooks, which is also how pruning and weight_norm work, where it has parametrizations,
-    or where its `forward` was replaced or compiled.
+    This is false when the module has hooks (which pruning and weight_norm use) or parametrizations, or when its
+    `forward` was replaced or compiled.
     """
     state = vars(module)
     return (
@@ -34,7 +34,7 @@ def is_untouched(module: nn.Module) -> bool:
 
 
 class AcceleratedLinear(nn.Linear):
-    """`torch.nn.Linear` by `detrex_lite.ops.cpu.linear`."""
+    """`torch.nn.Linear` computed by `detrex_lite.ops.cpu.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., C). Returns (..., D)."""
@@ -42,7 +42,7 @@ class AcceleratedLinear(nn.Linear):
 
 
 class AcceleratedDropout(nn.Dropout):
-    """`torch.nn.Dropout` by `detrex_lite.ops.cpu.dropout`: masks take a third to a fifth of the time."""
+    """`torch.nn.Dropout` computed by `detrex_lite.ops.cpu.dropout`, which draws masks 3 to 5 times as fast."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: of any shape. Returns the same shape."""
@@ -53,10 +53,10 @@ class AcceleratedDropout(nn.Dropout):
 
 
 class AcceleratedFFN(FFN):
-    """`FFN` by `detrex_lite.ops.cpu.chunked_mlp`, which does not call the inner modules.
+    """`FFN` computed by `detrex_lite.ops.cpu.chunked_mlp`, which does not call the inner modules.
 
-    An FFN of another depth or activation, or whose inner modules were exchanged or touched (see `is_untouched`), runs
-    as the plain one does. It can be differentiated once; double backward needs `restore`.
+    An FFN with a different depth or activation, or whose inner modules were replaced or modified (see `is_untouched`),
+    runs the plain implementation. Double backward needs `restore`.
     """
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
@@ -97,10 +97,11 @@ class AcceleratedMultiheadAttention(MultiheadAttention):
 
 
 class AcceleratedConditionalCrossAttention(ConditionalCrossAttention):
-    """`ConditionalCrossAttention` with values as wide as its queries.
+    """`ConditionalCrossAttention` whose values are padded to the width of its queries.
 
-    The CPU's kernel that does not build the attention weights requires it: 0.4 of the time, 0.7 with gradients. That
-    kernel has no dropout of attention weights, with which values stay as they are.
+    torch's CPU kernel that does not materialise attention weights requires equal widths. It takes 0.4 of the time, or
+    0.7 with gradients. The kernel does not support dropout of attention weights; with such dropout values are not
+    padded.
     """
 
     def attend_heads(self, q: Tensor, k: Tensor, v: Tensor, *masks: Tensor | None) -> Tensor:
@@ -118,5 +119,5 @@ _DROPOUT = (nn.Dropout, AcceleratedDropout)
 
 
 def _has_any_global_hook() -> bool:
-    """Whether there are hooks for all modules, such as those of profilers."""
+    """Whether global module hooks are registered, such as those of profilers."""
     return bool(nn.modules.module._has_any_global_hook())

@@ -1,4 +1,4 @@
-"""The public functions of deformable attention: check the shapes, choose a way, compute.
+"""The public functions of deformable attention: they check shapes, select a backend and compute.
 
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """
@@ -12,7 +12,7 @@ from .embedding_bag import deformable_attention_embedding_bag, deformable_attent
 from .grid_sample import deformable_attention_grid_sample
 from .reference import deformable_attention_reference, sampling_locations
 
-# Those that take sampling locations and weights; the others have kernels that begin at the offsets.
+# Backends that take sampling locations and weights; the others also have kernels that take offsets and logits.
 PLAIN = {"reference": deformable_attention_reference, "grid_sample": deformable_attention_grid_sample}
 
 
@@ -24,22 +24,23 @@ def multi_scale_deformable_attention(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """The weighted sum of bilinear samples of several feature maps (Zhu et al., ICLR 2021, eq. 3).
+    """Compute the weighted sum of bilinear samples of several feature maps (Zhu et al., ICLR 2021, eq. 3).
 
-    Maps are zero outside, and 0 and 1 are their borders, not the centres of their outer cells (`align_corners=False`).
+    Maps are zero-padded. Coordinates 0 and 1 are the borders of a map, not the centres of its outer cells
+    (`align_corners=False`).
 
     Args:
         value: (B, N, H, C), the maps flattened row by row, level after level.
         spatial_shapes: L pairs (height, width); their products sum to N.
-        sampling_locations: (B, Q, H, L, P, 2), x first, in 0..1 of each map.
-        attention_weights: (B, Q, H, L, P); papers have them sum to 1 over levels and points, this does not need it.
-        backend: one of `BACKENDS`; None chooses by device and dtype (see `select_backend`).
+        sampling_locations: (B, Q, H, L, P, 2), x first, normalised to 0..1 by the size of each map.
+        attention_weights: (B, Q, H, L, P); they need not sum to 1.
+        backend: one of `BACKENDS`; None selects one by device and dtype (see `select_backend`).
 
     Returns:
         (B, Q, H * C), in the dtype of `value`; half precision is summed in float32.
 
     Raises:
-        ValueError: when shapes do not fit together, or the backend is unknown or cannot take these tensors.
+        ValueError: when shapes do not match, or the backend is unknown or does not support these tensors.
     """
     spatial_shapes = _checked_shapes(value, spatial_shapes)
     batch, _, heads, _ = value.shape
@@ -65,19 +66,21 @@ def multi_scale_deformable_attention_from_offsets(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """As `multi_scale_deformable_attention`, from what a layer's projections give: fewer passes over memory on a GPU.
+    """Compute `multi_scale_deformable_attention` from the outputs of a layer's projections.
+
+    A GPU reads and writes less memory than with separately computed locations and weights.
 
     Args:
-        value, spatial_shapes, backend: see there.
-        reference_points: (B, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, in 0..1 of each (padded) map.
+        value, spatial_shapes, backend: see `multi_scale_deformable_attention`.
+        reference_points: (B, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, normalised to 0..1 by each padded map.
         sampling_offsets: (B, Q, H, L, P, 2), x first; see `sampling_locations` for their units.
-        attention_logits: (B, Q, H, L, P), normalised here by softmax over levels and points.
+        attention_logits: (B, Q, H, L, P); softmax over levels and points is applied here.
 
     Returns:
         (B, Q, H * C), in the dtype of `value`.
 
     Raises:
-        ValueError: as there.
+        ValueError: when shapes do not match, or the backend is unknown or does not support these tensors.
     """
     spatial_shapes = _checked_shapes(value, spatial_shapes)
     batch, queries, levels = value.shape[0], attention_logits.shape[1], len(spatial_shapes)
@@ -103,7 +106,7 @@ def multi_scale_deformable_attention_from_offsets(
 
 def _checked_shapes(value: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     if isinstance(spatial_shapes, Tensor):
-        raise ValueError("spatial_shapes is a list of Python pairs (height, width); a tensor may be on a GPU")
+        raise ValueError("spatial_shapes must be a list of (height, width) pairs of int, not a tensor")
     if value.dim() != 4:
         raise ValueError(f"value has shape {tuple(value.shape)}; expected (B, N, H, C)")
     shapes = list(spatial_shapes)

@@ -1,4 +1,4 @@
-"""Which way deformable attention is computed: by device and dtype, or as told."""
+"""The backends of deformable attention and their selection, by device and dtype or by request."""
 
 import contextlib
 import importlib.util
@@ -17,46 +17,49 @@ BACKENDS = {
     "triton": "Triton kernels, on a GPU",
 }
 
-_asked: str | None = None
+_requested: str | None = None
 
 
 @contextlib.contextmanager
 def use_deformable_attention_backend(name: str) -> Iterator[None]:
-    """Within this context, compute deformable attention as told, in all threads.
+    """Compute deformable attention with the given backend within this context, in all threads.
 
     Args:
         name: one of `BACKENDS`.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for an unknown name.
     """
-    global _asked
+    global _requested
     _require_known(name)
-    before, _asked = _asked, name
+    previous, _requested = _requested, name
     try:
         yield
     finally:
-        _asked = before
+        _requested = previous
 
 
 def select_backend(device: torch.device, dtype: torch.dtype, backend: str | None = None) -> str:
-    """The name of the way that is taken for tensors like these.
+    """Select the backend for a device and dtype.
 
     Args:
         device: of the value.
         dtype: of the value.
-        backend: the caller's choice, which comes before that of `use_deformable_attention_backend`, which comes
-            before that of the environment variable DETREX_LITE_DEFORMABLE_ATTENTION.
+        backend: the caller's choice. It takes precedence over `use_deformable_attention_backend`, which takes
+            precedence over the environment variable DETREX_LITE_DEFORMABLE_ATTENTION.
+
+    Returns:
+        One of `BACKENDS`.
 
     Raises:
-        ValueError: when the choice is unknown, or not available for these tensors.
+        ValueError: when the chosen backend is unknown or does not support these tensors.
     """
-    backend = backend or _asked or os.environ.get(ENVIRONMENT_VARIABLE)
+    backend = backend or _requested or os.environ.get(ENVIRONMENT_VARIABLE)
     if backend:
         _require_known(backend)
         reason = _unavailable(backend, device, dtype)
         if reason is not None:
-            raise ValueError(f"deformable attention by {backend!r} was asked for, but {reason}")
+            raise ValueError(f"the deformable attention backend {backend!r} was requested, but {reason}")
         return backend
     if device.type == "cpu":
         return "embedding_bag"
@@ -64,18 +67,18 @@ def select_backend(device: torch.device, dtype: torch.dtype, backend: str | None
 
 
 def describe_backend(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
-    """The name of the way that is taken, and what it is; for a run's first lines."""
+    """Return the name and description of the selected backend, for the first lines of a log."""
     name = select_backend(device, dtype)
     return f"{name} ({BACKENDS[name]})"
 
 
 def _require_known(name: str) -> None:
     if name not in BACKENDS:
-        raise ValueError(f"there is no way {name!r} to compute deformable attention{did_you_mean(name, BACKENDS)}")
+        raise ValueError(f"unknown deformable attention backend {name!r}{did_you_mean(name, BACKENDS)}")
 
 
 def _unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this way cannot be taken, or None."""
+    """Return the reason why the backend does not support these tensors, or None if it does."""
     if name == "embedding_bag" and device.type != "cpu":
         return f"it runs on a CPU, and the tensors are on {device}"
     if name == "triton":

@@ -1,10 +1,10 @@
-"""Multi-scale deformable attention on a CPU: one weighted sum of table rows per query and head.
+"""Multi-scale deformable attention on a CPU as one weighted sum of table rows per query and head.
 
-A sample is four neighbouring cells with bilinear weights, so a query's result in one head is the sum of 4 L P rows of
-a table (tokens x heads, C): what `torch.nn.functional.embedding_bag` computes while reading each row once, where
-grid_sample writes all samples to memory first. The sums are a product with a sparse matrix A that has a row for each
-query and head, which gives the backward pass: A^T times the gradient for the table, and for the weights the products
-of gradients and rows where A is not zero.
+A sample is the bilinear combination of four neighbouring cells, so the result of a query in one head is a weighted sum
+of 4 L P rows of a table (tokens x heads, C). `torch.nn.functional.embedding_bag` computes such sums while reading each
+row once, whereas grid_sample writes all samples to memory first. The sums are a product with a sparse matrix A that has
+one row per query and head. The backward pass follows: the gradient of the table is A^T times the output gradient, and
+the gradients of the weights are the products of output gradients and table rows where A is not zero.
 
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .table_layout import TableLayout, table_layout
 
-# Samples that are prepared at a time: their indices and weights stay in the cache until the sums have read them.
-# Measured on 5,600 queries of 128 samples: all at once took 5 times as long for the index arithmetic.
+# Number of samples per chunk, so that their indices and weights stay in the cache until they are summed. Measured on
+# 5,600 queries of 128 samples: without chunks the index arithmetic took 5 times as long.
 SAMPLES_AT_A_TIME = 32767
 
 
@@ -39,13 +39,13 @@ def deformable_attention_embedding_bag(
 def deformable_attention_from_offsets_embedding_bag(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], reference_points: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
-    """See `multi_scale_deformable_attention_from_offsets`. Offsets from points are in cells already: one addition."""
+    """See `multi_scale_deformable_attention_from_offsets`. Offsets from points are in cells, so they are only added."""
     dtype = torch.promote_types(value.dtype, torch.float32)
     points, reference = offsets.shape[4], reference_points.to(dtype)
     sizes = _sizes(spatial_shapes, dtype)
 
     def for_each_point(per_level: Tensor) -> Tensor:
-        """(B, Q, L, 2) to (B, Q, 1, L * P * 2): additions to long rows are many times faster than to pairs."""
+        """Repeat (B, Q, L, 2) to (B, Q, 1, L * P * 2): adding long rows is many times faster than adding pairs."""
         return per_level[:, :, None, :, None].expand(-1, -1, -1, -1, points, -1).flatten(3)
 
     centres = for_each_point(reference[..., :2] * sizes - 0.5)
@@ -59,23 +59,23 @@ def deformable_attention_from_offsets_embedding_bag(
 
 
 def _sizes(spatial_shapes: Sequence[tuple[int, int]], dtype: torch.dtype) -> Tensor:
-    """(L, 2) width and height of each level."""
+    """Return the width and height of each level, (L, 2)."""
     return torch.tensor([(width, height) for height, width in spatial_shapes], dtype=dtype)
 
 
 def _attend(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], cells: Tensor, weights: Tensor) -> Tensor:
-    """cells: (B, Q, H, L, P, 2) where to sample, x first, in cells from the centre of each level's first one."""
+    """cells: (B, Q, H, L, P, 2) sampling locations, x first, in cells from the centre of the first cell of a level."""
     flat_shapes = [side for shape in spatial_shapes for side in shape]
     out = _forward(value.to(cells.dtype), cells, weights.to(cells.dtype), flat_shapes)
     return out.to(value.dtype)
 
 
-# Registered operators, so that torch.compile takes each as one node and never looks inside.
+# These are registered operators, so that torch.compile treats each as one node and does not trace it.
 
 
 @torch.library.custom_op("detrex_lite::deformable_attention_cpu", mutates_args=(), device_types="cpu")
 def _forward(value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> Tensor:
-    """value (B, N, H, C), cells (B, Q, H, L, P, 2), weights (B, Q, H, L, P); gives (B, Q, H * C)."""
+    """Attend. value (B, N, H, C), cells (B, Q, H, L, P, 2), weights (B, Q, H, L, P). Returns (B, Q, H * C)."""
     heads, channels = value.shape[2:]
     layout = table_layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
     tables = layout.table(value).flatten(1, 2)
@@ -96,7 +96,7 @@ def _(value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int])
 def _backward(
     gradient: Tensor, value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """gradient (B, Q, H * C) of the result; gives those of value, cells and weights."""
+    """gradient: (B, Q, H * C), of the result. Returns the gradients of value, cells and weights."""
     heads, channels = value.shape[2:]
     layout = table_layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
     tables = layout.table(value).flatten(1, 2)
@@ -134,24 +134,24 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 class _Corners(NamedTuple):
-    """The four cells around each sample of a chunk of q queries, and the sample's place between them.
+    """The four cells around each sample of a chunk of q queries, and the position of the sample between them.
 
     Corners are ordered top left, top right, bottom left, bottom right.
     """
 
-    rows: Tensor  # (q, H, 4, L * P) int32, of the image's part of the table
-    shares: Tensor  # (q, H, 4, L * P) bilinear shares times attention weights
+    rows: Tensor  # (q, H, 4, L * P) int32, row indices in the image's part of the table
+    shares: Tensor  # (q, H, 4, L * P) bilinear weights times attention weights
     x: Tensor  # (q, H * L * P) distance from the left cells, in cells
-    y: Tensor  # the same from the upper cells
-    cells: Tensor  # (q, H * L * P, 2), as given
+    y: Tensor  # (q, H * L * P) distance from the upper cells, in cells
+    cells: Tensor  # (q, H * L * P, 2) sampling locations in cells
     weights: Tensor  # (q, H * L * P)
 
     def bags(self) -> tuple[Tensor, Tensor]:
-        """rows and shares as (q * H, 4 * L * P)."""
+        """Return rows and shares as (q * H, 4 * L * P)."""
         return self.rows.view(-1, self.rows[0, 0].numel()), self.shares.view(-1, self.shares[0, 0].numel())
 
     def gradients(self, products: Tensor, layout: TableLayout, cell_gradient: Tensor, weight_gradient: Tensor) -> None:
-        """From the gradients of `shares`, (q * H, 4 * L * P), write those of cells and weights of the chunk."""
+        """Write the gradients of cells and weights from those of `shares`, (q * H, 4 * L * P), for this chunk."""
         top_left, top_right, bottom_left, bottom_right = (
             corner.reshape(self.x.shape) for corner in products.view(self.shares.shape).unbind(2)
         )
@@ -161,20 +161,20 @@ class _Corners(NamedTuple):
         torch.addcmul(top, self.y, step_y, out=weight_gradient.view(self.x.shape))
         cell_gradient = cell_gradient.view(self.cells.shape)
         for axis, (step, size) in enumerate(((step_x, layout.widths), (step_y, layout.heights))):
-            inside = (self.cells[..., axis] > -1) & (self.cells[..., axis] < size)  # elsewhere nothing depends on it
+            inside = (self.cells[..., axis] > -1) & (self.cells[..., axis] < size)  # the gradient outside is zero
             torch.mul(step, self.weights * inside, out=cell_gradient[..., axis])
 
 
 def _corners_in_chunks(
     cells: Tensor, weights: Tensor, layout: TableLayout, out: tuple[Tensor, Tensor] | None = None
 ) -> Iterator[tuple[int, slice, _Corners]]:
-    """The queries of all images, part by part: which image, which of its queries, and their corners.
+    """Iterate over chunks of queries, as (index of the image, slice of its queries, their corners).
 
     Args:
         cells: (B, Q, H, L, P, 2).
         weights: (B, Q, H, L, P).
         layout: of the table.
-        out: (B, Q, H, 4, L * P) each, where rows and shares of all parts are written; None makes them for each part.
+        out: buffers (B, Q, H, 4, L * P) for the rows and shares of all chunks; None allocates them for each chunk.
     """
     images, queries, heads = weights.shape[:3]
     cells, weights = cells.flatten(3, 4), weights.flatten(3)  # (B, Q, H, L * P, ...)
@@ -190,13 +190,13 @@ def _corners_in_chunks(
 
 
 def _corners(cells: Tensor, weights: Tensor, layout: TableLayout, rows: Tensor, shares: Tensor) -> _Corners:
-    """The corners of q queries.
+    """Compute the corners of q queries.
 
     Args:
         cells: (q, H, L * P, 2).
         weights: (q, H, L * P).
         layout: of the table.
-        rows, shares: (q, H, 4, L * P), written here.
+        rows, shares: (q, H, 4, L * P) output buffers.
     """
     heads, per_head = weights.shape[1], weights.shape
     cells, weights = cells.reshape(len(cells), -1, 2), weights.reshape(len(weights), -1)
@@ -204,7 +204,7 @@ def _corners(cells: Tensor, weights: Tensor, layout: TableLayout, rows: Tensor, 
     y, top = _split(cells[..., 1], layout.heights)
 
     row = torch.addcmul(layout.bases, left.int(), layout.heads).addcmul_(top.int(), layout.below)
-    # A NaN becomes any integer: kept inside the table, where its NaN shares give NaN sums.
+    # A NaN is converted to an arbitrary integer, which is clamped to the table; its NaN weights make the sum NaN.
     row.clamp_(0, layout.last)
     for corner, left_row in ((0, row), (2, row + layout.below)):
         rows[:, :, corner] = left_row.view(per_head)
@@ -217,43 +217,51 @@ def _corners(cells: Tensor, weights: Tensor, layout: TableLayout, rows: Tensor, 
     return _Corners(rows, shares, x, y, cells, weights)
 
 
-def _split(places: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Places along an axis, in cells, as (distance from the cell before, that cell)."""
-    # One cell outside there are only zeros; further away as well.
-    places = torch.clamp(places, min=sizes.new_tensor(-1.0), max=sizes)
-    cell = places.floor()
-    return places.sub_(cell), cell
+def _split(coordinates: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Split coordinates along an axis, in cells, into (fraction, integer part)."""
+    # Everything further outside than one cell is zero as well.
+    coordinates = torch.clamp(coordinates, min=sizes.new_tensor(-1.0), max=sizes)
+    cell = coordinates.floor()
+    return coordinates.sub_(cell), cell
 
 
 def _sampled_products(rows: Tensor, gradient: Tensor, table: Tensor) -> Tensor:
-    """Products of each bag's gradient and the table's rows. rows: (bags, n); gradient: (bags, C); gives (bags, n).
+    """Multiply the gradient of each bag by the table rows of the bag.
 
-    The same as embedding_bag's own gradient for its weights, in a third of the time.
+    The result equals embedding_bag's gradient of the weights, in a third of the time.
+
+    Args:
+        rows: (bags, n) row indices.
+        gradient: (bags, C).
+        table: (rows of the table, C).
+
+    Returns:
+        (bags, n).
     """
     bags, per_bag = rows.shape
     if per_bag > len(table):
-        # torch cuts a sparse matrix to as many entries as it has cells, but several may be of one cell here.
+        # torch limits the entries of a sparse matrix to its number of elements, but here indices may repeat.
         table = F.pad(table, (0, 0, 0, per_bag - len(table)))
     first = torch.arange(0, bags * per_bag + 1, per_bag, dtype=torch.int32)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")  # that the format is in beta: said once for each process
-        where = torch.sparse_csr_tensor(
+        warnings.filterwarnings("ignore", message="Sparse")  # the warning that the format is in beta
+        pattern = torch.sparse_csr_tensor(
             first, rows.flatten(), gradient.new_zeros(rows.numel()), (bags, len(table)), check_invariants=False
         )
-        return torch.sparse.sampled_addmm(where, gradient, table.t(), beta=0.0).values().view(rows.shape)
+        return torch.sparse.sampled_addmm(pattern, gradient, table.t(), beta=0.0).values().view(rows.shape)
 
 
 def _scatter(rows: Tensor, shares: Tensor, gradient: Tensor, num_rows: int) -> Tensor:
-    """Add each bag's gradient, times its shares, to rows of its image's part of the table.
+    """Add the gradient of each bag, times its shares, to the rows of its image in the table.
 
-    A product with a sparse matrix, column after column: a thirtieth of the time that embedding_bag's own gradient
-    takes, which sorts the indices. And the order of the additions is always the same. SciPy computes on one thread, and
-    lets others run meanwhile: there is one for each image.
+    This is a product with a sparse matrix. It takes a thirtieth of the time of embedding_bag's gradient, which sorts
+    the indices, and the order of the additions is deterministic. SciPy uses one thread and releases the GIL, so each
+    image gets a thread.
 
     Args:
-        rows, shares: (B, bags, n); rows counted from the image's first one.
+        rows, shares: (B, bags, n); rows count from the first row of the image.
         gradient: (B, bags, C).
-        num_rows: of an image's part.
+        num_rows: number of rows per image.
 
     Returns:
         (B, num_rows, C).

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention by grid_sample: a single operator per level, which exported graphs can have.
+"""Multi-scale deformable attention by grid_sample, one operator per level, which can be exported.
 
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention as its equation reads, for any device and dtype: what the fast ways are tested with.
+"""Reference implementation of multi-scale deformable attention for any device and dtype, written as the equation.
 
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """
@@ -24,7 +24,7 @@ def deformable_attention_reference(
 
 
 def _sample(level: Tensor, shape: tuple[int, int], locations: Tensor) -> Tensor:
-    """Bilinear interpolation of a map (B, h * w, H, C), zero outside, at (B, Q, H, P, 2); gives (B, Q, H, P, C)."""
+    """Interpolate a zero-padded map (B, h * w, H, C) at locations (B, Q, H, P, 2). Returns (B, Q, H, P, C)."""
     height, width = shape
     # A cell's centre is at half-integers of the map: 0.5 / width is the centre of the first column.
     x, y = locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5  # (B, Q, H, P)
@@ -34,7 +34,7 @@ def _sample(level: Tensor, shape: tuple[int, int], locations: Tensor) -> Tensor:
     for row, row_share in ((top, 1 - bottom_share), (top + 1, bottom_share)):
         for column, column_share in ((left, 1 - right_share), (left + 1, right_share)):
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            # As integers: float32 does not tell the cells of a large map apart.
+            # The index is computed in integers, because float32 cannot count the cells of a large map.
             cell = (row.long() * width + column.long()).masked_fill(~inside, 0)
             share = (row_share * column_share).masked_fill(~inside, 0)
             total = total + _cells(level, cell) * share[..., None]
@@ -42,22 +42,23 @@ def _sample(level: Tensor, shape: tuple[int, int], locations: Tensor) -> Tensor:
 
 
 def _cells(level: Tensor, cell: Tensor) -> Tensor:
-    """level: (B, h * w, H, C); cell: (B, Q, H, P) indices. Gives (B, Q, H, P, C)."""
+    """Gather cells. level: (B, h * w, H, C); cell: (B, Q, H, P) indices. Returns (B, Q, H, P, C)."""
     batch = torch.arange(cell.shape[0], device=cell.device)[:, None, None, None]
     head = torch.arange(cell.shape[2], device=cell.device)[:, None]
     return level[batch, cell, head]
 
 
 def sampling_locations(reference_points: Tensor, offsets: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Where to sample: offsets in cells of each level from points, or in shares of boxes (Zhu et al., appendix A.4).
+    """Compute sampling locations from reference points and offsets (Zhu et al., appendix A.4).
 
     Args:
-        reference_points: (B, Q, L, 2) points, or (B, Q, L, 4) cxcywh boxes, in 0..1 of the padded map.
-        offsets: (B, Q, H, L, P, 2), x first.
+        reference_points: (B, Q, L, 2) points, or (B, Q, L, 4) cxcywh boxes, normalised to 0..1 by the padded map.
+        offsets: (B, Q, H, L, P, 2), x first; in cells of each level for points, and in units of half the box side over
+            P for boxes.
         spatial_shapes: L pairs (height, width).
 
     Returns:
-        (B, Q, H, L, P, 2) in 0..1 of the padded map.
+        (B, Q, H, L, P, 2), normalised to 0..1 by the padded map.
 
     Raises:
         ValueError: when reference points have neither 2 nor 4 coordinates.
@@ -65,7 +66,7 @@ def sampling_locations(reference_points: Tensor, offsets: Tensor, spatial_shapes
     coordinates = reference_points.shape[-1]
     points = reference_points[:, :, None, :, None, :]
     if coordinates == 2:
-        # In the dtype of the points: half precision does not hold every map's size.
+        # Computed in the dtype of the points, because half precision does not represent every map size.
         return points + offsets / level_sizes(points, spatial_shapes)[:, None]
     if coordinates == 4:
         num_points = offsets.shape[-2]
@@ -74,6 +75,6 @@ def sampling_locations(reference_points: Tensor, offsets: Tensor, spatial_shapes
 
 
 def level_sizes(like: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """(L, 2), width and height of L levels, in the dtype and on the device of `like`; exported graphs compute them."""
+    """Return width and height of L levels, (L, 2), with the dtype and device of `like`; exported graphs trace it."""
     sides = [like.new_full((), side) for height, width in spatial_shapes for side in (width, height)]
     return torch.stack(sides).view(-1, 2)

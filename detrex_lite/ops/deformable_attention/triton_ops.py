@@ -1,7 +1,7 @@
 """Deformable attention on a GPU: torch operators that launch the kernels of `triton_kernels`.
 
-They are registered with torch, so that torch.compile traces through them without a graph break, and nothing here waits
-for the GPU or copies to it, so that CUDA graphs capture them.
+They are registered with torch, so that torch.compile traces through them without a graph break. They neither
+synchronise with the GPU nor copy to it, so that CUDA graphs can capture them.
 
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """
@@ -15,14 +15,15 @@ from torch import Tensor
 
 from .triton_kernels import backward_kernel, forward_kernel
 
-# For tuning. The part of a tile that each lane of a warp holds: one load of 16 bytes in the forward pass, one vector
-# atomic of four float32 in the backward pass. A program is one warp where the tile of one query allows it, so that
-# nothing is exchanged between warps, which goes through shared memory and barriers.
+# Tuning parameters. Each lane of a warp holds one load of 16 bytes in the forward pass, and one vector atomic of four
+# float32 in the backward pass. A program is one warp if the tile of one query allows it, because warps exchange data
+# through shared memory and barriers.
 FORWARD_BYTES_PER_LANE = 16
 BACKWARD_CHANNELS_PER_LANE = 4
 MOST_WARPS = 8
-# So many queries a tile's row follows in the backward pass, joining what it adds to the same cells (see the kernel).
-# Longer joins more and leaves fewer programs: 22,223 queries of 8 heads are 22,000 warps, an H200 holds 3,700 of them.
+# Number of queries that a row of a tile walks along in the backward pass, merging additions to the same cells (see the
+# kernel). A longer run merges more but leaves fewer programs: 22,223 queries of 8 heads give 22,000 warps, and an H200
+# runs 3,700 of them at a time.
 ENCODER_RUN = 8
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -68,7 +69,7 @@ def deformable_attention_from_offsets_triton(
 
 
 def _flat(spatial_shapes: Sequence[tuple[int, int]]) -> list[int]:
-    """height, width, height, width, ...: what an operator can take."""
+    """Flatten the shapes to (height, width, height, width, ...), the form that operators accept."""
     return [size for shape in spatial_shapes for size in shape]
 
 
@@ -82,7 +83,7 @@ def _require_dtypes(**tensors: Tensor) -> None:
 def _attend(
     value: Tensor, points: Tensor | None, samples: Tensor, weights: Tensor, shapes: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Both forms: without points, samples are locations; with them, offsets, and weights are logits.
+    """Compute both forms: without points, samples are locations; with points, samples are offsets and weights logits.
 
     Returns:
         (B, Q, H * C) in the dtype of value, and the logits' log-sum-exp (B, Q, H) in float32, empty without points.
@@ -94,7 +95,7 @@ def _attend(
     points = None if points is None else points.contiguous()
     sizes = _Sizes(value, points, samples, shapes)
     tile = sizes.tile(FORWARD_BYTES_PER_LANE // value.element_size())
-    # Pointers that a form does not use are never read, but have to be of some tensor.
+    # Pointers that a form does not use are never read, but each needs some tensor.
     with torch.cuda.device_of(value):
         forward_kernel[sizes.grid(tile["BLOCK_Q"])](
             out, log_sums, value, samples if points is None else points, samples, weights, *sizes.varying,
@@ -129,7 +130,7 @@ def _attend_backward(
     shapes: list[int],
     want_points: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of value, points (empty unless wanted), samples and weights, each in the dtype of its input."""
+    """Compute the gradients of value, points (empty unless `want_points`), samples and weights, in their dtypes."""
     grad_samples, grad_weights = samples.new_zeros(samples.shape), weights.new_zeros(weights.shape)
     grad_value = value.new_zeros(value.shape, dtype=torch.float32)
     wanted_shape = points.shape if want_points and points is not None else (0,)
@@ -139,7 +140,7 @@ def _attend_backward(
         points = None if points is None else points.contiguous()
         sizes = _Sizes(value, points, samples, shapes)
         tile = sizes.tile(BACKWARD_CHANNELS_PER_LANE)
-        # As many queries as cells are an encoder's, in the order of the cells.
+        # When there are as many queries as cells, they are the queries of an encoder, in the order of the cells.
         run = ENCODER_RUN if samples.shape[1] == value.shape[1] else 1
         with torch.cuda.device_of(value):
             backward_kernel[sizes.grid(tile["BLOCK_Q"] * run)](
@@ -179,7 +180,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     value, points, samples, weights, shapes = inputs
     ctx.shapes = shapes
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # or zeros would be made as the gradient of the log-sum-exp
+    ctx.set_materialize_grads(False)  # avoids materialising a zero gradient of the log-sum-exp
     ctx.save_for_backward(*output, value, points, samples, weights)
 
 
@@ -195,7 +196,7 @@ _attend.register_autograd(_backward, setup_context=_save)
 
 
 class _Sizes:
-    """What the kernels are told of their tensors, and how the work is cut."""
+    """The sizes that kernels need, and the partition of the work into tiles."""
 
     def __init__(self, value: Tensor, points: Tensor | None, samples: Tensor, shapes: list[int]) -> None:
         heights, widths = shapes[::2], shapes[1::2]
@@ -205,18 +206,18 @@ class _Sizes:
             raise ValueError("the Triton kernels count elements of one image in 32 bits: too many tokens or queries")
         self.B, self.Q, self.H, self.L, self.P = samples.shape[:5]
         self.C = value.shape[3]
-        # What differs from batch to batch, so that kernels are not compiled for each image size (see forward_kernel).
+        # Arguments that vary from batch to batch; kernels are not recompiled for them (see forward_kernel).
         self.varying = (tuple(map(float, heights)), tuple(map(float, widths)), self.Q, value.shape[1])
-        # What a model fixes; compiling for it lets Triton see how lines are aligned.
+        # Arguments that are constant for a model; as compile-time constants they tell Triton how lines are aligned.
         point_size = 0 if points is None else points.shape[-1]
         self.fixed = dict(H=self.H, L=self.L, P=self.P, C=self.C, POINT_SIZE=point_size)
 
     def tile(self, channels_per_lane: int) -> dict[str, int | bool]:
-        """As many queries as fill a warp, at least one; for large C and P more warps, or more of the tile per lane."""
+        """Take as many queries as fill a warp, at least one; large C and P need more warps or more work per lane."""
         block_p, block_c = triton.next_power_of_2(self.P), triton.next_power_of_2(self.C)
         block_q = max(1, 32 * channels_per_lane // (block_p * block_c))
         warps = min(MOST_WARPS, max(1, block_q * block_p * block_c // (32 * channels_per_lane)))
-        # The results are float32 to its usual accuracy with multiplication and addition fused or not.
+        # Fused multiply-add does not affect the accuracy of the float32 results.
         return dict(BLOCK_Q=block_q, BLOCK_P=block_p, BLOCK_C=block_c, num_warps=warps, enable_fp_fusion=True)
 
     def grid(self, queries: int) -> tuple[int]:

@@ -11,7 +11,7 @@ from PIL import Image
 from detrex_lite.data import generate_shapes, load_shapes, load_shapes_panoptic
 from detrex_lite.engine import train
 from detrex_lite.engine.io import report
-from detrex_lite.engine.io.report import RunReport, SampleKeeper
+from detrex_lite.engine.io.report import RunReport, SampleKeeper, sample_row
 from detrex_lite.structures import Boxes, Instances
 
 from ..tiny import CountingEvaluator, TinyDetector, TinyLoader, tiny_config
@@ -88,9 +88,8 @@ def test_samples_show_the_ground_truth_of_the_data_set(tmp_path, monkeypatch):
     keeper = SampleKeeper(SimpleNamespace(reset=lambda: None, process=lambda inputs, outputs: None))
     one = {"image": image, "height": 96, "width": 96, "image_id": np.int64(record["image_id"])}
     keeper.process([one], [{"instances": found}])
-    hook = RunReport(output_dir=tmp_path, keeper=keeper, dataset=dataset, class_names=dataset.class_names)
     (image_id,) = keeper.samples
-    row = hook._row(image_id, keeper.samples[image_id])
+    row = sample_row(dataset, image_id, keeper.samples[image_id])
     assert row.image.size == (96, 96)
     torch.testing.assert_close(row.ground_truth.gt_boxes.tensor, record["boxes"])
     torch.testing.assert_close(row.ground_truth.gt_classes, record["classes"])
@@ -121,13 +120,13 @@ def test_samples_show_masks_and_segments(tmp_path, of, load):
     hook = RunReport(output_dir=tmp_path, keeper=keeper, dataset=dataset, class_names=dataset.class_names)
     (tmp_path / "metrics.jsonl").write_text("")
     hook._write(1)
-    row = hook._row(image_id, keeper.samples[image_id])
+    row = sample_row(dataset, image_id, keeper.samples[image_id])
     samples = json.loads((tmp_path / "report_samples.json").read_text())["samples"]
     if of is with_masks:
-        assert len(row.detections) == 1
-        assert row.detections.pred_masks.shape == (1, 96, 96)
+        assert len(row.detections) == 2
+        assert row.detections.pred_masks.shape == (2, 96, 96)
         assert len(row.ground_truth.gt_masks) == len(dataset[0]["boxes"])
-        assert "1 detection" in samples[0]["caption"]
+        assert "2 detections, scores 0.90 to 0.10" in samples[0]["caption"]
     else:
         assert (row.detections[0] == 1).all()
         assert len(row.ground_truth[1]) == len(dataset[0]["boxes"])

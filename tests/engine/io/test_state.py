@@ -84,6 +84,7 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
         "losses",
         "scalars",
         "best",
+        "stagnation",
         "class_names",
         "config",
     }

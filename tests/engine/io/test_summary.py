@@ -28,6 +28,7 @@ def rows(**changes):
         ),
         "device": torch.device("cpu"),
         "amp_dtype": None,
+        "weights": "from scratch",
         "datasets": {"training": Sized(cells, 1234), "validation": None},
         "lengths": Lengths(max_iter=1000, eval_period=250, checkpoint_period=0, epoch=100.0),
         "batch_size": 16,
@@ -53,7 +54,7 @@ def text(name, **changes):
 
 def test_every_topic_has_a_line():
     names = [name for name, _ in rows()]
-    topics = ["device", "attention", "precision", "model", "training", "validation", "batch", "length"]
+    topics = ["device", "attention", "precision", "model", "weights", "training", "validation", "batch", "length"]
     assert names == [*topics, "learning rate", "learning rate"]
 
 

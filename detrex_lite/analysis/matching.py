@@ -1,0 +1,159 @@
+"""Which detection is which object, as COCO decides it, for all images at once.
+
+Detections of a class are taken by descending score; each gets the object of its class with the highest IoU, at least
+the threshold, that no other detection has. pycocotools walks over images and classes; here the first detections of all
+images and classes are matched together, then all second ones, and so on: as many steps as one image has candidates of
+one class, whatever the number of images.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from .tables import Detections, Objects, box_areas
+
+_PAIRS_AT_ONCE = 2_000_000
+NOTHING = -1
+"""Stands for no object."""
+
+
+class Pairs(NamedTuple):
+    """Detections and objects of one image that overlap.
+
+    Attributes:
+        detection: (P,) rows of `Detections`, ascending.
+        object: (P,) rows of `Objects`.
+        iou: (P,) float64; with a crowd the share of the detection that lies in it.
+    """
+
+    detection: np.ndarray
+    object: np.ndarray
+    iou: np.ndarray
+
+    def where(self, rows: np.ndarray) -> "Pairs":
+        """Those of the pairs for which `rows` (P,) is True."""
+        return Pairs(self.detection[rows], self.object[rows], self.iou[rows])
+
+
+class Matching(NamedTuple):
+    """What became of each detection.
+
+    Attributes:
+        object: (D,) the row of the object that the detection is, or `NOTHING`.
+        ignored: (D,) bool, whether the detection is neither right nor wrong: in a crowd, or of another size.
+    """
+
+    object: np.ndarray
+    ignored: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """(D,) bool: true positives."""
+        return (self.object != NOTHING) & ~self.ignored
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(D,) bool: false positives."""
+        return (self.object == NOTHING) & ~self.ignored
+
+
+def overlapping_pairs(objects: Objects, detections: Detections, minimum: float = 0.1) -> Pairs:
+    """All pairs of a detection and an object of its image whose IoU is at least `minimum`, of whatever classes.
+
+    Raises:
+        ValueError: when a detection is in an image that `objects` does not have.
+    """
+    if len(detections) and not 0 <= detections.image.min() <= detections.image.max() < objects.num_images:
+        raise ValueError(f"there are detections in images outside 0..{objects.num_images - 1}")
+    by_image = np.argsort(objects.image, kind="stable")
+    counts = np.bincount(objects.image, minlength=objects.num_images)
+    starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
+    object_areas, detection_areas = box_areas(objects.boxes), box_areas(detections.boxes)
+    partners = counts[detections.image]  # objects in the image of each detection
+    ends = np.cumsum(partners)
+    parts, first = [], 0
+    while first < len(detections):
+        before = ends[first - 1] if first else 0
+        last = max(int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, side="right")), first + 1)
+        rows = np.arange(first, last)
+        number = partners[rows]
+        detection = np.repeat(rows, number)
+        within = np.arange(len(detection)) - np.repeat(np.cumsum(number) - number, number)
+        object_ = by_image[starts[detections.image[detection]] + within]
+        a, b = detections.boxes[detection], objects.boxes[object_]
+        sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+        overlap = np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
+        union = detection_areas[detection] + np.where(objects.iscrowd[object_], 0, object_areas[object_] - overlap)
+        iou = overlap / np.maximum(union, np.finfo(float).tiny)
+        kept = iou >= minimum
+        parts.append(Pairs(detection[kept], object_[kept], iou[kept]))
+        first = last
+    if not parts:
+        nothing = np.zeros(0, dtype=np.int64)
+        return Pairs(nothing, nothing, np.zeros(0))
+    return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def match(
+    objects: Objects,
+    detections: Detections,
+    pairs: Pairs,
+    *,
+    iou: float = 0.5,
+    area_range: tuple[float, float] | None = None,
+) -> Matching:
+    """Match detections with objects of their class.
+
+    Args:
+        objects, detections: N images.
+        pairs: of `overlapping_pairs`, with a minimum of at most `iou`.
+        iou: what a match needs at least.
+        area_range: in square pixels, both ends included; objects of other sizes are ignored, and so are detections
+            that match such an object, or none and are of such a size themselves.
+    """
+    ignored_objects = objects.iscrowd
+    if area_range is not None:
+        low, high = area_range
+        ignored_objects = ignored_objects | (objects.areas < low) | (objects.areas > high)
+    same_class = detections.classes[pairs.detection] == objects.classes[pairs.object]
+    pairs = pairs.where(same_class & (pairs.iou >= min(iou, 1 - 1e-10)))
+    matched = _match_in_rounds(objects, detections, pairs, ignored_objects)
+    ignored = np.zeros(len(detections), dtype=bool)
+    has_object = matched != NOTHING
+    ignored[has_object] = ignored_objects[matched[has_object]]
+    if area_range is not None:
+        areas = box_areas(detections.boxes)
+        ignored |= ~has_object & ((areas < area_range[0]) | (areas > area_range[1]))
+    return Matching(matched, ignored)
+
+
+def _match_in_rounds(objects: Objects, detections: Detections, pairs: Pairs, ignored_objects: np.ndarray) -> np.ndarray:
+    """(D,) the object of each detection. A round has one detection of each image and class: the next best one."""
+    matched = np.full(len(detections), NOTHING, dtype=np.int64)
+    if not len(pairs.detection):
+        return matched
+    candidates = pairs.detection[np.append(True, np.diff(pairs.detection) != 0)]
+    image, classes = detections.image[candidates], detections.classes[candidates]
+    order = np.lexsort((candidates, -detections.scores[candidates], classes, image))
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (np.diff(image[order]) != 0) | (np.diff(classes[order]) != 0)
+    places = np.arange(len(order))
+    rounds = np.zeros(len(detections), dtype=np.int64)
+    rounds[candidates[order]] = places - np.maximum.accumulate(np.where(begins, places, 0))
+
+    # Objects that count come before ignored ones, then the highest IoU, and of equal ones the last, as in pycocotools.
+    of_pair = rounds[pairs.detection]
+    order = np.lexsort((-pairs.object, -pairs.iou, ignored_objects[pairs.object], pairs.detection, of_pair))
+    detection, object_, of_pair = pairs.detection[order], pairs.object[order], of_pair[order]
+    bounds = np.searchsorted(of_pair, np.arange(of_pair[-1] + 2))
+    taken = np.zeros(len(objects), dtype=bool)
+    for first, last in pairwise(bounds):
+        rows = np.arange(first, last)
+        rows = rows[~taken[object_[rows]]]
+        chosen = np.ones(len(rows), dtype=bool)
+        chosen[1:] = np.diff(detection[rows]) != 0
+        rows = rows[chosen]
+        matched[detection[rows]] = object_[rows]
+        taken[object_[rows]] = ~objects.iscrowd[object_[rows]]  # a crowd takes any number
+    return matched

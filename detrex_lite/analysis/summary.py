@@ -1,0 +1,338 @@
+"""Everything that this package says about the detections of a data set, computed at once."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint.files import replace_text
+from .confusion import Calibration, calibrate, confusion_matrix
+from .errors import (
+    BACKGROUND,
+    BACKGROUND_IOU,
+    BOTH,
+    CLASSIFICATION,
+    DUPLICATE,
+    FOREGROUND_IOU,
+    KINDS,
+    LOCALISATION,
+    MISSED,
+    Errors,
+    find_costs,
+    find_errors,
+    precision_if_fixed,
+)
+from .matching import Matching, match, overlapping_pairs
+from .precision import (
+    IOU_THRESHOLDS,
+    Curve,
+    OperatingPoint,
+    best_point,
+    class_average_precisions,
+    class_curves,
+    interpolated_precision,
+    joint_curve,
+    precision_by_crowding,
+    precision_by_size,
+    rank_by_class,
+)
+from .tables import Detections, Objects
+
+logger = logging.getLogger(__name__)
+
+ERRORS_FILE = "errors.json"
+
+_RECALLS = np.linspace(0, 1, 51)
+_MOST_CURVES = 100
+_FEW_OBJECTS = 20
+_DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyse` computed. AP, precision, recall and costs are in 0..1; nan stands for what has no objects.
+
+    Attributes:
+        class_names: K names.
+        objects: what is annotated in N images.
+        detections: those that were looked at, the best 100 of each class in each image, by class and score.
+        matching: what is right at an IoU of 0.5.
+        errors: the errors at `thresholds`.
+        thresholds: (K,) of each class the one with the highest F1; for a class without any right detection that of
+            all classes together.
+        precisions: (10, K) AP at COCO's IoU thresholds.
+        fixed: kind of error -> (K,) AP50 if that kind did not exist, at all scores.
+        curves: K curves of precision and recall at an IoU of 0.5.
+        points: of each class the point of its curve with the highest F1.
+        joint: the point with the highest F1 of one threshold for all classes.
+        confusion: (K + 1, K + 1), see `confusion_matrix`, at `thresholds`.
+        sizes: name of a size -> number of objects, AP.
+        crowding: number of objects in an image -> number of images, AP on them.
+        calibration: see `calibrate`.
+        costs: (N,) the part of 1 - mAP50 that each image has; see `Costs`.
+    """
+
+    class_names: tuple[str, ...]
+    objects: Objects
+    detections: Detections
+    matching: Matching
+    errors: Errors
+    thresholds: np.ndarray
+    precisions: np.ndarray
+    fixed: dict[str, np.ndarray]
+    curves: list[Curve]
+    points: list[OperatingPoint]
+    joint: OperatingPoint
+    confusion: np.ndarray
+    sizes: dict[str, tuple[int, float]]
+    crowding: dict[str, tuple[int, float]]
+    calibration: Calibration
+    costs: np.ndarray
+
+    @property
+    def class_precisions(self) -> np.ndarray:
+        """(K,) AP of each class, the mean over IoU thresholds."""
+        return self.precisions.mean(axis=0)
+
+    def gain(self, kind: str) -> float:
+        """How much higher mAP50 would be without the errors of a kind."""
+        return _mean(self.fixed[kind] - self.precisions[0])
+
+    def worst_images(self, number: int) -> list[int]:
+        """The positions of the images that cost most, the worst first; those that cost nothing are left out."""
+        order = np.argsort(-self.costs, kind="stable")[:number]
+        return [int(image) for image in order if self.costs[image] > 0]
+
+    def worst_class(self) -> int | None:
+        """The class with the lowest AP of those that have objects; None when none has."""
+        values = self.class_precisions
+        return int(np.nanargmin(values)) if np.isfinite(values).any() else None
+
+
+def analyse(objects: Objects, detections: Detections, class_names: Sequence[str]) -> Analysis:
+    """Find out what is wrong with the detections of a data set.
+
+    Args:
+        objects: what is annotated.
+        detections: what was detected, at all scores, as for AP.
+        class_names: K names.
+
+    Raises:
+        ValueError: when there are more or fewer names than classes, or a detection is in an image or of a class that
+            `objects` does not have.
+    """
+    if len(class_names) != objects.num_classes:
+        raise ValueError(f"there are {len(class_names)} names for {objects.num_classes} classes")
+    if len(detections) and not 0 <= detections.classes.min() <= detections.classes.max() < objects.num_classes:
+        raise ValueError(f"there are detections of classes outside 0..{objects.num_classes - 1}")
+    start = time.perf_counter()
+    detections = detections.at_most()
+    detections = detections[rank_by_class(detections.classes, detections.scores)]  # most steps need this order
+    pairs = overlapping_pairs(objects, detections, BACKGROUND_IOU)
+    matching = match(objects, detections, pairs, iou=FOREGROUND_IOU)
+    curves = class_curves(objects, detections, matching)
+    points = [best_point(curve) for curve in curves]
+    joint = best_point(joint_curve(objects, detections, matching))
+    fallback = joint.threshold if math.isfinite(joint.threshold) else _DEFAULT_THRESHOLD
+    thresholds = np.array([point.threshold if math.isfinite(point.threshold) else fallback for point in points])
+    at_all_scores = find_errors(objects, detections, pairs, matching)
+    _, fixed = precision_if_fixed(objects, detections, matching, at_all_scores)
+    analysis = Analysis(
+        class_names=tuple(class_names),
+        objects=objects,
+        detections=detections,
+        matching=matching,
+        errors=find_errors(objects, detections, pairs, matching, thresholds=thresholds),
+        thresholds=thresholds,
+        precisions=class_average_precisions(objects, detections, pairs, iou_thresholds=IOU_THRESHOLDS),
+        fixed=fixed,
+        curves=curves,
+        points=points,
+        joint=joint,
+        confusion=confusion_matrix(objects, detections, pairs, matching, thresholds=thresholds),
+        sizes=precision_by_size(objects, detections, pairs),
+        crowding=precision_by_crowding(objects, detections, pairs),
+        calibration=calibrate(detections, matching),
+        costs=find_costs(objects, detections, matching).of_images(detections, objects),
+    )
+    logger.debug("Analysed %d detections in %.1f s.", len(detections), time.perf_counter() - start)
+    return analysis
+
+
+def explain(analysis: Analysis) -> list[str]:
+    """Sentences for people: which class is worst and why, and which kind of error costs most."""
+    worst = analysis.worst_class()
+    if worst is None:
+        return ["There is no object to detect."]
+    sentences = [_explain_class(analysis, worst)] if len(analysis.class_names) > 1 else []
+    kind = max(KINDS, key=analysis.gain)
+    gain = 100 * analysis.gain(kind)
+    total = 100 * _mean(analysis.precisions[0])
+    if gain >= 0.5:
+        of_all = "Over all classes" if sentences else f"Of the errors with {analysis.class_names[0]}"
+        sentences.append(
+            f"{of_all}, {_PLURALS[kind]} cost most: "
+            f"without them AP50 would be {total + gain:.1f} instead of {total:.1f}."
+        )
+    elif not sentences or total > 99:
+        sentences.append(f"No kind of error costs more than 0.5 points of AP50, which is {total:.1f}.")
+    return sentences
+
+
+_PLURALS = {
+    CLASSIFICATION: "wrong classes on right boxes",
+    LOCALISATION: "boxes that overlap their object too little",
+    BOTH: "boxes of a wrong class that overlap an object too little",
+    DUPLICATE: "repeated boxes on objects that have been detected",
+    BACKGROUND: "boxes where no object is",
+    MISSED: "missed objects",
+}
+
+
+def _explain_class(analysis: Analysis, number: int) -> str:
+    name, count = analysis.class_names[number], int(analysis.objects.per_class()[number])
+    precision, at_50 = 100 * analysis.class_precisions[number], 100 * analysis.precisions[0, number]
+    few = f", of which there are only {count}" if count < _FEW_OBJECTS else ""
+    begin = f"The worst class is {name}{few} (AP {precision:.1f}, AP50 {at_50:.1f})"
+    gains = {kind: 100 * (values[number] - analysis.precisions[0, number]) for kind, values in analysis.fixed.items()}
+    kind = max(gains, key=lambda kind: gains[kind])
+    if gains[kind] < max(at_50 - precision, 1.0):
+        if at_50 - precision < 1:
+            return f"{begin}, and it has hardly any error."
+        return (
+            f"{begin}: its objects are detected, but the boxes are not tight; "
+            f"AP75 is {100 * analysis.precisions[5, number]:.1f}."
+        )
+    return (
+        f"{begin}: {_reason(analysis, number, kind, count)}; without that its AP50 would be {at_50 + gains[kind]:.1f}."
+    )
+
+
+def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
+    threshold = f"at its best threshold, {analysis.thresholds[number]:.2f}"
+    errors = analysis.errors.counts(analysis.detections, analysis.objects)
+    if kind == MISSED:
+        return f"{int(errors[kind][number])} of its {count} objects are missed {threshold}"
+    if kind == CLASSIFICATION:
+        taken = analysis.confusion[number, :-1].copy()
+        taken[number] = 0
+        if taken.any():
+            other = int(taken.argmax())
+            return f"{int(taken[other])} of its {count} objects are taken for {analysis.class_names[other]} {threshold}"
+        return "its boxes lie on objects of other classes"
+    what = {
+        LOCALISATION: "overlap an object of it too little (IoU 0.1 to 0.5)",
+        BOTH: "lie beside objects of other classes",
+        DUPLICATE: "repeat a better one",
+        BACKGROUND: "lie where no object is",
+    }[kind]
+    times = int(errors[kind][number])
+    return f"{times} of its boxes {what} {threshold}" if times else f"boxes below its best threshold {what}"
+
+
+def to_json(analysis: Analysis) -> dict[str, Any]:
+    """The analysis as JSON has it: numbers in percent, 0..100, but scores in 0..1, and None for nan.
+
+    Returns:
+        `sentences`; `images`, `objects`, `detections`: numbers; `AP`, `AP50`; `all_classes`: the best single threshold
+        with its precision, recall and F1; `kinds`: of errors, each with the gain in AP50 and the number at the classes'
+        thresholds; `classes`: each with its AP, threshold, gains and numbers of errors; `confusion`: [class, detected
+        as, number] with None for no object; `sizes`, `crowding`, `calibration`; `curves`: the highest precision at each
+        recall or a higher one.
+    """
+    counts = analysis.errors.counts(analysis.detections, analysis.objects)
+    per_class = analysis.objects.per_class()
+    at_50 = analysis.precisions[0]
+    return {
+        "sentences": explain(analysis),
+        "images": analysis.objects.num_images,
+        "objects": int(per_class.sum()),
+        "detections": len(analysis.detections),
+        "AP": _percent(_mean(analysis.class_precisions)),
+        "AP50": _percent(_mean(at_50)),
+        "all_classes": _point(analysis.joint),
+        "kinds": {kind: {"gain": _percent(analysis.gain(kind)), "count": int(counts[kind].sum())} for kind in KINDS},
+        "classes": {
+            name: {
+                "objects": int(per_class[number]),
+                "AP": _percent(analysis.class_precisions[number]),
+                "AP50": _percent(at_50[number]),
+                "AP75": _percent(analysis.precisions[5, number]),
+                **_point(analysis.points[number]),
+                "gains": {kind: _percent(analysis.fixed[kind][number] - at_50[number]) for kind in KINDS},
+                "errors": {kind: int(counts[kind][number]) for kind in KINDS},
+            }
+            for number, name in enumerate(analysis.class_names)
+        },
+        "confusion": _confusions(analysis),
+        "sizes": {name: {"objects": count, "AP": _percent(value)} for name, (count, value) in analysis.sizes.items()},
+        "crowding": {
+            name: {"images": count, "AP": _percent(value)} for name, (count, value) in analysis.crowding.items()
+        },
+        "calibration": {
+            "error": _percent(analysis.calibration.error),
+            "score": [_number(value) for value in analysis.calibration.score],
+            "precision": [_number(value) for value in analysis.calibration.precision],
+            "count": analysis.calibration.count.tolist(),
+        },
+        "curves": _curves(analysis),
+    }
+
+
+def write_errors(path: Path, content: dict[str, Any]) -> None:
+    """Write what `to_json` gave, and what was added to it."""
+    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _point(point: OperatingPoint) -> dict[str, float | None]:
+    return {
+        "threshold": _number(point.threshold),
+        "precision": _percent(point.precision),
+        "recall": _percent(point.recall),
+        "F1": _percent(point.f1),
+    }
+
+
+def _confusions(analysis: Analysis) -> list[list[Any]]:
+    names = [*analysis.class_names, None]
+    rows, columns = analysis.confusion.nonzero()
+    return [
+        [names[row], names[column], int(analysis.confusion[row, column])]
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+
+
+def _curves(analysis: Analysis) -> dict[str, Any]:
+    with_objects = np.flatnonzero(analysis.objects.per_class()).tolist()
+    values = {
+        number: interpolated_precision(analysis.curves[number], _RECALLS)
+        if len(analysis.curves[number].recall)
+        else np.zeros(len(_RECALLS))
+        for number in with_objects
+    }
+    mean = np.mean(list(values.values()), axis=0) if values else np.zeros(0)
+    worst = sorted(with_objects, key=lambda number: analysis.precisions[0, number])[:_MOST_CURVES]
+    return {
+        "recall": [round(float(recall), 2) for recall in _RECALLS],
+        "mean": [_number(value) for value in mean],
+        "classes": {analysis.class_names[number]: [_number(value) for value in values[number]] for number in worst},
+    }
+
+
+def _percent(value: float) -> float | None:
+    return round(100 * float(value), 2) if math.isfinite(value) else None
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 4) if math.isfinite(value) else None
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

@@ -1,0 +1,179 @@
+"""The objects and the detections of a whole data set, as flat arrays: what every function of this package works on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+COCO_MAX_DETECTIONS = 100
+"""Detections of one class in one image that count, as in COCO's AP."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The annotated objects of N images.
+
+    Attributes:
+        image: (T,) int64, the position of the object's image, 0..N-1.
+        boxes: (T, 4) float64, xyxy in pixels.
+        classes: (T,) int64, 0..K-1.
+        iscrowd: (T,) bool; crowds are regions in which detections are ignored.
+        areas: (T,) float64, in square pixels, which decide what is small, medium and large.
+        num_images: N.
+        num_classes: K.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    iscrowd: np.ndarray
+    areas: np.ndarray
+    num_images: int
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        _check_rows("objects", len(self.image), self.boxes, self.classes, self.iscrowd, self.areas)
+        _check_range("objects", "image", self.image, self.num_images)
+        _check_range("objects", "classes", self.classes, self.num_classes)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def per_class(self) -> np.ndarray:
+        """(K,) int64, the number of objects of each class, crowds left out."""
+        return np.bincount(self.classes[~self.iscrowd], minlength=self.num_classes)
+
+    def per_image(self) -> np.ndarray:
+        """(N,) int64, the number of objects in each image, crowds left out."""
+        return np.bincount(self.image[~self.iscrowd], minlength=self.num_images)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections in N images.
+
+    Attributes:
+        image: (D,) int64, the position of the detection's image, 0..N-1.
+        boxes: (D, 4) float64, xyxy in pixels.
+        classes: (D,) int64, 0..K-1.
+        scores: (D,) float64.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check_rows("detections", len(self.image), self.boxes, self.classes, self.scores)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, rows: np.ndarray) -> "Detections":
+        """The detections of some rows, given by their numbers or a bool for each."""
+        return Detections(self.image[rows], self.boxes[rows], self.classes[rows], self.scores[rows])
+
+    def at_most(self, number: int = COCO_MAX_DETECTIONS) -> "Detections":
+        """The `number` detections with the highest scores of each class in each image, by image, class and score."""
+        order = np.lexsort((-self.scores, self.classes, self.image))
+        image, classes = self.image[order], self.classes[order]
+        begins = np.ones(len(order), dtype=bool)
+        begins[1:] = (image[1:] != image[:-1]) | (classes[1:] != classes[:-1])
+        places = np.arange(len(order))
+        rank = places - np.maximum.accumulate(np.where(begins, places, 0))
+        return self[order[rank < number]]
+
+
+def make_objects(
+    image: Sequence[int] | np.ndarray,
+    boxes: Sequence[Sequence[float]] | np.ndarray,
+    classes: Sequence[int] | np.ndarray,
+    *,
+    num_images: int,
+    num_classes: int,
+    iscrowd: Sequence[bool] | np.ndarray | None = None,
+    areas: Sequence[float] | np.ndarray | None = None,
+) -> Objects:
+    """`Objects` from lists or arrays; without `iscrowd` none is a crowd, without `areas` those of the boxes count.
+
+    Args:
+        image, boxes, classes, iscrowd, areas, num_images, num_classes: see `Objects`.
+
+    Raises:
+        ValueError: when the arrays do not have the same length, or an image or a class is out of range.
+    """
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    return Objects(
+        np.asarray(image, dtype=np.int64),
+        corners,
+        np.asarray(classes, dtype=np.int64),
+        np.zeros(len(corners), dtype=bool) if iscrowd is None else np.asarray(iscrowd, dtype=bool),
+        box_areas(corners) if areas is None else np.asarray(areas, dtype=np.float64),
+        num_images,
+        num_classes,
+    )
+
+
+def make_detections(
+    image: Sequence[int] | np.ndarray,
+    boxes: Sequence[Sequence[float]] | np.ndarray,
+    classes: Sequence[int] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+) -> Detections:
+    """`Detections` from lists or arrays.
+
+    Args:
+        image, boxes, classes, scores: see `Detections`.
+
+    Raises:
+        ValueError: when the arrays do not have the same length.
+    """
+    return Detections(
+        np.asarray(image, dtype=np.int64),
+        np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
+        np.asarray(classes, dtype=np.int64),
+        np.asarray(scores, dtype=np.float64),
+    )
+
+
+def objects_of(dataset: Any) -> Objects:
+    """The annotations of a `DetectionDataset`, or of what has its records; images keep their positions."""
+    records = [dataset[index] for index in range(len(dataset))]
+    columns = {
+        name: np.concatenate(
+            [np.zeros((0, 4) if name == "boxes" else 0), *(_array(record[name]) for record in records)]
+        )
+        for name in ("boxes", "classes", "iscrowd", "area")
+    }
+    return make_objects(
+        np.repeat(np.arange(len(records)), [len(record["classes"]) for record in records]),
+        columns["boxes"],
+        columns["classes"],
+        num_images=len(records),
+        num_classes=dataset.num_classes,
+        iscrowd=columns["iscrowd"],
+        areas=columns["area"],
+    )
+
+
+def box_areas(boxes: np.ndarray) -> np.ndarray:
+    """(T,) areas of boxes (T, 4) xyxy; 0 for a box that ends before it begins."""
+    return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _check_rows(what: str, length: int, *arrays: np.ndarray) -> None:
+    for array in arrays:
+        if len(array) != length:
+            raise ValueError(f"{what} need arrays of one length, got {length} images and an array of {array.shape}")
+
+
+def _check_range(what: str, name: str, values: np.ndarray, end: int) -> None:
+    wrong = values[(values < 0) | (values >= end)]
+    if wrong.size:
+        raise ValueError(f"{what} have {name}={wrong[0]}, which is not in 0..{end - 1}")

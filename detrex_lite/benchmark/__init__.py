@@ -1,7 +1,0 @@
-"""How fast and how big models and operators are; what `detrex-lite benchmark` prints."""
-
-from .analysis import analyze_config, analyze_model
-from .errors import BenchmarkError
-from .models import ModelSettings, benchmark_models
-
-__all__ = ["BenchmarkError", "ModelSettings", "analyze_config", "analyze_model", "benchmark_models"]

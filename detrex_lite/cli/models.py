@@ -1,0 +1,76 @@
+"""What a model can be called on the command line, found without importing any of it.
+
+A project stands for the model of its `card.py`, a model (`projects/*/configs/models/NAME.py`) for the training that
+its authors published, and a training (`projects/*/configs/NAME.py`) for itself. Names of published checkpoints stand
+for the training that gave them.
+"""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import detrex_lite
+
+AUTO = "auto"
+CONFIG_SUFFIXES = (".py", ".yaml", ".yml")
+_EPOCHS = re.compile(r"_(\d+)ep$")
+_TABLE_NAME = re.compile(r'"([a-z0-9][a-z0-9_.+-]*)"')
+
+
+class Names(NamedTuple):
+    """The config files that come with the package, by the names that stand for them.
+
+    Attributes:
+        projects: project -> the name of its model.
+        models: model -> the config of its training.
+        trainings: config of a training -> itself.
+        checkpoints: what may be the name of a published checkpoint: the texts in the tables of projects.
+    """
+
+    projects: dict[str, str]
+    models: dict[str, Path]
+    trainings: dict[str, Path]
+    checkpoints: frozenset[str]
+
+    def config_of(self, name: str) -> Path | None:
+        """The config that a project, a model or a training stands for; None for other names."""
+        model = self.projects.get(name, name)
+        return self.models.get(model) or self.trainings.get(model)
+
+    def all(self) -> list[str]:
+        """Every name, for messages and completion."""
+        return sorted({*self.projects, *self.models, *self.trainings, AUTO})
+
+
+def is_config_file(name: str) -> bool:
+    """Whether a name is that of a file, and not of a model."""
+    return name.endswith(CONFIG_SUFFIXES)
+
+
+@lru_cache(maxsize=2)
+def shipped_names(folder: Path | None = None) -> Names:
+    """The names in a folder of projects; None for those that are shipped."""
+    folder = folder or detrex_lite.SHIPPED_IN / "projects"
+    trainings = {file.stem: file for file in sorted(folder.glob("*/configs/*.py")) if file.stem != "__init__"}
+    importers: dict[str, list[Path]] = {}
+    for file in trainings.values():
+        for model in re.findall(r"^from \.models\.(\w+) import \(?[^)\n]*\bmodel\b", file.read_text(), re.MULTILINE):
+            importers.setdefault(model, []).append(file)
+    models = {model: min(files, key=_preference) for model, files in importers.items()}
+    projects = {}
+    for card in sorted(folder.glob("*/card.py")):
+        found = re.search(r'^CONFIG = "models/(\w+)\.py"', card.read_text(), re.MULTILINE)
+        if found and found[1] in models:
+            projects[card.parent.name] = found[1]
+    tables = [file.read_text() for file in folder.glob("*/zoo.py")]
+    checkpoints = frozenset(name for table in tables for name in _TABLE_NAME.findall(table))
+    return Names(projects, models, trainings, checkpoints)
+
+
+def _preference(file: Path) -> tuple[int, int, str]:
+    """The training of a model: one of so many epochs, and of several the shortest; small models have one on shapes."""
+    epochs = _EPOCHS.search(file.stem)
+    if epochs:
+        return 0, int(epochs[1]), file.stem
+    return (1 if file.stem.endswith("_shapes") else 2), 0, file.stem

@@ -1,0 +1,427 @@
+"""Any training as a training on a folder of one's own: what data, device and the published training say about settings.
+
+cfg = LazyConfig.load("projects/dino/configs/dino_r50_4scale_12ep.py")
+plan = for_folder(cfg, "photos/")
+print(plan.describe())
+train(plan.cfg)
+"""
+
+import copy
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ..config import ConfigError, get_config
+from ..data import DatasetError, FoundDataset, find_dataset
+from ..data.transforms import CROP_RANGE, MAX_SIZE, SHORT_EDGES, SHORT_EDGES_BEFORE_CROP
+from ..devices import usable_cores
+from . import derived
+from .memory import MemoryNeed, free_memory, measure_need
+
+# Small models come with trainings on drawn shapes, which say little about photographs. They begin from nothing in any
+# case: the epochs of `derived.max_epochs`, which triples them for that, count as 3.
+SMALL_EPOCHS = 3
+EVALUATIONS = 20  # of a run
+SHARE_OF_MEMORY = 0.8  # that a step may take of what is free: the rest is for what the estimate does not know
+FEWEST_STEPS = 4  # of an epoch: the batch of a very small data set stays below
+LARGEST_STEP = {"square": 16, "short edge": 4}  # images; what these models are commonly fine-tuned with on one device
+SMALLEST = 224  # pixels that are chosen for small images
+SIZE_STEP = 32  # pixels; image sides are multiples
+
+
+MAX_ITER = "${detrex_lite.call:detrex_lite.engine.epochs.default_max_iter}"  # that of configs which count epochs
+
+
+class Setting(NamedTuple):
+    """One line of a plan.
+
+    Attributes:
+        name: of the setting.
+        value: as text.
+        reason: why it has this value.
+        option: how it is changed.
+    """
+
+    name: str
+    value: str
+    reason: str
+    option: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config for a folder, and why its settings are as they are.
+
+    Attributes:
+        cfg: the whole config; numbers that follow from others, such as the learning rate, are interpolations.
+        settings: in the order in which people read them.
+    """
+
+    cfg: DictConfig
+    settings: tuple[Setting, ...]
+
+    def describe(self) -> str:
+        """A line for each setting, with its reason and its option."""
+        width = max(len(setting.name) for setting in self.settings)
+        lines = []
+        for name, value, reason, option in self.settings:
+            changed = f"  [{option}]" if option else ""
+            lines.append(f"{name:<{width}}  {value}{f' ({reason})' if reason else ''}{changed}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the user has chosen; None for what is to be derived.
+
+    Attributes:
+        weights: the file of a detector to begin with; None begins from nothing.
+        epochs, batch, workers, seed: numbers.
+        size: the side, or the short side, of images in pixels.
+        lr: the learning rate.
+        device: "cpu", "cuda", "cuda:1", ...
+        output: the folder of the run.
+        overrides: keys of the config that the user has set otherwise, whose values are only reported here.
+    """
+
+    weights: str | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    size: int | None = None
+    lr: float | None = None
+    device: str | None = None
+    workers: int | None = None
+    seed: int | None = None
+    output: str | None = None
+    overrides: frozenset[str] = frozenset()
+
+
+def for_folder(cfg: DictConfig, folder: str | os.PathLike[str], choices: Choices | None = None) -> Plan:
+    """The training of a config, on the images of a folder.
+
+    Args:
+        cfg: the config of any training; it is not changed.
+        folder: images and annotations in a layout that `find_dataset` knows.
+        choices: what is not to be derived.
+
+    Raises:
+        ConfigError: when the config has no data set, or its images no size that could be set.
+        DatasetError: when the folder has nothing to train on.
+    """
+    cfg, choices = copy.deepcopy(cfg), choices or Choices()
+    planner = _Planner(cfg, str(folder), choices)
+    planner.use_data()
+    planner.use_device()
+    planner.use_weights()
+    planner.choose_size()
+    planner.choose_batch()
+    planner.choose_length()
+    planner.choose_rest()
+    return Plan(cfg, tuple(planner.settings))
+
+
+def use_folder(
+    cfg: DictConfig, folder: str | os.PathLike[str], *, split: str = "val", seed: int | None = None
+) -> FoundDataset:
+    """Put the images of a folder in the place of a config's data.
+
+    Args:
+        cfg: it is changed: `dataset`, and the data sets of its loaders.
+        folder: in a layout that `find_dataset` knows.
+        split: what is evaluated.
+        seed: of the split, where one is drawn.
+
+    Raises:
+        DatasetError: when there is no such folder, split or data set.
+    """
+    shipped = get_config("common/data/folder.py")
+    loaders = [name for name in ("train", "test") if OmegaConf.select(cfg, f"dataloader.{name}.dataset") is not None]
+    shipped.dataset.root = str(Path(os.path.expanduser(folder)).absolute())
+    shipped.dataset.masks = "train" in loaders and _reads_masks(cfg.dataloader.train.dataset)
+    shipped.dataset.val = split
+    if seed is not None:
+        shipped.dataset.seed = seed
+    cfg.dataset = shipped.dataset
+    for name in loaders:
+        cfg.dataloader[name].dataset = shipped.dataloader[name].dataset
+    found = find_dataset(cfg.dataset.root, seed=cfg.dataset.seed, val_share=cfg.dataset.val_share)
+    found.load(split, masks=cfg.dataset.masks)
+    return found
+
+
+class _Planner:
+    """Changes a config, setting by setting, and writes down why."""
+
+    def __init__(self, cfg: DictConfig, folder: str, choices: Choices):
+        missing = [key for key in ("model", "dataloader", "optimizer", "train") if key not in cfg]
+        if missing or OmegaConf.select(cfg, "dataloader.train.dataset") is None:
+            raise ConfigError(f"this config has no {missing[0] if missing else 'dataloader.train.dataset'} to change")
+        self.cfg, self.folder, self.choices = cfg, folder, choices
+        self.settings: list[Setting] = []
+        self.is_small = _name(cfg.dataloader.train.dataset) == "load_shapes"
+        self.is_realtime = "strong_epochs" in cfg.dataloader
+        self.published_batch = int(cfg.dataloader.train.total_batch_size)
+        self.found: FoundDataset
+        self.train_set: Any
+
+    def add(self, name: str, value: object, reason: str, option: str = "") -> None:
+        self.settings.append(Setting(name, str(value), reason, option))
+
+    def use_data(self) -> None:
+        """Read the folder in place of the config's data set."""
+        if self.is_small:
+            small = get_config("common/data/folder_small.py").dataloader
+            with_masks = _reads_masks(self.cfg.dataloader.train.dataset)
+            self.cfg.dataloader.train, self.cfg.dataloader.test = small.train, small.test
+            self.cfg.dataloader.train.dataset.masks = with_masks
+        if self.choices.seed is not None:
+            self.cfg.train.seed = self.choices.seed
+        self.found = use_folder(self.cfg, self.folder, seed=self.choices.seed)
+        if "train" not in self.found.splits:
+            raise DatasetError(f"{self.folder} has no training images: {self.found.describe()}")
+        masks = self.cfg.dataset.masks
+        self.train_set, validation = (self.found.load(split, masks=masks) for split in ("train", "val"))
+        classes = ", ".join(self.found.class_names[:8]) + ", ..." * (len(self.found.class_names) > 8)
+        self.add("data", self.found.root, self.found.layout, "--data")
+        drawn = ", drawn from all of them with a seed" if self.found.drawn is not None else ""
+        self.add("images", f"{len(self.train_set)} for training, {len(validation)} for validation{drawn}", "")
+        self.add("classes", len(self.found.class_names), classes)
+        for remark in self.found.remarks:
+            self.add("remark", remark, "")
+
+    def use_device(self) -> None:
+        """Choose where to train."""
+        device = self.choices.device
+        if device in (None, "auto"):
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            reason = "the GPU that torch finds" if device == "cuda" else "torch finds no GPU here"
+        else:
+            reason = "as asked for"
+        self.cfg.train.device = device
+        self.add("device", device, reason, "--device")
+        if device == "cpu" and OmegaConf.select(self.cfg, "train.amp.enabled"):
+            self.cfg.train.amp.enabled = False
+            self.add("precision", "float32", "mixed precision is for GPUs", "train.amp.enabled=True")
+        if device == "cpu" and OmegaConf.select(self.cfg, "train.sync_batch_norm"):
+            self.cfg.train.sync_batch_norm = False
+
+    def use_weights(self) -> None:
+        """Begin with the weights of a detector, or say that there are none."""
+        self.cfg.pretrained = {"detector": self.choices.weights, "backbone": None}
+        published = dict(epochs=SMALL_EPOCHS, batch=self.published_batch, lr=float(self.cfg.optimizer.lr))
+        if not self.is_small:
+            published["epochs"] = int(self.cfg.train.get("max_epochs") or derived.PUBLISHED_EPOCHS)
+        self.cfg.published = published
+        model, backbone = self.cfg.model, self.cfg.model.get("backbone")
+        calls = _calls("derived")
+        model.num_classes = calls["model"]["num_classes"]
+        if backbone is not None and not self.is_small:
+            keys = ["weights"] if self.is_realtime else ["weights", "norm", "freeze_at"]
+            if "FrozenBN" not in str(backbone.get("norm")):
+                keys = keys[:1]
+            backbone.update({key: calls["model"]["backbone"][key] for key in keys if key in backbone})
+        if self.choices.weights:
+            self.add("weights", self.choices.weights, "classes of your own begin anew", "--fine-tune")
+            return
+        hint = (
+            "small models are made for that"
+            if self.is_small
+            else ("which takes many more epochs and images; --fine-tune begins with published weights")
+        )
+        self.add("weights", "none: training begins from nothing", hint, "--fine-tune")
+
+    def choose_size(self) -> None:
+        """Choose the size of images, in pixels."""
+        kind, published = _image_size(self.cfg)
+        size, reason = published, "of the published training"
+        if self.is_small:
+            reason = "small models are quick at this size"
+        if self.choices.size is not None:
+            size, reason = self.choices.size, "as asked for"
+        elif self.cfg.train.device == "cpu":
+            sides = np.minimum(self.train_set.heights, self.train_set.widths)
+            if kind == "square":
+                sides = np.maximum(self.train_set.heights, self.train_set.widths)
+            largest = max(SMALLEST, math.ceil(np.percentile(sides, 95) / SIZE_STEP) * SIZE_STEP)
+            if largest < published:
+                size, reason = largest, f"most images are no larger, and a CPU is slow; otherwise {published}"
+        set_image_size(self.cfg, size)
+        what = "pixels square" if kind == "square" else "pixels for the short side"
+        self.add("size", f"{size} {what}", reason, "--size")
+
+    def choose_batch(self) -> None:
+        """Choose the batch of a step: as many images as suit the model and fit."""
+        kind, _ = _image_size(self.cfg)
+        train = self.cfg.dataloader.train
+        wanted = min(self.published_batch, LARGEST_STEP["square" if self.is_small else kind])
+        wanted = max(1, min(wanted, len(self.train_set) // FEWEST_STEPS))
+        if self.choices.batch is not None:
+            train.total_batch_size = self.choices.batch
+            self.add("batch", self.choices.batch, "as asked for", "--batch")
+            return
+        if "dataloader.train.total_batch_size" in self.choices.overrides:
+            return
+        free = free_memory(self.cfg.train.device)
+        need = None if free is None else measure_need(self.cfg, _most_pixels(self.cfg))
+        if free is None or need is None:
+            train.total_batch_size = wanted
+            self.add("batch", wanted, "usual for this model; how many fit is not known here", "--batch")
+            return
+        batch = max(1, min(wanted, _images_that_fit(need, free)))
+        train.total_batch_size = batch
+        reason = f"about {need.per_image / 2**30:.1f} GiB for each image, and {free / 2**30:.1f} GiB are free"
+        if batch < wanted:
+            self.cfg.train.accumulate_steps = math.ceil(wanted / batch)
+            reason += f"; {self.cfg.train.accumulate_steps} batches make a step"
+        self.add("batch", batch, reason, "--batch")
+
+    def choose_length(self) -> None:
+        """Choose epochs and learning rate, and how often to evaluate."""
+        calls = _calls("derived")
+        train, cfg = self.cfg.train, self.cfg
+        train.init_checkpoint = calls["train"]["init_checkpoint"]
+        train.max_epochs = self.choices.epochs or calls["train"]["max_epochs"]
+        train.max_iter = MAX_ITER
+        cfg.optimizer.lr = self.choices.lr or calls["optimizer"]["lr"]
+        params = cfg.optimizer.get("params")
+        if params is not None and not self.is_small and params.get("lr_factor_func") is None:
+            params.backbone_lr_factor = calls["optimizer"]["params"]["backbone_lr_factor"]
+        if self.is_realtime:
+            self._strong_epochs()
+        epochs = int(train.max_epochs)
+        published = cfg.published.epochs
+        reason = "as asked for" if self.choices.epochs else self._why_epochs(published)
+        self.add("epochs", epochs, reason, "--epochs")
+        lr_reason = (
+            "as asked for"
+            if self.choices.lr
+            else (f"{cfg.published.lr:g} for {cfg.published.batch} images in a step, by the root of the batch")
+        )
+        self.add("learning rate", f"{float(cfg.optimizer.lr):g}", lr_reason, "--lr")
+        train.eval_period, train.eval_epochs = None, max(1, round(epochs / EVALUATIONS))
+        train.checkpointer.period, train.checkpoint_epochs = None, train.eval_epochs
+
+    def _why_epochs(self, published: int) -> str:
+        images = len(self.train_set)
+        if self.is_small:
+            return f"for {images} images from nothing"
+        text = f"published {published} for COCO, times the root of how many fewer than its images {images} are"
+        most = f", at most {derived.MOST_EPOCHS}"
+        return f"{text}{most}{'' if self.choices.weights else '; three times as many from nothing'}"
+
+    def _strong_epochs(self) -> None:
+        """The schedules of real-time detectors, for another length."""
+        calls = _calls("derived_realtime")["dataloader"]
+        self.cfg.lr_multiplier = get_config("common/schedule.py").lr_multiplier_flat_cosine
+        self.cfg.dataloader.strong_epochs = calls["strong_epochs"]
+        if "mosaic_epochs" in self.cfg.dataloader:
+            self.cfg.dataloader.mosaic_epochs = calls["mosaic_epochs"]
+        self.cfg.optimizer.params.update(lr_factors=None, weight_decays=None)
+        if OmegaConf.select(self.cfg, "train.model_ema.restart") is not None:
+            self.cfg.train.model_ema.restart.epoch = "${dataloader.strong_epochs[1]}"
+
+    def choose_rest(self) -> None:
+        """Choose the processes that load images, and the folder of the run."""
+        cores, device = usable_cores(), self.cfg.train.device
+        workers = self.choices.workers
+        reason = "as asked for"
+        if workers is None:
+            workers = min(2, cores // 2) if device == "cpu" else min(8, cores)
+            reason = f"{cores} cores, which train, too" if device == "cpu" else f"{cores} cores"
+        for split in ("train", "test"):
+            self.cfg.dataloader[split].num_workers = workers
+        self.add("workers", workers, reason, "--workers")
+        if self.choices.output:
+            self.cfg.train.output_dir = self.choices.output
+        else:
+            self.cfg.train.output_dir += f"_{Path(self.cfg.dataset.root).stem}"
+        self.add("output", self.cfg.train.output_dir, "", "--output")
+
+
+def set_image_size(cfg: DictConfig, size: int) -> None:
+    """Give the images of a config another size, and what follows from the size, in proportion.
+
+    Args:
+        cfg: it is changed.
+        size: the side of square images, otherwise the short side in evaluation, in pixels.
+
+    Raises:
+        ConfigError: when the size is not a multiple of 32, or the config has no size that is known here.
+    """
+    kind, published = _image_size(cfg)
+    if size == published:
+        return
+    if kind == "square" and size % SIZE_STEP:
+        raise ConfigError(f"a size of {size} pixels is no multiple of {SIZE_STEP}")
+    train = cfg.dataloader.train
+    if kind == "square":
+        cfg.dataloader.image_size = size
+        scaled = ((train.mapper.augmentation, "sides"), (train.get("multi_scale"), "sizes"))
+        for node, key in scaled:
+            values = None if node is None else OmegaConf.select(node, key)
+            if isinstance(values, (list, tuple)) or OmegaConf.is_list(values):
+                node[key] = [_scaled(value, size / published, SIZE_STEP) for value in values]
+        return
+    factor = size / published
+    test, augmentation = cfg.dataloader.test.mapper.augmentation, train.mapper.augmentation
+    longest = test.get("max_size", MAX_SIZE)
+    for node in (test, augmentation):
+        node.max_size = None if longest is None else _scaled(longest, factor)
+    test.short_edge_length = size
+    defaults = dict(
+        short_edge_lengths=SHORT_EDGES, short_edges_before_crop=SHORT_EDGES_BEFORE_CROP, crop_range=CROP_RANGE
+    )
+    for key, default in defaults.items():
+        augmentation[key] = [_scaled(value, factor) for value in augmentation.get(key, default)]
+    augmentation.max_size = max(augmentation.max_size or 0, *augmentation.short_edge_lengths)
+
+
+def _calls(name: str) -> dict[str, Any]:
+    """A part of configs/common/derived.py, whose values are interpolations."""
+    return OmegaConf.to_container(get_config("common/derived.py")[name], resolve=False)  # type: ignore[return-value]
+
+
+def _reads_masks(dataset: DictConfig) -> bool:
+    return OmegaConf.to_container(dataset, resolve=False).get("masks") is True  # type: ignore[union-attr]
+
+
+def _name(call: DictConfig) -> str:
+    """The name, without modules, of what a config node calls."""
+    target = call.get("_target_")
+    return target.rpartition(".")[2] if isinstance(target, str) else getattr(target, "__name__", "")
+
+
+def _scaled(value: int, factor: float, step: int = 1) -> int:
+    return max(step, round(value * factor / step) * step)
+
+
+def _image_size(cfg: DictConfig) -> tuple[str, int]:
+    """Whether images are squares or have a short edge, and of how many pixels in evaluation."""
+    if "image_size" in cfg.dataloader:
+        return "square", int(cfg.dataloader.image_size)
+    test = OmegaConf.select(cfg, "dataloader.test.mapper.augmentation")
+    train = OmegaConf.select(cfg, "dataloader.train.mapper.augmentation")
+    if not OmegaConf.is_dict(test) or not OmegaConf.is_dict(train):
+        raise ConfigError("the images of this config are not resized: there is no size that could be set")
+    return "short edge", int(test.get("short_edge_length", 800))
+
+
+def _most_pixels(cfg: DictConfig) -> int:
+    """The pixels of the largest image in training."""
+    kind, size = _image_size(cfg)
+    if kind == "square":
+        return size**2
+    augmentation = cfg.dataloader.train.mapper.augmentation
+    longest = augmentation.get("max_size", MAX_SIZE)
+    short = max(augmentation.get("short_edge_lengths", SHORT_EDGES))
+    return short * (longest or 2 * short)
+
+
+def _images_that_fit(need: MemoryNeed, free: int) -> int:
+    return int((free * SHARE_OF_MEMORY - need.fixed) / need.per_image)

@@ -1,0 +1,123 @@
+"""What to say and to advise when the memory is full."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..layers import BaseTransformerLayer
+from .memory import free_memory
+
+GIB = 2**30
+
+
+class MemoryFullError(RuntimeError):
+    """There is not enough memory, on a GPU or for the CPU, for what was to be computed."""
+
+
+def training_memory_full(
+    error: BaseException,
+    *,
+    iteration: int,
+    batch: Sequence[dict[str, Any]],
+    model: nn.Module,
+    device: torch.device,
+    has_amp: bool,
+    accumulate_steps: int,
+) -> MemoryFullError:
+    """The error for a training step that found the memory full: numbers, and what helps of what is not used yet.
+
+    Args:
+        error: what torch raised.
+        iteration: the step, from 1.
+        batch: what this process's model was given.
+        model: the model, to see what it recomputes.
+        device: where it is.
+        has_amp: whether there is mixed precision.
+        accumulate_steps: batches a step.
+    """
+    advice = []
+    if not has_amp:
+        advice.append("train.amp.enabled=True: activations in 16 bits take about half the memory")
+    if len(batch) > 1:
+        advice.append(
+            "half the dataloader.train.total_batch_size with "
+            f"train.accumulate_steps={2 * accumulate_steps}: steps of as many images, in smaller parts"
+        )
+    layers = [module for module in model.modules() if isinstance(module, BaseTransformerLayer)]
+    if layers and not any(layer.activation_checkpointing for layer in layers):
+        advice.append(
+            "train.activation_checkpointing=True: activations in transformer layers are computed again in the backward "
+            "pass instead of being stored, which costs time"
+        )
+    advice += [
+        "smaller images (dataloader.train.mapper.augmentation), or a smaller model",
+        "`detrex-lite train ... --find-batch-size` measures the largest batch that fits",
+    ]
+    where = f"at iteration {iteration}, with {describe_batch(batch)} in a batch of this process"
+    return _memory_full(error, device, where, advice)
+
+
+def memory_full(error: BaseException, device: torch.device) -> MemoryFullError:
+    """The error for anything but a training step, such as an evaluation."""
+    advice = [
+        "dataloader.test.batch_size=1, when it was an evaluation",
+        "smaller images (dataloader.test.mapper.augmentation), or a smaller model",
+        "other programs that use this device: `nvidia-smi` lists them"
+        if device.type == "cuda"
+        else "other programs that use the memory, and fewer dataloader.train.num_workers",
+    ]
+    return _memory_full(error, device, "outside of a training step", advice)
+
+
+def _memory_full(error: BaseException, device: torch.device, where: str, advice: Sequence[str]) -> MemoryFullError:
+    listed = "".join(f"\n  - {line}" for line in advice)
+    return MemoryFullError(
+        f"out of memory {where}\n{describe_memory(device)}{_asked(error)}\nWhat helps, one or more of:{listed}"
+    )
+
+
+def describe_batch(batch: Sequence[dict[str, Any]]) -> str:
+    """`"4 images of up to 800x1333 pixels (height x width) and 31 objects"`."""
+    heights, widths = zip(*((sample["image"].shape[-2:]) for sample in batch), strict=True) if batch else ((0,), (0,))
+    objects = sum(len(sample["instances"]) for sample in batch if "instances" in sample)
+    count = f"{len(batch)} image{'s' * (len(batch) != 1)}"
+    return f"{count} of up to {max(heights)}x{max(widths)} pixels (height x width) and {objects} objects"
+
+
+def _asked(error: BaseException) -> str:
+    """What torch says of the allocation that failed."""
+    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), flags=re.IGNORECASE)
+    if asked is None:
+        return ""
+    size = asked[1]
+    if in_bytes := re.fullmatch(r"(\d+) bytes", size):
+        size = f"{int(in_bytes[1]) / GIB:.2f} GiB"
+    return f"; {size} more were asked for"
+
+
+def describe_memory(device: torch.device) -> str:
+    """How much memory a device has, how much of it this process uses or used at most, and how much is free."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        most = torch.cuda.max_memory_allocated(device)
+        return (
+            f"{torch.cuda.get_device_name(device)} ({device}) has {total / GIB:.1f} GiB; this process used up to "
+            f"{most / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
+        )
+    total = _kilobytes("/proc/meminfo").get("MemTotal")
+    used = _kilobytes("/proc/self/status").get("VmRSS")
+    known = (("the machine has", total), ("this process uses", used), ("free are", free_memory(str(device))))
+    return ", ".join(f"{what} {size / GIB:.1f} GiB" for what, size in known if size is not None)
+
+
+def _kilobytes(path: str) -> dict[str, int]:
+    """Lines such as `MemTotal: 16 kB` as bytes by name; none where the system has no such file."""
+    try:
+        text = Path(path).read_text()
+    except OSError:
+        return {}
+    return {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, flags=re.MULTILINE)}

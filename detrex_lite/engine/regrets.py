@@ -1,0 +1,185 @@
+"""What is allowed, trains without an error, and is regretted when it has ended: said before the first step."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from ..data import DatasetError, mapped_sample
+from ..errors import few
+from .derived import learning_rate
+
+logger = logging.getLogger(__name__)
+
+SMALL_SHARE = 0.05  # of the boxes: fewer that are smaller than a cell are no reason to change anything
+SAMPLED_IMAGES = 8  # of which the resizing is measured
+LARGEST_STRIDE = 64  # of the finest level of a detector, in pixels: without smaller boxes no stride is computed
+HIGH_RATE = 4.0  # times the rate that suits pre-trained weights
+
+
+def warn_of_regrets(
+    cfg: DictConfig, *, model: nn.Module, datasets: dict[str, Any], loaders: dict[str, Any], fine_tunes: bool
+) -> list[str]:
+    """Warn in the log of what users regret after hours of training.
+
+    Args:
+        cfg: a complete config.
+        model: on its device.
+        datasets: "training" and "validation" -> data set; None for one that is not known.
+        loaders: the same names -> loader.
+        fine_tunes: whether training begins with the weights of a detector.
+
+    Returns:
+        The warnings.
+    """
+    training, validation = datasets.get("training"), datasets.get("validation")
+    regrets: list[str] = []
+    if training is not None and training.has_annotations:
+        regrets += classes_without_objects(training)
+        regrets += more_objects_than_queries(training, _number_of_queries(cfg, model))
+        regrets += boxes_below_a_cell(training, model, loaders.get("validation", loaders.get("training")))
+    if training is not None and validation is not None:
+        regrets += images_in_both(training, validation)
+    if fine_tunes:
+        regrets += high_learning_rate(cfg)
+    for regret in regrets:
+        logger.warning("Before you regret it: %s", regret)
+    return regrets
+
+
+def classes_without_objects(dataset: Any) -> Iterator[str]:
+    """A warning when a class has no box that training uses: the detector cannot learn it."""
+    counts = np.bincount(dataset.classes[~dataset.iscrowd], minlength=dataset.num_classes)
+    missing = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
+    if missing:
+        yield (
+            f"the training set {dataset.name!r} has no object of {len(missing)} of its {dataset.num_classes} classes "
+            f"({few(missing)}): they cannot be learnt. Leave them out of the data set, or check its split"
+        )
+
+
+def more_objects_than_queries(dataset: Any, num_queries: int | None) -> Iterator[str]:
+    """A warning when images have more objects than the detector can find."""
+    objects = dataset.objects_per_image()
+    if num_queries is None or not len(objects) or objects.max() <= num_queries:
+        return
+    fullest = int(objects.argmax())
+    yield (
+        f"{int((objects > num_queries).sum())} training images have more objects than the detector has queries "
+        f"(model.num_queries={num_queries}; {dataset.file_name(fullest)} has {objects[fullest]}): the rest can never "
+        f"be found. Set model.num_queries to {_round_up(int(objects.max() * 1.5))} or so"
+    )
+
+
+def images_in_both(training: Any, validation: Any) -> Iterator[str]:
+    """A warning when validation images are training images: their results say nothing about new images."""
+    known = {os.path.abspath(training.file_name(index)) for index in range(len(training))}
+    names = [validation.file_name(index) for index in range(len(validation))]
+    shared = [name for name in names if os.path.abspath(name) in known]
+    if shared:
+        yield (
+            f"{len(shared)} of {len(names)} validation images are in the training set, too ({few(shared, limit=3)}): "
+            "what is measured on them is no measure of what the detector does with new images"
+        )
+
+
+def boxes_below_a_cell(dataset: Any, model: nn.Module, loader: Any) -> Iterator[str]:
+    """A warning when many boxes, after resizing, are smaller than a cell of the finest feature map.
+
+    Args:
+        dataset: whose boxes are measured.
+        model: a `Detector`; of another model nothing is known.
+        loader: whose mapper resizes: the one of validation, as it does nothing else to an image.
+    """
+    boxes = dataset.boxes[~dataset.iscrowd]
+    if not len(boxes) or not hasattr(model, "feature_maps"):
+        return
+    samples = _resized_samples(dataset, loader)
+    if not samples:
+        return
+    scale = float(np.median([math.sqrt(_area(image) / original) for image, original in samples]))
+    sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) * scale
+    if np.mean(sides < LARGEST_STRIDE) < SMALL_SHARE:
+        return
+    try:
+        stride = finest_stride(model, samples[0][0])
+    except (RuntimeError, ValueError):  # the trial of evaluation, which follows, tells what is wrong
+        return
+    share = np.mean(sides < stride)
+    if share < SMALL_SHARE:
+        return
+    needed = np.quantile(sides, SMALL_SHARE)
+    yield (
+        f"{share:.0%} of the training boxes are smaller than a cell of the finest feature map ({stride:.0f} pixels; "
+        f"images are resized by {scale:.2f}, the median box is then {np.median(sides):.0f} pixels high and wide). Such "
+        f"objects are hard to tell apart: images {stride / max(needed, 1e-3):.1f} times as large, tiles of them, or a "
+        "detector with a finer level would help"
+    )
+
+
+def finest_stride(model: Any, image: torch.Tensor) -> float:
+    """Pixels of an image for each cell of the finest feature map.
+
+    Args:
+        model: a `Detector`; its state and the random numbers of training do not change.
+        image: (3, H, W), to be tried.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            normalised = model.preprocess([{"image": image}], as_published=False).tensor
+            finest = model.feature_maps(normalised)[0]
+    finally:
+        for module, training in modes:
+            module.training = training
+    return math.sqrt(_area(normalised) / _area(finest))
+
+
+def high_learning_rate(cfg: DictConfig) -> Iterator[str]:
+    """A warning when pre-trained weights are trained at a rate that suits training from scratch."""
+    try:
+        given, suitable = float(cfg.optimizer.lr), learning_rate(cfg)
+    except (OmegaConfBaseException, TypeError, ValueError):  # an optimizer or a loader without these keys
+        return
+    if given >= HIGH_RATE * suitable:
+        yield (
+            f"train.init_checkpoint is fine-tuned with optimizer.lr={given:g}, which is a rate for training from "
+            f"scratch: what the weights know may be lost. optimizer.lr={suitable:g} suits the size of the batch"
+        )
+
+
+def _number_of_queries(cfg: DictConfig, model: nn.Module) -> int | None:
+    number = getattr(model, "num_queries", None)
+    if number is None:
+        number = OmegaConf.select(cfg, "model.num_queries")
+    return number if isinstance(number, int) else None
+
+
+def _resized_samples(dataset: Any, loader: Any) -> list[tuple[torch.Tensor, int]]:
+    """A few training images as the loader's mapper resizes them, with the areas that they had before."""
+    samples = []
+    for index in np.unique(np.linspace(0, len(dataset) - 1, SAMPLED_IMAGES).round().astype(int)):
+        try:
+            sample = mapped_sample(loader, dataset, int(index))
+        except DatasetError:  # the loader leaves out such an image, and says so
+            continue
+        if sample is None:
+            return []
+        samples.append((sample["image"], int(dataset.heights[index]) * int(dataset.widths[index])))
+    return samples
+
+
+def _area(image: torch.Tensor) -> int:
+    return image.shape[-2] * image.shape[-1]
+
+
+def _round_up(number: int) -> int:
+    return -(-number // 50) * 50

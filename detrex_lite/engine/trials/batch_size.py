@@ -1,0 +1,222 @@
+"""The largest batch that fits into the memory."""
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ...config import ConfigError
+from ...data import dataset_of
+from ...devices import is_out_of_memory
+from ..derived import learning_rate
+from ..loop.trainer import Batch, Trainer
+from ..memory import WORKSPACE, free_memory
+from ..memory_full import GIB, describe_batch
+from ..run import Run
+from .trial import build_trainer, trial
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 1024  # images: more are not tried
+SAMPLED_BATCHES = 4  # among whose images is the one that is tried
+MARGIN = 0.9  # of the memory: later images may be larger, and have more objects
+
+
+class BatchSize(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        images: how many in a batch of one process are advised; 0 when not even one fits.
+        measured: images in a batch -> bytes of memory at most, for those that were tried and fitted.
+        memory: bytes that there are.
+        advice: how to use it.
+    """
+
+    images: int
+    measured: dict[int, int]
+    memory: int
+    advice: str
+
+    def __str__(self) -> str:
+        """A table of the memory by batch, and the advice."""
+        lines = [f"{images:6d} images  {used / GIB:8.2f} GiB" for images, used in self.measured.items()]
+        return "\n".join([*lines, f"there are {self.memory / GIB:.2f} GiB", self.advice])
+
+
+def find_batch_size(cfg: DictConfig, *, largest: int = LARGEST) -> BatchSize:
+    """The largest number of images in a batch of one process that fits.
+
+    The largest of the first images, after augmentation, is repeated. On a GPU steps of growing batches are trained
+    until the memory is full. On a CPU, where the system would end other programs, it is computed: from what a forward
+    pass of one image and of two keeps for the backward pass, and the memory that is free.
+
+    Args:
+        cfg: a config as `train` takes it. Its precision, recomputation of activations and image sizes count.
+        largest: more images are not tried, nor more than the training set has.
+
+    Raises:
+        ConfigError: for a config that `train` refuses.
+    """
+    if largest < 1:
+        raise ConfigError(f"largest={largest}: a batch has at least one image")
+    with trial(cfg) as run:
+        sample = largest_sample(run.train_loader)
+        logger.info("Trying batches of %s.", describe_batch([sample]))
+        trainer = build_trainer(run, max_iter=1, hooks=[])
+        if (dataset := dataset_of(run.train_loader)) is not None:
+            largest = min(largest, len(dataset))
+        find = _on_gpu if run.device.type == "cuda" else _on_cpu
+        images, measured, memory = find(run, trainer, sample, largest)
+        result = BatchSize(images, measured, memory, _advice(run.cfg, images, largest))
+        logger.info("%s", result)
+    return result
+
+
+def largest_sample(loader: Any) -> dict[str, Any]:
+    """Of the first batches, the image with the most pixels, and among those with the most objects."""
+    samples = [sample for batch in islice(loader, SAMPLED_BATCHES) for sample in batch]
+
+    def size(sample: dict[str, Any]) -> tuple[int, int]:
+        return sample["image"][0].numel(), len(sample.get("instances", ()))
+
+    return max(samples, key=size)
+
+
+def _on_gpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) -> tuple[int, dict[int, int], int]:
+    """By trying: see `largest_that_fits`."""
+    memory = torch.cuda.mem_get_info(run.device)[1]
+    measured: dict[int, int] = {}
+
+    def fits(images: int) -> bool:
+        start = time.perf_counter()
+        used = step_memory(trainer, sample, images)
+        if used is None:
+            logger.info("%d images do not fit.", images)
+            return False
+        measured[images] = used
+        seconds = time.perf_counter() - start
+        logger.info("%d images: %.2f GiB, %.2f s for the step.", images, used / GIB, seconds)
+        return used <= MARGIN * memory
+
+    images = largest_that_fits(fits, largest)
+    return images, dict(sorted(measured.items())), memory
+
+
+def step_memory(trainer: Trainer, sample: dict[str, Any], images: int) -> int | None:
+    """Bytes on the GPU that a training step of so many equal images needs at most; None when they do not fit."""
+    device = trainer.device
+    trainer.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    batches = _repeated(sample, images)
+    try:
+        _one_step(trainer, batches)
+        torch.cuda.synchronize(device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return torch.cuda.max_memory_reserved(device)
+
+
+def _one_step(trainer: Trainer, batches: Iterator[Batch]) -> None:
+    """A step as training makes it, at a rate of nothing, so that the weights stay."""
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.0
+    trainer.model.train()
+    trainer.batches = [(0, 0)]
+    with trainer.phases.measure():
+        trainer.step(batches)
+
+
+def _repeated(sample: dict[str, Any], images: int) -> Iterator[Batch]:
+    while True:
+        yield [sample] * images
+
+
+def largest_that_fits(fits: Callable[[int], bool], largest: int) -> int:
+    """The largest number up to `largest` for which `fits` holds, found by doubling and then halving; 0 when 1 does not.
+
+    `fits` is asked seldom, and for no number above one that did not fit.
+    """
+    if not fits(1):
+        return 0
+    below, above = 1, largest + 1
+    while 2 * below < above and below < largest:
+        tried = min(2 * below, largest)
+        if not fits(tried):
+            above = tried
+            break
+        below = tried
+    while above - below > max(1, below // 8):  # to an eighth: batches are chosen among round numbers
+        middle = (below + above) // 2
+        if fits(middle):
+            below = middle
+        else:
+            above = middle
+    return below
+
+
+def _on_cpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) -> tuple[int, dict[int, int], int]:
+    """By computing, from a forward pass of one image and of two."""
+    parameters = sum(parameter.numel() * parameter.element_size() for parameter in trainer.parameters)
+    one, two = (kept_for_backward(trainer, [sample] * images) for images in (1, 2))
+    per_image = max(two - one, one // 2, 1)
+    # Besides the weights themselves, which are there: gradients and two moments.
+    fixed = 3 * parameters + max(one - per_image, 0)
+    memory = free_memory("cpu")
+    if memory is None:
+        raise ConfigError("this system does not say how much memory is free: no batch can be advised")
+
+    def needed(images: int) -> int:
+        return fixed + int(WORKSPACE * per_image * images)
+
+    images = max(0, min(largest, int((MARGIN * memory - fixed) / (WORKSPACE * per_image))))
+    return images, {count: needed(count) for count in sorted({1, 2, max(images, 1)})}, memory
+
+
+def kept_for_backward(trainer: Trainer, batch: Batch) -> int:
+    """Bytes that a forward pass in training keeps for the backward pass, besides the parameters."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in trainer.parameters}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    dtype = trainer.amp_dtype
+    trainer.model.train()
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast(trainer.device.type, dtype=dtype, enabled=dtype is not None),
+    ):
+        losses = trainer.model(batch)
+    assert losses  # they keep what is counted until here
+    return sum(kept.values())
+
+
+def _advice(cfg: DictConfig, images: int, largest: int) -> str:
+    if images == 0:
+        return (
+            "Not even one image fits. What helps: train.amp.enabled=True, train.activation_checkpointing=True, smaller "
+            "images (dataloader.train.mapper.augmentation), a smaller model"
+        )
+    given = cfg.dataloader.train.total_batch_size
+    cfg.dataloader.train.total_batch_size = images
+    cfg.train.accumulate_steps = 1
+    more = "; more were not tried" if images == largest else ""
+    return (
+        f"To use it: dataloader.train.total_batch_size={images} for one process, or that times the number of "
+        f"processes{more}. The largest is not the best one as a rule: the config has {given}. A learning rate that "
+        f"suits {images}: optimizer.lr={learning_rate(cfg):g}. More images per step without more memory: "
+        "train.accumulate_steps"
+    )

@@ -1,0 +1,54 @@
+"""Everything up to the first step, and the first batches as pictures."""
+
+import logging
+from itertools import islice
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from ...visualization import batch_sheet
+from ..build import build_optimizer
+from ..memory_full import describe_batch
+from ..preflight import try_evaluation
+from .trial import autocast, trial
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "dry_run"
+
+
+def dry_run(cfg: DictConfig, *, num_batches: int = 2) -> list[Path]:
+    """Build everything that training needs, say what would be trained, and draw the first batches.
+
+    A batch goes through the model and its losses, one of validation through the evaluator: what would fail in the first
+    step or in the first evaluation fails here. Nothing is trained. What is written are the pictures, in
+    `train.output_dir`/dry_run: images as the model gets them, with boxes and masks after augmentation.
+
+    Args:
+        cfg: a config as `train` takes it.
+        num_batches: how many batches are drawn.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        ConfigError, CheckpointError, DatasetError: as `train` has them.
+    """
+    with trial(cfg) as run:
+        run.warn_of_regrets()
+        logger.info("%s", run.summary(build_optimizer(run.cfg.optimizer, run.model)))
+        batches = list(islice(run.train_loader, num_batches))
+        with torch.no_grad(), autocast(run):
+            losses = run.model.train()(batches[0])
+        total = sum(float(loss) for loss in losses.values())
+        logger.info("The first batch, %s, has a loss of %.3f.", describe_batch(batches[0]), total)
+        if run.test_loader is not None:
+            try_evaluation(run.model, run.test_loader, run.evaluator)
+            logger.info("A batch of validation was detected and evaluated.")
+        pictures = [
+            batch_sheet(batch, run.output_dir / FOLDER / f"batch_{number}.jpg", class_names=run.class_names)
+            for number, batch in enumerate(batches)
+        ]
+        logger.info("Nothing was trained. What the model would get: %s", ", ".join(map(str, pictures)))
+    return pictures

@@ -1,0 +1,131 @@
+"""The learning rates that train, by raising the rate from step to step (Smith, WACV 2017)."""
+
+import logging
+import math
+from typing import NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig
+
+from ...config import ConfigError
+from ...errors import NonFiniteError
+from ..loop.trainer import Hook, Trainer
+from .trial import build_trainer, trial
+
+logger = logging.getLogger(__name__)
+
+LOWEST, HIGHEST, STEPS = 1e-7, 1e-1, 100
+SMOOTHING = 0.8  # of the running mean by which divergence is noticed
+DIVERGED = 2.0  # times its lowest value: higher rates are not tried
+WINDOW = 0.04  # of the steps: the standard deviation over which losses are averaged
+FALLEN = 0.97  # of the loss at the lowest rates: one that is not below never fell
+BELOW_LOWEST = 10.0  # the rate of the lowest loss over the suggested one
+ROWS, WIDTH = 16, 40  # of the printed chart
+
+
+class LearningRates(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        rates: of `optimizer.lr`, in the order of the steps.
+        losses: the total loss at each of them, averaged over neighbouring steps.
+        suggested: a rate to train with: a tenth of that of the lowest loss, and no more than the one of the steepest
+            descent; None when the loss never fell.
+        steepest: the rate at which the loss fell fastest.
+    """
+
+    rates: list[float]
+    losses: list[float]
+    suggested: float | None
+    steepest: float | None
+
+    def __str__(self) -> str:
+        """A chart of the loss over the rate, and what to do with it."""
+        shown = np.unique(np.linspace(0, len(self.rates) - 1, ROWS).round().astype(int)) if self.rates else []
+        losses = [self.losses[index] for index in shown]
+        low, high = (min(losses), max(losses)) if losses else (0.0, 0.0)
+        lines = ["optimizer.lr   loss"]
+        for index, loss in zip(shown, losses, strict=True):
+            bar = "#" * round(WIDTH * (loss - low) / max(high - low, 1e-12))
+            lines.append(f"{self.rates[index]:12.2e}   {loss:<10.4g} {bar}")
+        if self.suggested is None:
+            lines.append("The loss never fell clearly: look at the data (--dry-run), or try more steps.")
+        else:
+            lines += [
+                f"The loss falls fastest at {self.steepest:.1e}. To begin with: optimizer.lr={self.suggested:.1e}",
+                "It holds for this batch, these weights and this precision; groups of parameters keep their ratios.",
+            ]
+        return "\n".join(lines)
+
+
+class _Sweep(Hook):
+    """Sets the rate of each step, keeps the losses, and ends the search when they rise."""
+
+    def __init__(self, trainer: Trainer, rates: list[float], base: float):
+        self.rates = rates
+        self.factors = [group["lr"] / base for group in trainer.optimizer.param_groups]
+        self.losses: list[float] = []
+        self._mean: float | None = None
+        self._least = math.inf
+
+    def before_step(self, trainer: Trainer) -> None:
+        for group, factor in zip(trainer.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = self.rates[trainer.iteration] * factor
+
+    def after_step(self, trainer: Trainer) -> None:
+        loss = float(sum(trainer.losses.values()))
+        self.losses.append(loss)
+        self._mean = loss if self._mean is None else SMOOTHING * self._mean + (1 - SMOOTHING) * loss
+        self._least = min(self._least, self._mean)
+        if self._mean > DIVERGED * self._least:
+            trainer.end_early()
+
+
+def find_learning_rate(
+    cfg: DictConfig, *, lowest: float = LOWEST, highest: float = HIGHEST, steps: int = STEPS
+) -> LearningRates:
+    """Train a few steps at rates that rise from `lowest` to `highest` by the same factor, until the loss diverges.
+
+    Args:
+        cfg: a config as `train` takes it, with `optimizer.lr`. Its batch, weights and precision count.
+        lowest, highest: of `optimizer.lr`.
+        steps: how many.
+
+    Raises:
+        ConfigError: for a config that `train` refuses, and a range that is none.
+    """
+    if not 0 < lowest < highest or steps < 2:
+        raise ConfigError(f"lowest={lowest}, highest={highest}, steps={steps} is no range of learning rates")
+    rates = np.geomspace(lowest, highest, steps).tolist()
+    with trial(cfg) as run:
+        trainer = build_trainer(run, max_iter=steps, hooks=[])
+        sweep = _Sweep(trainer, rates, base=float(run.cfg.optimizer.lr))
+        trainer.hooks = [sweep]
+        logger.info("Trying learning rates from %.0e to %.0e in %d steps.", lowest, highest, steps)
+        try:
+            trainer.train()
+        except NonFiniteError:
+            logger.info("The loss is not finite at optimizer.lr=%.1e.", rates[trainer.iteration])
+        result = _judge(rates[: len(sweep.losses)], sweep.losses)
+        logger.info("%s", result)
+    return result
+
+
+def _judge(rates: list[float], losses: list[float]) -> LearningRates:
+    """The rates to use, by the loss of each step."""
+    smooth = _smoothed(np.asarray(losses))
+    first = len(smooth) // 5  # rates that are too low to change anything: their losses differ by the images alone
+    if first < 1 or smooth[first:].min() > FALLEN * np.median(smooth[:first]):
+        return LearningRates(rates, smooth.tolist(), None, None)
+    best = first + int(smooth[first:].argmin())
+    descent = np.gradient(smooth, np.log(rates))[first : best + 1]
+    steepest = rates[first + int(descent.argmin())]
+    suggested = min(rates[best] / BELOW_LOWEST, steepest)
+    return LearningRates(rates, smooth.tolist(), float(f"{suggested:.1g}"), steepest)
+
+
+def _smoothed(losses: np.ndarray) -> np.ndarray:
+    """Means of neighbouring steps, with Gaussian weights: batches of other images have other losses."""
+    steps = np.arange(len(losses))
+    weights = np.exp(-0.5 * ((steps[:, None] - steps) / (WINDOW * max(len(losses), 1))) ** 2)
+    return weights @ losses / weights.sum(axis=1)

@@ -1,0 +1,168 @@
+"""What was found in an image, as JSON, NumPy arrays, a pandas data frame or supervision's detections. No torch here."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+EXTRA = "results"
+"""The extra of setup.py that installs the packages of this module: pandas and supervision."""
+
+PRINTED_ROWS = 10
+
+
+class ImageInfo(NamedTuple):
+    """What a predictor knows about an image besides the objects that it found there.
+
+    Attributes:
+        file_name: path of the image; None of an image that was not read from a file.
+        class_names: K names; empty when they are not known.
+        category_ids: K ids that the data set has for the classes; empty when they are not known.
+        highest_score: of all objects in the image, also of those below the threshold; None when there are none.
+        highest_class: index of the class of that object.
+    """
+
+    file_name: str | None = None
+    class_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    highest_score: float | None = None
+    highest_class: int | None = None
+
+
+NOTHING_KNOWN = ImageInfo()
+
+
+class DetectionResult:
+    """The objects that were found in one image. `Instances` and the `Detections` of exported files are such results.
+
+    Attributes:
+        image_size: (height, width) in pixels of the frame of the boxes.
+        info: what else is known about the image.
+    """
+
+    image_size: Any
+    info: Any
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """The objects as arrays.
+
+        Returns:
+            `boxes` (n, 4) float32 absolute xyxy in pixels, `scores` (n,) float32, `classes` (n,) int64, and of a model
+            with masks `masks` (n, height, width) bool.
+
+        Raises:
+            ValueError: when these are no detections, but for example annotations.
+        """
+        raise NotImplementedError
+
+    def _segmentations(self) -> list[dict[str, Any]] | None:
+        """Each mask as COCO's compressed run lengths; None without masks."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The objects in plain Python values, ready for `json.dumps`.
+
+        Returns:
+            `file_name` (None for images that were not read from a file), `height` and `width` of the image in pixels,
+            and `objects`. Each object has `class` (0..K-1), `name` and `category_id` (where they are known), `score`,
+            `box` (x0, y0, x1, y1 in pixels), and with masks `segmentation` (COCO's compressed run lengths).
+        """
+        arrays = self.to_numpy()
+        objects: list[dict[str, Any]] = []
+        rows = zip(arrays["classes"].tolist(), arrays["scores"].tolist(), arrays["boxes"].tolist(), strict=True)
+        for index, score, box in rows:
+            objects.append({"class": index, **self._labels(index), "score": score, "box": box})
+        for row, segmentation in zip(objects, self._segmentations() or (), strict=False):
+            row["segmentation"] = segmentation
+        height, width = self.image_size
+        return {"file_name": self.info.file_name, "height": height, "width": width, "objects": objects}
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for each object; masks are left out.
+
+        Its columns are `file_name`, `class` (0..K-1), `name`, `category_id`, `score`, and `x0`, `y0`, `x1`, `y1` in
+        pixels.
+
+        Raises:
+            ImportError: when pandas is not installed.
+        """
+        pandas = require_optional("pandas", "to_pandas")
+        arrays = self.to_numpy()
+        labels = [self._labels(index) for index in arrays["classes"].tolist()]
+        columns = {
+            "file_name": [self.info.file_name] * len(labels),
+            "class": arrays["classes"],
+            "name": [label.get("name") for label in labels],
+            "category_id": [label.get("category_id") for label in labels],
+            "score": arrays["scores"],
+            **{side: arrays["boxes"][:, column] for column, side in enumerate(("x0", "y0", "x1", "y1"))},
+        }
+        return pandas.DataFrame(columns)
+
+    def to_supervision(self) -> Any:
+        """A `supervision.Detections`, with the names of the classes in `data["class_name"]`.
+
+        Raises:
+            ImportError: when supervision is not installed.
+        """
+        supervision = require_optional("supervision", "to_supervision")
+        arrays = self.to_numpy()
+        names = [self._labels(index).get("name", f"class {index}") for index in arrays["classes"].tolist()]
+        return supervision.Detections(
+            xyxy=arrays["boxes"],
+            mask=arrays.get("masks"),
+            confidence=arrays["scores"],
+            class_id=arrays["classes"],
+            data={"class_name": np.array(names, dtype=str)},
+        )
+
+    def _labels(self, index: int) -> dict[str, Any]:
+        """`name` and `category_id` of a class, where they are known."""
+        labels: dict[str, Any] = {}
+        if index < len(self.info.class_names):
+            labels["name"] = self.info.class_names[index]
+        if index < len(self.info.category_ids):
+            labels["category_id"] = self.info.category_ids[index]
+        return labels
+
+    def _text(self) -> str:
+        """The objects as a short table, the best first."""
+        height, width = self.image_size
+        where = f"{self.info.file_name or 'an image'} ({width}x{height} pixels)"
+        label: Callable[[int], str] = lambda index: self._labels(index).get("name", f"class {index}")  # noqa: E731
+        if not len(self):
+            if self.info.highest_score is None:
+                return f"no object in {where}"
+            best = f"{self.info.highest_score:.3g} ({label(self.info.highest_class)})"
+            return f"no object in {where}; the highest score is {best}"
+        arrays = self.to_numpy()
+        order = np.argsort(-arrays["scores"], kind="stable")[:PRINTED_ROWS]
+        lines = [f"{len(self)} object{'s' * (len(self) > 1)} in {where}:"]
+        for row in order.tolist():
+            box = " ".join(f"{value:.1f}" for value in arrays["boxes"][row].tolist())
+            lines.append(f"  {label(int(arrays['classes'][row]))} {arrays['scores'][row]:.3f}  {box}")
+        if len(self) > PRINTED_ROWS:
+            lines.append(f"  ... and {len(self) - PRINTED_ROWS} with lower scores")
+        return "\n".join(lines)
+
+
+def require_optional(package: str, needed_for: str) -> Any:
+    """An optional package, imported now.
+
+    Args:
+        package: its name.
+        needed_for: what the user called.
+
+    Raises:
+        ImportError: when it is not installed; the message has the command that installs it.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"{needed_for} needs the package {package}, which is not installed: pip install 'detrex-lite[{EXTRA}]'"
+        ) from error

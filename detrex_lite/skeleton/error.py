@@ -1,0 +1,5 @@
+"""The error of a project that cannot be written."""
+
+
+class SkeletonError(ValueError):
+    """A project cannot be written: its name, its source or its folder is wrong."""

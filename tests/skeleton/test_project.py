@@ -1,0 +1,183 @@
+"""New projects: what is written is right, and works."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import detrex_lite
+from detrex_lite.config import LazyConfig, validate
+from detrex_lite.data import generate_shapes
+from detrex_lite.skeleton import SkeletonError, read_source, source_names, write_project
+from detrex_lite.skeleton.layout import files_of, layout_in_repository
+from detrex_lite.testing import build, changed, make_batch
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = [
+    "train.max_iter=2",
+    "train.eval_period=2",
+    "train.checkpointer.period=2",
+    "dataloader.train.total_batch_size=2",
+]
+RUFF = [sys.executable, "-m", "ruff"]
+
+
+def run(command, cwd, *, path=(), mypy_path=""):
+    """Run a command that must succeed, with folders in front of Python's path; returns what it prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "MYPYPATH": str(mypy_path)}
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+@pytest.fixture
+def forget_imports(monkeypatch):
+    """Leaves Python's path and modules as they were."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_a_package_of_ones_own_is_whole_and_trains(tmp_path, monkeypatch, forget_imports):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # configs find their package from any folder
+    project = write_project("my_detr", "detr", tmp_path / "research")
+    assert project.folder == tmp_path / "research/my_detr"
+    assert set(project.files) == {file for file in project.folder.rglob("*") if file.is_file()}
+    assert "--trust my_detr" in (project.folder / "README.md").read_text()
+    cfg = LazyConfig.load(project.folder / "configs/my_detr_small_shapes.py")
+    validate(cfg)
+    assert cfg.model.num_classes == 3
+    assert cfg.model.embed_dim == 128  # of the small DETR
+    assert cfg.train.trusted == ["my_detr"]
+    few = {"num_classes": 5, "num_queries": 7, "embed_dim": 32, "position_embedding.num_pos_feats": 16}
+    model = build(changed(cfg.model, few)).train()
+    assert type(model).__module__ == "my_detr.modeling.my_detr"
+    losses = model(make_batch())
+    assert losses["loss_centre"] > 0
+    assert losses["loss_centre_0"] > 0
+    cfg.model.criterion.weights.loss_centre = 0.0
+    with torch.no_grad():
+        (found, *_) = model.eval()(make_batch())
+    assert len(found["instances"]) > 0
+
+
+def test_a_project_of_the_repository_names_what_is_there():
+    files = files_of(layout_in_repository("my_detr", ROOT), read_source("dab_detr"))
+    assert "projects/my_detr/card.py" in files
+    assert "tests/projects/test_my_detr.py" in files
+    model = files["projects/my_detr/configs/models/my_detr_small.py"]
+    assert (
+        'get_config("projects/dab_detr/configs/models/dab_detr_r50.py")' in model
+    )  # made small, as no config of it is
+    assert 'get_config("common/small_single_level.py").small' in model
+    assert "from detrex_lite.projects.my_detr.modeling import CentreLoss, MyDETR" in model
+    leaf = files["projects/my_detr/configs/my_detr_small_shapes.py"]
+    assert "--config-file projects/my_detr/configs/my_detr_small_shapes.py" in leaf
+    assert "trusted" not in leaf
+
+
+def test_sources_are_described():
+    dino, detr = read_source("dino"), read_source("detr")
+    assert (dino.title, dino.class_name, dino.multi_scale) == ("DINO", "DINO", True)
+    assert (dino.test_changes["denoising.num_pairs"], dino.num_groups) == (6, 3)
+    assert (detr.multi_scale, detr.num_groups, detr.shrink) == (False, None, None)
+    assert read_source("dn_detr").num_groups == 5
+    assert read_source("rtdetr").class_module == "detrex_lite.projects.dino.modeling"
+    assert len(source_names()) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("My-DETR", "dino", "'My-DETR' cannot be .*'my_detr' would do"),
+        ("class", "dino", "'class' cannot be the name"),
+        ("a" * 26, "dino", "2 to 25"),
+        ("dino", "detr", "there is a project 'dino' already"),
+        ("centre_loss", "detr", "'centre_loss' would name its class CentreLoss"),
+        ("json", "detr", r"a module 'json' already \(.*json"),
+        ("there", "detr", "there exists already"),
+        ("my_detr", "dion", "no project 'dion'; did you mean 'dino'"),
+        ("my_detr", "DINO", "no project 'DINO'; did you mean 'dino'"),
+        ("my_detr", "faster_rcnn", "no project 'faster_rcnn'; choices: align_detr"),
+        ("my_detr", "deim", "'deim' has no model that trains .*choices: align_detr"),
+        ("my_detr", "../detr", r"no project '\.\./detr'"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(name, source, message, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(SkeletonError, match=message):
+        write_project(name, source, tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "there"]
+
+
+def test_a_file_is_no_folder_to_write_into(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SkeletonError, match="file is no folder"):
+        write_project("my_detr", "detr", tmp_path / "file")
+
+
+def test_where_projects_go_by_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert write_project("my_detr", "detr").folder == tmp_path / "my_detr"
+    root = tmp_path / "clone"
+    (root / "tests/projects").mkdir(parents=True)
+    for folder in ("docs", "projects"):
+        (root / folder).mkdir()
+    for path in ("configs", "projects/detr", "projects/dino"):
+        (root / path).symlink_to(ROOT / path)
+    monkeypatch.setattr(detrex_lite, "SHIPPED_IN", root)
+    monkeypatch.chdir(root / "docs")
+    assert write_project("my_detr", "detr").folder == root / "projects/my_detr"
+    assert (root / "tests/projects/test_my_detr.py").is_file()
+    assert write_project("my_other", "detr", tmp_path).folder == tmp_path / "my_other"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["detr", "dino", "rtdetr"])
+def test_a_new_package_trains_on_shapes_passes_its_tests_and_predicts(source, tmp_path):
+    write_project("my_detr", source, tmp_path)
+    generate_shapes(tmp_path / "output/shapes", num_train=4, num_val=2, image_size=64)
+    program = [sys.executable, "-m", "detrex_lite"]
+    config = "my_detr/configs/my_detr_small_shapes.py"
+    run([*program, "train", "--config-file", config, *QUICK], tmp_path, path=[ROOT])
+    output = tmp_path / "output/my_detr_small_shapes"
+    predict = ["--config-file", output / "config.yaml", "--weights", output / "model_final.pth", "--trust", "my_detr"]
+    run([*program, "predict", *predict, tmp_path / "output/shapes/images/val"], tmp_path, path=[ROOT])
+    tests = [sys.executable, "-m", "pytest", "-q", "-W", "error::pytest.PytestUnknownMarkWarning", "-m", "not slow"]
+    run([*tests, "-p", "no:cacheprovider", "my_detr"], tmp_path, path=[ROOT])
+    run([*RUFF, "check", "--isolated", "--no-cache", "--line-length=120", "--select=E,F,I,RUF,UP", "."], tmp_path)
+    run([*RUFF, "format", "--isolated", "--no-cache", "--line-length=120", "--check", "."], tmp_path)
+    package = tmp_path / "types/detrex_lite"  # as an installed package has it, where type checkers find projects
+    package.mkdir(parents=True)
+    for part in [*(ROOT / "detrex_lite").iterdir(), *(ROOT / name for name in ("projects", "configs", "tools"))]:
+        (package / part.name).symlink_to(part)
+    mypy = [sys.executable, "-m", "mypy", "--cache-dir", tmp_path / "cache", "--ignore-missing-imports"]
+    run([*mypy, "--follow-imports=silent", "-p", "my_detr"], tmp_path, mypy_path=package.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["detr", "dino", "rtdetr"])
+def test_a_new_project_of_a_clone_passes_the_checks_of_the_repository(source, tmp_path):
+    clone = tmp_path / "clone"
+    for part in ("detrex_lite", "projects", "configs", "tools", "tests", "docs", ".ci"):
+        shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__", "output"))
+    shutil.copy(ROOT / "pyproject.toml", clone)
+    shutil.copy(ROOT / "CONTRIBUTING.md", clone)
+    run([sys.executable, "-m", "detrex_lite", "new", "my_detr", "--from", source], clone, path=[clone])
+    run([sys.executable, "-m", "detrex_lite", "benchmark", "projects"], clone, path=[clone])
+    tests = ["test_my_detr.py", "test_configs.py", "test_readmes.py"]
+    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "my_detr or every_project"]
+    run([*pytest_command, *(clone / "tests/projects" / name for name in tests)], clone, path=[clone])
+    overview = clone / "tests/benchmark/test_overview.py"
+    run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", overview], clone, path=[clone])
+    for check in (["check"], ["format", "--check"]):
+        run([*RUFF, *check, "--no-cache", clone / "projects", clone / "tests/projects"], clone)

@@ -1,0 +1,116 @@
+"""Links, anchors, navigation and names of the documentation are right. Building the site is in the slow suite."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module, util
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .pages import ROOT, links, text
+
+PAGES = links.pages()
+DOTTED = re.compile(r"`(detrex_lite(?:\.\w+)+)(?=[`(])")
+LEFT_COLUMN = re.compile(r"^\| .*? \| (?=.*\|$)", re.MULTILINE)
+
+
+def navigation() -> list[str]:
+    """The pages of mkdocs.yml."""
+
+    def pages(node):
+        if isinstance(node, str):
+            return [node]
+        return [page for part in (node.values() if isinstance(node, dict) else node) for page in pages(part)]
+
+    return pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_to_headings(page):
+    broken = []
+    for target, anchor in links.links(text(page)):
+        path = links.resolve(page, target)
+        is_api = path is not None and path.startswith("docs/api/")  # headings come from docstrings
+        is_page = path is not None and path.endswith(".md")
+        if path is None or (anchor and not is_api and is_page and anchor not in links.anchors(text(path))):
+            broken.append(target + anchor)
+    assert broken == []
+
+
+def test_every_page_is_in_the_navigation_once():
+    named = navigation()
+    pages = [*PAGES, *(f"{notebook}.md" for notebook in links.notebooks())]
+    assert sorted(named) == sorted(set(named))
+    assert set(named) == set(pages)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_of_this_package_exist(page):
+    content = text(page)
+    if page == "docs/coming_from.md":  # its left columns have the names of others
+        content = LEFT_COLUMN.sub("", content)
+    assert [name for name in sorted(set(DOTTED.findall(content))) if not is_there(name)] == []
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name leads to a module, or to an attribute of one, of a class or of an object."""
+    module, *rest = name.split(".")
+    found = import_module(module)
+    for part in rest:
+        module = f"{module}.{part}"
+        if hasattr(found, part):
+            found = getattr(found, part)
+        elif isinstance(found, type(os)) and util.find_spec(module):
+            found = import_module(module)
+        else:
+            return False
+    return True
+
+
+def test_the_reference_has_everything_public():
+    named = {name for page in links.pages() for name in re.findall(r"^::: (\S+)$", text(page), re.MULTILINE)}
+    packages = [path.parent.name for path in ROOT.glob("detrex_lite/*/__init__.py")]
+    missing = []
+    for package in sorted(set(packages) - {"cli", "commands"}):
+        module = import_module(f"detrex_lite.{package}")
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            home = value.__module__ if hasattr(value, "__module__") else next(iter(named))  # constants do not say
+            if not any(f"{place}.".startswith(f"{known}.") for place in (module.__name__, home) for known in named):
+                missing.append(f"{package}.{name}")
+    assert missing == []
+
+
+def test_links_in_code_are_left_alone():
+    page = "[a](b.md#c) `[d](e.md)`\n```\n[f](g.md)\n```\n![h](i.png) [j](https://k.l) [m](#n)"
+    assert list(links.links(page)) == [("b.md", "#c"), ("i.png", ""), ("", "#n")]
+    assert links.map_links(page, lambda target, anchor: "X").count("](X)") == 3
+
+
+@pytest.mark.parametrize(
+    ("heading", "anchor"),
+    [("What N processes change", "what-n-processes-change"), ("`a.b`, c & [d](e.md)!", "ab-c--d")],
+)
+def test_anchors_are_those_of_a_web_view(heading, anchor):
+    assert links.slug(heading) == anchor
+    assert links.anchors(f"# {heading}\n# {heading}\n") == {f"#{anchor}", f"#{anchor}-1"}
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_loads_nothing_from_the_network(tmp_path):
+    pytest.importorskip("mkdocs", reason="building the site needs the extra `docs`")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = sorted(Path(tmp_path, "site").rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    for page in pages:
+        html = page.read_text()
+        loaded = re.findall(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"(https?:[^\"]+)", html)
+        loaded += re.findall(r"<link[^>]*\srel=\"(?!canonical)[^>]*href=\"(https?:[^\"]+)", html)
+        assert loaded == [], page
+        assert 'class="arithmatex"' not in html, page

@@ -1,0 +1,128 @@
+"""The commands that measure a part of training or evaluation: small, as only their form is tested."""
+
+import pytest
+import torch
+from PIL import Image
+
+from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.evaluation import benchmark_evaluation
+from detrex_lite.tools.benchmark.loader import benchmark_loader
+from detrex_lite.tools.benchmark.matching import MatchingSettings, benchmark_matching
+from detrex_lite.tools.benchmark.photographs import generated_photographs
+from detrex_lite.tools.benchmark.training import benchmark_training
+from tests.engine.tiny import CONFIG_FILE
+
+from .configs import DIVERGED, MATCHING, TINY
+
+CPU = torch.device("cpu")
+
+
+def test_photographs_depend_on_the_seed_alone(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first, second = (generated_photographs(tmp_path / name, 2, seed=3) for name in ("a", "b"))
+    torch.testing.assert_close(first[1]["boxes"], second[1]["boxes"], rtol=0, atol=0)
+    assert Image.open(first[0]["file_name"]).size == (640, 480)
+    size = (tmp_path / "a" / "000000.jpg").stat().st_size
+    assert size == (tmp_path / "b" / "000000.jpg").stat().st_size
+    assert 60_000 < size < 250_000
+
+
+def test_loader_names_the_limit_and_leaves_the_threads():
+    threads = torch.get_num_threads()
+    report = benchmark_loader(images=2, repeats=2)
+    assert torch.get_num_threads() == threads
+    assert report.machine["threads"] == 1
+    assert list(report.timings) == ["image", "read", "decode", "augment", "pack"]
+    assert len(report.timings["image"].seconds) == 4
+    assert sum(report.share(part) for part in list(report.timings)[1:]) == pytest.approx(1)
+    assert report.rates["images/s per core"] > 0
+    assert report.notes[0].removeprefix("The limit is: ").rstrip(".") in ("decode", "augment")
+
+
+def test_loader_of_a_config(tmp_path):
+    report = benchmark_loader(
+        "projects/detr/configs/detr_small_shapes.py",
+        [f"dataloader.train.dataset.root={tmp_path}/shapes"],
+        images=2,
+        repeats=1,
+    )
+    assert len(report.timings["image"].seconds) == 2
+
+
+def test_loader_of_a_config_on_photographs_at_an_epoch():
+    """In epochs of mosaics three further images are read for half of the images; batches count, too."""
+    reports = [
+        benchmark_loader(
+            "configs/common/data/coco_realtime_mosaic.py",
+            ["dataloader.image_size=64", "dataloader.strong_epochs=[1,2]"],
+            images=4,
+            repeats=2,
+            epoch=epoch,
+            photographs=True,
+        )
+        for epoch in (0, 1)
+    ]
+    assert list(reports[0].timings) == ["image", "read", "decode", "augment", "pack", "batch"]
+    augment = [sum(report.timings["augment"].seconds) for report in reports]
+    assert augment[1] > 1.5 * augment[0]
+
+
+def test_a_config_without_a_data_set_has_no_loader_to_measure():
+    with pytest.raises(BenchmarkError, match="has no dataloader.train with a dataset and a mapper"):
+        benchmark_loader(str(CONFIG_FILE))
+
+
+def test_matching():
+    report = benchmark_matching(MatchingSettings(sets=2, queries=9, images=2, objects=3, classes=4, repeats=3), CPU)
+    assert "Matching 2 sets of 9 queries with 3 objects in each of 2 images" in str(report)
+    assert len(report.timings["matching"].seconds) == 3
+    assert report.share("of that, costs") > 0
+
+
+def test_evaluation():
+    report = benchmark_evaluation(images=3, detections=5, repeats=2, backend="pycocotools")
+    assert "COCO evaluation of 5 detections in each of 3 images, by pycocotools" in str(report)
+    assert len(report.timings["from its end to the table"].seconds) == 2
+
+
+def test_training():
+    report = benchmark_training(str(CONFIG_FILE), ["dataloader.train.length=3"], CPU, repeats=4, warmup=1)
+    assert list(report.timings) == ["step", "data", "forward", "backward", "optimizer"]
+    assert len(report.timings["step"].seconds) == 4  # more than the loader's batches: it is begun again
+    assert "2 images each" in str(report)
+    assert report.rates["images/s"] > 0
+    assert report.share("forward") + report.share("backward") + report.share("optimizer") < 1
+
+
+def test_matching_is_a_part_of_the_forward_pass():
+    report = benchmark_training(str(CONFIG_FILE), [f"model._target_={MATCHING}"], CPU, repeats=2, warmup=1)
+    assert list(report.timings) == ["step", "data", "forward", "matching", "backward", "optimizer"]
+    for matching, forward in zip(report.timings["matching"].seconds, report.timings["forward"].seconds, strict=True):
+        assert 0 < matching < forward
+    assert "Matching is a part of the forward pass." in str(report)
+
+
+def test_steps_are_those_of_the_config():
+    settings = ["train.accumulate_steps=3", "train.clip_grad.enabled=True", "train.amp.enabled=True"]
+    report = benchmark_training(str(CONFIG_FILE), settings, CPU, repeats=2, warmup=1)
+    assert "6 images each" in str(report)
+
+
+def test_a_loss_that_is_not_finite_ends_the_measurement():
+    with pytest.raises(BenchmarkError, match="the loss is not finite at iteration 1"):
+        benchmark_training(str(CONFIG_FILE), [f"model._target_={DIVERGED}"], CPU, repeats=2, warmup=1)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda: benchmark_loader(images=0),
+        lambda: benchmark_evaluation(images=1, detections=0),
+        lambda: MatchingSettings(sets=0),
+        lambda: benchmark_training(TINY, [], CPU, repeats=0),
+    ],
+)
+def test_numbers_below_1_are_refused(measure):
+    with pytest.raises(BenchmarkError, match="must be 1 or more, got 0"):
+        measure()

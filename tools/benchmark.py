@@ -1,8 +1,0 @@
-"""`detrex-lite benchmark` as a script."""
-
-import sys
-
-from detrex_lite.cli import program
-
-if __name__ == "__main__":
-    sys.exit(program("benchmark"))

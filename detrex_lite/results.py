@@ -32,6 +32,33 @@ class ImageInfo(NamedTuple):
 
 NOTHING_KNOWN = ImageInfo()
 
+FOREIGN_NAMES = {
+    "to_json": "json.dumps(detections.to_dict())",
+    "tojson": "json.dumps(detections.to_dict())",
+    "to_df": "detections.to_pandas()",
+    "pandas": "detections.to_pandas()",
+    "numpy": "detections.to_numpy()",
+    "xyxy": "detections.pred_boxes.tensor, or detections.to_numpy()['boxes']",
+    "boxes": "detections.pred_boxes, or detections.to_numpy()['boxes']",
+    "conf": "detections.scores",
+    "confidence": "detections.scores",
+    "cls": "detections.pred_classes",
+    "class_id": "detections.pred_classes",
+    "labels": "detections.pred_classes",
+    "masks": "detections.pred_masks",
+    "names": "detections.info.class_names",
+    "path": "detections.info.file_name",
+    "plot": "detrex_lite.visualization.draw_detections(image, detections, predictor.class_names)",
+    "show": "detrex_lite.visualization.draw_detections(image, detections, predictor.class_names).show()",
+    "save": "detrex_lite.visualization.draw_detections(image, detections, predictor.class_names).save(path)",
+}
+"""What other toolkits call the parts of a result, and what they are here."""
+
+
+def foreign_hint(name: str) -> str:
+    """A clause for the error about an attribute that does not exist, where other toolkits have it; else ""."""
+    return f"; here it is {FOREIGN_NAMES[name]}" if name in FOREIGN_NAMES else ""
+
 
 class DetectionResult:
     """The objects that were found in one image. `Instances` and the `Detections` of exported files are such results.

@@ -28,10 +28,17 @@ def navigation() -> list[str]:
     return pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
 
 
-@pytest.mark.parametrize("page", PAGES)
+def prose(page: str) -> str:
+    """The text of a page or of a notebook."""
+    if not page.endswith(".ipynb"):
+        return text(page)
+    return "\n".join("".join(cell["source"]) for cell in links.cells(page) if cell["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *links.notebooks()])
 def test_links_lead_to_files_and_to_headings(page):
     broken = []
-    for target, anchor in links.links(text(page)):
+    for target, anchor in links.links(prose(page)):
         path = links.resolve(page, target)
         is_api = path is not None and path.startswith("docs/api/")  # headings come from docstrings
         is_page = path is not None and path.endswith(".md")
@@ -74,7 +81,7 @@ def test_the_reference_has_everything_public():
     named = {name for page in links.pages() for name in re.findall(r"^::: (\S+)$", text(page), re.MULTILINE)}
     packages = [path.parent.name for path in ROOT.glob("detrex_lite/*/__init__.py")]
     missing = []
-    for package in sorted(set(packages) - {"cli", "commands"}):
+    for package in sorted(set(packages) - {"cli", "commands", "skeleton"}):
         module = import_module(f"detrex_lite.{package}")
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)

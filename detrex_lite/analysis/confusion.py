@@ -56,13 +56,13 @@ class Calibration(NamedTuple):
             the mean over bins of the score of |precision - mean score|, weighted by their detections; nan without any.
         score: (bins,) mean score of the detections in each bin; nan in empty ones.
         precision: (bins,) share of them that is right.
-        count: (bins,) int64.
+        counts: (bins,) int64.
     """
 
     error: float
     score: np.ndarray
     precision: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
 
 
 def calibrate(

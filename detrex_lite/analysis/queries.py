@@ -7,6 +7,7 @@ that their arguments are seen.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,12 @@ def inspect_image(model: Detector, record: dict[str, Any]) -> Inspection:
     attentions: dict[int, CrossAttention] = {}
     with _evaluating(model), ExitStack() as stack:
         for number, layer in enumerate(decoder.layers):
-            stack.enter_context(_watched(layer, lambda seen, number=number: attentions.update({number: seen})))
+            stack.enter_context(_watched(layer, partial(attentions.__setitem__, number)))
         grids: list[Any] = []
-        handle = decoder.register_forward_pre_hook(lambda module, args: grids.append(args[1].grid))
+        handle = decoder.register_forward_pre_hook(
+            lambda module, args, options: grids.append(getattr(args[1], "grid", None)) if len(args) > 1 else None,
+            with_kwargs=True,
+        )
         stack.callback(handle.remove)
         images = model.preprocess([record], as_published=False)
         sets = layer_sets(model.predict(images))
@@ -69,6 +73,7 @@ def match_layers(model: Detector, records: Sequence[dict[str, Any]]) -> np.ndarr
     Returns:
         (L, T) int64: the query of each of the T objects of all images, -1 for none.
     """
+    criterion: Any = model.criterion
     rows = []
     with _evaluating(model):
         for record in records:
@@ -76,7 +81,7 @@ def match_layers(model: Detector, records: Sequence[dict[str, Any]]) -> np.ndarr
             targets = model.targets([record], images)
             sets = layer_sets(model.predict(images))
             named = {str(number): one.at_least_float32() for number, one in enumerate(sets)}
-            matches = model.criterion.matcher(named, targets)
+            matches = criterion.matcher(named, targets)
             queries = np.full((len(sets), len(targets.labels)), -1, dtype=np.int64)
             for number in range(len(sets)):
                 match = matches[str(number)]
@@ -118,10 +123,11 @@ def _watched(layer: Any, keep: Callable[[CrossAttention], None]) -> Iterator[Non
         for kind, block in zip(kinds, getattr(layer, "attentions", ()), strict=False):
             if kind != "cross_attn":
                 continue
-            if isinstance(block, MultiScaleDeformableAttention):
-                stack.enter_context(_wrapped(block, "sample", lambda *args: keep(_sampling_points(*args))))
-            elif isinstance(block, BaseAttention):
-                stack.enter_context(_wrapped(block, "attend_heads", lambda *args: keep(_weights(*args))))
+            for inner in block.modules():  # a gate around an attention is a block, too
+                if isinstance(inner, MultiScaleDeformableAttention):
+                    stack.enter_context(_wrapped(inner, "sample", lambda *args: keep(_sampling_points(*args))))
+                elif isinstance(inner, BaseAttention):
+                    stack.enter_context(_wrapped(inner, "attend_heads", lambda *args: keep(_weights(*args))))
         yield
 
 

@@ -279,7 +279,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             "error": _percent(analysis.calibration.error),
             "score": [_number(value) for value in analysis.calibration.score],
             "precision": [_number(value) for value in analysis.calibration.precision],
-            "count": analysis.calibration.count.tolist(),
+            "count": analysis.calibration.counts.tolist(),
         },
         "curves": _curves(analysis),
     }

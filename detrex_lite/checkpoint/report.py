@@ -79,6 +79,9 @@ class LoadReport:
     def _for_training(self, name: str) -> bool:
         return name.startswith(self.training_only)
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
         """Return a table of counts by part of the model, and the names of tensors that were not loaded."""
         loaded = _count(name for names in self.loaded.values() for name in names)

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--voc", metavar="FOLDER", help="a folder of Pascal VOC XML files")
     source.add_argument("--name", help="a data set under DETREX_DATASETS, e.g. coco_2017_val")
     add_folder_arguments(parser)
-    parser.add_argument("--images", metavar="FOLDER", help="the folder of images, with --coco, --panoptic or --voc")
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="the folder of images, with --panoptic, --voc and --coco (beside the JSON file)",
+    )
     parser.add_argument("--masks", action="store_true", help="check polygons and run lengths, too, not boxes alone")
     parser.add_argument(
         "--segments", metavar="FOLDER", help="the PNG files of --panoptic; beside the JSON file when left out"
@@ -68,8 +72,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("one of FOLDER, --coco, --panoptic, --voc and --name is required")
     if args.folder is not None and others:
         parser.error(f"FOLDER and --{others[0]} are two data sets: give one of them")
-    if args.folder is None and args.name is None and args.images is None:
-        parser.error("--coco, --panoptic and --voc need --images")
+    if (args.panoptic or args.voc) and args.images is None:
+        parser.error("--panoptic and --voc need --images")
     if args.folder is not None and args.images:
         parser.error("--images goes with --coco, --panoptic and --voc; the images of FOLDER are found")
     for name in ("layout", "seed", "val_share"):

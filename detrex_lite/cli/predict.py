@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--class-threshold",
+        type=_class_threshold,
         action="append",
         default=[],
         metavar="NAME=SCORE",
@@ -62,7 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     views.add_argument("--flip", action="store_true", help="show each image, or tile, mirrored as well")
     views.add_argument(
-        "--scales", metavar="S,S,...", help="show each image, or tile, in these scales, such as 0.8,1,1.2"
+        "--scales",
+        type=_scales,
+        default=(1.0,),
+        metavar="S,S,...",
+        help="show each image, or tile, in these scales, such as 0.8,1,1.2",
     )
     views.add_argument(
         "--fusion", choices=FUSIONS, help="how objects of views are merged (default: nms of tiles, else weighted)"
@@ -72,21 +77,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     require_detector(parser, args)
-    thresholds: dict[str, float] = {}
-    for text in args.class_threshold:
-        name, _, score = text.rpartition("=")
-        try:
-            thresholds[name] = float(score)
-        except ValueError:
-            name = ""
-        if not name:
-            parser.error(f"--class-threshold {text}: give the name of a class and a score, such as dog=0.3")
-    args.class_threshold = thresholds
     if args.tile is None and (args.overlap is not None or args.no_whole_image):
         parser.error("--overlap and --no-whole-image go with --tile")
-    if args.fusion and not (args.tile or args.flip or args.scales):
+    if args.fusion and args.tile is None and not args.flip and args.scales == (1.0,):
         parser.error("--fusion goes with --tile, --flip and --scales")
+
+
+def _class_threshold(text: str) -> tuple[str, float]:
+    name, _, score = text.rpartition("=")
     try:
-        args.scales = tuple(float(scale) for scale in args.scales.split(",")) if args.scales else (1.0,)
+        if name:
+            return name, float(score)
     except ValueError:
-        parser.error(f"--scales {args.scales}: give factors with commas between them, such as 0.8,1,1.2")
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: give the name of a class and a score, such as dog=0.3")
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(scale) for scale in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give factors with commas between them, such as 0.8,1,1.2"
+        ) from None

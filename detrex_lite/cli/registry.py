@@ -22,6 +22,7 @@ COMMANDS = (
     "convert-checkpoint",
     "demo",
     "env",
+    "completion",
 )
 
 

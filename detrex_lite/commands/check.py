@@ -17,7 +17,8 @@ from ..visualization.fault_page import write_fault_page
 
 def _reader(arguments: argparse.Namespace) -> Reader:
     if arguments.coco is not None:
-        return partial(read_coco, arguments.coco, arguments.images, masks=arguments.masks)
+        images = arguments.images or str(Path(arguments.coco).parent)
+        return partial(read_coco, arguments.coco, images, masks=arguments.masks)
     if arguments.panoptic is not None:
         segments = arguments.segments or str(Path(arguments.panoptic).with_suffix(""))
         return partial(read_coco_panoptic, arguments.panoptic, arguments.images, segments)

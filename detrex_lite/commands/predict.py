@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         )
         predictor = with_views(predictor, args)
         if args.class_threshold:
-            predictor.score_threshold = predictor.thresholds(args.class_threshold)
+            predictor.score_threshold = predictor.thresholds(dict(args.class_threshold))
     except (ValueError, OSError) as error:
         return report(explain(error, with_traceback=args.traceback))
     predictions = PredictionsFile(output / "predictions.json", predictor.class_names, predictor.category_ids)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         return interrupted(error.signal, predictions)
     limit = f"{args.score_threshold:g}"
     if args.class_threshold:
-        limit += f" (other thresholds for {printable(', '.join(args.class_threshold))})"
+        limit += f" (other thresholds for {printable(', '.join(dict(args.class_threshold)))})"
     print(f"{predictions.num_found} detections of score >= {limit} in {predictions.num_images} images")
     if not predictions.num_found and predictions.highest is not None:
         print(predictions.hint())

@@ -217,6 +217,9 @@ def summary(dataset: DetectionDataset) -> list[str]:
     if dataset.segmentations is not None:
         stuff = dataset.num_classes - int(dataset.is_thing.sum())
         lines.append("masks: yes" + (f"; classes of stuff: {stuff}" if stuff else ""))
+    empty = [name for name, (_, numbers) in zip(dataset.class_names, rows, strict=False) if not numbers[0]]
+    if empty and dataset.has_annotations:
+        lines.append(f"classes without a box: {', '.join(empty)}")
     if not dataset.has_annotations:
         lines.append("no annotations: for prediction only")
     return [*lines, "", head, *table]

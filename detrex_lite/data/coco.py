@@ -33,7 +33,8 @@ def load_coco(
     Args:
         annotations: the JSON file.
         image_root: the folder that `file_name` is relative to.
-        name: what messages call the data set; the file's stem when None.
+        name: what messages call the data set; when None the file's name without extension, or that of its folder for a
+            `_annotations.coco.json`, as Roboflow calls every file.
         class_names: when given, the file's class names by category id must be these.
         masks: read the `segmentation` of every annotation, too: polygons or run lengths.
 
@@ -93,7 +94,7 @@ def read_coco(
     _read_annotations(annotations, content.get("annotations", []), table, positions, classes, log)
     return pack(
         table,
-        name=name or Path(annotations).stem,
+        name=name or _own_name(Path(annotations)),
         where=annotations,
         class_names=names,
         category_ids=category_ids,
@@ -101,6 +102,10 @@ def read_coco(
         has_annotations="annotations" in content,
         log=log,
     )
+
+
+def _own_name(path: Path) -> str:
+    return path.absolute().parent.name if path.stem.startswith("_annotations") else path.stem
 
 
 def read_json(path: str, log: FaultLog) -> dict[str, Any]:
@@ -111,6 +116,13 @@ def read_json(path: str, log: FaultLog) -> dict[str, Any]:
     Raises:
         DatasetError: when there is no such file, or it holds something else.
     """
+    if Path(path).is_dir() or path.lower().endswith((".yaml", ".yml", ".xml", ".csv", ".txt")):
+        kind = "a folder" if Path(path).is_dir() else f"a {Path(path).suffix} file"
+        raise DatasetError(
+            f"annotation file {path} is {kind}, and a COCO JSON file is read here. Folders with COCO, YOLO, Pascal VOC "
+            "or CSV annotations are read by `detrex-lite train MODEL --data FOLDER`, in configs by dataset.root of "
+            "configs/common/data/folder.py, and in Python by detrex_lite.data.find_dataset"
+        )
     repeated: list[tuple[dict[str, Any], str]] = []
 
     def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ folder, see configs/common/data/folder.py), `dataloader.train.total_batch_size`,
 import functools
 import math
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,6 +28,7 @@ PUBLISHED_EPOCHS, PUBLISHED_BATCH, PUBLISHED_LR = (
     1e-4,
 )  # of DINO (Zhang et al., ICLR 2023, table 1, section B.3)
 MOST_EPOCHS = 200
+_FRESH = 5.0  # seconds
 SCRATCH_EPOCHS = 3  # times as many without pre-trained weights (He et al., ICCV 2019, find about that for COCO)
 
 
@@ -152,11 +155,18 @@ def _annotations(cfg: DictConfig) -> tuple[int, int]:
 def _in_folder(cfg: DictConfig) -> tuple[int, int]:
     root = OmegaConf.select(cfg, "dataset.root", throw_on_missing=True)
     given = {key: OmegaConf.select(cfg, f"dataset.{key}") for key in ("seed", "val_share", "layout")}
+    options = tuple((key, value) for key, value in given.items() if value is not None)
     try:
-        found = find_dataset(root, **{key: value for key, value in given.items() if value is not None})
-        return len(found.class_names), len(found.load("train"))
+        return _folder_counts(str(root), options, int(time.monotonic() / _FRESH))
     except DatasetError as error:
         raise ConfigError(f"dataset.root={root}: {error}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _folder_counts(root: str, options: tuple[tuple[str, Any], ...], moment: int) -> tuple[int, int]:
+    """moment: within one the folder is looked at once, as a config asks many times and large folders take a second."""
+    found = find_dataset(root, **dict(options))
+    return len(found.class_names), len(found.load("train"))
 
 
 @functools.lru_cache(maxsize=8)

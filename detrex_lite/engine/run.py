@@ -29,8 +29,8 @@ from .build import (
     to_device,
     wrap_for_training,
 )
-from .io.folder import owned_output_dir, require_owned
-from .io.logs import run_logging
+from .io.folder import LOCK_FILE, owned_output_dir, removed_when_refused, require_owned
+from .io.logs import LOG_FILE, run_logging
 from .io.report import RunReport, SampleKeeper, write_pages
 from .io.state import TrainingState
 from .io.summary import describe_device, describe_run
@@ -97,6 +97,8 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[H
     if not (resume and Checkpointer(output_dir).has_checkpoint()):
         check_init_checkpoint(cfg.train.init_checkpoint)
     with ExitStack() as stack:
+        if distributed.is_main_process():
+            stack.enter_context(removed_when_refused(output_dir, written=(LOCK_FILE, LOG_FILE)))
         distributed.from_main_process(lambda: _claim(output_dir, resume, stack))
         stack.enter_context(run_logging(output_dir))
         stack.enter_context(failures_in_log())
@@ -140,7 +142,12 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
     check_init_checkpoint(cfg.train.init_checkpoint, required=True)
     device = torch.device(cfg.train.device)
     output_dir = Path(cfg.train.output_dir)
-    with run_logging(output_dir), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
+    with ExitStack() as stack:
+        if distributed.is_main_process():
+            stack.enter_context(removed_when_refused(output_dir, written=(LOG_FILE,)))
+        stack.enter_context(run_logging(output_dir))
+        stack.enter_context(failures_in_log())
+        stack.enter_context(deterministic_algorithms(cfg.train.deterministic))
         seed_everything(cfg.train.seed)
         loader, evaluator = build_evaluation(cfg, required=True)
         model = instantiate(without_pretrained_backbone(cfg).model)

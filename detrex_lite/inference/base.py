@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import math
 import numbers
 import os
 from abc import ABC, abstractmethod
@@ -19,6 +20,12 @@ from .thresholds import ScoreThreshold, check_thresholds, class_thresholds, desc
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result", bound=Any)
+
+MUCH_SMALLER = 5.0
+"""Images whose sides become so many times shorter for the model are warned of."""
+
+LEAST_PIXELS = 8
+"""The side of the smallest objects that detectors find, roughly: a cell of the finest feature map."""
 
 
 class ImagePredictor(ABC, Generic[Result]):
@@ -53,6 +60,7 @@ class ImagePredictor(ABC, Generic[Result]):
         self.class_names: tuple[str, ...] = ()
         self.category_ids: tuple[int, ...] = ()
         self._has_found_something = False
+        self._has_warned_of_size = False
 
     def set_classes(self, class_names: Sequence[str], category_ids: Sequence[int] = ()) -> None:
         """Say which classes the model has: what a constructor does when the model is there.
@@ -216,11 +224,27 @@ class ImagePredictor(ABC, Generic[Result]):
         except ValueError as error:
             return error
         try:
-            return {"image": self.resize(pixels), "height": height, "width": width}
+            resized = self.resize(pixels)
+            self._warn_of_small_images(pixels, resized, (height, width))
+            return {"image": resized, "height": height, "width": width}
         except (MemoryError, RuntimeError) as error:
             if not self.is_out_of_memory(error):
                 raise
             return _TooLargeError(height, width)
+
+    def _warn_of_small_images(self, pixels: Any, resized: Any, size: tuple[int, int]) -> None:
+        """A hint for users of large images, in which small objects are gone before the model sees them; given once."""
+        factor = (math.prod(pixels.shape) / math.prod(resized.shape)) ** 0.5
+        if factor < MUCH_SMALLER or self._has_warned_of_size:
+            return
+        self._has_warned_of_size = True
+        logger.warning(
+            "An image of %dx%d pixels (height x width) becomes %.0f times smaller for the model: objects of less than "
+            "%.0f pixels are lost. TiledPredictor (predict --tile 640) shows it in parts.",
+            *size,
+            factor,
+            LEAST_PIXELS * factor,
+        )
 
     def _predict(self, batch: list[dict[str, Any]], thresholds: np.ndarray) -> list[Result | ValueError]:
         """What is in the images, which go one by one where memory does not hold them together."""

@@ -1,6 +1,7 @@
 """What the classes of a trained model are called."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,8 +28,8 @@ class Classes(NamedTuple):
 def find_classes(num_classes: int, stored: Mapping[str, Any], config: DictConfig) -> Classes:
     """The classes of a model: names by `find_class_names`, and the category ids that the data set has for them.
 
-    The ids are those in the checkpoint, or of the test data set in the config when it is there and has these names, or
-    COCO's for its 80 classes. Where nothing is known they are 1..K.
+    The ids are those in the checkpoint, or of the annotation file of the config's test data set when it is there and
+    has these names, or COCO's for its 80 classes. Where nothing is known they are 1..K.
 
     Args:
         num_classes: K of the model.
@@ -39,7 +40,10 @@ def find_classes(num_classes: int, stored: Mapping[str, Any], config: DictConfig
     ids = stored.get("category_ids")
     if _is_list_of(ids, num_classes) and tuple(map(str, stored.get("class_names") or ())) == names:
         return Classes(names, tuple(int(category_id) for category_id in ids or ()))
-    dataset = _data_set(config)
+    annotations = OmegaConf.select(config, "dataloader.test.dataset.annotations")
+    # Only to read what is there: other data sets may be made, or searched for, when they are built.
+    is_there = isinstance(annotations, str) and os.path.isfile(os.path.expanduser(annotations))
+    dataset = _data_set(config) if is_there else None
     if dataset is not None and tuple(getattr(dataset, "class_names", ())) == names:
         return Classes(names, tuple(int(category_id) for category_id in dataset.category_ids))
     if names == COCO_CLASSES:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..photographs import decode_photograph, read_photograph, shortest_edge_size
-from ..results import NOTHING_KNOWN, DetectionResult, ImageInfo
+from ..results import NOTHING_KNOWN, DetectionResult, ImageInfo, foreign_hint
 from .base import ImagePredictor, check_array
 from .description import INSIDE, Description, ExportedFileError
 from .runtimes import Session, open_session
@@ -66,6 +66,9 @@ class Detections(DetectionResult):
             "scores": self.scores.astype(np.float32),
             "classes": self.pred_classes.astype(np.int64),
         }
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"Detections has no {name!r}{foreign_hint(name)}")
 
     def __str__(self) -> str:
         return self._text()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import did_you_mean
-from ..results import DetectionResult, ImageInfo
+from ..results import DetectionResult, ImageInfo, foreign_hint
 from .masks import run_lengths
 
 
@@ -133,9 +133,8 @@ class Instances(DetectionResult):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._fields:
-            raise AttributeError(
-                f"Instances has no field {name!r}{did_you_mean(name, self.__dict__.get('_fields', {}))}"
-            )
+            fields = self.__dict__.get("_fields", {})
+            raise AttributeError(f"Instances has no field {name!r}{foreign_hint(name) or did_you_mean(name, fields)}")
         return self._fields[name]
 
     def __getitem__(self, item: int | slice | Tensor) -> "Instances":

@@ -250,7 +250,7 @@ def test_calibration_compares_scores_with_precision():
     matching = match(objects, detections, overlapping_pairs(objects, detections))
     result = calibrate(detections, matching)
     assert result.error == pytest.approx(0.85 - 6 / 8)
-    assert result.count.tolist() == [0] * 8 + [8, 0]
+    assert result.counts.tolist() == [0] * 8 + [8, 0]
     assert math.isnan(calibrate(detections, matching, min_score=0.9).error)
 
 

@@ -23,6 +23,14 @@ def test_clean_data_set_exits_with_zero(tmp_path, capsys):
     assert "no faults" in capsys.readouterr().out
 
 
+def test_images_lie_beside_a_coco_file_and_roboflow_files_have_the_name_of_their_folder(tmp_path, capsys):
+    root = samples.roboflow(tmp_path)
+    assert main(["--coco", str(root / "train/_annotations.coco.json")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("train: 2 images")
+    assert "classes without a box: animals" in out
+
+
 def test_faults_exit_with_one_and_both_formats_agree(tmp_path, capsys):
     write_same_content_twice(tmp_path)
     images = ["--images", str(tmp_path / "images")]
@@ -61,7 +69,7 @@ def test_unknown_name_exits_with_two(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--coco", "a.json"], "--coco, --panoptic and --voc need --images"),
+        (["--voc", "annotations"], "--panoptic and --voc need --images"),
         (["--coco", "a.json", "--images", "i", "--segments", "s"], "--segments goes with --panoptic"),
         (["--voc", "a", "--images", "i", "--masks"], "--masks goes with FOLDER, --coco and --name"),
         (["--coco", "a.json", "--images", "i", "--split", "s"], "--split and --one-based go with --voc"),

@@ -26,7 +26,7 @@ def build(config):
 
 
 @pytest.mark.parametrize(
-    "name", ["bccd", "coco_detr", "coco_instance", "coco_panoptic", "custom_coco", "custom_voc", "shapes"]
+    "name", ["bccd", "coco_detr", "coco_instance", "coco_panoptic", "custom_coco", "custom_voc", "folder", "shapes"]
 )
 def test_they_are_modules_too(name):
     module = import_module(f"detrex_lite.configs.common.data.{name}")

@@ -166,3 +166,18 @@ def test_epochs_of_augmentation_are_in_order_whatever_the_length(realtime, epoch
 def test_a_key_of_the_published_training_is_read(realtime):
     cfg = realtime(30_000)
     assert unread_keys(cfg) == []
+
+
+def test_settings_follow_from_a_folder(annotations, tmp_path):
+    content = json.loads(annotations(205).read_text())
+    for image in content["images"]:
+        image.update(file_name=f"{image['id']}.png", height=8, width=8)
+    (tmp_path / "photos/train").mkdir(parents=True)
+    (tmp_path / "photos/train/0.png").touch()
+    (tmp_path / "photos/train/boxes.json").write_text(json.dumps({**content, "annotations": []}))
+    cfg = OmegaConf.create({"dataset": {"root": str(tmp_path / "photos"), "val_share": 0.1, "layout": None}})
+    assert derived.num_classes(cfg) == 3
+    assert derived.max_epochs(cfg) == 600
+    cfg = OmegaConf.create({"dataset": {"root": str(tmp_path / "nothing")}})
+    with pytest.raises(ConfigError, match=r"dataset.root=.*nothing: folder .* does not exist"):
+        derived.num_classes(cfg)

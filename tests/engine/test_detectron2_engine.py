@@ -288,6 +288,7 @@ def test_fine_tuning_starts_from_the_checkpoint(make_config, theirs, tmp_path):
         ("fsdp=True", "train.fsdp=True: detectron2's trainer saves no weights that processes hold in parts"),
         ("hooks=[{_target_: torch.nn.Identity}]", r"train.hooks=\[.*: .* takes hooks of its own kind"),
         ("csv=True", "train.csv=True: detectron2's trainer writes no metrics.csv"),
+        ("patience=3", "train.patience=3: detectron2's trainer does not stop early"),
         ("amp.enabled=True", "train.amp.enabled=True: .* has mixed precision on GPUs only, not on cpu"),
     ],
 )
@@ -348,7 +349,7 @@ def test_every_setting_is_honoured_or_refused():
         "best_metric",
         "log_period",
     }
-    refused = {"accumulate_steps", "model_ema", "fsdp", "wandb", "mlflow", "csv", "hooks"}
+    refused = {"accumulate_steps", "model_ema", "fsdp", "wandb", "mlflow", "csv", "hooks", "patience"}
     assert set(get_config("common/train.py").train) == by_the_run | by_hooks | refused
 
 

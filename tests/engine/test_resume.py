@@ -218,6 +218,16 @@ def test_a_failure_before_the_first_step_is_in_nobodys_way(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "corrected")
 
 
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(ConfigError):
+        run(tmp_path / "new", "train.best_metric=bbox/AQ", "train.patience=3")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ConfigError):
+        run(tmp_path / "old", "train.patience=3")
+    assert (tmp_path / "old" / "log.txt").exists()
+
+
 PATIENT = (
     "train.eval_period=2",
     "train.max_iter=40",

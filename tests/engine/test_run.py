@@ -225,12 +225,12 @@ def test_fine_tuning_from_another_model_is_refused(make_config, tmp_path):
         train(make_config("run", f"train.init_checkpoint={tmp_path}/other.pth"))
 
 
-def test_a_wrong_number_of_classes_leaves_nothing_that_blocks_the_next_attempt(make_config, tmp_path):
+def test_a_wrong_number_of_classes_leaves_nothing(make_config, tmp_path):
     with pytest.raises(ConfigError, match=r"'shapes_train' has 3 classes .*set model\.num_classes=3"):
         train(make_config("run", "model.num_classes=80"))
+    assert not (tmp_path / "run").exists()
     train(make_config("run", "train.max_iter=1"))
     assert (tmp_path / "run" / "model_final.pth").exists()
-    assert "set model.num_classes=3" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_a_loss_that_is_not_finite_is_in_the_log_and_overwrites_nothing(make_config, tmp_path):

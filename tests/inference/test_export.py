@@ -165,6 +165,9 @@ def test_a_file_says_what_it_is(detr_onnx):
     (stored,) = [entry.value for entry in model.metadata_props if entry.key == "detrex_lite"]
     assert json.loads(stored)["class_names"] == list(description.class_names)
     assert Description.from_json(stored, path).to_json() == description.to_json()
+    assert len(description.category_ids) == len(description.class_names)
+    of_before = {name: value for name, value in json.loads(stored).items() if name != "category_ids"}
+    assert Description.from_json(json.dumps(of_before), path).category_ids == ()
     assert description.pixel_mean == pytest.approx([123.675, 116.28, 103.53])
     assert description.resize == {"kind": "shortest_edge", "short_edge_length": 96, "max_size": 160}
     assert description.latency.keys() >= {"eager", "exported", "images"}

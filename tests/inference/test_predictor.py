@@ -139,6 +139,16 @@ def test_the_first_empty_result_says_how_high_the_highest_score_is(predictor, ca
     assert len(caplog.records) == 1
 
 
+def test_images_that_become_much_smaller_are_warned_of_once(predictor, caplog):
+    large = picture(height=384, width=768)
+    large[100:300, 100:300] = 255
+    predictor([large, large])
+    predictor(picture())
+    [record] = caplog.records
+    assert "384x768" in record.getMessage()
+    assert "6 times" in record.getMessage()
+
+
 def test_a_folder_and_a_pattern_stand_for_their_images(predictor, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -1,4 +1,5 @@
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -81,6 +82,16 @@ def test_a_printed_result_is_short_and_has_names():
     assert "0.75 (dog)" in str(instances()[torch.tensor([], dtype=torch.int64)])
     assert len(str(Instances.cat([instances()] * 40)).splitlines()) == 12
     assert str(Instances((4, 5), gt_classes=torch.zeros(1))).startswith("Instances(")
+
+
+@pytest.mark.parametrize("made", [instances, detections])
+def test_names_of_other_toolkits_lead_to_those_of_this_one(made):
+    for name, here in (("to_df", "to_pandas"), ("xyxy", "pred_boxes.tensor"), ("plot", "draw_detections")):
+        with pytest.raises(AttributeError, match=here):
+            getattr(made(), name)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = made().nothing
+    assert pickle.loads(pickle.dumps(made())).info == INFO
 
 
 def test_annotations_are_no_detections():

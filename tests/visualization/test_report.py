@@ -8,12 +8,14 @@ import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from detrex_lite.analysis.inspection import CrossAttention, Inspection
 from detrex_lite.structures import Boxes, Instances
-from detrex_lite.visualization import SheetRow, write_report, write_samples
+from detrex_lite.visualization import SheetRow, denoising_ratios, write_decoder_page, write_report, write_samples
 from detrex_lite.visualization.charts import MOST_POINTS, Curve, line_chart
 
 EVIL = '<script>alert("x")</script>&'
@@ -228,3 +230,43 @@ def test_samples_of_another_program_are_left_out(tmp_path, content):
     page = write_report(tmp_path).read_text()
     assert "<script" not in page
     assert "report_samples.json cannot be read" in page
+
+
+def test_denoising_is_compared_with_matching():
+    series = {
+        "loss_bbox": [(1, 2.0), (2, 0.0), (3, 4.0), (4, math.nan)],
+        "loss_bbox_dn": [(1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (5, 1.0)],
+        "loss_bbox_0": [(1, 5.0)],
+        "loss_bbox_dn_0": [(1, 5.0)],
+        "loss_class": [(1, 3.0)],
+    }
+    assert denoising_ratios(series) == {"loss_bbox": [(1, 0.5), (3, 0.25)]}
+
+
+def inspections(number):
+    boxes = np.array([[[2.0, 2, 20, 20]], [[4.0, 4, 30, 25]]])
+    attention = CrossAttention(np.full((1, 2, 3), 1 / 3), np.full((1, 2, 3, 2), 0.5), levels=np.array([0, 0, 1]))
+    inspection = Inspection((30, 40), np.array([[[0.5]], [[0.75]]]), boxes, (attention, attention))
+    return [("a.jpg", Image.new("RGB", (40, 30)), inspection)] * number
+
+
+def test_what_goes_on_in_the_decoder_has_a_section(tmp_path):
+    folder = write_run(tmp_path / "run", [losses(1)])
+    matches = np.array([[0, 1, 2], [0, 1, 3]])
+    write_decoder_page(folder, inspections(5), matches, [EVIL], "detected at iteration 1")
+    page = page_of(folder)
+    assert "Inside the decoder" in page
+    assert page.count("data:image/jpeg;base64,") == 2 * 3
+    assert "a.jpg · query 0, score 0.75<" in page
+    assert "0.6667 at layer 1" in page
+    assert "1 at layer 2" in page
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("content", [[], {}, {"of": "a", "pictures": [{"caption": "a", "panels": ["<script>", "a"]}]}])
+def test_a_decoder_of_another_program_is_left_out(tmp_path, content):
+    (tmp_path / "report_decoder.json").write_text(json.dumps(content))
+    (tmp_path / "metrics.jsonl").write_text("")
+    page = write_report(tmp_path).read_text()
+    assert "report_decoder.json cannot be read" in page
+    assert "<script" not in page

@@ -137,9 +137,11 @@ def image_folder(tree: Tree, file_names: Sequence[str], annotations: str, split:
     wanted = list(dict.fromkeys(file_names))[:50]
     start = annotations if os.path.isdir(annotations) else os.path.dirname(annotations)
 
-    def distance(folder: str) -> tuple[bool, bool, int, str]:
+    def distance(folder: str) -> tuple[bool, bool, bool, int, str]:
         other_split = tree.split_of(folder) not in (split, None)
-        return folder != start, other_split, len(Path(os.path.relpath(folder, start)).parts), folder
+        # Masks of segments have the names of their images.
+        unlikely = not any(word in tree.relative(folder).lower() for word in ("image", "img", "jpeg", "photo"))
+        return folder != start, other_split, unlikely, len(Path(os.path.relpath(folder, start)).parts), folder
 
     best, most = "", 0
     for folder in sorted(tree.files, key=distance):

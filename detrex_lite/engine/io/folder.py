@@ -7,10 +7,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from ...checkpoint import CheckpointError
 from ...config import ConfigError
+from ...data import DatasetError
 
 LOCK_FILE = ".lock"
 
@@ -97,6 +99,28 @@ def owned_output_dir(output_dir: Path) -> Iterator[None]:
     finally:
         del _held[handle]
         os.close(handle)
+
+
+@contextlib.contextmanager
+def removed_when_refused(output_dir: Path, *, written: Collection[str]) -> Iterator[None]:
+    """Inside, a fault of config, checkpoint or data leaves no folder that was not there before.
+
+    Args:
+        output_dir: the folder; one that holds anything but `written` stays.
+        written: names of files that are there whatever happens.
+    """
+    is_new = not output_dir.exists()
+    try:
+        yield
+    except (ConfigError, CheckpointError, DatasetError):
+        if is_new and output_dir.is_dir():
+            names = {path.name for path in output_dir.iterdir()}
+            if names <= set(written):
+                for name in names:
+                    (output_dir / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # another process has begun to write
+                    output_dir.rmdir()
+        raise
 
 
 def _lock(handle: int, output_dir: Path) -> None:

@@ -177,7 +177,10 @@ def write_pages(
         if analysis is not None and dataset is not None:
             write_error_page(output_dir, analysis, _worst_images(analysis, dataset), of)
         if isinstance(model, Detector) and keeper is not None and keeper.samples and dataset is not None:
-            _write_decoder_page(output_dir, model, keeper, dataset, class_names, of)
+            try:
+                _write_decoder_page(output_dir, model, keeper, dataset, class_names, of)
+            except Exception:  # a detector of a kind that is not foreseen has a page without this section
+                logger.debug("What goes on in the decoder could not be shown.", exc_info=True)
         if not any((output_dir / name).exists() for name in (METRICS_FILE, ERROR_PAGE_FILE)):
             return None
         return write_report(output_dir)

@@ -1,7 +1,10 @@
 """What a user sees of a running training: the log's lines, the progress bar, and the files behind them."""
 
+import io
 import logging
+import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -22,7 +25,8 @@ PHASES = ("data", "forward", "matching", "backward", "optimizer")
 class ProgressLog(Hook):
     """Every `period` steps, and after the last one, writes the means since the last line.
 
-    On a terminal there is a progress bar, otherwise a line.
+    On a terminal there is a progress bar, otherwise a line. The time that is left counts what evaluations and
+    checkpoints have taken for each step so far.
 
     Args:
         period: steps between two lines.
@@ -35,13 +39,21 @@ class ProgressLog(Hook):
         self.writers = writers
         self.state = state
         self._bar: tqdm | None = None
+        self._shown_loss = ""
+        self._started = time.perf_counter()
+        self._all_steps, self._all_seconds = 0, 0.0
         self._steps = self._images = 0
         self._seconds = self._data_seconds = 0.0
 
     def before_train(self, trainer: Trainer) -> None:
-        if distributed.is_main_process() and sys.stderr.isatty() and trainer.iteration < trainer.max_iter:
+        self._started = time.perf_counter()
+        if distributed.is_main_process() and _shows_a_bar() and trainer.iteration < trainer.max_iter:
             self._bar = tqdm(
-                total=trainer.max_iter, initial=trainer.iteration, desc="train", unit="it", dynamic_ncols=True
+                total=trainer.max_iter,
+                initial=trainer.iteration,
+                desc="train",
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}",
+                dynamic_ncols=True,
             )
 
     def after_step(self, trainer: Trainer) -> None:
@@ -51,7 +63,11 @@ class ProgressLog(Hook):
         self._seconds += trainer.step_seconds
         self._data_seconds += trainer.data_seconds
         self._images += trainer.num_images
+        self._all_steps += 1
+        self._all_seconds += trainer.step_seconds
         if self._bar is not None:
+            remaining = self._remaining(trainer, self._seconds / self._steps)
+            self._bar.set_postfix_str(f"eta {remaining}{self._shown_loss}", refresh=False)
             self._bar.update()
         if trainer.iteration % self.period == 0 or trainer.iteration == trainer.max_iter:
             self._write(trainer)
@@ -71,17 +87,16 @@ class ProgressLog(Hook):
             writer.write(trainer.iteration, {**scalars, **further})
         if not distributed.is_main_process():
             return
-        remaining = (trainer.max_iter - trainer.iteration) * scalars["time"]
+        remaining = self._remaining(trainer, scalars["time"])
         rate = f"{scalars['images_per_second']:.1f} images/s"
         shown = {name: scalars[name] for name in _main_losses(scalars)} | further
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {scalars['total_loss']:.3f}, {rate}")
+        self._shown_loss = f", loss {scalars['total_loss']:.3f}, {rate}"
         logger.info(
             "iteration %d/%d  eta %s  %s  lr %.2e  %s  step %.3f s (%s)",
             trainer.iteration,
             trainer.max_iter,
-            timedelta(seconds=round(remaining)),
+            remaining,
             numbers,
             scalars["lr"],
             rate,
@@ -89,6 +104,12 @@ class ProgressLog(Hook):
             ", ".join(f"{name} {scalars[f'{name}_time']:.3f}" for name in PHASES if f"{name}_time" in scalars),
             extra=FILE_ONLY if self._bar is not None else None,
         )
+
+    def _remaining(self, trainer: Trainer, seconds_of_a_step: float) -> timedelta:
+        """How long training will go on, in whole seconds."""
+        between_steps = (time.perf_counter() - self._started - self._all_seconds) / max(self._all_steps, 1)
+        seconds = (trainer.max_iter - trainer.iteration) * (seconds_of_a_step + max(between_steps, 0.0))
+        return timedelta(seconds=round(seconds))
 
     def _scalars(self, trainer: Trainer) -> tuple[dict[str, float], dict[str, float]]:
         """The means since the last line over the steps of all processes, and those of `log_scalar`."""
@@ -112,6 +133,16 @@ class ProgressLog(Hook):
         if taken:
             raise ValueError(f"log_scalar({taken[0]!r}): the log has a number of that name already; use another one")
         return scalars, further
+
+
+def _shows_a_bar() -> bool:
+    """Whether standard error is a terminal that has a width: some that programs open have none, and show no bar."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, io.UnsupportedOperation):
+        return True
 
 
 def _main_losses(scalars: dict[str, float]) -> list[str]:

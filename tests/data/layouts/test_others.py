@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from detrex_lite.data import DatasetError, find_dataset
+from detrex_lite.data import DatasetError, find_dataset, generate_shapes
 from detrex_lite.data.check_folder import check_folder
 from detrex_lite.data.faults import FaultLog
 
@@ -49,6 +49,15 @@ def test_forms_of_coco(tmp_path, write, remarks):
     assert both(found) == samples.OBJECTS
     assert len(found.remarks) == len(remarks)
     assert all(part in remark for part, remark in zip(remarks, found.remarks, strict=True))
+
+
+def test_images_are_not_taken_for_masks_of_the_same_names(tmp_path):
+    generate_shapes(tmp_path, num_train=8, num_val=2, image_size=32)
+    (tmp_path / "panoptic").rename(tmp_path / "a_panoptic")
+    found = find_dataset(tmp_path)
+    assert found.has_masks
+    assert [part.images for part in found.parts.values()] == [str(tmp_path / f"images/{s}") for s in ("train", "val")]
+    assert check_folder(tmp_path, masks=True).all_faults == []
 
 
 def test_the_dummy_category_of_an_export_is_no_class(tmp_path):

@@ -1,12 +1,18 @@
+import fcntl
 import io
+import os
+import struct
 import sys
+import termios
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from detrex_lite import distributed
 from detrex_lite.engine import Trainer, train
-from detrex_lite.engine.loop.progress import ProgressLog, _main_losses
+from detrex_lite.engine.loop.progress import ProgressLog, _main_losses, _shows_a_bar
 from detrex_lite.engine.loop.running_means import RunningMeans
 from detrex_lite.metrics_file import read_metrics
 
@@ -71,8 +77,36 @@ def test_a_terminal_gets_a_progress_bar_and_the_file_the_lines(tmp_path, monkeyp
     shown = terminal.getvalue()
     assert "6/6" in shown
     assert "images/s" in shown
+    assert "eta 0:00:0" in shown
     assert "iteration 6/6" not in shown
     assert "iteration 6/6" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_terminal_without_a_width_gets_lines(tmp_path, monkeypatch):
+    controller, terminal = os.openpty()
+    with os.fdopen(controller, "rb"), os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert stderr.isatty()
+        assert not _shows_a_bar()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        assert _shows_a_bar()
+
+
+def test_other_processes_than_the_main_one_have_no_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    log = ProgressLog(period=1, writers=[], state=None)
+    log.before_train(SimpleNamespace(iteration=0, max_iter=5))
+    assert log._bar is None
+
+
+def test_the_time_that_is_left_counts_evaluations(monkeypatch):
+    clock = iter([0.0, 30.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    log = ProgressLog(period=1, writers=[], state=None)
+    log._all_steps, log._all_seconds = 10, 20.0  # of 30 seconds: 10 went to something else
+    trainer = SimpleNamespace(iteration=10, max_iter=40)
+    assert log._remaining(trainer, 2.0).total_seconds() == 30 * (2 + 1)
 
 
 def test_without_a_terminal_there_are_lines(tmp_path):

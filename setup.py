@@ -11,6 +11,7 @@ FAST_EVAL = "faster-coco-eval>=1.8"  # gives the numbers of pycocotools, crowds 
 ONNXRUNTIME = "onnxruntime>=1.20"
 OPENVINO = "openvino>=2024.4"
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", ONNXRUNTIME]
+SHTAB = "shtab>=1.13"
 TIMM = "timm>=1.0.31"  # those before leave layers behind that no feature map needs
 
 packages = find_packages(include=["detrex_lite", "detrex_lite.*"])
@@ -60,8 +61,11 @@ setup(
             "mypy>=1.11",  # type checker
             "pre-commit>=3.7",  # runs both before each commit
             "transformers>=5",  # independent detectors to test against
-            "setuptools>=70.1",  # builds the wheel in its test, without network
+            "nbclient>=0.10",  # runs the notebooks in their test
+            "ipykernel>=6.29",  # the Python that runs them
+            "setuptools>=70.1",  # builds wheel and source distribution in their tests, without network
             FAST_EVAL,
+            SHTAB,
             TIMM,
             *EXPORT,
             OPENVINO,
@@ -77,6 +81,7 @@ setup(
         "runtime": [ONNXRUNTIME],  # running .onnx files
         "openvino": [OPENVINO],  # running OpenVINO's files; with `export`, writing them
         "results": ["pandas>=1.5", "supervision>=0.20"],  # detections as data frames, and as those of supervision
+        "completion": [SHTAB],  # completion of command lines in bash, zsh and fish
         "wandb": ["wandb>=0.17"],  # optional log writer
         "mlflow": ["mlflow>=2.9"],  # another
     },

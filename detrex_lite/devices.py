@@ -1,4 +1,4 @@
-"""Where to compute, by the name that a user gives, and what says that its memory is full."""
+"""Selection of the device by name, and detection of out-of-memory errors."""
 
 import os
 
@@ -6,7 +6,7 @@ import torch
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is a GPU when there is one.
+    """Return the device with that name; "auto" is a GPU if there is one.
 
     Raises:
         ValueError: when there is no such device.
@@ -23,11 +23,11 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on a CPU or a GPU."""
+    """Whether an error means that there is not enough memory, on a CPU or a GPU."""
     is_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
     return is_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,6 @@
-"""The few collective operations that models, evaluation and the engine need.
+"""The collective operations that models, evaluation and the engine need.
 
-Every function works without a process group: there is one process then, and it is the main one.
+Every function works without a process group; there is then one process, which is the main process.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# How long processes wait for each other: while the main one computes metrics or writes a checkpoint, the others do.
+# How long processes wait for each other, for example while the main process computes metrics or writes a checkpoint.
 WAIT_AT_MOST = timedelta(minutes=30)
 
 
@@ -24,12 +24,12 @@ def is_distributed() -> bool:
 
 
 def world_size() -> int:
-    """How many processes take part."""
+    """Return the number of processes."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def rank() -> int:
-    """This process's number, 0 for the main process."""
+    """Return the number of this process, 0 for the main process."""
     return dist.get_rank() if is_distributed() else 0
 
 
@@ -39,13 +39,13 @@ def is_main_process() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process reaches this call."""
     if is_distributed():
         dist.barrier()
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """Every process's `value`, by rank, on every process."""
+    """Return the `value` of every process, by rank, on every process."""
     if not is_distributed():
         return [value]
     gathered: list[Any] = [None] * world_size()
@@ -54,9 +54,9 @@ def all_gather_objects(value: T) -> list[T]:
 
 
 def gather_objects(value: T) -> list[T]:
-    """Every process's `value`, by rank, on the main process; an empty list on the others.
+    """Return the `value` of every process, by rank, on the main process, and an empty list on the others.
 
-    For much data: it goes through the memory of CPUs, and to one process alone.
+    It suits large objects: they are transferred through CPU memory, and to one process only.
     """
     if not is_distributed():
         return [value]
@@ -66,9 +66,9 @@ def gather_objects(value: T) -> list[T]:
 
 
 def cpu_group() -> "dist.ProcessGroup | None":
-    """The group of all processes that talks by gloo: the default one (None), or one beside it on GPUs.
+    """Return a group of all processes with the gloo backend: the default one (None), or a second one on GPUs.
 
-    Every process must make the first call: it connects them.
+    Every process must make the first call, which connects them.
     """
     if dist.get_backend() == "gloo":
         return None
@@ -76,13 +76,13 @@ def cpu_group() -> "dist.ProcessGroup | None":
 
 
 @functools.lru_cache(maxsize=1)
-def _gloo_group(beside: Any) -> Any:
-    """beside: the default group, so that another one gets another."""
+def _gloo_group(default_group: Any) -> Any:
+    """default_group: the default group; it is an argument so that each default group gets a separate gloo group."""
     return dist.new_group(backend="gloo", timeout=WAIT_AT_MOST)
 
 
 def broadcast_object(value: T) -> T:
-    """The main process's `value`, on every process."""
+    """Return the main process's `value` on every process."""
     if not is_distributed():
         return value
     holder = [value]
@@ -91,10 +91,10 @@ def broadcast_object(value: T) -> T:
 
 
 def from_main_process(compute: Callable[[], T]) -> T:
-    """What `compute` returns on the main process, on every process; the others do not call it.
+    """Return the result of `compute` on every process; only the main process calls it.
 
     Raises:
-        Exception: on every process, what `compute` raised on the main one: nobody waits for a process that is gone.
+        Exception: on every process, the exception of `compute` on the main process, so that no process waits for it.
     """
     if not is_distributed():
         return compute()
@@ -111,7 +111,7 @@ def from_main_process(compute: Callable[[], T]) -> T:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of `value` over all processes (a new tensor, without gradient); `value` itself when alone."""
+    """Return the mean of `value` over all processes (a new tensor without gradient); `value` itself without a group."""
     if not is_distributed():
         return value
     value = value.detach().clone()

@@ -1,17 +1,17 @@
-"""What error messages share: pointing at the name that was probably meant."""
+"""Helpers for error messages, such as suggestions for misspelt names."""
 
 import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-_LISTED_CHOICES = 20  # a message lists the valid names only when it stays readable
-_NEAR = 0.6  # difflib's ratio of two names that are spelt alike
+_LISTED_CHOICES = 20  # valid names are only listed up to this number
+_NEAR = 0.6  # lower bound of difflib's ratio for names with a similar spelling
 
 
 def closest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that was probably meant: spelt alike, or one of the two by initials (`learning_rate`, `lr`).
+    """Return the choice that was probably meant: one with a similar spelling, or initials (`learning_rate`, `lr`).
 
-    Words that both names begin or end with say nothing about what was meant: `loss_vfl` is not `loss_class`.
+    Words that both names begin or end with are not compared, so that `loss_vfl` is not similar to `loss_class`.
     """
     choices = sorted({str(choice) for choice in choices})
     by_initials = [choice for choice in choices if choice == _initials(name) or name == _initials(choice)]
@@ -20,13 +20,17 @@ def closest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def _differ_little(name: str, choice: str) -> bool:
-    """Whether what is left of two names without the words that both begin and end with is spelt alike, or nothing."""
-    words, others = (re.split(r"[._\s-]+", text) for text in (name, choice))
+    """Whether two names without their common first and last words are similar, or one of them is empty."""
+    words, choice_words = (re.split(r"[._\s-]+", text) for text in (name, choice))
     for end in (0, -1):
-        while words and others and words[end] == others[end]:
-            words, others = (sequence[1:] if end == 0 else sequence[:-1] for sequence in (words, others))
-    rest, other = "_".join(words), "_".join(others)
-    return not rest or not other or difflib.SequenceMatcher(None, rest, other).ratio() >= _NEAR
+        while words and choice_words and words[end] == choice_words[end]:
+            words, choice_words = (sequence[1:] if end == 0 else sequence[:-1] for sequence in (words, choice_words))
+    remaining, remaining_choice = "_".join(words), "_".join(choice_words)
+    return (
+        not remaining
+        or not remaining_choice
+        or difflib.SequenceMatcher(None, remaining, remaining_choice).ratio() >= _NEAR
+    )
 
 
 def _initials(name: str) -> str | None:
@@ -35,16 +39,16 @@ def _initials(name: str) -> str | None:
 
 
 def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str | None = None) -> str:
-    """A clause to append to an error about an unknown name.
+    """Return a clause to append to an error about an unknown name.
 
     Args:
         name: what the user wrote.
         choices: the valid names.
-        otherwise: the clause when no choice is close.
+        otherwise: the clause if no choice is similar.
 
     Returns:
-        `"; did you mean 'x'?"` when a choice is close, else `otherwise`; without that `"; choices: a, b, c"` (all,
-        sorted), or `""` when there are no choices, or more than anybody reads.
+        `"; did you mean 'x'?"` if a choice is similar, else `otherwise`; without it `"; choices: a, b, c"` (all,
+        sorted), or `""` when there are no choices, or too many to list.
     """
     choices = sorted({str(choice) for choice in choices})
     close = closest(name, choices)
@@ -56,14 +60,14 @@ def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str | None = N
 
 
 def few(names: Sequence[object], *, limit: int = 6) -> str:
-    """The first names of a list that may be long: `"a, b, c, ... (9 in all)"`."""
+    """Format the first names of a list that may be long: `"a, b, c, ... (9 in all)"`."""
     return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 class NonFiniteError(ValueError, FloatingPointError):
-    """A loss, a cost or a prediction is NaN or infinite: training cannot go on from here."""
+    """A loss, a cost or a prediction is NaN or infinite, so that training cannot continue."""
 
 
 def printable(text: str) -> str:
-    """The text with control characters and bytes of file names that are not UTF-8 as escapes, for a terminal."""
+    """Escape control characters, and bytes of file names that are not UTF-8, for a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

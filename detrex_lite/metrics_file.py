@@ -1,4 +1,4 @@
-"""The `metrics.jsonl` of a run: the numbers of its steps and evaluations, which the engine writes."""
+"""The file `metrics.jsonl` of a run, with the numbers of its steps and evaluations."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(path: str | Path, *, skip_broken: bool = False) -> list[dict[str, Any]]:
-    """The lines of a metrics file, each a dict with `iteration`; null stands for a number that is not finite.
+    """Read the lines of a metrics file, each a dict with `iteration`; null stands for a number that is not finite.
 
-    The last line is left out when it is broken: a run that is killed leaves it unfinished.
+    The last line is skipped if it is broken, because a run that is killed may leave it incomplete.
 
     Args:
         path: the file.
-        skip_broken: leave out all broken lines.
+        skip_broken: skip all broken lines.
 
     Raises:
         ValueError: for a broken line before the last one.
@@ -27,7 +27,7 @@ def read_metrics(path: str | Path, *, skip_broken: bool = False) -> list[dict[st
             continue
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError):  # no JSON, or no UTF-8
+        except (ValueError, RecursionError):  # not JSON, or not UTF-8
             record = None
         if isinstance(record, dict) and isinstance(record.get("iteration"), int):
             records.append(record)

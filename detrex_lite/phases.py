@@ -1,7 +1,7 @@
-"""How long the parts of a training step take.
+"""Time measurement of the parts of a training step.
 
-The trainer measures; whatever has a part of its own worth knowing says so with `phase("matching")`, which costs nothing
-where nobody measures.
+The trainer measures. Code with a part worth measuring marks it by `phase("matching")`, which costs nothing when nothing
+is measured.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _current: ContextVar["PhaseTimes | None"] = ContextVar("phase_times", default=No
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Count the time inside to phase `name`, if someone measures. Phases may lie inside others, and count in both."""
+    """Count the time within this context to phase `name`, if time is measured. Nested phases both count."""
     times = None if torch.compiler.is_compiling() else _current.get()
     if times is None:
         yield
@@ -31,22 +31,22 @@ def phase(name: str) -> Iterator[None]:
 
 
 class PhaseTimes:
-    """Adds up the time of each phase: on a GPU by its own clock, without waiting for it until the sums are taken.
+    """Sums the time of each phase, on a GPU by its own clock, without synchronising until the sums are read.
 
-    What is kept does not grow with the number of steps, even when nobody takes the sums.
+    Memory does not grow with the number of steps, even if the sums are never read.
 
     Args:
-        device: where the phases compute.
+        device: the device of the phases.
     """
 
     def __init__(self, device: torch.device):
         self._on_gpu = device.type == "cuda"
-        self._pending: deque[tuple[str, Any, Any]] = deque()  # spans that a GPU may not have computed yet
+        self._pending: deque[tuple[str, Any, Any]] = deque()  # spans that a GPU may not have finished yet
         self._totals: dict[str, float] = {}
 
     @contextlib.contextmanager
     def measure(self) -> Iterator[None]:
-        """Inside, phases count here."""
+        """Count phases within this context here."""
         while self._pending and self._is_over(self._pending[0][2]):
             self._count_first()
         token = _current.set(self)
@@ -56,7 +56,7 @@ class PhaseTimes:
             _current.reset(token)
 
     def now(self) -> Any:
-        """A moment; on a GPU an event in its queue."""
+        """Return a time stamp; on a GPU an event in its queue."""
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -64,11 +64,11 @@ class PhaseTimes:
         return event
 
     def add(self, name: str, start: Any, end: Any) -> None:
-        """Count the time between two moments."""
+        """Count the time between two time stamps."""
         self._pending.append((name, start, end))
 
     def take(self) -> dict[str, float]:
-        """Phase -> seconds since the last call, in the order in which phases first ended."""
+        """Return the seconds of each phase since the last call, in the order in which phases first ended."""
         if self._on_gpu and self._pending:
             self._pending[-1][2].synchronize()
         while self._pending:

@@ -1,7 +1,7 @@
-"""Numbers that a model or a hook wants in the log of a training, beside its losses.
+"""Numbers that a model or a hook adds to the training log, in addition to losses.
 
-`log_scalar("gate", gate.mean())` may stand in any module, at any depth. The numbers take part in no loss; who trains
-collects them, and where nobody does, in evaluation and prediction, nothing happens.
+`log_scalar("gate", gate.mean())` can be called in any module, at any depth. The numbers are not part of any loss. A
+trainer collects them; without one, in evaluation and prediction, the call does nothing.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ _current: ContextVar["Scalars | None"] = ContextVar("scalars", default=None)
 
 
 def log_scalar(name: str, value: Tensor | float) -> None:
-    """Write a number to the log line, metrics.jsonl and all other places that losses of a training go to.
+    """Write a number to the log line, metrics.jsonl and all other outputs that the losses of a training run go to.
 
-    They get its mean over the steps since the last line, the batches of a step and all processes; of a name that is
-    logged several times in a step, the mean of all values. Reading a tensor on a GPU waits for nothing, and
-    `train.compile` has it in its graph.
+    The written value is the mean over the steps since the last line, the batches of a step and all processes; for a
+    name that is logged several times in a step, the mean of all values. Tensors on a GPU are read without
+    synchronisation, and `train.compile` includes the call in its graph.
 
     Args:
-        name: any but those of losses and of what the log has already, such as `lr`.
-        value: a number, or a tensor of one number on any device, of which a copy is kept without its gradient.
+        name: any name other than those of losses and of values that are logged already, such as `lr`.
+        value: a number, or a tensor with one element on any device, which is copied without its gradient.
 
     Raises:
-        ValueError: when the value is a tensor of several numbers. `Trainer` also refuses names that are taken.
+        ValueError: when the value is a tensor with several elements. `Trainer` also rejects names that are taken.
     """
     scalars = _current.get()
     if scalars is not None:
@@ -41,9 +41,10 @@ class Scalars:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Inside, `log_scalar` writes here.
+        """Collect the values of `log_scalar` within this context.
 
-        What is compiled inside depends on what is here already: listen with an empty one, and `include` it elsewhere.
+        A graph that is compiled in the context depends on the values collected so far: use a new object for each
+        context, and `include` it elsewhere.
         """
         token = _current.set(self)
         try:
@@ -53,24 +54,24 @@ class Scalars:
 
     def add(self, name: str, value: Tensor | float) -> None:
         """See `log_scalar`."""
-        kept: Tensor | float
+        scalar: Tensor | float
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 shape = tuple(value.shape)
                 raise ValueError(f"log_scalar({name!r}): shape {shape} is not one number; give its mean, for example")
-            # A copy: the value may be a parameter, which has changed when it is read.
-            kept = value.detach().reshape(()).to(torch.float32, copy=True)
+            # The value is copied, because it may be a parameter that changes before it is read.
+            scalar = value.detach().reshape(()).to(torch.float32, copy=True)
         else:
-            kept = float(value)
-        self._values.setdefault(name, []).append(kept)
+            scalar = float(value)
+        self._values.setdefault(name, []).append(scalar)
 
-    def include(self, other: "Scalars") -> None:
-        """Take what another one has collected."""
-        for name, values in other._values.items():
+    def include(self, source: "Scalars") -> None:
+        """Add the values that another object has collected."""
+        for name, values in source._values.items():
             self._values.setdefault(name, []).extend(values)
 
     def means(self, device: torch.device) -> dict[str, Tensor]:
-        """name -> mean of its values, a scalar on `device`; it is not waited for."""
+        """Return the mean of the values of each name, a scalar on `device`, without synchronisation."""
         return {
             name: torch.stack([_on(device, value) for value in values]).mean() for name, values in self._values.items()
         }
@@ -79,5 +80,5 @@ class Scalars:
 def _on(device: torch.device, value: Tensor | float) -> Tensor:
     if isinstance(value, Tensor) and value.device.type == device.type:
         return value.to(device)
-    # Filling waits for nothing; copying a number from the CPU waits for all that a GPU has to do.
+    # Filling does not synchronise; copying a number from the CPU would wait for the GPU's queue.
     return torch.full((), float(value), dtype=torch.float32, device=device)

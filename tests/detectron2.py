@@ -1,4 +1,4 @@
-"""What tests that run detectron2 itself share."""
+"""Shared parts of tests that run detectron2 itself."""
 
 import importlib.util
 

@@ -1,20 +1,23 @@
-"""The wheel holds everything that users run, and works away from the repository."""
+"""Wheel and source distribution hold what they should, are built without git, and work away from the repository."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import detrex_lite
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("projects", "configs", "tools")
 NOT_SHIPPED = ("tools", "benchmark")
-BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
-
-pytestmark = pytest.mark.slow
+BUILD = "import sys; from setuptools import build_meta as build; print(build.build_{}(sys.argv[1]))"
 
 
 def run(command: list[str], cwd: Path, **environment: str) -> str:
@@ -26,17 +29,27 @@ def run(command: list[str], cwd: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def source(tmp_path_factory) -> Path:
+    """A copy, since building writes into the tree: its own files only, as in an archive of a commit, without git."""
     pytest.importorskip("setuptools", minversion="70.1", reason="building without network needs setuptools")
-    folder = tmp_path_factory.mktemp("wheel")
-    # A copy, since building writes into the tree; its own files only, as a fresh clone has them.
-    for part in ("detrex_lite", *SHIPPED, "tests"):
-        shutil.copytree(ROOT / part, folder / "source" / part, ignore=shutil.ignore_patterns("__pycache__", "output"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / "source")
-    run([sys.executable, "-c", BUILD, str(folder)], cwd=folder / "source")
-    (built,) = folder.glob("*.whl")
-    return built
+    folder = tmp_path_factory.mktemp("source")
+    for part in ("detrex_lite", *SHIPPED, "tests", "docs", ".ci", ".github"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "output"))
+    for path in ROOT.iterdir():
+        if path.is_file() and path.name != ".git":
+            shutil.copy(path, folder)
+    return folder
+
+
+def build(kind: str, source: Path, folder: Path) -> Path:
+    """Build a `wheel` or an `sdist` in a folder."""
+    name = run([sys.executable, "-c", BUILD.format(kind), str(folder)], cwd=source).splitlines()[-1]
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
+    return build("wheel", source, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +80,52 @@ def python(installed, tmp_path):
     return run_python
 
 
+@pytest.mark.slow
+def test_the_source_distribution_is_the_repository_and_gives_the_same_wheel(source, wheel, tmp_path):
+    packed = build("sdist", source, tmp_path)
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / packed.name.removesuffix(".tar.gz")
+    made_in_building = {"PKG-INFO", "setup.cfg", "build", "detrex_lite.egg-info"}
+    for tree in (source, unpacked):
+        shutil.rmtree(tree / "build", ignore_errors=True)
+    assert files_of(unpacked, made_in_building) == files_of(source, made_in_building)
+    again = build("wheel", unpacked, tmp_path / "again")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def files_of(folder: Path, without: set[str]) -> set[str]:
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path) for path in files if path.parts[0] not in without and "__pycache__" not in path.parts}
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == detrex_lite.__version__
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+def test_the_workflow_runs_what_is_run_here():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert commands == [".ci/run", "make docs"]
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    oldest = workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"][0]
+    assert re.search(r'python_requires=">=(.+?)"', (ROOT / "setup.py").read_text())[1] == oldest
+
+
+@pytest.mark.parametrize(
+    "form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda path: path.stem
+)
+def test_issue_forms_have_what_they_need(form):
+    content = yaml.safe_load(form.read_text())
+    assert {"name", "description", "body"} <= set(content)
+    fields = [field for field in content["body"] if field["type"] != "markdown"]
+    assert all(field["id"] and field["attributes"]["label"] for field in fields)
+    assert any(field.get("validations", {}).get("required") for field in fields)
+
+
+@pytest.mark.slow
 def test_the_wheel_is_for_any_machine_and_holds_every_module(wheel):
     assert wheel.name.endswith("-py3-none-any.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -77,11 +136,13 @@ def test_the_wheel_is_for_any_machine_and_holds_every_module(wheel):
         assert files
         wanted |= {f"detrex_lite/{file}" for file in files}
     wanted |= {f"detrex_lite/{file.relative_to(ROOT)}" for file in ROOT.glob("projects/*/README.md")}
+    wanted |= {str(file.relative_to(ROOT)) for file in ROOT.glob("detrex_lite/skeleton/templates/*")}
     wanted.add("detrex_lite/py.typed")
     assert wanted - names == set()
     assert not [name for name in names if "/".join(NOT_SHIPPED) in name]
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_licence_and_nothing_of_the_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("/LICENSE") and ".dist-info/" in name for name in names)
@@ -90,11 +151,22 @@ def test_the_wheel_holds_the_licence_and_nothing_of_the_tests(wheel):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"detrex_lite"}
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_the_one_that_is_imported(python, installed):
     where = python("-c", "import detrex_lite; print(detrex_lite.__file__)")
     assert Path(where.strip()) == installed / "detrex_lite" / "__init__.py"
 
 
+@pytest.mark.slow
+def test_the_installed_package_writes_new_projects_that_it_finds_from_the_current_folder(python, tmp_path):
+    written = python("-m", "detrex_lite", "new", "my_detr", "--from", "detr")
+    assert f"files into {tmp_path.resolve()}" in written
+    config = "my_detr/configs/my_detr_small_shapes.py"
+    printed = python("-m", "detrex_lite", "config", config, "--key", "model.criterion.losses.loss_centre")
+    assert "my_detr.modeling.my_detr.CentreLoss" in printed
+
+
+@pytest.mark.slow
 def test_projects_and_configs_work_from_any_folder(python, installed):
     code = """
 import inspect
@@ -109,6 +181,7 @@ print(inspect.getfile(modeling))
     assert python("-c", code).strip().startswith(str(installed))
 
 
+@pytest.mark.slow
 def test_the_tools_run_as_modules(python):
     assert "--config-file" in python("-m", "detrex_lite.tools.train_net", "--help")
     assert "max_iter" in python("-m", "detrex_lite.config", "projects/detr/configs/detr_r50_300ep.py")

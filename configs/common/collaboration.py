@@ -1,6 +1,7 @@
-"""Heads of other detectors that train beside the decoder (Co-DETR), for `model.collaboration`.
+"""Heads of other detectors that train the encoder and give further queries (Co-DETR), for `model.collaboration`.
 
-For decoders that make positions of boxes, as DINO's. Deformable DETR's needs `queries.<name>.with_positions=True`, too.
+For decoders that compute position embeddings from boxes, as in DINO. Deformable DETR's decoder also needs
+`queries.<name>.with_positions=True`.
 """
 
 from detrex_lite.config import LazyCall as L

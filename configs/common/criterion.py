@@ -1,4 +1,4 @@
-"""What predictions are compared with objects by. A model config takes one as a whole and changes numbers in it."""
+"""Criteria: matching costs and losses. A model config takes a criterion as a whole and changes values in it."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.modeling import (
@@ -12,10 +12,10 @@ from detrex_lite.modeling import (
     SetCriterion,
 )
 
-# Of detectors that score each class by itself, with no class "no object": Deformable DETR and most after it.
+# For detectors with a sigmoid per class and without a class "no object": Deformable DETR and most later detectors.
 focal_criterion = L(SetCriterion)(
     matcher=L(HungarianMatcher)(
-        # L(dict), not a plain dict: detectron2 builds what is inside a call only.
+        # L(dict), not a plain dict: detectron2 builds only what is inside a call.
         costs=L(dict)(
             label=L(FocalCost)(weight=2.0, alpha=0.25, gamma=2.0),
             bbox=L(BoxL1Cost)(weight=5.0),

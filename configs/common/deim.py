@@ -1,4 +1,4 @@
-"""What DEIM changes in a detector: `model.merge_with(deim_dfine)`."""
+"""The changes that DEIM makes to a detector: `model.merge_with(deim_dfine)`."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from detrex_lite.modeling import MatchabilityAwareLoss
 
 _silu = L(nn.SiLU)()
 
-# Backbones are trained with their norms, and MLPs have another activation.
+# Norms of the backbone are trained, and MLPs have another activation.
 _deim = dict(
     backbone=dict(norm="BN", freeze_at=0),
     transformer=dict(decoder=dict(layer=dict(ffn=dict(activation=_silu)), position_head=dict(activation=_silu))),
@@ -19,7 +19,7 @@ _deim = dict(
 deim_dfine = dict(**_deim)
 deim_dfine["heads"] = dict(activation=_silu, quality=dict(activation=_silu))
 
-# For RT-DETRv2, whose positions come of a deeper MLP.
+# For RT-DETRv2, with a deeper MLP for position embeddings.
 deim_rtdetrv2 = dict(**_deim)
 deim_rtdetrv2["transformer"] = dict(
     decoder=dict(

@@ -3,7 +3,7 @@
 from detrex_lite.config import LazyCall as L
 from detrex_lite.modeling import ContrastiveDenoising, GroupDenoising, PositiveDenoising
 
-# DN-DETR's.
+# of DN-DETR
 group_denoising = L(GroupDenoising)(
     num_classes="${..num_classes}",
     embed_dim="${..embed_dim}",
@@ -15,7 +15,7 @@ group_denoising = L(GroupDenoising)(
     mask_padding=False,
 )
 
-# DINO's.
+# of DINO
 contrastive = L(ContrastiveDenoising)(
     num_classes="${..num_classes}",
     embed_dim="${..embed_dim}",
@@ -28,7 +28,7 @@ contrastive = L(ContrastiveDenoising)(
     mask_padding=False,
 )
 
-# Mask DINO's.
+# of Mask DINO
 positive = L(PositiveDenoising)(
     num_classes="${..num_classes}",
     embed_dim="${..embed_dim}",

@@ -1,9 +1,9 @@
-"""Settings that follow from your own data, your batch size and the weights at hand; see detrex_lite/engine/derived.py.
+"""Settings derived from your own data, the batch size and the available weights; see detrex_lite/engine/derived.py.
 
-`model.merge_with(derived.model)` and so on put them into a config; on the command line a number takes their place.
+`model.merge_with(derived.model)` and so on put them into a config; on the command line, explicit values replace them.
 """
 
-# Files to begin with: of a detector, which counts first, or of its backbone alone. Without either,
+# Files of pre-trained weights: of a detector, which takes precedence, or of its backbone only. Without either,
 # training starts from scratch, and takes three times as long.
 pretrained = dict(detector=None, backbone=None)
 
@@ -25,8 +25,8 @@ derived = dict(
     train=dict(max_epochs=_call("max_epochs"), init_checkpoint=_call("detector_weights")),
 )
 
-# The same for real-time detectors, whose backbones are trained with their norms, and the epochs of their augmentation.
-# A config says of the published training `published = dict(epochs=..., batch=..., lr=...)`.
+# The same for real-time detectors, whose backbone norms are trained, and the epochs of their augmentation. A config
+# describes the published training: `published = dict(epochs=..., batch=..., lr=...)`.
 derived_realtime = dict(
     model=dict(num_classes=_call("num_classes"), backbone=dict(weights=_call("backbone_weights"))),
     optimizer=derived["optimizer"],

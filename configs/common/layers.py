@@ -1,7 +1,7 @@
 """Transformer layers, for `model.transformer.encoder.layer` and `model.transformer.decoder.layer`.
 
-A model config takes one as a whole and changes what differs: another order of operations, another activation, other
-numbers. Decoders take their numbers from the encoder.
+A model config takes a layer as a whole and changes single keys: the order of operations, the activation, sizes.
+Decoders take their sizes from the encoder.
 """
 
 from torch import nn
@@ -33,7 +33,7 @@ _rest_of_decoder = dict(
     operation_order=["self_attn", "norm", "cross_attn", "norm", "ffn", "norm"],
 )
 
-# Attention among all cells of one feature map (DETR and all that read one map).
+# Attention among all cells of one feature map (DETR and all other detectors with one map).
 encoder = L(BaseTransformerLayer)(
     attn=L(MultiheadAttention)(embed_dim="${.....embed_dim}", num_heads=8, attn_drop=0.1, proj_drop="${.attn_drop}"),
     ffn=L(FFN)(
@@ -46,13 +46,13 @@ encoder = L(BaseTransformerLayer)(
     operation_order=["self_attn", "norm", "ffn", "norm"],
 )
 
-# Queries that attend to each other, and to all cells of one feature map (DETR).
+# Queries attend to each other and to all cells of one feature map (DETR).
 decoder = L(BaseTransformerLayer)(
     attn=[L(MultiheadAttention)(**_attention_of_decoder), L(MultiheadAttention)(**_attention_of_decoder)],
     **_rest_of_decoder,
 )
 
-# The same with separate projections of contents and positions (Conditional DETR, DAB-DETR).
+# The same, with separate projections of contents and position embeddings (Conditional DETR, DAB-DETR).
 conditional_decoder = L(BaseTransformerLayer)(
     attn=[
         L(ConditionalSelfAttention)(**_attention_of_decoder),
@@ -61,7 +61,7 @@ conditional_decoder = L(BaseTransformerLayer)(
     **_rest_of_decoder,
 )
 
-# Cells of several feature levels that read a few points each (Deformable DETR and its family).
+# Each cell of several feature levels samples a few points (Deformable DETR and its family).
 deformable_encoder = L(BaseTransformerLayer)(
     attn=L(MultiScaleDeformableAttention)(
         embed_dim="${.....embed_dim}",
@@ -80,7 +80,7 @@ deformable_encoder = L(BaseTransformerLayer)(
     operation_order=["self_attn", "norm", "ffn", "norm"],
 )
 
-# Queries that attend to each other and read a few points around their references.
+# Queries attend to each other and sample a few points around their references.
 deformable_decoder = L(BaseTransformerLayer)(
     attn=[
         L(MultiheadAttention)(
@@ -100,7 +100,7 @@ deformable_decoder = L(BaseTransformerLayer)(
     **_rest_of_decoder,
 )
 
-# The same with numbers of its own, where the neck encodes and there is no encoder to take them from (RT-DETR, LW-DETR).
+# The same with explicit sizes, for detectors without a transformer encoder (RT-DETR, LW-DETR).
 deformable_decoder_alone = L(BaseTransformerLayer)(
     attn=[
         L(MultiheadAttention)(embed_dim="${......embed_dim}", num_heads=8, attn_drop=0.0, proj_drop="${.attn_drop}"),

@@ -1,7 +1,7 @@
 """Masks for a detector with several feature levels whose queries are boxes (Mask DINO's): DINO, Relation-DETR, RT-DETR.
 
-`model.merge_with(get_config("common/masks.py").masks)`. The backbone must give the map of stride 4 as well, which the
-neck has no use for: its `in_channels` then names its own maps.
+`model.merge_with(get_config("common/masks.py").masks)`. The backbone must also return the map of stride 4. The
+neck does not use it, so the `in_channels` of the neck must name its maps.
 """
 
 from torch import nn

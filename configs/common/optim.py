@@ -3,9 +3,8 @@
 from detrex_lite.config import LazyCall as L
 from detrex_lite.engine.loop.optim import adamw, get_param_groups
 
-# DETR's settings (https://github.com/facebookresearch/detr, main.py). A backbone is trained more slowly with
-# `optimizer.params.backbone_lr_factor=0.1`, other modules with `optimizer.params.lr_factors`; `weight_decays` are for
-# what decays differently.
+# DETR's settings (https://github.com/facebookresearch/detr, main.py). `optimizer.params.backbone_lr_factor=0.1` lowers
+# the learning rate of the backbone, `lr_factors` those of other modules; `weight_decays` sets other weight decays.
 AdamW = L(adamw)(
     params=L(get_param_groups)(
         base_lr="${..lr}",

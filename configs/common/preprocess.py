@@ -1,4 +1,4 @@
-"""How images are normalised: by the statistics of ImageNet, on which backbones are pre-trained."""
+"""Normalisation of images: by the statistics of ImageNet, on which backbones are pre-trained."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.modeling import ImagePreprocessor

@@ -1,4 +1,4 @@
-"""How the real-time detectors are trained: AdamW without weight decay of norms, mixed precision, an average of weights.
+"""Training of real-time detectors: AdamW without weight decay of norms, mixed precision, a moving average of weights.
 
 A leaf config takes `optimizer` and `train` and sets learning rates, epochs and, for D-FINE and DEIM,
 `train.model_ema.restart.epoch`.
@@ -12,7 +12,7 @@ train = get_config("common/train.py").train
 optimizer.params.weight_decay_norm = 0.0
 
 train.amp.enabled = True
-train.sync_batch_norm = True  # with several processes, which must be on GPUs then
+train.sync_batch_norm = True  # applies to several processes, which must then be on GPUs
 train.clip_grad.enabled = True
 train.clip_grad.params.max_norm = 0.1
 train.model_ema.merge_with({"enabled": True, "decay": 0.9999, "warmup": 2000})

@@ -1,5 +1,8 @@
-"""Learning rate multipliers of training progress. Only the ratio of milestone to length counts, so that each
-of them fits a run of any length; the length itself is set by `train.max_iter` or `train.max_epochs`."""
+"""Learning rate multipliers as functions of training progress.
+
+Milestones are relative to the length, so each multiplier fits a run of any length; `train.max_iter` or
+`train.max_epochs` sets the length.
+"""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.engine.loop.schedule import constant, flat_cosine, multi_step, one_cycle

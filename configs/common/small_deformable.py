@@ -1,4 +1,4 @@
-"""What makes a detector with deformable attention small enough to train from scratch on a CPU in minutes.
+"""Changes that make a detector with deformable attention small enough to train from scratch on a CPU in minutes.
 
 ResNet-18, 128 channels, 2 + 3 layers, two stages: `model.merge_with(get_config("common/small_deformable.py").small)`.
 """

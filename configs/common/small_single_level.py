@@ -1,4 +1,4 @@
-"""What makes a detector with one feature level small enough to train from scratch on a CPU in minutes.
+"""Changes that make a detector with one feature level small enough to train from scratch on a CPU in minutes.
 
 ResNet-18 up to stride 8, whose batch norms learn their statistics, 128 channels, 2 + 3 layers:
 `model.merge_with(get_config("common/small_single_level.py").small)`.

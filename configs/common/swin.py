@@ -1,4 +1,4 @@
-"""Swin Transformers as detectors take them: the last three stages, each with a layer normalisation of its own.
+"""Swin Transformers as backbones: the last three stages, each followed by its own layer norm.
 
 `model.backbone = get_config("common/swin.py").swin_tiny_224`, and `model.neck.in_channels = ....channels`.
 """

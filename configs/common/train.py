@@ -1,28 +1,28 @@
-"""How to train. Every key is read by the engine; another key here is an error."""
+"""Settings of the training. The engine reads every key; an unknown key is an error."""
 
 import torch
 
 train = dict(
-    # Where everything is written. A folder that holds a run is refused unless it is resumed.
+    # The output folder. It is an error if it contains a run, unless this run is resumed.
     output_dir="./output",
-    # Weights to start from (fine-tuning; class heads and queries of other shapes begin anew and are listed) or to
-    # evaluate: a local .pth, .pkl or .safetensors file. "" starts from the model's own initialisation.
+    # Weights to start from (fine-tuning; class heads and queries of other shapes are re-initialised and listed) or to
+    # evaluate: a local .pth, .pkl or .safetensors file. "" keeps the initial weights of the model.
     init_checkpoint="",
-    # Beginnings of names of parts that the model has and the detector of init_checkpoint had not: they begin anew.
+    # Name prefixes of parts of the model that init_checkpoint lacks: they keep their initial weights.
     init_new_parts=[],
-    # Allow that file to execute code while it is read, as old pickle files must. Only for files you trust; in a Python
-    # config or on the command line, not in YAML.
+    # Allow that file to execute code when it is loaded, as old pickle files require. Only for trusted files; in a
+    # Python config or on the command line, not in YAML.
     trust_init_checkpoint=False,
-    # Further packages of which YAML configs and overrides may call parts (SECURITY.md): in a Python config only; the
-    # command line has --trust.
+    # Further packages whose classes and functions YAML configs and overrides may call (SECURITY.md). In a Python config
+    # only; the command line has --trust.
     trusted=[],
-    # Hooks of your own (`detrex_lite.engine.Hook`) as calls: [L(MyHook)(...)]. They run before the log of each step.
+    # Your own hooks (`detrex_lite.engine.Hook`) as calls: [L(MyHook)(...)]. They run before each step is logged.
     hooks=[],
     device="cuda" if torch.cuda.is_available() else "cpu",
-    # Of Python's, NumPy's and torch's random numbers (each process adds its rank) and of the data's order.
+    # Seed of Python, NumPy and torch (each process adds its rank) and of the order of the data.
     seed=0,
-    # The length: in optimizer steps, in passes over the training set, or both, and then the shorter counts. What stands
-    # here gives other engines, which know no epochs, the steps of max_epochs; a number is set in its place.
+    # The length, in optimizer steps, in epochs, or both; the shorter one applies. The default converts max_epochs to
+    # steps for other engines, which do not count epochs; replace it by a number of steps.
     max_iter="${detrex_lite.call:detrex_lite.engine.epochs.default_max_iter}",
     max_epochs=None,
     # Batches per optimizer step; their losses are averaged, as if they were one larger batch.
@@ -30,11 +30,11 @@ train = dict(
     # Mixed precision. bf16 has the range of float32; fp16 is for GPUs without it and scales the loss.
     amp=dict(enabled=False, dtype="bf16"),
     clip_grad=dict(enabled=False, params=dict(max_norm=0.1, norm_type=2.0)),
-    # An exponential moving average of the weights, saved as `ema`. The decay grows over `warmup` steps.
-    # use_in_eval: evaluate the average rather than the model, here and with --eval-only.
-    # restart: at the start of an epoch (null: never), when strong augmentation has ended, training goes back to the
-    # best checkpoint and the decay becomes this one. Each evaluation since that is no better lowers it by a step and
-    # goes back again (D-FINE, DEIM).
+    # An exponential moving average of the weights, saved as `ema`. The decay increases over `warmup` steps.
+    # use_in_eval: evaluate the average instead of the model, also with --eval-only.
+    # restart: at the start of this epoch (null: never), when strong augmentation has ended, training returns to the
+    # best checkpoint and `decay` takes this value. From then on, each evaluation without improvement lowers it by
+    # `decay_step` and returns to the best checkpoint again (D-FINE, DEIM).
     model_ema=dict(
         enabled=False,
         decay=0.999,
@@ -44,43 +44,43 @@ train = dict(
     ),
     # Several processes (DistributedDataParallel); docs/distributed.md has more.
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
-    # Promise DistributedDataParallel that all steps use the same parameters in the same way: it then need not look.
+    # Tell DistributedDataParallel that all steps use the same parameters in the same way, so that it skips its checks.
     static_graph=False,
-    # Statistics of batch norms from the batches of all processes; GPUs only.
+    # Compute batch norm statistics over the batches of all processes; GPUs only.
     sync_batch_norm=False,
-    # In the place of DistributedDataParallel: each process keeps a part of the weights, gradients and optimizer state
-    # (FSDP2), for backbones that need more memory than a GPU has.
+    # Instead of DistributedDataParallel, shard weights, gradients and optimizer state over the processes (FSDP2), for
+    # backbones that need more memory than a GPU has.
     fsdp=False,
-    # Compute what is inside transformer layers again in the backward pass instead of storing it: takes less memory.
+    # Recompute the activations of transformer layers in the backward pass instead of storing them: saves memory.
     activation_checkpointing=False,
-    # On a CPU, exchange blocks of the model for faster ones with the same results (detrex_lite.ops.cpu.accelerate).
+    # On a CPU, replace blocks of the model by faster ones with the same results (detrex_lite.ops.cpu.accelerate).
     accelerate_cpu=True,
-    # Take deterministic algorithms where torch has them, and log which operators have none. Slower on GPUs.
+    # Use deterministic algorithms where torch has them, and log the operators that have none. Slower on GPUs.
     deterministic=False,
-    # Checkpoints every so many steps (and `checkpoint_epochs`: the shorter counts), and how many are kept.
-    # model_best.pth and model_final.pth are kept besides.
+    # The interval between checkpoints, in steps (and `checkpoint_epochs`; the shorter one applies), and how many are
+    # kept in addition to model_best.pth and model_final.pth.
     checkpointer=dict(period=5000, max_to_keep=3),
     checkpoint_epochs=None,
-    # Evaluation every so many steps (0: at the end only) and every so many epochs: the shorter counts.
+    # The interval between evaluations, in steps (0: only at the end) and in epochs; the shorter one applies.
     eval_period=5000,
     eval_epochs=None,
-    # The result by which model_best.pth is chosen; more is better. None: there is no model_best.pth.
+    # The metric that selects model_best.pth; higher is better. None: no model_best.pth.
     best_metric="bbox/AP",
-    # Early stopping: training ends after so many evaluations in a row of which none was better by best_metric than the
-    # best before them. None: it goes on to its end.
+    # Early stopping: training ends after this many evaluations in a row none of which improved best_metric. None: no
+    # early stopping.
     patience=None,
-    # A line in the log and in metrics.jsonl every so many steps: the means since the last one.
+    # The interval between lines in the log and in metrics.jsonl, in steps; a line has the means over the interval.
     log_period=20,
-    # Let cuDNN search for the fastest kernels: pays where all images have one size.
+    # Let cuDNN search for the fastest kernels: useful if all images have the same size.
     cudnn_benchmark=False,
-    # Compile the model for training with torch.compile: takes some minutes at the start, once for images of all sizes.
-    # For GPUs: on a CPU it needs a C++ compiler, and steps take longer than without.
+    # Compile the model for training with torch.compile: takes some minutes at the start, once for all image sizes.
+    # For GPUs: on a CPU it needs a C++ compiler, and steps are slower than without it.
     compile=False,
-    # Log to Weights & Biases too; `params` are the arguments of wandb.init.
+    # Also log to Weights & Biases; `params` are the arguments of wandb.init.
     wandb=dict(enabled=False, params=dict(project="detrex_lite")),
-    # Log to MLflow too. `tracking_uri` is a server or a database (sqlite:///mlflow.db), null what the environment says;
-    # `params` are the arguments of mlflow.start_run.
+    # Also log to MLflow. `tracking_uri` is a server or a database (sqlite:///mlflow.db), null the setting of the
+    # environment; `params` are the arguments of mlflow.start_run.
     mlflow=dict(enabled=False, tracking_uri=None, experiment="detrex_lite", params=dict()),
-    # Write the numbers to metrics.csv too.
+    # Also write the metrics to metrics.csv.
     csv=False,
 )

@@ -1,7 +1,7 @@
-"""Reading pickles of arrays, as detectron2's model zoo publishes them, without running what they contain.
+"""Reading pickles of arrays, as published in detectron2's model zoo, without running the code in them.
 
-A pickle is a program: it may call anything that it can name. This reader resolves a fixed list of names, all
-of them harmless constructors, and refuses every other.
+A pickle is a program that may call anything it can name. This reader resolves a fixed list of names, all of them
+harmless constructors, and refuses every other name.
 """
 
 import pickle
@@ -13,10 +13,10 @@ import numpy as np
 
 
 class ForbiddenGlobal(pickle.UnpicklingError):
-    """The pickle names something else than arrays and plain containers.
+    """The pickle names something other than arrays and plain containers.
 
     Attributes:
-        name: the dotted name that it asked for.
+        name: the dotted name that it requested.
     """
 
     def __init__(self, name: str):
@@ -25,23 +25,23 @@ class ForbiddenGlobal(pickle.UnpicklingError):
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What old pickle protocols call to make bytes; they use this codec and no other."""
+    """Encode text as bytes; old pickle protocols call this, always with the codec latin1."""
     if encoding not in ("latin1", "latin-1"):
         raise ForbiddenGlobal(f"_codecs.encode with the codec {encoding!r}")
     return text.encode("latin1")
 
 
 def _constructors() -> dict[tuple[str, str], Callable[..., Any]]:
-    # Taken from an array itself, these functions are found wherever the installed NumPy keeps them.
-    one = np.zeros(1)
-    rebuild, scalar, from_buffer = one.__reduce__()[0], one[0].__reduce__()[0], one.__reduce_ex__(5)[0]
+    # Taking these functions from an array works for all versions of NumPy, which keep them in different modules.
+    array = np.zeros(1)
+    rebuild, scalar, from_buffer = array.__reduce__()[0], array[0].__reduce__()[0], array.__reduce_ex__(5)[0]
     allowed: dict[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): OrderedDict,
         ("_codecs", "encode"): _encode,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }
-    for core in ("numpy.core", "numpy._core"):  # as NumPy 1 and NumPy 2 call it
+    for core in ("numpy.core", "numpy._core"):  # the names in NumPy 1 and NumPy 2
         allowed[f"{core}.multiarray", "_reconstruct"] = rebuild
         allowed[f"{core}.multiarray", "scalar"] = scalar
         allowed[f"{core}.numeric", "_frombuffer"] = from_buffer
@@ -58,11 +58,11 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_array_pickle(file: IO[bytes]) -> Any:
-    """The content of a pickle of NumPy arrays and scalars, strings, numbers, lists, tuples and dicts.
+    """Read a pickle of NumPy arrays and scalars, strings, numbers, lists, tuples and dicts.
 
     Raises:
         ForbiddenGlobal: when the pickle names anything else.
-        pickle.UnpicklingError, EOFError: when it is no pickle, or only the beginning of one.
+        pickle.UnpicklingError, EOFError: when it is not a pickle, or is truncated.
     """
-    # Python 2 wrote the model zoo's oldest files; latin1 keeps the bytes of their arrays as they are.
+    # The oldest files of the model zoo were written by Python 2; latin1 preserves the bytes of their arrays.
     return _ArrayUnpickler(file, encoding="latin1").load()

@@ -1,4 +1,4 @@
-"""Fine-tuning with other classes: the classes whose names stay keep what was learned about them."""
+"""Fine-tuning with different classes: classes with unchanged names keep their learned parameters."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from ..coco_classes import COCO_CLASSES
 
-# Tensors with a row for each class: class heads, those of branches and auxiliary heads, embeddings of labels.
+# Tensors with one row per class: class heads, those of branches and auxiliary heads, label embeddings.
 _ONE_ROW = re.compile(r"(^|\.)(class_embed(\.\d+)?|label_embedding)\.(weight|bias)$")
 _FOUR_ROWS = re.compile(r"^collaboration\.heads\.\w+\.bbox_embed\.(weight|bias)$")
 
 
 def class_names_of(stored: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the classes that a checkpoint was trained on.
+    """Return the names of the classes that a checkpoint was trained on.
 
     Args:
-        stored: what the checkpoint file holds.
+        stored: the content of the checkpoint file.
 
     Returns:
-        The names in it, as this project or mmdetection writes them; else those of COCO, on which published detectors
-        were trained. Rows are copied only where their number is that of the names.
+        The names in it, as this project or mmdetection writes them; otherwise those of COCO, on which published
+        detectors were trained. Rows are only copied if their number matches that of the names.
     """
     meta = stored.get("meta")
     described = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
@@ -34,14 +34,14 @@ def class_names_of(stored: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Which class of a checkpoint each class of a model is, by name.
+    """The correspondence of a model's classes and a checkpoint's classes, by name.
 
-    Names that differ only in case, hyphens, underscores and blanks are the same, where only one name is like that.
+    Names that differ only in case, hyphens, underscores and spaces are equal, unless that is ambiguous.
 
     Attributes:
         here: the K names of the model's classes.
-        there: names of the classes of the checkpoint.
-        sources: for each class of the model the index of the one of the checkpoint; None for new ones.
+        there: the names of the checkpoint's classes.
+        sources: for each class of the model, the index of the checkpoint's class; None for new classes.
     """
 
     here: tuple[str, ...]
@@ -50,21 +50,21 @@ class ClassRows:
 
     @classmethod
     def of(cls, here: Sequence[str], there: Sequence[str]) -> "ClassRows":
-        """Find each name of `here` in `there`."""
+        """Match each name of `here` with one of `there`."""
         exact, alike = _unique(there), _unique([_plain(name) for name in there])
         unambiguous = _unique([_plain(name) for name in here])
         sources = [exact.get(name, alike.get(_plain(name)) if _plain(name) in unambiguous else None) for name in here]
-        taken = [source for source in sources if source is not None]
-        # Two names that are alike, one of them exactly: the exact one has the row.
+        matched = [source for source in sources if source is not None]
+        # If an exact and an inexact name match the same row, the exact one gets it.
         sources = [
-            None if source is not None and taken.count(source) > 1 and there[source] != name else source
+            None if source is not None and matched.count(source) > 1 and there[source] != name else source
             for name, source in zip(here, sources, strict=True)
         ]
         return cls(tuple(here), tuple(there), tuple(sources))
 
     @property
     def is_same(self) -> bool:
-        """Whether all rows stay where they are."""
+        """Whether all rows keep their positions."""
         return self.sources == tuple(range(len(self.there)))
 
     @property
@@ -83,26 +83,26 @@ class ClassRows:
         return [name for index, name in enumerate(self.there) if index not in self.sources]
 
     def source_shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...] | None:
-        """The shape that a tensor of the model has in the checkpoint, by the number of classes there.
+        """Return the shape of a tensor of the model in the checkpoint, which follows from the number of classes there.
 
         Args:
             name: of the tensor in the model.
             shape: of the tensor in the model.
 
         Returns:
-            None for tensors without rows for the classes.
+            The shape, or None for tensors without rows for the classes.
         """
         repeats = 4 if _FOUR_ROWS.search(name) else 1 if _ONE_ROW.search(name) else 0
         spare = shape[0] - repeats * len(self.here) if repeats and shape else -1
-        if not 0 <= spare <= 1:  # the row of "no object", or of labels that pad
+        if not 0 <= spare <= 1:  # the row of "no object", or of padding labels
             return None
         return (repeats * len(self.there) + spare, *shape[1:])
 
     def arranged(self, value: Tensor, initial: Tensor) -> Tensor:
-        """The rows of a tensor of the checkpoint, in the order of the model's classes.
+        """Return the rows of a tensor of the checkpoint in the order of the model's classes.
 
         Args:
-            value: in the checkpoint, with the shape of `source_shape`.
+            value: the tensor of the checkpoint, with the shape of `source_shape`.
             initial: the tensor of the model, whose rows new classes keep.
         """
         repeats = value.shape[0] // len(self.there)
@@ -117,35 +117,35 @@ class ClassRows:
 
     @staticmethod
     def arranged_for_objects(value: Tensor, initial: Tensor) -> Tensor:
-        """The same of a head whose first row is the score of "some object": rows stay where they are."""
+        """As `arranged`, for a head whose first row is an objectness score: rows keep their positions."""
         result = initial.detach().to(device=value.device, dtype=value.dtype, copy=True)
         number = min(len(value), len(result))
         result[:number] = value[:number]
         return result
 
     def describe(self) -> str:
-        """What happens to the classes, in a line for the log."""
+        """Describe the correspondence in a line for the log."""
         parts = [
-            f"{what}: {len(names)}{f' ({_listed(names)})' if names else ''}"
-            for what, names in (("kept by name", self.kept), ("begin anew", self.new), ("not in the model", self.left))
+            f"{label}: {len(names)}{f' ({_listed(names)})' if names else ''}"
+            for label, names in (("kept by name", self.kept), ("begin anew", self.new), ("not in the model", self.left))
         ]
         return "classes " + "; ".join(parts)
 
 
 def find_rows(here: Sequence[str], stored: Mapping[str, Any]) -> ClassRows | None:
-    """How the classes of a model and of a checkpoint go together; None when the model's names are not known."""
+    """Match the classes of a model and of a checkpoint; None when the model's names are unknown."""
     return ClassRows.of(here, class_names_of(stored)) if here else None
 
 
 def scores_objects(names: Sequence[str], name: str, encoder_heads: Mapping[str, str]) -> bool:
-    """Whether a class head is that of proposals which are trained to be an object or not, whatever its class.
+    """Whether a class head scores the objectness of proposals, regardless of the class.
 
     Args:
         names: of a model's tensors.
         name: of the head's tensor.
         encoder_heads: of `detrex_lite.checkpoint.load.encoder_heads`.
     """
-    return any(other.startswith("queries.pos_trans.") for other in names) and name.startswith(
+    return any(tensor.startswith("queries.pos_trans.") for tensor in names) and name.startswith(
         tuple(encoder_heads.values())
     )
 
@@ -155,7 +155,7 @@ def _plain(name: str) -> str:
 
 
 def _unique(names: Sequence[str]) -> dict[str, int]:
-    """Name -> its position, of names that occur once."""
+    """Map names that occur once to their positions."""
     return {name: index for index, name in enumerate(names) if list(names).count(name) == 1}
 
 

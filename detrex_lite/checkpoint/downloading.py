@@ -1,7 +1,7 @@
-"""Downloading checkpoint files: continued after an interruption, checked, and there only when they are whole.
+"""Downloading checkpoint files: downloads are resumed after interruptions, verified, and completed atomically.
 
-Of the libraries that download files, torch.hub and pooch cannot continue a download, pooch cannot check the beginning
-of a hash, and huggingface_hub knows its own server alone.
+Existing libraries do not fit: torch.hub and pooch cannot resume a download, pooch cannot verify a prefix of a hash, and
+huggingface_hub supports only its own server.
 """
 
 import contextlib
@@ -29,43 +29,43 @@ from .files import CheckpointError, replace_text
 logger = logging.getLogger(__name__)
 
 CHUNK = 2**18  # bytes
-PATIENCE = 30.0  # seconds without a byte
-ATTEMPTS = 4  # one after the other that bring no byte
-WAIT = 1.0  # seconds after the first of them, doubled after each
+PATIENCE = 30.0  # seconds without receiving a byte
+ATTEMPTS = 4  # consecutive attempts without receiving a byte
+WAIT = 1.0  # seconds to wait after the first of them; doubled each time
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 SHA256 = re.compile(r"[0-9a-f]{8,64}")
 BEGINNING_OF_HTML = re.compile(rb"\s*<(!doctype|html|head)", re.IGNORECASE)
 
 
 class DownloadError(CheckpointError):
-    """A file could not be downloaded, or is not the one that was published."""
+    """A file could not be downloaded, or is not the published one."""
 
 
 def download(url: str, path: str | os.PathLike[str], *, sha256: str = "", patience: float = PATIENCE) -> str:
-    """Bring the file at `url` to `path`, unless it is there already, and check it.
+    """Download the file at `url` to `path`, unless it exists already, and verify it.
 
-    What was received of an interrupted download is kept beside `path` and continued, if the server still has the same
-    file (by its ETag or its date). Of several processes one downloads and the others wait for it.
+    Partially received data is kept next to `path`, and the download resumes if the server still has the same file
+    (by its ETag or date). Of several processes, one downloads and the others wait for it.
 
     Args:
         url: an http or https address.
-        path: where the file goes; missing folders are made.
-        sha256: its SHA-256 in hexadecimal digits, or the beginning of it; see `verify_file` for "".
+        path: where the file is saved; missing folders are created.
+        sha256: its SHA-256 in hexadecimal digits, or a prefix of it; see `verify_file` for "".
         patience: seconds to wait for a byte.
 
     Returns:
         The SHA-256 of the file.
 
     Raises:
-        DownloadError: when there is no connection, no such file, a page in its place, too little space on the disk, or
-            when the file is not the published one.
+        DownloadError: when there is no connection, no such file, a web page instead, too little disk space, or when the
+            file is not the published one.
     """
     path = Path(path)
     if not path.is_file():
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
-            if not path.is_file():  # another process may have brought it meanwhile
+            if not path.is_file():  # another process may have downloaded it in the meantime
                 partial = _Partial(path)
                 logger.info("Downloading %s to %s.", url, path)
                 _receive(url, partial, patience)
@@ -74,7 +74,7 @@ def download(url: str, path: str | os.PathLike[str], *, sha256: str = "", patien
                     partial.discard()
                     raise DownloadError(
                         f"{url} is not the published file: its SHA-256 is {digest}, that of the published file "
-                        f"{_begins(sha256)}. It was removed again; try once more"
+                        f"{_begins(sha256)}. It was removed; try again"
                     )
                 with _writing(path):
                     partial.file.replace(path)
@@ -85,19 +85,19 @@ def download(url: str, path: str | os.PathLike[str], *, sha256: str = "", patien
 
 
 def verify_file(path: Path, *, sha256: str = "") -> str:
-    """Compare a file with what was published and with what it was when it was first seen.
+    """Verify a file against the published hash, and against its hash when it was first used.
 
-    Without a published hash, the hash of the first time is recorded beside it, in `<name>.sha256`.
+    Without a published hash, the hash at the first use is recorded next to the file, in `<name>.sha256`.
 
     Args:
         path: the file.
-        sha256: of the published file, or the beginning of it; "" when none is known.
+        sha256: of the published file, or a prefix of it; "" when unknown.
 
     Returns:
         Its SHA-256.
 
     Raises:
-        DownloadError: when it is another one, or was changed.
+        DownloadError: when the file is a different one, or was changed.
     """
     digest = hash_file(path)
     if not digest.startswith(sha256):
@@ -107,18 +107,18 @@ def verify_file(path: Path, *, sha256: str = "") -> str:
         )
     record = _record(path)
     if not record.is_file():
-        with contextlib.suppress(OSError):  # a folder that others keep for this user
+        with contextlib.suppress(OSError):  # the folder may belong to another user
             replace_text(record, f"{digest}  {path.name}\n")
     elif record.read_text(encoding="utf-8").split()[:1] != [digest]:
         raise DownloadError(
-            f"{path} was changed since it was first used: its SHA-256 is {digest}, {record} has another. Remove "
-            "both to begin anew"
+            f"{path} was changed since it was first used: its SHA-256 is {digest}, but {record} has a different one. "
+            "Remove both files to start again"
         )
     return digest
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(2**20):
@@ -136,13 +136,13 @@ def _begins(sha256: str) -> str:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Inside, no other process downloads to `path`. The lock ends with the process, however that ends."""
+    """Lock downloads to `path` for this process within the context; the lock is released when the process ends."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with _writing(path):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.info("Another process is downloading %s: waiting for it.", path)
+            logger.info("Another process is downloading %s; waiting for it.", path)
             lock.acquire()
     try:
         yield
@@ -151,20 +151,20 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 class _Version(NamedTuple):
-    """What tells whether a server still has the file of which a part is here."""
+    """Identifies the version of a file on the server, to decide whether a partial download can be resumed."""
 
-    validator: str  # an ETag or a date; "" when the server gives none
-    length: int | None  # bytes; None when the server does not say
+    validator: str  # an ETag or a date; "" when the server sends none
+    length: int | None  # bytes; None when the server does not send it
 
     @classmethod
     def of(cls, headers: Any, length: int | None) -> "_Version":
         etag = headers.get("ETag") or ""
-        strong = "" if etag.startswith("W/") else etag  # a weak one may be the same for other bytes
+        strong = "" if etag.startswith("W/") else etag  # a weak ETag may be the same for different bytes
         return cls(strong or headers.get("Last-Modified") or "", length)
 
 
 class _Partial:
-    """The part of a file that was received so far, and of which version of it."""
+    """The part of a file that was received so far, with its version on the server."""
 
     def __init__(self, path: Path):
         self.name = path.name
@@ -185,11 +185,11 @@ class _Partial:
 
     @property
     def resumable_size(self) -> int:
-        """The size, or 0 when nothing tells whether the rest would fit."""
+        """The size, or 0 when the version of the file is unknown."""
         return self.size if self.version is not None and self.version.validator else 0
 
     def begin(self, version: _Version) -> None:
-        """Remove what is there, and note the version of what comes."""
+        """Remove the received part, and record the version of the new one."""
         self.discard()
         replace_text(self._about, json.dumps(version._asdict()))
 
@@ -199,9 +199,9 @@ class _Partial:
 
 
 def _receive(url: str, partial: _Partial, patience: float) -> None:
-    """Fill `partial` until it is whole, with as many requests as it takes."""
+    """Complete `partial`, with as many requests as necessary."""
     failures, connected = 0, False
-    most = partial.size
+    largest_size = partial.size
     while True:
         try:
             _request(url, partial, patience)
@@ -212,18 +212,18 @@ def _receive(url: str, partial: _Partial, patience: float) -> None:
             reason, connected = f"the server answers {error.code} {error.reason}", True
         except (OSError, http.client.HTTPException) as error:
             reason = _reason(error, patience)
-            connected = connected or isinstance(error, _Interrupted) or partial.size > most
-        failures = 0 if partial.size > most else failures + 1
-        most = max(most, partial.size)
+            connected = connected or isinstance(error, _Interrupted) or partial.size > largest_size
+        failures = 0 if partial.size > largest_size else failures + 1
+        largest_size = max(largest_size, partial.size)
         if not connected or failures == ATTEMPTS:
-            kept = f"; {partial.size / 2**20:.1f} MiB are kept, the next attempt goes on from there"
-            raise DownloadError(f"{url} cannot be downloaded: {reason}{kept if partial.resumable_size else ''}")
+            advice = f"; {partial.size / 2**20:.1f} MiB are kept, and the next attempt resumes there"
+            raise DownloadError(f"{url} cannot be downloaded: {reason}{advice if partial.resumable_size else ''}")
         logger.info("%s; trying again.", reason)
         time.sleep(WAIT * 2**failures / 2)
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:
-    meaning = "the file is not there any longer, or has moved" if error.code in (404, 410) else "the server refuses it"
+    meaning = "the file no longer exists, or has moved" if error.code in (404, 410) else "the server refuses it"
     return f"{meaning} (HTTP {error.code} {error.reason})"
 
 
@@ -237,31 +237,31 @@ def _reason(error: Exception, patience: float) -> str:
 
 
 class _Interrupted(ConnectionError):
-    """The server answered, and not with the whole rest of the file."""
+    """The server's response did not contain the whole rest of the file."""
 
 
 def _request(url: str, partial: _Partial, patience: float) -> None:
-    """Ask for what `partial` lacks, and append it.
+    """Request the missing rest of `partial`, and append it.
 
     Raises:
-        DownloadError: when asking again would not help.
+        DownloadError: when another request would not help.
         OSError, http.client.HTTPException: when it might.
     """
     version = partial.version
     begun = partial.resumable_size
     if version is not None and begun == version.length:
-        return  # it ended between the last byte and the check
+        return  # the process was stopped between the last byte and the verification
     request = urllib.request.Request(url, headers={"User-Agent": "detrex_lite", "Accept-Encoding": "identity"})
     if version is not None and begun:
         request.add_header("Range", f"bytes={begun}-")
-        request.add_header("If-Range", version.validator)  # the whole file, if it is another one now
+        request.add_header("If-Range", version.validator)  # requests the whole file if it has changed
     try:
         response = urllib.request.urlopen(request, timeout=patience)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        partial.discard()  # more is here than the server has
-        raise _Interrupted("the server has another file than before") from error
+        partial.discard()  # the partial file is longer than the file on the server
+        raise _Interrupted("the file on the server has changed") from error
     with response:
         length = response.headers.get("Content-Length")
         remaining = int(length) if length is not None else None
@@ -269,7 +269,7 @@ def _request(url: str, partial: _Partial, patience: float) -> None:
             whole = f"bytes {begun}-{(version.length or 0) - 1}/{version.length}" if version else None
             if response.headers.get("Content-Range") != whole:
                 partial.discard()
-                raise _Interrupted("the server answers with another part than was asked for")
+                raise _Interrupted("the server sends a different part than requested")
         else:
             begun = 0
         _append(response, partial, begun, remaining)
@@ -282,20 +282,19 @@ def _append(response: Any, partial: _Partial, begun: int, remaining: int | None)
     if begun == 0:
         if response.headers.get_content_type() == "text/html" or BEGINNING_OF_HTML.match(chunk):
             raise DownloadError(
-                f"{url} answers with a web page instead of a checkpoint: open it in a browser and download the "
-                "file there"
+                f"{url} returns a web page instead of a checkpoint: open it in a browser and download the file there"
             )
         with _writing(partial.file):
             partial.begin(_Version.of(response.headers, length))
     folder = partial.file.parent
     if remaining is not None and remaining > (free := shutil.disk_usage(folder).free):
         raise DownloadError(
-            f"{url} has {remaining / 2**20:.0f} MiB to come, and {folder} has {free / 2**20:.0f} MiB free: make "
-            "room, or choose another folder"
+            f"{url} needs {remaining / 2**20:.0f} MiB more, but {folder} has {free / 2**20:.0f} MiB free: free some "
+            "space, or choose another folder"
         )
     with _writing(partial.file):
         file = partial.file.open("ab", buffering=0)
-    # The bar is shown in a terminal only.
+    # The progress bar is shown in a terminal only.
     bar = tqdm(total=length, initial=begun, unit="B", unit_scale=True, desc=partial.name, disable=None)
     with file, bar:
         while chunk:
@@ -306,23 +305,23 @@ def _append(response: Any, partial: _Partial, begun: int, remaining: int | None)
         with _writing(partial.file):
             os.fsync(file.fileno())
     if length is not None and partial.size < length:
-        raise _Interrupted(f"it ended after {partial.size} of {length} bytes")
+        raise _Interrupted(f"the connection ended after {partial.size} of {length} bytes")
 
 
 def _write(file: FileIO, data: bytes) -> None:
-    """All of `data` into a file without a buffer, whose `write` may take a part of it."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
+    """Write all of `data` to an unbuffered file, whose `write` may write only a part."""
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]
 
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Inside, errors of the file system become errors for people. Nothing inside may use the network."""
+    """Convert errors of the file system to clear messages. Nothing inside the context may use the network."""
     try:
         yield
     except OSError as error:
-        advice = "choose another folder, or one that you may write to"
+        advice = "choose another folder, or one with write permission"
         if error.errno in DISK_FULL:
-            advice = "the disk is full: make room, or choose another folder. What was received is kept"
+            advice = "the disk is full: free some space, or choose another folder. The received part is kept"
         raise DownloadError(f"{path} cannot be written ({error.strerror or error}): {advice}") from error

@@ -1,4 +1,4 @@
-"""What loading a checkpoint did."""
+"""The report of loading a checkpoint."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from .files import CheckpointError
 
 
 class Mismatch(NamedTuple):
-    """A tensor that has another shape in the checkpoint than in the model."""
+    """A tensor whose shape in the checkpoint differs from that in the model."""
 
     source: str
     name: str
@@ -24,19 +24,19 @@ class Mismatch(NamedTuple):
 
 @dataclass
 class LoadReport:
-    """Which tensors of a checkpoint went where.
+    """The result of loading a checkpoint, tensor by tensor.
 
     Attributes:
-        key_map: the naming that the checkpoint follows.
-        loaded: key in the checkpoint -> names in this model that now hold its values. A tensor that the model
-            has under several names is listed under the first.
-        missing: names in the model for which the checkpoint has nothing; they keep their initial values.
-        unexpected: keys in the checkpoint for which the model has no place.
-        mismatched: tensors left out because their shapes differ; these too keep their initial values.
-        names_of_unexpected: what this project would call the unexpected ones, where a detector takes a detector's.
-        training_only: beginnings of names in the model of what evaluation does not use.
-        rows: how the classes of checkpoint and model go together, where rows were arranged by their names.
-        arranged: names in the model of the tensors whose rows were arranged: those of new classes keep their initial
+        key_map: the format of the checkpoint's names.
+        loaded: maps keys of the checkpoint to the names in this model that now have their values. A tensor with several
+            names in the model is listed under the first.
+        missing: names in the model that the checkpoint lacks; these tensors keep their initial values.
+        unexpected: keys of the checkpoint that the model does not have.
+        mismatched: tensors that were not loaded because their shapes differ; they also keep their initial values.
+        names_of_unexpected: this project's names of the unexpected keys, when a detector's checkpoint was loaded.
+        training_only: prefixes of names in the model that evaluation does not use.
+        rows: the correspondence of the checkpoint's and the model's classes, if rows were arranged by class names.
+        arranged: names in the model of the tensors whose rows were arranged; rows of new classes keep their initial
             values.
     """
 
@@ -51,38 +51,38 @@ class LoadReport:
     arranged: list[str] = field(default_factory=list)
 
     def require_complete(self, source: str) -> None:
-        """Make sure that evaluation gives what was trained.
+        """Make sure that the model is the trained one, for evaluation.
 
         Args:
-            source: what was loaded, for the message.
+            source: the name of the checkpoint, for the message.
 
         Raises:
-            CheckpointError: when a tensor of the model was left as initialised, or the checkpoint has tensors for
-                which the model has no place: it was trained as part of another model. Those that serve training
-                alone, such as a label embedding for denoising, may be missing or left over.
+            CheckpointError: when a tensor of the model keeps its initial value, or the checkpoint has tensors that the
+                model does not have, because it was trained as part of another model. Tensors used in training alone,
+                such as a label embedding for denoising, may be missing or unexpected.
         """
         missing = [name for name in self.missing if not self._for_training(name)]
         unexpected = [key for key, name in self.names_of_unexpected.items() if not self._for_training(name)]
         faults = [
-            f"{what.format(len(names))}: {', '.join(names_or_parts(names))}"
-            for what, names in (
-                ("lacks {} of the model's tensors, which would stay random", missing),
-                ("has {} tensors that the model has no place for", unexpected),
+            f"{template.format(len(names))}: {', '.join(names_or_parts(names))}"
+            for template, names in (
+                ("lacks {} of the model's tensors, which would keep random values", missing),
+                ("has {} tensors that the model does not have", unexpected),
             )
             if names
         ]
         if faults:
             raise CheckpointError(
-                f"{source} (names of {self.key_map}) {'; it '.join(faults)}. Take the config that it was trained with"
+                f"{source} (names of {self.key_map}) {'; it '.join(faults)}. Use the config that it was trained with"
             )
 
     def _for_training(self, name: str) -> bool:
         return name.startswith(self.training_only)
 
     def summary(self) -> str:
-        """A table of counts by part of the model, and the names of what was not loaded."""
+        """Return a table of counts by part of the model, and the names of tensors that were not loaded."""
         loaded = _count(name for names in self.loaded.values() for name in names)
-        initial = _count([*self.missing, *(one.name for one in self.mismatched)])
+        initial = _count([*self.missing, *(mismatch.name for mismatch in self.mismatched)])
         unused = _count(self.unexpected)
         parts = sorted({*loaded, *initial, *unused})
         width = max([len("part"), *map(len, parts)])
@@ -96,14 +96,14 @@ class LoadReport:
             lines.append("{:<{}}  {:>6}  {:>14}  {:>6}".format(part, width, *counts))
         if self.rows is not None:
             lines.append(f"{self.rows.describe()} (in {len(self.arranged)} tensors)")
-        lines += _section("re-initialised, the shape differs", [str(one) for one in self.mismatched])
+        lines += _section("re-initialised, the shape differs", [str(mismatch) for mismatch in self.mismatched])
         lines += _section("re-initialised, not in the checkpoint", names_or_parts(self.missing))
         lines += _section("unused, not in the model", names_or_parts(self.unexpected))
         return "\n".join(lines)
 
 
 def _part(name: str) -> str:
-    """The module that a tensor's dotted name begins with: at most two parts, none from a number on."""
+    """Return the module that a tensor belongs to: at most two parts of its dotted name, up to a number."""
     module = name.split(".")[:-1]
     return ".".join(takewhile(lambda piece: not piece.isdigit(), module[:2])) or name
 
@@ -113,7 +113,7 @@ def _count(names: Iterable[str]) -> Counter[str]:
 
 
 def names_or_parts(names: list[str], limit: int = 8) -> list[str]:
-    """The names when they are few, else the parts of the model that they are in, with their number."""
+    """List the names if they are few, otherwise the parts of the model that contain them, with their number."""
     if len(names) <= limit:
         return names
     return [f"{part} ({count} tensor{'s' * (count > 1)})" for part, count in _count(names).items()]

@@ -21,10 +21,12 @@ EXAMPLES = (
         "photos/ --weights output/model_best.pth",
     ),
     (
-        "fewer but surer objects",
-        "'photos/**/*.jpg' --conf 0.7 --class-threshold dog=0.9 --weights output/model_best.pth",
+        "small objects in large images, with a threshold of its own for one class",
+        "aerial.jpg --tile 640 --conf 0.4 --class-threshold car=0.6 --weights output/",
     ),
 )
+# As in detrex_lite.inference.merging, which imports NumPy; a test compares them.
+FUSIONS = ("nms", "weighted")
 RUN = "detrex_lite.commands.predict.run"
 
 
@@ -50,6 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=1, metavar="N", help="images at a time (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+    views = parser.add_argument_group("several views of each image", "docs/inference.md has the rules of merging")
+    views.add_argument("--tile", type=int, metavar="PIXELS", help="cut images into tiles of this side")
+    views.add_argument(
+        "--overlap", type=float, metavar="SHARE", help="share of a tile that the next one shows too (default: 0.2)"
+    )
+    views.add_argument(
+        "--no-whole-image", action="store_true", help="show the tiles alone: faster, and misses what is larger than one"
+    )
+    views.add_argument("--flip", action="store_true", help="show each image, or tile, mirrored as well")
+    views.add_argument(
+        "--scales", metavar="S,S,...", help="show each image, or tile, in these scales, such as 0.8,1,1.2"
+    )
+    views.add_argument(
+        "--fusion", choices=FUSIONS, help="how objects of views are merged (default: nms of tiles, else weighted)"
+    )
     add_detector_arguments(parser)
 
 
@@ -65,3 +82,11 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         if not name:
             parser.error(f"--class-threshold {text}: give the name of a class and a score, such as dog=0.3")
     args.class_threshold = thresholds
+    if args.tile is None and (args.overlap is not None or args.no_whole_image):
+        parser.error("--overlap and --no-whole-image go with --tile")
+    if args.fusion and not (args.tile or args.flip or args.scales):
+        parser.error("--fusion goes with --tile, --flip and --scales")
+    try:
+        args.scales = tuple(float(scale) for scale in args.scales.split(",")) if args.scales else (1.0,)
+    except ValueError:
+        parser.error(f"--scales {args.scales}: give factors with commas between them, such as 0.8,1,1.2")

@@ -18,9 +18,11 @@ COMMANDS = (
     "new",
     "report",
     "benchmark",
+    "average",
     "convert-checkpoint",
     "demo",
     "env",
+    "completion",
 )
 
 

@@ -37,18 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.folder is not None:
             options = folder_options(arguments)
-            report = check_folder(arguments.folder, decode=arguments.decode, masks=arguments.masks, **options)
-            faults, nothing = report.all_faults, report.found is None
+            whole = check_folder(arguments.folder, decode=arguments.decode, masks=arguments.masks, **options)
+            text, faults, nothing = str(whole), whole.all_faults, whole.found is None
         else:
-            single = check_dataset(_reader(arguments), decode=arguments.decode)
-            report, faults, nothing = single, single.faults, False
+            report = check_dataset(_reader(arguments), decode=arguments.decode)
+            text, faults, nothing = str(report), report.faults, False
     except DatasetError as error:
         print(error, file=sys.stderr)
         return 2
     if nothing:
         print("\n".join(f"error: {fault.message}" for fault in faults), file=sys.stderr)
         return 2
-    print(report)
+    print(text)
     _show(faults, arguments)
     return 1 if faults else 0
 

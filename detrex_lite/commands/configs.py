@@ -46,7 +46,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         device=device_named(args.device),
         workers=args.workers,
         seed=args.seed,
-        output=args.output,
+        output=args.output or f"output/{Path(args.model or entry.name).stem}_{Path(args.data).resolve().name}",
         overrides=frozenset(word.lstrip("+").partition("=")[0] for word in args.opts),
     )
     plan = for_folder(cfg, args.data, choices)

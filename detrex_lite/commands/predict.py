@@ -20,7 +20,8 @@ from ..checkpoint.files import atomic_file
 from ..config import explain
 from ..data import DatasetError, list_images, read_image
 from ..errors import printable
-from ..inference import Predictor
+from ..inference import AugmentedPredictor, TiledPredictor
+from ..inference.base import ImagePredictor
 from ..inference.thresholds import threshold_below
 from ..results import ImageInfo
 from ..structures import Instances, run_lengths
@@ -47,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
         return report(f"error: {min(overwritten)} would be overwritten: choose another --output than {output}")
     try:
         check_output(output)
-        predictor = predictor_of(
+        predictor: ImagePredictor[Instances] = predictor_of(
             args, device=args.device, score_threshold=args.score_threshold, batch_size=args.batch_size
         )
+        predictor = with_views(predictor, args)
         if args.class_threshold:
             predictor.score_threshold = predictor.thresholds(args.class_threshold)
     except (ValueError, OSError) as error:
@@ -76,7 +78,22 @@ def run(args: argparse.Namespace) -> int:
     return 1 if num_failed else 0
 
 
-def predict(predictor: Predictor, drawn: dict[str, Path], predictions: "PredictionsFile") -> int:
+def with_views(predictor: ImagePredictor[Instances], args: argparse.Namespace) -> ImagePredictor[Instances]:
+    """The predictor behind those that show it tiles, and mirrored and scaled views, if the arguments ask for any.
+
+    Raises:
+        ValueError: for arguments outside their range.
+    """
+    fusion = {"fusion": args.fusion} if args.fusion else {}
+    if args.flip or args.scales != (1.0,):
+        predictor = AugmentedPredictor(predictor, flip=args.flip, scales=args.scales, **fusion)
+    if args.tile is not None:
+        overlap = {} if args.overlap is None else {"overlap": args.overlap}
+        predictor = TiledPredictor(predictor, tile=args.tile, whole_image=not args.no_whole_image, **overlap, **fusion)
+    return predictor
+
+
+def predict(predictor: ImagePredictor[Instances], drawn: dict[str, Path], predictions: "PredictionsFile") -> int:
     """Draw and list what is in the images.
 
     Args:

@@ -10,7 +10,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page; see `detrex_lite.cli.report`."""
     try:
         path = write_report(arguments.folder, arguments.out)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         message = f"{arguments.folder} is no folder of a run: there is no {error.filename}"
         print(f"detrex-lite report: error: {message}", file=sys.stderr)
         return 2

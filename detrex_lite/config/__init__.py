@@ -1,4 +1,4 @@
-"""Lazy configs: Python files that describe what to build, and functions that change, check and build it."""
+"""Lazy configs: Python files that describe what to build, and functions that change, check and build them."""
 
 from .error import ConfigError, ConstructionError, explain
 from .instantiation import instantiate

@@ -1,4 +1,4 @@
-"""Which values of a config come from environment variables."""
+"""Tracking of the values of a config that come from environment variables."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ _names: ContextVar[list[str] | None] = ContextVar("names of environment variable
 
 @contextlib.contextmanager
 def environment_reads() -> Iterator[list[str]]:
-    """Collects the names of the variables that `${oc.env:NAME}` reads inside."""
+    """Collect the names of the variables that `${oc.env:NAME}` reads within this context."""
     names: list[str] = []
     token = _names.set(names)
     try:
@@ -24,7 +24,7 @@ def environment_reads() -> Iterator[list[str]]:
 
 @functools.wraps(oc.env)
 def read_environment(key: str, *default: Any) -> Any:
-    """omegaconf's `oc.env`, which tells what it reads."""
+    """omegaconf's `oc.env`, which also records the variables that it reads."""
     names = _names.get()
     if names is not None:
         names.append(key)

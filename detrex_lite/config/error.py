@@ -1,4 +1,4 @@
-"""The error of everything that is wrong with a config."""
+"""The error for all faults of a config."""
 
 import traceback
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ class ConfigError(ValueError):
     """A config that cannot be loaded, overridden, validated or built.
 
     Attributes:
-        faults: one sentence for each thing that is wrong, all of them found in one pass.
+        faults: one sentence per fault; all faults are found in one pass.
     """
 
     def __init__(self, faults: str | Sequence[str]) -> None:
@@ -29,19 +29,19 @@ class ConfigError(ValueError):
 
 
 class ConstructionError(ConfigError):
-    """A constructor failed; `__cause__` is what it raised."""
+    """A constructor failed; `__cause__` is the exception that it raised."""
 
 
 def explain(error: Exception, *, with_traceback: bool = False) -> str:
-    """What a program prints of an error that ends it.
+    """Format the error that ends a program.
 
-    Faults of a config, which `validate` finds, are a message. What a constructor raises may be a mistake in its code: a
-    `ValueError` or `OSError`, which constructors raise on purpose, comes with its place, unless that is in detrex_lite,
-    and others with the traceback inside the constructor.
+    For faults of a config, which `validate` finds, the result is the message. An exception of a constructor may be a
+    mistake in its code. For a `ValueError` or `OSError`, which constructors raise on purpose, the location is added,
+    unless it is in detrex_lite; for other exceptions the traceback inside the constructor is added.
 
     Args:
-        error: any error; one that is no `ConstructionError` is its message.
-        with_traceback: whether the whole traceback comes first, whatever the error is.
+        error: any error; one that is not a `ConstructionError` gives its message.
+        with_traceback: whether to put the whole traceback first, for any error.
     """
     text = f"error: {error}"
     if with_traceback:
@@ -57,4 +57,4 @@ def explain(error: Exception, *, with_traceback: bool = False) -> str:
     last = traceback.extract_tb(inside)[-1]
     if any(Path(last.filename).is_relative_to(folder) for folder in _OUR_CODE):
         return text
-    return f"{text}\n  raised in {last.filename}, line {last.lineno} ({last.name}); --traceback shows the way there"
+    return f"{text}\n  raised in {last.filename}, line {last.lineno} ({last.name}); --traceback shows all of it"

@@ -22,34 +22,34 @@ from .nodes import (
 from .targets import describe, locate
 from .validation import check
 
-# What the values of a config can cause; all else that a constructor raises is a mistake in its code.
+# Exceptions that the values of a config can cause; any other exception of a constructor is a mistake in its code.
 _USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
 
 
 def instantiate(cfg: Any, /, **overrides: Any) -> Any:
     """Build what a config describes: call every `_target_` with its arguments, innermost first.
 
-    A node is a call when it has the key `_target_`: a callable, its dotted path, or a call that gives one.
-    Its other keys are keyword arguments, but for `_args_` (a list of positional arguments), `_partial_`
-    (true: give a `functools.partial` instead of calling) and `_recursive_` (false: pass arguments on as
-    unbuilt config nodes). Other config dicts and lists become plain dicts and lists of built values, so that
-    what is built does not hold on to the config. All other values are passed on as they are. The config is
-    not changed.
+    A node is a call when it has the key `_target_`: a callable, its dotted path, or a call that returns one. Its other
+    keys are keyword arguments, except for `_args_` (a list of positional arguments), `_partial_` (true: return a
+    `functools.partial` instead of calling) and `_recursive_` (false: pass arguments as config nodes, without building
+    them). Other config dicts and lists become plain dicts and lists of built values, so that built objects do not hold
+    references to the config. All other values are passed unchanged. The config is not modified.
 
-    detectron2's `instantiate` does not know `_args_` and `_partial_`, and leaves dicts and lists omegaconf's.
+    Unlike this function, detectron2's `instantiate` does not support `_args_` and `_partial_`, and passes omegaconf's
+    dicts and lists.
 
     Args:
-        cfg: a config node, or a plain dict or list. Anything else is returned as it is.
+        cfg: a config node, or a plain dict or list. Any other value is returned unchanged.
         **overrides: arguments of the outermost call that replace or complete those of the config.
 
     Raises:
-        ConfigError: the config is invalid, in which case nothing was called and all faults are named; or, as a
-            `ConstructionError`, a constructor refused its arguments: the message names the node and the target.
-        RuntimeError: a constructor failed with an error that is no complaint about its arguments.
+        ConfigError: the config is invalid; then nothing was called, and all faults are named. Or, as a
+            `ConstructionError`, a constructor rejected its arguments: the message names the node and the target.
+        RuntimeError: a constructor failed with an error that is not about its arguments.
     """
     if overrides and not is_call(cfg):
         raise ConfigError(f"only a config with _target_ takes arguments, here {', '.join(overrides)}")
-    check(cfg, given=overrides)
+    check(cfg, supplied=overrides)
     return _build(cfg, path_of(cfg), overrides)
 
 
@@ -57,7 +57,7 @@ def _build(node: Any, path: str, overrides: dict[str, Any]) -> Any:
     if is_call(node):
         return _call(node, path, overrides)
     if isinstance(node, DictConfig) and OmegaConf.get_type(node) is not dict:
-        return OmegaConf.to_object(node)  # a dataclass instance, which omegaconf took apart
+        return OmegaConf.to_object(node)  # a dataclass instance that omegaconf converted to a node
     if is_mapping(node):
         return _same_or(node, {key: _build(node[key], join(path, key), {}) for key in node})
     if is_sequence(node):
@@ -66,7 +66,7 @@ def _build(node: Any, path: str, overrides: dict[str, Any]) -> Any:
 
 
 def _same_or(node: Any, built: Any) -> Any:
-    """`built`, or the node itself where it is a plain container that had nothing in it to build."""
+    """Return `built`, or the node itself if it is a plain container without anything to build."""
     if isinstance(node, Container):
         return built
     keys = node if is_mapping(node) else range(len(node))
@@ -80,7 +80,7 @@ def _call(node: Any, path: str, overrides: dict[str, Any]) -> Any:
         value = node[key]
         if recursive:
             return _build(value, join(path, key), {})
-        # The copy of a node still resolves its interpolations in the whole config.
+        # The copy of a node still resolves its interpolations within the whole config.
         return copy.deepcopy(value) if isinstance(value, Container) else value
 
     target = _build(node[TARGET], join(path, TARGET), {})

@@ -15,25 +15,25 @@ from .trusted import trust
 
 
 class LazyCall:
-    """Record a call instead of making it; `instantiate` makes it.
+    """Record a call for `instantiate` instead of making it.
 
     `LazyCall(Conv2d)(in_channels=3, out_channels=8, kernel_size=1)` is a config of these keys and `_target_`.
 
     Args:
-        target: a function or class, its dotted path, or a config whose call gives one.
+        target: a function or class, its dotted path, or a config whose call returns one.
 
     Raises:
-        TypeError: the target is none of these; positional arguments are given.
+        TypeError: for any other target, or for positional arguments.
     """
 
     def __init__(self, target: Any) -> None:
         if not (callable(target) or isinstance(target, str) or is_mapping(target)):
             raise TypeError(f"LazyCall takes a callable or its dotted path, not {target!r}")
-        # omegaconf takes these classes for the declared type of a node, so they are recorded by name.
+        # omegaconf would treat these classes as the declared type of a node, so they are recorded by name.
         if isinstance(target, type) and (dataclasses.is_dataclass(target) or issubclass(target, dict)):
             target = dotted_name(target) or target
         if isinstance(target, str) and all(part.isidentifier() for part in target.split(".")):
-            trust(target)  # the Python code that calls this could call the target as well
+            trust(target)  # the calling Python code could call the target as well
         self._target = target
 
     def __call__(self, *args: Any, **kwargs: Any) -> DictConfig:
@@ -46,7 +46,7 @@ class LazyCall:
 
 
 class LazyConfig:
-    """Load, change, save and print configs, under the names that detectron2 gives to these functions."""
+    """Load, change, save and print configs, with detectron2's names of these functions."""
 
     load = staticmethod(load)
     load_rel = staticmethod(load_rel)

@@ -22,29 +22,28 @@ from .trusted import trust
 
 
 class ConfigImportError(ConfigError, ImportError):
-    """An import between config files that cannot be done."""
+    """An import between config files that fails."""
 
 
 def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> Any:
-    """Load a Python or YAML config file. Two loads share nothing, not even what both import from a third.
+    """Load a Python or YAML config file. Results of separate calls share nothing, not even common imports.
 
-    A Python file is code, which runs: load only what you would start as a program. A YAML file is data, and may call
-    parts of trusted packages only (see `trust`).
+    A Python file is code and is executed: only load files that you would run as a program. A YAML file is data, and may
+    only call parts of trusted packages (see `trust`).
 
-    In a Python file, the variables whose values are dicts or omegaconf containers make up the config, but
-    for those that begin with `_`. Relative imports (`from ..common.train import train`) find config files by
-    their place alone and turn dicts into config nodes; imports of ordinary modules are Python's own, and also find
-    modules beside the file and the package that holds it. `train.trusted` names further packages for YAML files and
-    overrides.
+    In a Python file, the variables whose values are dicts or omegaconf containers make up the config, except for names
+    that begin with `_`. Relative imports (`from ..common.train import train`) find config files by their path and
+    convert dicts to config nodes. Imports of ordinary modules work as in Python, and also find modules in the folder of
+    the file and the package that contains it. `train.trusted` names further packages for YAML files and overrides.
 
     Args:
-        path: a file ending in .py, .yaml or .yml. One that does not exist is looked for among the configs
-            that come with the package: `projects/...`, `configs/...`.
-        keys: return the value of this variable, whatever its type, or a tuple of the values of several.
+        path: a file ending in .py, .yaml or .yml. If it does not exist, the configs of the package are searched:
+            `projects/...`, `configs/...`.
+        keys: return the value of this variable, of any type, or a tuple of the values of several variables.
 
     Raises:
         ConfigError: there is no such file or key, a config file cannot be read or imported, a Python file raises an
-            error (the `__cause__`) or ends the program, or a YAML file is no mapping of keys.
+            exception (the `__cause__`) or exits, or a YAML file is not a mapping.
     """
     file = _existing_file(Path(os.path.expanduser(path)))
     if file.suffix == ".py":
@@ -66,13 +65,13 @@ def load(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> 
 
 
 def load_rel(path: str | os.PathLike, keys: str | tuple[str, ...] | None = None) -> Any:
-    """`load` a file by its path relative to the file that calls this."""
+    """`load` a file by its path relative to the calling file."""
     caller = Path(sys._getframe(1).f_code.co_filename)
     return load(caller.parent / path, keys)
 
 
 def get_config(name: str) -> DictConfig:
-    """Load a config file that comes with the package.
+    """Load a config file of the package.
 
     Args:
         name: its path below `configs/` (`"common/train.py"`), or from the top: `"projects/detr/configs/..."`.
@@ -120,10 +119,10 @@ def _shipped_names() -> list[str]:
 
 
 def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Execute a config file and return its namespace, a new one at each call.
+    """Execute a config file and return its namespace, a new one for each call.
 
-    The file's own `__import__` runs other config files in the same way, instead of sharing them through
-    `sys.modules`: what one load changes is not seen by another, and folders need no `__init__.py`.
+    The `__import__` of the file executes other config files in the same way, instead of sharing them through
+    `sys.modules`. Therefore changes after one load do not affect another, and folders need no `__init__.py`.
     """
 
     def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
@@ -134,7 +133,7 @@ def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
     if file in importers:
         chain = " -> ".join(str(path) for path in (*importers[importers.index(file) :], file))
-        raise ConfigImportError(f"config files import each other in a circle: {chain}")
+        raise ConfigImportError(f"config files import each other in a cycle: {chain}")
     namespace = {
         "__name__": f"lazyconfig.{file.stem}",
         "__file__": str(file),
@@ -143,10 +142,8 @@ def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         exec(_compile(file), namespace)
     except SystemExit as error:
-        raise ConfigError(
-            f"{file} ends the program (sys.exit({error.code!r})) before the config is complete"
-        ) from error
-    except ConfigError:  # of a file that this one imports, or of a function that it calls
+        raise ConfigError(f"{file} exits (sys.exit({error.code!r})) before the config is complete") from error
+    except ConfigError:  # of an imported file, or of a function that the file calls
         raise
     except Exception as error:
         kind = ConfigImportError if isinstance(error, ImportError) else ConfigError
@@ -155,25 +152,25 @@ def _run(file: Path, importers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _located(error: Exception, file: Path) -> str:
-    """What was raised by the code of a config file, with its line there, and the place where it began."""
-    places = traceback.extract_tb(error.__traceback__)
-    line = [place.lineno for place in places if place.filename == str(file)][-1]
+    """Describe an exception of a config file, with its line in the file and the location where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = [frame.lineno for frame in frames if frame.filename == str(file)][-1]
     text = first_line(error) if isinstance(error, OmegaConfBaseException) else str(error)
     message = f"{file}, line {line}: {type(error).__name__}: {text}"
-    # An import that finds nothing, and an attribute that a config lacks, are the config's faults, whoever says so.
-    origin = next((place for place in reversed(places) if not place.filename.startswith("<")), places[-1])
-    own = origin.filename == str(file) or isinstance(error, (ModuleNotFoundError, OmegaConfBaseException))
-    return message if own else f"{message} (raised in {origin.filename}, line {origin.lineno})"
+    # Missing modules and missing attributes of a config are faults of the config, wherever they are raised.
+    origin = next((frame for frame in reversed(frames) if not frame.filename.startswith("<")), frames[-1])
+    is_config_fault = origin.filename == str(file) or isinstance(error, (ModuleNotFoundError, OmegaConfBaseException))
+    return message if is_config_fault else f"{message} (raised in {origin.filename}, line {origin.lineno})"
 
 
 def _compile(file: Path) -> CodeType:
     try:
-        # Bytes, as Python reads its files: with a mark of UTF-8 or a line that names another encoding.
+        # Read as bytes, as Python does: with a byte order mark or a line that names another encoding.
         return compile(_bytes(file), str(file), "exec", dont_inherit=True)
     except SyntaxError as error:
         text = f": {error.text.strip()}" if error.text else ""
         raise ConfigError(f"{file}, line {error.lineno or 1}: {error.msg}{text}") from error
-    except ValueError as error:  # such as null bytes
+    except ValueError as error:  # for example for null bytes
         raise ConfigError(f"{file}: {error}") from error
 
 
@@ -185,7 +182,7 @@ def _bytes(file: Path) -> bytes:
 
 
 def _make_importable(folder: Path) -> None:
-    """Let a config import modules beside it and the package that it lies in; modules elsewhere come first."""
+    """Let a config import modules from its folder and its package; modules found elsewhere have precedence."""
     if folder.is_relative_to(detrex_lite.SHIPPED_IN):
         return
     outside = folder
@@ -195,7 +192,7 @@ def _make_importable(folder: Path) -> None:
 
 
 def _trust_packages(train: Any, file: Path) -> None:
-    """Trust what `train.trusted` of a Python config names."""
+    """Trust the packages in `train.trusted` of a Python config."""
     names = to_plain(train, resolve=False).get("trusted") if is_mapping(train) else None
     if not isinstance(names, (list, tuple, type(None))):
         raise ConfigError(f"{file}: train.trusted={names!r} must be a list of packages, such as ['my_detectors']")
@@ -210,27 +207,27 @@ def _relative_file(importer: Path, name: str, level: int) -> Path:
         return file
     written = "." * level + name
     if base.is_dir():
-        raise ConfigImportError(f"{importer}: {written!r} is a folder; import from a file that is in it")
+        raise ConfigImportError(f"{importer}: {written!r} is a folder; import from a file in it")
     hint = did_you_mean(base.name, [path.stem for path in base.parent.glob("*.py")])
     raise ConfigImportError(f"{importer}: cannot import {written!r}, there is no {file}{hint}")
 
 
 def shipped_module(name: str) -> Path | None:
-    """The file of a config that is imported by its full name, such as `detrex_lite.configs.common.train`."""
-    package, _, rest = name.partition(".")
-    parts = rest.split(".")
+    """Return the file of a config with a full module name, such as `detrex_lite.configs.common.train`."""
+    package, _, module = name.partition(".")
+    parts = module.split(".")
     if package != detrex_lite.__name__ or "configs" not in (parts[0], *parts[2:3]):
         return None
     return _shipped_file("/".join(parts) + ".py")
 
 
 def config_module(path: str | os.PathLike) -> dict[str, Any]:
-    """The variables of a config file, dicts among them as config nodes."""
+    """Return the variables of a config file, with dicts as config nodes."""
     return {name: _as_config(value) for name, value in _run(Path(path)).items() if not name.startswith("__")}
 
 
 def _module(file: Path, names: Iterable[str], importers: tuple[Path, ...]) -> ModuleType:
-    """A config file as a module that has the imported names, dicts among them as config nodes."""
+    """Create a module with the imported names of a config file, with dicts as config nodes."""
     values = _run(file, importers)
     module = ModuleType(values["__name__"])
     vars(module).update(values)
@@ -251,7 +248,7 @@ def _as_config(value: Any) -> Any:
 
 
 def _config_of(values: Mapping[str, Any]) -> DictConfig:
-    """The variables of a config file that are configs, as one config."""
+    """Join the variables of a config file that are configs to one config."""
     names = [name for name in _public(values) if isinstance(values[name], (dict, DictConfig, ListConfig))]
     return new_config({name: to_plain(values[name], resolve=False) for name in names})
 
@@ -267,14 +264,14 @@ def _read_yaml(file: Path) -> DictConfig:
 
 
 def load_text(text: str, source: str) -> DictConfig:
-    """The config in YAML that something holds, such as a checkpoint.
+    """Read a config from YAML text, such as that in a checkpoint.
 
     Args:
         text: YAML.
-        source: where it was, for messages.
+        source: a description of where the text is from, for messages.
 
     Raises:
-        ConfigError: when it is no mapping of keys.
+        ConfigError: when it is not a mapping of keys.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -294,11 +291,11 @@ def load_text(text: str, source: str) -> DictConfig:
 
 
 def _refuse_trust(cfg: DictConfig, source: str) -> None:
-    """A file that may come from anybody cannot say that its checkpoint may run code."""
+    """Raise an error if a YAML file, which may come from anyone, allows its checkpoint to run code."""
     train = to_plain(cfg, resolve=False).get("train")
-    given = train.get("trust_init_checkpoint", False) if isinstance(train, dict) else False
-    if given is not False:
+    trust_checkpoint = train.get("trust_init_checkpoint", False) if isinstance(train, dict) else False
+    if trust_checkpoint is not False:
         raise ConfigError(
-            f"{source}: train.trust_init_checkpoint={given} does not count in YAML, which may come from anybody; if "
-            "you trust the checkpoint, take the line out and give it on the command line"
+            f"{source}: train.trust_init_checkpoint={trust_checkpoint} is not allowed in YAML, which may come from "
+            "anyone; if you trust the checkpoint, remove the line and pass it on the command line"
         )

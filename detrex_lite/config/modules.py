@@ -1,7 +1,7 @@
-"""Shipped configs as modules of Python, for programs that import them without the loader of this package.
+"""The configs of the package as Python modules, for programs that import them without this package's loader.
 
-In `from detrex_lite.projects.detr.configs.detr_r50_300ep import model`, `LazyConfig.load` runs the named file itself.
-This module does so when the import is Python's own, as in a config that detectron2 reads.
+For `from detrex_lite.projects.detr.configs.detr_r50_300ep import model` in a config file, `LazyConfig.load` runs the
+imported file itself. This module does so for Python's import, for example in a config that detectron2 reads.
 """
 
 import copy
@@ -17,7 +17,7 @@ from .loading import config_module, shipped_module
 
 
 class _ConfigLoader(Loader):
-    """Gives modules whose variables are config nodes, a copy at each import: no config sees the changes of another."""
+    """Creates modules whose variables are config nodes, with a copy for each import, so that changes are not shared."""
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__file__ is not None
@@ -33,6 +33,6 @@ class _ConfigLoader(Loader):
 
 
 def find_config(name: str) -> ModuleSpec | None:
-    """What Python's import needs to know of a shipped config; None when there is none of this full name."""
+    """Return the import spec of a config of the package; None if there is none with this full name."""
     file = shipped_module(name)
     return spec_from_file_location(name, file, loader=_ConfigLoader()) if file else None

@@ -1,4 +1,4 @@
-"""Reading config trees, whether of omegaconf's containers or of plain Python's."""
+"""Reading config trees of omegaconf's containers or of plain Python containers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +15,9 @@ SPECIAL_KEYS = frozenset((TARGET, POSITIONAL, PARTIAL, RECURSIVE))
 
 
 def new_config(values: dict[str, Any]) -> DictConfig:
-    """A config node of plain values; tuples become lists.
+    """Create a config node of plain values; tuples become lists.
 
-    omegaconf 2.4 would make of a tuple a node that cannot be changed and takes sequences only.
+    omegaconf 2.4 would convert a tuple to a node that cannot be changed and accepts only sequences.
     """
     return DictConfig(_without_tuples(values), flags=FLAGS)
 
@@ -35,7 +35,7 @@ def is_mapping(value: Any) -> bool:
 
 
 def is_sequence(value: Any) -> bool:
-    # Not only lists: a tuple that is put into a config later is a container of its own kind in omegaconf 2.4.
+    # Not only lists: in omegaconf 2.4 a tuple that is assigned to a config later becomes a different container.
     return isinstance(value, (list, Container)) and not is_mapping(value)
 
 
@@ -48,7 +48,7 @@ def join(path: str, key: Any) -> str:
 
 
 def path_of(node: Any) -> str:
-    """The dotted path from the root of the config to a node; `""` for the root and for plain containers."""
+    """Return the dotted path from the root of the config to a node; `""` for the root and for plain containers."""
     keys: list[str] = []
     while isinstance(node, Node) and node._get_parent() is not None:
         keys.append(str(node._key()))
@@ -57,7 +57,7 @@ def path_of(node: Any) -> str:
 
 
 def dotted_paths(node: Any, path: str = "") -> Iterator[str]:
-    """Every key of a config with all below it, without following interpolations."""
+    """Iterate over the dotted paths of all keys of a config, without following interpolations."""
     keys: Any = node if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
         child_path = join(path, key)
@@ -69,18 +69,18 @@ def dotted_paths(node: Any, path: str = "") -> Iterator[str]:
 
 
 def first_line(error: OmegaConfBaseException) -> str:
-    """omegaconf's message without the internals that it appends, and without its words around a `ConfigError`."""
+    """Return omegaconf's message without appended internals, and without its text around a `ConfigError`."""
     return str(error).partition("\n")[0].removeprefix("ConfigError raised while resolving interpolation: ")
 
 
 def to_plain(cfg: Any, *, resolve: bool) -> Any:
-    """The config as plain dicts and lists, interpolations as text unless resolved; dataclasses stay nodes.
+    """Convert the config to plain dicts and lists; interpolations are text unless resolved; dataclasses stay nodes.
 
-    What follows from environment variables stays as it is written, resolved or not: it may be a password, and what is
-    made here is written to files.
+    Interpolations of environment variables are never resolved, because they may be passwords and the result is written
+    to files.
 
     Raises:
-        ConfigError: an interpolation does not resolve.
+        ConfigError: an interpolation cannot be resolved.
     """
     node = cfg if isinstance(cfg, Container) else OmegaConf.create(cfg, flags=FLAGS)
     written = _as_written(node)
@@ -93,7 +93,7 @@ def to_plain(cfg: Any, *, resolve: bool) -> Any:
 
 
 def fields_of(node: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    """The fields of a dataclass or attrs instance, which `to_plain` leaves a node; their values as it gives them."""
+    """Return the fields of a dataclass or attrs instance, which `to_plain` leaves as a node, with their own values."""
     fields = {}
     for key in node:
         child: Any = node._get_node(key)
@@ -107,24 +107,24 @@ def _as_written(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=False, structured_config_mode=SCMode.DICT_CONFIG)
 
 
-def _resolved(node: Any, written: Any) -> Any:
-    """`written`, the plain form of a node, with the values of the interpolations that read no environment variables."""
-    if isinstance(written, dict):
-        return {key: _resolved_item(node, key, item) for key, item in written.items()}
-    if isinstance(written, list):
-        return [_resolved_item(node, index, item) for index, item in enumerate(written)]
+def _resolved(node: Any, plain: Any) -> Any:
+    """Resolve the interpolations in `plain`, the plain form of a node, except those of environment variables."""
+    if isinstance(plain, dict):
+        return {key: _resolved_item(node, key, item) for key, item in plain.items()}
+    if isinstance(plain, list):
+        return [_resolved_item(node, index, item) for index, item in enumerate(plain)]
     return OmegaConf.to_container(node, resolve=True, structured_config_mode=SCMode.DICT_CONFIG)
 
 
-def _resolved_item(node: Any, key: Any, written: Any) -> Any:
+def _resolved_item(node: Any, key: Any, plain: Any) -> Any:
     if OmegaConf.is_missing(node, key):
-        return written
+        return plain
     if not OmegaConf.is_interpolation(node, key):
         child = node._get_node(key)
-        return _resolved(child, written) if isinstance(child, Container) else written
+        return _resolved(child, plain) if isinstance(child, Container) else plain
     with environment_reads() as names:
         value = node[key]
         if isinstance(value, Container):
-            OmegaConf.to_container(value, resolve=True)  # reads the fields of instances too
+            OmegaConf.to_container(value, resolve=True)  # also reads the fields of instances
             value = OmegaConf.to_container(value, resolve=True, structured_config_mode=SCMode.DICT_CONFIG)
-    return written if names else value
+    return plain if names else value

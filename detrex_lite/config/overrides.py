@@ -1,4 +1,4 @@
-"""Changing a config by strings from the command line: `train.max_iter=10`."""
+"""Changes of a config by strings from the command line: `train.max_iter=10`."""
 
 import re
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ Config = TypeVar("Config", DictConfig, ListConfig)
 def apply_overrides(cfg: Config, overrides: Sequence[str]) -> Config:
     """Change a config in place, one override after the other, and return it.
 
-    - `a.b=1` sets a key that is there, or one that the `_target_` of `a` has among its parameters. The
-      indices of lists are keys too: `a.0=1`. A dict changes the keys that it names; `{}` and a dict with
-      `_target_` replace the node. Where a call, a class or a function stands, or is the default of the argument, a
-      dotted path (`a.activation=torch.nn.GELU`) names another one. How values are written: `parse_value`.
-    - `+a.b=1` sets a key whether or not it is there.
+    - `a.b=1` sets an existing key, or one that the `_target_` of `a` has as a parameter. The indices of lists are keys
+      as well: `a.0=1`. A dict changes the keys that it contains; `{}` and a dict with `_target_` replace the node. If
+      the value or the default of the argument is a call, a class or a function, a dotted path
+      (`a.activation=torch.nn.GELU`) selects another one. For the syntax of values see `parse_value`.
+    - `+a.b=1` sets an existing or a new key.
     - `~a.b` deletes a key.
 
     Raises:
-        ConfigError: one fault for each override that is wrong; the others have been applied.
+        ConfigError: one fault for each wrong override; the other overrides have been applied.
     """
     faults = []
     for text in overrides:
@@ -90,14 +90,14 @@ def _present(parent: Any, key: Any) -> Any:
 
 
 def _names_something(value: Any) -> bool:
-    """Whether a value is the dotted path of something in a package that exists, such as `torch.nn.GELU`."""
+    """Whether a value is the dotted path of an object in an existing package, such as `torch.nn.GELU`."""
     if not isinstance(value, str) or "." not in value or not all(part.isidentifier() for part in value.split(".")):
         return False
     return find_spec(value.partition(".")[0]) is not None
 
 
 def _merges(parent: Any, key: Any, value: Any) -> bool:
-    """Whether a value is a change of parts of the present node rather than a new node."""
+    """Whether a value changes parts of the present node instead of replacing it."""
     if not isinstance(value, dict) or not value or TARGET in value:
         return False
     if OmegaConf.is_interpolation(parent, key) or OmegaConf.is_missing(parent, key):
@@ -106,7 +106,7 @@ def _merges(parent: Any, key: Any, value: Any) -> bool:
 
 
 def _parent(cfg: Any, keys: list[str], add: bool) -> Any:
-    """The container of the last key; with `add`, dicts are put where there is nothing on the way."""
+    """Return the container of the last key; with `add`, missing dicts are created on the way."""
     node = cfg
     for depth, name in enumerate(keys[:-1]):
         if add and isinstance(node, DictConfig) and _find_key(node, name) is None:
@@ -121,13 +121,13 @@ def _parent(cfg: Any, keys: list[str], add: bool) -> Any:
 
 
 def _find_key(node: Any, name: str) -> Any:
-    """The key or index that `name` spells, or None when the container has none such."""
+    """Return the key or index that `name` spells, or None if the container does not have it."""
     keys: Any = node if isinstance(node, DictConfig) else range(-len(node), len(node))
     return next((key for key in keys if str(key) == name), None)
 
 
 def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
-    """The key of `node`, the container at `keys[:depth]`, that the override means next."""
+    """Return the next key of the override in `node`, the container at `keys[:depth]`."""
     key = _find_key(node, keys[depth])
     if key is not None:
         return key
@@ -135,9 +135,9 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{parent} has {len(node)} items, none at {keys[depth]!r}")
     target = _target_of(node)
-    inside = list(get_config("common/train.py").train) if parent == "train" else takes_only(target)
-    names = [*map(str, node), *inside, *accepted_names(target)]
-    others = [name for name in dotted_paths(cfg) if not f"{path}.".startswith(f"{name}.")]
+    known_names = list(get_config("common/train.py").train) if parent == "train" else takes_only(target)
+    names = [*map(str, node), *known_names, *accepted_names(target)]
+    other_paths = [name for name in dotted_paths(cfg) if not f"{path}.".startswith(f"{name}.")]
     is_last = depth == len(keys) - 1
     close = closest(keys[depth], names) if is_last else None
     foreign = _foreign(cfg, keys[depth], within=f"{parent}." if is_call(node) else "") if is_last else ""
@@ -145,25 +145,25 @@ def _existing_key(cfg: Any, keys: list[str], node: Any, depth: int) -> Any:
         raise ConfigError(f"there is no {path!r}{foreign}")
     if close is not None:
         hint = f"; did you mean {join(parent, close)!r}?"
-    elif inside and parent != "train":
-        hint = f"; {describe(target)} takes {', '.join(sorted(inside))}"
+    elif known_names and parent != "train":
+        hint = f"; {describe(target)} takes {', '.join(sorted(known_names))}"
     elif is_last:
-        # Last names are compared, as whole paths are alike that only begin so; `train.x` may be `dataloader.train.x`.
-        akin = [other for other in others if parent in other.split(".")[:-1]]
-        elsewhere = _of_name(keys[depth], akin) or _of_name(keys[depth], others)
+        # Only last names are compared, because paths with a long common prefix are similar anyway.
+        same_section = [candidate for candidate in other_paths if parent in candidate.split(".")[:-1]]
+        elsewhere = _of_name(keys[depth], same_section) or _of_name(keys[depth], other_paths)
         siblings = [join(parent, name) for name in names] if parent != "train" else []
         hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(path, siblings)
     else:
-        hint = did_you_mean(path, others)
-    adding = "" if inside and keys[depth] not in inside else f" (+{path}=... would add it)"
+        hint = did_you_mean(path, other_paths)
+    adding = "" if known_names and keys[depth] not in known_names else f" (+{path}=... would add it)"
     raise ConfigError(f"there is no {path!r}{hint}{adding}")
 
 
 def _foreign(cfg: Any, name: str, *, within: str) -> str:
-    """A clause that points at what another program calls `name`; empty when there is nothing of the kind here.
+    """Return a hint at the key here for another program's name; empty when there is no such key.
 
     Args:
-        within: what the key begins with.
+        within: prefix of the key.
     """
     for key in known_here(name):
         if key.startswith("--") and not within:
@@ -187,15 +187,15 @@ def _exists(cfg: Any, path: str) -> bool:
 
 
 def _of_name(name: str, paths: Sequence[str]) -> str | None:
-    """The first path whose last key was probably meant."""
+    """Return the first path whose last key was probably meant."""
     last_names = [path.rpartition(".")[2] for path in paths]
-    # One that has the name as a word is meant rather than one that is spelt alike: `epochs` is `max_epochs`.
-    found = closest(name, [last for last in last_names if name in last.split("_")] or last_names)
-    return next((path for path in paths if path.rpartition(".")[2] == found), None)
+    # A name that contains the given one as a word is preferred to one with a similar spelling: `epochs`, `max_epochs`.
+    best = closest(name, [last for last in last_names if name in last.split("_")] or last_names)
+    return next((path for path in paths if path.rpartition(".")[2] == best), None)
 
 
 def _target_of(node: Any) -> Any:
-    """What a node calls; None for other nodes, and for names that `validate` will report."""
+    """Return the target of a node; None for nodes that are not calls, and for names that `validate` will report."""
     if not is_call(node):
         return None
     target = node[TARGET]

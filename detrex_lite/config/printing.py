@@ -1,4 +1,4 @@
-"""Writing a config as Python, for reading."""
+"""Formatting a config as Python for reading."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +10,15 @@ _WIDTH = 88
 
 
 def to_py(cfg: Any, prefix: str = "cfg.", *, resolve: bool = True) -> str:
-    """The config as text in the form of Python, for reading: a statement for each call and each plain value.
+    """Format a config in the form of Python, for reading: one statement per call and plain value.
 
     Args:
         cfg: a config, or a plain dict or list.
-        prefix: what the names begin with.
+        prefix: the prefix of the names.
         resolve: whether interpolations are replaced by their values.
 
     Raises:
-        ConfigError: an interpolation does not resolve.
+        ConfigError: an interpolation cannot be resolved.
     """
     lines = _statements(to_plain(cfg, resolve=resolve), prefix.removesuffix("."))
     return "".join(f"{line}\n" for line in lines)
@@ -37,7 +37,7 @@ def _statements(value: Any, name: str) -> Iterator[str]:
 
 
 def _render(value: Any, *, indent: int = 0, column: int = 0) -> str:
-    """Python source of a value that begins at `column` in a statement that is indented by `indent`."""
+    """Format the Python source of a value that begins at `column` of a statement indented by `indent`."""
     if isinstance(value, str):
         text = repr(value)
         return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text else text

@@ -1,4 +1,4 @@
-"""Values of a config that follow from the rest of it."""
+"""Values of a config that are computed from other parts of it."""
 
 import inspect
 from typing import Any
@@ -11,12 +11,12 @@ from .targets import locate
 
 
 def register_resolvers() -> None:
-    """Make `${detrex_lite.call:detrex_lite.module.function}` the value that this function gives for the whole config.
+    """Define `${detrex_lite.call:detrex_lite.module.function}` as the function's value for the whole config.
 
-    Only functions of detrex_lite are called, and of those the ones that `locate` trusts. A function is called each time
-    that the value is read, by any program that reads the config with omegaconf. `oc.env` begins to tell what it reads.
+    Only functions of detrex_lite that `locate` trusts are called. A function is called whenever the value is read, by
+    any program that reads the config with omegaconf. `oc.env` additionally records what it reads.
     """
-    # Since omegaconf 2.4 it is called so; before, that was the name of another function, without `replace`.
+    # This is the name since omegaconf 2.4; before, it was the name of a different function, without `replace`.
     register: Any = OmegaConf.register_resolver
     if "replace" not in inspect.signature(register).parameters:
         register = OmegaConf.register_new_resolver
@@ -26,5 +26,5 @@ def register_resolvers() -> None:
 
 def _call(path: str, *, _root_: DictConfig) -> Any:
     if not path.startswith("detrex_lite."):
-        raise ConfigError(f"${{detrex_lite.call:{path}}} is not called: it takes functions of detrex_lite only")
+        raise ConfigError(f"${{detrex_lite.call:{path}}} is not called: only functions of detrex_lite are allowed")
     return locate(path)(_root_)

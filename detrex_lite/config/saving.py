@@ -1,4 +1,4 @@
-"""Writing a config as YAML that loads again."""
+"""Writing a config as YAML that can be loaded again."""
 
 import numbers
 import os
@@ -15,35 +15,35 @@ from .targets import dotted_name, is_at
 
 
 def to_yaml(cfg: Any, *, resolve: bool = False) -> str:
-    """The config as YAML text.
+    """Convert the config to YAML text.
 
-    Classes and functions are written by dotted path. Values that have none (lambdas, built objects) become
-    `???`, with a comment that names them: the text loads, and using such a value is an error.
+    Classes and functions are written as dotted paths. Values without one (lambdas, built objects) become `???`, with a
+    comment that names them: the text can be loaded, but using such a value is an error.
 
     Args:
         cfg: a config, or a plain dict or list.
         resolve: whether interpolations are replaced by their values.
 
     Raises:
-        ConfigError: an interpolation does not resolve.
+        ConfigError: an interpolation cannot be resolved.
     """
     return _write(cfg, resolve)[0]
 
 
 def save(cfg: Any, path: str | os.PathLike, *, resolve: bool = False) -> None:
-    """Write `to_yaml` to a file that `load` reads; a warning names the values that it cannot hold."""
+    """Write `to_yaml` to a file that `load` reads; a warning names the values that it cannot store."""
     text, lost = _write(cfg, resolve)
     Path(os.path.expanduser(path)).write_text(text, encoding="utf-8")
     if lost:
         names = ", ".join(f"{key} ({description})" for key, description in lost.items())
-        warnings.warn(f"{path} cannot hold these values of the config, they are ??? in it: {names}")
+        warnings.warn(f"{path} cannot store these values of the config, they are ??? in it: {names}")
 
 
 def unsaved(cfg: Any) -> dict[str, str]:
-    """The values that `save` cannot hold: a description by dotted path.
+    """Describe the values that `save` cannot store, by dotted path.
 
     Raises:
-        ConfigError: an interpolation does not resolve.
+        ConfigError: an interpolation cannot be resolved.
     """
     return _write(cfg, True)[1]
 
@@ -54,20 +54,20 @@ def _write(cfg: Any, resolve: bool) -> tuple[str, dict[str, str]]:
     text = OmegaConf.to_yaml(OmegaConf.create(plain))
     if writer.lost:
         comments = [f"#   {path}: {description}" for path, description in writer.lost.items()]
-        text = "\n".join(["# YAML cannot hold these values, they are ??? below:", *comments, text])
+        text = "\n".join(["# YAML cannot store these values, they are ??? below:", *comments, text])
     return text, writer.lost
 
 
 class _Writer:
-    """Turns the values of a config into what YAML can hold.
+    """Converts the values of a config to values that YAML can store.
 
-    Objects that have a name become calls that give them back; those that have none become `???`.
+    Objects with a name become calls that return them; objects without a name become `???`.
 
     Args:
         resolve: whether interpolations in instances of dataclasses are replaced by their values.
 
     Attributes:
-        lost: what has become `???`: a description by dotted path.
+        lost: descriptions of the values that became `???`, by dotted path.
     """
 
     def __init__(self, *, resolve: bool) -> None:
@@ -85,7 +85,7 @@ class _Writer:
             return self._reference(f"{dotted_name(type(value))}.{value.name}", value, path)
         if isinstance(value, str):
             return str(value)
-        if isinstance(value, numbers.Integral):  # YAML does not know NumPy's scalars
+        if isinstance(value, numbers.Integral):  # YAML does not support NumPy's scalars
             return int(value)
         if isinstance(value, numbers.Real):
             return float(value)
@@ -97,14 +97,14 @@ class _Writer:
 
     def _convert_object(self, value: Any, path: str) -> Any:
         call: dict[Any, Any]
-        if isinstance(value, DictConfig):  # a dataclass instance, which omegaconf took apart
+        if isinstance(value, DictConfig):  # a dataclass instance that omegaconf converted to a node
             call = {TARGET: OmegaConf.get_type(value), **fields_of(value, resolve=self.resolve)}
         elif isinstance(value, PurePath):
             call = {TARGET: Path, POSITIONAL: [str(value)]}
         elif isinstance(value, partial):
             call = {TARGET: value.func, PARTIAL: True, POSITIONAL: list(value.args), **value.keywords}
         else:
-            # dtypes and the like have no name of their own, but print as one: torch.float32
+            # dtypes and the like have no `__qualname__`, but their text is a dotted path: torch.float32
             return self._reference(dotted_name(value) or str(value), value, path)
         return self.convert(call, path)
 

@@ -1,4 +1,4 @@
-"""What configs call: from dotted path to object and back, and the arguments that a callable accepts."""
+"""The targets of configs: conversion between dotted paths and objects, and the arguments of callables."""
 
 import inspect
 import pkgutil
@@ -16,37 +16,38 @@ from .trusted import may_import, refusal, require_trusted
 
 
 def locate(path: str) -> Any:
-    """The Python object that a dotted path in a config names, if it belongs to a trusted package.
+    """Return the Python object with a dotted path in a config, if it belongs to a trusted package.
 
-    A saved config also calls this for classes and functions that are arguments (`activation=nn.GELU`).
+    Saved configs also contain calls of this function for arguments that are classes or functions
+    (`activation=nn.GELU`).
 
     Args:
         path: module and name, such as `torch.nn.Conv2d` or `torch.nn.Module.apply`.
 
     Raises:
-        ConfigError: the path is malformed, a module cannot be imported, a name is not in it, or what it names is not
-            trusted (see `trust`); nothing outside of packages that hold trusted parts is imported.
+        ConfigError: the path is malformed, a module cannot be imported, a name does not exist, or the object is not
+            trusted (see `trust`). Only packages with trusted parts are imported.
     """
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{path!r} is not a dotted path such as 'torch.nn.Conv2d'")
     if any(part.startswith("__") for part in parts):
-        raise ConfigError(f"{path!r}: configs do not name what begins with two underscores")
+        raise ConfigError(f"{path!r}: names in configs must not begin with two underscores")
     if not may_import(path):
         if find_spec(f"detrex_lite.{parts[0]}"):
             raise ConfigError(f"{path!r}: did you mean 'detrex_lite.{path}'?")
         if find_spec(parts[0]):
             raise refusal(path)
-    found = find(path)
-    require_trusted(found, path)
-    return found
+    target = find(path)
+    require_trusted(target, path)
+    return target
 
 
 def find(path: str) -> Any:
-    """`locate`, of whatever package: for names of objects that this process holds already.
+    """As `locate`, for any package: for names of objects that already exist in this process.
 
     Raises:
-        ConfigError: a module cannot be imported, or a name is not in it.
+        ConfigError: a module cannot be imported, or a name does not exist.
     """
     try:
         return _follow(path)
@@ -56,7 +57,7 @@ def find(path: str) -> Any:
 
 
 class _NoAttribute(Exception):
-    """What `path` leads to, `owner`, has no attribute `name`."""
+    """The object `owner` at `path` has no attribute `name`."""
 
     def __init__(self, path: str, owner: Any, name: str):
         super().__init__(path, name)
@@ -64,30 +65,30 @@ class _NoAttribute(Exception):
 
 
 def _follow(path: str) -> Any:
-    """As `find`, but raises `_NoAttribute`: suggestions, for which all names are looked at, are made of it."""
+    """As `find`, but raises `_NoAttribute`, from which the caller makes a suggestion."""
     parts = path.split(".")
-    # The last part is not tried as a module: where a package exports a function under the name of the module
-    # that defines it, the function is meant.
+    # The last part is not imported as a module: if a package exports a function with the name of the module that
+    # defines it, the function is meant.
     for end in range(len(parts) - 1, 0, -1):
-        found: Any = _import_if_exists(".".join(parts[:end]), path)
-        if found is not None:
+        target: Any = _import_if_exists(".".join(parts[:end]), path)
+        if target is not None:
             break
     else:
-        known = [module.name for module in pkgutil.iter_modules()]
-        raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{did_you_mean(parts[0], known)}")
+        modules = [module.name for module in pkgutil.iter_modules()]
+        raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{did_you_mean(parts[0], modules)}")
     for index in range(end, len(parts)):
         try:
-            found = getattr(found, parts[index])
+            target = getattr(target, parts[index])
         except AttributeError:
-            raise _NoAttribute(".".join(parts[:index]), found, parts[index]) from None
-    return found
+            raise _NoAttribute(".".join(parts[:index]), target, parts[index]) from None
+    return target
 
 
 def _import_if_exists(name: str, path: str) -> ModuleType | None:
     try:
         return import_module(name)
     except Exception as error:
-        # Only the asked-for module may be missing; a dependency that it lacks itself is an error to show.
+        # Only the requested module may be missing; a missing dependency of the module is an error.
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{name}.".startswith(f"{missing}."):
             return None
@@ -101,13 +102,13 @@ def _public_names(owner: Any) -> list[str]:
 
 
 def dotted_name(target: Any) -> str | None:
-    """The shortest dotted path by which `locate` finds a function or class; None for lambdas and the like."""
+    """Return the shortest dotted path by which `locate` finds a function or class; None for lambdas and the like."""
     module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str):
         return None
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
-        # Functions of C extensions are qualified by a class that their module does not export: torch.relu.
+        # The qualified names of C functions may contain a class that their module does not export: torch.relu.
         for local_name in dict.fromkeys((name, name.rpartition(".")[2])):
             path = ".".join([*parts[:end], local_name])
             if is_at(path, target):
@@ -116,45 +117,45 @@ def dotted_name(target: Any) -> str | None:
 
 
 def is_at(path: str, target: Any) -> bool:
-    """Whether `find(path)` gives this very object."""
+    """Whether `find(path)` returns exactly this object."""
     if not all(part.isidentifier() for part in path.split(".")):
         return False
     try:
-        found = _follow(path)
+        located = _follow(path)
     except (ConfigError, _NoAttribute):
         return False
-    same_method = inspect.ismethod(target) and found == target  # they are made anew at each access
-    return found is target or same_method
+    same_method = inspect.ismethod(target) and located == target  # methods are created at each access
+    return located is target or same_method
 
 
 def describe(target: Any) -> str:
-    """What messages call a target."""
+    """Return the name of a target in messages."""
     return target if isinstance(target, str) else dotted_name(target) or repr(target)
 
 
 def accepted_names(target: Any) -> list[str]:
-    """The keyword arguments that a callable spells out; none for one that cannot be inspected."""
+    """Return the keyword arguments in a callable's signature; none for one that cannot be inspected."""
     return [p.name for p in _parameters(target) or [] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def takes_only(target: Any) -> list[str]:
-    """`accepted_names` of a callable that takes no others; none for one that takes any, or cannot be inspected."""
+    """As `accepted_names`, but none for a callable that takes arbitrary arguments."""
     is_open = any(p.kind is p.VAR_KEYWORD for p in _parameters(target) or [])
     return [] if is_open else accepted_names(target)
 
 
 def default_of(target: Any, name: str) -> Any:
-    """The default of an argument; None where there is none."""
-    found = next((p.default for p in _parameters(target) or [] if p.name == name), Parameter.empty)
-    return None if found is Parameter.empty else found
+    """Return the default of an argument; None without a default."""
+    default = next((p.default for p in _parameters(target) or [] if p.name == name), Parameter.empty)
+    return None if default is Parameter.empty else default
 
 
-# What arguments that take numbers alone are annotated with; a config holds no tensors.
+# Annotations of arguments that take only numbers; a config contains no tensors.
 _NUMBERS = frozenset(("int", "float", "bool", "None", "NoneType", "Tensor"))
 
 
 def value_faults(target: Any, values: Mapping[str, Any]) -> dict[str, str]:
-    """Values that are no numbers, of arguments whose annotations allow numbers alone, as faults by name."""
+    """Find values that are not numbers, for arguments whose annotations allow only numbers; faults by name."""
     faults = {}
     for p in _parameters(target) or []:
         kinds = _kinds(p.annotation)
@@ -168,15 +169,15 @@ def value_faults(target: Any, values: Mapping[str, Any]) -> dict[str, str]:
         else:
             wrong = isinstance(value, str) or (not is_call(value) and (is_mapping(value) or is_sequence(value)))
         if wrong:
-            wanted = "a number" if "float" in kinds else "a whole number" if "int" in kinds else "true or false"
+            expected = "a number" if "float" in kinds else "a whole number" if "int" in kinds else "true or false"
             faults[p.name] = (
-                f"{'null' if value is None else repr(value)} is not {wanted}, which {describe(target)} takes"
+                f"{'null' if value is None else repr(value)} is not {expected}, which {describe(target)} takes"
             )
     return faults
 
 
 def _kinds(annotation: Any) -> set[str]:
-    """The names of the types that an annotation allows: {"int", "None"}; empty where there is none."""
+    """Return the names of the types in an annotation: {"int", "None"}; empty without an annotation."""
     if annotation is Parameter.empty:
         return set()
     if isinstance(annotation, str):
@@ -188,16 +189,16 @@ def _kinds(annotation: Any) -> set[str]:
 def argument_faults(
     target: Any, names: Collection[str], *, positional: int = 0, complete: bool = True
 ) -> dict[str, str]:
-    """What is wrong with the arguments of a call.
+    """Find the faults in the arguments of a call.
 
     Args:
-        target: any callable; one that cannot be inspected is taken to accept everything.
+        target: any callable; one that cannot be inspected is assumed to accept everything.
         names: the keyword arguments.
-        positional: how many positional arguments come before them.
-        complete: whether these are all the arguments, so that the required ones must be among them.
+        positional: number of positional arguments before them.
+        complete: whether these are all the arguments, so that required arguments must be included.
 
     Returns:
-        The faults by argument name (`_args_` for the positional ones).
+        Faults by argument name (`_args_` for positional arguments).
     """
     parameters = _parameters(target)
     if parameters is None:
@@ -211,7 +212,7 @@ def argument_faults(
     accepted = accepted_names(target)
     for name in names:
         if name in filled:
-            faults[name] = f"{describe(target)} gets this argument twice, the first time from _args_"
+            faults[name] = f"{describe(target)} gets this argument twice, first from _args_"
         elif name not in accepted and Parameter.VAR_KEYWORD not in kinds:
             faults[name] = f"{describe(target)} has no argument {name!r}{did_you_mean(name, accepted)}"
     if complete:
@@ -229,5 +230,5 @@ def _parameters(target: Any) -> list[Parameter] | None:
         TypeError,
         ValueError,
         NameError,
-    ):  # built in; or annotated with names that exist for type checkers only
+    ):  # built-in functions, or annotations with names that only exist for type checkers
         return None

@@ -1,7 +1,7 @@
-"""What a config may call by name: parts of trusted packages.
+"""The parts of trusted packages that a config may call by name.
 
-A name in a config (`_target_: torch.nn.Linear`) is looked up and called, so a config that may name anything can do
-anything. Classes and functions that a Python config puts there itself need no name: that file is code and runs as such.
+A name in a config (`_target_: torch.nn.Linear`) is looked up and called, so a config with arbitrary names could do
+anything. Classes and functions that a Python config contains directly need no trust: that file is code and is executed.
 """
 
 import types
@@ -10,9 +10,9 @@ from typing import Any
 
 from .error import ConfigError
 
-# Modules, each with all below it, whose classes and functions are parts of detectors and of their training: they
-# compute, or read the images, annotations and weights that they are given. What reads code from files or the network
-# (torch.hub, torch.load, torchvision.models, timm.models), starts programs or loads other configs is not among them.
+# Modules, including their submodules, with parts of detectors and of their training. Their classes and functions
+# compute, or read the images, annotations and weights in their arguments. Functions that read code from files or the
+# network (torch.hub, torch.load, torchvision.models, timm.models), start programs or load other configs are excluded.
 TRUSTED_MODULES = (
     "detrex_lite.data",
     "detrex_lite.engine.derived",
@@ -60,13 +60,13 @@ TRUSTED_NAMES = (
     "builtins.str",
     "builtins.tuple",
     "collections.OrderedDict",
-    "detrex_lite.config.locate",  # which asks again
+    "detrex_lite.config.locate",  # which checks its result again
     "functools.partial",
     "pathlib.Path",
     "torch.Generator",
     "torch.device",
 )
-# Modules of torch whose compiled functions take tensors. torch.from_file would write files.
+# Modules of torch whose compiled functions take tensors; torch.from_file is excluded because it writes files.
 _COMPILED = ("torch", "torch._C._nn")
 _COMPILED_THAT_TOUCH_FILES = ("from_file",)
 _CONSTANTS_OF_TORCH = ("torch.dtype", "torch.layout", "torch.memory_format")
@@ -78,13 +78,13 @@ _added: set[str] = set()
 def trust(*names: str) -> None:
     """Let configs that this process reads call classes and functions of further packages by name.
 
-    Only for packages whose every function a config may call, with any arguments.
+    Use it only for packages of which a config may call every function, with any arguments.
 
     Args:
         names: packages (`"my_detectors"`), modules (`"my_detectors.losses"`) or single functions and classes.
 
     Raises:
-        ConfigError: something is no such name.
+        ConfigError: something is not such a name.
     """
     for name in names:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
@@ -93,52 +93,52 @@ def trust(*names: str) -> None:
 
 
 def untrusted(names: Collection[str]) -> list[str]:
-    """Those of `names` that `trust` has not been given."""
+    """Return the names that were not passed to `trust`."""
     return [name for name in names if name not in _added]
 
 
 def may_import(path: str) -> bool:
-    """Whether a dotted path begins with a package that holds something trusted; importing it runs its code."""
+    """Whether a dotted path begins with a package that has trusted parts; importing it runs its code."""
     package = path.partition(".")[0]
     return any(name.partition(".")[0] == package for name in (*TRUSTED_MODULES, *TRUSTED_NAMES, *_added))
 
 
-def require_trusted(found: Any, path: str) -> None:
-    """Refuse what is defined outside of the trusted packages, whatever path led to it.
+def require_trusted(target: Any, path: str) -> None:
+    """Raise an error for an object that is defined outside of the trusted packages, regardless of its path.
 
     Raises:
-        ConfigError: it is; the message says how to trust it.
+        ConfigError: the object is not trusted; the message says how to trust it.
     """
     names = (*TRUSTED_NAMES, *_added)
-    if path in names or isinstance(found, _PLAIN):
+    if path in names or isinstance(target, _PLAIN):
         return
-    kind = found if callable(found) or isinstance(found, types.ModuleType) else type(found)
-    if kind is not found and f"{kind.__module__}.{kind.__qualname__}" in _CONSTANTS_OF_TORCH:
+    kind = target if callable(target) or isinstance(target, types.ModuleType) else type(target)
+    if kind is not target and f"{kind.__module__}.{kind.__qualname__}" in _CONSTANTS_OF_TORCH:
         return
     if any(f"{home(kind)}.".startswith(f"{name}.") for name in (*TRUSTED_MODULES, *_added)):
         return
-    if isinstance(found, type) and f"{found.__module__}.{found.__qualname__}" in names:
+    if isinstance(target, type) and f"{target.__module__}.{target.__qualname__}" in names:
         return
     compiled = isinstance(kind, types.BuiltinFunctionType) and kind.__module__ in _COMPILED
     if not compiled or kind.__name__ in _COMPILED_THAT_TOUCH_FILES:
         raise refusal(path)
 
 
-def home(found: Any) -> str:
-    """The module that defines an object; empty when it does not say."""
-    owner = getattr(found, "__objclass__", found)
+def home(target: Any) -> str:
+    """Return the name of the module that defines an object; empty when it is unknown."""
+    owner = getattr(target, "__objclass__", target)
     module = getattr(owner, "__module__", None)
     return module if isinstance(module, str) else ""
 
 
 def refusal(path: str) -> ConfigError:
-    """The error of a name that is not trusted."""
+    """Create the error for a name that is not trusted."""
     package = path.partition(".")[0]
     parts = [name for name in (*TRUSTED_MODULES, *TRUSTED_NAMES) if name.partition(".")[0] == package]
-    known = f"of {package} configs may name what is in {', '.join(parts)}" if parts else f"{package} is not trusted"
+    reason = f"of {package} configs may name what is in {', '.join(parts)}" if parts else f"{package} is not trusted"
     missing = path.rpartition(".")[0] if parts else package
     return ConfigError(
-        f"{path!r} is not called: {known}. A name in a config is code that runs. If you trust where the config comes "
+        f"{path!r} is not called: {reason}. A name in a config is code that runs. If you trust where the config comes "
         f"from and all that {missing} can do: --trust {missing}, in a Python config train.trusted=['{missing}'], in "
         f"Python detrex_lite.config.trust('{missing}')"
     )

@@ -1,4 +1,4 @@
-"""Finding everything that is wrong with a config before anything of it is built."""
+"""Validation of a config before anything is built."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -27,53 +27,52 @@ from .nodes import (
 )
 from .targets import argument_faults, locate, value_faults
 
-# The keys at the top of a config that training and evaluation read, and those that their functions read of it.
+# The top-level keys of a config that training and evaluation read, and those that functions in the config read.
 RUN_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 _READ_BY_FUNCTIONS = {"detrex_lite.engine.derived.": ("dataset", "pretrained", "published")}
 _REFERENCE = re.compile(r"\$\{\s*(\.*)([\w-]*)")
 _MISSING = re.compile(r"Missing mandatory value: (\S+)")
 
-FREE_KEYS = ("train.wandb.params", "train.mlflow.params")  # handed on as they are: those packages know them
+FREE_KEYS = ("train.wandb.params", "train.mlflow.params")  # passed to these packages, which validate them
 
-RUN_TIME_VALUES = ("optimizer.params.model",)  # what the training engine sets, as detectron2's does
+RUN_TIME_VALUES = ("optimizer.params.model",)  # set by the training engine, as by detectron2's
 
 
 def validate(cfg: Any, late: Collection[str] = RUN_TIME_VALUES) -> None:
-    """Check a whole config, or one node with all below it, without building anything.
+    """Check a whole config, or one node with everything below it, without building anything.
 
-    Every `_target_` must be trusted, importable and callable, accept its arguments and need no others; arguments that
-    are annotated as numbers must be numbers; interpolations must resolve; no value may be missing (`???`).
+    Every `_target_` must be trusted, importable and callable, accept its arguments and get all required ones; arguments
+    that are annotated as numbers must be numbers; interpolations must resolve; no value may be missing (`???`).
 
     Args:
         cfg: a config node or a plain dict or list.
-        late: dotted paths, from the root of the config, of values that are given at run time, and so may be
-            missing now.
+        late: dotted paths, from the root of the config, of values that are set at run time and may be missing before.
 
     Raises:
-        ConfigError: one fault for each thing that is wrong, with its dotted path.
+        ConfigError: one fault for each error, with its dotted path.
     """
     check(cfg, late=late)
 
 
 def unread_keys(cfg: DictConfig) -> list[str]:
-    """One fault for each key at the top of a run's config that nothing reads.
+    """Return one fault for each top-level key of a run's config that nothing reads.
 
-    Read are the sections of a run (`RUN_KEYS`) and what interpolations refer to, such as `dataset` in
-    `${dataset.root}`. Names that begin with `_` are notes, which may stand there.
+    The sections of a run (`RUN_KEYS`) are read, and keys that interpolations refer to, such as `dataset` in
+    `${dataset.root}`. Names that begin with `_` are notes and are ignored.
     """
     choices = [name for name in RUN_KEYS if name not in cfg]
     faults = []
     for name in unread_names(cfg):
         hint = _foreign(name) or did_you_mean(name, choices)
         faults.append(
-            f"{name}: nothing reads this key{hint}; leave it out, or call it _{name} if Python code of the config "
+            f"{name}: nothing reads this key{hint}; remove it, or rename it to _{name} if Python code of the config "
             "reads it"
         )
     return faults
 
 
 def unread_names(cfg: DictConfig) -> list[str]:
-    """The keys of `unread_keys`."""
+    """Return the keys of `unread_keys`."""
     read = set(RUN_KEYS)
     for path, text in _interpolations(to_plain(cfg, resolve=False), ()):
         for dots, name in _REFERENCE.findall(text):
@@ -85,7 +84,7 @@ def unread_names(cfg: DictConfig) -> list[str]:
 
 
 def _interpolations(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The texts with interpolations, with the keys that lead to them."""
+    """Iterate over the texts with interpolations, with their paths of keys."""
     if isinstance(value, str) and "${" in value:
         yield path, value
     items = value.items() if is_mapping(value) else enumerate(value) if isinstance(value, (list, tuple)) else ()
@@ -94,38 +93,38 @@ def _interpolations(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[s
 
 
 def unknown_train_keys(cfg: DictConfig) -> list[str]:
-    """One fault for each key in `train`, at any depth, that the engine does not know."""
+    """Return one fault for each key in `train`, at any depth, that the engine does not know."""
     return _unknown_keys(cfg.train, get_config("common/train.py").train)
 
 
-def _unknown_keys(given: Any, known: Any, path: str = "train") -> list[str]:
-    if path in FREE_KEYS or not isinstance(known, DictConfig):
+def _unknown_keys(section: Any, defaults: Any, path: str = "train") -> list[str]:
+    if path in FREE_KEYS or not isinstance(defaults, DictConfig):
         return []
-    names = [str(name) for name in known]
-    if not isinstance(given, DictConfig):
-        return [f"{path}={given!r} is not a dict with the keys {', '.join(names)}"]
+    names = [str(name) for name in defaults]
+    if not isinstance(section, DictConfig):
+        return [f"{path}={section!r} is not a dict with the keys {', '.join(names)}"]
     faults = []
-    for key in map(str, given):
-        if key not in known:
+    for key in map(str, section):
+        if key not in defaults:
             hint = (_foreign(key) if path == "train" else "") or did_you_mean(key, names)
             faults.append(f"{path}.{key} is not a key of the engine{hint}")
-        elif isinstance(known[key], DictConfig):
-            faults += _unknown_keys(given[key], known[key], f"{path}.{key}")
+        elif isinstance(defaults[key], DictConfig):
+            faults += _unknown_keys(section[key], defaults[key], f"{path}.{key}")
     return faults
 
 
 def _foreign(name: str) -> str:
-    """A clause that points at what another program calls `name`; empty when the name is not known."""
+    """Return a hint at the key here for another program's name; empty when the name is unknown."""
     keys = known_here(name)
     if not keys:
         return ""
     return f"; did you mean {keys[0]!r}?" if not keys[0].startswith("--") else f"; that is the flag {keys[0]}"
 
 
-def check(cfg: Any, *, late: Collection[str] = (), given: Collection[str] = ()) -> None:
-    """`validate`, with the names of arguments that the call which `cfg` describes gets besides its own."""
+def check(cfg: Any, *, late: Collection[str] = (), supplied: Collection[str] = ()) -> None:
+    """As `validate`, with the names of arguments that the call of `cfg` gets in addition."""
     checker = _Checker(late)
-    checker.walk(cfg, path_of(cfg), given)
+    checker.walk(cfg, path_of(cfg), supplied)
     if checker.faults:
         raise ConfigError(checker.faults)
 
@@ -135,12 +134,12 @@ class _Checker:
 
     def __init__(self, late: Collection[str]) -> None:
         self.faults: list[str] = []
-        self._unresolved: dict[str, list[str]] = {}  # why values cannot be read -> their paths
+        self._unresolved: dict[str, list[str]] = {}  # reasons why values cannot be read, with their paths
         self._late = tuple(late)
-        self._visited: dict[int, Any] = {}  # keeps the nodes alive, so that an id means one node
+        self._visited: dict[int, Any] = {}  # keeps the nodes alive, so that an id identifies a node
         self._open: set[int] = set()
 
-    def walk(self, node: Any, path: str, given: Collection[str] = ()) -> None:
+    def walk(self, node: Any, path: str, supplied: Collection[str] = ()) -> None:
         if not is_mapping(node) and not is_sequence(node):
             return
         if id(node) in self._open:
@@ -149,18 +148,18 @@ class _Checker:
             return
         self._visited[id(node)] = node
         self._open.add(id(node))
-        children = self._children(node, path, skip=given)
+        children = self._children(node, path, skip=supplied)
         if is_call(node):
-            self._check_call(children, path, [*map(str, node.keys()), *given])
+            self._check_call(children, path, [*map(str, node.keys()), *supplied])
         if children.get(RECURSIVE, True):
             for key, value in children.items():
                 referred = isinstance(node, Container) and OmegaConf.is_interpolation(node, key)
-                standing = path_of(value) if referred else ""  # faults are reported where they can be corrected
+                standing = path_of(value) if referred else ""  # faults are reported where they can be fixed
                 self.walk(value, standing or join(path, key))
         self._open.discard(id(node))
 
     def _children(self, node: Any, path: str, skip: Collection[str]) -> dict[Any, Any]:
-        """The values that can be read; the others are faults."""
+        """Return the values that can be read; the others are reported as faults."""
         children = {}
         for key in node.keys() if is_mapping(node) else range(len(node)):
             child_path = join(path, key)
@@ -175,13 +174,13 @@ class _Checker:
         return children
 
     def _add_missing(self, path: str) -> None:
-        """One fault for a value that many interpolations may lead to."""
+        """Report one fault for a value that many interpolations may refer to."""
         fault = f"{path}: has no value yet (it is ???)"
         if fault not in self.faults:
             self.faults.append(fault)
 
     def _add_unresolved(self, path: str, error: OmegaConfBaseException) -> None:
-        """One fault for all interpolations that cannot be resolved for one reason."""
+        """Report one fault for all interpolations that cannot be resolved for the same reason."""
         if missing := _MISSING.search(str(error)):
             self._add_missing(re.sub(r"\[(\w+)\]", r".\1", missing[1]))  # omegaconf writes a.b[0].c
             return
@@ -194,7 +193,7 @@ class _Checker:
 
     def _check_call(self, children: Mapping[Any, Any], path: str, names: list[str]) -> None:
         target = children.get(TARGET)
-        if is_mapping(target):  # a call that gives the callable; checked like any other child
+        if is_mapping(target):  # a call that returns the callable; checked like any other child
             return
         try:
             target = locate(target) if isinstance(target, str) else target

@@ -9,9 +9,9 @@ from .error import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose plain scalars are Python's numbers, true, false and null; all the rest is text.
+    """A YAML loader whose plain scalars are Python's numbers, true, false and null; everything else is text.
 
-    YAML 1.1 would make text of 1e-4, truth of `no`, a number of 12:30 and a date of 2020-01-01.
+    YAML 1.1 would read 1e-4 as text, `no` as false, 12:30 as a number and 2020-01-01 as a date.
     """
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
@@ -27,10 +27,10 @@ for _tag, _pattern in {
 
 
 def parse_value(text: str) -> Any:
-    """The value that a command line argument spells.
+    """Parse the value in a command line argument.
 
-    Numbers (`1e-4` too), `true`, `false`, `null` and `None`; lists `[1, a]` and dicts `{a: 1, b: x}`, the
-    blanks optional; text in quotes. Everything else is text as it stands.
+    Values are numbers (including `1e-4`), `true`, `false`, `null` and `None`; lists `[1, a]` and dicts `{a: 1, b: x}`,
+    with optional spaces; and text in quotes. Everything else is text.
 
     Raises:
         ConfigError: an unbalanced bracket or quote.
@@ -54,7 +54,7 @@ def _parse_scalar(text: str) -> Any:
 
 
 def _split_colons(value: Any) -> Any:
-    """Give `{a:1}` the meaning of `{a: 1}`; YAML takes it for a key without a value."""
+    """Interpret `{a:1}` as `{a: 1}`; YAML would read it as a key without a value."""
     if isinstance(value, list):
         return [_split_colons(item) for item in value]
     if not isinstance(value, dict):

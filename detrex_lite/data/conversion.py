@@ -26,7 +26,8 @@ from .layouts import FoundDataset
 _BOX_TOLERANCE = 0.01  # in pixels, between a box and the one around its polygon
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True)
+class Item:
     """One image to write.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Average precision as COCO defines it, panoptic quality, and the loop that runs a model over a data set."""
+"""COCO average precision, panoptic quality, and the loop that runs a model over a data set."""
 
 from .coco_evaluator import CocoEvaluator
 from .combined_evaluator import CombinedEvaluator

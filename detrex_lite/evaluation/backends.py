@@ -1,7 +1,7 @@
-"""Who computes COCO average precision: pycocotools, or faster-coco-eval, whose numbers are the same.
+"""Backends of COCO average precision: pycocotools and faster-coco-eval, which compute the same numbers.
 
-pycocotools matches in Python, which takes milliseconds an image: it is done image by image while inference goes on,
-in the process that has seen the image. faster-coco-eval matches in C++, all images at once at the end.
+pycocotools matches in Python, which takes milliseconds per image, so each image is matched during inference, in the
+process that ran it. faster-coco-eval matches in C++, all images at once at the end.
 """
 
 import gc
@@ -23,38 +23,38 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 
 BOXES, MASKS = "bbox", "segm"
-"""What detections are compared by, under COCO's names: they are the groups of the metrics."""
+"""The types of comparison, with COCO's names; they are the groups of the metrics."""
 
 Results = list[dict[str, Any]]
-"""Detections of one image as COCO results: `image_id`, `category_id`, `bbox` (x y width height) and `score`, with masks
+"""Detections of one image as COCO results: `image_id`, `category_id`, `bbox` (x y width height) and `score`; with masks
 also `segmentation`, as run lengths."""
 
 
 class Backend(Protocol):
-    """Computes metrics from a ground truth, which `build_ground_truth` made.
+    """Computes metrics from a ground truth of `build_ground_truth`.
 
     Attributes:
-        name: by which users choose it.
-        reads_results: whether `metrics` needs the detections of all images, or only what `match` gave.
+        name: the name by which users select it.
+        reads_results: whether `metrics` needs the detections of all images, or only the results of `match`.
     """
 
     name: str
     reads_results: bool
 
     def match(self, image_id: int, results: Results) -> Any:
-        """What can be done for one image alone; it is sent to the main process, and may be None."""
+        """Compute the part of the evaluation for one image; the result is sent to the main process and may be None."""
 
     def metrics(self, results: Mapping[int, Results], matches: Mapping[int, Any]) -> dict[str, float]:
-        """The metrics of all images, by `metrics_of`.
+        """Compute the metrics of all images by `metrics_of`.
 
         Args:
-            results: image id -> detections; those of an image without detections are empty.
-            matches: image id -> what `match` gave for it.
+            results: maps image ids to detections, which may be empty.
+            matches: maps image ids to the results of `match`.
         """
 
 
 class PycocotoolsBackend:
-    """The challenge's own code, called image by image.
+    """The challenge's own code, run image by image.
 
     Args:
         ground_truth: a `pycocotools.coco.COCO`.
@@ -78,19 +78,19 @@ class PycocotoolsBackend:
             self._categories_of.setdefault(image_id, set()).add(category_id)
 
     def match(self, image_id: int, results: Results) -> list[tuple[Any, ...]]:
-        """A row for each category with objects or detections and each range of sizes.
+        """Return a row for each category with objects or detections and each range of sizes.
 
         Returns:
             (category index, range index, scores (D,), matched (thresholds, D), ignored (thresholds, D), ignored
-            objects (G,)): what accumulating reads of pycocotools' dicts, in plain tuples, which Python's collector of
-            garbage soon stops looking at.
+            objects (G,)): the parts of pycocotools' dicts that accumulation reads, as plain tuples, which Python's
+            garbage collector soon stops tracking.
         """
         evaluation, params = self._evaluation, self._evaluation.params
         by_category: dict[int, Results] = {}
         for number, result in enumerate(results, 1):
-            # Of ids it only matters that they are not 0.
-            found = {**result, "id": number, "area": _area(result, self._kind)}
-            by_category.setdefault(result["category_id"], []).append(found)
+            # Ids only need to differ from 0.
+            detection = {**result, "id": number, "area": _area(result, self._kind)}
+            by_category.setdefault(result["category_id"], []).append(detection)
         rows = []
         for category_id in sorted(self._categories_of.get(image_id, set()) | set(by_category)):
             key = image_id, category_id
@@ -132,7 +132,7 @@ class PycocotoolsBackend:
 
 
 class FasterCocoEvalBackend:
-    """The package faster-coco-eval: pycocotools' algorithm in C++.
+    """The package faster-coco-eval, pycocotools' algorithm in C++.
 
     Args:
         ground_truth: a `pycocotools.coco.COCO`.
@@ -158,32 +158,32 @@ class FasterCocoEvalBackend:
 
         annotations = [
             {**result, "id": number, "area": _area(result, self._kind), "iscrowd": 0}
-            for number, result in enumerate((one for image in results.values() for one in image), 1)
+            for number, result in enumerate((result for image in results.values() for result in image), 1)
         ]
-        found = COCO({**self._content, "annotations": annotations})
-        evaluation = COCOeval_faster(self._ground_truth, found, self._kind, print_function=logger.debug)
+        detections = COCO({**self._content, "annotations": annotations})
+        evaluation = COCOeval_faster(self._ground_truth, detections, self._kind, print_function=logger.debug)
         evaluation.evaluate()
         evaluation.accumulate()
         return metrics_of(evaluation)
 
 
 def _area(result: dict[str, Any], kind: str) -> float:
-    """What says whether a detection is small, medium or large: of what is compared, as detectron2 has it."""
+    """Return the area that decides whether a detection is small, medium or large: of its box or mask."""
     if kind == MASKS:
         return float(mask_utils.area(result["segmentation"]))
     return result["bbox"][2] * result["bbox"][3]
 
 
 BACKENDS: dict[str, type[PycocotoolsBackend] | type[FasterCocoEvalBackend]] = {
-    one.name: one for one in (PycocotoolsBackend, FasterCocoEvalBackend)
+    backend.name: backend for backend in (PycocotoolsBackend, FasterCocoEvalBackend)
 }
 
 
 def choose_backend(name: str) -> str:
-    """A key of `BACKENDS`; for "auto" faster-coco-eval where it is installed.
+    """Select a key of `BACKENDS`; "auto" selects faster-coco-eval if it is installed.
 
     Raises:
-        ValueError: for an unknown name, and for one that is not installed.
+        ValueError: for an unknown backend, and for one that is not installed.
     """
     installed = importlib.util.find_spec("faster_coco_eval") is not None
     fast = FasterCocoEvalBackend.name
@@ -191,7 +191,7 @@ def choose_backend(name: str) -> str:
         return fast if installed else PycocotoolsBackend.name
     if name not in BACKENDS:
         choices = [AUTO, *BACKENDS]
-        raise ValueError(f"there is no COCO evaluation backend={name!r}{did_you_mean(name, choices)}")
+        raise ValueError(f"unknown COCO evaluation backend={name!r}{did_you_mean(name, choices)}")
     if name == fast and not installed:
         raise ValueError(f"backend={name!r} is not installed: pip install {fast}, or use backend='auto'")
     return name
@@ -199,7 +199,7 @@ def choose_backend(name: str) -> str:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Python looks for circles of garbage the more often the more objects there are: here are millions, and none."""
+    """Disable garbage collection, which scans millions of objects here without finding reference cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,8 +1,8 @@
-"""COCO average precision of detections, under the image and category ids of the data set.
+"""COCO average precision of detections, with the image and category ids of the data set.
 
 Implements the box and mask metrics of the COCO challenge (Lin et al., ECCV 2014) with the challenge's own code,
-pycocotools, or with faster-coco-eval. The ground truth is built in memory from a `DetectionDataset`, so that every
-data format is evaluated alike. What can be done for one image alone is done as soon as its detections are there.
+pycocotools, or with faster-coco-eval. The ground truth is built in memory from a `DetectionDataset`, so that all data
+formats are evaluated in the same way. Each image is processed as far as possible when its detections arrive.
 """
 
 import json
@@ -33,32 +33,32 @@ NUM_WORST = 50
 
 
 class ImageDetections(NamedTuple):
-    """What was found in one image, in arrays: a validation set's detections as dicts would take gigabytes."""
+    """The detections of one image as arrays, because as dicts those of a validation set would take gigabytes."""
 
     image_id: int
     size: tuple[int, ...]  # (height, width) in pixels of the original image
     boxes: np.ndarray  # (D, 4) float64, x y width height in pixels of the original image
     scores: np.ndarray  # (D,) float64
     classes: np.ndarray  # (D,) int64, 0..K-1
-    masks: list[str] | None  # D compressed run lengths; None of a model without masks
+    masks: list[str] | None  # D compressed run lengths; None for a model without masks
 
 
 class ImageResults(NamedTuple):
-    """One image's detections, and what was made of them while inference went on."""
+    """The detections of one image and what was computed from them during inference."""
 
     detections: ImageDetections
     text: str  # its part of predictions.json; "" without detections, or when nothing is written
-    matches: dict[str, Any]  # of `Backend.match`, for `BOXES` and with masks for `MASKS`
+    matches: dict[str, Any]  # results of `Backend.match` for `BOXES` and, with masks, for `MASKS`
 
 
 class CocoEvaluator:
     """Collects detections image by image and computes COCO average precision over a whole data set.
 
-    Boxes are always compared; masks where the model gives `pred_masks` and the data set has masks. Masks are turned
-    into run lengths as soon as they come, before anything is kept or sent to another process.
+    Boxes are always compared; masks if the model returns `pred_masks` and the data set has masks. Masks are converted
+    to run lengths immediately, before anything is stored or sent to another process.
 
-    The objects' sizes (APs, APm, APl) follow the annotations' areas, as COCO has it, and crowds are regions
-    in which detections are ignored. The size of a detection is that of what is compared: of its box, or of its mask.
+    The sizes of objects (APs, APm, APl) follow the areas of the annotations, as in COCO, and detections in crowds are
+    ignored. The size of a detection is that of its box, or of its mask when masks are compared.
 
     Args:
         dataset: a `DetectionDataset`. Without annotations only the predictions are written.
@@ -99,14 +99,14 @@ class CocoEvaluator:
         self._category_ids = [int(category_id) for category_id in dataset.category_ids]
         self._images: list[ImageResults] = []
         self._has_masks = dataset.segmentations is not None
-        self._with_masks: bool | None = None  # whether the model gives masks; None before the first output
+        self._with_masks: bool | None = None  # whether the model returns masks; None before the first output
         self._backends: dict[str, Backend] = {}
         self.find_errors = find_errors
         self.analysis: Analysis | None = None
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `evaluate` can give, as group/name: "bbox/AP", and "segm/AP" where the data set has masks.
+        """The metrics that `evaluate` can return, as group/name: "bbox/AP", and "segm/AP" if the data set has masks.
 
         Empty for a data set without annotations.
         """
@@ -117,7 +117,7 @@ class CocoEvaluator:
         return tuple(f"{kind}/{name}" for kind in kinds for name in names)
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Discard all detections."""
         self._images = []
         self._with_masks = None
         self.analysis = None
@@ -126,15 +126,14 @@ class CocoEvaluator:
         """Add the detections of one batch.
 
         Args:
-            inputs: the model's inputs, of which `image_id` (and for messages `file_name`) is read.
-            outputs: the model's outputs: `instances` with `pred_boxes` (xyxy in pixels of the original
-                image), `scores` and `pred_classes` (0..K-1), and of a model with masks `pred_masks` (n, height, width)
-                bool.
+            inputs: the model's inputs, of which `image_id` is read (and `file_name` for messages).
+            outputs: the model's outputs: `instances` with `pred_boxes` (xyxy in pixels of the original image), `scores`
+                and `pred_classes` (0..K-1) and, for a model with masks, `pred_masks` (n, height, width) bool.
 
         Raises:
-            ValueError: when there are more or fewer outputs than inputs, for an image that the data set
-                lacks, for boxes or scores that are not finite, for a class that the data set lacks, for masks of
-                another size or dtype, and for outputs of which only some have masks.
+            ValueError: when the numbers of outputs and inputs differ, for an image or a class that the data set does
+                not have, for boxes or scores that are not finite, for masks of the wrong size or dtype, and if only
+                some outputs have masks.
         """
         if len(inputs) != len(outputs):
             raise ValueError(f"the model returned {len(outputs)} outputs for {len(inputs)} inputs")
@@ -144,27 +143,27 @@ class CocoEvaluator:
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Gather the detections of all processes, write them, and compute the metrics.
 
-        Every process must call this, and every process gets the result.
+        Every process must call this and gets the result.
 
         Returns:
             `{"bbox": metrics}`, and with masks `{"bbox": metrics, "segm": metrics}`, where metrics are in percent,
             0..100: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl and `AP-<class name>` for each class.
-            What no annotation asks for (a class or a size without objects) is nan. `{}` when the data set has no
+            Metrics without ground truth (a class or a size without objects) are nan. `{}` when the data set has no
             annotations.
         """
         gathered = distributed.gather_objects(self._images)
         results: dict[str, dict[str, float]] = {}
         if distributed.is_main_process():
-            # Samplers that pad their shards to one length show some images twice; the first one counts.
+            # Samplers that pad their shards to equal length repeat some images; only the first result counts.
             by_image: dict[int, ImageResults] = {}
-            for image in (one for part in gathered for one in part):
+            for image in (image_result for part in gathered for image_result in part):
                 by_image.setdefault(image.detections.image_id, image)
             with no_garbage_collection():
                 results = self._evaluate_on_main({image_id: by_image[image_id] for image_id in sorted(by_image)})
         return distributed.broadcast_object(results)
 
-    def _checked(self, one_input: dict[str, Any], instances: Any) -> ImageDetections:
-        image_id, where = image_of(one_input, self.dataset, self._positions)
+    def _checked(self, model_input: dict[str, Any], instances: Any) -> ImageDetections:
+        image_id, where = image_of(model_input, self.dataset, self._positions)
         num_classes = self.dataset.num_classes
         classes = _to_numpy(instances.pred_classes, np.int64)
         wrong = classes[(classes < 0) | (classes >= num_classes + self.further_classes)]
@@ -182,50 +181,50 @@ class CocoEvaluator:
         for name, values in (("pred_boxes", boxes), ("scores", scores)):
             if not np.isfinite(values).all():
                 raise NonFiniteError(f"{where}: {name} of the model have values that are not finite")
-        # A box that ends before it begins covers nothing.
+        # A box with its end before its start has no area.
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         boxes = np.concatenate([boxes[:, :2], sides], axis=1)
-        size = tuple(int(one_input.get(side, instances.image_size[k])) for k, side in enumerate(("height", "width")))
-        return ImageDetections(image_id, size, boxes, scores, classes, self._encoded_masks(where, instances, size))
+        size = tuple(int(model_input.get(side, instances.image_size[k])) for k, side in enumerate(("height", "width")))
+        return ImageDetections(image_id, size, boxes, scores, classes, self._encode_masks(where, instances, size))
 
-    def _encoded_masks(self, where: str, instances: Any, size: tuple[int, ...]) -> list[str] | None:
+    def _encode_masks(self, where: str, instances: Any, size: tuple[int, ...]) -> list[str] | None:
         with_masks = instances.has("pred_masks")
         if self._with_masks is None:
             self._with_masks = with_masks
             if with_masks and self.dataset.has_annotations and not self._has_masks:
                 logger.warning(
-                    "The model gives masks, but the data set %r has none: there is no mask AP.", self.dataset.name
+                    "The model returns masks, but the data set %r has none: there is no mask AP.", self.dataset.name
                 )
         if with_masks != self._with_masks:
-            has, had = ("has pred_masks", "had none") if with_masks else ("has no pred_masks", "had some")
-            raise ValueError(f"{where}: the model's output {has}, but those before {had}")
+            present, previous = ("has pred_masks", "had none") if with_masks else ("has no pred_masks", "had some")
+            raise ValueError(f"{where}: the model's output {present}, but previous outputs {previous}")
         if not with_masks:
             return None
         masks = instances.pred_masks
         if masks.dtype != torch.bool or tuple(masks.shape[1:]) != size:
             raise ValueError(
-                f"{where}: pred_masks of the model must be bool (n, {size[0]}, {size[1]}), as high and wide as the "
+                f"{where}: pred_masks of the model must be bool (n, {size[0]}, {size[1]}), the height and width of the "
                 f"image, got {masks.dtype} {tuple(masks.shape)}"
             )
-        return [one["counts"] for one in run_lengths(masks)]
+        return [run_length["counts"] for run_length in run_lengths(masks)]
 
     def _prepared(self, detections: ImageDetections) -> ImageResults:
         results = self._as_coco_results(detections)
         text = self._as_text(results, detections.image_id) if self.output_dir is not None else ""
         matches = {kind: self._get_backend(kind).match(detections.image_id, results) for kind in self._kinds()}
         if not BACKENDS[self.backend].reads_results:
-            detections = detections._replace(masks=None)  # everything is matched: they need not be sent
+            detections = detections._replace(masks=None)  # masks are matched already and need not be sent
         return ImageResults(detections, text, matches)
 
     def _as_text(self, results: Results, image_id: int) -> str:
-        """The image's part of predictions.json: COCO results, which may have further keys, with the file's name."""
+        """Format the image's part of predictions.json: COCO results with the file name and possibly further keys."""
         folder = os.path.join(self.dataset.image_root, "")
         name = self.dataset.file_name(self._positions[image_id]).removeprefix(folder)
         named = [{"image_id": image_id, "file_name": name, **result} for result in results]
         return json.dumps(named, allow_nan=False)[1:-1]
 
     def _kinds(self) -> tuple[str, ...]:
-        """What there is to compare."""
+        """Return the types of comparison that are possible."""
         if not self.dataset.has_annotations:
             return ()
         return (BOXES, MASKS) if self._with_masks and self._has_masks else (BOXES,)
@@ -243,18 +242,18 @@ class CocoEvaluator:
                 len(images),
                 len(self._positions),
             )
-        found = {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()}
+        coco_results = {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()}
         kinds = next((tuple(image.matches) for image in images.values()), (BOXES,))
         results = {
             kind: self._get_backend(kind).metrics(
-                found, {image_id: image.matches[kind] for image_id, image in images.items()}
+                coco_results, {image_id: image.matches[kind] for image_id, image in images.items()}
             )
             for kind in kinds
         }
         count = sum(len(image.detections.scores) for image in images.values())
         if math.isnan(results[BOXES]["AP"]):
             logger.warning(
-                "The data set %r has no object to find: AP is nan, and none of the %d detections is right.",
+                "The data set %r has no objects: AP is nan, and all %d detections are false positives.",
                 self.dataset.name,
                 count,
             )
@@ -288,20 +287,20 @@ class CocoEvaluator:
             write_errors(self.output_dir / ERRORS_FILE, content)
 
     def _get_backend(self, kind: str) -> Backend:
-        """Made when the first image comes: a data set that is only described needs no ground truth."""
+        """Create the backend when the first image arrives, since a data set that is only described needs none."""
         if kind not in self._backends:
             ground_truth = build_ground_truth(self.dataset, with_masks=kind == MASKS)
             self._backends[kind] = BACKENDS[self.backend](ground_truth, kind)
         return self._backends[kind]
 
-    def _as_coco_results(self, found: ImageDetections) -> Results:
-        values = zip(found.classes.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
+    def _as_coco_results(self, detections: ImageDetections) -> Results:
+        values = zip(detections.classes.tolist(), detections.boxes.tolist(), detections.scores.tolist(), strict=True)
         results: Results = [
-            {"image_id": found.image_id, "category_id": self._category_ids[number], "bbox": box, "score": score}
+            {"image_id": detections.image_id, "category_id": self._category_ids[number], "bbox": box, "score": score}
             for number, box, score in values
         ]
-        for result, counts in zip(results, found.masks or (), strict=False):
-            result["segmentation"] = {"size": [*found.size], "counts": counts}
+        for result, counts in zip(results, detections.masks or (), strict=False):
+            result["segmentation"] = {"size": [*detections.size], "counts": counts}
         return results
 
     def _write(self, name: str, text: str) -> None:
@@ -310,7 +309,7 @@ class CocoEvaluator:
 
 
 def write_metrics(path: Path, results: dict[str, dict[str, float]]) -> None:
-    """Write what an evaluator returned as JSON, which has no nan: null stands for it."""
+    """Write the results of an evaluator as JSON, with null for nan."""
     finite = {
         group: {name: None if math.isnan(value) else value for name, value in metrics.items()}
         for group, metrics in results.items()
@@ -346,6 +345,6 @@ def worst_images(analysis: Analysis, dataset: Any, number: int = NUM_WORST) -> l
 
 
 def _to_numpy(tensor: Any, dtype: Any) -> np.ndarray:
-    # Through float: NumPy has no bfloat16.
+    # NumPy has no bfloat16, so the conversion goes through float.
     tensor = tensor.detach().cpu()
     return (tensor.double() if tensor.is_floating_point() else tensor).numpy().astype(dtype)

@@ -5,13 +5,13 @@ from typing import Any
 
 
 class CombinedEvaluator:
-    """Shows each output to several evaluators: boxes and masks to one, panoptic segmentations to another.
+    """Passes each output to several evaluators, for example of boxes and masks and of panoptic segmentations.
 
     Args:
-        evaluators: have `reset`, `process` and `evaluate`, and give groups of metrics with different names.
+        evaluators: objects with `reset`, `process` and `evaluate` that return groups of metrics with different names.
 
     Raises:
-        ValueError: when there are none.
+        ValueError: without evaluators.
     """
 
     def __init__(self, *, evaluators: Sequence[Any]):
@@ -21,8 +21,8 @@ class CombinedEvaluator:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `evaluate` can give, as group/name. Empty when an evaluator does not tell."""
-        names = [tuple(getattr(one, "metric_names", ())) for one in self.evaluators]
+        """The metrics that `evaluate` can return, as group/name. Empty when an evaluator does not provide them."""
+        names = [tuple(getattr(evaluator, "metric_names", ())) for evaluator in self.evaluators]
         return tuple(name for part in names for name in part) if all(names) else ()
 
     @property
@@ -31,25 +31,25 @@ class CombinedEvaluator:
         return next((one.analysis for one in self.evaluators if getattr(one, "analysis", None) is not None), None)
 
     def reset(self) -> None:
-        """Forget all outputs."""
-        for one in self.evaluators:
-            one.reset()
+        """Discard all outputs."""
+        for evaluator in self.evaluators:
+            evaluator.reset()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Show the outputs of one batch to all."""
-        for one in self.evaluators:
-            one.process(inputs, outputs)
+        """Pass the outputs of one batch to all evaluators."""
+        for evaluator in self.evaluators:
+            evaluator.process(inputs, outputs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """The metrics of all.
+        """Return the metrics of all evaluators.
 
         Raises:
-            ValueError: when two evaluators give a group of one name.
+            ValueError: when two evaluators return groups with the same name.
         """
         results: dict[str, dict[str, float]] = {}
-        for one in self.evaluators:
-            for group, metrics in (one.evaluate() or {}).items():
+        for evaluator in self.evaluators:
+            for group, metrics in (evaluator.evaluate() or {}).items():
                 if group in results:
-                    raise ValueError(f"two evaluators give metrics called {group!r}: leave one of them out")
+                    raise ValueError(f"two evaluators return metrics called {group!r}: remove one of them")
                 results[group] = metrics
         return results

@@ -24,23 +24,23 @@ def run_evaluation(
     *,
     max_batches: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Show every batch of `loader` to `model` in eval mode and hand the outputs to `evaluator`.
+    """Run `model` in eval mode on every batch of `loader` and pass the outputs to `evaluator`.
 
-    The model's modules get back the modes that they had. With several processes each must call this with its
-    own part of the images.
+    Afterwards each module of the model has its previous mode again. With several processes, each must call this with
+    its own part of the images.
 
     Args:
         model: takes a `list[dict]` and returns one output for each.
-        loader: gives batches in the model's input format.
+        loader: iterates over batches in the model's input format.
         evaluator: has `reset`, `process(inputs, outputs)` and `evaluate`.
-        max_batches: stop after so many batches. Metrics of a part of the images would mean nothing, so
-            nothing is evaluated then; what this checks is that model, data and evaluator fit together.
+        max_batches: number of batches after which to stop. Metrics of a part of the images would be meaningless, so
+            `evaluator.evaluate` is then not called; this only checks that model, data and evaluator fit together.
 
     Returns:
-        What `evaluator.evaluate()` returns, or `{}` when `max_batches` is given.
+        The result of `evaluator.evaluate()`, or `{}` with `max_batches`.
 
     Raises:
-        ValueError: when the loader gives no batch.
+        ValueError: when the loader returns no batch.
     """
     evaluator.reset()
     num_images = 0
@@ -59,7 +59,7 @@ def run_evaluation(
         evaluator.reset()
         return {}
     if num_images == 0 and distributed.world_size() == 1:
-        raise ValueError("the test loader gave no batch: there is no image to evaluate on")
+        raise ValueError("the test loader returned no batch: there are no images to evaluate on")
     logger.info(
         "Inference on %d images%s took %.1f s (%.1f images/s).",
         num_images,
@@ -81,7 +81,7 @@ def _log_progress(batches: int, loader: Any, num_images: int, seconds: float) ->
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each module has its own mode again (some stay in eval mode on purpose)."""
+    """Use eval mode within this context; afterwards each module has its previous mode, which may be eval mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

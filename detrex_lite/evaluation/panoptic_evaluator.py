@@ -1,4 +1,4 @@
-"""Panoptic quality of a model's segmentations, under the image and category ids of the data set."""
+"""Panoptic quality of a model's segmentations, with the image and category ids of the data set."""
 
 import json
 import logging
@@ -20,29 +20,29 @@ from .panoptic_quality import METRIC_NAMES, VOID, Segment, compare_segments, mis
 logger = logging.getLogger(__name__)
 
 GROUP = "panoptic_seg"
-"""The name of the metrics, and of what models return."""
+"""The name of the group of metrics, and of the output of models."""
 
 
 class _Result(NamedTuple):
-    """What was made of one image."""
+    """The result of one image."""
 
     image_id: int
     size: tuple[int, int]  # (height, width) in pixels
     num_segments: int
-    counts: np.ndarray  # of `compare_segments`
+    counts: np.ndarray  # result of `compare_segments`
     annotation: dict[str, Any] | None  # its entry in panoptic.json; None when nothing is written
 
 
 class PanopticEvaluator:
-    """Compares panoptic segmentations with annotated ones, image by image, in the process that has seen the image.
+    """Compares panoptic segmentations with annotated ones, image by image, in the process that ran the image.
 
-    Classes are those of the data set, things and stuff together, as `load_coco_panoptic` has them. Segments that it has
-    left out, because their boxes are faulty, are void.
+    Classes are those of the data set, things and stuff together, as in `load_coco_panoptic`. Segments that it drops
+    because their boxes are faulty are void.
 
     Args:
         dataset: a `DetectionDataset` with panoptic segmentations. Without annotations only the predictions are written.
-        output_dir: where predictions go in COCO's format, `panoptic.json` and the PNGs in `panoptic/`, and the metrics,
-            `panoptic_metrics.json`; None writes nothing. Every process writes the PNGs of its images.
+        output_dir: folder for predictions in COCO's format, `panoptic.json` and the PNGs in `panoptic/`, and for the
+            metrics, `panoptic_metrics.json`; None writes nothing. Every process writes the PNGs of its images.
 
     Raises:
         ValueError: when the data set has annotations, but no panoptic ones.
@@ -51,7 +51,7 @@ class PanopticEvaluator:
     def __init__(self, *, dataset: Any, output_dir: str | Path | None = None):
         if dataset.has_annotations and not isinstance(dataset.segmentations, PanopticFiles):
             raise ValueError(
-                f"the data set {dataset.name!r} has no panoptic segmentations, which load_coco_panoptic reads, or "
+                f"the data set {dataset.name!r} has no panoptic segmentations: load it by load_coco_panoptic or "
                 "load_dataset('coco_2017_val_panoptic')"
             )
         self.dataset = dataset
@@ -61,28 +61,28 @@ class PanopticEvaluator:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `evaluate` will give, as group/name: "panoptic_seg/PQ". Empty without annotations."""
+        """The metrics that `evaluate` returns, as group/name: "panoptic_seg/PQ". Empty without annotations."""
         if not self.dataset.has_annotations:
             return ()
-        of_classes = (f"{name}-{one}" for one in self.dataset.class_names for name in ("PQ", "SQ", "RQ"))
+        of_classes = (f"{name}-{class_name}" for class_name in self.dataset.class_names for name in ("PQ", "SQ", "RQ"))
         return tuple(f"{GROUP}/{name}" for name in (*METRIC_NAMES, *of_classes))
 
     def reset(self) -> None:
-        """Forget all segmentations."""
+        """Discard all segmentations."""
         self._results = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add the segmentations of one batch.
 
         Args:
-            inputs: the model's inputs, of which `image_id` (and for messages `file_name`) is read.
+            inputs: the model's inputs, of which `image_id` is read (and `file_name` for messages).
             outputs: the model's outputs: `panoptic_seg`, a pair of the segment id of each pixel, an integer tensor
-                (H, W) of the original image's size in which 0 is void, and a list of a dict for each segment: `id`,
-                `category_id` (the class, 0..K-1) and, to be written, `score`.
+                (H, W) of the original image's size in which 0 is void, and a list with a dict for each segment: `id`,
+                `category_id` (the class, 0..K-1) and, if it is written, `score`.
 
         Raises:
-            ValueError: when there are more or fewer outputs than inputs, for an image that the data set lacks, for an
-                output without `panoptic_seg`, and for one whose size, ids or classes are wrong.
+            ValueError: when the numbers of outputs and inputs differ, for an image that the data set does not have, for
+                an output without `panoptic_seg`, and for wrong sizes, ids or classes.
         """
         if len(inputs) != len(outputs):
             raise ValueError(f"the model returned {len(outputs)} outputs for {len(inputs)} inputs")
@@ -92,7 +92,7 @@ class PanopticEvaluator:
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Gather the counts of all processes, and compute the metrics.
 
-        Every process must call this, and every process gets the result.
+        Every process must call this and gets the result.
 
         Returns:
             `{"panoptic_seg": metrics}`, see `panoptic_metrics`. `{}` when the data set has no annotations.
@@ -100,19 +100,19 @@ class PanopticEvaluator:
         gathered = distributed.gather_objects(self._results)
         metrics: dict[str, dict[str, float]] = {}
         if distributed.is_main_process():
-            # Samplers that pad their shards to one length show some images twice; the first one counts.
+            # Samplers that pad their shards to equal length repeat some images; only the first result counts.
             by_image: dict[int, _Result] = {}
-            for one in (one for part in gathered for one in part):
-                by_image.setdefault(one.image_id, one)
+            for result in (result for part in gathered for result in part):
+                by_image.setdefault(result.image_id, result)
             metrics = self._evaluate_on_main(by_image)
         return distributed.broadcast_object(metrics)
 
-    def _compared(self, one_input: dict[str, Any], output: dict[str, Any]) -> _Result:
-        image_id, where = image_of(one_input, self.dataset, self._positions)
+    def _compared(self, model_input: dict[str, Any], output: dict[str, Any]) -> _Result:
+        image_id, where = image_of(model_input, self.dataset, self._positions)
         if GROUP not in output:
             raise ValueError(
-                f"{where}: the model's output has no {GROUP!r}, only {', '.join(output) or 'nothing'}: it is no "
-                "panoptic model, or not set up as one"
+                f"{where}: the model's output has no {GROUP!r}, only {', '.join(output) or 'nothing'}: it is not a "
+                "panoptic model, or not configured as one"
             )
         segmentation, infos = output[GROUP]
         ids = segmentation.detach().cpu().numpy()
@@ -123,10 +123,10 @@ class PanopticEvaluator:
                     f"segment ids must be an integer tensor (height, width) of values from 0 to {MAX_ID}, got "
                     f"{segmentation.dtype} {tuple(segmentation.shape)}"
                 )
-            found = self._segments(infos)
-            # Without annotations they are compared with themselves, which finds wrong ids all the same.
-            truth_ids, truth = annotated if annotated is not None else (ids, found)
-            counts = compare_segments(truth_ids, truth, ids, found, self.dataset.num_classes)
+            predicted = self._segments(infos)
+            # Without annotations, segments are compared with themselves, which still finds wrong ids.
+            truth_ids, truth = annotated if annotated is not None else (ids, predicted)
+            counts = compare_segments(truth_ids, truth, ids, predicted, self.dataset.num_classes)
         except ValueError as error:
             raise ValueError(f"{where}: {GROUP} of the model: {error}") from None
         annotation = None
@@ -134,18 +134,18 @@ class PanopticEvaluator:
             name = f"{image_id:012d}.png"
             write_segmentation(self.output_dir / "panoptic" / name, ids)
             annotation = panoptic_annotation(image_id, name, infos, ids, self.dataset.category_ids)
-        return _Result(image_id, ids.shape, len(found), counts, annotation)
+        return _Result(image_id, ids.shape, len(predicted), counts, annotation)
 
     def _annotated(self, image_id: int) -> tuple[np.ndarray, list[Segment]]:
-        """The segment id of each pixel, and the segments, of an image of the data set."""
+        """Return the segment id of each pixel, and the segments, of an image of the data set."""
         record = self.dataset[self._positions[image_id]]
         columns = (record[name].tolist() for name in ("annotation_ids", "classes", "iscrowd"))
         segments = [Segment(*values) for values in zip(*columns, strict=True)]
         ids = record["segmentations"].label_map().numpy()
-        return np.where(np.isin(ids, [one.id for one in segments]), ids, VOID), segments
+        return np.where(np.isin(ids, [segment.id for segment in segments]), ids, VOID), segments
 
     def _segments(self, infos: Any) -> list[Segment]:
-        """The found segments, each with a class that there is."""
+        """Convert the predicted segments and check that their classes exist."""
         segments, num_classes = [], self.dataset.num_classes
         for info in infos:
             missing = [key for key in ("id", "category_id") if key not in info]
@@ -169,8 +169,8 @@ class PanopticEvaluator:
             logger.warning("The data set %r has no annotations: no metrics; %s.", dataset.name, where)
             return {}
         counts = np.zeros((dataset.num_classes, 4))
-        for one in results.values():
-            counts += one.counts
+        for result in results.values():
+            counts += result.counts
         missing = [index for image_id, index in self._positions.items() if image_id not in results]
         for index in missing:
             record = dataset[index]
@@ -184,7 +184,7 @@ class PanopticEvaluator:
         metrics = {GROUP: panoptic_metrics(counts, dataset.class_names, dataset.is_thing)}
         logger.info(
             "Evaluated %d segments in %d images in %.1f s.",
-            sum(one.num_segments for one in results.values()),
+            sum(result.num_segments for result in results.values()),
             len(results),
             time.perf_counter() - start,
         )
@@ -193,23 +193,24 @@ class PanopticEvaluator:
         return metrics
 
     def _write_predictions(self, results: list[_Result]) -> None:
-        """A panoptic data set of its own, which can be read wherever an annotated one can."""
+        """Write a panoptic data set of the predictions, which can be read like an annotated one."""
         if self.output_dir is None:
             return
         dataset = self.dataset
         names = (
-            os.path.relpath(dataset.file_name(self._positions[one.image_id]), dataset.image_root) for one in results
+            os.path.relpath(dataset.file_name(self._positions[result.image_id]), dataset.image_root)
+            for result in results
         )
         categories = zip(dataset.category_ids, dataset.class_names, dataset.is_thing.tolist(), strict=True)
         content = {
             "images": [
-                {"id": one.image_id, "file_name": name, "height": one.size[0], "width": one.size[1]}
-                for one, name in zip(results, names, strict=True)
+                {"id": result.image_id, "file_name": name, "height": result.size[0], "width": result.size[1]}
+                for result, name in zip(results, names, strict=True)
             ],
             "categories": [
                 {"id": category_id, "name": name, "isthing": int(is_thing)}
                 for category_id, name, is_thing in categories
             ],
-            "annotations": [one.annotation for one in results],
+            "annotations": [result.annotation for result in results],
         }
         replace_text(self.output_dir / "panoptic.json", json.dumps(content, allow_nan=False))

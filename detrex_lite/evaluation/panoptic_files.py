@@ -1,4 +1,4 @@
-"""Panoptic segmentations in files: COCO's JSON with a PNG for each image (https://cocodataset.org/#format-data).
+"""Files of panoptic segmentations: COCO's JSON with a PNG per image (https://cocodataset.org/#format-data).
 
 The colour of a pixel is the id of its segment: red + 256 · green + 256² · blue; black is void.
 """
@@ -17,7 +17,7 @@ MAX_ID = 256**3 - 1
 
 
 def write_segmentation(path: Path, ids: np.ndarray) -> None:
-    """Write segment ids (H, W), 0 to `MAX_ID`, as a PNG; its folder is made."""
+    """Write segment ids (H, W), 0 to `MAX_ID`, as a PNG; the folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colours = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
     Image.fromarray(colours).save(path, format="PNG", compress_level=1)
@@ -26,14 +26,14 @@ def write_segmentation(path: Path, ids: np.ndarray) -> None:
 def panoptic_annotation(
     image_id: int, file_name: str, infos: Sequence[Mapping[str, Any]], ids: np.ndarray, category_ids: Sequence[int]
 ) -> dict[str, Any]:
-    """The entry of an image among the `annotations` of a panoptic JSON file.
+    """Create the entry of an image in the `annotations` of a panoptic JSON file.
 
     Args:
-        image_id: of the image.
-        file_name: of its PNG.
+        image_id: id of the image.
+        file_name: name of its PNG.
         infos: a model's `segments_info`, with class indices as `category_id`.
         ids: (H, W) segment ids.
-        category_ids: K ids.
+        category_ids: K category ids.
     """
     segments = []
     for info in infos:

@@ -1,7 +1,7 @@
-"""Panoptic quality: how well segments that share an image without overlap agree with the annotated ones.
+"""Panoptic quality: the agreement of non-overlapping segments of an image with the annotated ones.
 
 Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Rules of the reference implementation (panopticapi) that
-the paper leaves open are named where they are.
+the paper does not specify are marked as such.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ VOID = 0
 
 
 class Segment(NamedTuple):
-    """A segment of an image: the pixels that have its id.
+    """A segment of an image, the pixels with its id.
 
     Attributes:
-        id: not `VOID`, and unlike those of the image's other segments.
+        id: unique among the segments of the image, and not `VOID`.
         class_index: 0..K-1.
-        iscrowd: whether it is a region of many objects that nobody told apart; only annotated ones are.
+        iscrowd: whether it is a region of many objects that were not annotated separately; for annotated segments only.
     """
 
     id: int
@@ -34,30 +34,30 @@ def compare_segments(
     found: Sequence[Segment],
     num_classes: int,
 ) -> np.ndarray:
-    """Match the segments of one image with the annotated ones.
+    """Match the predicted segments of one image with the annotated ones.
 
-    A pair matches when it is of one class and its IoU is above (not at) one half, which no other pair of either
-    segment can reach. Void pixels of the annotation are taken out of a found segment before its IoU is computed; crowds
-    match nothing. A found segment without a match is wrong unless more than half of it is void or in crowds of its
-    class (the reference implementation adds the two up). Crowds are never missed.
+    A pair matches when both have the same class and the IoU is above one half, so that neither segment can have another
+    match. Void pixels of the annotation are removed from a predicted segment before its IoU is computed; crowds match
+    nothing. A predicted segment without a match is a false positive unless more than half of it is void or in crowds of
+    its class (the reference implementation adds both areas). Crowds are never false negatives.
 
     Args:
         truth_ids, found_ids: (H, W) integers, the id of each pixel's segment or `VOID`.
-        truth, found: the segments. Those of `truth` may have no pixel, and are missed then.
+        truth, found: the segments. Those of `truth` may have no pixel, and are then false negatives.
         num_classes: K.
 
     Returns:
-        (K, 4) float64, of each class: the sum of the matched pairs' IoU, how many pairs there are, how many found
-        segments are wrong, and how many annotated ones are missed.
+        (K, 4) float64, for each class: the sum of IoU of matched pairs, and the numbers of matched pairs, false
+        positives and false negatives.
 
     Raises:
-        ValueError: when the two have different sizes, an id is not that of a segment, two segments have one id, or a
-            found one has no pixel.
+        ValueError: when the sizes differ, an id belongs to no segment, two segments have the same id, or a predicted
+            segment has no pixel.
     """
     if truth_ids.shape != found_ids.shape:
         (height, width), (other_height, other_width) = found_ids.shape, truth_ids.shape
         raise ValueError(
-            f"the segments found are for {height} x {width} pixels (height x width), those of the annotation for "
+            f"the predicted segments are for {height} x {width} pixels (height x width), those of the annotation for "
             f"{other_height} x {other_width}"
         )
     truth_rows = _rows(truth_ids, truth, "annotated")
@@ -68,11 +68,11 @@ def compare_segments(
     truth_areas, found_areas = overlap.sum(axis=1)[1:], overlap.sum(axis=0)[1:]
     for segment, area in zip(found, found_areas, strict=True):
         if area == 0:
-            raise ValueError(f"segment {segment.id} was found, but no pixel has its id")
+            raise ValueError(f"segment {segment.id} was predicted, but no pixel has its id")
     void, overlap = overlap[0, 1:], overlap[1:, 1:]
-    truth_classes = np.array([one.class_index for one in truth], dtype=np.int64)
-    found_classes = np.array([one.class_index for one in found], dtype=np.int64)
-    crowd = np.array([one.iscrowd for one in truth], dtype=bool)
+    truth_classes = np.array([segment.class_index for segment in truth], dtype=np.int64)
+    found_classes = np.array([segment.class_index for segment in found], dtype=np.int64)
+    crowd = np.array([segment.iscrowd for segment in truth], dtype=bool)
     same_class = truth_classes[:, None] == found_classes
 
     union = truth_areas[:, None] + found_areas - overlap - void
@@ -90,7 +90,7 @@ def compare_segments(
 
 
 def missed_segments(classes: np.ndarray, iscrowd: np.ndarray, num_classes: int) -> np.ndarray:
-    """What `compare_segments` gives for an image in which nothing was found.
+    """Return the result of `compare_segments` for an image without predicted segments.
 
     Args:
         classes: (T,) of the annotated segments, 0..K-1.
@@ -103,23 +103,27 @@ def missed_segments(classes: np.ndarray, iscrowd: np.ndarray, num_classes: int) 
 
 
 def panoptic_metrics(counts: np.ndarray, class_names: Sequence[str], is_thing: Sequence[bool]) -> dict[str, float]:
-    """Panoptic, segmentation and recognition quality: PQ = SQ · RQ.
+    """Compute panoptic, segmentation and recognition quality: PQ = SQ · RQ.
 
     Args:
-        counts: (K, 4), the sum of what `compare_segments` gave for all images.
+        counts: (K, 4), the sum of the results of `compare_segments` for all images.
         class_names: K names.
-        is_thing: which classes have countable objects; the others are stuff.
+        is_thing: whether each class has countable objects; the other classes are stuff.
 
     Returns:
-        In percent, 0..100: PQ, SQ and RQ, means over the classes that were annotated or found; the same over things
-        (`PQ_th`) and over stuff (`PQ_st`); and for each class `PQ-<name>`, `SQ-<name>`, `RQ-<name>`. nan where there is
-        no class, or nothing of it.
+        In percent, 0..100: PQ, SQ and RQ, averaged over the classes that were annotated or predicted; the same over
+        things (`PQ_th`) and over stuff (`PQ_st`); and for each class `PQ-<name>`, `SQ-<name>`, `RQ-<name>`. nan without
+        any class, or for a class without segments.
     """
     qualities = _qualities(counts)
-    seen = counts[:, 1:].sum(axis=1) > 0
-    things = np.asarray(is_thing, dtype=bool)
+    has_segments = counts[:, 1:].sum(axis=1) > 0
+    is_thing_class = np.asarray(is_thing, dtype=bool)
     metrics = {}
-    for suffix, chosen in (("", seen), ("_th", seen & things), ("_st", seen & ~things)):
+    for suffix, chosen in (
+        ("", has_segments),
+        ("_th", has_segments & is_thing_class),
+        ("_st", has_segments & ~is_thing_class),
+    ):
         for name, values in zip(("PQ", "SQ", "RQ"), qualities, strict=True):
             metrics[f"{name}{suffix}"] = float(values[chosen].mean()) if chosen.any() else float("nan")
     for number, class_name in enumerate(class_names):
@@ -129,36 +133,36 @@ def panoptic_metrics(counts: np.ndarray, class_names: Sequence[str], is_thing: S
 
 
 METRIC_NAMES = tuple(f"{name}{suffix}" for suffix in ("", "_th", "_st") for name in ("PQ", "SQ", "RQ"))
-"""The names of the means, in their order."""
+"""The names of the averages, in order."""
 
 
 def _qualities(counts: np.ndarray) -> np.ndarray:
-    """(3, K): PQ, SQ and RQ in percent; nan for a class that was neither annotated nor found."""
+    """Compute PQ, SQ and RQ in percent, (3, K); nan for a class that was neither annotated nor predicted."""
     iou, pairs, wrong, missed = counts.T
     weights = pairs + 0.5 * wrong + 0.5 * missed
     with np.errstate(invalid="ignore"):
         recognition = pairs / weights
-        # The mean over no pair counts as 0, as in the reference implementation.
+        # The average over no pairs is 0, as in the reference implementation.
         segmentation = np.where(weights > 0, iou / np.maximum(pairs, 1), np.nan)
         return 100 * np.stack([iou / weights, segmentation, recognition])
 
 
 def _rows(ids: np.ndarray, segments: Sequence[Segment], kind: str) -> np.ndarray:
-    """The place of each pixel's segment in `segments`, counted from 1; 0 is void."""
-    places = dict(_places(segments, kind))
-    known = np.array(sorted([VOID, *places]), dtype=np.int64)
-    nearest = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    wrong = known[nearest] != ids
+    """Return the number of each pixel's segment in `segments`, counted from 1; 0 is void."""
+    numbers = dict(_numbered_segments(segments, kind))
+    known_ids = np.array(sorted([VOID, *numbers]), dtype=np.int64)
+    nearest = np.minimum(np.searchsorted(known_ids, ids), len(known_ids) - 1)
+    wrong = known_ids[nearest] != ids
     if wrong.any():
-        raise ValueError(f"pixels have the id {ids[wrong][0]}, of which there is no {kind} segment")
-    return np.array([places.get(one, 0) for one in known.tolist()], dtype=np.int64)[nearest]
+        raise ValueError(f"pixels have the id {ids[wrong][0]}, which belongs to no {kind} segment")
+    return np.array([numbers.get(segment_id, 0) for segment_id in known_ids.tolist()], dtype=np.int64)[nearest]
 
 
-def _places(segments: Sequence[Segment], kind: str) -> Iterator[tuple[int, int]]:
-    taken = {VOID}
-    for place, segment in enumerate(segments, 1):
-        if segment.id in taken:
-            reason = "stands for void" if segment.id == VOID else "another one has, too"
-            raise ValueError(f"the {kind} segment at position {place - 1} has the id {segment.id}, which {reason}")
-        taken.add(segment.id)
-        yield segment.id, place
+def _numbered_segments(segments: Sequence[Segment], kind: str) -> Iterator[tuple[int, int]]:
+    used_ids = {VOID}
+    for number, segment in enumerate(segments, 1):
+        if segment.id in used_ids:
+            reason = "stands for void" if segment.id == VOID else "another segment has as well"
+            raise ValueError(f"the {kind} segment at position {number - 1} has the id {segment.id}, which {reason}")
+        used_ids.add(segment.id)
+        yield segment.id, number

@@ -1,7 +1,7 @@
-"""What pycocotools wants to be given, and what it says, in this package's terms.
+"""Conversion between this package's data and pycocotools' inputs and outputs.
 
-pycocotools prints its progress and its summary to standard output; here both go to the log, at debug level.
-It is imported when it is first used, because importing it takes longer than all else in this package.
+pycocotools prints its progress and its summary to standard output; here both go to the log, at debug level. It is
+imported on first use, because the import takes longer than that of the rest of this package.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from ..structures import run_lengths
 logger = logging.getLogger(__name__)
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""The twelve numbers of COCO, in the order in which pycocotools has them."""
+"""The twelve numbers of COCO, in pycocotools' order."""
 
 
 def build_ground_truth(dataset: Any, *, with_masks: bool = False) -> Any:
-    """The annotations of a `DetectionDataset` as a `pycocotools.coco.COCO`, under the original ids.
+    """Convert the annotations of a `DetectionDataset` to a `pycocotools.coco.COCO` with the original ids.
 
     Args:
         dataset: the data set.
-        with_masks: with each object's `segmentation`, polygons or run lengths, which take time and memory.
+        with_masks: whether to include each object's `segmentation`, which costs time and memory.
     """
     category_ids = [int(category_id) for category_id in dataset.category_ids]
     images: list[dict[str, Any]] = []
@@ -50,8 +50,8 @@ def build_ground_truth(dataset: Any, *, with_masks: bool = False) -> Any:
         for box, class_index, is_crowd, area, segmentation in objects:
             annotations.append(
                 {
-                    # Numbered anew, from 1: the matching of pycocotools takes id 0 for "not matched", and
-                    # ids that occur twice for one object.
+                    # Renumbered from 1, because pycocotools' matching treats id 0 as "not matched" and repeated ids as
+                    # one object.
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": category_ids[class_index],
@@ -68,19 +68,19 @@ def build_ground_truth(dataset: Any, *, with_masks: bool = False) -> Any:
 
 
 def _segmentations(record: dict[str, Any]) -> list[Any]:
-    """The masks of a record as COCO's files have them: polygons, which pycocotools fills, or run lengths."""
-    if not isinstance(record["segmentations"], list):  # they are in a file of pixels
+    """Return the masks of a record in the form of COCO's files: polygons, which pycocotools fills, or run lengths."""
+    if not isinstance(record["segmentations"], list):  # the masks are in a file of pixels
         return run_lengths(record_masks(record))
     return [
-        {"size": one["size"], "counts": one["counts"].decode("ascii")}
-        if isinstance(one, dict)
-        else [polygon.tolist() for polygon in one]
-        for one in record["segmentations"]
+        {"size": segmentation["size"], "counts": segmentation["counts"].decode("ascii")}
+        if isinstance(segmentation, dict)
+        else [polygon.tolist() for polygon in segmentation]
+        for segmentation in record["segmentations"]
     ]
 
 
 def indexed(content: dict[str, Any]) -> Any:
-    """A `pycocotools.coco.COCO` of the content of a COCO file."""
+    """Create a `pycocotools.coco.COCO` from the content of a COCO file."""
     coco = COCO()
     coco.dataset = content
     with prints_to_log():
@@ -89,14 +89,14 @@ def indexed(content: dict[str, Any]) -> Any:
 
 
 def metrics_of(evaluation: Any) -> dict[str, float]:
-    """What an accumulated COCOeval, pycocotools' or one with its interface, has found.
+    """Return the metrics of an accumulated COCOeval of pycocotools, or of one with the same interface.
 
     Returns:
-        The twelve COCO numbers and `AP-<class name>` of each class, in percent; nan where there is no object.
+        The twelve COCO numbers and `AP-<class name>` of each class, in percent; nan without objects.
     """
     with prints_to_log():
         evaluation.summarize()
-    # faster-coco-eval has further numbers behind the twelve.
+    # faster-coco-eval has further numbers after the twelve.
     stats = evaluation.stats[: len(METRIC_NAMES)].tolist()
     metrics = {name: _percent(value) for name, value in zip(METRIC_NAMES, stats, strict=True)}
     precision = evaluation.eval["precision"]  # IoU thresholds, recalls, classes, sizes, detections per image
@@ -109,13 +109,13 @@ def metrics_of(evaluation: Any) -> dict[str, float]:
 
 
 def _percent(value: float) -> float:
-    # pycocotools marks what has no ground truth with -1.
+    # pycocotools returns -1 for metrics without ground truth.
     return 100 * value if value > -1 else float("nan")
 
 
 @contextlib.contextmanager
 def prints_to_log() -> Iterator[None]:
-    """What is printed inside goes to the log."""
+    """Redirect printed output to the log within this context."""
     prints = io.StringIO()
     with contextlib.redirect_stdout(prints):
         yield

@@ -1,4 +1,4 @@
-"""Metrics as text."""
+"""Formatting of metrics as text."""
 
 import math
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from .pycocotools_bridge import METRIC_NAMES
 
 MAX_COLUMNS = 4
-"""Classes side by side in the table of classes."""
+"""Number of classes per row in the table of classes."""
 
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
-    """What evaluators returned, as text for a terminal: COCO's numbers, then AP per class; the same of masks; panoptic
-    quality, and PQ per class.
+    """Format the results of evaluators for a terminal: COCO's numbers and AP per class of boxes and of masks, and
+    panoptic quality with PQ per class.
 
-    All in percent; a dash stands for what has no ground truth.
+    All values are in percent; a dash stands for metrics without ground truth.
     """
     parts = [(title, layout(results[group])) for group, (title, layout) in _GROUPS.items() if results.get(group)]
     if not parts:
@@ -40,7 +40,7 @@ def _panoptic_quality(metrics: dict[str, float]) -> str:
     for label, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
         rows.append([label, *(_number(metrics[f"{name}{suffix}"]) for name in names)])
     classes = [(name.removeprefix("PQ-"), value) for name, value in metrics.items() if name.startswith("PQ-")]
-    return f"{_layout(rows, left=[0])}\n\n{_classes(classes, 'PQ')}"
+    return f"{_layout(rows, left_aligned=[0])}\n\n{_classes(classes, 'PQ')}"
 
 
 _GROUPS = {
@@ -53,19 +53,21 @@ _GROUPS = {
 def _classes(classes: list[tuple[str, float]], name: str) -> str:
     columns = min(MAX_COLUMNS, math.ceil(len(classes) / 10))
     height = math.ceil(len(classes) / columns)
-    cells = [("class", name), *((one, _number(value)) for one, value in classes)]
+    cells = [("class", name), *((class_name, _number(value)) for class_name, value in classes)]
     header, cells = cells[0], cells[1:]
     rows = [list(header) * columns]
     for row in range(height):
         rows.append([text for cell in cells[row::height] for text in cell])
-    return _layout(rows, left=range(0, 2 * columns, 2))
+    return _layout(rows, left_aligned=range(0, 2 * columns, 2))
 
 
-def _layout(rows: list[list[str]], left: Sequence[int] = ()) -> str:
-    """Aligned columns: to the right, but those in `left` to the left."""
+def _layout(rows: list[list[str]], left_aligned: Sequence[int] = ()) -> str:
+    """Align columns to the right, except those in `left_aligned`."""
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(text.ljust(widths[i]) if i in left else text.rjust(max(widths[i], 6)) for i, text in enumerate(row))
+        "  ".join(
+            text.ljust(widths[i]) if i in left_aligned else text.rjust(max(widths[i], 6)) for i, text in enumerate(row)
+        )
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)

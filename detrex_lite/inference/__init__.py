@@ -7,11 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .exported import ExportedPredictor
+from .views import AugmentedPredictor, TiledPredictor
 
 if TYPE_CHECKING:  # found by `__getattr__` when the program runs
     from .predictor import Predictor as Predictor
 
-__all__ = ["ExportedPredictor", "Predictor"]
+__all__ = ["AugmentedPredictor", "ExportedPredictor", "Predictor", "TiledPredictor"]
 
 
 def __getattr__(name: str) -> Any:

@@ -82,8 +82,28 @@ class ImagePredictor(ABC, Generic[Result]):
         """The pixels of an image, and its (height, width). ValueError when it cannot be read."""
 
     @abstractmethod
-    def resize(self, pixels: Any) -> Any:
-        """The pixels as the model takes them."""
+    def resize(self, pixels: Any, scale: float = 1.0) -> Any:
+        """The pixels as the model takes them, or so many times as large."""
+
+    @abstractmethod
+    def crop(self, pixels: Any, frame: tuple[int, int, int, int]) -> Any:
+        """The pixels inside x0, y0, x1, y1."""
+
+    @abstractmethod
+    def mirror(self, pixels: Any) -> Any:
+        """The pixels with left and right exchanged."""
+
+    @abstractmethod
+    def make_result(self, size: tuple[int, int], arrays: dict[str, np.ndarray]) -> Result:
+        """The result of an image.
+
+        Args:
+            size: its (height, width) in pixels.
+            arrays: `boxes`, `scores`, `classes` and perhaps `masks`, see `DetectionResult.to_numpy`.
+        """
+
+    def require_any_size(self) -> None:
+        """ValueError when the model takes images of one size alone."""
 
     @abstractmethod
     def detect(self, batch: Sequence[dict[str, Any]], thresholds: np.ndarray | None = None) -> list[Result]:
@@ -134,7 +154,7 @@ class ImagePredictor(ABC, Generic[Result]):
         """
         is_list = isinstance(images, (list, tuple))
         pairs = self.iterate(images if is_list else [images], score_threshold=score_threshold)
-        results = [
+        results: list[Result] = [
             _or_raise(result, f"image {position} of the list" if is_list else "the image")
             for position, (_, result) in enumerate(pairs)
         ]

@@ -67,7 +67,7 @@ def find_class_names(num_classes: int, stored: Mapping[str, Any], config: DictCo
     for source in sources:
         names = source()
         if _is_list_of(names, num_classes):
-            return tuple(str(name) for name in names)
+            return tuple(str(name) for name in names or ())
     return tuple(f"class {index}" for index in range(num_classes))
 
 

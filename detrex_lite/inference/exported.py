@@ -16,6 +16,7 @@ from .base import ImagePredictor, check_array
 from .description import INSIDE, Description, ExportedFileError
 from .runtimes import Session, open_session
 from .thresholds import DEFAULT, ScoreThreshold
+from .views import scaled_size
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,33 @@ class ExportedPredictor(ImagePredictor[Detections]):
             )
         return pixels, (pixels.shape[0], pixels.shape[1])
 
-    def resize(self, pixels: np.ndarray) -> np.ndarray:
+    def crop(self, pixels: np.ndarray, frame: tuple[int, int, int, int]) -> np.ndarray:
+        """See `ImagePredictor.crop`."""
+        x0, y0, x1, y1 = frame
+        return pixels[y0:y1, x0:x1]
+
+    def mirror(self, pixels: np.ndarray) -> np.ndarray:
+        """See `ImagePredictor.mirror`."""
+        return pixels[:, ::-1]
+
+    def make_result(self, size: tuple[int, int], arrays: dict[str, np.ndarray]) -> Detections:
+        """See `ImagePredictor.make_result`."""
+        return Detections(size, FoundBoxes(arrays["boxes"]), arrays["scores"], arrays["classes"])
+
+    def require_any_size(self) -> None:
+        """See `ImagePredictor.require_any_size`."""
+        description = self.session.description
+        if description.height is not None or description.width is not None:
+            raise ValueError(
+                f"the file takes images of {description.height or 'any'}x{description.width or 'any'} pixels: for "
+                "other scales export it for images of any size (size='dynamic')"
+            )
+
+    def resize(self, pixels: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """See `ImagePredictor.resize`: as the file says."""
         height, width = resized_size(self.session.description.resize, *pixels.shape[:2])
+        if scale != 1:
+            height, width = scaled_size((height, width), scale)
         if (height, width) == pixels.shape[:2]:
             return pixels
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)

@@ -12,17 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from ..checkpoint import CheckpointError, LoadReport, load_checkpoint, read_checkpoint
 from ..config import LazyConfig, instantiate
 from ..data import DatasetError, decode_image, read_image
 from ..devices import choose_device, is_out_of_memory
 from ..ops.cpu import accelerate
-from ..structures import Instances
+from ..structures import Boxes, Instances
 from .base import ImagePredictor, check_array, check_pixels
 from .class_names import find_classes
 from .runs import find_config, find_weights, is_weights
 from .thresholds import DEFAULT, ScoreThreshold
+from .views import scaled_size
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +89,13 @@ class Predictor(ImagePredictor[Instances]):
         if is_weights(config):
             if weights is not None:
                 raise ValueError(f"{config} is no config file, and weights={str(weights)!r} is given as well")
-            config, weights = None, config  # type: ignore[assignment]
+            config, weights = None, config
         loaded = None if config is None else _load_config(config, overrides)
         if loaded is None and weights is None:
             raise ValueError("give a config and weights, or a checkpoint or the folder of a run, which hold both")
-        chosen = weights or OmegaConf.select(loaded, "train.init_checkpoint")
+        chosen = weights
+        if chosen is None and loaded is not None:
+            chosen = OmegaConf.select(loaded, "train.init_checkpoint")
         file = find_weights(chosen) if chosen else None
         stored = read_checkpoint(file, trusted=trusted) if file is not None else None
         if loaded is None:
@@ -149,8 +153,31 @@ class Predictor(ImagePredictor[Instances]):
         """See `ImagePredictor.is_out_of_memory`."""
         return is_out_of_memory(error)
 
-    def resize(self, image: Tensor) -> Tensor:
+    def crop(self, pixels: Tensor, frame: tuple[int, int, int, int]) -> Tensor:
+        """See `ImagePredictor.crop`."""
+        x0, y0, x1, y1 = frame
+        return pixels[:, y0:y1, x0:x1]
+
+    def mirror(self, pixels: Tensor) -> Tensor:
+        """See `ImagePredictor.mirror`."""
+        return pixels.flip(-1)
+
+    def make_result(self, size: tuple[int, int], arrays: dict[str, np.ndarray]) -> Instances:
+        """See `ImagePredictor.make_result`."""
+        fields: dict[str, Any] = {
+            "pred_boxes": Boxes(torch.from_numpy(arrays["boxes"])),
+            "scores": torch.from_numpy(arrays["scores"]),
+            "pred_classes": torch.from_numpy(arrays["classes"]),
+        }
+        if "masks" in arrays:
+            fields["pred_masks"] = torch.from_numpy(arrays["masks"])
+        return Instances(size, **fields)
+
+    def resize(self, image: Tensor, scale: float = 1.0) -> Tensor:
         """See `ImagePredictor.resize`: as the test transform says."""
+        if scale != 1:
+            height, width = self.resize(image).shape[-2:]
+            return v2.functional.resize(image, list(scaled_size((height, width), scale)), antialias=True)
         if self.augmentation is None:
             return image
         # Transforms of the test set may be written for an image with objects: here there are none.

@@ -11,7 +11,7 @@ from ..errors import did_you_mean, few
 
 DEFAULT = 0.5
 
-ScoreThreshold = float | Mapping[str, float] | Sequence[float]
+ScoreThreshold = float | Mapping[str, float] | Sequence[float] | np.ndarray
 """One for all classes; class name -> threshold, where the others keep their default; or K of them, in order."""
 
 

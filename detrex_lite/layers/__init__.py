@@ -1,4 +1,4 @@
-"""The blocks that detectors are assembled from."""
+"""The building blocks of detectors."""
 
 from .attention import MultiheadAttention
 from .conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention

@@ -34,7 +34,7 @@ def split_heads(x: Tensor, num_heads: int, batch_first: bool = True) -> Tensor:
 
 
 def join_heads(x: Tensor, batch_first: bool = True) -> Tensor:
-    """The inverse of `split_heads`."""
+    """Invert `split_heads`."""
     x = x.transpose(1, 2) if batch_first else x.permute(2, 0, 1, 3)
     return x.flatten(2)
 
@@ -283,7 +283,7 @@ def _fold_groups(x: Tensor, num_groups: int) -> Tensor:
 
 
 def _unfold_groups(x: Tensor, num_groups: int) -> Tensor:
-    """The inverse of `_fold_groups`."""
+    """Invert `_fold_groups`."""
     groups = x.unflatten(0, (x.shape[0] // num_groups, num_groups))
     return groups.transpose(1, 2).flatten(2, 3)
 

@@ -8,13 +8,13 @@ from torch import nn
 
 def copies(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Copy each module; where a module is repeated, copies after the first draw new initial values."""
-    seen: set[int] = set()
+    seen_ids: set[int] = set()
     result = []
     for module in modules:
         result.append(copy.deepcopy(module))
-        if id(module) in seen:
+        if id(module) in seen_ids:
             draw_again(result[-1])
-        seen.add(id(module))
+        seen_ids.add(id(module))
     return result
 
 

@@ -1,4 +1,4 @@
-"""What detectors are made of above the layers: backbones, necks, queries, heads, matching, losses, a base class.
+"""Components of detectors above the layers: backbones, necks, queries, heads, matching, losses, a base class.
 
 Encoders and decoders are in `single_level` (one feature map) and `deformable` (several feature levels).
 """

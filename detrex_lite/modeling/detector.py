@@ -11,7 +11,7 @@ from ..structures import ImageBatch, Instances
 from .predictions import FINAL, Predictions
 from .targets import Targets
 
-# (final predictions, frame sizes) to the segments of each image: ids (height, width), and what each one is.
+# Maps (final predictions, frame sizes) to the segments of each image: ids (height, width) and their descriptions.
 PanopticPostprocessor = Callable[[Predictions, Sequence[tuple[int, int]]], list[tuple[Tensor, list[dict[str, Any]]]]]
 
 
@@ -21,8 +21,8 @@ class ImagePreprocessor(nn.Module):
     Args:
         pixel_mean: 3 means over RGB in 0..255.
         pixel_std: 3 standard deviations over RGB in 0..255.
-        size_divisibility: training pads batches to multiples of this many pixels. Fewer sizes occur then, which pays
-            with `train.cudnn_benchmark`. Evaluation does not: detections must not depend on it.
+        size_divisibility: training pads batches to multiples of this many pixels, so that fewer sizes occur, which pays
+            off with `train.cudnn_benchmark`. Evaluation ignores it, because detections must not depend on padding.
 
     Raises:
         ValueError: when `size_divisibility` is below 1.
@@ -40,14 +40,14 @@ class ImagePreprocessor(nn.Module):
     ):
         super().__init__()
         if size_divisibility < 1:
-            raise ValueError(f"size_divisibility={size_divisibility} is less than 1, which pads batches least")
+            raise ValueError(f"size_divisibility={size_divisibility} is below 1")
         self.size_divisibility = size_divisibility
         self._constants = {"pixel_mean": tuple(pixel_mean), "pixel_std": tuple(pixel_std)}
         for name, values in self._constants.items():
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> "ImagePreprocessor":
-        """Whatever precision the module is converted to, its constants are rounded to that one alone."""
+        """Convert the constants from their full precision, so that they are rounded only once."""
         super()._apply(fn, recurse)
         for name, values in self._constants.items():
             setattr(self, name, getattr(self, name).new_tensor(values).view(3, 1, 1))
@@ -58,11 +58,11 @@ class ImagePreprocessor(nn.Module):
         return (image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]], *, as_published: bool) -> ImageBatch:
-        """Move images to the device (as they are: bytes are the cheapest to move), normalise and pad them.
+        """Move images to the device in their original dtype (bytes transfer fastest), normalise and pad them.
 
         Args:
             batched_inputs: one dict per image with `image`, see `Detector.forward`.
-            as_published: what modules do with the padding, see `ImageBatch`.
+            as_published: how modules treat the padding; see `ImageBatch`.
 
         Raises:
             ValueError: for an empty batch, or an image that is not (3, H, W).
@@ -80,23 +80,23 @@ class ImagePreprocessor(nn.Module):
 
 
 class Detector(nn.Module):
-    """Turns inputs into padded images and packed targets, and predictions into losses or detections.
+    """Base class of detectors: converts inputs to padded images and targets, and predictions to losses or detections.
 
     Args:
-        num_classes: K, the one knob that everything else in a config refers to.
+        num_classes: K; other values of a config refer to it.
         preprocess: normalises and pads images.
-        criterion: called with (predictions, targets) in training, gives weighted losses.
-        postprocessor: called with (final predictions, frame sizes) in evaluation, gives Instances.
-        panoptic_postprocessor: called likewise, gives the segments of each image; None for instances alone.
-        batch_invariant_eval: what is detected in an image does not depend on the others of its batch, and the backbone
-            runs once for each size of image. False evaluates a padded batch at once, as published implementations do:
-            faster with images of many sizes, and other detections than of each image alone.
+        criterion: maps (predictions, targets) to weighted losses, in training.
+        postprocessor: maps (final predictions, frame sizes) to Instances, in evaluation.
+        panoptic_postprocessor: maps the same to the segments of each image; None for instances alone.
+        batch_invariant_eval: make the detections of an image independent of the other images of its batch, by running
+            the backbone once per image size. False evaluates a padded batch at once, as published implementations do,
+            which is faster for images of many sizes but gives different detections than each image alone.
 
     Raises:
         ValueError: when `num_classes` is below 1.
     """
 
-    # Beginnings of the names of parameters that evaluation does not use: a checkpoint to evaluate may lack them.
+    # Prefixes of parameters that evaluation does not use; a checkpoint for evaluation may lack them.
     training_only: tuple[str, ...] = (
         "denoising.",
         "branch.",
@@ -117,7 +117,7 @@ class Detector(nn.Module):
     ):
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: a detector has at least one class")
+            raise ValueError(f"num_classes={num_classes} is below 1")
         self.num_classes = num_classes
         self.preprocess = preprocess
         self.criterion = criterion
@@ -130,7 +130,7 @@ class Detector(nn.Module):
         return self.preprocess.pixel_mean.device
 
     def feature_maps(self, images: Tensor) -> Sequence[Tensor]:
-        """Abstract. Backbone and neck.
+        """Abstract. Run the backbone and the neck.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -143,9 +143,9 @@ class Detector(nn.Module):
     def extract_features(self, images: ImageBatch) -> list[ImageBatch]:
         """Run `feature_maps` and keep track of the padding.
 
-        Batches that are `as_published`, as in training, run at once. There, convolutions near the border of an image
-        see its padding, which is zero only in the input. Otherwise images of each size run by themselves and their maps
-        are padded, so that detections do not depend on what else is in the batch.
+        Batches that are `as_published`, as in training, run at once: near the border of an image, convolutions then
+        read its padding, which is zero only in the input. Otherwise images of each size run separately and their maps
+        are padded, so that detections do not depend on the rest of the batch.
 
         Returns:
             The maps as padded batches, finest first.
@@ -163,58 +163,59 @@ class Detector(nn.Module):
         return [ImageBatch.from_images(list(level)) for level in zip(*maps_of_image, strict=True)]
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> Mapping[str, Predictions]:
-        """Abstract. The named sets of predictions for a batch.
+        """Abstract. Compute the named sets of predictions of a batch.
 
         Args:
             images: normalised and padded.
-            targets: the ground truth where losses are wanted, None for detections. With it there are the queries that
-                exist in training only, such as denoising queries.
+            targets: the ground truth when losses are computed, None for detections. With targets, there are also the
+                queries that exist in training only, such as denoising queries.
 
         Returns:
-            Name -> predictions; `FINAL` is the set that detections are made of. `Outputs` takes further results along.
+            Maps names to predictions; `FINAL` is the set of the detections. `Outputs` carries further results.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement predict")
 
     def decode(self, images: ImageBatch, *queries: Any, **options: Any) -> Any:
-        """Abstract. The part of `predict` that computes with weights, from images and queries to predictions.
+        """Abstract. The part of `predict` with learned weights, from images and queries to predictions.
 
-        `compile` compiles this part, so it must use tensors only: numbers of objects and the sizes of single images
-        would become part of what is compiled.
+        `compile` compiles this part, so it must use tensors only: object counts and sizes of single images would become
+        constants of the graph.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement decode")
 
     def losses(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
-        """Further losses, which compare no set of predictions: scores of tokens, dense heads, distillation.
+        """Compute further losses that do not compare sets of predictions: token scores, dense heads, distillation.
 
         Args:
-            outputs: what `predict` returned; an `Outputs` where these losses need more than sets of predictions.
-            targets: the batch's objects.
+            outputs: the result of `predict`; an `Outputs` if these losses need more than sets of predictions.
+            targets: the objects of the batch.
 
         Returns:
-            Name -> weighted loss, a scalar; none here.
+            Maps names to weighted scalar losses; empty in this class.
         """
         return {}
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile `decode` for the current mode, training or evaluation; everything else stays eager.
 
-        One graph covers all image sizes. Recompilations occur for
+        One graph covers all image sizes. The graph is recompiled for
 
         - batches without padding,
-        - another number of images,
-        - a feature level of a single row or column.
+        - a different number of images,
+        - a feature level with a single row or column.
 
-        After `torch._dynamo.config.recompile_limit` of them torch falls back to eager. Batches with padding that are
-        not `as_published` are never compiled: images of each size run by themselves there, see `extract_features`.
+        After `torch._dynamo.config.recompile_limit` recompilations torch falls back to eager mode. Batches with padding
+        that are not `as_published` are never compiled, because images of each size run separately there, see
+        `extract_features`.
 
         Args:
-            args, options: of `torch.compile`, with `dynamic=True` unless they say otherwise.
+            args, options: arguments of `torch.compile`, with `dynamic=True` by default.
 
         Raises:
             NotImplementedError: when the detector does not implement `decode`.
         """
         if type(self).decode is Detector.decode:
-            raise NotImplementedError(f"{type(self).__name__} must implement decode, which is what is compiled")
+            raise NotImplementedError(f"{type(self).__name__} must implement decode, which compile compiles")
         mode, eager = self.training, type(self).decode.__get__(self)
         compiled = torch.compile(eager, *args, **{"dynamic": True, **options})
 
@@ -225,20 +226,20 @@ class Detector(nn.Module):
         self.__dict__["decode"] = decode
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy must not compute with the weights of this one.
+        # The compiled function is dropped, since a copy must not use the weights of this model.
         return {name: value for name, value in super().__getstate__().items() if name != "decode"}
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> Any:
-        """Losses in training, detections in evaluation.
+        """Compute losses in training, detections in evaluation.
 
         Args:
             batched_inputs: one dict per image with `image` ((3, H, W), RGB in 0..255, any dtype), in training
                 `instances` (`gt_boxes.tensor` absolute xyxy, `gt_classes`, `image_size`, and for detectors with masks
-                `gt_masks`), and optionally `height` and `width`, the frame that detections are wanted in (that of
-                `image` otherwise).
+                `gt_masks`), and optionally `height` and `width`, the size of the frame of the detections (default: that
+                of `image`).
 
         Returns:
-            In training name -> weighted loss; in evaluation a list of {"instances": Instances} with `pred_boxes`
+            In training a dict of weighted losses; in evaluation a list of {"instances": Instances} with `pred_boxes`
             (absolute xyxy), `scores` and `pred_classes`. Detectors with masks add `pred_masks`, (n, height, width) bool
             in the frame; panoptic ones {"panoptic_seg": (ids, segments)} in detectron2's form: int32 ids
             (height, width), 0 for no segment, and for each segment its `id`, `isthing`, `category_id`, `score` and
@@ -257,14 +258,16 @@ class Detector(nn.Module):
             for record, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
         predictions = replace(self.predict(images)[FINAL], image_sizes=images.image_sizes)
-        results: list[dict[str, Any]] = [{"instances": found} for found in self.postprocessor(predictions, sizes)]
+        results: list[dict[str, Any]] = [
+            {"instances": instances} for instances in self.postprocessor(predictions, sizes)
+        ]
         if self.panoptic_postprocessor is not None:
             for result, segments in zip(results, self.panoptic_postprocessor(predictions, sizes), strict=True):
                 result["panoptic_seg"] = segments
         return results
 
     def targets(self, batched_inputs: Sequence[dict[str, Any]], images: ImageBatch) -> Targets:
-        """The ground truth of inputs, with what else the criterion compares; see `Targets.from_inputs`."""
+        """Pack the ground truth of inputs, with the properties that the criterion needs; see `Targets.from_inputs`."""
         return Targets.from_inputs(
             batched_inputs,
             num_classes=self.num_classes,
@@ -274,24 +277,24 @@ class Detector(nn.Module):
         )
 
 
-def _joined_losses(of_sets: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All losses; ValueError for further ones that are no scalars, or whose names are taken."""
-    if not isinstance(further, Mapping):
-        raise ValueError(f"Detector.losses returned a {type(further).__name__}; it returns a dict of names and losses")
-    for name, loss in further.items():
-        if name in of_sets:
-            raise ValueError(f"Detector.losses returned {name!r}, which is a loss of the criterion; use another name")
+def _joined_losses(losses_of_sets: dict[str, Tensor], other_losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join both dicts; raises a ValueError for other losses that are not scalars or whose names are taken."""
+    if not isinstance(other_losses, Mapping):
+        raise ValueError(f"Detector.losses returned a {type(other_losses).__name__}; it must return a dict of losses")
+    for name, loss in other_losses.items():
+        if name in losses_of_sets:
+            raise ValueError(f"Detector.losses returned {name!r}, which the criterion also returns; use another name")
         if not isinstance(loss, Tensor) or loss.dim() > 0:
-            found = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise ValueError(f"Detector.losses returned {name!r} {found}; a loss is a tensor of one number")
-    return {**of_sets, **further}
+            description = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"Detector.losses returned {name!r} {description}; a loss must be a scalar tensor")
+    return {**losses_of_sets, **other_losses}
 
 
 class Outputs(dict[str, Predictions]):
-    """Sets of predictions by name, and whatever else `Detector.losses` needs: `Outputs(sets, memory=tokens)`.
+    """Sets of predictions by name, with further results for `Detector.losses`: `Outputs(sets, memory=tokens)`.
 
     Args:
-        sets: name -> predictions.
+        sets: maps names to predictions.
         extra: further results by name.
 
     Attributes:
@@ -304,45 +307,45 @@ class Outputs(dict[str, Predictions]):
 
 
 def without_padding(compute: Callable[..., Tensor], *maps: ImageBatch) -> ImageBatch:
-    """Compute with maps so that an image's result does not depend on its padding.
+    """Apply a function to maps so that the result of an image does not depend on its padding.
 
-    Batches that are `as_published` run at once; otherwise images of each size run by themselves, without padding.
+    Batches that are `as_published` run at once; otherwise images of each size run separately, without padding.
 
     Args:
-        compute: maps (B, ..., h, w) to a map of the resolution of the first.
-        maps: of one batch.
+        compute: maps tensors (B, ..., h, w) to a map with the resolution of the first one.
+        maps: the maps of one batch.
     """
     first = maps[0]
-    if first.as_published or all(one.mask is None for one in maps):
-        return first.resampled(compute(*(one.tensor for one in maps)))
+    if first.as_published or all(image_batch.mask is None for image_batch in maps):
+        return first.resampled(compute(*(image_batch.tensor for image_batch in maps)))
     positions: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for position, sizes in enumerate(zip(*(one.image_sizes for one in maps), strict=True)):
+    for position, sizes in enumerate(zip(*(image_batch.image_sizes for image_batch in maps), strict=True)):
         positions.setdefault(sizes, []).append(position)
     results = [first.tensor] * len(first)
     for sizes, members in positions.items():
-        parts = [one.tensor[members][..., :h, :w] for one, (h, w) in zip(maps, sizes, strict=True)]
+        parts = [image_batch.tensor[members][..., :h, :w] for image_batch, (h, w) in zip(maps, sizes, strict=True)]
         for position, result in zip(members, compute(*parts), strict=True):
             results[position] = result
     return ImageBatch.from_images(results)
 
 
 def require_equal(fact: str, **values: Any) -> None:
-    """Refuse parts that contradict each other.
+    """Raise a ValueError when parts of a detector contradict each other.
 
     Args:
-        fact: what they say something about.
-        values: part -> what it says; None says nothing.
+        fact: the fact that the values state.
+        values: maps parts to the value that each states; None states nothing.
 
     Raises:
         ValueError: when not all values are equal.
     """
-    said_by = {part: value for part, value in values.items() if value is not None}
-    if len(set(said_by.values())) > 1:
-        said = ", ".join(f"{value} by {part}" for part, value in said_by.items())
-        raise ValueError(f"{fact} is said to be {said}: the parts of a detector must agree")
+    stated = {part: value for part, value in values.items() if value is not None}
+    if len(set(stated.values())) > 1:
+        description = ", ".join(f"{value} by {part}" for part, value in stated.items())
+        raise ValueError(f"{fact} is given as {description}: the parts of a detector must agree")
 
 
 def channels_of_positions(position_embedding: nn.Module) -> int | None:
-    """C, of the position embeddings of this library, which have as many channels for x as for y; None of others."""
+    """Return C of this library's position embeddings, which have equal channels for x and y; None for others."""
     per_coordinate = getattr(position_embedding, "num_pos_feats", None)
     return None if per_coordinate is None else 2 * int(per_coordinate)

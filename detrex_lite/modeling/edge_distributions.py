@@ -1,4 +1,4 @@
-"""Boxes whose edges move by distributions, refined from layer to layer (D-FINE, Peng et al., ICLR 2025, section 4.1).
+"""Boxes with edges predicted as distributions that layers refine (D-FINE, Peng et al., ICLR 2025, section 4.1).
 
 Legend: B batch, Q queries, K classes, C channels, N bins of a distribution.
 """
@@ -16,19 +16,19 @@ from ..structures import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from .heads import DetectionHeads, LayerStep, keep_last
 from .predictions import LayerOutput
 
-# Names of what distributions are called among the further outputs of a layer.
+# Names of the distributions among the further outputs of a layer.
 CORNERS = "corners"  # (B, Q, 4, N) logits, for left, top, right and bottom
-INITIAL = "initial_boxes"  # (B, Q, 4) cxcywh, which distances are measured from
+INITIAL = "initial_boxes"  # (B, Q, 4) cxcywh, the origin of the distances
 
 
 @dataclass(frozen=True)
 class EdgeBins:
-    """By how much each bin of a distribution moves an edge: finely near zero, coarsely far off (D-FINE, eq. 3).
+    """The distances by which the bins of a distribution move an edge: fine near zero, coarse far away (D-FINE, eq. 3).
 
     Attributes:
-        reg_max: bins less one; even.
-        reg_scale: edges move by a distance times the side of the box over this number.
-        up: the last bin but one is at a distance of `up * reg_scale`, the last one at twice that.
+        reg_max: number of bins minus one; even.
+        reg_scale: edges move by the distance times the side of the box over this number.
+        up: the second to last bin is at a distance of `up * reg_scale`, the last bin at twice that.
     """
 
     reg_max: int = 32
@@ -38,16 +38,16 @@ class EdgeBins:
     def __post_init__(self) -> None:
         if self.reg_max < 4 or self.reg_max % 2 or self.reg_scale <= 0 or self.up <= 0:
             raise ValueError(
-                f"reg_max={self.reg_max}, reg_scale={self.reg_scale}, up={self.up}: reg_max is an even number from 4 "
-                "on, the others are positive"
+                f"reg_max={self.reg_max}, reg_scale={self.reg_scale}, up={self.up}: reg_max must be an even number "
+                "from 4 on, and the others must be positive"
             )
 
     def __len__(self) -> int:
-        """N."""
+        """Number of bins, N."""
         return self.reg_max + 1
 
     def values(self) -> list[float]:
-        """The distance of each bin, in rising order; that of the middle one is 0."""
+        """Return the distance of each bin in ascending order; that of the middle bin is 0."""
         bound = self.up * self.reg_scale
         step = (bound + 1) ** (2 / (self.reg_max - 2))
         right = [step**index - 1 for index in range(1, self.reg_max // 2)]
@@ -58,7 +58,7 @@ class EdgeBins:
 
         Args:
             initial: (..., 4) cxcywh.
-            distances: (..., 4) of left, top, right and bottom; positive ones make the box larger.
+            distances: (..., 4) of left, top, right and bottom; positive values enlarge the box.
 
         Returns:
             (..., 4) cxcywh.
@@ -69,7 +69,7 @@ class EdgeBins:
         return box_xyxy_to_cxcywh(torch.cat([centre - reach[..., :2] * unit, centre + reach[..., 2:] * unit], dim=-1))
 
     def distances(self, initial: Tensor, boxes: Tensor) -> Tensor:
-        """The inverse of `boxes`: what moves the edges of the initial boxes to those of `boxes`.
+        """Invert `boxes`: compute the distances that move the edges of the initial boxes to those of `boxes`.
 
         Args:
             initial: (..., 4) cxcywh.
@@ -86,13 +86,13 @@ class EdgeBins:
 
 
 class LocationQuality(nn.Module):
-    """How sure a box is of its place, as a number to add to the logits of classes (D-FINE's LQE, after GFLv2).
+    """Predicts the localisation quality of a box, as an addend of class logits (D-FINE's LQE, after GFLv2).
 
-    The highest probabilities of each edge's distribution and their mean go through an MLP.
+    Its input are the highest probabilities of each edge's distribution and their mean.
 
     Args:
-        topk: how many of the highest.
-        hidden_dim: of the MLP.
+        topk: number of highest probabilities.
+        hidden_dim: hidden channels of the MLP.
         activation: of the MLP, see `MLP`.
     """
 
@@ -109,24 +109,24 @@ class LocationQuality(nn.Module):
 
 
 class DistributionHeads(DetectionHeads):
-    """D-FINE's heads: after a first plain box, layers add up logits of how far its edges move.
+    """D-FINE's heads: the first layer predicts a plain box, and layers accumulate logits of the distances of its edges.
 
-    The first layer predicts a box as in DETR. From this initial box, without its gradients, a distribution for each
-    edge leads to the boxes of all layers. A layer adds its logits to those of the layer before, whose query, without
-    gradients, its head sees as well. The next layer attends to the box, without gradients.
+    The first layer predicts a box as in DETR. Relative to this initial box, without its gradients, a distribution for
+    each edge determines the boxes of all layers. A layer adds its logits to those of the previous layer; its head also
+    gets the query of the previous layer, without gradients. The next layer attends to the box, without gradients.
 
-    The first layer's plain box, with the classes of that layer, is a further set of predictions, "_pre".
+    The plain box of the first layer, with the classes of that layer, is a further set of predictions, "_pre".
 
     Args:
         embed_dim, num_classes, num_layers, share_heads, for_encoder, norm, initial_size, extra, eps, activation: see
-            `DetectionHeads`. References move by queries that have gone through `norm`, too.
-        bins: of the distributions.
-        quality: adds to the logits of classes how sure the box is of its place; each layer has a copy. None for none.
-        with_box_refine: must be True: boxes are refined.
-        look_forward_twice: must be False: gradients go through the sum of logits.
+            `DetectionHeads`. References are updated by queries after `norm`, too.
+        bins: the bins of the distributions.
+        quality: adds the localisation quality to class logits; each layer has a copy. None for none.
+        with_box_refine: must be True, since boxes are refined.
+        look_forward_twice: must be False, since gradients flow through the accumulated logits.
 
     Raises:
-        ValueError: for other values of the last two.
+        ValueError: for other values of the last two arguments.
     """
 
     bin_values: Tensor
@@ -152,8 +152,8 @@ class DistributionHeads(DetectionHeads):
     ):
         if not with_box_refine or look_forward_twice:
             raise ValueError(
-                f"with_box_refine={with_box_refine}, look_forward_twice={look_forward_twice}: heads of distributions "
-                "refine boxes, and their gradients go through the sum of logits; set True and False"
+                f"with_box_refine={with_box_refine}, look_forward_twice={look_forward_twice}: distribution heads "
+                "refine boxes, and gradients flow through the accumulated logits; set True and False"
             )
         super().__init__(
             embed_dim=embed_dim,
@@ -183,7 +183,7 @@ class DistributionHeads(DetectionHeads):
             )
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> "DistributionHeads":
-        """Whatever precision the module is converted to, the values of bins are rounded to that one alone."""
+        """Convert the values of bins from their full precision, so that they are rounded only once."""
         super()._apply(fn, recurse)
         self.bin_values = self.bin_values.new_tensor(self.bins.values())
         return self
@@ -192,15 +192,15 @@ class DistributionHeads(DetectionHeads):
         """See `DetectionHeads.start`.
 
         Raises:
-            ValueError: always: distributions add up from the first layer on.
+            ValueError: always, because distributions accumulate from the first layer on.
         """
         raise ValueError(
-            "heads of distributions cannot begin in a later layer than the first: leave stage 0 out of the lists of "
-            "later layers in the decoder's recollection"
+            "distribution heads cannot start in a layer after the first: remove stage 0 from the lists of later layers "
+            "in the decoder's recollection"
         )
 
     def step(self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None) -> LayerStep:
-        """See `DetectionHeads.step`; `extra` has the distributions, and of the first layer its plain boxes."""
+        """See `DetectionHeads.step`; `extra` has the distributions and, for the first layer, its plain boxes."""
         query = self._normalised(query)
         if previous is None:
             plain = self.boxes(in_own_precision(self.pre_bbox_embed, query), reference)
@@ -213,17 +213,17 @@ class DistributionHeads(DetectionHeads):
             initial = previous.base
             corners = self._corners(index, query + previous.query.detach()) + previous.extra[CORNERS]
             extra = {CORNERS: corners}
-        # No product of matrices, which autocast would round.
+        # This is not a matrix product, which autocast would round.
         distances = (corners.softmax(-1) * self.bin_values.to(corners.dtype)).sum(-1)
         boxes = self.bins.boxes(initial, distances)
         return LayerStep(index, query, initial, boxes.detach(), boxes, boxes=boxes, extra=extra)
 
     def _corners(self, index: int, query: Tensor) -> Tensor:
-        """(B, Q, 4, N), what a layer adds to the logits of distributions."""
+        """Return the addend of a layer to the logits of distributions, (B, Q, 4, N)."""
         return in_own_precision(self.bbox_embed[index], query).unflatten(-1, (4, len(self.bins)))
 
     def read(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
-        """See `DetectionHeads.read`; the set "_pre" comes last, where the first layer is among the steps."""
+        """See `DetectionHeads.read`; the set "_pre" comes last, if the first layer is among the steps."""
         outputs, plain = [], []
         for step in steps[-1:] if self.reads_last_layer_only else steps:
             assert step.boxes is not None
@@ -251,7 +251,7 @@ class DistributionHeads(DetectionHeads):
 
 
 def _begin_with_zero(mlp: nn.Module) -> None:
-    """What the last layer gives is zero before training."""
+    """Initialise the last layer so that the output is zero."""
     last = mlp.get_submodule("layers")[-1]  # type: ignore[index]
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

@@ -1,7 +1,7 @@
-"""Prediction heads: what turns the queries of decoder layers, and the tokens of an encoder, into classes and boxes.
+"""Prediction heads, which turn the queries of decoder layers and the tokens of an encoder into classes and boxes.
 
-How a box is encoded is known here and nowhere else: as an offset from a reference in logit space (Deformable DETR, Zhu
-et al., ICLR 2021, appendix A.3), with a last layer that a subclass may read differently.
+Only this module defines the encoding of boxes: an offset from a reference in logit space (Deformable DETR, Zhu et al.,
+ICLR 2021, appendix A.3). Subclasses may decode it differently.
 
 Legend: B batch, Q queries, N tokens, K classes, C channels, L decoder layers.
 """
@@ -19,22 +19,22 @@ from ..layers.convolution import Activation
 from ..structures import inverse_sigmoid
 from .predictions import LayerOutput
 
-PRIOR_PROBABILITY = 0.01  # of an object, before training
+PRIOR_PROBABILITY = 0.01  # initial probability of an object
 
 
 class LayerStep(NamedTuple):
-    """What a decoder layer leaves behind, for the next layer and for `DetectionHeads.read`.
+    """The result of a decoder layer, for the next layer and for `DetectionHeads.read`.
 
     Attributes:
-        layer: its number, from 0.
-        query: (B, Q, C), its result.
+        layer: index of the layer, from 0.
+        query: (B, Q, C), the output of the layer.
         base: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the layer's boxes refer to; None without
             references.
-        reference: the same for the next layer, as it attends: without gradients where boxes are refined.
-        refined: `reference` with its gradients, for heads that look forward twice; None without refinement.
-        offsets: (B, Q, 4), the box head's result, where it has been computed already.
-        boxes: (B, Q, 4), what `read_boxes` gave, where it has been called already.
-        extra: whatever else a subclass hands to the next layer or to `read`.
+        reference: the references that the next layer attends to; without gradients when boxes are refined.
+        refined: `reference` with gradients, for heads that look forward twice; None without refinement.
+        offsets: (B, Q, 4), the output of the box head, if it has been computed already.
+        boxes: (B, Q, 4), the output of `read_boxes`, if it has been called already.
+        extra: further results that a subclass passes to the next layer or to `read`.
     """
 
     layer: int
@@ -48,46 +48,45 @@ class LayerStep(NamedTuple):
 
 
 class DetectionHeads(nn.Module):
-    """A class head and a box head for each decoder layer, and with two stages a pair for the encoder's tokens.
+    """A class head and a box head for each decoder layer and, with two stages, a pair for the encoder's tokens.
 
-    Box heads compute in the precision of their weights under autocast, too: boxes need the digits.
+    Under autocast, box heads still compute in the precision of their weights, because boxes need it.
 
-    A decoder calls `step` after each layer, which moves the references, and `read` once at the end. What no layer waits
-    for is computed in `read`, for all layers at once where they share their heads.
+    A decoder calls `step` after each layer to update the references, and `read` once at the end. Results that no layer
+    needs are computed in `read`, for all layers at once if they share their heads.
 
     Args:
         embed_dim: C.
         num_classes: K.
-        num_layers: L, of the decoder.
-        background: score "no object" as a last class, under a softmax (DETR), instead of each class by itself under a
-            sigmoid.
-        with_box_refine: each layer's boxes, without their gradients, are the references of the next layer. Otherwise
-            all layers predict relative to the first references.
-        look_forward_twice: with refinement, the loss of a layer's boxes also trains the layer before, whose boxes they
-            refine (DINO, Zhang et al., ICLR 2023, section 3.5); what the next layer attends to stays the same.
-        lite_refinement: with refinement, each layer refines the first references, which all layers attend to, instead
-            of the boxes of the layer before (LW-DETR, Chen et al., 2024, "lite_refpoint_refine" in its repository).
-        share_heads: all layers have the same heads. None: they do unless boxes are refined, as in Deformable DETR.
-        for_encoder: have one more pair of heads, for `propose`.
-        encoder_groups: with `for_encoder`, how many groups of queries have a pair of their own; those of all groups but
-            the first are for training only.
-        norm: what queries go through before classes and boxes are read from them; references move by queries that have
-            not gone through it. None for nothing.
-        references: whether boxes refer to points or boxes, and so begin there; False for boxes that are predicted as
-            they are (DETR).
-        initial_size: logit of the sides of boxes before training, for references that have no size or a random one; not
-            used with `for_encoder`, where references are proposals.
-        extra: further heads by name, (B, Q, C) to (B, Q, ...), each of which is copied as the others are: what they
-            read from queries is `LayerOutput.extra`, for losses, costs and postprocessing.
-        share_with_encoder: the encoder's heads are those that all layers share (Mask DINO).
-        reads_initial: queries are read before the first layer, too, and are the first of the layers in `read_initial`
-            (Mask DINO).
-        eps: of the inverse sigmoid of references. detrex, DAB-DETR, DN-DETR and DINO have 1e-3; Deformable DETR,
-            Conditional DETR and H-Deformable DETR have 1e-5.
+        num_layers: L, the number of decoder layers.
+        background: score "no object" as the last class, under a softmax (DETR), instead of each class under a sigmoid.
+        with_box_refine: whether each layer's boxes, without gradients, are the references of the next layer. Otherwise
+            all layers predict boxes relative to the initial references.
+        look_forward_twice: with refinement, let the box loss of a layer also train the previous layer, whose boxes it
+            refines (DINO, Zhang et al., ICLR 2023, section 3.5); the references of attention do not change.
+        lite_refinement: with refinement, let each layer refine the initial references, which all layers attend to,
+            instead of the boxes of the previous layer (LW-DETR, Chen et al., 2024, "lite_refpoint_refine" in its
+            repository).
+        share_heads: whether all layers share their heads. None: unless boxes are refined, as in Deformable DETR.
+        for_encoder: whether there is another pair of heads, for `propose`.
+        encoder_groups: with `for_encoder`, the number of groups of queries with a separate pair; only the pair of the
+            first group is used in evaluation.
+        norm: applied to queries before classes and boxes are predicted; references are updated by queries without this
+            norm. None for no norm.
+        references: whether boxes are relative to points or boxes, which also set their initial values; False for boxes
+            that are predicted directly (DETR).
+        initial_size: initial logit of the sides of boxes, for references that have no size or a random one; unused with
+            `for_encoder`, where references are proposals.
+        extra: further heads by name, (B, Q, C) to (B, Q, ...), which are copied like the other heads. Their outputs are
+            `LayerOutput.extra`, for losses, costs and postprocessing.
+        share_with_encoder: whether the encoder's heads are those that all layers share (Mask DINO).
+        reads_initial: whether the initial queries are also decoded, by `read_initial`, as the first of the layers (Mask
+            DINO).
+        eps: of the inverse sigmoid of references. detrex, DAB-DETR, DN-DETR and DINO use 1e-3; Deformable DETR,
+            Conditional DETR and H-Deformable DETR use 1e-5.
         activation: of the MLPs that predict boxes, see `MLP`.
-
     Attributes:
-        reads_last_layer_only: whether `read` leaves out the layers before the last, see `keep_last_layer`.
+        reads_last_layer_only: whether `read` skips the layers before the last, see `keep_last_layer`.
 
     Raises:
         ValueError: for looking forward twice or lite refinement without refinement, both of them together, refinement
@@ -118,20 +117,20 @@ class DetectionHeads(nn.Module):
     ):
         super().__init__()
         if look_forward_twice and not with_box_refine:
-            raise ValueError("look_forward_twice=True needs with_box_refine=True: it is about boxes that layers refine")
+            raise ValueError("look_forward_twice=True needs with_box_refine=True: it applies to refined boxes")
         if lite_refinement and (look_forward_twice or not with_box_refine):
             raise ValueError(
                 "lite_refinement=True needs with_box_refine=True and look_forward_twice=False: all layers refine the "
-                "first references, and none the boxes of another layer"
+                "initial references, not the boxes of another layer"
             )
         if encoder_groups < 1 or (encoder_groups > 1 and not for_encoder):
             raise ValueError(
-                f"encoder_groups={encoder_groups}: it is at least 1, and more than 1 with for_encoder=True only"
+                f"encoder_groups={encoder_groups} must be at least 1, and values above 1 need for_encoder=True"
             )
         if share_with_encoder and not (share_heads and for_encoder):
             raise ValueError("share_with_encoder=True needs share_heads=True and for_encoder=True")
         if with_box_refine and not references:
-            raise ValueError("with_box_refine=True needs references=True: references are what is refined")
+            raise ValueError("with_box_refine=True needs references=True, since it refines the references")
         self.embed_dim = embed_dim
         self.num_classes = num_classes
         self.num_layers = num_layers
@@ -158,20 +157,20 @@ class DetectionHeads(nn.Module):
         self.reset_parameters()
 
     def _heads(self, head: nn.Module) -> nn.ModuleList:
-        """One head for each layer (the same object where they are shared), then that of the encoder."""
+        """Copy a head for each layer (the same object if they are shared) and for the encoder, in this order."""
         of_layers = [head if self.share_heads else copy.deepcopy(head) for _ in range(self.num_layers)]
         if not self.for_encoder:
             return nn.ModuleList(of_layers)
         return nn.ModuleList([*of_layers, head if self.share_with_encoder else copy.deepcopy(head)])
 
     def _of_group(self) -> nn.ModuleDict:
-        """A copy of the encoder's heads."""
+        """Copy the encoder's heads for one more group."""
         extra = nn.ModuleDict({name: copy.deepcopy(heads[-1]) for name, heads in self.extra_embed.items()})
         of_boxes, of_classes = copy.deepcopy(self.bbox_embed[-1]), copy.deepcopy(self.class_embed[-1])
         return nn.ModuleDict({"class_embed": of_classes, "bbox_embed": of_boxes, "extra_embed": extra})
 
     def reset_parameters(self) -> None:
-        """Boxes begin at their references, and objects are rare (Lin et al., ICCV 2017, section 4.1)."""
+        """Set boxes to their references, and a low prior for objects (Lin et al., ICCV 2017, section 4.1)."""
         groups = self.group_heads.values()
         if not self.background:
             for class_head in [*self.class_embed, *(heads["class_embed"] for heads in groups)]:
@@ -191,9 +190,9 @@ class DetectionHeads(nn.Module):
         """Decode boxes.
 
         Args:
-            offsets: (..., 4), a box head's result.
-            reference: (..., 4) cxcywh in 0..1; or (..., 2) points, for which the head gives width and height whole; or
-                None, for which it gives all.
+            offsets: (..., 4), the output of a box head.
+            reference: (..., 4) cxcywh in 0..1; or (..., 2) points, for which the head predicts the whole size; or None,
+                for which it predicts the whole box.
 
         Returns:
             (..., 4) cxcywh in 0..1, in float32 at least.
@@ -202,27 +201,27 @@ class DetectionHeads(nn.Module):
         return offsets.sigmoid() if reference is None else refine(offsets, reference, self.eps)
 
     def start(self, query: Tensor, reference: Tensor | None) -> LayerStep:
-        """What stands for the layer before, where a later layer than the first decodes the first queries.
+        """Make the step that takes the place of the previous layer when a later layer decodes the initial queries.
 
         Args:
-            query: (B, Q, C), the first queries.
-            reference: (B, Q, 2) or (B, Q, 4), what they refer to; None without references.
+            query: (B, Q, C), the initial queries.
+            reference: (B, Q, 2) or (B, Q, 4), their references; None without references.
 
         Returns:
-            A step whose reference has no gradients where boxes are refined, as that of every layer.
+            A step whose reference has no gradients when boxes are refined, as the steps of all layers.
         """
         moves = self.with_box_refine and not self.lite_refinement
         attended = reference.detach() if moves and reference is not None else reference
         return LayerStep(-1, query, reference, attended, reference)
 
     def step(self, index: int, query: Tensor, reference: Tensor | None, previous: LayerStep | None = None) -> LayerStep:
-        """Move the references, after a layer.
+        """Update the references after a layer.
 
         Args:
-            index: of the layer, from 0.
-            query: (B, Q, C), the layer's result.
-            reference: (B, Q, 2) or (B, Q, 4), what the layer attended to; None without references.
-            previous: the step of the layer before; None for the first.
+            index: index of the layer, from 0.
+            query: (B, Q, C), the output of the layer.
+            reference: (B, Q, 2) or (B, Q, 4), which the layer attended to; None without references.
+            previous: the step of the previous layer; None for the first layer.
         """
         base = reference
         if previous is not None and self.look_forward_twice:
@@ -231,14 +230,14 @@ class DetectionHeads(nn.Module):
             return LayerStep(index, query, base, reference)
         offsets = in_own_precision(self.bbox_embed[index], query)
         refined = self.boxes(offsets, reference)
-        # Queries that go through a norm before they are read have other offsets than those that move references.
+        # Queries after the norm have different offsets than the queries that update references.
         return LayerStep(index, query, base, refined.detach(), refined, offsets if self.norm is None else None)
 
     def read(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
-        """Classes and boxes of all layers.
+        """Predict the classes and boxes of all layers.
 
         Args:
-            steps: what `step` gave, in the order of the layers.
+            steps: the results of `step`, in the order of the layers.
         """
         if self.reads_last_layer_only:
             steps = steps[-1:]
@@ -247,7 +246,7 @@ class DetectionHeads(nn.Module):
         return [self._read(step) for step in steps]
 
     def read_boxes(self, step: LayerStep) -> Tensor:
-        """(B, Q, 4), the boxes that `read` will give of a layer, for what cannot wait for it."""
+        """Return the boxes of a layer, (B, Q, 4), before `read`."""
         return self._boxes_of(step, None if step.offsets is not None else self._normalised(step.query))
 
     def _boxes_of(self, step: LayerStep, hidden: Tensor | None) -> Tensor:
@@ -267,11 +266,11 @@ class DetectionHeads(nn.Module):
         return {name: heads[index](hidden) for name, heads in self.extra_embed.items()}
 
     def _read_together(self, steps: Sequence[LayerStep]) -> list[LayerOutput]:
-        """One product for all layers: on a GPU, launching a kernel takes as long as computing it."""
+        """Compute all layers in one product: on a GPU, launching a kernel takes as long as computing it."""
         hidden = self._normalised(torch.stack([step.query for step in steps]))
         bases = [step.base for step in steps]
         base = bases[0]
-        if any(other is not base for other in bases):
+        if any(step_base is not base for step_base in bases):
             base = torch.stack([value for value in bases if value is not None])
         boxes = self.boxes(in_own_precision(self.bbox_embed[0], hidden), base)
         scored = self.scored(hidden)
@@ -283,7 +282,7 @@ class DetectionHeads(nn.Module):
         ]
 
     def scored(self, hidden: Tensor) -> Tensor:
-        """What classes and further outputs are read from, a hook for subclasses: `hidden` itself.
+        """Return the input of class heads and further heads, a hook for subclasses: here `hidden` itself.
 
         Args:
             hidden: (..., C), queries after the norm, or encoded tokens.
@@ -291,19 +290,19 @@ class DetectionHeads(nn.Module):
         return hidden
 
     def read_initial(self, query: Tensor, reference: Tensor | None) -> list[LayerOutput]:
-        """What is read before the first layer, where `reads_initial` says so: one output, whose boxes are references.
+        """Decode the initial queries, if `reads_initial`: one output, whose boxes are the references.
 
         Args:
             query: (B, Q, C), contents.
             reference: (B, Q, 4) cxcywh in 0..1.
 
         Raises:
-            ValueError: when references are no boxes.
+            ValueError: when references are not boxes.
         """
         if not self.reads_initial or self.reads_last_layer_only:
             return []
         if reference is None or reference.shape[-1] != 4:
-            raise ValueError("reads_initial=True needs references that are boxes: they are the initial predictions")
+            raise ValueError("reads_initial=True needs references that are boxes, which are the initial predictions")
         scored = self.scored(query)
         return [LayerOutput(self.class_embed[0](scored), reference, self._extra(0, scored))]
 
@@ -311,10 +310,10 @@ class DetectionHeads(nn.Module):
         return query if self.norm is None else self.norm(query)
 
     def keep_last_layer(self, num_layers: int) -> None:
-        """Drop what detections do without: heads of layers beyond the last that runs, and classes of those before it.
+        """Drop the parts that inference does not use: heads after the last layer that runs, and earlier class heads.
 
         Args:
-            num_layers: how many layers run.
+            num_layers: number of layers that run.
         """
         self.reads_last_layer_only = True
         for heads in (self.class_embed, *self.extra_embed.values()):
@@ -323,7 +322,7 @@ class DetectionHeads(nn.Module):
         self.num_layers = num_layers
 
     def score_tokens(self, memory: Tensor, *, group: int = 0) -> Tensor:
-        """The logit of the best class of encoded tokens, by which proposals are chosen.
+        """Compute the logit of the best class of encoded tokens, which determines the choice of proposals.
 
         Args:
             memory: (B, N, C).
@@ -336,28 +335,28 @@ class DetectionHeads(nn.Module):
         return class_head(memory).max(-1).values
 
     def propose(self, memory: Tensor, anchors: Tensor, proposes: Tensor, *, group: int = 0) -> LayerOutput:
-        """Classes and boxes of encoded tokens.
+        """Predict the classes and boxes of encoded tokens.
 
         Args:
             memory: (B, N, C).
             anchors: (B, N, 4) or (1, N, 4) cxcywh in 0..1, a box around each token.
-            proposes: (B, N) or (1, N) bool, False for tokens that propose nothing: their boxes are (1, 1, 1, 1), as
+            proposes: (B, N) or (1, N) bool, False for tokens without a proposal: their boxes are (1, 1, 1, 1), as
                 published.
-            group: whose heads, in 0..encoder_groups - 1.
+            group: the group whose heads are used, in 0..encoder_groups - 1.
 
         Raises:
             ValueError: when there are no heads for the encoder.
         """
-        class_head, box_head, further = self._encoder_heads(group)
+        class_head, box_head, extra_heads = self._encoder_heads(group)
         boxes = self.proposed_boxes(in_own_precision(box_head, memory), anchors, proposes)
         scored = self.scored(memory)
-        return LayerOutput(class_head(scored), boxes, {name: head(scored) for name, head in further.items()})
+        return LayerOutput(class_head(scored), boxes, {name: head(scored) for name, head in extra_heads.items()})
 
     def proposed_boxes(self, offsets: Tensor, anchors: Tensor, proposes: Tensor) -> Tensor:
         """Decode the boxes of proposals.
 
         Args:
-            offsets: (B, N, 4), the encoder's box head's result.
+            offsets: (B, N, 4), the output of the encoder's box head.
             anchors, proposes: see `propose`.
 
         Returns:
@@ -366,29 +365,33 @@ class DetectionHeads(nn.Module):
         return (offsets + proposed_from(anchors, proposes)).sigmoid()
 
     def _encoder_heads(self, group: int) -> tuple[nn.Module, nn.Module, dict[str, nn.Module]]:
-        """Those of classes, of boxes and of further outputs, by which a group proposes."""
+        """Return the class head, the box head and the further heads of a group's proposals."""
         if not self.for_encoder:
             raise ValueError("these heads were built with for_encoder=False: they have none for the encoder's tokens")
         if group:
             heads: Any = self.group_heads[str(group)]
             return heads["class_embed"], heads["bbox_embed"], dict(heads["extra_embed"].items())
-        return self.class_embed[-1], self.bbox_embed[-1], {name: own[-1] for name, own in self.extra_embed.items()}
+        return (
+            self.class_embed[-1],
+            self.bbox_embed[-1],
+            {name: module_list[-1] for name, module_list in self.extra_embed.items()},
+        )
 
 
 def proposed_from(anchors: Tensor, proposes: Tensor) -> Tensor:
-    """Logits of the boxes that proposals begin at, (B, N, 4) or (1, N, 4); see `DetectionHeads.propose`."""
+    """Compute the logits of the reference boxes of proposals, (B, N, 4) or (1, N, 4); see `DetectionHeads.propose`."""
     return torch.logit(anchors).masked_fill(~proposes[..., None], float("inf"))
 
 
-def keep_last(heads: nn.ModuleList, num_layers: int, before: int) -> None:
-    """Of the heads of `before` layers keep that of the last of `num_layers`; what comes after them stays."""
-    del heads[num_layers:before]
+def keep_last(heads: nn.ModuleList, num_layers: int, num_heads: int) -> None:
+    """Keep only the head of the last of `num_layers` among the first `num_heads` heads; later heads stay."""
+    del heads[num_layers:num_heads]
     for index in range(num_layers - 1):
         heads[index] = nn.Identity()
 
 
 def _of_one_shape(steps: Sequence[LayerStep]) -> bool:
-    """Whether layers can be stacked: first references may be points where later ones are boxes."""
+    """Whether layers can be stacked: initial references may be points where later ones are boxes."""
     query, base = steps[0].query, steps[0].base
     return all(
         step.query.shape == query.shape and (step.base is None or base is None or step.base.shape == base.shape)
@@ -400,15 +403,15 @@ def refine(offsets: Tensor, reference: Tensor, eps: float = 1e-3) -> Tensor:
     """Move a reference in logit space (Deformable DETR, Zhu et al., ICLR 2021, appendix A.3).
 
     Args:
-        offsets: (..., 4), a box head's result.
-        reference: (..., 4) cxcywh in 0..1; or (..., 2) points, for which the head gives width and height whole.
+        offsets: (..., 4), the output of a box head.
+        reference: (..., 4) cxcywh in 0..1; or (..., 2) points, for which the head predicts the whole size.
         eps: of the inverse sigmoid.
 
     Returns:
         (..., 4) cxcywh in 0..1, in float32 at least.
     """
     offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
-    before = inverse_sigmoid(reference.to(offsets.dtype), eps)
+    logits = inverse_sigmoid(reference.to(offsets.dtype), eps)
     if reference.shape[-1] == 2:
-        before = torch.cat([before, torch.zeros_like(before)], dim=-1)
-    return (offsets + before).sigmoid()
+        logits = torch.cat([logits, torch.zeros_like(logits)], dim=-1)
+    return (offsets + logits).sigmoid()

@@ -1,13 +1,12 @@
-"""Initial values that several parts of detectors share."""
+"""Initialisation shared by several parts of detectors."""
 
 from torch import nn
 
 
 def xavier_uniform(module: nn.Module) -> None:
-    """Draw all matrices of a module from Xavier's uniform distribution, but no vectors (biases, norms), as DETR does.
+    """Draw Xavier-uniform values for all matrices of a module, but not for vectors (biases, norms), as DETR does.
 
-    A part calls it on layers that it has made itself, never on parts that it was given: their initial values are their
-    own.
+    A part applies it to layers that it has created, never to parts that it was given, which initialise themselves.
     """
     for parameter in module.parameters():
         if parameter.dim() > 1:

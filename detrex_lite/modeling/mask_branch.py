@@ -1,4 +1,4 @@
-"""Features that masks are read from, for any detector with several feature levels.
+"""Features that masks are computed from, for any detector with several feature levels.
 
 Legend: B batch, C channels, h x w cells of the finest map.
 """
@@ -13,19 +13,19 @@ from ..errors import did_you_mean
 
 
 class MaskBranch(nn.Module):
-    """A fine map of the backbone, joined with the finest map of the encoder (Mask DINO, Li et al., CVPR 2023, eq. 1).
+    """Fuses a fine map of the backbone with the finest map of the encoder (Mask DINO, Li et al., CVPR 2023, eq. 1).
 
-    A detector takes it as `mask_branch`, its heads as a further head: `heads.extra.mask_embedding`.
+    It is the detector's `mask_branch`; its counterpart in the heads is `heads.extra.mask_embedding`.
 
     Args:
-        in_channels: feature name -> channels of what the backbone gives.
-        in_feature: the map that is joined.
+        in_channels: maps the backbone's feature names to channels.
+        in_feature: the backbone's map.
         embed_dim: C, of the encoder and of masks.
-        norm: the normalisation of both convolutions, of which each gets a copy.
+        norm: the normalisation of both convolutions, each of which gets a copy.
         stride: of `in_feature`, in pixels.
 
     Raises:
-        ValueError: when the backbone gives no such map.
+        ValueError: when the backbone has no such map.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class MaskBranch(nn.Module):
     ):
         super().__init__()
         if in_feature not in in_channels:
-            raise ValueError(f"the backbone gives no feature map {in_feature!r}{did_you_mean(in_feature, in_channels)}")
+            raise ValueError(f"the backbone has no feature map {in_feature!r}{did_you_mean(in_feature, in_channels)}")
         self.in_feature = in_feature
         self.embed_dim = embed_dim
         self.stride = stride
@@ -46,7 +46,7 @@ class MaskBranch(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights that keep the scale of what goes in, as the paper's repository."""
+        """Draw weights that preserve the scale of the input, as the paper's repository."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
@@ -54,6 +54,6 @@ class MaskBranch(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, lateral: Tensor, encoded: Tensor) -> Tensor:
-        """lateral: (B, C, h, w), what `lateral` gives; encoded: (B, C, h', w'). Returns (B, C, h, w)."""
+        """lateral: (B, C, h, w), the result of `lateral`; encoded: (B, C, h', w'). Returns (B, C, h, w)."""
         enlarged = F.interpolate(encoded, lateral.shape[-2:], mode="bilinear", align_corners=False)
         return self.project(self.smooth(lateral + enlarged))

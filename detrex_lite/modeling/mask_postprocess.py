@@ -1,4 +1,4 @@
-"""From predictions to detections with masks, in the frame of the original image.
+"""Conversion of predictions to detections with masks, in the frame of the original image.
 
 Legend: B batch, D candidates of each image, n masks, C channels, h x w cells, H x W pixels of the frame.
 """
@@ -20,13 +20,13 @@ from .predictions import Predictions
 class MaskPostprocessor(TopKPostprocessor):
     """The best pairs of query and class, with the masks of the queries (Mask2Former; Mask DINO).
 
-    Scores of classes are multiplied by the mean probability of what is in the mask; the best come first.
+    Class scores are multiplied by the mean probability inside the mask; the best detections come first.
 
     Args:
         num_detections, clip_boxes: see `TopKPostprocessor`.
-        num_things: only the first so many classes are detected, of a panoptic model, whose further ones are stuff; None
-            for all.
-        rate_masks: whether the probability of masks counts; False for scores of classes alone.
+        num_things: number of thing classes of a panoptic model, which come first and are the only ones detected; None
+            for all classes.
+        rate_masks: whether scores include the probability of masks; False for class scores alone.
     """
 
     with_masks = True
@@ -44,18 +44,18 @@ class MaskPostprocessor(TopKPostprocessor):
         self.rate_masks = rate_masks
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """sizes: (height, width) in pixels of the frame that each image's boxes and masks are wanted in."""
+        """sizes: (height, width) in pixels of the frame of each image's boxes and masks."""
         predictions = predictions.at_least_float32()
         _, classes, queries = self.best(predictions)
-        found = self.select(predictions).found
+        is_detection = self.select(predictions).found
         if self.num_things is not None:
-            found = found & (classes < self.num_things)
+            is_detection = is_detection & (classes < self.num_things)
         results = []
         for number, instances in enumerate(super().__call__(predictions, sizes)):
             if self.num_things is not None:
                 instances = instances[instances.pred_classes < self.num_things]
             masks, ratings = [], []
-            for logits in masks_of_queries(predictions, number, queries[number][found[number]], sizes[number]):
+            for logits in masks_of_queries(predictions, number, queries[number][is_detection[number]], sizes[number]):
                 inside = logits > 0
                 masks.append(inside)
                 ratings.append((logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6))
@@ -78,23 +78,23 @@ class MaskPostprocessor(TopKPostprocessor):
 
 
 def masks_of_queries(predictions: Predictions, image: int, queries: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Logits of masks in a frame, a part of the queries at a time: whole masks of large images take much memory.
+    """Compute logits of masks in a frame, in chunks of queries, because whole masks of large images need much memory.
 
     Args:
         predictions: with mask embeddings.
-        image: its position in the batch.
+        image: index of the image in the batch.
         queries: (n,).
         size: (height, width) of the frame.
 
     Yields:
-        (part, height, width); once at least.
+        (part, height, width); at least once.
     """
     features = features_of(predictions)
     cells, image_size = features.tensor[image], None
     if predictions.image_sizes is not None:
         image_size = predictions.image_sizes[image]
         height, width = (math.ceil(side / features.stride) for side in image_size)
-        cells = cells[:, :height, :width]  # what is detected does not depend on the padding
+        cells = cells[:, :height, :width]  # makes detections independent of the padding
     embeddings = predictions.extra[MASK_EMBEDDING][image]
     pixels = max(size[0] * size[1], cells.shape[1] * cells.shape[2] * features.stride**2)
     for some in queries.split(max(PART // pixels, 1)):
@@ -103,12 +103,12 @@ def masks_of_queries(predictions: Predictions, image: int, queries: Tensor, size
 
 
 class SoftmaxMaskPostprocessor(SoftmaxPostprocessor):
-    """Each query's best class that is not "no object", with its mask (DETR, section 5).
+    """The best class of each query other than "no object", with its mask (DETR, section 5).
 
     Args:
         clip_boxes: see `Postprocessor`.
-        num_things: only the first so many classes are detected, of a panoptic model, whose further ones are stuff; None
-            for all.
+        num_things: number of thing classes of a panoptic model, which come first and are the only ones detected; None
+            for all classes.
         stride: of the cells of masks, in pixels.
     """
 
@@ -120,12 +120,12 @@ class SoftmaxMaskPostprocessor(SoftmaxPostprocessor):
         self.stride = stride
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """sizes: (height, width) in pixels of the frame that each image's boxes and masks are wanted in."""
+        """sizes: (height, width) in pixels of the frame of each image's boxes and masks."""
         predictions = predictions.at_least_float32()
-        found = self.select(predictions).found
+        is_detection = self.select(predictions).found
         results = []
         for number, instances in enumerate(super().__call__(predictions, sizes)):
-            queries = found[number].nonzero().flatten()
+            queries = is_detection[number].nonzero().flatten()
             if self.num_things is not None:
                 is_thing = instances.pred_classes < self.num_things
                 queries, instances = queries[is_thing], instances[is_thing]
@@ -148,11 +148,11 @@ class SoftmaxMaskPostprocessor(SoftmaxPostprocessor):
 
 
 def whole_masks(predictions: Predictions, image: int, queries: Tensor, stride: int) -> Tensor:
-    """Logits of masks in the network's input without its padding.
+    """Compute logits of masks in the network's input without its padding.
 
     Args:
         predictions: with `MASK_LOGITS`.
-        image: its position in the batch.
+        image: index of the image in the batch.
         queries: (n,).
         stride: of the cells.
 

@@ -1,8 +1,8 @@
-"""Masks read from features of pixels, at points and as a whole (Mask2Former, Cheng et al., CVPR 2022, section 3.4).
+"""Masks computed from pixel features, at points and as a whole (Mask2Former, Cheng et al., CVPR 2022, section 3.4).
 
-A query has a mask embedding, whose products with the features of all cells are the logits of its mask: masks are
-computed of few queries at a time, and nowhere else. Points are (x, y) in 0..1 of a frame: that of the padded images,
-rounded up to whole cells of the features.
+The product of a query's mask embedding with the features of all cells are the logits of its mask; masks are computed
+only here, for few queries at a time. Points are (x, y) in 0..1 of a frame: that of the padded images, rounded up to
+whole cells of the features.
 
 Legend: B batch, Q queries, T objects, C channels, n masks, P points, h x w cells, H x W pixels.
 """
@@ -17,39 +17,39 @@ from torch.utils.checkpoint import checkpoint
 from ..structures import inverse_sigmoid
 from .predictions import LayerOutput, MaskFeatures, Predictions
 
-# Of `LayerOutput.extra`: what masks are read by, (B, Q, C), and whole masks, (B, Q, h, w).
+# Names in `LayerOutput.extra`: mask embeddings, (B, Q, C), and logits of whole masks, (B, Q, h, w).
 MASK_EMBEDDING = "mask_embedding"
 MASK_LOGITS = "mask_logits"
 
-# How many numbers an intermediate result has at most, where it can be computed part by part.
+# Largest number of elements of intermediate results that can be computed in chunks.
 PART = 2**24
 
 
 def draw_points(*shape: int, like: Tensor | None = None) -> Tensor:
-    """Points that are evenly distributed over 0..1: the only place that draws points of masks.
+    """Draw points from a uniform distribution over 0..1; all points of masks are drawn here.
 
     Args:
         shape: (..., P, 2).
-        like: a tensor of the wanted device and dtype; the result is float32 at least.
+        like: a tensor that gives the device and dtype of the result, which is float32 at least.
     """
     dtype = None if like is None else torch.promote_types(like.dtype, torch.float32)
     return torch.rand(*shape, dtype=dtype, device=None if like is None else like.device)
 
 
 def features_of(predictions: LayerOutput | Predictions) -> MaskFeatures:
-    """The features that mask embeddings are multiplied with.
+    """Return the features that mask embeddings are multiplied with.
 
     Raises:
-        ValueError: when the detector makes none, or its queries have no mask embeddings.
+        ValueError: when the detector has none, or its queries have no mask embeddings.
     """
     if predictions.mask_features is None or MASK_EMBEDDING not in predictions.extra:
         missing = "model.mask_branch" if predictions.mask_features is None else f"model.heads.extra.{MASK_EMBEDDING}"
-        raise ValueError(f"masks cannot be read from these predictions: the detector needs {missing}")
+        raise ValueError(f"these predictions have no masks: the detector needs {missing}")
     return predictions.mask_features
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
-    """Maps between their cells, bilinearly; what lies beyond the outermost cells is zero.
+    """Sample maps bilinearly, with zero padding.
 
     Args:
         maps: (n, C, h, w).
@@ -63,21 +63,21 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_masks(masks: Tensor, index: Tensor, points: Tensor, frame: tuple[int, int]) -> Tensor:
-    """Masks between their pixels, bilinearly: as `sample_maps` of their numbers 0 and 1, which are never made.
+    """Sample bool masks bilinearly, as `sample_maps` would sample their float values, without creating these.
 
     Args:
         masks: (T, H, W) bool.
-        index: (n,) which mask each row of points is for.
+        index: (n,) index of the mask of each row of points.
         points: (n, P, 2) in 0..1 of the frame.
-        frame: (height, width) of the frame in pixels, at least (H, W); what lies beyond the masks is zero.
+        frame: (height, width) of the frame in pixels, at least (H, W); it is zero outside the masks.
 
     Returns:
         (n, P) in 0..1.
     """
     height, width = masks.shape[-2:]
-    place = points * points.new_tensor(frame[::-1]) - 0.5
-    first = place.floor()
-    share = place - first  # of the second pixel
+    coordinates = points * points.new_tensor(frame[::-1]) - 0.5
+    first = coordinates.floor()
+    share = coordinates - first  # of the second pixel
     first = first.to(torch.int64)
     sampled = points.new_zeros(points.shape[:-1])
     for dx in (0, 1):
@@ -91,19 +91,19 @@ def sample_masks(masks: Tensor, index: Tensor, points: Tensor, frame: tuple[int,
 
 
 def frame_of(features: MaskFeatures) -> tuple[int, int]:
-    """(height, width) in pixels that all cells cover."""
+    """Return the size (height, width) in pixels that all cells cover."""
     height, width = features.tensor.shape[-2:]
     return height * features.stride, width * features.stride
 
 
 def uncertain_points(maps: Tensor, num_points: int, oversample_ratio: float, importance_ratio: float) -> Tensor:
-    """Points for losses: most of them where a mask is least certain (PointRend, Kirillov et al., CVPR 2020).
+    """Choose points for losses, most of them where a mask is least certain (PointRend, Kirillov et al., CVPR 2020).
 
     Args:
         maps: (n, h, w) logits.
         num_points: P.
-        oversample_ratio: so many times P candidates are drawn.
-        importance_ratio: the share of P that are the candidates of the least absolute logits; the rest is drawn anew.
+        oversample_ratio: number of candidates that are drawn, as a multiple of P.
+        importance_ratio: fraction of P that are the candidates with the smallest absolute logits; the others are drawn.
 
     Returns:
         (n, P, 2) in 0..1 of the maps.
@@ -116,37 +116,38 @@ def uncertain_points(maps: Tensor, num_points: int, oversample_ratio: float, imp
     return torch.cat([chosen, draw_points(len(maps), num_points - number, 2, like=maps).to(chosen.dtype)], dim=1)
 
 
-def binary_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    """(n, P) logits and 0..1 to (n,): the mean over points."""
-    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute the cross-entropy of (n, P) logits and targets in 0..1, averaged over points: (n,)."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
 
 
-def dice_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """(n, P) logits and 0..1 to (n,): 1 less the overlap of V-Net (Milletari et al., 3DV 2016), smoothed by 1."""
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute the dice loss of (n, P) logits and targets in 0..1, smoothed by 1 (Milletari et al., 3DV 2016): (n,)."""
     probability = logits.sigmoid()
-    return 1 - (2 * (probability * wanted).sum(1) + 1) / (probability.sum(1) + wanted.sum(1) + 1)
+    return 1 - (2 * (probability * targets).sum(1) + 1) / (probability.sum(1) + targets.sum(1) + 1)
 
 
 def recomputed(compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """What `compute` gives, computed again in the backward pass instead of keeping what happens in between.
+    """Call a function and recompute it in the backward pass instead of storing intermediate results.
 
     Args:
-        compute: of tensors; it draws no random numbers.
+        compute: a function of tensors, without random numbers.
         inputs: its arguments.
     """
     return checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def boxes_of_masks(embeddings: Tensor, features: MaskFeatures, eps: float = 1e-5) -> Tensor:
-    """The boxes around masks, in cells of the features (Mask DINO, Li et al., CVPR 2023, section 3.4).
+    """Compute the boxes around masks, at the resolution of the features (Mask DINO, Li et al., CVPR 2023, section 3.4).
 
-    A box goes from the first to the last row and column of cells of its mask, without the extent of the last ones, and
-    stays away from the border by `eps`, as published. An empty mask has a box of no size in the lower right corner.
+    As published, a box spans from the first to the last row and column of cells of its mask, without the extent of the
+    last ones, and keeps a distance of `eps` from the border. An empty mask has a box of zero size in the lower right
+    corner.
 
     Args:
         embeddings: (B, Q, C).
         features: of the images.
-        eps: of the inverse sigmoid that references go through.
+        eps: of the inverse sigmoid of references.
 
     Returns:
         (B, Q, 4) cxcywh in 0..1 of each image without its padding, without gradients.
@@ -161,8 +162,8 @@ def boxes_of_masks(embeddings: Tensor, features: MaskFeatures, eps: float = 1e-5
             inside = inside & ~padding[:, None]
         corners = []
         for line in (inside.any(-2), inside.any(-1)):
-            place = torch.arange(line.shape[-1], device=line.device)
-            corners.append((torch.where(line, place, 10**8).amin(-1), torch.where(line, place, 0).amax(-1)))
+            positions = torch.arange(line.shape[-1], device=line.device)
+            corners.append((torch.where(line, positions, 10**8).amin(-1), torch.where(line, positions, 0).amax(-1)))
         (x0, x1), (y0, y1) = corners
         edges.append(torch.stack([x0, y0, x1, y1], dim=-1))
     dtype = torch.promote_types(maps.dtype, torch.float32)
@@ -178,19 +179,19 @@ def boxes_of_masks(embeddings: Tensor, features: MaskFeatures, eps: float = 1e-5
 
 
 def masks_in_frame(maps: Tensor, stride: int, image_size: tuple[int, int] | None, size: tuple[int, int]) -> Tensor:
-    """Masks as they lie in an image: cells to pixels of the network's input, without its padding, and to the frame.
+    """Resize masks from cells to pixels of the network's input, without its padding, and to the frame.
 
     Args:
         maps: (n, h, w) logits.
         stride: of their cells in pixels of the input.
-        image_size: (height, width) of the input without its padding; None for all that the cells cover.
-        size: (height, width) of the frame that masks are wanted in.
+        image_size: (height, width) of the input without its padding; None for everything that the cells cover.
+        size: (height, width) of the frame.
 
     Returns:
         (n, height, width) logits.
     """
     height, width = (side * stride for side in maps.shape[-2:])
-    # Masks are the batch, of which there may be none, as there may not of channels.
+    # Masks are the batch dimension, which may be 0, unlike the channels.
     pixels = F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)
     if image_size is not None:
         pixels = pixels[..., : image_size[0], : image_size[1]]

@@ -1,6 +1,6 @@
-"""Panoptic segmentation: masks of things and stuff as one map, in which each pixel belongs to one segment at most.
+"""Panoptic segmentation: masks of things and stuff as one map, in which each pixel belongs to at most one segment.
 
-Classes are things first, then stuff. Results have detectron2's form: an int32 map (height, width) of ids, 0 for no
+Thing classes come before stuff classes. Results have detectron2's form: an int32 map (height, width) of ids, 0 for no
 segment, and for each segment its `id`, `isthing`, `category_id` (the class), `score` and `area` in pixels.
 
 Legend: Q queries, n segments, K classes, H x W pixels of the frame.
@@ -20,16 +20,16 @@ Segments = tuple[Tensor, list[dict[str, Any]]]
 
 
 class MaskFormerPanoptic:
-    """Each pixel goes to the mask of highest score times probability (MaskFormer, Cheng et al., NeurIPS 2021, 3.4).
+    """Assigns each pixel to the mask with the highest score times probability (Cheng et al., NeurIPS 2021, 3.4).
 
-    Segments of which little is left are dropped. Segments of one class of stuff are joined.
+    Segments that lose most of their area are dropped. Segments of the same stuff class are merged.
 
     Args:
-        num_things: so many classes are things.
-        threshold: queries with a lower probability of their best class are left out.
-        overlap: segments are dropped of which a smaller share of their mask is left.
-        temperature: of a softmax of the classes' probabilities, which makes scores comparable where classes are trained
-            each by itself (Mask DINO); None for the probabilities as they are.
+        num_things: number of thing classes.
+        threshold: queries are dropped if the probability of their best class is lower.
+        overlap: segments are dropped if they keep a smaller fraction of their mask.
+        temperature: of a softmax over the classes' probabilities, which makes scores comparable when classes are
+            trained independently (Mask DINO); None for unchanged probabilities.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class MaskFormerPanoptic:
         self.temperature = temperature
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Segments]:
-        """sizes: (height, width) in pixels of the frame that each image's segments are wanted in."""
+        """sizes: (height, width) in pixels of the frame of each image's segments."""
         predictions = predictions.at_least_float32()
         return [self._of_image(predictions, number, size) for number, size in enumerate(sizes)]
 
@@ -61,21 +61,21 @@ class MaskFormerPanoptic:
             if not len(mask):
                 continue
             highest, which = (mask * scores[first : first + len(mask), None, None]).max(0)
-            owner = torch.where(highest > best, which + first, owner)  # of equals the first one
+            owner = torch.where(highest > best, which + first, owner)  # the first mask wins a tie
             best = torch.maximum(best, highest)
             first += len(mask)
         return self._joined(owner, torch.cat(inside), scores.tolist(), classes.tolist())
 
     def _joined(self, owner: Tensor, inside: Tensor, scores: list[float], classes: list[int]) -> Segments:
-        """owner: (H, W) the mask that each pixel goes to; inside: (n, H, W) bool."""
+        """owner: (H, W) the mask that each pixel is assigned to; inside: (n, H, W) bool."""
         ids = torch.zeros_like(owner, dtype=torch.int32)
         segments: list[dict[str, Any]] = []
         of_stuff: dict[int, dict[str, Any]] = {}
         for number, (mask, score, label) in enumerate(zip(inside, scores, classes, strict=True)):
             owned = owner == number
             visible = owned & mask
-            left, whole, area = (int(one.sum()) for one in (owned, mask, visible))
-            if not area or left / whole < self.overlap:
+            kept_area, owned_area, area = (int(pixels.sum()) for pixels in (owned, mask, visible))
+            if not area or kept_area / owned_area < self.overlap:
                 continue
             segment = of_stuff.get(label)
             if segment is None:
@@ -90,15 +90,15 @@ class MaskFormerPanoptic:
 
 
 class SoftmaxPanoptic:
-    """Each pixel goes to the mask of the highest logit (DETR, section 5), as in the paper's repository.
+    """Assigns each pixel to the mask with the highest logit (DETR, section 5), as in the paper's repository.
 
-    Masks of one class of stuff are joined in the first of them. Segments that are left with four pixels or fewer are
-    dropped, and pixels are given anew to the others, which then are not joined: what belonged to a mask that was joined
-    into another, which has no pixels any more, goes to the next best mask.
+    Masks of the same stuff class are merged into the first of them. Segments with at most four pixels are dropped, and
+    all pixels are assigned again to the remaining masks, without merging: the pixels of a mask that was merged into
+    another one, and therefore dropped, are assigned to the next best mask.
 
     Args:
-        num_things: so many classes are things.
-        threshold: queries with a lower probability of their best class are left out.
+        num_things: number of thing classes.
+        threshold: queries are dropped if the probability of their best class is lower.
         stride: of the cells of masks, in pixels.
     """
 
@@ -108,7 +108,7 @@ class SoftmaxPanoptic:
         self.stride = stride
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Segments]:
-        """sizes: (height, width) in pixels of the frame that each image's segments are wanted in."""
+        """sizes: (height, width) in pixels of the frame of each image's segments."""
         predictions = predictions.at_least_float32()
         return [self._of_image(predictions, number, size) for number, size in enumerate(sizes)]
 
@@ -131,9 +131,9 @@ class SoftmaxPanoptic:
         return (owner + 1).to(torch.int32), segments
 
     def _owners(self, masks: Tensor, size: tuple[int, int], classes: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Which mask each pixel of the frame goes to, (height, width), and how many each mask gets, (n,).
+        """Return the mask that each pixel of the frame is assigned to, (height, width), and the mask areas, (n,).
 
-        `classes` says which masks are joined.
+        Masks are merged by `classes`.
         """
         if not len(masks):
             return torch.full(size, -1, device=masks.device), torch.zeros(0, dtype=torch.int64, device=masks.device)

@@ -1,4 +1,4 @@
-"""From predictions to detections in the frame of the original image."""
+"""Conversion of predictions to detections in the frame of the original image."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ from .suppression import Suppression
 
 
 class Selection(NamedTuple):
-    """D candidates of each image, as many for all: what a graph of tensors gives.
+    """D candidates of each image, the same number for all images, as a graph of tensors returns them.
 
     Attributes:
         scores: (B, D), 0..1.
         classes: (B, D).
         boxes: (B, D, 4) xyxy in 0..1 of the image.
-        found: (B, D) bool, False for candidates that are no detections.
+        found: (B, D) bool, False for candidates that are not detections.
     """
 
     scores: Tensor
@@ -27,16 +27,16 @@ class Selection(NamedTuple):
 
 
 class Postprocessor:
-    """Selects candidates, and makes detections of them. Subclasses say which, in `candidates` and `settings`.
+    """Selects candidates and makes detections of them. Subclasses implement `candidates` and `settings`.
 
     Args:
-        clip_boxes: clip boxes to the frame and drop those that are left without area, as detectron2 and so detrex. The
-            papers' repositories return boxes as they are.
-        suppression: leaves out candidates that repeat others, such as `NMS`; None for all candidates, which detectors
-            trained one-to-one need.
+        clip_boxes: clip boxes to the frame and drop boxes without area, as detectron2 and detrex do. The papers'
+            repositories return unclipped boxes.
+        suppression: removes duplicate candidates, such as `NMS`; None for all candidates, which suits detectors trained
+            one-to-one.
 
     Attributes:
-        with_masks: whether detections have masks, which exported graphs do not make.
+        with_masks: whether detections have masks, which exported graphs do not support.
     """
 
     with_masks = False
@@ -46,39 +46,44 @@ class Postprocessor:
         self.suppression = suppression
 
     def candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-        """Abstract. Scores (B, D), below 0 for what is no detection, classes (B, D) and boxes (B, D, 4) cxcywh."""
+        """Abstract. Scores (B, D), negative for non-detections, classes (B, D) and boxes (B, D, 4) cxcywh."""
         raise NotImplementedError(f"{type(self).__name__} must implement candidates")
 
     def settings(self) -> dict[str, Any]:
-        """What a program without torch needs to do the same: `kind`, and values by the names of arguments."""
+        """Abstract. The settings that a program without torch needs: `kind`, and values by argument name."""
         raise NotImplementedError(f"{type(self).__name__} must implement settings")
 
     def select(self, predictions: Predictions) -> Selection:
-        """The candidates of each image."""
+        """Select the candidates of each image."""
         scores, classes, boxes = self.candidates(predictions.at_least_float32())
         if self.suppression is not None:
             scores, classes, boxes = self.suppression(scores, classes, boxes)
-        boxes, found = box_cxcywh_to_xyxy(boxes), ~(scores < 0)
+        boxes, is_detection = box_cxcywh_to_xyxy(boxes), ~(scores < 0)
         if self.clip_boxes:
             boxes = boxes.clamp(0, 1)
-            found = found & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-        return Selection(scores, classes, boxes, found)
+            is_detection = is_detection & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        return Selection(scores, classes, boxes, is_detection)
 
     def __call__(self, predictions: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """sizes: (height, width) in pixels of the frame that each image's boxes are wanted in."""
+        """sizes: (height, width) in pixels of the frame of each image's boxes."""
         results = []
-        for (height, width), *one in zip(sizes, *self.select(predictions), strict=True):
-            scores, classes, boxes, found = one
-            absolute = Boxes(boxes[found])
+        for (height, width), *selected in zip(sizes, *self.select(predictions), strict=True):
+            scores, classes, boxes, is_detection = selected
+            absolute = Boxes(boxes[is_detection])
             absolute.scale(width, height)
             results.append(
-                Instances((height, width), pred_boxes=absolute, scores=scores[found], pred_classes=classes[found])
+                Instances(
+                    (height, width),
+                    pred_boxes=absolute,
+                    scores=scores[is_detection],
+                    pred_classes=classes[is_detection],
+                )
             )
         return results
 
 
 class SoftmaxPostprocessor(Postprocessor):
-    """Each query's best class that is not "no object" (the last one), as DETR: at most Q detections per image.
+    """The best class of each query other than "no object" (the last one), as in DETR: at most Q detections per image.
 
     Args:
         clip_boxes, suppression: see `Postprocessor`.
@@ -87,7 +92,7 @@ class SoftmaxPostprocessor(Postprocessor):
     def candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """See `Postprocessor.candidates`: D is Q."""
         scores, classes = predictions.logits.softmax(-1)[..., :-1].max(-1)
-        return _below_all(scores, predictions.padding), classes, predictions.boxes
+        return _mask_padding(scores, predictions.padding), classes, predictions.boxes
 
     def settings(self) -> dict[str, Any]:
         """See `Postprocessor.settings`."""
@@ -95,10 +100,10 @@ class SoftmaxPostprocessor(Postprocessor):
 
 
 class TopKPostprocessor(Postprocessor):
-    """The best pairs of query and class under sigmoid, as Deformable DETR: a query may appear with several classes.
+    """The best pairs of query and class under sigmoid, as in Deformable DETR; a query may have several classes.
 
     Args:
-        num_detections: the most per image; with a suppression, how many candidates it gets.
+        num_detections: largest number of detections per image; with a suppression, number of its candidates.
         clip_boxes, suppression: see `Postprocessor`.
     """
 
@@ -107,15 +112,15 @@ class TopKPostprocessor(Postprocessor):
         self.num_detections = num_detections
 
     def candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Postprocessor.candidates`: D is `num_detections`, or Q * K if less."""
+        """See `Postprocessor.candidates`: D is `num_detections`, or Q * K if that is less."""
         scores, classes, queries = self.best(predictions)
         return scores, classes, predictions.boxes.gather(1, queries[..., None].expand(-1, -1, 4))
 
     def best(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores, classes and queries of the best pairs, (B, D) each, the best first."""
+        """Return scores, classes and queries of the best pairs, (B, D) each, best first."""
         num_classes = predictions.logits.shape[-1]
         padding = None if predictions.padding is None else predictions.padding[..., None]
-        probability = _below_all(predictions.logits.sigmoid(), padding).flatten(1)  # (B, Q * K)
+        probability = _mask_padding(predictions.logits.sigmoid(), padding).flatten(1)  # (B, Q * K)
         scores, best = probability.topk(min(self.num_detections, probability.shape[1]), dim=1)
         return scores, best % num_classes, best // num_classes
 
@@ -124,6 +129,6 @@ class TopKPostprocessor(Postprocessor):
         return {"kind": "top_k", "num_detections": self.num_detections, "clip_boxes": self.clip_boxes}
 
 
-def _below_all(scores: Tensor, padding: Tensor | None) -> Tensor:
-    """Scores below 0 for queries that only fill up the batch: `Postprocessor.select` leaves them out."""
+def _mask_padding(scores: Tensor, padding: Tensor | None) -> Tensor:
+    """Give padding queries negative scores, so that `Postprocessor.select` removes them."""
     return scores if padding is None else scores.masked_fill(padding, -1.0)

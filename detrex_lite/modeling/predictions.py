@@ -1,4 +1,4 @@
-"""One set of predictions: what a decoder layer says about its queries, and what that is compared with."""
+"""A set of predictions: the outputs of a decoder layer for its queries, and how they are matched."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .targets import Targets
 
-# The name of the set that detections are made of: the last decoder layer's matching queries.
+# The name of the set of the detections: the matching queries of the last decoder layer.
 FINAL = ""
 
 
@@ -17,14 +17,13 @@ class Match(NamedTuple):
     """Pairs of queries and objects, M in the whole batch.
 
     Attributes:
-        image: (M,) the image's position in the batch.
-        query: (M,) the query's index in 0..Q-1.
-        target: (M,) the object's index in the packed `Targets`.
-        weight: (M,) what the losses of each pair are multiplied by, and what quality losses multiply the targets of
-            their classes by; None for 1.
-        shared_queries: whether a query may answer for several objects. Class losses then know it by the class of the
-            last of them, as the published code does, which writes one label after the other.
-        sizes: how many pairs each image has, where that is known without waiting for the device; None otherwise.
+        image: (M,) the index of the image in the batch.
+        query: (M,) the index of the query in 0..Q-1.
+        target: (M,) the index of the object in the packed `Targets`.
+        weight: (M,) factor of the losses of each pair, and of the class targets of quality losses; None for 1.
+        shared_queries: whether a query may be matched with several objects. Class losses then use the class of the last
+            one, as in the published code, which overwrites labels one after the other.
+        sizes: number of pairs of each image, if it is known without synchronising with the device; otherwise None.
     """
 
     image: Tensor
@@ -36,13 +35,13 @@ class Match(NamedTuple):
 
 
 class MaskFeatures(NamedTuple):
-    """What the masks of a batch are read from: products with mask embeddings are logits of the cells.
+    """The features of a batch's masks: their products with mask embeddings are the logits of the cells.
 
     Attributes:
         tensor: (B, C, h, w).
-        stride: a cell covers so many pixels of the network's input in each direction, beginning at its upper left
-            corner; the last cells may reach beyond it.
-        padding: (B, h, w) bool, True = padding; None when there is none.
+        stride: side of a cell in pixels of the network's input; the first cell starts at its upper left corner, and the
+            last cells may extend beyond it.
+        padding: (B, h, w) bool, True = padding; None without padding.
     """
 
     tensor: Tensor
@@ -51,18 +50,18 @@ class MaskFeatures(NamedTuple):
 
 
 class LayerOutput(NamedTuple):
-    """What prediction heads read from the queries of one decoder layer.
+    """The outputs of prediction heads for the queries of one decoder layer.
 
     Attributes:
-        logits: (B, Q, K) class logits; K + 1 for detectors that score "no object" as a last class.
+        logits: (B, Q, K) class logits; K + 1 for detectors with "no object" as the last class.
         boxes: (B, Q, 4) cxcywh in 0..1 of each image without its padding.
         extra: further outputs by name, (B, Q, ...) each, such as mask embeddings or box distributions. Matching, losses
-            and splitting treat them alike.
-        name: of a set of predictions that a layer makes besides its own, such as "_pre" (see `name_layers`); None for
-            the layer's.
-        left_out: (B, Q) bool, True = a query that takes no part any more, see `Predictions.padding`; None when all do.
-        mask_features: what the mask embeddings in `extra` are multiplied with, the same for all queries; None without
-            masks.
+            and splitting treat all of them alike.
+        name: name of a further set of predictions of a layer, such as "_pre" (see `name_layers`); None for the layer's
+            main set.
+        left_out: (B, Q) bool, True = an inactive query, see `Predictions.padding`; None when all are active.
+        mask_features: features that the mask embeddings in `extra` are multiplied with, shared by all queries; None
+            without masks.
     """
 
     logits: Tensor
@@ -74,7 +73,7 @@ class LayerOutput(NamedTuple):
 
     @classmethod
     def joined(cls, outputs: Sequence["LayerOutput | Predictions"]) -> "LayerOutput":
-        """What several say about queries of their own, one after the other, with the further outputs of the first."""
+        """Concatenate the queries of several outputs, with the further outputs that the first one has."""
         extra = {name: torch.cat([output.extra[name] for output in outputs], dim=1) for name in outputs[0].extra}
         logits, boxes = (
             torch.cat([getattr(output, part) for output in outputs], dim=1) for part in ("logits", "boxes")
@@ -82,7 +81,7 @@ class LayerOutput(NamedTuple):
         return cls(logits, boxes, extra, mask_features=outputs[0].mask_features)
 
     def first(self, number: int) -> "LayerOutput":
-        """The same of the first queries of each image."""
+        """Return the outputs of the first queries of each image."""
         extra = {name: value[:, :number] for name, value in self.extra.items()}
         left_out = None if self.left_out is None else self.left_out[:, :number]
         return self._replace(
@@ -92,24 +91,24 @@ class LayerOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """A set of predictions, and how it is matched and weighted.
+    """A set of predictions, with its targets, match and weights.
 
     Attributes:
         logits, boxes, extra, mask_features: see `LayerOutput`.
-        reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the queries begin at, or boxes around tokens
-            (B is 1 where they are the same for all images); None without any. Matchers may look at it.
-        targets: what this set is compared with where that is not the batch's ground truth: objects, or a function from
-            the batch's objects to them, such as `Targets.class_agnostic` for proposals.
-        match: which query answers for which object where that is known, as in denoising; None to find it.
-        num_groups: the queries are this many groups of equal size, one after the other, each of which is matched with
-            all objects (Group DETR).
-        repeats: how many queries answer for each object; losses are divided by it.
-        weight: what all losses of this set are multiplied by, besides the weights of the criterion.
-        query_weight: (B, Q), what losses that each query has are multiplied by; None for 1.
-        padding: (B, Q) bool, True = a query that only fills up the batch, or has been left out by a decoder: nothing is
-            matched with it, or detected by it, and it has no losses; None when there is none.
+        reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes in 0..1 that the queries start from, or boxes around
+            tokens (B is 1 when all images share them); None without references. Matchers may use it.
+        targets: the targets of this set, if they are not the ground truth of the batch: objects, or a function that
+            maps the batch's objects to them, such as `Targets.class_agnostic` for proposals.
+        match: the match of queries and objects, if it is known, as in denoising; None to compute it.
+        num_groups: number of consecutive groups of queries of equal size, each of which is matched with all objects
+            (Group DETR).
+        repeats: number of queries matched with each object; losses are divided by it.
+        weight: factor of all losses of this set, in addition to the weights of the criterion.
+        query_weight: (B, Q), factor of the losses of each query; None for 1.
+        padding: (B, Q) bool, True = a query that only pads the batch or that a decoder has made inactive: it is not
+            matched, gives no detection, and has no loss; None without padding.
         image_sizes: (height, width) of each image as the network sees it, in pixels without padding, which
-            `Detector.forward` adds for postprocessing; None where nobody has asked.
+            `Detector.forward` adds for postprocessing; otherwise None.
     """
 
     logits: Tensor
@@ -128,7 +127,7 @@ class Predictions:
 
     @classmethod
     def of(cls, output: LayerOutput, **fields: Any) -> "Predictions":
-        """What heads said, and further fields."""
+        """Make predictions of the outputs of heads and further fields."""
         padding = fields.pop("padding", None)
         if output.left_out is not None:
             padding = output.left_out if padding is None else padding | output.left_out
@@ -137,74 +136,78 @@ class Predictions:
         )
 
     def at_least_float32(self) -> "Predictions":
-        """The same in float32 if it was in half precision: matching, losses and boxes need the digits.
+        """Convert half precision to float32, which matching, losses and boxes need.
 
-        Features of masks, which are large and the same for many sets, stay as they are: who reads them converts them.
+        Mask features, which are large and shared by many sets, are not converted; their users convert them.
         """
         wide = [at_least_float32(value) for value in (self.logits, self.boxes)]
         extra = {name: at_least_float32(value) for name, value in self.extra.items()}
         return replace(self, logits=wide[0], boxes=wide[1], extra=extra)
 
     def packing_key(self) -> tuple[object, ...]:
-        """Sets with equal keys can be put after each other and computed as one: same images, outputs and targets."""
+        """Sets with equal keys can be concatenated and computed together: same images, outputs and targets."""
         extra = tuple((name, value.shape[2:]) for name, value in self.extra.items())
         return len(self.logits), self.logits.shape[-1], extra, id(self.targets)
 
 
 def at_least_float32(value: Tensor) -> Tensor:
-    """A tensor in float32 if it was in half precision."""
+    """Convert half precision to float32."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def with_targets(predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Predictions]:
-    """The same sets, each with the objects that it is compared with: its own, or the batch's `targets`."""
-    made: dict[Callable[[Targets], Targets], Targets] = {}
+    """Set the targets of each set of predictions: its own, or those of the batch, `targets`."""
+    computed: dict[Callable[[Targets], Targets], Targets] = {}
 
-    def compared_with(own: Targets | Callable[[Targets], Targets] | None) -> Targets:
-        if own is None:
+    def compared_with(targets_of_set: Targets | Callable[[Targets], Targets] | None) -> Targets:
+        if targets_of_set is None:
             return targets
-        if isinstance(own, Targets):
-            return own
-        if own not in made:  # once, so that sets with one function have one object and can be computed together
-            made[own] = own(targets)
-        return made[own]
+        if isinstance(targets_of_set, Targets):
+            return targets_of_set
+        if (
+            targets_of_set not in computed
+        ):  # cached, so that sets with the same function share one object and are computed together
+            computed[targets_of_set] = targets_of_set(targets)
+        return computed[targets_of_set]
 
-    return {name: replace(given, targets=compared_with(given.targets)) for name, given in predictions.items()}
+    return {
+        name: replace(predicted, targets=compared_with(predicted.targets)) for name, predicted in predictions.items()
+    }
 
 
 def name_of_layer(suffix: str, index: int, num_layers: int) -> str:
-    """The name of a set of predictions: "" for the last layer, "_0", "_1", .. for those before it, and a suffix.
+    """Name a set of predictions: "" for the last layer, "_0", "_1", ... for earlier layers, plus a suffix.
 
     Args:
-        suffix: "" for matching queries. The layer's number comes first ("_0_one2many" for "_one2many"), unless "*" says
-            where it goes ("_dn_0" for "_dn*").
-        index: of the layer, from 0.
-        num_layers: how many layers there are.
+        suffix: "" for matching queries. The number of the layer comes first ("_0_one2many" for "_one2many"), unless "*"
+            marks its position ("_dn_0" for "_dn*").
+        index: index of the layer, from 0.
+        num_layers: number of layers.
     """
-    return _placed("" if index == num_layers - 1 else f"_{index}", suffix)
+    return _insert_suffix("" if index == num_layers - 1 else f"_{index}", suffix)
 
 
-def _placed(name: str, suffix: str) -> str:
+def _insert_suffix(name: str, suffix: str) -> str:
     return suffix.replace("*", name) if "*" in suffix else name + suffix
 
 
 def name_layers(
     outputs: Sequence[LayerOutput], *, suffix: str = "", aux_loss: bool = True, **fields: Any
 ) -> dict[str, Predictions]:
-    """Name the outputs of decoder layers as losses are named, see `name_of_layer`.
+    """Name the outputs of decoder layers like their losses; see `name_of_layer`.
 
     Args:
-        outputs: in the order of the layers; those with a name of their own have it in the place of a number.
+        outputs: in the order of the layers; for outputs with a name, it replaces the number.
         suffix: see `name_of_layer`.
-        aux_loss: whether the layers before the last are returned.
-        fields: of `Predictions`, the same for all.
+        aux_loss: whether to include the layers before the last.
+        fields: fields of `Predictions` that all sets share.
 
     Returns:
-        Name -> predictions, the last layer first, those with names of their own last.
+        Maps names to predictions, the last layer first and outputs with a name last.
     """
     layers = [output for output in outputs if output.name is None]
     first = 0 if aux_loss else len(layers) - 1
     order = [len(layers) - 1, *range(first, len(layers) - 1)]
     named = {name_of_layer(suffix, index, len(layers)): layers[index] for index in order}
-    named |= {_placed(output.name, suffix): output for output in outputs if output.name is not None}
+    named |= {_insert_suffix(output.name, suffix): output for output in outputs if output.name is not None}
     return {name: Predictions.of(output, **fields) for name, output in named.items()}

@@ -1,7 +1,7 @@
-"""What a decoder decodes: blocks of queries, joined for the layers and told apart again in what comes out.
+"""Blocks of queries, which are concatenated for the decoder and split again in its outputs.
 
-Matching queries are a block. So are denoising queries (DN-DETR, DINO), the groups of Group DETR and the one-to-many
-branch of H-Deformable DETR, and any of them go together.
+Matching queries are a block. Denoising queries (DN-DETR, DINO), the groups of Group DETR and the one-to-many branch of
+H-Deformable DETR are blocks as well, and can be combined freely.
 
 Legend: B batch, Q queries of all blocks, C channels.
 """
@@ -19,23 +19,23 @@ from .targets import Targets
 
 @dataclass(eq=False)
 class QueryBlock:
-    """Queries that are treated alike, and how their predictions are matched and weighted.
+    """Queries with the same rules for matching and weights.
 
-    A compiled decoder takes blocks as they are: it depends on what it reads, which are tensors, and not on objects and
-    matches, whose number differs from batch to batch.
+    A compiled decoder can take blocks: its graph depends only on the tensors that it reads, not on objects and matches,
+    whose number differs from batch to batch.
 
     Attributes:
-        suffix: of the names of the block's predictions and losses, see `name_of_layer`; "" for matching queries.
+        suffix: suffix of the names of the block's predictions and losses, see `name_of_layer`; "" for matching queries.
         content: (B, q, C).
         reference: (B, q, 2) points or (B, q, 4) cxcywh boxes in 0..1 of each image; None without references.
-        position: (B, q, C), added to queries in attention; None where the decoder makes positions of references.
+        position: (B, q, C), added to queries in attention; None if the decoder computes positions from references.
         sees: suffixes of the other blocks that these queries attend to in self-attention.
         mask: bool, (q, q) or (B, q, q), True = not attended within the block.
-        num_groups: the block is this many groups of equal size, one after the other, which do not see each other and
-            are matched each by itself.
-        padding: (B, q) bool, True = a query that only fills up the batch: no other attends to it, and nothing is
-            detected by it. None when there is none.
-        targets, match, repeats, weight, query_weight: of the predictions, see `Predictions`.
+        num_groups: number of consecutive groups of equal size, which do not attend to each other and are matched
+            separately.
+        padding: (B, q) bool, True = a query that only pads the batch: other queries do not attend to it, and it gives
+            no detection. None without padding.
+        targets, match, repeats, weight, query_weight: fields of the predictions, see `Predictions`.
     """
 
     suffix: str
@@ -54,26 +54,27 @@ class QueryBlock:
 
     @property
     def size(self) -> int:
-        """q, the number of queries of an image."""
+        """Number of queries of an image, q."""
         return self.content.shape[1]
 
 
 class Queries:
-    """Blocks of queries, one after the other.
+    """Concatenated blocks of queries.
 
     Attributes:
-        blocks: as given, without those that are None.
+        blocks: the given blocks, without those that are None.
         content: (B, Q, C).
         reference: (B, Q, 2) or (B, Q, 4); None without references.
-        position: (B, Q, C); None where the decoder makes positions of references.
-        num_groups: self-attention is within each of this many consecutive groups of equal size. Such groups are folded
-            into the batch instead of masked, so that eleven groups cost an eleventh of one block of their size.
-        attn_mask: bool, (Q, Q) or (B, Q, Q), True = not attended in self-attention; None when nothing is masked. Of
-            several groups it is that of each group, see `side_by_side`.
+        position: (B, Q, C); None if the decoder computes positions from references.
+        num_groups: number of consecutive groups of equal size that self-attention is restricted to. Such groups are
+            folded into the batch instead of masked, so that eleven groups cost an eleventh of one block of their size.
+        attn_mask: bool, (Q, Q) or (B, Q, Q), True = not attended in self-attention; None when nothing is masked. With
+            several groups it is the mask of each group, see `side_by_side`.
 
     Raises:
-        ValueError: without blocks, when two have one suffix, when a block sees one that is not there, when only some
-            have references or positions, or when a block is no multiple of its groups.
+        ValueError: without blocks, when two blocks have the same suffix, when a block sees one that does not exist,
+            when only some blocks have references or positions, or when the size of a block is not a multiple of its
+            groups.
     """
 
     def __init__(self, blocks: Iterable[QueryBlock | None]):
@@ -86,10 +87,10 @@ class Queries:
         self.attn_mask = self._mask() if self.num_groups == 1 else None
 
     def side_by_side(self, times: int) -> "Queries":
-        """These queries so many times, as groups after each other, each of which sees itself alone.
+        """Repeat these queries as consecutive groups that attend only to themselves.
 
-        `content`, `reference` and `position` are (B, times * Q, ...), and `num_groups` is that many times as large.
-        `attn_mask` is that of each group, and `blocks` are those of one time.
+        `content`, `reference` and `position` are (B, times * Q, ...), and `num_groups` is multiplied by `times`.
+        `attn_mask` is the mask of each group, and `blocks` are not repeated.
         """
         if times == 1:
             return self
@@ -111,7 +112,7 @@ class Queries:
         for block in self.blocks:
             unknown = [suffix for suffix in block.sees if suffix not in suffixes]
             if unknown:
-                raise ValueError(f"queries {block.suffix!r} are to see {unknown[0]!r}, but the blocks are {suffixes}")
+                raise ValueError(f"queries {block.suffix!r} see {unknown[0]!r}, but the blocks are {suffixes}")
             if block.num_groups > 1 and block.size % block.num_groups:
                 raise ValueError(
                     f"{block.size} queries {block.suffix!r} cannot be divided into num_groups={block.num_groups} "
@@ -119,7 +120,7 @@ class Queries:
                 )
 
     def _foldable_groups(self) -> int:
-        """How many groups of one size there are, when nothing else restricts who attends to whom; 1 otherwise."""
+        """Return the number of groups of equal size if no other mask is needed; otherwise 1."""
         if any(block.padding is not None for block in self.blocks):
             return 1
         if len(self.blocks) == 1 and self.blocks[0].mask is None:
@@ -135,9 +136,9 @@ class Queries:
             return mask
         none = self.content.new_zeros(len(self.content), 1, dtype=torch.bool)
         parts = [none.expand(-1, block.size) if block.padding is None else block.padding for block in self.blocks]
-        # It attends to itself: attention to nothing would be NaN.
-        others = ~torch.eye(self.content.shape[1], dtype=torch.bool, device=self.content.device)
-        padding = torch.cat(parts, dim=1)[:, None] & others
+        # Padding attends to itself, because attention to nothing would be NaN.
+        not_self = ~torch.eye(self.content.shape[1], dtype=torch.bool, device=self.content.device)
+        padding = torch.cat(parts, dim=1)[:, None] & not_self
         return padding if mask is None else padding | mask
 
     def _mask_of_blocks(self) -> Tensor | None:
@@ -147,26 +148,26 @@ class Queries:
         batched = [block.mask for block in self.blocks if block.mask is not None and block.mask.dim() == 3]
         shape = (len(self.content), total, total) if batched else (total, total)
         mask = torch.ones(shape, dtype=torch.bool, device=device)
-        places, first = {}, 0
+        slices, first = {}, 0
         for block in self.blocks:
-            places[block.suffix] = slice(first, first + block.size)
+            slices[block.suffix] = slice(first, first + block.size)
             first += block.size
         for block in self.blocks:
-            rows = places[block.suffix]
+            rows = slices[block.suffix]
             mask[..., rows, rows] = _between_groups(block) if block.mask is None else block.mask
             for suffix in block.sees:
-                mask[..., rows, places[suffix]] = False
+                mask[..., rows, slices[suffix]] = False
         return mask
 
     def split(self, layers: Sequence[LayerOutput], *, aux_loss: bool = True) -> dict[str, Predictions]:
-        """Tell the predictions of the blocks apart, and name them.
+        """Split the predictions into those of the blocks, and name them.
 
         Args:
-            layers: one output for each decoder layer, and those with names, for the queries of all blocks.
-            aux_loss: whether the layers before the last are returned.
+            layers: one output for each decoder layer, and outputs with a name, for the queries of all blocks.
+            aux_loss: whether to include the layers before the last.
 
         Returns:
-            Name -> predictions, see `name_layers`.
+            Maps names to predictions, see `name_layers`.
         """
         sizes = [block.size for block in self.blocks]
         parts = [_split(layer, sizes) for layer in layers]
@@ -210,16 +211,16 @@ def _joined(values: Sequence[Tensor]) -> Tensor:
 
 
 def _joined_or_none(name: str, values: Sequence[Tensor | None]) -> Tensor | None:
-    given = [value for value in values if value is not None]
-    if not given:
+    tensors = [value for value in values if value is not None]
+    if not tensors:
         return None
-    if len(given) < len(values):
-        raise ValueError(f"only {len(given)} of {len(values)} blocks of queries have a {name}: all must, or none")
-    return _joined(given)
+    if len(tensors) < len(values):
+        raise ValueError(f"{len(tensors)} of {len(values)} blocks of queries have a {name}: give it to all or none")
+    return _joined(tensors)
 
 
 def _between_groups(block: QueryBlock) -> Tensor | bool:
-    """True between queries of different groups; False for a block that is one group."""
+    """Return True between queries of different groups; False for a block without groups."""
     if block.num_groups == 1:
         return False
     group = torch.arange(block.size, device=block.content.device) // (block.size // block.num_groups)

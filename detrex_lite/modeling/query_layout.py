@@ -1,8 +1,8 @@
-"""How many queries a detector has in training and in evaluation, and which blocks they form.
+"""The number of queries of a detector in training and in evaluation, and the blocks that they form.
 
 Two ideas add queries that exist in training only: groups that are each matched with all objects (Group DETR, Chen et
 al., ICCV 2023), and a one-to-many branch whose queries are matched with every object several times (H-Deformable DETR,
-Jia et al., CVPR 2023). Every source of matching queries takes them.
+Jia et al., CVPR 2023). Every source of matching queries supports both.
 
 Legend: B batch, Q queries, C channels.
 """
@@ -20,14 +20,14 @@ ONE_TO_MANY = "_one2many"
 
 
 class QueryLayout:
-    """The blocks that a source of matching queries makes.
+    """The blocks that a source of matching queries creates.
 
     Args:
-        num_queries: of each group; the first group is the only one in evaluation.
-        num_groups: in training.
-        num_queries_one2many: queries of the one-to-many branch in training; 0 for none. They come last.
-        one2many_repeats: how often each object is to be found by the one-to-many branch.
-        one2many_weight: of the losses of that branch.
+        num_queries: number of queries of each group; evaluation uses only the first group.
+        num_groups: number of groups in training.
+        num_queries_one2many: number of queries of the one-to-many branch in training; 0 for none. They come last.
+        one2many_repeats: how often the one-to-many branch matches each object.
+        one2many_weight: weight of the losses of that branch.
 
     Raises:
         ValueError: when a number is out of its range.
@@ -43,47 +43,47 @@ class QueryLayout:
         one2many_weight: float = 1.0,
     ):
         if num_queries < 1:
-            raise ValueError(f"num_queries={num_queries}: a detector has at least one query")
+            raise ValueError(f"num_queries={num_queries} is below 1")
         if num_groups < 1:
-            raise ValueError(f"num_groups={num_groups} is less than 1; a detector without groups has 1")
+            raise ValueError(f"num_groups={num_groups} is below 1; a detector without groups has 1")
         if num_queries_one2many < 0:
             raise ValueError(f"num_queries_one2many={num_queries_one2many} is negative; 0 for no one-to-many branch")
         if one2many_repeats < 1:
-            raise ValueError(f"one2many_repeats={one2many_repeats} is less than 1")
+            raise ValueError(f"one2many_repeats={one2many_repeats} is below 1")
         self.num_queries = num_queries
         self.num_groups = num_groups
         self.num_queries_one2many = num_queries_one2many
         self.one2many_weight = one2many_weight
-        # One object, so that all layers are compared with the same repeated objects.
+        # A single object, so that all layers are compared with the same repeated objects.
         self.one2many_targets = functools.partial(Targets.repeated, times=one2many_repeats)
 
     @property
     def total(self) -> int:
-        """All queries, in training."""
+        """Number of queries in training."""
         return self.num_queries * self.num_groups + self.num_queries_one2many
 
     def present(self, learned: Tensor, *, training: bool) -> Tensor:
-        """What is learned for each query, (`total`, ...): all of it in training, the first group's in evaluation."""
+        """Select learned values of queries, (`total`, ...): all in training, those of the first group in evaluation."""
         return learned if training else learned[: self.num_queries]
 
     def num_proposals(self, *, training: bool) -> int:
-        """How many of the encoder's proposals become queries; groups begin at the same ones."""
+        """Return the number of encoder proposals that become queries; all groups use the same proposals."""
         return self.num_queries + (self.num_queries_one2many if training else 0)
 
     def of_proposals(self, values: Tensor, *, training: bool) -> Tensor:
-        """What proposals have, (B, R, ...) in the order of their rank, for all queries: (B, Q, ...)."""
+        """Repeat values of proposals, (B, R, ...) in the order of their rank, for all queries: (B, Q, ...)."""
         if not training or self.num_groups == 1:
             return values
         matching, one2many = values[:, : self.num_queries], values[:, self.num_queries :]
         return torch.cat([*[matching] * self.num_groups, one2many], dim=1)
 
     def of_ranks(self, learned: Tensor, num_proposals: int, *, training: bool) -> Tensor:
-        """What is learned for each query, (`total`, C), for those that take one of R proposals: (Q, C).
+        """Select learned values of queries, (`total`, C), for R proposals: (Q, C).
 
         Args:
-            learned: rows of the first group in the order of rank, of the further groups, of the one-to-many branch.
+            learned: rows of the first group in the order of rank, of the further groups, and of the one-to-many branch.
             num_proposals: R, which is less than `num_proposals` for an image with fewer tokens.
-            training: whether there are groups and a one-to-many branch.
+            training: whether groups and a one-to-many branch are used.
         """
         if not training:
             return learned[:num_proposals]
@@ -102,13 +102,13 @@ class QueryLayout:
         num_proposals: int | None = None,
         padding: Tensor | None = None,
     ) -> list[QueryBlock]:
-        """Cut queries into blocks.
+        """Split queries into blocks.
 
         Args:
             content: (B, Q, C), first those of all groups, then those of the one-to-many branch.
             reference, position: see `QueryBlock`, of the same queries.
-            training: whether there are groups and a one-to-many branch; otherwise all queries are one block.
-            num_proposals: how many proposals the queries are made of, which may be fewer than `num_proposals` says, as
+            training: whether groups and a one-to-many branch are used; otherwise all queries are one block.
+            num_proposals: number of proposals that the queries are made of, which may be below `num_proposals` because
                 an image may have fewer tokens; None for learned queries.
             padding: (B, R) bool, True = a proposal for which an image has no token; None when all have enough.
         """

@@ -10,17 +10,17 @@ from ..layers import get_sine_pos_embed
 
 
 class PositionRelation(nn.Module):
-    """How boxes lie relative to each other, as an additive bias of self-attention.
+    """The relative positions of boxes as an additive bias of self-attention.
 
-    Four numbers of each pair of boxes, distances and ratios of sides in logarithms, are embedded by sines and projected
-    to one channel for each head. Boxes get no gradients.
+    Four numbers of each pair of boxes, logarithms of distances and of ratios of sides, are embedded by sines and
+    projected to one channel per head. Boxes get no gradients.
 
     Args:
         num_heads: H, of the self-attention.
         num_pos_feats: channels for each of the four numbers.
         temperature: of the sine embedding.
-        scale: what the numbers are multiplied by.
-        eps: added to sides, in the unit of the boxes.
+        scale: factor of the numbers.
+        eps: added to sides, in the units of the boxes.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class PositionRelation(nn.Module):
         self.eps = eps
         self.pos_proj = nn.Linear(4 * num_pos_feats, num_heads)
 
-    def forward(self, before: Tensor, boxes: Tensor) -> Tensor:
-        """The bias.
+    def forward(self, previous_boxes: Tensor, boxes: Tensor) -> Tensor:
+        """Compute the bias.
 
         Args:
-            before: (B, Q, 4) cxcywh in 0..1, the boxes of the layer before the last.
-            boxes: (B, Q, 4), those of the last layer.
+            previous_boxes: (B, Q, 4) cxcywh in 0..1, the boxes of the second to last layer.
+            boxes: (B, Q, 4) cxcywh in 0..1, the boxes of the last layer.
 
         Returns:
-            (B, H, Q, Q), at least 0; rows are queries, compared by `before`, and columns are keys, by `boxes`.
+            (B, H, Q, Q), non-negative; rows are queries with `previous_boxes`, and columns are keys with `boxes`.
         """
         with torch.no_grad():
-            relations = self._relations(before, boxes)
+            relations = self._relations(previous_boxes, boxes)
             embedding = get_sine_pos_embed(
                 relations, self.num_pos_feats, self.temperature, exchange_xy=False, scale=self.scale
             )
@@ -57,9 +57,9 @@ class PositionRelation(nn.Module):
             embedding = embedding.to(parameter.dtype)
         return self.pos_proj(embedding).relu().permute(0, 3, 1, 2)
 
-    def _relations(self, before: Tensor, boxes: Tensor) -> Tensor:
-        """(B, Q, Q, 4)."""
-        rows, columns = before[:, :, None], boxes[:, None]
+    def _relations(self, previous_boxes: Tensor, boxes: Tensor) -> Tensor:
+        """Compute the four numbers of each pair, (B, Q, Q, 4)."""
+        rows, columns = previous_boxes[:, :, None], boxes[:, None]
         row_sides, column_sides = rows[..., 2:] + self.eps, columns[..., 2:] + self.eps
         distances = torch.log1p((rows[..., :2] - columns[..., :2]).abs() / row_sides)
         return torch.cat([distances, torch.log(row_sides / column_sides)], dim=-1)

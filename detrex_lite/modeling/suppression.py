@@ -1,4 +1,4 @@
-"""Leaving out detections that repeat others, for `Postprocessor.suppression`: detectors trained one-to-many need it.
+"""Suppression of duplicate detections, for `Postprocessor.suppression`; detectors trained one-to-many need it.
 
 Legend: B batch, D candidates, R detections.
 """
@@ -16,18 +16,18 @@ Candidates = tuple[Tensor, Tensor, Tensor]
 
 
 class Suppression(Protocol):
-    """The interface of what leaves out detections."""
+    """The interface of a suppression."""
 
     def __call__(self, scores: Tensor, classes: Tensor, boxes: Tensor) -> Candidates:
-        """Choose detections, and perhaps lower their scores.
+        """Select detections, and possibly lower their scores.
 
         Args:
-            scores: (B, D), below 0 for what is no detection.
+            scores: (B, D), negative for non-detections.
             classes: (B, D).
             boxes: (B, D, 4) cxcywh.
 
         Returns:
-            The same of R candidates, best first.
+            Scores, classes and boxes of R candidates, best first.
         """
         ...
 
@@ -37,8 +37,8 @@ class NMS:
 
     Args:
         iou_threshold: the largest IoU of two detections of a class.
-        num_detections: the most per image.
-        class_agnostic: suppress candidates of other classes, too.
+        num_detections: largest number of detections per image.
+        class_agnostic: suppress candidates of other classes as well.
     """
 
     def __init__(self, iou_threshold: float = 0.7, num_detections: int = 100, *, class_agnostic: bool = False):
@@ -49,22 +49,22 @@ class NMS:
     def __call__(self, scores: Tensor, classes: Tensor, boxes: Tensor) -> Candidates:
         """See `Suppression`."""
         groups = None if self.class_agnostic else classes
-        left = nms_mask(box_cxcywh_to_xyxy(boxes), scores, self.iou_threshold, groups)
-        scores, chosen = scores.masked_fill(~left, -1.0).topk(min(self.num_detections, scores.shape[1]), dim=1)
+        kept = nms_mask(box_cxcywh_to_xyxy(boxes), scores, self.iou_threshold, groups)
+        scores, chosen = scores.masked_fill(~kept, -1.0).topk(min(self.num_detections, scores.shape[1]), dim=1)
         return scores, classes.gather(1, chosen), boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
 
 
 class SoftNMS:
-    """Each detection lowers the scores of candidates of its class that it overlaps (Bodla et al., ICCV 2017).
+    """Soft-NMS: each detection lowers the scores of overlapping candidates of its class (Bodla et al., ICCV 2017).
 
-    Detections are taken one by one, by the scores as they are then, over all classes together: these are the best
-    detections of an image that suppression class by class would give.
+    Detections are selected one by one, by their current scores, over all classes together. The result equals the best
+    detections of a suppression class by class.
 
     Args:
         iou_threshold: with `sigma=None`, scores of candidates with at least this IoU are multiplied by 1 - IoU.
-        num_detections: the most per image.
+        num_detections: largest number of detections per image.
         sigma: multiply all scores by exp(-IoU^2 / sigma) instead.
-        min_score: lower scores are no detections.
+        min_score: detections with lower scores are removed.
 
     Raises:
         ValueError: when `sigma` is not positive.
@@ -95,7 +95,7 @@ class SoftNMS:
             final.append(value)
             overlaps = box_iou(corners.gather(1, best[..., None].expand(-1, -1, 4)), corners)
             factors = self._factors(overlaps).where(classes == classes.gather(1, best), 1.0)
-            # What has been taken is below all that has not.
+            # Selected candidates get scores below all others.
             scores = (scores * factors).scatter(1, best, -math.inf)
         index, values = torch.cat(chosen, dim=1), torch.cat(final, dim=1)
         values = values.masked_fill(values < self.min_score, -1.0)

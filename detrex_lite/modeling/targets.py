@@ -1,4 +1,4 @@
-"""The ground truth of a batch, packed: one tensor for all images, so that losses need no loop over images."""
+"""The ground truth of a batch, packed into one tensor for all images, so that losses need no loop over images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ IMAGE_SIZE = "image_size"
 
 
 class PaddedTargets(NamedTuple):
-    """The objects of a batch image by image, padded to the largest number T_max. Padding has class 0 and the box of
-    a whole image.
+    """The objects of a batch by image, padded to the largest number T_max. Padding has class 0 and the box of a whole
+    image.
 
     Attributes:
         labels: (B, T_max).
         boxes: (B, T_max, 4) cxcywh in 0..1.
-        extra: further properties of objects by name, (B, T_max, ...) each; zeros in padding. Each is padded when it is
-            looked up.
-        packed: the same objects one after the other, without padding.
+        extra: further properties of objects by name, (B, T_max, ...) each; zeros in padding. Properties are padded on
+            access.
+        packed: the same objects without padding.
         sizes: the number of objects of each image.
     """
 
@@ -40,7 +40,7 @@ class PaddedTargets(NamedTuple):
 
 @dataclass(frozen=True)
 class Targets:
-    """The objects of a batch, image after image.
+    """The objects of a batch, ordered by image.
 
     Attributes:
         labels: (T,) class indices 0..K-1.
@@ -66,17 +66,17 @@ class Targets:
         with_masks: bool = False,
         with_image_sizes: bool = False,
     ) -> "Targets":
-        """Take `instances` of model inputs (`gt_boxes` absolute xyxy, `gt_classes`, `image_size`, `gt_masks`).
+        """Convert the `instances` of model inputs (`gt_boxes` absolute xyxy, `gt_classes`, `image_size`, `gt_masks`).
 
         Args:
             batched_inputs: the batch, in detectron2's input format.
             num_classes: K.
-            like: the padded images, (B, 3, H, W). Boxes get their device, and their dtype when that is not a half.
-            with_masks: whether masks are wanted, in any form that `as_masks` reads.
-            with_image_sizes: whether each object is to know the size of its image.
+            like: the padded images, (B, 3, H, W). Boxes get their device and, unless it is half precision, their dtype.
+            with_masks: whether to include masks, in any form that `as_masks` reads.
+            with_image_sizes: whether to include the image size of each object.
 
         Raises:
-            ValueError: when an input has no instances, a label outside 0..K-1, or no masks where they are wanted.
+            ValueError: when an input has no instances, a label outside 0..K-1, or no masks although `with_masks`.
         """
         labels, boxes, masks, image_sizes = [], [], [], []
         dtype = torch.promote_types(like.dtype, torch.float32)  # half precision cannot hold pixel coordinates
@@ -86,7 +86,7 @@ class Targets:
                 raise ValueError(f"image {name} has no 'instances': training needs ground truth")
             instances = record["instances"]
             classes = instances.gt_classes
-            # Checked where the labels lie, on the CPU as loaders make them: on a GPU a bad index kills the process.
+            # Labels are checked on the CPU, where loaders create them: on a GPU a bad index kills the process.
             wrong = classes[(classes < 0) | (classes >= num_classes)]
             if len(wrong):
                 raise ValueError(
@@ -112,11 +112,11 @@ class Targets:
         )
 
     def class_agnostic(self) -> "Targets":
-        """The same objects, all of class 0: what a score for "some object" is compared with."""
+        """Return the same objects with class 0, as targets of an objectness score."""
         return Targets(torch.zeros_like(self.labels), self.boxes, self.sizes, self.extra)
 
     def repeated(self, times: int) -> "Targets":
-        """Each image's objects so many times, one round after the other: what one-to-many queries are matched with."""
+        """Repeat the objects of each image, one round after the other, for one-to-many matching."""
         if times == 1:
             return self
         indices, first = [], 0
@@ -127,22 +127,22 @@ class Targets:
         return self.selected(index.to(self.labels.device, non_blocking=True), [size * times for size in self.sizes])
 
     def selected(self, index: Tensor, sizes: list[int]) -> "Targets":
-        """The objects at `index` (an int64 vector), of which each image has so many."""
+        """Return the objects at `index` (an int64 vector); `sizes` are their numbers per image."""
         extra = {name: value[index] for name, value in self.extra.items()}
         return Targets(self.labels[index], self.boxes[index], sizes, extra)
 
     def padded(self) -> PaddedTargets:
-        """The same image by image, see `PaddedTargets`."""
+        """Return the objects padded by image, see `PaddedTargets`."""
         whole_image = self.boxes.new_full((4,), 0.5)
         whole_image[2:] = 1.0
         return PaddedTargets(self.pad(self.labels), self.pad(self.boxes, whole_image), _PaddedExtra(self), self)
 
     def pad(self, values: Tensor, padding: Tensor | None = None) -> Tensor:
-        """What each object has, (T, ...), image by image: (B, T_max, ...).
+        """Pad values of objects, (T, ...), by image: (B, T_max, ...).
 
         Args:
             values: (T, ...).
-            padding: what the places without an object get, (...); None for zeros.
+            padding: the value without an object, (...); None for zeros.
         """
         shape = len(self.sizes), max(self.sizes, default=0), *values.shape[1:]
         padded = values.new_zeros(shape) if padding is None else padding.expand(shape).clone()
@@ -151,12 +151,12 @@ class Targets:
         return padded
 
     def __len__(self) -> int:
-        """T, the number of objects."""
+        """Number of objects, T."""
         return len(self.labels)
 
 
 def pixels_of_images(extra: Mapping[str, Tensor]) -> Tensor:
-    """What boxes as xyxy in 0..1 are multiplied by to be in pixels of their image.
+    """Return the factors that convert xyxy boxes in 0..1 to pixels of their image.
 
     Args:
         extra: further properties of objects, (..., 2) under "image_size".
@@ -165,11 +165,11 @@ def pixels_of_images(extra: Mapping[str, Tensor]) -> Tensor:
         (..., 4) width, height, width, height.
 
     Raises:
-        ValueError: when the sizes of images are not known.
+        ValueError: when the image sizes are missing.
     """
     if IMAGE_SIZE not in extra:
         raise ValueError(
-            f"boxes are compared in pixels, but objects have no {IMAGE_SIZE!r}: make targets by "
+            f"boxes are compared in pixels, but objects have no {IMAGE_SIZE!r}: create targets by "
             "Targets.from_inputs(with_image_sizes=True), as Detector.targets does"
         )
     sizes = extra[IMAGE_SIZE]
@@ -177,7 +177,7 @@ def pixels_of_images(extra: Mapping[str, Tensor]) -> Tensor:
 
 
 class _PaddedExtra(Mapping[str, Tensor]):
-    """Further properties of objects, padded when they are looked up: copies of masks are large."""
+    """Further properties of objects, padded on access, because copies of masks are large."""
 
     def __init__(self, targets: Targets):
         self._targets = targets
@@ -193,7 +193,7 @@ class _PaddedExtra(Mapping[str, Tensor]):
 
 
 def _masks_of(instances: Any, name: str) -> Tensor:
-    """(n, h, w) bool, the masks of an image."""
+    """Return the masks of an image, (n, h, w) bool."""
     if not instances.has("gt_masks"):
         raise ValueError(
             f"image {name} has no 'gt_masks', which this model's losses need: use a data set with masks, and a mapper "
@@ -206,10 +206,12 @@ def _masks_of(instances: Any, name: str) -> Tensor:
 
 
 def _in_one_frame(masks: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Masks of all images, padded at the right and the bottom: (T, H, W) for images (B, 3, H, W)."""
+    """Pad the masks of all images at the right and the bottom: (T, H, W) for images (B, 3, H, W)."""
     framed = torch.zeros(sum(map(len, masks)), *like.shape[-2:], dtype=torch.bool, device=like.device)
     first = 0
-    for one in masks:
-        framed[first : first + len(one), : one.shape[1], : one.shape[2]] = one.to(like.device, non_blocking=True)
-        first += len(one)
+    for image_masks in masks:
+        framed[first : first + len(image_masks), : image_masks.shape[1], : image_masks.shape[2]] = image_masks.to(
+            like.device, non_blocking=True
+        )
+        first += len(image_masks)
     return framed

@@ -1,6 +1,6 @@
-"""Kernels behind one function each; the plain reference of each is always importable.
+"""Operators with several backends behind one function each; the reference backend is always importable.
 
-`nms` is a module of its own: it needs torchvision, which takes seconds to import.
+`nms` is a separate module, because it needs torchvision, which takes seconds to import.
 """
 
 from .deformable_attention import (

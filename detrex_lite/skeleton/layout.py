@@ -6,6 +6,7 @@ from string import Template
 
 from .source import Source
 
+EXAMPLE = "CentreLoss"  # the class of the part that templates have as an example
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -126,7 +127,7 @@ def _values_in_repository(layout: Layout, source: Source) -> dict[str, str]:
         "modeling_imports": f"from torch import Tensor\n\n{_imports_of_modeling(source)}",
         "test_imports": (
             "from types import SimpleNamespace\n\nimport torch\nfrom torch.testing import assert_close\n\n"
-            f"from detrex_lite.config import get_config\nfrom {layout.package}.modeling import CentreLoss\n"
+            f"from detrex_lite.config import get_config\nfrom {layout.package}.modeling import {EXAMPLE}\n"
             f"{_imports_of_testing(source)}"
         ),
         "load_model": f'get_config("{layout.folder}/configs/models/{layout.name}_small.py").model',
@@ -148,7 +149,7 @@ def _values_of_package(layout: Layout, source: Source) -> dict[str, str]:
         "test_imports": (
             "from pathlib import Path\nfrom types import SimpleNamespace\n\n"
             f"import torch\nfrom detrex_lite.config import LazyConfig, get_config\n{_imports_of_testing(source)}"
-            f"from torch.testing import assert_close\n\nfrom {name}.modeling import CentreLoss\n"
+            f"from torch.testing import assert_close\n\nfrom {name}.modeling import {EXAMPLE}\n"
         ),
         "load_model": f'LazyConfig.load(Path(__file__).parents[1] / "configs/models/{name}_small.py").model',
         "trusted": f'train.trusted = ["{name}"]  # configs and overrides may call its classes by name\n',
@@ -165,7 +166,7 @@ def _values_of_package(layout: Layout, source: Source) -> dict[str, str]:
 
 def _exports(layout: Layout) -> list[str]:
     """The names that `modeling` exports, in the linter's order: constants come first."""
-    return sorted(("CentreLoss", class_name_of(layout.name)), key=lambda name: (not name.isupper(), name.lower()))
+    return sorted((EXAMPLE, class_name_of(layout.name)), key=lambda name: (not name.isupper(), name.lower()))
 
 
 def _import_of_package(layout: Layout) -> str:
@@ -183,7 +184,7 @@ def _imports_of_testing(source: Source) -> str:
 
 def _contracts(source: Source) -> list[str]:
     """The contracts of `detrex_lite.testing` that the source's detector keeps."""
-    contracts = ["DenoisingContract"] if source.denoising is not None else []
+    contracts = ["DenoisingContract"] if source.num_groups is not None else []
     contracts += ["DeformableContract"] if source.multi_scale else []
     return contracts or ["DetectorContract"]
 
@@ -191,15 +192,14 @@ def _contracts(source: Source) -> list[str]:
 def _test_values(source: Source) -> dict[str, str]:
     """The contracts, and the sizes of a model that is small enough for tests."""
     attributes = ""
-    small: dict[str, object] = {"transformer.decoder.num_layers": 2}
-    if source.denoising is not None:
-        sizes, num_groups = source.denoising
-        attributes = f"    num_groups = {num_groups}  # of denoising queries, for images of at most two objects\n\n"
-        small |= sizes
+    if source.num_groups is not None:
+        attributes = (
+            f"    num_groups = {source.num_groups}  # of denoising queries, for images of at most two objects\n\n"
+        )
     return {
         "contracts": ", ".join(_contracts(source)),
         "attributes": attributes,
-        "small": "".join(f'    "{key}": {value},\n' for key, value in small.items()),
+        "small": "".join(f'    "{key}": {value},\n' for key, value in source.test_changes.items()),
         "load_source": f'get_config("{source.model}").model',
         "shrink_source": f'        source.merge_with(get_config("{source.shrink}").small)\n' if source.shrink else "",
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import detrex_lite
 
 from .error import SkeletonError
-from .layout import files_of, layout_in_repository, layout_of_package
+from .layout import EXAMPLE, class_name_of, files_of, layout_in_repository, layout_of_package
 from .source import read_source
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,24}")
@@ -54,6 +54,8 @@ def write_project(name: str, source: str, into: str | os.PathLike[str] | None = 
     in_repository = root is not None and parent == root / "projects"
     _check_free(name, parent, in_repository)
     described = read_source(source)
+    if class_name_of(name) in (EXAMPLE, described.class_name):
+        raise SkeletonError(f"{name!r} would name its class {class_name_of(name)}, which exists; choose another name")
     layout = layout_in_repository(name, root) if in_repository and root else layout_of_package(name, parent)
     files = {layout.start / path: text for path, text in files_of(layout, described).items()}
     existing = [path for path in files if path.exists()]

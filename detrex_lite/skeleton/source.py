@@ -34,8 +34,8 @@ class Source:
         shrink: name of a config whose `small` makes that model small; None for a model that is small already.
         training: name of a training config on generated shapes, for `get_config`.
         multi_scale: whether the detector has deformable attention over several feature levels.
-        denoising: keys of the config and values that leave tests few denoising queries, and the number of groups that
-            images of at most two objects have then; None for a detector without denoising.
+        test_changes: keys of the model's config and values, with which its tests are quick.
+        num_groups: of denoising queries, in these tests; None for a detector without denoising.
     """
 
     name: str
@@ -46,7 +46,8 @@ class Source:
     shrink: str | None
     training: str
     multi_scale: bool
-    denoising: tuple[dict[str, int], int] | None
+    test_changes: dict[str, int | None]
+    num_groups: int | None
 
 
 def source_names() -> list[str]:
@@ -73,7 +74,8 @@ def read_source(name: str) -> Source:
                 f"the project {name!r} has no model that trains on a CPU in minutes, so a new project cannot start "
                 f"from it; choices: {', '.join(names)}"
             )
-        raise SkeletonError(f"there is no project {name!r}{did_you_mean(name, names)}")
+        choices = f"; choices: {', '.join(names)}"
+        raise SkeletonError(f"there is no project {name!r}{did_you_mean(name.lower(), names, otherwise=choices)}")
     training = _small_training(folder)
     if training is not None:
         imported = _MODEL_IMPORT.search(training.read_text(encoding="utf-8"))
@@ -95,13 +97,14 @@ def read_source(name: str) -> Source:
         shrink=None if training else shrink,
         training=training.relative_to(detrex_lite.SHIPPED_IN).as_posix() if training else shapes,
         multi_scale=multi_scale,
-        denoising=_few_denoising_queries(cfg.get("denoising")),
+        test_changes=_test_changes(cfg),
+        num_groups=_num_groups(cfg.get("denoising")),
     )
 
 
 def _small_training(project: Path) -> Path | None:
     """The project's training config on generated shapes; None where it has none."""
-    return next(iter(sorted(project.glob("configs/*_small_shapes.py"))), None)
+    return next(iter(sorted(project.glob("configs/*_shapes.py"))), None)
 
 
 def _main_config(name: str) -> str:
@@ -109,11 +112,21 @@ def _main_config(name: str) -> str:
     return str(import_module(f"detrex_lite.projects.{name}.card").CONFIG)
 
 
-def _few_denoising_queries(denoising: DictConfig | None) -> tuple[dict[str, int], int] | None:
-    """Keys and values that leave a test few denoising queries, and the number of groups for images of two objects."""
+def _test_changes(model: DictConfig) -> dict[str, int | None]:
+    """What makes a model quick to test: few layers, few denoising queries, and no heads of other detectors."""
+    changes: dict[str, int | None] = {"transformer.decoder.num_layers": 2}
+    changes |= {
+        f"denoising.{key}": 6 for key in ("num_pairs", "num_positives") if key in (model.get("denoising") or {})
+    }
+    if "num_per_level" in (model.queries.get("selection") or {}):
+        changes["queries.selection.num_per_level"] = 200  # tests have up to 320 queries
+    if model.get("collaboration") is not None:
+        changes["collaboration"] = None  # its queries depend on the objects
+    return changes
+
+
+def _num_groups(denoising: DictConfig | None) -> int | None:
+    """How many groups of denoising queries there are for images of at most two objects, by `_test_changes`."""
     if denoising is None:
         return None
-    for key in ("num_pairs", "num_positives"):
-        if key in denoising:
-            return {f"denoising.{key}": 6}, 3
-    return {}, int(denoising["num_groups"])
+    return denoising.get("num_groups", 3)

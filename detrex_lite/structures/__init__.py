@@ -1,4 +1,4 @@
-"""Boxes, masks, instances and padded image batches: what detectors take and return."""
+"""Boxes, masks, instances and padded image batches, the inputs and outputs of detectors."""
 
 from .box_ops import (
     box_cxcywh_to_xyxy,

@@ -29,22 +29,22 @@ class Boxes:
 
     @classmethod
     def cat(cls, boxes: list["Boxes"]) -> "Boxes":
-        """One set with the boxes of all, in order."""
+        """Concatenate several sets of boxes, in order."""
         return cls(torch.cat([b.tensor for b in boxes]) if boxes else torch.zeros(0, 4))
 
     def area(self) -> Tensor:
-        """(T,) areas in square pixels."""
+        """Compute the areas in square pixels, (T,)."""
         width, height = self.tensor[:, 2] - self.tensor[:, 0], self.tensor[:, 3] - self.tensor[:, 1]
         return width * height
 
     def clip(self, size: tuple[int, int]) -> None:
-        """Move all corners into an image of `size` = (height, width), in place."""
+        """Clip all corners to an image of `size` = (height, width), in place."""
         height, width = size
         x, y = self.tensor[:, 0::2].clamp(0, width), self.tensor[:, 1::2].clamp(0, height)
         self.tensor = torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=-1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """(T,) bool, True where both sides are longer than `threshold` pixels."""
+        """Return (T,) bool, True for boxes with both sides longer than `threshold` pixels."""
         sides = self.tensor[:, 2:] - self.tensor[:, :2]
         return (sides > threshold).all(dim=-1)
 
@@ -53,7 +53,7 @@ class Boxes:
         self.tensor = self.tensor * self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y])
 
     def get_centers(self) -> Tensor:
-        """(T, 2) box centres, x y in pixels."""
+        """Return the box centres, (T, 2), x y in pixels."""
         return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
 
     def to(self, *args: Any, **kwargs: Any) -> "Boxes":
@@ -67,7 +67,7 @@ class Boxes:
         return self.tensor.device
 
     def __getitem__(self, item: int | slice | Tensor) -> "Boxes":
-        """The boxes that `item` selects; an int gives a set of one."""
+        """Select boxes by `item`; an int gives a set of one box."""
         selected = self.tensor[item]
         return type(self)(selected[None] if isinstance(item, int) else selected)
 

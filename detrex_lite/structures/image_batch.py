@@ -1,4 +1,4 @@
-"""Images or feature maps of different sizes in one padded tensor: the only place that pads and masks."""
+"""Images or feature maps of different sizes in one padded tensor; all padding and masking is done here."""
 
 import math
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class ImageBatch:
-    """Images padded with zeros at the right and the bottom to one size.
+    """Images padded with zeros at the right and the bottom to a common size.
 
     Attributes:
         tensor: (B, C, H, W).
-        image_sizes: B pairs (height, width): the true sizes in cells of `tensor`; empty in a batch that is part of an
-            exported graph, where sizes are no numbers of Python.
-        mask: (B, H, W) bool, True in the padding, or None when no image is padded (attention is faster
-            without a mask, and an all-False mask means the same).
-        as_published: what modules do with the padding. True, as in training: what the published implementations do,
-            where padding takes part in some computations. False, as in evaluation unless `batch_invariant_eval=False`:
-            the results of an image never depend on its padding.
+        image_sizes: B pairs (height, width): the true sizes in cells of `tensor`; empty in a batch of an exported
+            graph, where sizes are symbolic.
+        mask: (B, H, W) bool, True in the padding, or None when no image is padded (attention is faster without a mask,
+            and an all-False mask is equivalent).
+        as_published: how modules treat the padding. True, as in training: as in the published implementations, where
+            padding takes part in some computations. False, as in evaluation unless `batch_invariant_eval=False`: the
+            results of an image never depend on its padding.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ImageBatch:
         """Pad `images`, each (C, h, w), to the largest height and width among them.
 
         Args:
-            images: the images of the batch, of one dtype and device.
+            images: the images of the batch, with the same dtype and device.
             size_divisibility: the padded height and width are rounded up to a multiple of this.
             as_published: see `ImageBatch`.
 
@@ -64,23 +64,23 @@ class ImageBatch:
     def of_padded(
         cls, tensor: Tensor, image_sizes: list[tuple[int, int]], *, as_published: bool = False
     ) -> "ImageBatch":
-        """A tensor (B, C, H, W) that is padded already, and the true sizes of its images."""
+        """Create a batch from a padded tensor (B, C, H, W) and the true sizes of its images."""
         batch, _, height, width = tensor.shape
         if all(size == (height, width) for size in image_sizes):
             return cls(tensor, image_sizes, None, as_published=as_published)
         mask = torch.ones(batch, height, width, dtype=torch.bool, device=tensor.device)
-        for one, (h, w) in zip(mask, image_sizes, strict=True):
-            one[:h, :w] = False
+        for image_mask, (h, w) in zip(mask, image_sizes, strict=True):
+            image_mask[:h, :w] = False
         return cls(tensor, image_sizes, mask, as_published=as_published)
 
     @classmethod
     def in_graph(cls, tensor: Tensor, image_sizes: Tensor | None) -> "ImageBatch":
-        """A batch of which a graph is made: its computations are the same for whatever sizes the images have.
+        """Create a batch for tracing a graph, whose computations do not depend on the sizes of images.
 
         Args:
             tensor: (B, C, H, W).
             image_sizes: (B, 2) integers, the true height and width of each image; None when no image is ever padded.
-                Padded batches are `as_published`, as images of each size cannot run by themselves in a graph.
+                Padded batches are `as_published`, because a graph cannot process images of each size separately.
         """
         if image_sizes is None:
             return cls(tensor, [], None)
@@ -90,21 +90,21 @@ class ImageBatch:
         return cls(tensor, [], rows[:, :, None] | columns[:, None, :], as_published=True)
 
     def mask_or_zeros(self) -> Tensor:
-        """The mask; (1, H, W) of False, which broadcasts over the batch, when no image is padded."""
+        """Return the mask, or (1, H, W) of False, which broadcasts over the batch, when no image is padded."""
         if self.mask is None:
             return torch.zeros(1, *self.tensor.shape[-2:], dtype=torch.bool, device=self.tensor.device)
         return self.mask
 
     def resampled(self, tensor: Tensor) -> "ImageBatch":
-        """This batch at another resolution: the mask is sampled at the nearest cell above and to the left.
+        """Return this batch at another resolution; the mask is sampled at the nearest cell above and to the left.
 
         Args:
             tensor: (B, C', H', W'), computed from the whole padded `self.tensor`.
         """
         (height, width), (new_height, new_width) = self.tensor.shape[-2:], tensor.shape[-2:]
-        # Cell i stands for pixel floor(i * H / H'), which is inside while below h: ceil(h * H' / H) cells.
+        # Cell i samples pixel floor(i * H / H'), which is inside if it is below h: the first ceil(h * H' / H) cells.
         sizes = [(-(-h * new_height // height), -(-w * new_width // width)) for h, w in self.image_sizes]
-        # A graph must not depend on the sizes of the images in a batch: it has a mask that may be all False.
+        # A graph must not depend on the sizes of the images in a batch, so its mask may be all False.
         in_graph = torch.compiler.is_compiling() or not sizes
         whole = not in_graph and all(size == (new_height, new_width) for size in sizes)
         if self.mask is None or whole:

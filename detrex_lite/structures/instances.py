@@ -34,7 +34,7 @@ class Instances(DetectionResult):
             self.set(name, value)
 
     @property
-    def info(self) -> ImageInfo:  # type: ignore[override]
+    def info(self) -> ImageInfo:
         """What is known about the image besides its objects; `described` changes it."""
         return self._info
 

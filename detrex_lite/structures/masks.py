@@ -1,9 +1,9 @@
-"""Masks of objects: from every form that annotations have to one tensor, and their boxes.
+"""Masks of objects: conversion of all annotation formats to one tensor, and boxes of masks.
 
-A segmentation is the shape of one object as annotations have it: a list of polygons, each flat x0, y0, x1, y1, .. in
-pixels, or COCO's run lengths {"size": [height, width], "counts": ..}, column after column, as a list of numbers or
-compressed to text. Polygons are filled by the rules of pycocotools, so that masks are those that COCO evaluates with.
-pycocotools is imported when it is first used.
+A segmentation is the shape of one object in annotations: a list of polygons, each a flat list x0, y0, x1, y1, ... in
+pixels, or COCO's run lengths {"size": [height, width], "counts": ...}, column by column, as a list of numbers or
+compressed text. Polygons are filled by the rules of pycocotools, so that masks are those that COCO evaluates with.
+pycocotools is imported on first use.
 """
 
 import math
@@ -15,30 +15,30 @@ import torch
 from torch import Tensor
 
 Segmentation = list[np.ndarray] | dict[str, Any]
-"""What `checked_segmentation` gives: polygons as (2P,) float64, or compressed run lengths with `counts` in bytes."""
+"""The result of `checked_segmentation`: polygons as (2P,) float64, or compressed run lengths with `counts` in bytes."""
 
-_REACH = 2**16  # of a polygon beyond its image, in pixels: filling it takes memory for each of them
+_REACH = 2**16  # largest distance of a polygon from its image, in pixels: filling it takes memory for each of them
 
 
 def as_masks(
     masks: Any, size: tuple[int, int], *, image: str = "the image", ids: Sequence[int] | None = None
 ) -> Tensor:
-    """Masks in any form as a tensor.
+    """Convert masks of any form to a tensor.
 
     Args:
-        masks: of n objects: a tensor or array (n, H, W) of truth values or of 0 and 1; an object with such a `tensor`
-            (detectron2's BitMasks), or with `polygons` (PolygonMasks: for each object a list of polygons); or a
+        masks: masks of n objects: a tensor or array (n, H, W) of bool or of 0 and 1; an object with such a `tensor`
+            (detectron2's BitMasks), or with `polygons` (PolygonMasks: a list of polygons for each object); or a
             sequence of segmentations.
         size: (height, width) of the frame in pixels, which masks must have, and in which polygons are drawn.
-        image: what messages call the image.
-        ids: of the annotations, for messages; their positions when None.
+        image: description of the image in messages.
+        ids: ids of the annotations, for messages; None for their positions.
 
     Returns:
-        (n, height, width) bool, on the device of a tensor that was given.
+        (n, height, width) bool, on the device of the given tensor, if any.
 
     Raises:
-        ValueError: when a mask has another size or other values, or a segmentation is malformed; it names the image
-            and the annotation.
+        ValueError: when a mask has the wrong size or values, or a segmentation is malformed; it names the image and the
+            annotation.
     """
     if hasattr(masks, "tensor"):
         masks = masks.tensor
@@ -73,7 +73,7 @@ def _checked(masks: Tensor, size: tuple[int, int], image: str) -> Tensor:
     if masks.dtype == torch.bool:
         return masks
     if masks.is_floating_point() or masks.is_complex() or ((masks != 0) & (masks != 1)).any():
-        raise ValueError(f"{image}: masks must be bool, or whole numbers 0 and 1, got {_contents(masks)}")
+        raise ValueError(f"{image}: masks must be bool, or integers 0 and 1, got {_contents(masks)}")
     return masks.bool()
 
 
@@ -84,14 +84,14 @@ def _contents(masks: Tensor) -> str:
 
 
 def checked_segmentation(segmentation: Any, size: tuple[int, int]) -> Segmentation:
-    """A segmentation, every value of which is looked at: pycocotools, which draws it, looks at none.
+    """Check every value of a segmentation, because pycocotools, which draws it, checks none.
 
     Args:
-        segmentation: polygons or run lengths, as a COCO file has them.
+        segmentation: polygons or run lengths, as in a COCO file.
         size: (height, width) of its image in pixels.
 
     Raises:
-        ValueError: when it is neither, or malformed; it does not say which object it is.
+        ValueError: when it is neither, or malformed; the message does not name the object.
     """
     if isinstance(segmentation, Mapping):
         return _checked_run_lengths(segmentation, size)
@@ -110,15 +110,15 @@ def _checked_polygon(polygon: Any, number: int, size: tuple[int, int]) -> np.nda
         raise ValueError("its segmentation is a list of numbers, not of polygons: put one polygon into a list, too")
     try:
         values = np.asarray(polygon)
-    except ValueError:  # rows of several lengths
+    except ValueError:  # rows of different lengths
         values = np.asarray(None)
     if values.dtype.kind not in "iuf" or values.ndim != 1:
         raise ValueError(f"polygon {number} must be a flat list of numbers x0, y0, x1, y1, ..")
     if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"polygon {number} has {len(values)} numbers, and x and y of at least three points are needed")
+        raise ValueError(f"polygon {number} has {len(values)} numbers, but x and y of at least three points are needed")
     values = values.astype(np.float64, copy=False)
     reach = _REACH + max(size)
-    if not (np.abs(values) <= reach).all():  # false where one is not a number
+    if not (np.abs(values) <= reach).all():  # also False for NaN
         wrong = values[~(np.abs(values) <= reach)][0]
         raise ValueError(
             f"polygon {number} has the coordinate {wrong:g}, far outside its image ({size[0]} high, {size[1]} wide)"
@@ -130,15 +130,17 @@ def _checked_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int])
     missing = [key for key in ("size", "counts") if key not in segmentation]
     if missing:
         raise ValueError(f"its run lengths have no {' and no '.join(map(repr, missing))}")
-    given = segmentation["size"]
-    if not isinstance(given, Sequence) or [*given] != [*size]:
-        raise ValueError(f"its run lengths have the size {given}, but its image is {size[0]} high and {size[1]} wide")
+    stored_size = segmentation["size"]
+    if not isinstance(stored_size, Sequence) or [*stored_size] != [*size]:
+        raise ValueError(
+            f"its run lengths have the size {stored_size}, but its image is {size[0]} high and {size[1]} wide"
+        )
     counts = segmentation["counts"]
     if isinstance(counts, str | bytes):
         try:
             text = counts.encode("ascii") if isinstance(counts, str) else counts
         except UnicodeEncodeError:
-            raise ValueError("its run lengths hold a character that compressed run lengths do not have") from None
+            raise ValueError("its run lengths contain a character that compressed run lengths do not have") from None
         lengths = _uncompressed(text)
     else:
         try:
@@ -146,10 +148,10 @@ def _checked_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int])
         except ValueError:
             lengths = np.asarray(None)
         if lengths.size == 0 or lengths.dtype.kind not in "iu" or lengths.ndim != 1:
-            raise ValueError("'counts' of its run lengths must be a list of whole numbers, or text")
+            raise ValueError("'counts' of its run lengths must be a list of integers, or text")
     if (lengths < 0).any() or int(lengths.sum()) != math.prod(size):
-        found = "one is negative" if (lengths < 0).any() else f"they add up to {int(lengths.sum())}"
-        raise ValueError(f"its run lengths must add up to the {math.prod(size)} pixels of its image: {found}")
+        reason = "one is negative" if (lengths < 0).any() else f"they add up to {int(lengths.sum())}"
+        raise ValueError(f"its run lengths must add up to the {math.prod(size)} pixels of its image: {reason}")
     if not isinstance(counts, str | bytes):
         from pycocotools import mask as coco_mask
 
@@ -158,51 +160,55 @@ def _checked_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int])
 
 
 def _uncompressed(text: bytes) -> np.ndarray:
-    """Run lengths, of the text that pycocotools writes: five bits a character, differences from the run before last."""
+    """Decode pycocotools' compressed run lengths: five bits per character, as differences from the run before last."""
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     if not len(codes) or (codes < 0).any() or (codes > 63).any():
-        raise ValueError("its run lengths hold a character that compressed run lengths do not have")
-    last = (codes & 32) == 0  # of a number
-    if not last[-1]:
+        raise ValueError("its run lengths contain a character that compressed run lengths do not have")
+    is_last = (codes & 32) == 0  # the last character of a number
+    if not is_last[-1]:
         raise ValueError("its run lengths end in the middle of a number")
-    ends = np.flatnonzero(last)
+    ends = np.flatnonzero(is_last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     if (ends - starts).max() > 6:  # 35 bits; an image has fewer pixels
-        raise ValueError("its run lengths hold a number that no image has so many pixels of")
-    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+        raise ValueError("its run lengths contain a number that exceeds the pixels of any image")
+    digit = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    values = np.add.reduceat((codes & 31) << (5 * digit), starts)
     negative = (codes[ends] & 16) != 0
     values = np.where(negative, values - (1 << (5 * (ends - starts + 1))), values)
     values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])  # the first stands by itself
+    values[2::2] = np.cumsum(values[2::2])  # the first run is not a difference
     return values
 
 
 def _drawn(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Tensor:
-    """(n, height, width) bool, of what `checked_segmentation` gives."""
+    """Draw the results of `checked_segmentation`: (n, height, width) bool."""
     from pycocotools import mask as coco_mask
 
-    polygons = [one for one in segmentations if isinstance(one, list)]
-    filled = iter(coco_mask.frPyObjects([polygon for one in polygons for polygon in one], *size) if polygons else [])
+    polygons = [segmentation for segmentation in segmentations if isinstance(segmentation, list)]
+    filled = iter(
+        coco_mask.frPyObjects([polygon for segmentation in polygons for polygon in segmentation], *size)
+        if polygons
+        else []
+    )
     lengths = []
-    for one in segmentations:
-        if isinstance(one, list):
-            parts = [next(filled) for _ in one]
+    for segmentation in segmentations:
+        if isinstance(segmentation, list):
+            parts = [next(filled) for _ in segmentation]
             lengths.append(coco_mask.merge(parts) if len(parts) > 1 else parts[0])
         else:
-            lengths.append(one)
+            lengths.append(segmentation)
     masks = torch.zeros((len(lengths), *size), dtype=torch.bool)
-    for mask, one in zip(masks.numpy(), lengths, strict=True):
-        _fill(mask, _uncompressed(one["counts"]))
+    for mask, segmentation in zip(masks.numpy(), lengths, strict=True):
+        _fill(mask, _uncompressed(segmentation["counts"]))
     return masks
 
 
 def _fill(mask: np.ndarray, lengths: np.ndarray) -> None:
-    """Set the pixels of run lengths, which is faster than `pycocotools.mask.decode` as most objects are small.
+    """Set the pixels of run lengths, faster than `pycocotools.mask.decode` since most objects are small.
 
     Args:
         mask: (H, W) bool, all False.
-        lengths: of runs of pixels that are outside and inside in turn, column after column.
+        lengths: lengths of alternating runs of pixels outside and inside, column by column.
     """
     height = mask.shape[0]
     ends = np.cumsum(lengths)
@@ -212,7 +218,7 @@ def _fill(mask: np.ndarray, lengths: np.ndarray) -> None:
         return
     left, right = starts[0] // height, (stops[-1] - 1) // height + 1
     top, bottom = 0, height
-    if (starts // height == (stops - 1) // height).all():  # no run goes on in the next column
+    if (starts // height == (stops - 1) // height).all():  # no run continues in the next column
         top, bottom = (starts % height).min(), ((stops - 1) % height).max() + 1
     runs = np.diff(np.clip(ends, left * height, right * height), prepend=left * height)
     columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(right - left, height)
@@ -220,25 +226,28 @@ def _fill(mask: np.ndarray, lengths: np.ndarray) -> None:
 
 
 def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
-    """Masks as COCO's compressed run lengths, ready for JSON.
+    """Convert masks to COCO's compressed run lengths, ready for JSON.
 
     Args:
         masks: (n, H, W) bool.
 
     Returns:
-        For each {"size": [H, W], "counts": text}.
+        {"size": [H, W], "counts": text} for each mask.
     """
     from pycocotools import mask as coco_mask
 
     if not len(masks):
         return []
     pixels = masks.cpu().transpose(1, 2).contiguous().view(torch.uint8).numpy().transpose(2, 1, 0)
-    encoded = coco_mask.encode(pixels)  # column after column: no copy is made of them
-    return [{"size": [int(side) for side in one["size"]], "counts": one["counts"].decode("ascii")} for one in encoded]
+    encoded = coco_mask.encode(pixels)  # in column order, which needs no copy
+    return [
+        {"size": [int(side) for side in encoded_mask["size"]], "counts": encoded_mask["counts"].decode("ascii")}
+        for encoded_mask in encoded
+    ]
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
-    """The boxes around masks: the edges of the outermost pixels, so that a single pixel has an area of 1.
+    """Compute the boxes around masks: the outer edges of the outermost pixels, so that a single pixel has area 1.
 
     Args:
         masks: (n, H, W) bool.
@@ -247,17 +256,19 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
         (n, 4) float32 xyxy in pixels; zeros for a mask without pixels.
     """
     height, width = masks.shape[-2:]
-    # The largest of bytes takes a fiftieth of the time of `any`.
+    # The maximum of bytes takes a fiftieth of the time of `any`.
     pixels = masks.view(torch.uint8)
     edges = []
     for line, length in ((pixels.amax(-2), width), (pixels.amax(-1), height)):
-        place = torch.arange(length, device=masks.device)
-        edges.append((torch.where(line > 0, place, length).amin(-1), torch.where(line > 0, place + 1, 0).amax(-1)))
+        positions = torch.arange(length, device=masks.device)
+        edges.append(
+            (torch.where(line > 0, positions, length).amin(-1), torch.where(line > 0, positions + 1, 0).amax(-1))
+        )
     (x0, x1), (y0, y1) = edges
     boxes = torch.stack([x0, y0, x1, y1], dim=-1)
     return torch.where((x1 > 0)[:, None], boxes, 0).to(torch.float32)
 
 
 def has_pixels(masks: Tensor) -> Tensor:
-    """(n,) bool: which of the masks (n, H, W) bool show a pixel."""
+    """Return (n,) bool, True for masks, (n, H, W) bool, that are not empty."""
     return masks.view(torch.uint8).flatten(1).amax(-1) > 0

@@ -1,4 +1,4 @@
-"""Tests that every detector must pass, for this repository and for any other that writes a detector.
+"""Tests that every detector must pass, for this repository and for others that implement a detector.
 
 It needs pytest, and the rest of `detrex_lite` does not import it. A test file of another repository is
 
@@ -11,11 +11,11 @@ It needs pytest, and the rest of `detrex_lite` does not import it. A test file o
             cfg = get_config("projects/detr/configs/models/detr_r50.py").model  # or your own config
             return changed(cfg, {**SMALL, **changes})
 
-No conftest is needed. Tests that compile are marked `slow`: `pytest -m "not slow"` leaves them out, and
-`markers = ["slow: takes some time"]` in your settings makes the mark known to pytest.
+No conftest is needed. Tests that compile are marked `slow`: `pytest -m "not slow"` skips them, and
+`markers = ["slow: takes some time"]` in your settings registers the mark with pytest.
 """
 
-# ruff: noqa: E402 - what has assertions is registered before it is imported
+# ruff: noqa: E402 - modules with assertions are registered before they are imported
 import pytest
 
 pytest.register_assert_rewrite("detrex_lite.testing.contract", "detrex_lite.testing.models")
@@ -26,8 +26,8 @@ from .fake_gpu import losses_on_a_fake_gpu
 from .inputs import NUM_CLASSES, NUM_QUERIES, make_batch, make_input
 from .models import (
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     has_gradient,
     loss_names,
     parameter_patterns,
@@ -45,8 +45,8 @@ __all__ = [
     "DetectorContract",
     "TwoStageContract",
     "build",
-    "build_lively",
     "build_on_meta",
+    "build_randomised",
     "changed",
     "has_gradient",
     "loss_names",

@@ -1,4 +1,4 @@
-"""Changes that make configs of detectors small enough for tests."""
+"""Changes that make detector configs small enough for tests."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .inputs import NUM_CLASSES, NUM_QUERIES
 
-# Of a config whose parts are those of this library, with any backbone: two layers of each kind, 64 channels.
+# For a config with this library's parts and any backbone: two layers of each kind, 64 channels.
 SMALL_TRANSFORMER: Mapping[str, Any] = {
     "num_classes": NUM_CLASSES,
     "num_queries": NUM_QUERIES,
@@ -18,17 +18,17 @@ SMALL_TRANSFORMER: Mapping[str, Any] = {
     "transformer.encoder.layer.ffn.feedforward_dim": 96,
     "transformer.decoder.num_layers": 2,
 }
-# The same, and a ResNet-18 instead of a ResNet-50.
+# The same with a ResNet-18 instead of a ResNet-50.
 SMALL: Mapping[str, Any] = {**SMALL_TRANSFORMER, "backbone.depth": 18, "backbone.freeze_at": 0}
 
 
 def changed(cfg: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
-    """`cfg` itself, with values replaced.
+    """Replace values of a config in place and return it.
 
     Args:
-        cfg: of a model.
-        changes: dotted key -> value; "decoder.layer.attn[0]._target_" reaches into a list. A value that is a config or
-            a dict takes the place of what was there.
+        cfg: the config of a model.
+        changes: maps dotted keys to values; "decoder.layer.attn[0]._target_" reaches into a list. A value that is a
+            config or a dict replaces the previous value.
     """
     for key, value in changes.items():
         OmegaConf.update(cfg, key, value, merge=False)
@@ -36,7 +36,7 @@ def changed(cfg: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
 
 
 def without_dropout(cfg: DictConfig) -> DictConfig:
-    """`cfg` itself, where nothing is dropped; arguments that drop activations have "drop" in their names."""
+    """Disable dropout in a config in place and return it; such arguments have "drop" in their names."""
     for node in list(_nodes(cfg)):
         for key in node:
             if "drop" in str(key):

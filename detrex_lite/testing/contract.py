@@ -1,8 +1,8 @@
-"""What every detector must do, as classes of tests that the test file of a detector inherits from.
+"""The requirements of every detector, as test classes that the test file of a detector inherits from.
 
-The file has a `class TestNewDETR(DetectorContract)` that implements `config`, and what is particular to that detector.
-What only some detectors have is in contracts of its own: `DeformableContract`, `DenoisingContract`, `TwoStageContract`.
-What the base class `Detector` does by itself is not tested here.
+The file has a `class TestNewDETR(DetectorContract)` that implements `config`, and the tests specific to that detector.
+Requirements of some detectors are in separate contracts: `DeformableContract`, `DenoisingContract`, `TwoStageContract`.
+The behaviour of the base class `Detector` is not tested here.
 """
 
 import copy
@@ -20,20 +20,20 @@ from ..modeling import Targets
 from .configs import without_dropout
 from .fake_gpu import losses_on_a_fake_gpu
 from .inputs import NUM_CLASSES, make_batch, make_input
-from .models import build, build_lively, has_gradient, loss_names, predict, require_all_gradients
+from .models import build, build_randomised, has_gradient, loss_names, predict, require_all_gradients
 
 Batch = list[dict[str, Any]]
 
 
 class DetectorContract:
-    """Tests of a detector. A subclass implements `config`, and says where more is expected of it.
+    """Tests of a detector. A subclass implements `config` and overrides attributes with what it expects.
 
     Attributes:
-        aux_suffixes: the loss names of the decoder layers before the last end in these.
-        other_suffixes: those of further sets of predictions, with and without auxiliary losses, in these.
-        loss_kinds: of "loss_class" and so on, all that each set has.
+        aux_suffixes: suffixes of the loss names of the decoder layers before the last.
+        other_suffixes: suffixes of further sets of predictions, with and without auxiliary losses.
+        loss_kinds: the losses of each set, such as "class" for "loss_class".
         compiles_whole: whether a compiled model is one graph.
-        pixel_tolerance: how far boxes may be apart in float64, where the default of `assert_close` is too near.
+        pixel_tolerance: tolerance of boxes in float64, if the default of `assert_close` is too strict.
     """
 
     aux_suffixes: frozenset[str] = frozenset({"_0"})
@@ -43,45 +43,45 @@ class DetectorContract:
     pixel_tolerance: Mapping[str, Any] = MappingProxyType({})
 
     def config(self, **changes: Any) -> DictConfig:
-        """Abstract. The config of a small model.
+        """Abstract. Return the config of a small model.
 
-        It has two decoder layers, NUM_CLASSES and NUM_QUERIES, and no weights that are frozen.
+        It has two decoder layers, NUM_CLASSES and NUM_QUERIES, and no frozen weights.
 
         Args:
-            changes: dotted keys of the model's config and their values, which win. Tests change `num_classes`,
+            changes: values by dotted key that override those of the model's config. Tests change `num_classes`,
                 `num_queries`, `aux_loss` and `preprocess.size_divisibility`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement config")
 
     @pytest.fixture
     def batch(self) -> Batch:
-        """Images of three sizes, one without objects; see `make_batch`."""
+        """Return images of three sizes, one without objects; see `make_batch`."""
         return make_batch()
 
     def expected_losses(self, *, aux_loss: bool = True) -> set[str]:
-        """The names of all losses."""
+        """Return the names of all losses."""
         aux_suffixes = self.aux_suffixes if aux_loss else frozenset()
         return loss_names({"", *aux_suffixes, *self.other_suffixes}, self.loss_kinds)
 
     def test_an_image_gives_the_same_detections_alone_and_in_a_padded_batch(self, batch: Batch) -> None:
-        model = build_lively(self.config()).double().eval()
+        model = build_randomised(self.config()).double().eval()
         with torch.no_grad():
             together = model(batch)
-            for one, padded in zip(batch, together, strict=True):
-                (alone,) = model([one])
+            for model_input, padded in zip(batch, together, strict=True):
+                (alone,) = model([model_input])
                 for field in ("scores", "pred_classes"):
                     assert_close(padded["instances"].get(field), alone["instances"].get(field))
                 boxes = padded["instances"].pred_boxes.tensor
                 assert_close(boxes, alone["instances"].pred_boxes.tensor, **self.pixel_tolerance)
 
     def test_float32_agrees_with_float64(self, batch: Batch) -> None:
-        # Not what is detected: which of two equal scores comes first is a matter of rounding.
-        model = build_lively(self.config()).eval()
+        # Predictions are compared instead of detections, because rounding decides the order of equal scores.
+        model = build_randomised(self.config()).eval()
         with torch.no_grad():
-            single, found = predict(model, batch)[""], model(batch)
-            double, found_in_double = predict(model.double(), batch)[""], model(batch)
-        assert {one["instances"].scores.dtype for one in found} == {torch.float32}
-        assert {one["instances"].scores.dtype for one in found_in_double} == {torch.float64}
+            single, outputs = predict(model, batch)[""], model(batch)
+            double, double_outputs = predict(model.double(), batch)[""], model(batch)
+        assert {output["instances"].scores.dtype for output in outputs} == {torch.float32}
+        assert {output["instances"].scores.dtype for output in double_outputs} == {torch.float64}
         assert_close(single.logits.double(), double.logits, rtol=1e-4, atol=1e-4)
         assert_close(single.boxes.double(), double.boxes, rtol=1e-4, atol=5e-5)
 
@@ -114,8 +114,8 @@ class DetectorContract:
         assert all(torch.isfinite(loss) for loss in losses.values())
         model.eval()
         with torch.no_grad():
-            (found,) = model([make_input(8, 8, [], [])])
-        assert (found["instances"].pred_classes == 0).all()
+            (output,) = model([make_input(8, 8, [], [])])
+        assert (output["instances"].pred_classes == 0).all()
 
     def test_the_forward_pass_of_training_never_waits_for_a_gpu(self, batch: Batch) -> None:
         losses = losses_on_a_fake_gpu(build(self.config()).train(), batch)
@@ -134,8 +134,8 @@ class DetectorContract:
     @pytest.mark.slow
     def test_training_compiles_to_one_graph_for_batches_of_all_sizes(self, batch: Batch) -> None:
         torch._dynamo.reset()
-        # torch 2.11 makes a graph for each remainder of sizes that max pooling halves twice.
-        model = build_lively(without_dropout(self.config(**{"preprocess.size_divisibility": 4}))).double().train()
+        # torch 2.11 creates a graph for each remainder of sizes that max pooling halves twice.
+        model = build_randomised(without_dropout(self.config(**{"preprocess.size_divisibility": 4}))).double().train()
         eager = copy.deepcopy(model)
         graphs = CompileCounter()
         model.compile(backend=graphs, fullgraph=self.compiles_whole)
@@ -149,26 +149,26 @@ class DetectorContract:
         ]
         for images in (batch[:2], wide, high):
             losses = []
-            for one in (model, eager):
+            for network in (model, eager):
                 torch.manual_seed(0)
-                losses.append(one(images))
+                losses.append(network(images))
             assert_close(*losses)
         assert graphs.frame_count == 1 or not self.compiles_whole
 
     @pytest.mark.slow
     def test_evaluation_compiles_to_one_graph_for_images_of_all_sizes(self, batch: Batch) -> None:
         torch._dynamo.reset()
-        model = build_lively(self.config()).double().eval()
+        model = build_randomised(self.config()).double().eval()
         eager = copy.deepcopy(model)
         graphs = CompileCounter()
         model.compile(backend=graphs, fullgraph=self.compiles_whole)
         with torch.no_grad():
             for images in ([make_input(152, 200, [], [])], [make_input(172, 140, [], [], seed=1)], batch):
-                for one, other in zip(model(images), eager(images), strict=True):
-                    assert_close(one["instances"].scores, other["instances"].scores)
-                    boxes = one["instances"].pred_boxes.tensor
-                    assert_close(boxes, other["instances"].pred_boxes.tensor, **self.pixel_tolerance)
-        # The last batch is padded, and runs as it is.
+                for output, eager_output in zip(model(images), eager(images), strict=True):
+                    assert_close(output["instances"].scores, eager_output["instances"].scores)
+                    boxes = output["instances"].pred_boxes.tensor
+                    assert_close(boxes, eager_output["instances"].pred_boxes.tensor, **self.pixel_tolerance)
+        # The last batch is padded, and runs in eager mode.
         assert graphs.frame_count == 1 or not self.compiles_whole
 
 
@@ -176,14 +176,14 @@ class DeformableContract(DetectorContract):
     """Tests of a detector with deformable attention.
 
     A subclass with the mark `parametrize("variant", ...)` runs each test on several variants, which are changes of the
-    config: `config` finds them in `self.variant`. With two stages the losses of the encoder are expected as well.
+    config that `config` reads from `self.variant`. With two stages, the losses of the encoder are expected as well.
     """
 
-    pixel_tolerance = MappingProxyType({"rtol": 1e-6, "atol": 1e-4})  # where tokens are is float32 in all models
+    pixel_tolerance = MappingProxyType({"rtol": 1e-6, "atol": 1e-4})  # token locations are float32 in all models
 
     @pytest.fixture
     def variant(self) -> Mapping[str, Any]:
-        """No changes, where a subclass does not have that mark."""
+        """Return no changes, unless a subclass has that mark."""
         return {}
 
     @pytest.fixture(autouse=True)
@@ -194,10 +194,10 @@ class DeformableContract(DetectorContract):
 
 
 class DenoisingContract(DetectorContract):
-    """Tests of a detector with denoising queries, which its config has as `denoising`.
+    """Tests of a detector whose config has denoising queries, as `denoising`.
 
     Attributes:
-        num_groups: how many denoising queries, one in each group, have to find an object of the fixture `batch`.
+        num_groups: number of denoising groups, each with a query per object, for the fixture `batch`.
     """
 
     num_groups = 5
@@ -205,10 +205,12 @@ class DenoisingContract(DetectorContract):
     other_suffixes = frozenset({"_dn"})
 
     def test_denoising_leaves_the_other_queries_alone(self, batch: Batch) -> None:
-        model = build_lively(without_dropout(self.config())).double().train()
+        model = build_randomised(without_dropout(self.config())).double().train()
         with_denoising = predict(model, batch, targets=True)
-        for one in batch:
-            one["instances"] = one["instances"][:0]  # no denoising queries; matching ones may need its label embedding
+        for model_input in batch:
+            model_input["instances"] = model_input["instances"][
+                :0
+            ]  # no denoising queries; matching ones may use its embedding
         without = predict(model, batch, targets=True)
         assert set(with_denoising) == set(without)
         for suffix in (suffix for suffix in without if "_dn" not in suffix):
@@ -216,7 +218,7 @@ class DenoisingContract(DetectorContract):
             assert_close(with_denoising[suffix].boxes, without[suffix].boxes)
 
     def test_denoising_starts_from_the_objects(self, batch: Batch) -> None:
-        """Without noise, boxes of denoising queries are the objects' where the box heads say nothing."""
+        """Without noise, and with zero box heads, the boxes of denoising queries are those of the objects."""
         no_noise = {"denoising.label_noise_prob": 0.0, "denoising.box_noise_scale": 0.0}
         model = build(self.config(**no_noise)).train()
         for parameter in model.heads.bbox_embed.parameters():
@@ -228,8 +230,8 @@ class DenoisingContract(DetectorContract):
             assert match is not None
             assert isinstance(objects, Targets)
             assert len(match.target) == self.num_groups * len(objects)
-            found = predictions.boxes[match.image, match.query]
-            assert_close(found, objects.boxes[match.target], rtol=1e-4, atol=1e-4)
+            boxes = predictions.boxes[match.image, match.query]
+            assert_close(boxes, objects.boxes[match.target], rtol=1e-4, atol=1e-4)
 
     def test_denoising_queries_are_there_with_targets_and_never_without(self, batch: Batch) -> None:
         model = build(self.config())
@@ -256,13 +258,13 @@ class DenoisingContract(DetectorContract):
 
 
 class TwoStageContract:
-    """Tests of two stages: queries that begin as proposals of an encoder with deformable attention.
+    """Tests of two stages: initial queries are proposals of an encoder with deformable attention.
 
-    It belongs beside one of the other contracts, and does not include their tests.
+    It complements one of the other contracts, and does not include their tests.
     """
 
     def config(self, **changes: Any) -> DictConfig:
-        """Abstract. The config of a small model with two stages; see `DetectorContract.config`."""
+        """Abstract. Return the config of a small model with two stages; see `DetectorContract.config`."""
         raise NotImplementedError(f"{type(self).__name__} must implement config")
 
     @pytest.fixture
@@ -275,20 +277,20 @@ class TwoStageContract:
             build(self.config(with_box_refine=False))
 
     def test_the_decoder_teaches_the_encoder_nothing_through_its_queries(self, batch: Batch) -> None:
-        model = build_lively(self.config()).train()
+        model = build_randomised(self.config()).train()
         predict(model, batch)["_0"].boxes.square().sum().backward()
         assert [has_gradient(head) for head in model.heads.bbox_embed] == [True, False, False]
         assert not has_gradient(model.queries.proposals)
 
     def test_there_are_no_more_queries_than_tokens(self) -> None:
-        model = build_lively(self.config()).train()
+        model = build_randomised(self.config()).train()
         named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
-        # Four levels of one cell.
+        # There are four levels of one cell.
         assert named["_enc"].logits.shape == named[""].logits.shape == (1, 4, NUM_CLASSES)
 
     def test_queries_for_which_an_image_has_no_tokens_do_nothing(self, batch: Batch) -> None:
-        """A small image has fewer tokens than the queries that a large one of its batch has."""
-        model = build_lively(self.config()).double().eval()
+        """A small image may have fewer tokens than queries, whose number depends on a larger image of its batch."""
+        model = build_randomised(self.config()).double().eval()
         small = make_input(8, 8, [], [], seed=4)
         with torch.no_grad():
             alone, together = predict(model, [small])[""], predict(model, [*batch, small])[""]
@@ -296,20 +298,20 @@ class TwoStageContract:
             assert number < together.logits.shape[1]
             assert_close(together.logits[-1:, :number], alone.logits, rtol=1e-6, atol=1e-6)
             assert_close(together.boxes[-1:, :number], alone.boxes, rtol=1e-6, atol=1e-6)
-            (found,) = model([small])
+            (output,) = model([small])
             padded = model([*batch, small])[-1]
-        assert_close(padded["instances"].scores, found["instances"].scores)
-        assert_close(padded["instances"].pred_boxes.tensor, found["instances"].pred_boxes.tensor)
+        assert_close(padded["instances"].scores, output["instances"].scores)
+        assert_close(padded["instances"].pred_boxes.tensor, output["instances"].pred_boxes.tensor)
 
     def test_padding_proposes_no_query(self, batch: Batch) -> None:
-        """Even where its score is the highest that there can be."""
-        model = build_lively(self.config()).double().eval()
+        """Padding proposes no query even if its score is the highest possible."""
+        model = build_randomised(self.config()).double().eval()
         proposals, head = model.queries.proposals, model.heads.class_embed[-1]
         with torch.no_grad():
-            # Padding is zero before the projection; of vectors of one length, one's product with itself is largest.
+            # Padding is zero before the projection; among vectors of equal length, the product with itself is largest.
             head.weight[0] = proposals.enc_output_norm(proposals.enc_output.bias)
             together = predict(model, batch)[""]
-            for index, one in enumerate(batch):
-                alone = predict(model, [one])[""]
+            for index, model_input in enumerate(batch):
+                alone = predict(model, [model_input])[""]
                 assert_close(together.logits[index], alone.logits[0], rtol=1e-6, atol=1e-6)
                 assert_close(together.boxes[index], alone.boxes[0], rtol=1e-6, atol=1e-6)

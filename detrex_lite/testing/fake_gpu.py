@@ -1,4 +1,4 @@
-"""A GPU that has shapes and no numbers: whatever would wait for a real one fails here, without one."""
+"""A fake GPU whose tensors have shapes but no values: synchronising with it fails, without a real GPU."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,49 +13,50 @@ from ..modeling import Detector, Match, Predictions, Targets
 from ..modeling.targets import IMAGE_SIZE, MASKS
 
 
-class _NoWayBack(TorchDispatchMode):
-    """AssertionError when an operator takes numbers from the GPU to the CPU."""
+class _NoReadback(TorchDispatchMode):
+    """Raises an AssertionError when an operator transfers values from the GPU to the CPU."""
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        before, after = (
-            {one.device.type for one in tree_leaves(part) if isinstance(one, Tensor)} for part in ((args, kwargs), out)
+        input_devices, output_devices = (
+            {tensor.device.type for tensor in tree_leaves(part) if isinstance(tensor, Tensor)}
+            for part in ((args, kwargs), out)
         )
-        assert not ("cuda" in before and "cpu" in after), f"{func} reads from the GPU"
+        assert not ("cuda" in input_devices and "cpu" in output_devices), f"{func} reads from the GPU"
         return out
 
 
-class _KnownMatches:
-    """A `Matcher` that looks at nothing: as many pairs as objects. Real ones wait for the GPU, once a step."""
+class _TrivialMatcher:
+    """A `Matcher` that returns as many pairs as objects without reading values. Real ones synchronise once per step."""
 
     def __call__(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
-        found = {}
+        matches = {}
         for name, predicted in predictions.items():
             objects = predicted.targets if isinstance(predicted.targets, Targets) else targets
             pairs = torch.zeros(
                 3, len(objects) * predicted.num_groups, dtype=torch.int64, device=predicted.logits.device
             )
-            found[name] = Match(
+            matches[name] = Match(
                 pairs[0], pairs[1], pairs[2], sizes=[pairs.shape[1], *[0] * (len(predicted.logits) - 1)]
             )
-        return found
+        return matches
 
 
 def losses_on_a_fake_gpu(model: Detector, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """The losses of a detector on a GPU that does not exist; numbers mean nothing, names and devices do.
+    """Compute the losses of a detector on a fake GPU; values are meaningless, names and devices are not.
 
     Args:
-        model: a detector whose criterion has a `matcher`, such as `SetCriterion`; its weights are gone afterwards.
+        model: a detector whose criterion has a `matcher`, such as `SetCriterion`; its weights are lost.
         batch: in detectron2's format.
 
     Raises:
         DataDependentOutputException, DynamicOutputShapeException, AssertionError: when the forward pass of training
-            would wait for a GPU, but for the matching.
+            would synchronise with a GPU, except in the matching.
     """
     criterion: Any = model.criterion
-    criterion.matcher = _KnownMatches()
+    criterion.matcher = _TrivialMatcher()
     criterion.matchers = dict.fromkeys(getattr(criterion, "matchers", ()), criterion.matcher)
-    with FakeTensorMode(allow_non_fake_inputs=True), _NoWayBack():
+    with FakeTensorMode(allow_non_fake_inputs=True), _NoReadback():
         _move(model)
         images = model.preprocess(batch, as_published=True)
         sizes = [len(record["instances"].gt_classes) for record in batch]

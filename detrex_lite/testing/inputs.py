@@ -15,13 +15,13 @@ NUM_QUERIES = 7
 def make_input(
     height: int, width: int, boxes: Sequence[Sequence[float]] | Tensor, classes: Sequence[int], seed: int = 0
 ) -> dict[str, Any]:
-    """A random image with objects, whose masks are the ellipses in their boxes.
+    """Create a random image with objects, whose masks are the ellipses in their boxes.
 
     Args:
-        height, width: of the image, in pixels; detections are asked for in twice its frame.
-        boxes: T absolute xyxy.
-        classes: T numbers.
-        seed: of the pixels.
+        height, width: size of the image in pixels; the frame of detections has twice that size.
+        boxes: T absolute xyxy boxes.
+        classes: T class indices.
+        seed: seed of the pixels.
     """
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
@@ -34,7 +34,7 @@ def make_input(
 
 
 def ellipses(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (T, height, width) of the ellipses in boxes (T, 4), absolute xyxy: pixels whose centre is inside."""
+    """Create masks (T, height, width) of the ellipses in boxes (T, 4), absolute xyxy: pixels with centres inside."""
     rows, columns = (torch.arange(side, dtype=boxes.dtype) + 0.5 for side in size)
     x0, y0, x1, y1 = (edge[:, None, None] for edge in boxes.unbind(1))
     across, down = 2 * (columns - x0) / (x1 - x0) - 1, 2 * (rows[:, None] - y0) / (y1 - y0) - 1
@@ -42,7 +42,7 @@ def ellipses(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def make_batch() -> list[dict[str, Any]]:
-    """Images of three sizes, one without objects, with labels below `NUM_CLASSES`."""
+    """Create images of three sizes, one without objects, with labels below `NUM_CLASSES`."""
     return [
         make_input(64, 96, [[4.0, 8, 40, 50], [50, 10, 90, 60]], [1, 4], seed=1),
         make_input(80, 56, [], [], seed=2),

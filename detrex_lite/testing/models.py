@@ -1,4 +1,4 @@
-"""Building small models, and what tests ask of them."""
+"""Building small models, and helpers of tests."""
 
 import os
 import re
@@ -14,13 +14,13 @@ from ..modeling import Detector, Predictions
 
 
 def build(cfg: DictConfig, seed: int = 0) -> Any:
-    """The model of a config, with weights that the seed says."""
+    """Build the model of a config with seeded weights."""
     torch.manual_seed(seed)
     return instantiate(cfg)
 
 
-def build_lively(cfg: DictConfig, seed: int = 0) -> Any:
-    """A model where matrices that begin as zeros are random: as zeros they hide what is before them."""
+def build_randomised(cfg: DictConfig, seed: int = 0) -> Any:
+    """Build a model with random values in matrices that are initialised as zeros, which would hide errors."""
     model = build(cfg, seed)
     for parameter in model.parameters():
         if parameter.dim() > 1 and not parameter.any():
@@ -29,9 +29,9 @@ def build_lively(cfg: DictConfig, seed: int = 0) -> Any:
 
 
 def build_on_meta(path: str | os.PathLike[str]) -> tuple[Any, DictConfig]:
-    """The model of a config file and its config, without memory for the weights."""
+    """Build the model of a config file without memory for weights; returns it with its config."""
     cfg = LazyConfig.load(str(path)).model
-    cfg.backbone.weights = None  # on the meta device there is nothing to load into
+    cfg.backbone.weights = None  # weights cannot be loaded on the meta device
     with torch.device("meta"):
         return instantiate(cfg), cfg
 
@@ -43,13 +43,13 @@ def predict(
     targets: bool = False,
     as_published: bool | None = None,
 ) -> Mapping[str, Predictions]:
-    """The sets of predictions that a model makes.
+    """Compute the sets of predictions of a model.
 
     Args:
         model: a detector.
         inputs: in detectron2's format.
-        targets: whether the model is given their objects, and so makes what exists in training only.
-        as_published: what modules do with the padding, see `ImageBatch`; None for what the model's mode says.
+        targets: whether the model gets the objects, which adds the queries that exist in training only.
+        as_published: how modules treat the padding, see `ImageBatch`; None follows the model's mode.
     """
     images = model.preprocess(inputs, as_published=model.training if as_published is None else as_published)
     if not targets:
@@ -58,25 +58,25 @@ def predict(
 
 
 def loss_names(suffixes: Iterable[str], kinds: Iterable[str] = ("class", "bbox", "giou")) -> set[str]:
-    """The names of the losses of sets of predictions, of the losses that all detectors here have."""
+    """Return the names of losses for sets of predictions, with the kinds that all detectors here have by default."""
     return {f"loss_{kind}{suffix}" for kind in kinds for suffix in suffixes}
 
 
 def parameter_patterns(model: nn.Module, leave_out: tuple[str, ...] = ("backbone.",)) -> set[str]:
-    """The names in a checkpoint, without those that begin with `leave_out`: numbers as N, weights and biases as `*`."""
+    """Return parameter names without prefixes in `leave_out`, with numbers as N, and weights and biases as `*`."""
     names = {re.sub(r"\.\d+(?=\.)", ".N", name) for name in model.state_dict() if not name.startswith(leave_out)}
     return {re.sub(r"\.(weight|bias)$", ".*", name) for name in names}
 
 
 def has_gradient(module: nn.Module) -> bool:
-    """Whether every parameter got a gradient that is not zero; an error when only some did."""
-    got = {parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters()}
-    assert len(got) == 1
-    return got.pop()
+    """Whether every parameter has a non-zero gradient; fails when only some have."""
+    has_gradients = {parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters()}
+    assert len(has_gradients) == 1
+    return has_gradients.pop()
 
 
 def require_all_gradients(model: nn.Module, losses: Mapping[str, Tensor]) -> None:
-    """Every parameter gets a gradient, as DistributedDataParallel needs it, and all is finite."""
+    """Check that every parameter has a finite gradient, as DistributedDataParallel requires."""
     total = torch.stack(list(losses.values())).sum()
     assert torch.isfinite(total)
     total.backward()

@@ -11,6 +11,7 @@ from .drawing import draw_objects, select_objects
 from .images import fit_text, load_font, to_pil
 
 MAX_IMAGES = 16
+MOST_ENLARGED = 2.5  # times: labels hide small images
 _GAP, _CAPTION_HEIGHT, _FONT_SIZE = 10, 22, 13
 _BACKGROUND, _TEXT = (250, 250, 250), (60, 60, 60)
 
@@ -29,7 +30,7 @@ def batch_sheet(
             and perhaps `gt_masks`. The first 16 are drawn.
         file: a JPEG or PNG file to write; its folder is made.
         class_names: names by class index; None writes "class 3".
-        panel_size: larger images are scaled to fit a square of this many pixels.
+        panel_size: images are scaled to fit a square of this many pixels, small ones at most 2.5 times as large.
 
     Raises:
         ValueError: when there are no images.
@@ -56,17 +57,17 @@ def batch_sheet(
 def _panel(sample: dict[str, Any], class_names: Sequence[str] | None, panel_size: int) -> Image.Image:
     """The image of a sample with its objects, and a line with its name, size and number of objects below."""
     image = to_pil(sample["image"])
-    scale = min(1.0, panel_size / max(image.size))
+    scale = min(MOST_ENLARGED, panel_size / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     objects = []
     if "instances" in sample:
         objects = select_objects(sample["instances"], class_names, 0.0, image.size)
-    drawn = image.resize(size, Image.Resampling.LANCZOS) if scale < 1 else image
+    drawn = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
     draw_objects(drawn, [drawn_object.scaled(scale, size) for drawn_object in objects], _FONT_SIZE, line_width=2)
     panel = Image.new("RGB", (max(size[0], 160), size[1] + _CAPTION_HEIGHT), _BACKGROUND)
     panel.paste(drawn, (0, 0))
     name = Path(str(sample.get("file_name", ""))).name
-    caption = f"{len(objects)} objects, {image.width} x {image.height}  {name}"
+    caption = f"{len(objects)} object{'s' * (len(objects) != 1)}, {image.width} x {image.height}  {name}"
     font = load_font(_FONT_SIZE)
     text = fit_text(caption, font, panel.width)
     ImageDraw.Draw(panel).text((0, size[1] + _CAPTION_HEIGHT // 2), text, fill=_TEXT, font=font, anchor="lm")

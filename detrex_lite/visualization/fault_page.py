@@ -30,7 +30,8 @@ def write_fault_page(faults: Sequence[Fault], out_html: str | Path, *, title: st
     """
     sections = []
     for kind, members in by_kind(faults).items():
-        figures, lines = [], []
+        figures: list[str] = []
+        lines: list[str] = []
         for fault in members:
             picture = _picture(fault) if len(figures) < pictures else None
             if picture is None:

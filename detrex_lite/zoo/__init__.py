@@ -1,4 +1,4 @@
-"""Published checkpoints: which config each goes with, where it is, and how it does. docs/zoo.md is the guide."""
+"""Published checkpoints with their configs, downloads and published results. docs/zoo.md is the guide."""
 
 from .cache import Checkpoint, cache_folder, cached_path, obtain
 from .entry import Origin, ZooEntry, ZooError, detrex, transformers

@@ -9,18 +9,18 @@ from .entry import ZooEntry, ZooError
 
 CACHE_VARIABLE = "DETREX_CACHE"
 DEFAULT_CACHE = "~/.cache/detrex_lite"
-OWN_FILE = "a file that you have can be given instead: --weights FILE, or weights= in Python"
+OWN_FILE = "to use a file that you have, pass --weights FILE, or weights= in Python"
 
 
 class Checkpoint(NamedTuple):
-    """A file that is there and was checked."""
+    """An existing file that was verified."""
 
     path: Path
     sha256: str
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> "Checkpoint":
-        """A user's own file.
+        """Create a checkpoint from a user's file.
 
         Raises:
             ZooError: when there is none.
@@ -31,26 +31,26 @@ class Checkpoint(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Where checkpoints are kept: below the folder that the variable DETREX_CACHE names, or ~/.cache/detrex_lite."""
+    """Return the folder of checkpoints: in the folder of the variable DETREX_CACHE, or ~/.cache/detrex_lite."""
     return Path(os.path.expanduser(os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE)) / "checkpoints"
 
 
 def cached_path(entry: ZooEntry) -> Path:
-    """Where the file of an entry is or will be."""
+    """Return the path of an entry's file, whether or not it exists."""
     return cache_folder() / entry.file_name
 
 
 def obtain(entry: ZooEntry) -> Checkpoint:
-    """The file of an entry, downloaded unless it is in the cache.
+    """Return the file of an entry, and download it unless it is in the cache.
 
     Raises:
-        ZooError: when it cannot be had; the message says what to do.
+        ZooError: when it is not available; the message says what to do.
     """
     path = cached_path(entry)
     if not entry.url and not path.is_file():
         raise ZooError(
-            f"{entry.name} is published at {entry.page}, which a person must open: download the file there and save it "
-            f"as {path}; {OWN_FILE}"
+            f"{entry.name} is published at {entry.page}, which must be opened in a browser: download the file "
+            f"there and save it as {path}; {OWN_FILE}"
         )
     try:
         if not entry.url:
@@ -58,6 +58,6 @@ def obtain(entry: ZooEntry) -> Checkpoint:
         return Checkpoint(path, download(entry.url, path, sha256=entry.sha256))
     except DownloadError as error:
         raise ZooError(
-            f"{entry.name}: {error}.\nThe file belongs to {path} ({CACHE_VARIABLE} names another folder for all); "
-            f"{entry.source} tells about it. Without a network, copy it there from another machine; {OWN_FILE}"
+            f"{entry.name}: {error}.\nThe file belongs at {path} ({CACHE_VARIABLE} sets another folder for all files); "
+            f"{entry.source} describes it. Without a network, copy it there from another machine; {OWN_FILE}"
         ) from error

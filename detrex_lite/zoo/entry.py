@@ -1,4 +1,4 @@
-"""One published checkpoint: where it is, which config it goes with, and what its authors say about it."""
+"""A published checkpoint: its address, its config, and the results that its authors published."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ SHA256 = re.compile(r"|[0-9a-f]{8,64}")
 
 
 class ZooError(CheckpointError):
-    """A table of checkpoints has a fault, or what was asked for is not in it or cannot be had."""
+    """A table of checkpoints has a fault, or a requested checkpoint does not exist or is not available."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,25 +26,25 @@ class ZooEntry:
     """A published checkpoint.
 
     Attributes:
-        name: what users call it; no two entries have the same.
-        config: a config file, relative to the folder of the table: of a training, or of a model alone, which is
+        name: the unique name of the entry.
+        config: a config file, relative to the folder of the table: of a training run, or of a model only, which is
             evaluated on `configs/common/data/coco_detr.py`.
-        overrides: of that config, as on the command line.
-        url: of the file; "" when it can only be had by hand.
-        page: where a person downloads the file by hand.
-        format: whose names the parameters have: that of a map in `detrex_lite.checkpoint.KEY_MAPS`.
-        sha256: of the file in hexadecimal digits, or the beginning of it; "" when its authors publish none.
-        num_classes: of the data set that it was trained on, as it numbers them.
-        epochs: how long it was trained; None when not published.
+        overrides: overrides of that config, as on the command line.
+        url: address of the file; "" when it must be downloaded by hand.
+        page: web page where the file is downloaded by hand.
+        format: format of the parameter names: the name of a map in `detrex_lite.checkpoint.KEY_MAPS`.
+        sha256: SHA-256 of the file in hexadecimal digits, or a prefix of it; "" when its authors publish none.
+        num_classes: number of classes of the training data, as the data set numbers them.
+        epochs: number of training epochs; None when not published.
         box_ap: box AP on COCO val2017 in percent, as published; None when not published.
         trained_by: who trained it, and who converted it.
-        licence: of the file, by its authors.
-        source: the page that says all this.
-        notes: what else one must know.
-        folder: of the table; who reads the table fills it in.
+        licence: licence of the file, by its authors.
+        source: the page with this information.
+        notes: further remarks.
+        folder: folder of the table; set when the table is read.
 
     Raises:
-        ZooError: for a value that cannot be used.
+        ZooError: for an invalid value.
     """
 
     name: str
@@ -65,14 +65,14 @@ class ZooEntry:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise ZooError(f"name={self.name!r}: small letters, digits and _ . + - make a name")
+            raise ZooError(f"name={self.name!r}: names consist of lower-case letters, digits and _ . + -")
         if bool(self.url) == bool(self.page):
             raise ZooError(f"{self.name}: give either the url of the file or the page to download it from by hand")
         for address in filter(None, (self.url, self.page)):
             if urlsplit(address).scheme not in ("http", "https"):
-                raise ZooError(f"{self.name}: {address!r} is no http or https address")
+                raise ZooError(f"{self.name}: {address!r} is not an http or https address")
         if not SHA256.fullmatch(self.sha256):
-            raise ZooError(f"{self.name}: sha256={self.sha256!r} must be 8 to 64 small hexadecimal digits")
+            raise ZooError(f"{self.name}: sha256={self.sha256!r} must be 8 to 64 lower-case hexadecimal digits")
         if isinstance(self.overrides, str):
             raise ZooError(f"{self.name}: overrides={self.overrides!r} must be a tuple of strings")
 
@@ -88,14 +88,14 @@ class ZooEntry:
 
     @property
     def file_name(self) -> str:
-        """What the file is called in the cache: the name of the entry, and the suffix that says how to read it."""
+        """The name of the file in the cache: the name of the entry, with the suffix of the file's format."""
         suffix = Path(urlsplit(self.url).path).suffix if self.url else ""
         return f"{self.name}{suffix or '.pth'}"
 
     def load_config(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """The whole config: that of the entry, with its overrides and further ones.
+        """Load the config of the entry, with its overrides and further ones.
 
-        Pre-trained weights of the backbone are left out: the checkpoint has the whole model.
+        Pre-trained weights of the backbone are disabled, because the checkpoint contains the whole model.
 
         Raises:
             ConfigError: when there is no such config, or an override does not fit.
@@ -107,7 +107,7 @@ class ZooEntry:
         return LazyConfig.apply_overrides(without_pretrained_backbone(cfg), [*self.overrides, *overrides])
 
     def describe(self) -> str:
-        """Everything about it, a line for each attribute that has a value."""
+        """Describe the entry, with a line for each attribute that has a value."""
         rows: list[tuple[str, Any]] = [("name", self.name), ("project", self.project)]
         for field in fields(self):
             value = getattr(self, field.name)
@@ -121,12 +121,12 @@ class ZooEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What the checkpoints of one publisher have in common, so that a table has a line for each.
+    """Attributes shared by the checkpoints of one publisher, so that a table has one line per checkpoint.
 
-    `origin(name, config, epochs, box_ap, file)` makes an entry; further attributes of `ZooEntry` are given by name.
+    `origin(name, config, epochs, box_ap, file)` creates an entry; further attributes of `ZooEntry` are given by name.
 
     Attributes:
-        base: the address before `file`; without `file` the entry is downloaded by hand, from its `page`.
+        base: prefix of the address before `file`; without `file`, the entry is downloaded by hand from its `page`.
         format, licence, num_classes, source, trained_by, page, notes: see `ZooEntry`.
     """
 
@@ -142,15 +142,15 @@ class Origin:
     def __call__(
         self, name: str, config: str, epochs: int | None, box_ap: float | None, file: str = "", **more: Any
     ) -> ZooEntry:
-        """An entry.
+        """Create an entry.
 
         Args:
             name: of the entry.
             config: below `configs/`, without its suffix.
-            epochs: of the training; None when not published.
-            box_ap: as published; None when not published.
-            file: what follows after `base`; "" when the file is downloaded by hand.
-            more: other attributes, which take the place of the origin's.
+            epochs: number of training epochs; None when not published.
+            box_ap: box AP as published; None when not published.
+            file: the rest of the address after `base`; "" when the file is downloaded by hand.
+            more: other attributes, which override those of the origin.
         """
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "base"}
         if file:
@@ -161,11 +161,11 @@ class Origin:
 
 
 def detrex(source: str, *, converted: bool = False) -> Origin:
-    """The checkpoints of detrex.
+    """Return the origin of detrex's checkpoints.
 
     Args:
         source: the page.
-        converted: whether the paper's authors trained them, and detrex only changed the names of their parameters.
+        converted: whether the paper's authors trained them, and detrex only changed the parameter names.
     """
     return Origin(
         base="https://github.com/IDEA-Research/detrex-storage/releases/download/",
@@ -178,7 +178,7 @@ def detrex(source: str, *, converted: bool = False) -> Origin:
 
 
 def transformers(source: str, trained_by: str) -> Origin:
-    """The checkpoints of the Hugging Face hub that transformers reads, whose number of epochs and AP are not given."""
+    """Return the origin of checkpoints on the Hugging Face hub for transformers, without epochs and AP."""
     return Origin(
         base="https://huggingface.co/",
         format="transformers",

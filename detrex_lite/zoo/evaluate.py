@@ -1,4 +1,4 @@
-"""Evaluating published checkpoints, and the table of what was measured beside what was published."""
+"""Evaluation of published checkpoints, and the table of measured and published results."""
 
 import contextlib
 import dataclasses
@@ -30,30 +30,30 @@ from .entry import ZooEntry
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.1  # box AP in percent; published numbers have one decimal
-# The same images and boxes: those of a panoptic model are evaluated by the annotations of instances.
+# The same images and boxes: panoptic models are evaluated on the instance annotations.
 PUBLISHED_ON = ("coco_2017_val", "coco_2017_val_panoptic")
 ROW_FILE, JSON_FILE, MARKDOWN_FILE = "result.json", "results.json", "results.md"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What became of one entry.
+    """The result of one entry.
 
     Attributes:
-        name: of the entry.
+        name: name of the entry.
         published: its box AP on COCO val2017 in percent; None when not published.
-        measured: the box AP of `data` in percent; None after a failure.
-        comparable: whether `data` is what the published number is of.
-        metrics: all that was measured, in percent; None for what the data set has no objects of. Numbers of boxes have
-            their names alone, others that of their group before it: `segm/AP`.
-        error: why nothing was measured; "" otherwise.
-        data: the data set.
+        measured: the box AP on `data` in percent; None after a failure.
+        comparable: whether `data` is the data of the published result.
+        metrics: all measured metrics in percent; None for those without objects in the data set. Box metrics have plain
+            names, others have their group as prefix: `segm/AP`.
+        error: the reason why nothing was measured; "" otherwise.
+        data: description of the data set.
         sha256: of the checkpoint.
-        fingerprint: of the model's config and the data: what a repetition would have to differ in.
-        date: when it was measured, in UTC.
-        seconds: how long it took, without the download.
-        machine: on what.
-        command: how to do it again.
+        fingerprint: of the model's config and the data; an entry with the same fingerprint is not evaluated again.
+        date: time of the measurement, in UTC.
+        seconds: duration without the download.
+        machine: description of the machine.
+        command: command that repeats the measurement.
     """
 
     name: str
@@ -72,14 +72,14 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """Measured less published, in percent, to two decimals; None without one of them, or on other data."""
+        """Measured minus published AP in percent, to two decimals; None without one of them, or on other data."""
         if self.measured is None or self.published is None or not self.comparable:
             return None
         return round(self.measured - self.published, 2)
 
     @property
     def deviates(self) -> bool:
-        """Whether the two differ by more than rounding and other kernels explain."""
+        """Whether the difference is larger than rounding and other kernels explain."""
         return self.difference is not None and abs(self.difference) > TOLERANCE
 
 
@@ -91,18 +91,18 @@ def evaluate_entries(
     weights: str | Path | None = None,
     command: Callable[[str], str] = str,
 ) -> list[Row]:
-    """Evaluate checkpoints one after the other; what fails does not stop the others.
+    """Evaluate checkpoints one after the other; failures do not stop the others.
 
-    An entry whose result is in `output` already, of the same file, model and data, is not evaluated again. After each
-    entry `results.json` and `results.md` are written anew, with all results that `output` holds: several processes may
-    share the entries among them.
+    An entry whose result is already in `output`, for the same file, model and data, is not evaluated again. After each
+    entry `results.json` and `results.md` are rewritten with all results in `output`, so that several processes may
+    share the entries.
 
     Args:
-        entries: which.
-        output: the folder of results; each entry gets a folder in it, with its log and its detections.
-        overrides: of all configs, as on the command line; other data, say.
-        weights: a file in place of the download, for one entry.
-        command: what a user types to evaluate the entry of a name, for the table.
+        entries: the entries to evaluate.
+        output: the folder of results, with a folder for the log and detections of each entry.
+        overrides: overrides of all configs, as on the command line, for example of the data.
+        weights: a file instead of the download, for a single entry.
+        command: maps the name of an entry to the command that evaluates it, for the table.
 
     Returns:
         A row for each entry.
@@ -123,7 +123,7 @@ def _evaluate(entry: ZooEntry, folder: Path, overrides: list[str], weights: str 
     row = Row(name=entry.name, published=entry.box_ap, date=now, command=command)
     try:
         cfg = entry.load_config([f"train.output_dir={folder}", *overrides])
-        # Before the download, which is for nothing without data.
+        # The data is loaded before the download, which would be useless without data.
         dataset = instantiate(cfg.dataloader.test.dataset)
         row = dataclasses.replace(
             row,
@@ -140,7 +140,7 @@ def _evaluate(entry: ZooEntry, folder: Path, overrides: list[str], weights: str 
         cfg.train.init_checkpoint = str(checkpoint.path)
         start = time.perf_counter()
         results = evaluate_config(cfg)
-        gc.collect()  # models have cycles, and a GPU should hold one at a time
+        gc.collect()  # models have reference cycles, and a GPU should hold only one model at a time
         if not results.get("bbox"):
             raise ValueError(f"the data set {dataset.name!r} has no annotations to compare with")
     except Exception as error:
@@ -161,7 +161,7 @@ def _machine(device: torch.device) -> str:
 
 
 def _fingerprint(cfg: DictConfig, data: str) -> str:
-    weights = OmegaConf.select(cfg, "train.model_ema", default={})  # says whether their average is taken
+    weights = OmegaConf.select(cfg, "train.model_ema", default={})  # determines whether averaged weights are used
     parts = [LazyConfig.to_yaml(node, resolve=True) for node in (cfg.model, cfg.dataloader.test, weights)]
     return hashlib.sha256("\n".join([*parts, data]).encode()).hexdigest()
 
@@ -171,13 +171,13 @@ def _is_same(done: Row, row: Row) -> bool:
 
 
 def _read_row(path: Path) -> Row | None:
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # another version's, or half a file
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # a file of another version, or incomplete
         return Row(**json.loads(path.read_text(encoding="utf-8")))
     return None
 
 
 def write_tables(output: Path) -> None:
-    """Write `results.json` and `results.md` of all rows in the folders of `output`."""
+    """Write `results.json` and `results.md` from all rows in the folders of `output`."""
     rows = [row for path in sorted(output.glob(f"*/{ROW_FILE}")) if (row := _read_row(path)) is not None]
     content: list[dict[str, Any]] = [
         {**dataclasses.asdict(row), "difference": row.difference, "deviates": row.deviates} for row in rows
@@ -187,7 +187,7 @@ def write_tables(output: Path) -> None:
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, and the commands below it; differences above the tolerance are bold."""
+    """Format the rows as a Markdown table with the commands below; differences above the tolerance are bold."""
     lines = [
         "| checkpoint | box AP, published | measured | difference | data | date (UTC) | machine | remark |",
         "|---|---|---|---|---|---|---|---|",
@@ -196,15 +196,15 @@ def format_rows(rows: Sequence[Row]) -> str:
         difference = "-" if row.difference is None else f"{row.difference:+.2f}"
         remark = " ".join(row.error.split()).replace("|", "\\|")
         if not row.comparable and not row.error:
-            remark = "other data than published"
+            remark = "data differs from published"
         if row.deviates:
             difference, remark = f"**{difference}**", f"differs by more than {TOLERANCE}"
-        further = [
+        other_values = [
             f"{label} {row.metrics[name]:.2f}"
             for name, label in (("segm/AP", "mask AP"), ("panoptic_seg/PQ", "PQ"))
             if row.metrics.get(name) is not None
         ]
-        remark = "; ".join(filter(None, [remark, *further]))
+        remark = "; ".join(filter(None, [remark, *other_values]))
         cells = [row.name, _number(row.published, 1), _number(row.measured, 2), difference]
         cells += [row.data or "-", row.date, row.machine or "-", remark]
         lines.append("| " + " | ".join(cells) + " |")

@@ -18,20 +18,20 @@ def load(
     tables: Iterable[str | os.PathLike[str]] = (),
     **settings: Any,
 ) -> Predictor:
-    """A predictor with the weights that were published under a name: `load("dino_r50_4scale_12ep")("photo.jpg")`.
+    """Create a predictor with published weights: `load("dino_r50_4scale_12ep")("photo.jpg")`.
 
     The checkpoint is downloaded when it is first used; see docs/zoo.md.
 
     Args:
-        name: of an entry; `python tools/zoo.py list` shows all.
-        weights: a file in place of the download.
-        overrides: of the config, as on the command line.
+        name: name of an entry; `detrex-lite zoo list` shows all.
+        weights: a file instead of the download.
+        overrides: overrides of the config, as on the command line.
         tables: further tables of checkpoints, see `load_zoo`.
-        settings: `device`, `score_threshold`, `batch_size` and the other settings of `Predictor`.
+        settings: `device`, `score_threshold`, `batch_size` and the other arguments of `Predictor`.
 
     Raises:
-        ZooError: when there is no such entry, or its file cannot be had.
-        CheckpointError: when the file is of another model.
+        ZooError: when there is no such entry, or its file is not available.
+        CheckpointError: when the file is of a different model.
     """
     entry = find_entry(load_zoo(tables), name)
     cfg = entry.load_config(overrides)

@@ -1,4 +1,4 @@
-"""Finding entries: the tables of all projects, and those that users write."""
+"""Lookup of entries in the tables of all projects and of users."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ ALL = "all"
 
 
 def read_table(file: str | os.PathLike[str]) -> tuple[ZooEntry, ...]:
-    """The entries of a table: a Python file that defines `ENTRIES`.
+    """Read the entries of a table: a Python file that defines `ENTRIES`.
 
     Raises:
         ZooError: when there is no such file, it does not run, or has no entries.
@@ -36,13 +36,13 @@ def read_table(file: str | os.PathLike[str]) -> tuple[ZooEntry, ...]:
 
 
 def load_zoo(tables: Iterable[str | os.PathLike[str]] = ()) -> dict[str, ZooEntry]:
-    """The entries of all projects by name, project by project.
+    """Load the entries of all projects by name, in the order of the projects.
 
     Args:
         tables: further tables, of users.
 
     Raises:
-        ZooError: when a table has a fault, or two entries have one name.
+        ZooError: when a table has a fault, or two entries have the same name.
     """
     shipped = sorted((detrex_lite.SHIPPED_IN / "projects").glob(f"*/{TABLE}"))
     zoo: dict[str, ZooEntry] = {}
@@ -55,7 +55,7 @@ def load_zoo(tables: Iterable[str | os.PathLike[str]] = ()) -> dict[str, ZooEntr
 
 
 def find_entry(zoo: Mapping[str, ZooEntry], name: str) -> ZooEntry:
-    """The entry of that name.
+    """Return the entry with that name.
 
     Raises:
         ZooError: when there is none.
@@ -71,10 +71,10 @@ def _unknown(name: str, choices: Iterable[str]) -> ZooError:
 
 
 def select(zoo: Mapping[str, ZooEntry], words: Sequence[str]) -> list[ZooEntry]:
-    """The entries that words stand for, each once: names of entries, names of projects, or "all".
+    """Return the entries that the words select, each once: names of entries, names of projects, or "all".
 
     Raises:
-        ZooError: when a word stands for nothing.
+        ZooError: when a word selects nothing.
     """
     chosen: dict[str, ZooEntry] = {}
     projects = {entry.project for entry in zoo.values()}

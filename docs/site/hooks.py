@@ -3,14 +3,13 @@
 MkDocs calls the functions `on_*`; mkdocs.yml names this file.
 """
 
-import json
 import os.path
 import re
 from html import unescape
 from pathlib import PurePosixPath
 
 from latex2mathml.converter import convert
-from links import IMAGES, ROOT, links, map_links, notebooks, pages, resolve, slug
+from links import IMAGES, ROOT, cells, links, map_links, notebooks, pages, resolve, slug
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -55,7 +54,7 @@ def source_page(path: str) -> str:
 def notebook_page(path: str) -> str:
     """A page that shows the cells of a notebook."""
     parts = [f"*This page is the notebook `{path}`, which runs in Jupyter.*"]
-    for cell in json.loads((ROOT / path).read_text())["cells"]:
+    for cell in cells(path):
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
     heading, *rest = parts[1:]

@@ -1,8 +1,10 @@
 """Links of the Markdown pages: where each leads in the repository. It needs the standard library only."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 # Everything that is a page of the site, by its path in the repository. A page has the same path on the site,
@@ -24,6 +26,11 @@ def pages() -> list[str]:
 def notebooks() -> list[str]:
     """Paths of all notebooks, as `pages`."""
     return sorted(path.relative_to(ROOT).as_posix() for pattern in NOTEBOOKS for path in ROOT.glob(pattern))
+
+
+def cells(notebook: str) -> list[dict[str, Any]]:
+    """The cells of a notebook, as its file has them."""
+    return json.loads((ROOT / notebook).read_text())["cells"]
 
 
 def map_links(text: str, change: Callable[[str, str], str]) -> str:

@@ -15,7 +15,7 @@ from detrex_lite.config import LazyConfig
 from detrex_lite.engine import MatchingStability
 from detrex_lite.scalars import Scalars
 from detrex_lite.testing.inputs import make_batch
-from detrex_lite.testing.models import build_lively
+from detrex_lite.testing.models import build_randomised
 from detrex_lite.visualization import draw_attention, draw_query_places, draw_refinement
 
 CONFIGS = {
@@ -28,7 +28,7 @@ CONFIGS = {
 def model(request):
     cfg = LazyConfig.load(CONFIGS[request.param]).model
     cfg.num_classes = 5
-    return build_lively(cfg)
+    return build_randomised(cfg)
 
 
 def test_what_is_seen_is_what_is_detected(model):

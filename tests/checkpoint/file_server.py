@@ -1,4 +1,4 @@
-"""A web server on this machine that serves files as publishers do, and fails as networks do."""
+"""A local web server that serves files like publishers' servers, and simulates network failures."""
 
 import contextlib
 import hashlib
@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Served:
-    """One file.
+    """A served file and its failures.
 
-    `cuts` are the numbers of bytes after which the next answers end; `shift` is by how much parts are others than were
-    asked for; `gate` holds answers back until it is set.
+    `cuts` are the numbers of bytes after which the next responses end; `shift` offsets the returned parts from the
+    requested ones; `gate` blocks responses until it is set.
     """
 
     content: bytes
@@ -36,7 +36,7 @@ class FileServer:
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     def add(self, name: str, content: bytes, **settings) -> str:
-        """Serve a file, with its hash as ETag unless the settings have another; returns its address."""
+        """Serve a file, with its hash as ETag unless the settings override it; returns its address."""
         settings.setdefault("etag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.files[f"/{name}"] = Served(content, **settings)
         return f"{self.url}/{name}"
@@ -46,8 +46,8 @@ class FileServer:
 def file_server() -> Iterator[FileServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            served.requests.append((self.path, asked))
+            requested = self.headers.get("Range")
+            served.requests.append((self.path, requested))
             file = served.files.get(self.path)
             if file is None or file.status != 200:
                 self.send_error(404 if file is None else file.status)
@@ -56,8 +56,8 @@ def file_server() -> Iterator[FileServer]:
                 file.gate.wait(30)
             begin = 0
             current = self.headers.get("If-Range") in (file.etag, file.modified)
-            if asked and file.ranges and current:
-                begin = int(asked.removeprefix("bytes=").removesuffix("-")) + file.shift
+            if requested and file.ranges and current:
+                begin = int(requested.removeprefix("bytes=").removesuffix("-")) + file.shift
                 if begin >= len(file.content):
                     self.send_error(416)
                     return

@@ -13,7 +13,7 @@ from detrex_lite.checkpoint.key_maps import COCO_IDS
 from detrex_lite.coco_classes import COCO_CLASSES
 from detrex_lite.config import get_config
 from detrex_lite.engine.build import load_initial_weights
-from detrex_lite.testing import SMALL, build_lively, changed
+from detrex_lite.testing import SMALL, build_randomised, changed
 
 from .models import TO_DETR, Detector, random_state, renamed
 
@@ -47,7 +47,7 @@ def dino():
 
     def build(num_classes, name="dino/configs/models/dino_r50.py", **changes):
         config = get_config(f"projects/{name}").model
-        return build_lively(changed(config, {**SMALL, "num_classes": num_classes, **changes}))
+        return build_randomised(changed(config, {**SMALL, "num_classes": num_classes, **changes}))
 
     return build
 

@@ -76,7 +76,7 @@ def test_safetensors_round_trip_with_shared_and_strided_tensors(tmp_path):
 
 
 def test_safetensors_holds_tensors_only(tmp_path):
-    with pytest.raises(CheckpointError, match="holds a dict of tensors and nothing else"):
+    with pytest.raises(CheckpointError, match="only contain a dict of tensors"):
         save_atomic({"model": {"a": torch.zeros(1)}}, tmp_path / "a.safetensors")
     assert names_in(tmp_path) == []
 
@@ -88,9 +88,7 @@ def test_safetensors_holds_tensors_only(tmp_path):
 def test_code_in_a_pth_file_does_not_run(tmp_path, bomb, zipped):
     path = tmp_path / "evil.pth"
     torch.save({"w": torch.zeros(2), "x": bomb}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(
-        CheckpointError, match=r"it holds (posix|nt)\.mkdir, and reading that runs code .* trusted=True"
-    ):
+    with pytest.raises(CheckpointError, match=r"(posix|nt)\.mkdir, and reading .* runs code .* trusted=True"):
         read_checkpoint(path)
     assert not bomb.path.exists()
 
@@ -98,7 +96,7 @@ def test_code_in_a_pth_file_does_not_run(tmp_path, bomb, zipped):
 def test_code_in_a_pkl_file_does_not_run(tmp_path, bomb):
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps({"model": {"w": np.zeros(2)}, "x": bomb}))
-    with pytest.raises(CheckpointError, match=r"it holds (posix|nt)\.mkdir, and reading that runs code"):
+    with pytest.raises(CheckpointError, match=r"(posix|nt)\.mkdir, and reading .* runs code"):
         read_checkpoint(path)
     assert not bomb.path.exists()
 
@@ -106,7 +104,7 @@ def test_code_in_a_pkl_file_does_not_run(tmp_path, bomb):
 def test_a_refusal_names_everything_refused(tmp_path):
     path = tmp_path / "args.pth"
     torch.save({"w": torch.zeros(2), "a": Fraction(1, 2), "b": io.StringIO()}, path)
-    with pytest.raises(CheckpointError, match=r"it holds (_io\.StringIO, )?fractions\.Fraction"):
+    with pytest.raises(CheckpointError, match=r"it contains (_io\.StringIO, )?fractions\.Fraction"):
         read_checkpoint(path)
 
 
@@ -117,7 +115,7 @@ def test_arguments_of_a_command_line_are_no_code(tmp_path, bomb, zipped):
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     assert read_checkpoint(path)["args"] == content["args"]
     torch.save({"args": Namespace(x=bomb)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"it holds (posix|nt)\.mkdir"):
+    with pytest.raises(CheckpointError, match=r"it contains (posix|nt)\.mkdir"):
         read_checkpoint(path)
     assert not bomb.path.exists()
 
@@ -135,7 +133,7 @@ def test_trusted_files_may_hold_anything(tmp_path, name):
 def test_the_oldest_format_is_told_apart(tmp_path):
     with tarfile.open(tmp_path / "old.pth", "w") as archive:
         archive.add(__file__, "pickle")
-    with pytest.raises(CheckpointError, match=r"is a tar archive, as PyTorch before 0\.4 wrote them.*trusted=True"):
+    with pytest.raises(CheckpointError, match=r"is a tar archive of PyTorch before 0\.4.*trusted=True"):
         read_checkpoint(tmp_path / "old.pth")
 
 
@@ -204,7 +202,7 @@ def test_a_web_page_saved_as_a_checkpoint_is_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
 def test_a_pointer_of_git_lfs_is_refused(tmp_path, name):
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    with pytest.raises(CheckpointError, match=f"{name} is a pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(CheckpointError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
         read_checkpoint(tmp_path / name)
 
 
@@ -214,7 +212,7 @@ def test_a_bit_that_was_not_written_is_found(tmp_path, trusted):
     content = bytearray((tmp_path / "a.pth").read_bytes())
     content[content.index(b"\0\0\x80?" * 8) + 3] ^= 0x40
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match=r"a\.pth is damaged: the checksum"):
+    with pytest.raises(DamagedCheckpointError, match=r"a\.pth is damaged: .*checksum"):
         read_checkpoint(tmp_path / "a.pth", trusted=trusted)
 
 
@@ -291,7 +289,9 @@ def test_a_missing_part_of_an_index_is_named(tmp_path):
 def test_a_tensor_of_an_index_that_no_part_holds_is_named(tmp_path):
     index = write_parts(tmp_path, "bin", [{"a": torch.ones(1)}, {"b": torch.ones(1)}])
     save_atomic({"other": torch.ones(1)}, tmp_path / "pytorch_model-00002-of-00002.bin")
-    with pytest.raises(CheckpointError, match=r"none of its files holds: b \(in pytorch_model-00002-of-00002\.bin\)"):
+    with pytest.raises(
+        CheckpointError, match=r"none of its files contains: b \(in pytorch_model-00002-of-00002\.bin\)"
+    ):
         read_checkpoint(index)
 
 
@@ -305,7 +305,7 @@ def test_a_damaged_part_of_an_index_is_named(tmp_path):
 def test_code_in_a_part_of_an_index_does_not_run(tmp_path, bomb):
     index = write_parts(tmp_path, "bin", [{"a": torch.ones(1)}, {"b": torch.ones(1)}])
     torch.save({"b": bomb}, tmp_path / "pytorch_model-00002-of-00002.bin")
-    with pytest.raises(CheckpointError, match="reading that runs code"):
+    with pytest.raises(CheckpointError, match="runs code from the file"):
         read_checkpoint(index)
     assert not bomb.path.exists()
 
@@ -338,7 +338,7 @@ def test_addresses_are_refused_with_instructions():
 
 def test_content_that_is_no_dict_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"a\.pth holds a list, not a dict of weights"):
+    with pytest.raises(CheckpointError, match=r"a\.pth contains a list, not a dict of weights"):
         read_checkpoint(tmp_path / "a.pth")
 
 
@@ -360,7 +360,7 @@ def test_a_file_that_may_not_be_read_says_why(tmp_path, monkeypatch):
 def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path, name):
     path = tmp_path / name
     save_atomic({"w": torch.ones(4)}, path)
-    message = rf"could not write .*{name} \(.*MiB free.* before is unharmed"
+    message = rf"could not write .*{name} \(.*MiB free.* unchanged"
     with small_disk(), pytest.raises(OSError, match=message) as info:
         save_atomic({"w": torch.ones(100_000)}, path)
     assert info.value.errno

@@ -327,12 +327,12 @@ def test_there_and_back(project, target):
 
 def test_a_detector_that_the_format_does_not_have_is_refused():
     relation = small("relation_detr", num_queries_one2many=5)
-    with pytest.raises(CheckpointError, match=r"dino has no such detector: .*branch\."):
+    with pytest.raises(CheckpointError, match=r"dino has no equivalent detector: .*branch\."):
         convert_state_dict(relation.state_dict(), "dino")
     refining = small("deformable_detr", with_box_refine=True)
-    with pytest.raises(CheckpointError, match="detr has no such detector"):
+    with pytest.raises(CheckpointError, match="detr has no equivalent detector"):
         convert_state_dict(refining.state_dict(), "detr")
-    with pytest.raises(CheckpointError, match="no format 'detrx'; did you mean 'detrex'"):
+    with pytest.raises(CheckpointError, match="format 'detrx'; did you mean 'detrex'"):
         convert_state_dict(refining.state_dict(), "detrx")
 
 

@@ -167,7 +167,7 @@ def test_missing_and_unexpected_are_reported_not_raised(model, pristine):
 
 def test_a_checkpoint_of_another_model_is_refused_with_names_of_both_sides(model, pristine):
     other = {f"blocks.{index}.attn.qkv.weight": torch.zeros(3) for index in range(20)}
-    with pytest.raises(CheckpointError, match="another model: 1 of its 21 tensors find a place") as info:
+    with pytest.raises(CheckpointError, match="1 of its 21 tensors") as info:
         load_checkpoint(model, {**other, "heads.class_embed.0.bias": torch.zeros(4)})
     assert "in the checkpoint: blocks.0.attn.qkv.weight" in str(info.value)
     assert "in the model: backbone.conv1.weight" in str(info.value)
@@ -189,7 +189,7 @@ def test_fine_tuning_refuses_what_would_leave_the_rest_random(model, pristine):
     state = random_state(model)
     del state["transformer.encoder.layers.1.ffns.0.layers.0.weight"]
     state["input_proj.weight"] = torch.zeros(8, 128, 1, 1)
-    with pytest.raises(CheckpointError, match="2 tensors of the model would stay as initialised") as info:
+    with pytest.raises(CheckpointError, match="2 tensors of the model would keep their initial values") as info:
         load_checkpoint(model, state, fine_tune=True)
     assert "transformer.encoder.layers.1.ffns.0.layers.0.weight" in str(info.value)
     assert "input_proj.weight: (8, 128, 1, 1) in the checkpoint, (8, 256, 1, 1) in the model" in str(info.value)
@@ -204,9 +204,9 @@ def test_fine_tuning_from_a_backbone_takes_all_of_it(model, pristine):
     load_checkpoint(model, backbone, fine_tune=True)
     assert_holds(model, backbone)
     half = dict(list(backbone.items())[::2])
-    with pytest.raises(CheckpointError, match="would stay as initialised"):
+    with pytest.raises(CheckpointError, match="would keep their initial values"):
         load_checkpoint(copy.deepcopy(pristine), half, fine_tune=True)
-    with pytest.raises(CheckpointError, match="1 have no place: roi_heads.weight"):
+    with pytest.raises(CheckpointError, match="1 do not: roi_heads.weight"):
         load_checkpoint(copy.deepcopy(pristine), {**backbone, "roi_heads.weight": torch.ones(2)}, fine_tune=True)
 
 
@@ -257,9 +257,9 @@ def test_parts_are_joined_and_all_of_them_are_needed():
 
 
 def test_a_checkpoint_of_no_weights_at_all_is_refused(model):
-    with pytest.raises(CheckpointError, match="holds no weights; its entries are: epoch, args"):
+    with pytest.raises(CheckpointError, match="contains no weights; its entries are: epoch, args"):
         load_checkpoint(model, {"epoch": 3, "args": "x"})
-    with pytest.raises(CheckpointError, match="another model: 0 of its 0"):
+    with pytest.raises(CheckpointError, match="0 of its 0 tensors"):
         load_checkpoint(model, {"pixel_mean": torch.zeros(3)})
 
 
@@ -296,7 +296,7 @@ def test_a_shared_tensor_refuses_two_different_values():
         for index in range(3)
         for leaf, dim in (("weight", 2), ("bias", 1))
     }
-    with pytest.raises(CheckpointError, match="different tensors of the checkpoint have one place"):
+    with pytest.raises(CheckpointError, match="different tensors of the checkpoint have the same name"):
         load_checkpoint(SharedHeads(), state)
 
 
@@ -372,7 +372,7 @@ def test_errors_about_a_file_name_it(model, tmp_path):
     with pytest.raises(CheckpointError, match=r"coco\.pth: 2 tensors have another shape"):
         load_checkpoint(model, tmp_path / "coco.pth")
     save_atomic({"epoch": 3}, tmp_path / "empty.pth")
-    with pytest.raises(CheckpointError, match=r"empty\.pth: the checkpoint holds no weights"):
+    with pytest.raises(CheckpointError, match=r"empty\.pth: the checkpoint contains no weights"):
         load_checkpoint(model, str(tmp_path / "empty.pth"))
 
 

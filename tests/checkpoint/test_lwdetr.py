@@ -9,7 +9,7 @@ from detrex_lite.checkpoint import convert_state_dict, load_checkpoint
 from detrex_lite.checkpoint.key_maps import COCO_IDS
 from detrex_lite.config import get_config
 from detrex_lite.structures import box_xyxy_to_cxcywh
-from detrex_lite.testing import NUM_CLASSES, NUM_QUERIES, build_lively, changed, make_input, predict
+from detrex_lite.testing import NUM_CLASSES, NUM_QUERIES, build_randomised, changed, make_input, predict
 
 from ..projects.test_lwdetr import NUM_GROUPS, SMALL
 
@@ -28,7 +28,7 @@ PARTS = ("put", "put_norm", "_class_embed", "_bbox_embed")
 def ours(kind, **changes):
     project, name, its = KINDS[kind]
     cfg = get_config(f"projects/{project}/configs/models/{name}.py").model
-    return build_lively(changed(cfg, {**SMALL, **its, **changes})).double().eval()
+    return build_randomised(changed(cfg, {**SMALL, **its, **changes})).double().eval()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -196,7 +196,9 @@ def test_what_mmdetection_does_not_have_is_refused():
     cfg = get_config("projects/dino/configs/models/dino_r50.py").model
     relation = {"_target_": "detrex_lite.modeling.PositionRelation", "num_heads": 4}
     model = build(changed(cfg, {**SMALL, **NECK, "transformer.decoder.relation": relation}))
-    with pytest.raises(CheckpointError, match=r"mmdetection has no such detector: .*transformer\.decoder\.relation"):
+    with pytest.raises(
+        CheckpointError, match=r"mmdetection has no equivalent detector: .*transformer\.decoder\.relation"
+    ):
         convert_state_dict(model.state_dict(), "mmdetection")
 
 

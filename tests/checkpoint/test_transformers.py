@@ -19,7 +19,7 @@ from detrex_lite.testing import (
     NUM_QUERIES,
     SMALL,
     build,
-    build_lively,
+    build_randomised,
     changed,
     make_batch,
     predict,
@@ -65,7 +65,7 @@ class Detector:
 
     def ours(self, **changes: Any) -> Any:
         cfg = get_config(f"projects/{self.project}/configs/models/{self.project}_{self.variant}.py").model
-        return build_lively(without_dropout(changed(cfg, {**SMALL, **NO_EPS, **self.changes, **changes}))).double()
+        return build_randomised(without_dropout(changed(cfg, {**SMALL, **NO_EPS, **self.changes, **changes}))).double()
 
     def theirs(self, *, timm: bool = False, **options: Any) -> Any:
         """Its backbone is a ResNet-18 of timm or of transformers."""
@@ -336,5 +336,5 @@ PRE_NORM = {
 def test_detectors_that_transformers_does_not_have_are_refused(project, changes, named):
     cfg = get_config(f"projects/{project}/configs/models/{project}_r50.py").model
     model = build(changed(cfg, {**SMALL, **changes}))
-    with pytest.raises(CheckpointError, match=f"transformers has no such detector: .*{named}"):
+    with pytest.raises(CheckpointError, match=f"transformers has no equivalent detector: .*{named}"):
         convert_state_dict(model.state_dict(), "transformers")

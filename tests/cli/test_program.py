@@ -82,7 +82,7 @@ def test_constants_that_help_shows_are_those_of_the_heavy_modules():
         (["yolo"], "there is no command 'yolo'"),
         (["--vers"], "did you mean --version?"),
         (["report", "a", "--ou", "b"], "--ou: did you mean --out?"),  # no abbreviations
-        (["predict", "a.jpg", "--model", "a", "--conf-thres", "0.2"], "--conf-thres: did you mean --score-threshold?"),
+        (["predict", "a.jpg", "--model", "a", "--cnof", "0.2"], "--cnof: did you mean --conf?"),
         (["predict", "a.jpg", "--model", "a", "--save-dir=b"], "--save-dir: did you mean --output?"),
     ],
 )

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 from detrex_lite import cli
 from detrex_lite.checkpoint import convert_state_dict, read_checkpoint
 from detrex_lite.config import LazyConfig
-from detrex_lite.testing import build_lively
+from detrex_lite.testing import build_randomised
 
 SMALL = """
 from detrex_lite.config import get_config
@@ -41,7 +41,7 @@ def write(tmp_path):
 def weights(config):
     cfg = LazyConfig.load(str(config)).model
     cfg.backbone.weights = None  # what is to be downloaded is never looked at
-    return build_lively(cfg).state_dict()
+    return build_randomised(cfg).state_dict()
 
 
 def run(config, weights, output, *options):
@@ -133,10 +133,10 @@ def test_refusals(write, tmp_path, capsys):
     torch.save({name: value for name, value in state.items() if "decoder" not in name}, half)
     output = tmp_path / "out.pth"
     refused = [
-        ((other, source), "in.pth", "Take the config"),
+        ((other, source), "in.pth", "Use the config"),
         ((config, half), "half.pth", "transformer.decoder"),
         ((config, source, "--to", "detrx"), "detrx", "did you mean 'detrex'"),
-        ((other, tmp_path / "other.pth", "--to", "detr"), "detr has no such detector"),
+        ((other, tmp_path / "other.pth", "--to", "detr"), "detr has no"),
         ((config, tmp_path / "absent.pth"), "absent.pth", "no file"),
         ((tmp_path / "absent.py", source), "absent.py"),
     ]

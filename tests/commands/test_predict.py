@@ -9,9 +9,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from detrex_lite import cli
+from detrex_lite.cli.predict import FUSIONS
 from detrex_lite.commands import predict
 from detrex_lite.config import LazyConfig
 from detrex_lite.data import load_coco, record_masks
+from detrex_lite.inference import merging
 
 from ..inference.stand_in import CONFIG, WEIGHTS
 
@@ -163,6 +165,29 @@ def test_thresholds_of_classes_and_the_short_name(trained, tmp_path, capsys):
             count("--class-threshold", wrong)
     assert run([*trained, path, "--class-threshold", "gren=0.5"]) == 2
     assert "did you mean 'green'" in capsys.readouterr().err
+
+
+def test_tiles_and_other_views(trained, tmp_path, capsys):
+    path = save_picture(tmp_path / "a.png", GREEN)
+    output = tmp_path / "output"
+    options = ["--output", str(output), "--flip", "--scales", "1,1.5", "--tile", "256", "--overlap", "0.1"]
+    assert run([*trained, path, *options]) == 0
+    [found] = read_predictions(output)["annotations"]
+    assert found["bbox"] == pytest.approx([40, 16, 40, 32], abs=5)
+    for wrong, status in (
+        (["--overlap", "0.1"], "exit"),
+        (["--fusion", "nms"], "exit"),
+        (["--scales", "1;2"], "exit"),
+        (["--tile", "0"], 2),
+        (["--tile", "256", "--overlap", "1"], 2),
+    ):
+        if status == "exit":
+            with pytest.raises(SystemExit, match="2"):
+                run([*trained, path, *wrong])
+        else:
+            assert run([*trained, path, *wrong]) == status
+        assert wrong[-2].strip("-") in capsys.readouterr().err
+    assert FUSIONS == merging.FUSIONS
 
 
 def test_nothing_above_the_threshold_ends_in_a_hint(trained, tmp_path, capsys):

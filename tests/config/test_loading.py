@@ -207,9 +207,9 @@ def test_other_endings_are_refused(tmp_path):
             r"leaf\.py: cannot import '\.bsae', there is no .*bsae\.py; did you mean 'base'\?",
         ),
         ("from .base import aa", r"leaf\.py: .*base\.py defines no 'aa'"),
-        ("from .folder import x", r"'\.folder' is a folder; import from a file that is in it"),
+        ("from .folder import x", r"'\.folder' is a folder; import from a file in it"),
         ("from . import base", r"'\.' is a folder"),
-        ("from .leaf import a", r"import each other in a circle: .*leaf\.py -> .*leaf\.py"),
+        ("from .leaf import a", r"import each other in a cycle: .*leaf\.py -> .*leaf\.py"),
     ],
 )
 def test_imports_that_cannot_be_done(write, source, message):
@@ -333,17 +333,17 @@ def test_get_config_names_the_nearest(shipped):
         (
             "checkpoint.yaml",
             b"train: {trust_init_checkpoint: true}",
-            r"train\.trust_init_checkpoint=True does not count",
+            r"train\.trust_init_checkpoint=True is not allowed",
         ),
         (
             "indirect.yaml",
             b"y: true\ntrain: {trust_init_checkpoint: '${y}'}",
-            r"trust_init_checkpoint=.* does not count",
+            r"trust_init_checkpoint=.* not allowed",
         ),
         ("syntax.py", b"a = 1\nb = (\n", r"syntax\.py, line 2: .*never closed"),
         ("latin.py", b"a = 1\nb = 'caf\xe9'\n", r"latin\.py, line \d: .*utf-8"),
         ("nul.py", b"a = 1\0\n", r"nul\.py.*null bytes"),
-        ("exit.py", b"import sys\nsys.exit(0)\n", r"exit\.py ends the program \(sys\.exit\(0\)\)"),
+        ("exit.py", b"import sys\nsys.exit(0)\n", r"exit\.py exits \(sys\.exit\(0\)\)"),
         ("names.py", b"train = dict(trusted='mine')", r"names\.py: train\.trusted='mine' must be a list"),
     ],
 )

@@ -97,7 +97,7 @@ def test_values_without_a_name_are_named_and_missing(tmp_path):
     with pytest.raises(ConfigError, match=r"call\._target_: has no value yet"):
         instantiate(loaded.call)
     text = (tmp_path / "config.yaml").read_text()
-    assert text.startswith("# YAML cannot hold these values, they are ??? below:\n#   optimizer.factor: ")
+    assert text.startswith("# YAML cannot store these values, they are ??? below:\n#   optimizer.factor: ")
 
 
 def test_saving_does_not_change_the_config(tmp_path):

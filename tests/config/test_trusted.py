@@ -175,8 +175,8 @@ def test_only_names_can_be_trusted():
 def test_the_resolver_takes_functions_of_this_package_only():
     cfg = LazyConfig.apply_overrides(L(nn.Linear)(in_features=1, out_features=1), [])
     for name, message in [
-        ("subprocess.call", "functions of detrex_lite only"),
-        ("tests.config.test_trusted.forget", "functions of detrex_lite only"),
+        ("subprocess.call", "only functions of detrex_lite"),
+        ("tests.config.test_trusted.forget", "only functions of detrex_lite"),
         ("detrex_lite.config.loading.load", "not called"),
         ("detrex_lite.commands.train.run", "not called"),
     ]:

@@ -72,7 +72,7 @@ def test_positional_arguments_are_counted():
         }
     )
     assert faults[0] == "too_many._args_: torch.nn.ReLU takes at most 1 positional arguments, not 2"
-    assert faults[1] == "twice.in_features: torch.nn.Linear gets this argument twice, the first time from _args_"
+    assert faults[1] == "twice.in_features: torch.nn.Linear gets this argument twice, first from _args_"
     assert "positional_only has no argument 'a'" in faults[2]
     assert len(faults) == 3
 
@@ -207,6 +207,6 @@ def test_interpolations_of_one_missing_value_are_one_fault():
 
 def test_interpolations_that_fail_for_one_reason_are_one_fault():
     call = "${detrex_lite.call:os.getcwd}"
-    reason = f"{call} is not called: it takes functions of detrex_lite only"
+    reason = f"{call} is not called: only functions of detrex_lite are allowed"
     assert faults_of({"a": call}) == [f"a: {reason}"]
     assert faults_of(dict.fromkeys("abcde", call)) == [f"a, b, c, ... (5 in all): {reason}"]

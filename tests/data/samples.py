@@ -13,7 +13,7 @@ CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}]
 
 
 def write_image(path: Path, height: int = 40, width: int = 60, **save_options: Any) -> Path:
-    """An RGB image whose pixels tell their place: red grows downwards, green to the right."""
+    """Write an RGB image whose pixels encode their position: red increases downwards, green to the right."""
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([y * 255 // height, x * 255 // width, np.full_like(x, 90)], axis=-1).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def write_coco(
     categories: list[Any] | None = None,
     **more: Any,
 ) -> tuple[Path, Path]:
-    """A COCO file and an empty folder for its images; `annotations=None` leaves the key out."""
+    """Write a COCO file and an empty folder for its images; `annotations=None` omits the key."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     content = {
         "images": [image_entry(1)] if images is None else images,
@@ -63,7 +63,7 @@ def write_xml(
     file_name: str | None = None,
     size: tuple[int, int] = (40, 60),
 ) -> Path:
-    """One VOC file of an image of `size` = (height, width)."""
+    """Write the VOC file of an image of `size` = (height, width)."""
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
     path = folder / "annotations" / f"{stem}.xml"
@@ -74,18 +74,18 @@ def write_xml(
     return path
 
 
-def assert_same_record(left: dict[str, Any], right: dict[str, Any]) -> None:
-    """Every value of two records is the same, to the last digit."""
-    assert left.keys() == right.keys()
-    for key, value in left.items():
+def assert_same_record(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Check that every value of two records is exactly equal."""
+    assert first.keys() == second.keys()
+    for key, value in first.items():
         if isinstance(value, Tensor):
-            torch.testing.assert_close(value, right[key], rtol=0, atol=0)
+            torch.testing.assert_close(value, second[key], rtol=0, atol=0)
         else:
-            assert value == right[key], key
+            assert value == second[key], key
 
 
 def write_same_content_twice(folder: Path) -> None:
-    """Four images (the last without objects) as COCO JSON and as VOC XML; one box has no area, one is cut."""
+    """Write four images (the last without objects) as COCO JSON and as VOC XML; one box has no area, one is cut."""
     boxes = {
         "a": [("cat", (5, 6, 25, 30)), ("dog", (0, 0, 60, 40))],
         "b": [("dog", (10, 10, 10, 30)), ("dog", (50, 20, 66, 39))],

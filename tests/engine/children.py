@@ -1,4 +1,4 @@
-"""What the processes of `test_launch.py` and others run; new processes import it by name."""
+"""Functions that run in the processes of `test_launch.py` and other tests; new processes import them by name."""
 
 import json
 import multiprocessing
@@ -19,8 +19,8 @@ from .tiny import TinyDetector, TinyLoader, tiny_config
 
 
 class RankLoader(TinyLoader):
-    """Each process has batches of its own; with batch `event_at` process 1 is signalled or killed, or gets a broken
-    image or a wrong label. When torchrun has started it again, nothing happens.
+    """Gives each process different batches; at batch `event_at` process 1 is signalled or killed, or gets a broken
+    image or a wrong label. After torchrun has restarted it, nothing happens.
     """
 
     def __init__(self, *, event=None, event_at=None, **arguments):
@@ -30,9 +30,9 @@ class RankLoader(TinyLoader):
 
     def _batches(self, number):
         for batch in super()._batches(number):
-            for one in batch:
-                one["image_id"] += 1000 * distributed.rank()
-                one["file_name"] = f"process {distributed.rank()}, {one['file_name']}"
+            for record in batch:
+                record["image_id"] += 1000 * distributed.rank()
+                record["file_name"] = f"process {distributed.rank()}, {record['file_name']}"
             if distributed.rank() == 1 and number == self.event_at and times_restarted() == 0:
                 if self.event == "signal":
                     os.kill(os.getpid(), signal.SIGTERM)
@@ -48,18 +48,18 @@ class RankLoader(TinyLoader):
 
 class Detector(TinyDetector):
     def forward(self, batched_inputs):
-        for one in batched_inputs:  # before processes have exchanged anything in this step
-            if one.get("label", 0) >= self.num_classes:
-                raise ValueError(f"{one['file_name']} has an object of class {one['label']}")
-        # As criteria do, to normalise by the number of boxes of all processes.
+        for record in batched_inputs:  # before processes exchange anything in this step
+            if record.get("label", 0) >= self.num_classes:
+                raise ValueError(f"{record['file_name']} has an object of class {record['label']}")
+        # Criteria normalise by the number of boxes of all processes in this way.
         distributed.mean_over_processes(torch.tensor(float(len(batched_inputs))))
-        if any("broken" in one for one in batched_inputs):
+        if any("broken" in record for record in batched_inputs):
             raise NonFiniteError("a cost is not finite")
         return super().forward(batched_inputs)
 
 
 class SlowToBuild(TinyDetector):
-    """Its constructor takes longer than anybody waits."""
+    """Its constructor takes longer than any timeout."""
 
     def __init__(self, **arguments):
         time.sleep(600)
@@ -75,7 +75,7 @@ def config(folder, *overrides):
 
 
 def several_runs(folder):
-    """Train whole, stopped and resumed, and into an error; report what happened in this process."""
+    """Train a whole run, a stopped and resumed one, and a failing one; report the results of this process."""
     report = {"world_size": distributed.world_size(), "threads": torch.get_num_threads()}
     report["start_method"] = multiprocessing.get_start_method()
     report["results"] = train(config(folder / "whole"))
@@ -99,12 +99,12 @@ def several_runs(folder):
 
 
 def killed_in_one(folder):
-    """Process 1 is killed in its third step, as the system does when memory runs out."""
+    """Process 1 is killed in its third step, as by the system when memory is exhausted."""
     train(config(folder, "+dataloader.train.event=kill", "+dataloader.train.event_at=5"))
 
 
 class WorkerKiller:
-    """A mapper that ends the process that loads the image with this id."""
+    """A mapper that kills the process that loads the image with this id."""
 
     def __init__(self, *, image_id):
         self.mapper = DetrDatasetMapper(is_train=True)
@@ -117,7 +117,7 @@ class WorkerKiller:
 
 
 def fail_in_one():
-    """Process 1 fails while process 0 is busy for long."""
+    """Process 1 fails while process 0 is busy for a long time."""
     if distributed.rank() == 1:
         raise SystemExit(7)
     time.sleep(600)

@@ -1,7 +1,7 @@
-"""Training runs that are killed at random moments and go on: what the soak test starts, kills and watches.
+"""Training runs that are killed at random moments and resumed: the programs of the soak test.
 
-Runs are programs of their own, started as users start them and each in a session of its own: whatever of it still
-lives after its end is found in /proc by the number of the session, wherever its parent went.
+Each run is a separate program in a separate session, started as users start it: processes that are still alive after
+its end are found in /proc by the session number, even if their parent has changed.
 """
 
 import contextlib
@@ -35,33 +35,33 @@ LENGTHS = [
     "train.eval_period=10",  # at checkpoints and between them
     "train.log_period=2",
 ]
-# What draws random numbers in every step; `split_runs` has none of it.
+# Components that draw random numbers in every step; `split_runs` has none of them.
 RANDOM = {
     "detr": ["model.transformer.encoder.layer.ffn.ffn_drop=0.1"],
     "dino": ["model.denoising.label_noise_prob=0.5", "model.denoising.box_noise_scale=1.0"],
 }
-# In float64, what differs by rounding alone stays small. Denoising without noise does not: the differences whose signs
-# are the gradient are zero but for rounding. Augmentations draw other numbers in float64, which loaders' workers do not
-# know of where they are spawned.
+# In float64, differences by rounding stay small, except in denoising without noise, where the gradient is the sign of
+# differences that are zero up to rounding. Augmentations draw other numbers in float64, and spawned loader workers do
+# not know of the changed default.
 ROUNDED = {
     "detr": ["dataloader.train.mapper.augmentation=null"],
     "dino": ["dataloader.train.mapper.augmentation=null", "model.denoising=null"],
 }
 MODELS = tuple(RANDOM)
 
-# For whatever takes seconds on an idle machine, such as starting two processes or finishing a step and saving.
+# Timeout of anything that takes seconds on an idle machine, such as starting two processes, or a step and saving.
 PATIENCE_SECONDS = 300.0
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# Who gets the signal: the program that was started; every process of it, as from a terminal, a cluster or a crash of
-# the machine; one that trains; one that loads images.
+# Targets of the signal: the started program; all of its processes, as from a terminal, a cluster or a crash of the
+# machine; a process that trains; a process that loads images.
 TARGETS = ("program", "all", "trainer", "worker")
-# When: within the time that the uninterrupted run took from its start, or from its first logged step, or while a
-# checkpoint is written.
+# Moments of the signal: within the duration of the uninterrupted run, from its start or from its first logged step, or
+# while a checkpoint is written.
 MOMENTS = ("any time", *["in training"] * 3, *["while saving"] * 2)
 
 
 def write_configs(folder):
-    """Configs and data of the runs: `<model>.yaml`, and `<model>_float64.py` without random numbers in float64."""
+    """Write configs and data of the runs: `<model>.yaml`, and `<model>_float64.py` without random numbers."""
     sizes = {"num_train": 10, "num_val": 5, "image_size": 48}
     generate_shapes(folder / "even", max_objects=1, empty_share=0, **sizes)
     generate_shapes(folder / "uneven", max_objects=3, empty_share=0.2, **sizes)
@@ -70,7 +70,7 @@ def write_configs(folder):
         LazyConfig.save(cfg, str(folder / f"{model}.yaml"))
         cfg = split_runs.config(folder, "run", *LENGTHS, *ROUNDED[model], model=model)
         LazyConfig.save(cfg, str(folder / f"{model}_plain.yaml"))
-        # Each process executes it before it builds the model.
+        # Each process executes the config before it builds the model.
         (folder / f"{model}_float64.py").write_text(
             "import torch\n\nfrom detrex_lite.config import LazyConfig\n\ntorch.set_default_dtype(torch.float64)\n"
             f"globals().update(LazyConfig.load({str(folder / f'{model}_plain.yaml')!r}))\n"
@@ -84,16 +84,16 @@ class Process(NamedTuple):
 
 
 def processes_of(session):
-    """The living processes of a session. Those that ended and that nobody has waited for are none."""
-    found = []
+    """List the running processes of a session, without zombies."""
+    processes = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 state, parent, _, its_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
                 if int(its_session) == session and state not in "ZX":
                     command = (folder / "cmdline").read_text().replace("\0", " ")
-                    found.append(Process(int(folder.name), int(parent), command))
-    return found
+                    processes.append(Process(int(folder.name), int(parent), command))
+    return processes
 
 
 def resident_bytes(pid):
@@ -101,21 +101,21 @@ def resident_bytes(pid):
 
 
 def _signals_as_from_a_terminal():
-    """A soak in the background, or under nohup, may ignore signals, and what it starts would inherit that."""
+    """Reset signals that a soak in the background or under nohup ignores, since child processes inherit that."""
     for number in SIGNALS:
         if number != signal.SIGKILL:
             signal.signal(number, signal.SIG_DFL)
 
 
 class Program:
-    """`tools/train_net.py`, which has been started in a session of its own.
+    """`tools/train_net.py`, started in a separate session.
 
     Args:
         config: the config file.
-        output: the run's folder; what is printed goes to `<output>.txt`.
-        processes: how many train.
-        overrides: of the config.
-        resume: whether it goes on with what is there.
+        output: the run's folder; printed output goes to `<output>.txt`.
+        processes: number of processes that train.
+        overrides: overrides of the config.
+        resume: whether to resume the run in the folder.
     """
 
     def __init__(self, config, output, *overrides, processes=1, resume=False):
@@ -143,7 +143,7 @@ class Program:
         return file.read_text(errors="replace") if file.exists() else ""
 
     def logged(self):
-        """What the log has got since the start."""
+        """Return the log since the start."""
         return self.log()[self._logged_before :]
 
     def is_running(self):
@@ -157,16 +157,18 @@ class Program:
         return self.output.is_dir() and any(self.output.glob(".*.partial"))
 
     def wait(self):
-        """Wait for its end, and for that of all processes it has started; returns the exit status.
+        """Wait for the end of the program and all of its processes; returns the exit status.
 
         Raises:
-            AssertionError: when one of them does not end; all of them are ended then.
+            AssertionError: when one of them does not end; all of them are then killed.
         """
         try:
             status = self._program.wait(timeout=PATIENCE_SECONDS)
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while left := processes_of(self.pid):
-                assert time.monotonic() < deadline, f"{left} are left of a program that ended with status {status}"
+            while remaining := processes_of(self.pid):
+                assert time.monotonic() < deadline, (
+                    f"{remaining} remain after a program that ended with status {status}"
+                )
                 time.sleep(0.05)
         except subprocess.TimeoutExpired:
             raise AssertionError(
@@ -183,15 +185,15 @@ class Program:
 
     def trainers(self, alive):
         if self.processes == 1:
-            return [one for one in alive if one.pid == self.pid]
-        return [one for one in alive if one.parent == self.pid and "spawn_main" in one.command]
+            return [process for process in alive if process.pid == self.pid]
+        return [process for process in alive if process.parent == self.pid and "spawn_main" in process.command]
 
     def send(self, number, target, chance):
-        """Send a signal to `target`, one of `TARGETS`, or to the program where there is none; returns who got it."""
+        """Send a signal to `target`, one of `TARGETS`, or else to the program; returns the actual target."""
         alive = processes_of(self.pid)
         trainers = self.trainers(alive)
-        pids = {one.pid for one in trainers}
-        loaders = [one for one in alive if one.parent in pids and "resource_tracker" not in one.command]
+        pids = {process.pid for process in trainers}
+        loaders = [process for process in alive if process.parent in pids and "resource_tracker" not in process.command]
         chosen = {"trainer": trainers, "worker": loaders}.get(target)
         with contextlib.suppress(ProcessLookupError):
             if target == "all":
@@ -205,7 +207,7 @@ class Program:
 
 
 class Attempt(NamedTuple):
-    """One start of a program, and what ended it."""
+    """One start of a program, and how it ended."""
 
     processes: int
     signal: str
@@ -220,28 +222,28 @@ def random_workers(chance):
 
 
 def run_with_kills(config, output, *overrides, processes, kills, seconds, chance):
-    """Start a run, kill it `kills` times, and let it go on each time until it is done; gives an `Attempt` a start.
+    """Start a run, kill it `kills` times, and resume it each time until it is done; returns an `Attempt` per start.
 
     Args:
         config: the config file.
         output: the run's folder.
-        overrides: of the config.
-        processes: the numbers of processes, of which each start takes one.
-        kills: how often it is killed, unless it is done before.
-        seconds: moment -> how long after it a signal may come, in seconds.
-        chance: draws everything that is random.
+        overrides: overrides of the config.
+        processes: numbers of processes, one of which is chosen for each start.
+        kills: number of times it is killed, unless it is done before.
+        seconds: maps moments to the largest delay of a signal, in seconds.
+        chance: the random number generator of all choices.
 
     Raises:
-        AssertionError: when something was lost, a process is left, or a start ends in another way than by its signal.
+        AssertionError: when something was lost, a process remains, or a start does not end by its signal.
     """
     for number in range(kills + 1):
         count = chance.choice(processes)
-        # Drawn before anything happens, so that a seed gives the same plan whatever the machine does.
+        # Drawn first, so that a seed gives the same plan regardless of timing.
         send, moment = chance.choice(SIGNALS), chance.choice(MOMENTS)
         target = chance.choice(TARGETS if send == signal.SIGKILL else TARGETS[:3])
         delay = chance.uniform(0.0, seconds.get(moment, 0.0))
         workers = random_workers(chance)
-        before = saved_iteration(output)
+        last_saved = saved_iteration(output)
         program = Program(config, output, *overrides, *workers, processes=count, resume=number > 0)
         trained = False
         try:
@@ -257,10 +259,12 @@ def run_with_kills(config, output, *overrides, processes, kills, seconds, chance
         else:
             attempt = Attempt(count, send.name, target, moment, trained, status)
         yield attempt
-        assert saved_iteration(output) >= before
-        went_on = re.search(r"Continuing from \S+, after iteration (\d+)\.", program.logged())
-        # Later, where it was killed between a checkpoint and the file that names it as the newest.
-        assert went_on is None or int(went_on[1]) >= before, f"saved after iteration {before}, and: {went_on[0]}"
+        assert saved_iteration(output) >= last_saved
+        continuation = re.search(r"Continuing from \S+, after iteration (\d+)\.", program.logged())
+        # It may be later if the run was killed between a checkpoint and the file that names it as the newest.
+        assert continuation is None or int(continuation[1]) >= last_saved, (
+            f"saved after iteration {last_saved}, and: {continuation[0]}"
+        )
         require_nothing_lost(attempt, program)
         if status == 0:
             return
@@ -281,7 +285,7 @@ def run_whole(config, output, *overrides, processes):
     finally:
         program.end()
     end = time.monotonic()
-    # Half of it, as a run that goes on has less before it.
+    # Half of it, since a resumed run has fewer steps left.
     return {"any time": end - start, "in training": (end - trains) / 2}
 
 
@@ -296,7 +300,7 @@ def _wait_for(moment, delay, program):
 
 
 def _wait_long(program):
-    """For a run that nobody ends."""
+    """Wait for a run that is not killed."""
     deadline = time.monotonic() + 10 * PATIENCE_SECONDS
     while program.is_running():
         assert time.monotonic() < deadline, f"the run has not ended; see {program.printed}"
@@ -305,7 +309,7 @@ def _wait_long(program):
 
 
 def saved_iteration(output):
-    """Of the checkpoint that is named as the newest; 0 without one."""
+    """Return the iteration of the checkpoint that is named as the newest; 0 without one."""
     file = output / "last_checkpoint"
     if not file.exists():
         return 0
@@ -313,10 +317,10 @@ def saved_iteration(output):
 
 
 def require_nothing_lost(attempt, program):
-    """After a signal: what had to be saved is saved, and the start that was interrupted went on where it had to.
+    """Check after a signal that everything necessary was saved, and that the interrupted start had resumed correctly.
 
     Raises:
-        AssertionError: with what was lost.
+        AssertionError: with a description of what was lost.
     """
     log, saved = program.logged(), saved_iteration(program.output)
     stopped = re.search(r"Stopped after iteration (\d+), which is saved", log)
@@ -325,32 +329,33 @@ def require_nothing_lost(attempt, program):
     elif attempt.signal in ("SIGTERM", "SIGINT") and attempt.trained and attempt.status != 0:
         assert (program.output / "model_final.pth").exists(), f"{attempt} saved nothing; see {program.printed}"
     steps = [int(number) for number in re.findall(r"iteration (\d+)/", log)]
-    # The line of a step is written before its checkpoint.
+    # The log line of a step is written before its checkpoint.
     due = (steps[-1] - 1) // CHECKPOINT_PERIOD * CHECKPOINT_PERIOD if steps else 0
     assert saved >= due, f"{steps[-1]} steps were made, and the newest checkpoint is {saved}"
 
 
 class Tally:
-    """What a soak has done, for its report."""
+    """The statistics of a soak, for its report."""
 
     def __init__(self):
         self.attempts = []
         self.compared = Counter()
 
     def table(self):
-        killed = [one for one in self.attempts if one.signal != "none"]
+        killed = [attempt for attempt in self.attempts if attempt.signal != "none"]
         lines = [
             f"runs compared with uninterrupted ones: {sum(self.compared.values())} "
             f"({', '.join(f'{name}: {count}' for name, count in sorted(self.compared.items()))})",
             f"programs started for them: {len(self.attempts)}, with one process "
-            f"{sum(one.processes == 1 for one in self.attempts)}, with two "
-            f"{sum(one.processes == 2 for one in self.attempts)}",
-            f"signals sent: {len(killed)}, of which {sum(one.trained for one in killed)} after the first logged step",
+            f"{sum(attempt.processes == 1 for attempt in self.attempts)}, with two "
+            f"{sum(attempt.processes == 2 for attempt in self.attempts)}",
+            f"signals sent: {len(killed)}, of which {sum(attempt.trained for attempt in killed)} after the first "
+            "logged step",
         ]
         for name in ("signal", "target", "moment"):
-            counts = Counter(getattr(one, name) for one in killed)
+            counts = Counter(getattr(attempt, name) for attempt in killed)
             lines.append(f"  by {name}: {', '.join(f'{key} {count}' for key, count in counts.most_common())}")
-        counts = Counter((one.signal, one.status) for one in killed)
+        counts = Counter((attempt.signal, attempt.status) for attempt in killed)
         lines.append(f"  ended with: {', '.join(f'{s} {status}: {n}' for (s, status), n in sorted(counts.items()))}")
         return "\n".join(lines)
 

@@ -1,6 +1,6 @@
-"""Detectors of a few layers on drawn shapes, in float64, trained by one process or shared by two.
+"""Small detectors on generated shapes, in float64, trained by one process or by two.
 
-In float64, since AdamW divides gradients by their size: where one is zero but for rounding, rounding decides the step.
+float64 is needed because AdamW divides gradients by their size: rounding decides the step of gradients near zero.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ BACKBONE = {
     "num_queries": 6,
     "embed_dim": 64,
     "backbone.depth": 18,
-    "backbone.norm": "FrozenBN",  # statistics of a batch are other ones when it is shared out
+    "backbone.norm": "FrozenBN",  # the statistics of a batch would change when it is split
     "transformer.encoder.num_layers": 1,
     "transformer.encoder.layer.attn.num_heads": 2,
     "transformer.encoder.layer.ffn.feedforward_dim": 48,
@@ -40,8 +40,8 @@ DINO = {
     "neck.in_channels": {"res2": 64, "res3": 128},
     "transformer.num_feature_levels": 3,
     "postprocessor.num_detections": 10,
-    # Noise is drawn by each process for its own images. Padding in place of denoising queries is attended to, and how
-    # much of it there is depends on the other images of the batch.
+    # Each process draws the noise of its own images. Padding of denoising queries is attended to, and its amount
+    # depends on the other images of the batch.
     "denoising.num_pairs": 4,
     "denoising.label_noise_prob": 0.0,
     "denoising.box_noise_scale": 0.0,
@@ -52,12 +52,12 @@ MODELS = {
     "detr": ("projects/detr/configs/models/detr_small.py", DETR),
     "dino": ("projects/dino/configs/models/dino_r50.py", DINO),
 }
-# A cross-entropy that is averaged over queries weighs objects by how many its process has: one each, in "even".
+# A cross-entropy averaged over queries weights objects by the number of objects in the process: one each, in "even".
 DATA = {"detr": "even", "dino": "uneven"}
 
 
 def config(folder, name, *overrides, model="detr"):
-    """Of a run in `folder / name` on the shapes in `folder`."""
+    """Create the config of a run in `folder / name` on the shapes in `folder`."""
     path, changes = MODELS[model]
     cfg = tiny_config(folder / name)
     cfg.model = get_config(path).model
@@ -94,7 +94,7 @@ def run(folder, name, *overrides, model="detr", resume=False):
 
 
 def interrupt(folder, name, copy):
-    """A copy of a finished run as it was after its second step."""
+    """Copy a finished run in its state after the second step."""
     shutil.copytree(folder / name, folder / copy)
     (folder / copy / "model_final.pth").unlink()
     (folder / copy / "model_best.pth").unlink()
@@ -103,7 +103,7 @@ def interrupt(folder, name, copy):
 
 @contextlib.contextmanager
 def traced():
-    """Inside, torch.compile makes graphs, which are counted, and runs them as they are: that takes no C++ compiler."""
+    """Within this context torch.compile creates and counts graphs, but runs them eagerly, without a C++ compiler."""
     graphs = CompileCounter()
     with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend=graphs)):
         yield graphs
@@ -115,7 +115,7 @@ def compiled_in_two_processes(folder):
 
 
 def in_two_processes(folder):
-    """Everything that needs two processes, in one start of them."""
+    """Run everything that needs two processes in a single start of them."""
     results = {}
     results["detr"] = run(folder, "detr_by_two", "train.static_graph=True")
     results["dino"] = run(folder, "dino_by_two", model="dino")

@@ -49,7 +49,7 @@ def test_one_flipped_bit(tmp_path, use):
     content = bytearray(path.read_bytes())
     content[content.index(b"\0\0\x80?" * 7) + 3] ^= 0x40
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"a\.pth is damaged: the checksum"):
+    with pytest.raises(CheckpointError, match=r"a\.pth is damaged: .*checksum"):
         use(path)
 
 
@@ -130,7 +130,7 @@ def test_class_names_may_hold_what_ends_a_line_elsewhere(tmp_path):
 def test_the_newest_checkpoint_is_found_without_the_note(broken_run, content):
     (broken_run / "last_checkpoint").write_bytes(content)
     log = resumed(broken_run)
-    assert "does not name a checkpoint of its folder" in log
+    assert "does not name a checkpoint" in log
     assert "model_0000004.pth, after iteration 4" in log
 
 

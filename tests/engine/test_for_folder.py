@@ -119,6 +119,28 @@ def test_the_size_of_a_config_is_changed_in_proportion():
         set_image_size(LazyConfig.load(SMALL), 64)
 
 
+@pytest.mark.parametrize(
+    ("folder_config", "training"),
+    [
+        ("projects/dino/configs/dino_small_folder.py", SMALL),
+        ("projects/dino/configs/dino_r50_folder.py", DINO),
+        ("projects/dfine/configs/dfine_n_folder.py", DFINE),
+        ("projects/rtdetr/configs/rtdetrv2_r18_folder.py", "projects/rtdetr/configs/rtdetrv2_r18_120ep.py"),
+    ],
+)
+def test_configs_for_folders_agree_with_plans(folder_config, training, data):
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(folder_config), [f"dataset.root={data}"])
+    batch = cfg.dataloader.train.total_batch_size
+    cfg = complete(cfg, ("dataloader", "optimizer", "lr_multiplier"))
+    planned, _ = plan(training, data, batch=batch)
+    for key in ("num_classes", "backbone"):
+        assert cfg.model[key] == planned.model[key], key
+    assert cfg.optimizer.lr == planned.optimizer.lr
+    assert cfg.train.max_epochs == planned.train.max_epochs
+    assert cfg.lr_multiplier == planned.lr_multiplier
+    assert cfg.dataloader.train.dataset == planned.dataloader.train.dataset
+
+
 def test_folders_without_annotations_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="no data set"):
         plan(DINO, tmp_path)

@@ -6,15 +6,17 @@ import multiprocessing
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from detrex_lite.checkpoint import CheckpointError
-from detrex_lite.config import ConfigError, LazyConfig, get_config
+from detrex_lite.config import ConfigError, LazyConfig, get_config, trust
 from detrex_lite.config import LazyCall as L
 from detrex_lite.data import DatasetError, generate_shapes
 from detrex_lite.engine import Hook, LostProcessError, evaluate, train
 from detrex_lite.errors import NonFiniteError
+from detrex_lite.inference import Predictor
 from detrex_lite.metrics_file import read_metrics
 
 from .children import WorkerKiller
@@ -65,6 +67,13 @@ def test_a_whole_run(make_config, tmp_path):
     assert "AP50" in log
     stored = torch.load(folder / "model_final.pth", weights_only=True)
     assert stored["class_names"] == ["circle", "square", "triangle"]
+    assert stored["category_ids"] == [1, 2, 3]
+    predictions = json.loads((folder / "evaluation" / "predictions.json").read_text())
+    assert {row["file_name"] for row in predictions} <= {f"{number:06d}.png" for number in range(100)}
+    trust("tests")
+    predictor = Predictor(folder, device="cpu", score_threshold=0)
+    assert predictor.category_ids == (1, 2, 3)
+    assert len(predictor(np.zeros((32, 32, 3), np.uint8))) == 1
     assert stored["config"] == (folder / "config.yaml").read_text()
 
 
@@ -137,7 +146,7 @@ def test_validation_images_without_an_object_give_nan(make_config, tmp_path, sha
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     results = train(make_config("run", f"dataset.root={tmp_path / 'shapes'}"))
     assert math.isnan(results["bbox"]["AP"])
-    assert "has no object to find: AP is nan, and none of the " in (tmp_path / "run" / "log.txt").read_text()
+    assert "has no objects: AP is nan, and all " in (tmp_path / "run" / "log.txt").read_text()
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 6
 
 
@@ -212,7 +221,7 @@ def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_pat
 
 def test_fine_tuning_from_another_model_is_refused(make_config, tmp_path):
     torch.save({"encoder.weight": torch.zeros(2, 2), "decoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="a different model"):
         train(make_config("run", f"train.init_checkpoint={tmp_path}/other.pth"))
 
 

@@ -1,4 +1,4 @@
-"""A model and a loader that obey the contracts and take milliseconds; a config around them."""
+"""A model and a loader that implement the interfaces and take milliseconds, with a config."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ CONFIG_FILE = Path(__file__).parent / "tiny_config.py"
 
 
 class TinyDetector(nn.Module):
-    """Two linear layers with dropout between them on the mean colours of an image."""
+    """Two linear layers with dropout between them, applied to the mean colours of an image."""
 
     def __init__(self, *, num_classes=3, dropout=0.5):
         super().__init__()
@@ -28,30 +28,30 @@ class TinyDetector(nn.Module):
 
     def forward(self, batched_inputs):
         device = self.head.weight.device
-        colours = torch.stack([one["image"].to(device).float().mean(dim=(1, 2)) / 255 for one in batched_inputs])
+        colours = torch.stack([record["image"].to(device).float().mean(dim=(1, 2)) / 255 for record in batched_inputs])
         out = self.head(self.dropout(self.norm(self.backbone(colours))))
         scores, boxes = out[:, : self.num_classes], out[:, self.num_classes :].sigmoid()
         if self.training:
-            target = torch.tensor([[float(one["image_id"] % 2)] for one in batched_inputs], device=device)
+            target = torch.tensor([[float(record["image_id"] % 2)] for record in batched_inputs], device=device)
             return {"loss_class": (scores - target).square().mean(), "loss_bbox": (boxes - 0.5).abs().mean()}
         results = []
-        for one, score, box in zip(batched_inputs, scores, boxes, strict=True):
-            size = one["height"], one["width"]
-            corners = torch.cat([box[:2] * 0.5, 0.5 + box[2:] * 0.5])[None] * one["width"]
-            found = Instances(
+        for record, score, box in zip(batched_inputs, scores, boxes, strict=True):
+            size = record["height"], record["width"]
+            corners = torch.cat([box[:2] * 0.5, 0.5 + box[2:] * 0.5])[None] * record["width"]
+            instances = Instances(
                 size,
                 pred_boxes=Boxes(corners),
                 scores=score.max()[None].sigmoid(),
                 pred_classes=score.argmax()[None],
             )
-            results.append({"instances": found})
+            results.append({"instances": instances})
         return results
 
 
 class TinyLoader:
-    """Endless batches that depend on their number alone; `batch_sampler.start_batch` as the real loader's.
+    """Endless batches that depend only on their number; with `batch_sampler.start_batch` like the real loader.
 
-    Instead of batch `fail_at` there is an error; with batch `signal_at` this process gets a signal.
+    Batch `fail_at` raises an error; at batch `signal_at` this process gets a signal.
     """
 
     def __init__(self, *, batch_size=2, length=None, fail_at=None, signal_at=None, signal=signal.SIGTERM):
@@ -63,7 +63,7 @@ class TinyLoader:
         self.batch_sampler = SimpleNamespace(start_batch=0)
 
     def __iter__(self):
-        torch.rand(1)  # as with torch's loader, beginning draws a random number
+        torch.rand(1)  # torch's loader also draws a random number at the start
         return self._batches(self.batch_sampler.start_batch)
 
     def _batches(self, number):
@@ -83,7 +83,7 @@ class TinyLoader:
 
 
 class CountingEvaluator:
-    """Its AP is what `values` says, one per evaluation; then the last one again."""
+    """Returns the AP in `values`, one per evaluation, and then repeats the last one."""
 
     def __init__(self, *, values=(10.0,)):
         self.values = values
@@ -105,7 +105,7 @@ class CountingEvaluator:
 
 
 class Recorder(Hook):
-    """Keeps the total loss of each step."""
+    """Records the total loss of each step."""
 
     def __init__(self):
         self.losses = []
@@ -115,6 +115,6 @@ class Recorder(Hook):
 
 
 def tiny_config(output_dir, *overrides):
-    """A whole config: the tiny model, 6 steps, checkpoints every 2."""
+    """Create a whole config: the tiny model, 6 steps, checkpoints every 2 steps."""
     cfg = LazyConfig.load(CONFIG_FILE)
     return LazyConfig.apply_overrides(cfg, [f"train.output_dir={output_dir}", *overrides])

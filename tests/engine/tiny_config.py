@@ -1,4 +1,4 @@
-"""The config of the tiny model; its comments are in `tiny.py`."""
+"""The config of the tiny model; see the comments in `tiny.py`."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config

@@ -1,4 +1,4 @@
-"""A data set in memory, with what the evaluator reads of one, and a model's outputs for it."""
+"""A data set in memory with the interface that evaluators need, and model outputs for it."""
 
 import numpy as np
 import torch
@@ -7,9 +7,9 @@ from detrex_lite.structures import Boxes, Instances, checked_segmentation
 
 
 class MemoryDataset:
-    """`objects`: image id -> list of (xyxy box, class) or (box, class, iscrowd, area).
+    """`objects`: maps image ids to lists of (xyxy box, class) or (box, class, iscrowd, area).
 
-    `segmentations`: image id -> list of what COCO files have in `segmentation`; None for a data set without masks.
+    `segmentations`: maps image ids to lists of `segmentation` entries of COCO files; None for no masks.
     """
 
     name = "memory"
@@ -40,7 +40,11 @@ class MemoryDataset:
         masks = {}
         if self.segmentations is not None:
             shapes = self.segmentations[int(image_id)]
-            masks = {"segmentations": [checked_segmentation(one, (self.height, self.width)) for one in shapes]}
+            masks = {
+                "segmentations": [
+                    checked_segmentation(segmentation, (self.height, self.width)) for segmentation in shapes
+                ]
+            }
         return {
             **masks,
             "file_name": f"{image_id}.jpg",

@@ -191,7 +191,7 @@ def test_a_file_with_images_of_nothing_gives_nan_and_counts_what_was_found(tmp_p
     assert all(math.isnan(value) for value in metrics.values())
     assert json.loads((tmp_path / "metrics.json").read_text())["bbox"]["AP"] is None
     assert len(json.loads((tmp_path / "predictions.json").read_text())) == 2
-    assert "'val' has no object to find: AP is nan, and none of the 2 detections is right" in caplog.text
+    assert "'val' has no objects: AP is nan, and all 2 detections" in caplog.text
 
 
 def test_an_area_below_0_does_not_hide_its_object(tmp_path):

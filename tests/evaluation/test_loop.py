@@ -91,5 +91,5 @@ def test_progress_is_logged(monkeypatch, caplog):
 
 
 def test_no_batch_is_an_error():
-    with pytest.raises(ValueError, match="the test loader gave no batch"):
+    with pytest.raises(ValueError, match="the test loader returned no batch"):
         run_evaluation(Echo(), [], RecordingEvaluator())

@@ -178,7 +178,7 @@ def test_without_annotations_only_predictions_are_written(tmp_path, caplog):
     assert "'annotations' has no annotations" in caplog.text
     assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]) == 3
     assert PanopticEvaluator(dataset=load(path)).metric_names == ()
-    with pytest.raises(ValueError, match="segment 9 was found, but no pixel"):
+    with pytest.raises(ValueError, match="segment 9 .*no pixel"):
         evaluate(path, {11: panoptic_output(np.zeros((4, 12)), {9: CAT})})
 
 
@@ -203,7 +203,7 @@ def test_evaluators_of_one_group_are_refused():
 
     evaluator = CombinedEvaluator(evaluators=[Evaluator(), Evaluator()])
     assert evaluator.metric_names == ()  # they do not tell
-    with pytest.raises(ValueError, match="two evaluators give metrics called 'bbox'"):
+    with pytest.raises(ValueError, match="metrics called 'bbox'"):
         evaluator.evaluate()
     with pytest.raises(ValueError, match="at least one"):
         CombinedEvaluator(evaluators=[])
@@ -219,7 +219,7 @@ SOME = picture((1, 12))
         (11, {"instances": []}, r"image 11 \(11.jpg\): the model's output has no 'panoptic_seg', only instances"),
         (11, panoptic_output(SOME[:3], {1: CAT}), r"image 11 .* for 3 x 12 pixels .* annotation for 4 x 12"),
         (11, panoptic_output(SOME, {1: 3}), r"segment 1 is of class 3, .* 3 classes, 0..2"),
-        (11, panoptic_output(SOME, {2: CAT}), r"the id 1, of which there is no found segment"),
+        (11, panoptic_output(SOME, {2: CAT}), r"the id 1, .* no found segment"),
         (11, panoptic_output(SOME[None], {1: CAT}), r"integer tensor \(height, width\) .*\(1, 4, 12\)"),
         (11, {"panoptic_seg": (torch.zeros(4, 12), [])}, "integer tensor .* got torch.float32"),
         (11, panoptic_output(-SOME, {-1: CAT}), "from 0 to 16777215"),
@@ -241,7 +241,7 @@ def test_inputs_without_id_and_outputs_of_another_number_are_refused(tmp_path):
 
 
 def test_a_data_set_without_panoptic_segmentations_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'memory' has no panoptic segmentations, which load_coco_panoptic"):
+    with pytest.raises(ValueError, match="'memory' has no panoptic segmentations: .*load_coco_panoptic"):
         PanopticEvaluator(dataset=MemoryDataset({11: []}))
 
 

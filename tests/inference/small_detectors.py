@@ -1,4 +1,4 @@
-"""Predictors of all projects, small enough to be exported in a test."""
+"""Predictors of all projects that are small enough to be exported in a test."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from detrex_lite.modeling import TopKPostprocessor
 from detrex_lite.testing import SMALL, changed
 
 ROOT = Path(__file__).parents[2]
-_NO_TESTING_SIZE = {"dino_internimage_small", "lwdetr_small", "rfdetr_small"}  # which are published sizes
+_NO_TESTING_SIZE = {"dino_internimage_small", "lwdetr_small", "rfdetr_small"}  # these are published sizes
 SMALL_CONFIGS = sorted(
     path
     for size in ("small", "mini")
     for path in ROOT.glob(f"projects/*/configs/models/*_{size}.py")
     if path.stem not in _NO_TESTING_SIZE
 )
-"""Those of models that are small as they are; a new one is tested by being there."""
+"""Models that are small as they are; a new one is included automatically."""
 _WITH_SMALL = {path.parents[2].name for path in SMALL_CONFIGS}
-# Those whose smallest published size is small enough.
+# Models whose smallest published size is small enough.
 _SMALLEST = {"deim": "deim_dfine_n"}
 _CALLED_OTHERWISE = {**_SMALLEST, "sqr_detr": "sqr_dab_detr_r50"}
 LARGE_CONFIGS = sorted(
@@ -30,25 +30,25 @@ LARGE_CONFIGS = sorted(
     for path in ROOT.glob("projects/*")
     if (path / "configs").is_dir() and path.name not in _WITH_SMALL
 )
-"""One of each other project, which is made small here."""
+"""One model of each other project, which is reduced here."""
 FEW_LAYERS = {"transformer.encoder.num_layers": 1, "transformer.decoder.num_layers": 2}
-_SHARES = "transformer.encoder.layer_shares"  # Focus-DETR's, of each layer
+_SHARES = "transformer.encoder.layer_shares"  # Focus-DETR's fractions, one per layer
 
 
 def small_predictor(path, *, resize=None, **changes) -> Predictor:
-    """A predictor of a model config, with weights that the seed says and scores that differ.
+    """Create a predictor of a model config, with seeded weights and scores that differ.
 
     Args:
-        path: of the config. Detectors with masks give boxes alone, unless `changes` say otherwise.
+        path: path of the config. Detectors with masks return only boxes, unless `changes` say otherwise.
         resize: the test transform; by default the short edge becomes 96 pixels.
-        changes: of the config of the model.
+        changes: changes of the model's config.
     """
     cfg = LazyConfig.load(str(path))
     cfg.model.backbone.weights = None
     if path in LARGE_CONFIGS and path.stem not in _SMALLEST.values():
         changed(cfg.model, dict(SMALL))
     few = {key: value for key, value in {**FEW_LAYERS, _SHARES: [1.0]}.items() if _has(cfg.model, key)}
-    if getattr(cfg.model.postprocessor._target_, "with_masks", False):  # exported files have boxes alone
+    if getattr(cfg.model.postprocessor._target_, "with_masks", False):  # exported files only support boxes
         cfg.model.postprocessor = L(TopKPostprocessor)(num_detections=100)
     changed(cfg.model, few | changes)
     resize = L(ResizeShortestEdge)(short_edge_length=96, max_size=160) if resize is None else resize

@@ -1,4 +1,4 @@
-"""A detector small enough to know every result: it finds the one coloured rectangle on a black image."""
+"""A trivial detector with known results: it detects the single coloured rectangle on a black image."""
 
 import torch
 from torch import nn
@@ -18,10 +18,10 @@ train = dict(init_checkpoint="")
 
 
 class ColourDetector(nn.Module):
-    """Finds the box around all that is bright, twice; its class is the strongest channel (R, G, B).
+    """Returns the box around all bright pixels, twice; its class is the strongest channel (R, G, B).
 
-    The scores are weights, so that only a loaded checkpoint gives any. `calls` are the shapes of the images
-    of each call. With masks, each object's is what is bright.
+    The scores are weights, so that they are only present in a loaded checkpoint. `calls` are the shapes of the images
+    of each call. With masks, the mask of each object is the bright pixels.
     """
 
     def __init__(self, *, num_classes, with_masks=False):
@@ -33,8 +33,8 @@ class ColourDetector(nn.Module):
 
     def forward(self, batched_inputs):
         assert not self.training
-        self.calls.append([tuple(one["image"].shape) for one in batched_inputs])
-        return [{"instances": self.find(**one)} for one in batched_inputs]
+        self.calls.append([tuple(record["image"].shape) for record in batched_inputs])
+        return [{"instances": self.find(**record)} for record in batched_inputs]
 
     def find(self, image, height, width):
         assert image.dtype == torch.uint8
@@ -43,7 +43,7 @@ class ColourDetector(nn.Module):
         box = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
         box *= torch.tensor([width / image.shape[2], height / image.shape[1]] * 2)
         strongest = image.float().mean(dim=(1, 2)).argmax()
-        found = Instances(
+        instances = Instances(
             (height, width),
             pred_boxes=Boxes(box.expand(2, 4)),
             scores=self.scores.detach(),
@@ -51,8 +51,8 @@ class ColourDetector(nn.Module):
         )
         if self.with_masks:
             masks = nn.functional.interpolate(bright[None, None].float(), (height, width))[0] > 0.5
-            found.pred_masks = masks.expand(2, -1, -1)
-        return found
+            instances.pred_masks = masks.expand(2, -1, -1)
+        return instances
 
 
 WEIGHTS = {"scores": torch.tensor([0.9, 0.3])}

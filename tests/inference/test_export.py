@@ -438,10 +438,14 @@ import json, sys
 for name in ("torch", "torchvision", "omegaconf", "scipy"):
     sys.modules[name] = None  # as if they were not installed
 import detrex_lite
-from detrex_lite.inference import ExportedPredictor
-predictor = ExportedPredictor(sys.argv[1], score_threshold=0.0)
-found = predictor(sys.argv[2])
-print(json.dumps([found.scores.tolist(), found.pred_boxes.tensor.tolist(), list(predictor.class_names)]))
+from detrex_lite.inference import AugmentedPredictor, ExportedPredictor, TiledPredictor
+predictor = ExportedPredictor(sys.argv[1])
+found = predictor(sys.argv[2], score_threshold=0.0)
+names = list(predictor.class_names)
+assert [row["name"] for row in found.to_dict()["objects"]] == [names[row] for row in found.pred_classes]
+views = AugmentedPredictor(predictor), TiledPredictor(predictor, tile=96)
+assert all(len(view(sys.argv[2], score_threshold=0.0)) for view in views)
+print(json.dumps([found.scores.tolist(), found.pred_boxes.tensor.tolist(), names]))
 """
 
 

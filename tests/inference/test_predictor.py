@@ -294,7 +294,7 @@ def test_weights_default_to_the_init_checkpoint_of_the_config(config_file, weigh
     config = LazyConfig.load(str(config_file))
     config.train.init_checkpoint = str(weights)
     assert len(Predictor(config, device="cpu")(picture())) == 1
-    assert "as initialised" not in caplog.text
+    assert "initial values" not in caplog.text
 
 
 def test_no_weights_at_all_are_warned_of(config_file, caplog):
@@ -409,7 +409,7 @@ def test_a_config_without_model_is_refused(weights):
 
 def test_weights_of_another_model_are_refused(config_file, tmp_path):
     torch.save({"model": {"other.weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="checkpoint of another model"):
+    with pytest.raises(ValueError, match="checkpoint of a different model"):
         Predictor(config_file, tmp_path / "other.pth", device="cpu")
 
 

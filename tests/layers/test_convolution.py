@@ -33,7 +33,7 @@ BLOCKS = {
 }
 
 
-def lively(module):
+def randomised(module):
     """With statistics and affine parameters that are not those of the beginning."""
     for part in module.modules():
         for name, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
@@ -46,7 +46,7 @@ def lively(module):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_deployed_block_computes_the_same_in_fewer_steps(name):
     torch.manual_seed(0)
-    block = lively(BLOCKS[name]()).double()
+    block = randomised(BLOCKS[name]()).double()
     deployed = convert_to_deploy(copy.deepcopy(block))
     x = torch.randn(2, 6, 7, 9, dtype=torch.float64)
     assert_close(deployed(x), block(x))
@@ -81,7 +81,7 @@ def test_two_maps_are_fused_to_one_unless_it_is_said_otherwise():
 
 def test_layers_are_aggregated():
     """Both halves of the first convolution's result, and what the two stages make of the second half."""
-    block = lively(RepNCSPELAN(4, 6, num_blocks=1))
+    block = randomised(RepNCSPELAN(4, 6, num_blocks=1))
     x = torch.randn(1, 6, 5, 5)
     first, second = block.conv1(x).chunk(2, dim=1)
     third = block.stages[0](second)

@@ -774,7 +774,7 @@ def test_it_can_be_copied_and_stored():
 )
 def test_a_loss_of_another_shape_is_named(loss, shown):
     outputs = {"": random_predictions(2, 6), "_0": random_predictions(2, 6, seed=2)}
-    with pytest.raises(ValueError, match=rf"loss_odd gave .*{shown}.*\(M,\) = \(8,\).*\(B, R\) = \(2, 12\)"):
+    with pytest.raises(ValueError, match=rf"loss_odd returned .*{shown}.*\(M,\) = \(8,\).*\(B, R\) = \(2, 12\)"):
         build({"loss_odd": loss}, {"loss_odd": 1.0})(outputs, random_targets([3, 1]))
 
 

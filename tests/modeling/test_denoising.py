@@ -511,15 +511,15 @@ def test_one_transfer_and_no_synchronisation(kind, padding, cap):
 
 def test_faulty_arguments():
     for kind in KINDS:
-        with pytest.raises(ValueError, match="label_noise_prob=1.5 is not a probability"):
+        with pytest.raises(ValueError, match="label_noise_prob=1.5"):
             build(kind, label_noise_prob=1.5)
         with pytest.raises(ValueError, match="box_noise_scale=-1 is negative"):
             build(kind, box_noise_scale=-1)
-        with pytest.raises(ValueError, match="max_queries=0: an object has"):
+        with pytest.raises(ValueError, match="max_queries=0"):
             build(kind, max_queries=0)
-    with pytest.raises(ValueError, match="num_groups=0 is less than 1"):
+    with pytest.raises(ValueError, match="num_groups=0 is below 1"):
         build(GroupDenoising, num_groups=0)
-    with pytest.raises(ValueError, match="num_pairs=0 is less than 1"):
+    with pytest.raises(ValueError, match="num_pairs=0 is below 1"):
         build(ContrastiveDenoising, num_pairs=0)
 
 

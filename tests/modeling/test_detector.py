@@ -28,7 +28,7 @@ from detrex_lite.testing import (
     NUM_QUERIES,
     DetectorContract,
     build,
-    build_lively,
+    build_randomised,
     changed,
     loss_names,
     make_batch,
@@ -140,7 +140,7 @@ def test_more_objects_than_queries_warn_and_train():
 
 
 def test_detections_lie_in_the_frame_that_the_input_asks_for(batch):
-    model = build_lively(toy_config()).eval()
+    model = build_randomised(toy_config()).eval()
     with torch.no_grad():
         head = model.heads.bbox_embed[0].layers[-1]
         head.weight.zero_()
@@ -203,7 +203,7 @@ def test_what_is_done_with_padding_is_a_property_of_the_batch_and_not_of_the_mod
 def test_evaluation_may_run_as_published_at_once(batch):
     runs = []
     for invariant in (True, False):
-        model = build_lively(toy_config(batch_invariant_eval=invariant)).double().eval()
+        model = build_randomised(toy_config(batch_invariant_eval=invariant)).double().eval()
         model.backbone.register_forward_hook(lambda *_: runs.append(1))
         with torch.no_grad():
             want = predict(model, batch, as_published=not invariant)[FINAL].logits.sigmoid().amax((1, 2))
@@ -253,7 +253,7 @@ def test_further_losses_stand_beside_those_of_the_sets(batch):
 @pytest.mark.parametrize(
     ("further", "message"),
     [
-        ({"loss_bbox": torch.tensor(1.0)}, "'loss_bbox', which is a loss of the criterion"),
+        ({"loss_bbox": torch.tensor(1.0)}, "'loss_bbox', which the criterion"),
         ({"loss_vector": torch.ones(3)}, r"'loss_vector' of shape \(3,\)"),
         ({"loss_number": 1.0}, "'loss_number' a float"),
         (torch.tensor(1.0), "returned a Tensor"),
@@ -267,7 +267,7 @@ def test_faulty_further_losses_are_named(batch, further, message):
 
 
 def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(batch):
-    model = build_lively(toy_config()).eval()
+    model = build_randomised(toy_config()).eval()
     with torch.no_grad():
         before = model(batch[:1])[0]["instances"]
         model.compile(backend="eager")

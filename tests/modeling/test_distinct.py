@@ -21,7 +21,7 @@ from detrex_lite.modeling import (
 )
 from detrex_lite.modeling.deformable import DeformableAnchorDecoder, DistinctQueryDecoder
 from detrex_lite.structures import box_cxcywh_to_xyxy
-from detrex_lite.testing import SMALL, build_lively, changed, make_batch
+from detrex_lite.testing import SMALL, build_randomised, changed, make_batch
 
 from .helpers import random_predictions, random_targets
 
@@ -34,7 +34,7 @@ def parts():
 
     cfg = get_config("projects/dino/configs/models/dino_r50.py").model
     changes = {"transformer.decoder._target_": DistinctQueryDecoder, "transformer.decoder.num_layers": 4}
-    model = build_lively(changed(cfg, {**SMALL, **changes})).double().eval()
+    model = build_randomised(changed(cfg, {**SMALL, **changes})).double().eval()
     model.transformer.decoder.iou_threshold = 0.3
     with torch.no_grad():
         images = model.preprocess(make_batch()[:1], as_published=False)

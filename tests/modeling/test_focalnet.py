@@ -21,7 +21,7 @@ def random_images(height, width, batch=1):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def lively(module):
+def randomised(module):
     """Branches are scaled by 1e-4 at first, which hides what they do."""
     for name, parameter in module.named_parameters():
         if "gamma" in name:
@@ -40,7 +40,7 @@ def test_maps_have_every_cell_that_begins_in_the_image(height, width):
 
 
 def test_images_are_padded_with_zeros_to_a_multiple_of_four():
-    backbone = lively(make()).double().eval()
+    backbone = randomised(make()).double().eval()
     images = random_images(45, 70).double()
     padded = torch.zeros(1, 3, 48, 72, dtype=torch.float64)
     padded[..., :45, :70] = images
@@ -49,7 +49,7 @@ def test_images_are_padded_with_zeros_to_a_multiple_of_four():
 
 
 def test_float32_is_float64_rounded():
-    backbone = lively(make()).eval()
+    backbone = randomised(make()).eval()
     images = random_images(45, 70)
     single = backbone(images)
     for got, want in zip(single.values(), backbone.double()(images.double()).values(), strict=True):
@@ -97,7 +97,7 @@ def test_stages_that_no_output_needs_are_not_built():
 
 
 def test_branches_are_dropped_in_training_only():
-    backbone = lively(make(drop_path_rate=0.9))
+    backbone = randomised(make(drop_path_rate=0.9))
     images = random_images(64, 64)
     evaluated = [one["stage3"] for one in (backbone.eval()(images), backbone.eval()(images))]
     assert_close(*evaluated, rtol=0, atol=0)

@@ -21,7 +21,7 @@ def random_images(height, width, batch=1):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def lively(module, std=0.3):
+def randomised(module, std=0.3):
     """Offsets and weights are zeros at first, which hides what they do."""
     torch.manual_seed(0)
     for parameter in module.parameters():
@@ -54,7 +54,7 @@ def value_at(image, y, x):
 @pytest.mark.parametrize("offset_scale", [1.0, 2.0])
 def test_deformable_convolution_place_by_place(offset_scale):
     """Equation 2 of the paper in a loop over cells, groups and the nine places."""
-    layer = lively(DeformableConvolution(8, 2, offset_scale=offset_scale)).double()
+    layer = randomised(DeformableConvolution(8, 2, offset_scale=offset_scale)).double()
     x = torch.randn(1, 4, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     around = layer.dw_conv(x.permute(0, 3, 1, 2))[0]
     offsets, weights = layer.offset(around).view(4, 5, 2, 9, 2), layer.mask(around).view(4, 5, 2, 9).softmax(-1)
@@ -86,7 +86,7 @@ def test_a_new_deformable_convolution_is_a_mean_between_two_projections():
 
 @pytest.mark.parametrize("post_norm", [False, True])
 def test_float32_is_float64_rounded(post_norm):
-    backbone = lively(make(post_norm=post_norm), std=0.1).eval()
+    backbone = randomised(make(post_norm=post_norm), std=0.1).eval()
     images = random_images(45, 70)
     single = backbone(images)
     for got, want in zip(single.values(), backbone.double()(images.double()).values(), strict=True):
@@ -97,7 +97,7 @@ def test_float32_is_float64_rounded(post_norm):
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_all_weights_are_trained(post_norm, activation_checkpointing):
     backbone = make(post_norm=post_norm, activation_checkpointing=activation_checkpointing, drop_path_rate=0.0)
-    backbone = lively(backbone).train()
+    backbone = randomised(backbone).train()
     sum((one**3).sum() for one in backbone(random_images(96, 96)).values()).backward()
     assert [name for name, one in backbone.named_parameters() if one.grad is None or not one.grad.any()] == []
 

@@ -116,10 +116,12 @@ def test_predicted_boxes_instead_of_those_at_the_beginning():
     assert sorted(as_pairs(match)) == sorted(pairs_by_a_loop(predictions.boxes, targets, 0.5, 4))
 
 
-@pytest.mark.parametrize(("reference", "what"), [(None, "without references"), (torch.rand(1, 4, 2), "at points")])
+@pytest.mark.parametrize(
+    ("reference", "what"), [(None, "have no references"), (torch.rand(1, 4, 2), "refer to points")]
+)
 def test_queries_that_begin_at_no_boxes_are_refused(reference, what):
     predictions = Predictions(torch.zeros(1, 4, 5), torch.rand(1, 4, 4), reference=reference)
-    with pytest.raises(ValueError, match=f"'_0' begin {what}.*of_predictions=True"):
+    with pytest.raises(ValueError, match=f"'_0' {what}.*of_predictions=True"):
         assigner()({"_0": predictions}, make_targets([1]))
 
 

@@ -383,7 +383,7 @@ def criterion_with(**arguments):
         ({"divide_by": "match"}, "divide_by='match'; did you mean 'matches'"),
         ({"divide_by": "boxes of all"}, "divide_by='boxes of all'; choices: objects, matches"),
         ({"over_processes": {"loss_clas": True}}, "over_processes has 'loss_clas'.*'loss_class'"),
-        ({"over_processes": {"loss_class": "no"}}, "over_processes.loss_class='no': it is True or False"),
+        ({"over_processes": {"loss_class": "no"}}, "over_processes.loss_class='no' must be True or False"),
         (
             {"over_processes": {"loss_bbox": False}, "union": MatchUnion(losses=["loss_bbox"], sets=[""])},
             "over_processes.loss_bbox=False, but union.losses has 'loss_bbox'",

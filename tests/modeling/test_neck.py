@@ -57,5 +57,5 @@ def test_errors():
         ChannelMapper(in_channels={}, out_channels=6)
     with pytest.raises(ValueError, match="num_outs=1 is below the number of input features, 2"):
         ChannelMapper(in_channels=channels("res3", "res4"), out_channels=6, num_outs=1)
-    with pytest.raises(ValueError, match=r"expects \['res2'\], the backbone returns \['res3', 'res4', 'res5'\]"):
+    with pytest.raises(ValueError, match=r"expects \['res2'\], but the backbone returns \['res3', 'res4', 'res5'\]"):
         ChannelMapper(in_channels={"res2": 4}, out_channels=6)(FEATURES)

@@ -244,10 +244,10 @@ def test_errors():
         ([], "at least one block"),
         ([None], "at least one block"),
         ([block("", 2), block("", 3)], "the same suffix"),
-        ([block("", 2, sees=("_dn",)), block("_dn*", 3)], "'' are to see '_dn', .*'_dn\\*'"),
+        ([block("", 2, sees=("_dn",)), block("_dn*", 3)], "'' see '_dn', .*'_dn\\*'"),
         ([block("", 7, num_groups=2)], "7 queries '' cannot be divided into num_groups=2"),
-        ([block("", 2), block("_dn*", 3, reference=0)], "only 1 of 2 .* reference"),
-        ([block("", 2, position=torch.zeros(2, 2, 3)), block("_dn*", 3)], "only 1 of 2 .* position"),
+        ([block("", 2), block("_dn*", 3, reference=0)], "1 of 2 .* reference"),
+        ([block("", 2, position=torch.zeros(2, 2, 3)), block("_dn*", 3)], "1 of 2 .* position"),
     ):
         with pytest.raises(ValueError, match=message):
             Queries(blocks)

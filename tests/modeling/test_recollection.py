@@ -50,7 +50,7 @@ def test_schedules():
     ("schedule", "match"),
     [
         ([[0], [0, 1]], "2 layers.*decoder has 4"),
-        ([[0], [0], [1, 2], [3]], r"recollection\[1\] is \[0\].*ends with 1"),
+        ([[0], [0], [1, 2], [3]], r"recollection\[1\] is \[0\].* 1, "),
         ([[0], [], [1, 2], [3]], r"recollection\[1\] is \[\]"),
         ([[0], [1], [2, 1, 2], [3]], r"recollection\[2\]"),
         ([[0], [1], [-1, 2], [3]], r"recollection\[2\] is \[-1, 2\]"),

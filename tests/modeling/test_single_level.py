@@ -112,7 +112,7 @@ def test_parts_that_contradict_each_other_are_refused():
         ({"num_classes": 3}, "num_classes"),
         ({"num_queries": 6}, "num_queries"),
         ({"num_patterns": 3}, "num_patterns"),
-        ({"denoising": denoising}, "LearnedAnchors, not LearnedQueries"),
+        ({"denoising": denoising}, "LearnedAnchors, got LearnedQueries"),
         (
             {
                 "denoising": ContrastiveDenoising(num_classes=2, embed_dim=CHANNELS),

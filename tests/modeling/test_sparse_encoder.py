@@ -205,9 +205,9 @@ def test_scores_choose_and_get_no_gradients_by_it():
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"layer_shares": [1.0, 0.5]}, "layer_shares has 2 numbers.*3 layers"),
-        ({"layer_shares": [1.0, 0.5, 0.0]}, "share 0.0"),
-        ({"foreground_share": 1.5}, "share 1.5"),
+        ({"layer_shares": [1.0, 0.5]}, "layer_shares has 2 numbers.* 3 "),
+        ({"layer_shares": [1.0, 0.5, 0.0]}, "0.0"),
+        ({"foreground_share": 1.5}, "1.5"),
     ],
 )
 def test_errors(arguments, match):

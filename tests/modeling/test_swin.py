@@ -12,7 +12,7 @@ from detrex_lite.modeling import TimmBackbone
 pytest.importorskip("timm", reason="the package timm is not installed")
 
 
-def lively_swin():
+def randomised_swin():
     torch.manual_seed(0)
     backbone = TimmBackbone(model_name="swin_tiny_patch4_window7_224", out_indices=[0, 1, 2, 3]).double().eval()
     for name, parameter in backbone.named_parameters():
@@ -80,7 +80,7 @@ def slow_swin(network, images):
     ids=["odd maps", "windows of padding and without", "whole windows", "less than a window"],
 )
 def test_windows_are_those_of_padded_and_then_shifted_maps(height, width):
-    backbone = lively_swin()
+    backbone = randomised_swin()
     images = torch.randn(2, 3, height, width, dtype=torch.float64)
     with torch.no_grad():
         for got, want in zip(backbone(images).values(), slow_swin(backbone.model, images), strict=True):

@@ -239,7 +239,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(timm.create_model("test_vit").state_dict(), path)
     with pytest.raises(ValueError, match=r"other.pth .* test_convnext.*\(KeyError: "):
         make(weights=path)
-    with pytest.raises(ValueError, match="a checkpoint of another model: 0 of its"):
+    with pytest.raises(ValueError, match="a checkpoint of a different model: 0 of its"):
         make("test_resnet", weights=path)
     torch.save({k: v for k, v in timm.create_model("test_vit").state_dict().items() if "blocks.2" not in k}, path)
     with pytest.raises(ValueError, match=r"other.pth .*lacks 12 of the model's tensors.* blocks"):

@@ -45,7 +45,7 @@ def random_map(height, width, channels=8):
     return torch.randn(2, height, width, channels, dtype=torch.float64, generator=generator)
 
 
-def lively(module):
+def randomised(module):
     torch.manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -74,7 +74,7 @@ def slow_attention(query, key, value, logit):
 
 @pytest.mark.parametrize("key_bias", [False, True])
 def test_relative_positions_pair_by_pair(key_bias):
-    attention = lively(RelativeAttention(8, 2, 3, key_bias=key_bias))
+    attention = randomised(RelativeAttention(8, 2, 3, key_bias=key_bias))
     x = random_map(3, 3)
     query, key, value = (x @ attention.qkv.weight.T).chunk(3, -1)
     if key_bias:
@@ -91,7 +91,7 @@ def test_relative_positions_pair_by_pair(key_bias):
 
 
 def test_relative_positions_of_other_sizes_are_interpolated():
-    attention = lively(RelativeAttention(8, 2, 4))
+    attention = randomised(RelativeAttention(8, 2, 4))
     other = RelativeAttention(8, 2, 1).double()
     other.load_state_dict({**attention.state_dict(), "rel_pos_h": torch.zeros(1, 4), "rel_pos_w": torch.zeros(1, 4)})
     for name, side in (("rel_pos_h", 2), ("rel_pos_w", 6)):
@@ -106,7 +106,7 @@ def test_relative_positions_of_other_sizes_are_interpolated():
 
 
 def test_rotary_positions_pair_by_pair():
-    attention = lively(RotaryAttention(16, 2, 8))
+    attention = randomised(RotaryAttention(16, 2, 8))
     x = random_map(2, 3, channels=16)
 
     def turned(vectors):

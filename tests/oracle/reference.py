@@ -1,4 +1,4 @@
-"""What other implementations computed, and the weights and inputs that they had; README.md has the rules."""
+"""Stored results of other implementations, with their weights and inputs; README.md has the rules."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from detrex_lite.structures import Boxes, Instances
 
 DATA = Path(__file__).parent / "data"
 
-# Names of matrices that are looked up by row; they are not divided by the square root of their columns.
+# Names of matrices that are lookup tables; they are not divided by the square root of their columns.
 EMBEDDINGS = re.compile("query_embed|refpoint_embed|tgt_embed|pattern|label_enc|level_embed|query_pos")
 
 # COCO's ids of its 80 classes.
@@ -24,12 +24,12 @@ COCO_IDS = [index for index in range(1, 91) if index not in (12, 26, 29, 30, 45,
 
 @dataclass(frozen=True)
 class Found:
-    """What evaluation of one image gave.
+    """The result of evaluating one image.
 
     Attributes:
-        scores, boxes, classes: (D,), (D, 4) absolute xyxy, and (D,) of the best detections, the best first.
-        last_logits, last_boxes: (Q, K) and (Q, 4) cxcywh in 0..1 of the last decoder layer; K has COCO's 80 classes
-            alone where the reference has a column for each id.
+        scores, boxes, classes: (D,), (D, 4) absolute xyxy, and (D,) of the best detections, best first.
+        last_logits, last_boxes: (Q, K) and (Q, 4) cxcywh in 0..1 of the last decoder layer; K is reduced to COCO's 80
+            classes if the reference has a column for each id.
     """
 
     scores: np.ndarray
@@ -41,22 +41,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Reference:
-    """One case: a model of another implementation, and what it computed.
+    """One case: a model of another implementation, and its results.
 
     Attributes:
-        name: that of the file.
+        name: name of the file.
         repository, commit: of the implementation.
         image_sizes: (height, width) of each image.
-        num_classes: of objects, counted from 0.
-        coco_ids: whether labels there are COCO's ids, 0 to 90.
+        num_classes: number of classes, counted from 0.
+        coco_ids: whether the implementation's labels are COCO's ids, 0 to 90.
         resnet_depth: 18 or 50.
-        num_detections: how many detections it gives for an image; the best 60 of them are stored.
-        shapes: name in its state dict -> shape.
-        shared: name -> first name, in alphabetical order, of the same tensor.
-        unused_rows: class head -> rows of ids that no class has.
-        losses: name -> weighted loss of one batch of all images.
-        gradient_norms: name of a parameter -> norm of the gradient of the sum of the losses, None where frozen.
-        found: of each image in evaluation.
+        num_detections: number of detections of an image; the best 60 of them are stored.
+        shapes: maps names in its state dict to shapes.
+        shared: maps names to the first name, in alphabetical order, of the same tensor.
+        unused_rows: maps class heads to rows of ids that no class has.
+        losses: maps names to weighted losses of one batch of all images.
+        gradient_norms: maps names of parameters to gradient norms of the sum of the losses, None if frozen.
+        found: results of each image in evaluation.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Reference:
 
     @classmethod
     def read(cls, name: str) -> "Reference":
-        """The case that is stored under `name`."""
+        """Read the case that is stored under `name`."""
         with np.load(DATA / f"{name}.npz") as stored:
             facts = json.loads(bytes(stored["facts"]))
             fields = Found.__dataclass_fields__
@@ -87,7 +87,7 @@ class Reference:
         return cls(name=name, found=found, **facts)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The checkpoint that the reference would have written, in float64."""
+        """Create the checkpoint of the reference, in float64."""
         return {name: self._weight(self.shared.get(name, name), shape) for name, shape in self.shapes.items()}
 
     def _weight(self, name: str, shape: list[int]) -> Tensor:
@@ -105,12 +105,12 @@ class Reference:
         return torch.from_numpy(weight)
 
     def evaluation_input(self, number: int) -> dict[str, Any]:
-        """Image `number` in detectron2's format, with a frame of twice its size."""
+        """Return image `number` in detectron2's format, with a frame of twice its size."""
         height, width = self.image_sizes[number]
         return {"image": _image(height, width, seed=10 + number), "height": 2 * height, "width": 2 * width}
 
     def training_batch(self) -> list[dict[str, Any]]:
-        """All images and their objects in detectron2's format."""
+        """Return all images and their objects in detectron2's format."""
         return [
             {
                 "image": _image(*size, seed=10 + number),
@@ -121,7 +121,7 @@ class Reference:
 
 
 def _image(height: int, width: int, seed: int) -> Tensor:
-    """(3, height, width) whole numbers in 0..255: gradients and waves under noise."""
+    """Generate (3, height, width) integers in 0..255: gradients and waves with noise."""
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([255 * x / width, 255 * y / height, 127 + 127 * np.sin(x / 17) * np.cos(y / 23)])
     noise = np.random.Generator(np.random.PCG64(seed)).standard_normal((3, height, width))

@@ -1,4 +1,4 @@
-"""Small models that learn four images of generated shapes by heart, from scratch."""
+"""Small models that overfit four images of generated shapes, from scratch."""
 
 import torch
 
@@ -8,7 +8,7 @@ from detrex_lite.evaluation import CocoEvaluator
 from detrex_lite.testing import build, changed
 
 NUM_CLASSES = 3
-# What makes a config of a detector with one feature map small enough: ResNet-18 up to stride 8, 64 channels.
+# Changes that make a config with one feature map small: ResNet-18 up to stride 8, 64 channels.
 SMALL_SINGLE_LEVEL = {
     "num_classes": NUM_CLASSES,
     "num_queries": 15,
@@ -29,14 +29,14 @@ SMALL_SINGLE_LEVEL = {
 
 
 def small_deformable(cfg, **changes):
-    """The config of a detector with several feature levels, made small."""
+    """Return the reduced config of a detector with several feature levels."""
     cfg.merge_with(get_config("common/small_deformable.py").small)
     sizes = {"embed_dim": 64, "position_embedding.num_pos_feats": 32, "num_queries": 15}
     return changed(cfg, {"num_classes": NUM_CLASSES, **sizes, **changes})
 
 
 def four_images(folder, *, masks=False):
-    """The data set, and its images as inputs of a model."""
+    """Return the data set, and its images as inputs of a model."""
     generate_shapes(folder, num_train=4, num_val=1, image_size=64, empty_share=0.0)
     dataset = load_shapes(folder, "train", masks=masks)
     mapper = DetrDatasetMapper(augmentation=None, is_train=True)
@@ -44,7 +44,7 @@ def four_images(folder, *, masks=False):
 
 
 def trained(cfg, inputs, steps, lr=1e-3):
-    """The model of a config after so many steps on the same images, and the total loss of each step."""
+    """Return the model of a config after training on the same images, and the total loss of each step."""
     model = build(cfg).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -60,13 +60,13 @@ def trained(cfg, inputs, steps, lr=1e-3):
     return model, totals
 
 
-def ap50_by_heart(cfg, folder, steps, lr=1e-3, *, masks=False):
-    """AP50 on four images, between 0 and 1, of boxes or of masks, after so many steps on them."""
+def overfitted_ap50(cfg, folder, steps, lr=1e-3, *, masks=False):
+    """Return AP50, between 0 and 1, of boxes or of masks, on four images after training on them."""
     dataset, inputs = four_images(folder, masks=masks)
     model, _ = trained(cfg, inputs, steps, lr)
     model.eval()
     evaluator = CocoEvaluator(dataset=dataset)
     with torch.no_grad():
-        for one in inputs:
-            evaluator.process([one], model([one]))
+        for model_input in inputs:
+            evaluator.process([model_input], model([model_input]))
     return evaluator.evaluate()["segm" if masks else "bbox"]["AP50"] / 100

@@ -1,4 +1,4 @@
-"""Names of weights in detrex, and where the configs of projects are."""
+"""Parameter names in detrex, and the paths of projects' configs."""
 
 import re
 from pathlib import Path
@@ -9,14 +9,14 @@ PROJECTS = Path(next(iter(detrex_lite.projects.__path__)))
 
 
 def apply_rules(name, rules):
-    """`name` with each pattern replaced in turn."""
+    """Apply the replacements to `name` in order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def under_detrex_names(state, label_embedding="denoising_generator.label_encoder."):
-    """Weights of a detector with deformable attention as detrex stores them, the heads twice."""
+    """Rename the weights of a detector with deformable attention to detrex's names, with the heads twice."""
     rules = [
         (r"^denoising\.label_embedding\.", label_embedding),
         (r"^heads\.(class|bbox)_embed\.", r"\1_embed."),

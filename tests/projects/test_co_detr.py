@@ -19,8 +19,8 @@ from detrex_lite.testing import (
     DeformableContract,
     DenoisingContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     losses_on_a_fake_gpu,
     predict,
@@ -29,7 +29,7 @@ from detrex_lite.testing import (
 )
 from tests.suites import first_always
 
-from .overfitting import ap50_by_heart, four_images, small_deformable, trained
+from .overfitting import four_images, overfitted_ap50, small_deformable, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "co_detr" / "configs"
@@ -100,7 +100,7 @@ def test_every_config_builds(path):
 @pytest.fixture(scope="module")
 def pair():
     """The same detector with collaborative heads and without, in float64."""
-    model = build_lively(without_dropout(small_config())).double()
+    model = build_randomised(without_dropout(small_config())).double()
     alone = build(without_dropout(small_config(collaboration=None))).double()
     alone.load_state_dict({n: v for n, v in model.state_dict().items() if not n.startswith("collaboration.")})
     return model, alone
@@ -142,14 +142,14 @@ def test_positive_queries_do_not_change_the_others(pair, batch):
 
 
 def test_heads_train_the_encoder_and_positives_the_decoder(batch):
-    model = build_lively(small_config(**{"collaboration.queries": None})).train()
+    model = build_randomised(small_config(**{"collaboration.queries": None})).train()
     outputs, targets = outputs_and_targets(model, batch)
     losses = model.losses(outputs, targets)
     assert set(losses) == HEAD_LOSSES
     sum(losses.values()).backward()
     assert any(parameter.grad is not None for parameter in model.transformer.encoder.parameters())
     assert all(parameter.grad is None for parameter in model.transformer.decoder.parameters())
-    model = build_lively(small_config()).train()
+    model = build_randomised(small_config()).train()
     predict(model, batch, targets=True)["_atss"].logits.square().sum().backward()
     for part in (model.transformer.decoder.layers, model.collaboration.queries["atss"]):
         assert all(parameter.grad is not None for parameter in part.parameters())
@@ -174,7 +174,9 @@ def test_samples_and_positives_are_drawn_by_torchs_generator(pair, batch):
 
 def test_losses_of_positive_queries_are_divided_by_their_number(batch):
     """They are compared with the objects that the head has assigned them to, and need no matching."""
-    model = build_lively(small_config("co_deformable_detr_r50", **{"collaboration.query_weight": 0.5})).double().train()
+    model = (
+        build_randomised(small_config("co_deformable_detr_r50", **{"collaboration.query_weight": 0.5})).double().train()
+    )
     outputs, targets = outputs_and_targets(model, batch)
     losses = model.criterion(outputs, targets)
     for name in ("_rcnn", "_0_rcnn", "_atss", "_0_atss"):
@@ -260,21 +262,21 @@ def test_detectors_of_another_flow_refuse_them():
 @pytest.mark.parametrize(("name", "given"), [("co_dino_r50", True), ("co_deformable_detr_r50", False)])
 def test_positions_are_for_decoders_that_do_not_make_them(name, given):
     changes = {f"collaboration.queries.{head}.with_positions": given for head in ("rcnn", "atss")}
-    with pytest.raises(ValueError, match="whether queries have positions"):
+    with pytest.raises(ValueError, match="query positions"):
         build(small_config(name, **changes))
 
 
-def config_by_heart():
+def overfitting_config():
     cfg = get_config("projects/co_detr/configs/models/co_dino_small.py").model
     return small_deformable(cfg, **{"denoising.num_pairs": 10})
 
 
 def test_the_loss_falls(tmp_path):
     _, inputs = four_images(tmp_path)
-    _, losses = trained(config_by_heart(), inputs, 10)
+    _, losses = trained(overfitting_config(), inputs, 10)
     assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow
-def test_four_images_are_learned_by_heart(tmp_path):
-    assert ap50_by_heart(config_by_heart(), tmp_path, 600) > 0.9
+def test_four_images_are_overfitted(tmp_path):
+    assert overfitted_ap50(overfitting_config(), tmp_path, 600) > 0.9

@@ -11,8 +11,8 @@ from detrex_lite.testing import (
     SMALL,
     DetectorContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     has_gradient,
     parameter_patterns,
@@ -54,7 +54,7 @@ def test_boxes_begin_around_points_that_follow_from_positions(batch):
 
 
 def test_every_layer_attends_around_the_same_points_and_teaches_them(batch):
-    model = build_lively(small_config()).train()
+    model = build_randomised(small_config()).train()
     for name in ("", "_0"):
         model.zero_grad()
         predict(model, batch)[name].boxes.square().sum().backward()

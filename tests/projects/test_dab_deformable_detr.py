@@ -15,8 +15,8 @@ from detrex_lite.testing import (
     DeformableContract,
     TwoStageContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     has_gradient,
     parameter_patterns,
@@ -81,7 +81,7 @@ def test_without_refinement_every_layer_starts_from_the_learned_boxes(batch):
 
 
 def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
-    model = build_lively(small_config()).train()
+    model = build_randomised(small_config()).train()
     predict(model, batch)[""].boxes.square().sum().backward()
     assert [has_gradient(head) for head in model.heads.bbox_embed] == [False, True]
 
@@ -108,7 +108,7 @@ def test_a_batch_as_published_embeds_boxes_as_they_lie_in_it():
 
 
 def test_proposals_are_scored_by_their_best_class_and_trained_with_the_objects_classes(batch):
-    model = build_lively(without_dropout(small_config(**TWO_STAGE))).double().train()
+    model = build_randomised(without_dropout(small_config(**TWO_STAGE))).double().train()
     named = predict(model, batch, targets=True)
     assert named["_enc"].logits.shape == (3, NUM_QUERIES, NUM_CLASSES)
     scores = named["_enc"].logits.max(-1).values

@@ -16,8 +16,8 @@ from detrex_lite.testing import (
     SMALL,
     DetectorContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     parameter_patterns,
     predict,
@@ -70,7 +70,7 @@ def test_boxes_of_a_new_model_are_the_anchors(batch):
 
 
 def test_patterns_make_a_query_of_each_anchor_and_pattern(batch):
-    model = build_lively(small_config(num_patterns=3)).double().train()
+    model = build_randomised(small_config(num_patterns=3)).double().train()
     (block,) = model.queries(len(batch), training=True)
     assert block.content.shape == (3, 3 * NUM_QUERIES, 64)
     assert_close(block.content.unflatten(1, (3, NUM_QUERIES))[0, :, 4], model.queries.patterns.weight)
@@ -110,7 +110,7 @@ def test_references_have_the_gradient_of_one_layer():
 
 def test_further_queries_that_are_not_seen_change_nothing(batch):
     """What denoising needs: a block that the matching queries do not see."""
-    model = build_lively(small_config()).double().eval()
+    model = build_randomised(small_config()).double().eval()
     images = model.preprocess(batch, as_published=False)
     feature, positions = model.map_and_positions(images)
     memory = model.transformer.encode(feature, positions)

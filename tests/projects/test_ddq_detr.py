@@ -17,8 +17,8 @@ from detrex_lite.testing import (
     DenoisingContract,
     TwoStageContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     predict,
     require_all_gradients,
@@ -26,7 +26,7 @@ from detrex_lite.testing import (
 )
 from tests.suites import first_always
 
-from .overfitting import ap50_by_heart, four_images, small_deformable, trained
+from .overfitting import four_images, overfitted_ap50, small_deformable, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "ddq_detr" / "configs"
@@ -71,7 +71,7 @@ def test_every_config_builds(path):
 
 
 def test_the_dense_branch_finds_every_object_four_times(batch):
-    model = build_lively(small_config(num_queries=20)).train()
+    model = build_randomised(small_config(num_queries=20)).train()
     images = model.preprocess(batch, as_published=True)
     targets = Targets.from_inputs(batch, num_classes=model.num_classes, like=images.tensor)
     outputs = model.predict(images, targets)
@@ -83,7 +83,7 @@ def test_the_dense_branch_finds_every_object_four_times(batch):
 
 
 def test_the_branch_does_not_change_the_distinct_queries_and_is_for_training_only(batch):
-    model = build_lively(without_dropout(small_config())).double().train()
+    model = build_randomised(without_dropout(small_config())).double().train()
     single = build(without_dropout(small_config(**NO_BRANCH))).double().train()
     shared = {name: value for name, value in model.state_dict().items() if not name.startswith("branch.")}
     single.load_state_dict(shared)
@@ -101,14 +101,14 @@ def test_the_branch_does_not_change_the_distinct_queries_and_is_for_training_onl
 
 
 def test_contents_are_projected_without_gradients_to_the_encoder(batch):
-    model = build_lively(small_config()).train()
+    model = build_randomised(small_config()).train()
     predict(model, batch)["_0"].logits.square().sum().backward()
     assert model.queries.content_projection.weight.grad.any()
     assert model.queries.proposals.enc_output.weight.grad is None
 
 
 def test_deployed_it_finds_the_same(batch):
-    model = build_lively(small_config(**{"transformer.decoder.iou_threshold": 0.5})).eval()
+    model = build_randomised(small_config(**{"transformer.decoder.iou_threshold": 0.5})).eval()
     model.heads.bbox_embed[0].layers[-1].bias.data[2:] = 5.0  # large boxes, which overlap
     with torch.no_grad():
         before = model(batch)
@@ -154,17 +154,17 @@ def test_the_branch_of_another_detector_takes_the_losses(batch):
     require_all_gradients(model, losses)
 
 
-def config_by_heart():
+def overfitting_config():
     cfg = get_config("projects/ddq_detr/configs/models/ddq_detr_r50.py").model
     return small_deformable(cfg, **{"denoising.num_pairs": 10})
 
 
 def test_the_loss_falls(tmp_path):
     _, inputs = four_images(tmp_path)
-    _, losses = trained(config_by_heart(), inputs, 10)
+    _, losses = trained(overfitting_config(), inputs, 10)
     assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow
-def test_four_images_are_learned_by_heart(tmp_path):
-    assert ap50_by_heart(config_by_heart(), tmp_path, 600) > 0.9
+def test_four_images_are_overfitted(tmp_path):
+    assert overfitted_ap50(overfitting_config(), tmp_path, 600) > 0.9

@@ -12,8 +12,8 @@ from detrex_lite.testing import (
     DeformableContract,
     TwoStageContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     has_gradient,
     make_input,
@@ -69,14 +69,14 @@ def test_there_are_configs_of_every_variant():
 
 
 def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
-    model = build_lively(small_config(**REFINE)).train()
+    model = build_randomised(small_config(**REFINE)).train()
     predict(model, batch)[""].boxes.square().sum().backward()
     assert [has_gradient(head) for head in model.heads.bbox_embed] == [False, True]
 
 
 @pytest.mark.parametrize("variant", [ONE_STAGE, REFINE], ids=["one_stage", "refine"])
 def test_boxes_of_the_first_layer_teach_the_reference_points(batch, variant):
-    model = build_lively(small_config(**variant)).train()
+    model = build_randomised(small_config(**variant)).train()
     predict(model, batch)["_0"].boxes.square().sum().backward()
     assert has_gradient(model.queries.reference_points)
 
@@ -102,14 +102,14 @@ def test_without_refinement_every_layer_starts_from_the_same_points(batch):
 
 
 def test_proposals_are_made_of_all_tokens():
-    model = build_lively(small_config(**TWO_STAGE)).train()
+    model = build_randomised(small_config(**TWO_STAGE)).train()
     named = predict(model, [make_input(32, 32, [], [])], targets=True)
     assert named["_enc"].logits.shape == (1, 16 + 4 + 1 + 1, NUM_CLASSES)
     assert named[""].logits.shape == (1, NUM_QUERIES, NUM_CLASSES)
 
 
 def test_proposals_are_compared_with_objects_of_no_class(batch):
-    model = build_lively(without_dropout(small_config(**TWO_STAGE))).double().train()
+    model = build_randomised(without_dropout(small_config(**TWO_STAGE))).double().train()
     losses = model(batch)
     for one in batch:
         one["instances"].gt_classes.zero_()

@@ -13,8 +13,8 @@ from detrex_lite.testing import (
     DeformableContract,
     TwoStageContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     parameter_patterns,
     predict,
@@ -22,7 +22,7 @@ from detrex_lite.testing import (
 )
 from tests.suites import first_always
 
-from .overfitting import ap50_by_heart, four_images, small_deformable, trained
+from .overfitting import four_images, overfitted_ap50, small_deformable, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "deta" / "configs"
@@ -59,7 +59,7 @@ def test_every_config_builds(path):
 @pytest.fixture
 def matched(batch):
     """A model, its predictions for a batch, the objects and their matches."""
-    model = build_lively(small_config(**{"criterion.matchers._enc.iou_threshold": 0.3})).double().train()
+    model = build_randomised(small_config(**{"criterion.matchers._enc.iou_threshold": 0.3})).double().train()
     images = model.preprocess(batch, as_published=True)
     targets = Targets.from_inputs(batch, num_classes=model.num_classes, like=images.tensor)
     outputs = model.predict(images, targets)
@@ -89,14 +89,14 @@ def test_losses_are_divided_by_the_number_of_objects(matched):
 
 
 def test_contents_are_those_of_tokens_without_their_gradients(batch):
-    model = build_lively(small_config()).train()
+    model = build_randomised(small_config()).train()
     predict(model, batch)["_0"].logits.square().sum().backward()
     assert model.queries.pix_trans.weight.grad.any()
     assert model.queries.proposals.enc_output.weight.grad is None
 
 
 def test_evaluation_leaves_no_repetition(batch):
-    model = build_lively(small_config(**{"postprocessor.suppression.iou_threshold": 0.5})).eval()
+    model = build_randomised(small_config(**{"postprocessor.suppression.iou_threshold": 0.5})).eval()
     model.heads.bbox_embed[1].layers[-1].bias.data[2:] = 5.0  # large boxes, which overlap
     with torch.no_grad():
         fewer = model(batch)
@@ -143,17 +143,17 @@ def test_other_detectors_take_its_parts(name, batch):
         assert len(model(batch)) == len(batch)
 
 
-def config_by_heart():
+def overfitting_config():
     few = {"num_queries": 30, "queries.selection.num_per_level": 50, "postprocessor.num_detections": 90}
     return small_deformable(get_config("projects/deta/configs/models/deta_r50.py").model, **few)
 
 
 def test_the_loss_falls(tmp_path):
     _, inputs = four_images(tmp_path)
-    _, losses = trained(config_by_heart(), inputs, 10)
+    _, losses = trained(overfitting_config(), inputs, 10)
     assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow
-def test_four_images_are_learned_by_heart(tmp_path):
-    assert ap50_by_heart(config_by_heart(), tmp_path, 600) > 0.9
+def test_four_images_are_overfitted(tmp_path):
+    assert overfitted_ap50(overfitting_config(), tmp_path, 600) > 0.9

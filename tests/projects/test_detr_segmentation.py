@@ -15,14 +15,14 @@ from detrex_lite.testing import (
     SMALL,
     DetectorContract,
     build,
-    build_lively,
+    build_randomised,
     changed,
     make_batch,
     predict,
     require_all_gradients,
 )
 
-from .overfitting import SMALL_SINGLE_LEVEL, ap50_by_heart
+from .overfitting import SMALL_SINGLE_LEVEL, overfitted_ap50
 
 
 def small_config(**changes):
@@ -38,7 +38,7 @@ class TestDETRSegmentation(DetectorContract):
         return super().expected_losses(aux_loss=aux_loss) | {"loss_mask", "loss_dice"}
 
     def test_masks_are_the_same_alone_and_in_a_padded_batch(self, batch):
-        model = build_lively(self.config()).double().eval()
+        model = build_randomised(self.config()).double().eval()
         with torch.no_grad():
             for one, padded in zip(batch, model(batch), strict=True):
                 (alone,) = model([one])
@@ -100,7 +100,7 @@ def test_only_the_last_layer_has_masks():
 def test_contradictory_parts_are_refused():
     with pytest.raises(ValueError, match="heads.extra.hidden"):
         build(small_config(**{"heads.extra": None}))
-    with pytest.raises(ValueError, match="embed_dim is said to be"):
+    with pytest.raises(ValueError, match="embed_dim is given as"):
         build(small_config(**{"mask_head.embed_dim": 128}))
     with pytest.raises(ValueError, match="no feature map 'res7'"):
         build(small_config(**{"mask_head.in_features": ["res7"]}))
@@ -127,9 +127,9 @@ def test_a_detector_of_boxes_takes_what_it_needs_of_such_a_checkpoint():
 
 
 @pytest.mark.slow
-def test_masks_of_four_images_are_learned_by_heart(tmp_path):
+def test_masks_of_four_images_are_overfitted(tmp_path):
     """By one training of boxes and masks together."""
     cfg = get_config("projects/detr/configs/models/detr_r50_panoptic.py").model
     maps = {"backbone.out_features": ["res2", "res3"], "mask_head.in_features": ["res2"], "mask_head.num_heads": 4}
     cfg = changed(cfg, {**SMALL_SINGLE_LEVEL, **maps, "panoptic_postprocessor": None})
-    assert ap50_by_heart(cfg, tmp_path, 800, masks=True) > 0.9
+    assert overfitted_ap50(cfg, tmp_path, 800, masks=True) > 0.9

@@ -24,8 +24,8 @@ from detrex_lite.testing import (
     DeformableContract,
     DenoisingContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     loss_names,
     make_batch,
@@ -142,8 +142,8 @@ def test_ideas_are_overrides(name, batch):
 
 def test_evaluation_may_run_fewer_layers(batch):
     cfg = small_config(**{"transformer.decoder.num_layers": 3})
-    whole = build_lively(cfg).double().eval()
-    short = build_lively(changed(cfg, {"transformer.decoder.num_eval_layers": 2})).double().eval()
+    whole = build_randomised(cfg).double().eval()
+    short = build_randomised(changed(cfg, {"transformer.decoder.num_eval_layers": 2})).double().eval()
     with torch.no_grad():
         named, fewer = predict(whole, batch), predict(short, batch)
         assert_close(fewer[""].logits, named["_1"].logits)
@@ -151,7 +151,7 @@ def test_evaluation_may_run_fewer_layers(batch):
 
 
 def test_positions_of_queries_are_limited(batch):
-    model = build_lively(small_config()).eval()
+    model = build_randomised(small_config()).eval()
     torch.nn.init.constant_(model.transformer.decoder.position_head.layers[-1].bias, 25.0)
     seen = []
     attention = model.transformer.decoder.layers[0].attentions[0]
@@ -179,7 +179,7 @@ def test_dino_takes_heads_and_losses_of_distributions(batch):
 
 def trained(cfg):
     """A model whose norms have statistics, as after training."""
-    model = build_lively(cfg)
+    model = build_randomised(cfg)
     generator = torch.Generator().manual_seed(0)
     for name, buffer in model.named_buffers():
         if "running" in name:

@@ -13,8 +13,8 @@ from detrex_lite.testing import (
     DeformableContract,
     DenoisingContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     loss_names,
     make_input,
@@ -100,7 +100,7 @@ def test_every_idea_can_be_switched_off_by_the_config(name, batch):
 
 def heads_that_learn(cfg, inputs, suffix):
     """Which layers' box heads, and the encoder's, get gradients from one set of boxes alone."""
-    model = build_lively(cfg).train()
+    model = build_randomised(cfg).train()
     predict(model, inputs, targets=True)[suffix].boxes.square().sum().backward()
     gradients = [head.layers[-1].weight.grad for head in model.heads.bbox_embed]
     return [gradient is not None and bool(gradient.any()) for gradient in gradients]
@@ -118,7 +118,8 @@ def test_boxes_teach_the_layer_before_and_no_other(batch):
 
 def test_looking_forward_twice_changes_gradients_only(batch):
     twice, once = (
-        build_lively(small_config(**{"heads.look_forward_twice": switch})).double().eval() for switch in (True, False)
+        build_randomised(small_config(**{"heads.look_forward_twice": switch})).double().eval()
+        for switch in (True, False)
     )
     with torch.no_grad():
         for one, other in zip(predict(twice, batch).values(), predict(once, batch).values(), strict=True):
@@ -147,7 +148,7 @@ def decoder_queries(model, inputs):
 
 
 def test_contents_are_learned_by_rank_and_references_come_from_proposals(batch):
-    model = build_lively(small_config(**NO_DENOISING)).train()
+    model = build_randomised(small_config(**NO_DENOISING)).train()
     queries, named = decoder_queries(model, batch)
     assert_close(queries.content, model.queries.content.weight.expand(len(batch), -1, -1))
     assert_close(queries.reference, named["_enc"].boxes)
@@ -155,7 +156,7 @@ def test_contents_are_learned_by_rank_and_references_come_from_proposals(batch):
 
 
 def test_without_mixed_selection_contents_come_from_proposals(batch):
-    model = build_lively(small_config(**NO_DENOISING, **{"queries.mixed_selection": False})).train()
+    model = build_randomised(small_config(**NO_DENOISING, **{"queries.mixed_selection": False})).train()
     queries, named = decoder_queries(model, batch)
     assert not queries.content.requires_grad
     assert_close(model.heads.class_embed[-1](queries.content), named["_enc"].logits)
@@ -163,7 +164,7 @@ def test_without_mixed_selection_contents_come_from_proposals(batch):
 
 
 def test_evaluation_is_the_same_without_denoising(batch):
-    model = build_lively(small_config()).eval()
+    model = build_randomised(small_config()).eval()
     with torch.no_grad():
         assert set(predict(model, batch)) == LAYERS
         found = model(batch)
@@ -173,7 +174,7 @@ def test_evaluation_is_the_same_without_denoising(batch):
 
 
 def test_small_images_with_denoising_have_no_more_queries_than_tokens():
-    model = build_lively(small_config()).train()
+    model = build_randomised(small_config()).train()
     named = predict(model, [make_input(8, 8, [[1.0, 1, 6, 6]], [3])], targets=True)
     assert named[""].logits.shape == (1, 4, NUM_CLASSES)  # four levels of one cell
     assert named["_dn"].logits.shape == (1, 12, NUM_CLASSES)
@@ -182,7 +183,7 @@ def test_small_images_with_denoising_have_no_more_queries_than_tokens():
 def test_denoising_of_another_kind_takes_the_place_of_the_contrastive_one(batch):
     """Its queries end in an indicator, so that matching queries must do so, too: `queries.indicator`."""
     changes = {**ABLATIONS["denoising of DN-DETR"][0], "queries.indicator": True}
-    model = build_lively(without_dropout(small_config(**changes))).train()
+    model = build_randomised(without_dropout(small_config(**changes))).train()
     assert isinstance(model.denoising, GroupDenoising)
     queries, named = decoder_queries(model, batch)
     number = named["_dn"].logits.shape[1]

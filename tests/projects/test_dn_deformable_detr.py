@@ -12,8 +12,8 @@ from detrex_lite.testing import (
     DeformableContract,
     DenoisingContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     parameter_patterns,
     predict,
@@ -66,7 +66,7 @@ def decoder_inputs(model, inputs):
 
 
 def test_the_last_channel_tells_denoising_from_matching_queries(batch):
-    model = build_lively(small_config())
+    model = build_randomised(small_config())
     content, number = decoder_inputs(model, batch)
     assert (number, content.shape) == (5 * 2, (3, 5 * 2 + NUM_QUERIES, 64))  # five groups of two objects at most
     real = content[:, :number].any(-1)
@@ -77,7 +77,7 @@ def test_the_last_channel_tells_denoising_from_matching_queries(batch):
 
 
 def test_proposals_have_no_indicator(batch):
-    content, number = decoder_inputs(build_lively(small_config(as_two_stage=True)), batch)
+    content, number = decoder_inputs(build_randomised(small_config(as_two_stage=True)), batch)
     assert content[:, number:, -1].all()
 
 

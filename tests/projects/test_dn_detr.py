@@ -15,8 +15,8 @@ from detrex_lite.testing import (
     DenoisingContract,
     DetectorContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     parameter_patterns,
     predict,
@@ -60,7 +60,7 @@ def denoised(model, batch):
 
 @pytest.mark.parametrize("mask_padding", [False, True])
 def test_what_is_in_padding_matters_unless_it_is_masked(batch, mask_padding):
-    model = build_lively(small_config(**{"denoising.mask_padding": mask_padding})).double().eval()
+    model = build_randomised(small_config(**{"denoising.mask_padding": mask_padding})).double().eval()
     padded = []
 
     def with_other_padding(module, args, block):
@@ -79,7 +79,7 @@ def test_what_is_in_padding_matters_unless_it_is_masked(batch, mask_padding):
 
 @pytest.mark.parametrize("padding_in_loss", [False, True])
 def test_padding_is_in_the_class_loss_only_where_the_config_says_so(batch, padding_in_loss):
-    model = build_lively(small_config(**{"denoising.padding_in_loss": padding_in_loss})).double().train()
+    model = build_randomised(small_config(**{"denoising.padding_in_loss": padding_in_loss})).double().train()
     named = denoised(model, batch)
     padding = torch.zeros(named.logits.shape[:2], dtype=torch.bool)
     padding[1], padding[2, 1::2] = True, True  # two slots of five groups, for images with 2, 0 and 1 objects
@@ -88,18 +88,18 @@ def test_padding_is_in_the_class_loss_only_where_the_config_says_so(batch, paddi
 
 
 def test_without_denoising_it_is_dab_detr(batch):
-    dn = build_lively(small_config(denoising=None)).eval()
+    dn = build_randomised(small_config(denoising=None)).eval()
     cfg = small_config()
     del cfg.denoising
     cfg._target_ = DABDETR
-    dab = build_lively(cfg).eval()
+    dab = build_randomised(cfg).eval()
     dab.load_state_dict(dn.state_dict())
     with torch.no_grad():
         assert_close(predict(dn, batch, targets=True)[""].boxes, predict(dab, batch, targets=True)[""].boxes)
 
 
 def test_matching_queries_hold_the_label_no_object(batch):
-    model, seen = build_lively(small_config()), []
+    model, seen = build_randomised(small_config()), []
     model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     predict(model.eval(), batch)
     no_object = torch.cat([model.denoising.label_embedding.weight[-1], torch.zeros(1)])
@@ -107,7 +107,7 @@ def test_matching_queries_hold_the_label_no_object(batch):
 
 
 def test_patterns_are_added_to_the_label_of_matching_queries_alone(batch):
-    model, seen = build_lively(small_config(num_patterns=3)), []
+    model, seen = build_randomised(small_config(num_patterns=3)), []
     model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].blocks))
     denoised(model.train(), batch)
     noised, matching = seen[0]

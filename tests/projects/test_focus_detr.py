@@ -13,8 +13,8 @@ from detrex_lite.testing import (
     DenoisingContract,
     TwoStageContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     make_input,
     predict,
@@ -23,7 +23,7 @@ from detrex_lite.testing import (
 )
 from tests.suites import first_always
 
-from .overfitting import ap50_by_heart, four_images, small_deformable, trained
+from .overfitting import four_images, overfitted_ap50, small_deformable, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "focus_detr" / "configs"
@@ -82,7 +82,7 @@ def test_every_config_builds(path):
 
 def test_a_batch_as_published_refines_by_the_largest_image(batch):
     """Which is why images of each size run by themselves where detections must not depend on the batch."""
-    model = build_lively(without_dropout(small_config())).double().eval()
+    model = build_randomised(without_dropout(small_config())).double().eval()
     smallest = min(range(len(batch)), key=lambda index: batch[index]["image"].numel())
     with torch.no_grad():
         alone = predict(model, [batch[smallest]], as_published=True)[""]
@@ -93,7 +93,7 @@ def test_a_batch_as_published_refines_by_the_largest_image(batch):
 
 
 def test_images_of_one_size_run_together(batch):
-    model = build_lively(small_config()).double().eval()
+    model = build_randomised(small_config()).double().eval()
     images = [make_input(96, 128, [], [], seed) for seed in range(2)] + [make_input(64, 96, [], [])]
     calls = []
     model.transformer.encoder.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
@@ -103,7 +103,7 @@ def test_images_of_one_size_run_together(batch):
 
 
 def test_the_loss_of_scores_teaches_the_scores_and_the_projection(batch):
-    model = build_lively(without_dropout(small_config())).train()
+    model = build_randomised(without_dropout(small_config())).train()
     losses = model(batch)
     losses["select_loss"].backward()
     foreground = model.transformer.encoder.foreground
@@ -180,5 +180,5 @@ def test_the_loss_falls(tmp_path):
 
 
 @pytest.mark.slow
-def test_four_images_are_learned_by_heart(tmp_path):
-    assert ap50_by_heart(small(), tmp_path, 300) > 0.9
+def test_four_images_are_overfitted(tmp_path):
+    assert overfitted_ap50(small(), tmp_path, 300) > 0.9

@@ -12,8 +12,8 @@ from detrex_lite.testing import (
     SMALL,
     DetectorContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     parameter_patterns,
     predict,
@@ -86,7 +86,7 @@ DETECTORS = {
 @pytest.mark.parametrize("name", first_always(DETECTORS))
 def test_groups_are_forward_passes_of_their_own(name, batch):
     config, changes, rows = DETECTORS[name]
-    model = build_lively(without_dropout(config(**changes))).double().train()
+    model = build_randomised(without_dropout(config(**changes))).double().train()
     together, state = predict(model, batch, targets=True), model.state_dict()
     for group in range(3):
         single = build(without_dropout(config(**{**changes, GROUPS: 1}))).double().train()
@@ -98,7 +98,7 @@ def test_groups_are_forward_passes_of_their_own(name, batch):
 
 
 def test_losses_are_the_mean_of_those_of_the_groups(batch):
-    model = build_lively(without_dropout(small_config())).double().train()
+    model = build_randomised(without_dropout(small_config())).double().train()
     together, separate = model(batch), []
     for group in range(3):
         single = build(without_dropout(small_config(**{GROUPS: 1}))).double().train()
@@ -110,7 +110,7 @@ def test_losses_are_the_mean_of_those_of_the_groups(batch):
 
 @pytest.mark.parametrize("config", [small_config, detrex_config, dino_config])
 def test_evaluation_uses_the_first_group(batch, config):
-    model = build_lively(config()).double().eval()
+    model = build_randomised(config()).double().eval()
     single = build(config(**{GROUPS: 1})).double().eval()
     single.load_state_dict(of_one_group(model.state_dict(), ["queries.embedding.weight", "queries.content.weight"], 0))
     with torch.no_grad():

@@ -12,8 +12,8 @@ from detrex_lite.testing import (
     DeformableContract,
     TwoStageContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     predict,
     require_all_gradients,
@@ -73,7 +73,7 @@ DETECTORS = {
 @pytest.mark.parametrize("name", first_always(DETECTORS))
 def test_the_branch_does_not_change_the_matching_predictions(name, batch):
     changes = DETECTORS[name]
-    model = build_lively(without_dropout(small_config(**changes))).double().train()
+    model = build_randomised(without_dropout(small_config(**changes))).double().train()
     single = without_the_branch(model, without_dropout(small_config(**{**changes, "num_queries_one2many": 0}))).train()
     named = []
     for one in (model, single):
@@ -87,7 +87,7 @@ def test_the_branch_does_not_change_the_matching_predictions(name, batch):
 
 
 def test_the_branch_is_for_training_only(batch):
-    model = build_lively(small_config()).double()
+    model = build_randomised(small_config()).double()
     single = without_the_branch(model, small_config(num_queries_one2many=0)).eval()
     with torch.no_grad():
         for one, other in zip(model.eval()(batch), single(batch), strict=True):
@@ -95,7 +95,7 @@ def test_the_branch_is_for_training_only(batch):
 
 
 def test_the_branch_finds_every_object_several_times(batch):
-    model = build_lively(small_config(**{"queries.layout.one2many_repeats": 4})).train()
+    model = build_randomised(small_config(**{"queries.layout.one2many_repeats": 4})).train()
     images = model.preprocess(batch, as_published=True)
     targets = Targets.from_inputs(batch, num_classes=model.num_classes, like=images.tensor)
     found = model.criterion.match(model.predict(images, targets), targets)
@@ -106,7 +106,7 @@ def test_the_branch_finds_every_object_several_times(batch):
 
 def test_losses_of_the_branch_have_a_weight(batch):
     full, half = (
-        build_lively(without_dropout(small_config(**{"queries.layout.one2many_weight": weight})))
+        build_randomised(without_dropout(small_config(**{"queries.layout.one2many_weight": weight})))
         .double()
         .train()(batch)
         for weight in (1.0, 0.5)

@@ -13,8 +13,8 @@ from detrex_lite.testing import (
     NUM_QUERIES,
     DeformableContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     make_input,
     predict,
@@ -88,7 +88,7 @@ def test_models_have_the_parameters_of_the_published_ones(size):
 
 
 def test_the_first_group_is_what_is_evaluated():
-    model = build_lively(without_dropout(small_config())).double().train()
+    model = build_randomised(without_dropout(small_config())).double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -134,7 +134,7 @@ def batch():
 
 @pytest.mark.parametrize("name", first_always(SWITCHES, 2))
 def test_every_idea_has_a_switch(name, batch):
-    model = build_lively(small_config(**SWITCHES[name])).train()
+    model = build_randomised(small_config(**SWITCHES[name])).train()
     require_all_gradients(model, model(batch))
     model.eval()
     with torch.no_grad():
@@ -168,7 +168,7 @@ def dino(**changes):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_dino_takes_every_part(name, batch):
-    model = build_lively(dino(**PARTS[name])).train()
+    model = build_randomised(dino(**PARTS[name])).train()
     losses = model(batch)
     require_all_gradients(model, losses)
     assert {"loss_class_dn_0", "loss_class_enc"} <= set(losses)
@@ -190,7 +190,7 @@ def test_rtdetr_takes_groups_with_proposals_of_their_own(batch):
     cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
     cfg.queries = small_config().queries
     changes = {"num_classes": NUM_CLASSES, "num_queries": NUM_QUERIES, "heads.encoder_groups": NUM_GROUPS}
-    model = build_lively(changed(cfg, {**changes, "denoising": None})).train()
+    model = build_randomised(changed(cfg, {**changes, "denoising": None})).train()
     require_all_gradients(model, model(batch))
     assert predict(model, batch, targets=True)[""].logits.shape[1] == NUM_GROUPS * NUM_QUERIES
 

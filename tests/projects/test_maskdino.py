@@ -17,8 +17,8 @@ from detrex_lite.testing import (
     DeformableContract,
     DenoisingContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     make_batch,
     predict,
@@ -27,7 +27,7 @@ from detrex_lite.testing import (
 )
 from tests.suites import first_always
 
-from .overfitting import ap50_by_heart, small_deformable
+from .overfitting import overfitted_ap50, small_deformable
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "maskdino" / "configs"
@@ -50,7 +50,7 @@ class TestMaskDINO(DenoisingContract, DeformableContract):
         return small_config(**changes)
 
     def test_masks_are_the_same_alone_and_in_a_padded_batch(self, batch):
-        model = build_lively(self.config()).double().eval()
+        model = build_randomised(self.config()).double().eval()
         with torch.no_grad():
             for one, padded in zip(batch, model(batch), strict=True):
                 (alone,) = model([one])
@@ -76,8 +76,8 @@ def test_the_encoder_and_all_layers_have_one_head():
         assert all(head is own[0] for head in own)
 
 
-def lively_predictions(**changes):
-    model = build_lively(without_dropout(small_config(denoising=None, **changes))).double().eval()
+def randomised_predictions(**changes):
+    model = build_randomised(without_dropout(small_config(denoising=None, **changes))).double().eval()
     torch.nn.init.normal_(model.heads.norm.weight, mean=1.0, std=0.5)  # so that twice is not once
     torch.nn.init.normal_(model.heads.norm.bias)
     seen = {}
@@ -91,7 +91,7 @@ def lively_predictions(**changes):
 
 
 def test_classes_and_masks_are_read_after_two_norms_and_boxes_after_one():
-    model, named, seen = lively_predictions()
+    model, named, seen = randomised_predictions()
     heads = model.heads
     with torch.no_grad():
         for name, index in (("_1", 0), ("", 1)):
@@ -107,15 +107,15 @@ def test_classes_and_masks_are_read_after_two_norms_and_boxes_after_one():
 
 
 def test_queries_begin_at_the_boxes_of_their_masks():
-    _, named, seen = lively_predictions()
+    _, named, seen = randomised_predictions()
     boxes = boxes_of_masks(named["_enc"].extra[MASK_EMBEDDING], named["_enc"].mask_features)
     assert_close(seen["queries"].reference, boxes)
-    _, named, seen = lively_predictions(**{"queries.mask_boxes": False})
+    _, named, seen = randomised_predictions(**{"queries.mask_boxes": False})
     assert_close(seen["queries"].reference, named["_enc"].boxes)
 
 
 def test_tokens_are_decoded_from_coarse_to_fine_and_proposals_grow_so():
-    model, _, seen = lively_predictions()
+    model, _, seen = randomised_predictions()
     levels = seen["memory"].levels
     sizes = [height * width for height, width in levels.spatial_shapes]
     assert sizes == sorted(sizes)
@@ -144,10 +144,10 @@ def test_weights_go_to_the_names_of_the_authors_and_back(name):
 
 
 @pytest.mark.slow
-def test_masks_of_four_images_are_learned_by_heart(tmp_path):
+def test_masks_of_four_images_are_overfitted(tmp_path):
     cfg = small_deformable(get_config("projects/maskdino/configs/models/maskdino_small.py").model)
     cfg.backbone.out_features = ["res2", "res3", "res4"]
-    assert ap50_by_heart(changed(cfg, {"num_mask_points": 200}), tmp_path, 400, masks=True) > 0.9
+    assert overfitted_ap50(changed(cfg, {"num_mask_points": 200}), tmp_path, 400, masks=True) > 0.9
 
 
 def with_masks(cfg, **changes):
@@ -214,7 +214,7 @@ def test_parts_of_masks_are_refused_alone():
 
 
 def test_panoptic_models_return_segments_and_things():
-    model = build_lively(small_config("maskdino_r50_panoptic", **{"postprocessor.num_things": 2})).eval()
+    model = build_randomised(small_config("maskdino_r50_panoptic", **{"postprocessor.num_things": 2})).eval()
     model.panoptic_postprocessor.num_things = 2
     model.panoptic_postprocessor.threshold = 0.0
     batch = make_batch()

@@ -10,8 +10,8 @@ from detrex_lite.testing import (
     SMALL,
     DetectorContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     parameter_patterns,
     require_all_gradients,
@@ -19,7 +19,7 @@ from detrex_lite.testing import (
 )
 from tests.suites import first_always
 
-from .overfitting import SMALL_SINGLE_LEVEL, ap50_by_heart, four_images, trained
+from .overfitting import SMALL_SINGLE_LEVEL, four_images, overfitted_ap50, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "pnp_detr" / "configs"
@@ -72,7 +72,7 @@ def test_encoder_and_decoder_read_the_kept_and_the_pooled_tokens(batch):
 @pytest.mark.parametrize("name", first_always(["dn_detr", "conditional_detr", "dab_detr"]))
 def test_other_detectors_take_the_sampler(name, batch):
     cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
-    model = build_lively(without_dropout(changed(cfg, {**SMALL, "transformer.sampler": SAMPLER})))
+    model = build_randomised(without_dropout(changed(cfg, {**SMALL, "transformer.sampler": SAMPLER})))
     losses = model.train()(batch)
     assert "sample_reg_loss" in losses
     require_all_gradients(model, losses)
@@ -99,5 +99,5 @@ def test_the_loss_falls(tmp_path):
 
 
 @pytest.mark.slow
-def test_four_images_are_learned_by_heart(tmp_path):
-    assert ap50_by_heart(small(), tmp_path, 600) > 0.9
+def test_four_images_are_overfitted(tmp_path):
+    assert overfitted_ap50(small(), tmp_path, 600) > 0.9

@@ -19,8 +19,8 @@ from detrex_lite.testing import (
     DenoisingContract,
     TwoStageContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     has_gradient,
     parameter_patterns,
@@ -127,7 +127,7 @@ def test_every_detector_takes_relations(name, batch):
 
 def test_self_attention_is_biased_by_the_boxes_of_the_two_layers_before(batch):
     changes = {"denoising": None, "num_queries_one2many": 0, "transformer.decoder.num_layers": 3}
-    model = build_lively(without_dropout(small_config(**changes))).double().eval()
+    model = build_randomised(without_dropout(small_config(**changes))).double().eval()
     seen, references = [], []
     model.transformer.decoder.relation.register_forward_pre_hook(lambda module, args: seen.append(args))
     model.transformer.decoder.register_forward_pre_hook(lambda module, args: references.append(args[0].reference))
@@ -140,7 +140,7 @@ def test_self_attention_is_biased_by_the_boxes_of_the_two_layers_before(batch):
 
 
 def test_relations_change_predictions_from_the_second_layer_on(batch):
-    model = build_lively(small_config()).double().eval()
+    model = build_randomised(small_config()).double().eval()
     with torch.no_grad():
         biased = predict(model, batch)
         model.transformer.decoder.relation = None
@@ -155,7 +155,7 @@ def same_noise(model, batch):
 
 
 def test_the_hybrid_branch_does_not_change_the_matching_predictions(batch):
-    model = build_lively(without_dropout(small_config())).double().train()
+    model = build_randomised(without_dropout(small_config())).double().train()
     single = build(without_dropout(small_config(num_queries_one2many=0))).double().train()
     shared = {name: value for name, value in model.state_dict().items() if not name.startswith("branch.")}
     single.load_state_dict(shared)
@@ -169,7 +169,7 @@ def test_the_hybrid_branch_does_not_change_the_matching_predictions(batch):
 
 
 def test_the_hybrid_branch_has_no_relations(batch):
-    model = build_lively(without_dropout(small_config())).double().train()
+    model = build_randomised(without_dropout(small_config())).double().train()
     biased = same_noise(model, batch)
     model.transformer.decoder.relation = None
     plain = same_noise(model, batch)
@@ -196,7 +196,7 @@ def test_every_idea_has_a_switch(name, batch):
 
 def test_without_its_ideas_it_is_dino(batch):
     off = {key: value for changes, _ in SWITCHES.values() for key, value in changes.items() if key != "denoising"}
-    relation = build_lively(without_dropout(small_config(**off))).double().train()
+    relation = build_randomised(without_dropout(small_config(**off))).double().train()
     dino = get_config("projects/dino/configs/models/dino_r50.py").model
     own = {"neck.bias": False, "transformer.decoder.scale_positions": True, "denoising.num_pairs": 6}
     dino = build(without_dropout(changed(dino, {**SMALL, **own}))).double().train()
@@ -264,7 +264,7 @@ def with_branch(name, **changes):
 
 
 def test_dino_takes_the_branch_and_deployed_has_none(batch):
-    model = build_lively(with_branch("dino", **{"denoising.num_pairs": 6})).train()
+    model = build_randomised(with_branch("dino", **{"denoising.num_pairs": 6})).train()
     losses = model(batch)
     assert {"loss_class_one2many", "loss_bbox_0_one2many", "loss_giou_enc_one2many"} <= set(losses)
     require_all_gradients(model, losses)

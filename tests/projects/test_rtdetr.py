@@ -18,8 +18,8 @@ from detrex_lite.testing import (
     DeformableContract,
     DenoisingContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     loss_names,
     make_batch,
@@ -102,8 +102,8 @@ def test_other_samplings_train_and_detect(changes, batch):
 
 def test_evaluation_may_run_fewer_layers(batch):
     cfg = small_config(**{"transformer.decoder.num_layers": 3})
-    whole = build_lively(cfg).double().eval()
-    short = build_lively(changed(cfg, {"transformer.decoder.num_eval_layers": 2})).double().eval()
+    whole = build_randomised(cfg).double().eval()
+    short = build_randomised(changed(cfg, {"transformer.decoder.num_eval_layers": 2})).double().eval()
     with torch.no_grad():
         named, fewer = predict(whole, batch), predict(short, batch)
         assert set(fewer) == {"", "_0"}
@@ -115,7 +115,7 @@ def test_evaluation_may_run_fewer_layers(batch):
 
 
 def test_padded_denoising_queries_have_an_embedding_that_is_not_trained(batch):
-    model = build_lively(small_config()).train()
+    model = build_randomised(small_config()).train()
     embedding = model.denoising.label_embedding
     assert embedding.weight.shape == (NUM_CLASSES + 1, 64)
     assert not embedding.weight[-1].any()
@@ -171,7 +171,7 @@ def test_the_hybrid_encoder_is_a_neck_for_dino(encoder, batch):
 
 def trained(cfg):
     """A model whose norms have statistics, as after training."""
-    model = build_lively(cfg)
+    model = build_randomised(cfg)
     generator = torch.Generator().manual_seed(0)
     for name, buffer in model.named_buffers():
         if "running" in name:

@@ -11,8 +11,8 @@ from detrex_lite.testing import (
     DenoisingContract,
     DetectorContract,
     build,
-    build_lively,
     build_on_meta,
+    build_randomised,
     changed,
     parameter_patterns,
     predict,
@@ -21,7 +21,7 @@ from detrex_lite.testing import (
 )
 from tests.suites import first_always
 
-from .overfitting import SMALL_SINGLE_LEVEL, ap50_by_heart, four_images, small_deformable, trained
+from .overfitting import SMALL_SINGLE_LEVEL, four_images, overfitted_ap50, small_deformable, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "sqr_detr" / "configs"
@@ -67,7 +67,7 @@ def test_six_layers_make_32_sets(batch):
 
 
 def test_it_evaluates_and_names_its_weights_as_dab_detr(batch):
-    model = build_lively(without_dropout(changed(config_of(), SMALL))).double()
+    model = build_randomised(without_dropout(changed(config_of(), SMALL))).double()
     plain = build(without_dropout(changed(config_of(), {**SMALL, RECOLLECTION: None}))).double()
     assert parameter_patterns(model) == parameter_patterns(plain)
     plain.load_state_dict(model.state_dict())
@@ -82,7 +82,7 @@ def test_it_evaluates_and_names_its_weights_as_dab_detr(batch):
 
 def test_memory_padding_stays_where_it_is_in_every_set(batch):
     """Detections of an image, and so its losses, are those of the image alone: sets do not mix up images."""
-    model = build_lively(without_dropout(changed(config_of(), SMALL))).double().eval()
+    model = build_randomised(without_dropout(changed(config_of(), SMALL))).double().eval()
     together = predict(model, batch, targets=True, as_published=False)
     for index, one in enumerate(batch):
         alone = predict(model, [one], targets=True, as_published=False)
@@ -124,5 +124,5 @@ def test_the_loss_falls(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL_CONFIGS)
-def test_four_images_are_learned_by_heart(name, tmp_path):
-    assert ap50_by_heart(SMALL_CONFIGS[name](), tmp_path, 600) > 0.9
+def test_four_images_are_overfitted(name, tmp_path):
+    assert overfitted_ap50(SMALL_CONFIGS[name](), tmp_path, 600) > 0.9

@@ -20,7 +20,7 @@ from detrex_lite.testing import (
 )
 from tests.suites import first_always
 
-from .overfitting import ap50_by_heart, four_images, small_deformable, trained
+from .overfitting import four_images, overfitted_ap50, small_deformable, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "stable_dino" / "configs"
@@ -138,6 +138,6 @@ def test_the_loss_falls(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_learns_four_images_by_heart(tmp_path):
+def test_it_overfits_four_images(tmp_path):
     torch.manual_seed(0)
-    assert ap50_by_heart(small(), tmp_path, 150) > 0.9
+    assert overfitted_ap50(small(), tmp_path, 150) > 0.9

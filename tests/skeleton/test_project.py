@@ -88,8 +88,9 @@ def test_a_project_of_the_repository_names_what_is_there():
 def test_sources_are_described():
     dino, detr = read_source("dino"), read_source("detr")
     assert (dino.title, dino.class_name, dino.multi_scale) == ("DINO", "DINO", True)
-    assert dino.denoising == ({"denoising.num_pairs": 6}, 3)
-    assert (detr.multi_scale, detr.denoising, detr.shrink) == (False, None, None)
+    assert (dino.test_changes["denoising.num_pairs"], dino.num_groups) == (6, 3)
+    assert (detr.multi_scale, detr.num_groups, detr.shrink) == (False, None, None)
+    assert read_source("dn_detr").num_groups == 5
     assert read_source("rtdetr").class_module == "detrex_lite.projects.dino.modeling"
     assert len(source_names()) > 20
 
@@ -101,10 +102,13 @@ def test_sources_are_described():
         ("class", "dino", "'class' cannot be the name"),
         ("a" * 26, "dino", "2 to 25"),
         ("dino", "detr", "there is a project 'dino' already"),
+        ("centre_loss", "detr", "'centre_loss' would name its class CentreLoss"),
         ("json", "detr", r"a module 'json' already \(.*json"),
         ("there", "detr", "there exists already"),
         ("my_detr", "dion", "no project 'dion'; did you mean 'dino'"),
-        ("my_detr", "rfdetr", "'rfdetr' has no model that trains .*choices: align_detr"),
+        ("my_detr", "DINO", "no project 'DINO'; did you mean 'dino'"),
+        ("my_detr", "faster_rcnn", "no project 'faster_rcnn'; choices: align_detr"),
+        ("my_detr", "deim", "'deim' has no model that trains .*choices: align_detr"),
         ("my_detr", "../detr", r"no project '\.\./detr'"),
     ],
 )
@@ -177,4 +181,3 @@ def test_a_new_project_of_a_clone_passes_the_checks_of_the_repository(source, tm
     run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", overview], clone, path=[clone])
     for check in (["check"], ["format", "--check"]):
         run([*RUFF, *check, "--no-cache", clone / "projects", clone / "tests/projects"], clone)
-    run([sys.executable, ".ci/check_types.py"], clone, path=[clone])

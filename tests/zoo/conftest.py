@@ -1,4 +1,4 @@
-"""A zoo of small detectors of three projects, whose checkpoints are served on this machine, and a small COCO 2017."""
+"""A zoo of small detectors of three projects, whose checkpoints are served locally, and a small COCO 2017."""
 
 import hashlib
 import io
@@ -91,7 +91,7 @@ def _checkpoint(config: Path, name: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory):
-    """What takes time to make: configs, checkpoints, and images of shapes as a COCO 2017."""
+    """Create the expensive parts once: configs, checkpoints, and images of shapes as a COCO 2017."""
     root = tmp_path_factory.mktemp("templates")
     shapes = generate_shapes(root / "shapes", num_train=1, num_val=NUM_IMAGES, image_size=64, empty_share=0.0)
     (root / "coco" / "annotations").mkdir(parents=True)
@@ -109,7 +109,7 @@ def templates(tmp_path_factory):
 
 @pytest.fixture
 def small_zoo(templates, tmp_path, monkeypatch):
-    """The zoo in an empty folder, with an empty cache."""
+    """Create the zoo in an empty folder, with an empty cache."""
     root, checkpoints = templates
     monkeypatch.setenv("DETREX_DATASETS", str(root))
     monkeypatch.setenv("DETREX_CACHE", str(tmp_path / "cache"))

@@ -41,7 +41,7 @@ def test_what_fails_says_what_to_do(zoo):
 
 def test_a_checkpoint_by_hand_is_never_fetched(zoo, small_zoo):
     entry = zoo["by_hand"]
-    with pytest.raises(ZooError, match=f"{entry.page}, which a person must open.*save it as {cached_path(entry)}"):
+    with pytest.raises(ZooError, match=f"{entry.page}, which must be opened .*save it as {cached_path(entry)}"):
         obtain(entry)
     cached_path(entry).parent.mkdir(parents=True)
     cached_path(entry).write_bytes(b"by hand")

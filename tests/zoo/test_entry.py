@@ -23,8 +23,8 @@ VALUES = dict(
         ({"name": "A b"}, "name='A b'"),
         ({"url": ""}, "a: give either the url of the file or the page"),
         ({"page": "https://example.org"}, "a: give either"),
-        ({"url": "ftp://example.org/a.pth"}, "a: 'ftp://example.org/a.pth' is no http or https address"),
-        ({"sha256": "ABCDEF01"}, "a: sha256='ABCDEF01' must be 8 to 64 small hexadecimal digits"),
+        ({"url": "ftp://example.org/a.pth"}, "a: 'ftp://example.org/a.pth' is not an http or https address"),
+        ({"sha256": "ABCDEF01"}, "a: sha256='ABCDEF01' must be 8 to 64 "),
         ({"overrides": "model.num_queries=3"}, "a: overrides='model.num_queries=3' must be a tuple"),
     ],
 )

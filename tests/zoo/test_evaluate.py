@@ -37,7 +37,7 @@ def test_three_projects_are_evaluated_and_failures_do_not_stop_them(zoo, tmp_pat
         "small_deformable_detr",
         "small_dino",
     }
-    assert "must open: download the file there" in rows["by_hand"].error
+    assert "download the file there" in rows["by_hand"].error
     assert "HTTP 404" in rows["not_there"].error
     assert len(evaluations) == 3
 
@@ -149,5 +149,5 @@ def test_the_table_is_markdown():
     lines = format_rows(rows).splitlines()
     assert lines[2] == "| a | 49.2 | 49.25 | +0.05 | val | 2025-01-01 00:00 | cpu |  |"
     assert lines[3] == "| b | - | - | - | - |  | - | two lines \\| and a bar |"
-    assert lines[4] == "| c | 49.2 | 30.00 | - | - |  | - | other data than published |"
+    assert lines[4] == "| c | 49.2 | 30.00 | - | - |  | - | data differs from published |"
     assert lines[-1] == "    do a"

@@ -29,7 +29,7 @@ def test_words_select_entries_projects_or_all(small_zoo):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("dino_r50_4scale_12", "did you mean 'dino_r50_4scale_12ep'"), ("yolo", "zoo.py list")]
+    ("name", "hint"), [("dino_r50_4scale_12", "did you mean 'dino_r50_4scale_12ep'"), ("yolo", "zoo list")]
 )
 def test_an_unknown_name_is_told_with_what_is_near(name, hint):
     zoo = load_zoo()

@@ -13,12 +13,12 @@ from detrex_lite.data import (
 )
 from detrex_lite.evaluation import CocoEvaluator
 
-dataloader = OmegaConf.create()  # a config node from the start: files that import it change it by attributes
+dataloader = OmegaConf.create()  # a config node from the start, because files that import it set its attributes
 dataloader.train = L(build_train_loader)(
     dataset=L(load_dataset)(name="coco_2017_train"),
     mapper=L(DetrDatasetMapper)(augmentation=L(detr_train_augmentation)(), is_train=True),
-    total_batch_size=16,  # of all processes together
-    num_workers=4,  # of each process
+    total_batch_size=16,  # over all processes
+    num_workers=4,  # per process
     seed="${train.seed}",
 )
 dataloader.test = L(build_test_loader)(

@@ -1,4 +1,4 @@
-"""COCO 2017 with the masks of its objects, otherwise as coco_detr.py."""
+"""COCO 2017 with the masks of its objects, otherwise the same as coco_detr.py."""
 
 from .coco_detr import dataloader
 

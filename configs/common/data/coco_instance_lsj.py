@@ -1,7 +1,7 @@
 """COCO 2017 with masks, as Mask DINO trains: large scale jittering to squares of `dataloader.image_size`.
 
-Squares are filled up with grey, which is part of the image; boxes are those around what a crop leaves of the masks;
-images without objects are left out. Evaluation has the sizes of coco_detr.py.
+Squares are padded with grey, and this padding is part of the image. Boxes are computed from the cropped masks. Images
+without objects are dropped. Evaluation uses the sizes of coco_detr.py.
 """
 
 from detrex_lite.config import LazyCall as L

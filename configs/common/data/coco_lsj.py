@@ -1,4 +1,4 @@
-"""COCO 2017 with large scale jittering to squares of `dataloader.image_size`, otherwise as coco_detr.py."""
+"""COCO 2017 with large scale jittering to squares of `dataloader.image_size`, otherwise the same as coco_detr.py."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config

@@ -1,7 +1,7 @@
-"""COCO 2017 panoptic: every segment of things and of stuff is an object with a mask; otherwise as coco_detr.py.
+"""COCO 2017 panoptic: every segment of things and stuff is an object with a mask; otherwise the same as coco_detr.py.
 
-Its 133 classes are the categories in the order of their ids, things first. Boxes and masks of things are evaluated by
-the annotations of instances, as published; their classes are the first 80.
+Its 133 classes are the categories in the order of their ids, things first. Boxes and masks of things are evaluated with
+the instance annotations, as published; their classes are the first 80.
 """
 
 from detrex_lite.config import LazyCall as L

@@ -1,7 +1,7 @@
 """COCO 2017 at `dataloader.image_size` squared, with the augmentation of RT-DETR and D-FINE.
 
-Photometric distortion, zooming out and IoU crops are for epochs `dataloader.strong_epochs` = [first, end], until whose
-end batches have many sizes, too. coco_realtime_mosaic.py has mosaics and mixup besides. docs/recipes.md says more.
+Photometric distortion, zooming out and IoU crops are applied in epochs `dataloader.strong_epochs` = [first, end]; up to
+this end, batches have many sizes. coco_realtime_mosaic.py adds mosaics and mixup. See docs/recipes.md.
 """
 
 from torchvision.transforms import v2

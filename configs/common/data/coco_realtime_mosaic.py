@@ -1,4 +1,4 @@
-"""coco_realtime.py with the mosaics and the mixup of DEIM, in epochs `dataloader.mosaic_epochs` = [first, end]."""
+"""coco_realtime.py with the mosaics and mixup of DEIM, in epochs `dataloader.mosaic_epochs` = [first, end]."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.data import InEpochs, Mixup, Mosaic

@@ -1,4 +1,4 @@
-"""COCO 2017 as LW-DETR has it: squares of many sizes in training, `dataloader.image_size` squared in evaluation."""
+"""COCO 2017 as in LW-DETR: squares of many sizes in training, `dataloader.image_size` squared in evaluation."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.data import realtime_test_augmentation, square_train_augmentation

@@ -11,7 +11,7 @@ from .coco_detr import dataloader
 
 dataset = {
     "train_annotations": "???",  # a COCO JSON file
-    "train_images": "???",  # the folder that its file names are relative to
+    "train_images": "???",  # the folder to which its file names are relative
     "val_annotations": "???",
     "val_images": "???",
 }

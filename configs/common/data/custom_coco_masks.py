@@ -1,4 +1,4 @@
-"""Your own images with COCO JSON annotations that have a `segmentation` each; otherwise as custom_coco.py."""
+"""Your own images with COCO JSON annotations that all have a `segmentation`; otherwise the same as custom_coco.py."""
 
 from .custom_coco import dataloader, dataset
 

@@ -1,7 +1,7 @@
 """Your own images with COCO JSON annotations, and the augmentation of coco_realtime_mosaic.py.
 
-`dataset` is filled in as in custom_coco.py.
-`dataloader.train.mapper.augmentation.mosaic=null dataloader.train.mixup=null` leave out mosaics and mixup.
+Fill in `dataset` as in custom_coco.py.
+`dataloader.train.mapper.augmentation.mosaic=null dataloader.train.mixup=null` disable mosaics and mixup.
 """
 
 from .coco_realtime_mosaic import dataloader

@@ -11,7 +11,7 @@ from .coco_detr import dataloader
 dataset = {
     "annotations": "???",  # the folder of XML files
     "images": "???",  # the folder of images
-    "train_split": "???",  # a text file with the names of the training images, one a line, without extension
+    "train_split": "???",  # a text file with the names of the training images, one per line, without extension
     "val_split": "???",
     "class_names": None,  # None: all names in the XML files, sorted
 }

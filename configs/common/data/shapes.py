@@ -1,4 +1,4 @@
-"""Drawn shapes of 3 classes on small images, generated in `dataset.root` when they are not there yet."""
+"""Drawn shapes of 3 classes on small images, generated in `dataset.root` if this folder does not have them yet."""
 
 from torchvision.transforms import v2
 

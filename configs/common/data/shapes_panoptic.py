@@ -1,6 +1,6 @@
-"""shapes.py with masks, in which the background is an object of a fourth class, which is stuff.
+"""shapes.py with masks, where the background is an object of a fourth class, which is stuff.
 
-Boxes and masks are evaluated for the shapes alone.
+Boxes and masks are evaluated only for the shapes.
 """
 
 from detrex_lite.config import LazyCall as L

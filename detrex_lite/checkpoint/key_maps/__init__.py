@@ -1,11 +1,11 @@
-"""How other projects name the weights of the same models, and how these names translate to this project's, and back.
+"""Translation of parameter names between other projects and this one, in both directions.
 
 To read the weights of another project, write a `KeyMap` and add it to `KEY_MAPS`, or pass it as `source` to
 `load_checkpoint`.
 
-Names here: ResNets have torchvision's names under `backbone.`, networks of timm have timm's under `backbone.model.`;
-a transformer layer has `attentions.N`, `ffns.N` and `norms.N`, counted in the order of use; heads are
-`heads.class_embed.N` and `heads.bbox_embed.N`, of decoder layer N, the encoder's after the last layer's.
+Names in this project: ResNets have torchvision's names under `backbone.`, and networks of timm have timm's names under
+`backbone.model.`. A transformer layer has `attentions.N`, `ffns.N` and `norms.N`, numbered in the order of use. Heads
+are `heads.class_embed.N` and `heads.bbox_embed.N` for decoder layer N; the encoder's heads follow the last layer's.
 """
 
 from . import detrex, dfine, lwdetr, maskdino, mmdetection, papers, rtdetr, transformers

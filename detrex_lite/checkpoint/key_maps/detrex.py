@@ -1,10 +1,10 @@
-"""Names of detrex: three ways of attention in the decoder, and two vocabularies of what stands around the layers."""
+"""Names of detrex, with three kinds of attention in the decoder and two vocabularies for the rest of the detector."""
 
 from .backbones import convnext, detectron2_resnet, swin
 from .common import ANCHOR_DETR, HEADS, ONE_HEAD, PROPOSALS, has_proposals, refines_boxes, under
 from .key_map import Copy, KeyMap, Rules
 
-# The heads once more, under the decoder that uses them.
+# Second names of the heads, under the decoder that uses them.
 BOX_HEADS_OF_DECODER = Copy("transformer.decoder.bbox_embed.", "bbox_embed.", when=refines_boxes)
 CLASS_HEADS_OF_DECODER = Copy("transformer.decoder.class_embed.", "class_embed.", when=has_proposals)
 
@@ -25,9 +25,9 @@ _PRELU = Copy("transformer.@.layers.#.ffns.#.activation.", "transformer.@.layers
 
 
 def _plain_attention(stack: str, number: str) -> Rules:
-    """Attention that wraps torch's module; other attention has its projections itself."""
-    theirs, ours = (f"transformer.{stack}.layers.#.attentions.{number}.{inner}" for inner in ("attn.", ""))
-    return ((f"{theirs}in_proj_@", f"{ours}in_proj_@"), (f"{theirs}out_proj.", f"{ours}out_proj."))
+    """Make the rules of attention that wraps torch's module; other attention blocks have their projections directly."""
+    foreign, native = (f"transformer.{stack}.layers.#.attentions.{number}.{wrapper}" for wrapper in ("attn.", ""))
+    return ((f"{foreign}in_proj_@", f"{native}in_proj_@"), (f"{foreign}out_proj.", f"{native}out_proj."))
 
 
 _SINGLE_LEVEL: Rules = (
@@ -80,7 +80,7 @@ DEFORMABLE = KeyMap(
         ("tgt_embed.", "queries.content."),
         ("transformer.reference_points.", "queries.reference_points."),
         ("denoising_generator.label_encoder.", "denoising.label_embedding."),
-        ("label_encoder.", "denoising.label_embedding."),  # in the paper's checkpoint that detrex converted
+        ("label_encoder.", "denoising.label_embedding."),  # in the paper's checkpoint, converted by detrex
         *_MULTI_SCALE,
     ),
     copies=(_PRELU, BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
@@ -103,10 +103,10 @@ DINO = KeyMap(
     copies=(_PRELU, BOX_HEADS_OF_DECODER, CLASS_HEADS_OF_DECODER),
 )
 
-# The head that scores encoded tokens once more, for each of six encoder layers, under two names.
+# A second head that scores encoded tokens, for each of six encoder layers, under two names.
 _TOKEN_SCORES = tuple(
-    Copy(f"{place}.{layer}.", "class_embed.6.", when=has_proposals)
-    for place in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP")
+    Copy(f"{module}.{layer}.", "class_embed.6.", when=has_proposals)
+    for module in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP")
     for layer in range(6)
 )
 _SPARSE_LAYER = "transformer.encoder.layers.#."
@@ -129,7 +129,7 @@ FOCUS = KeyMap(
     copies=(*DINO.copies, *_TOKEN_SCORES),
 )
 
-# These backbones have detrex's names here; some are names of Swin or ConvNeXt there.
+# These backbones have detrex's names in this project; some names are also those of Swin or ConvNeXt in detrex.
 DINO_WITH_SAME_BACKBONE = tuple(
     KeyMap(
         "detrex",

@@ -1,4 +1,4 @@
-"""Names of D-FINE's repository and of DEIM's, which has the same."""
+"""Names of D-FINE's repository, which DEIM's repository shares."""
 
 from .key_map import KeyMap, Rules
 from .rtdetr import AIFI, HEADS, layer
@@ -19,14 +19,14 @@ _HGNETV2: Rules = (
 )
 
 
-def _fusion_blocks(theirs: str, ours: str) -> Rules:
-    """Of `RepNCSPELAN`s."""
-    rules: list[tuple[str, str]] = [(f"{theirs}.cv1.", f"{ours}.conv1."), (f"{theirs}.cv4.", f"{ours}.conv2.")]
+def _fusion_blocks(foreign: str, native: str) -> Rules:
+    """Make the rules of `RepNCSPELAN` blocks."""
+    rules: list[tuple[str, str]] = [(f"{foreign}.cv1.", f"{native}.conv1."), (f"{foreign}.cv4.", f"{native}.conv2.")]
     for number, stage in (("cv2", "stages.0"), ("cv3", "stages.1")):
         rules += [
-            (f"{theirs}.{number}.0.bottlenecks.#.conv1.", f"{ours}.{stage}.0.blocks.#.branches.0."),
-            (f"{theirs}.{number}.0.bottlenecks.#.conv2.", f"{ours}.{stage}.0.blocks.#.branches.1."),
-            (f"{theirs}.{number}.", f"{ours}.{stage}."),
+            (f"{foreign}.{number}.0.bottlenecks.#.conv1.", f"{native}.{stage}.0.blocks.#.branches.0."),
+            (f"{foreign}.{number}.0.bottlenecks.#.conv2.", f"{native}.{stage}.0.blocks.#.branches.1."),
+            (f"{foreign}.{number}.", f"{native}.{stage}."),
         ]
     return tuple(rules)
 
@@ -35,7 +35,7 @@ DFINE = KeyMap(
     "dfine",
     signature=("encoder.input_proj.#.conv.weight", "decoder.pre_bbox_head.layers.#.weight"),
     rules=(
-        *((f"backbone.{theirs}", ours) for theirs, ours in _HGNETV2),
+        *((f"backbone.{foreign}", native) for foreign, native in _HGNETV2),
         ("encoder.input_proj.#.", "neck.projections.#."),
         *AIFI,
         ("encoder.lateral_convs.#.", "neck.laterals.#."),
@@ -61,7 +61,7 @@ DFINE = KeyMap(
         *HEADS,
     ),
     ignored=(
-        # Of images of 640 x 640, and constants, which the config has.
+        # Anchors of images of 640 x 640, and constants that are in the config.
         "decoder.anchors",
         "decoder.valid_mask",
         "decoder.decoder.layers.#.cross_attn.num_points_scale",
@@ -69,7 +69,7 @@ DFINE = KeyMap(
     ),
 )
 
-# ImageNet weights of the backbone alone.
+# ImageNet weights of the backbone only.
 HGNETV2 = KeyMap(
     "hgnetv2",
     signature=("stem.stem1.conv.weight", "stages.#.blocks.#.aggregation.#.bn.weight"),

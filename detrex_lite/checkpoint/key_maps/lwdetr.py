@@ -1,4 +1,4 @@
-"""Names of LW-DETR and RF-DETR: of their own repositories and of transformers; and of their pre-trained backbones."""
+"""Names of LW-DETR and RF-DETR in their own repositories and in transformers, and of their pre-trained backbones."""
 
 from .backbones import transformers_cae, transformers_dinov2
 from .common import ONE_HEAD, layers, under
@@ -6,7 +6,7 @@ from .conversions import CocoRows
 from .key_map import KeyMap, Rules
 from .transformers import attention
 
-# Group 0 is evaluated, and has the names that two stages have in other detectors.
+# Group 0 is used in evaluation, and has the names of the two stages in other detectors.
 _TWO_STAGES: Rules = tuple(
     rule
     for group, proposals, heads in (
@@ -22,22 +22,22 @@ _TWO_STAGES: Rules = tuple(
 _CLASS_ROWS = (CocoRows("heads.class_embed.#."), CocoRows("heads.group_heads.#.class_embed."))
 
 
-def _projector(theirs: str) -> Rules:
-    """The neck's names in both repositories, under the prefix `theirs`."""
+def _projector(prefix: str) -> Rules:
+    """Make the rules of the neck in both repositories, under the prefix `prefix`."""
     c2f = {"conv": "conv", "bn": "norm"}
     return (
         *(
             rule
-            for part, ours in c2f.items()
+            for part, native in c2f.items()
             for rule in (
-                (f"{theirs}stages.#.0.cv#.{part}.", f"neck.fusions.#.conv#.{ours}."),
-                (f"{theirs}stages.#.0.m.#.cv1.{part}.", f"neck.fusions.#.bottlenecks.#.0.{ours}."),
-                (f"{theirs}stages.#.0.m.#.cv2.{part}.", f"neck.fusions.#.bottlenecks.#.1.{ours}."),
-                (f"{theirs}stages_sampling.#.#.#.{part}.", f"neck.resamplers.#.#.#.{ours}."),
+                (f"{prefix}stages.#.0.cv#.{part}.", f"neck.fusions.#.conv#.{native}."),
+                (f"{prefix}stages.#.0.m.#.cv1.{part}.", f"neck.fusions.#.bottlenecks.#.0.{native}."),
+                (f"{prefix}stages.#.0.m.#.cv2.{part}.", f"neck.fusions.#.bottlenecks.#.1.{native}."),
+                (f"{prefix}stages_sampling.#.#.#.{part}.", f"neck.resamplers.#.#.#.{native}."),
             )
         ),
-        (f"{theirs}stages.#.1.", "neck.norms.#."),
-        (f"{theirs}stages_sampling.#.#.#.", "neck.resamplers.#.#.#."),
+        (f"{prefix}stages.#.1.", "neck.norms.#."),
+        (f"{prefix}stages_sampling.#.#.#.", "neck.resamplers.#.#.#."),
     )
 
 
@@ -78,7 +78,7 @@ RF_DETR = KeyMap(
     "rfdetr",
     signature=(f"{_DINOV2}embeddings.cls_token", "transformer.enc_out_class_embed.0.weight"),
     rules=(*transformers_dinov2(_DINOV2, version=4), *_DETECTOR),
-    ignored=(f"{_DINOV2}embeddings.mask_token",),  # of the pre-training
+    ignored=(f"{_DINOV2}embeddings.mask_token",),  # used in pre-training only
     conversions=_CLASS_ROWS,
     one_head=True,
 )
@@ -108,17 +108,17 @@ _COMMON_OF_TRANSFORMERS: Rules = (
 )
 
 
-def _level(theirs: str, level: str) -> Rules:
-    """What makes a level in transformers, under the prefix `theirs`; `level` is its number here."""
+def _level(prefix: str, level: str) -> Rules:
+    """Make the rules of a level's modules in transformers, under the prefix `prefix`; `level` is its number here."""
     fusion = f"neck.fusions.{level}."
     return (
         *(
-            (f"{theirs}projector_layer.bottlenecks.#.conv{number + 1}.", f"{fusion}bottlenecks.#.{number}.")
+            (f"{prefix}projector_layer.bottlenecks.#.conv{number + 1}.", f"{fusion}bottlenecks.#.{number}.")
             for number in (0, 1)
         ),
-        (f"{theirs}projector_layer.", fusion),
-        (f"{theirs}sampling_layers.#.layers.#.", f"neck.resamplers.{level}.#.#."),
-        (f"{theirs}layer_norm.", f"neck.norms.{level}."),
+        (f"{prefix}projector_layer.", fusion),
+        (f"{prefix}sampling_layers.#.layers.#.", f"neck.resamplers.{level}.#.#."),
+        (f"{prefix}layer_norm.", f"neck.norms.{level}."),
     )
 
 

@@ -1,4 +1,4 @@
-"""Names of Mask DINO, of its authors and of detrex."""
+"""Names of Mask DINO in its authors' repository and in detrex."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,12 +16,12 @@ _MOST_LAYERS = 9
 
 
 def _has_layer(state: Mapping[str, Tensor], index: int) -> bool:
-    """Whether a detector has a decoder layer of this number; the encoder's heads come after the last one's."""
+    """Whether a detector has a decoder layer of this number; the encoder's heads follow the last layer's."""
     return f"heads.bbox_embed.{index + 1}.layers.0.weight" in state
 
 
 def _mask_dino(backbone: Rules, num_maps: int) -> KeyMap:
-    """Mask DINO on so many maps of a backbone."""
+    """Make the map of Mask DINO with `num_maps` maps of a backbone."""
     encoder = {"self_attn": "attentions.0", "norm1": "norms.0", "norm2": "norms.1", **_FFN}
     decoder = {"self_attn": "attentions.0", "cross_attn": "attentions.1", **_FFN}
     # Norms are numbered in the order of definition, which begins with cross-attention.
@@ -53,7 +53,7 @@ def _mask_dino(backbone: Rules, num_maps: int) -> KeyMap:
             Copy(f"{_PREDICTOR}decoder.norm.", f"{_PREDICTOR}decoder_norm."),
             *(
                 Copy(f"{_PREDICTOR}{name}.{index}.", f"{_PREDICTOR}_bbox_embed.", when=partial(_has_layer, index=index))
-                for name in ("decoder.bbox_embed", "bbox_embed")  # detrex has the first one alone
+                for name in ("decoder.bbox_embed", "bbox_embed")  # detrex has only the first one
                 for index in range(_MOST_LAYERS)
             ),
         ),

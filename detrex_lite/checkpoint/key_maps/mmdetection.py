@@ -1,4 +1,4 @@
-"""Names of mmdetection: those of its version 3, and of DETR and Deformable DETR in version 2."""
+"""Names of mmdetection 3, and of DETR and Deformable DETR in mmdetection 2."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +10,13 @@ from .key_map import Copy, KeyMap, Rules, matches
 
 
 def _parts(stack: str, *names: str) -> Rules:
-    """What stands beside the layers of the encoder or decoder."""
+    """Make the rules of modules next to the layers of the encoder or decoder."""
     return tuple((f"{stack}.{name}.", f"transformer.{stack}.{name}.") for name in names)
 
 
-# ResNets have torchvision's names there, too.
+# ResNets have torchvision's names in mmdetection, too.
 _SWIN: Rules = (
-    # A map is shrunk at the end of a stage there, and at the beginning of the next one here.
+    # Maps are downsampled at the end of a stage there, and at the beginning of the next stage here.
     *((f"backbone.stages.{n}.downsample.", f"backbone.model.layers.{n + 1}.downsample.") for n in range(3)),
     ("backbone.patch_embed.projection.", "backbone.model.patch_embed.proj."),
     ("backbone.patch_embed.", "backbone.model.patch_embed."),
@@ -27,16 +27,16 @@ _SWIN: Rules = (
     ("backbone.norm#.", "backbone.norms.stage#."),
 )
 
-# Plain attention wraps torch's module; other attention has its projections itself.
+# Plain attention wraps torch's module; other attention blocks have their projections directly.
 _PLAIN_ENCODER = layers("encoder", {"self_attn.attn": "attentions.0"})
 _PLAIN_SELF_ATTENTION = layers("decoder", {"self_attn.attn": "attentions.0"})
 _CONDITIONAL_DECODER = layers(
     "decoder",
     {
-        f"{kind}_attn.{theirs}": f"attentions.{number}.{ours}"
+        f"{kind}_attn.{foreign}": f"attentions.{number}.{native}"
         for number, kind in enumerate(("self", "cross"))
-        for theirs, ours in {
-            **{f"{theirs}_proj": f"{ours}_proj" for theirs, ours in PROJECTIONS.items()},
+        for foreign, native in {
+            **{f"{foreign}_proj": f"{native}_proj" for foreign, native in PROJECTIONS.items()},
             "out_proj": "out_proj",
         }.items()
     },
@@ -85,10 +85,10 @@ _MULTI_SCALE: Rules = (
 
 @dataclass(frozen=True)
 class MergedPatches:
-    """What Swin merges four neighbouring cells with.
+    """Swin's merging of four neighbouring cells.
 
-    The channels of its input are ordered by channel and then by cell, row by row, and here by cell, column by column,
-    and then by channel. The order in the dimension that has them, the last one of a weight or bias, is exchanged.
+    In mmdetection, the input channels are ordered by channel and then by cell, row by row; here by cell, column by
+    column, and then by channel. The conversion permutes the last dimension of a weight or bias.
     """
 
     template: str = "backbone.model.layers.#.downsample."
@@ -110,7 +110,7 @@ class MergedPatches:
 _format = partial(KeyMap, "mmdetection", entry="state_dict")
 _version_3 = partial(
     _format,
-    ignored=("data_preprocessor.",),  # mean and standard deviation of colours
+    ignored=("data_preprocessor.",),  # mean and standard deviation of the pixels
     conversions=(MergedPatches(),),
 )
 
@@ -175,7 +175,7 @@ DINO = _version_3(
     rules=_DINO,
 )
 
-# The heads of the dense branch: those of six decoder layers, and the last one of all, for the encoder.
+# The heads of the dense branch: those of six decoder layers, and the encoder's as the last one.
 _DENSE_HEADS: Rules = (
     ("bbox_head.cls_branches.7.", "branch.heads.class_embed.6."),
     *((f"bbox_head.reg_branches.7.{2 * layer}.", f"branch.heads.bbox_embed.6.layers.{layer}.") for layer in range(3)),
@@ -188,16 +188,16 @@ _DENSE_HEADS: Rules = (
 DDQ_DETR = _version_3(
     signature=("query_map.weight", "bbox_head.cls_branches.#.weight"),
     rules=(*_DENSE_HEADS, ("query_map.", "queries.content_projection."), *_DINO),
-    copies=(Copy("decoder.aux_reg_branches.", "bbox_head.aux_reg_branches."),),  # once it has been trained
+    copies=(Copy("decoder.aux_reg_branches.", "bbox_head.aux_reg_branches."),),  # after training
     shared=(("branch.heads.norm.", "heads.norm."),),
 )
 
-# Version 2 has everything but backbone and neck in the head.
+# In version 2, everything but the backbone and the neck belongs to the head.
 _HEAD = "bbox_head.transformer."
 
 
 def _names_of_version_2(names: dict[str, str]) -> Rules:
-    """What the layers of encoder and decoder are made of: name there -> name here."""
+    """Make the names of modules inside the layers of encoder and decoder, by the other project's names."""
     return under(_HEAD, layers("@", names))
 
 
@@ -212,7 +212,7 @@ DETR_OF_VERSION_2 = _format(
         *_names_of_version_2({"attentions.0.attn": "attentions.0", "attentions.1.attn": "attentions.1"}),
         *_LAYERS_OF_VERSION_2,
         (f"{_HEAD}decoder.post_norm.", "heads.norm."),
-        # In 2020, when its DETR was published
+        # Names of 2020, when the checkpoint of DETR was published
         *_names_of_version_2({"self_attn.attn": "attentions.0", "multihead_attn.attn": "attentions.1"}),
         *_names_of_version_2({"ffn.layers.0.0": "ffns.0.layers.0", "ffn.layers.1": "ffns.0.layers.1"}),
         (f"{_HEAD}decoder.norm.", "heads.norm."),

@@ -16,24 +16,24 @@ _DECODER_NORMS = {"norm1": "norms.0", "norm2": "norms.1", "norm3": "norms.2"}
 
 
 def _decoder(names: dict[str, str]) -> Rules:
-    """What its layers are made of, beside the FFN: name there -> name here."""
+    """Make the names of modules inside the decoder's layers except the FFN, by the other project's names."""
     return under("transformer.", layers("decoder", {**names, **_FFN}))
 
 
-# The projections of a conditional decoder layer are its own: sa_ of self-attention, ca_ of cross-attention.
+# The projections belong to the decoder layer: sa_ of self-attention, ca_ of cross-attention.
 _CONDITIONAL_DECODER = _decoder(
     {
         **{
-            f"{kind}_{theirs}_proj": f"attentions.{number}.{ours}_proj"
+            f"{kind}_{foreign}_proj": f"attentions.{number}.{native}_proj"
             for number, kind in enumerate(("sa", "ca"))
-            for theirs, ours in PROJECTIONS.items()
+            for foreign, native in PROJECTIONS.items()
         },
         "self_attn.out_proj": "attentions.0.out_proj",
         "cross_attn.out_proj": "attentions.1.out_proj",
         **_DECODER_NORMS,
     },
 )
-# The decoder's norms are numbered in the order of definition in Deformable DETR, which begins with cross-attention.
+# In Deformable DETR the decoder's norms are numbered in the order of definition, which begins with cross-attention.
 _DEFORMABLE_DECODER = _decoder(
     {
         "self_attn": "attentions.0",
@@ -48,7 +48,7 @@ _RESNET: Rules = (("backbone.0.body.", "backbone."),)
 
 _SINGLE_LEVEL: Rules = (
     *_RESNET,
-    ("input_proj.", "input_proj."),  # which is "detr.input_proj." where masks are made as well
+    ("input_proj.", "input_proj."),  # "detr.input_proj." in models with masks
     *_ENCODER,
     ("transformer.decoder.norm.", "heads.norm."),
     ("query_embed.", "queries.embedding."),
@@ -66,7 +66,7 @@ _MULTI_SCALE: Rules = (
     *under("transformer.", PROPOSALS),
     *HEADS,
 )
-# The label embedding has a row for each id, and then: DN-DETR's for "no object", DINO's that is never used.
+# The label embedding has a row per id, followed by "no object" in DN-DETR and an unused row in DINO.
 _CLASS_ROWS = CocoRows("heads.class_embed.#.")
 _LABEL_ROWS = CocoRows("denoising.label_embedding.")
 _SPARE_LABEL_ROWS = CocoRows("denoising.label_embedding.", spare=1)
@@ -128,7 +128,7 @@ DEFORMABLE_DETR = KeyMap(
 
 
 def _dino(num_maps: int) -> KeyMap:
-    """DINO on so many maps of a backbone."""
+    """Make the map of DINO with `num_maps` maps of a backbone."""
     return KeyMap(
         "dino",
         signature=("transformer.enc_out_class_embed.weight", "input_proj.0.0.weight"),
@@ -169,7 +169,7 @@ _RELATION_DETR: Rules = (
 def _relation_detr(
     backbone: Rules, *, num_features: int, signature: tuple[str, ...] = (), ignored: tuple[str, ...] = ()
 ) -> KeyMap:
-    """Relation-DETR with a backbone of so many maps: the neck's convolutions after these are the extra ones here."""
+    """Make the map of Relation-DETR: of the neck's convolutions, those after `num_maps` are the extra ones here."""
     return KeyMap(
         "relation_detr",
         signature=("transformer.encoder_class_head.weight", "transformer.decoder.class_head.0.weight", *signature),
@@ -178,7 +178,7 @@ def _relation_detr(
             *backbone,
             *_RELATION_DETR,
         ),
-        ignored=("_classes_", *ignored),  # the names of the classes
+        ignored=("_classes_", *ignored),  # names of the classes
         conversions=(
             LinearAsConvolution("transformer.decoder.relation.pos_proj.weight"),
             _CLASS_ROWS,

@@ -1,4 +1,4 @@
-"""Names of RT-DETR's repository, for RT-DETR and RT-DETRv2."""
+"""Names of RT-DETR and RT-DETRv2 in RT-DETR's repository."""
 
 from .key_map import KeyMap, Rules
 
@@ -14,18 +14,18 @@ _BACKBONE: Rules = (
 )
 
 
-def layer(theirs: str, ours: str, names: dict[str, str]) -> Rules:
-    """Of a transformer layer: the beginnings of names there and here, and name there -> name here."""
+def layer(foreign: str, native: str, names: dict[str, str]) -> Rules:
+    """Make the rules of a transformer layer, from the prefixes in both projects and its modules' names."""
     names = {**names, "linear1": "ffns.0.layers.0", "linear2": "ffns.0.layers.1"}
-    return tuple((f"{theirs}{name}.", f"{ours}{here}.") for name, here in names.items())
+    return tuple((f"{foreign}{name}.", f"{native}{inner}.") for name, inner in names.items())
 
 
-def fusion_blocks(theirs: str, ours: str) -> Rules:
-    """Of `CSPRepLayer`s."""
+def fusion_blocks(foreign: str, native: str) -> Rules:
+    """Make the rules of `CSPRepLayer` blocks."""
     return (
-        (f"{theirs}.bottlenecks.#.conv1.", f"{ours}.blocks.#.branches.0."),
-        (f"{theirs}.bottlenecks.#.conv2.", f"{ours}.blocks.#.branches.1."),
-        (f"{theirs}.", f"{ours}."),
+        (f"{foreign}.bottlenecks.#.conv1.", f"{native}.blocks.#.branches.0."),
+        (f"{foreign}.bottlenecks.#.conv2.", f"{native}.blocks.#.branches.1."),
+        (f"{foreign}.", f"{native}."),
     )
 
 
@@ -69,35 +69,35 @@ _DECODER: Rules = (
 
 
 def _rtdetr(name: str, projection: tuple[str, str], proposals: tuple[str, str]) -> KeyMap:
-    """A version.
+    """Make the map of a version.
 
     Args:
         name: of the map.
-        projection: what convolution and norm are called in the projections of the encoder's input.
-        proposals: what linear layer and norm are called in `enc_output`.
+        projection: the names of convolution and norm in the projections of the encoder's input.
+        proposals: the names of the linear layer and the norm in `enc_output`.
     """
     return KeyMap(
         name,
         signature=(f"encoder.input_proj.#.{projection[0]}.weight", f"decoder.enc_output.{proposals[0]}.weight"),
         rules=(
             *(
-                (f"encoder.input_proj.#.{theirs}.", f"neck.projections.#.{ours}.")
-                for theirs, ours in zip(projection, ("conv", "norm"), strict=True)
+                (f"encoder.input_proj.#.{foreign}.", f"neck.projections.#.{native}.")
+                for foreign, native in zip(projection, ("conv", "norm"), strict=True)
             ),
             *(
-                (f"decoder.enc_output.{theirs}.", f"queries.proposals.{ours}.")
-                for theirs, ours in zip(proposals, ("enc_output", "enc_output_norm"), strict=True)
+                (f"decoder.enc_output.{foreign}.", f"queries.proposals.{native}.")
+                for foreign, native in zip(proposals, ("enc_output", "enc_output_norm"), strict=True)
             ),
             *_BACKBONE,
             *_ENCODER,
             *_DECODER,
         ),
         ignored=(
-            # Of images of 640 x 640, and constants.
+            # Anchors of images of 640 x 640, and constants.
             "decoder.anchors",
             "decoder.valid_mask",
             "decoder.decoder.layers.#.cross_attn.num_points_scale",
-            # Deployed models have these besides the branches that they were made of.
+            # Deployed models have these in addition to the branches that they were fused from.
             "encoder.fpn_blocks.#.bottlenecks.#.conv.",
             "encoder.pan_blocks.#.bottlenecks.#.conv.",
         ),
@@ -107,11 +107,11 @@ def _rtdetr(name: str, projection: tuple[str, str], proposals: tuple[str, str]) 
 RTDETR = _rtdetr("rtdetr", ("0", "1"), ("0", "1"))
 RTDETR_V2 = _rtdetr("rtdetrv2", ("conv", "norm"), ("proj", "norm"))
 
-# ImageNet weights of the backbone alone.
+# ImageNet weights of the backbone only.
 PRESNET = KeyMap(
     "presnet",
     signature=("conv1.conv1_1.conv.weight", "res_layers.0.blocks.0.branch2a.conv.weight"),
-    rules=tuple((theirs.removeprefix("backbone."), ours) for theirs, ours in _BACKBONE),
+    rules=tuple((foreign.removeprefix("backbone."), native) for foreign, native in _BACKBONE),
 )
 
 MAPS = (RTDETR, RTDETR_V2, PRESNET)

@@ -1,7 +1,8 @@
 """Names of Hugging Face's transformers: DETR, Conditional DETR, DAB-DETR, Deformable DETR, RT-DETR, D-FINE.
 
-Its version 5 changed names in the models, and kept those of version 4 in the files that `save_pretrained` writes. Both
-are read. The state dict of a model of version 5 is what is written, with a backbone of timm (`use_timm_backbone=True`).
+Version 5 of transformers changed names in the models, and kept those of version 4 in the files of `save_pretrained`.
+Both are read. Weights are written as the state dict of a model of version 5, with a timm backbone
+(`use_timm_backbone=True`).
 """
 
 from functools import partial
@@ -13,15 +14,15 @@ from .key_map import Copy, KeyMap, Rules
 from .rtdetr import fusion_blocks
 
 _MLP = {"mlp.fc1": "ffns.0.layers.0", "mlp.fc2": "ffns.0.layers.1"}
-_FC = {"fc1": "ffns.0.layers.0", "fc2": "ffns.0.layers.1"}  # of version 4, and of DAB-DETR's encoder
-_OUTPUTS = ("o_proj", "out_proj")  # versions 5 and 4
+_FC = {"fc1": "ffns.0.layers.0", "fc2": "ffns.0.layers.1"}  # in version 4, and in DAB-DETR's encoder
+_OUTPUTS = ("o_proj", "out_proj")  # in versions 5 and 4
 _ENCODER_NORMS = {"self_attn_layer_norm": "norms.0", "final_layer_norm": "norms.1"}
 _DECODER_NORMS = {
     "self_attn_layer_norm": "norms.0",
     "encoder_attn_layer_norm": "norms.1",
     "final_layer_norm": "norms.2",
 }
-# The projections of conditional attention; version 4 calls them sa_qcontent_proj, and so on.
+# The projections of conditional attention; in version 4 their names are sa_qcontent_proj, etc.
 _PROJECTIONS = {
     "q_content": "query_content",
     "q_pos": "query_pos",
@@ -33,20 +34,20 @@ _PROJECTIONS = {
 
 
 def _layers(stack: str, names: dict[str, str]) -> Rules:
-    """What the layers of the encoder or decoder are made of: name there -> name here."""
+    """Make the rules of modules inside the layers of encoder or decoder, by the other project's names."""
     return under("model.", layers(stack, names))
 
 
-def attention(stack: str, theirs: str, number: int) -> Rules:
-    """Attention of a layer of the encoder or decoder."""
-    return _projections(f"model.{stack}.layers.#.{theirs}", f"transformer.{stack}.layers.#.attentions.{number}")
+def attention(stack: str, foreign: str, number: int) -> Rules:
+    """Make the rules of an attention block in the layers of encoder or decoder."""
+    return _projections(f"model.{stack}.layers.#.{foreign}", f"transformer.{stack}.layers.#.attentions.{number}")
 
 
-def _projections(before: str, here: str) -> Rules:
-    """Attention with three projections there, which are one parameter here, and that of what comes out."""
+def _projections(foreign: str, native: str) -> Rules:
+    """Make the rules of attention with three input projections, which are one parameter here, and an output one."""
     return (
-        *((f"{before}.{part}_proj.@", f"{here}.in_proj_@[{index}/3]") for index, part in enumerate("qkv")),
-        *((f"{before}.{output}.", f"{here}.out_proj.") for output in _OUTPUTS),
+        *((f"{foreign}.{part}_proj.@", f"{native}.in_proj_@[{index}/3]") for index, part in enumerate("qkv")),
+        *((f"{foreign}.{output}.", f"{native}.out_proj.") for output in _OUTPUTS),
     )
 
 
@@ -73,7 +74,7 @@ _POSITIONS: Rules = (
 )
 
 _CLASS_ROWS = CocoRows("heads.class_embed.#.")
-# Of backbones.
+# Names of backbones.
 _CONVOLUTION = {"convolution": "conv", "normalization": "norm"}
 
 _format = partial(KeyMap, "transformers", entry="", exhaustive=True)
@@ -93,7 +94,7 @@ DETR = _format(
 
 
 def _mask_head() -> Rules:
-    """That of DetrForSegmentation."""
+    """Make the rules of the mask head of DetrForSegmentation."""
     rules = [(f"bbox_attention.{name[0]}_proj.", f"mask_head.{name}_proj.") for name in ("query", "key")]
     blocks = ["conv1", "conv2", *(f"fpn_stages.{step}.refine" for step in range(3))]
     for number, block in enumerate(blocks):
@@ -109,15 +110,15 @@ def _mask_head() -> Rules:
 DETR_WITH_MASKS = with_masks(DETR, _mask_head())
 
 
-def _conditional_attention(theirs: str, number: int, before: str) -> Rules:
-    """before: how the names of its projections began in version 4, in which they were the layer's."""
-    ours = {part: f"attentions.{number}.{here}_proj" for part, here in _PROJECTIONS.items()}
+def _conditional_attention(foreign: str, number: int, old_prefix: str) -> Rules:
+    """before: the prefix of the projections' names in version 4, where they belonged to the layer."""
+    native = {part: f"attentions.{number}.{projection}_proj" for part, projection in _PROJECTIONS.items()}
     return _layers(
         "decoder",
         {
-            **{f"{theirs}.{output}": f"attentions.{number}.out_proj" for output in _OUTPUTS},
-            **{f"{theirs}.{part}_proj": name for part, name in ours.items()},
-            **{f"{before}_{part.replace('_', '', 1)}_proj": name for part, name in ours.items()},
+            **{f"{foreign}.{output}": f"attentions.{number}.out_proj" for output in _OUTPUTS},
+            **{f"{foreign}.{part}_proj": name for part, name in native.items()},
+            **{f"{old_prefix}_{part.replace('_', '', 1)}_proj": name for part, name in native.items()},
         },
     )
 
@@ -143,7 +144,7 @@ DAB_DETR = _format(
         *_layers(
             "encoder",
             {
-                "self_attn.out_proj": "attentions.0.out_proj",  # the only name, in both versions
+                "self_attn.out_proj": "attentions.0.out_proj",  # the same name in both versions
                 "activation_fn": "ffns.0.activations.0",
                 **_FC,
                 **_ENCODER_NORMS,
@@ -198,22 +199,22 @@ DEFORMABLE_DETR = _format(
 
 
 def _hybrid_encoder_and_decoder(mlp: dict[str, str]) -> Rules:
-    """What RT-DETR and D-FINE have in common. Attention within a level has its names of version 5 and of version 4.
+    """Make the rules shared by RT-DETR and D-FINE. Attention within a level has the names of versions 5 and 4.
 
     Args:
-        mlp: name there -> name here of what FFNs are made of, in version 5.
+        mlp: modules of FFNs in version 5, by the other project's names.
     """
     rules: list[tuple[str, str]] = []
-    for theirs, ours in (("0", "conv"), ("1", "norm")):
+    for foreign, native in (("0", "conv"), ("1", "norm")):
         rules += [
-            (f"model.encoder_input_proj.#.{theirs}.", f"neck.projections.#.{ours}."),
-            (f"model.decoder_input_proj.#.{theirs}.", f"neck.outputs.#.{ours}."),
+            (f"model.encoder_input_proj.#.{foreign}.", f"neck.projections.#.{native}."),
+            (f"model.decoder_input_proj.#.{foreign}.", f"neck.outputs.#.{native}."),
         ]
     for encoder in ("aifi", "encoder"):
-        before, here = f"model.encoder.{encoder}.#.layers.#.", "neck.encoders.#.layers.#."
-        rules += _projections(f"{before}self_attn", f"{here}attentions.0")
+        foreign_prefix, native_prefix = f"model.encoder.{encoder}.#.layers.#.", "neck.encoders.#.layers.#."
+        rules += _projections(f"{foreign_prefix}self_attn", f"{native_prefix}attentions.0")
         names = {**mlp, **_FC, **_ENCODER_NORMS}
-        rules += [(f"{before}{theirs}.", f"{here}{ours}.") for theirs, ours in names.items()]
+        rules += [(f"{foreign_prefix}{foreign}.", f"{native_prefix}{native}.") for foreign, native in names.items()]
     return (
         *rules,
         ("model.encoder.lateral_convs.#.", "neck.laterals.#."),
@@ -228,21 +229,21 @@ def _hybrid_encoder_and_decoder(mlp: dict[str, str]) -> Rules:
         ("model.enc_bbox_head.", "heads.bbox_embed.encoder."),
         ("model.decoder.class_embed.#.", "heads.class_embed.#."),
         ("model.decoder.bbox_embed.#.", "heads.bbox_embed.#."),
-        *HEADS,  # some files list them twice
+        *HEADS,  # some files contain them twice
     )
 
 
 def _rtdetr() -> KeyMap:
-    """RT-DETR and RT-DETRv2."""
-    stages, here = "model.backbone.model.encoder.stages", "backbone.stages"
+    """Make the map of RT-DETR and RT-DETRv2."""
+    stages, native_stages = "model.backbone.model.encoder.stages", "backbone.stages"
     rules: list[tuple[str, str]] = []
-    for theirs, ours in _CONVOLUTION.items():
+    for foreign, native in _CONVOLUTION.items():
         rules += [
-            (f"model.backbone.model.embedder.embedder.#.{theirs}.", f"backbone.stem.#.{ours}."),
-            (f"{stages}.#.layers.#.layer.#.{theirs}.", f"{here}.#.#.convs.#.{ours}."),
+            (f"model.backbone.model.embedder.embedder.#.{foreign}.", f"backbone.stem.#.{native}."),
+            (f"{stages}.#.layers.#.layer.#.{foreign}.", f"{native_stages}.#.#.convs.#.{native}."),
             # Shortcuts of the other stages have a pooling layer before the convolution.
-            (f"{stages}.0.layers.#.shortcut.{theirs}.", f"{here}.0.#.shortcut.{ours}."),
-            (f"{stages}.#.layers.#.shortcut.1.{theirs}.", f"{here}.#.#.shortcut.{ours}."),
+            (f"{stages}.0.layers.#.shortcut.{foreign}.", f"{native_stages}.0.#.shortcut.{native}."),
+            (f"{stages}.#.layers.#.shortcut.1.{foreign}.", f"{native_stages}.#.#.shortcut.{native}."),
         ]
     return _format(
         signature=("model.decoder.query_pos_head.layers.#.weight", "model.encoder_input_proj.#.0.weight"),
@@ -259,21 +260,21 @@ def _rtdetr() -> KeyMap:
 
 
 def _dfine() -> KeyMap:
-    """D-FINE, and DEIM on it."""
+    """Make the map of D-FINE, and of DEIM based on it."""
     rules: list[tuple[str, str]] = []
-    for theirs, ours in {**_CONVOLUTION, "lab": "act"}.items():
-        rules += [(f"model.backbone.model.embedder.@.{theirs}.", f"backbone.stem.@.{ours}.")]
+    for foreign, native in {**_CONVOLUTION, "lab": "act"}.items():
+        rules += [(f"model.backbone.model.embedder.@.{foreign}.", f"backbone.stem.@.{native}.")]
         for part in ("#.downsample", "#.blocks.#.layers.#", "#.blocks.#.layers.#.@", "#.blocks.#.aggregation.#"):
-            rules += [(f"model.backbone.model.encoder.stages.{part}.{theirs}.", f"backbone.stages.{part}.{ours}.")]
-    for theirs, ours in (("fpn_blocks", "top_down"), ("pan_blocks", "bottom_up")):
-        before, here = f"model.encoder.{theirs}.#", f"neck.{ours}.#"
+            rules += [(f"model.backbone.model.encoder.stages.{part}.{foreign}.", f"backbone.stages.{part}.{native}.")]
+    for foreign, native in (("fpn_blocks", "top_down"), ("pan_blocks", "bottom_up")):
+        foreign_prefix, native_prefix = f"model.encoder.{foreign}.#", f"neck.{native}.#"
         rules += [
-            *fusion_blocks(f"{before}.csp_rep1", f"{here}.stages.0.0"),
-            *fusion_blocks(f"{before}.csp_rep2", f"{here}.stages.1.0"),
-            (f"{before}.conv1.", f"{here}.conv1."),
-            (f"{before}.conv2.", f"{here}.stages.0.1."),
-            (f"{before}.conv3.", f"{here}.stages.1.1."),
-            (f"{before}.conv4.", f"{here}.conv2."),
+            *fusion_blocks(f"{foreign_prefix}.csp_rep1", f"{native_prefix}.stages.0.0"),
+            *fusion_blocks(f"{foreign_prefix}.csp_rep2", f"{native_prefix}.stages.1.0"),
+            (f"{foreign_prefix}.conv1.", f"{native_prefix}.conv1."),
+            (f"{foreign_prefix}.conv2.", f"{native_prefix}.stages.0.1."),
+            (f"{foreign_prefix}.conv3.", f"{native_prefix}.stages.1.1."),
+            (f"{foreign_prefix}.conv4.", f"{native_prefix}.conv2."),
         ]
     return _format(
         signature=("model.decoder.pre_bbox_head.layers.#.weight", "model.encoder_input_proj.#.0.weight"),

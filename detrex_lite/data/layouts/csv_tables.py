@@ -1,6 +1,7 @@
 """Folders with CSV tables of boxes."""
 
 import os
+from collections import Counter
 from functools import lru_cache, partial
 from typing import Any
 
@@ -115,6 +116,8 @@ def _files_of(tree: Tree, table: CsvTable, split: str | None) -> tuple[str, dict
         example = f", e.g. {values[0]}" if values else ""
         raise DatasetError(f"{table.path}: none of its images is in {tree.root} or below it{example}")
     used = set(files.values())
+    [(most, _)] = Counter(os.path.dirname(name) for name in files.values()).most_common(1)
+    best = os.path.join(tree.root, most) if most else tree.root
     return best, files, sum(tree.relative(os.path.join(best, name)) not in used for name in tree.images(best))
 
 

@@ -108,8 +108,8 @@ def _find(
         return found_dataset(root, _images_alone(tree), seed=seed, val_share=val_share)
     found = _KINDS[names[0]].build(tree, candidates[names[0]])
     others = tuple(
-        f"There are files of the layout {name!r}, too ({_first(tree, candidates[name])}), which are not used: "
-        f"layout={name} would read them"
+        f"There are {_KINDS[name].label} annotations, too ({_first(tree, candidates[name])}), which are not used: the "
+        f"layout {name!r} would read them"
         for name in names[1:]
     )
     found = Layout(found.name, found.class_names, found.category_ids, found.parts, (*found.remarks, *others))

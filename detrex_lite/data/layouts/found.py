@@ -8,6 +8,7 @@ from ...errors import did_you_mean
 from ..dataset import DetectionDataset, select_images
 from ..faults import DatasetError, FaultLog
 from .drawn_split import DrawnSplit
+from .tree import SPLITS
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class FoundDataset:
 
 def found_dataset(root: str, layout: Layout, *, seed: int, val_share: float) -> FoundDataset:
     """The splits of a layout, of which `train` and `val` are drawn where it has no `val`."""
-    parts = {split: layout.parts[split] for split in ("train", "val", "test") if split in layout.parts}
+    parts: dict[str, Part] = {split: layout.parts[split] for split in SPLITS if split in layout.parts}
     drawn, remarks = None, list(layout.remarks)
     source = next((split for split in ("all", "train") if split in layout.parts), None)
     if layout.class_names and source is not None and "val" not in parts:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..faults import DatasetError
 from ..image import IMAGE_EXTENSIONS
 
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 _SPLIT_OF = {
     "train": "train",

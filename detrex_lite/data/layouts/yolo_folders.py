@@ -45,8 +45,8 @@ def yolo_layout(tree: Tree, paths: list[str]) -> Layout:
     if not paths[0].lower().endswith((".yaml", ".yml")):
         return _without_yaml(tree, paths[0])
     if len(paths) > 1:
-        names = " and ".join(tree.relative(path) for path in paths[:3])
-        raise DatasetError(f"{tree.root} has several files like a data.yaml: {names}; give the path of one of them")
+        several = " and ".join(tree.relative(path) for path in paths[:3])
+        raise DatasetError(f"{tree.root} has several files like a data.yaml: {several}; give the path of one of them")
     path, content = paths[0], _read_yaml(paths[0])
     if "kpt_shape" in content:
         raise DatasetError(f"{path}: its labels are poses with key points (kpt_shape), which are not read")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ...config import ConfigError
+from ...data import dataset_of
 from ...devices import is_out_of_memory
 from ..derived import learning_rate
 from ..loop.trainer import Batch, Trainer
@@ -57,7 +58,7 @@ def find_batch_size(cfg: DictConfig, *, largest: int = LARGEST) -> BatchSize:
 
     Args:
         cfg: a config as `train` takes it. Its precision, recomputation of activations and image sizes count.
-        largest: more images are not tried.
+        largest: more images are not tried, nor more than the training set has.
 
     Raises:
         ConfigError: for a config that `train` refuses.
@@ -68,6 +69,8 @@ def find_batch_size(cfg: DictConfig, *, largest: int = LARGEST) -> BatchSize:
         sample = largest_sample(run.train_loader)
         logger.info("Trying batches of %s.", describe_batch([sample]))
         trainer = build_trainer(run, max_iter=1, hooks=[])
+        if (dataset := dataset_of(run.train_loader)) is not None:
+            largest = min(largest, len(dataset))
         find = _on_gpu if run.device.type == "cuda" else _on_cpu
         images, measured, memory = find(run, trainer, sample, largest)
         result = BatchSize(images, measured, memory, _advice(run.cfg, images, largest))
@@ -207,11 +210,13 @@ def _advice(cfg: DictConfig, images: int, largest: int) -> str:
             "Not even one image fits. What helps: train.amp.enabled=True, train.activation_checkpointing=True, smaller "
             "images (dataloader.train.mapper.augmentation), a smaller model"
         )
+    given = cfg.dataloader.train.total_batch_size
     cfg.dataloader.train.total_batch_size = images
     cfg.train.accumulate_steps = 1
     more = "; more were not tried" if images == largest else ""
     return (
         f"To use it: dataloader.train.total_batch_size={images} for one process, or that times the number of "
-        f"processes{more}. A learning rate that suits this batch: optimizer.lr={learning_rate(cfg):g}. A larger batch "
-        "per step without more memory: train.accumulate_steps"
+        f"processes{more}. The largest is not the best one as a rule: the config has {given}. A learning rate that "
+        f"suits {images}: optimizer.lr={learning_rate(cfg):g}. More images per step without more memory: "
+        "train.accumulate_steps"
     )

@@ -12,6 +12,7 @@ from ...config import ConfigError, locate
 from ...config import LazyCall as L
 from ...config.targets import accepted_names
 from ...data import images_with_objects
+from ..io.logs import terminal_logging
 from ..loop.hooks import flatten
 from ..loop.schedule import constant
 from ..loop.trainer import Hook, Trainer
@@ -86,7 +87,8 @@ def overfit(cfg: DictConfig, num_images: int, *, steps: int = STEPS) -> Overfit:
     for checkpoint in (*output_dir.glob("model_*.pth"), output_dir / "last_checkpoint"):
         checkpoint.unlink(missing_ok=True)
     result = Overfit(best >= LEARNT, watch.metric, best, len(watch.losses), watch.losses, output_dir)
-    logger.info("%s", verdict(result, num_images))
+    with terminal_logging():
+        logger.info("%s", verdict(result, num_images))
     return result
 
 

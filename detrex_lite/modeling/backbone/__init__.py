@@ -1,4 +1,4 @@
-"""Image backbones: a dict of feature maps from an image."""
+"""Image backbones, which compute a dict of feature maps from images."""
 
 from .focalnet import FocalNet
 from .hgnetv2 import HGNetv2, hgnetv2_channels

@@ -105,7 +105,7 @@ class _ChannelsLast(nn.Module):
 
 
 def _norm(channels: int, *, of_maps: bool) -> nn.Sequential:
-    """A layer norm at the index in a sequence that its published name has; maps (B, C, h, w) become (B, h, w, C)."""
+    """Make a layer norm with its published index in a sequence; maps (B, C, h, w) become (B, h, w, C)."""
     prefix = [_ChannelsLast()] if of_maps else []
     return nn.Sequential(*prefix, nn.LayerNorm(channels, eps=1e-6))
 

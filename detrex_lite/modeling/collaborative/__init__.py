@@ -1,12 +1,12 @@
-"""Heads of other detectors that train beside a DETR (Co-DETR, Zong et al., ICCV 2023): one-to-many labels for its
-encoder, and positive queries for its decoder.
+"""Auxiliary heads of other detectors for training a DETR (Co-DETR, Zong et al., ICCV 2023): one-to-many labels for
+its encoder, and positive queries for its decoder.
 
-What a detector does with them, in training only, `self.collaboration` being a `CollaborativeHeads` or None:
+A detector uses them in training only; `self.collaboration` is a `CollaborativeHeads` or None:
 
     blocks, losses = self.collaboration(maps, image_sizes, targets)   # maps of the encoder's tokens
-    queries = Queries(blocks)                                         # what the heads have found, as decoder queries
+    queries = Queries(blocks)                                         # the positives of the heads, as decoder queries
     layers = decoder(queries, memory, heads)
-    return queries.split(layers)                                      # "_rcnn", "_0_rcnn", .., "_atss", "_0_atss", ..
+    return queries.split(layers)                                      # "_rcnn", "_0_rcnn", ..., "_atss", "_0_atss", ...
 """
 
 from .assignment import BACKGROUND, NEITHER, assign_atss, assign_by_overlap, draw, sample

@@ -43,7 +43,7 @@ def assign_by_overlap(overlaps: Tensor, positive: float, negative: float, best_f
 
 
 def assign_atss(anchors: Anchors, is_inside: Tensor, objects: Tensor, num_candidates: int = 9) -> Tensor:
-    """Adaptive training sample selection (Zhang et al., "ATSS", CVPR 2020, algorithm 1).
+    """Assign anchors by adaptive training sample selection (Zhang et al., "ATSS", CVPR 2020, algorithm 1).
 
     The candidates of an object are, on each level, the anchors whose centres are nearest to the centre of the object.
     A candidate is assigned to the object if its IoU is at least the mean plus the standard deviation of the candidates'

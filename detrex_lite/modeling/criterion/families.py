@@ -4,5 +4,5 @@ import re
 
 
 def family(name: str) -> str:
-    """The name of a set of predictions without the layer's number: "" for "_0", "_dn" for "_dn_3"."""
+    """Return the name of a set of predictions without the layer's number: "" for "_0", "_dn" for "_dn_3"."""
     return re.sub(r"_\d+", "", name)

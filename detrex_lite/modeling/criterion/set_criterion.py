@@ -83,7 +83,7 @@ class SetCriterion(nn.Module):
     ):
         super().__init__()
         self.losses = dict(losses)
-        self.own_losses = {name: dict(own) for name, own in (own_losses or {}).items()}
+        self.own_losses = {name: dict(table) for name, table in (own_losses or {}).items()}
         tables = [self.losses, *self.own_losses.values()]
         self.bases = tuple(dict.fromkeys(base for table in tables for base in table))
         for name in self.bases:
@@ -148,7 +148,7 @@ class SetCriterion(nn.Module):
                 name: predicted.match for name, predicted in outputs.items() if predicted.match is not None
             }
             tables = [self.losses, *self.own_losses.values()]
-            all_losses = [one for table in tables for one in table.items()]
+            all_losses = [item for table in tables for item in table.items()]
             waiting = {base for base, loss in all_losses if getattr(loss, "needs_matched_share", False)}
             sums = self._compare(
                 fixed_matches, outputs, num_boxes, [base for base in self.bases if base not in waiting]

@@ -1,4 +1,4 @@
-"""The family that Deformable DETR founded: encoder, proposals, sources of queries, decoders, the base detector."""
+"""The family of Deformable DETR: encoder, proposals, sources of queries, decoders, the base detector."""
 
 from .branches import DenseBranch, HybridBranch, ProposalBranch
 from .detector import MultiScaleDetector

@@ -158,7 +158,7 @@ class MultiScaleDetector(Detector):
             if not self.collaborates:
                 raise ValueError(f"{type(self).__name__} does not support collaborative heads: set collaboration=None")
             require_equal(
-                "whether queries have positions, which only DeformableQueries have",
+                "presence of query positions (only DeformableQueries have them)",
                 queries=isinstance(queries, DeformableQueries),
                 collaboration=collaboration.with_positions,
             )

@@ -36,7 +36,7 @@ class ProposalTokens(NamedTuple):
     proposes: Tensor
 
     def references(self) -> Tensor:
-        """The references of proposed boxes, (B, N, 4) or (1, N, 4): anchors, or (1, 1, 1, 1) without a proposal."""
+        """Return the references of proposed boxes, (B or 1, N, 4): anchors, or (1, 1, 1, 1) without a proposal."""
         return proposed_from(self.anchors, self.proposes).sigmoid()
 
 
@@ -100,7 +100,7 @@ Selector = Callable[[Tensor, int], Tensor]
 
 
 def highest(scores: Tensor, number: int) -> Tensor:
-    """The default `Selector`: the tokens with the highest scores, best first."""
+    """Select the tokens with the highest scores, best first; the default `Selector`."""
     return scores.topk(number, dim=1).indices
 
 

@@ -90,7 +90,8 @@ def _first(preferred: Tensor, allowed: Tensor, number: int) -> Tensor:
     """
     positions = torch.arange(preferred.shape[1], device=preferred.device)
     rank = positions + preferred.shape[1] * (2 - preferred.long() - allowed.long())
-    rank = F.pad(rank, (0, number), value=3 * preferred.shape[1])
+    # The padding is a constant above all ranks, so that a compiled graph serves images of all sizes.
+    rank = F.pad(rank, (0, number), value=2**30)
     return rank.topk(number, dim=1, largest=False).indices.sort(dim=1).values
 
 

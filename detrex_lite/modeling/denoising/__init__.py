@@ -1,17 +1,17 @@
-"""Denoising: in training, extra decoder queries are made of the ground truth with noise, to be reconstructed.
+"""Denoising: in training, extra decoder queries are made from noisy ground truth, which they reconstruct.
 
-What a detector does with it, `self.denoising` being a `GroupDenoising` (DN-DETR), a `ContrastiveDenoising` (DINO) or
-None:
+In a detector, `self.denoising` is a `GroupDenoising` (DN-DETR), a `ContrastiveDenoising` (DINO) or None:
 
     denoising = None if self.denoising is None or targets is None else self.denoising(targets)  # a QueryBlock
-    queries = Queries([denoising, matching])   # joins the blocks, and masks who must not see whom
+    queries = Queries([denoising, matching])   # joins the blocks, and masks attention between them
     layers = decoder(queries, memory, heads)
-    return queries.split(layers)               # "", "_0", .., "_dn", "_dn_0", ..
+    return queries.split(layers)               # "", "_0", ..., "_dn", "_dn_0", ...
 
-With targets there always are denoising sets, of no queries (zero losses, zero gradients of the label embedding) where
-the batch has no objects: processes must agree on what they compute. `SetCriterion` needs no setting for them.
+With targets there are always denoising sets, because processes must compute the same sets. If the batch has no objects,
+the sets have no queries, and their losses and the gradients of the label embedding are zero. `SetCriterion` needs no
+setting for them.
 
-With `GroupDenoising`, contents of matching queries end in an indicator, too (`add_indicator`): DN-DETR's are the
+With `GroupDenoising`, contents of matching queries also end in an indicator (`add_indicator`): DN-DETR's are the
 embedded label "no object", `GroupDenoising.matching_content`; DN-Deformable-DETR learns its own.
 """
 

@@ -1,6 +1,6 @@
 """Denoising training: DN-DETR (Li et al., CVPR 2022) and its contrastive form of DINO (Zhang et al., ICLR 2023).
 
-The layout comes from object counts that the host knows: one transfer to the device, no synchronisation.
+The layout is computed from object counts on the host, with one transfer to the device and no synchronisation.
 
 Legend: B batch, T objects in the batch, D denoising queries, Q matching queries, K classes, C channels.
 """
@@ -18,7 +18,7 @@ from .noise import replace_labels, shift_and_scale, shift_corners
 
 SUFFIX = "_dn*"
 
-# More than any image of COCO asks for.
+# Larger than any image of COCO needs.
 MAX_QUERIES = 1000
 
 
@@ -36,26 +36,27 @@ def add_indicator(content: Tensor, *, denoising: bool) -> Tensor:
 
 
 class Denoising(nn.Module):
-    """The part that both kinds of denoising share: layout, label noise and the label embedding.
+    """Base class of denoising: layout, label noise and label embedding.
 
-    Images with fewer objects than the one with the most are padded with denoising queries of no object. The published
-    implementations let them take part in self-attention. DINO has them in its loss, as background; DN-DETR's authors
-    leave them out, detrex does not.
+    Images with fewer objects than the image with the most are padded with denoising queries that have no object. In the
+    published implementations these take part in self-attention. DINO and detrex's DN-DETR include them in the loss as
+    background; DN-DETR's authors exclude them.
 
     Args:
         label_embedding: the embedding of labels.
         num_classes: K.
-        copies: queries for each object in a group; the first one is to reconstruct the object.
+        copies: number of queries per object in a group; the first one is trained to reconstruct the object.
         label_noise_prob: the probability that a label is replaced by one drawn from all classes.
-        box_noise_scale: how far boxes move, as a share of what they may; 0 for not at all.
-        max_queries: the most denoising queries of an image. First groups are left out, then objects, drawn at random.
-        padding_in_loss: whether padded queries are in the losses that queries have, as background.
-        mask_padding: exclude padded queries from self-attention. What is learned of an image then does not depend on
-            how many objects the other images of its batch have, but for the number of groups.
-        embed_padding: padded queries have the last row of the label embedding as their content, which is not trained,
-            and boxes of no size in the image's corner, as RT-DETR's; otherwise contents of zero, and boxes in its
-            middle.
-        eps: boxes and what is left beside them have at least this share of the image's sides.
+        box_noise_scale: the magnitude of box noise, relative to the limit; 0 for no noise.
+        max_queries: the largest number of denoising queries of an image. Groups are dropped first, then randomly drawn
+            objects.
+        padding_in_loss: whether padded queries count as background in the class losses.
+        mask_padding: exclude padded queries from self-attention. The training signal of an image then does not depend
+            on the number of objects in the other images of the batch, except for the number of groups.
+        embed_padding: give padded queries the last row of the label embedding as content, which is not trained, and
+            boxes of zero size in the image's corner, as RT-DETR; otherwise zero contents, and boxes at the image's
+            centre.
+        eps: smallest size of boxes, and smallest margin around them, as a fraction of the image's sides.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -77,12 +78,13 @@ class Denoising(nn.Module):
     ):
         super().__init__()
         if not 0 <= label_noise_prob <= 1:
-            raise ValueError(f"label_noise_prob={label_noise_prob} is not a probability (0..1)")
+            raise ValueError(f"label_noise_prob={label_noise_prob} must be a probability in 0..1")
         if box_noise_scale < 0:
             raise ValueError(f"box_noise_scale={box_noise_scale} is negative")
         if max_queries < copies:
             raise ValueError(
-                f"max_queries={max_queries}: an object has {copies} queries; denoising=None for none at all"
+                f"max_queries={max_queries}: it must be at least {copies}, the queries per object; denoising=None "
+                "disables denoising"
             )
         self.label_embedding = label_embedding
         self.num_classes = num_classes
@@ -97,34 +99,34 @@ class Denoising(nn.Module):
 
     @property
     def embed_dim(self) -> int:
-        """C, of the contents."""
+        """C, the channels of the contents."""
         return self.label_embedding.embedding_dim
 
     def wanted_groups(self, slots: int) -> int:
-        """Abstract. The number of groups, when the cap allows, of images with at most `slots` objects."""
+        """Abstract. Return the number of groups, before the limit, for images with at most `slots` objects."""
         raise NotImplementedError(f"{type(self).__name__} must implement wanted_groups")
 
     def noise_boxes(self, boxes: Tensor, copy: Tensor) -> Tensor:
-        """Abstract. Boxes with noise.
+        """Abstract. Add noise to boxes.
 
         Args:
             boxes: (T, blocks, 4) cxcywh in 0..1.
-            copy: (blocks,) which copy in its group each one is, 0..copies-1.
+            copy: (blocks,) index of each block's copy in its group, 0..copies-1.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement noise_boxes")
 
     def embed_labels(self, labels: Tensor) -> Tensor:
-        """(..., ) classes to (..., C)."""
+        """Embed classes, (...), to (..., C)."""
         return self.label_embedding(labels)
 
     def forward(self, targets: Targets) -> QueryBlock:
-        """Make the denoising queries of a batch. They see the matching queries, which do not see them.
+        """Make the denoising queries of a batch. They attend to the matching queries, but not vice versa.
 
         Args:
-            targets: the batch's objects.
+            targets: the objects of the batch.
 
         Returns:
-            A block of D queries; D is 0 when no image has an object.
+            A block of D queries; D is 0 when there are no objects.
         """
         layout, targets = self.lay_out(targets)
         labels = targets.labels[:, None].expand(-1, layout.blocks)
@@ -140,7 +142,7 @@ class Denoising(nn.Module):
         return QueryBlock(
             SUFFIX,
             content,
-            # There and back keeps boxes from having no size, which they are divided by.
+            # The round trip keeps the sides of boxes above zero, since boxes are divided by them.
             inverse_sigmoid(boxes, self.eps).sigmoid(),
             sees=(FINAL,),
             mask=mask | padding[:, None] if padding is not None and self.mask_padding else mask,
@@ -151,7 +153,7 @@ class Denoising(nn.Module):
         )
 
     def lay_out(self, targets: Targets) -> tuple[Layout, Targets]:
-        """Arrange the queries of the objects, and drop the objects that are beyond the cap."""
+        """Lay out the queries of the objects, and drop the objects beyond the limit."""
         indices, sizes = number_objects(targets.sizes, self.max_queries // self.copies)
         image, slot, index = indices.to(targets.labels.device, non_blocking=True)
         if sizes != targets.sizes:
@@ -162,18 +164,19 @@ class Denoising(nn.Module):
 
 
 class GroupDenoising(Denoising):
-    """DN-DETR's: groups of all objects, each with noise of its own, to be reconstructed.
+    """DN-DETR's denoising: a fixed number of groups of all objects, each with different noise, to be reconstructed.
 
-    The label embedding has a last row "no object", for matching queries that learn no contents of their own, and a
-    channel less than queries have: the last one is that of `add_indicator`. What differs from detrex: noise never makes
-    a label "no object", as in the authors' code.
+    The label embedding has "no object" as its last row, which is the content of matching queries without learned
+    contents. It has one channel less than queries; the last channel is that of `add_indicator`. Unlike in detrex, noise
+    never replaces a label by "no object", as in the authors' code.
 
     Args:
         num_classes: K.
         embed_dim: C.
-        num_groups: groups of each image.
+        num_groups: number of groups of each image.
         label_noise_prob, max_queries, padding_in_loss, mask_padding: see `Denoising`.
-        box_noise_scale: centres move by at most this share of half the sides, sides change by at most this share.
+        box_noise_scale: centres move by at most this fraction of half the sides, and sides change by at most this
+            fraction.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -192,7 +195,7 @@ class GroupDenoising(Denoising):
         mask_padding: bool = False,
     ):
         if num_groups < 1:
-            raise ValueError(f"num_groups={num_groups} is less than 1; denoising=None for none at all")
+            raise ValueError(f"num_groups={num_groups} is below 1; denoising=None disables denoising")
         super().__init__(
             label_embedding=nn.Embedding(num_classes + 1, embed_dim - 1),
             num_classes=num_classes,
@@ -207,35 +210,36 @@ class GroupDenoising(Denoising):
 
     @property
     def embed_dim(self) -> int:
-        """C, of the contents, whose last channel is the indicator."""
+        """C, the channels of the contents, the last of which is the indicator."""
         return self.label_embedding.embedding_dim + 1
 
     def wanted_groups(self, slots: int) -> int:
-        """The same number for all images."""
+        """Return the fixed number of groups."""
         return self.num_groups
 
     def noise_boxes(self, boxes: Tensor, copy: Tensor) -> Tensor:
-        """Centres and sides change evenly within their range, see `shift_and_scale`."""
+        """Change centres and sides uniformly within their range; see `shift_and_scale`."""
         return shift_and_scale(boxes, self.box_noise_scale)
 
     def embed_labels(self, labels: Tensor) -> Tensor:
-        """See `Denoising.embed_labels`; marked as denoising queries."""
+        """See `Denoising.embed_labels`; adds the indicator of denoising queries."""
         return add_indicator(self.label_embedding(labels), denoising=True)
 
     def matching_content(self) -> Tensor:
-        """(C,), the content that DN-DETR gives all matching queries: the embedded label "no object"."""
+        """Return the content of all matching queries in DN-DETR, (C,): the embedded label "no object"."""
         return add_indicator(self.label_embedding.weight[-1], denoising=False)
 
 
 class PositiveDenoising(Denoising):
-    """Mask DINO's: positives alone, with DN-DETR's noise, in as many groups as there is room for.
+    """Mask DINO's denoising: only positives, with DN-DETR's noise, in as many groups as fit.
 
     Args:
         num_classes: K.
         embed_dim: C.
-        num_positives: of each image: there are as many groups as this has room for, but at least one.
+        num_positives: limit of each image's positives: as many groups as fit into it are used, at least one.
         label_noise_prob, max_queries, padding_in_loss, mask_padding, eps: see `Denoising`.
-        box_noise_scale: centres move by at most this share of half the sides, sides change by at most this share.
+        box_noise_scale: centres move by at most this fraction of half the sides, and sides change by at most this
+            fraction.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -255,7 +259,7 @@ class PositiveDenoising(Denoising):
         eps: float = 1e-5,
     ):
         if num_positives < 1:
-            raise ValueError(f"num_positives={num_positives} is less than 1; denoising=None for none at all")
+            raise ValueError(f"num_positives={num_positives} is below 1; denoising=None disables denoising")
         super().__init__(
             label_embedding=nn.Embedding(num_classes, embed_dim),
             num_classes=num_classes,
@@ -270,26 +274,26 @@ class PositiveDenoising(Denoising):
         self.num_positives = num_positives
 
     def wanted_groups(self, slots: int) -> int:
-        """As many groups as there is room for in the number of positives, at least one."""
+        """Return the number of groups that fit into the number of positives, at least one."""
         return max(self.num_positives // max(slots, 1), 1)
 
     def noise_boxes(self, boxes: Tensor, copy: Tensor) -> Tensor:
-        """Centres and sides change evenly within their range, see `shift_and_scale`."""
+        """Change centres and sides uniformly within their range; see `shift_and_scale`."""
         return shift_and_scale(boxes, self.box_noise_scale)
 
 
 class ContrastiveDenoising(Denoising):
-    """DINO's: for each object a positive near it, to be reconstructed, and a negative farther off, to be background.
+    """DINO's denoising: per object a nearby positive, to be reconstructed, and a farther negative, to be background.
 
     Args:
         num_classes: K.
         embed_dim: C.
-        num_pairs: positives of each image, and as many negatives: there are as many groups as this has room for, but
-            at least one. DINO's `dn_number`.
+        num_pairs: limit of each image's positives, and of its negatives: as many groups as fit into it are used, at
+            least one. DINO's `dn_number`.
         label_noise_prob: see `Denoising`; DINO's `label_noise_ratio` is twice this.
         box_noise_scale: corner noise s as a fraction of half the box's sides: positives move by less than s, negatives
             by s to 2s.
-        with_negatives: False for positives alone.
+        with_negatives: whether there are negatives; False for positives alone.
         max_queries, padding_in_loss, mask_padding, embed_padding, eps: see `Denoising`.
 
     Raises:
@@ -312,9 +316,9 @@ class ContrastiveDenoising(Denoising):
         eps: float = 1e-3,
     ):
         if num_pairs < 1:
-            raise ValueError(f"num_pairs={num_pairs} is less than 1; denoising=None for none at all")
+            raise ValueError(f"num_pairs={num_pairs} is below 1; denoising=None disables denoising")
         super().__init__(
-            # The row of padding begins with zeros.
+            # The row of padding is initialised with zeros.
             label_embedding=nn.Embedding(
                 num_classes + embed_padding, embed_dim, padding_idx=num_classes if embed_padding else None
             ),
@@ -331,9 +335,9 @@ class ContrastiveDenoising(Denoising):
         self.num_pairs = num_pairs
 
     def wanted_groups(self, slots: int) -> int:
-        """As many groups as there is room for in the number of pairs, at least one."""
+        """Return the number of groups that fit into the number of pairs, at least one."""
         return max(self.num_pairs // max(slots, 1), 1)
 
     def noise_boxes(self, boxes: Tensor, copy: Tensor) -> Tensor:
-        """Corners of positives move less than those of negatives, see `shift_corners`."""
+        """Move the corners of positives less than those of negatives; see `shift_corners`."""
         return shift_corners(boxes, self.box_noise_scale, negative=copy[:, None] == 1)

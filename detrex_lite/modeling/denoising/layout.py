@@ -1,7 +1,7 @@
-"""Where denoising queries are: groups of blocks, and in a block a slot for each object of the image.
+"""The layout of denoising queries: groups of blocks, with one slot per object of the image in each block.
 
-Every group holds `copies` blocks (DN-DETR: one; DINO: positives, then negatives). A block has as many slots as the
-image with the most objects needs; in other images the last ones are padding.
+Every group has `copies` blocks (DN-DETR: one; DINO: positives, then negatives). A block has as many slots as the image
+with the most objects needs; in other images the last slots are padding.
 
 Legend: B batch, T objects in the batch, S slots of a block, D denoising queries, Q matching queries.
 """
@@ -16,35 +16,35 @@ from ..predictions import Match
 
 
 def number_objects(sizes: Sequence[int], limit: int) -> tuple[Tensor, list[int]]:
-    """Give each object its slot; of an image with more objects than `limit`, that many are drawn at random.
+    """Assign a slot to each object; if an image has more objects than `limit`, that many are drawn at random.
 
     Args:
         sizes: the number of objects of each image.
-        limit: the most that an image may have.
+        limit: the largest number of objects of an image.
 
     Returns:
-        (3, T) int64 on the CPU: image, slot and index in the packed `Targets` of each object that is left; and how many
-        each image has left.
+        (3, T) int64 on the CPU: image, slot and index in the packed `Targets` of each remaining object; and the number
+        of remaining objects of each image.
     """
     columns, first = [], 0
     for image, size in enumerate(sizes):
         chosen = torch.arange(size) if size <= limit else torch.randperm(size)[:limit].sort().values
         columns.append(torch.stack([torch.full_like(chosen, image), torch.arange(len(chosen)), first + chosen]))
         first += size
-    return torch.cat(columns, dim=1), [one.shape[1] for one in columns]
+    return torch.cat(columns, dim=1), [column.shape[1] for column in columns]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrangement of a batch's denoising queries.
+    """The layout of a batch's denoising queries.
 
     Attributes:
-        image: (T,) each object's position in the batch.
-        slot: (T,) its slot in 0..S-1.
+        image: (T,) the image of each object in the batch.
+        slot: (T,) the slot of each object in 0..S-1.
         batch: B.
         slots: S.
-        groups: how many groups.
-        copies: blocks of a group, of which the first is matched with the objects.
+        groups: number of groups.
+        copies: number of blocks in a group, the first of which is matched with the objects.
     """
 
     image: Tensor
@@ -59,15 +59,15 @@ class Layout:
         return self.groups * self.copies
 
     def __len__(self) -> int:
-        """D, the number of denoising queries of an image."""
+        """Number of denoising queries of an image, D."""
         return self.blocks * self.slots
 
     def place(self, values: Tensor, padding: float) -> Tensor:
-        """Put what each object has in each block to its place.
+        """Scatter the values of objects in each block to their slots.
 
         Args:
             values: (T, blocks, ...).
-            padding: what padding gets.
+            padding: the value of padding.
 
         Returns:
             (B, D, ...).
@@ -77,18 +77,18 @@ class Layout:
         return placed.transpose(1, 2).flatten(1, 2)
 
     def match(self) -> Match:
-        """Which query answers for which object: those of each group's first block."""
+        """Return the match of queries and objects: the queries of each group's first block."""
         first_blocks = torch.arange(0, self.blocks, self.copies, device=self.image.device)
         objects = torch.arange(len(self.image), device=self.image.device)
         query = (first_blocks[:, None] * self.slots + self.slot).flatten()
         return Match(self.image.repeat(self.groups), query, objects.repeat(self.groups))
 
     def between_groups(self) -> Tensor:
-        """(D, D) bool, True between queries of different groups."""
+        """Return a mask (D, D), True between queries of different groups."""
         group = torch.arange(len(self), device=self.image.device) // max(self.copies * self.slots, 1)
         return group != group[:, None]
 
     def padding(self) -> Tensor:
-        """(B, D) bool, True = the query is of no object."""
+        """Return a mask (B, D), True = a query without an object."""
         objects = torch.zeros(len(self.image), self.blocks, dtype=torch.bool, device=self.image.device)
         return self.place(objects, padding=True)

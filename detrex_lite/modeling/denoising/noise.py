@@ -1,4 +1,4 @@
-"""The noise of denoising queries: on labels, and on boxes in the two ways of DN-DETR and DINO."""
+"""The noise of denoising queries: on labels, and on boxes in the variants of DN-DETR and DINO."""
 
 import torch
 from torch import Tensor
@@ -7,27 +7,27 @@ from ...structures import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 
 
 def replace_labels(labels: Tensor, probability: float, num_classes: int) -> Tensor:
-    """Replace each label, with a probability, by one drawn evenly from all classes (its own among them).
+    """Replace each label, with a probability, by one drawn uniformly from all classes (including the same class).
 
     Args:
         labels: any shape, classes 0..K-1.
-        probability: of being replaced, in 0..1.
+        probability: probability of replacement, in 0..1.
         num_classes: K.
     """
-    drawn = torch.randint_like(labels, num_classes)
+    random_labels = torch.randint_like(labels, num_classes)
     replaced = torch.rand(labels.shape, device=labels.device) < probability
-    return torch.where(replaced, drawn, labels)
+    return torch.where(replaced, random_labels, labels)
 
 
 def shift_and_scale(boxes: Tensor, scale: float) -> Tensor:
-    """Move centres and change sizes evenly within a range (DN-DETR, section 4.2).
+    """Move centres and change sizes uniformly within a range (DN-DETR, section 4.2).
 
     Args:
         boxes: (..., 4) cxcywh in 0..1.
-        scale: centres move by at most this share of half the sides, sides change by at most this share of themselves.
+        scale: centres move by at most this fraction of half the sides, and sides change by at most this fraction.
 
     Returns:
-        (..., 4) cxcywh, each number kept in 0..1.
+        (..., 4) cxcywh, clamped to 0..1.
     """
     sides = boxes[..., 2:]
     reach = scale * torch.cat([0.5 * sides, sides], dim=-1)
@@ -35,18 +35,18 @@ def shift_and_scale(boxes: Tensor, scale: float) -> Tensor:
 
 
 def shift_corners(boxes: Tensor, scale: float, negative: Tensor) -> Tensor:
-    """Move each coordinate of the two corners, up or down (DINO, section 3.3).
+    """Move each coordinate of the two corners in a random direction (DINO, section 3.3).
 
-    A positive's coordinate moves by less than `scale` times half the side, a negative's by that to twice that. A
-    negative's corners may change places: such a box has no size.
+    Coordinates of positives move by less than `scale` times half the side, those of negatives by `scale` to twice
+    `scale` times half the side. The corners of a negative may swap, in which case the box has zero size.
 
     Args:
         boxes: (..., 4) cxcywh in 0..1.
-        scale: the positive radius, in half sides.
+        scale: the largest noise of positives, in units of half the side.
         negative: bool, broadcasts to (..., 1).
 
     Returns:
-        (..., 4) cxcywh of corners that are kept in 0..1.
+        (..., 4) cxcywh of corners clamped to 0..1.
     """
     half_sides = 0.5 * boxes[..., 2:]
     distance = torch.rand_like(boxes) + negative.to(boxes.dtype)

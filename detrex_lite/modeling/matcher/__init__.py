@@ -1,4 +1,4 @@
-"""Which predictions answer for which objects: bipartite matching, and assignment by overlap."""
+"""Matching of predictions and objects: bipartite matching, and assignment by overlap."""
 
 from .costs import BoxL1Cost, CrossEntropyCost, FocalCost, GIoUCost, MatchingCost, PositionModulatedCost
 from .hungarian import HungarianMatcher, Matcher

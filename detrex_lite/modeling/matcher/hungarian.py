@@ -1,4 +1,4 @@
-"""Matching of queries and objects at the least total cost (DETR, Carion et al., ECCV 2020, eq. 1)."""
+"""Matching of queries and objects with the least total cost (DETR, Carion et al., ECCV 2020, eq. 1)."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,46 +16,47 @@ from ..targets import PaddedTargets, Targets
 from .costs import MatchingCost
 from .ranking import RankWeights
 
-NEVER = 1e6  # what a query costs that must not be matched: finite, and far above all other costs
+NEVER = 1e6  # cost of a query that must not be matched: finite, and far above all other costs
 
 
 class Matcher(Protocol):
     """The interface of a matcher: one-to-one, one-to-many, or by overlap."""
 
     def __call__(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, Match]:
-        """Find which queries answer for which objects.
+        """Match queries with objects.
 
         Args:
-            predictions: name -> set, all for one batch.
-            targets: the batch's objects, for sets without targets of their own.
+            predictions: maps names to sets, all for one batch.
+            targets: the objects of the batch, for sets that do not have their own targets.
 
         Returns:
-            Name -> match, on the device of the predictions.
+            Maps names to matches, on the device of the predictions.
         """
         ...
 
 
 class HungarianMatcher:
-    """Finds the cheapest matching for every image and every set of predictions: one-to-one, or with several candidates.
+    """Finds the cheapest matching for each image and set of predictions, one-to-one or with several candidates.
 
-    A set of several groups of queries (`Predictions.num_groups`) is matched group by group. Costs are computed on the
-    device for all sets at once, one block per image (never batch x all objects), brought to the CPU in one transfer,
-    and solved by SciPy. They are computed in float32 at least, under autocast too.
+    A set with several groups of queries (`Predictions.num_groups`) is matched group by group. Costs are computed on the
+    device for all sets at once, one block per image (not batch x all objects), transferred to the CPU at once, and
+    solved by SciPy. They are computed in float32 at least, even under autocast.
 
-    Queries that take no part (`Predictions.padding`) are matched with nothing.
+    Queries that are padding (`Predictions.padding`) are not matched.
 
-    With candidates, an object is matched with so many queries, each of which still answers for one object alone. In
-    an image with many objects there are fewer of them, so that at most half of the queries are matched, but one for
-    each object if that is possible. Losses are divided by the number of objects whatever the number of candidates.
+    With candidates, an object is matched with several queries, but a query with only one object. In an image with many
+    objects there are fewer candidates, so that at most half of the queries are matched, but at least one for each
+    object if possible. Losses are divided by the number of objects regardless of the number of candidates.
 
     Args:
-        costs: name -> cost; their sum is minimised. Each is already weighted.
-        candidates: how many queries each object is matched with (Align-DETR, Cai et al., BMVC 2024, "mixed matching").
-        final_candidates: the same for the set of predictions that detections are made of; None for `candidates`.
-        ranking: weighs the candidates of each object; None for equal weights.
+        costs: maps names to weighted costs, whose sum is minimised.
+        candidates: number of queries that each object is matched with (Align-DETR, Cai et al., BMVC 2024, "mixed
+            matching").
+        final_candidates: the same for the set of predictions of the detections; None for `candidates`.
+        ranking: weights the candidates of each object; None for equal weights.
 
     Raises:
-        ValueError: when there are no costs, or when there is no candidate.
+        ValueError: without costs, or when a number of candidates is below 1.
     """
 
     def __init__(
@@ -86,8 +87,8 @@ class HungarianMatcher:
         An image with more objects than queries leaves some objects unmatched (and warns once).
 
         Raises:
-            ValueError: when a cost has another shape than (B, Q, T), or when a set cannot be divided into its
-                groups.
+            ValueError: when the shape of a cost is not (B, Q, T), or when the size of a set is not a multiple of its
+                number of groups.
             NonFiniteError: when a cost is NaN or infinite, naming the set and the image.
         """
         if not predictions:
@@ -103,10 +104,10 @@ class HungarianMatcher:
                         f"{costs[name].shape[1]} predictions {name!r} cannot be divided into num_groups={groups} "
                         "groups of equal size"
                     )
-                self._warn_of_too_many(name, max(sizes, default=0), costs[name].shape[1] // groups)
+                self._warn_about_unmatched(name, max(sizes, default=0), costs[name].shape[1] // groups)
                 candidates = self.final_candidates if name == FINAL else self.candidates
                 solved.append(_solve(costs[name], sizes, groups, candidates, name))
-            # One transfer back, too.
+            # All matches are transferred back at once.
             device = next(iter(predictions.values())).logits.device
             joined = torch.from_numpy(np.concatenate(solved, axis=1)).to(device, non_blocking=True)
             parts = joined.split([pairs.shape[1] for pairs in solved], dim=1)
@@ -118,11 +119,11 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def cost_matrices(self, predictions: Mapping[str, Predictions], targets: Targets) -> dict[str, np.ndarray]:
-        """What is minimised: the sum of all costs for each set, (B, Q, T), brought to the CPU in one transfer.
+        """Compute the sum of all costs for each set, (B, Q, T), transferred to the CPU at once.
 
         Args:
-            predictions, targets: see `Matcher`. T is the largest number of objects of an image; values beyond an
-                image's own number mean nothing.
+            predictions, targets: see `Matcher`. T is the largest number of objects of an image; values beyond the
+                number of an image's objects are meaningless.
         """
         predictions = with_targets(predictions, targets)
         groups: dict[tuple[object, ...], list[str]] = {}
@@ -143,14 +144,14 @@ class HungarianMatcher:
         return matrices
 
     def _costs(self, sets: Sequence[Predictions], targets: PaddedTargets) -> Tensor:
-        """The sum of all costs, (B, Q, T), for the queries of all sets one after the other."""
-        # As if they were one set: on a GPU that saves the launch of most kernels.
+        """Compute the sum of all costs, (B, Q, T), for the concatenated queries of all sets."""
+        # Sets are concatenated, because on a GPU this saves the launch of most kernels.
         joined = LayerOutput.joined(sets)
         expected = (*joined.logits.shape[:2], targets.labels.shape[1])
         costs = []
         for name, cost in self.costs.items():
             if getattr(cost, "whole_sets", False):
-                value = torch.cat([cost(LayerOutput.joined([one]), targets) for one in sets], dim=1)
+                value = torch.cat([cost(LayerOutput.joined([predicted]), targets) for predicted in sets], dim=1)
             else:
                 value = cost(joined, targets)
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -163,7 +164,7 @@ class HungarianMatcher:
     def _ranked(
         matches: Mapping[str, Match], predictions: Mapping[str, Predictions], ranking: RankWeights
     ) -> dict[str, Match]:
-        """The matches with weights."""
+        """Add weights to the matches."""
         ranked = {}
         for name, match in matches.items():
             predicted = predictions[name].at_least_float32()
@@ -171,12 +172,12 @@ class HungarianMatcher:
                 ranked[name] = match._replace(weight=ranking(match, predicted, _targets(predicted)))
         return ranked
 
-    def _warn_of_too_many(self, name: str, objects: int, queries: int) -> None:
+    def _warn_about_unmatched(self, name: str, objects: int, queries: int) -> None:
         if objects > queries and not self._warned:
             self._warned = True
             warnings.warn(
                 f"an image has {objects} objects, but there are {queries} queries in the set of predictions {name!r}: "
-                "some objects are left unmatched; use more queries (this is said once)"
+                "some objects are left unmatched; use more queries (this warning is shown once)"
             )
 
 
@@ -186,11 +187,14 @@ def _targets(predicted: Predictions) -> Targets:
 
 
 def _without_padding(costs: Tensor, sets: Sequence[Predictions]) -> Tensor:
-    """Costs (B, Q, T) of the queries of several sets, `NEVER` for those that take no part."""
+    """Set the costs (B, Q, T) of padding to `NEVER`, for the concatenated queries of several sets."""
     if all(predicted.padding is None for predicted in sets):
         return costs
-    none = costs.new_zeros(costs.shape[0], 1, dtype=torch.bool)
-    padding = [none.expand(-1, one.logits.shape[1]) if one.padding is None else one.padding for one in sets]
+    no_padding = costs.new_zeros(costs.shape[0], 1, dtype=torch.bool)
+    padding = [
+        no_padding.expand(-1, predicted.logits.shape[1]) if predicted.padding is None else predicted.padding
+        for predicted in sets
+    ]
     return costs.masked_fill(torch.cat(padding, dim=1)[..., None], NEVER)
 
 

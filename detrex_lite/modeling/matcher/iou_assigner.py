@@ -1,4 +1,4 @@
-"""One-to-many assignment by overlap, as detectors had it before DETR (DETA, Ouyang-Zhang et al., 2022, section 4).
+"""One-to-many assignment by overlap, as in detectors before DETR (DETA, Ouyang-Zhang et al., 2022, section 4).
 
 Legend: Q queries of an image, T objects of an image.
 """
@@ -15,26 +15,27 @@ from ..targets import Targets
 
 
 class IoUAssigner:
-    """Gives each object the queries whose boxes overlap it most, up to a number.
+    """Assigns to each object the queries whose boxes overlap it most, up to a number.
 
-    A query is a candidate of the object that its box overlaps most when their IoU is at least `iou_threshold`, or when
-    no box overlaps some object more than its box does. Of more candidates than `max_candidates` as many are drawn at
-    random (by torch's generator, whose state checkpoints have). An object with n candidates is then assigned its
-    min(n, `max_per_object`) queries of largest IoU, which need not be the candidates; a query may be assigned to
-    several objects, and an object without candidates gets none.
+    A query is a candidate of the object with the largest overlap if their IoU is at least `iou_threshold`, or if no
+    other box has a larger overlap with some object. If an image has more than `max_candidates` candidates, that many
+    are drawn (with torch's global generator, whose state checkpoints contain). An object with n candidates is then
+    assigned the min(n, `max_per_object`) queries with the largest IoU, which need not be the candidates. A query may be
+    assigned to several objects, and an object without candidates gets no query.
 
-    Boxes are what the queries begin at (`Predictions.reference`): anchors of the encoder's tokens, or the boxes that
-    the decoder gets. Sets that begin at the same boxes, as all layers of a decoder do, have one match. Every query that
-    is not assigned counts as background, so that the published code's lower threshold for background has no effect.
+    The boxes are the initial boxes of the queries (`Predictions.reference`): anchors of the encoder's tokens, or the
+    initial boxes of the decoder. Sets with the same initial boxes, such as all layers of a decoder, share one match.
+    Every query that is not assigned counts as background, so the published code's lower threshold for background has no
+    effect.
 
     Args:
-        iou_threshold: see above; DETA has 0.7 for the encoder's tokens and 0.6 for the decoder's queries.
-        num_samples: the most queries of an image that are looked at, candidates and others: 256 and Q in DETA.
-        positive_fraction: the largest share of candidates among them: 0.5 and 0.25 in DETA.
-        max_per_object: the most queries of an object.
-        of_predictions: compare the boxes that are predicted instead, for detectors whose queries begin without boxes;
-            each set then has a match of its own.
-        eps: added to the union that an overlap is divided by; detrex has 1e-6, the paper's repository none.
+        iou_threshold: see above; DETA uses 0.7 for the encoder's tokens and 0.6 for the decoder's queries.
+        num_samples: the largest number of sampled queries of an image, candidates and others: 256 and Q in DETA.
+        positive_fraction: the largest fraction of candidates among them: 0.5 and 0.25 in DETA.
+        max_per_object: the largest number of queries of an object.
+        of_predictions: compare the predicted boxes instead, for detectors whose queries do not start from boxes; each
+            set then has its own match.
+        eps: added to the union in the denominator of the overlap; detrex uses 1e-6, the paper's repository 0.
 
     Raises:
         ValueError: when no query could ever be assigned.
@@ -66,27 +67,27 @@ class IoUAssigner:
         """See `Matcher`. Each match is sorted by object. Sets of several groups are assigned group by group.
 
         Raises:
-            ValueError: for a set that begins at no boxes.
+            ValueError: for a set without initial boxes.
         """
         with phase("matching"), torch.autocast(targets.boxes.device.type, enabled=False):
-            found: dict[tuple[object, ...], Match] = {}
+            assigned: dict[tuple[object, ...], Match] = {}
             matches = {}
             for name, predicted in with_targets(predictions, targets).items():
                 boxes = self._boxes(name, predicted)
                 key = (id(boxes), id(predicted.targets), predicted.num_groups, id(predicted.padding))
-                if key not in found:
-                    found[key] = self._assign(boxes.to(predicted.boxes.dtype), predicted)
-                matches[name] = found[key]
+                if key not in assigned:
+                    assigned[key] = self._assign(boxes.to(predicted.boxes.dtype), predicted)
+                matches[name] = assigned[key]
             return matches
 
     def _boxes(self, name: str, predicted: Predictions) -> Tensor:
-        """(B, Q, 4) or (1, Q, 4) cxcywh."""
+        """Return the boxes to assign, (B, Q, 4) or (1, Q, 4) cxcywh."""
         boxes = predicted.boxes if self.of_predictions else predicted.reference
         if boxes is None or boxes.shape[-1] != 4:
-            begins = "without references" if boxes is None else "at points"
+            reference = "have no references" if boxes is None else "refer to points"
             raise ValueError(
-                f"IoUAssigner compares boxes, but the queries of the set of predictions {name!r} begin {begins}: "
-                "use of_predictions=True, or HungarianMatcher"
+                f"IoUAssigner compares boxes, but the queries of the set of predictions {name!r} {reference}: use "
+                "of_predictions=True, or HungarianMatcher"
             )
         return boxes
 
@@ -96,17 +97,22 @@ class IoUAssigner:
         boxes = boxes.expand(predicted.logits.shape[0], -1, -1).unflatten(1, (groups, -1))
         in_group = boxes.shape[2]
         padding = None if predicted.padding is None else predicted.padding.unflatten(1, (groups, -1))
-        corners, wanted = box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(objects.boxes).split(objects.sizes)
-        # All shapes are known until pairs are counted, so that a GPU is waited for once.
+        corners, target_corners = box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(objects.boxes).split(objects.sizes)
+        # All shapes are known until pairs are counted, so there is only one synchronisation with the GPU.
         ranked = boxes.new_zeros(0, groups, min(self.max_per_object, in_group), dtype=torch.int64)
         parts = [(ranked, ranked.bool())]
-        for image, of_image in enumerate(wanted):
-            if len(of_image):
-                overlaps = pairwise_iou(of_image, corners[image], self.eps)  # (G, T, q)
+        for image, image_targets in enumerate(target_corners):
+            if len(image_targets):
+                overlaps = pairwise_iou(image_targets, corners[image], self.eps)  # (G, T, q)
                 if padding is not None:
                     overlaps = overlaps.masked_fill(padding[image, :, None], -1.0)
-                every = [self._of_image(own) for own in overlaps]
-                parts.append((torch.stack([one[0] for one in every], 1), torch.stack([one[1] for one in every], 1)))
+                results = [self._of_image(group_overlaps) for group_overlaps in overlaps]
+                parts.append(
+                    (
+                        torch.stack([result[0] for result in results], 1),
+                        torch.stack([result[1] for result in results], 1),
+                    )
+                )
         ranked, is_assigned = (torch.cat(part) for part in zip(*parts, strict=True))
         target, group, rank = is_assigned.nonzero(as_tuple=True)
         image_of_object = torch.arange(len(objects.sizes)).repeat_interleave(torch.tensor(objects.sizes))
@@ -115,17 +121,17 @@ class IoUAssigner:
         return Match(image_of_object[target], query, target, shared_queries=True)
 
     def _of_image(self, overlaps: Tensor) -> tuple[Tensor, Tensor]:
-        """Of IoUs (T, Q) the best queries of each object, (T, k), and which of them are assigned to it.
+        """Return the best queries of each object, (T, k), and which of them are assigned to it, from IoUs (T, Q).
 
-        IoUs are below 0 for queries that take no part.
+        IoUs are negative for queries that are padding.
         """
         objects, queries = overlaps.shape
         largest, owner = overlaps.max(0)
         is_candidate = (largest >= self.iou_threshold) | (overlaps == overlaps.amax(1, keepdim=True)).any(0)
-        turn = torch.rand(queries, device=overlaps.device).masked_fill(~is_candidate, -1.0)
-        drawn = torch.zeros_like(is_candidate)
-        drawn[turn.topk(min(self.max_candidates, queries)).indices] = True
+        random_rank = torch.rand(queries, device=overlaps.device).masked_fill(~is_candidate, -1.0)
+        is_drawn = torch.zeros_like(is_candidate)
+        is_drawn[random_rank.topk(min(self.max_candidates, queries)).indices] = True
         number = torch.zeros(objects, dtype=torch.int64, device=overlaps.device)
-        number.scatter_add_(0, owner, (drawn & is_candidate).long())
+        number.scatter_add_(0, owner, (is_drawn & is_candidate).long())
         values, ranked = overlaps.topk(min(self.max_per_object, queries), dim=1)
         return ranked, (torch.arange(ranked.shape[1], device=overlaps.device) < number[:, None]) & (values >= 0)

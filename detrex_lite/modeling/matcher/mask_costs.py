@@ -1,6 +1,6 @@
-"""What matching a mask with an object's costs, on sampled points (Mask2Former, Cheng et al., CVPR 2022, section 3.4).
+"""Costs of matching masks at sampled points (Mask2Former, Cheng et al., CVPR 2022, section 3.4).
 
-Legend: B batch, Q queries, T objects of an image, padded to the batch's largest count, P points.
+Legend: B batch, Q queries, T objects of an image, padded to the largest count in the batch, P points.
 """
 
 import torch
@@ -13,13 +13,13 @@ from ..targets import MASKS, PaddedTargets
 
 
 class MaskCost:
-    """Binary cross-entropy and dice loss of a query's mask and an object's, at points that all masks of an image share.
+    """Binary cross-entropy and dice loss of a query's mask and an object's, at points shared by all masks of an image.
 
-    Sets of predictions without masks are matched by the other costs: theirs is zero.
+    For sets of predictions without masks the cost is zero.
 
     Args:
-        weight: of the cross-entropy, the mean over points.
-        dice_weight: of the dice loss.
+        weight: weight of the cross-entropy, which is averaged over points.
+        dice_weight: weight of the dice loss.
         num_points: P.
 
     Attributes:
@@ -44,15 +44,17 @@ class MaskCost:
         images = images.to(torch.int64).to(points.device, non_blocking=True)
         objects = torch.arange(len(packed), device=points.device)
         labels = masks.sample_masks(packed.extra[MASKS], objects, points[images], masks.frame_of(features))
-        wanted = packed.pad(labels.to(embeddings.dtype)).mT  # (B, P, T)
+        target_labels = packed.pad(labels.to(embeddings.dtype)).mT  # (B, P, T)
         part = max(masks.PART // max(len(embeddings) * self.num_points, 1), 1)
-        return torch.cat([self._of_some(some @ sampled, wanted) for some in embeddings.split(part, dim=1)], dim=1)
+        return torch.cat(
+            [self._of_some(chunk @ sampled, target_labels) for chunk in embeddings.split(part, dim=1)], dim=1
+        )
 
-    def _of_some(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """logits: (B, q, P), wanted: (B, P, T). Returns (B, q, T)."""
-        # Cross-entropy is softplus(x) where nothing is wanted, and less by x where something is.
-        cross_entropy = (F.softplus(logits).sum(-1, keepdim=True) - logits @ wanted) / self.num_points
+    def _of_some(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """logits: (B, q, P), targets: (B, P, T). Returns (B, q, T)."""
+        # The cross-entropy is softplus(x) for the target 0, and softplus(x) - x for 1.
+        cross_entropy = (F.softplus(logits).sum(-1, keepdim=True) - logits @ targets) / self.num_points
         probability = logits.sigmoid()
-        sums = probability.sum(-1, keepdim=True) + wanted.sum(1, keepdim=True)
-        dice = 1 - (2 * (probability @ wanted) + 1) / (sums + 1)
+        sums = probability.sum(-1, keepdim=True) + targets.sum(1, keepdim=True)
+        dice = 1 - (2 * (probability @ targets) + 1) / (sums + 1)
         return self.weight * cross_entropy + self.dice_weight * dice

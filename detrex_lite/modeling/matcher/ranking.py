@@ -1,4 +1,4 @@
-"""Weights of several queries that answer for one object (Align-DETR, Cai et al., BMVC 2024).
+"""Weights of several queries that are matched with one object (Align-DETR, Cai et al., BMVC 2024).
 
 Legend: M matched pairs, T objects of the batch.
 """
@@ -12,16 +12,15 @@ from ..targets import Targets
 
 
 class RankWeights:
-    """The r-th best query of an object, counted from 0, has the weight exp(-r / tau).
+    """Gives the r-th best query of an object, counted from 0, the weight exp(-r / tau).
 
     Queries are ranked by their alignment p^alpha * u^(1 - alpha), where p is the probability of the object's class and
-    u the IoU of the boxes; of equals, the one that comes first in the match is better. `Match.weight` says what weights
-    are for.
+    u the IoU of the boxes; in a tie, the first one in the match is better. For the use of weights see `Match.weight`.
 
     Args:
-        tau: how slowly weights fall; above 0.
-        alpha: how much the score counts, in 0..1; that of `IoUAwareBCELoss` as a rule.
-        eps: added to the union that the overlap is divided by.
+        tau: how slowly weights decrease; above 0.
+        alpha: exponent of the score, in 0..1; usually that of `IoUAwareBCELoss`.
+        eps: added to the union in the denominator of the overlap.
 
     Raises:
         ValueError: when `tau` is not above 0.
@@ -40,17 +39,17 @@ class RankWeights:
         Args:
             match: the pairs, in any order.
             predicted: the set of predictions that was matched.
-            targets: what it was matched with.
+            targets: the objects that it was matched with.
 
         Returns:
-            (M,), in the order of the pairs.
+            The weights, (M,), in the order of the pairs.
         """
         logits = predicted.logits[match.image, match.query, targets.labels[match.target]]
         overlaps = overlap_quality(predicted.boxes[match.image, match.query], targets.boxes[match.target], self.eps)
         quality = alignment_quality(logits.sigmoid(), overlaps, self.alpha)
         group = match.query // max(predicted.logits.shape[1] // predicted.num_groups, 1)
         owner = group * len(targets) + match.target
-        # Stable sorts, so that pairs are ordered by object, then by quality, then as they came.
+        # The sorts are stable, so that pairs are ordered by object, then by quality, then by their original order.
         order = quality.argsort(descending=True, stable=True)
         order = order[owner[order].argsort(stable=True)]
         owner = owner[order]

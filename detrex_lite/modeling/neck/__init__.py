@@ -1,4 +1,4 @@
-"""Necks: what turns a backbone's feature maps into a transformer's input."""
+"""Necks, which turn a backbone's feature maps into a transformer's input."""
 
 from .channel_mapper import ChannelMapper
 from .hybrid_encoder import HybridEncoder

@@ -1,4 +1,4 @@
-"""Feature maps of a backbone, projected to one width, with further levels made by strided convolutions."""
+"""Feature maps of a backbone, projected to equal width, with further levels by strided convolutions."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 
 class ChannelMapper(nn.Module):
-    """A convolution (and normalisation) per feature map, and extra levels below the coarsest.
+    """A convolution (and normalisation) per feature map, and further levels after the coarsest one.
 
-    The weights of convolutions begin Xavier-uniform, their biases as zeros, as in Deformable DETR's repository.
+    Convolutions have Xavier-uniform weights and zero biases, as in Deformable DETR's repository.
 
     Args:
-        in_channels: feature name -> channels, in the order of the levels, finest first; in configs a call that knows
-            them from the backbone's arguments (`resnet_channels`, `timm_channels`).
+        in_channels: maps feature names to channels, in the order of the levels, finest first. Configs compute it from
+            the backbone's arguments (`resnet_channels`, `timm_channels`).
         out_channels: channels of every level.
-        num_outs: levels returned; those beyond the given features are 3x3 stride-2 convolutions, the first of the
-            coarsest backbone feature, each next one of the level before it (Zhu et al., ICLR 2021, appendix A.4).
-            As many as there are features when None.
+        num_outs: number of returned levels. Levels beyond the given features are computed by 3x3 convolutions of stride
+            2, the first one from the coarsest backbone feature, the others from the previous level (Zhu et al., ICLR
+            2021, appendix A.4). None for the number of features.
         kernel_size: of the projections; odd.
         bias: whether the convolutions have biases.
-        norm: the normalisation, of which every level gets a copy, e.g. `nn.GroupNorm(32, 256)`; None for none.
+        norm: the normalisation, which is copied for every level, e.g. `nn.GroupNorm(32, 256)`; None for none.
 
     Raises:
         ValueError: when `in_channels` is empty, `num_outs` is below the number of features, or an input is missing.
@@ -61,7 +61,7 @@ class ChannelMapper(nn.Module):
         """features: name -> (B, C, h, w). Returns `num_outs` maps (B, out_channels, h, w), finest first."""
         missing = [name for name in self.in_features if name not in features]
         if missing:
-            raise ValueError(f"ChannelMapper expects {missing}, the backbone returns {list(features)}")
+            raise ValueError(f"ChannelMapper expects {missing}, but the backbone returns {list(features)}")
         outputs = [conv(features[name]) for name, conv in zip(self.in_features, self.convs, strict=True)]
         below = features[self.in_features[-1]]
         for conv in self.extra_convs:

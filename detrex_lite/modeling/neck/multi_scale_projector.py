@@ -1,6 +1,6 @@
-"""Maps of one resolution, out of several blocks of a plain transformer, joined to one map for each level.
+"""Maps of equal resolution, from several blocks of a plain transformer, fused to one map per level.
 
-Source: LW-DETR (Chen et al., 2024, section 3.2), whose levels are made as in ViTDet's simple feature pyramid and fused
+Source: LW-DETR (Chen et al., 2024, section 3.2), which resizes maps as ViTDet's simple feature pyramid and fuses them
 by a C2f block of YOLOv8 (Jocher et al., 2023).
 """
 
@@ -17,29 +17,29 @@ _LAYER_NORM = partial(LayerNorm2d, eps=1e-6)
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": nn.BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
-    "LN": _LAYER_NORM,  # over the channels of each cell, whatever else is in the batch
+    "LN": _LAYER_NORM,  # over the channels of each cell, independent of the rest of the batch
 }
 
 
 class MultiScaleProjector(nn.Module):
-    """Resizes all maps to a level's resolution, concatenates them, fuses them in a C2f block, and normalises.
+    """Resizes all maps to a level's resolution, concatenates them, fuses them in a C2f block, and normalises them.
 
     A map is doubled by a transposed convolution of kernel and stride 2 that halves its channels, and halved by a 3x3
     convolution of stride 2.
 
     Args:
-        in_channels: feature name -> channels, of maps of one resolution; in configs a call that knows them from the
+        in_channels: maps feature names to channels, for maps of equal resolution. Configs compute it from the
             backbone's arguments (`vit_channels`).
         out_channels: C of every level.
-        scales: for each level, finest first, the side of its map relative to that of the maps: 2, 1 or 0.5.
-        num_blocks: bottlenecks of each C2f block.
-        norm: of convolutions: "BN", "SyncBN" or "LN".
-        squeeze_above: maps with more channels than this are halved in their channels by a 1x1 convolution before they
+        scales: for each level, finest first, the side of its map relative to the input maps: 2, 1 or 0.5.
+        num_blocks: number of bottlenecks in each C2f block.
+        norm: norm of convolutions: "BN", "SyncBN" or "LN".
+        squeeze_above: the channels of maps with more channels than this are halved by a 1x1 convolution before the maps
             are doubled in size; None for no such limit.
 
     Raises:
-        ValueError: for no maps, another scale or order of scales, an unknown norm, channels that cannot be halved, or
-            when an input is missing.
+        ValueError: without maps, for an invalid scale or order of scales, an unknown norm, channels that cannot be
+            halved, or a missing input.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class MultiScaleProjector(nn.Module):
         self.resamplers = nn.ModuleList()
         self.fusions = nn.ModuleList()
         for scale in scales:
-            made = [_resampler(channels, scale, NORMS[norm], squeeze_above) for channels in in_channels.values()]
-            self.resamplers.append(nn.ModuleList(module for module, _ in made))
-            joined = sum(channels for _, channels in made)
+            resamplers = [_resampler(channels, scale, NORMS[norm], squeeze_above) for channels in in_channels.values()]
+            self.resamplers.append(nn.ModuleList(module for module, _ in resamplers))
+            joined = sum(channels for _, channels in resamplers)
             self.fusions.append(C2f(joined, out_channels, num_blocks=num_blocks, norm=NORMS[norm]))
         self.norms = nn.ModuleList(_LAYER_NORM(out_channels) for _ in scales)
 
@@ -75,7 +75,7 @@ class MultiScaleProjector(nn.Module):
         """features: name -> (B, C, h, w). Returns a map (B, out_channels, h * scale, w * scale) for each scale."""
         missing = [name for name in self.in_features if name not in features]
         if missing:
-            raise ValueError(f"MultiScaleProjector expects {missing}, the backbone returns {list(features)}")
+            raise ValueError(f"MultiScaleProjector expects {missing}, but the backbone returns {list(features)}")
         maps = [features[name] for name in self.in_features]
         levels = []
         for resamplers, fusion, norm in zip(self.resamplers, self.fusions, self.norms, strict=True):
@@ -85,12 +85,12 @@ class MultiScaleProjector(nn.Module):
 
 
 class C2f(nn.Module):
-    """A cross stage partial block: bottlenecks after half of the channels, all of whose results are joined.
+    """A cross stage partial block: bottlenecks after half of the channels, whose results are all concatenated.
 
     Args:
         in_channels, out_channels: C before and after.
-        num_blocks: bottlenecks of two 3x3 convolutions, without a shortcut.
-        norm: makes a normalisation for a number of channels.
+        num_blocks: number of bottlenecks of two 3x3 convolutions, without a shortcut.
+        norm: creates a normalisation for a number of channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, num_blocks: int, norm: Callable[[int], nn.Module]):
@@ -114,7 +114,7 @@ class C2f(nn.Module):
 def _resampler(
     channels: int, scale: float, norm: Callable[[int], nn.Module], squeeze_above: int | None
 ) -> tuple[nn.Module, int]:
-    """What brings a map to a level's resolution, and how many channels it gives."""
+    """Create the module that resizes a map to a level's resolution; also returns its number of output channels."""
     if scale == 1:
         return nn.Sequential(), channels
     if scale < 1:
@@ -124,6 +124,6 @@ def _resampler(
         layers.append(ConvNormAct(channels, channels // 2, norm=norm, activation=nn.ReLU))
         channels //= 2
     if channels % 2:
-        raise ValueError(f"a map of {channels} channels cannot be doubled in size: that halves its channels")
+        raise ValueError(f"a map with {channels} channels cannot be doubled in size, which halves the channels")
     layers.append(nn.ConvTranspose2d(channels, channels // 2, kernel_size=2, stride=2))
     return nn.Sequential(*layers), channels // 2

@@ -1,4 +1,4 @@
-"""Detectors whose transformer reads one feature map, as DETR's does: encoder, decoders, queries, the base."""
+"""Detectors whose transformer reads one feature map, such as DETR: encoder, decoders, queries, the base class."""
 
 from .detector import SingleLevelDetector
 from .mask_head import AttentionMaskHead

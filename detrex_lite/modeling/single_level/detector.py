@@ -1,4 +1,4 @@
-"""What detectors share whose transformer reads one feature map, as DETR's does."""
+"""Base class of detectors whose transformer reads one feature map, such as DETR."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,30 +19,31 @@ from .transformer import SingleLevelTransformer
 
 
 class SingleLevelDetector(Detector):
-    """The parts, in the order in which images go through them; subclasses say how in `predict` and `decode`.
+    """The parts, in the order in which images pass through them; subclasses implement `predict` and `decode`.
 
     Args:
-        backbone: images (B, 3, H, W) to a dict of feature maps.
+        backbone: maps images (B, 3, H, W) to a dict of feature maps.
         in_feature: the feature map that the transformer reads.
-        in_channels: the channels of each feature map that the backbone gives, as `resnet_channels` knows them.
-        position_embedding: padding mask (B, h, w) to positions (B, C, h, w), or (B, 2 C, h, w), of x and of y.
+        in_channels: maps the backbone's feature names to channels, as `resnet_channels` computes them.
+        position_embedding: maps a padding mask (B, h, w) to positions (B, C, h, w), or (B, 2 C, h, w) with separate
+            positions of x and y.
         transformer: encoder and decoder.
-        queries: where the decoder's queries begin.
-        heads: read classes and boxes from queries.
-        denoising: makes denoising queries in training, for queries that are boxes; None for none.
-        mask_head: makes masks of the last layer's queries, which `heads.extra.hidden` gives as they are read
+        queries: source of the decoder's initial queries.
+        heads: predict classes and boxes from queries.
+        denoising: makes denoising queries in training, for queries that are boxes; None for no denoising.
+        mask_head: predicts the masks of the last layer's queries, which `heads.extra.hidden` returns unchanged
             (`torch.nn.Identity`); None for boxes alone.
-        freeze_detector: train the mask head alone, on the weights of a detector.
+        freeze_detector: train only the mask head, starting from the weights of a detector.
         embed_dim: C, of the transformer.
         num_classes: K.
-        num_queries: Q, more than an image will have objects; None for what `queries` says.
-        input_norm: what the projected feature map goes through; None for nothing.
-        num_patterns: P learned contents for each query that is a box or a point; None for what `queries` says.
-        aux_loss: supervise every decoder layer.
+        num_queries: Q, more than the number of objects in any image; None for the value of `queries`.
+        input_norm: norm of the projected feature map; None for none.
+        num_patterns: P learned contents for each query that is a box or a point; None for the value of `queries`.
+        aux_loss: whether to supervise every decoder layer.
         preprocess, criterion, postprocessor, panoptic_postprocessor, batch_invariant_eval: see `Detector`.
 
     Raises:
-        ValueError: when the backbone gives no map of that name, or the parts contradict each other.
+        ValueError: when the backbone has no map of that name, or the parts contradict each other.
     """
 
     makes_masks = False  # whether `decode` calls `with_masks`
@@ -81,7 +82,7 @@ class SingleLevelDetector(Detector):
             batch_invariant_eval=batch_invariant_eval,
         )
         if in_feature not in in_channels:
-            raise ValueError(f"the backbone gives no feature map {in_feature!r}{did_you_mean(in_feature, in_channels)}")
+            raise ValueError(f"the backbone has no feature map {in_feature!r}{did_you_mean(in_feature, in_channels)}")
         require_equal("num_classes", model=num_classes, heads=heads.num_classes)
         require_equal(
             "embed_dim",
@@ -96,9 +97,9 @@ class SingleLevelDetector(Detector):
         require_equal("num_patterns", model=num_patterns, queries=queries.num_patterns)
         require_equal("number of decoder layers", decoder=transformer.decoder.num_layers, heads=heads.num_layers)
         if denoising is not None and not isinstance(queries, LearnedAnchors):
-            raise ValueError(f"denoising needs queries that are boxes, LearnedAnchors, not {type(queries).__name__}")
+            raise ValueError(f"denoising needs queries that are boxes, LearnedAnchors, got {type(queries).__name__}")
         if denoising is not None and not isinstance(denoising, GroupDenoising):
-            raise ValueError(f"denoising is a {type(denoising).__name__}; with one feature map it is a GroupDenoising")
+            raise ValueError(f"denoising is a {type(denoising).__name__}; one feature map needs GroupDenoising")
         self.backbone = backbone
         self.in_feature = in_feature
         projection = nn.Conv2d(in_channels[in_feature], embed_dim, kernel_size=1)
@@ -117,42 +118,42 @@ class SingleLevelDetector(Detector):
     def _check_masks(self, mask_head: AttentionMaskHead | None, freeze_detector: bool) -> None:
         if mask_head is None:
             if freeze_detector:
-                raise ValueError("freeze_detector=True needs a mask_head: nothing else would be trained")
+                raise ValueError("freeze_detector=True needs a mask_head: otherwise nothing would be trained")
             return
         if not self.makes_masks:
-            raise ValueError(f"{type(self).__name__} makes no masks: mask_head must be None")
+            raise ValueError(f"{type(self).__name__} does not predict masks: mask_head must be None")
         if self.transformer.sampler is not None:
-            raise ValueError("a mask_head needs all cells of the map, and transformer.sampler leaves some out")
+            raise ValueError("a mask_head needs all cells of the map, but transformer.sampler drops some of them")
         if HIDDEN not in self.heads.extra_embed:
             raise ValueError(f"the mask_head reads heads.extra.{HIDDEN}: set it to torch.nn.Identity")
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """See `Detector.feature_maps`: the map of the transformer (B, C, h, w), and those of the mask head."""
+        """See `Detector.feature_maps`: the transformer's map (B, C, h, w), and those of the mask head."""
         maps = self.backbone(images)
         pyramid = () if self.mask_head is None else self.mask_head.in_features
         return [self.input_proj(maps[self.in_feature]), *(maps[name] for name in pyramid)]
 
     def positions(self, feature: ImageBatch) -> Tensor:
-        """Of the cells of a map: (B, C, h, w), or (1, C, h, w) where images share them."""
+        """Return the positions of a map's cells: (B, C, h, w), or (1, C, h, w) if images share them."""
         return self.position_embedding(feature.mask_or_zeros(), dtype=feature.tensor.dtype)
 
     def losses(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
-        """See `Detector.losses`: those of the sampler of tokens, where the transformer has one."""
+        """See `Detector.losses`; these are the losses of the transformer's sampler of tokens, if any."""
         return dict(outputs.extra.get("losses", {})) if isinstance(outputs, Outputs) else {}
 
     def map_and_positions(self, images: ImageBatch) -> tuple[ImageBatch, Tensor]:
-        """The padded map (B, C, h, w), and its positions, see `positions`."""
+        """Return the padded map (B, C, h, w) and its positions, see `positions`."""
         (feature,) = self.extract_features(images)
         return feature, self.positions(feature)
 
     def with_masks(
         self, layers: Sequence[LayerOutput], memory: Memory, feature: ImageBatch, pyramid: Sequence[ImageBatch]
     ) -> list[LayerOutput]:
-        """Add masks to what the last layer says, if there is a mask head.
+        """Add masks to the last layer's output, if there is a mask head.
 
         Args:
-            layers: what the layers say.
-            memory: the encoder's result.
+            layers: the outputs of the layers.
+            memory: the encoder's output.
             feature: the map that was encoded.
             pyramid: the maps of the mask head.
         """

@@ -1,4 +1,4 @@
-"""Where the queries of a detector with one feature map begin: they are learned.
+"""Learned initial queries of a detector with one feature map.
 
 Legend: B batch, Q queries, P patterns, C channels.
 """
@@ -18,10 +18,10 @@ POINTS = ("learned", "grid")
 
 
 class LearnedQueries(nn.Module):
-    """Learned positions with contents of zero (DETR, Conditional DETR).
+    """Learned positions with zero contents (DETR, Conditional DETR).
 
     Args:
-        layout: how many queries there are.
+        layout: number of queries.
         embed_dim: C.
     """
 
@@ -33,21 +33,21 @@ class LearnedQueries(nn.Module):
         self.embedding = nn.Embedding(layout.total, embed_dim)
 
     def forward(self, batch: int, *, training: bool) -> list[QueryBlock]:
-        """The blocks of queries for B images; `training` is whether there are queries that exist in training only."""
+        """Make the blocks of queries for B images; `training` adds the queries that exist in training only."""
         position = self.layout.present(self.embedding.weight, training=training).expand(batch, -1, -1)
         return self.layout.blocks(torch.zeros_like(position), None, position, training=training)
 
 
 class LearnedAnchors(nn.Module):
-    """Learned boxes with contents of zero, or with learned patterns (DAB-DETR, Liu et al., ICLR 2022, section 4).
+    """Learned boxes with zero contents, or with learned patterns (DAB-DETR, Liu et al., ICLR 2022, section 4).
 
     Args:
-        layout: how many queries there are, without patterns.
+        layout: number of queries, without patterns.
         embed_dim: C.
-        centers: where boxes begin, see `AnchorBoxes`.
-        num_patterns: P learned contents, each of which is paired with each box; 0 for a single one, which is zero.
-        normal_init: patterns begin normally distributed, as in the paper's repository, and not Xavier-uniformly, as in
-            detrex.
+        centers: initial values of box centres, see `AnchorBoxes`.
+        num_patterns: P learned contents, each of which is paired with each box; 0 for a single content of zeros.
+        normal_init: draw patterns from a normal distribution, as the paper's repository, instead of Xavier-uniform
+            values, as detrex.
 
     Raises:
         ValueError: for patterns together with groups or a one-to-many branch.
@@ -70,22 +70,22 @@ class LearnedAnchors(nn.Module):
         self.num_patterns = num_patterns
         self.boxes = AnchorBoxes(layout.total, centers)
         self.patterns = nn.Embedding(num_patterns, embed_dim) if num_patterns else None
-        if self.patterns is not None and not normal_init:  # nn.Embedding begins so
+        if self.patterns is not None and not normal_init:  # nn.Embedding draws normally distributed values
             nn.init.xavier_uniform_(self.patterns.weight)
 
     def forward(self, batch: int, *, training: bool, content: Tensor | None = None) -> list[QueryBlock]:
-        """The blocks of queries for B images.
+        """Make the blocks of queries for B images.
 
         Args:
             batch: B.
-            training: whether there are queries that exist in training only.
-            content: (C,), what all queries hold, added to their patterns if there are any; None for zeros.
+            training: whether to add the queries that exist in training only.
+            content: (C,), the content of all queries, added to their patterns if there are any; None for zeros.
         """
         boxes = self.layout.present(self.boxes(), training=training)
         if self.patterns is not None:
             contents, boxes = pair_with_patterns(self.patterns.weight, boxes)
         else:
-            # Boxes are float32 at least; contents have the precision of the model.
+            # Boxes are in float32 at least; contents have the precision of the model.
             contents = self.boxes.weight.new_zeros(len(boxes), self.embed_dim)
         if content is not None:
             contents = contents + content
@@ -97,14 +97,14 @@ class LearnedPoints(nn.Module):
     """Points, each of which is paired with learned contents (Anchor DETR, Wang et al., AAAI 2022, section 3.3).
 
     Args:
-        layout: how many points there are.
+        layout: number of points.
         embed_dim: C.
-        num_patterns: P learned contents, each of which is paired with each point; 0 for a single one, which is zero.
-        points: "learned" begins with points all over the image; "grid" has the centres of a regular grid, which stay.
+        num_patterns: P learned contents, each of which is paired with each point; 0 for a single content of zeros.
+        points: "learned" draws initial points uniformly over the image; "grid" fixes them at the centres of a grid.
 
     Raises:
-        ValueError: for points of another kind, a grid whose number of points is no square, or patterns or a grid
-            together with groups or a one-to-many branch.
+        ValueError: for unknown `points`, a grid whose number of points is not a square, or patterns or a grid together
+            with groups or a one-to-many branch.
     """
 
     def __init__(self, *, layout: QueryLayout, embed_dim: int, num_patterns: int = 3, points: str = "learned"):
@@ -126,12 +126,12 @@ class LearnedPoints(nn.Module):
             self.points = nn.Parameter(torch.rand(layout.total, 2))
 
     def forward(self, batch: int, *, training: bool, positions: Callable[[Tensor], Tensor]) -> list[QueryBlock]:
-        """The blocks of queries for B images.
+        """Make the blocks of queries for B images.
 
         Args:
             batch: B.
-            training: whether there are queries that exist in training only.
-            positions: points (Q, 2), in 0..1, to what queries at these points have as positions, (Q, ...).
+            training: whether to add the queries that exist in training only.
+            positions: maps points (Q, 2), in 0..1, to the positions of queries at these points, (Q, ...).
         """
         points = self.layout.present(self.points, training=training)
         points = points.to(torch.promote_types(points.dtype, torch.float32))
@@ -146,9 +146,9 @@ class LearnedPoints(nn.Module):
 
 
 def _grid(number: int) -> Tensor:
-    """(number, 2), the centres of the cells of a square grid in 0..1, row by row, x first."""
+    """Return the centres of the cells of a square grid in 0..1, (number, 2), row by row, x first."""
     side = math.isqrt(number)
     if side**2 != number:
-        raise ValueError(f"num_queries={number}: points in a grid are a square number, such as {side**2}")
+        raise ValueError(f"num_queries={number}: a grid needs a square number of points, such as {side**2}")
     centres = (torch.arange(side) + 0.5) / side
     return torch.cartesian_prod(centres, centres).flip(-1)

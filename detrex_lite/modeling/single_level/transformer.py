@@ -19,13 +19,13 @@ from .sampling import PollAndPoolSampler
 
 
 class SingleLevelEncoder(TransformerLayerSequence):
-    """Self-attention among the cells of the feature map; pre-norm layers are followed by one more norm.
+    """Self-attention among the cells of the feature map; pre-norm layers are followed by a final norm.
 
     Args:
-        layer: one layer, of which `num_layers` copies with initial values of their own are made, or the layers.
-        num_layers: how many layers; may be left out when a list is given.
-        position_scale: cells (B, N, C) to (B, N, C), which their positions are multiplied by, channel by channel
-            (DAB-DETR, figure 5); None for positions as they are.
+        layer: one layer, of which `num_layers` copies with newly drawn initial values are made, or a list of layers.
+        num_layers: number of layers; optional with a list.
+        position_scale: maps cells (B, N, C) to channel-wise factors (B, N, C) of their positions (DAB-DETR, figure 5);
+            None for unscaled positions.
     """
 
     norm: nn.Module | None
@@ -50,7 +50,7 @@ class SingleLevelEncoder(TransformerLayerSequence):
 
         Args:
             tokens: (B, N, C).
-            pos: (B, N, C) or (1, N, C); with 2 C channels for positions of x and of y, which some attentions take.
+            pos: (B, N, C) or (1, N, C); 2 C channels for separate positions of x and y, which some attentions take.
             padding: (B, N) bool, True = padding.
             grid: the map whose cells are the tokens, for attentions that require it.
 
@@ -62,7 +62,7 @@ class SingleLevelEncoder(TransformerLayerSequence):
     def every_layer(
         self, tokens: Tensor, *, pos: Tensor, padding: Tensor | None = None, grid: TokenGrid | None = None
     ) -> list[Tensor]:
-        """The same for each layer, in their order; the norm after pre-norm layers is for the last one alone."""
+        """Return the result of each layer; the norm after pre-norm layers is applied to the last one only."""
         results = [tokens]
         for layer in self.layers:
             tokens = results[-1]
@@ -75,7 +75,7 @@ class SingleLevelEncoder(TransformerLayerSequence):
 
 
 class PositionalDecoder(Decoder):
-    """DETR's: learned positions are added to queries in every attention (Carion et al., ECCV 2020, figure 10)."""
+    """DETR's decoder, which adds learned positions to queries in every attention (Carion et al., 2020, figure 10)."""
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """See `Decoder.layer_inputs`."""
@@ -83,27 +83,27 @@ class PositionalDecoder(Decoder):
 
 
 class PointDecoder(Decoder):
-    """Anchor DETR's: cross-attention gets the x and the y of each query's point apart (Wang et al., AAAI 2022).
+    """Anchor DETR's decoder, with separate x and y positions in cross-attention (Wang et al., AAAI 2022).
 
-    Positions of queries, (B, Q, 3 C), are those of their points for self-attention, and then for cross-attention, a
-    `RowColumnDecoupledAttention`, those of x and of y.
+    Positions of queries, (B, Q, 3 C), are the positions of their points for self-attention, followed by those of x and
+    of y for cross-attention, which is a `RowColumnDecoupledAttention`.
     """
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """See `Decoder.layer_inputs`."""
         channels, position = state.query.shape[-1], state.queries.position
         if position is None or position.shape[-1] != 3 * channels:
-            found = None if position is None else position.shape[-1]
+            num_channels = None if position is None else position.shape[-1]
             raise ValueError(
-                f"PointDecoder needs queries with positions of points, of x and of y, 3 C = {3 * channels} channels; "
-                f"they have {found}"
+                f"PointDecoder needs queries with positions of points, of x and of y, 3 C = {3 * channels} channels, "
+                f"got {num_channels}"
             )
         of_points, of_axes = position.split([channels, 2 * channels], dim=-1)
         return {"query_pos": of_points, "cross_attn_inputs": {"query_pos": of_axes}}
 
 
 class ConditionalDecoder(Decoder):
-    """Conditional DETR's: cross-attention looks around a point, as far as each query says (Meng et al., ICCV 2021).
+    """Conditional DETR's decoder, whose cross-attention looks around a reference point (Meng et al., ICCV 2021).
 
     Args:
         layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`,
@@ -132,30 +132,30 @@ class ConditionalDecoder(Decoder):
         add_query_pos_in_first_layer_only(self)
 
     def first_reference(self, queries: Queries) -> Tensor:
-        """(B, Q, 2), the points, which follow from the learned positions, in float32 at least."""
+        """Compute the reference points, (B, Q, 2), from the learned positions, in float32 at least."""
         if queries.position is None:
-            raise ValueError("ConditionalDecoder makes points of positions: it needs queries with positions")
+            raise ValueError("ConditionalDecoder computes points from positions: it needs queries with positions")
         points = self.ref_point_head(queries.position)
         return points.to(torch.promote_types(points.dtype, torch.float32)).sigmoid()
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
         """See `Decoder.layer_inputs`: the sine embedding of the point, scaled by the query from the second layer on."""
         assert state.reference is not None
-        points = state.reference[..., :2]  # boxes from the second layer on, where they are refined
-        place = get_sine_pos_embed(points, self.embed_dim // 2, self.temperature).to(state.query.dtype)
+        points = state.reference[..., :2]  # with refinement, references are boxes from the second layer on
+        position = get_sine_pos_embed(points, self.embed_dim // 2, self.temperature).to(state.query.dtype)
         if index > 0:
-            place = place * self.query_scale(state.query)
-        return {"query_pos": state.queries.position, "cross_attn_inputs": {"query_sine_embed": place}}
+            position = position * self.query_scale(state.query)
+        return {"query_pos": state.queries.position, "cross_attn_inputs": {"query_sine_embed": position}}
 
 
 class AnchorDecoder(Decoder):
-    """DAB-DETR's: queries look for objects of their box's place and size (Liu et al., ICLR 2022, figure 5).
+    """DAB-DETR's decoder, which looks for objects with the position and size of a box (Liu et al., 2022, figure 5).
 
     Args:
         layer, num_layers, relation, recollection: see `Decoder`; cross-attention is a `ConditionalCrossAttention`,
             which adds positions to contents in the first layer only.
         embed_dim: C.
-        modulate_hw_attn: a box's width and height change how fast attention falls off around its centre.
+        modulate_hw_attn: whether a box's width and height modulate how fast attention decreases around its centre.
         temperature: of the sine embedding of boxes.
     """
 
@@ -184,47 +184,47 @@ class AnchorDecoder(Decoder):
         add_query_pos_in_first_layer_only(self)
 
     def layer_inputs(self, index: int, state: DecoderState) -> dict[str, Any]:
-        """See `Decoder.layer_inputs`: positions of boxes, and embedded centres, which the query scales."""
+        """See `Decoder.layer_inputs`: positions of boxes, and embedded centres, scaled by the query."""
         assert state.reference is not None
         embedding = get_sine_pos_embed(state.reference, self.embed_dim // 2, self.temperature).to(state.query.dtype)
-        place = embedding[..., : self.embed_dim]  # of (y, x, w, h) the first two
+        position = embedding[..., : self.embed_dim]  # y and x of (y, x, w, h)
         if index > 0:
-            place = place * self.query_scale(state.query)
+            position = position * self.query_scale(state.query)
         if self.ref_anchor_head is not None:
-            place = modulate(place, self.ref_anchor_head(state.query).sigmoid(), state.reference[..., 2:])
-        return {"query_pos": self.ref_point_head(embedding), "cross_attn_inputs": {"query_sine_embed": place}}
+            position = modulate(position, self.ref_anchor_head(state.query).sigmoid(), state.reference[..., 2:])
+        return {"query_pos": self.ref_point_head(embedding), "cross_attn_inputs": {"query_sine_embed": position}}
 
 
 def add_query_pos_in_first_layer_only(decoder: Decoder) -> None:
-    """Take from all layers but the first the projection that adds positions of queries to their contents."""
+    """Remove the projection that adds positions of queries to their contents from all layers but the first."""
     for layer in decoder.layers[1:]:
         for module in layer.modules():
             if isinstance(module, ConditionalCrossAttention):
                 module.query_pos_proj = None
 
 
-def modulate(place: Tensor, expected: Tensor, sizes: Tensor) -> Tensor:
+def modulate(position: Tensor, expected: Tensor, sizes: Tensor) -> Tensor:
     """Scale the embedding of y by expected height / height and that of x by expected width / width (DAB-DETR, eq. 6).
 
     Args:
-        place: (B, Q, C), the embedding of y, then that of x.
-        expected: (B, Q, 2), width and height in 0..1 that the content asks for.
-        sizes: (B, Q, 2), the box's width and height in 0..1.
+        position: (B, Q, C), the embedding of y, followed by that of x.
+        expected: (B, Q, 2), width and height in 0..1 predicted from the content.
+        sizes: (B, Q, 2), width and height of the box in 0..1.
     """
-    ratio = (expected / sizes).flip(-1).to(place.dtype)
-    return (place.unflatten(-1, (2, -1)) * ratio[..., None]).flatten(-2)
+    ratio = (expected / sizes).flip(-1).to(position.dtype)
+    return (position.unflatten(-1, (2, -1)) * ratio[..., None]).flatten(-2)
 
 
 class SingleLevelTransformer(nn.Module):
     """Encoder and decoder of a detector with one feature map.
 
     Args:
-        encoder: (tokens, pos=, padding=, grid=) to tokens.
+        encoder: maps (tokens, pos=, padding=, grid=) to tokens.
         decoder: turns queries into predictions.
-        mask_memory_padding: the decoder never attends to padding. False: in training it does, as detrex's DAB-DETR and
-            DN-DETR; detections never depend on padding.
-        sampler: (map, positions) to fewer tokens, which encoder and decoder work on, see `PollAndPoolSampler`; None for
-            all cells.
+        mask_memory_padding: whether the decoder never attends to padding. False: in training it does, as in detrex's
+            DAB-DETR and DN-DETR; detections never depend on padding.
+        sampler: maps (map, positions) to fewer tokens for encoder and decoder, see `PollAndPoolSampler`; None for all
+            cells.
     """
 
     def __init__(
@@ -242,11 +242,11 @@ class SingleLevelTransformer(nn.Module):
         self.mask_memory_padding = mask_memory_padding
 
     def encode(self, feature: ImageBatch, pos: Tensor) -> Memory:
-        """Encode a map, cell by cell, or what the sampler makes of it.
+        """Encode all cells of a map, or the tokens that the sampler makes of it.
 
         Args:
-            feature: (B, C, h, w), and its padding.
-            pos: (B, C, h, w), or (1, C, h, w) for all images alike; with 2 C channels for positions of x and of y.
+            feature: (B, C, h, w), with its padding.
+            pos: (B, C, h, w), or (1, C, h, w) if all images share it; 2 C channels for separate positions of x and y.
         """
         grid: TokenGrid | None = None
         losses: Mapping[str, Tensor] = {}

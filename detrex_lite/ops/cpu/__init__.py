@@ -1,4 +1,4 @@
-"""What makes models faster on a CPU: `accelerate(model)`, and the kernels behind it, one function each."""
+"""Acceleration of models on a CPU: `accelerate(model)`, and the kernels behind it, one function each."""
 
 from .acceleration import accelerate, restore
 

@@ -86,5 +86,5 @@ def _as_image(tokens: Tensor) -> Tensor:
 
 
 def _as_tokens(image: Tensor) -> Tensor:
-    """The inverse of `_as_image`."""
+    """Invert `_as_image`."""
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])

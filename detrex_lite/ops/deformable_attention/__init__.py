@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Zhu et al., ICLR 2021, eq. 3): one meaning, several ways to compute it."""
+"""Multi-scale deformable attention (Zhu et al., ICLR 2021, eq. 3): one operator with several backends."""
 
 from .api import multi_scale_deformable_attention, multi_scale_deformable_attention_from_offsets
 from .backends import BACKENDS, describe_backend, select_backend, use_deformable_attention_backend

@@ -75,7 +75,7 @@ def _attend(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], cells: Ten
 
 @torch.library.custom_op("detrex_lite::deformable_attention_cpu", mutates_args=(), device_types="cpu")
 def _forward(value: Tensor, cells: Tensor, weights: Tensor, flat_shapes: Sequence[int]) -> Tensor:
-    """value (B, N, H, C), cells (B, Q, H, L, P, 2), weights (B, Q, H, L, P). Returns (B, Q, H * C)."""
+    """Attend. value (B, N, H, C), cells (B, Q, H, L, P, 2), weights (B, Q, H, L, P). Returns (B, Q, H * C)."""
     heads, channels = value.shape[2:]
     layout = table_layout(tuple(flat_shapes), heads, weights.shape[-1], value.dtype)
     tables = layout.table(value).flatten(1, 2)

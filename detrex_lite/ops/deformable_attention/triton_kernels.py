@@ -25,7 +25,7 @@ _VARYING = ("num_queries", "num_tokens")
 
 @triton.jit
 def _program_position(num_queries, H: tl.constexpr, QUERIES: tl.constexpr):
-    """The image, head and first query of a program. Heads vary fastest, because they read the same location lines."""
+    """Return the image, head and first query of a program. Heads vary fastest, since they read the same lines."""
     program = tl.program_id(0)
     block = program // H
     blocks = tl.cdiv(num_queries, QUERIES)
@@ -36,7 +36,7 @@ def _program_position(num_queries, H: tl.constexpr, QUERIES: tl.constexpr):
 @triton.jit
 def _pixels(points, samples, query, sample, valid, level: tl.constexpr, height, width, L: tl.constexpr,
             P: tl.constexpr, POINT_SIZE: tl.constexpr):  # fmt: skip
-    """Sampling locations x and y, (I, P), in cells from the centre of the first cell, and cells per unit of `samples`.
+    """Compute sampling locations x and y, (I, P), in cells from the first centre, and cells per unit of `samples`.
 
     Masked loads give -1, which lies outside every map in each of the three forms.
     """
@@ -57,7 +57,7 @@ def _pixels(points, samples, query, sample, valid, level: tl.constexpr, height, 
 
 @triton.jit
 def _window(x, y, height, width):
-    """The upper left of the four cells around x, y, and the weights of the right and lower cells; all (I, P).
+    """Return the upper left of the four cells around x, y, and the weights of the right and lower cells; all (I, P).
 
     Before the conversion to int, locations far outside are clamped to just outside, and so are NaNs, which compare
     false. (`tl.clamp` and `tl.maximum` treat NaN differently in Triton's interpreter and compiler.)
@@ -70,19 +70,19 @@ def _window(x, y, height, width):
 
 @triton.jit
 def _inside(index, size):
-    """0 <= index < size, in one comparison."""
+    """Test 0 <= index < size in one comparison."""
     return index.to(tl.uint32, bitcast=True) < size.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
 def _cell_pointers(base, row, column, width, channel, H: tl.constexpr, C: tl.constexpr):
-    """(I, P, C) pointers to cells of a level that begins at `base`; neighbours are H * C and width * H * C away."""
+    """Return (I, P, C) pointers to cells of a level from `base` on; neighbours are H * C and width * H * C away."""
     return base + ((row * width + column) * (H * C))[:, :, None] + channel
 
 
 @triton.jit
 def _load_cell(pointers, row, column, height, width, channel_mask):
-    """The channels of cells, (I, P, C), zero outside."""
+    """Load the channels of cells, (I, P, C), zero outside."""
     mask = (_inside(row, height) & _inside(column, width))[:, :, None] & channel_mask
     return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
 
@@ -120,7 +120,7 @@ def _advance_window(left, right, part, right_share, same, slid):
 
 @triton.jit
 def _products(level_value, gradient, top, left, height, width, channel, H: tl.constexpr, C: tl.constexpr):
-    """Inner products of the four cells of each window with the output's gradient (I, P, C); four tiles (I, P)."""
+    """Compute inner products of the four cells of windows with the output's gradient (I, P, C): four (I, P)."""
     pointers = _cell_pointers(level_value, top, left, width, channel, H, C)
     left_upper = _load_cell(pointers, top, left, height, width, channel < C)
     right_upper = _load_cell(pointers + H * C, top, left + 1, height, width, channel < C)
@@ -137,7 +137,7 @@ def _products(level_value, gradient, top, left, height, width, channel, H: tl.co
 
 @triton.jit
 def _softmax_terms(logits, query, head, num_queries, H: tl.constexpr, LP: tl.constexpr, BLOCK_LP: tl.constexpr):
-    """The maximum of the L x P logits of each query, and the sum of exponentials relative to it, (I, 1) each."""
+    """Return the maximum of the L x P logits of each query, and the sum of exponentials relative to it, (I, 1) each."""
     index = tl.arange(0, BLOCK_LP)[None, :]
     offset = (query * H + head) * LP + index
     logit = tl.load(logits + offset, mask=(query < num_queries) & (index < LP), other=0.0).to(tl.float32)
@@ -202,7 +202,7 @@ def forward_kernel(out, log_sums, value, points, samples, weights, heights, widt
 @triton.jit
 def _add_point_gradients(grad_points, samples, grad_x, grad_y, query, sample, valid, num_queries, level: tl.constexpr,
                          height, width, L: tl.constexpr, P: tl.constexpr, POINT_SIZE: tl.constexpr):  # fmt: skip
-    """Reference points are shared by all heads and points: sum over the points here, and over the heads by atomics."""
+    """Add the gradients of reference points, summed over points here, and over heads by atomics."""
     target = grad_points + (query * L + level) * POINT_SIZE
     mask = query < num_queries
     tl.atomic_add(target, tl.sum(grad_x, axis=1)[:, None] * width, mask=mask, sem="relaxed")

@@ -1,4 +1,4 @@
-"""Align-DETR R50 with four feature levels for 36 epochs, the learning rate a tenth after 30.
+"""Align-DETR R50 with four feature levels for 36 epochs; learning rate x 0.1 after epoch 30.
 
 python tools/train_net.py --config-file projects/align_detr/configs/align_detr_r50_4scale_36ep.py --num-gpus 8
 """

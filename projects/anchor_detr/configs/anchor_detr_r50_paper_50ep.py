@@ -2,10 +2,10 @@
 
 python tools/train_net.py --config-file projects/anchor_detr/configs/anchor_detr_r50_paper_50ep.py --num-gpus 8
 
-What differs from anchor_detr_r50_dc5_50ep.py:
+Differences from anchor_detr_r50_dc5_50ep.py:
 
 - the model is models/anchor_detr_r50_paper.py
-- batches have 8 images, and mix wide and high ones
+- batches have 8 images, and mix landscape and portrait images
 """
 
 from .anchor_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

@@ -1,4 +1,4 @@
-"""Positions of cells and of query points, which the same heads make (Anchor DETR, Wang et al., AAAI 2022, section 3.3).
+"""Position embeddings shared by cells and query points (Anchor DETR, Wang et al., AAAI 2022, section 3.3).
 
 Legend: B batch, Q points, h x w cells, C channels.
 """
@@ -10,13 +10,13 @@ from detrex_lite.layers import MLP, get_sine_pos_embed
 
 
 class PointPositionEmbedding(nn.Module):
-    """Sine embeddings that go through an MLP: one of x and y together, and one of either by itself.
+    """Sine embeddings followed by an MLP: one for the pair (x, y), and one for a single coordinate.
 
     Args:
-        num_pos_feats: half of C, which is the channels of x and of y where they are embedded together.
+        num_pos_feats: half of C: the number of channels of x, and of y, in the embedding of the pair.
         temperature: base of the wavelengths.
-        decoupled: embed x and y of cells by themselves, as `RowColumnDecoupledAttention` takes them; False for x and y
-            together, for attention among all cells.
+        decoupled: embed x and y of cells separately, as `RowColumnDecoupledAttention` expects; False embeds them as a
+            pair, for attention among all cells.
     """
 
     def __init__(self, *, num_pos_feats: int = 128, temperature: float = 10000.0, decoupled: bool = True):
@@ -28,18 +28,18 @@ class PointPositionEmbedding(nn.Module):
         self.axis_head = MLP(channels, channels, channels, num_layers=2) if decoupled else None
 
     def forward(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Embed the centres of the cells, in 0..1 of the part that is not padding.
+        """Embed the centres of the cells, in 0..1 of the unpadded part of the map.
 
         Args:
             mask: (B, h, w) bool, True = padding, which is at the right and the bottom.
             dtype: of the result.
 
         Returns:
-            (B, 2 C, h, w), first the embedding of x, then that of y; (B, C, h, w) unless decoupled.
+            (B, 2 C, h, w), the embedding of x followed by that of y; (B, C, h, w) unless decoupled.
         """
-        # Neighbouring cells differ too little for half precision: it computes in float32 at least.
+        # Half precision cannot represent the differences between neighbouring cells: compute in float32 at least.
         precision = torch.promote_types(dtype, torch.float32)
-        x, y = (_centres(~first, precision) for first in (mask[:, 0], mask[:, :, 0]))
+        x, y = (_centres(~padding, precision) for padding in (mask[:, 0], mask[:, :, 0]))
         (height, width) = mask.shape[1:]
         if self.axis_head is None:
             points = torch.stack([x[:, None].expand(-1, height, -1), y[..., None].expand(-1, -1, width)], dim=-1)
@@ -55,7 +55,7 @@ class PointPositionEmbedding(nn.Module):
             points: (Q, 2), x first, in 0..1.
 
         Returns:
-            (Q, 3 C), embeddings of the point, of its x and of its y; (Q, C), of the point, unless decoupled.
+            (Q, 3 C), embeddings of the point, of x and of y; (Q, C), the embedding of the point, unless decoupled.
         """
         of_points = self._of_points(points)
         if self.axis_head is None:
@@ -72,7 +72,7 @@ class PointPositionEmbedding(nn.Module):
 
 
 def _centres(inside: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, n), the centres of n cells in a row in 0..1 of those that are inside, which come first."""
+    """(B, n), the centres of n cells in a row, in 0..1 of the cells inside the image, which come first."""
     count = inside.to(dtype).cumsum(1)
     return (count - 0.5) / count[:, -1:]
 

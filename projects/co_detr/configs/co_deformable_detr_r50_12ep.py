@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/co_detr/configs/co_deformable_detr_r50_12ep.py --num-gpus 8
 
-Sampling offsets learn with a tenth of the learning rate, as the backbone.
+Sampling offsets have a tenth of the learning rate, like the backbone.
 """
 
 from .co_dino_r50_5scale_12ep import dataloader, lr_multiplier, optimizer, train

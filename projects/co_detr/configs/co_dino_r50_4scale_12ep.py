@@ -1,4 +1,4 @@
-"""Co-DINO R50 with four feature levels for 12 epochs, which nobody has published.
+"""Co-DINO R50 with four feature levels for 12 epochs; no results are published.
 
 python tools/train_net.py --config-file projects/co_detr/configs/co_dino_r50_4scale_12ep.py --num-gpus 8
 """

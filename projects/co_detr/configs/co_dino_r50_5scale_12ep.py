@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/co_detr/configs/co_dino_r50_5scale_12ep.py --num-gpus 8
 
-The learning rate is a tenth after 11 epochs.
+The learning rate drops to a tenth after 11 epochs.
 """
 
 from detrex_lite.config import get_config

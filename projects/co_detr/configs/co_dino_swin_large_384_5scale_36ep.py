@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/co_detr/configs/co_dino_swin_large_384_5scale_36ep.py --num-gpus 16
 
-More paths of the backbone are dropped than in 12 epochs.
+The drop path rate of the backbone is higher than for 12 epochs.
 """
 
 from detrex_lite.config import get_config

@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/conditional_detr/configs/conditional_detr_r101_dc5_50ep.py --num-gpus 8
 
-As detrex trains it, see conditional_detr_r50_50ep.py.
+As detrex trains it; see conditional_detr_r50_50ep.py.
 """
 
 from .conditional_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

@@ -3,10 +3,10 @@
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/conditional_detr/configs/conditional_detr_r50_paper_50ep.py
 
-What differs from conditional_detr_r50_50ep.py:
+Differences from conditional_detr_r50_50ep.py:
 
 - the model is models/conditional_detr_r50_paper.py
-- batches mix wide and high images
+- batches mix landscape and portrait images
 """
 
 from .conditional_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

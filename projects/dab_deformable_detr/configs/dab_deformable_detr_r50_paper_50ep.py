@@ -3,10 +3,10 @@
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/dab_deformable_detr/configs/dab_deformable_detr_r50_paper_50ep.py
 
-What differs from dab_deformable_detr_r50_50ep.py:
+Differences from dab_deformable_detr_r50_50ep.py:
 
 - the model is models/dab_deformable_detr_r50_paper.py
-- batches mix wide and high images
+- batches mix landscape and portrait images
 """
 
 from .dab_deformable_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

@@ -3,7 +3,7 @@
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/dab_deformable_detr/configs/dab_deformable_detr_r50_two_stage_50ep.py
 
-As detrex trains it, see dab_deformable_detr_r50_50ep.py.
+As detrex trains it; see dab_deformable_detr_r50_50ep.py.
 """
 
 from .dab_deformable_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train

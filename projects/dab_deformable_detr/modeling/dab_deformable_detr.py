@@ -1,7 +1,8 @@
 """DAB-Deformable-DETR (DAB-DETR, Liu et al., ICLR 2022, appendix B, on Deformable DETR): queries that are boxes.
 
-What differs from the paper's repository and from detrex is in the project's README. For both: an image's detections do
-not depend on the batch that it is in (`Detector.extract_features`), and box heads run once per layer.
+The project's README lists the differences from the paper's repository and from detrex. Two differences apply to both:
+the detections of an image do not depend on the other images of its batch (`Detector.extract_features`), and box heads
+run once per layer.
 """
 
 from collections.abc import Mapping
@@ -12,21 +13,21 @@ from detrex_lite.structures import ImageBatch
 
 
 class DabDeformableDETR(MultiScaleDetector):
-    """Deformable DETR with a box and a content for each query, which every layer refines; denoising is an option.
+    """Deformable DETR whose queries have a box, which every layer refines, and a content; denoising is optional.
 
-    Its parts, which `MultiScaleDetector` documents:
+    Its parts; `MultiScaleDetector` documents them:
 
-    - `backbone`, `neck`, `position_embedding` and the encoder: Deformable DETR's.
+    - `backbone`, `neck`, `position_embedding` and the encoder: those of Deformable DETR.
     - `queries`: `AnchorQueries`, learned boxes and contents, or with two stages the encoder's best proposals.
-    - the decoder: `DeformableAnchorDecoder`, which makes positions of the boxes that a layer gets.
-    - `heads`: each layer has its own, and refines the boxes of the one before.
+    - the decoder: a `DeformableAnchorDecoder`, which computes position embeddings from the boxes that enter a layer.
+    - `heads`: a pair of heads for each layer, which refines the boxes of the previous layer.
     - `denoising`: None, or `GroupDenoising` for DN-Deformable-DETR (Li et al., CVPR 2022).
     """
 
     collaborates = True
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> Mapping[str, Predictions]:
-        """See `Detector.predict`; with targets, denoising adds "_dn", "_dn_0", .., and two stages add "_enc"."""
+        """See `Detector.predict`; with targets, denoising adds "_dn", "_dn_0", ..., and two stages add "_enc"."""
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
         queries, layers, proposals, memory = self.decode(images, noised, training=targets is not None)
         named = queries.split(layers, aux_loss=self.aux_loss)
@@ -37,7 +38,7 @@ class DabDeformableDETR(MultiScaleDetector):
     def decode(
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Predictions | None, Memory]:
-        """See `Detector.decode`: queries, what each layer says about them, trained proposals, and the memory."""
+        """See `Detector.decode`; returns queries, the output of each layer, trained proposals, and the memory."""
         memory = self.encode(images)
         anchors, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries([noised, *anchors])

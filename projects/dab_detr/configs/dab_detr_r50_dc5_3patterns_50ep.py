@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/dab_detr/configs/dab_detr_r50_dc5_3patterns_50ep.py --num-gpus 8
 
-As detrex trains it, see dab_detr_r50_50ep.py.
+As detrex trains it; see dab_detr_r50_50ep.py.
 """
 
 from .dab_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

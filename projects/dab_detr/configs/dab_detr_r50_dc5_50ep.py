@@ -2,12 +2,12 @@
 
 python tools/train_net.py --config-file projects/dab_detr/configs/dab_detr_r50_dc5_50ep.py --num-gpus 8
 
-As detrex trains it, see dab_detr_r50_50ep.py.
+As detrex trains it; see dab_detr_r50_50ep.py.
 """
 
 from .dab_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train
 from .models.dab_detr_r50_dc5 import model
 
 model.backbone.weights = "IMAGENET1K_V1"
-model.position_embedding.temperature = 10  # as detrex has it for this variant alone
+model.position_embedding.temperature = 10  # detrex sets this for this variant only
 train.output_dir = "output/dab_detr_r50_dc5_50ep"

@@ -1,7 +1,7 @@
 """DAB-DETR (Liu et al., ICLR 2022, figure 5): backbone, positions, encoder, anchors, decoder, heads.
 
-What differs from the paper's repository and from detrex is in the project's README. For both: an image's detections do
-not depend on the batch that it is in (`Detector.extract_features`).
+The project's README lists the differences from the paper's repository and from detrex. One difference applies to both:
+the detections of an image do not depend on the other images of its batch (`Detector.extract_features`).
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from detrex_lite.structures import ImageBatch
 class DABDETR(SingleLevelDetector):
     """Detection as set prediction with queries that are boxes, which every layer refines.
 
-    Its parts, which `SingleLevelDetector` documents:
+    Its parts; `SingleLevelDetector` documents them:
 
-    - `backbone` and `position_embedding`: one feature map, and where its cells are.
-    - `transformer`: `SingleLevelEncoder`, where each cell scales its position by what it holds; `AnchorDecoder`, which
-      makes positions of boxes and attends around them as wide and high as they are.
+    - `backbone` and `position_embedding`: one feature map, and an embedding of the positions of its cells.
+    - `transformer`: a `SingleLevelEncoder`, where each cell scales its position embedding by its hidden state, and an
+      `AnchorDecoder`, which computes position embeddings from the boxes and modulates attention by their sizes.
     - `queries`: `LearnedAnchors`, boxes with contents of zero, or with learned patterns.
-    - `heads`: refine the boxes, and look forward twice; the same for all layers.
+    - `heads`: refine the boxes, and look forward twice; all layers share them.
     """
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> Outputs:
@@ -33,7 +33,7 @@ class DABDETR(SingleLevelDetector):
     def decode(
         self, images: ImageBatch, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Mapping[str, Tensor]]:
-        """See `Detector.decode`: the queries, what each decoder layer says about them, and losses of the memory."""
+        """See `Detector.decode`; returns the queries, the output of each decoder layer, and losses of the memory."""
         feature, positions = self.map_and_positions(images)
         memory = self.transformer.encode(feature, positions)
         anchors = Queries(self.queries(images.tensor.shape[0], training=training))

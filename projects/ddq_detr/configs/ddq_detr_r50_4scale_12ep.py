@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/ddq_detr/configs/ddq_detr_r50_4scale_12ep.py --num-gpus 8
 
-The learning rate grows during 2000 steps, and is a tenth after 11 epochs.
+The learning rate warms up for 2000 steps, and drops to a tenth after 11 epochs.
 """
 
 from detrex_lite.config import get_config

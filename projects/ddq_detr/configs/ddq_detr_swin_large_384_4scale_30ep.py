@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/ddq_detr/configs/ddq_detr_swin_large_384_4scale_30ep.py --num-gpus 8
 
-The learning rate is a tenth after 20 epochs and a hundredth after 26; the backbone's is a twentieth of it.
+The learning rate drops to a tenth after 20 epochs and to a hundredth after 26; the backbone has a twentieth of it.
 """
 
 from .ddq_detr_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train

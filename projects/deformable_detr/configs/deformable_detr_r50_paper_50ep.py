@@ -2,12 +2,12 @@
 
 python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_paper_50ep.py --num-gpus 8
 
-What differs from deformable_detr_r50_50ep.py:
+Differences from deformable_detr_r50_50ep.py:
 
 - the model is models/deformable_detr_r50_paper.py
-- batches mix wide and high images
+- batches mix landscape and portrait images
 
-With two stages, `optimizer.params.lr_factors` must leave out the reference points, which there are none of then.
+With two stages, remove the reference points from `optimizer.params.lr_factors`, because the model does not have any.
 """
 
 from .deformable_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

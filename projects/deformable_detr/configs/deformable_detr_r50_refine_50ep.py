@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_refine_50ep.py --num-gpus 8
 
-detrex's model with the paper's schedule, see deformable_detr_r50_50ep.py.
+detrex's model with the paper's schedule; see deformable_detr_r50_50ep.py.
 """
 
 from .deformable_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train

@@ -1,8 +1,8 @@
-"""Deformable DETR R50 that reads one feature level, 50 epochs.
+"""Deformable DETR R50 with one feature level, 50 epochs.
 
 python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_single_scale_50ep.py
 
-detrex's model with the paper's schedule, see deformable_detr_r50_50ep.py.
+detrex's model with the paper's schedule; see deformable_detr_r50_50ep.py.
 """
 
 from .deformable_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

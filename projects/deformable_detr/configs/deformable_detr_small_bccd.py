@@ -11,7 +11,7 @@ from .deformable_detr_small_shapes import lr_multiplier, model, optimizer, train
 dataset = get_config("common/data/bccd.py").dataset
 dataloader = get_config("common/data/bccd.py").dataloader
 
-model.num_queries = 100  # an image has up to 30 cells
+model.num_queries = 100  # images have up to 30 blood cells
 model.postprocessor.num_detections = 100
 train.max_iter = 600
 train.eval_period = 300

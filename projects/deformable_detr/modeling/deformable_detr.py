@@ -1,8 +1,8 @@
 """Deformable DETR (Zhu et al., ICLR 2021, figure 1): backbone, neck, positions, encoder, queries, decoder, heads.
 
-What differs from the paper's repository and from detrex is in the project's README. For both: an image's detections do
-not depend on the batch that it is in (`Detector.extract_features`), and box heads run once per layer, for the loss and
-for the next layer.
+The project's README lists the differences from the paper's repository and from detrex. Two differences apply to both:
+the detections of an image do not depend on the other images of its batch (`Detector.extract_features`), and box heads
+run once per layer, both for the loss and for the next layer.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,14 @@ from detrex_lite.structures import ImageBatch
 class DeformableDETR(MultiScaleDetector):
     """Detection as set prediction with deformable attention to several feature levels.
 
-    Its parts, which `MultiScaleDetector` documents:
+    Its parts; `MultiScaleDetector` documents them:
 
-    - `backbone`, `neck` and `position_embedding`: feature maps of several levels, and where their cells are.
-    - `transformer`: `DeformableEncoder`, where each cell reads a few points of all levels around its place;
-      `DeformableDecoder`, where queries attend to each other and read a few points around their references.
-    - `queries`: `DeformableQueries`, learned, or with two stages made of the encoder's best proposals.
-    - `heads`: boxes relative to references; with refinement, each layer's boxes are the references of the next.
+    - `backbone`, `neck` and `position_embedding`: feature maps of several levels, and embeddings of the positions of
+      their cells.
+    - `transformer`: a `DeformableEncoder`, where each cell samples a few points of all levels around itself, and a
+      `DeformableDecoder`, where queries attend to each other and sample a few points around their references.
+    - `queries`: `DeformableQueries`, learned, or with two stages computed from the encoder's best proposals.
+    - `heads`: predict boxes relative to references; with refinement, each layer's boxes are the references of the next.
     """
 
     collaborates = True
@@ -37,7 +38,7 @@ class DeformableDETR(MultiScaleDetector):
     def decode(
         self, images: ImageBatch, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Predictions | None, Memory]:
-        """See `Detector.decode`: queries, what each layer says about them, trained proposals, and the memory."""
+        """See `Detector.decode`; returns queries, the output of each layer, trained proposals, and the memory."""
         memory = self.encode(images)
         blocks, proposals = self.queries(memory, self.heads, training=training)
         queries = Queries(blocks)

@@ -20,7 +20,7 @@ dataloader.mosaic_epochs = [4, 64]
 dataloader.train.multi_scale.sizes.repeat = 20
 dataloader.train.total_batch_size = 32
 optimizer.lr = 4e-4
-# Norms of the backbone learn as fast as the rest.
+# Norms of the backbone have the same learning rate as the rest of the detector.
 optimizer.params.lr_factors = {r"^backbone\.": 0.5, r"^backbone\..*\.norm\.": 1.0}
 train.model_ema.warmup = 1000
 train.model_ema.restart.epoch = 120

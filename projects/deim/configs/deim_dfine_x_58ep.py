@@ -16,7 +16,7 @@ optimizer.lr = 5e-4
 optimizer.weight_decay = 1.25e-4
 optimizer.params.lr_factors = None
 optimizer.params.backbone_lr_factor = 0.01
-optimizer.params.weight_decays = {r"^backbone\.": 1.25e-4}  # its norms, too
+optimizer.params.weight_decays = {r"^backbone\.": 1.25e-4}  # including its norms
 lr_multiplier.merge_with({"epochs": 58, "flat_epochs": 29, "final_epochs": 8})
 train.model_ema.restart.epoch = 50
 train.model_ema.restart.decay = 0.9998

@@ -11,6 +11,6 @@ from .models.deim_rtdetrv2_r34 import model
 model.backbone.weights = (
     "ResNet34_vd_pretrained_from_paddle.pth"  # https://github.com/lyuwenyu/storage/releases/download/v0.1/
 )
-# Norms of the backbone learn as fast as the rest.
+# Norms of the backbone have the same learning rate as the rest of the detector.
 optimizer.params.lr_factors = {r"^backbone\.": 0.5, r"^backbone\..*\.norm\.": 1.0}
 train.output_dir = "output/deim_rtdetrv2_r34_120ep"

@@ -16,6 +16,6 @@ dataloader.mosaic_epochs = [4, 34]
 lr_multiplier.merge_with({"epochs": 60, "flat_epochs": 34, "final_epochs": 2})
 train.model_ema.restart.epoch = 58
 train.max_epochs = 60
-# Norms of the backbone learn as fast as the rest.
+# Norms of the backbone have the same learning rate as the rest of the detector.
 optimizer.params.lr_factors = {r"^backbone\.": 0.1, r"^backbone\..*\.norm\.": 1.0}
 train.output_dir = "output/deim_rtdetrv2_r50_60ep"

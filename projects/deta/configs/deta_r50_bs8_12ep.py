@@ -1,10 +1,10 @@
-"""DETA R50 for 12 epochs in batches of 8 as detrex trains it, the learning rate a tenth after 10: box AP 50.0.
+"""DETA R50 for 12 epochs in batches of 8 as detrex trains it; learning rate x 0.1 after epoch 10: box AP 50.0.
 
 python tools/train_net.py --config-file projects/deta/configs/deta_r50_bs8_12ep.py --num-gpus 8
 
-What differs from deta_r50_12ep.py:
+Differences from deta_r50_12ep.py:
 
-- batches of 8, a learning rate of 1e-4, which sampling offsets have, too
+- batches of 8, and a learning rate of 1e-4, also for sampling offsets
 - only the stem is frozen
 """
 

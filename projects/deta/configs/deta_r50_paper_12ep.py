@@ -2,10 +2,10 @@
 
 python tools/train_net.py --config-file projects/deta/configs/deta_r50_paper_12ep.py --num-gpus 8
 
-What differs from deta_r50_12ep.py:
+Differences from deta_r50_12ep.py:
 
 - the model is models/deta_r50_paper.py
-- batches mix wide and high images
+- batches mix landscape and portrait images
 """
 
 from .deta_r50_12ep import dataloader, lr_multiplier, optimizer, train

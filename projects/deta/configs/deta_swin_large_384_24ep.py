@@ -2,8 +2,8 @@
 
 python tools/train_net.py --config-file projects/deta/configs/deta_swin_large_384_24ep.py --num-gpus 16
 
-As in the paper's repository, whose weights after Objects365 go into `train.init_checkpoint`; without them it begins
-from ImageNet. What differs from deta_r50_24ep.py: the backbone, a quarter of the learning rate, larger images.
+As in the paper's repository: set `train.init_checkpoint` to its weights after Objects365, or training starts from
+ImageNet weights. Differences from deta_r50_24ep.py: the backbone, a quarter of the learning rate, larger images.
 """
 
 from .deta_r50_24ep import dataloader, lr_multiplier, optimizer, train

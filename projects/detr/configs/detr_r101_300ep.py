@@ -1,8 +1,8 @@
-"""DETR-R101 for 300 epochs of COCO in batches of 64, the learning rate a tenth after 200.
+"""DETR-R101 for 300 epochs of COCO in batches of 64; learning rate x 0.1 after epoch 200.
 
 python tools/train_net.py --config-file projects/detr/configs/detr_r101_300ep.py --num-gpus 8
 
-As detrex trains it, see detr_r50_300ep.py.
+As detrex trains it; see detr_r50_300ep.py.
 """
 
 from .detr_r50_300ep import dataloader, lr_multiplier, optimizer, train

@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/detr/configs/detr_r101_panoptic_boxes_300ep.py --num-gpus 8
 
-Otherwise as detr_r50_panoptic_boxes_300ep.py.
+Otherwise the same as detr_r50_panoptic_boxes_300ep.py.
 """
 
 from .detr_r50_panoptic_boxes_300ep import dataloader, lr_multiplier, optimizer, train

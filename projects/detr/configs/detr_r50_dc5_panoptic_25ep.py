@@ -3,7 +3,7 @@
 python tools/train_net.py --config-file projects/detr/configs/detr_r50_dc5_panoptic_25ep.py --num-gpus 8 \\
     train.init_checkpoint=output/detr_r50_dc5_panoptic_boxes_300ep/model_final.pth
 
-Otherwise as detr_r50_panoptic_25ep.py.
+Otherwise the same as detr_r50_panoptic_25ep.py.
 """
 
 from .detr_r50_panoptic_25ep import dataloader, lr_multiplier, optimizer, train

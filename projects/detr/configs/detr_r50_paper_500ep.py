@@ -2,10 +2,10 @@
 
 python tools/train_net.py --config-file projects/detr/configs/detr_r50_paper_500ep.py --num-gpus 8
 
-What differs from detr_r50_500ep.py:
+Differences from detr_r50_500ep.py:
 
 - the model is models/detr_r50_paper.py
-- batches mix wide and high images
+- batches mix landscape and portrait images
 """
 
 from .detr_r50_500ep import dataloader, lr_multiplier, optimizer, train

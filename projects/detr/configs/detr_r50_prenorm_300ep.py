@@ -1,4 +1,4 @@
-"""DETR-R50 with the norms before the blocks (the paper repository's --pre_norm), otherwise as detr_r50_300ep.py.
+"""DETR-R50 with norms before the blocks (--pre_norm of the paper's repository), otherwise as detr_r50_300ep.py.
 
 python tools/train_net.py --config-file projects/detr/configs/detr_r50_prenorm_300ep.py --num-gpus 8
 """

@@ -10,10 +10,10 @@ from .detr_small_shapes import lr_multiplier, model, optimizer, train
 dataset = get_config("common/data/bccd.py").dataset
 dataloader = get_config("common/data/bccd.py").dataloader
 
-# Photographs have more pixels than the shapes that this model was made for: stride 16 does.
+# Photographs have more pixels than the generated shapes, for which this model is made: stride 16 is enough.
 model.backbone.out_features = ["res4"]
 model.in_feature = "res4"
-model.num_queries = 100  # an image has up to 30 cells
+model.num_queries = 100  # images have up to 30 blood cells
 train.max_iter = 600
 train.eval_period = 300
 train.output_dir = "output/detr_small_bccd"

@@ -1,4 +1,4 @@
-"""As detr_small_bccd.py, from the Pascal VOC folders in which the photographs are published.
+"""Like detr_small_bccd.py, but from the Pascal VOC folders in which the photographs are published.
 
 python tools/train_net.py --config-file projects/detr/configs/detr_small_bccd_voc.py dataset.root=BCCD_Dataset/BCCD
 """

@@ -15,7 +15,7 @@ train = get_config("common/train.py").train
 
 model.num_classes = 3
 dataloader.train.total_batch_size = 16
-dataloader.train.num_workers = dataloader.test.num_workers = 0  # reading these images costs less than a process
+dataloader.train.num_workers = dataloader.test.num_workers = 0  # a worker process costs more than reading images
 optimizer.lr = 5e-4
 train.max_iter = 1750
 train.eval_period = 600

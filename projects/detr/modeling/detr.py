@@ -1,7 +1,7 @@
 """DETR (Carion et al., ECCV 2020, figure 2): backbone, positions, encoder, learned queries, decoder, heads.
 
-What differs from the paper's repository and from detrex is in the project's README. For both: an image's detections do
-not depend on the batch that it is in (`Detector.extract_features`).
+The project's README lists the differences from the paper's repository and from detrex. One difference applies to both:
+the detections of an image do not depend on the other images of its batch (`Detector.extract_features`).
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from detrex_lite.structures import ImageBatch
 class DETR(SingleLevelDetector):
     """Detection as set prediction with learned queries.
 
-    Its parts, which `SingleLevelDetector` documents:
+    Its parts; `SingleLevelDetector` documents them:
 
-    - `backbone` and `position_embedding`: one feature map, and where its cells are.
-    - `transformer`: `SingleLevelEncoder`, attention among all cells; `PositionalDecoder`, whose queries attend to each
-      other and to the cells.
-    - `queries`: `LearnedQueries`, positions with contents of zero.
-    - `heads`: classes, with "no object" as the last one, and boxes without references, the same for all layers.
-    - `mask_head`: None, or `AttentionMaskHead` for masks of the last layer's queries (section 5).
+    - `backbone` and `position_embedding`: one feature map, and an embedding of the positions of its cells.
+    - `transformer`: a `SingleLevelEncoder`, with attention among all cells, and a `PositionalDecoder`, whose queries
+      attend to each other and to the cells.
+    - `queries`: `LearnedQueries`, learned position embeddings with contents of zero.
+    - `heads`: a class head, whose last class is "no object", and a box head without references; all layers share both.
+    - `mask_head`: None, or an `AttentionMaskHead`, which predicts masks from the last layer's queries (section 5).
 
-    Conditional DETR is these with a `ConditionalDecoder`, and queries and heads that refer to points.
+    Conditional DETR has the same parts, with a `ConditionalDecoder`, and queries and heads that use reference points.
     """
 
     makes_masks = True
@@ -38,7 +38,7 @@ class DETR(SingleLevelDetector):
     def decode(
         self, images: ImageBatch, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Mapping[str, Tensor]]:
-        """See `Detector.decode`: the queries, what each decoder layer says about them, and losses of the memory."""
+        """See `Detector.decode`; returns the queries, the output of each decoder layer, and losses of the memory."""
         feature, *pyramid = self.extract_features(images)
         memory = self.transformer.encode(feature, self.positions(feature))
         queries = Queries(self.queries(images.tensor.shape[0], training=training))

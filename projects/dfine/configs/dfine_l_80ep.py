@@ -1,4 +1,4 @@
-"""D-FINE-L for 80 epochs of COCO in batches of 32, the last 8 without strong augmentation and many scales.
+"""D-FINE-L for 80 epochs of COCO in batches of 32, the last 8 without strong augmentation and multi-scale.
 
 python tools/train_net.py --config-file projects/dfine/configs/dfine_l_80ep.py --num-gpus 4
 """
@@ -12,7 +12,7 @@ dataloader.train.multi_scale.sizes.repeat = 4
 optimizer.lr = 2.5e-4
 optimizer.params.backbone_lr_factor = 0.05
 optimizer.weight_decay = 1.25e-4
-optimizer.params.weight_decays = None  # biases decay
+optimizer.params.weight_decays = None  # biases have weight decay
 lr_multiplier.warmup_length = 500 / (80 * 3697)
 train.model_ema.restart.epoch = 72
 train.max_epochs = 80

@@ -1,4 +1,4 @@
-"""D-FINE-N on your own images with COCO JSON annotations, from which classes, epochs and learning rate follow.
+"""D-FINE-N on your own images with COCO JSON annotations, from which classes, epochs and learning rate are derived.
 
 python tools/train_net.py --config-file projects/dfine/configs/dfine_n_custom.py \
     pretrained.detector=dfine_n_coco.pth dataset.train_images=... dataset.train_annotations=... \
@@ -18,7 +18,7 @@ published = dict(epochs=160, batch=128, lr=8e-4)
 _derived = get_config("common/derived.py").derived_realtime
 model.merge_with(_derived.model)
 optimizer.merge_with(_derived.optimizer)
-optimizer.params.update(lr_factors=None, weight_decays=None)  # derived, for weights that are given or not
+optimizer.params.update(lr_factors=None, weight_decays=None)  # derived, with or without pre-trained weights
 train.merge_with(_derived.train, {"output_dir": "output/dfine_n_custom"})
 train.model_ema.restart.epoch = "${dataloader.strong_epochs[1]}"
 dataloader.merge_with(_derived.dataloader)

@@ -1,4 +1,4 @@
-"""D-FINE-S for 132 epochs of COCO in batches of 32, the last 12 without strong augmentation and many scales.
+"""D-FINE-S for 132 epochs of COCO in batches of 32, the last 12 without strong augmentation and multi-scale.
 
 python tools/train_net.py --config-file projects/dfine/configs/dfine_s_132ep.py --num-gpus 4
 """
@@ -18,7 +18,7 @@ dataloader.train.multi_scale.sizes.repeat = 20
 dataloader.train.total_batch_size = 32
 optimizer.lr = 2e-4
 optimizer.params.backbone_lr_factor = 0.5
-# Norms of the backbone do decay: the authors' expression for what does not matches none of them.
+# Norms of the backbone have weight decay: the authors' pattern for parameters without it matches none of them.
 optimizer.params.weight_decays = {r"^backbone\.": 1e-4, r"^(?!backbone\.).*bias": 0.0}
 lr_multiplier.warmup_length = 500 / (132 * 3697)
 train.model_ema.warmup = 1000

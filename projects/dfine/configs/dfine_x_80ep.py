@@ -1,4 +1,4 @@
-"""D-FINE-X for 80 epochs of COCO in batches of 32, the last 8 without strong augmentation and many scales.
+"""D-FINE-X for 80 epochs of COCO in batches of 32, the last 8 without strong augmentation and multi-scale.
 
 python tools/train_net.py --config-file projects/dfine/configs/dfine_x_80ep.py --num-gpus 4
 """
@@ -12,7 +12,7 @@ dataloader.train.multi_scale.sizes.repeat = 3
 optimizer.lr = 2.5e-4
 optimizer.params.backbone_lr_factor = 0.01
 optimizer.weight_decay = 1.25e-4
-optimizer.params.weight_decays = None  # biases decay
+optimizer.params.weight_decays = None  # biases have weight decay
 train.model_ema.restart.decay = 0.9998
 lr_multiplier.warmup_length = 500 / (80 * 3697)
 train.model_ema.restart.epoch = 72

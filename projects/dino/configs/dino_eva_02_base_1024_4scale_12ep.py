@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/dino/configs/dino_eva_02_base_1024_4scale_12ep.py --num-gpus 8
 
-As detrex trains it, see dino_r50_4scale_12ep.py.
+As detrex trains it; see dino_r50_4scale_12ep.py.
 """
 
 from detrex_lite.config import get_config

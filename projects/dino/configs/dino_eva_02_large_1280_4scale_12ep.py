@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/dino/configs/dino_eva_02_large_1280_4scale_12ep.py --num-gpus 8
 
-As detrex trains it, but the backbone with half of its learning rate; otherwise see dino_r50_4scale_12ep.py.
+As detrex trains it, except that the backbone has half of its learning rate; otherwise see dino_r50_4scale_12ep.py.
 """
 
 from .dino_eva_02_large_1024_4scale_12ep import dataloader, lr_multiplier, optimizer, train

@@ -2,10 +2,10 @@
 
 python tools/train_net.py --config-file projects/dino/configs/dino_r50_4scale_paper_12ep.py --num-gpus 8
 
-What differs from dino_r50_4scale_12ep.py:
+Differences from dino_r50_4scale_12ep.py:
 
 - the model is models/dino_r50_paper.py
-- batches mix wide and high images
+- batches mix landscape and portrait images
 """
 
 from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train

@@ -1,4 +1,4 @@
-"""A small DINO on generated shapes, from scratch, in minutes on a CPU: what `make demo` trains.
+"""A small DINO on generated shapes, from scratch, in minutes on a CPU; `make demo` trains it.
 
 python tools/train_net.py --config-file projects/dino/configs/dino_small_shapes.py
 """

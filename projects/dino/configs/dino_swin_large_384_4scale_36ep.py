@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/dino/configs/dino_swin_large_384_4scale_36ep.py --num-gpus 8
 
-As detrex trains it, see dino_r50_4scale_12ep.py.
+As detrex trains it; see dino_r50_4scale_12ep.py.
 """
 
 from .dino_r50_4scale_36ep import dataloader, lr_multiplier, optimizer, train

@@ -2,11 +2,11 @@
 
 python tools/train_net.py --config-file projects/dino/configs/dino_swin_large_384_4scale_paper_12ep.py --num-gpus 8
 
-What differs from dino_swin_large_384_4scale_12ep.py:
+Differences from dino_swin_large_384_4scale_12ep.py:
 
 - the model is models/dino_swin_large_384_paper.py
 - the backbone comes from ImageNet-22k, without fine-tuning on -1k
-- batches mix wide and high images
+- batches mix landscape and portrait images
 """
 
 from .dino_r50_4scale_paper_12ep import dataloader, lr_multiplier, optimizer, train

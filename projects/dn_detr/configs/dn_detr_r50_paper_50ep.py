@@ -2,10 +2,10 @@
 
 python tools/train_net.py --config-file projects/dn_detr/configs/dn_detr_r50_paper_50ep.py --num-gpus 8
 
-What differs from dn_detr_r50_50ep.py:
+Differences from dn_detr_r50_50ep.py:
 
 - the model is models/dn_detr_r50_paper.py
-- batches mix wide and high images
+- batches mix landscape and portrait images
 """
 
 from .dn_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

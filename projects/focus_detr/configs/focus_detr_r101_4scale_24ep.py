@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/focus_detr/configs/focus_detr_r101_4scale_24ep.py --num-gpus 8
 
-As detrex trains it, see focus_detr_r50_4scale_24ep.py.
+As detrex trains it; see focus_detr_r50_4scale_24ep.py.
 """
 
 from .focus_detr_r50_4scale_24ep import dataloader, lr_multiplier, model, optimizer, train

@@ -1,13 +1,13 @@
-"""Focus-DETR R50 for 24 epochs, the learning rate a tenth after 20.
+"""Focus-DETR R50 for 24 epochs; learning rate x 0.1 after epoch 20.
 
 python tools/train_net.py --config-file projects/focus_detr/configs/focus_detr_r50_4scale_24ep.py --num-gpus 8
 
-As detrex trains it, see focus_detr_r50_4scale_12ep.py.
+As detrex trains it; see focus_detr_r50_4scale_12ep.py.
 """
 
 from .focus_detr_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
 
-# As detrex's, whose weights are of these positions.
+# As detrex's, whose weights were trained with these position embeddings.
 model.position_embedding.temperature = 20
 model.position_embedding.offset = 0.0
 lr_multiplier.epochs = 24

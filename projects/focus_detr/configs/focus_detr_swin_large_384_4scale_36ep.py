@@ -3,7 +3,7 @@
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/focus_detr/configs/focus_detr_swin_large_384_4scale_36ep.py
 
-As detrex trains it, see focus_detr_r50_4scale_12ep.py.
+As detrex trains it; see focus_detr_r50_4scale_12ep.py.
 """
 
 from .focus_detr_r50_4scale_36ep import dataloader, lr_multiplier, optimizer, train

@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/focus_detr/configs/focus_detr_swin_tiny_224_4scale_36ep.py --num-gpus 8
 
-As detrex trains it, see focus_detr_r50_4scale_12ep.py.
+As detrex trains it; see focus_detr_r50_4scale_12ep.py.
 """
 
 from .focus_detr_r50_4scale_36ep import dataloader, lr_multiplier, optimizer, train

@@ -1,6 +1,6 @@
-"""Focus-DETR (Zheng et al., ICCV 2023, figure 2): DINO whose encoder refines the tokens of the foreground alone.
+"""Focus-DETR (Zheng et al., ICCV 2023, figure 2): DINO whose encoder refines foreground tokens only.
 
-What differs from detrex is in the project's README.
+The project's README lists the differences from detrex.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,18 @@ from detrex_lite.structures import ImageBatch
 class FocusDETR(MultiScaleDetector):
     """DINO with a sparse encoder.
 
-    Its parts, which `MultiScaleDetector` documents, are DINO's but for
+    Its parts are those of DINO, except for one:
 
-    - `transformer.encoder`: a `SparseEncoder`, whose foreground scores are made of tokens that are projected as those
-      that propose boxes, and whose layers rank tokens by the class head for proposals.
+    - `transformer.encoder`: a `SparseEncoder`. It computes foreground scores from tokens that go through the same
+      projection as those that propose boxes, and its layers rank tokens by the class head for proposals.
 
     `with_box_refine` and `as_two_stage` are True.
     """
 
-    queries: AnchorQueries  # its projection of tokens is shared by the foreground scores
+    queries: AnchorQueries  # the foreground scores share their projection of tokens
 
     def predict(self, images: ImageBatch, targets: Targets | None = None) -> Outputs:
-        """See `Detector.predict`; with targets there are also "_dn" and "_enc", and the foreground scores."""
+        """See `Detector.predict`; with targets, also returns "_dn", "_enc" and the foreground scores."""
         noised = None if self.denoising is None or targets is None else self.denoising(targets)
         queries, layers, proposals, scores = self.decode(images, noised, training=targets is not None)
         named = queries.split(layers, aux_loss=self.aux_loss)
@@ -46,7 +46,7 @@ class FocusDETR(MultiScaleDetector):
         return Outputs(named, scores=scores, image_sizes=images.image_sizes)
 
     def losses(self, outputs: Mapping[str, Predictions], targets: Targets) -> dict[str, Tensor]:
-        """See `Detector.losses`: that of the foreground scores."""
+        """See `Detector.losses`: the loss of the foreground scores."""
         assert isinstance(outputs, Outputs)
         foreground = self._sparse_encoder().foreground
         return {"select_loss": foreground.loss(outputs.extra["scores"], targets, outputs.extra["image_sizes"])}
@@ -54,7 +54,7 @@ class FocusDETR(MultiScaleDetector):
     def decode(
         self, images: ImageBatch, noised: QueryBlock | None = None, *, training: bool = False
     ) -> tuple[Queries, list[LayerOutput], Predictions | None, list[Tensor]]:
-        """See `Detector.decode`: queries, layers, the proposals in training, and maps of foreground scores."""
+        """See `Detector.decode`; returns queries, outputs of layers, trained proposals, and foreground scores."""
         maps, positions = self.maps_and_positions(images)
         if maps[0].as_published or all(level.mask is None for level in maps):
             memory, scores = self.encode_sparsely(maps, positions)
@@ -82,9 +82,9 @@ class FocusDETR(MultiScaleDetector):
         return Memory(tokens, None, levels.padding, levels), scores
 
     def encode_by_size(self, maps: Sequence[ImageBatch], positions: Sequence[Tensor]) -> Memory:
-        """The encoded tokens, where images of each size run by themselves.
+        """The encoded tokens, where images of each size are encoded separately.
 
-        How many tokens are refined follows from the largest image of a batch, and scores of a level from its padding.
+        In a padded batch, the number of refined tokens would depend on the largest image, and scores on the padding.
         """
         groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
         for image in range(len(maps[0])):
@@ -97,9 +97,9 @@ class FocusDETR(MultiScaleDetector):
                 cropped.append(ImageBatch(tensor, [(height, width)] * len(members), None))
                 pos.append(position.expand(len(maps[0]), -1, -1, -1)[members, :, :height, :width])
             memory, _ = self.encode_sparsely(cropped, pos)
-            of_levels = memory.require_levels().maps(memory.tokens)
+            level_maps = memory.require_levels().maps(memory.tokens)
             for number, image in enumerate(members):
-                encoded[image] = [level[number] for level in of_levels]
+                encoded[image] = [level[number] for level in level_maps]
         padded = [ImageBatch.from_images(list(level)) for level in zip(*encoded, strict=True)]
         levels = TokenLevels.from_maps(padded)
         return Memory(flatten_maps([level.tensor for level in padded]), None, levels.padding, levels)
@@ -108,7 +108,7 @@ class FocusDETR(MultiScaleDetector):
         encoder = self.transformer.encoder
         if not isinstance(encoder, SparseEncoder) or not self.queries.as_two_stage:
             raise ValueError(
-                f"FocusDETR was given a {type(encoder).__name__} and as_two_stage={self.queries.as_two_stage}: it "
-                "needs a SparseEncoder, and as_two_stage=True, whose heads rank tokens; DINO takes other encoders"
+                "FocusDETR needs a SparseEncoder, and as_two_stage=True, because the heads of proposals rank tokens; "
+                f"got {type(encoder).__name__} and as_two_stage={self.queries.as_two_stage}. DINO takes other encoders"
             )
         return encoder

@@ -1,4 +1,4 @@
-"""Group DETR R50 as detrex trains it, with attention among groups: as Conditional DETR, for 50 epochs of COCO.
+"""Group DETR R50 as detrex trains it, with attention among groups: like Conditional DETR, for 50 epochs of COCO.
 
 python tools/train_net.py --config-file projects/group_detr/configs/group_detr_r50_50ep.py --num-gpus 8
 """

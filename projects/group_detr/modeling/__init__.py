@@ -1,4 +1,4 @@
-"""Group DETR (Chen et al., ICCV 2023), and how detrex computes its self-attention."""
+"""Group DETR (Chen et al., ICCV 2023), with the self-attention that detrex computes."""
 
 from .attention import DetrexGroupSelfAttention
 

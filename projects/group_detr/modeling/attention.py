@@ -1,9 +1,9 @@
-"""The self-attention that detrex trains Group DETR with, which is not the paper's.
+"""The self-attention with which detrex trains Group DETR; the paper's is different.
 
-In the paper each group of queries attends to itself alone: `ConditionalSelfAttention` with `num_groups`, as in
-group_detr_r50_paper.py. In detrex, by mistake, all groups attend to each other, and what is found for query i of
-group g is added to the query at i * G + g. It is here so that its losses can be reproduced. With one group, as in
-evaluation, both are the same.
+In the paper each group of queries attends only to itself: `ConditionalSelfAttention` with `num_groups`, as in
+group_detr_r50_paper.py. In detrex, by mistake, all groups attend to each other, and the result of query i of group g is
+added to the query at i * G + g. This class exists to reproduce the losses of detrex. With one group, as in evaluation,
+both are the same.
 
 Legend: B batch, G groups, n queries of a group, C channels.
 """
@@ -14,7 +14,7 @@ from detrex_lite.layers import ConditionalSelfAttention
 
 
 class DetrexGroupSelfAttention(ConditionalSelfAttention):
-    """`ConditionalSelfAttention` whose groups see each other, with results in another order than the queries."""
+    """`ConditionalSelfAttention` whose groups attend to each other, with results in another order than the queries."""
 
     def forward(  # type: ignore[override]
         self,
@@ -35,5 +35,5 @@ class DetrexGroupSelfAttention(ConditionalSelfAttention):
 
 
 def _interleaved(values: Tensor, num_groups: int) -> Tensor:
-    """(B, G * n, C), group after group, to (B, n * G, C), the first queries of all groups, then the second ones, .."""
+    """From (B, G * n, C), ordered by group, to (B, n * G, C), ordered by the index of the query in its group."""
     return values if num_groups == 1 else values.unflatten(1, (num_groups, -1)).transpose(1, 2).flatten(1, 2)

@@ -3,11 +3,11 @@
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/h_deformable_detr/configs/h_deformable_detr_r50_paper_12ep.py
 
-What differs from h_deformable_detr_r50_two_stage_12ep.py:
+Differences from h_deformable_detr_r50_two_stage_12ep.py:
 
 - the model is models/h_deformable_detr_r50_paper.py
-- the learning rate is 2e-4, and a tenth of it for sampling offsets too
-- batches mix wide and high images
+- the learning rate is 2e-4; sampling offsets also have a tenth of it
+- batches mix landscape and portrait images
 """
 
 from .h_deformable_detr_r50_two_stage_12ep import dataloader, lr_multiplier, optimizer, train

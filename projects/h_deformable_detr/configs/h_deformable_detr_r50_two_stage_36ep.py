@@ -1,9 +1,9 @@
-"""H-Deformable DETR R50 for 36 epochs, the learning rate a tenth after 30.
+"""H-Deformable DETR R50 for 36 epochs; learning rate x 0.1 after epoch 30.
 
 python tools/train_net.py --num-gpus 8 \\
     --config-file projects/h_deformable_detr/configs/h_deformable_detr_r50_two_stage_36ep.py
 
-As detrex trains it, see h_deformable_detr_r50_two_stage_12ep.py.
+As detrex trains it; see h_deformable_detr_r50_two_stage_12ep.py.
 """
 
 from detrex_lite.config import get_config

@@ -3,7 +3,8 @@
 python tools/train_net.py --num-gpus 8 --config-file projects/lwdetr/configs/lwdetr_tiny_60ep.py \\
     train.init_checkpoint=LWDETR_tiny_30e_objects365.pth
 
-The learning rate stays the same. The transformer has a higher one, less from block to block towards the image.
+The learning rate is constant. The vision transformer has a higher one, which decays from block to block towards the
+image.
 """
 
 from detrex_lite.config import LazyCall as L

@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/maskdino/configs/maskdino_r50_instance_50ep.py --num-gpus 8
 
-As the paper's repository trains it. The learning rate is a tenth after 8/9 of the training and a hundredth after 26/27.
+As the paper's repository trains it. The learning rate drops to a tenth after 8/9 of it and to a hundredth after 26/27.
 """
 
 from detrex_lite.config import get_config

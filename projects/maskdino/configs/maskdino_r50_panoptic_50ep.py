@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/maskdino/configs/maskdino_r50_panoptic_50ep.py --num-gpus 8
 
-As the paper's repository trains it, see maskdino_r50_instance_50ep.py.
+As the paper's repository trains it; see maskdino_r50_instance_50ep.py.
 """
 
 from detrex_lite.config import get_config

@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/maskdino/configs/maskdino_swin_large_384_instance_50ep.py --num-gpus 16
 
-As the paper's repository trains it, see maskdino_r50_instance_50ep.py. The backbone comes from ImageNet-22k.
+As the paper's repository trains it; see maskdino_r50_instance_50ep.py. The backbone comes from ImageNet-22k.
 """
 
 from .maskdino_r50_instance_50ep import dataloader, lr_multiplier, optimizer, train

@@ -6,10 +6,10 @@ from detrex_lite.modeling import DetectionHeads
 
 
 class MaskDINOHeads(DetectionHeads):
-    """Heads that the encoder and all layers share, and that read classes and masks from queries normalised once more.
+    """Heads that the encoder and all layers share; classes and masks are predicted from queries normalised twice.
 
-    Boxes are read from queries after the decoder's norm, classes and mask embeddings from the norm of that. Encoded
-    tokens and the contents that the decoder begins with go through it once.
+    Boxes are predicted from queries after the decoder's norm; classes and mask embeddings after applying this norm once
+    more. Encoded tokens and the initial contents of the decoder are normalised once.
     """
 
     def scored(self, hidden: Tensor) -> Tensor:

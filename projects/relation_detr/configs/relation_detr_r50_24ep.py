@@ -1,4 +1,4 @@
-"""Relation-DETR R50 for 24 epochs, the learning rate a tenth after 20.
+"""Relation-DETR R50 for 24 epochs; learning rate x 0.1 after epoch 20.
 
 python tools/train_net.py --config-file projects/relation_detr/configs/relation_detr_r50_24ep.py --num-gpus 8
 """

@@ -3,8 +3,8 @@
 python tools/train_net.py --config-file projects/rfdetr/configs/rfdetr_nano_100ep.py \\
     train.init_checkpoint=rf-detr-nano.pth
 
-The published weights, box AP 48.4 on COCO, have been trained on Objects365 before, by a recipe that is not published
-whole. Images are resized to the largest side, and each batch to one of eleven.
+The published weights, box AP 48.4 on COCO, were pre-trained on Objects365, by a recipe that is published only in
+part. Images are resized to the largest side, and each batch to one of eleven sizes.
 """
 
 from detrex_lite.config import LazyCall as L
@@ -23,7 +23,7 @@ optimizer.params.update(
     weight_decay_norm=None,
     weight_decays={r"^backbone\..*(gamma|pos_embed|cls_token|patch_embed|bias|norm)": 0.0},
     lr_factors={r"^backbone\.": 1.5 * 0.7**2, r"^(transformer\.decoder|heads\.norm)\.": 0.7},
-    # One layer more than there are blocks, as published.
+    # One more layer than the number of blocks, as published.
     lr_factor_func=L(LayerDecay)(rate=0.8, num_layers=13),
 )
 dataloader.image_size = 384

@@ -1,4 +1,4 @@
-"""RT-DETRv2-S on your own images with COCO JSON annotations, from which classes, epochs and learning rate follow.
+"""RT-DETRv2-S on your own images with COCO JSON annotations, from which classes, epochs and learning rate are derived.
 
 python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r18_custom.py \
     pretrained.detector=rtdetrv2_r18vd_120e_coco.pth dataset.train_images=... dataset.train_annotations=... \
@@ -18,7 +18,7 @@ published = dict(epochs=120, batch=16, lr=1e-4)
 _derived = get_config("common/derived.py").derived_realtime
 model.merge_with(_derived.model)
 optimizer.merge_with(_derived.optimizer)
-optimizer.params.update(lr_factors=None, weight_decays=None)  # derived, for weights that are given or not
+optimizer.params.update(lr_factors=None, weight_decays=None)  # derived, with or without pre-trained weights
 train.merge_with(_derived.train, {"output_dir": "output/rtdetrv2_r18_custom"})
 train.model_ema.restart.epoch = "${dataloader.strong_epochs[1]}"
 dataloader.merge_with(_derived.dataloader)

@@ -1,4 +1,4 @@
-"""DINO-R50 with four feature levels and selective query recollection, for 12 epochs as DINO. Nobody has published it.
+"""DINO-R50 with four feature levels and selective query recollection, for 12 epochs like DINO; no published results.
 
 python tools/train_net.py --config-file projects/sqr_detr/configs/sqr_dino_r50_4scale_12ep.py --num-gpus 8
 """

@@ -1,8 +1,8 @@
-"""Stable-DINO R50 with four feature levels for 24 epochs, the learning rate a tenth after 20.
+"""Stable-DINO R50 with four feature levels for 24 epochs; learning rate x 0.1 after epoch 20.
 
 python tools/train_net.py --config-file projects/stable_dino/configs/stable_dino_r50_4scale_24ep.py --num-gpus 8
 
-The paper has this training, its repository no config of it.
+The paper reports this training; its repository has no config for it.
 """
 
 from detrex_lite.config import get_config

@@ -2,7 +2,7 @@
 
 python tools/train_net.py --config-file projects/stable_dino/configs/stable_dino_r50_5scale_12ep.py --num-gpus 8
 
-The paper has this training, its repository no config of it.
+The paper reports this training; its repository has no config for it.
 """
 
 from .models.stable_dino_r50_5scale import model

@@ -5,7 +5,7 @@ import torch
 from detrex_lite.modeling import Targets
 from detrex_lite.modeling.collaborative import Pyramid
 
-SIZES = [(50, 80), (64, 96)]  # of images in pixels; the first is padded
+SIZES = [(50, 80), (64, 96)]  # image sizes in pixels; the first image is padded
 STRIDES = [8, 16, 32]
 
 
@@ -27,29 +27,29 @@ def make_targets(sizes=(3, 2), seed=1, num_classes=4):
     return Targets(labels, torch.cat([centres, sides], dim=1), list(sizes))
 
 
-def iou(one, other):
-    """Of two boxes as lists of four numbers."""
-    width = max(min(one[2], other[2]) - max(one[0], other[0]), 0)
-    height = max(min(one[3], other[3]) - max(one[1], other[1]), 0)
-    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+def iou(a, b):
+    """IoU of two boxes, as lists of four numbers."""
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return width * height / (area - width * height)
 
 
-def giou(one, other):
-    """Likewise."""
-    width = max(one[2], other[2]) - min(one[0], other[0])
-    height = max(one[3], other[3]) - min(one[1], other[1])
-    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    overlap = iou(one, other)
+def giou(a, b):
+    """Generalised IoU of two boxes, as lists of four numbers."""
+    width = max(a[2], b[2]) - min(a[0], b[0])
+    height = max(a[3], b[3]) - min(a[1], b[1])
+    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    overlap = iou(a, b)
     union = area / (1 + overlap)
     return overlap - (width * height - union) / (width * height)
 
 
 def pixels(targets, image):
-    """The objects of an image, lists of four numbers."""
+    """Boxes of the objects of an image in pixels, as lists of four numbers."""
     first = sum(targets.sizes[:image])
     height, width = SIZES[image]
-    found = []
+    boxes = []
     for x, y, w, h in targets.boxes[first : first + targets.sizes[image]].tolist():
-        found.append([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height])
-    return found
+        boxes.append([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height])
+    return boxes

@@ -1,7 +1,7 @@
-"""Align-DETR with a ResNet-50 and four feature levels: what differs from DINO is in the criterion.
+"""Align-DETR with a ResNet-50 and four feature levels: DINO with another criterion.
 
-As in detrex's file of the model, each object has one candidate; trainings have two, of which the better one counts
-more: `model.criterion.matcher.candidates`, `.final_candidates` and `.ranking.tau`.
+As in detrex's model file, each object has one candidate; the training configs set two, and the better candidate has the
+larger weight: `model.criterion.matcher.candidates`, `.final_candidates` and `.ranking.tau`.
 """
 
 from detrex_lite.config import LazyCall as L

@@ -1,7 +1,7 @@
-"""Anchor DETR with a ResNet-50, as detrex trains it: what differs from DETR.
+"""Anchor DETR with a ResNet-50, as detrex trains it: differences from DETR.
 
-Attention among all cells, which the paper compares its own with, is `model.position_embedding.decoupled=False` and
-`detrex_lite.layers.MultiheadAttention` as `_target_` of `model.transformer.encoder.layer.attn` and of
+For attention among all cells, which is the baseline of the paper, set `model.position_embedding.decoupled=False` and
+`detrex_lite.layers.MultiheadAttention` as the `_target_` of `model.transformer.encoder.layer.attn` and of
 `model.transformer.decoder.layer.attn[1]`, with a `PositionalDecoder`.
 """
 

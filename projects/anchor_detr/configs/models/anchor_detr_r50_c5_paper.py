@@ -1,4 +1,4 @@
-"""Anchor DETR with a ResNet-50 as in the paper's repository, "AnchorDETR-C5": what differs from detrex's."""
+"""Anchor DETR with a ResNet-50 as in the paper's repository, "AnchorDETR-C5": differences from detrex's."""
 
 from .anchor_detr_r50 import model
 

@@ -1,4 +1,4 @@
-"""Co-Deformable-DETR with a ResNet-50: what differs from H-Deformable DETR's repository, but for its hybrid branch."""
+"""Co-Deformable-DETR with a ResNet-50: H-Deformable DETR of its repository, with other heads, without its branch."""
 
 from detrex_lite.config import get_config
 

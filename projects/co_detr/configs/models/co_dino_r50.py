@@ -1,7 +1,7 @@
-"""Co-DINO with a ResNet-50 and four feature levels: what differs from DINO.
+"""Co-DINO with a ResNet-50 and four feature levels: differences from DINO.
 
-Each idea has a switch: `model.collaboration=null`; `model.collaboration.queries=null` has heads for the encoder alone;
-`~model.collaboration.heads.atss ~model.collaboration.queries.atss` leaves out a head.
+Each idea has a switch: `model.collaboration=null`; `model.collaboration.queries=null` keeps the heads on the encoder;
+`~model.collaboration.heads.atss ~model.collaboration.queries.atss` removes a head.
 """
 
 from detrex_lite.config import LazyCall as L

@@ -1,4 +1,4 @@
-"""Co-DINO with a ResNet-50 and five feature levels, the finest of a quarter of the image's sides, as published."""
+"""Co-DINO with a ResNet-50 and five feature levels, the finest of stride 4, as published."""
 
 from .co_dino_r50 import model
 

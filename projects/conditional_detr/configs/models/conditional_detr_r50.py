@@ -1,4 +1,4 @@
-"""Conditional DETR with a ResNet-50, as detrex has it: what differs from DETR."""
+"""Conditional DETR with a ResNet-50, as detrex has it: differences from DETR."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config
@@ -20,5 +20,5 @@ model.heads.references = True
 model.criterion = get_config("common/criterion.py").focal_criterion
 model.criterion.weights.loss_class = 2.0
 model.postprocessor = L(TopKPostprocessor)(num_detections=300, clip_boxes=True)
-# As detrex trains: its decoder attends to padding. Detections do not depend on padding either way.
+# As in detrex, the decoder attends to padding in training. Detections do not depend on padding either way.
 model.transformer.mask_memory_padding = False

@@ -1,4 +1,4 @@
-"""Conditional DETR with a ResNet-50 as in the paper's repository: what differs from detrex's."""
+"""Conditional DETR with a ResNet-50 as in the paper's repository: differences from detrex's."""
 
 from .conditional_detr_r50 import model
 

@@ -1,7 +1,7 @@
-"""DAB-Deformable-DETR with a ResNet-50 and four feature levels, as detrex trains it: what differs from Deformable DETR.
+"""DAB-Deformable-DETR with a ResNet-50 and four levels, as detrex trains it: differences from Deformable DETR.
 
-`model.as_two_stage=True` takes queries from the encoder, `model.with_box_refine=False` leaves the first boxes as the
-references of all layers.
+`model.as_two_stage=True` selects queries from the encoder; with `model.with_box_refine=False`, the initial boxes remain
+the references of all layers.
 """
 
 from detrex_lite.config import LazyCall as L

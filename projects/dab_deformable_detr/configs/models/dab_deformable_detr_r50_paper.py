@@ -1,4 +1,4 @@
-"""DAB-Deformable-DETR with a ResNet-50 as in the paper's repository: what differs from detrex's."""
+"""DAB-Deformable-DETR with a ResNet-50 as in the paper's repository: differences from detrex's."""
 
 from .dab_deformable_detr_r50 import model
 

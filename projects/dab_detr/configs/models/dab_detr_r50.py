@@ -1,6 +1,6 @@
-"""DAB-DETR with a ResNet-50, as detrex trains it, but for padding: the decoder does not attend to it, as in the paper.
+"""DAB-DETR with a ResNet-50, as detrex trains it, but its decoder does not attend to padding, as in the paper.
 
-`model.transformer.mask_memory_padding=False` does as detrex.
+`model.transformer.mask_memory_padding=False` reproduces detrex.
 """
 
 from torch import nn

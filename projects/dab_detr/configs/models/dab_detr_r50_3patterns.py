@@ -1,4 +1,4 @@
-"""DAB-DETR with three queries at each anchor, told apart by a learned pattern (Anchor DETR's idea)."""
+"""DAB-DETR with three queries at each anchor, distinguished by learned patterns (Anchor DETR's idea)."""
 
 from .dab_detr_r50 import model
 

@@ -1,4 +1,4 @@
-"""DAB-DETR with a ResNet-50 as in the paper's repository: what differs from detrex's.
+"""DAB-DETR with a ResNet-50 as in the paper's repository: differences from detrex's.
 
 `model.num_patterns=3` is the paper's variant with three learned contents for each anchor.
 """

@@ -1,7 +1,7 @@
-"""DDQ-DETR with a ResNet-50 and four feature levels: what differs from DINO.
+"""DDQ-DETR with a ResNet-50 and four feature levels: differences from DINO.
 
-Each idea has a switch: `model.queries.selection=null`; `model.transformer.decoder.iou_threshold=1.0` lets all queries
-go on; models/ddq_detr_r50_no_dense.py has no dense branch.
+Each idea has a switch: `model.queries.selection=null`; `model.transformer.decoder.iou_threshold=1.0` keeps all
+queries; models/ddq_detr_r50_no_dense.py has no dense branch.
 """
 
 from detrex_lite.config import LazyCall as L

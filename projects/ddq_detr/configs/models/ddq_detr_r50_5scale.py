@@ -1,4 +1,4 @@
-"""DDQ-DETR with a ResNet-50 and five feature levels, the finest of a quarter of the image's sides."""
+"""DDQ-DETR with a ResNet-50 and five feature levels, the finest of stride 4."""
 
 from .ddq_detr_r50 import model
 

@@ -1,7 +1,7 @@
 """Deformable DETR with a ResNet-50 and four feature levels, as detrex trains it.
 
-`model.with_box_refine=True` refines boxes layer by layer; with `model.as_two_stage=True` besides, queries are the
-encoder's best proposals.
+`model.with_box_refine=True` refines boxes layer by layer; if `model.as_two_stage=True` is set as well, queries are
+the encoder's best proposals.
 """
 
 from torch import nn

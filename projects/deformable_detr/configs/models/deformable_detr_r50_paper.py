@@ -1,6 +1,6 @@
-"""Deformable DETR with a ResNet-50 and four feature levels as in the paper's repository: what differs from detrex's.
+"""Deformable DETR with a ResNet-50 and four feature levels as in the paper's repository: differences from detrex's.
 
-`model.with_box_refine=True`, and `model.as_two_stage=True` besides, are the paper's variants.
+The variants of the paper are `model.with_box_refine=True`, and this together with `model.as_two_stage=True`.
 """
 
 from .deformable_detr_r50 import model

@@ -1,4 +1,4 @@
-"""Deformable DETR with a ResNet-50 that reads its last feature level only."""
+"""Deformable DETR with a ResNet-50 that uses only its last feature level."""
 
 from .deformable_detr_r50 import model
 

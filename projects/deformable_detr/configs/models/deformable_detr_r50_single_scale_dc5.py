@@ -1,4 +1,4 @@
-"""Deformable DETR with a ResNet-50-DC5 that reads its last feature level only."""
+"""Deformable DETR with a ResNet-50-DC5 that uses only its last feature level."""
 
 from .deformable_detr_r50_single_scale import model
 

@@ -1,4 +1,4 @@
-"""DEIM on D-FINE-S: another loss of classes, and SiLU as the activation."""
+"""DEIM on D-FINE-S: another classification loss, and SiLU as the activation."""
 
 from detrex_lite.config import get_config
 

@@ -1,4 +1,4 @@
-"""DEIM on RT-DETRv2: another loss of classes, SiLU as the activation, and a deeper MLP for positions."""
+"""DEIM on RT-DETRv2: another classification loss, SiLU as the activation, and a deeper MLP for position embeddings."""
 
 from detrex_lite.config import get_config
 

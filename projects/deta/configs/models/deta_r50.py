@@ -1,4 +1,4 @@
-"""DETA with a ResNet-50 and five feature levels, as detrex trains it: what differs from Deformable DETR.
+"""DETA with a ResNet-50 and five feature levels, as detrex trains it: differences from Deformable DETR.
 
 Each idea has a switch: `model.queries.selection=null`, `model.queries.token_contents=False`, and
 models/deta_r50_improved_baseline.py has one-to-one matching.

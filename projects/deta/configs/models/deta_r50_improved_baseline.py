@@ -1,4 +1,4 @@
-"""The detector that the paper compares DETA with: the same but for one-to-one matching and no suppression."""
+"""The baseline of the paper: DETA with one-to-one matching and without suppression of duplicates."""
 
 from detrex_lite.config import get_config
 

@@ -1,4 +1,4 @@
-"""DETA with a ResNet-50 as in the paper's repository: what differs from detrex's."""
+"""DETA with a ResNet-50 as in the paper's repository: differences from detrex's."""
 
 from .deta_r50 import model
 

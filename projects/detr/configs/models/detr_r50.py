@@ -1,7 +1,7 @@
 """DETR with a ResNet-50, as detrex trains it.
 
 Each choice is one key: `model.transformer.encoder.layer.operation_order=[norm,self_attn,norm,ffn]` normalises first,
-`model.transformer.encoder.layer.ffn.activation._target_=torch.nn.GELU` has another activation.
+`model.transformer.encoder.layer.ffn.activation._target_=torch.nn.GELU` changes the activation.
 """
 
 from torch import nn
@@ -71,7 +71,7 @@ model = L(DETR)(
     preprocess=get_config("common/preprocess.py").imagenet,
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
-            # L(dict), not a plain dict: detectron2 builds what is inside a call only.
+            # L(dict), not a plain dict: detectron2 builds only what is inside a call.
             costs=L(dict)(
                 label=L(CrossEntropyCost)(weight=1.0),
                 bbox=L(BoxL1Cost)(weight=5.0),

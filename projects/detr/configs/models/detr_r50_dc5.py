@@ -1,4 +1,4 @@
-"""DETR-DC5: the last stage keeps its resolution. Stem and first stage are frozen, as the paper's repository has it."""
+"""DETR-DC5: the last stage keeps its resolution. Stem and first stage are frozen, as in the paper's repository."""
 
 from .detr_r50 import model
 

@@ -1,7 +1,7 @@
-"""DETR with a ResNet-50 for panoptic segmentation, as in the paper's repository: what differs from its detector.
+"""DETR with a ResNet-50 for panoptic segmentation, as in the paper's repository: differences from its detector.
 
-The 133 classes of COCO panoptic, things and then stuff, all have boxes. `model.freeze_detector=True` trains the mask
-head alone; `model.num_classes=80 model.panoptic_postprocessor=null` segments instances.
+The 133 classes of COCO panoptic, things and then stuff, all have boxes. `model.freeze_detector=True` trains only the
+mask head; `model.num_classes=80 model.panoptic_postprocessor=null` segments instances.
 """
 
 from torch import nn
@@ -21,7 +21,7 @@ from .detr_r50_paper import model
 model.backbone.out_features = ["res2", "res3", "res4", "res5"]
 model.num_classes = 133
 model.freeze_detector = False
-model.heads.extra = L(dict)(hidden=L(nn.Sequential)())  # no layers: queries as heads read them
+model.heads.extra = L(dict)(hidden=L(nn.Sequential)())  # no layers: the queries as the heads receive them
 model.mask_head = L(AttentionMaskHead)(
     in_channels=L(resnet_channels)(depth="${...backbone.depth}", out_features="${...backbone.out_features}"),
     in_features=["res4", "res3", "res2"],

@@ -1,4 +1,4 @@
-"""DETR with a ResNet-50 as in the paper's repository: what differs from detrex's."""
+"""DETR with a ResNet-50 as in the paper's repository: differences from detrex's."""
 
 from .detr_r50 import model
 

@@ -1,7 +1,7 @@
 """A small DETR that trains from scratch on a CPU: ResNet-18 up to stride 8, 128 channels, 2 + 3 pre-norm layers.
 
-What differs from detr_r50.py besides size serves short trainings on small feature maps: batch norm learns its
-statistics, norms come first, and positions are counted in cells, with wavelengths of the size of the map.
+Besides its size, it differs from detr_r50.py in what helps short trainings on small feature maps: batch norm learns its
+statistics, layers normalise first, and positions are measured in cells, with wavelengths of the size of the map.
 """
 
 from .detr_r50 import model
@@ -23,6 +23,6 @@ model.transformer.encoder.layer.operation_order = ["norm", "self_attn", "norm", 
 model.transformer.decoder.layer.operation_order = ["norm", "self_attn", "norm", "cross_attn", "norm", "ffn"]
 model.transformer.decoder.num_layers = 3
 model.num_queries = 25
-# In short trainings boxes are learned long before classes with the paper's weights, 1, 5 and 2.
+# With the paper's weights (1, 5 and 2), short trainings learn boxes long before classes.
 model.criterion.weights.loss_class = 2.5
 model.criterion.matcher.costs.label.weight = 2.0

@@ -1,7 +1,7 @@
-"""D-FINE with HGNetV2-B4, as its authors train it: RT-DETRv2 with boxes whose edges move by distributions.
+"""D-FINE with HGNetV2-B4, as its authors train it: RT-DETRv2 with boxes whose edges are refined by distributions.
 
-Each idea has a switch: `model.heads.quality=null` (location quality), `model.criterion.union=null` (each set its own
-match), `~model.criterion.losses.loss_ddf ~model.criterion.weights.loss_ddf` (self-distillation).
+Each idea has a switch: `model.heads.quality=null` (location quality), `model.criterion.union=null` (a match for each
+set), `~model.criterion.losses.loss_ddf ~model.criterion.weights.loss_ddf` (self-distillation).
 """
 
 from torch import nn
@@ -27,7 +27,7 @@ model.neck.in_channels = L(hgnetv2_channels)(name="${...backbone.name}", out_ind
 model.neck.lateral.activation = None
 model.neck.fusion = L(RepNCSPELAN)(out_channels="${..hidden_dim}", num_blocks=3, expansion=1.0, activation=L(nn.SiLU)())
 model.neck.downsample = L(SCDown)(in_channels="${..hidden_dim}", out_channels="${..hidden_dim}")
-model.neck.output = None  # maps have the width of the decoder already
+model.neck.output = None  # the maps already have the width of the decoder
 
 _decoder = model.transformer.decoder
 _decoder.layer.attn[1] = L(GatedAttention)(
@@ -56,7 +56,7 @@ model.criterion.losses.loss_fgl = L(FineGrainedLocalizationLoss)(bins="${....hea
 model.criterion.losses.loss_ddf = L(DecoupledDistillationFocalLoss)(temperature=5.0)
 model.criterion.weights.loss_fgl = 0.15
 model.criterion.weights.loss_ddf = 1.5
-# The first layer's plain boxes are "_pre".
+# "_pre" is the set of the boxes that the first layer regresses directly.
 model.criterion.union = L(MatchUnion)(
     losses=["loss_bbox", "loss_giou", "loss_fgl", "loss_ddf"], sets=["", "_pre", "_enc"]
 )

@@ -1,4 +1,4 @@
-"""The smallest D-FINE: as with HGNetV2-B0, with 128 channels and without maps of stride 8."""
+"""The smallest D-FINE: like D-FINE-S, with 128 channels and without maps of stride 8."""
 
 from .dfine_s import model
 

@@ -1,4 +1,4 @@
-"""D-FINE with HGNetV2-B5, a neck of 384 channels, and edges that move more finely."""
+"""D-FINE with HGNetV2-B5, a neck of 384 channels, and finer steps of the edges."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.layers import ConvNormAct

@@ -1,4 +1,4 @@
-"""DINO with a ConvNeXt-T and four feature levels: what differs from a Swin-T."""
+"""DINO with a ConvNeXt-T and four feature levels: differences from a Swin-T."""
 
 from .dino_swin_tiny_224 import model
 

@@ -1,4 +1,4 @@
-"""DINO with a FocalNet-L of four focal levels and five feature levels, the finest of a quarter of the image's sides."""
+"""DINO with a FocalNet-L of four focal levels and five feature levels, the finest of stride 4."""
 
 from .dino_focalnet_large_4level import model
 

@@ -1,4 +1,4 @@
-"""DINO with a ResNet-50 and four feature levels, as detrex trains it: what differs from DAB-Deformable-DETR.
+"""DINO with a ResNet-50 and four feature levels, as detrex trains it: differences from DAB-Deformable-DETR.
 
 Each idea has a switch: `model.denoising=None`, `model.queries.mixed_selection=False`,
 `model.heads.look_forward_twice=False`, `model.as_two_stage=False`.

@@ -1,4 +1,4 @@
-"""DINO with a ResNet-50 and four feature levels as in the paper's repository: what differs from detrex's."""
+"""DINO with a ResNet-50 and four feature levels as in the paper's repository: differences from detrex's."""
 
 from .dino_r50 import model
 

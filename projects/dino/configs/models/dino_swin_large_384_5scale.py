@@ -1,4 +1,4 @@
-"""DINO with a Swin-L of windows of 12x12 and five feature levels, the finest of a quarter of the image's sides."""
+"""DINO with a Swin-L of windows of 12x12 and five feature levels, the finest of stride 4."""
 
 from .dino_swin_large_384 import model
 

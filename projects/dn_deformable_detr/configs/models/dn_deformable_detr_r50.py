@@ -1,7 +1,7 @@
 """DN-Deformable-DETR with a ResNet-50 and four feature levels: DAB-Deformable-DETR, denoising, and an indicator.
 
-`model.denoising=None` switches denoising off. The indicator stays then, so that weights of both kinds have the same
-shapes.
+`model.denoising=None` switches denoising off. The indicator remains, so that weights trained with and without
+denoising have the same shapes.
 """
 
 from detrex_lite.config import get_config

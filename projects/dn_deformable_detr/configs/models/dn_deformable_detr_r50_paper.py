@@ -1,4 +1,4 @@
-"""DN-Deformable-DETR with a ResNet-50 as in the paper's repository: what differs from detrex's, besides padding."""
+"""DN-Deformable-DETR with a ResNet-50 as in the paper's repository: differences from detrex's, besides padding."""
 
 from .dn_deformable_detr_r50 import model
 

@@ -1,7 +1,7 @@
-"""DN-DETR with a ResNet-50, as detrex trains it, but for padding, which is treated as in the paper's repository.
+"""DN-DETR with a ResNet-50, as detrex trains it, except for padding, which is treated as in the paper's repository.
 
-`model.transformer.mask_memory_padding=False` and `model.denoising.padding_in_loss=True` do as detrex. Patterns
-(`model.num_patterns`), which detrex's DN-DETR does not have, begin as in the paper's repository.
+`model.transformer.mask_memory_padding=False` and `model.denoising.padding_in_loss=True` reproduce detrex. Patterns
+(`model.num_patterns`), which detrex's DN-DETR does not have, are initialised as in the paper's repository.
 """
 
 from detrex_lite.config import get_config

@@ -1,4 +1,4 @@
-"""DN-DETR with a ResNet-50 as in the paper's repository: what differs from detrex's, besides padding.
+"""DN-DETR with a ResNet-50 as in the paper's repository: differences from detrex's, in addition to padding.
 
 `model.num_patterns=3` is the paper's variant with three learned contents for each anchor.
 """

@@ -1,6 +1,6 @@
-"""Focus-DETR with a ResNet-50 and four feature levels, as detrex trains it: what differs from DINO.
+"""Focus-DETR with a ResNet-50 and four feature levels, as detrex trains it: differences from DINO.
 
-`model.transformer.encoder.foreground_share=1.0` and layer shares of 1.0 refine all tokens in all layers.
+With `model.transformer.encoder.foreground_share=1.0` and layer shares of 1.0, all layers refine all tokens.
 """
 
 from detrex_lite.config import LazyCall as L

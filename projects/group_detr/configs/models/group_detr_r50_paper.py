@@ -1,6 +1,6 @@
 """Group DETR on Conditional DETR with a ResNet-50: eleven groups of queries in training, one in evaluation.
 
-Every detector takes groups by this key, such as DINO: `model.queries.layout.num_groups=11`.
+Every detector supports groups by this key, for example DINO: `model.queries.layout.num_groups=11`.
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
-"""H-Deformable DETR with a ResNet-50, as detrex trains it: what differs from Deformable DETR in two stages.
+"""H-Deformable DETR with a ResNet-50, as detrex trains it: differences from Deformable DETR in two stages.
 
-`model.num_queries_one2many=0` leaves the one-to-many branch away.
+`model.num_queries_one2many=0` removes the one-to-many branch.
 """
 
 from detrex_lite.config import get_config

@@ -1,4 +1,4 @@
-"""H-Deformable DETR with a ResNet-50 as in the paper's repository: what differs from detrex's."""
+"""H-Deformable DETR with a ResNet-50 as in the paper's repository: differences from detrex's."""
 
 from .h_deformable_detr_r50 import model
 

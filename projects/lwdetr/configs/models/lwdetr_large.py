@@ -1,4 +1,4 @@
-"""LW-DETR-large: two feature levels, of strides 8 and 32, and a wider decoder that reads more points."""
+"""LW-DETR-large: two feature levels, of strides 8 and 32, and a wider decoder that samples more points."""
 
 from .lwdetr_medium import model
 

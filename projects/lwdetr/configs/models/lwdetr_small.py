@@ -1,4 +1,4 @@
-"""LW-DETR-small: four more blocks, of which four are read, and 300 queries."""
+"""LW-DETR-small: four more blocks, feature maps of four blocks, and 300 queries."""
 
 from .lwdetr_tiny import model
 

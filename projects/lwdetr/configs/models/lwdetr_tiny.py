@@ -1,9 +1,9 @@
 """LW-DETR-tiny: a ViT-tiny of six blocks, one feature level, three decoder layers, 100 queries.
 
 Each idea has a switch: `model.queries.layout.num_groups=1` trains without groups, `model.heads.lite_refinement=False`
-moves the references from layer to layer, `model.heads._target_=detrex_lite.modeling.DetectionHeads` encodes boxes in
+refines the references from layer to layer, `model.heads._target_=detrex_lite.modeling.DetectionHeads` encodes boxes in
 logit space, `model.criterion.losses.loss_class._target_=detrex_lite.modeling.FocalLoss` (with `alpha` and `gamma`
-alone) scores without the overlap.
+only) trains scores without the overlap.
 """
 
 from torch import nn

@@ -1,7 +1,7 @@
-"""Mask DINO with a ResNet-50 for instance segmentation, as detrex trains it: what differs from DINO.
+"""Mask DINO with a ResNet-50 for instance segmentation, as detrex trains it: differences from DINO.
 
-`model.queries.mask_boxes=False` begins at the boxes of proposals instead of those around their masks,
-`model.heads.reads_initial=False` leaves out the predictions before the first layer, `model.denoising=None` denoising.
+`model.queries.mask_boxes=False` starts from the boxes of proposals instead of the boxes around their masks,
+`model.heads.reads_initial=False` disables the predictions before the first layer, `model.denoising=None` denoising.
 """
 
 from detrex_lite.config import LazyCall as L

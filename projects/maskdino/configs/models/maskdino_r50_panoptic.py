@@ -1,6 +1,6 @@
 """Mask DINO with a ResNet-50 for panoptic segmentation: 133 classes of COCO, things and then stuff, all with boxes.
 
-Queries begin at the boxes of proposals, not at those around their masks.
+Queries start from the boxes of proposals, not from the boxes around their masks.
 """
 
 from detrex_lite.config import LazyCall as L

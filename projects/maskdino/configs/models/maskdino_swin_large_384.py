@@ -1,4 +1,4 @@
-"""Mask DINO with a Swin-L of windows of 12x12 and five feature levels, the finest of a quarter of the image's sides."""
+"""Mask DINO with a Swin-L of windows of 12x12 and five feature levels, the finest of stride 4."""
 
 from detrex_lite.config import get_config
 

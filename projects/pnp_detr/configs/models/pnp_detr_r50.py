@@ -1,4 +1,4 @@
-"""PnP-DETR with a ResNet-50, as detrex trains it: DETR on the half of all cells with the highest scores and 30 more."""
+"""PnP-DETR with a ResNet-50, as detrex trains it: DETR on the best-scoring half of all cells, plus 30 pooled ones."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config

@@ -1,7 +1,7 @@
-"""Relation-DETR with a ResNet-50 and four feature levels: what differs from DINO.
+"""Relation-DETR with a ResNet-50 and four feature levels: differences from DINO.
 
 Each idea has a switch: `model.transformer.decoder.relation=None`, `model.transformer.encoder.memory_fusion=None`,
-`model.num_queries_one2many=0`. The relation is an option of every detector here, as
+`model.num_queries_one2many=0`. Every detector here supports the relation, as
 `model.transformer.decoder.relation`. The paper's weights have `model.num_classes=91`.
 """
 
@@ -17,7 +17,7 @@ model.neck.bias = False
 model.transformer.encoder.memory_fusion = L(MemoryFusion)(embed_dim="${....embed_dim}", num_layers="${..num_layers}")
 model.transformer.decoder.scale_positions = True
 model.transformer.decoder.relation = L(PositionRelation)(num_heads="${...encoder.layer.attn.num_heads}")
-model.queries.layout.num_queries_one2many = 0  # those of the branch go through the decoder by themselves
+model.queries.layout.num_queries_one2many = 0  # the queries of the branch have a decoder pass of their own
 model.num_queries_one2many = 1500
 model.branch = L(HybridBranch)(
     num_queries="${..num_queries_one2many}",

@@ -1,4 +1,4 @@
-"""Relation-DETR with a Swin-L of windows of 7x7 and four feature levels; what makes its finest maps is frozen."""
+"""Relation-DETR with a Swin-L of windows of 7x7 and four feature levels; the layers of its finest maps are frozen."""
 
 from detrex_lite.config import get_config
 

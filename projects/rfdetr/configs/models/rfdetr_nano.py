@@ -1,7 +1,7 @@
 """RF-DETR-nano: LW-DETR with a DINOv2-small, layer norms in the projector and two decoder layers; for 384 x 384 pixels.
 
-All of LW-DETR's switches work. The four maps are what blocks 3, 6, 9 and 12 give, and the block after each of the
-first three attends to the whole image.
+All switches of LW-DETR apply. The four maps are the outputs of blocks 3, 6, 9 and 12; the block after each of the first
+three attends to the whole image.
 """
 
 from detrex_lite.config import get_config

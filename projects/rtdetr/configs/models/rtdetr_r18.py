@@ -1,4 +1,4 @@
-"""RT-DETR with a ResNet-18-vd, trained with its norms: three decoder layers, and half the channels in fusion blocks."""
+"""RT-DETR with a ResNet-18-vd, with trained norms: three decoder layers, and half the channels in fusion blocks."""
 
 from .rtdetr_r50 import model
 

@@ -1,4 +1,4 @@
-"""RT-DETR with a ResNet-34-vd: as with a ResNet-18-vd, with four decoder layers."""
+"""RT-DETR with a ResNet-34-vd: like RT-DETR-R18, with four decoder layers."""
 
 from .rtdetr_r18 import model
 

@@ -1,9 +1,9 @@
-"""RT-DETR with a ResNet-50-vd, as its authors train it: DINO's flow with a neck that encodes.
+"""RT-DETR with a ResNet-50-vd, as its authors train it: the data flow of DINO, with a neck that is the encoder.
 
-`model.transformer.decoder.num_eval_layers=4` is faster and a little less accurate, without training anew.
-`model.denoising=None` leaves denoising out, `model.neck.encoder=None` the attention within the coarsest level (AIFI),
-`model.queries.mixed_selection=True` learns contents. Relations of queries and a one-to-many branch are overrides as in
-every detector of the family: `model.transformer.decoder.relation`, `model.num_queries_one2many=1500`.
+`model.transformer.decoder.num_eval_layers=4` is faster and a little less accurate, without retraining.
+`model.denoising=None` disables denoising, `model.neck.encoder=None` the attention within the coarsest level (AIFI),
+`model.queries.mixed_selection=True` learns contents. Relations of queries and a one-to-many branch are overrides, as
+in every detector of the family: `model.transformer.decoder.relation`, `model.num_queries_one2many=1500`.
 """
 
 from torch import nn

@@ -1,4 +1,4 @@
-"""RT-DETR with a ResNet-50-vd, scaled down: thinner fusion blocks, and evaluation by three of six decoder layers."""
+"""RT-DETR with a ResNet-50-vd, scaled down: thinner fusion blocks, and evaluation with three of six decoder layers."""
 
 from .rtdetr_r50 import model
 

@@ -1,4 +1,4 @@
-"""RT-DETRv2 with the network of rtdetr_r18.py, which may have another number of points on each level."""
+"""RT-DETRv2 with the network of rtdetr_r18.py, whose number of points may differ between levels."""
 
 from .rtdetr_r18 import model
 

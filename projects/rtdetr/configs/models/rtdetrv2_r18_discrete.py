@@ -1,4 +1,4 @@
-"""RT-DETRv2 that reads single cells: no bilinear sampling, for runtimes without that operator."""
+"""RT-DETRv2 that samples single cells: no bilinear sampling, for runtimes without that operator."""
 
 from .rtdetrv2_r18 import model
 

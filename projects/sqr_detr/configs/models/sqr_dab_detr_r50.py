@@ -1,8 +1,8 @@
-"""SQR-DAB-DETR with a ResNet-50: DAB-DETR whose decoder layers decode the results of the two layers before in training.
+"""SQR-DAB-DETR with a ResNet-50: in training, each layer of DAB-DETR decodes the results of two layers before.
 
 `model.transformer.decoder.recollection=null` is DAB-DETR. A list says for each layer which stages it decodes;
 `model.transformer.decoder.recollection.num_stages=6` is the paper's dense recollection.
-`model.transformer.mask_memory_padding=False` does as detrex.
+`model.transformer.mask_memory_padding=False` reproduces detrex.
 """
 
 from detrex_lite.config import LazyCall as L

@@ -1,4 +1,4 @@
-"""DINO with a ResNet-50 and selective query recollection, which denoising queries take part in."""
+"""DINO with a ResNet-50 and selective query recollection, also of denoising queries."""
 
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config import get_config

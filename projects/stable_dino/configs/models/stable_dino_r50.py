@@ -1,6 +1,6 @@
-"""Stable-DINO with a ResNet-50 and four feature levels: what differs from DINO.
+"""Stable-DINO with a ResNet-50 and four feature levels: differences from DINO.
 
-Each idea is a part of other detectors, too: `model.criterion.losses.loss_class`, `model.criterion.matcher.costs.label`
+Other detectors can use each idea: `model.criterion.losses.loss_class`, `model.criterion.matcher.costs.label`
 and `model.transformer.encoder.memory_fusion`.
 """
 

@@ -1,4 +1,4 @@
-"""Stable-DINO with a ResNet-50 and five feature levels, the finest of a quarter of the image's sides."""
+"""Stable-DINO with a ResNet-50 and five feature levels, the finest of stride 4."""
 
 from .stable_dino_r50 import model
 

@@ -1,0 +1,130 @@
+"""Splits that are drawn."""
+
+import json
+import os
+
+import pytest
+
+from detrex_lite.data import DatasetError, find_dataset
+from detrex_lite.data.check_folder import check_folder
+
+from ..samples import write_image
+from . import samples
+
+
+def images(number, start=0):
+    entries = [{"id": k, "file_name": f"{k:03}.png", "height": 40, "width": 60} for k in range(start, start + number)]
+    annotations = [
+        {"id": k, "image_id": k, "category_id": 1 + k % 2, "bbox": [k % 7, 5, 10, 10]}
+        for k in range(start, start + number)
+    ]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    return {"images": entries, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture
+def root(tmp_path):
+    samples.write_json(tmp_path / "train/boxes.json", images(20))
+    for k in range(24):
+        write_image(tmp_path / f"train/{k:03}.png", 40, 60 if k else 61)
+    return tmp_path
+
+
+def names(dataset):
+    return {os.path.basename(dataset.file_name(index)) for index in range(len(dataset))}
+
+
+def test_a_split_is_drawn_once_and_written_down(root):
+    found = find_dataset(root, val_share=0.25)
+    assert found.splits == ("train", "val")
+    assert (len(found.load("train")), len(found.load("val"))) == (15, 5)
+    assert found.load("train").name.endswith("_train")
+    assert not names(found.load("train")) & names(found.load("val"))
+    for record in found.load("val"):  # boxes stay with their images
+        k = record["image_id"]
+        assert (record["boxes"][0, 0], record["classes"].tolist(), record["annotation_ids"].tolist()) == (
+            k % 7,
+            [k % 2],
+            [k],
+        )
+    content = json.loads((root / "split_seed0_val0.25.json").read_text())
+    assert {name.removeprefix("train/") for name in content["val"]} == names(found.load("val"))
+    assert "split_seed0_val0.25.json" in " ".join(found.remarks)
+    other = find_dataset(root, seed=1, val_share=0.25)
+    assert names(other.load("val")) != names(found.load("val"))
+    assert find_dataset(root, val_share=0.25) is found
+    assert len(find_dataset(root).load("val")) == 4
+
+
+def test_images_that_come_later_are_for_training(root):
+    before = names(find_dataset(root).load("val"))
+    samples.write_json(root / "train/boxes.json", images(24))
+    found = find_dataset(root)
+    assert names(found.load("val")) == before
+    assert len(found.load("train")) == 20
+    (root / "split_seed0_val0.2.json").write_text('{"val": ["train/003.png", "train/999.png"]}')
+    samples.write_json(root / "train/boxes.json", images(23))
+    assert names(find_dataset(root).load("val")) == {"003.png"}
+
+
+def test_the_split_depends_on_names_and_seed_alone(root):
+    find_dataset(root).load("val")
+    written = json.loads((root / "split_seed0_val0.2.json").read_text())
+    # Kept for ever: a run that is resumed with a later version sees the same images.
+    assert written["val"] == ["train/005.png", "train/011.png", "train/014.png", "train/016.png"]
+
+
+def test_a_test_set_stays_as_it_is(root):
+    samples.write_json(root / "test/boxes.json", images(4, 20))
+    for k in range(20, 24):
+        (root / f"train/{k:03}.png").rename(root / f"test/{k:03}.png")
+    found = find_dataset(root)
+    assert found.splits == ("train", "val", "test")
+    assert [len(found.load(split)) for split in found.splits] == [16, 4, 4]
+    report = check_folder(root)
+    assert list(report.reports) == ["all", "test"]
+
+
+def test_a_check_writes_nothing(root):
+    (root / "train/005.png").write_bytes((root / "train/006.png").read_bytes())
+    report = check_folder(root)
+    assert [path.name for path in root.iterdir()] == ["train"]
+    assert any(fault.kind == "image in two splits" for fault in report.all_faults)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ('{"val": "a"}', "is not a list of file names"),
+        ('{"train": []}', "cannot be read"),
+        ('{"val": ["gone.png"]}', "leaves no image for validation"),
+    ],
+)
+def test_split_files_that_do_not_fit(root, content, message):
+    (root / "split_seed0_val0.2.json").write_text(content)
+    with pytest.raises(DatasetError, match=f"split_seed0_val0.2.json.*{message}.*delete it"):
+        find_dataset(root).load("val")
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(root, monkeypatch, caplog):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert len(find_dataset(root).load("val")) == 4
+    assert "cannot be written down (Permission denied)" in caplog.text
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, "a", None])
+def test_shares_that_are_none(root, share):
+    with pytest.raises(DatasetError, match="val_share must be above 0 and below 1"):
+        find_dataset(root, val_share=share)
+
+
+def test_one_image_is_too_few(root):
+    samples.write_json(root / "train/boxes.json", images(1))
+    with pytest.raises(DatasetError, match="has 1 image: a split into train and val needs at least two"):
+        find_dataset(root).load("train")
+    with pytest.raises(DatasetError, match="seed must be an integer, got 0.5"):
+        find_dataset(root, seed=0.5)

@@ -1,0 +1,176 @@
+"""The shell commands in the documentation are ones that the programs take, of configs, keys and names that exist."""
+
+import copy
+import functools
+import re
+import shlex
+
+import pytest
+
+from detrex_lite.cli import COMMANDS, parser_of
+from detrex_lite.cli.models import shipped_names
+from detrex_lite.cli.registry import find_command
+from detrex_lite.commands import benchmark
+from detrex_lite.config import ConfigError, LazyConfig
+from detrex_lite.errors import printable
+from detrex_lite.zoo import ZooError, load_zoo, select
+
+from .pages import ROOT, commands, links, text
+
+# Programs that are no part of this project; their arguments are not looked at.
+OTHERS = ("git", "sbatch", "source", "trtexec", "twine", ".venv/bin/pre-commit")
+INLINE = re.compile(r"`(detrex-lite [^`]+)`")
+PLACEHOLDERS = {"FILE": "config.py", "CONFIG": "config.py", "F": "config.py"}  # as pages write a reader's file
+SHIPPED = ("projects/", "configs/")
+PAGES = [page for page in links.pages() if page != "CHANGELOG.md"]
+
+
+def in_page(page):
+    """The words of each command of a page, in blocks and in sentences."""
+    yield from commands(page)
+    for command in INLINE.findall(text(page)):
+        words = shlex.split(command)
+        is_name = len(words) == 2 or (words[1] == "benchmark" and len(words) == 3)
+        if "..." not in words and not is_name:
+            yield words
+
+
+def command_and_arguments(words):
+    """The command of detrex-lite that a command line runs, and what follows it; None for other programs.
+
+    Raises:
+        ValueError: nobody knows the program.
+    """
+    if words[0] == "torchrun":
+        script = next(index for index, word in enumerate(words) if word.endswith(".py"))
+        return command_and_arguments(["python", *words[script:]])
+    if words[0] == "detrex-lite":
+        return words[1], words[2:]
+    if words[:2] == ["python", "-m"]:
+        if words[2] == "detrex_lite":
+            return words[3], words[4:]
+        name = re.fullmatch(r"detrex_lite(?:\.tools)?\.(\w+)", words[2])[1]
+        return script_command(name) if name in scripts() else name, words[3:]
+    if words[0] == "python" and words[1].startswith("tools/"):
+        return script_command(words[1].removeprefix("tools/").removesuffix(".py")), words[2:]
+    if words[0] in OTHERS or (words[0] == "python" and words[1].startswith("detectron2/")):
+        return None
+    raise ValueError(f"what is {words[0]!r}?")
+
+
+def scripts():
+    return {path.stem for path in ROOT.glob("tools/*.py")}
+
+
+def script_command(name):
+    return re.search(r'program\("(.+?)"\)', (ROOT / f"tools/{name}.py").read_text())[1]
+
+
+def fault(words):
+    """What is wrong with a command line; None if nothing is."""
+    if re.fullmatch(r"\w+=.*", words[0]) or words[0] == "export":
+        return None
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return next((f"no target {word}" for word in words[1:] if "=" not in word and word not in targets), None)
+    if words[0] == "pip" or words[:3] == ["python", "-m", "pip"]:
+        extras = re.findall(r"(?:lite|\.)\[(.+?)\]", " ".join(words))
+        unknown = {name for names in extras for name in names.split(",")} - declared_extras()
+        return f"no extra {', '.join(unknown)}" if unknown else None
+    found = command_and_arguments(words)
+    if found is None:
+        return None
+    name, arguments = found
+    if name not in COMMANDS:
+        return f"no command {name}"
+    arguments = [PLACEHOLDERS.get(word, word) for word in arguments if not word.startswith("$")]
+    parser, module = parser_of(name), find_command(name)
+    args = parser.parse(arguments)
+    if hasattr(module, "check"):
+        module.check(parser, args)
+    if name == "benchmark":
+        make_parser, _ = benchmark.COMMANDS[args.what]
+        make_parser().parse(args.arguments)
+    return fault_of_names(name, args) or fault_of_config(args)
+
+
+def declared_extras():
+    return set(re.findall(r'^        "([\w-]+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE))
+
+
+@functools.cache
+def zoo():
+    return load_zoo()
+
+
+def fault_of_names(name, args):
+    published = [args.model] if name in ("predict", "export") and args.model else []
+    if name == "zoo" and not args.table:
+        published += args.names
+    for checkpoint in published:
+        try:
+            select(zoo(), [checkpoint])
+        except ZooError as error:
+            return str(error)
+    return None
+
+
+@functools.cache
+def loaded(file):
+    return LazyConfig.load(file)
+
+
+def fault_of_config(args):
+    given = next((value for key in ("config_file", "file", "model") if (value := getattr(args, key, None))), "")
+    file = shipped_names().config_of(given) or ROOT / given
+    words = [*getattr(args, "opts", ()), *getattr(args, "overrides", ())]
+    overrides = [word for word in words if "=" in word]
+    if not given.startswith(SHIPPED) and not file.is_file():
+        return None  # a file of the reader's
+    if not file.is_file():
+        return f"no config {given}"
+    try:
+        if overrides:
+            LazyConfig.apply_overrides(copy.deepcopy(loaded(str(file))), overrides)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(in_page(page))])
+def test_commands_are_taken(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    faults = []
+    for words in in_page(page):
+        if "--data" in words:
+            (tmp_path / words[words.index("--data") + 1]).mkdir(parents=True, exist_ok=True)
+        try:
+            wrong = fault(words)
+        except SystemExit:
+            wrong = capsys.readouterr().err
+        if wrong:
+            faults.append(f"{printable(' '.join(words))}: {wrong}")
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "detrex-lite trian --config-file FILE",
+        "python tools/train_net.py --config FILE",
+        "python tools/train_net.py --config-file projects/detr/configs/detr_r51_300ep.py",
+        "python tools/train_net.py --config-file projects/detr/configs/detr_r50_300ep.py train.max_itr=1",
+        "detrex-lite predict --model dino_r51 photo.jpg",
+        "detrex-lite benchmark model --batches 3 FILE",
+        "detrex-lite zoo list dinosaur",
+        "detrex-lite train dinosaur",
+        "make demos",
+        "pip install 'detrex-lite[fast]'",
+    ],
+)
+def test_wrong_commands_are_noticed(line, capsys):
+    try:
+        wrong = fault(shlex.split(line))
+    except SystemExit:
+        wrong = capsys.readouterr().err
+    assert wrong

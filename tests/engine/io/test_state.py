@@ -86,6 +86,7 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
         "best",
         "stagnation",
         "class_names",
+        "category_ids",
         "config",
     }
     assert stored["iteration"] == 4

@@ -19,7 +19,13 @@ from .pages import ROOT, commands, links, text
 # Programs that are no part of this project; their arguments are not looked at.
 OTHERS = ("git", "sbatch", "source", "trtexec", "twine", ".venv/bin/pre-commit")
 INLINE = re.compile(r"`(detrex-lite [^`]+)`")
-PLACEHOLDERS = {"FILE": "config.py", "CONFIG": "config.py", "F": "config.py"}  # as pages write a reader's file
+PLACEHOLDERS = {  # what pages write for a reader's own words
+    "FILE": "config.py",
+    "CONFIG": "config.py",
+    "F": "config.py",
+    "MODEL": "dino",
+    "NAME": "dino_r50_4scale_12ep",
+}
 SHIPPED = ("projects/", "configs/")
 PAGES = [page for page in links.pages() if page != "CHANGELOG.md"]
 

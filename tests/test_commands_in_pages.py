@@ -48,6 +48,8 @@ def command_and_arguments(words):
     Raises:
         ValueError: nobody knows the program.
     """
+    if words[0] == "torchrun" and "-m" in words:
+        return command_and_arguments(["python", *words[words.index("-m") :]])
     if words[0] == "torchrun":
         program = next(index for index, word in enumerate(words) if word == "-m" or word.endswith(".py"))
         return command_and_arguments(["python", *words[program:]])

@@ -163,7 +163,7 @@ def test_the_installed_package_writes_new_projects_that_it_finds_from_the_curren
     assert f"files into {tmp_path.resolve()}" in written
     config = "my_detr/configs/my_detr_small_shapes.py"
     printed = python("-m", "detrex_lite", "config", config, "--key", "model.criterion.losses.loss_centre")
-    assert "my_detr.modeling.my_detr.CentreLoss" in printed
+    assert "_target_: my_detr.modeling.CentreLoss" in printed
 
 
 @pytest.mark.slow

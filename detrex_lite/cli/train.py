@@ -89,6 +89,7 @@ def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
             "what is to be trained? Name a model, as in `detrex-lite train dino --data FOLDER`, or give --config-file"
         )
     check_data(parser, args)
+    check_weights(parser, args)
     if args.model is None or is_config_file(args.model):
         return
     if os.path.isdir(args.model):
@@ -99,6 +100,14 @@ def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(f"there is no model {args.model!r}{hint}")
     if args.model == AUTO and args.data is None:
         parser.error("auto chooses a model for your images: say where they are by --data FOLDER")
+
+
+def check_weights(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a file of `--fine-tune` that does not exist: it is no name of a published checkpoint."""
+    name = args.fine_tune or ""
+    is_file = name.endswith((".pth", ".pt", ".pkl", ".safetensors")) or os.sep in name
+    if is_file and not os.path.exists(os.path.expanduser(name)):
+        parser.error(f"--fine-tune {name}: there is no such file (looked from {os.getcwd()})")
 
 
 def check_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

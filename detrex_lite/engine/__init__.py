@@ -3,7 +3,7 @@
 `loop` has the steps and what happens between them, `processes` what the processes of a run share, `io` what it writes.
 """
 
-from .arguments import clear_errors, device_of, find_engine, load_config
+from .arguments import clear_errors, device_of, find_engine
 from .loop.ema import ModelEma
 from .loop.matching_stability import MatchingStability
 from .loop.optim import adamw, get_param_groups
@@ -31,7 +31,6 @@ __all__ = [
     "flat_cosine",
     "get_param_groups",
     "launch",
-    "load_config",
     "multi_step",
     "one_cycle",
     "train",

@@ -1,6 +1,5 @@
-"""What programs that train share: reading the config, the choice of the engine, and errors for people."""
+"""What programs that train share: the choice of the engine, and errors for people."""
 
-import argparse
 import contextlib
 import os
 import sys
@@ -12,22 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .. import distributed
 from ..checkpoint import CheckpointError
-from ..config import ConfigError, LazyConfig, explain, get_config, trust
+from ..config import ConfigError, explain, get_config
 from ..data import DatasetError
 from ..data.detectron2_catalog import INSTALL_DETECTRON2
 from .io.folder import LostFolderError
 from .memory_full import MemoryFullError
 from .run import evaluate, train
-
-
-def load_config(args: argparse.Namespace) -> Any:
-    """The config that the arguments name, with their overrides; what `--trust` names is trusted from here on.
-
-    Raises:
-        ConfigError: when there is no such file, or an override is wrong.
-    """
-    trust(*args.trust)
-    return LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
 
 
 def device_of(cfg: Any) -> str:

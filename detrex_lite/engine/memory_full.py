@@ -108,10 +108,12 @@ def describe_memory(device: torch.device) -> str:
             f"{torch.cuda.get_device_name(device)} ({device}) has {total / GIB:.1f} GiB; this process used up to "
             f"{most / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
         )
-    total = _kilobytes("/proc/meminfo").get("MemTotal")
-    used = _kilobytes("/proc/self/status").get("VmRSS")
-    known = (("the machine has", total), ("this process uses", used), ("free are", free_memory(str(device))))
-    return ", ".join(f"{what} {size / GIB:.1f} GiB" for what, size in known if size is not None)
+    sizes = {
+        "the machine has": _kilobytes("/proc/meminfo").get("MemTotal"),
+        "this process uses": _kilobytes("/proc/self/status").get("VmRSS"),
+        "free are": free_memory(str(device)),
+    }
+    return ", ".join(f"{what} {size / GIB:.1f} GiB" for what, size in sizes.items() if size is not None)
 
 
 def _kilobytes(path: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What runs exported files: onnxruntime, OpenVINO, or torch, each imported when a file needs it."""
+"""Runtimes of exported files: onnxruntime, OpenVINO and torch, each imported when a file needs it."""
 
 import os
 import warnings
@@ -21,21 +21,21 @@ EXTRAS = {
 
 
 class Session(Protocol):
-    """A file that is ready to run.
+    """An exported file that is loaded and can be run.
 
     Attributes:
-        description: what it is.
+        description: the description stored in the file.
     """
 
     description: Description
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs that `Description.outputs` names."""
+        """Return the outputs that `Description.outputs` names."""
         ...
 
 
 def require(package: str, needed_for: str) -> Any:
-    """An optional package.
+    """Import an optional package.
 
     Raises:
         ExportedFileError: when it is not installed; the message has the command that installs it.
@@ -50,12 +50,12 @@ def require(package: str, needed_for: str) -> Any:
 
 
 class OnnxSession:
-    """onnxruntime. Devices: "cpu", "cuda", "cuda:1".
+    """Runs files by onnxruntime. Devices: "cpu", "cuda", "cuda:1".
 
     Args:
-        path: of an .onnx file.
-        device: where it runs; "auto" is the CPU.
-        threads: of an operator; None for all cores.
+        path: path of an .onnx file.
+        device: device to run on; "auto" is the CPU.
+        threads: number of threads of an operator; None for all cores.
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None):
@@ -68,12 +68,13 @@ class OnnxSession:
         provider = {"auto": "CPUExecutionProvider", "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
         if provider.get(kind) not in runtime.get_available_providers():
             raise ExportedFileError(
-                f"device={device!r} cannot be had: this onnxruntime has {', '.join(runtime.get_available_providers())}"
+                f"device={device!r} is not available: this onnxruntime has "
+                f"{', '.join(runtime.get_available_providers())}"
             )
         settings = [{"device_id": number}] if number else None
         try:
             self._session = runtime.InferenceSession(str(path), options, [provider[kind]], settings)
-        except Exception as error:  # a dozen types of its own
+        except Exception as error:  # onnxruntime has a dozen exception types
             raise _damaged(path, error) from error
         stored = self._session.get_modelmeta().custom_metadata_map
         self.description = Description.from_json(stored.get(KEY), path)
@@ -85,21 +86,21 @@ class OnnxSession:
 
 
 class OpenVinoSession:
-    """OpenVINO. Devices: those that it names, as "cpu" and "gpu".
+    """Runs files by OpenVINO. Devices: those that OpenVINO lists, such as "cpu" and "gpu".
 
     Args:
-        path: of an .xml file, beside which lies its .bin file.
-        device: where it runs; "auto" is the CPU.
-        threads: of a run; None for all cores.
+        path: path of an .xml file, which has its .bin file next to it.
+        device: device to run on; "auto" is the CPU.
+        threads: number of threads of a run; None for all cores.
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None):
         openvino = require("openvino", f"running {path.name}")
         core = openvino.Core()
         name = "CPU" if device == "auto" else device.upper()
-        if name.partition(".")[0] not in {known.partition(".")[0] for known in core.available_devices}:
+        if name.partition(".")[0] not in {device_name.partition(".")[0] for device_name in core.available_devices}:
             raise ExportedFileError(
-                f"device={device!r} cannot be had: OpenVINO has {', '.join(core.available_devices)}"
+                f"device={device!r} is not available: OpenVINO has {', '.join(core.available_devices)}"
             )
         try:
             model = core.read_model(str(path))
@@ -109,24 +110,24 @@ class OpenVinoSession:
         self.description = Description.from_json(stored, path)
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if self.description.precision == "fp32" and name == "CPU":
-            settings["INFERENCE_PRECISION_HINT"] = "f32"  # processors with bfloat16 would use that
+            settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default on processors with bfloat16 would be that
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         self._model = core.compile_model(model, name, settings)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Session.run`."""
-        found = self._model(dict(inputs))
-        return {name: np.array(found[name]) for name in self.description.outputs}
+        outputs = self._model(dict(inputs))
+        return {name: np.array(outputs[name]) for name in self.description.outputs}
 
 
 class TorchSession:
-    """torch, for files of torch.export (.pt2) and of torch.jit (.torchscript).
+    """Runs files of torch.export (.pt2) and of torch.jit (.torchscript) by torch.
 
     Args:
-        path: of a file.
-        device: where it runs, as `torch.device` has it; "auto" is the CPU.
-        threads: must be None: they are torch's, for the whole process.
+        path: path of a file.
+        device: device to run on, as for `torch.device`; "auto" is the CPU.
+        threads: must be None, because torch's number of threads is set for the whole process.
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None):
@@ -146,7 +147,7 @@ class TorchSession:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # torch.jit is deprecated
                     self._module = torch.jit.load(str(path), map_location=self._device, _extra_files=stored)
-        except Exception as error:  # of the reader of zip files, of pickles, of graphs
+        except Exception as error:  # from reading zip files, pickles or graphs
             raise _damaged(path, error) from error
         text = stored[KEY]
         self.description = Description.from_json(text.decode() if isinstance(text, bytes) else text, path)
@@ -155,9 +156,9 @@ class TorchSession:
         """See `Session.run`."""
         torch = self._torch
         with torch.no_grad():
-            given = {name: torch.from_numpy(value).to(self._device) for name, value in inputs.items()}
-            found = self._module(**given)
-        return {name: value.cpu().numpy() for name, value in zip(self.description.outputs, found, strict=True)}
+            tensors = {name: torch.from_numpy(value).to(self._device) for name, value in inputs.items()}
+            outputs = self._module(**tensors)
+        return {name: value.cpu().numpy() for name, value in zip(self.description.outputs, outputs, strict=True)}
 
 
 SESSIONS: dict[str, Any] = {
@@ -166,15 +167,15 @@ SESSIONS: dict[str, Any] = {
     ".pt2": TorchSession,
     ".torchscript": TorchSession,
 }
-"""Suffix of an exported file -> what runs it."""
+"""Suffix of an exported file -> its runtime."""
 
 
 def open_session(path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> Session:
     """Load an exported file.
 
     Args:
-        path: of a file that `detrex_lite.export` wrote; its suffix says what runs it.
-        device: where; "auto" is the CPU.
+        path: path of a file that `detrex_lite.export` wrote; its suffix determines the runtime.
+        device: device to run on; "auto" is the CPU.
         threads: None for all cores.
 
     Raises:
@@ -182,7 +183,7 @@ def open_session(path: str | os.PathLike[str], *, device: str = "auto", threads:
     """
     file = Path(path).expanduser()
     if file.suffix not in SESSIONS:
-        raise ExportedFileError(f"{file} is no exported file: those end in {', '.join(SESSIONS)}")
+        raise ExportedFileError(f"{file} is not an exported file, whose suffixes are {', '.join(SESSIONS)}")
     if not file.is_file():
         raise ExportedFileError(f"there is no file {file.absolute()}")
     return SESSIONS[file.suffix](file, device=device, threads=threads)

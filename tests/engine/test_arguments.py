@@ -3,11 +3,12 @@ from omegaconf import OmegaConf
 
 from detrex_lite import cli
 from detrex_lite.checkpoint import CheckpointError
+from detrex_lite.commands.configs import plan_of
 from detrex_lite.config import ConfigError, get_config, instantiate
 from detrex_lite.config import LazyCall as L
 from detrex_lite.config.trusted import untrusted
 from detrex_lite.data import DatasetError
-from detrex_lite.engine import clear_errors, device_of, load_config
+from detrex_lite.engine import clear_errors, device_of
 
 from .tiny import CONFIG_FILE
 
@@ -29,7 +30,7 @@ def test_processes_on_cpus_have_a_flag_that_says_so():
 def test_overrides_may_stand_before_and_after_flags():
     args = parse("train.max_iter=3", "--eval-only", "model.num_classes=5")
     assert args.eval_only
-    cfg = load_config(args)
+    cfg = plan_of(args).cfg
     assert (cfg.train.max_iter, cfg.model.num_classes) == (3, 5)
 
 
@@ -74,7 +75,7 @@ def test_packages_are_trusted_by_a_flag(monkeypatch):
     monkeypatch.setattr("detrex_lite.config.trusted._added", {"tests"})
     args = parse("--trust", "mine", "--trust", "other.part")
     assert untrusted(["mine", "other.part"]) == ["mine", "other.part"]
-    load_config(args)
+    plan_of(args)
     assert untrusted(["mine", "other.part"]) == []
 
 

@@ -91,7 +91,7 @@ def test_files_without_weights_of_this_model(tmp_path, use, name, content):
 
 def test_a_folder_in_the_place_of_weights(tmp_path, use):
     (tmp_path / "a").mkdir()
-    with pytest.raises(CheckpointError, match="a is a folder; give a file"):
+    with pytest.raises(CheckpointError, match=r"a is (a folder|not the folder)"):
         use(tmp_path / "a")
 
 

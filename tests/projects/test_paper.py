@@ -211,7 +211,7 @@ def test_readmes_list_exactly_what_the_config_changes(path):
     """The keys of rows where detrex is followed make the paper's model of detrex's."""
     overrides = []
     for _, _, _, here, key in readme_rows(path.parents[2] / "README.md"):
-        if here in ("as detrex", "models as detrex, trainings as the paper's"):
+        if here == "as detrex" or here.startswith("models as detrex,"):
             overrides += [one for one in shlex.split(key.strip("`")) if one.startswith("model.")]
     overrides = [one for one in overrides if one != "model.as_two_stage=True"]  # the paper's repository cannot
     base = LazyConfig.load(str(path.with_name(path.name.replace("_paper", ""))))

@@ -41,7 +41,7 @@ class LearningRates(NamedTuple):
 
     def __str__(self) -> str:
         """A chart of the loss over the rate, and what to do with it."""
-        shown = np.unique(np.linspace(0, len(self.rates) - 1, ROWS).round().astype(int)) if self.rates else []
+        shown = np.unique(np.linspace(0, len(self.rates) - 1, ROWS).round().astype(int)).tolist() if self.rates else []
         losses = [self.losses[index] for index in shown]
         low, high = (min(losses), max(losses)) if losses else (0.0, 0.0)
         lines = ["optimizer.lr   loss"]

@@ -128,7 +128,7 @@ def overfit_config(cfg: DictConfig, num_images: int, *, steps: int) -> DictConfi
 
 def _set_length(cfg: DictConfig, steps: int) -> None:
     train_section = cfg.train
-    changes = {
+    changes: dict[str, Any] = {
         "max_iter": steps,
         "max_epochs": None,
         "eval_period": max(1, steps // EVALUATIONS),

@@ -1,4 +1,4 @@
-"""Detectors as files that other programs run. docs/deployment.md is the guide."""
+"""Export of detectors to files that other programs run; see docs/deployment.md."""
 
 from .api import ExportError, export
 from .check import Differences

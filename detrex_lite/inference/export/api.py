@@ -1,4 +1,4 @@
-"""Exporting a detector: plan, write, run, compare, and only then leave the file."""
+"""Export of a detector: the file is written, run and compared, and removed again if it differs."""
 
 import os
 import platform
@@ -27,17 +27,17 @@ from .check import Differences, check_batches, compare, detect_in_torch, frames_
 from .formats import FIRST_OPSET, FORMATS, Format, Plan
 from .graph import DetectionGraph, deployed
 
-# Precision -> the largest differences of scores and of boxes in pixels from the detector in torch.
+# Precision -> the largest accepted differences of scores and of boxes (in pixels) from the detector in torch.
 LIMITS = {"fp32": (1e-4, 0.5), "fp16": (0.02, 4.0), "int8": (0.2, 32.0)}
-# Precision -> how far scores must lie above the last one of a list that is cut off, to be compared.
+# Precision -> the margin above the last score of a truncated list that detections need in order to be compared.
 TIED = {"fp32": 1e-5, "fp16": 2e-3, "int8": 2e-2}
-# Where images may have any size, a file is made of one of this shape, whose short side the test transform says.
+# For dynamic sizes, the example has this aspect ratio, and the test transform determines its short side.
 ASPECT = 4 / 3
 NUMPY_KINDS = ("softmax", "top_k")
 
 
 class ExportError(ValueError):
-    """A detector cannot be exported as asked for, or the exported file detects something else; there is no file."""
+    """A detector cannot be exported as requested, or the exported file gives other detections; no file is kept."""
 
 
 def export(
@@ -55,32 +55,32 @@ def export(
     score_limit: float | None = None,
     box_limit: float | None = None,
 ) -> Description:
-    """Write a predictor's detector as a file, run the file, and compare what it finds with the detector in torch.
+    """Write a predictor's detector to a file, run the file, and compare its detections with those in torch.
 
     `detrex_lite.export(detrex_lite.load("dino_r50_4scale_12ep"), "dino.onnx")`; `ExportedPredictor` runs the file.
 
     Args:
-        predictor: whose model, class names and test transform are exported.
-        output: the file; its suffix is that of the format.
-        format: "onnx", "openvino", "torch.export" or "torchscript"; None for what the suffix says.
-        precision: "fp32"; "fp16", half precision (of the weights alone with OpenVINO); "int8", weights of 8 bits where
-            the runtime has them.
+        predictor: the predictor whose model, class names and test transform are exported.
+        output: path of the file, with the suffix of the format.
+        format: "onnx", "openvino", "torch.export" or "torchscript"; None to choose by the suffix.
+        precision: "fp32"; "fp16", half precision (only of the weights with OpenVINO); "int8", 8-bit weights if the
+            runtime supports them.
         size: (height, width) in pixels of all images, or the side of a square; "dynamic" for images of any size; None
-            for the size that the test transform resizes all images to, and "dynamic" where there is none.
-        batch: images in each run, or "dynamic".
-        padded: the file has an input `image_sizes`, and so takes batches of images of different sizes with padding. It
-            treats padding as published implementations do (`model.batch_invariant_eval=False`).
-        preprocess: "inside": images are bytes; "outside": they are normalised float32.
+            for the size that the test transform resizes all images to, or "dynamic" if it has no fixed size.
+        batch: number of images in each run, or "dynamic".
+        padded: whether the file has an input `image_sizes`, and thus accepts batches of images of different sizes with
+            padding. It treats padding as published implementations do (`model.batch_invariant_eval=False`).
+        preprocess: "inside": images are bytes; "outside": images are normalised float32.
         postprocess: "inside": outputs are detections; "outside": logits and boxes.
-        opset: of ONNX.
-        score_limit: the largest difference of scores that is accepted; None for that of the precision in `LIMITS`.
-        box_limit: the same of coordinates of boxes, in pixels.
+        opset: opset of ONNX.
+        score_limit: the largest accepted difference of scores; None for that of the precision in `LIMITS`.
+        box_limit: the largest accepted difference of box coordinates in pixels; None as above.
 
     Returns:
-        What the file says about itself, with the differences and the latency that were measured.
+        The description stored in the file, with the measured differences and latency.
 
     Raises:
-        ExportError: when it cannot be exported so, or differs by more than a limit. No file is left then.
+        ExportError: when the export fails, or a difference exceeds its limit. No file is kept then.
         ExportedFileError: when a package is missing.
         OSError: when the file cannot be written.
     """
@@ -104,8 +104,8 @@ def export(
         resize = {"kind": kind, "height": height_and_width[0], "width": height_and_width[1]}
     elif isinstance(resize, nn.Module):
         raise ExportError(
-            f"the test transform {type(resize).__name__} is none that exported files know (ResizeShortestEdge of one "
-            "length, torchvision's Resize to one size): give a fixed size"
+            f"exported files do not support the test transform {type(resize).__name__}, only ResizeShortestEdge of one "
+            "length and torchvision's Resize to one size: give a fixed size"
         )
     constants = detector.preprocess
     description = Description(
@@ -149,12 +149,12 @@ def export(
         differences = _check(reference, session, base, score_limit, box_limit)
         description = replace(
             description,
-            differences=tuple(one._asdict() for one in differences),
+            differences=tuple(difference._asdict() for difference in differences),
             latency=measure_latency(reference, session, _images_of_latency(description, base)),
         )
         writer.describe(unchecked, description, checked)
         if open_session(checked).description.to_json() != description.to_json():
-            raise ExportError(f"{path.name} does not hold the description that was written into it")
+            raise ExportError(f"{path.name} does not contain the description that was written to it")
         for file in writer.files(checked):
             os.replace(file, path.with_name(file.name))
     return description
@@ -179,7 +179,7 @@ def _require(key: str, value: Any, choices: Any) -> None:
 
 def _checked_detector(model: Any, postprocess: str) -> Detector:
     if not isinstance(model, Detector):
-        raise ExportError(f"a {type(model).__name__} cannot be exported: it is no detrex_lite.modeling.Detector")
+        raise ExportError(f"a {type(model).__name__} cannot be exported: it is not a detrex_lite.modeling.Detector")
     if not isinstance(model.postprocessor, Postprocessor):
         raise ExportError(
             f"a {type(model.postprocessor).__name__} cannot be exported: make it a subclass of "
@@ -187,22 +187,21 @@ def _checked_detector(model: Any, postprocess: str) -> Detector:
         )
     if model.postprocessor.with_masks:
         raise ExportError(
-            f"masks cannot be exported, and {type(model.postprocessor).__name__} makes some: for boxes alone, make a "
+            f"masks cannot be exported, and {type(model.postprocessor).__name__} creates masks: for boxes only, make a "
             "TopKPostprocessor or SoftmaxPostprocessor the model's `postprocessor`"
         )
     kind = model.postprocessor.settings()["kind"]
     if postprocess == OUTSIDE and kind not in NUMPY_KINDS:
-        raise ExportError(f"postprocessing of kind {kind!r} is done in torch alone: use postprocess='inside'")
+        raise ExportError(f"postprocessing of kind {kind!r} needs torch: use postprocess='inside'")
     if postprocess == OUTSIDE and model.postprocessor.suppression is not None:
         raise ExportError(
-            f"suppression by {type(model.postprocessor.suppression).__name__} is done in torch alone: use "
-            "postprocess='inside'"
+            f"suppression by {type(model.postprocessor.suppression).__name__} needs torch: use postprocess='inside'"
         )
     return model
 
 
 def _resize_of(augmentation: Any) -> Any:
-    """`Description.resize` for a test transform; the transform itself when it is unknown."""
+    """Return `Description.resize` for a test transform, or the transform itself if it is not supported."""
     if isinstance(augmentation, v2.Compose) and len(augmentation.transforms) == 1:
         augmentation = augmentation.transforms[0]
     if isinstance(augmentation, ResizeShortestEdge) and len(augmentation.short_edge_length) == 1:
@@ -210,14 +209,14 @@ def _resize_of(augmentation: Any) -> Any:
         return {"kind": "shortest_edge", "short_edge_length": length, "max_size": augmentation.max_size}
     if isinstance(augmentation, v2.Resize) and isinstance(augmentation.size, Sequence) and len(augmentation.size) == 2:
         bilinear = v2.InterpolationMode.BILINEAR
-        is_bilinear = augmentation.interpolation in (bilinear, bilinear.value)  # newer versions keep its name
+        is_bilinear = augmentation.interpolation in (bilinear, bilinear.value)  # newer versions store the name
         if is_bilinear and augmentation.antialias:
             return {"kind": "stretch", "height": augmentation.size[0], "width": augmentation.size[1]}
     return augmentation
 
 
 def _size(size: Any, resize: Any) -> tuple[int, int] | None:
-    """(height, width), or None for any."""
+    """Return (height, width), or None for any size."""
     if size is None:
         is_fixed = isinstance(resize, dict) and resize["kind"] == "stretch"
         return (resize["height"], resize["width"]) if is_fixed else None
@@ -245,7 +244,7 @@ def _plan(detector: Detector, description: Description, base: tuple[int, int], h
         preprocess=description.preprocess == INSIDE,
         postprocess=description.postprocess == INSIDE,
     ).eval()
-    # Sizes that may differ must not be equal by chance, nor one.
+    # Dynamic sizes must not be equal by chance, and must not be 1.
     (height, width), batch = base, description.batch or 2
     if description.height is None and height == width:
         width += width // 2
@@ -253,12 +252,12 @@ def _plan(detector: Detector, description: Description, base: tuple[int, int], h
     inputs = batch_inputs(description, images, frames_of(images))
     try:
         with record_selected_tokens() as selected:
-            found = detect_in_torch(
+            detections = detect_in_torch(
                 detector.cpu(), images[:1], frames_of(images[:1]), replace(description, padded=False)
             )
     except (ValueError, RuntimeError) as error:
         raise ExportError(f"the model does not take images of {height}x{width} (height x width): {error}") from error
-    assert len(found) == 1
+    assert len(detections) == 1
     example = {name: torch.from_numpy(value) for name, value in inputs.items()}
     return Plan(
         graph,
@@ -278,9 +277,11 @@ def _write(writer: Format, plan: Plan, path: Path, description: Description) -> 
         raise
     except ValueError as error:
         raise _as_export_error(error) from error
-    except Exception as error:  # exporters raise what they like
-        wanted = [what for what, asked in (("size", plan.dynamic_size), ("batch", plan.dynamic_batch)) if asked]
-        advice = f"; a file with a fixed {' and '.join(wanted)} may be possible" if wanted else ""
+    except Exception as error:  # exporters raise exceptions of many types
+        dynamic = [
+            axis for axis, is_dynamic in (("size", plan.dynamic_size), ("batch", plan.dynamic_batch)) if is_dynamic
+        ]
+        advice = f"; a file with a fixed {' and '.join(dynamic)} may be possible" if dynamic else ""
         reason = str(error).strip()[:1500]
         raise ExportError(
             f"{description.model} cannot be written as {description.format!r}{advice}. {type(error).__name__}: {reason}"
@@ -301,26 +302,28 @@ def _check(
     differences = []
     for images in check_batches(sizes, batches, padded=description.padded):
         try:
-            one = compare(reference, session, images, tied=TIED[description.precision], limits=(score_limit, box_limit))
-        except Exception as error:  # of the runtime
+            difference = compare(
+                reference, session, images, tied=TIED[description.precision], limits=(score_limit, box_limit)
+            )
+        except Exception as error:  # any exception of the runtime
             shapes = ", ".join(f"{image.shape[0]}x{image.shape[1]}" for image in images)
             raise ExportError(f"the exported file fails with images of {shapes}: {str(error).strip()[:800]}") from error
-        differences.append(one)
-        where = f"with {one.batch} images of {one.height}x{one.width}"
-        if description.selections and not one.selected <= score_limit:
+        differences.append(difference)
+        where = f"with {difference.batch} images of {difference.height}x{difference.width}"
+        if description.selections and not difference.selected <= score_limit:
             raise ExportError(
                 f"the exported file does not select the tokens that {description.model} selects: {where} their scores "
-                f"differ by up to {one.selected:.3g} of the largest (limit {score_limit:g}). No file was written"
+                f"differ by up to {difference.selected:.3g} of the largest (limit {score_limit:g}). No file was written"
             )
-        if not (one.scores <= score_limit and one.boxes <= box_limit):
+        if not (difference.scores <= score_limit and difference.boxes <= box_limit):
             raise ExportError(
                 f"the exported file does not detect what {description.model} detects: {where} scores differ by up to "
-                f"{one.scores:.3g} (limit {score_limit:g}) and boxes by {one.boxes:.3g} pixels (limit {box_limit:g}). "
-                "No file was written"
+                f"{difference.scores:.3g} (limit {score_limit:g}) and boxes by {difference.boxes:.3g} pixels "
+                f"(limit {box_limit:g}). No file was written"
             )
-    if not any(one.compared for one in differences):
+    if not any(difference.compared for difference in differences):
         raise ExportError(
-            "the exported file was not compared, as no detection stands out from the others by its score: export "
+            "the exported file was not compared, since no detection stands out from the others by its score: export "
             "trained weights"
         )
     return differences
@@ -335,6 +338,6 @@ def _versions(writer: Format) -> dict[str, str]:
     for package in writer.packages:
         try:
             versions[package] = __import__(package).__version__
-        except ImportError:  # which `Format.check` reports
+        except ImportError:  # reported by `Format.check`
             continue
     return versions

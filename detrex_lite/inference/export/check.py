@@ -1,4 +1,4 @@
-"""Comparing an exported file with its detector in torch."""
+"""Comparison of an exported file with its detector in torch."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ from ..description import Description
 from ..exported import Detections, batch_inputs, detections_of, run_images
 from ..runtimes import Session
 
-# Padded batches hold images of these shares of the height and width.
+# Padded batches contain images of these fractions of the height and width.
 PADDED = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.6))
 LATENCY_ROUNDS = 5
 
@@ -27,11 +27,11 @@ class Differences(NamedTuple):
     """The largest differences between detections of a batch in torch and by an exported file.
 
     Attributes:
-        batch: images.
-        height, width: in pixels, of the batch.
-        compared: how many detections.
-        scores: of scores.
-        boxes: of coordinates, in pixels.
+        batch: number of images.
+        height, width: size of the batch in pixels.
+        compared: number of compared detections.
+        scores: largest difference of scores.
+        boxes: largest difference of box coordinates in pixels.
         selected: see `selection_difference`; 0 for detectors that select no tokens.
     """
 
@@ -45,7 +45,7 @@ class Differences(NamedTuple):
 
 
 def made_up_image(height: int, width: int, seed: int) -> np.ndarray:
-    """(height, width, 3) uint8: clouds and rectangles, so that detections differ from each other."""
+    """Generate an image of clouds and rectangles, so that detections differ; (height, width, 3) uint8."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (6, 8, 3), np.uint8)
     image = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -59,11 +59,11 @@ def made_up_image(height: int, width: int, seed: int) -> np.ndarray:
 def check_batches(
     sizes: Sequence[tuple[int, int]], batches: Sequence[int], *, padded: bool
 ) -> Iterator[list[np.ndarray]]:
-    """Batches of images for a check: of each size so many images.
+    """Create batches of images for a check, one for each size and number of images.
 
     Args:
         sizes: (height, width) of batches in pixels.
-        batches: numbers of images.
+        batches: numbers of images per batch.
         padded: whether images may be smaller than their batch.
     """
     seed = 0
@@ -78,7 +78,7 @@ def check_batches(
 
 
 def frames_of(images: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Frames for the boxes of images, each a little larger than its image."""
+    """Return frames for the boxes of images, each slightly larger than its image."""
     return [(round(image.shape[0] * 1.1), round(image.shape[1] * 1.2)) for image in images]
 
 
@@ -86,7 +86,7 @@ def frames_of(images: Sequence[np.ndarray]) -> list[tuple[int, int]]:
 def detect_in_torch(
     detector: Detector, images: Sequence[np.ndarray], frames: Sequence[tuple[int, int]], description: Description
 ) -> list[Instances]:
-    """What the detector finds in images (h, w, 3): of files that take padding, in the batch that they get."""
+    """Run the detector on images (h, w, 3); for files that accept padding, in the same padded batch."""
     if not description.padded:
         records = [
             {"image": torch.from_numpy(image).permute(2, 0, 1), "height": height, "width": width}
@@ -96,8 +96,8 @@ def detect_in_torch(
     height, width = batch_inputs(description, images, frames)["images"].shape[-2:]
     sizes = [(image.shape[0], image.shape[1]) for image in images]
     pixels = torch.zeros(len(images), 3, height, width)
-    for one, image, (h, w) in zip(pixels, images, sizes, strict=True):
-        one[:, :h, :w] = detector.preprocess.normalise(torch.from_numpy(image).permute(2, 0, 1))
+    for padded_image, image, (h, w) in zip(pixels, images, sizes, strict=True):
+        padded_image[:, :h, :w] = detector.preprocess.normalise(torch.from_numpy(image).permute(2, 0, 1))
     predictions = detector.predict(ImageBatch.of_padded(pixels, sizes, as_published=True))
     return detector.postprocessor(predictions[FINAL], frames)
 
@@ -110,7 +110,7 @@ def compare(
     Args:
         detector: on the CPU.
         session: of the exported file.
-        images: (h, w, 3) uint8 each; as many as the file takes, and of one size unless it takes padding.
+        images: (h, w, 3) uint8 each; as many as the file accepts, and of one size unless it accepts padding.
         tied, limits: see `compare_detections`.
     """
     description, frames = session.description, frames_of(images)
@@ -118,11 +118,14 @@ def compare(
     outputs = session.run(inputs)
     imposed = ImposedSelection(torch.from_numpy(outputs[name]) for name in description.selected_tokens)
     with select_tokens_by(imposed):
-        wanted = detect_in_torch(detector, images, frames, description)
-    found = detections_of(description, outputs, frames)
+        expected = detect_in_torch(detector, images, frames, description)
+    detections = detections_of(description, outputs, frames)
     cut_off = description.postprocessor.get("kind") == "top_k"
-    pairs = zip(wanted, found, strict=True)
-    results = [compare_detections(one, other, tied=tied, limits=limits, cut_off=cut_off) for one, other in pairs]
+    pairs = zip(expected, detections, strict=True)
+    results = [
+        compare_detections(expected_of_image, detections_of_image, tied=tied, limits=limits, cut_off=cut_off)
+        for expected_of_image, detections_of_image in pairs
+    ]
     height, width = inputs["images"].shape[-2:]
     return Differences(
         len(images),
@@ -136,13 +139,13 @@ def compare(
 
 
 class ImposedSelection:
-    """Makes a detector select the tokens that an exported file selected: a `Selector`.
+    """A `Selector` that makes a detector select the tokens that an exported file selected.
 
     Args:
-        selected: indices (B, Q) of one selection after the other.
+        selected: indices (B, Q) of each selection in order.
 
     Attributes:
-        difference: the largest `selection_difference`. Where there are no such tokens, the detector selects by itself.
+        difference: the largest `selection_difference`. Without such tokens, the detector selects by its own scores.
     """
 
     def __init__(self, selected: Iterable[Tensor]):
@@ -157,67 +160,73 @@ class ImposedSelection:
 
 
 def selection_difference(scores: Tensor, indices: Tensor, best: Tensor) -> float:
-    """How far selected tokens are from those with the highest scores.
+    """Compute how far selected tokens are from those with the highest scores.
 
     When no score differs by more than d between two computations, the sorted scores of one differ by no more than d
     from those of the other, so that the scores of what one selects differ by no more than 2 d, rank by rank, from the
     highest scores of the other, whichever tokens change places.
 
     Args:
-        scores: (B, N), -inf for tokens that may not be selected while there are others.
-        indices: (B, Q), the tokens that were selected.
-        best: (B, Q), the tokens with the highest scores, best first.
+        scores: (B, N), -inf for tokens that may be selected only if there are no others.
+        indices: (B, Q), the selected tokens.
+        best: (B, Q), the tokens with the highest scores, in descending order.
 
     Returns:
-        The largest difference of scores of a rank, as a share of the largest absolute score, as which rounding grows.
-        Infinity for indices of other shape, indices of no token, the same token twice, and scores that are no numbers.
+        The largest difference of scores of the same rank, relative to the largest absolute score, since rounding errors
+        grow with it. Infinity for indices of a different shape, invalid or repeated indices, and NaN scores.
     """
     if indices.shape != best.shape or not ((indices >= 0) & (indices < scores.shape[1])).all():
         return float("inf")
     if (indices.sort(dim=1).values.diff(dim=1) == 0).any() or scores.isnan().any():
         return float("inf")
-    ours, theirs = scores.gather(1, best), scores.gather(1, indices)
-    differences = (ours - theirs)[ours != theirs].abs()  # without those of -inf and -inf
+    best_scores, selected_scores = scores.gather(1, best), scores.gather(1, indices)
+    differences = (best_scores - selected_scores)[
+        best_scores != selected_scores
+    ].abs()  # without those of -inf and -inf
     if not len(differences):
         return 0.0
     return float(differences.max() / scores[scores.isfinite()].abs().max())
 
 
 def compare_detections(
-    wanted: Instances, found: Instances | Detections, *, tied: float, limits: tuple[float, float], cut_off: bool
+    expected: Instances, detections: Instances | Detections, *, tied: float, limits: tuple[float, float], cut_off: bool
 ) -> tuple[int, float, float]:
-    """How many detections of an image were compared, and the largest differences of scores and of boxes in pixels.
+    """Count the compared detections of an image; also returns the largest differences of scores and of boxes in pixels.
 
-    They are compared with those of the same class that are nearest, in scores and places. One that the other side lacks
-    differs by its whole score, or by as much as it lies above the last detection of a list that is cut off. So two that
-    lie no further above it than scores may differ, in different places, are two that the other side lacks.
+    Detections are paired with the nearest ones of the same class, by scores and positions. The difference of an
+    unpaired detection is its whole score, or the distance of its score from the last one of a truncated list. Two
+    detections with scores close to that last one, but in different positions, are therefore not paired.
 
     Args:
-        wanted: all detections of one side.
-        found: of the other.
-        tied: detections whose scores are less than this above the last one of a list that is cut off are not compared:
-            in another precision others may come last.
-        limits: of differences of scores, and of boxes in pixels.
-        cut_off: whether detections are the best ones of more.
+        expected: all detections of one side.
+        detections: all detections of the other side.
+        tied: margin above the last score of a truncated list within which detections are not compared, since rounding
+            decides which of them are last.
+        limits: largest accepted differences of scores, and of boxes in pixels.
+        cut_off: whether the lists are truncated, i.e. contain only the best detections.
     """
-    ours, theirs = (_arrays(value) for value in (wanted, found))
-    if not all(np.isfinite(value).all() for value in theirs):
-        return len(found), float("inf"), float("inf")
-    last = max((side[0].min() for side in (ours, theirs) if len(side[0])), default=0.0) if cut_off else 0.0
-    scores = np.abs(ours[0][:, None] - theirs[0])
-    boxes = np.abs(ours[2][:, None] - theirs[2]).max(-1)
-    other_class = ours[1][:, None] != theirs[1]
-    rows, columns = linear_sum_assignment(boxes + 1000 * scores + 1e9 * other_class)
-    same = ~other_class[rows, columns]
-    rows, columns = rows[same], columns[same]
+    expected_arrays, arrays = (_arrays(value) for value in (expected, detections))
+    if not all(np.isfinite(value).all() for value in arrays):
+        return len(detections), float("inf"), float("inf")
+    last = max((side[0].min() for side in (expected_arrays, arrays) if len(side[0])), default=0.0) if cut_off else 0.0
+    scores = np.abs(expected_arrays[0][:, None] - arrays[0])
+    boxes = np.abs(expected_arrays[2][:, None] - arrays[2]).max(-1)
+    class_differs = expected_arrays[1][:, None] != arrays[1]
+    rows, columns = linear_sum_assignment(boxes + 1000 * scores + 1e9 * class_differs)
+    is_same_class = ~class_differs[rows, columns]
+    rows, columns = rows[is_same_class], columns[is_same_class]
     if cut_off:
-        at_the_end = np.maximum(ours[0][rows], theirs[0][columns]) <= last + limits[0]
-        kept = ~at_the_end | (boxes[rows, columns] <= limits[1])
-        rows, columns = rows[kept], columns[kept]
-    counts = (np.minimum(ours[0][rows], theirs[0][columns]) > last + tied) if cut_off else np.ones(len(rows), bool)
+        at_the_end = np.maximum(expected_arrays[0][rows], arrays[0][columns]) <= last + limits[0]
+        is_pair = ~at_the_end | (boxes[rows, columns] <= limits[1])
+        rows, columns = rows[is_pair], columns[is_pair]
+    counts = (
+        (np.minimum(expected_arrays[0][rows], arrays[0][columns]) > last + tied)
+        if cut_off
+        else np.ones(len(rows), bool)
+    )
     rows, columns = rows[counts], columns[counts]
-    left_over = [np.delete(side[0], chosen) - last for side, chosen in ((ours, rows), (theirs, columns))]
-    unmatched = np.concatenate(left_over)
+    unpaired = [np.delete(side[0], chosen) - last for side, chosen in ((expected_arrays, rows), (arrays, columns))]
+    unmatched = np.concatenate(unpaired)
     unmatched = unmatched[unmatched > tied] if cut_off else unmatched
     return (
         len(rows),
@@ -226,15 +235,15 @@ def compare_detections(
     )
 
 
-def _arrays(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, classes and boxes in float64."""
-    values = (found.scores, found.pred_classes, found.pred_boxes.tensor)
+def _arrays(detections: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scores, classes and boxes in float64."""
+    values = (detections.scores, detections.pred_classes, detections.pred_boxes.tensor)
     scores, classes, boxes = (np.asarray(value, np.float64) for value in values)
     return scores, classes, boxes
 
 
 def measure_latency(detector: Callable[..., Any], session: Session, images: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Milliseconds from bytes to detections, as medians of a few runs in turns."""
+    """Measure the milliseconds from bytes to detections: medians of a few alternating runs."""
     frames = frames_of(images)
     sides: dict[str, Callable[[], Any]] = {
         "eager": lambda: detect_in_torch(detector, images, frames, session.description),  # type: ignore[arg-type]

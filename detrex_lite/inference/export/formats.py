@@ -1,4 +1,4 @@
-"""Writing exported files: a class for each format."""
+"""Writers of exported files, one class per format."""
 
 import contextlib
 import io
@@ -18,18 +18,18 @@ from ..runtimes import require
 from .graph import DetectionGraph, trace
 
 FIRST_OPSET = 18  # of torch's exporter
-LARGEST_ONNX = 2**31 - 2**20  # bytes of a message of protobuf, less what is no weight
+LARGEST_ONNX = 2**31 - 2**20  # limit in bytes of a protobuf message, minus a reserve for everything but weights
 
 
 class Plan(NamedTuple):
-    """What is written.
+    """What to write.
 
     Attributes:
-        graph: of the detector.
-        example: inputs by name.
+        graph: the detector as a graph.
+        example: example inputs by name.
         dynamic_batch, dynamic_size: see `trace`.
         precision: "fp32", "fp16" or "int8".
-        opset: of ONNX.
+        opset: opset of ONNX.
         selections: see `Description`.
     """
 
@@ -43,13 +43,13 @@ class Plan(NamedTuple):
 
 
 class Format(ABC):
-    """How a file is written.
+    """A format of exported files.
 
     Attributes:
-        suffix: of the file.
-        packages: that it needs besides torch.
-        precisions: that it has.
-        half_in_graph: whether the graph computes in half precision for "fp16"; otherwise weights alone are stored so.
+        suffix: suffix of the file.
+        packages: packages that are needed besides torch.
+        precisions: supported precisions.
+        half_in_graph: whether the graph computes in half precision for "fp16"; otherwise only the weights are in fp16.
     """
 
     suffix: str
@@ -58,9 +58,9 @@ class Format(ABC):
     half_in_graph = True
 
     def check(self, plan: Plan) -> None:
-        """Refuse, before anything is computed, what cannot be written. ValueError."""
+        """Check, before any computation, that the plan can be written; raises ValueError otherwise."""
         for package in self.packages:
-            require(package, f"format {next(name for name, own in FORMATS.items() if own is self)!r}")
+            require(package, f"format {next(name for name, format_ in FORMATS.items() if format_ is self)!r}")
 
     @abstractmethod
     def write(self, plan: Plan, path: Path, description: Description) -> None:
@@ -68,10 +68,10 @@ class Format(ABC):
 
     @abstractmethod
     def describe(self, path: Path, description: Description, target: Path) -> None:
-        """Copy the file, with another description."""
+        """Copy the file with another description."""
 
     def files(self, path: Path) -> list[Path]:
-        """All that belongs to the file."""
+        """List all files that belong to the exported file."""
         return [path]
 
 
@@ -90,14 +90,14 @@ class TorchExport(Format):
 
 
 class TorchScript(Format):
-    """torch.jit's file, for programs that have libtorch and nothing newer."""
+    """torch.jit's file, for programs that only have libtorch."""
 
     suffix = ".torchscript"
 
     def write(self, plan: Plan, path: Path, description: Description) -> None:
         """See `Format.write`."""
         with _for_graphs(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit is deprecated; sizes that are constants are checked afterwards
+            warnings.simplefilter("ignore")  # torch.jit is deprecated; constant sizes are checked afterwards
             traced = torch.jit.trace(plan.graph, example_kwarg_inputs=plan.example, check_trace=False)
             torch.jit.save(traced, str(path), _extra_files={KEY: description.to_json()})
 
@@ -109,7 +109,7 @@ class TorchScript(Format):
 
 
 class Onnx(Format):
-    """ONNX, with operators of the standard opset alone: onnxruntime, TensorRT and others take it."""
+    """ONNX with operators of the standard opset only, for onnxruntime, TensorRT and others."""
 
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
@@ -124,8 +124,8 @@ class Onnx(Format):
         size = sum(value.numel() * value.element_size() for value in plan.graph.state_dict().values())
         if size > LARGEST_ONNX:
             raise ValueError(
-                f"the weights take {size / 2**30:.1f} GiB, and a file of ONNX holds 2: export with precision='fp16', "
-                "or to another format"
+                f"the weights take {size / 2**30:.1f} GiB, and an ONNX file is limited to 2: export with "
+                "precision='fp16', or to another format"
             )
 
     def write(self, plan: Plan, path: Path, description: Description) -> None:
@@ -142,10 +142,10 @@ class Onnx(Format):
             )
         assert program is not None
         model = program.model_proto
-        written = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
-        if written != plan.opset:
+        version = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+        if version != plan.opset:
             raise ValueError(
-                f"opset={plan.opset} cannot be written: torch {torch.__version__} gave {written}; ask for that one"
+                f"opset={plan.opset} cannot be written: torch {torch.__version__} gave {version}; ask for that one"
             )
         _set_property(model, description)
         onnx.save(model, str(path))
@@ -153,7 +153,7 @@ class Onnx(Format):
             self._quantise(path, description)
 
     def _quantise(self, path: Path, description: Description) -> None:
-        """Weights of matrix products as 8-bit integers, and activations too, with a scale of each run."""
+        """Quantise weights of matrix products to 8-bit integers, and activations too, with a scale computed per run."""
         quantization = require("onnxruntime.quantization", "precision='int8'")
         onnx = require("onnx", "format 'onnx'")
         whole = path.with_suffix(".whole.onnx")
@@ -176,7 +176,7 @@ class Onnx(Format):
 
 
 class OpenVino(Format):
-    """OpenVINO's .xml, beside which lies a .bin with the weights."""
+    """OpenVINO's .xml, with the weights in a .bin next to it."""
 
     suffix = ".xml"
     packages = ("openvino", "onnx", "onnxscript")
@@ -210,7 +210,7 @@ class OpenVino(Format):
         openvino.serialize(model, str(target), str(target.with_suffix(".bin")))
 
     def files(self, path: Path) -> list[Path]:
-        """The weights come first: once the .xml is there, so is all that it needs."""
+        """List the .bin with the weights first, so that an existing .xml is always complete."""
         return [path.with_suffix(".bin"), path]
 
 
@@ -229,27 +229,27 @@ def _program(plan: Plan) -> Any:
 
 @contextlib.contextmanager
 def _for_graphs() -> Iterator[None]:
-    """Deformable attention as one operator for each level, which all formats have."""
+    """Compute deformable attention by one operator per level, which all formats support."""
     with torch.no_grad(), use_deformable_attention_backend("grid_sample"):
         yield
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notes of exporters about their own progress; their errors are raised."""
-    before = logging.root.manager.disable
+    """Suppress progress messages of exporters; their errors are still raised."""
+    previous_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(previous_level)
 
 
 def _set_property(model: Any, description: Description) -> None:
-    kept = [entry for entry in model.metadata_props if entry.key != KEY]
+    entries = [entry for entry in model.metadata_props if entry.key != KEY]
     del model.metadata_props[:]
-    model.metadata_props.extend(kept)
+    model.metadata_props.extend(entries)
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, description.to_json()

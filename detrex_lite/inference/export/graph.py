@@ -1,4 +1,4 @@
-"""A detector as a function of tensors, which can be exported.
+"""A detector as a function of tensors, for export.
 
 Legend: B batch, Q queries, K classes, D detections.
 """
@@ -17,12 +17,12 @@ from ...structures import ImageBatch
 
 
 class DetectionGraph(nn.Module):
-    """Images to detections, or to logits and boxes: the detector's own `predict` and postprocessor on tensors.
+    """Maps images to detections, or to logits and boxes, by the detector's `predict` and postprocessor.
 
     Args:
         detector: in eval mode.
-        preprocess: take bytes and normalise them.
-        postprocess: give detections; otherwise logits (B, Q, K) and boxes (B, Q, 4) cxcywh in 0..1.
+        preprocess: whether images are bytes, which the graph normalises.
+        postprocess: whether to return detections; otherwise logits (B, Q, K) and boxes (B, Q, 4) cxcywh in 0..1.
     """
 
     def __init__(self, detector: Detector, *, preprocess: bool, postprocess: bool):
@@ -34,23 +34,22 @@ class DetectionGraph(nn.Module):
     def forward(
         self, images: Tensor, image_sizes: Tensor | None = None, frame_sizes: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Detect.
+        """Detect objects in a batch.
 
         Args:
             images: (B, 3, H, W) RGB in 0..255, or normalised.
-            image_sizes: (B, 2), height and width of the part of each image that is no padding, with which a batch is
-                treated `as_published`; None when images are whole.
-            frame_sizes: (B, 2), height and width in pixels of the frame that boxes are wanted in; with `postprocess`.
+            image_sizes: (B, 2), height and width of each image without padding; the batch is then treated
+                `as_published`. None when images have no padding.
+            frame_sizes: (B, 2), height and width in pixels of the frame of the returned boxes; needs `postprocess`.
 
         Returns:
-            Scores (B, D), labels (B, D), boxes (B, D, 4) absolute xyxy, and how many of them are detections, (B,): the
-            first ones. Or logits and boxes. After these the indices of the tokens that became queries, (B, Q), of
-            detectors that select some.
+            Scores (B, D), labels (B, D), boxes (B, D, 4) absolute xyxy, and the number of detections, (B,), which come
+            first. Or logits and boxes. Detectors that select tokens as queries also return their indices, (B, Q).
         """
         normalise = self.detector.preprocess.normalise
         pixels = normalise(images) if self.preprocess else images.to(self.detector.preprocess.pixel_mean.dtype)
         batch = ImageBatch.in_graph(pixels, image_sizes)
-        if batch.mask is not None:  # padding is zero after normalising
+        if batch.mask is not None:  # padding is zero after normalisation
             batch.tensor = pixels.masked_fill(batch.mask[:, None], 0)
         with record_selected_tokens() as selected:
             predictions = self.detector.predict(batch)[FINAL]
@@ -65,27 +64,27 @@ class DetectionGraph(nn.Module):
         return selection.scores.gather(1, order), selection.classes.gather(1, order), boxes, num, *selected
 
 
-def _found_first(found: Tensor) -> tuple[Tensor, Tensor]:
-    """An order (B, D) in which what is found comes first and keeps its order, and how many these are, (B,)."""
-    number = torch.arange(found.shape[1], device=found.device)
-    # All keys differ: topk promises nothing about the order of equal ones.
-    key = torch.where(found, 2 * found.shape[1] - number, found.shape[1] - number)
-    return key.topk(found.shape[1], dim=1).indices, found.sum(1)
+def _found_first(is_detection: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an order (B, D) that puts detections first and keeps their order, and the number of detections, (B,)."""
+    number = torch.arange(is_detection.shape[1], device=is_detection.device)
+    # All keys are different, since topk does not define the order of equal ones.
+    key = torch.where(is_detection, 2 * is_detection.shape[1] - number, is_detection.shape[1] - number)
+    return key.topk(is_detection.shape[1], dim=1).indices, is_detection.sum(1)
 
 
 def deployed(detector: Detector, dtype: torch.dtype) -> Detector:
-    """A copy of a detector as it is exported: on the CPU, fused (`convert_to_deploy`), in the given precision."""
+    """Copy a detector in the form for export: on the CPU, fused (`convert_to_deploy`), in the given precision."""
     return convert_to_deploy(restore(copy.deepcopy(detector)).cpu().requires_grad_(False)).to(dtype)
 
 
 def trace(graph: DetectionGraph, example: dict[str, Tensor], *, dynamic_batch: bool, dynamic_size: bool) -> Any:
-    """The graph as torch.export has it.
+    """Trace the graph by torch.export.
 
     Args:
-        graph: of the detector.
-        example: inputs by name. With dynamic batch or size its images are more than one, and no square.
-        dynamic_batch: take any number of images.
-        dynamic_size: take images of any size.
+        graph: graph of the detector.
+        example: inputs by name. With a dynamic batch or size, it needs several images, which are not square.
+        dynamic_batch: whether the number of images is arbitrary.
+        dynamic_size: whether the size of images is arbitrary.
     """
     dynamic = torch.export.Dim.DYNAMIC
     batch = {0: dynamic} if dynamic_batch else {}

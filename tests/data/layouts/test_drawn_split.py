@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -10,6 +11,7 @@ from detrex_lite.data.check_folder import check_folder
 
 from ..samples import write_image
 from . import samples
+from .test_finding import contents
 
 
 def images(number, start=0):
@@ -128,3 +130,33 @@ def test_one_image_is_too_few(root):
         find_dataset(root).load("train")
     with pytest.raises(DatasetError, match="seed must be an integer, got 0.5"):
         find_dataset(root, seed=0.5)
+
+
+def voc_without_lists(root):
+    samples.voc(root)
+    shutil.rmtree(root / "ImageSets")
+
+
+def yolo_with_training_alone(root):
+    samples.yolo(root, "train: [images/train, images/valid]\nnames: [cat, dog]\n")
+
+
+def yolo_in_one_folder(root):
+    samples.write_images(root)
+    for stem, objects in samples.OBJECTS.items():
+        (root / f"{stem}.txt").write_text("".join(f"{samples.yolo_line(*one)}\n" for one in objects))
+    (root / "classes.txt").write_text("cat\ndog\n")
+
+
+def coco_in_one_file(root):
+    samples.write_json(root / "result.json", samples.coco_content())
+    samples.write_images(root / "images")
+
+
+@pytest.mark.parametrize("write", [voc_without_lists, yolo_with_training_alone, yolo_in_one_folder, coco_in_one_file])
+def test_a_split_is_drawn_in_every_layout(tmp_path, write):
+    write(tmp_path)
+    found = find_dataset(tmp_path)
+    train, val = (contents(found.load(split)) for split in ("train", "val"))
+    assert (len(train), len(val)) == (3, 1)
+    assert {**train, **val} == samples.OBJECTS

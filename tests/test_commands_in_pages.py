@@ -19,14 +19,22 @@ from .pages import ROOT, commands, links, text
 # Programs that are no part of this project; their arguments are not looked at.
 OTHERS = ("git", "sbatch", "source", "trtexec", "twine", ".venv/bin/pre-commit")
 INLINE = re.compile(r"`(detrex-lite [^`]+)`")
-PLACEHOLDERS = {"FILE": "config.py", "CONFIG": "config.py", "F": "config.py"}  # as pages write a reader's file
+PLACEHOLDERS = {  # what pages write for a reader's own words
+    "FILE": "config.py",
+    "CONFIG": "config.py",
+    "F": "config.py",
+    "MODEL": "dino",
+    "NAME": "dino_r50_4scale_12ep",
+}
 SHIPPED = ("projects/", "configs/")
 PAGES = [page for page in links.pages() if page != "CHANGELOG.md"]
 
 
 def in_page(page):
-    """The words of each command of a page, in blocks and in sentences."""
-    yield from commands(page)
+    """The words of each command of a page, in blocks (without what a shell does with its results) and in sentences."""
+    for words in commands(page):
+        end = next((index for index, word in enumerate(words) if word in ("|", "||", "&&", ">")), len(words))
+        yield words[:end]
     for command in INLINE.findall(text(page)):
         words = shlex.split(re.sub(r"\|\w+", "", command))  # of alternatives the first one
         is_name = len(words) == 2 or (words[1] == "benchmark" and len(words) == 3)
@@ -43,8 +51,8 @@ def command_and_arguments(words):
     if words[0] == "torchrun" and "-m" in words:
         return command_and_arguments(["python", *words[words.index("-m") :]])
     if words[0] == "torchrun":
-        script = next(index for index, word in enumerate(words) if word.endswith(".py"))
-        return command_and_arguments(["python", *words[script:]])
+        program = next(index for index, word in enumerate(words) if word == "-m" or word.endswith(".py"))
+        return command_and_arguments(["python", *words[program:]])
     if words[0] == "detrex-lite":
         return words[1], words[2:]
     if words[:2] == ["python", "-m"]:

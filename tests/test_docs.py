@@ -63,6 +63,8 @@ def workshop(trained, tmp_path, monkeypatch):
     """A folder of its own with the files of `trained`, where the zoo knows the run in output/."""
     for path in trained.iterdir():
         (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/photos").symlink_to(trained / "output")
 
     def load(*args, **options):
         return Predictor("output/config.yaml", "output/model_best.pth", device="cpu")

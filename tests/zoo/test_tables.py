@@ -69,7 +69,7 @@ README = re.compile(r"^## Published checkpoints\n(.*?)(?=^## |\Z)", re.DOTALL | 
 def test_readmes_name_entries_with_their_published_numbers(table):
     zoo = {entry.name: entry for entry in read_table(table)}
     section = README.search((table.parent / "README.md").read_text())[1]
-    named = re.findall(r"`(\w+)`(?:,\s+(?:box\s+AP\s+)?([\d.]+))?", section)
+    named = re.findall(r"`(\w+)`(?:(?:,\s+|\s+\()(?:box\s+AP\s+)?(\d+(?:\.\d+)?))?", section)
     assert named
     assert {name: float(ap) if ap else None for name, ap in named} == {name: zoo[name].box_ap for name, _ in named}
     commands = re.findall(r"^python tools/(?:predict.py --model|zoo.py evaluate) (\S+)", section, re.MULTILINE)

@@ -10,6 +10,8 @@ from detrex_lite.engine.for_folder import Choices, for_folder, set_image_size
 from detrex_lite.engine.memory import MemoryNeed, free_memory, measure_need
 from detrex_lite.engine.settings import complete
 
+from ..suites import first_always
+
 DINO = "projects/dino/configs/dino_r50_4scale_12ep.py"
 SMALL = "projects/dino/configs/dino_small_shapes.py"
 DFINE = "projects/dfine/configs/dfine_n_160ep.py"
@@ -121,12 +123,15 @@ def test_the_size_of_a_config_is_changed_in_proportion():
 
 @pytest.mark.parametrize(
     ("folder_config", "training"),
-    [
-        ("projects/dino/configs/dino_small_folder.py", SMALL),
-        ("projects/dino/configs/dino_r50_folder.py", DINO),
-        ("projects/dfine/configs/dfine_n_folder.py", DFINE),
-        ("projects/rtdetr/configs/rtdetrv2_r18_folder.py", "projects/rtdetr/configs/rtdetrv2_r18_120ep.py"),
-    ],
+    first_always(
+        [
+            ("projects/dino/configs/dino_small_folder.py", SMALL),
+            ("projects/dfine/configs/dfine_n_folder.py", DFINE),
+            ("projects/dino/configs/dino_r50_folder.py", DINO),
+            ("projects/rtdetr/configs/rtdetrv2_r18_folder.py", "projects/rtdetr/configs/rtdetrv2_r18_120ep.py"),
+        ],
+        2,
+    ),
 )
 def test_configs_for_folders_agree_with_plans(folder_config, training, data):
     cfg = LazyConfig.apply_overrides(LazyConfig.load(folder_config), [f"dataset.root={data}"])

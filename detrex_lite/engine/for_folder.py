@@ -23,6 +23,7 @@ from ..data.transforms import CROP_RANGE, MAX_SIZE, SHORT_EDGES, SHORT_EDGES_BEF
 from ..devices import usable_cores
 from . import derived
 from .memory import MemoryNeed, free_memory, measure_need
+from .regrets import enough_queries
 
 # Small models come with trainings on drawn shapes, which say little about photographs. They begin from nothing in any
 # case: the epochs of `derived.max_epochs`, which triples them for that, count as 3.
@@ -119,6 +120,7 @@ def for_folder(cfg: DictConfig, folder: str | os.PathLike[str], choices: Choices
     planner.use_data()
     planner.use_device()
     planner.use_weights()
+    planner.choose_queries()
     planner.choose_size()
     planner.choose_batch()
     planner.choose_length()
@@ -235,6 +237,16 @@ class _Planner:
             else ("which takes many more epochs and images; --fine-tune begins with published weights")
         )
         self.add("weights", "none: training begins from nothing", hint, "--fine-tune")
+
+    def choose_queries(self) -> None:
+        """Give a detector that begins from nothing more queries where an image has more objects than it has."""
+        number, objects = self.cfg.model.get("num_queries"), int(self.train_set.objects_per_image().max(initial=0))
+        if self.choices.weights or number is None or "model.num_queries" in self.choices.overrides:
+            return
+        if objects > number:
+            self.cfg.model.num_queries = enough_queries(objects)
+            reason = f"an image has {objects} objects, and the published model has {number} queries"
+            self.add("queries", self.cfg.model.num_queries, reason, "model.num_queries=N")
 
     def choose_size(self) -> None:
         """Choose the size of images, in pixels."""

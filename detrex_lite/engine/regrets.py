@@ -74,8 +74,13 @@ def more_objects_than_queries(dataset: Any, num_queries: int | None) -> Iterator
     yield (
         f"{int((objects > num_queries).sum())} training images have more objects than the detector has queries "
         f"(model.num_queries={num_queries}; {dataset.file_name(fullest)} has {objects[fullest]}): the rest can never "
-        f"be found. Set model.num_queries to {_round_up(int(objects.max() * 1.5))} or so"
+        f"be found. Set model.num_queries to {enough_queries(int(objects.max()))} or so"
     )
+
+
+def enough_queries(num_objects: int) -> int:
+    """A number of queries with which images of so many objects train well: one and a half times as many."""
+    return _round_up(int(num_objects * 1.5))
 
 
 def images_in_both(training: Any, validation: Any) -> Iterator[str]:

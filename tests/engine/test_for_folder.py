@@ -54,6 +54,18 @@ def test_what_follows_from_the_data_and_the_published_training(data):
     assert cfg.train.output_dir.startswith("output/dino_r50_4scale_12ep_photos")
 
 
+def test_a_detector_from_nothing_has_a_query_for_each_object(data, tmp_path):
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    cfg = LazyConfig.load(SMALL)
+    cfg.model.num_queries = 1
+    from_nothing = for_folder(cfg, data)
+    assert from_nothing.cfg.model.num_queries == 50
+    assert [setting.value for setting in from_nothing.settings if setting.name == "queries"] == ["50"]
+    for choices in (Choices(weights=str(weights)), Choices(overrides=frozenset({"model.num_queries"}))):
+        assert for_folder(cfg, data, choices).cfg.model.num_queries == 1
+
+
 def test_what_the_user_chooses_counts_and_the_rest_follows(data, tmp_path):
     weights = tmp_path / "weights.pth"
     weights.touch()

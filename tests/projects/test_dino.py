@@ -74,6 +74,8 @@ def test_every_config_builds(path):
 
 def test_the_small_models_build():
     for path in CONFIGS.glob("**/dino_small*.py"):
+        if path.stem.endswith("_folder"):  # nothing without a folder; tests/engine/test_for_folder.py has it
+            continue
         _, cfg = build_on_meta(path)
         assert (cfg.backbone.depth, cfg.embed_dim, cfg.transformer.num_feature_levels) == (18, 128, 3)
 

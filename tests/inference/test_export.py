@@ -75,14 +75,16 @@ def test_every_project_has_a_detector_here():
     assert all(path.is_file() for path in LARGE_CONFIGS)
 
 
-@pytest.mark.parametrize("path", first_always(BY_ONNX, 5), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_always(BY_ONNX, 2), ids=lambda path: path.stem)
 def test_padded_batches_by_onnx_are_those_of_torch(path, tmp_path):
     description = export(small_predictor(path), tmp_path / "detector.onnx", size=SIZE, batch=3, padded=True)
     require_agreement(description, 2)
     assert description.latency["exported"] > 0
 
 
-@pytest.mark.parametrize("path", [*SMALL_CONFIGS, *LARGE_CONFIGS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", first_always([*SMALL_CONFIGS, *LARGE_CONFIGS], len(SMALL_CONFIGS)), ids=lambda path: path.stem
+)
 def test_any_size_and_batch_with_padding_is_that_of_torch(path, tmp_path):
     require_agreement(export(small_predictor(path), tmp_path / QUICK, size="dynamic", batch="dynamic", padded=True), 6)
 

@@ -45,9 +45,15 @@ FAST = re.compile(
 
 
 def parameters():
+    """Always one checkpoint of each project, naming and fast backbone; the others in the slow suite."""
+    chosen, seen = [], set()
     for (variant, *_), entry in CASES.items():
-        marks = () if FAST.search(entry.name) else (pytest.mark.slow,)
-        yield pytest.param(variant, entry, id=f"{entry.name}-{variant.split('/')[0]}", marks=marks)
+        backbone = FAST.search(entry.name)
+        kind = entry.project, entry.format, backbone and backbone[0]
+        marks = (pytest.mark.slow,) if backbone is None or kind in seen else ()
+        seen.add(kind)
+        chosen.append(pytest.param(variant, entry, id=f"{entry.name}-{variant.split('/')[0]}", marks=marks))
+    return chosen
 
 
 @pytest.mark.parametrize(("variant", "entry"), parameters())

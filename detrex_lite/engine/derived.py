@@ -45,7 +45,7 @@ def max_epochs(cfg: DictConfig) -> int:
     """The epochs of the published schedule, times sqrt(COCO size / data set size) for data sets smaller than COCO.
 
     This is a compromise: with the published number of epochs a small data set gets too few steps, and with the
-    published number of steps each image is seen too often. The result is at most 200, and is tripled when there are no
+    published number of steps each image is seen too often. It is limited to 200, and then tripled when there are no
     pre-trained weights.
     """
     images = max(1, _annotations(cfg)[1])
@@ -136,7 +136,7 @@ def _existing_path(cfg: DictConfig, key: str) -> str | None:
         return None
     file = Path(os.path.expanduser(str(value)))
     if not file.exists():
-        raise ConfigError(f"{key}={value}: there is no such file (looked from {Path.cwd()}); null begins without it")
+        raise ConfigError(f"{key}={value}: there is no such file (looked from {Path.cwd()}); null trains without it")
     return str(file)
 
 
@@ -152,7 +152,7 @@ def _annotations(cfg: DictConfig) -> tuple[int, int]:
         raise ConfigError(f"dataset.train_annotations={file} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"dataset.train_annotations={file} is no COCO JSON file with 'images' and 'categories' ({error})"
+            f"dataset.train_annotations={file} is not a COCO JSON file with 'images' and 'categories' ({error})"
         ) from error
 
 

@@ -41,19 +41,19 @@ def measure_need(cfg: DictConfig, pixels: int) -> MemoryNeed | None:
             return None  # if something is wrong, training will raise the error
     weights = sum(parameter.numel() for parameter in model.parameters())
     slope = max(0.0, (large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2))
-    kept = large + slope * (pixels - SIDES[1] ** 2)
-    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(WORKSPACE * max(small, kept)))
+    bytes_kept = large + slope * (pixels - SIDES[1] ** 2)
+    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(WORKSPACE * max(small, bytes_kept)))
 
 
 def _bytes_kept(model: torch.nn.Module, side: int) -> int:
     """Bytes that a forward pass of a square image keeps for the backward pass, without the weights."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     corners = torch.linspace(0, side / 2, OBJECTS)[:, None].repeat(1, 2)
@@ -67,7 +67,7 @@ def _bytes_kept(model: torch.nn.Module, side: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses = model([record])
     assert losses
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 def free_memory(device: str) -> int | None:

@@ -57,8 +57,8 @@ def training_memory_full(
         "smaller images (dataloader.train.mapper.augmentation), or a smaller model",
         "`detrex-lite train ... --find-batch-size` measures the largest batch that fits",
     ]
-    where = f"at iteration {iteration}, with {describe_batch(batch)} in a batch of this process"
-    return _memory_full(error, device, where, advice)
+    situation = f"at iteration {iteration}, with {describe_batch(batch)} in a batch of this process"
+    return _memory_full(error, device, situation, advice)
 
 
 def memory_full(error: BaseException, device: torch.device) -> MemoryFullError:
@@ -73,10 +73,10 @@ def memory_full(error: BaseException, device: torch.device) -> MemoryFullError:
     return _memory_full(error, device, "outside of a training step", advice)
 
 
-def _memory_full(error: BaseException, device: torch.device, where: str, advice: Sequence[str]) -> MemoryFullError:
+def _memory_full(error: BaseException, device: torch.device, situation: str, advice: Sequence[str]) -> MemoryFullError:
     listed = "".join(f"\n  - {line}" for line in advice)
     return MemoryFullError(
-        f"out of memory {where}\n{describe_memory(device)}{_describe_request(error)}\n"
+        f"out of memory {situation}\n{describe_memory(device)}{_describe_request(error)}\n"
         f"What helps, one or more of:{listed}"
     )
 

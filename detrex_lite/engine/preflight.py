@@ -125,8 +125,8 @@ def category_ids_of(datasets: dict[str, Any]) -> tuple[int, ...]:
     Args:
         datasets: as for `check_classes`.
     """
-    known = (tuple(getattr(dataset, "category_ids", ())) for dataset in datasets.values() if dataset is not None)
-    return next(filter(None, known), ())
+    category_ids = (tuple(getattr(dataset, "category_ids", ())) for dataset in datasets.values() if dataset is not None)
+    return next(filter(None, category_ids), ())
 
 
 def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]:
@@ -142,11 +142,11 @@ def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]
     Raises:
         ConfigError: when the classes differ.
     """
-    known = {use: tuple(dataset.class_names) for use, dataset in datasets.items() if dataset is not None}
-    if not known:
+    class_names = {use: tuple(dataset.class_names) for use, dataset in datasets.items() if dataset is not None}
+    if not class_names:
         logger.info("The data sets of the loaders are not known: classes are not compared.")
         return ()
-    (first_use, names), *further = known.items()
+    (first_use, names), *further = class_names.items()
     for use, further_names in further:
         if further_names != names:
             raise ConfigError(

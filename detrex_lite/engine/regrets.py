@@ -85,9 +85,9 @@ def enough_queries(num_objects: int) -> int:
 
 def images_in_both(training: Any, validation: Any) -> Iterator[str]:
     """Yield a warning when validation images are training images: results on them say nothing about new images."""
-    known = {os.path.abspath(training.file_name(index)) for index in range(len(training))}
+    training_paths = {os.path.abspath(training.file_name(index)) for index in range(len(training))}
     names = [validation.file_name(index) for index in range(len(validation))]
-    shared = [name for name in names if os.path.abspath(name) in known]
+    shared = [name for name in names if os.path.abspath(name) in training_paths]
     if shared:
         yield (
             f"{len(shared)} of {len(names)} validation images are in the training set, too ({few(shared, limit=3)}): "

@@ -168,7 +168,7 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
                 model=None if distributed.is_distributed() else model,
             )
             if page is not None:
-                logger.info("What is wrong with the detections, with pictures of the worst images, is in %s.", page)
+                logger.info("The errors of the detections, with pictures of the worst images, are in %s.", page)
         return results
 
 

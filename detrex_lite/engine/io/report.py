@@ -89,15 +89,15 @@ def _kept(output: dict[str, Any], size: tuple[int, int]) -> Any:
     instances = output["instances"]
     if instances.has("pred_masks"):  # the masks that are not drawn would take a hundred times the memory of the image
         instances = instances[instances.scores.argsort(descending=True, stable=True)[:MOST_BOXES]]
-    kept = Instances(
+    copies = Instances(
         size,
         pred_boxes=Boxes(instances.pred_boxes.tensor.detach().float().cpu().clone()),
         scores=instances.scores.detach().float().cpu().clone(),
         pred_classes=instances.pred_classes.detach().cpu().clone(),
     )
     if instances.has("pred_masks"):
-        kept.pred_masks = instances.pred_masks.detach().cpu().clone()
-    return kept
+        copies.pred_masks = instances.pred_masks.detach().cpu().clone()
+    return copies
 
 
 class RunReport(Hook):

@@ -74,8 +74,8 @@ def _require_parts(path: Path, state: Mapping[str, Any]) -> None:
         ]
     if faults:
         raise CheckpointError(
-            f"{path} is no checkpoint that a run could go on from: {'; '.join(faults)}. Remove it, and --resume takes "
-            "the one before; or give it as train.init_checkpoint"
+            f"{path} is not a checkpoint from which a run can be resumed: {'; '.join(faults)}. Remove it, and --resume "
+            "takes the one before; or give it as train.init_checkpoint"
         )
 
 
@@ -304,7 +304,11 @@ class TrainingState:
                 "es" * (processes > 1),
                 distributed.world_size(),
             )
-        before, after = state["config"].splitlines(), self.config.splitlines()
-        changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")] if before != after else []
+        old_config, new_config = state["config"].splitlines(), self.config.splitlines()
+        changes = (
+            [line for line in difflib.ndiff(old_config, new_config) if line[:2] in ("- ", "+ ")]
+            if old_config != new_config
+            else []
+        )
         if changes:
             logger.warning("The config has changed since the checkpoint:\n%s", "\n".join(changes))

@@ -176,12 +176,12 @@ class MlflowWriter:
 
         self._mlflow = mlflow
         id_file = output_dir / "mlflow_run_id"
-        known = {"run_id": id_file.read_text().strip()} if id_file.exists() else {}
+        run_id = {"run_id": id_file.read_text().strip()} if id_file.exists() else {}
         if tracking_uri is not None:
             mlflow.set_tracking_uri(tracking_uri)
         if experiment is not None:
             mlflow.set_experiment(experiment)
-        run = mlflow.start_run(**{**known, **(params or {})})
+        run = mlflow.start_run(**{**run_id, **(params or {})})
         id_file.write_text(run.info.run_id)
         mlflow.log_dict(config, "config.yaml")
 
@@ -233,5 +233,5 @@ def truncate_metrics(path: Path, iteration: int) -> None:
     """Drop the lines after `iteration`, which a resumed run writes again."""
     if not path.exists():
         return
-    kept = [record for record in read_metrics(path, skip_broken=True) if record["iteration"] <= iteration]
-    replace_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+    records = [record for record in read_metrics(path, skip_broken=True) if record["iteration"] <= iteration]
+    replace_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))

@@ -108,18 +108,18 @@ class EmaRestart(Hook):
             )
             self.state.save(BEFORE_RESTART)
             return
-        kept, best = (self.output_dir / f"{name}.pth" for name in (BEFORE_RESTART, "model_best"))
+        copy, best = (self.output_dir / f"{name}.pth" for name in (BEFORE_RESTART, "model_best"))
         iteration = self.state.best["iteration"]
 
         def keep() -> None:
             if _iteration(best) != iteration:
-                if _iteration(kept) == iteration:  # the run was further along, and was resumed from before the restart
+                if _iteration(copy) == iteration:  # the run was further along, and was resumed from before the restart
                     return
                 raise CheckpointError(
                     f"{best} is not the best model so far, that of iteration {iteration}, to which the run must go "
                     "back: train.model_ema.restart.epoch=null goes on without a restart"
                 )
-            with best.open("rb") as source, atomic_file(kept) as target:
+            with best.open("rb") as source, atomic_file(copy) as target:
                 shutil.copyfileobj(source, target)
 
         distributed.from_main_process(keep)

@@ -132,9 +132,11 @@ class ProgressLog(Hook):
             scalars["grad_norm"] = float(trainer.grad_norm)
         if trainer.device.type == "cuda":
             scalars["memory_mb"] = torch.cuda.max_memory_allocated(trainer.device) / 2**20
-        taken = [name for name in user_scalars if name in scalars or name == "iteration"]
-        if taken:
-            raise ValueError(f"log_scalar({taken[0]!r}): the log already has a number of that name; use another name")
+        conflicts = [name for name in user_scalars if name in scalars or name == "iteration"]
+        if conflicts:
+            raise ValueError(
+                f"log_scalar({conflicts[0]!r}): the log already has a number of that name; use another name"
+            )
         return scalars, user_scalars
 
 

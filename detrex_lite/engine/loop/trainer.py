@@ -359,7 +359,7 @@ def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
                 empty = False
                 yield batch
             if empty:
-                raise ValueError("the training loader gave no batch: there is no image to train on")
+                raise ValueError("the training loader gave no batch: there are no images to train on")
             current = iter(loader)
 
     return batches()

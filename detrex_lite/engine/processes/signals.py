@@ -61,11 +61,11 @@ def end_when_interrupted(*, says_so: bool = True) -> None:
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
     """Inside this context, signals are blocked; processes started in it unblock them by `take_signals`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
 def take_signals() -> None:

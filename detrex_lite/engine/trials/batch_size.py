@@ -186,12 +186,12 @@ def _on_cpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) ->
 def kept_for_backward(trainer: Trainer, batch: Batch) -> int:
     """Bytes that a forward pass keeps for the backward pass, without the parameters."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in trainer.parameters}
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     dtype = trainer.amp_dtype
@@ -202,7 +202,7 @@ def kept_for_backward(trainer: Trainer, batch: Batch) -> int:
     ):
         losses = trainer.model(batch)
     assert losses  # their graph keeps the counted tensors alive until here
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 def _advice(cfg: DictConfig, images: int, largest: int) -> str:

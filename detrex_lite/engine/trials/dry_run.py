@@ -50,5 +50,5 @@ def dry_run(cfg: DictConfig, *, num_batches: int = 2) -> list[Path]:
             batch_sheet(batch, run.output_dir / FOLDER / f"batch_{number}.jpg", class_names=run.class_names)
             for number, batch in enumerate(batches)
         ]
-        logger.info("Nothing was trained. What the model would get: %s", ", ".join(map(str, pictures)))
+        logger.info("Nothing was trained. Pictures of the first batches: %s", ", ".join(map(str, pictures)))
     return pictures

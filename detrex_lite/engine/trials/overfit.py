@@ -161,18 +161,19 @@ def verdict(result: Overfit, num_images: int) -> str:
     measured = f"{result.metric} is {result.value:.1f} on {images}, after {result.steps} steps"
     if result.learnt:
         return (
-            f"The recipe can learn: {measured}. If it fails on other images, it needs more data, training or augmentation."
+            f"The recipe can learn: {measured}. If it fails on other images, it needs more data, more training or "
+            "augmentation."
         )
     fifth = max(1, len(result.losses) // 5)
-    last, before = (sum(part) / fifth for part in (result.losses[-fifth:], result.losses[-2 * fifth : -fifth]))
+    last, previous = (sum(part) / fifth for part in (result.losses[-fifth:], result.losses[-2 * fifth : -fifth]))
     with contextlib.suppress(ZeroDivisionError):
-        if last < STILL_FALLING * before:
+        if last < STILL_FALLING * previous:
             return (
-                f"Not learnt yet: {measured}, and the loss is still falling ({before:.3g} to {last:.3g}). Give it more "
-                f"steps: --overfit-steps {2 * result.steps}."
+                f"Not learnt yet: {measured}, and the loss is still falling ({previous:.3g} to {last:.3g}). Give it "
+                f"more steps: --overfit-steps {2 * result.steps}."
             )
     return (
-        f"The recipe does not learn: {measured}, and the loss no longer falls ({before:.3g} to {last:.3g}). Look at "
+        f"The recipe does not learn: {measured}, and the loss no longer falls ({previous:.3g} to {last:.3g}). Look at "
         "the boxes and classes (--dry-run draws them), at the learning rate (--find-lr), and at parts that are frozen; "
         f"pictures of its detections are in {result.output_dir}/report.html."
     )

@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # found by `__getattr__` when the program runs
+if TYPE_CHECKING:  # `__getattr__` imports them at run time
     from .inference import Predictor as Predictor
     from .inference.export import export as export
     from .scalars import log_scalar as log_scalar
@@ -17,27 +17,27 @@ if TYPE_CHECKING:  # found by `__getattr__` when the program runs
 
 __version__ = "0.1.0"
 
-# The wheel installs these folders inside the package. A source checkout keeps them beside it.
-_BESIDE = ("projects", "configs", "tools")
+# The wheel installs these folders inside the package. In a source checkout they are next to it.
+_SHIPPED = ("projects", "configs", "tools")
 _HERE = Path(__file__).resolve().parent
 SHIPPED_IN = _HERE if (_HERE / "projects").is_dir() else _HERE.parent
 
 
-class _Beside:
-    """Finds `detrex_lite.projects`, `.configs` and `.tools` in a checkout, where they are beside the package."""
+class _ShippedFinder:
+    """Finds `detrex_lite.projects`, `.configs` and `.tools` in a checkout, where they are next to the package."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         package, _, part = name.partition(".")
-        return PathFinder.find_spec(name, [str(SHIPPED_IN)]) if package == __name__ and part in _BESIDE else None
+        return PathFinder.find_spec(name, [str(SHIPPED_IN)]) if package == __name__ and part in _SHIPPED else None
 
 
 if SHIPPED_IN != _HERE:
-    # In front of all others: another checkout may be installed, and its projects must not mix with this package.
-    sys.meta_path.insert(0, _Beside())
+    # It comes before all other finders, because the projects of another, installed checkout must not be used.
+    sys.meta_path.insert(0, _ShippedFinder())
 
 
-class _Configs:
-    """Finds configs of the package as `detrex_lite.config.modules` loads them."""
+class _ConfigFinder:
+    """Finds the configs of the package by `detrex_lite.config.modules`."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if not name.startswith(__name__) or ".configs." not in name:
@@ -45,7 +45,7 @@ class _Configs:
         return import_module("detrex_lite.config.modules").find_config(name)
 
 
-sys.meta_path.insert(0, _Configs())
+sys.meta_path.insert(0, _ConfigFinder())
 
 _LAZY = {
     "Predictor": "detrex_lite.inference",
@@ -62,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_LAZY, *_BESIDE]
+    return [*globals(), *_LAZY, *_SHIPPED]

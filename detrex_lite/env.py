@@ -1,4 +1,4 @@
-"""What is installed and what this machine can do, for bug reports: `python -m detrex_lite.env`."""
+"""Reports installed packages and the features of this machine, for bug reports: `python -m detrex_lite.env`."""
 
 import importlib
 import importlib.metadata
@@ -27,7 +27,7 @@ REQUIRED = (
     "tensorboard",
     "matplotlib",
 )
-OPTIONAL = {  # what each is for, and how to get it
+OPTIONAL = {  # package: (purpose, how to install it)
     "wandb": ("logging runs to Weights & Biases", "pip install wandb"),
     "mlflow": ("logging runs to MLflow", "pip install mlflow"),
     "faster_coco_eval": ("COCO average precision in C++", "pip install faster-coco-eval"),
@@ -40,13 +40,13 @@ OPTIONAL = {  # what each is for, and how to get it
 
 
 def collect() -> dict[str, Any]:
-    """Everything that `format_report` shows, as plain values.
+    """Collect the contents of the report as plain values.
 
-    A package that is missing or broken is part of the answer, never an error.
+    A missing or broken package is part of the report and never raises an error.
 
     Returns:
         `system`, `device`, `kernels`: descriptions by name; `packages`: `version` and `error` by name, one of
-        them None; `missing`: a sentence for each package that cannot be used.
+        which is None; `missing`: a sentence for each package that cannot be used.
     """
     packages = {name: _package(name) for name in (*REQUIRED, *OPTIONAL)}
     return {
@@ -68,8 +68,8 @@ def collect() -> dict[str, Any]:
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The text of what `collect` returns."""
-    packages = {name: found["version"] or found["error"] for name, found in report["packages"].items()}
+    """Format the report of `collect` as text."""
+    packages = {name: package["version"] or package["error"] for name, package in report["packages"].items()}
     lines = []
     for title, entries in {**report, "packages": packages}.items():
         if title != "missing":
@@ -124,24 +124,24 @@ def _device() -> dict[str, str]:
     import torch
 
     instructions = torch.backends.cpu.get_cpu_capability()
-    found = {"cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {instructions}"}
+    devices = {"cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {instructions}"}
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
             memory = device.total_memory / 2**30
             capability = f"capability {device.major}.{device.minor}"
-            found[f"cuda:{index}"] = f"{device.name}, {capability}, {memory:.1f} GiB"
+            devices[f"cuda:{index}"] = f"{device.name}, {capability}, {memory:.1f} GiB"
     elif torch.version.cuda is None and torch.version.hip is None:
-        found["cuda"] = "not used: this torch is built without it"
+        devices["cuda"] = "not used: this torch is built without it"
     else:
-        found["cuda"] = "not used: torch is built with it, but finds no GPU or no driver"
+        devices["cuda"] = "not used: torch is built with it, but finds no GPU or no driver"
     if torch.backends.mps.is_available():
-        found["mps"] = "available"
-    return found
+        devices["mps"] = "available"
+    return devices
 
 
 def _attention() -> dict[str, str]:
-    """Which implementations of scaled_dot_product_attention run here, found out by running them."""
+    """The implementations of scaled_dot_product_attention that run on this machine, determined by running them."""
     import torch
     from torch.nn.attention import SDPBackend
 
@@ -149,24 +149,24 @@ def _attention() -> dict[str, str]:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     query = torch.zeros(1, 2, 16, 32, device=device, dtype=dtype)
     mask = torch.ones(16, 16, dtype=torch.bool, device=device)
-    found = []
+    usable = []
     for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
         backend = getattr(SDPBackend, name, None)
         if backend is not None and _attends(backend, query, None):
             masked = _attends(backend, query, mask)
-            found.append(name.lower() if masked else f"{name.lower()} (not with masks)")
-    return {"attention": f"{', '.join(found)} ({device}, {str(dtype).removeprefix('torch.')})"}
+            usable.append(name.lower() if masked else f"{name.lower()} (not with masks)")
+    return {"attention": f"{', '.join(usable)} ({device}, {str(dtype).removeprefix('torch.')})"}
 
 
 def _deformable_attention() -> dict[str, str]:
-    """The way that deformable attention takes here, by device."""
+    """The backend that deformable attention uses on each device."""
     import torch
 
     from detrex_lite.ops.deformable_attention import describe_backend
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    ways = [f"{device}: {describe_backend(torch.device(device))}" for device in devices]
-    return {"deformable attention": "; ".join(ways)}
+    backends = [f"{device}: {describe_backend(torch.device(device))}" for device in devices]
+    return {"deformable attention": "; ".join(backends)}
 
 
 def _attends(backend: Any, query: Any, mask: Any) -> bool:
@@ -175,7 +175,7 @@ def _attends(backend: Any, query: Any, mask: Any) -> bool:
 
     try:
         with warnings.catch_warnings(), sdpa_kernel(backend):
-            warnings.simplefilter("ignore")  # torch explains each refusal in a warning
+            warnings.simplefilter("ignore")  # torch explains in warnings why a backend cannot run
             scaled_dot_product_attention(query, query, query, attn_mask=mask)
     except RuntimeError:
         return False

@@ -1,7 +1,7 @@
-"""What other programs call the settings of this one, so that an unknown name is answered with the right key or flag.
+"""Maps names of settings in other programs to those of this one, so that errors can suggest the right key or flag.
 
-The names are those of ultralytics, RF-DETR, mmdetection, detectron2, transformers and timm, in small letters. Values
-that begin with -- are flags of `detrex-lite train`; others are keys of a config, of which the first counts that it has.
+The names are those of ultralytics, RF-DETR, mmdetection, detectron2, transformers and timm, in lower case. Values that
+begin with -- are flags of `detrex-lite train`; others are keys of a config, and the first that the config has is used.
 """
 
 _EPOCHS = ("train.max_epochs",)
@@ -75,8 +75,8 @@ FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
 
 
 def known_here(name: str) -> tuple[str, ...]:
-    """The keys and flags for what another program calls `name`; none for a name that is not in the table.
+    """The keys and flags for the setting that other programs call `name`; empty when the name is not in the table.
 
-    Case, leading dashes, and dashes in the place of underscores do not matter: `--Batch-Size` is `batch_size`.
+    Case and leading dashes are ignored, and dashes count as underscores: `--Batch-Size` is `batch_size`.
     """
     return FOREIGN_NAMES.get(name.lower().lstrip("-").replace("-", "_"), ())

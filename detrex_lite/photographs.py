@@ -1,4 +1,5 @@
-"""Photographs without torch: finding them, decoding any file that Pillow opens as RGB, the way it is shown; sizes."""
+"""Finds, measures and decodes photographs without torch: any file that Pillow can open, as RGB in its displayed
+orientation."""
 
 import glob
 import os
@@ -35,16 +36,16 @@ _TURNS = {
 
 
 def shortest_edge_size(height: int, width: int, short_edge: int, max_size: int | None = None) -> tuple[int, int]:
-    """The size that an image is resized to, by the rule of DETR's published code.
+    """The size to which an image is resized, by the rule of DETR's published code.
 
-    The short edge becomes `short_edge`, or less where the long edge would pass `max_size`; that shorter
-    length is rounded, then the long edge is cut to whole pixels. (detectron2 rounds both edges, torchvision
-    cuts both: they differ from this by a pixel at some sizes, and by as much from what the published weights
-    were evaluated on.)
+    The short edge becomes `short_edge`, or less when the long edge would exceed `max_size`. That shorter length is
+    rounded, and the long edge is then truncated to whole pixels. (detectron2 rounds both edges and torchvision
+    truncates both. At some sizes they differ by a pixel from this rule, with which the published weights were
+    evaluated.)
 
     Args:
         height, width: of the image in pixels.
-        short_edge: wanted length of the short edge.
+        short_edge: the target length of the short edge.
         max_size: limit of the long edge.
 
     Returns:
@@ -60,38 +61,38 @@ def shortest_edge_size(height: int, width: int, short_edge: int, max_size: int |
 
 
 class PhotographError(ValueError):
-    """An image is missing, or is no whole image."""
+    """An image file is missing or cannot be decoded completely."""
 
 
 def read_photograph(path: str | Path) -> np.ndarray:
     """Decode an image file.
 
     The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is
-    dropped, and of an animation the first frame is read.
+    dropped, and only the first frame of an animation is read.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        PhotographError: when the file is missing or is no whole image; the message names it.
+        PhotographError: when the file is missing or cannot be decoded completely; the message names it.
     """
     try:
         with Image.open(os.path.expanduser(path)) as image:
             return _decoded(image, _orientation(image))
     except FileNotFoundError:
         raise not_there(path) from None
-    except Exception as error:  # Pillow raises what its decoders raise, of a dozen types; large images take memory
+    except Exception as error:  # Pillow's decoders raise a dozen types of errors; large images may exhaust the memory
         raise PhotographError(f"image {path} cannot be read: {_reason(error)}") from error
 
 
 def decode_photograph(image: Image.Image) -> np.ndarray:
-    """The pixels of an image that Pillow holds or has opened, as `read_photograph` gives them, but not turned.
+    """Convert a Pillow image to an array as `read_photograph` does, but without applying the EXIF orientation.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        PhotographError: when it cannot be decoded.
+        PhotographError: when the image cannot be decoded.
     """
     try:
         return _decoded(image)
@@ -103,21 +104,21 @@ def read_photograph_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels of the image as `read_photograph` would return it; only the header is read.
 
     Raises:
-        PhotographError: when the file is missing or is no image.
+        PhotographError: when the file is missing or is not an image.
     """
     try:
         with Image.open(os.path.expanduser(path)) as image:
             width, height = image.size
-            exchanged = _orientation(image) >= 5
+            transposed = _orientation(image) >= 5
     except FileNotFoundError:
         raise not_there(path) from None
     except Exception as error:  # as above
         raise PhotographError(f"image {path} cannot be read: {_reason(error)}") from error
-    return (width, height) if exchanged else (height, width)
+    return (width, height) if transposed else (height, width)
 
 
 def not_there(path: str | Path) -> PhotographError:
-    """The error for a path where there is no file."""
+    """The error for a path at which there is no file."""
     if "://" in str(path):
         return PhotographError(f"{path} is an address, and images are read from files: download it and give its path")
     return PhotographError(f"image {path} does not exist")
@@ -131,21 +132,21 @@ def _decoded(image: Image.Image, orientation: int = 1) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__  # a MemoryError has no text
+    return str(error) or type(error).__name__  # a MemoryError has no message
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (as stored) when there is none."""
     try:
-        # The method of the base class: that of PNG files decodes all pixels in search of a late EXIF block.
+        # This is the method of the base class, because that of PNG files decodes all pixels to find a late EXIF block.
         value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-    except Exception:  # broken metadata of a whole image
+    except Exception:  # broken metadata of an intact image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, also in its 32-bit container; Pillow would cut it off at 255
+    if image.mode.startswith("I"):  # 16-bit grey, possibly in a 32-bit container; Pillow would clip it at 255
         values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         image = Image.fromarray(values.astype(np.uint8))
     elif image.mode == "F":
@@ -156,16 +157,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_photographs(paths: str | Path | Sequence[str | Path]) -> list[str]:
-    """The image files that a path stands for.
+    """List the image files of paths, folders and patterns.
 
     Args:
         paths: a file, a folder (its image files, sorted), a glob pattern (`**` for any depth; links to folders are
-            followed unless they lead back to a folder above them), or a list of these.
+            followed unless they lead back to one of their parents), or a list of these.
 
     Raises:
         PhotographError: when a path does not exist or is an address, or a folder or pattern holds no image.
     """
-    found: list[str] = []
+    photographs: list[str] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         if "://" in str(path):  # Path would drop one of the slashes
             raise not_there(path)
@@ -174,25 +175,25 @@ def list_photographs(paths: str | Path | Sequence[str | Path]) -> list[str]:
             names = sorted(name for name in os.listdir(text) if name.lower().endswith(IMAGE_EXTENSIONS))
             if not names:
                 raise PhotographError(f"folder {text} holds no image ({', '.join(IMAGE_EXTENSIONS)})")
-            found += [os.path.join(text, name) for name in names]
+            photographs += [os.path.join(text, name) for name in names]
         elif os.path.exists(text):
-            found.append(text)
+            photographs.append(text)
         elif glob.has_magic(text):
             matches = sorted(match for match in _matches(text) if os.path.isfile(match))
             if not matches:
                 raise PhotographError(f"no file matches {text}")
-            found += matches
+            photographs += matches
         else:
             raise PhotographError(f"{text} does not exist")
-    if not found:
+    if not photographs:
         raise PhotographError("there is no image: the list of paths is empty")
-    return found
+    return photographs
 
 
 def _matches(pattern: str) -> set[str]:
-    """What `glob.glob(pattern, recursive=True)` gives, but for the paths that go through a loop of links.
+    """The results of `glob.glob(pattern, recursive=True)`, without paths that go through a cycle of links.
 
-    glob itself follows every link at every depth: two links to their own folder are 2**40 paths.
+    glob itself follows every link at every depth: two links to their own folder produce 2**40 paths.
     """
     parts = pattern.split(os.sep)
     if "**" not in parts:
@@ -200,23 +201,23 @@ def _matches(pattern: str) -> set[str]:
     position = parts.index("**")
     rest = os.sep.join(parts[position + 1 :]) or "*"
     start = os.sep.join([*parts[:position], ""])  # ends in a separator: only folders match
-    found: set[str] = set()
+    matches: set[str] = set()
     for folder in glob.glob(start) if start else [""]:
-        for below in _folders(folder):
-            found |= _matches(os.path.join(glob.escape(below), rest))
-    return found
+        for subfolder in _folders(folder):
+            matches |= _matches(os.path.join(glob.escape(subfolder), rest))
+    return matches
 
 
-def _folders(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+def _folders(folder: str, parents: frozenset[str] = frozenset()) -> Iterator[str]:
     """`folder` and all folders below it that are not hidden."""
     real = os.path.realpath(folder)
-    if real in above:
+    if real in parents:
         return
     yield folder
     try:
         with os.scandir(folder or ".") as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:  # not allowed to look into it
+    except OSError:  # no permission to list the folder
         return
     for name in names:
-        yield from _folders(os.path.join(folder, name), above | {real})
+        yield from _folders(os.path.join(folder, name), parents | {real})

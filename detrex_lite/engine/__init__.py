@@ -1,6 +1,7 @@
-"""Training and evaluation: the way from a config to a run, and from a command line to a config.
+"""Training and evaluation of a config.
 
-`loop` has the steps and what happens between them, `processes` what the processes of a run share, `io` what it writes.
+`loop` contains the training loop and its hooks, `processes` the communication and control of the processes of a run,
+`io` the files and logs that a run writes, and `trials` short experiments before a training.
 """
 
 from .arguments import clear_errors, device_of, find_engine

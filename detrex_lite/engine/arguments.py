@@ -1,4 +1,4 @@
-"""What programs that train share: the choice of the engine, and errors for people."""
+"""Shared by all commands that train: the choice of the engine, and readable error messages."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from .run import evaluate, train
 
 
 def device_of(cfg: Any) -> str:
-    """`train.device`, or its default where the config has none, or is so faulty that the run will say so."""
+    """`train.device`, or its default when it is missing or cannot be read; the run then reports the error."""
     try:
         device = OmegaConf.select(cfg, "train.device")
     except OmegaConfBaseException:
@@ -29,10 +29,10 @@ def device_of(cfg: Any) -> str:
 
 
 def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The functions (train, evaluate) of "detrex_lite" or "detectron2".
+    """The functions (train, evaluate) of the engine "detrex_lite" or "detectron2".
 
     Raises:
-        ConfigError: when detectron2 is asked for and cannot be imported.
+        ConfigError: when detectron2 is requested but cannot be imported.
     """
     if name == "detrex_lite":
         return train, evaluate
@@ -47,17 +47,17 @@ def find_engine(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 @contextlib.contextmanager
 def clear_errors(*, with_traceback: bool = False) -> Iterator[None]:
-    """Inside, faults of configs, checkpoints and data end the program with status 2 and what `explain` says of them.
+    """Inside this context, errors of configs, checkpoints and data exit with status 2 and the message of `explain`.
 
-    So do the loss of the output folder and memory that is full, with status 1: they end a run that was right.
+    A lost output folder and full memory exit with status 1, because the config is not at fault.
     """
     try:
         yield
     except (ConfigError, CheckpointError, DatasetError, LostFolderError, MemoryFullError) as error:
-        # Under torchrun the first process of each machine speaks: a file may be missing on one of them only. Images
-        # are read by one process alone, and the memory of one GPU may be full.
+        # Under torchrun the first process of each machine prints its error, because a file may be missing on one
+        # machine only. Errors of images and of memory may occur in any single process, so every process prints those.
         local_rank = os.environ.get("LOCAL_RANK")
-        is_alone = local_rank is not None and isinstance(error, (DatasetError, MemoryFullError))
-        if distributed.is_main_process() or local_rank == "0" or is_alone:
+        is_single = local_rank is not None and isinstance(error, (DatasetError, MemoryFullError))
+        if distributed.is_main_process() or local_rank == "0" or is_single:
             print(explain(error, with_traceback=with_traceback), file=sys.stderr)
         raise SystemExit(1 if isinstance(error, (LostFolderError, MemoryFullError)) else 2) from None

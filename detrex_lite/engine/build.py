@@ -1,4 +1,4 @@
-"""Building a run's parts from its config."""
+"""Builds the parts of a run from its config."""
 
 import inspect
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_loader(cfg: Any) -> Any:
-    """The loader that a config node describes; its workers leave signals to this process."""
+    """Build the loader of a config node; its workers leave signals to this process."""
     loader = instantiate(cfg)
     if isinstance(loader, DataLoader):
         loader.worker_init_fn = LeaveSignalsToParent(loader.worker_init_fn)
@@ -35,10 +35,10 @@ def build_loader(cfg: Any) -> Any:
 
 
 def build_evaluation(cfg: DictConfig, *, required: bool) -> tuple[Any, Any]:
-    """(test loader, evaluator) of `dataloader`; (None, None) when there is neither.
+    """Build (test loader, evaluator) of `dataloader`; (None, None) when the config has neither.
 
     Raises:
-        ConfigError: when one of them is missing, or both while they are required.
+        ConfigError: when only one of them is missing, or both are missing although they are required.
     """
     names = ("dataloader.test", "dataloader.evaluator")
     missing = [name for name in names if OmegaConf.select(cfg, name) is None]
@@ -50,31 +50,31 @@ def build_evaluation(cfg: DictConfig, *, required: bool) -> tuple[Any, Any]:
 
 
 def build_hooks(train: DictConfig) -> list[Hook]:
-    """The hooks that `train.hooks` describes.
+    """Build the hooks of `train.hooks`.
 
     Raises:
-        ConfigError: when one of them is no `Hook`, or refuses its arguments.
+        ConfigError: when one of them is not a `Hook`, or rejects its arguments.
     """
     hooks = instantiate(train.hooks)
     for index, hook in enumerate(hooks):
         if not isinstance(hook, Hook):
-            raise ConfigError(f"train.hooks.{index} gives {hook!r}, which is no detrex_lite.engine.Hook")
+            raise ConfigError(f"train.hooks.{index} gives {hook!r}, which is not a detrex_lite.engine.Hook")
     return hooks
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of `model`, whose `params` is a call that gets the model, as detectron2 has it.
+    """Build the optimizer of `model`. As in detectron2, its `params` is a config node that is called with the model.
 
     Raises:
-        ConfigError: when the optimizer or the parameter groups refuse their arguments.
+        ConfigError: when the optimizer or the function of the parameter groups rejects its arguments.
     """
     return instantiate(cfg, params=instantiate(cfg.params, model=model))
 
 
 def synchronise_batch_norms(model: nn.Module) -> None:
-    """Let each batch norm that is trained take its statistics from the batches of all processes, in place.
+    """Replace each trainable batch norm by one that computes its statistics over all processes, in place.
 
-    Frozen ones keep theirs anyway. Logs how many there are: most detectors have frozen norms only.
+    Frozen batch norms are not changed. The number of replaced norms is logged, because most detectors have none.
     """
     count = 0
     for parent in list(model.modules()):
@@ -87,10 +87,10 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Let all transformer layers of `model` compute their activations again in the backward pass.
+    """Make all transformer layers of `model` recompute their activations in the backward pass.
 
     Raises:
-        ConfigError: when it has no such layers.
+        ConfigError: when the model has no transformer layers.
     """
     layers = [module for module in model.modules() if isinstance(module, BaseTransformerLayer)]
     if not layers:
@@ -102,7 +102,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 def prepare_for_training(
     model: nn.Module, train: DictConfig, device: torch.device, amp_dtype: torch.dtype | None
 ) -> None:
-    """Bring a model to its device, with what `train` says about batch norms, activations, speed and determinism."""
+    """Move a model to its device, and apply the settings for batch norms, recomputation, determinism and speed."""
     if train.sync_batch_norm and distributed.is_distributed():
         synchronise_batch_norms(model)
     if train.activation_checkpointing:
@@ -113,18 +113,19 @@ def prepare_for_training(
 
 
 def to_device(model: nn.Module, train: DictConfig, device: torch.device) -> None:
-    """Bring a model to its device, and on a CPU accelerate it unless `train.accelerate_cpu` is False."""
+    """Move a model to its device, and accelerate it on a CPU unless `train.accelerate_cpu` is False."""
     model.to(device)
     if device.type == "cpu" and train.accelerate_cpu:
         accelerate(model)
 
 
 def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:
-    """The model as training calls it: compiled if asked for, in DistributedDataParallel with other processes.
+    """Wrap the model for training: compile it if requested, and use DistributedDataParallel with several processes.
 
     Args:
-        model: on its device; the wrapped one shares its weights. A sharded one exchanges gradients by itself.
-        train: the config's section.
+        model: the model, on its device; the wrapper shares its weights. A sharded model exchanges gradients by itself
+            and needs no DistributedDataParallel.
+        train: the `train` section of the config.
     """
     if train.compile:
         model.compile()
@@ -132,7 +133,7 @@ def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:
     if distributed.is_distributed() and not is_sharded(model):
         device = next(model.parameters()).device
         ddp: Any = nn.parallel.DistributedDataParallel
-        # The name that newer versions of torch have for it.
+        # The name of the option in newer versions of torch.
         buffers = "forward_sync_buffers"
         if buffers not in inspect.signature(ddp).parameters:
             buffers = "broadcast_buffers"
@@ -151,26 +152,26 @@ def wrap_for_training(model: nn.Module, train: DictConfig) -> nn.Module:
 
 
 def batches_per_epoch(loader: Iterable[Any]) -> int | None:
-    """How many batches show each image once; None when the loader does not say."""
+    """The number of batches in an epoch; None when it is not known."""
     try:
         return epoch_length(loader) if isinstance(loader, DataLoader) else None
-    except ValueError:  # a loader that the user built
+    except ValueError:  # a custom loader of the user
         return None
 
 
 def load_initial_weights(cfg: DictConfig, model: nn.Module, class_names: Sequence[str] = ()) -> None:
-    """Copy `train.init_checkpoint` into the model to fine-tune it, and log what was loaded and what was not.
+    """Load `train.init_checkpoint` into the model for fine-tuning, and log which parameters were loaded.
 
-    Of class heads and label embeddings, classes that the checkpoint has under the same name keep their rows; other
-    classes, queries of other shapes and the parts that `train.init_new_parts` names keep their initial values.
+    In class heads and label embeddings, the rows of classes that the checkpoint has under the same name are loaded. All
+    other classes, queries with other shapes and the parts listed in `train.init_new_parts` keep their initial values.
 
     Args:
         cfg: a complete config.
         model: the model.
-        class_names: of the data; empty when they are not known.
+        class_names: the class names of the data; empty when they are not known.
 
     Raises:
-        CheckpointError: when the file cannot be read or is of another model.
+        CheckpointError: when the file cannot be read or belongs to another model.
     """
     path = cfg.train.init_checkpoint
     report = load_checkpoint(
@@ -185,8 +186,8 @@ def load_initial_weights(cfg: DictConfig, model: nn.Module, class_names: Sequenc
     rows = report.rows
     if rows is not None and len(rows.here) == len(rows.there) and rows.new:
         logger.warning(
-            "%s was trained on as many classes as the data has, but not on the same: %s begin anew, in place of %s. If "
-            "these are the same objects under other names, give the data the names of the checkpoint.",
+            "%s was trained on as many classes as the data has, but not on the same: %s start from scratch, in place "
+            "of %s. If these are the same objects under other names, give the data the names of the checkpoint.",
             path,
             few(rows.new),
             few(rows.left),
@@ -194,17 +195,17 @@ def load_initial_weights(cfg: DictConfig, model: nn.Module, class_names: Sequenc
 
 
 def load_weights_to_evaluate(cfg: DictConfig, model: nn.Module, class_names: tuple[str, ...]) -> None:
-    """Copy `train.init_checkpoint` into the model.
+    """Load `train.init_checkpoint` into the model for evaluation.
 
-    The average of the weights is taken where there is one, unless `train.model_ema.use_in_eval` is False.
+    The average of the weights is used when there is one, unless `train.model_ema.use_in_eval` is False.
 
     Args:
         cfg: a complete config.
         model: the model.
-        class_names: of the data; empty when they are not known.
+        class_names: the class names of the data; empty when they are not known.
 
     Raises:
-        CheckpointError: when the file cannot be read, lacks part of the model, or is of other classes.
+        CheckpointError: when the file cannot be read, lacks part of the model, or was trained on other classes.
     """
     path = cfg.train.init_checkpoint
     stored = read_checkpoint(path, trusted=cfg.train.trust_init_checkpoint)

@@ -1,10 +1,10 @@
-"""Settings that follow from a user's own data, its batch size and the weights at hand.
+"""Settings that are derived from the user's data, batch size and pre-trained weights.
 
-Configs write them as `${detrex_lite.call:detrex_lite.engine.derived.NAME}`, and a number in their place counts instead.
-They read these keys: `dataset.train_annotations` (a COCO JSON file) or `dataset.root` with the keys beside it (a
-folder, see configs/common/data/folder.py), `dataloader.train.total_batch_size`, `train.accumulate_steps`,
-`pretrained.detector` and `pretrained.backbone` (files, or None), and of the published training `published.epochs`,
-`.batch` and `.lr`, which are DINO's where a config has no `published`.
+Configs refer to them as `${detrex_lite.call:detrex_lite.engine.derived.NAME}`; a number written in place of such a
+reference overrides it. The functions read these keys: `dataset.train_annotations` (a COCO JSON file) or `dataset.root`
+and the keys next to it (a folder, see configs/common/data/folder.py), `dataloader.train.total_batch_size`,
+`train.accumulate_steps`, `pretrained.detector` and `pretrained.backbone` (files, or None). They also read the schedule
+of the published training from `published.epochs`, `.batch` and `.lr`; configs without `published` get DINO's values.
 """
 
 import functools
@@ -28,12 +28,12 @@ PUBLISHED_EPOCHS, PUBLISHED_BATCH, PUBLISHED_LR = (
     1e-4,
 )  # of DINO (Zhang et al., ICLR 2023, table 1, section B.3)
 MOST_EPOCHS = 200
-_FRESH = 5.0  # seconds
-SCRATCH_EPOCHS = 3  # times as many without pre-trained weights (He et al., ICCV 2019, find about that for COCO)
+_FRESH = 5.0  # seconds for which the counts of a folder are cached
+SCRATCH_EPOCHS = 3  # factor for training without pre-trained weights (He et al., ICCV 2019, find about 3 for COCO)
 
 
 def num_classes(cfg: DictConfig) -> int:
-    """How many classes the data set has.
+    """The number of classes of the data set.
 
     Raises:
         ConfigError: when its annotations cannot be read or list none.
@@ -42,19 +42,20 @@ def num_classes(cfg: DictConfig) -> int:
 
 
 def max_epochs(cfg: DictConfig) -> int:
-    """As many as the published schedule has, and for small data sets more, by the root of how much smaller they are.
+    """The epochs of the published schedule, times sqrt(COCO size / data set size) for data sets smaller than COCO.
 
-    Between the two simple choices: the same epochs are too few steps, the same steps see each image too often. At most
-    200; three times as many without any pre-trained weights.
+    This is a compromise: with the published number of epochs a small data set gets too few steps, and with the
+    published number of steps each image is seen too often. It is limited to 200, and then tripled when there are no
+    pre-trained weights.
     """
     images = max(1, _annotations(cfg)[1])
-    smaller = math.sqrt(max(1.0, COCO_IMAGES / images))
-    epochs = min(MOST_EPOCHS, _published(cfg, "epochs", PUBLISHED_EPOCHS) * smaller)
+    scale = math.sqrt(max(1.0, COCO_IMAGES / images))
+    epochs = min(MOST_EPOCHS, _published(cfg, "epochs", PUBLISHED_EPOCHS) * scale)
     return math.ceil(epochs) * (1 if _has_weights(cfg) else SCRATCH_EPOCHS)
 
 
 def learning_rate(cfg: DictConfig) -> float:
-    """The published one, times the root of how much larger or smaller the batch of a step is, as suits AdamW."""
+    """The published learning rate, times sqrt(batch / published batch), the scaling rule that suits AdamW."""
     batch = int(OmegaConf.select(cfg, "dataloader.train.total_batch_size"))
     batch *= int(OmegaConf.select(cfg, "train.accumulate_steps", default=1))
     lr, published_batch = _published(cfg, "lr", PUBLISHED_LR), _published(cfg, "batch", PUBLISHED_BATCH)
@@ -62,19 +63,22 @@ def learning_rate(cfg: DictConfig) -> float:
 
 
 def strong_first(cfg: DictConfig) -> int:
-    """For `dataloader.strong_epochs[0]`: as DEIM begins its augmentation after 4 of 132 epochs."""
+    """For `dataloader.strong_epochs[0]`: in proportion to DEIM, whose augmentation begins after 4 of 132 epochs."""
     epochs = _epochs(cfg)
     return 0 if epochs is None else min(round(epochs / 33), _strong_end(epochs) - 1)
 
 
 def strong_end(cfg: DictConfig) -> int | None:
-    """For `dataloader.strong_epochs[1]`: as DEIM trains 12 of 132 epochs without. None when the length is in steps."""
+    """For `dataloader.strong_epochs[1]`: in proportion to DEIM, which trains the last 12 of 132 epochs without it.
+
+    Returns None when the length of the training is given in steps.
+    """
     epochs = _epochs(cfg)
     return None if epochs is None else _strong_end(epochs)
 
 
 def mosaic_end(cfg: DictConfig) -> int | None:
-    """For `dataloader.mosaic_epochs[1]`: half of the epochs before the end of strong augmentation, from its start."""
+    """For `dataloader.mosaic_epochs[1]`: mosaics start with strong augmentation, and last `strong_end` / 2 epochs."""
     end, first = strong_end(cfg), strong_first(cfg)
     return None if end is None else max(first + 1, first + end // 2)
 
@@ -88,32 +92,32 @@ def _epochs(cfg: DictConfig) -> int | None:
     return None if epochs is None else math.ceil(epochs)
 
 
-def _published(cfg: DictConfig, key: str, otherwise: float) -> float:
-    return float(OmegaConf.select(cfg, f"published.{key}", default=otherwise))
+def _published(cfg: DictConfig, key: str, default: float) -> float:
+    return float(OmegaConf.select(cfg, f"published.{key}", default=default))
 
 
 def detector_weights(cfg: DictConfig) -> str:
-    """For `train.init_checkpoint`: `pretrained.detector` if it is given, otherwise ""."""
-    return _given(cfg, "pretrained.detector") or ""
+    """For `train.init_checkpoint`: `pretrained.detector` if it is set, otherwise ""."""
+    return _existing_path(cfg, "pretrained.detector") or ""
 
 
 def backbone_weights(cfg: DictConfig) -> str | None:
-    """For `model.backbone.weights`: `pretrained.backbone` if it is given, and no detector's that holds them."""
-    return None if detector_weights(cfg) else _given(cfg, "pretrained.backbone")
+    """For `model.backbone.weights`: `pretrained.backbone`, unless the weights of a detector include a backbone."""
+    return None if detector_weights(cfg) else _existing_path(cfg, "pretrained.backbone")
 
 
 def backbone_norm(cfg: DictConfig) -> str:
-    """For `model.backbone.norm`: frozen statistics are for pre-trained weights only."""
+    """For `model.backbone.norm`: batch norms are frozen only when the weights are pre-trained."""
     return "FrozenBN" if _has_weights(cfg) else "BN"
 
 
 def backbone_freeze_at(cfg: DictConfig) -> int:
-    """For `model.backbone.freeze_at`: the stem of a pre-trained backbone stays as it is."""
+    """For `model.backbone.freeze_at`: the stem of a pre-trained backbone is frozen."""
     return 1 if _has_weights(cfg) else 0
 
 
 def backbone_lr_factor(cfg: DictConfig) -> float:
-    """For `optimizer.params.backbone_lr_factor`: pre-trained weights are to change little."""
+    """For `optimizer.params.backbone_lr_factor`: pre-trained backbones are trained at a lower rate."""
     return 0.1 if _has_weights(cfg) else 1.0
 
 
@@ -121,26 +125,26 @@ def _has_weights(cfg: DictConfig) -> bool:
     return bool(detector_weights(cfg) or backbone_weights(cfg))
 
 
-def _given(cfg: DictConfig, key: str) -> str | None:
-    """The path that is given, if any.
+def _existing_path(cfg: DictConfig, key: str) -> str | None:
+    """The path under `key`, or None when the key is empty.
 
     Raises:
-        ConfigError: when nothing is there: training from scratch would look the same, but for its results.
+        ConfigError: when the file does not exist. Without this error the model would silently train from scratch.
     """
-    given = OmegaConf.select(cfg, key)
-    if not given:
+    value = OmegaConf.select(cfg, key)
+    if not value:
         return None
-    file = Path(os.path.expanduser(str(given)))
+    file = Path(os.path.expanduser(str(value)))
     if not file.exists():
-        raise ConfigError(f"{key}={given}: there is no such file (looked from {Path.cwd()}); null begins without it")
+        raise ConfigError(f"{key}={value}: there is no such file (looked from {Path.cwd()}); null trains without it")
     return str(file)
 
 
 def _annotations(cfg: DictConfig) -> tuple[int, int]:
-    """How many classes and images the training data have."""
+    """The numbers of classes and of images of the training data."""
     if "train_annotations" not in cfg.dataset and "root" in cfg.dataset:
-        return _in_folder(cfg)
-    # A value that is missing is omegaconf's error, which `validate` reports as that of the key itself.
+        return _annotations_of_folder(cfg)
+    # For a missing value omegaconf raises an error, which `validate` reports for the key itself.
     file = Path(os.path.expanduser(str(OmegaConf.select(cfg, "dataset.train_annotations", throw_on_missing=True))))
     try:
         return _counts(file, file.stat().st_mtime_ns)
@@ -148,14 +152,14 @@ def _annotations(cfg: DictConfig) -> tuple[int, int]:
         raise ConfigError(f"dataset.train_annotations={file} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"dataset.train_annotations={file} is no COCO JSON file with 'images' and 'categories' ({error})"
+            f"dataset.train_annotations={file} is not a COCO JSON file with 'images' and 'categories' ({error})"
         ) from error
 
 
-def _in_folder(cfg: DictConfig) -> tuple[int, int]:
+def _annotations_of_folder(cfg: DictConfig) -> tuple[int, int]:
     root = OmegaConf.select(cfg, "dataset.root", throw_on_missing=True)
-    given = {key: OmegaConf.select(cfg, f"dataset.{key}") for key in ("seed", "val_share", "layout")}
-    options = tuple((key, value) for key, value in given.items() if value is not None)
+    values = {key: OmegaConf.select(cfg, f"dataset.{key}") for key in ("seed", "val_share", "layout")}
+    options = tuple((key, value) for key, value in values.items() if value is not None)
     try:
         return _folder_counts(str(root), options, int(time.monotonic() / _FRESH))
     except DatasetError as error:
@@ -164,14 +168,26 @@ def _in_folder(cfg: DictConfig) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=8)
 def _folder_counts(root: str, options: tuple[tuple[str, Any], ...], moment: int) -> tuple[int, int]:
-    """moment: within one the folder is looked at once, as a config asks many times and large folders take a second."""
-    found = find_dataset(root, **dict(options))
-    return len(found.class_names), len(found.load("train"))
+    """The numbers of classes and of training images in a folder, cached because a config resolves them many times.
+
+    Args:
+        root: the folder.
+        options: arguments of `find_dataset`.
+        moment: part of the cache key, so that the folder is scanned again when this number changes. (Scanning a large
+            folder takes a second.)
+    """
+    dataset = find_dataset(root, **dict(options))
+    return len(dataset.class_names), len(dataset.load("train"))
 
 
 @functools.lru_cache(maxsize=8)
 def _counts(file: Path, changed: int) -> tuple[int, int]:
-    """changed: when the file was written last; the same file is read once."""
+    """The numbers of categories and of images in a COCO JSON file.
+
+    Args:
+        file: the file.
+        changed: its modification time, which is part of the cache key: an unchanged file is read once.
+    """
     content = read_json(str(file), FaultLog())
     if not content["categories"]:
         raise ValueError("it lists no categories")

@@ -1,8 +1,8 @@
-"""Training and evaluating what a config describes by detectron2's trainer, hooks, checkpointer and evaluation loop.
+"""Trains and evaluates a config by detectron2's trainer, hooks, checkpointer and evaluation loop.
 
-The one module that needs detectron2 to be imported; `--engine detectron2` asks for it. Parts are built and checked as
-for this package's engine, so that a config means the same under both; what detectron2's trainer has no place for is
-refused, not ignored.
+This is the only module that imports detectron2; it is selected by `--engine detectron2`. Parts are built and checked as
+for this package's engine, so that a config means the same under both. Settings that detectron2's trainer does not
+support raise an error and are not ignored.
 """
 
 import contextlib
@@ -31,16 +31,17 @@ from .run import Run, evaluate_by, start
 
 
 def train(cfg: DictConfig, *, resume: bool = False) -> Results:
-    """Train as `detrex_lite.engine.train` does: the same arguments and errors, data and losses.
+    """Train like `detrex_lite.engine.train`, with the same arguments, errors, data and losses.
 
-    A run that is resumed sees the images that it would have seen, but draws other random numbers: detectron2 does not
-    keep their state. Signals end it without a checkpoint. ConfigError also names what detectron2's trainer lacks.
+    A resumed run sees the same images as an uninterrupted one, but draws different random numbers, because detectron2
+    does not save the random states. Signals end a run without a checkpoint. A ConfigError is also raised for settings
+    that detectron2's trainer does not support.
     """
     return start(Detectron2Run, cfg, resume=resume)
 
 
 def evaluate(cfg: DictConfig) -> Results:
-    """Evaluate as `detrex_lite.engine.evaluate` does, by detectron2's loop and with its tables in the log."""
+    """Evaluate like `detrex_lite.engine.evaluate`, but by detectron2's loop and with its tables in the log."""
 
     def loop(model: Any, loader: Any, evaluator: Any) -> Results:
         _start_log(Path(cfg.train.output_dir).expanduser())
@@ -50,7 +51,7 @@ def evaluate(cfg: DictConfig) -> Results:
 
 
 class Detectron2Run(Run):
-    """A run whose steps are detectron2's."""
+    """A run whose steps are done by detectron2's trainer."""
 
     def __init__(self, cfg: DictConfig, output_dir: Path, *, resume: bool):
         if faults := list(_unsupported(cfg.train)):
@@ -64,10 +65,10 @@ class Detectron2Run(Run):
         trainer = self._build_trainer(optimizer)
         class_names = list(self.class_names)
         checkpointer = DetectionCheckpointer(self.model, str(self.output_dir), trainer=trainer)
-        # Prediction and evaluation look for the names in a checkpoint.
+        # Prediction and evaluation read the class names from the checkpoint.
         category_ids = list(category_ids_of(self._datasets()))
         checkpointer.save = partial(checkpointer.save, class_names=class_names, category_ids=category_ids)
-        # Its own reader runs the code in a file with torch before 2.6.
+        # With torch before 2.6 detectron2's reader would run code that a file contains.
         checkpointer._load_file = read_checkpoint
         trainer.register_hooks(list(self._hooks_of_detectron2(checkpointer)))
         first = 0
@@ -118,7 +119,7 @@ class Detectron2Run(Run):
 
 
 class LogScalars(HookBase):
-    """Writes what the main process gives to `detrex_lite.log_scalar` to detectron2's storage, after each step."""
+    """Copies values that the main process logs by `detrex_lite.log_scalar` to detectron2's storage, after each step."""
 
     def __init__(self) -> None:
         self._step = contextlib.ExitStack()
@@ -153,7 +154,7 @@ class ClipGradients(HookBase):
 def _unsupported(train: DictConfig) -> Iterator[str]:
     """One fault for each setting that would be ignored."""
     on_gpu = torch.device(train.device).type == "cuda"
-    for key, asked, what in (
+    for key, is_set, limitation in (
         ("accumulate_steps", train.accumulate_steps != 1, "takes one batch a step"),
         ("model_ema.enabled", train.model_ema.enabled, "keeps no average of the weights"),
         ("fsdp", train.fsdp, "saves no weights that processes hold in parts"),
@@ -164,8 +165,8 @@ def _unsupported(train: DictConfig) -> Iterator[str]:
         ("patience", train.patience is not None, "does not stop early"),
         ("amp.enabled", train.amp.enabled and not on_gpu, f"has mixed precision on GPUs only, not on {train.device}"),
     ):
-        if asked:
-            yield f"train.{key}={OmegaConf.select(train, key)}: detectron2's trainer {what}"
+        if is_set:
+            yield f"train.{key}={OmegaConf.select(train, key)}: detectron2's trainer {limitation}"
     if train.clip_grad.enabled and not hasattr(HookBase, "after_backward"):
         yield "train.clip_grad.enabled=True: this detectron2 is too old for it; install the newest from its repository"
 

@@ -1,4 +1,4 @@
-"""The length of a run in epochs as a number of steps."""
+"""Converts the length of a run from epochs to steps."""
 
 import math
 from typing import Any
@@ -11,19 +11,19 @@ from .build import batches_per_epoch, build_loader
 
 
 def steps_of_epochs(epochs: float, batches: float) -> int:
-    """The steps of so many epochs of so many steps each: the next whole number, at least 1."""
-    # Products such as 0.1 * 3 / 0.1 exceed the whole number that they stand for.
+    """The number of steps in `epochs` epochs of `batches` steps each, rounded up, at least 1."""
+    # Because of rounding errors, products such as 0.1 * 3 / 0.1 can exceed the exact whole number.
     return max(1, math.ceil(epochs * batches - 1e-6))
 
 
 def default_max_iter(cfg: DictConfig) -> int | None:
-    """What `train.max_iter` is in configs that do not set it: the steps of `train.max_epochs`.
+    """The default of `train.max_iter`: the number of steps in `train.max_epochs`.
 
-    It is there for engines that know no epochs, such as detectron2's, and for whoever prints a config. This package's
-    engine counts the batches of its own loader, and takes gradients from `train.accumulate_steps` of them per step.
+    It is for engines without epochs, such as detectron2's, and for printed configs. This package's engine counts the
+    batches of its own loader, and accumulates the gradients of `train.accumulate_steps` batches per step.
 
     Args:
-        cfg: a whole config.
+        cfg: a complete config.
 
     Returns:
         None when `train.max_epochs` is null, and when the images cannot be counted.
@@ -33,13 +33,13 @@ def default_max_iter(cfg: DictConfig) -> int | None:
         if epochs is None or loader is None:
             return None
         batches = _published_batches(loader) or batches_per_epoch(build_loader(loader))
-    except (ValueError, OSError):  # faults of config and data, which are told by whoever needs them
+    except (ValueError, OSError):  # errors in the config or data are reported by the code that uses them
         return None
     return None if batches is None else steps_of_epochs(epochs, batches)
 
 
 def _published_batches(loader: Any) -> int | None:
-    """The batches of an epoch of a built-in data set, without reading it; None for all others."""
+    """The batches in an epoch of a built-in data set, without reading it; None for all other data sets."""
     dataset: Any = loader.get("dataset") or {}
     target = dataset.get("_target_")
     if (locate(target) if isinstance(target, str) else target) is not load_dataset:

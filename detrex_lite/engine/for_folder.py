@@ -1,4 +1,4 @@
-"""Any training as a training on a folder of one's own: what data, device and the published training say about settings.
+"""Adapts the training of any config to a folder of the user's images, and explains each setting that it chooses.
 
 cfg = LazyConfig.load("projects/dino/configs/dino_r50_4scale_12ep.py")
 plan = for_folder(cfg, "photos/")
@@ -25,28 +25,28 @@ from . import derived
 from .memory import MemoryNeed, free_memory, measure_need
 from .regrets import enough_queries
 
-# Small models come with trainings on drawn shapes, which say little about photographs. They begin from nothing in any
-# case: the epochs of `derived.max_epochs`, which triples them for that, count as 3.
+# The configs of small models train on drawn shapes, whose schedules say little about photographs. Small models always
+# train from scratch, and `derived.max_epochs` triples the epochs for that.
 SMALL_EPOCHS = 3
-EVALUATIONS = 20  # of a run
-SHARE_OF_MEMORY = 0.8  # that a step may take of what is free: the rest is for what the estimate does not know
-FEWEST_STEPS = 4  # of an epoch: the batch of a very small data set stays below
-LARGEST_STEP = {"square": 16, "short edge": 4}  # images; what these models are commonly fine-tuned with on one device
-SMALLEST = 224  # pixels that are chosen for small images
-SIZE_STEP = 32  # pixels; image sides are multiples
+EVALUATIONS = 20  # per run
+SHARE_OF_MEMORY = 0.8  # fraction of the free memory that a step may use; the estimate is not exact
+FEWEST_STEPS = 4  # per epoch; limits the batch of very small data sets
+LARGEST_STEP = {"square": 16, "short edge": 4}  # images per step, as common for fine-tuning these models on one device
+SMALLEST = 224  # pixels; no smaller size is chosen, however small the images are
+SIZE_STEP = 32  # pixels; image sides are multiples of it
 
 
-MAX_ITER = "${detrex_lite.call:detrex_lite.engine.epochs.default_max_iter}"  # that of configs which count epochs
+MAX_ITER = "${detrex_lite.call:detrex_lite.engine.epochs.default_max_iter}"  # of configs whose length is in epochs
 
 
 class Setting(NamedTuple):
     """One line of a plan.
 
     Attributes:
-        name: of the setting.
-        value: as text.
+        name: the name of the setting.
+        value: its value as text.
         reason: why it has this value.
-        option: how it is changed.
+        option: the option or key that changes it.
     """
 
     name: str
@@ -57,38 +57,38 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A config for a folder, and why its settings are as they are.
+    """A config for a folder, with the reasons for its settings.
 
     Attributes:
-        cfg: the whole config; numbers that follow from others, such as the learning rate, are interpolations.
-        settings: in the order in which people read them.
+        cfg: the complete config; derived numbers, such as the learning rate, are interpolations.
+        settings: in reading order.
     """
 
     cfg: DictConfig
     settings: tuple[Setting, ...]
 
     def describe(self) -> str:
-        """A line for each setting, with its reason and its option."""
+        """One line per setting, with its reason and its option."""
         width = max(len(setting.name) for setting in self.settings)
         lines = []
         for name, value, reason, option in self.settings:
-            changed = f"  [{option}]" if option else ""
-            lines.append(f"{name:<{width}}  {value}{f' ({reason})' if reason else ''}{changed}")
+            suffix = f"  [{option}]" if option else ""
+            lines.append(f"{name:<{width}}  {value}{f' ({reason})' if reason else ''}{suffix}")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the user has chosen; None for what is to be derived.
+    """The user's choices; a value that is None is derived.
 
     Attributes:
-        weights: the file of a detector to begin with; None begins from nothing.
+        weights: a detector's checkpoint to start from; None trains from scratch.
         epochs, batch, workers, seed: numbers.
-        size: the side, or the short side, of images in pixels.
+        size: the side of square images, otherwise the short side, in pixels.
         lr: the learning rate.
         device: "cpu", "cuda", "cuda:1", ...
-        output: the folder of the run.
-        overrides: keys of the config that the user has set otherwise, whose values are only reported here.
+        output: the output folder of the run.
+        overrides: keys of the config that the user has overridden; their values are kept and only reported.
     """
 
     weights: str | None = None
@@ -104,16 +104,16 @@ class Choices:
 
 
 def for_folder(cfg: DictConfig, folder: str | os.PathLike[str], choices: Choices | None = None) -> Plan:
-    """The training of a config, on the images of a folder.
+    """Adapt the training of a config to the images of a folder.
 
     Args:
-        cfg: the config of any training; it is not changed.
+        cfg: the config of any training; it is not modified.
         folder: images and annotations in a layout that `find_dataset` knows.
-        choices: what is not to be derived.
+        choices: the settings that are not derived.
 
     Raises:
-        ConfigError: when the config has no data set, or its images no size that could be set.
-        DatasetError: when the folder has nothing to train on.
+        ConfigError: when the config has no data set, or no image size that can be set.
+        DatasetError: when the folder has no training images.
     """
     cfg, choices = copy.deepcopy(cfg), choices or Choices()
     planner = _Planner(cfg, str(folder), choices)
@@ -131,16 +131,16 @@ def for_folder(cfg: DictConfig, folder: str | os.PathLike[str], choices: Choices
 def use_folder(
     cfg: DictConfig, folder: str | os.PathLike[str], *, split: str = "val", seed: int | None = None
 ) -> FoundDataset:
-    """Put the images of a folder in the place of a config's data.
+    """Replace the data sets of a config by the images of a folder.
 
     Args:
-        cfg: it is changed: `dataset`, and the data sets of its loaders.
-        folder: in a layout that `find_dataset` knows.
-        split: what is evaluated.
-        seed: of the split, where one is drawn.
+        cfg: the config; its `dataset` and the data sets of its loaders are modified.
+        folder: the folder, in a layout that `find_dataset` knows.
+        split: the split to evaluate.
+        seed: the seed of a validation split that is drawn at random.
 
     Raises:
-        DatasetError: when there is no such folder, split or data set.
+        DatasetError: when the folder or the split does not exist, or the folder contains no data set.
     """
     shipped = get_config("common/data/folder.py")
     loaders = [name for name in ("train", "test") if OmegaConf.select(cfg, f"dataloader.{name}.dataset") is not None]
@@ -152,13 +152,13 @@ def use_folder(
     cfg.dataset = shipped.dataset
     for name in loaders:
         cfg.dataloader[name].dataset = shipped.dataloader[name].dataset
-    found = find_dataset(cfg.dataset.root, seed=cfg.dataset.seed, val_share=cfg.dataset.val_share)
-    found.load(split, masks=cfg.dataset.masks)
-    return found
+    dataset = find_dataset(cfg.dataset.root, seed=cfg.dataset.seed, val_share=cfg.dataset.val_share)
+    dataset.load(split, masks=cfg.dataset.masks)
+    return dataset
 
 
 class _Planner:
-    """Changes a config, setting by setting, and writes down why."""
+    """Changes a config setting by setting, and records the reasons."""
 
     def __init__(self, cfg: DictConfig, folder: str, choices: Choices):
         missing = [key for key in ("model", "dataloader", "optimizer", "train") if key not in cfg]
@@ -169,14 +169,14 @@ class _Planner:
         self.is_small = _name(cfg.dataloader.train.dataset) == "load_shapes"
         self.is_realtime = "strong_epochs" in cfg.dataloader
         self.published_batch = int(cfg.dataloader.train.total_batch_size)
-        self.found: FoundDataset
+        self.folder_data: FoundDataset
         self.train_set: Any
 
     def add(self, name: str, value: object, reason: str, option: str = "") -> None:
         self.settings.append(Setting(name, str(value), reason, option))
 
     def use_data(self) -> None:
-        """Read the folder in place of the config's data set."""
+        """Replace the config's data set by the folder."""
         if self.is_small:
             small = get_config("common/data/folder_small.py").dataloader
             with_masks = _reads_masks(self.cfg.dataloader.train.dataset)
@@ -184,21 +184,21 @@ class _Planner:
             self.cfg.dataloader.train.dataset.masks = with_masks
         if self.choices.seed is not None:
             self.cfg.train.seed = self.choices.seed
-        self.found = use_folder(self.cfg, self.folder, seed=self.choices.seed)
-        if "train" not in self.found.splits:
-            raise DatasetError(f"{self.folder} has no training images: {self.found.describe()}")
+        self.folder_data = use_folder(self.cfg, self.folder, seed=self.choices.seed)
+        if "train" not in self.folder_data.splits:
+            raise DatasetError(f"{self.folder} has no training images: {self.folder_data.describe()}")
         masks = self.cfg.dataset.masks
-        self.train_set, validation = (self.found.load(split, masks=masks) for split in ("train", "val"))
-        classes = ", ".join(self.found.class_names[:8]) + ", ..." * (len(self.found.class_names) > 8)
-        self.add("data", self.found.root, self.found.layout, "--data")
-        drawn = ", drawn from all of them with a seed" if self.found.drawn is not None else ""
+        self.train_set, validation = (self.folder_data.load(split, masks=masks) for split in ("train", "val"))
+        classes = ", ".join(self.folder_data.class_names[:8]) + ", ..." * (len(self.folder_data.class_names) > 8)
+        self.add("data", self.folder_data.root, self.folder_data.layout, "--data")
+        drawn = ", drawn from all of them with a seed" if self.folder_data.drawn is not None else ""
         self.add("images", f"{len(self.train_set)} for training, {len(validation)} for validation{drawn}", "")
-        self.add("classes", len(self.found.class_names), classes)
-        for remark in self.found.remarks:
+        self.add("classes", len(self.folder_data.class_names), classes)
+        for remark in self.folder_data.remarks:
             self.add("remark", remark, "")
 
     def use_device(self) -> None:
-        """Choose where to train."""
+        """Choose the device to train on."""
         device = self.choices.device
         if device in (None, "auto"):
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -214,7 +214,7 @@ class _Planner:
             self.cfg.train.sync_batch_norm = False
 
     def use_weights(self) -> None:
-        """Begin with the weights of a detector, or say that there are none."""
+        """Start from the weights of a detector, or report that there are none."""
         self.cfg.pretrained = {"detector": self.choices.weights, "backbone": None}
         published = dict(epochs=SMALL_EPOCHS, batch=self.published_batch, lr=float(self.cfg.optimizer.lr))
         if not self.is_small:
@@ -229,23 +229,23 @@ class _Planner:
                 keys = keys[:1]
             backbone.update({key: calls["model"]["backbone"][key] for key in keys if key in backbone})
         if self.choices.weights:
-            self.add("weights", self.choices.weights, "classes of your own begin anew", "--fine-tune")
+            self.add("weights", self.choices.weights, "new classes are trained from scratch", "--fine-tune")
             return
         hint = (
-            "small models are made for that"
+            "small models are designed for that"
             if self.is_small
-            else ("which takes many more epochs and images; --fine-tune begins with published weights")
+            else ("which takes many more epochs and images; --fine-tune starts from published weights")
         )
-        self.add("weights", "none: training begins from nothing", hint, "--fine-tune")
+        self.add("weights", "none: training starts from scratch", hint, "--fine-tune")
 
     def choose_queries(self) -> None:
-        """Give a detector that begins from nothing more queries where an image has more objects than it has."""
-        number, objects = self.cfg.model.get("num_queries"), int(self.train_set.objects_per_image().max(initial=0))
-        if self.choices.weights or number is None or "model.num_queries" in self.choices.overrides:
+        """Raise the number of queries of a detector trained from scratch when an image has more objects than that."""
+        num_queries, objects = self.cfg.model.get("num_queries"), int(self.train_set.objects_per_image().max(initial=0))
+        if self.choices.weights or num_queries is None or "model.num_queries" in self.choices.overrides:
             return
-        if objects > number:
+        if objects > num_queries:
             self.cfg.model.num_queries = enough_queries(objects)
-            reason = f"an image has {objects} objects, and the published model has {number} queries"
+            reason = f"an image has {objects} objects, and the published model has {num_queries} queries"
             self.add("queries", self.cfg.model.num_queries, reason, "model.num_queries=N")
 
     def choose_size(self) -> None:
@@ -264,15 +264,15 @@ class _Planner:
             if largest < published:
                 size, reason = largest, f"most images are no larger, and a CPU is slow; otherwise {published}"
         set_image_size(self.cfg, size)
-        what = "pixels square" if kind == "square" else "pixels for the short side"
-        self.add("size", f"{size} {what}", reason, "--size")
+        unit = "pixels square" if kind == "square" else "pixels for the short side"
+        self.add("size", f"{size} {unit}", reason, "--size")
 
     def choose_batch(self) -> None:
-        """Choose the batch of a step: as many images as suit the model and fit."""
+        """Choose the batch size: the one that suits the model, or fewer images when that does not fit into memory."""
         kind, _ = _image_size(self.cfg)
         train = self.cfg.dataloader.train
-        wanted = min(self.published_batch, LARGEST_STEP["square" if self.is_small else kind])
-        wanted = max(1, min(wanted, len(self.train_set) // FEWEST_STEPS))
+        target = min(self.published_batch, LARGEST_STEP["square" if self.is_small else kind])
+        target = max(1, min(target, len(self.train_set) // FEWEST_STEPS))
         if self.choices.batch is not None:
             train.total_batch_size = self.choices.batch
             self.add("batch", self.choices.batch, "as asked for", "--batch")
@@ -282,19 +282,19 @@ class _Planner:
         free = free_memory(self.cfg.train.device)
         need = None if free is None else measure_need(self.cfg, _most_pixels(self.cfg))
         if free is None or need is None:
-            train.total_batch_size = wanted
-            self.add("batch", wanted, "usual for this model; how many fit is not known here", "--batch")
+            train.total_batch_size = target
+            self.add("batch", target, "usual for this model; the free memory is not known here", "--batch")
             return
-        batch = max(1, min(wanted, _images_that_fit(need, free)))
+        batch = max(1, min(target, _images_that_fit(need, free)))
         train.total_batch_size = batch
         reason = f"about {need.per_image / 2**30:.1f} GiB for each image, and {free / 2**30:.1f} GiB are free"
-        if batch < wanted:
-            self.cfg.train.accumulate_steps = math.ceil(wanted / batch)
+        if batch < target:
+            self.cfg.train.accumulate_steps = math.ceil(target / batch)
             reason += f"; {self.cfg.train.accumulate_steps} batches make a step"
         self.add("batch", batch, reason, "--batch")
 
     def choose_length(self) -> None:
-        """Choose epochs and learning rate, and how often to evaluate."""
+        """Choose the epochs, the learning rate and the evaluation period."""
         calls = _calls("derived")
         train, cfg = self.cfg.train, self.cfg
         train.init_checkpoint = calls["train"]["init_checkpoint"]
@@ -313,7 +313,7 @@ class _Planner:
         lr_reason = (
             "as asked for"
             if self.choices.lr
-            else (f"{cfg.published.lr:g} for {cfg.published.batch} images in a step, by the root of the batch")
+            else (f"{cfg.published.lr:g} for {cfg.published.batch} images in a step, times the root of the batch ratio")
         )
         self.add("learning rate", f"{float(cfg.optimizer.lr):g}", lr_reason, "--lr")
         train.eval_period, train.eval_epochs = None, max(1, round(epochs / EVALUATIONS))
@@ -322,13 +322,13 @@ class _Planner:
     def _why_epochs(self, published: int) -> str:
         images = len(self.train_set)
         if self.is_small:
-            return f"for {images} images from nothing"
-        text = f"published {published} for COCO, times the root of how many fewer than its images {images} are"
-        most = f", at most {derived.MOST_EPOCHS}"
-        return f"{text}{most}{'' if self.choices.weights else '; three times as many from nothing'}"
+            return f"for {images} images, from scratch"
+        text = f"published {published} for COCO, times sqrt(COCO images / {images} images)"
+        limit = f", at most {derived.MOST_EPOCHS}"
+        return f"{text}{limit}{'' if self.choices.weights else '; three times as many from scratch'}"
 
     def _strong_epochs(self) -> None:
-        """The schedules of real-time detectors, for another length."""
+        """Set the schedules of real-time detectors, such as the end of strong augmentation, for the chosen length."""
         calls = _calls("derived_realtime")["dataloader"]
         self.cfg.lr_multiplier = get_config("common/schedule.py").lr_multiplier_flat_cosine
         self.cfg.dataloader.strong_epochs = calls["strong_epochs"]
@@ -339,7 +339,7 @@ class _Planner:
             self.cfg.train.model_ema.restart.epoch = "${dataloader.strong_epochs[1]}"
 
     def choose_rest(self) -> None:
-        """Choose the processes that load images, and the folder of the run."""
+        """Choose the number of worker processes and the output folder."""
         cores, device = usable_cores(), self.cfg.train.device
         workers = self.choices.workers
         reason = "as asked for"
@@ -357,20 +357,20 @@ class _Planner:
 
 
 def set_image_size(cfg: DictConfig, size: int) -> None:
-    """Give the images of a config another size, and what follows from the size, in proportion.
+    """Set the image size of a config, and scale all sizes that depend on it in proportion.
 
     Args:
-        cfg: it is changed.
+        cfg: the config, which is modified.
         size: the side of square images, otherwise the short side in evaluation, in pixels.
 
     Raises:
-        ConfigError: when the size is not a multiple of 32, or the config has no size that is known here.
+        ConfigError: when the side of square images is not a multiple of 32, or the config has no known image size.
     """
     kind, published = _image_size(cfg)
     if size == published:
         return
     if kind == "square" and size % SIZE_STEP:
-        raise ConfigError(f"a size of {size} pixels is no multiple of {SIZE_STEP}")
+        raise ConfigError(f"a size of {size} pixels is not a multiple of {SIZE_STEP}")
     train = cfg.dataloader.train
     if kind == "square":
         cfg.dataloader.image_size = size
@@ -395,7 +395,7 @@ def set_image_size(cfg: DictConfig, size: int) -> None:
 
 
 def _calls(name: str) -> dict[str, Any]:
-    """A part of configs/common/derived.py, whose values are interpolations."""
+    """A section of configs/common/derived.py, whose values are interpolations."""
     return OmegaConf.to_container(get_config("common/derived.py")[name], resolve=False)  # type: ignore[return-value]
 
 
@@ -404,7 +404,7 @@ def _reads_masks(dataset: DictConfig) -> bool:
 
 
 def _name(call: DictConfig) -> str:
-    """The name, without modules, of what a config node calls."""
+    """The name, without modules, of the function or class that a config node calls."""
     target = call.get("_target_")
     return target.rpartition(".")[2] if isinstance(target, str) else getattr(target, "__name__", "")
 
@@ -414,18 +414,18 @@ def _scaled(value: int, factor: float, step: int = 1) -> int:
 
 
 def _image_size(cfg: DictConfig) -> tuple[str, int]:
-    """Whether images are squares or have a short edge, and of how many pixels in evaluation."""
+    """("square", side) or ("short edge", length), in pixels, of the images in evaluation."""
     if "image_size" in cfg.dataloader:
         return "square", int(cfg.dataloader.image_size)
     test = OmegaConf.select(cfg, "dataloader.test.mapper.augmentation")
     train = OmegaConf.select(cfg, "dataloader.train.mapper.augmentation")
     if not OmegaConf.is_dict(test) or not OmegaConf.is_dict(train):
-        raise ConfigError("the images of this config are not resized: there is no size that could be set")
+        raise ConfigError("this config does not resize its images: there is no size to set")
     return "short edge", int(test.get("short_edge_length", 800))
 
 
 def _most_pixels(cfg: DictConfig) -> int:
-    """The pixels of the largest image in training."""
+    """The number of pixels of the largest training image."""
     kind, size = _image_size(cfg)
     if kind == "square":
         return size**2

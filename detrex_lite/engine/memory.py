@@ -1,4 +1,4 @@
-"""How much memory a training step needs, and how much there is."""
+"""Estimates the memory that a training step needs, and measures the memory that is free."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,50 +10,50 @@ from ..config import instantiate
 from ..inference.predictor import without_pretrained_backbone
 from ..structures import Boxes, Instances
 
-SIDES = (128, 256)  # pixels of the images that are tried: what a step keeps grows in proportion to the pixels
-OBJECTS = 8  # in that image
-BYTES_OF_WEIGHT = 20  # weight, gradient, two moments of AdamW, running mean: four bytes each
-WORKSPACE = 1.3  # times what is kept for the backward pass: gradients and what operators need besides
+SIDES = (128, 256)  # sides of the two trial images, in pixels: the memory of a step is linear in the number of pixels
+OBJECTS = 8  # in each trial image
+BYTES_OF_WEIGHT = 20  # four bytes each for the weight, its gradient, two moments of AdamW and the running mean
+WORKSPACE = 1.3  # factor over what is kept for the backward pass, for gradients and the workspace of operators
 
 
 class MemoryNeed(NamedTuple):
-    """Bytes of a training step: `fixed`, and `per_image` of the batch."""
+    """The memory of a training step in bytes: `fixed`, and `per_image` for each image of the batch."""
 
     fixed: int
     per_image: int
 
 
 def measure_need(cfg: DictConfig, pixels: int) -> MemoryNeed | None:
-    """What a training step of a config's model needs, by what forward passes of two small images keep for gradients.
+    """Estimate the memory of a training step, from what forward passes of two small images keep for the backward pass.
 
     Args:
         cfg: a config whose `model` can be built.
-        pixels: of each image in training.
+        pixels: the number of pixels of each training image.
 
     Returns:
-        An estimate in bytes, for float32; None when the model cannot be tried on the CPU.
+        An estimate in bytes, for float32; None when the model cannot run on the CPU.
     """
     with torch.random.fork_rng(devices=[]):
         try:
             model = instantiate(without_pretrained_backbone(cfg).model).train()
             small, large = (_bytes_kept(model, side) for side in SIDES)
         except (RuntimeError, ValueError, OSError, ImportError):
-            return None  # training will say what is wrong, if it is
+            return None  # if something is wrong, training will raise the error
     weights = sum(parameter.numel() for parameter in model.parameters())
     slope = max(0.0, (large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2))
-    kept = large + slope * (pixels - SIDES[1] ** 2)
-    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(WORKSPACE * max(small, kept)))
+    bytes_kept = large + slope * (pixels - SIDES[1] ** 2)
+    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(WORKSPACE * max(small, bytes_kept)))
 
 
 def _bytes_kept(model: torch.nn.Module, side: int) -> int:
-    """What a forward pass in training keeps for the backward pass, besides weights, of a square image."""
+    """Bytes that a forward pass of a square image keeps for the backward pass, without the weights."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     corners = torch.linspace(0, side / 2, OBJECTS)[:, None].repeat(1, 2)
@@ -67,14 +67,14 @@ def _bytes_kept(model: torch.nn.Module, side: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses = model([record])
     assert losses
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes that are free on a device, within the limit of the container that this is; None when not known."""
+    """Bytes that are free on a device, within the limit of the container if there is one; None when not known."""
     if device.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.mem_get_info(torch.device(device))[0]
-    limits = [value for value in (_available(), _left_in_group()) if value is not None]
+    limits = [value for value in (_available(), _free_in_group()) if value is not None]
     return min(limits) if limits else None
 
 
@@ -87,7 +87,7 @@ def _available() -> int | None:
     return int(sizes[0]) * 1024 if sizes else None
 
 
-def _left_in_group(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+def _free_in_group(group: Path = Path("/sys/fs/cgroup")) -> int | None:
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:

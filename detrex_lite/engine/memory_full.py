@@ -1,4 +1,4 @@
-"""What to say and to advise when the memory is full."""
+"""Error messages for full memory, with numbers and advice."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 class MemoryFullError(RuntimeError):
-    """There is not enough memory, on a GPU or for the CPU, for what was to be computed."""
+    """A computation ran out of memory on a GPU or on the CPU."""
 
 
 def training_memory_full(
@@ -28,16 +28,16 @@ def training_memory_full(
     has_amp: bool,
     accumulate_steps: int,
 ) -> MemoryFullError:
-    """The error for a training step that found the memory full: numbers, and what helps of what is not used yet.
+    """The error for a training step that ran out of memory, with numbers and the remedies that are not yet in use.
 
     Args:
-        error: what torch raised.
-        iteration: the step, from 1.
-        batch: what this process's model was given.
-        model: the model, to see what it recomputes.
-        device: where it is.
-        has_amp: whether there is mixed precision.
-        accumulate_steps: batches a step.
+        error: the error that torch raised.
+        iteration: the number of the step, from 1.
+        batch: the batch of this process.
+        model: the model, which shows whether activations are recomputed.
+        device: the device of the model.
+        has_amp: whether mixed precision is enabled.
+        accumulate_steps: batches per step.
     """
     advice = []
     if not has_amp:
@@ -50,19 +50,19 @@ def training_memory_full(
     layers = [module for module in model.modules() if isinstance(module, BaseTransformerLayer)]
     if layers and not any(layer.activation_checkpointing for layer in layers):
         advice.append(
-            "train.activation_checkpointing=True: activations in transformer layers are computed again in the backward "
+            "train.activation_checkpointing=True: activations in transformer layers are recomputed in the backward "
             "pass instead of being stored, which costs time"
         )
     advice += [
         "smaller images (dataloader.train.mapper.augmentation), or a smaller model",
         "`detrex-lite train ... --find-batch-size` measures the largest batch that fits",
     ]
-    where = f"at iteration {iteration}, with {describe_batch(batch)} in a batch of this process"
-    return _memory_full(error, device, where, advice)
+    situation = f"at iteration {iteration}, with {describe_batch(batch)} in a batch of this process"
+    return _memory_full(error, device, situation, advice)
 
 
 def memory_full(error: BaseException, device: torch.device) -> MemoryFullError:
-    """The error for anything but a training step, such as an evaluation."""
+    """The error for computations other than a training step, such as an evaluation."""
     advice = [
         "dataloader.test.batch_size=1, when it was an evaluation",
         "smaller images (dataloader.test.mapper.augmentation), or a smaller model",
@@ -73,10 +73,11 @@ def memory_full(error: BaseException, device: torch.device) -> MemoryFullError:
     return _memory_full(error, device, "outside of a training step", advice)
 
 
-def _memory_full(error: BaseException, device: torch.device, where: str, advice: Sequence[str]) -> MemoryFullError:
+def _memory_full(error: BaseException, device: torch.device, situation: str, advice: Sequence[str]) -> MemoryFullError:
     listed = "".join(f"\n  - {line}" for line in advice)
     return MemoryFullError(
-        f"out of memory {where}\n{describe_memory(device)}{_asked(error)}\nWhat helps, one or more of:{listed}"
+        f"out of memory {situation}\n{describe_memory(device)}{_describe_request(error)}\n"
+        f"What helps, one or more of:{listed}"
     )
 
 
@@ -88,36 +89,36 @@ def describe_batch(batch: Sequence[dict[str, Any]]) -> str:
     return f"{count} of up to {max(heights)}x{max(widths)} pixels (height x width) and {objects} objects"
 
 
-def _asked(error: BaseException) -> str:
-    """What torch says of the allocation that failed."""
-    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), flags=re.IGNORECASE)
-    if asked is None:
+def _describe_request(error: BaseException) -> str:
+    """The size of the failed allocation, from torch's message; empty when the message does not contain it."""
+    request = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), flags=re.IGNORECASE)
+    if request is None:
         return ""
-    size = asked[1]
+    size = request[1]
     if in_bytes := re.fullmatch(r"(\d+) bytes", size):
         size = f"{int(in_bytes[1]) / GIB:.2f} GiB"
     return f"; {size} more were asked for"
 
 
 def describe_memory(device: torch.device) -> str:
-    """How much memory a device has, how much of it this process uses or used at most, and how much is free."""
+    """The memory of a device: the total, the use or peak use of this process, and what is free."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        most = torch.cuda.max_memory_allocated(device)
+        peak = torch.cuda.max_memory_allocated(device)
         return (
             f"{torch.cuda.get_device_name(device)} ({device}) has {total / GIB:.1f} GiB; this process used up to "
-            f"{most / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
+            f"{peak / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
         )
     sizes = {
         "the machine has": _kilobytes("/proc/meminfo").get("MemTotal"),
         "this process uses": _kilobytes("/proc/self/status").get("VmRSS"),
         "free are": free_memory(str(device)),
     }
-    return ", ".join(f"{what} {size / GIB:.1f} GiB" for what, size in sizes.items() if size is not None)
+    return ", ".join(f"{label} {size / GIB:.1f} GiB" for label, size in sizes.items() if size is not None)
 
 
 def _kilobytes(path: str) -> dict[str, int]:
-    """Lines such as `MemTotal: 16 kB` as bytes by name; none where the system has no such file."""
+    """The bytes by name in lines such as `MemTotal: 16 kB`; empty when the system has no such file."""
     try:
         text = Path(path).read_text()
     except OSError:

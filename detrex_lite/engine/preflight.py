@@ -1,4 +1,4 @@
-"""What is checked before the first step, because it would otherwise fail after hours, or never."""
+"""Checks before the first step, for errors that would otherwise occur after hours or stay unnoticed."""
 
 import copy
 import difflib
@@ -27,12 +27,13 @@ CONFIG_FILE = "config.yaml"
 
 
 def check_output_dir(output_dir: Path, *, resume: bool) -> None:
-    """Refuse a folder that holds another run: a checkpoint, or the numbers of a step.
+    """Make sure that the folder does not hold another run, that is, a checkpoint or metrics.
 
-    What a run leaves that failed before its first step is in nobody's way.
+    The files of a run that failed before its first step are ignored.
 
     Raises:
-        ConfigError: when it does and the run is not resumed, or when a folder stands where a file is to be written.
+        ConfigError: when the folder holds a run that is not resumed, or has a subfolder with the name of a file that is
+            to be written.
     """
     for name in (LAST, METRICS_FILE, CONFIG_FILE, LOG_FILE):
         if (output_dir / name).is_dir():
@@ -48,10 +49,10 @@ def check_output_dir(output_dir: Path, *, resume: bool) -> None:
 
 
 def check_init_checkpoint(path: str | Path | None, *, required: bool = False) -> None:
-    """Refuse a checkpoint that is neither a local file nor a folder, in which reading looks for one.
+    """Make sure that a checkpoint is a local file, or a folder in which the reader looks for one.
 
     Raises:
-        ConfigError: when it is not, or is missing though it is required.
+        ConfigError: when the path does not exist or is a URL, or no path is set although it is required.
     """
     if not path:
         if required:
@@ -64,19 +65,19 @@ def check_init_checkpoint(path: str | Path | None, *, required: bool = False) ->
 
 
 def text_to_save(cfg: DictConfig) -> str:
-    """The config of a run as YAML text: resolved, but for what comes from the environment.
+    """The config of a run as YAML text, with all interpolations resolved except those of environment variables.
 
-    Keys at the top to which only interpolations referred, such as `dataset`, are left out: with values in place of the
-    interpolations nothing would read them, and an override of them would do nothing.
-    A warning in the log names what the text cannot hold; the run itself has these values. Permission to run code of a
-    checkpoint is not kept.
+    Top-level keys to which only interpolations refer, such as `dataset`, are left out: once the interpolations are
+    resolved, nothing reads these keys and overriding them would have no effect.
+    A warning is logged for values that YAML cannot represent; the run itself uses them. The permission to run code from
+    a checkpoint is not saved.
     """
     cfg = copy.deepcopy(cfg)
     cfg.train.trust_init_checkpoint = False
     if lost := unsaved(cfg):
         logger.warning(
             "%s will not load again: it cannot hold %s. Put classes and functions into a module that Python can "
-            "import, not into a config file or beside it by a relative import.",
+            "import, not into a config file or a file next to it that is imported relatively.",
             CONFIG_FILE,
             ", ".join(f"{path} ({description})" for path, description in lost.items()),
         )
@@ -89,27 +90,31 @@ def text_to_save(cfg: DictConfig) -> str:
 
 
 def check_agreement(config: str, datasets: dict[str, Any]) -> None:
-    """Make sure that all processes, which may be on several machines, train the same on the same.
+    """Make sure that all processes, which may be on several machines, have the same config and data.
 
     Args:
         config: the resolved config as YAML text.
-        datasets: what the data set is for ("training", ...) -> data set, or None when it is not known.
+        datasets: use ("training", ...) -> data set, or None when it is not known.
 
     Raises:
         ConfigError: on every process, when configs or data sets differ.
     """
-    sizes = {use: f"{len(d)} images, {d.num_boxes} boxes" for use, d in datasets.items() if d is not None}
+    sizes = {
+        use: f"{len(dataset)} images, {dataset.num_boxes} boxes"
+        for use, dataset in datasets.items()
+        if dataset is not None
+    }
     all_configs, all_sizes = zip(*distributed.all_gather_objects((config, sizes)), strict=True)
-    for rank, (other, other_sizes) in enumerate(zip(all_configs, all_sizes, strict=True)):
-        changes = difflib.unified_diff(all_configs[0].splitlines(), other.splitlines(), n=0, lineterm="")
+    for rank, (rank_config, rank_sizes) in enumerate(zip(all_configs, all_sizes, strict=True)):
+        changes = difflib.unified_diff(all_configs[0].splitlines(), rank_config.splitlines(), n=0, lineterm="")
         different = [line for line in changes if line[:3] not in ("---", "+++") and line[:2] != "@@"]
         if different:
             listed = "\n  ".join(different)
             raise ConfigError(f"process {rank} has another config than process 0:\n  {listed}")
         for use, size in all_sizes[0].items():
-            if other_sizes.get(use) != size:
+            if rank_sizes.get(use) != size:
                 raise ConfigError(
-                    f"process {rank} has another {use} set than process 0: {other_sizes.get(use)}, and not {size}; do "
+                    f"process {rank} has another {use} set than process 0: {rank_sizes.get(use)}, and not {size}; do "
                     "all machines read the same files?"
                 )
 
@@ -120,32 +125,32 @@ def category_ids_of(datasets: dict[str, Any]) -> tuple[int, ...]:
     Args:
         datasets: as for `check_classes`.
     """
-    known = (tuple(getattr(dataset, "category_ids", ())) for dataset in datasets.values() if dataset is not None)
-    return next(filter(None, known), ())
+    category_ids = (tuple(getattr(dataset, "category_ids", ())) for dataset in datasets.values() if dataset is not None)
+    return next(filter(None, category_ids), ())
 
 
 def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]:
     """Compare the classes of the model and of all data sets.
 
     Args:
-        model: with `num_classes`, if it says.
-        datasets: what the data set is for ("training", ...) -> data set, or None when it is not known.
+        model: the model; its classes are compared when it has `num_classes`.
+        datasets: use ("training", ...) -> data set, or None when it is not known.
 
     Returns:
-        The class names; empty when no data set has any.
+        The class names; empty when no data set is known.
 
     Raises:
-        ConfigError: when they differ.
+        ConfigError: when the classes differ.
     """
-    known = {use: tuple(d.class_names) for use, d in datasets.items() if d is not None}
-    if not known:
-        logger.info("The loaders do not tell their data sets: classes are not compared.")
+    class_names = {use: tuple(dataset.class_names) for use, dataset in datasets.items() if dataset is not None}
+    if not class_names:
+        logger.info("The data sets of the loaders are not known: classes are not compared.")
         return ()
-    (first_use, names), *others = known.items()
-    for use, other in others:
-        if other != names:
+    (first_use, names), *further = class_names.items()
+    for use, further_names in further:
+        if further_names != names:
             raise ConfigError(
-                f"the {first_use} and {use} sets have different classes: {_difference(names, other)}. Give "
+                f"the {first_use} and {use} sets have different classes: {_difference(names, further_names)}. Give "
                 "both the same, in the same order (class_names=[...] of the data set)"
             )
     num_classes = getattr(model, "num_classes", len(names))
@@ -159,20 +164,20 @@ def check_classes(model: nn.Module, datasets: dict[str, Any]) -> tuple[str, ...]
 
 
 def check_best_metric(evaluator: Any, name: str | None) -> None:
-    """Refuse a `train.best_metric` that the evaluator will not give; one that does not tell its metrics gives any.
+    """Make sure that the evaluator returns `train.best_metric`; evaluators without `metric_names` are not checked.
 
     Raises:
-        ConfigError: when it will not.
+        ConfigError: when the metric is not among `metric_names`.
     """
     names = getattr(evaluator, "metric_names", ())
     if name is not None and names and name not in names:
-        raise ConfigError(f"train.best_metric={name!r} is no result of the evaluation{did_you_mean(name, names)}")
+        raise ConfigError(f"train.best_metric={name!r} is not a result of the evaluation{did_you_mean(name, names)}")
 
 
 def try_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> None:
-    """Show one batch to the model and its detections to the evaluator, so that evaluation cannot fail later.
+    """Evaluate one batch, so that errors of the model or the evaluator occur now and not at the first evaluation.
 
-    Draws no random numbers from training. Errors are those of the model and the evaluator.
+    The random states are preserved. Errors of the model and the evaluator are raised unchanged.
     """
     try:
         with preserved_random_states():
@@ -182,8 +187,8 @@ def try_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> None:
         raise
 
 
-def _difference(one: Sequence[str], other: Sequence[str]) -> str:
-    if len(one) != len(other):
-        return f"{len(one)} ({few(one)}) and {len(other)} ({few(other)})"
-    pairs = [f"{k}: {a!r} and {b!r}" for k, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+def _difference(first: Sequence[str], second: Sequence[str]) -> str:
+    if len(first) != len(second):
+        return f"{len(first)} ({few(first)}) and {len(second)} ({few(second)})"
+    pairs = [f"{k}: {a!r} and {b!r}" for k, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
     return few(pairs)

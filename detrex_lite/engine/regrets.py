@@ -1,4 +1,4 @@
-"""What is allowed, trains without an error, and is regretted when it has ended: said before the first step."""
+"""Warnings, before the first step, of settings that train without an error and that users regret after the training."""
 
 import logging
 import math
@@ -18,23 +18,23 @@ from .derived import learning_rate
 
 logger = logging.getLogger(__name__)
 
-SMALL_SHARE = 0.05  # of the boxes: fewer that are smaller than a cell are no reason to change anything
-SAMPLED_IMAGES = 8  # of which the resizing is measured
-LARGEST_STRIDE = 64  # of the finest level of a detector, in pixels: without smaller boxes no stride is computed
-HIGH_RATE = 4.0  # times the rate that suits pre-trained weights
+SMALL_SHARE = 0.05  # least fraction of boxes smaller than a cell that causes a warning
+SAMPLED_IMAGES = 8  # images whose resizing is measured
+LARGEST_STRIDE = 64  # pixels; the stride is computed only when boxes are smaller than this
+HIGH_RATE = 4.0  # factor over the learning rate that suits pre-trained weights
 
 
 def warn_of_regrets(
     cfg: DictConfig, *, model: nn.Module, datasets: dict[str, Any], loaders: dict[str, Any], fine_tunes: bool
 ) -> list[str]:
-    """Warn in the log of what users regret after hours of training.
+    """Log warnings of settings that users regret after hours of training.
 
     Args:
         cfg: a complete config.
-        model: on its device.
-        datasets: "training" and "validation" -> data set; None for one that is not known.
+        model: the model, on its device.
+        datasets: "training" and "validation" -> data set, or None when it is not known.
         loaders: the same names -> loader.
-        fine_tunes: whether training begins with the weights of a detector.
+        fine_tunes: whether training starts from the weights of a detector.
 
     Returns:
         The warnings.
@@ -55,7 +55,7 @@ def warn_of_regrets(
 
 
 def classes_without_objects(dataset: Any) -> Iterator[str]:
-    """A warning when a class has no box that training uses: the detector cannot learn it."""
+    """Yield a warning when the training set has classes without boxes, which the detector cannot learn."""
     counts = np.bincount(dataset.classes[~dataset.iscrowd], minlength=dataset.num_classes)
     missing = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
     if missing:
@@ -66,7 +66,7 @@ def classes_without_objects(dataset: Any) -> Iterator[str]:
 
 
 def more_objects_than_queries(dataset: Any, num_queries: int | None) -> Iterator[str]:
-    """A warning when images have more objects than the detector can find."""
+    """Yield a warning when images have more objects than the detector has queries."""
     objects = dataset.objects_per_image()
     if num_queries is None or not len(objects) or objects.max() <= num_queries:
         return
@@ -79,29 +79,29 @@ def more_objects_than_queries(dataset: Any, num_queries: int | None) -> Iterator
 
 
 def enough_queries(num_objects: int) -> int:
-    """A number of queries with which images of so many objects train well: one and a half times as many."""
+    """A suitable number of queries for images with `num_objects` objects: 1.5 times as many, rounded up to 50."""
     return _round_up(int(num_objects * 1.5))
 
 
 def images_in_both(training: Any, validation: Any) -> Iterator[str]:
-    """A warning when validation images are training images: their results say nothing about new images."""
-    known = {os.path.abspath(training.file_name(index)) for index in range(len(training))}
+    """Yield a warning when validation images are training images: results on them say nothing about new images."""
+    training_paths = {os.path.abspath(training.file_name(index)) for index in range(len(training))}
     names = [validation.file_name(index) for index in range(len(validation))]
-    shared = [name for name in names if os.path.abspath(name) in known]
+    shared = [name for name in names if os.path.abspath(name) in training_paths]
     if shared:
         yield (
             f"{len(shared)} of {len(names)} validation images are in the training set, too ({few(shared, limit=3)}): "
-            "what is measured on them is no measure of what the detector does with new images"
+            "results on them do not show how the detector performs on new images"
         )
 
 
 def boxes_below_a_cell(dataset: Any, model: nn.Module, loader: Any) -> Iterator[str]:
-    """A warning when many boxes, after resizing, are smaller than a cell of the finest feature map.
+    """Yield a warning when many boxes, after resizing, are smaller than a cell of the finest feature map.
 
     Args:
-        dataset: whose boxes are measured.
-        model: a `Detector`; of another model nothing is known.
-        loader: whose mapper resizes: the one of validation, as it does nothing else to an image.
+        dataset: the data set whose boxes are measured.
+        model: a `Detector`; other models are not checked.
+        loader: the loader whose mapper resizes the images, preferably that of validation, which has no augmentation.
     """
     boxes = dataset.boxes[~dataset.iscrowd]
     if not len(boxes) or not hasattr(model, "feature_maps"):
@@ -115,14 +115,14 @@ def boxes_below_a_cell(dataset: Any, model: nn.Module, loader: Any) -> Iterator[
         return
     try:
         stride = finest_stride(model, samples[0][0])
-    except (RuntimeError, ValueError):  # the trial of evaluation, which follows, tells what is wrong
+    except (RuntimeError, ValueError):  # the trial evaluation that follows will raise the same error
         return
-    share = np.mean(sides < stride)
-    if share < SMALL_SHARE:
+    fraction = np.mean(sides < stride)
+    if fraction < SMALL_SHARE:
         return
     needed = np.quantile(sides, SMALL_SHARE)
     yield (
-        f"{share:.0%} of the training boxes are smaller than a cell of the finest feature map ({stride:.0f} pixels; "
+        f"{fraction:.0%} of the training boxes are smaller than a cell of the finest feature map ({stride:.0f} pixels; "
         f"images are resized by {scale:.2f}, the median box is then {np.median(sides):.0f} pixels high and wide). Such "
         f"objects are hard to tell apart: images {stride / max(needed, 1e-3):.1f} times as large, tiles of them, or a "
         "detector with a finer level would help"
@@ -130,11 +130,11 @@ def boxes_below_a_cell(dataset: Any, model: nn.Module, loader: Any) -> Iterator[
 
 
 def finest_stride(model: Any, image: torch.Tensor) -> float:
-    """Pixels of an image for each cell of the finest feature map.
+    """The stride of the finest feature map, in pixels.
 
     Args:
-        model: a `Detector`; its state and the random numbers of training do not change.
-        image: (3, H, W), to be tried.
+        model: a `Detector`; its state and the random states are preserved.
+        image: (3, H, W), the image on which the stride is measured.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -149,32 +149,32 @@ def finest_stride(model: Any, image: torch.Tensor) -> float:
 
 
 def high_learning_rate(cfg: DictConfig) -> Iterator[str]:
-    """A warning when pre-trained weights are trained at a rate that suits training from scratch."""
+    """Yield a warning when pre-trained weights are fine-tuned at a learning rate for training from scratch."""
     try:
-        given, suitable = float(cfg.optimizer.lr), learning_rate(cfg)
+        lr, suitable = float(cfg.optimizer.lr), learning_rate(cfg)
     except (OmegaConfBaseException, TypeError, ValueError):  # an optimizer or a loader without these keys
         return
-    if given >= HIGH_RATE * suitable:
+    if lr >= HIGH_RATE * suitable:
         yield (
-            f"train.init_checkpoint is fine-tuned with optimizer.lr={given:g}, which is a rate for training from "
+            f"train.init_checkpoint is fine-tuned with optimizer.lr={lr:g}, which is a rate for training from "
             f"scratch: what the weights know may be lost. optimizer.lr={suitable:g} suits the size of the batch"
         )
 
 
 def _number_of_queries(cfg: DictConfig, model: nn.Module) -> int | None:
-    number = getattr(model, "num_queries", None)
-    if number is None:
-        number = OmegaConf.select(cfg, "model.num_queries")
-    return number if isinstance(number, int) else None
+    num_queries = getattr(model, "num_queries", None)
+    if num_queries is None:
+        num_queries = OmegaConf.select(cfg, "model.num_queries")
+    return num_queries if isinstance(num_queries, int) else None
 
 
 def _resized_samples(dataset: Any, loader: Any) -> list[tuple[torch.Tensor, int]]:
-    """A few training images as the loader's mapper resizes them, with the areas that they had before."""
+    """(image resized by the loader's mapper, its original area in pixels) of a few training images."""
     samples = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, SAMPLED_IMAGES).round().astype(int)):
         try:
             sample = mapped_sample(loader, dataset, int(index))
-        except DatasetError:  # the loader leaves out such an image, and says so
+        except DatasetError:  # the loader skips this image too, with a warning
             continue
         if sample is None:
             return []

@@ -1,4 +1,4 @@
-"""Training and evaluating what a config describes: the parts are built, checked, joined and run."""
+"""Trains and evaluates the model of a config: builds the parts, checks them, connects them and runs them."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -64,35 +64,35 @@ logger = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, *, resume: bool = False, hooks: Sequence[Hook] = ()) -> Results:
-    """Train what a config describes, with evaluation and checkpoints on the way.
+    """Train the model of a config, with periodic evaluation and checkpoints.
 
     Args:
-        cfg: a config with `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`; it is not changed.
+        cfg: a config with `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`; it is not modified.
             Without `dataloader.test` and `.evaluator` there is no evaluation.
-        resume: go on with the run in `train.output_dir`, exactly as if it had not been interrupted; it begins
-            anew when there is no checkpoint yet. When torchrun has restarted the processes, they always do.
-        hooks: run besides those of `train.hooks`, and after them: before the log and the checkpoint of each step.
-            Checkpoints do not hold what they remember.
+        resume: continue the run in `train.output_dir`, exactly as if it had not been interrupted, or start it when
+            there is no checkpoint yet. Processes that torchrun has restarted always resume.
+        hooks: run in addition to those of `train.hooks` and after them, but before the log and the checkpoint of each
+            step. Checkpoints do not include their state.
 
     Returns:
         The results of the last evaluation.
 
     Raises:
-        ConfigError: for everything that is wrong with the config, its data and its folders, before training.
-        NonFiniteError: when the loss is not finite.
-        LostProcessError: when another process, or one that loads images, was killed.
-        LostFolderError: when `train.output_dir` was removed while the run went on.
-        SystemExit: with status 128 + its number when a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) ended the run, which
-            is saved then.
+        ConfigError: before training, for all errors in the config, its data and its folders.
+        NonFiniteError: when the loss or the gradient is not finite.
+        LostProcessError: when another training process, or a process that loads images, was killed.
+        LostFolderError: when `train.output_dir` was removed during the run.
+        SystemExit: with status 128 + the signal's number, after saving a checkpoint, when a signal (SIGTERM, Ctrl-C,
+            SIGHUP, SIGUSR1) ended the run.
     """
     return start(Run, cfg, resume=resume, hooks=hooks)
 
 
 def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[Hook] = ()) -> Results:
-    """`train`, by a run of a class that may leave the steps to another engine."""
+    """`train` with a subclass of `Run`, whose steps may be those of another engine."""
     cfg = complete(cfg, sections=("dataloader", "optimizer", "lr_multiplier"))
     output_dir = Path(cfg.train.output_dir)
-    # After a restart, what is in the folder is of the processes before; each machine counts its own.
+    # After a restart by torchrun the folder belongs to the earlier processes. Each machine counts its own restarts.
     resume = resume or distributed.any_process(times_restarted() > 0, torch.device(cfg.train.device))
     if not (resume and Checkpointer(output_dir).has_checkpoint()):
         check_init_checkpoint(cfg.train.init_checkpoint)
@@ -108,12 +108,12 @@ def start(kind: type["Run"], cfg: DictConfig, *, resume: bool, hooks: Sequence[H
         try:
             return run.train()
         except Exception:
-            require_owned(output_dir)  # or its loss is the reason: writers that miss it fail in their own words
+            require_owned(output_dir)  # a lost folder makes writers fail with errors of their own, so report it first
             raise
 
 
 def _claim(output_dir: Path, resume: bool, stack: ExitStack) -> None:
-    """Own the folder until `stack` is closed, and make it ready for this run."""
+    """Lock the folder until `stack` is closed, and prepare it for this run."""
     stack.enter_context(owned_output_dir(output_dir))
     check_output_dir(output_dir, resume=resume)
     Checkpointer(output_dir).remove_leftovers()
@@ -122,22 +122,22 @@ def _claim(output_dir: Path, resume: bool, stack: ExitStack) -> None:
 def evaluate(cfg: DictConfig) -> Results:
     """Evaluate the weights in `train.init_checkpoint` on `dataloader.test`, and log the table of results.
 
-    `report.html` in `train.output_dir` has what is wrong with the detections and pictures of the worst images.
+    `report.html` in `train.output_dir` lists the kinds of errors in the detections, with pictures of the worst images.
 
-    The average of the weights is taken where there is one, unless `train.model_ema.use_in_eval` is False.
+    The average of the weights is used when there is one, unless `train.model_ema.use_in_eval` is False.
 
     Returns:
-        What the evaluator returned: `{"bbox": {"AP": ...}}`.
+        The results of the evaluator: `{"bbox": {"AP": ...}}`.
 
     Raises:
-        ConfigError: when something is wrong with the config or its data.
+        ConfigError: when there are errors in the config or its data.
         CheckpointError: when the checkpoint cannot be read or does not fit.
     """
     return evaluate_by(_evaluate, cfg)
 
 
 def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Results:
-    """`evaluate`, by a function of the model, the loader and the evaluator that may be another engine's."""
+    """`evaluate` with a function of (model, loader, evaluator), which may be that of another engine."""
     cfg = complete(cfg, sections=("dataloader",))
     check_init_checkpoint(cfg.train.init_checkpoint, required=True)
     device = torch.device(cfg.train.device)
@@ -168,7 +168,7 @@ def evaluate_by(loop: Callable[[Any, Any, Any], Results], cfg: DictConfig) -> Re
                 model=None if distributed.is_distributed() else model,
             )
             if page is not None:
-                logger.info("What is wrong with the detections, with pictures of the worst images, is in %s.", page)
+                logger.info("The errors of the detections, with pictures of the worst images, are in %s.", page)
         return results
 
 
@@ -181,12 +181,12 @@ def _evaluate(model: Any, loader: Any, evaluator: Any) -> Results:
 
 
 class Run:
-    """A training run: its parts, built in the order of how soon they can tell that something is wrong.
+    """A training run. Its parts are built in an order that finds errors as early as possible.
 
     Args:
         cfg: a complete config.
         output_dir: the run's folder.
-        resume: go on from the newest whole checkpoint in the folder, if there is one.
+        resume: continue from the newest intact checkpoint in the folder, if there is one.
     """
 
     def __init__(self, cfg: DictConfig, output_dir: Path, *, resume: bool):
@@ -206,12 +206,12 @@ class Run:
         check_patience(cfg.train, self.lengths, evaluated=self.test_loader is not None)
         check_agreement(self.config_text, self._datasets())
         self.checkpointer = Checkpointer(output_dir, max_to_keep=cfg.train.checkpointer.max_to_keep)
-        # The main process decides: the others may not see a file that it has just found damaged, or only later.
+        # The main process chooses the checkpoint, because other machines may see changes in the folder late or never.
         self.resume_from = distributed.from_main_process(
             lambda: self.checkpointer.latest() if resume and self.checkpointer.has_checkpoint() else None
         )
         if resume and self.resume_from is None:
-            logger.info("%s holds no checkpoint to resume from: training starts anew.", output_dir)
+            logger.info("%s holds no checkpoint to resume from: training starts from the beginning.", output_dir)
         self.model = instantiate((cfg if self.resume_from is None else without_pretrained_backbone(cfg)).model)
         self.class_names = check_classes(self.model, self._datasets())
         prepare_for_training(self.model, cfg.train, self.device, self.amp_dtype)
@@ -256,14 +256,14 @@ class Run:
             for writer in writers:
                 stack.callback(writer.close)
             trainer.hooks = self._hooks(learning_rate, ema, state, evaluated, writers)
-            # Hooks refer to the trainer: without this circle the loaders' workers end when this returns.
+            # This breaks the reference cycle of trainer and hooks, so that the workers of the loaders end on return.
             stack.callback(trainer.hooks.clear)
             trainer.train()
-        self._say_where(state)
+        self._log_end(state)
         return trainer.results
 
     def warn_of_regrets(self) -> None:
-        """Warn of what is allowed and would be regretted; the main process does."""
+        """Log warnings of settings that users regret, on the main process."""
         if not distributed.is_main_process():
             return
         loaders = {"training": self.train_loader}
@@ -354,7 +354,7 @@ class Run:
         )
 
     def _open_writers(self, iteration: int) -> list[Writer]:
-        """The writers of the main process, none on others; from here on the folder holds a run."""
+        """Write the config and open the writers, on the main process only. From here on the folder holds a run."""
         writers: list[Writer] = []
         if distributed.is_main_process():
             replace_text(self.output_dir / CONFIG_FILE, self.config_text)
@@ -379,7 +379,7 @@ class Run:
         return datasets
 
     def summary(self, optimizer: torch.optim.Optimizer) -> str:
-        """What is trained on what, where and how, one line per topic."""
+        """A summary of the run with one line per topic."""
         return describe_run(
             model=self.model,
             optimizer=optimizer,
@@ -393,7 +393,7 @@ class Run:
         )
 
     def _describe_weights(self) -> str:
-        """What training begins with."""
+        """A description of the initial weights."""
         if self.resume_from is not None:
             return f"those of {self.resume_from}"
         if self.cfg.train.init_checkpoint:
@@ -401,10 +401,10 @@ class Run:
         keys = ("model.backbone.weights", "model.backbone.net.weights", "model.backbone.pretrained")
         pretrained = [value for key in keys if (value := OmegaConf.select(self.cfg, key))]
         if pretrained:
-            return f"the backbone's from {pretrained[0]}, all others from scratch"
-        return "from scratch, the backbone's too (no train.init_checkpoint, no model.backbone.weights)"
+            return f"backbone from {pretrained[0]}, everything else from scratch"
+        return "from scratch, including the backbone (no train.init_checkpoint, no model.backbone.weights)"
 
-    def _say_where(self, state: TrainingState) -> None:
+    def _log_end(self, state: TrainingState) -> None:
         best = "" if state.best is None else f" (best {state.best['metric']} {state.best['value']:.2f})"
         logger.info(
             "Training is done: %d iterations%s. Everything is in %s.",

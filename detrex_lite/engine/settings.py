@@ -1,4 +1,4 @@
-"""The `train` section of a config: its defaults, its faults, and the lengths that follow from it."""
+"""The `train` section of a config: completes it with defaults, checks it, and computes the lengths of a run."""
 
 import contextlib
 import copy
@@ -25,7 +25,7 @@ from .epochs import steps_of_epochs
 
 logger = logging.getLogger(__name__)
 
-NULL_TEXTS = ("train.init_checkpoint", "train.best_metric", "train.mlflow.experiment")  # which null leaves out
+NULL_TEXTS = ("train.init_checkpoint", "train.best_metric", "train.mlflow.experiment")  # may be null
 _TEXTS, _TEXTS_OR_NULL = (str, PurePath), (str, PurePath, NoneType)
 MOST_SEED = 2**32 - 2**16  # NumPy takes 32 bits, and each process adds its rank
 
@@ -33,23 +33,24 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
-    """A copy of `cfg` with a default for each key that its `train` section lacks, checked as a whole.
+    """Check a copy of `cfg` as a whole, and fill in defaults for the keys that its `train` section lacks.
 
     Args:
         cfg: a loaded config.
-        sections: what it must have besides `model` and `train`.
+        sections: the required sections in addition to `model` and `train`.
 
     Raises:
-        ConfigError: with everything that is wrong, in the whole config; of sections that are none with that alone.
+        ConfigError: with all errors in the config, or with missing and malformed sections alone if there are any.
     """
     cfg = copy.deepcopy(cfg)
     if automatic := list(_automatic_values(cfg)):
         raise ConfigError(automatic)
     faults = [fault for name in ("model", "train", *sections) for fault in _section_faults(cfg, name)]
-    if faults:  # what refers to these sections would be further faults
+    if faults:  # references to these sections would only cause more errors
         raise ConfigError(faults)
     defaults = get_config("common/train.py").train
-    # The default is for engines that know no epochs, and may read the data; this one counts by its loader.
+    # The default of max_iter is for engines without epochs, and may read the data. This engine instead counts the
+    # batches of its loader.
     computed = _as_written(defaults, "max_iter")
     for section in (defaults, cfg.train):
         if _as_written(section, "max_iter") == computed:
@@ -60,7 +61,7 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
         faults += error.faults
     faults += unread_keys(cfg)
     faults += _wrong_trust(cfg.train)
-    # An interpolation that does not resolve is a fault that `validate` has found.
+    # Interpolations that cannot be resolved have been reported by `validate`.
     with contextlib.suppress(OmegaConfBaseException):
         faults += unknown_train_keys(cfg)
         cfg.train = OmegaConf.merge(defaults, cfg.train)
@@ -69,7 +70,7 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
     if faults:
         raise ConfigError(faults)
     for key in ("output_dir", "init_checkpoint"):
-        if str(cfg.train[key]).startswith("~"):  # other values stay as written: they may read the environment
+        if str(cfg.train[key]).startswith("~"):  # other values stay unresolved, as they may read the environment
             cfg.train[key] = os.path.expanduser(cfg.train[key])
     return cfg
 
@@ -77,29 +78,29 @@ def complete(cfg: DictConfig, sections: Collection[str]) -> DictConfig:
 AUTOMATIC = {
     "dataloader.train.total_batch_size": "give a number; detrex-lite train ... --find-batch-size measures the largest "
     "that fits",
-    "optimizer.lr": "give a number; detrex-lite train ... --find-lr measures which ones train",
+    "optimizer.lr": "give a number; detrex-lite train ... --find-lr measures suitable ones",
     "train.device": "leave it out: the default is a GPU where torch sees one, otherwise the CPU",
-    "train.max_epochs": "give a number of epochs; train.patience ends a run that gets no better",
-    "train.max_iter": "give a number of steps, or train.max_epochs; train.patience ends a run that gets no better",
+    "train.max_epochs": "give a number of epochs; train.patience ends a run that does not improve",
+    "train.max_iter": "give a number of steps, or train.max_epochs; train.patience ends a run that does not improve",
     "dataloader.train.num_workers": "give a number of processes; 0 loads images in the process that trains",
-    "dataloader.test.batch_size": "give a number; it does not change what is detected",
+    "dataloader.test.batch_size": "give a number; it does not change the detections",
     "dataloader.test.num_workers": "give a number of processes; 0 loads images in the process that evaluates",
 }
-"""Keys that other programs set by themselves for the value `auto`, and what to do here."""
+"""Keys that other programs choose automatically for the value `auto`, with advice for this one."""
 
 
 def _automatic_values(cfg: DictConfig) -> Iterator[str]:
-    """One fault for each value that asks for a choice nobody makes: `auto`, and -1 for the size of batches."""
+    """One fault for each value that requests an automatic choice, which is not supported: `auto`, or -1 for batches."""
     for key, advice in AUTOMATIC.items():
-        with contextlib.suppress(OmegaConfBaseException, AttributeError):  # a fault that is found later
+        with contextlib.suppress(OmegaConfBaseException, AttributeError):  # these faults are found later
             value = OmegaConf.select(cfg, key)
             is_batch = key.endswith("batch_size") and value == -1 and not isinstance(value, bool)
             if is_batch or (isinstance(value, str) and value.lower() == "auto"):
-                yield f"{key}={value} is no value here: {advice}"
+                yield f"{key}={value} is not supported: {advice}"
 
 
 def _section_faults(cfg: DictConfig, name: str) -> Iterator[str]:
-    """What is wrong with a section as a whole."""
+    """The faults of a section as a whole: it is missing, or is not a section."""
     written = _as_written(cfg, name)
     if name not in cfg:
         yield f"the config has no {name!r}"
@@ -110,20 +111,20 @@ def _section_faults(cfg: DictConfig, name: str) -> Iterator[str]:
 
 
 def _wrong_trust(train: DictConfig) -> Iterator[str]:
-    """One fault for each value that asks for trust where a config cannot give it."""
+    """One fault for each value that grants trust in a place where a config cannot do so."""
     written = _as_written(train, "trust_init_checkpoint")
     if not isinstance(written, (bool, NoneType)):
-        yield f"train.trust_init_checkpoint={written!r} must be True or False, as a value of its own"
+        yield f"train.trust_init_checkpoint={written!r} must be True or False, written as a plain value"
     names = _as_written(train, "trusted")
     if not isinstance(names, (list, NoneType)):
         yield f"train.trusted={names!r} must be a list of packages, in a Python config"
     elif missing := untrusted(list(map(str, names or ()))):
         flags = " ".join(f"--trust {name}" for name in missing)
-        yield f"train.trusted={missing} counts in a Python config only; if you trust these packages: {flags}"
+        yield f"train.trusted={missing} is only allowed in a Python config; if you trust these packages: {flags}"
 
 
 def _wrong_types(train: Any, defaults: Any, path: str = "train") -> Iterator[str]:
-    """One fault for each value of another type than the default, where that is a dict, text, a list or a bool."""
+    """One fault for each value whose type differs from that of a default which is a dict, text, a list or a bool."""
     for key, default in defaults.items():
         name, value = f"{path}.{key}", train[key]
         if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
@@ -140,12 +141,12 @@ def _wrong_types(train: Any, defaults: Any, path: str = "train") -> Iterator[str
 
 
 def _as_written(section: DictConfig, key: str) -> Any:
-    """The value of a key as it stands in the config: an interpolation is not resolved."""
+    """The value of a key as written in the config, without resolving interpolations."""
     return OmegaConf.to_container(section, resolve=False).get(key)  # type: ignore[union-attr]
 
 
 def _wrong_values(train: DictConfig) -> Iterator[str]:
-    """One fault for each value that training could not work with."""
+    """One fault for each value with which training is not possible."""
     for key in ("accumulate_steps", "log_period"):
         if not _is_whole(train[key], at_least=1):
             yield f"train.{key}={train[key]!r} must be a whole number from 1"
@@ -196,7 +197,7 @@ def _wrong_device(name: str) -> Iterator[str]:
     try:
         device = torch.device(name)
     except RuntimeError:
-        yield f"train.device={name!r} is no device; use cpu or cuda"
+        yield f"train.device={name!r} is not a device; use cpu or cuda"
         return
     if device.type == "cuda" and not torch.cuda.is_available():
         yield f"train.device={name!r}: torch {torch.__version__} sees no CUDA GPU here; use train.device=cpu"
@@ -208,7 +209,7 @@ def _wrong_device(name: str) -> Iterator[str]:
 
 
 def _wrong_together(train: DictConfig) -> Iterator[str]:
-    """One fault for each pair of values that exclude each other."""
+    """One fault for each pair of incompatible values."""
     if train.sync_batch_norm and str(train.device) == "cpu" and distributed.is_distributed():
         yield "train.sync_batch_norm=True needs GPUs: torch cannot synchronise batch norms on train.device=cpu"
     if train.deterministic and train.cudnn_benchmark:
@@ -236,13 +237,13 @@ def _is_whole(value: Any, at_least: float) -> bool:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long a run is and how often things happen in it, in optimizer steps.
+    """The length of a run and its periods, in optimizer steps.
 
     Attributes:
-        max_iter: the whole run.
-        eval_period: between two evaluations; 0: at the end only.
-        checkpoint_period: between two checkpoints; 0: at the end only.
-        epoch: steps of one pass over the training set, not a whole number as a rule; None when not known.
+        max_iter: steps of the whole run.
+        eval_period: steps between two evaluations; 0: at the end only.
+        checkpoint_period: steps between two checkpoints; 0: at the end only.
+        epoch: steps of one pass over the training set, usually not a whole number; None when not known.
     """
 
     max_iter: int
@@ -252,22 +253,23 @@ class Lengths:
 
     @classmethod
     def of(cls, train: DictConfig, batches_per_epoch: int | None) -> "Lengths":
-        """Read the `train` section. Of a length in steps and one in epochs the shorter counts.
+        """Read the lengths from the `train` section. If one is given both in steps and in epochs, the shorter is used.
 
         Args:
             train: the complete section.
-            batches_per_epoch: of the training loader; None when it does not say.
+            batches_per_epoch: of the training loader; None when not known.
 
         Raises:
-            ConfigError: when the run has no length, or one in epochs that cannot be counted.
+            ConfigError: when the run has no length, or has a length in epochs although the batches per epoch are not
+                known.
         """
         epoch = None if batches_per_epoch is None else batches_per_epoch / train.accumulate_steps
         in_epochs = {key: train[key] for key in ("max_epochs", "eval_epochs", "checkpoint_epochs")}
         in_epochs["model_ema.restart.epoch"] = train.model_ema.restart.epoch
-        given = [f"train.{key}" for key, value in in_epochs.items() if value is not None]
-        if given and epoch is None:
+        epoch_keys = [f"train.{key}" for key, value in in_epochs.items() if value is not None]
+        if epoch_keys and epoch is None:
             raise ConfigError(
-                f"{', '.join(given)}: the training loader does not say how many batches make an epoch (those "
+                f"{', '.join(epoch_keys)}: the training loader does not say how many batches make an epoch (those "
                 "of build_train_loader do); give lengths in iterations: train.max_iter, train.eval_period, "
                 "train.checkpointer.period"
             )
@@ -299,54 +301,54 @@ class Lengths:
         )
 
     def steps(self, epochs: float | None) -> int | None:
-        """The steps of so many epochs; None for None."""
+        """The number of steps in `epochs` epochs; None for None."""
         if epochs is None:
             return None
-        assert self.epoch is not None  # `of` has refused lengths in epochs that cannot be counted
+        assert self.epoch is not None  # otherwise `of` has raised an error
         return steps_of_epochs(epochs, self.epoch)
 
 
 def check_ema_restart(train: DictConfig, lengths: Lengths, *, evaluated: bool) -> None:
-    """Refuse a restart from the best checkpoint in a run that has none by then.
+    """Make sure that a run has a best checkpoint by the time of the restart from it.
 
     Args:
         train: the complete section.
-        lengths: of the run.
+        lengths: the lengths of the run.
         evaluated: whether there are evaluations.
 
     Raises:
-        ConfigError: when there are none, or the first is after the restart.
+        ConfigError: when there are no evaluations, no metric is compared, or the first evaluation is after the restart.
     """
     iteration = lengths.steps(train.model_ema.restart.epoch)
     if iteration is None or iteration >= lengths.max_iter:
         return
-    given = f"train.model_ema.restart.epoch={train.model_ema.restart.epoch}"
+    setting = f"train.model_ema.restart.epoch={train.model_ema.restart.epoch}"
     if not evaluated or train.best_metric is None:
         raise ConfigError(
-            f"{given} goes back to the best checkpoint: it needs dataloader.test, dataloader.evaluator and "
+            f"{setting} goes back to the best checkpoint: it needs dataloader.test, dataloader.evaluator and "
             "train.best_metric"
         )
     if not 0 < lengths.eval_period <= iteration:
         raise ConfigError(
-            f"{given} goes back to the best checkpoint, and there is no evaluation by then: set train.eval_epochs=1"
+            f"{setting} goes back to the best checkpoint, and there is no evaluation by then: set train.eval_epochs=1"
         )
 
 
 def check_patience(train: DictConfig, lengths: Lengths, *, evaluated: bool) -> None:
-    """Refuse early stopping in a run that would never notice that it does not get better.
+    """Make sure that a run with early stopping has evaluations to compare.
 
     Args:
         train: the complete section.
-        lengths: of the run.
+        lengths: the lengths of the run.
         evaluated: whether there are evaluations.
 
     Raises:
-        ConfigError: when there are none before the end, or no metric is compared.
+        ConfigError: when there are no evaluations before the end, or no metric is compared.
     """
     if train.patience is None:
         return
-    given = f"train.patience={train.patience} counts evaluations that are not better"
+    setting = f"train.patience={train.patience} counts evaluations without an improvement"
     if not evaluated or train.best_metric is None:
-        raise ConfigError(f"{given}: it needs dataloader.test, dataloader.evaluator and train.best_metric")
+        raise ConfigError(f"{setting}: it needs dataloader.test, dataloader.evaluator and train.best_metric")
     if lengths.eval_period == 0:
-        raise ConfigError(f"{given}, and there is none before the end: set train.eval_epochs=1")
+        raise ConfigError(f"{setting}, and there is no evaluation before the end: set train.eval_epochs=1")

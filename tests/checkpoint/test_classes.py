@@ -124,7 +124,7 @@ def test_other_classes_of_the_same_number_are_warned_of(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         load_initial_weights(cfg, model, ("cow", "cat", "dog"))
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "cat, dog begin anew" in warning
+    assert "cat, dog start from scratch" in warning
     assert "in place of horse, pig" in warning
     after = model.heads.class_embed[0].weight
     torch.testing.assert_close(after[0], trained.heads.class_embed[0].weight[1])

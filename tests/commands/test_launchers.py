@@ -120,7 +120,7 @@ def test_two_machines_train_together_and_end_together(tmp_path):
             machine.kill()
     assert "2 by gloo" in (output / "log.txt").read_text()
     assert "error: process 1 failed, and so the run ends: killed by SIGKILL" in logs[1].read_text()
-    assert "process 0 lost its connection to another one, which has ended: see there" in logs[0].read_text()
+    assert "process 0 lost its connection to another process, which has ended; see the output" in logs[0].read_text()
 
 
 @needs_proc

@@ -141,5 +141,5 @@ def test_a_run_whose_folder_is_removed_ends_in_one_line(tmp_path):
     assert "Traceback" not in printed
     last = printed.splitlines()[-1]
     assert last.startswith(f"error: train.output_dir={tmp_path / 'run'} was removed")
-    assert "Start it anew" in last
+    assert "Start it again" in last
     assert not (tmp_path / "run").exists()

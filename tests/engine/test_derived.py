@@ -91,7 +91,7 @@ def test_annotations_that_cannot_be_read(tmp_path):
         file = tmp_path / f"{number}.json"
         file.write_text(text)
         cfg.dataset.train_annotations = str(file)
-        with pytest.raises(ConfigError, match="is no COCO JSON file with 'images' and 'categories'"):
+        with pytest.raises(ConfigError, match="is not a COCO JSON file with 'images' and 'categories'"):
             derived.num_classes(cfg)
 
 

@@ -301,7 +301,7 @@ def test_a_best_model_that_is_gone_is_named(make, tmp_path):
     with pytest.raises(OSError, match="the disk is gone"):
         train(make(tmp_path), hooks=[Stop(14)])
     (tmp_path / "model_best.pth").unlink()
-    with pytest.raises(ValueError, match=r"model_best.pth is not the best model so far, of iteration 9"):
+    with pytest.raises(ValueError, match=r"model_best.pth is not the best model so far, that of iteration 9"):
         resume(make, tmp_path, evaluated=4)
 
 

@@ -123,7 +123,7 @@ def test_resuming_without_a_checkpoint_begins_anew_and_says_so(tmp_path):
     with pytest.raises(OSError, match="the disk is gone"):
         run(tmp_path / "broken", "dataloader.train.fail_at=1")
     run(tmp_path / "broken", resume=True)
-    assert "training starts anew" in (tmp_path / "broken" / "log.txt").read_text()
+    assert "training starts from the beginning" in (tmp_path / "broken" / "log.txt").read_text()
     run(tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 

@@ -287,7 +287,9 @@ def test_hooks_of_the_config_and_of_the_call(tmp_path):
 def test_hooks_that_are_none(tmp_path):
     cfg = tiny_config(tmp_path / "run")
     cfg.train.hooks = [L(dict)(a=1)]
-    with pytest.raises(ConfigError, match=r"train\.hooks\.0 gives \{'a': 1\}, which is no detrex_lite\.engine\.Hook"):
+    with pytest.raises(
+        ConfigError, match=r"train\.hooks\.0 gives \{'a': 1\}, which is not a detrex_lite\.engine\.Hook"
+    ):
         train(cfg)
 
 

@@ -114,13 +114,13 @@ def test_all_faults_are_reported_at_once():
         ("log_period=${nope}", "train.log_period: Interpolation key 'nope' not found"),
         (
             "trust_init_checkpoint=${train.csv}",
-            "train.trust_init_checkpoint='${train.csv}' must be True or False, as a value of its own",
+            "train.trust_init_checkpoint='${train.csv}' must be True or False, written as a plain value",
         ),
         (
             "trusted=[evil, tests]",
-            "train.trusted=['evil'] counts in a Python config only; if you trust these packages: --trust evil",
+            "train.trusted=['evil'] is only allowed in a Python config; if you trust these packages: --trust evil",
         ),
-        ("device=gpu", "train.device='gpu' is no device; use cpu or cuda"),
+        ("device=gpu", "train.device='gpu' is not a device; use cpu or cuda"),
     ],
 )
 def test_values_that_cannot_work_are_faults(override, fault):

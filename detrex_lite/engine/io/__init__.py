@@ -1,1 +1,1 @@
-"""What a run leaves in its folder and on the terminal: checkpoints with its state, metrics, log, summary, report."""
+"""The output of a run, in its folder and on the terminal: checkpoints of its state, metrics, log, summary, report."""

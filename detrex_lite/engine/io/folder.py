@@ -1,4 +1,4 @@
-"""The output folder of a run: made, and owned by one run at a time."""
+"""Creates the output folder of a run, and locks it for one run at a time."""
 
 import contextlib
 import errno
@@ -16,53 +16,53 @@ from ...data import DatasetError
 
 LOCK_FILE = ".lock"
 
-# A file system without locks says one of these.
+# A file system without locks reports one of these errors.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 logger = logging.getLogger(__name__)
 
-_held: dict[int, Path] = {}  # the open lock files
+_held: dict[int, Path] = {}  # the open lock files, by their handles
 
 
-def _let_go() -> None:
-    """In a forked process, such as one that loads images: the lock ends with the process that took it."""
+def _release_locks() -> None:
+    """Close the lock files in a forked process, such as a worker, so that locks end with the process that took them."""
     for handle in _held:
         os.close(handle)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_locks)
 
 
 class LostFolderError(OSError):
-    """The folder of a run was removed while the run went on."""
+    """The folder of a run was removed or replaced during the run."""
 
 
 def require_owned(output_dir: Path) -> None:
-    """Make sure that the folder is still the one that this process owns, if it owns it: the main process does.
+    """Make sure that the folder which this process has locked still exists. Only the main process holds a lock.
 
     Raises:
-        LostFolderError: when it was removed, or its place was taken.
+        LostFolderError: when the folder was removed or replaced by another one.
     """
     path = (output_dir / LOCK_FILE).absolute()
     for handle in [handle for handle, held in _held.items() if held == path]:
-        mine = os.fstat(handle)
+        locked = os.fstat(handle)
         try:
-            there = path.stat()
+            current = path.stat()
         except OSError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            current = None
+        if current is None or (current.st_dev, current.st_ino) != (locked.st_dev, locked.st_ino):
             raise LostFolderError(
                 f"train.output_dir={output_dir} was removed or replaced while the run went on, which ends it: its "
-                "checkpoints are gone with the folder. Start it anew; end a run before its folder is moved or removed"
+                "checkpoints are gone with the folder. Start it again; end a run before its folder is moved or removed"
             )
 
 
 def make_output_dir(output_dir: Path) -> None:
-    """Make the folder, with those that it is in.
+    """Create the folder and its parents.
 
     Raises:
-        ConfigError: when that is impossible; the message names `train.output_dir`.
+        ConfigError: when the folder cannot be created; the message names `train.output_dir`.
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -72,13 +72,14 @@ def make_output_dir(output_dir: Path) -> None:
 
 @contextlib.contextmanager
 def owned_output_dir(output_dir: Path) -> Iterator[None]:
-    """Inside, no other run may write to the folder, which is made.
+    """Create the folder, and lock it against other runs inside this context.
 
-    The lock is the system's: it ends with this process, however that ends. Only the main process takes it.
+    The lock belongs to the operating system, which releases it when this process ends for whatever reason. Only the
+    main process takes it.
 
     Raises:
-        ConfigError: when another run owns the folder, with that run's machine and process, or the folder cannot be
-            made or written to.
+        ConfigError: when another run has locked the folder (the message names its machine and process), or when the
+            folder cannot be created or written to.
     """
     make_output_dir(output_dir)
     path = output_dir / LOCK_FILE
@@ -103,11 +104,11 @@ def owned_output_dir(output_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def removed_when_refused(output_dir: Path, *, written: Collection[str]) -> Iterator[None]:
-    """Inside, a fault of config, checkpoint or data leaves no folder that was not there before.
+    """Inside this context, an error in the config, checkpoint or data removes the folder if it is new.
 
     Args:
-        output_dir: the folder; one that holds anything but `written` stays.
-        written: names of files that are there whatever happens.
+        output_dir: the folder; it is kept when it holds other files than `written`.
+        written: the names of files that every run writes first, such as its log.
     """
     is_new = not output_dir.exists()
     try:
@@ -118,7 +119,7 @@ def removed_when_refused(output_dir: Path, *, written: Collection[str]) -> Itera
             if names <= set(written):
                 for name in names:
                     (output_dir / name).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # another process has begun to write
+                with contextlib.suppress(OSError):  # another process has started to write
                     output_dir.rmdir()
         raise
 
@@ -142,6 +143,6 @@ def _lock(handle: int, output_dir: Path) -> None:
 
 
 def _unusable(output_dir: Path, error: OSError) -> ConfigError:
-    if os.path.exists(output_dir) and not os.path.isdir(output_dir):  # False where one must not look
+    if os.path.exists(output_dir) and not os.path.isdir(output_dir):  # False without permission to look
         return ConfigError(f"train.output_dir={output_dir} is a file, not a folder")
     return ConfigError(f"train.output_dir={output_dir} cannot be used: {error.strerror or error} ({error.filename})")

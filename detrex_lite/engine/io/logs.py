@@ -1,4 +1,4 @@
-"""The log of a run: to the terminal and to `log.txt` in its folder."""
+"""The log of a run, which goes to the terminal and to `log.txt` in its folder."""
 
 import contextlib
 import logging
@@ -13,14 +13,14 @@ from .folder import make_output_dir
 
 LOG_FILE = "log.txt"
 FILE_ONLY = {"file_only": True}
-"""`extra` of a record that is not for the terminal, because it is shown there in another way."""
+"""`extra` of a record that is written to the file only, because the terminal shows it in another form."""
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 class _Terminal(logging.Handler):
-    """Writes to standard error above a progress bar, if there is one."""
+    """Writes to standard error, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -31,10 +31,10 @@ class _Terminal(logging.Handler):
 
 @contextlib.contextmanager
 def run_logging(output_dir: Path) -> Iterator[None]:
-    """Inside, the package's log goes to the terminal and is appended to `output_dir/log.txt`.
+    """Inside this context, the package's log goes to the terminal and is appended to `output_dir/log.txt`.
 
-    Processes other than the main one show warnings and errors only, and write them to `log.rank<number>.txt`, which is
-    not made without any. Where a program has set up logging itself, the terminal is left to it.
+    Processes other than the main one log warnings and errors only, to the terminal and to `log.rank<number>.txt`, which
+    is created with the first of them. Nothing is added to the terminal when a program has set up logging itself.
     """
     package = logging.getLogger("detrex_lite")
     level, handlers = package.level, []
@@ -62,7 +62,7 @@ def run_logging(output_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminal_logging() -> Iterator[None]:
-    """Inside, the package's log goes to the terminal, unless a program has set up logging itself."""
+    """Inside this context, the package's log goes to the terminal, unless a program has set up logging itself."""
     package = logging.getLogger("detrex_lite")
     level, handler = package.level, None if logging.getLogger().handlers else _terminal()
     package.setLevel(logging.INFO)

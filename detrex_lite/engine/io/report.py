@@ -1,4 +1,4 @@
-"""Keeps `report.html` in the run's folder up to date, with detections that evaluations come across."""
+"""Keeps `report.html` in the run's folder up to date, with sample detections from the evaluations."""
 
 import logging
 import zlib
@@ -28,9 +28,9 @@ NUM_WORST_PICTURES = 8
 
 
 class Sample(NamedTuple):
-    """An image as the model saw it, with its detections in the frame of the original, both on the CPU.
+    """An image as the model saw it, with its detections in coordinates of the original image, both on the CPU.
 
-    Detections are `Instances`, or of a panoptic model what it returns as `panoptic_seg`.
+    Detections are `Instances`, or the `panoptic_seg` of a panoptic model.
     """
 
     image: Tensor
@@ -40,14 +40,14 @@ class Sample(NamedTuple):
 
 
 class SampleKeeper:
-    """An evaluator around another one that keeps the outputs for a few images.
+    """Wraps an evaluator and keeps the outputs for a few images.
 
-    Always the same images, wherever they come in the data set and whichever process sees which: those whose ids have
-    the smallest checksums.
+    These are the images whose ids have the smallest checksums, so that the choice depends neither on the order of the
+    data set nor on the distribution of images over processes.
 
     Args:
-        evaluator: has `reset`, `process` and `evaluate`.
-        number: of images.
+        evaluator: the wrapped evaluator, with `reset`, `process` and `evaluate`.
+        number: the number of images to keep.
     """
 
     def __init__(self, evaluator: Any, *, number: int = NUM_SAMPLES):
@@ -61,17 +61,20 @@ class SampleKeeper:
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         self.evaluator.process(inputs, outputs)
-        for one, output in zip(inputs, outputs, strict=True):
-            if "image_id" not in one:  # an evaluator may not need it
+        for record, output in zip(inputs, outputs, strict=True):
+            if "image_id" not in record:  # not every evaluator needs it
                 continue
-            image_id = int(one["image_id"])
+            image_id = int(record["image_id"])
             if len(self.samples) == self.number:
-                last = max(self.samples, key=_place)
-                if image_id in self.samples or _place(image_id) > _place(last):
+                last = max(self.samples, key=_checksum)
+                if image_id in self.samples or _checksum(image_id) > _checksum(last):
                     continue
                 del self.samples[last]
-            height, width = one.get("height", one["image"].shape[1]), one.get("width", one["image"].shape[2])
-            image = one["image"].detach().cpu().clone()
+            height, width = (
+                record.get("height", record["image"].shape[1]),
+                record.get("width", record["image"].shape[2]),
+            )
+            image = record["image"].detach().cpu().clone()
             self.samples[image_id] = Sample(image, height, width, _kept(output, (height, width)))
 
     def evaluate(self) -> Any:
@@ -79,33 +82,33 @@ class SampleKeeper:
 
 
 def _kept(output: dict[str, Any], size: tuple[int, int]) -> Any:
-    """What is drawn of a model's output, in copies: a view of a batch would keep the whole batch in memory."""
+    """Copies of the outputs that the report draws: a view of a batch would keep the whole batch in memory."""
     if "panoptic_seg" in output:
         ids, infos = output["panoptic_seg"]
         return ids.detach().cpu().clone(), infos
-    found = output["instances"]
-    if found.has("pred_masks"):  # those that are not drawn would take a hundred times the memory of the image
-        found = found[found.scores.argsort(descending=True, stable=True)[:MOST_BOXES]]
-    kept = Instances(
+    instances = output["instances"]
+    if instances.has("pred_masks"):  # the masks that are not drawn would take a hundred times the memory of the image
+        instances = instances[instances.scores.argsort(descending=True, stable=True)[:MOST_BOXES]]
+    copies = Instances(
         size,
-        pred_boxes=Boxes(found.pred_boxes.tensor.detach().float().cpu().clone()),
-        scores=found.scores.detach().float().cpu().clone(),
-        pred_classes=found.pred_classes.detach().cpu().clone(),
+        pred_boxes=Boxes(instances.pred_boxes.tensor.detach().float().cpu().clone()),
+        scores=instances.scores.detach().float().cpu().clone(),
+        pred_classes=instances.pred_classes.detach().cpu().clone(),
     )
-    if found.has("pred_masks"):
-        kept.pred_masks = found.pred_masks.detach().cpu().clone()
-    return kept
+    if instances.has("pred_masks"):
+        copies.pred_masks = instances.pred_masks.detach().cpu().clone()
+    return copies
 
 
 class RunReport(Hook):
-    """Writes the page after each evaluation and after the last step; it comes after the evaluation among the hooks.
+    """Writes the page after each evaluation and after the last step; it must follow the evaluation among the hooks.
 
     Args:
         output_dir: the run's folder.
-        keeper: has the detections of the last evaluation; None when there is none.
-        dataset: the validation set, for the ground truth; None when the loader does not tell.
+        keeper: holds the detections of the last evaluation; None when there is no evaluation.
+        dataset: the validation set, for the ground truth; None when it is not known.
         class_names: names by class index.
-        model: that is evaluated, to look into its decoder; None not to look.
+        model: the evaluated model, whose decoder is analysed; None skips the analysis.
     """
 
     def __init__(
@@ -155,19 +158,19 @@ def write_pages(
     iteration: int | None = None,
     model: nn.Module | None = None,
 ) -> Path | None:
-    """Write `report.html` and what it is made of. What goes wrong here is logged, and ends nothing.
+    """Write `report.html` and the files that it includes. Errors are logged and do not end the run.
 
     Args:
         output_dir: the run's folder.
-        keeper: has the detections of the last evaluation; None when there is none.
-        dataset: that was evaluated on; None when the loader does not tell.
+        keeper: holds the detections of the last evaluation; None when there is no evaluation.
+        dataset: the data set of the evaluation; None when it is not known.
         class_names: names by class index.
-        of: whose detections these are, such as "detected at iteration 1,000".
-        iteration: of the weights; None when it is not known.
-        model: that was evaluated, to look into its decoder; None not to look. It must run in this process alone.
+        of: where the detections come from, such as "detected at iteration 1,000".
+        iteration: the iteration of the weights; None when it is not known.
+        model: the evaluated model, whose decoder is analysed in this process alone; None skips the analysis.
 
     Returns:
-        The page, or None when there is nothing to show or it could not be written.
+        The path of the page, or None when there is nothing to show or the page could not be written.
     """
     try:
         if keeper is not None and keeper.samples:
@@ -179,12 +182,12 @@ def write_pages(
         if isinstance(model, Detector) and keeper is not None and keeper.samples and dataset is not None:
             try:
                 _write_decoder_page(output_dir, model, keeper, dataset, class_names, of)
-            except Exception:  # a detector of a kind that is not foreseen has a page without this section
-                logger.debug("What goes on in the decoder could not be shown.", exc_info=True)
+            except Exception:  # without support for this kind of detector, the page lacks this section
+                logger.debug("The page about the decoder could not be written.", exc_info=True)
         if not any((output_dir / name).exists() for name in (METRICS_FILE, ERROR_PAGE_FILE)):
             return None
         return write_report(output_dir)
-    except Exception:  # whatever goes wrong with a picture of a training must not end the training
+    except Exception:  # an error in a picture must not end the training
         logger.warning("report.html could not be written.", exc_info=True)
         return None
 
@@ -210,7 +213,7 @@ def _write_decoder_page(
 
 
 def _worst_images(analysis: Any, dataset: Any) -> Iterator[tuple[int, str, Any]]:
-    """Position, name and picture of each; those that cannot be read are left out."""
+    """(position, name, picture) of the images with the most errors, without images that cannot be read."""
     for position in analysis.worst_images(NUM_WORST_PICTURES):
         record = dataset[position]
         try:
@@ -221,16 +224,16 @@ def _worst_images(analysis: Any, dataset: Any) -> Iterator[tuple[int, str, Any]]
 
 
 def sample_row(dataset: Any, image_id: int, sample: Sample) -> SheetRow:
-    """An image that was kept, with its annotations."""
-    # The model saw the image resized; boxes are in the frame of the original.
+    """A row of the sample sheet: a kept image with its annotations and detections."""
+    # The model saw the image resized; boxes are in coordinates of the original image.
     image = to_pil(sample.image).resize((sample.width, sample.height))
     size = (sample.height, sample.width)
     if dataset is None:
-        nothing = Instances(size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
-        return SheetRow(image, nothing, sample.detections, f"image {image_id}")
+        no_objects = Instances(size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+        return SheetRow(image, no_objects, sample.detections, f"image {image_id}")
     record = dataset[int(np.flatnonzero(np.asarray(dataset.image_ids) == image_id)[0])]
     return SheetRow(image, ground_truth(record), sample.detections, Path(record["file_name"]).name)
 
 
-def _place(image_id: int) -> tuple[int, int]:
+def _checksum(image_id: int) -> tuple[int, int]:
     return zlib.crc32(str(image_id).encode()), image_id

@@ -1,4 +1,4 @@
-"""What a training run consists of at one moment: capturing, saving and restoring it exactly."""
+"""The complete state of a training run: captures, saves and restores it exactly."""
 
 import difflib
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointStore(Protocol):
-    """What saving needs of `detrex_lite.checkpoint.Checkpointer`."""
+    """The methods of `detrex_lite.checkpoint.Checkpointer` that `TrainingState` uses."""
 
     def save(self, name: str, state: dict[str, Any]) -> Path: ...
 
@@ -37,7 +37,7 @@ def checkpoint_name(iteration: int) -> str:
     return f"model_{iteration:07d}"
 
 
-# What every checkpoint of a run has, with the kinds of values.
+# The entries of every checkpoint of a run, with their types.
 PARTS: dict[str, type | tuple[type, ...]] = {
     "model": dict,
     "optimizer": dict,
@@ -52,7 +52,7 @@ PARTS: dict[str, type | tuple[type, ...]] = {
 
 
 def _require_parts(path: Path, state: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that something else has written, or changed."""
+    """Raise a CheckpointError for a checkpoint that another program has written or modified."""
     faults = [f"{name} is missing" for name in PARTS if name not in state]
     faults += [
         f"{name} is a {type(state[name]).__name__}"
@@ -63,26 +63,28 @@ def _require_parts(path: Path, state: Mapping[str, Any]) -> None:
         faults.append(f"ema is a {type(state['ema']).__name__}")
     if not faults and state["iteration"] < 0:
         faults.append(f"iteration is {state['iteration']}")
-    of_processes = {name: len(state[name]) for name in ("rng", "losses", "scalars") if name in state and not faults}
-    if not faults and (not state["rng"] or len(set(of_processes.values())) > 1):
-        faults.append(", ".join(f"{name} is of {number} processes" for name, number in of_processes.items()))
+    num_processes = {name: len(state[name]) for name in ("rng", "losses", "scalars") if name in state and not faults}
+    if not faults and (not state["rng"] or len(set(num_processes.values())) > 1):
+        faults.append(", ".join(f"{name} is of {number} processes" for name, number in num_processes.items()))
     if not faults and state["best"] is not None and not {"metric", "value", "iteration"} <= state["best"].keys():
         faults.append("best has no metric, value or iteration")
     if not faults:
-        faults += [f"rng[{rank}]: {error!r}" for rank, error in enumerate(map(_trial, state["rng"])) if error]
+        faults += [
+            f"rng[{rank}]: {error!r}" for rank, error in enumerate(map(_random_state_error, state["rng"])) if error
+        ]
     if faults:
         raise CheckpointError(
-            f"{path} is no checkpoint that a run could go on from: {'; '.join(faults)}. Remove it, and --resume takes "
-            "the one before; or give it as train.init_checkpoint"
+            f"{path} is not a checkpoint from which a run can be resumed: {'; '.join(faults)}. Remove it, and --resume "
+            "takes the one before; or give it as train.init_checkpoint"
         )
 
 
-def _trial(states: Any) -> Exception | None:
-    """What is wrong with the random states of a process."""
+def _random_state_error(states: Any) -> Exception | None:
+    """The error raised by restoring the random states of a process, or None."""
     try:
         with preserved_random_states():
             set_random_states(states)
-    except Exception as error:  # a setter of each library judges its own part
+    except Exception as error:  # each library raises errors of its own
         return error
     return None
 
@@ -96,21 +98,22 @@ class TrainingState:
 
     Args:
         model: the model itself, not wrapped.
-        trainer: with its optimizer, scaler and iteration.
+        trainer: provides the optimizer, the loss scaler and the iteration.
         checkpointer: writes and reads files.
         ema: the running mean of the weights, if there is one.
-        class_names: of the data, in the order of the model's classes.
-        category_ids: that the data set has for these classes; empty where they are not known.
+        class_names: the class names of the data, in the order of the model's classes.
+        category_ids: the category ids of these classes in the data set; empty when they are not known.
         config: the resolved config as YAML text.
-        seed: of the run; random numbers begin anew from it where their states cannot be restored.
+        seed: the seed of the run, from which generators are reseeded when their states cannot be restored.
 
     Attributes:
-        best: `metric`, `value` and `iteration` of the best evaluation, None before the first.
-        stagnation: `evaluations`, how many there were since the best one, and `iteration`, of the last one that was
-            counted; None before the first.
-        saved_iteration: the iteration of the last checkpoint that was written, None before the first.
-        ema_restart: what `EmaRestart` remembers, None before it begins.
-        losses, scalars: means since the last line of the log; saved, so that a resumed run writes the same lines.
+        best: `metric`, `value` and `iteration` of the best evaluation; None before the first evaluation.
+        stagnation: `evaluations`, the number of evaluations since the best one, and `iteration`, that of the last
+            evaluation counted; None before the first evaluation.
+        saved_iteration: the iteration of the last checkpoint that was written; None before the first.
+        ema_restart: the state of `EmaRestart`; None before its first restart.
+        losses, scalars: running means since the last log line. They are saved so that a resumed run writes the same
+            lines.
     """
 
     def __init__(
@@ -141,13 +144,13 @@ class TrainingState:
         self.scalars = RunningMeans()
 
     def capture(self) -> dict[str, Any]:
-        """The state as a dict of tensors and plain values. Every process must call this; the main one gets it.
+        """The state as a dict of tensors and plain values. Every process must call this; only the main one gets values.
 
-        Of a sharded model it holds whole tensors, as of any other.
+        The tensors of a sharded model are gathered, so that its checkpoints are like those of any other model.
         """
         trainer = self.trainer
-        mine = random_states(), self.losses.totals(), self.scalars.totals()
-        rng, losses, scalars = map(list, zip(*distributed.all_gather_objects(mine), strict=True))
+        local = random_states(), self.losses.totals(), self.scalars.totals()
+        rng, losses, scalars = map(list, zip(*distributed.all_gather_objects(local), strict=True))
         state = {
             "model": gathered(self.model.state_dict()),
             "optimizer": gathered(trainer.optimizer.state_dict()),
@@ -173,14 +176,14 @@ class TrainingState:
         return state
 
     def save(self, name: str) -> Path | None:
-        """Write checkpoint `name`. Every process must call this; the main one writes and gets the path.
+        """Write checkpoint `name`. Every process must call this; the main one writes and returns the path.
 
         Raises:
-            NonFiniteError: when weights are not finite; nothing is written then.
-            OSError: when writing fails; earlier checkpoints survive.
+            NonFiniteError: when weights are not finite; nothing is written in this case.
+            OSError: when writing fails; earlier checkpoints are kept.
         """
-        mine = [key for key, p in self.model.named_parameters() if not torch.isfinite(part_here(p.detach())).all()]
-        bad = list(dict.fromkeys(key for keys in distributed.all_gather_objects(mine) for key in keys))
+        bad_here = [key for key, p in self.model.named_parameters() if not torch.isfinite(part_here(p.detach())).all()]
+        bad = list(dict.fromkeys(key for keys in distributed.all_gather_objects(bad_here) for key in keys))
         if bad:
             listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
             raise NonFiniteError(
@@ -197,17 +200,17 @@ class TrainingState:
         """Write a checkpoint and remove it again. Every process must call this.
 
         Raises:
-            ValueError, OSError: on every process, when a checkpoint could not be written or not be read again.
+            ValueError, OSError: on every process, when the checkpoint cannot be written or read back.
         """
         state = self.capture()
         distributed.from_main_process(lambda: self.checkpointer.try_saving(state))
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint: everything is as it was when it was saved.
+        """Continue from a checkpoint: restore everything to its state when the checkpoint was saved.
 
         Raises:
-            CheckpointError: when the checkpoint is of another model, optimizer or set of classes, its weights are not
-                finite, or a part of it is missing or malformed.
+            CheckpointError: when the checkpoint belongs to another model, optimizer or set of classes, its weights are
+                not finite, or an entry is missing or malformed.
         """
         state = self.checkpointer.load(path)
         _require_parts(path, state)
@@ -221,7 +224,7 @@ class TrainingState:
         if state.get("optimizer_class", optimizer) != optimizer:
             raise CheckpointError(
                 f"{path} is of a run with the optimizer {state['optimizer_class']}, and this config has {optimizer}, "
-                "which cannot go on with its state (to begin anew from the weights, give the file as "
+                "which cannot go on with its state (to start a new run from the weights, give the file as "
                 "train.init_checkpoint)"
             )
         try:
@@ -233,11 +236,11 @@ class TrainingState:
         trainer.iteration = state["iteration"]
         trainer.batches = [(size, number) for size, number in state.get("batches", ())]
         self.best = state["best"]
-        self.stagnation = state.get("stagnation")  # checkpoints before it was kept have none
+        self.stagnation = state.get("stagnation")  # older checkpoints have none
         self.ema_restart = state.get("ema_restart")
         self._report_changes(path, state)
         rank, iteration = distributed.rank(), trainer.iteration
-        scalars = state.get("scalars", [{} for _ in state["rng"]])  # checkpoints before they were kept have none
+        scalars = state.get("scalars", [{} for _ in state["rng"]])  # older checkpoints have none
         if len(state["rng"]) == distributed.world_size():
             self.losses.restart(state["losses"][rank])
             self.scalars.restart(scalars[rank])
@@ -248,12 +251,12 @@ class TrainingState:
             trainer.on_loader_started = lambda: seed_anew(self.seed, iteration, rank)
 
     def go_back(self, path: Path) -> None:
-        """Take the weights, their average, and the state of the optimizer and of the loss scaler from a checkpoint.
+        """Restore only the weights, their average, and the states of the optimizer and the loss scaler.
 
-        The run goes on where it is: its iteration, data, learning rate and random numbers stay.
+        The iteration, the position in the data, the learning rate and the random states do not change.
 
         Raises:
-            CheckpointError: when it is of another model or optimizer, or a part of it is missing.
+            CheckpointError: when the checkpoint belongs to another model or optimizer, or an entry is missing.
         """
         state = self.checkpointer.load(path)
         _require_parts(path, state)
@@ -273,7 +276,8 @@ class TrainingState:
             self.trainer.scaler.load_state_dict(state["scaler"])
 
     def _restore_optimizer(self, stored: dict[str, Any]) -> None:
-        # The config stays the law on learning rate, decay and kernel: a resumed run may change them.
+        # Learning rate, weight decay and kernel come from the config and not from the checkpoint, so that a resumed run
+        # can change them.
         settings = [
             {key: value for key, value in group.items() if key != "params"}
             for group in self.trainer.optimizer.param_groups
@@ -294,13 +298,17 @@ class TrainingState:
         if len(state["rng"]) != distributed.world_size():
             processes = len(state["rng"])
             logger.warning(
-                "The run had %d process%s and has %d now: the images of each step stay the same, random numbers of "
-                "models (dropout, denoising) are others from here on.",
+                "The run had %d process%s and has %d now: the images of each step stay the same, but models (dropout, "
+                "denoising) draw different random numbers from here on.",
                 processes,
                 "es" * (processes > 1),
                 distributed.world_size(),
             )
-        before, after = state["config"].splitlines(), self.config.splitlines()
-        changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")] if before != after else []
+        old_config, new_config = state["config"].splitlines(), self.config.splitlines()
+        changes = (
+            [line for line in difflib.ndiff(old_config, new_config) if line[:2] in ("- ", "+ ")]
+            if old_config != new_config
+            else []
+        )
         if changes:
             logger.warning("The config has changed since the checkpoint:\n%s", "\n".join(changes))

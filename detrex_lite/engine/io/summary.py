@@ -1,4 +1,4 @@
-"""The summary at the start of a run: what is trained on what, where and how."""
+"""The summary that is logged at the start of a run: model, data, device, batch, length and learning rates."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -25,17 +25,17 @@ def describe_run(
     batch_size: int | None,
     accumulate_steps: int,
 ) -> str:
-    """One line per topic.
+    """A summary of the run with one line per topic.
 
     Args:
         model: the model, not wrapped.
-        optimizer: with its groups.
-        device: where it is trained.
-        amp_dtype: of mixed precision, None without.
-        weights: what training begins with.
-        datasets: what it is for -> data set, or None when that is not known.
-        lengths: of the run.
-        batch_size: images per batch, of all processes together; None when not known.
+        optimizer: the optimizer with its parameter groups.
+        device: the device on which the model is trained.
+        amp_dtype: the data type of mixed precision; None without mixed precision.
+        weights: a description of the initial weights.
+        datasets: use ("training", ...) -> data set, or None when it is not known.
+        lengths: the lengths of the run.
+        batch_size: images per batch over all processes; None when not known.
         accumulate_steps: batches per step.
     """
     rows = [
@@ -59,7 +59,7 @@ def describe_run(
 
 
 def describe_device(device: torch.device) -> str:
-    """The device with its name, and how many processes there are."""
+    """The device with its name, and the number of processes."""
     if device.type == "cuda":
         name = f"{device} ({torch.cuda.get_device_name(device)})"
     else:
@@ -69,7 +69,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_attention(device: torch.device) -> str:
-    """Which kernels `scaled_dot_product_attention` may choose from on this device."""
+    """The kernels that `scaled_dot_product_attention` may choose from on this device."""
     if device.type == "cuda":
         kernels = {
             "flash": torch.backends.cuda.flash_sdp_enabled(),
@@ -86,7 +86,11 @@ def describe_attention(device: torch.device) -> str:
 def _deformable_attention(
     model: nn.Module, device: torch.device, amp_dtype: torch.dtype | None
 ) -> Iterable[tuple[str, str]]:
-    """A row for models that have it. Raises ValueError when another way was asked for than this device has."""
+    """A row for models with deformable attention.
+
+    Raises:
+        ValueError: when the requested backend is not available on this device.
+    """
     if any(isinstance(module, MultiScaleDeformableAttention) for module in model.modules()):
         yield "deformable attention", describe_backend(device, amp_dtype or torch.float32)
 
@@ -100,7 +104,7 @@ def _describe_model(model: nn.Module) -> str:
 
 def _describe_dataset(dataset: Any) -> str:
     if dataset is None:
-        return "a loader that does not tell its data set"
+        return "not known: the loader has no data set that can be described"
     text = f"{dataset.name}: {len(dataset):,} images, "
     if dataset.has_annotations:
         text += f"{dataset.num_boxes:,} boxes, {dataset.num_classes} classes"
@@ -115,12 +119,12 @@ def _describe_dataset(dataset: Any) -> str:
 
 
 def _processes(model: nn.Module, batch_size: int | None) -> Iterable[tuple[str, str]]:
-    """What several processes change, and what they do not."""
+    """A row that says how several processes share the work, and that the schedule does not change."""
     processes = distributed.world_size()
     if processes == 1:
         return
-    how = "weights in shards (FSDP2)" if is_sharded(model) else "gradients averaged (DistributedDataParallel)"
-    text = f"{processes} by {torch.distributed.get_backend()}, {how}; "
+    strategy = "weights in shards (FSDP2)" if is_sharded(model) else "gradients averaged (DistributedDataParallel)"
+    text = f"{processes} by {torch.distributed.get_backend()}, {strategy}; "
     if batch_size is None:
         yield "processes", text + "each loads batches of its own"
         return
@@ -135,9 +139,9 @@ def _describe_batch(batch_size: int | None, accumulate_steps: int) -> str:
     if batch_size is None:
         return f"{accumulate_steps} batch{'es' * (accumulate_steps > 1)} a step"
     processes = distributed.world_size()
-    share = batch_size // processes
+    per_process = batch_size // processes
     return (
-        f"{share} image{'s' * (share != 1)} x {processes} process{'es' * (processes > 1)} x "
+        f"{per_process} image{'s' * (per_process != 1)} x {processes} process{'es' * (processes > 1)} x "
         f"{accumulate_steps} batch{'es' * (accumulate_steps > 1)} = {batch_size * accumulate_steps} images a step"
     )
 

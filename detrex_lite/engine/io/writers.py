@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl, metrics.csv, TensorBoard, Weights & Biases, MLflow."""
+"""Writers for metrics: metrics.jsonl, metrics.csv, TensorBoard, Weights & Biases and MLflow."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ TABLE_FILE = "metrics.csv"
 
 
 class Writer(Protocol):
-    """Takes named numbers of one iteration."""
+    """Receives the named numbers of one iteration."""
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None: ...
 
@@ -27,7 +27,7 @@ class Writer(Protocol):
 
 
 class JsonLinesWriter:
-    """One JSON object a line, with `iteration`. What is not finite becomes null: JSON has no nan.
+    """Writes one JSON object per line, with `iteration`. Values that are not finite become null, as JSON has no nan.
 
     Args:
         path: the file, appended to.
@@ -46,13 +46,13 @@ class JsonLinesWriter:
 
 
 class CsvWriter:
-    """One row an iteration and one column a name, for spreadsheets; what is not finite is an empty cell.
+    """Writes one row per iteration and one column per name, for spreadsheets; non-finite values are empty cells.
 
-    Losses and results of evaluations come at different times: the file is written anew when a name is new.
+    Losses and results of evaluations come at different times, so the file is rewritten when a new name occurs.
 
     Args:
-        path: the file; a table that is there is continued.
-        start_iteration: rows after this one, which a resumed run writes again, are dropped.
+        path: the file; an existing table is continued.
+        start_iteration: later rows are dropped, because a resumed run writes them again.
     """
 
     def __init__(self, path: Path, start_iteration: int):
@@ -63,7 +63,7 @@ class CsvWriter:
             text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "\ufffd")
             reader = csv.DictReader(io.StringIO(text, newline=""))
             self._names = list(reader.fieldnames or self._names)
-            # A row that was cut off while it was written has no last cell; one of other bytes has no number.
+            # A row that was cut off while it was written lacks cells; a corrupted row has no number.
             rows = [row for row in reader if None not in row.values() and None not in row]
             rows = [row for row in rows if (row.get("iteration") or "").isdecimal()]
         self._write_all([row for row in rows if int(row["iteration"]) <= start_iteration])
@@ -79,7 +79,7 @@ class CsvWriter:
             csv.DictWriter(file, self._names, restval="").writerow({"iteration": iteration, **finite})
 
     def close(self) -> None:
-        """Nothing is open between two rows."""
+        """Do nothing: the file is not open between two rows."""
 
     def _write_all(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO(newline="")
@@ -90,25 +90,25 @@ class CsvWriter:
 
 
 class TensorBoardWriter:
-    """Event files for TensorBoard.
+    """Writes event files for TensorBoard.
 
-    They are written by a thread, whose errors (a full disk, a removed folder) the next `write` raises. The thread does
-    not print them, too.
+    A thread writes them. Its errors (a full disk, a removed folder) are raised by the next `write` and are not printed
+    by the thread as well.
 
     Args:
         output_dir: the folder of the event files.
-        start_iteration: events after this one, of a run that is now continued, are hidden.
+        start_iteration: later events, which a resumed run writes again, are hidden.
     """
 
     def __init__(self, output_dir: Path, start_iteration: int):
         from torch.utils.tensorboard import SummaryWriter
 
         purge_step = start_iteration + 1 if start_iteration else None
-        others = set(threading.enumerate())
+        previous = set(threading.enumerate())
         self._writer = SummaryWriter(str(output_dir), purge_step=purge_step)
-        self._threads = set(threading.enumerate()) - others
+        self._threads = set(threading.enumerate()) - previous
         self._excepthook = threading.excepthook
-        threading.excepthook = self._print_unless_own
+        threading.excepthook = self._print_other_threads
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
@@ -119,20 +119,20 @@ class TensorBoardWriter:
         try:
             self._writer.close()
         finally:
-            if threading.excepthook == self._print_unless_own:
+            if threading.excepthook == self._print_other_threads:
                 threading.excepthook = self._excepthook
 
-    def _print_unless_own(self, raised: threading.ExceptHookArgs) -> None:
+    def _print_other_threads(self, raised: threading.ExceptHookArgs) -> None:
         if raised.thread not in self._threads:
             self._excepthook(raised)
 
 
 class WandbWriter:
-    """A Weights & Biases run; a resumed training goes on in the same one.
+    """Logs to a Weights & Biases run; a resumed training continues the same run.
 
     Args:
-        output_dir: where the run's files and its id are kept.
-        config: the resolved config, shown beside the run.
+        output_dir: the folder of the run's files and its id.
+        config: the resolved config, shown with the run.
         params: arguments of `wandb.init`.
     """
 
@@ -153,12 +153,12 @@ class WandbWriter:
 
 
 class MlflowWriter:
-    """A run of MLflow; a resumed training goes on in the same one.
+    """Logs to an MLflow run; a resumed training continues the same run.
 
     Args:
-        output_dir: where the run's id is kept.
-        config: the resolved config, kept with the run as `config.yaml`.
-        tracking_uri: a server or database; None leaves it to MLFLOW_TRACKING_URI.
+        output_dir: the folder of the run's id.
+        config: the resolved config, stored with the run as `config.yaml`.
+        tracking_uri: a server or database; None uses MLFLOW_TRACKING_URI.
         experiment: the experiment's name.
         params: arguments of `mlflow.start_run`.
     """
@@ -176,17 +176,17 @@ class MlflowWriter:
 
         self._mlflow = mlflow
         id_file = output_dir / "mlflow_run_id"
-        known = {"run_id": id_file.read_text().strip()} if id_file.exists() else {}
+        run_id = {"run_id": id_file.read_text().strip()} if id_file.exists() else {}
         if tracking_uri is not None:
             mlflow.set_tracking_uri(tracking_uri)
         if experiment is not None:
             mlflow.set_experiment(experiment)
-        run = mlflow.start_run(**{**known, **(params or {})})
+        run = mlflow.start_run(**{**run_id, **(params or {})})
         id_file.write_text(run.info.run_id)
         mlflow.log_dict(config, "config.yaml")
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:
-        # MLflow refuses other characters in names, which classes may have.
+        # MLflow rejects other characters in names, but class names may contain them.
         finite = {re.sub(r"[^\w\-. /]", "_", name): value for name, value in scalars.items() if math.isfinite(value)}
         self._mlflow.log_metrics(finite, step=iteration)
 
@@ -203,15 +203,15 @@ def open_writers(
     mlflow_settings: dict[str, Any] | None = None,
     table: bool = False,
 ) -> list[Writer]:
-    """The writers of a run; the main process's business only.
+    """Open the writers of a run. Only the main process calls this.
 
     Args:
         output_dir: the run's folder.
-        start_iteration: where the run goes on; 0 for a new one.
+        start_iteration: the iteration from which the run continues; 0 for a new run.
         config: the resolved config as plain values.
-        wandb_params: arguments of `wandb.init`; None does not use it.
-        mlflow_settings: `tracking_uri`, `experiment` and `params` of `MlflowWriter`; None does not use it.
-        table: write metrics.csv too.
+        wandb_params: arguments of `wandb.init`; None disables Weights & Biases.
+        mlflow_settings: `tracking_uri`, `experiment` and `params` of `MlflowWriter`; None disables MLflow.
+        table: also write metrics.csv.
     """
     path = output_dir / METRICS_FILE
     truncate_metrics(path, start_iteration)
@@ -233,5 +233,5 @@ def truncate_metrics(path: Path, iteration: int) -> None:
     """Drop the lines after `iteration`, which a resumed run writes again."""
     if not path.exists():
         return
-    kept = [record for record in read_metrics(path, skip_broken=True) if record["iteration"] <= iteration]
-    replace_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+    records = [record for record in read_metrics(path, skip_broken=True) if record["iteration"] <= iteration]
+    replace_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))

@@ -1,1 +1,1 @@
-"""The training loop: steps, what happens between them (hooks), optimizers, schedules and averaged weights."""
+"""The training loop: steps, hooks between them, optimizers, schedules and averaged weights."""

@@ -17,13 +17,13 @@ class ModelEma:
 
     Args:
         model: the model to follow, not wrapped, on its device.
-        decay: the share of the average that one update keeps, in [0, 1).
+        decay: the fraction of the average that one update keeps, in [0, 1).
         warmup: the number of updates over which the decay grows, as `decay * (1 - exp(-updates / warmup))`,
-            so that the random weights of the start are soon forgotten; 0: none.
+            so that the random initial weights are soon forgotten; 0 disables the warm-up.
 
     Attributes:
         module: the averaged model.
-        updates: how many updates there were.
+        updates: the number of updates so far.
 
     Raises:
         ValueError: when `decay` is not in [0, 1) or `warmup` is negative.
@@ -41,30 +41,30 @@ class ModelEma:
         self.follow(model)
 
     def follow(self, model: nn.Module) -> None:
-        """Average the tensors that `model` has now: for a model, and `module`, that were sharded after the start."""
-        # Both models keep their tensors and change them in place, so the pairs stay valid.
-        mine = [*self.module.parameters(), *self.module.buffers()]
-        pairs = list(zip(mine, [*model.parameters(), *model.buffers()], strict=True))
+        """Average the current tensors of `model`. Call this again after `model` and `module` have been sharded."""
+        # Both models modify their tensors in place, so the pairs stay valid.
+        averaged = [*self.module.parameters(), *self.module.buffers()]
+        pairs = list(zip(averaged, [*model.parameters(), *model.buffers()], strict=True))
         self._averaged = [(part_here(a.detach()), part_here(b.detach())) for a, b in pairs if a.is_floating_point()]
         self._copied = [(a, b) for a, b in pairs if not a.is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the model's present weights."""
+        """Move the average towards the current weights of the model."""
         self.updates += 1
         decay = self.decay
         if self.warmup > 0:
             decay *= 1 - math.exp(-self.updates / self.warmup)
-        averages, values = (list(side) for side in zip(*self._averaged, strict=True))
+        averages, values = (list(tensors) for tensors in zip(*self._averaged, strict=True))
         torch._foreach_lerp_(averages, values, 1 - decay)
         for copied, value in self._copied:
             copied.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged weights, by the names of the model."""
+        """The averaged weights, under the model's names."""
         return self.module.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], updates: int) -> None:
-        """Go on from saved averaged weights after so many updates."""
+        """Restore saved averaged weights and the number of updates."""
         load_whole(self.module, state)
         self.updates = updates

@@ -1,4 +1,4 @@
-"""Beginning anew from the best weights so far, with another decay of their average (D-FINE, DEIM)."""
+"""Restarts the average of the weights from the best checkpoint, with another decay (D-FINE, DEIM)."""
 
 import logging
 import shutil
@@ -18,24 +18,25 @@ BEFORE_RESTART = "model_before_restart"
 
 
 class EmaRestart(Hook):
-    """Goes back to the best checkpoint at a given step, which is kept as `model_before_restart`, and changes the decay.
+    """Goes back to the best checkpoint at a given step, and changes the decay of the average.
 
-    From then on each evaluation is compared with the best value so far, or after going back with the first value since
-    then. One that is not better lowers the decay, and the run goes back to the same checkpoint again. Weights, their
-    average and the optimizer's state go back; the data and the learning rate go on.
+    The best checkpoint is kept as `model_before_restart`. From then on each evaluation is compared with the best value
+    so far; after another return, the first value since then is the new best. When an evaluation is not better, the
+    decay is lowered and the run returns to the same checkpoint again. The weights, their average and the optimizer's
+    state are restored; the data and the learning rate continue.
 
-    In the published code of D-FINE and DEIM the new decay has no effect, as the average was given a function of the
-    first one. `decay` equal to that of the average and `decay_step=0` are what it computes.
+    In the published code of D-FINE and DEIM the new decay has no effect, because the average keeps a function that was
+    built with the first decay. To reproduce it, set `decay` to that of the average and `decay_step=0`.
 
     Args:
         ema: the average.
-        state: of the run, which is saved and loaded.
-        output_dir: where checkpoints are.
-        iteration: the step before which the run goes back.
-        metric: the result that is compared, as group/name; more is better.
+        state: the state of the run, which is saved and loaded.
+        output_dir: the folder of the checkpoints.
+        iteration: the run goes back before the step that follows this iteration.
+        metric: the result to compare, as group/name; higher is better.
         eval_period: steps between two evaluations.
-        decay: of the average from there on.
-        decay_step: how much an evaluation that is not better lowers it, to 0 at least.
+        decay: the decay of the average after the restart.
+        decay_step: how much the decay is lowered, but not below 0, after an evaluation that is not better.
     """
 
     def __init__(
@@ -63,25 +64,25 @@ class EmaRestart(Hook):
         if trainer.iteration <= self.iteration:
             return
         if self.state.ema_restart is None:
-            logger.warning("The run is past train.model_ema.restart.epoch, and did not restart: it goes on without.")
+            logger.warning("The run is past train.model_ema.restart.epoch without a restart: it goes on without one.")
         else:
             self._set_decay()
 
     def before_step(self, trainer: Trainer) -> None:
-        """Go back, if it is time; what the evaluation of this iteration found is known by now, after a resume too."""
-        memory = self.state.ema_restart
+        """Go back if it is time. The results of this iteration's evaluation are known by now, also after a resume."""
+        stored = self.state.ema_restart
         if trainer.iteration == self.iteration:
-            # Of this iteration only what was saved before is on disk: a run that is resumed here goes back as well.
+            # The checkpoint of this iteration was saved before the restart, so a run resumed here goes back as well.
             best = self.state.best
             self._keep_best()
             self.state.ema_restart = {"times": 0, "value": None if best is None else best["value"]}
             self._go_back(trainer)
-        elif memory is not None and trainer.iteration > self.iteration and trainer.iteration % self.eval_period == 0:
+        elif stored is not None and trainer.iteration > self.iteration and trainer.iteration % self.eval_period == 0:
             value = flatten(trainer.results).get(self.metric, float("nan"))
-            if memory["value"] is None or value > memory["value"]:
-                self.state.ema_restart = {**memory, "value": value}
+            if stored["value"] is None or value > stored["value"]:
+                self.state.ema_restart = {**stored, "value": value}
             else:
-                self.state.ema_restart = {"times": memory["times"] + 1, "value": None}
+                self.state.ema_restart = {"times": stored["times"] + 1, "value": None}
                 self._go_back(trainer)
 
     def _set_decay(self) -> None:
@@ -100,30 +101,30 @@ class EmaRestart(Hook):
         )
 
     def _keep_best(self) -> None:
-        """Keep the best checkpoint under its own name: later ones take the place of `model_best`."""
+        """Copy the best checkpoint, because later ones will overwrite `model_best`."""
         if self.state.best is None:
             logger.warning(
-                "No evaluation found a best model before train.model_ema.restart.epoch: the present is taken."
+                "No evaluation found a best model before train.model_ema.restart.epoch: the current weights are used."
             )
             self.state.save(BEFORE_RESTART)
             return
-        kept, best = (self.output_dir / f"{name}.pth" for name in (BEFORE_RESTART, "model_best"))
+        copy, best = (self.output_dir / f"{name}.pth" for name in (BEFORE_RESTART, "model_best"))
         iteration = self.state.best["iteration"]
 
         def keep() -> None:
             if _iteration(best) != iteration:
-                if _iteration(kept) == iteration:  # a run that had gone further was resumed from before the restart
+                if _iteration(copy) == iteration:  # the run was further along, and was resumed from before the restart
                     return
                 raise CheckpointError(
-                    f"{best} is not the best model so far, of iteration {iteration}, from which training is to go on: "
-                    "train.model_ema.restart.epoch=null goes on without"
+                    f"{best} is not the best model so far, that of iteration {iteration}, to which the run must go "
+                    "back: train.model_ema.restart.epoch=null goes on without a restart"
                 )
-            with best.open("rb") as source, atomic_file(kept) as target:
+            with best.open("rb") as source, atomic_file(copy) as target:
                 shutil.copyfileobj(source, target)
 
         distributed.from_main_process(keep)
 
 
 def _iteration(path: Path) -> int | None:
-    """The iteration of a checkpoint; None when there is none."""
+    """The iteration of a checkpoint; None when the file does not exist."""
     return read_checkpoint(path).get("iteration") if path.exists() else None

@@ -1,4 +1,4 @@
-"""What happens around the steps of training, besides logging and signals."""
+"""The hooks of training, except those for logging and signals."""
 
 import logging
 import math
@@ -23,11 +23,11 @@ Results = dict[str, dict[str, float]]
 
 
 class LearningRate(Hook):
-    """Sets each group's learning rate to its initial one times a multiplier of the progress.
+    """Sets the learning rate of each group to its initial value times a multiplier that depends on the progress.
 
     Args:
-        optimizer: its groups' present learning rates are the initial ones.
-        multiplier: function of the share of training that is done, in [0, 1).
+        optimizer: the optimizer; the current learning rates of its groups are the initial values.
+        multiplier: function of the fraction of training that is done, in [0, 1).
     """
 
     def __init__(self, optimizer: Any, multiplier: Callable[[float], float]):
@@ -42,7 +42,7 @@ class LearningRate(Hook):
 
 
 class OwnFolder(Hook):
-    """Ends the run when its folder is removed, before anything is written into another one at its place."""
+    """Ends the run when its folder is removed, before anything is written into a folder that has replaced it."""
 
     def __init__(self, output_dir: Path):
         self.output_dir = output_dir
@@ -55,7 +55,7 @@ class OwnFolder(Hook):
 
 
 class EmaUpdate(Hook):
-    """Lets the average of the weights follow after each step."""
+    """Updates the average of the weights after each step."""
 
     def __init__(self, ema: ModelEma):
         self.ema = ema
@@ -67,9 +67,9 @@ class EmaUpdate(Hook):
 class PeriodicCheckpoint(Hook):
     """Saves `model_<iteration>` every `period` steps (0: never) and `model_final` after the last one.
 
-    Where a hook ends training early, the last step is known only after it, and `model_final` is saved then.
+    When a hook ends training early, `model_final` is saved after training, because no step is known to be the last.
 
-    After the first step, when the optimizer has its state, saving is tried.
+    After the first step, when the optimizer has its state, a checkpoint is written on trial.
     """
 
     def __init__(self, state: TrainingState, period: int):
@@ -92,18 +92,18 @@ class PeriodicCheckpoint(Hook):
 class Evaluation(Hook):
     """Evaluates every `period` steps (0: never) and after the last one, and keeps the best checkpoint.
 
-    It runs after the checkpoint of the same step was saved, so that a fault in it costs nothing. A run that
-    is continued from such a checkpoint makes up for an evaluation that was not finished.
+    It runs after the checkpoint of the same step has been saved, so that an error in the evaluation loses no progress.
+    A run that is resumed from such a checkpoint repeats the evaluation if it was not finished.
 
     Args:
         evaluate: runs the evaluation; every process calls it.
         period: steps between two evaluations.
-        metric: the result by which `model_best` is chosen, as group/name: "bbox/AP"; None keeps no best one.
-        patience: training ends after so many evaluations in a row of which none was better than the best before them;
+        metric: the result by which `model_best` is chosen, as group/name ("bbox/AP"); None keeps no best checkpoint.
+        patience: training ends after this many evaluations in a row that do not improve on the best one before them;
             None: never.
-        state: to save, and to remember the best in.
-        writers: where results go; empty on other processes than the main one.
-        metrics_file: where evaluations that were finished before this run was continued are looked up.
+        state: saves checkpoints and stores the best result.
+        writers: receive the results; empty on all processes but the main one.
+        metrics_file: contains the evaluations that were finished before this run was resumed.
         interruptible: a context in which a request to stop may end the evaluation early.
     """
 
@@ -155,13 +155,13 @@ class Evaluation(Hook):
         trainer.results = results
         if self._compare_with_best(trainer):
             self.state.save("model_best")
-        # Last: a line in the file says that all of this is done.
+        # This comes last, because a line in the metrics file means that all of the above is done.
         scalars = flatten(results)
         for writer in self.writers:
             writer.write(trainer.iteration, scalars)
 
     def _compare_with_best(self, trainer: Trainer) -> bool:
-        """Whether the last results are the best so far; remembers them, or counts them among those that are not."""
+        """Whether the last results are the best so far. Stores them if so, and otherwise counts the stagnation."""
         value = self._value(trainer.results)
         if value is None:
             return False
@@ -176,7 +176,7 @@ class Evaluation(Hook):
         return False
 
     def _value(self, results: Results) -> float | None:
-        """The result that is compared; None without one, or when it is not a number (there was no object to find)."""
+        """The value of `metric`; None when it is missing or not a number (as in an evaluation without objects)."""
         scalars = flatten(results)
         if not scalars or self.metric is None:
             return None
@@ -207,8 +207,8 @@ class Evaluation(Hook):
             trainer.end_early()
 
     def _finished(self, iteration: int) -> Results | None:
-        """The results of this iteration's evaluation, if it was finished before the run was continued."""
-        if not self.metrics_file.exists():  # as on a machine without the main process
+        """The results of this iteration's evaluation, if it was finished before the run was resumed."""
+        if not self.metrics_file.exists():  # on other machines than that of the main process
             return None
         for record in read_metrics(self.metrics_file, skip_broken=True):
             if record["iteration"] == iteration and "total_loss" not in record:
@@ -222,7 +222,7 @@ def flatten(results: Results) -> dict[str, float]:
 
 
 def unflatten(scalars: dict[str, float | None]) -> Results:
-    """The inverse of `flatten`; null, JSON's word for not a number, becomes nan again."""
+    """The inverse of `flatten`; null, by which JSON replaces nan, becomes nan again."""
     results: Results = {}
     for key, value in scalars.items():
         group, _, name = key.partition("/")

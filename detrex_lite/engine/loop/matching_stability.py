@@ -1,4 +1,4 @@
-"""How stable matching is while a model is trained, as numbers in the log."""
+"""Logs how stable the matching of queries and objects is during training."""
 
 import copy
 from typing import Any
@@ -13,20 +13,22 @@ from .trainer import Hook, Trainer
 
 
 class MatchingStability(Hook):
-    """Logs which share of objects keeps its query between layers, and since the last look.
+    """Logs the fraction of objects that keep their query between decoder layers, and between measurements.
 
-    The first images that are trained on are kept, and matched anew each `period` steps, in evaluation mode. The log
-    gets `matching_kept_since_last`, the share of their objects to which the last layer gives the same query as at the
-    look before, and `matching_kept_layer_0`, .., the share to which this layer gives the query of the last layer. One
-    minus the former is what DN-DETR (Li et al., CVPR 2022, section 3.2) calls instability. With two stages the number
-    of a query is its rank among the proposals, which changes by itself.
+    The first training images are kept, and are matched again every `period` steps, in evaluation mode. The log gets
+
+    - `matching_kept_since_last`: the fraction of objects that the last layer matches to the same query as in the
+      previous measurement. One minus this is the instability of DN-DETR (Li et al., CVPR 2022, section 3.2).
+    - `matching_kept_layer_0`, ...: the fraction of objects that this layer matches to the same query as the last layer.
+
+    In two-stage detectors the index of a query is its rank among the proposals, which changes by itself.
 
     Args:
-        period: steps from one look to the next; an epoch for numbers that compare with the paper's.
-        num_images: how many images are kept by each process.
+        period: steps between two measurements; an epoch gives numbers comparable to those of the paper.
+        num_images: the number of images that each process keeps.
 
     Raises:
-        ValueError: when one of them is below 1.
+        ValueError: when `period` or `num_images` is below 1.
     """
 
     def __init__(self, *, period: int, num_images: int = 16):
@@ -55,8 +57,8 @@ class MatchingStability(Hook):
         queries = match_layers(model, self._records)
         if self._last is not None:
             _add(trainer, "matching_kept_since_last", float(kept_share(self._last, queries[-1])))
-        for number, share in enumerate(kept_share(queries[:-1], queries[-1])):
-            _add(trainer, f"matching_kept_layer_{number}", float(share))
+        for number, fraction in enumerate(kept_share(queries[:-1], queries[-1])):
+            _add(trainer, f"matching_kept_layer_{number}", float(fraction))
         self._last = queries[-1]
 
     def close(self) -> None:
@@ -64,6 +66,6 @@ class MatchingStability(Hook):
             self._handle.remove()
 
 
-def _add(trainer: Trainer, name: str, share: float) -> None:
-    if not np.isnan(share):
-        trainer.scalars.add(name, share)
+def _add(trainer: Trainer, name: str, fraction: float) -> None:
+    if not np.isnan(fraction):
+        trainer.scalars.add(name, fraction)

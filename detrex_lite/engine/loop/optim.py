@@ -1,7 +1,7 @@
 """Parameter groups and the optimizer.
 
-Differs from detectron2's `get_default_optimizer_params` in the number of groups: one per distinct setting,
-not one per parameter. An optimizer runs its kernels once per group, so hundreds of groups make a step slow.
+In contrast to detectron2's `get_default_optimizer_params`, which makes one group per parameter, there is one group per
+distinct setting. An optimizer runs its kernels once per group, so hundreds of groups make a step slow.
 """
 
 import logging
@@ -46,32 +46,32 @@ def get_param_groups(
 ) -> list[dict[str, Any]]:
     """The trainable parameters of `model` in one group per distinct learning rate and weight decay.
 
-    Frozen parameters are left out, shared ones occur once. Groups come in the order of their first parameter. The log
-    says what each expression matched.
+    Frozen parameters are left out, and shared parameters occur once. Groups are in the order of their first parameters.
+    The log says what each expression matched.
 
-    Learning rates and weight decays are said apart, so that an expression need not exclude what another one matches.
-    Published recipes that do so have gone wrong: in `^(?=.*backbone)(?!.*norm|bn)` the alternatives are `.*norm` and a
-    `bn` at the very start of the name, so that it does match `backbone.stem.bn.weight`; `(?!.*(?:norm|bn))` was meant.
+    Learning rates and weight decays have separate expressions, so that an expression need not exclude the matches of
+    another one. Published recipes that do so contain mistakes: in `^(?=.*backbone)(?!.*norm|bn)` the alternatives are
+    `.*norm` and a `bn` at the very start of the name, so that the expression does match `backbone.stem.bn.weight`; the
+    intention was `(?!.*(?:norm|bn))`.
 
     Args:
         model: the model, not wrapped.
-        base_lr: the learning rate that the factors multiply. It may be None (the optimizer's own) when no
-            factor is given.
-        backbone_lr_factor: factor of the parameters below a module named `backbone`.
-        weight_decay_norm: weight decay of normalisation layers; None: the optimizer's, as for all others.
-        lr_factors: regular expression -> factor, searched in parameter names
-            (`backbone.layer1.0.conv1.weight`). Where several match, the last one counts; where one matches,
-            `backbone_lr_factor` does not count.
-        weight_decays: regular expression -> weight decay, searched in parameter names. Where several match, the last
-            one counts; where one matches, `weight_decay_norm` does not count.
-        lr_factor_func: parameter name -> factor, on top of the other factors (detectron2's argument).
+        base_lr: the learning rate that the factors multiply. It may be None, for the optimizer's default, when there
+            are no factors.
+        backbone_lr_factor: factor for the parameters below a module named `backbone`.
+        weight_decay_norm: weight decay of normalisation layers; None: the optimizer's default, as for all others.
+        lr_factors: regular expression -> factor, searched in parameter names (`backbone.layer1.0.conv1.weight`). If
+            several match, the last one is used. A match overrides `backbone_lr_factor`.
+        weight_decays: regular expression -> weight decay, searched in parameter names. If several match, the last one
+            is used. A match overrides `weight_decay_norm`.
+        lr_factor_func: parameter name -> factor, which multiplies the other factors (detectron2's argument).
 
     Returns:
-        `{"params": [...]}` with `lr` and `weight_decay` where they are not left to the optimizer.
+        `{"params": [...]}`, with `lr` and `weight_decay` unless the optimizer's defaults are used.
 
     Raises:
-        ValueError: when an expression is none or matches no parameter, a factor or a weight decay is negative, factors
-            come without `base_lr`, or nothing is trainable.
+        ValueError: when an expression is invalid or matches no parameter, a factor or a weight decay is negative,
+            factors are given without `base_lr`, or no parameter is trainable.
     """
     patterns = {**({BACKBONE: backbone_lr_factor} if backbone_lr_factor != 1 else {}), **(lr_factors or {})}
     has_factors = bool(patterns) or lr_factor_func is not None
@@ -102,29 +102,31 @@ def get_param_groups(
 _Value = TypeVar("_Value")
 
 
-def _last_match(values: Mapping[str, float], name: str, otherwise: _Value) -> float | _Value:
-    """The value of the last expression that is found in `name`."""
+def _last_match(values: Mapping[str, float], name: str, default: _Value) -> float | _Value:
+    """The value of the last expression that matches `name`, or `default`."""
     matching = [value for pattern, value in values.items() if re.search(pattern, name)]
-    return matching[-1] if matching else otherwise
+    return matching[-1] if matching else default
 
 
-def _check_patterns(what: str, values: Mapping[str, float], parameters: Mapping[str, nn.Parameter]) -> None:
-    """Refuse what cannot be meant, and log what is matched."""
+def _check_patterns(setting: str, values: Mapping[str, float], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raise a ValueError for negative values and for expressions that match nothing, and log the other matches."""
     for pattern, value in values.items():
         if value < 0:
-            raise ValueError(f"the {what} {value} of {pattern!r} is negative")
+            raise ValueError(f"the {setting} {value} of {pattern!r} is negative")
         try:
             matched = [name for name in parameters if re.search(pattern, name)]
         except re.error as error:
-            raise ValueError(f"the {what} {value} is of {pattern!r}, which is no regular expression: {error}") from None
+            raise ValueError(
+                f"the {setting} {value} is of {pattern!r}, which is not a regular expression: {error}"
+            ) from None
         if not matched:
             modules = ", ".join(sorted({name.split(".")[0] for name in parameters}))
             raise ValueError(
-                f"the {what} {value} of {pattern!r} matches no parameter; the model consists of: {modules}"
+                f"the {setting} {value} of {pattern!r} matches no parameter; the model consists of: {modules}"
             )
         logger.info(
             "The %s %g of %r is for %d tensors with %s parameters, such as %s.",
-            what,
+            setting,
             value,
             pattern,
             len(matched),
@@ -134,7 +136,7 @@ def _check_patterns(what: str, values: Mapping[str, float], parameters: Mapping[
 
 
 def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, bool]]:
-    """(name, parameter, whether it belongs to a normalisation layer) of what is trained, each once."""
+    """(name, parameter, whether it belongs to a normalisation layer) of each trainable parameter, without repeats."""
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -148,17 +150,17 @@ def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, bool]]:
 
 
 class LayerDecay:
-    """A smaller learning rate the earlier a layer of a plain vision transformer comes (Clark et al., ICLR 2020).
+    """Lowers the learning rate of the earlier layers of a plain vision transformer (Clark et al., ICLR 2020).
 
-    An `lr_factor_func` of `get_param_groups`: `rate` to the power of the layers that follow. What is not of the
-    transformer of a backbone comes after its last layer.
+    This is an `lr_factor_func` of `get_param_groups`: the factor is `rate` to the power of the number of layers that
+    follow. Parameters outside the transformer of a backbone count as following its last layer.
 
     Args:
-        rate: the factor from one layer to the one before it, above 0 and at most 1.
-        num_layers: blocks of the transformer, whose parameters are called `backbone.*.blocks.N.*`.
+        rate: the factor from one layer to the layer before it, above 0 and at most 1.
+        num_layers: the number of blocks of the transformer, whose parameters are called `backbone.*.blocks.N.*`.
 
     Raises:
-        ValueError: for a rate outside its range; when called for a block that there is not.
+        ValueError: for a rate outside its range; when called for a block whose index is not below `num_layers`.
     """
 
     def __init__(self, *, rate: float, num_layers: int):
@@ -197,17 +199,17 @@ def adamw(
 
     Args:
         params: parameters or parameter groups.
-        lr: learning rate of the groups that have none of their own.
+        lr: learning rate of the groups that do not set one.
         betas: decay of the running means of gradient and squared gradient.
         eps: added to the denominator.
-        weight_decay: of the groups that have none of their own.
+        weight_decay: weight decay of the groups that do not set one.
         amsgrad: keep the largest second moment (Reddi et al., ICLR 2018).
-        fused: use the kernel that updates all parameters at once; None: where there is one (float parameters
+        fused: use the kernel that updates all parameters at once; None: when it is available (float parameters
             on a CPU or a CUDA GPU). Without it torch chooses between its foreach kernels and a plain loop.
     """
     params = list(params)
     if fused is None:
-        tensors = [p for one in params for p in (one["params"] if isinstance(one, dict) else [one])]
+        tensors = [p for group in params for p in (group["params"] if isinstance(group, dict) else [group])]
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)
     return torch.optim.AdamW(
         params,

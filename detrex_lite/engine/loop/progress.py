@@ -1,4 +1,4 @@
-"""What a user sees of a running training: the log's lines, the progress bar, and the files behind them."""
+"""The progress of a training: lines of the log, the progress bar, and the values passed to the metrics writers."""
 
 import io
 import logging
@@ -23,15 +23,15 @@ PHASES = ("data", "forward", "matching", "backward", "optimizer")
 
 
 class ProgressLog(Hook):
-    """Every `period` steps, and after the last one, writes the means since the last line.
+    """Writes the means since the last line, every `period` steps and after the last one.
 
-    On a terminal there is a progress bar, otherwise a line. The time that is left counts what evaluations and
-    checkpoints have taken for each step so far.
+    A terminal shows a progress bar instead of the lines. The remaining time includes the time that evaluations and
+    checkpoints have taken per step so far.
 
     Args:
         period: steps between two lines.
-        writers: where the numbers go; empty on other processes than the main one.
-        state: keeps losses and other scalars since the last line, so that they are saved with a checkpoint.
+        writers: receive the numbers; empty on all processes but the main one.
+        state: stores losses and other scalars since the last line, so that they are saved with a checkpoint.
     """
 
     def __init__(self, *, period: int, writers: Sequence[Writer], state: TrainingState):
@@ -78,18 +78,18 @@ class ProgressLog(Hook):
             self._bar = None
 
     def _write(self, trainer: Trainer) -> None:
-        scalars, further = self._scalars(trainer)
+        scalars, user_scalars = self._scalars(trainer)
         self.state.losses.restart()
         self.state.scalars.restart()
         self._steps = self._images = 0
         self._seconds = self._data_seconds = 0.0
         for writer in self.writers:
-            writer.write(trainer.iteration, {**scalars, **further})
+            writer.write(trainer.iteration, {**scalars, **user_scalars})
         if not distributed.is_main_process():
             return
         remaining = self._remaining(trainer, scalars["time"])
         rate = f"{scalars['images_per_second']:.1f} images/s"
-        shown = {name: scalars[name] for name in _main_losses(scalars)} | further
+        shown = {name: scalars[name] for name in _main_losses(scalars)} | user_scalars
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         self._shown_loss = f", loss {scalars['total_loss']:.3f}, {rate}"
         logger.info(
@@ -106,16 +106,19 @@ class ProgressLog(Hook):
         )
 
     def _remaining(self, trainer: Trainer, seconds_of_a_step: float) -> timedelta:
-        """How long training will go on, in whole seconds."""
+        """The remaining time of the training, in whole seconds."""
         between_steps = (time.perf_counter() - self._started - self._all_seconds) / max(self._all_steps, 1)
         seconds = (trainer.max_iter - trainer.iteration) * (seconds_of_a_step + max(between_steps, 0.0))
         return timedelta(seconds=round(seconds))
 
     def _scalars(self, trainer: Trainer) -> tuple[dict[str, float], dict[str, float]]:
-        """The means since the last line over the steps of all processes, and those of `log_scalar`."""
-        mine = self.state.losses.means(), self.state.scalars.means(), self._images / self._seconds
-        gathered = distributed.all_gather_objects(mine)
-        losses, further = _means([losses for losses, _, _ in gathered]), _means([further for _, further, _ in gathered])
+        """The means since the last line over the steps of all processes, and those of `log_scalar` separately."""
+        local = self.state.losses.means(), self.state.scalars.means(), self._images / self._seconds
+        gathered = distributed.all_gather_objects(local)
+        losses, user_scalars = (
+            _means([losses for losses, _, _ in gathered]),
+            _means([user_scalars for _, user_scalars, _ in gathered]),
+        )
         scalars = {
             "total_loss": sum(losses.values()),
             **losses,
@@ -129,14 +132,16 @@ class ProgressLog(Hook):
             scalars["grad_norm"] = float(trainer.grad_norm)
         if trainer.device.type == "cuda":
             scalars["memory_mb"] = torch.cuda.max_memory_allocated(trainer.device) / 2**20
-        taken = [name for name in further if name in scalars or name == "iteration"]
-        if taken:
-            raise ValueError(f"log_scalar({taken[0]!r}): the log has a number of that name already; use another one")
-        return scalars, further
+        conflicts = [name for name in user_scalars if name in scalars or name == "iteration"]
+        if conflicts:
+            raise ValueError(
+                f"log_scalar({conflicts[0]!r}): the log already has a number of that name; use another name"
+            )
+        return scalars, user_scalars
 
 
 def _shows_a_bar() -> bool:
-    """Whether standard error is a terminal that has a width: some that programs open have none, and show no bar."""
+    """Whether standard error is a terminal with a width. Some pseudo-terminals have no width and cannot show a bar."""
     if not sys.stderr.isatty():
         return False
     try:
@@ -146,10 +151,9 @@ def _shows_a_bar() -> bool:
 
 
 def _main_losses(scalars: dict[str, float]) -> list[str]:
-    """The total and the losses that are no variant of another: `loss_class`, not `loss_class_0` or
-    `loss_class_dn`."""
+    """The total and the main losses: `loss_class`, but not its variants such as `loss_class_0` or `loss_class_dn`."""
     losses = [name for name in scalars if name.startswith("loss")]
-    return ["total_loss", *(n for n in losses if not any(n.startswith(f"{other}_") for other in losses))]
+    return ["total_loss", *(n for n in losses if not any(n.startswith(f"{base}_") for base in losses))]
 
 
 def _means(records: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-# Values wait on the device, so that steps need not wait for them, but not for ever.
+# Values stay on the device, so that steps need not wait for them, until there are this many records.
 MAX_WAITING = 100
 
 
@@ -13,20 +13,20 @@ Totals = Mapping[str, tuple[float, int]]
 
 
 def mean_of_totals(totals: Sequence[Totals]) -> dict[str, tuple[float, int]]:
-    """name -> (sum, count) of one process that stands for the mean of several."""
+    """name -> (sum, count) with the same mean as those of several processes, and their average count."""
     means: dict[str, tuple[float, int]] = {}
-    for name in dict.fromkeys(name for one in totals for name in one):
-        total = sum(one[name][0] for one in totals if name in one)
-        count = sum(one[name][1] for one in totals if name in one)
-        share = max(1, round(count / len(totals)))
-        means[name] = total / count * share, share
+    for name in dict.fromkeys(name for record in totals for name in record):
+        total = sum(record[name][0] for record in totals if name in record)
+        count = sum(record[name][1] for record in totals if name in record)
+        mean_count = max(1, round(count / len(totals)))
+        means[name] = total / count * mean_count, mean_count
     return means
 
 
 class RunningMeans:
     """The mean of each named value over the records that have it.
 
-    The sums do not depend on when they are read, saved or restored, to the last digit.
+    The sums are bitwise independent of when they are read, saved or restored.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class RunningMeans:
         self._totals: dict[str, tuple[float, int]] = {}
 
     def add(self, record: Mapping[str, Tensor]) -> None:
-        """Take the values of one step, scalars on any device."""
+        """Add the values of one step: scalar tensors on any device."""
         self._waiting.append(record)
         if len(self._waiting) >= MAX_WAITING:
             self.totals()
 
     def totals(self) -> dict[str, tuple[float, int]]:
-        """name -> (sum, count). One transfer from the device for all that is new."""
+        """name -> (sum, count). All new values come from the device in one transfer."""
         values = [value for record in self._waiting for value in record.values()]
         numbers = iter(torch.stack([value.float() for value in values]).tolist() if values else ())
         for record in self._waiting:
@@ -55,6 +55,6 @@ class RunningMeans:
         return {name: total / count for name, (total, count) in self.totals().items()}
 
     def restart(self, totals: Totals | None = None) -> None:
-        """Forget everything, or go on from earlier `totals`."""
+        """Clear all sums, or continue from earlier `totals`."""
         self._waiting = []
         self._totals = {name: (total, count) for name, (total, count) in (totals or {}).items()}

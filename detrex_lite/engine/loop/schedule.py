@@ -1,6 +1,6 @@
 """Learning rate multipliers: functions of training progress in [0, 1], independent of a run's length.
 
-They are fvcore parameter schedulers, so that detectron2's engine takes them too.
+They are fvcore parameter schedulers, so that detectron2's engine can use them too.
 """
 
 import math
@@ -18,12 +18,12 @@ from fvcore.common.param_scheduler import (
 
 
 class WarmupParamScheduler(ParamScheduler):
-    """Begins with a linear warm-up and goes on with `scheduler` at the progress reached by then.
+    """Begins with a linear warm-up and continues with `scheduler` at the progress reached by then.
 
     Args:
-        scheduler: multiplier of progress in [0, 1].
-        warmup_length: the share of training that the warm-up takes, in [0, 1).
-        warmup_factor: the multiplier at the start, relative to that of `scheduler` there.
+        scheduler: the multiplier as a function of progress in [0, 1].
+        warmup_length: the fraction of training that the warm-up takes, in [0, 1).
+        warmup_factor: the multiplier at the start, relative to that of `scheduler` at the start.
 
     Raises:
         ValueError: when `warmup_length` is not in [0, 1).
@@ -31,7 +31,7 @@ class WarmupParamScheduler(ParamScheduler):
 
     def __init__(self, scheduler: ParamScheduler, *, warmup_length: float, warmup_factor: float = 0.001):
         if not 0 <= warmup_length < 1:
-            raise ValueError(f"warmup_length={warmup_length} is a share of training and must be in [0, 1)")
+            raise ValueError(f"warmup_length={warmup_length} is a fraction of training and must be in [0, 1)")
         self.scheduler = scheduler
         self.warmup_length = warmup_length
         self.warmup_factor = warmup_factor
@@ -51,19 +51,19 @@ def multi_step(
     warmup_length: float = 0.0,
     warmup_factor: float = 0.001,
 ) -> ParamScheduler:
-    """1 at first, and `gamma` times less from each milestone on.
+    """A multiplier that starts at 1 and is multiplied by `gamma` at each milestone.
 
     Args:
-        epochs: the length of training that `milestones` refer to. Only the ratios count: a run of another
-            length has its drops at the same shares.
+        epochs: the length of training that `milestones` refer to. Only the ratios matter: in a run of another length
+            the drops are at the same fractions of training.
         milestones: increasing, between 0 and `epochs`, in the same unit.
         gamma: factor at each milestone.
-        warmup_length: share of training with a linear warm-up.
+        warmup_length: fraction of training with a linear warm-up.
         warmup_factor: multiplier at the start of the warm-up.
 
     Raises:
-        ValueError: when the milestones do not increase, are not inside (0, epochs), or the warm-up has no
-            length in [0, 1).
+        ValueError: when the milestones do not increase or are not inside (0, epochs), or `warmup_length` is not in
+            [0, 1).
     """
     bounds = [0, *milestones, epochs]
     if any(after <= before for before, after in pairwise(bounds)):
@@ -81,14 +81,14 @@ def multi_step(
 
 
 def constant(*, warmup_length: float = 0.0, warmup_factor: float = 0.001) -> ParamScheduler:
-    """1 after a linear warm-up: RT-DETR, D-FINE, LW-DETR.
+    """A multiplier of 1 after a linear warm-up, as in RT-DETR, D-FINE and LW-DETR.
 
     Args:
-        warmup_length: share of training with a linear warm-up.
+        warmup_length: fraction of training with a linear warm-up.
         warmup_factor: multiplier at the start of the warm-up.
 
     Raises:
-        ValueError: when the warm-up has no length in [0, 1).
+        ValueError: when `warmup_length` is not in [0, 1).
     """
     return WarmupParamScheduler(ConstantParamScheduler(1.0), warmup_length=warmup_length, warmup_factor=warmup_factor)
 
@@ -97,8 +97,8 @@ class FlatCosineParamScheduler(ParamScheduler):
     """A quadratic warm-up, then 1, then a cosine down to `end_factor`, which is kept; see `flat_cosine`.
 
     Args:
-        warmup, flat, end: the shares of training at which each phase ends, in order, in [0, 1].
-        end_factor: the last multiplier.
+        warmup, flat, end: the fractions of training at which each phase ends, in order, in [0, 1].
+        end_factor: the final multiplier.
     """
 
     def __init__(self, *, warmup: float, flat: float, end: float, end_factor: float):
@@ -112,8 +112,8 @@ class FlatCosineParamScheduler(ParamScheduler):
             return 1.0
         if where >= self.end:
             return self.end_factor
-        share = (where - self.flat) / (self.end - self.flat)
-        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * share)) / 2
+        progress = (where - self.flat) / (self.end - self.flat)
+        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def flat_cosine(
@@ -124,16 +124,17 @@ def flat_cosine(
     end_factor: float = 0.5,
     warmup_epochs: float = 0.0,
 ) -> ParamScheduler:
-    """DEIM's (Huang et al., CVPR 2025): a quadratic warm-up, 1, a cosine down to `end_factor`, which is kept.
+    """The schedule of DEIM (Huang et al., CVPR 2025): a quadratic warm-up, 1, then a cosine down to `end_factor`.
 
-    Only the ratios of lengths count: a run of another length has its phases at the same shares.
+    The last phase stays at `end_factor`. Only the ratios of the lengths matter: in a run of another length the phases
+    end at the same fractions of training.
 
     Args:
         epochs: the length of training that the other lengths refer to.
         flat_epochs: where the multiplier begins to fall, counted from the start.
-        final_epochs: how long it stays at `end_factor` at the end.
-        end_factor: the last multiplier.
-        warmup_epochs: how long it rises from 0, as the square of the share of the warm-up that is done.
+        final_epochs: how long the multiplier stays at `end_factor` at the end.
+        end_factor: the final multiplier.
+        warmup_epochs: how long the multiplier rises from 0, as the square of the progress of the warm-up.
 
     Raises:
         ValueError: when lengths are negative or do not fit into each other, or `end_factor` is not in 0..1.
@@ -156,11 +157,11 @@ def flat_cosine(
 def one_cycle(*, warmup_length: float = 0.05, start_factor: float = 0.01, end_factor: float = 0.0) -> ParamScheduler:
     """Rises linearly from `start_factor` to 1 and falls along a cosine to `end_factor`.
 
-    The shape of Smith and Topin (https://arxiv.org/abs/1708.07120), without the momentum cycle; suits short
+    The shape is that of Smith and Topin (https://arxiv.org/abs/1708.07120), without the momentum cycle. It suits short
     trainings from scratch.
 
     Args:
-        warmup_length: the share of training that the rise takes, in (0, 1).
+        warmup_length: the fraction of training that the rise takes, in (0, 1).
         start_factor: multiplier at the start.
         end_factor: multiplier at the end.
 
@@ -168,7 +169,7 @@ def one_cycle(*, warmup_length: float = 0.05, start_factor: float = 0.01, end_fa
         ValueError: when `warmup_length` is not in (0, 1).
     """
     if not 0 < warmup_length < 1:
-        raise ValueError(f"warmup_length={warmup_length} is a share of training and must be in (0, 1)")
+        raise ValueError(f"warmup_length={warmup_length} is a fraction of training and must be in (0, 1)")
     return CompositeParamScheduler(
         [LinearParamScheduler(start_factor, 1.0), CosineParamScheduler(1.0, end_factor)],
         lengths=[warmup_length, 1 - warmup_length],

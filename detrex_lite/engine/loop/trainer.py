@@ -1,7 +1,7 @@
 """The training loop and its hook points.
 
-One step is: for each of `accumulate_steps` batches, compute the losses and add up gradients; then clip, make sure on
-all processes that losses and gradients are finite, and let the optimizer step. Everything else (learning rate, logs,
+A step computes the losses of `accumulate_steps` batches and accumulates their gradients, clips the gradients, checks on
+all processes that losses and gradients are finite, and runs the optimizer. Everything else (learning rate, logs,
 checkpoints, evaluation) is a `Hook`.
 """
 
@@ -30,10 +30,10 @@ Batch = list[dict[str, Any]]
 
 
 class Hook:
-    """What happens around training; each method gets the trainer.
+    """Base class of callbacks around training; each method except `close` gets the trainer.
 
-    The order is before_train, then before_step and after_step for each step, then after_train. `close` comes
-    last, even when training ends with an error.
+    The order is before_train, then before_step and after_step for each step, then after_train. `close` is called last,
+    even when training ends with an error.
     """
 
     def before_train(self, trainer: "Trainer") -> None: ...
@@ -53,27 +53,28 @@ class Trainer:
     Args:
         model: takes a list of dicts, returns name -> weighted loss; possibly a DistributedDataParallel or sharded.
         optimizer: over the model's parameters.
-        data_loader: gives batches; begun again when it ends. When its `batch_sampler` has `start_batch`, a
-            continued run sees the data that an uninterrupted one would have seen.
+        data_loader: yields batches, and is iterated again when it ends. When its `batch_sampler` has `start_batch`, a
+            resumed run sees the data that an uninterrupted run would have seen.
         max_iter: the number of optimizer steps.
         hooks: called in this order.
         accumulate_steps: batches per step; their losses are averaged.
-        clip_grad: arguments of `clip_grad_norm_` (`max_norm`, `norm_type`); None does not clip.
-        amp_dtype: `torch.bfloat16` or `torch.float16` for mixed precision, None for none.
+        clip_grad: arguments of `clip_grad_norm_` (`max_norm`, `norm_type`); None disables clipping.
+        amp_dtype: `torch.bfloat16` or `torch.float16` for mixed precision; None disables it.
 
     Attributes:
-        iteration: how many steps are done.
-        batches: (images a batch of all processes, 0 when the loader does not say; number of batches): how far the data
-            was used. A second pair follows where a run goes on with another batch size.
+        iteration: the number of completed steps.
+        batches: pairs (images per batch over all processes, or 0 when not known; number of batches) that count the data
+            consumed so far. Another pair is added when a run is resumed with another batch size.
         losses: name -> loss of the last step, averaged over its batches; on the device.
-        scalars: what `detrex_lite.log_scalar` was given in the last step; a hook adds to them by `trainer.scalars.add`.
+        scalars: the values passed to `detrex_lite.log_scalar` in the last step; hooks add values by
+            `trainer.scalars.add`.
         grad_norm: gradient norm of the last step before clipping, on the device; None without clipping.
-        num_images: how many images this process saw in the last step.
-        step_seconds, data_seconds: how long the last step took, and how long it waited for data.
-        phases: how long forward passes, matching (a part of them), backward passes and the optimizer took.
-        stop_requested: the number of the signal by which this process was asked to end training, or 0.
+        num_images: the number of images that this process saw in the last step.
+        step_seconds, data_seconds: the duration of the last step, and the part of it spent waiting for data.
+        phases: the durations of forward passes, matching (a part of them), backward passes and the optimizer.
+        stop_requested: the number of the signal that asked this process to end training, or 0.
         stop_signal: the same for all processes together, as they agreed on it in the last step.
-        results: what the last evaluation returned.
+        results: the results of the last evaluation.
         ended_early: whether training ends before `max_iter`; see `end_early`.
     """
 
@@ -113,19 +114,20 @@ class Trainer:
         self.stop_requested = self.stop_signal = 0
         self.results: dict[str, dict[str, float]] = {}
         self.ended_early = False
-        # Called when the loader has begun, which may draw random numbers: a resumed run puts back its own.
+        # Called when the loader has started. Starting it may draw random numbers, so a resumed run restores its random
+        # states afterwards.
         self.on_loader_started: Callable[[], None] | None = None
-        self._batch: Batch = []  # the last one
+        self._batch: Batch = []  # the last batch
         self._file_names: list[str] = []
-        self._without_gradient: set[str] = set()  # losses that were named
+        self._without_gradient: set[str] = set()  # losses that have been reported
 
     def train(self) -> None:
         """Run the steps from `iteration` to `max_iter`, or until a hook calls `end_early`.
 
         Raises:
-            NonFiniteError: at the first loss or norm of a gradient that is not finite, on every process, before it
-                changes weights.
-            MemoryFullError: when a step finds the memory full, on the process that does.
+            NonFiniteError: on every process, at the first loss or gradient norm that is not finite, before the weights
+                change.
+            MemoryFullError: on the process that runs out of memory in a step.
         """
         self.start_iteration = self.iteration
         try:
@@ -138,7 +140,7 @@ class Trainer:
                 for hook in self.hooks:
                     hook.before_step(self)
                 with self.phases.measure():
-                    self._step_or_say_why_not(batches)
+                    self._step_or_explain(batches)
                 self.iteration += 1
                 for hook in self.hooks:
                     hook.after_step(self)
@@ -149,7 +151,7 @@ class Trainer:
                 hook.close()
 
     def end_early(self) -> None:
-        """For hooks, on every process: the present step is the last one. What comes after training is done as ever."""
+        """Make the current step the last one. Hooks must call this on every process; `after_train` still follows."""
         self.ended_early = True
 
     def _start_loader(self) -> Iterator[Batch]:
@@ -163,7 +165,7 @@ class Trainer:
             sampler.first_sizes = [(earlier or size, number) for earlier, number in self.batches]
             sampler.start_batch = sum(number for _, number in self.batches)
         elif self.iteration > 0:
-            logger.warning("The training loader cannot be set to a position: the data begins anew.")
+            logger.warning("The training loader cannot be set to a position: the data starts from the beginning.")
         if not self.batches or self.batches[-1][0] != size:
             self.batches.append((size, 0))
         batches = _endless(self.data_loader)
@@ -171,7 +173,7 @@ class Trainer:
             self.on_loader_started()
         return batches
 
-    def _step_or_say_why_not(self, batches: Iterator[Batch]) -> None:
+    def _step_or_explain(self, batches: Iterator[Batch]) -> None:
         try:
             self.step(batches)
         except (RuntimeError, MemoryError) as error:
@@ -188,7 +190,7 @@ class Trainer:
             ) from error
 
     def step(self, batches: Iterator[Batch]) -> None:
-        """One optimizer step on the next batches, without hooks and without counting it."""
+        """Do one optimizer step on the next batches, without calling hooks or counting the step."""
         start = time.perf_counter()
         self.data_seconds, self.num_images, self._file_names = 0.0, 0, []
         all_losses: list[dict[str, Tensor]] = []
@@ -222,7 +224,7 @@ class Trainer:
         return batch
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of one batch, which every process has when this returns."""
+        """Compute the losses of one batch; returns when all processes have theirs."""
         losses: dict[str, Tensor] = {}
         scalars = Scalars()
         error = None
@@ -238,18 +240,18 @@ class Trainer:
         return losses
 
     def _require_losses(self, losses: Any) -> None:
-        """Refuse what cannot be added up to a loss; name, once, what has no gradient and so trains nothing."""
+        """Raise a ValueError for values that are not losses, and warn once of each loss without a gradient."""
         if not isinstance(losses, dict) or not losses:
             name = type(self.model).__name__
             raise ValueError(f"in training a model returns a dict of losses; {name} gave {losses!r:.80}")
         for name, loss in losses.items():
             is_tensor = isinstance(loss, Tensor)
             if not is_tensor or loss.dim() > 0 or not loss.is_floating_point() or "loss" not in str(name):
-                what = (
+                description = (
                     f"{loss.dtype} of shape {tuple(loss.shape)}" if is_tensor else f"{type(loss).__name__} {loss!r:.40}"
                 )
                 raise ValueError(
-                    f"the model returned {name!r} ({what}) among its losses, which are added up. A loss is a "
+                    f"the model returned {name!r} ({description}) among its losses, which are added up. A loss is a "
                     "floating-point tensor of shape () with 'loss' in its name; a number for the log only is given to "
                     "detrex_lite.log_scalar(name, value), anywhere in the model"
                 )
@@ -278,26 +280,27 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _require_no_error(self, error: FloatingPointError | None, file_names: list[str]) -> None:
-        """Raise on all processes when a model raised on one of them.
+        """Raise on all processes when the model has raised on one of them.
 
-        It comes before the backward pass, in which processes wait for each other. They exchange it by way of their
-        CPUs: asking the device would wait for the forward pass, and leave the device idle until the backward pass
-        arrives.
+        This is called before the backward pass, in which processes wait for each other. The processes exchange the flag
+        on their CPUs: a transfer from the device would wait for the forward pass, and leave the device idle until the
+        backward pass is launched.
         """
         if not distributed.any_process(error is not None):
             return
-        what = f"training stopped at iteration {self.iteration + 1}: {error}"
-        mine = "" if error is None else self._describe(what, file_names)
-        raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine)))) from error
+        reason = f"training stopped at iteration {self.iteration + 1}: {error}"
+        message = "" if error is None else self._describe(reason, file_names)
+        raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(message)))) from error
 
     def _require_finite(self, all_losses: list[dict[str, Tensor]], all_names: list[list[str]]) -> None:
         """Raise on all processes when a loss or the gradient is not finite on one of them.
 
-        It comes when the backward pass has been launched, and before weights change; it takes requests to stop along.
-        This is the one transfer from the device for each step.
+        This is called when the backward pass has been launched, and before the weights change. It all-reduces two
+        values: whether something is not finite, and the requested stop signal. This is the only transfer from the
+        device in each step.
         """
         watched = [value.float() for losses in all_losses for value in losses.values()]
-        watched += [size.float() for size in self._watched_gradient()]
+        watched += [norm.float() for norm in self._watched_gradient()]
         failed = 1 - torch.isfinite(torch.stack(watched)).all().float()
         flags = torch.stack([failed, failed.new_tensor(float(self.stop_requested))])
         if distributed.is_distributed():
@@ -305,13 +308,13 @@ class Trainer:
         any_failed, stop_signal = flags.tolist()
         self.stop_signal = int(stop_signal)
         if any_failed:
-            mine = self._what_is_not_finite(all_losses, all_names) if failed.item() else ""
-            raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(mine))))
+            message = self._describe_non_finite(all_losses, all_names) if failed.item() else ""
+            raise NonFiniteError("\n".join(filter(None, distributed.all_gather_objects(message))))
 
     def _watched_gradient(self) -> list[Tensor]:
-        """Sizes of the gradient, where one that is not finite is a mistake: a scaler skips such steps itself.
+        """Norms of the gradient that must be finite; empty with a loss scaler, which skips such steps itself.
 
-        They are the norm by which it was clipped, or else the norms of its tensors on this process.
+        This is the norm that was used for clipping, or otherwise the norms of the gradient tensors on this process.
         """
         if self.scaler.is_enabled():
             return []
@@ -321,31 +324,31 @@ class Trainer:
         gradients = [gradient for gradient in gradients if gradient.numel()]  # a shard may be empty
         return list(torch._foreach_norm(gradients)) if gradients else []
 
-    def _what_is_not_finite(self, all_losses: list[dict[str, Tensor]], all_names: list[list[str]]) -> str:
+    def _describe_non_finite(self, all_losses: list[dict[str, Tensor]], all_names: list[list[str]]) -> str:
         iteration = self.iteration + 1
         for losses, file_names in zip(all_losses, all_names, strict=True):
             values = {name: float(value) for name, value in losses.items()}
             listed = ", ".join(f"{name}={value}" for name, value in values.items() if not math.isfinite(value))
             if listed:
                 return self._describe(f"the loss is not finite at iteration {iteration}: {listed}", file_names)
-        size = max(float(size) for size in self._watched_gradient() if not torch.isfinite(size))
-        what = f"the gradient is not finite at iteration {iteration}: its norm is {size}"
-        return self._describe(what, self._file_names)
+        worst = max(float(norm) for norm in self._watched_gradient() if not torch.isfinite(norm))
+        reason = f"the gradient is not finite at iteration {iteration}: its norm is {worst}"
+        return self._describe(reason, self._file_names)
 
-    def _describe(self, what: str, file_names: list[str]) -> str:
+    def _describe(self, reason: str, file_names: list[str]) -> str:
         images = f"; images: {', '.join(file_names)}" if file_names else ""
         advice = "a lower optimizer.lr, train.clip_grad.enabled=True"
         if self.amp_dtype is torch.float16:
             advice += ", train.amp.dtype=bf16"
-        return f"{what}{images}. No checkpoint was written since. Check the images and boxes, or try {advice}"
+        return f"{reason}{images}. No checkpoint was written since. Check the images and boxes, or try {advice}"
 
 
 def _file_names(batch: Batch) -> list[str]:
-    return [str(one["file_name"]) for one in batch if "file_name" in one]
+    return [str(record["file_name"]) for record in batch if "file_name" in record]
 
 
 def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of `loader`, begun again when it ends. The first pass has begun when this returns."""
+    """The batches of `loader`, which is iterated again when it ends. The first pass has started when this returns."""
     first = iter(loader)
 
     def batches() -> Iterator[Batch]:
@@ -356,7 +359,7 @@ def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
                 empty = False
                 yield batch
             if empty:
-                raise ValueError("the training loader gave no batch: there is no image to train on")
+                raise ValueError("the training loader gave no batch: there are no images to train on")
             current = iter(loader)
 
     return batches()

@@ -1,1 +1,1 @@
-"""The processes of a run: how they start, share a model, stay in step, take signals and end."""
+"""The processes of a run: launching, model sharding, random states, signals and failures."""

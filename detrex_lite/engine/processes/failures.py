@@ -1,4 +1,4 @@
-"""The end of a run by an error: it goes to the log, and in words that say what happened."""
+"""Writes the error that ends a run to its log, and explains lost processes and full memory."""
 
 import contextlib
 import logging
@@ -22,16 +22,16 @@ LOST_CONNECTION = re.compile(
 
 
 class LostProcessError(RuntimeError):
-    """A process that loads images, or another one that trains, has ended. Nothing is wrong with this one."""
+    """Another process, which loads images or trains, has ended. This process is not at fault."""
 
 
 @contextlib.contextmanager
 def failures_in_log() -> Iterator[None]:
-    """An error that leaves the block is written to the run's log.
+    """Inside this context, an error that leaves the block is written to the run's log.
 
     Raises:
-        LostProcessError: in the place of torch's own errors about processes that are gone.
-        MemoryFullError: in the place of torch's own errors about memory that is full.
+        LostProcessError: in place of torch's own errors about lost processes.
+        MemoryFullError: in place of torch's own errors about full memory.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def _lost_process(error: Exception) -> LostProcessError | None:
         )
     if distributed.is_distributed() and isinstance(error, RuntimeError) and LOST_CONNECTION.search(text):
         return LostProcessError(
-            f"process {distributed.rank()} lost its connection to another one, which has ended: see there for the "
-            f"reason. --resume goes on from the last checkpoint ({text:.200})"
+            f"process {distributed.rank()} lost its connection to another process, which has ended; see the output of "
+            f"that process for the reason. --resume goes on from the last checkpoint ({text:.200})"
         )
     return None

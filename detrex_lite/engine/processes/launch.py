@@ -1,4 +1,4 @@
-"""Starting one or several processes, by this program or by torchrun, and saying why one of them failed."""
+"""Launching one or several processes, by this program or under torchrun, and reporting why one of them failed."""
 
 import contextlib
 import multiprocessing
@@ -24,10 +24,11 @@ from ...devices import usable_cores
 from ...distributed import WAIT_AT_MOST
 from .signals import SIGNALS, end_when_interrupted, signals_held_back, signals_to_heed, take_signals
 
-# How long processes get to end by themselves after one has failed: those that wait for it never would.
+# Time for processes to end by themselves after one has failed. Those that wait for the failed one never end, and are
+# killed afterwards.
 GRACE_SECONDS = 5.0
 
-# What usually stands behind a signal that nobody sent on purpose.
+# The usual cause of a signal that nobody sent on purpose.
 USUAL_CAUSES = {
     signal.SIGKILL: "the system does that when memory runs out; fewer dataloader.*.num_workers need less",
     signal.SIGBUS: "shared memory may be full; fewer dataloader.*.num_workers need less",
@@ -46,26 +47,27 @@ def launch(
 ) -> Any:
     """Run `main(*args)` in `num_processes` processes on each machine, with a process group around them.
 
-    Processes exchange what is on GPUs by NCCL, and the rest by gloo. Under torchrun (`RANK` and `WORLD_SIZE` in the
-    environment) this process is one of them already and the other arguments do not count.
+    The process group uses NCCL for tensors on GPUs and gloo for everything else. Under torchrun (`RANK` and
+    `WORLD_SIZE` in the environment) this process already is one of the group, and all arguments but `main`, `args` and
+    `device` are ignored.
 
-    When a process fails, or is killed, the others of its machine are ended within seconds, and the reason is the last
-    line that is printed. When this process is killed, those that it has started save a checkpoint and end.
+    When a process fails or is killed, the other processes of its machine are ended within seconds, and the last line
+    printed is the reason. When this process is killed, the processes that it has launched save a checkpoint and end.
 
     Args:
-        main: a function that can be imported by name: new processes import it.
-        num_processes: per machine; on GPUs one for each, on a CPU any number, which share its cores.
-        num_machines: how many machines take part; each starts this program.
+        main: a function that can be imported by name, because new processes import it.
+        num_processes: per machine. On GPUs there is one process per GPU; on a CPU the processes share its cores.
+        num_machines: the number of machines; this program is started on each of them.
         machine_rank: this machine's number, from 0.
-        dist_url: where processes meet: `tcp://host:port` of machine 0; "auto" on one machine.
+        dist_url: the address of the rendezvous, `tcp://host:port` of machine 0; "auto" on a single machine.
         device: "cuda" or "cpu".
         args: arguments of `main`.
 
     Returns:
-        What `main` returned when it ran in this process, otherwise None.
+        The result of `main` when it ran in this process, otherwise None.
 
     Raises:
-        ConfigError: when there are fewer GPUs than processes, or several machines without a meeting point.
+        ConfigError: when there are fewer GPUs than processes, or several machines without a `dist_url`.
         SystemExit: with the status of the process that failed first.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
@@ -75,24 +77,24 @@ def launch(
     if world_size == 1:
         return main(*args)
     url = f"tcp://127.0.0.1:{_free_port()}" if dist_url == "auto" else dist_url
-    # A fresh interpreter each: CUDA and threads do not survive a fork.
+    # Each process gets a fresh interpreter, because CUDA and threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    usual = multiprocessing.get_start_method()
-    resource_tracker.ensure_running()  # it would let signals through in the middle of the following
+    start_method = multiprocessing.get_start_method()
+    resource_tracker.ensure_running()  # starting it later would unblock signals inside `signals_held_back`
     children: list[_Child] = []
     with contextlib.ExitStack() as stack:
-        # A signal that comes while processes start reaches all of them, when they can take it.
+        # Signals are blocked while processes start, and are delivered to all of them once they can handle them.
         with signals_held_back():
             for local_rank in range(num_processes):
                 rank = machine_rank * num_processes + local_rank
-                ours, theirs = context.Pipe(duplex=False)
+                receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(
                     target=_run,
-                    args=(main, args, url, rank, world_size, local_rank, num_processes, device, usual, theirs),
+                    args=(main, args, url, rank, world_size, local_rank, num_processes, device, start_method, sender),
                 )
                 process.start()
-                theirs.close()
-                children.append(_Child(rank, process, ours))
+                sender.close()
+                children.append(_Child(rank, process, receiver))
             stack.enter_context(_signals_passed_on([child.process for child in children]))
         status = _wait(children)
     if status:
@@ -101,61 +103,65 @@ def launch(
 
 
 def times_restarted() -> int:
-    """How often torchrun has started the processes of this machine again, after one of them had failed."""
+    """How many times torchrun has restarted the processes of this machine after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextlib.contextmanager
 def process_group(url: str, rank: int, world_size: int, local_rank: int, device: str) -> Iterator[None]:
-    """Inside, torch.distributed connects this process with the others."""
-    from torch.distributed.rendezvous import rendezvous  # builds of torch without collectives have none
+    """Inside this context, torch.distributed connects this process with the others."""
+    from torch.distributed.rendezvous import rendezvous  # missing in builds of torch without collectives
 
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(local_rank)
     store, _, _ = next(rendezvous(url, rank, world_size, timeout=WAIT_AT_MOST))
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",  # by gloo, processes exchange what no GPU has to be asked
-        store=_unused_part(store, rank, world_size),
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",  # gloo exchanges values on CPUs without synchronising the GPUs
+        store=_fresh_store(store, rank, world_size),
         rank=rank,
         world_size=world_size,
         timeout=WAIT_AT_MOST,
     )
     try:
-        distributed.cpu_group()  # a network that it cannot use is to be known now, not at the first evaluation
+        distributed.cpu_group()  # so that an unusable network fails now and not at the first evaluation
         yield
     finally:
         dist.destroy_process_group()
 
 
-def _unused_part(store: dist.Store, rank: int, world_size: int) -> dist.Store:
-    """A part of `store` that these processes, which must all call this, are the first to use.
+def _fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """`store` under a prefix that no earlier processes have used. Every process must call this.
 
-    torchrun keeps one store however often it starts the processes, and what those before have left there would have
-    them wait for processes that are gone. So each asks under a name of its own, and the main one answers.
+    torchrun keeps one store across restarts, and keys left behind by earlier processes would make the new ones wait for
+    processes that no longer exist. The processes therefore agree on a new prefix:
+
+        question/<rank> = nonce      a worker asks, under a nonce of its own
+        answer/<nonce> = prefix      the main process answers
+        <prefix>/<rank> = ""         the worker acknowledges
     """
     if rank > 0:
-        question = uuid.uuid4().hex
-        store.set(f"question/{rank}", question)
-        part = store.get(f"answer/{question}").decode()
-        store.set(f"{part}/{rank}", "")
-        return dist.PrefixStore(part, store)
-    part = uuid.uuid4().hex
+        nonce = uuid.uuid4().hex
+        store.set(f"question/{rank}", nonce)
+        prefix = store.get(f"answer/{nonce}").decode()
+        store.set(f"{prefix}/{rank}", "")
+        return dist.PrefixStore(prefix, store)
+    prefix = uuid.uuid4().hex
     waiting, deadline = set(range(1, world_size)), time.monotonic() + WAIT_AT_MOST.total_seconds()
     while waiting:
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes {sorted(waiting)} did not come within {WAIT_AT_MOST}")
-        for other in sorted(waiting):
-            if store.check([f"{part}/{other}"]):
-                waiting.remove(other)
-            elif store.check([f"question/{other}"]):  # perhaps of a process before: then it asks again
-                store.set(f"answer/{store.get(f'question/{other}').decode()}", part)
+        for worker in sorted(waiting):
+            if store.check([f"{prefix}/{worker}"]):
+                waiting.remove(worker)
+            elif store.check([f"question/{worker}"]):  # perhaps left by an earlier process; the new one will ask again
+                store.set(f"answer/{store.get(f'question/{worker}').decode()}", prefix)
         time.sleep(0.01)
-    return dist.PrefixStore(part, store)
+    return dist.PrefixStore(prefix, store)
 
 
 def _run_under_torchrun(main: Callable[..., Any], args: Sequence[Any], device: str) -> Any:
-    from torch.distributed.elastic.multiprocessing.errors import record  # likewise
+    from torch.distributed.elastic.multiprocessing.errors import record  # missing in the same builds
 
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -165,7 +171,7 @@ def _run_under_torchrun(main: Callable[..., Any], args: Sequence[Any], device: s
             "start fewer (torchrun --nproc-per-node), or train with train.device=cpu"
         )
     with process_group("env://", rank, world_size, local_rank, device):
-        return record(main)(*args)  # torchrun's report then shows the error itself
+        return record(main)(*args)  # so that torchrun's report shows the error itself
 
 
 def _check(num_processes: int, num_machines: int, machine_rank: int, dist_url: str, device: str) -> None:
@@ -200,10 +206,10 @@ def _run(
     start_method: str,
     parent: Connection,
 ) -> None:
-    """What a new process does. When it fails it tells the parent when and why, before others notice."""
+    """The entry point of a new process. On failure it reports the time and the reason to the parent process."""
     end_when_interrupted(says_so=rank == 0)
-    # Otherwise what this process starts, such as loaders' workers, would be spawned as it was: each would import torch
-    # again and have a copy of the data set of its own.
+    # This process was spawned, and would otherwise spawn the workers of its loaders too: each would import torch again
+    # and hold its own copy of the data set.
     multiprocessing.set_start_method(start_method, force=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not device.startswith("cuda") and "OMP_NUM_THREADS" not in os.environ:
@@ -221,14 +227,14 @@ def _run(
 
 
 def _reason(error: BaseException, rank: int) -> str | None:
-    """What the parent is to tell; None when this process has said what there is to say."""
+    """The reason that the parent should print; None when this process has printed it."""
     if isinstance(error, SystemExit) and rank > 0 and isinstance(error.__context__, ValueError):
-        return str(error.__context__)  # a fault of the config, which the main process tells if it has it too
+        return str(error.__context__)  # an error in the config, which the main process prints if it has it too
     return None if isinstance(error, SystemExit | KeyboardInterrupt) else f"{type(error).__name__}: {error}"
 
 
 def _end_with_parent() -> None:
-    """Ask this process to end, as a cluster would, when the one that has started it is gone."""
+    """Send this process a SIGTERM, as a cluster would, once its parent process has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -236,19 +242,19 @@ def _end_with_parent() -> None:
 
 
 class _Ending(NamedTuple):
-    """When a process failed, and why; None when it has told the user itself."""
+    """The time at which a process failed, and the reason; None when the process has printed the reason itself."""
 
     time: float
     reason: str | None
 
 
 class _Child:
-    """A process that was started here.
+    """A process that was launched by this one.
 
     Args:
-        rank: its number.
+        rank: its rank.
         process: the process.
-        connection: where its `_Ending` comes from, if it lives to send one.
+        connection: receives its `_Ending`, unless it was killed before it could send one.
     """
 
     def __init__(self, rank: int, process: Any, connection: Connection):
@@ -257,21 +263,23 @@ class _Child:
         self._connection = connection
 
     def ending(self) -> _Ending:
-        """Of a process that has failed. Who did not live to tell was the first to fail."""
+        """When and why this process failed. A process that was killed without a report counts as the first to fail."""
         with contextlib.suppress(EOFError):
             if self._connection.poll():
                 return self._connection.recv()
         number = -self.process.exitcode
         if number <= 0:
-            at_once = self.process.exitcode in [128 + number for number in SIGNALS]  # by a second signal
-            return _Ending(0.0, None if at_once else f"it ended with status {self.process.exitcode}, without a word")
+            by_second_signal = self.process.exitcode in [128 + number for number in SIGNALS]
+            return _Ending(
+                0.0, None if by_second_signal else f"it ended with status {self.process.exitcode}, without a word"
+            )
         cause = USUAL_CAUSES.get(number)
         return _Ending(0.0, f"killed by {signal.Signals(number).name}" + (f" ({cause})" if cause else ""))
 
 
 @contextlib.contextmanager
 def _signals_passed_on(processes: Sequence[Any]) -> Iterator[None]:
-    """Inside, signals to this process go to `processes`, which know what to save."""
+    """Inside this context, signals to this process are forwarded to `processes`, which save a checkpoint."""
 
     def pass_on(number: int, frame: Any) -> None:
         for process in processes:
@@ -288,7 +296,7 @@ def _signals_passed_on(processes: Sequence[Any]) -> Iterator[None]:
 
 
 def _wait(children: Sequence[_Child]) -> int:
-    """Wait for all processes; returns the exit status of the one that failed first, 0 when all went well."""
+    """Wait for all processes; returns the exit status of the first that failed, or 0 when all succeeded."""
     processes = [child.process for child in children]
     while not any(p.exitcode for p in processes) and any(p.is_alive() for p in processes):
         multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()], timeout=1.0)
@@ -297,9 +305,9 @@ def _wait(children: Sequence[_Child]) -> int:
         return 0
     endings = [(child, child.ending()) for child in failed]
     first, ending = min(endings, key=lambda pair: pair[1].time)
-    told = any(child.rank == 0 and its.reason is None for child, its in endings)
+    reported = any(child.rank == 0 and child_ending.reason is None for child, child_ending in endings)
     _end(processes)
-    if ending.reason is not None and not told:
+    if ending.reason is not None and not reported:
         print(f"error: process {first.rank} failed, and so the run ends: {ending.reason}", file=sys.stderr)
     status = first.process.exitcode
     return 128 - status if status < 0 else status
@@ -309,9 +317,9 @@ def _end(processes: Sequence[Any]) -> None:
     deadline = time.monotonic() + GRACE_SECONDS
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
-    left = [process for process in processes if process.is_alive()]
-    if left:
-        print(f"ending {len(left)} processes that wait for the one that failed", file=sys.stderr)
-    for process in left:
+    remaining = [process for process in processes if process.is_alive()]
+    if remaining:
+        print(f"ending {len(remaining)} processes that wait for the one that failed", file=sys.stderr)
+    for process in remaining:
         process.kill()
         process.join()

@@ -1,4 +1,4 @@
-"""Random number generators of a process: seeding, saving and restoring all of them."""
+"""Seeds, saves and restores all random number generators of a process."""
 
 import contextlib
 import random
@@ -17,7 +17,7 @@ def seed_everything(seed: int) -> None:
 
 
 def seed_anew(seed: int, iteration: int, rank: int) -> None:
-    """Seed the generators of a process in the middle of a run: unlike those of others, and of the run's start."""
+    """Seed the generators of a process in the middle of a run, differently from other ranks and iterations."""
     seed_everything(int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1)[0]))
 
 
@@ -35,13 +35,13 @@ def random_states() -> dict[str, Any]:
             float(cached),
         ],
         "torch": torch.get_rng_state(),
-        # Asking for it would start CUDA in a run on the CPU.
+        # Without this check, a run on the CPU would initialise CUDA.
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what `random_states` returned."""
+    """Restore the states that `random_states` returned."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = states["numpy"]
@@ -53,7 +53,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def preserved_random_states() -> Iterator[None]:
-    """What is drawn inside does not change what is drawn afterwards."""
+    """Restore the states of all generators when the block ends, so that draws inside have no effect outside."""
     states = random_states()
     try:
         yield

@@ -1,7 +1,7 @@
-"""Sharding a model over the processes by FSDP2: each keeps a part of the weights, gradients and optimizer state.
+"""Shards a model over the processes by FSDP2: each process holds a shard of the weights, gradients and optimizer state.
 
-Weights are gathered where a layer needs them. Checkpoints hold whole tensors under the usual names: a sharded run goes
-on with any number of processes, sharded or not.
+Weights are gathered when a layer needs them. Checkpoints hold full tensors under the usual names, so that a sharded run
+can be resumed with any number of processes, sharded or not.
 """
 
 import contextlib
@@ -15,23 +15,23 @@ from torch import Tensor, nn
 
 from ... import distributed
 
-# Blocks of the backbone with at least so many parameters are gathered and let go one by one. Smaller ones stay with the
-# rest of the model, which is gathered once a step: their messages would cost more than their memory.
+# Backbone blocks with at least this many parameters are gathered and freed one by one. Smaller blocks are gathered with
+# the rest of the model, once per step: gathering them separately would cost more time than it saves memory.
 UNIT_PARAMETERS = 1_000_000
 
 
 def shard(model: nn.Module) -> None:
-    """Shard the parameters of `model` in place; they are DTensors from here on, in the order of before.
+    """Shard the parameters of `model` in place; afterwards they are DTensors, in the same order as before.
 
     Args:
         model: on its device, with the same weights on all processes.
     """
-    # Here, and not above: torch before 2.6 has no such functions.
+    # Imported here because torch before 2.6 has no such functions.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()  # FSDP2 takes no other layout, such as channels_last
+        parameter.data = parameter.data.contiguous()  # FSDP2 does not support other layouts, such as channels_last
     device = next(model.parameters()).device
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for unit in reversed(list(_units(model))):  # inner ones first
@@ -40,7 +40,7 @@ def shard(model: nn.Module) -> None:
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
-    """The larger elements of lists and sequences in the backbone, but for lists, which are never called themselves."""
+    """The larger elements of module lists and sequences in the backbone, without containers that are never called."""
     backbone = getattr(model, "backbone", None)
     for module in [] if backbone is None else backbone.modules():
         for child in module if isinstance(module, nn.ModuleList | nn.Sequential) else ():
@@ -58,25 +58,25 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def _is_dtensor(value: Any) -> bool:
-    # Importing DTensor takes a while, and without it there are none.
+    # DTensor is slow to import, so this checks for its method instead.
     return isinstance(value, Tensor) and hasattr(value, "full_tensor")
 
 
 def part_here(tensor: Tensor) -> Tensor:
-    """The part of `tensor` that is on this process: all of it when it is not sharded. Shares its memory."""
+    """The shard of `tensor` on this process, or all of it when it is not sharded. The result shares its memory."""
     return tensor.to_local() if _is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """`tensor` put together from the parts of all processes, each of which must call this."""
+    """The full tensor, gathered from the shards of all processes. Every process must call this."""
     return tensor.full_tensor() if _is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def gathered(tree: Any) -> Any:
-    """A copy of nested dicts and lists with whole tensors on the CPU in the place of sharded ones.
+    """A copy of nested dicts and lists in which full tensors on the CPU replace sharded ones.
 
-    Every process must call this. Only the main one gets the values: others would have no room for a model that had to
-    be sharded, and get None in their place.
+    Every process must call this. Only the main process gets the values; the others get None in their place, because
+    they may lack the memory for a model that had to be sharded.
     """
     return _replaced(tree, _is_dtensor, _gathered)
 
@@ -86,54 +86,55 @@ def _gathered(tensor: Tensor) -> Tensor | None:
     return full.cpu() if distributed.is_main_process() else None
 
 
-def _replaced(tree: Any, wanted: Callable[[Any], bool], replace: Callable[[Any], Any]) -> Any:
-    if wanted(tree):
+def _replaced(tree: Any, is_replaced: Callable[[Any], bool], replace: Callable[[Any], Any]) -> Any:
+    if is_replaced(tree):
         return replace(tree)
     if isinstance(tree, dict):
-        changed = copy.copy(tree)  # of a state dict with its metadata
+        changed = copy.copy(tree)  # keeps the metadata of a state dict
         for key, value in tree.items():
-            changed[key] = _replaced(value, wanted, replace)
+            changed[key] = _replaced(value, is_replaced, replace)
         return changed
     if isinstance(tree, list | tuple):
-        return type(tree)(_replaced(value, wanted, replace) for value in tree)
+        return type(tree)(_replaced(value, is_replaced, replace) for value in tree)
     return tree
 
 
 def split_like(value: Any, example: Tensor) -> Any:
-    """A whole tensor in the manner of `example`: in its layout, and if that is sharded, this process's part of it.
+    """Convert a full tensor to the layout of `example`; when that is sharded, return this process's shard.
 
-    Tensors of another shape than `example`, and what is no tensor, come back as they are.
+    Tensors with a shape other than that of `example`, and values that are not tensors, are returned unchanged.
     """
     if not isinstance(value, Tensor) or value.shape != example.shape:
         return value
     if not _is_dtensor(example):
-        # A fused optimizer walks through a parameter and its state side by side, whatever their strides are.
+        # A fused optimizer reads a parameter and its state in storage order and ignores their strides, so the strides
+        # must be equal.
         return (
             value if value.stride() == example.stride() else torch.empty_like(example, dtype=value.dtype).copy_(value)
         )
     from torch.distributed.tensor import distribute_tensor
 
     value = value.to(example.device).contiguous()
-    # Every process has read the whole: nothing is sent.
+    # Every process has the full tensor, so nothing is sent.
     return distribute_tensor(value, example.device_mesh, example.placements, src_data_rank=None)  # type: ignore[attr-defined]
 
 
 def load_whole(module: nn.Module, state: dict[str, Any]) -> None:
-    """`module.load_state_dict(state)` with whole tensors, whether or not `module` is sharded.
+    """`module.load_state_dict(state)` with full tensors, whether or not `module` is sharded.
 
     Raises:
         RuntimeError: when names or shapes differ.
     """
-    own = module.state_dict()
-    module.load_state_dict({k: split_like(value, own[k]) if k in own else value for k, value in state.items()})
+    current = module.state_dict()
+    module.load_state_dict({k: split_like(value, current[k]) if k in current else value for k, value in state.items()})
 
 
 def split_optimizer_state(stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state dict of an optimizer with each parameter's tensors split as that parameter is.
+    """The state dict of an optimizer in which each tensor is sharded like its parameter.
 
     Args:
-        stored: with whole tensors.
-        optimizer: that `stored` is for.
+        stored: the state dict, with full tensors.
+        optimizer: the optimizer that will load it.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
@@ -147,7 +148,7 @@ def split_optimizer_state(stored: dict[str, Any], optimizer: torch.optim.Optimiz
 
 @contextlib.contextmanager
 def gradients_stay_here(model: nn.Module) -> Iterator[None]:
-    """Inside, backward passes of a sharded model add up gradients without exchanging them."""
+    """Inside this context, backward passes of a sharded model accumulate gradients without exchanging them."""
     model.set_requires_gradient_sync(False)  # type: ignore[operator]
     try:
         yield
@@ -157,14 +158,16 @@ def gradients_stay_here(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_weights(model: nn.Module) -> Iterator[None]:
-    """Inside, every process has all weights, so that each can evaluate images of its own, as many as it likes."""
+    """Inside this context, every process holds all weights, so that processes may evaluate any number of images."""
     if not is_sharded(model):
         yield
         return
     from torch.distributed.fsdp import FSDPModule
 
     units: list[Any] = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    inner = [unit for unit in units if unit is not model]  # the root keeps its weights until the backward pass anyway
+    inner = [
+        unit for unit in units if unit is not model
+    ]  # the root keeps its weights until the backward pass by default
     for unit in inner:
         unit.set_reshard_after_forward(False, recurse=False)
     for unit in units:
@@ -180,9 +183,9 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def take_weights_of_main_process(model: nn.Module) -> None:
-    """Copy parameters and buffers of the main process to all others, whose random initial values differ."""
+    """Copy the parameters and buffers of the main process to all others, whose random initial values differ."""
     if distributed.is_distributed():
         for tensor in (*model.parameters(), *model.buffers()):
-            dense = tensor.detach().contiguous()  # collectives refuse channels_last
+            dense = tensor.detach().contiguous()  # collectives do not support channels_last
             dist.broadcast(dense, src=0)
             tensor.copy_(dense)

@@ -1,4 +1,4 @@
-"""Ending a run when the user or the cluster asks for it, without losing what was trained."""
+"""Ends a run when the user or the cluster asks for it, without losing progress."""
 
 import contextlib
 import logging
@@ -18,34 +18,34 @@ from ..loop.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
 
-# Ctrl-C, a terminal that is closed, and what clusters send before a job's time is over.
+# Sent by Ctrl-C, by a terminal that is closed, and by clusters before a job's time is over.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
-# Ctrl-C reaches every process of a terminal, and launchers pass signals on: one request may arrive twice.
+# Ctrl-C reaches every process of a terminal and launchers forward signals, so one request may arrive twice.
 SAME_REQUEST_SECONDS = 1.0
 
 INTERRUPTED = "Interrupted; nothing was saved."
 
 
 def signals_to_heed() -> list[signal.Signals]:
-    """`SIGNALS` without SIGHUP where it was ignored when the program began: so nohup lets programs go on."""
-    return [one for one in SIGNALS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
+    """`SIGNALS`, without SIGHUP when the program was started with SIGHUP ignored, as nohup does."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def end_when_interrupted(*, says_so: bool = True) -> None:
-    """From here on Ctrl-C ends this process with a line and status 130, not with a traceback; a second one at once.
+    """From now on, Ctrl-C ends this process with a one-line message and status 130 instead of a traceback.
 
-    While it trains, `StopOnSignal` takes the place of this.
+    A second Ctrl-C ends the process immediately. During training `StopOnSignal` replaces this handler.
 
     Args:
-        says_so: print the line; for one of several processes.
+        says_so: print the message; of several processes only one should.
     """
     process, received_at = os.getpid(), -math.inf
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal received_at
         if os.getpid() != process:
-            return  # a loader's worker, forked with this handler
+            return  # a worker of a loader, which was forked with this handler
         if received_at > -math.inf:
             if time.monotonic() - received_at >= SAME_REQUEST_SECONDS:
                 os._exit(128 + number)
@@ -60,31 +60,32 @@ def end_when_interrupted(*, says_so: bool = True) -> None:
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Inside, signals wait, in processes that are started here too, until those call `take_signals`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """Inside this context, signals are blocked; processes started in it unblock them by `take_signals`."""
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
 def take_signals() -> None:
-    """In a process that was started within `signals_held_back`: take what has come since."""
+    """Unblock signals in a process that was started within `signals_held_back`; pending ones are delivered."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class _EvaluationInterrupted(BaseException):
-    """Leaves an evaluation. Not an `Exception`, so that nothing on the way takes it for a fault."""
+    """Leaves an evaluation. It is not an `Exception`, so that no `except Exception` catches it on the way."""
 
 
 class StopOnSignal(Hook):
-    """On one of `SIGNALS`: finishes the step, saves a checkpoint and ends with status 128 + the signal's number.
+    """On one of `SIGNALS`, finishes the step, saves a checkpoint and exits with status 128 + the signal's number.
 
-    With several processes all of them stop after the same step, whichever got the signal. A second signal
-    ends the process at once. Handlers can be set in the main thread only; elsewhere this hook does nothing.
+    When there are several processes, all of them stop after the same step, whichever received the signal. A second
+    signal ends the process immediately. Signal handlers can only be set in the main thread; in other threads this hook
+    does nothing.
 
     Args:
-        state: what is saved.
+        state: the training state to save.
     """
 
     def __init__(self, state: TrainingState):
@@ -101,7 +102,7 @@ class StopOnSignal(Hook):
             self._previous = {number: signal.signal(number, self._handle) for number in signals_to_heed()}
 
     def after_step(self, trainer: Trainer) -> None:
-        # After the last step there is nothing to gain: the final checkpoint is due.
+        # After the last step there is no need to stop: the final checkpoint is saved next.
         if self._agreed(trainer) and trainer.iteration < trainer.max_iter:
             self._finish(trainer)
 
@@ -112,9 +113,10 @@ class StopOnSignal(Hook):
 
     @contextlib.contextmanager
     def interruptible(self, trainer: Trainer) -> Iterator[None]:
-        """Inside, a signal leaves the block at once and ends the run: for evaluation, which may take long.
+        """Inside this context, a signal interrupts the block and ends the run; for evaluations, which may be long.
 
-        With several processes evaluation ends first: processes that wait for each other cannot leave alone.
+        With several processes the evaluation is finished first, because they wait for each other and no process can
+        leave alone.
         """
         try:
             self._may_raise = not distributed.is_distributed()
@@ -130,12 +132,12 @@ class StopOnSignal(Hook):
 
     @staticmethod
     def _agreed(trainer: Trainer) -> int:
-        """The signal to stop by, the same on all processes; 0 without one."""
+        """The number of the signal that stops the run, the same on all processes; 0 when there is none."""
         return trainer.stop_signal if distributed.is_distributed() else trainer.stop_requested
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process or self._trainer is None:
-            return  # a loader's worker, forked with this handler: its parent says when to end
+            return  # a worker of a loader, which was forked with this handler; its parent ends it
         now = time.monotonic()
         if self._received_at is not None:
             if now - self._received_at >= SAME_REQUEST_SECONDS:
@@ -149,9 +151,9 @@ class StopOnSignal(Hook):
             raise _EvaluationInterrupted
 
     def _finish(self, trainer: Trainer) -> None:
-        # Before the first step of this process nothing is new, and random numbers are not at their place yet.
+        # Before the first step of this process there is no progress, and the random states are not yet restored.
         if trainer.iteration == trainer.start_iteration:
-            logger.info("Stopped before a step was made: there is nothing new to save.")
+            logger.info("Stopped before the first step: there is nothing new to save.")
         else:
             if self._state.saved_iteration != trainer.iteration:
                 self._state.save(checkpoint_name(trainer.iteration))
@@ -160,13 +162,14 @@ class StopOnSignal(Hook):
 
 
 class LeaveSignalsToParent:
-    """A loader's `worker_init_fn`: the worker ends when its parent says so, and by no other signal.
+    """A `worker_init_fn` for loaders that makes workers ignore all signals but those of the parent process.
 
-    A cluster signals every process of a job, and the parent needs the workers' batches to finish its step. A worker
-    whose parent was killed while it started ends, too: torch's own watch takes whoever is the parent then for it.
+    A cluster signals every process of a job, but the parent still needs batches from the workers to finish its step.
+    A worker also ends when its parent was killed while the worker was starting. torch's watchdog misses this case: it
+    watches the process that is the parent when the watchdog starts.
 
     Args:
-        inner: the `worker_init_fn` that the loader had, or None.
+        inner: the previous `worker_init_fn` of the loader, or None.
     """
 
     def __init__(self, inner: Callable[[int], None] | None = None):
@@ -179,7 +182,7 @@ class LeaveSignalsToParent:
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):  # not on macOS
-            # Ignoring SIGTERM would not do: it is also how the parent ends its workers.
+            # SIGTERM cannot simply be ignored, because the parent ends its workers by it.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             threading.Thread(target=_end_when_asked_by, args=(self.parent,), daemon=True).start()
         if self.inner is not None:

@@ -1,6 +1,6 @@
-"""What is tried out with a config before it is trained: its data, its learning rate, its batch, whether it can learn.
+"""Experiments with a config before it is trained: dry run, learning rate, batch size and overfitting a few images.
 
-Each takes a config as `train` does, in one process, and leaves no run behind.
+Each takes a config as `train` does, runs in one process, and leaves no run that could be resumed.
 """
 
 from .batch_size import BatchSize, find_batch_size

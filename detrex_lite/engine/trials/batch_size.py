@@ -1,4 +1,4 @@
-"""The largest batch that fits into the memory."""
+"""Finds the largest batch that fits into memory."""
 
 import gc
 import logging
@@ -23,19 +23,19 @@ from .trial import build_trainer, trial
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 1024  # images: more are not tried
-SAMPLED_BATCHES = 4  # among whose images is the one that is tried
-MARGIN = 0.9  # of the memory: later images may be larger, and have more objects
+LARGEST = 1024  # images; larger batches are not tried
+SAMPLED_BATCHES = 4  # batches from which the trial image is chosen
+MARGIN = 0.9  # usable fraction of the memory: later images may be larger and have more objects
 
 
 class BatchSize(NamedTuple):
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        images: how many in a batch of one process are advised; 0 when not even one fits.
-        measured: images in a batch -> bytes of memory at most, for those that were tried and fitted.
-        memory: bytes that there are.
-        advice: how to use it.
+        images: the recommended number of images in a batch of one process; 0 when not even one fits.
+        measured: images in a batch -> peak memory in bytes, for the batches that were tried and fitted.
+        memory: the available memory in bytes.
+        advice: how to use the result.
     """
 
     images: int
@@ -50,18 +50,19 @@ class BatchSize(NamedTuple):
 
 
 def find_batch_size(cfg: DictConfig, *, largest: int = LARGEST) -> BatchSize:
-    """The largest number of images in a batch of one process that fits.
+    """Find the largest number of images in a batch of one process that fits into memory.
 
-    The largest of the first images, after augmentation, is repeated. On a GPU steps of growing batches are trained
-    until the memory is full. On a CPU, where the system would end other programs, it is computed: from what a forward
-    pass of one image and of two keeps for the backward pass, and the memory that is free.
+    Batches repeat the largest of the first images after augmentation. On a GPU, steps with growing batches are run
+    until the memory is full. On a CPU, where the system might then kill other programs, the number is computed from the
+    free memory and from what forward passes of one and of two images keep for the backward pass.
 
     Args:
-        cfg: a config as `train` takes it. Its precision, recomputation of activations and image sizes count.
-        largest: more images are not tried, nor more than the training set has.
+        cfg: a config as `train` takes it. The result holds for its precision, recomputation of activations and image
+            sizes.
+        largest: the largest batch to try; larger batches than the training set are not tried either.
 
     Raises:
-        ConfigError: for a config that `train` refuses.
+        ConfigError: for a config that `train` rejects.
     """
     if largest < 1:
         raise ConfigError(f"largest={largest}: a batch has at least one image")
@@ -79,7 +80,7 @@ def find_batch_size(cfg: DictConfig, *, largest: int = LARGEST) -> BatchSize:
 
 
 def largest_sample(loader: Any) -> dict[str, Any]:
-    """Of the first batches, the image with the most pixels, and among those with the most objects."""
+    """The image of the first batches with the most pixels and, among equal ones, the most objects."""
     samples = [sample for batch in islice(loader, SAMPLED_BATCHES) for sample in batch]
 
     def size(sample: dict[str, Any]) -> tuple[int, int]:
@@ -89,7 +90,7 @@ def largest_sample(loader: Any) -> dict[str, Any]:
 
 
 def _on_gpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) -> tuple[int, dict[int, int], int]:
-    """By trying: see `largest_that_fits`."""
+    """Find the batch size by running steps; see `largest_that_fits`."""
     memory = torch.cuda.mem_get_info(run.device)[1]
     measured: dict[int, int] = {}
 
@@ -109,7 +110,7 @@ def _on_gpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) ->
 
 
 def step_memory(trainer: Trainer, sample: dict[str, Any], images: int) -> int | None:
-    """Bytes on the GPU that a training step of so many equal images needs at most; None when they do not fit."""
+    """The peak memory in bytes on the GPU of a training step with `images` equal images; None when they do not fit."""
     device = trainer.device
     trainer.optimizer.zero_grad(set_to_none=True)
     gc.collect()
@@ -127,7 +128,7 @@ def step_memory(trainer: Trainer, sample: dict[str, Any], images: int) -> int | 
 
 
 def _one_step(trainer: Trainer, batches: Iterator[Batch]) -> None:
-    """A step as training makes it, at a rate of nothing, so that the weights stay."""
+    """Run a training step with a learning rate of zero, so that the weights do not change."""
     for group in trainer.optimizer.param_groups:
         group["lr"] = 0.0
     trainer.model.train()
@@ -142,19 +143,19 @@ def _repeated(sample: dict[str, Any], images: int) -> Iterator[Batch]:
 
 
 def largest_that_fits(fits: Callable[[int], bool], largest: int) -> int:
-    """The largest number up to `largest` for which `fits` holds, found by doubling and then halving; 0 when 1 does not.
+    """The largest number up to `largest` for which `fits` holds, by doubling and then bisection; 0 when 1 does not fit.
 
-    `fits` is asked seldom, and for no number above one that did not fit.
+    `fits` is called few times, and never for a number above one that did not fit.
     """
     if not fits(1):
         return 0
     below, above = 1, largest + 1
     while 2 * below < above and below < largest:
-        tried = min(2 * below, largest)
-        if not fits(tried):
-            above = tried
+        candidate = min(2 * below, largest)
+        if not fits(candidate):
+            above = candidate
             break
-        below = tried
+        below = candidate
     while above - below > max(1, below // 8):  # to an eighth: batches are chosen among round numbers
         middle = (below + above) // 2
         if fits(middle):
@@ -165,12 +166,12 @@ def largest_that_fits(fits: Callable[[int], bool], largest: int) -> int:
 
 
 def _on_cpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) -> tuple[int, dict[int, int], int]:
-    """By computing, from a forward pass of one image and of two."""
+    """Compute the batch size from forward passes of one and of two images."""
     parameters = sum(parameter.numel() * parameter.element_size() for parameter in trainer.parameters)
-    one, two = (kept_for_backward(trainer, [sample] * images) for images in (1, 2))
-    per_image = max(two - one, one // 2, 1)
-    # Besides the weights themselves, which are there: gradients and two moments.
-    fixed = 3 * parameters + max(one - per_image, 0)
+    kept_by_one, kept_by_two = (kept_for_backward(trainer, [sample] * images) for images in (1, 2))
+    per_image = max(kept_by_two - kept_by_one, kept_by_one // 2, 1)
+    # Gradients and two moments; the weights themselves are already in memory.
+    fixed = 3 * parameters + max(kept_by_one - per_image, 0)
     memory = free_memory("cpu")
     if memory is None:
         raise ConfigError("this system does not say how much memory is free: no batch can be advised")
@@ -183,14 +184,14 @@ def _on_cpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) ->
 
 
 def kept_for_backward(trainer: Trainer, batch: Batch) -> int:
-    """Bytes that a forward pass in training keeps for the backward pass, besides the parameters."""
+    """Bytes that a forward pass keeps for the backward pass, without the parameters."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in trainer.parameters}
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     dtype = trainer.amp_dtype
@@ -200,8 +201,8 @@ def kept_for_backward(trainer: Trainer, batch: Batch) -> int:
         torch.autocast(trainer.device.type, dtype=dtype, enabled=dtype is not None),
     ):
         losses = trainer.model(batch)
-    assert losses  # they keep what is counted until here
-    return sum(kept.values())
+    assert losses  # their graph keeps the counted tensors alive until here
+    return sum(sizes.values())
 
 
 def _advice(cfg: DictConfig, images: int, largest: int) -> str:
@@ -210,13 +211,13 @@ def _advice(cfg: DictConfig, images: int, largest: int) -> str:
             "Not even one image fits. What helps: train.amp.enabled=True, train.activation_checkpointing=True, smaller "
             "images (dataloader.train.mapper.augmentation), a smaller model"
         )
-    given = cfg.dataloader.train.total_batch_size
+    current = cfg.dataloader.train.total_batch_size
     cfg.dataloader.train.total_batch_size = images
     cfg.train.accumulate_steps = 1
-    more = "; more were not tried" if images == largest else ""
+    remark = "; more were not tried" if images == largest else ""
     return (
         f"To use it: dataloader.train.total_batch_size={images} for one process, or that times the number of "
-        f"processes{more}. The largest is not the best one as a rule: the config has {given}. A learning rate that "
-        f"suits {images}: optimizer.lr={learning_rate(cfg):g}. More images per step without more memory: "
+        f"processes{remark}. The largest batch is usually not the best one: the config has {current}. A learning rate "
+        f"that suits {images}: optimizer.lr={learning_rate(cfg):g}. More images per step without more memory: "
         "train.accumulate_steps"
     )

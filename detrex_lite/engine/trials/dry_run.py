@@ -1,4 +1,4 @@
-"""Everything up to the first step, and the first batches as pictures."""
+"""Runs everything up to the first training step, and draws the first batches as pictures."""
 
 import logging
 from itertools import islice
@@ -19,21 +19,21 @@ FOLDER = "dry_run"
 
 
 def dry_run(cfg: DictConfig, *, num_batches: int = 2) -> list[Path]:
-    """Build everything that training needs, say what would be trained, and draw the first batches.
+    """Build everything that training needs, log a summary, and draw the first batches.
 
-    A batch goes through the model and its losses, one of validation through the evaluator: what would fail in the first
-    step or in the first evaluation fails here. Nothing is trained. What is written are the pictures, in
-    `train.output_dir`/dry_run: images as the model gets them, with boxes and masks after augmentation.
+    A training batch goes through the model and its losses, and a validation batch through the evaluator, so that errors
+    of the first step and the first evaluation occur here. Nothing is trained. The only files are the pictures in
+    `train.output_dir`/dry_run, which show the images that the model gets, with boxes and masks after augmentation.
 
     Args:
         cfg: a config as `train` takes it.
-        num_batches: how many batches are drawn.
+        num_batches: the number of batches to draw.
 
     Returns:
-        The pictures.
+        The paths of the pictures.
 
     Raises:
-        ConfigError, CheckpointError, DatasetError: as `train` has them.
+        ConfigError, CheckpointError, DatasetError: as for `train`.
     """
     with trial(cfg) as run:
         run.warn_of_regrets()
@@ -50,5 +50,5 @@ def dry_run(cfg: DictConfig, *, num_batches: int = 2) -> list[Path]:
             batch_sheet(batch, run.output_dir / FOLDER / f"batch_{number}.jpg", class_names=run.class_names)
             for number, batch in enumerate(batches)
         ]
-        logger.info("Nothing was trained. What the model would get: %s", ", ".join(map(str, pictures)))
+        logger.info("Nothing was trained. Pictures of the first batches: %s", ", ".join(map(str, pictures)))
     return pictures

@@ -1,4 +1,4 @@
-"""The learning rates that train, by raising the rate from step to step (Smith, WACV 2017)."""
+"""Finds suitable learning rates by raising the rate from step to step (Smith, WACV 2017)."""
 
 import logging
 import math
@@ -15,22 +15,22 @@ from .trial import build_trainer, trial
 logger = logging.getLogger(__name__)
 
 LOWEST, HIGHEST, STEPS = 1e-7, 1e-1, 100
-SMOOTHING = 0.8  # of the running mean by which divergence is noticed
-DIVERGED = 2.0  # times its lowest value: higher rates are not tried
-WINDOW = 0.04  # of the steps: the standard deviation over which losses are averaged
-FALLEN = 0.97  # of the loss at the lowest rates: one that is not below never fell
-BELOW_LOWEST = 10.0  # the rate of the lowest loss over the suggested one
+SMOOTHING = 0.8  # decay of the running mean of the loss that detects divergence
+DIVERGED = 2.0  # the search ends when the running mean exceeds its lowest value by this factor
+WINDOW = 0.04  # standard deviation of the smoothing of losses, as a fraction of the steps
+FALLEN = 0.97  # the loss has fallen when it is below this fraction of the loss at the lowest rates
+BELOW_LOWEST = 10.0  # ratio of the rate with the lowest loss to the suggested rate
 ROWS, WIDTH = 16, 40  # of the printed chart
 
 
 class LearningRates(NamedTuple):
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        rates: of `optimizer.lr`, in the order of the steps.
-        losses: the total loss at each of them, averaged over neighbouring steps.
-        suggested: a rate to train with: a tenth of that of the lowest loss, and no more than the one of the steepest
-            descent; None when the loss never fell.
+        rates: values of `optimizer.lr`, in the order of the steps.
+        losses: the total loss at each rate, averaged over neighbouring steps.
+        suggested: a rate to train with: a tenth of the rate with the lowest loss, but at most `steepest`; None when the
+            loss never fell.
         steepest: the rate at which the loss fell fastest.
     """
 
@@ -40,7 +40,7 @@ class LearningRates(NamedTuple):
     steepest: float | None
 
     def __str__(self) -> str:
-        """A chart of the loss over the rate, and what to do with it."""
+        """A chart of the loss over the rate, and advice."""
         shown = np.unique(np.linspace(0, len(self.rates) - 1, ROWS).round().astype(int)).tolist() if self.rates else []
         losses = [self.losses[index] for index in shown]
         low, high = (min(losses), max(losses)) if losses else (0.0, 0.0)
@@ -53,13 +53,13 @@ class LearningRates(NamedTuple):
         else:
             lines += [
                 f"The loss falls fastest at {self.steepest:.1e}. To begin with: optimizer.lr={self.suggested:.1e}",
-                "It holds for this batch, these weights and this precision; groups of parameters keep their ratios.",
+                "This holds for this batch, these weights and this precision; groups of parameters keep their ratios.",
             ]
         return "\n".join(lines)
 
 
 class _Sweep(Hook):
-    """Sets the rate of each step, keeps the losses, and ends the search when they rise."""
+    """Sets the rate of each step, records the losses, and ends the search when they diverge."""
 
     def __init__(self, trainer: Trainer, rates: list[float], base: float):
         self.rates = rates
@@ -87,15 +87,15 @@ def find_learning_rate(
     """Train a few steps at rates that rise from `lowest` to `highest` by the same factor, until the loss diverges.
 
     Args:
-        cfg: a config as `train` takes it, with `optimizer.lr`. Its batch, weights and precision count.
-        lowest, highest: of `optimizer.lr`.
-        steps: how many.
+        cfg: a config as `train` takes it, with `optimizer.lr`. The result holds for its batch, weights and precision.
+        lowest, highest: the range of `optimizer.lr`.
+        steps: the number of steps.
 
     Raises:
-        ConfigError: for a config that `train` refuses, and a range that is none.
+        ConfigError: for a config that `train` rejects, and for an empty range.
     """
     if not 0 < lowest < highest or steps < 2:
-        raise ConfigError(f"lowest={lowest}, highest={highest}, steps={steps} is no range of learning rates")
+        raise ConfigError(f"lowest={lowest}, highest={highest}, steps={steps} is not a range of learning rates")
     rates = np.geomspace(lowest, highest, steps).tolist()
     with trial(cfg) as run:
         trainer = build_trainer(run, max_iter=steps, hooks=[])
@@ -112,9 +112,9 @@ def find_learning_rate(
 
 
 def _judge(rates: list[float], losses: list[float]) -> LearningRates:
-    """The rates to use, by the loss of each step."""
+    """Find the suggested and the steepest rate from the loss of each step."""
     smooth = _smoothed(np.asarray(losses))
-    first = len(smooth) // 5  # rates that are too low to change anything: their losses differ by the images alone
+    first = len(smooth) // 5  # rates too low to have an effect: their losses differ only because the images do
     if first < 1 or smooth[first:].min() > FALLEN * np.median(smooth[:first]):
         return LearningRates(rates, smooth.tolist(), None, None)
     best = first + int(smooth[first:].argmin())
@@ -125,7 +125,7 @@ def _judge(rates: list[float], losses: list[float]) -> LearningRates:
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:
-    """Means of neighbouring steps, with Gaussian weights: batches of other images have other losses."""
+    """Average the losses of neighbouring steps with Gaussian weights, as the loss varies with the images of a batch."""
     steps = np.arange(len(losses))
     weights = np.exp(-0.5 * ((steps[:, None] - steps) / (WINDOW * max(len(losses), 1))) ** 2)
     return weights @ losses / weights.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Whether a recipe can learn a few images by heart: what cannot do that learns nothing from many."""
+"""Checks that a recipe can overfit a few images: a recipe that cannot do so will learn nothing from many images."""
 
 import contextlib
 import copy
@@ -21,21 +21,21 @@ from ..run import train
 logger = logging.getLogger(__name__)
 
 STEPS = 500
-LEARNT = 75.0  # AP on images that were learnt by heart
-EVALUATIONS = 10
-STILL_FALLING = 0.95  # of the loss in the last fifth to that in the fifth before
+LEARNT = 75.0  # AP at which the images count as learnt
+EVALUATIONS = 10  # per run
+STILL_FALLING = 0.95  # the loss is still falling when its ratio between the last two fifths of the run is below this
 
 
 class Overfit(NamedTuple):
-    """What came of it.
+    """The result of `overfit`.
 
     Attributes:
         learnt: whether the metric reached `LEARNT`.
-        metric: name of the result, such as "bbox/AP".
-        value: the best that was measured.
-        steps: how many were made.
+        metric: the name of the metric, such as "bbox/AP".
+        value: its best value.
+        steps: the number of steps that were run.
         losses: the total loss of each step.
-        output_dir: where log, metrics and report are.
+        output_dir: the folder of the log, metrics and report.
     """
 
     learnt: bool
@@ -47,7 +47,7 @@ class Overfit(NamedTuple):
 
 
 class _Watch(Hook):
-    """Keeps the losses and the best value of a metric; ends training when that says that everything is learnt."""
+    """Records the losses and the best value of a metric, and ends training when that value reaches `LEARNT`."""
 
     def __init__(self, metric: str):
         self.metric = metric
@@ -62,22 +62,22 @@ class _Watch(Hook):
 
 
 def overfit(cfg: DictConfig, num_images: int, *, steps: int = STEPS) -> Overfit:
-    """Train on a few images without augmentation, evaluate on the same, and say whether they were learnt.
+    """Train on a few images without augmentation, evaluate on the same images, and report whether they were learnt.
 
-    Batch and schedule are those of this trial: batches of at most `num_images`, a constant learning rate, no running
-    mean of the weights. Model, losses, optimizer, resizing and precision are the recipe's.
+    The trial has its own batch and schedule: batches of at most `num_images`, a constant learning rate, and no running
+    mean of the weights. Model, losses, optimizer, resizing and precision are those of the recipe.
 
     Args:
         cfg: a config as `train` takes it, with data for training and an evaluator.
-        num_images: the first so many training images that have objects.
-        steps: at most.
+        num_images: how many training images to use: the first ones that have objects.
+        steps: the maximum number of steps.
 
     Returns:
-        The verdict. Log, metrics and report are in a new folder overfit, overfit_2, ... in `train.output_dir`; it has
-        no checkpoint.
+        The result. Log, metrics and report are in a new folder overfit, overfit_2, ... in `train.output_dir`, without a
+        checkpoint.
 
     Raises:
-        ConfigError: when the config has no data set that could be cut, or no evaluator.
+        ConfigError: when the config has no data set to take images from, or no evaluator.
     """
     cfg = overfit_config(cfg, num_images, steps=steps)
     watch = _Watch(cfg.train.best_metric)
@@ -111,9 +111,9 @@ def overfit_config(cfg: DictConfig, num_images: int, *, steps: int) -> DictConfi
         "mixup": None,
         "multi_scale": None,
     }
-    taken = accepted_names(locate(train_loader._target_) if isinstance(train_loader._target_, str) else None)
+    accepted = accepted_names(locate(train_loader._target_) if isinstance(train_loader._target_, str) else None)
     for key, value in changes.items():
-        if key in taken or key in train_loader:
+        if key in accepted or key in train_loader:
             train_loader[key] = value
     augmentation = OmegaConf.select(test_loader, "mapper.augmentation")
     if OmegaConf.select(train_loader, "mapper") is not None:
@@ -156,21 +156,24 @@ def _free_folder(output_dir: Path) -> str:
 
 
 def verdict(result: Overfit, num_images: int) -> str:
-    """The result in words, with what to do next."""
+    """The result as a sentence, with advice."""
     images = f"the {num_images} image{'s' * (num_images != 1)} it was trained on"
     measured = f"{result.metric} is {result.value:.1f} on {images}, after {result.steps} steps"
     if result.learnt:
-        return f"The recipe can learn: {measured}. What is missing on other images is data, time or augmentation."
+        return (
+            f"The recipe can learn: {measured}. If it fails on other images, it needs more data, more training or "
+            "augmentation."
+        )
     fifth = max(1, len(result.losses) // 5)
-    last, before = (sum(part) / fifth for part in (result.losses[-fifth:], result.losses[-2 * fifth : -fifth]))
+    last, previous = (sum(part) / fifth for part in (result.losses[-fifth:], result.losses[-2 * fifth : -fifth]))
     with contextlib.suppress(ZeroDivisionError):
-        if last < STILL_FALLING * before:
+        if last < STILL_FALLING * previous:
             return (
-                f"Not learnt yet: {measured}, and the loss is still falling ({before:.3g} to {last:.3g}). Give it more "
-                f"steps: --overfit-steps {2 * result.steps}."
+                f"Not learnt yet: {measured}, and the loss is still falling ({previous:.3g} to {last:.3g}). Give it "
+                f"more steps: --overfit-steps {2 * result.steps}."
             )
     return (
-        f"The recipe does not learn: {measured}, and the loss no longer falls ({before:.3g} to {last:.3g}). Look at "
+        f"The recipe does not learn: {measured}, and the loss no longer falls ({previous:.3g} to {last:.3g}). Look at "
         "the boxes and classes (--dry-run draws them), at the learning rate (--find-lr), and at parts that are frozen; "
-        f"pictures of what it finds are in {result.output_dir}/report.html."
+        f"pictures of its detections are in {result.output_dir}/report.html."
     )

@@ -1,4 +1,4 @@
-"""The parts of a run, without its folder."""
+"""Builds the parts of a run without creating its folder."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ from ..settings import complete
 
 @contextlib.contextmanager
 def trial(cfg: DictConfig) -> Iterator[Run]:
-    """Inside, there is a run of a config with the weights that it begins with; the log goes to the terminal alone.
+    """Build a run with its initial weights. Inside this context, the log goes to the terminal alone.
 
     Args:
-        cfg: a config as `train` takes it; it is not changed.
+        cfg: a config as `train` takes it; it is not modified.
 
     Raises:
-        ConfigError: for everything that is wrong with it, and with several processes.
+        ConfigError: for all errors in the config, and when there are several processes.
         MemoryFullError: when the memory is full.
     """
     if distributed.is_distributed():
-        raise ConfigError("this is tried out in one process: leave --num-gpus out, and do not start it by torchrun")
+        raise ConfigError("a trial runs in one process: leave --num-gpus out, and do not start it by torchrun")
     cfg = complete(cfg, sections=("dataloader", "optimizer", "lr_multiplier"))
     check_init_checkpoint(cfg.train.init_checkpoint)
     with terminal_logging(), failures_in_log(), deterministic_algorithms(cfg.train.deterministic):
@@ -42,12 +42,12 @@ def trial(cfg: DictConfig) -> Iterator[Run]:
 
 
 def build_trainer(run: Run, *, max_iter: int, hooks: list[Hook]) -> Trainer:
-    """The trainer of a run, with other hooks and another length, in whole batches."""
+    """The trainer of a run with other hooks and another length, and without gradient accumulation."""
     trainer = run.build_trainer(build_optimizer(run.cfg.optimizer, run.model))
     trainer.max_iter, trainer.hooks, trainer.accumulate_steps = max_iter, hooks, 1
     return trainer
 
 
 def autocast(run: Run) -> torch.autocast:
-    """Mixed precision as the run has it."""
+    """The autocast context of the run's precision."""
     return torch.autocast(run.device.type, dtype=run.amp_dtype, enabled=run.amp_dtype is not None)

@@ -135,7 +135,7 @@ class AfterThirdStep(Hook):
 def test_a_run_whose_folder_is_removed_ends_and_makes_no_other(tmp_path):
     folder = tmp_path / "run"
     removal = AfterThirdStep(lambda: shutil.rmtree(folder))
-    with pytest.raises(LostFolderError, match=f"train.output_dir={folder} was removed .* Start it anew"):
+    with pytest.raises(LostFolderError, match=f"train.output_dir={folder} was removed .* Start it again"):
         train(tiny_config(folder), hooks=[removal])
     assert not folder.exists()
 

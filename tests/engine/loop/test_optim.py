@@ -209,5 +209,5 @@ def test_wrong_weight_decays_are_refused():
         get_param_groups(Model(), weight_decays={"head": -0.1})
     with pytest.raises(ValueError, match="the weight decay 0 of 'hed' matches no parameter"):
         get_param_groups(Model(), weight_decays={"hed": 0})
-    with pytest.raises(ValueError, match=r"of '\(head', which is no regular expression: missing \)"):
+    with pytest.raises(ValueError, match=r"of '\(head', which is not a regular expression: missing \)"):
         get_param_groups(Model(), weight_decays={"(head": 0})

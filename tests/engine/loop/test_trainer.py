@@ -269,7 +269,7 @@ def test_a_loader_without_a_position_is_reported(caplog):
     trainer = make_trainer(loader=batches)
     trainer.iteration = 1
     trainer.train()
-    assert "the data begins anew" in caplog.text
+    assert "the data starts from the beginning" in caplog.text
 
 
 def test_what_is_no_dict_of_losses_is_refused():

@@ -36,7 +36,7 @@ def test_a_lost_connection_points_to_the_other_process(error, monkeypatch):
     monkeypatch.setattr("detrex_lite.distributed.is_distributed", lambda: True)
     monkeypatch.setattr("detrex_lite.distributed.rank", lambda: 1)
     with (
-        pytest.raises(LostProcessError, match="process 1 lost its connection to another one, .* reason.*--resume"),
+        pytest.raises(LostProcessError, match="process 1 lost its connection to another process, .* reason.*--resume"),
         failures_in_log(),
     ):
         raise error

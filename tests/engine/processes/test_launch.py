@@ -52,13 +52,13 @@ def test_processes_find_each_other_though_earlier_ones_have_left_their_traces(mo
         if start == 1:
             store.set("question/2", "of a process that was killed before it got an answer")
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            parts = list(pool.map(lambda rank: launching._unused_part(store, rank, 3), (0, 1, 2)))
+            parts = list(pool.map(lambda rank: launching._fresh_store(store, rank, 3), (0, 1, 2)))
         assert not parts[0].check(["address"])
         parts[1].set("address", str(start))
         assert [part.get("address") for part in parts] == [str(start).encode()] * 3
     monkeypatch.setattr(launching, "WAIT_AT_MOST", timedelta(seconds=0.05))
     with pytest.raises(TimeoutError, match=r"processes \[1\] did not come within 0:00:00.05"):
-        launching._unused_part(store, 0, 2)
+        launching._fresh_store(store, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_killed_process_ends_the_run_with_the_reason(tmp_path, capfd):
     last = capfd.readouterr().err.splitlines()[-1]
     assert re.match(r"error: process 1 failed, and so the run ends: killed by SIGKILL \(.*memory runs out", last)
     log = (tmp_path / "log.txt").read_text()
-    assert "process 0 lost its connection to another one, which has ended" in log
+    assert "process 0 lost its connection to another process, which has ended" in log
     assert "goes on from the last checkpoint" in log
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
 

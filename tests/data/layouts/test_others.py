@@ -186,7 +186,7 @@ def test_forms_of_csv(tmp_path, form):
     ("line", "message"),
     [
         ("a.png,cat,5,6,x,30", "its xmax must be a number, got 'x'"),
-        ("a.png,,5,6,20,30", "its class is '', which is no class"),
+        ("a.png,,5,6,20,30", "its class is '', which is not a class"),
         (",cat,5,6,20,30", "its filename is empty"),
     ],
 )

@@ -101,11 +101,11 @@ def test_yaml_files_that_are_wrong(tmp_path, text, message):
     ("line", "message"),
     [
         ("0 0.5 0.5 0.2", "got 4: '0 0.5 0.5 0.2'"),
-        ("0 0.5 0.5 0.2 0.2 0.9", "got 6 .a sixth would be a score"),
+        ("0 0.5 0.5 0.2 0.2 0.9", "got 6 .a sixth number would be a score"),
         ("2 0.5 0.5 0.2 0.2", "its class 2 is not among the classes, 0 to 1"),
         ("-1 0.5 0.5 0.2 0.2", "its class -1"),
         ("0.5 0.5 0.5 0.2 0.2", "'class' must be an integer, got 0.5"),
-        ("cat 0.5 0.5 0.2 0.2", "a line is numbers"),
+        ("cat 0.5 0.5 0.2 0.2", "a line must be numbers"),
         ("0 30 20 10 10", "30 is not a fraction of the image's size"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "got 8"),
     ],

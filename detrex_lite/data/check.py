@@ -190,7 +190,7 @@ def _drawn_mask_faults(record: dict[str, Any]) -> Iterable[Fault]:
             yield Fault("empty mask", where, message, record["file_name"])
         elif overlap < _LEAST_OVERLAP:
             corners = ", ".join(f"{value:g}" for value in box)
-            message = f"its box and the box drawn_boxes its mask ({corners}) have an IoU of only {overlap:.2f}"
+            message = f"its box and the box around its mask ({corners}) have an IoU of only {overlap:.2f}"
             yield Fault("mask and box", where, message, record["file_name"], tuple(box))
 
 

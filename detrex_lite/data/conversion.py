@@ -23,7 +23,7 @@ from .faults import DatasetError, FaultLog
 from .image import read_image_size
 from .layouts import FoundDataset
 
-_BOX_TOLERANCE = 0.01  # in pixels, between an object's box and the box polygon_box its polygon
+_BOX_TOLERANCE = 0.01  # in pixels, between an object's box and the box around its polygon
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def test_one_layout_of_several_is_chosen(tmp_path):
     assert find_dataset(tmp_path / "boxes.json").layout == "COCO"
     with pytest.raises(DatasetError, match="nothing that looks like YOLO"):
         find_dataset(tmp_path, layout="yolo")
-    with pytest.raises(DatasetError, match="no layout 'voz'; did you mean 'voc'"):
+    with pytest.raises(DatasetError, match="unknown layout 'voz'; did you mean 'voc'"):
         find_dataset(tmp_path, layout="voz")
     with pytest.raises(DatasetError, match="is a file, but not a voc file"):
         find_dataset(tmp_path / "boxes.json", layout="voc")
@@ -239,7 +239,7 @@ def test_folders_without_annotations(tmp_path):
     samples.write_json(tmp_path / "photos/a.json", {"shapes": [], "imagePath": "a.png"})
     found = find_dataset(tmp_path / "photos")
     assert found.splits == ("test",)
-    with pytest.raises(DatasetError, match=r"no annotations: .* looks like LabelMe's"):
+    with pytest.raises(DatasetError, match=r"no annotations, .* looks like LabelMe's"):
         found.load("test")
     with pytest.raises(DatasetError, match="has no split 'train'"):
         found.load("train")

@@ -207,10 +207,10 @@ def test_overrides_change_the_config_of_weights(tmp_path):
 
 
 def test_weights_without_a_config_are_refused(tmp_path, weights):
-    with pytest.raises(ValueError, match="model.pth holds no config.*config.yaml"):
+    with pytest.raises(ValueError, match="model.pth has no config.*config.yaml"):
         Predictor(weights, device="cpu")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds none"):
+    with pytest.raises(ValueError, match="it has none"):
         Predictor(tmp_path / "empty", device="cpu")
     with pytest.raises(ValueError, match="give a config and weights"):
         Predictor(device="cpu")

@@ -310,7 +310,7 @@ def test_weights_default_to_the_init_checkpoint_of_the_config(config_file, weigh
 def test_no_weights_at_all_are_warned_of(config_file, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(Predictor(config_file, device="cpu")(picture())) == 0
-    assert "the model is as initialised" in caplog.text
+    assert "the model has its initial weights" in caplog.text
 
 
 def test_a_backbones_own_weights_are_not_fetched(config_file, weights, monkeypatch):

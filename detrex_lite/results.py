@@ -1,4 +1,4 @@
-"""What was found in an image, as JSON, NumPy arrays, a pandas data frame or supervision's detections. No torch here."""
+"""Detections in an image, as JSON, NumPy arrays, a pandas data frame or supervision's detections; without torch."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -13,14 +13,14 @@ PRINTED_ROWS = 10
 
 
 class ImageInfo(NamedTuple):
-    """What a predictor knows about an image besides the objects that it found there.
+    """Information of a predictor about an image, in addition to the detected objects.
 
     Attributes:
-        file_name: path of the image; None of an image that was not read from a file.
-        class_names: K names; empty when they are not known.
-        category_ids: K ids that the data set has for the classes; empty when they are not known.
-        highest_score: of all objects in the image, also of those below the threshold; None when there are none.
-        highest_class: index of the class of that object.
+        file_name: path of the image; None for an image that was not read from a file.
+        class_names: K names; empty when they are unknown.
+        category_ids: K category ids of the classes in the data set; empty when they are unknown.
+        highest_score: highest score in the image, including objects below the threshold; None without any object.
+        highest_class: class index of the object with the highest score.
     """
 
     file_name: str | None = None
@@ -52,20 +52,20 @@ FOREIGN_NAMES = {
     "show": "detrex_lite.visualization.draw_detections(image, detections, predictor.class_names).show()",
     "save": "detrex_lite.visualization.draw_detections(image, detections, predictor.class_names).save(path)",
 }
-"""What other toolkits call the parts of a result, and what they are here."""
+"""Names of a result's parts in other toolkits -> the corresponding expression in this project."""
 
 
 def foreign_hint(name: str) -> str:
-    """A clause for the error about an attribute that does not exist, where other toolkits have it; else ""."""
+    """Return a hint for the error about a missing attribute if other toolkits have it; otherwise ""."""
     return f"; here it is {FOREIGN_NAMES[name]}" if name in FOREIGN_NAMES else ""
 
 
 class DetectionResult:
-    """The objects that were found in one image. `Instances` and the `Detections` of exported files are such results.
+    """The objects detected in one image: base class of `Instances`, and of the `Detections` of exported files.
 
     Attributes:
         image_size: (height, width) in pixels of the frame of the boxes.
-        info: what else is known about the image.
+        info: further information about the image.
     """
 
     image_size: Any
@@ -75,27 +75,27 @@ class DetectionResult:
         raise NotImplementedError
 
     def to_numpy(self) -> dict[str, np.ndarray]:
-        """The objects as arrays.
+        """Return the objects as arrays.
 
         Returns:
-            `boxes` (n, 4) float32 absolute xyxy in pixels, `scores` (n,) float32, `classes` (n,) int64, and of a model
+            `boxes` (n, 4) float32 absolute xyxy in pixels, `scores` (n,) float32, `classes` (n,) int64, and for models
             with masks `masks` (n, height, width) bool.
 
         Raises:
-            ValueError: when these are no detections, but for example annotations.
+            ValueError: when these are not detections, but for example annotations.
         """
         raise NotImplementedError
 
     def _segmentations(self) -> list[dict[str, Any]] | None:
-        """Each mask as COCO's compressed run lengths; None without masks."""
+        """Return each mask as COCO's compressed run lengths; None without masks."""
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The objects in plain Python values, ready for `json.dumps`.
+        """Return the objects as plain Python values that `json.dumps` accepts.
 
         Returns:
             `file_name` (None for images that were not read from a file), `height` and `width` of the image in pixels,
-            and `objects`. Each object has `class` (0..K-1), `name` and `category_id` (where they are known), `score`,
+            and `objects`. Each object has `class` (0..K-1), `name` and `category_id` (if they are known), `score`,
             `box` (x0, y0, x1, y1 in pixels), and with masks `segmentation` (COCO's compressed run lengths).
         """
         arrays = self.to_numpy()
@@ -109,7 +109,7 @@ class DetectionResult:
         return {"file_name": self.info.file_name, "height": height, "width": width, "objects": objects}
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row for each object; masks are left out.
+        """Return a `pandas.DataFrame` with a row for each object, without masks.
 
         Its columns are `file_name`, `class` (0..K-1), `name`, `category_id`, `score`, and `x0`, `y0`, `x1`, `y1` in
         pixels.
@@ -131,7 +131,7 @@ class DetectionResult:
         return pandas.DataFrame(columns)
 
     def to_supervision(self) -> Any:
-        """A `supervision.Detections`, with the names of the classes in `data["class_name"]`.
+        """Return a `supervision.Detections`, with the names of the classes in `data["class_name"]`.
 
         Raises:
             ImportError: when supervision is not installed.
@@ -148,7 +148,7 @@ class DetectionResult:
         )
 
     def _labels(self, index: int) -> dict[str, Any]:
-        """`name` and `category_id` of a class, where they are known."""
+        """Return `name` and `category_id` of a class, if they are known."""
         labels: dict[str, Any] = {}
         if index < len(self.info.class_names):
             labels["name"] = self.info.class_names[index]
@@ -157,7 +157,7 @@ class DetectionResult:
         return labels
 
     def _text(self) -> str:
-        """The objects as a short table, the best first."""
+        """Return the objects as a short table, in descending order of scores."""
         height, width = self.image_size
         where = f"{self.info.file_name or 'an image'} ({width}x{height} pixels)"
         label: Callable[[int], str] = lambda index: self._labels(index).get("name", f"class {index}")  # noqa: E731
@@ -178,11 +178,11 @@ class DetectionResult:
 
 
 def require_optional(package: str, needed_for: str) -> Any:
-    """An optional package, imported now.
+    """Import an optional package.
 
     Args:
-        package: its name.
-        needed_for: what the user called.
+        package: name of the package.
+        needed_for: name of the function that the user called.
 
     Raises:
         ImportError: when it is not installed; the message has the command that installs it.

@@ -1,6 +1,6 @@
-"""Averages of the weights of several checkpoints: one model that is often better than each of them.
+"""Averages the weights of several checkpoints, to one model that is often better than each of them.
 
-The checkpoints are of one run, or of runs that began at the same weights: only then is there a good model between them.
+The checkpoints must be of one run, or of runs with the same initial weights: only then is their average a good model.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,20 +16,20 @@ from .files import CheckpointError, read_checkpoint
 from .load import AVERAGED, model_state
 
 COUNTER = "num_batches_tracked"
-"""The end of the name of a batch norm's counter, which may differ between the checkpoints of an average."""
+"""Suffix of the names of batch norms' counters, which may differ between the checkpoints of an average."""
 
 KEPT = ("class_names", "category_ids", "config")
-"""What an average keeps of its checkpoints besides weights."""
+"""Entries of a checkpoint that an average keeps in addition to weights."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a file, and what else it says about the model.
+    """The weights of a checkpoint file, and further entries about the model.
 
     Attributes:
-        path: of the file, for messages.
+        path: path of the file, for messages.
         state: tensors by name.
-        about: those of `KEPT` that the file has.
+        about: the entries of `KEPT` that the file has.
     """
 
     path: Path
@@ -43,13 +43,13 @@ def read_for_average(
     """Read checkpoints one after the other.
 
     Args:
-        paths: of the files.
-        prefer_ema: take the running mean of the weights where the checkpoints have one.
+        paths: paths of the files.
+        prefer_ema: take the running mean of the weights if the checkpoints have one.
         trusted: see `read_checkpoint`.
 
     Raises:
-        CheckpointError: when a file cannot be read, some files have a running mean and others have none, or they are of
-            other classes than the first.
+        CheckpointError: when a file cannot be read, only some of the files have a running mean, or their classes
+            differ.
     """
     first: tuple[Path, bool, list[str]] | None = None
     for path in map(Path, paths):
@@ -61,30 +61,31 @@ def read_for_average(
             with_mean, without = (path, first[0]) if has_mean else (first[0], path)
             raise CheckpointError(
                 f"{with_mean} has a running mean of its weights (EMA), and {without} has none: average the last "
-                "weights of all (prefer_ema=False, --last-weights)"
+                "weights of all checkpoints (prefer_ema=False, --last-weights)"
             )
         if names and first[2] and names != first[2]:
             raise CheckpointError(
                 f"{path} was trained on the classes {few(names)}, and {first[0]} on {few(first[2])}: checkpoints of an "
-                "average have the same classes in the same order"
+                "average must have the same classes in the same order"
             )
         about = {name: stored[name] for name in KEPT if name in stored}
         yield Checkpoint(path, model_state(stored, prefer_ema=prefer_ema), about)
 
 
 def average(checkpoints: Iterable[Checkpoint], weights: Sequence[float] | None = None) -> Checkpoint:
-    """The weighted mean of the weights of checkpoints, which are read one at a time.
+    """Compute the weighted mean of the weights of checkpoints, which are read one at a time.
 
-    Floating-point tensors are averaged in float32 (float64 ones in float64), with the running statistics of batch
-    norms among them. Others, such as indices, must be equal, but for the counters of batch norms: the largest is taken.
+    Floating-point tensors, including the running statistics of batch norms, are averaged in float32 (float64 tensors in
+    float64). Other tensors, such as indices, must be equal, except for the counters of batch norms, of which the
+    largest is used.
 
     Args:
-        checkpoints: at least one; what is kept besides weights is of the first.
-        weights: of each, with a positive sum; None for all the same.
+        checkpoints: at least one checkpoint; entries in addition to weights are those of the first.
+        weights: weight of each checkpoint, with a positive sum; None for equal weights.
 
     Raises:
-        CheckpointError: when names, shapes, dtypes, or tensors of whole numbers differ; it names the files.
-        ValueError: without checkpoints, or for weights of another number, negative ones, or a sum of 0.
+        CheckpointError: when names, shapes, dtypes or integer tensors differ; the message names the files.
+        ValueError: without checkpoints, or for a wrong number of weights, negative weights or a sum of 0.
     """
     mean: Checkpoint | None = None
     total, number = 0.0, 0
@@ -93,7 +94,7 @@ def average(checkpoints: Iterable[Checkpoint], weights: Sequence[float] | None =
             raise ValueError(f"there are more checkpoints than the {len(weights)} weights")
         weight = 1.0 if weights is None else float(weights[number])
         if not 0 <= weight < float("inf"):
-            raise ValueError(f"weights of an average are finite and not negative, got {weight:g}")
+            raise ValueError(f"weights of an average must be finite and not negative, got {weight:g}")
         number += 1
         total += weight
         if mean is None:
@@ -113,14 +114,14 @@ def average(checkpoints: Iterable[Checkpoint], weights: Sequence[float] | None =
 
 
 def ema_weights(number: int, decay: float) -> list[float]:
-    """The weights that make an average an exponential moving one, over checkpoints from the oldest to the newest.
+    """Return the weights of an exponential moving average over checkpoints, from the oldest to the newest.
 
     Args:
-        number: of checkpoints.
-        decay: the share of the mean that each further checkpoint keeps, in 0..1 without 1.
+        number: number of checkpoints.
+        decay: the weight of the previous mean when a checkpoint is added, at least 0 and below 1.
 
     Raises:
-        ValueError: for another decay.
+        ValueError: for a decay outside this range.
     """
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in 0..1 and below 1, got {decay!r}")
@@ -129,13 +130,13 @@ def ema_weights(number: int, decay: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Soup:
-    """What `greedy_soup` made.
+    """The result of `greedy_soup`.
 
     Attributes:
         checkpoint: the average.
-        chosen: positions of the checkpoints in it, in the order in which they were taken.
-        scores: of each checkpoint alone.
-        score: of the average.
+        chosen: positions of the checkpoints in the average, in the order in which they were added.
+        scores: score of each checkpoint alone.
+        score: score of the average.
     """
 
     checkpoint: Checkpoint
@@ -149,15 +150,16 @@ def greedy_soup(
     read: Callable[[Sequence[int]], Iterable[Checkpoint]],
     evaluate: Callable[[Checkpoint], float],
 ) -> Soup:
-    """The average of those checkpoints that make it better (Wortsman et al., Model soups, ICML 2022, recipe 1).
+    """Average the checkpoints that improve the average (Wortsman et al., Model soups, ICML 2022, recipe 1).
 
-    The checkpoints are tried in the order of their own scores, the best first. One joins the average of equal weights
-    when its score does not fall by that. The validation set chooses: what is reported on it is a little too good.
+    Checkpoints are tried in descending order of their scores. A checkpoint is added to the average, with equal weights,
+    if the score of the average does not fall. Because checkpoints are chosen on the validation set, the score on it is
+    slightly optimistic.
 
     Args:
-        number: of checkpoints.
-        read: gives those at some positions: they need not be in memory together.
-        evaluate: the score of a checkpoint, the higher the better.
+        number: number of checkpoints.
+        read: returns the checkpoints at some positions, which need not be in memory at the same time.
+        evaluate: returns the score of a checkpoint; higher is better.
 
     Raises:
         CheckpointError: as for `average`.
@@ -171,10 +173,10 @@ def greedy_soup(
     soup, score = average(read(chosen)), scores[order[0]]
     for index in order[1:]:
         candidate = average(read([*chosen, index]))
-        reached = evaluate(candidate)
-        if reached >= score:
+        candidate_score = evaluate(candidate)
+        if candidate_score >= score:
             chosen.append(index)
-            soup, score = candidate, reached
+            soup, score = candidate, candidate_score
     return Soup(soup, tuple(chosen), tuple(scores), score)
 
 
@@ -184,39 +186,39 @@ def _accumulator(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
-def _require_alike(first: Checkpoint, other: Checkpoint, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Refuse a checkpoint that cannot be averaged with the first."""
-    where = f"{other.path} and {first.path}"
-    names = sorted(first.state.keys() ^ other.state.keys())
+def _require_alike(first: Checkpoint, checkpoint: Checkpoint, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Raise an error if a checkpoint cannot be averaged with the first."""
+    where = f"{checkpoint.path} and {first.path}"
+    names = sorted(first.state.keys() ^ checkpoint.state.keys())
     if names:
-        raise CheckpointError(f"{where} are not of one model: only one of them has {few(names)}")
+        raise CheckpointError(f"{where} are not of the same model: only one of them has {few(names)}")
     shapes = [
         f"{name}: {tuple(value.shape)} and {tuple(first.state[name].shape)}"
-        for name, value in other.state.items()
+        for name, value in checkpoint.state.items()
         if value.shape != first.state[name].shape
     ]
     if shapes:
         raise CheckpointError(f"{where} differ in shapes: {few(shapes)}")
     kinds = [
         f"{name}: {str(value.dtype)[6:]} and {str(dtypes[name])[6:]}"
-        for name, value in other.state.items()
+        for name, value in checkpoint.state.items()
         if value.dtype != dtypes[name]
     ]
     if kinds:
         raise CheckpointError(f"{where} differ in dtypes: {few(kinds)}")
     unequal = [
         name
-        for name, value in other.state.items()
+        for name, value in checkpoint.state.items()
         if not value.is_floating_point() and not name.endswith(COUNTER) and not torch.equal(value, first.state[name])
     ]
     if unequal:
         raise CheckpointError(f"{where} differ in tensors that have no mean: {few(unequal)}")
 
 
-def _add(mean: dict[str, Tensor], state: Mapping[str, Tensor], share: float) -> None:
-    """Move the mean towards a checkpoint, in place: equal tensors stay as they are, to the last bit."""
+def _add(mean: dict[str, Tensor], state: Mapping[str, Tensor], weight: float) -> None:
+    """Move the mean towards a checkpoint, in place. Tensors that are equal remain unchanged to the last bit."""
     for name, value in state.items():
         if value.is_floating_point():
-            mean[name].lerp_(value.to(mean[name].dtype), share)
+            mean[name].lerp_(value.to(mean[name].dtype), weight)
         elif name.endswith(COUNTER):
             mean[name] = torch.maximum(mean[name], value)

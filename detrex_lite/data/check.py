@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set, and what is in it."""
+"""Checks a data set: lists all its faults and counts its objects."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from .panoptic import read_coco_panoptic
 from .segmentations import PanopticFiles, PanopticSegments
 from .voc import read_voc
 
-# COCO's size classes: areas in square pixels from which a box is medium, and large.
+# COCO's size classes: the smallest areas in square pixels of medium and of large boxes.
 _SIZE_LIMITS = (32**2, 96**2)
 _SIZES = ("small", "medium", "large")
 
@@ -32,11 +32,11 @@ Reader = Callable[..., DetectionDataset]  # takes `log`
 
 @dataclass
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        dataset: what could be read; None when nothing could.
-        faults: all of them.
+        dataset: the part of the data set that could be read; None when nothing could be read.
+        faults: all faults.
     """
 
     dataset: DetectionDataset | None = None
@@ -48,7 +48,7 @@ class Report:
 
 
 def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
-    """The faults of each kind."""
+    """Group faults by their kind."""
     kinds: dict[str, list[Fault]] = {}
     for fault in faults:
         kinds.setdefault(fault.kind, []).append(fault)
@@ -56,7 +56,7 @@ def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
 
 
 def listed(faults: Sequence[Fault]) -> list[str]:
-    """Faults as lines of text: how many there are, and all of each kind."""
+    """Return lines of text: the number of faults, and the faults of each kind."""
     lines = [f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'}" if faults else "no faults"]
     for kind, members in by_kind(faults).items():
         lines += [f"{kind}: {len(members)}", *(f"  {fault}" for fault in members)]
@@ -69,8 +69,8 @@ def check_dataset(read: Reader, *, decode: bool = True) -> Report:
     Args:
         read: a reader that reports to its keyword argument `log`, e.g. `partial(read_coco, "train.json",
             "images")`.
-        decode: read the pixels of every image and draw every mask; otherwise the headers of images only, which are
-            whole in most files that are cut off.
+        decode: decode every image and draw every mask. Otherwise only image headers are read, which are intact in
+            most truncated files.
     """
     log = FaultLog(strict=False)
     try:
@@ -85,14 +85,14 @@ def check_dataset(read: Reader, *, decode: bool = True) -> Report:
 
 
 def named_reader(name: str, *, masks: bool = False) -> Reader:
-    """The reader of a data set of the catalog.
+    """Return the reader of a data set in the catalog.
 
     Args:
-        name: of the data set.
-        masks: check the masks of COCO's objects, too; those of panoptic data sets always are.
+        name: the name of the data set.
+        masks: also check the masks of COCO objects. The masks of panoptic data sets are always checked.
 
     Raises:
-        DatasetError: when the name is unknown, its files are not there, or it has no masks to check.
+        DatasetError: when the name is unknown, files are missing, or the data set has no masks to check.
     """
     if is_registered(name):
         return lambda *, log: load_dataset(name, masks=masks)
@@ -107,7 +107,7 @@ def named_reader(name: str, *, masks: bool = False) -> Reader:
 
 
 def _image_faults(dataset: DetectionDataset, *, decode: bool) -> Iterator[Fault]:
-    """Images that are missing, cannot be read or are of another size than annotated."""
+    """Yield images that are missing, cannot be read or differ in size from their annotation."""
     sizes = zip(dataset.heights.tolist(), dataset.widths.tolist(), strict=True)
     paths = [dataset.file_name(index) for index in range(len(dataset))]
     yield from image_faults(paths, list(sizes), decode=decode)
@@ -116,15 +116,15 @@ def _image_faults(dataset: DetectionDataset, *, decode: bool) -> Iterator[Fault]
 def image_faults(
     paths: Sequence[str], sizes: Sequence[tuple[int, int] | None], *, decode: bool = True
 ) -> Iterator[Fault]:
-    """What is wrong with image files, in their order.
+    """Yield the faults of image files, in the order of the files.
 
     Args:
-        paths: of the files.
-        sizes: (height, width) in pixels that annotations say; None where none do.
-        decode: read all pixels, not the headers only.
+        paths: paths of the image files.
+        sizes: annotated (height, width) of each image in pixels; None where it is not annotated.
+        decode: decode the images; otherwise only their headers are read.
     """
     read = partial(_image_fault, decode=decode)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # Pillow releases the GIL while it decodes
         faults = threads.map(read, paths, sizes)
         for fault in tqdm(faults, desc="images", total=len(paths), disable=None, leave=False):
             if fault is not None:
@@ -143,7 +143,7 @@ def _image_fault(path: str, size: tuple[int, int] | None, *, decode: bool) -> Fa
 
 
 def _mask_faults(dataset: DetectionDataset, *, decode: bool) -> Iterable[Fault]:
-    """Panoptic files that are missing; with `decode` also masks that are empty or not where their boxes are."""
+    """Yield panoptic files that are missing; with `decode` also masks that are empty or do not match their boxes."""
     panoptic = isinstance(dataset.segmentations, PanopticFiles)
     if not panoptic and not decode:
         return
@@ -159,19 +159,19 @@ def _mask_faults(dataset: DetectionDataset, *, decode: bool) -> Iterable[Fault]:
 
 
 def _panoptic_fault(segments: PanopticSegments, *, decode: bool) -> Fault | None:
-    """What is wrong with a file as a whole."""
+    """Return the fault of a panoptic file as a whole; None when it has none."""
     if not os.path.isfile(segments.path):
         return Fault("panoptic file missing", segments.path, "the panoptic segmentation does not exist")
     if not decode:
         return None
     try:
-        found = set(segments.label_map().unique().tolist()) - {0}
+        pixel_ids = set(segments.label_map().unique().tolist()) - {0}
     except DatasetError as error:
         return Fault("panoptic file unreadable", segments.path, str(error))
-    missing = sorted(set(segments.ids.tolist()) - found)
+    missing = sorted(set(segments.ids.tolist()) - pixel_ids)
     if missing:
         return Fault("empty mask", segments.path, f"no pixel belongs to segment {', '.join(map(str, missing))}")
-    unknown = sorted(found - set(segments.ids.tolist()))
+    unknown = sorted(pixel_ids - set(segments.ids.tolist()))
     if unknown:
         message = f"its pixels have segments that are not annotated: {', '.join(map(str, unknown))}"
         return Fault("unknown segment", segments.path, message)
@@ -179,21 +179,23 @@ def _panoptic_fault(segments: PanopticSegments, *, decode: bool) -> Fault | None
 
 
 def _drawn_mask_faults(record: dict[str, Any]) -> Iterable[Fault]:
-    around = masks_to_boxes(record_masks(record))
-    overlaps = box_iou(around, record["boxes"]).tolist()
-    for box, overlap, annotation_id in zip(around.tolist(), overlaps, record["annotation_ids"].tolist(), strict=True):
+    drawn_boxes = masks_to_boxes(record_masks(record))
+    overlaps = box_iou(drawn_boxes, record["boxes"]).tolist()
+    for box, overlap, annotation_id in zip(
+        drawn_boxes.tolist(), overlaps, record["annotation_ids"].tolist(), strict=True
+    ):
         where = f"{record['file_name']}: annotation {annotation_id}"
         if not any(box):
-            message = "its segmentation covers not one pixel, and training leaves the object out"
+            message = "its segmentation does not cover any pixel, and training leaves the object out"
             yield Fault("empty mask", where, message, record["file_name"])
         elif overlap < _LEAST_OVERLAP:
             corners = ", ".join(f"{value:g}" for value in box)
-            message = f"its box and the box around its mask ({corners}) have an IoU of {overlap:.2f} only"
+            message = f"its box and the box around its mask ({corners}) have an IoU of only {overlap:.2f}"
             yield Fault("mask and box", where, message, record["file_name"], tuple(box))
 
 
 def summary(dataset: DetectionDataset) -> list[str]:
-    """Counts as lines of text."""
+    """Return lines of text that count the images and the objects of each class and size."""
     sizes = np.digitize(dataset.areas, _SIZE_LIMITS)
     counts = np.zeros((dataset.num_classes, len(_SIZES)), dtype=int)
     np.add.at(counts, (dataset.classes, sizes), 1)

@@ -23,24 +23,24 @@ def load_coco(
     *,
     masks: bool = False,
 ) -> DetectionDataset:
-    """A data set from a COCO JSON file; read once per process and file, later calls return the same object.
+    """Load a data set from a COCO JSON file. A file is read once per process; later calls return the same object.
 
-    Category ids may start anywhere and have gaps: class k is the k-th category by id. Missing `iscrowd` counts as 0,
-    missing `area` as width times height, and so does an area below 0, with a warning. Boxes without area, outside the
-    image or not finite are left out and counted. A file without the key `annotations` gives a data set for prediction
-    only; with `"annotations": []` its images show no object.
+    Category ids may start anywhere and have gaps: class k is the k-th category by id. A missing `iscrowd` counts as 0,
+    and a missing `area` as width times height. A negative area is replaced likewise, with a warning. Boxes that have no
+    area, are outside the image or are not finite are left out and counted. A file without the key `annotations` gives a
+    data set for prediction only; with `"annotations": []`, its images have no objects.
 
     Args:
         annotations: the JSON file.
         image_root: the folder that `file_name` is relative to.
-        name: what messages call the data set; when None the file's name without extension, or that of its folder for a
-            `_annotations.coco.json`, as Roboflow calls every file.
-        class_names: when given, the file's class names by category id must be these.
-        masks: read the `segmentation` of every annotation, too: polygons or run lengths.
+        name: name of the data set in messages. By default the file's name without its extension, or the name of its
+            folder for `_annotations.coco.json`, because all files of Roboflow have this name.
+        class_names: when set, the file's class names in the order of category ids must be equal to these.
+        masks: also read the `segmentation` of every annotation: polygons or run lengths.
 
     Raises:
         DatasetError: when the file or the folder is missing, or an entry is malformed or contradicts another;
-            it names the file and the annotation id. `tools/check_dataset.py` lists all such faults at once.
+            the message names the file and the annotation id. `tools/check_dataset.py` lists all such faults at once.
     """
     path = Path(os.path.expanduser(annotations))
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
@@ -52,7 +52,7 @@ def load_coco(
 def _load_coco(
     annotations: str, image_root: str, name: str | None, class_names: tuple[str, ...] | None, masks: bool, stamp: int
 ) -> DetectionDataset:
-    # `stamp` is part of the cache key only: a file that changed is read again.
+    # `stamp` is only part of the cache key, so that a changed file is read again.
     return read_coco(annotations, image_root, name=name, class_names=class_names, masks=masks, log=FaultLog())
 
 
@@ -66,11 +66,11 @@ def read_coco(
     masks: bool = False,
     log: FaultLog,
 ) -> DetectionDataset:
-    """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`.
+    """Read a COCO file without the cache. Faults go to `log`; files that cannot be read at all raise `DatasetError`.
 
     Args:
-        categories: (id, name) of all classes in order, where several files have them together; the file's list of
-            categories is then not looked at.
+        categories: (id, name) of all classes in order, when several files share one list of classes. The file's own
+            list of categories is ignored then.
     """
     content = read_json(annotations, log)
     if not Path(image_root).is_dir():
@@ -94,7 +94,7 @@ def read_coco(
     _read_annotations(annotations, content.get("annotations", []), table, positions, classes, log)
     return pack(
         table,
-        name=name or _own_name(Path(annotations)),
+        name=name or _default_name(Path(annotations)),
         where=annotations,
         class_names=names,
         category_ids=category_ids,
@@ -104,22 +104,22 @@ def read_coco(
     )
 
 
-def _own_name(path: Path) -> str:
+def _default_name(path: Path) -> str:
     return path.absolute().parent.name if path.stem.startswith("_annotations") else path.stem
 
 
 def read_json(path: str, log: FaultLog) -> dict[str, Any]:
-    """The content of a COCO file: an object with the lists `images`, `categories` and perhaps `annotations`.
+    """Return the content of a COCO file: an object with the lists `images`, `categories` and perhaps `annotations`.
 
-    Keys that occur twice in one object go to `log`.
+    Keys that occur repeated_keys in one object are reported to `log`.
 
     Raises:
-        DatasetError: when there is no such file, or it holds something else.
+        DatasetError: when the file does not exist, or is not a COCO file.
     """
     if Path(path).is_dir() or path.lower().endswith((".yaml", ".yml", ".xml", ".csv", ".txt")):
         kind = "a folder" if Path(path).is_dir() else f"a {Path(path).suffix} file"
         raise DatasetError(
-            f"annotation file {path} is {kind}, and a COCO JSON file is read here. Folders with COCO, YOLO, Pascal VOC "
+            f"annotation file {path} is {kind}, not a COCO JSON file. Folders with COCO, YOLO, Pascal VOC "
             "or CSV annotations are read by `detrex-lite train MODEL --data FOLDER`, in configs by dataset.root of "
             "configs/common/data/folder.py, and in Python by detrex_lite.data.find_dataset"
         )
@@ -133,21 +133,21 @@ def read_json(path: str, log: FaultLog) -> dict[str, Any]:
         return entry
 
     try:
-        # From bytes: json tells UTF-8, UTF-16 and UTF-32 apart, with a byte order mark and without.
+        # From bytes, because json then detects UTF-8, UTF-16 and UTF-32, with or without a byte order mark.
         content = json.loads(Path(path).read_bytes(), object_pairs_hook=as_dict)
     except FileNotFoundError:
-        near = [str(other) for other in Path(path).parent.glob("*.json")]
+        near = [str(file) for file in Path(path).parent.glob("*.json")]
         raise DatasetError(f"annotation file {path} does not exist{did_you_mean(path, near)}") from None
     except OSError as error:
         raise DatasetError(f"annotation file {path} cannot be read: {error}") from error
-    except ValueError as error:  # broken JSON, or bytes that are no text
+    except ValueError as error:  # invalid JSON, or bytes that are not text
         raise DatasetError(f"annotation file {path} is not valid JSON: {error}") from error
     except RecursionError:
-        raise DatasetError(f"annotation file {path} is nested too deep to be read: no COCO file is") from None
+        raise DatasetError(f"annotation file {path} is nested too deeply to be a COCO file") from None
     if not isinstance(content, dict):
         raise DatasetError(
             f"annotation file {path} holds a {type(content).__name__}, not an object with 'images', "
-            "'annotations' and 'categories' (a file of results is no annotation file)"
+            "'annotations' and 'categories' (a file of results is not an annotation file)"
         )
     for key in ("images", "categories"):
         if key not in content:
@@ -162,7 +162,7 @@ def read_json(path: str, log: FaultLog) -> dict[str, Any]:
 
 
 class Malformed(Exception):
-    """(kind, message) of an entry that is to be reported and skipped."""
+    """Raised with (kind, message) for an entry that will be reported and skipped."""
 
 
 def value_of(entry: Any, key: str) -> Any:
@@ -179,7 +179,7 @@ def integer_of(entry: Any, key: str, **limits: int) -> int:
 
 
 def box_of(entry: Any) -> tuple[float, float, float, float]:
-    """`bbox` as corners x0, y0, x1, y1."""
+    """Return `bbox` as corners x0, y0, x1, y1."""
     box = value_of(entry, "bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(type(side) in (int, float) for side in box):
         raise ValueError(f"'bbox' must be four numbers (x, y, width, height), got {shown(box)}")
@@ -188,13 +188,13 @@ def box_of(entry: Any) -> tuple[float, float, float, float]:
 
 
 def area_of(entry: Any) -> float:
-    """`area` in square pixels; NaN, which stands for that of the box, without it."""
+    """Return `area` in square pixels; NaN when it is missing, which stands for the area of the box."""
     area = entry.get("area")
     return math.nan if area is None else real(area, "area")
 
 
 def class_of(entry: Any, classes: dict[int, int]) -> int:
-    """The class of `category_id`."""
+    """Return the class index of `category_id`."""
     category_id = integer_of(entry, "category_id")
     if category_id not in classes:
         choices = ", ".join(map(str, classes)) if len(classes) <= 100 else f"{len(classes)} ids"
@@ -203,11 +203,11 @@ def class_of(entry: Any, classes: dict[int, int]) -> int:
 
 
 def skipping(log: FaultLog, file: str, kind: str, entries: list, read: Callable[[Any], None]) -> None:
-    """Apply `read` to every entry; report those that are malformed by file and id."""
+    """Apply `read` to every entry; report malformed entries with the file and the id."""
     for position, entry in enumerate(entries):
         try:
             read(entry)
-        except DatasetError:  # reported already
+        except DatasetError:  # already reported
             raise
         except (Malformed, ValueError) as error:
             named = isinstance(entry, dict) and "id" in entry
@@ -217,39 +217,39 @@ def skipping(log: FaultLog, file: str, kind: str, entries: list, read: Callable[
 
 
 def read_categories(file: str, entries: list, log: FaultLog) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Ids and names, both by id."""
-    found: dict[int, str] = {}
+    """Return the ids and the names of the categories, both in the order of ids."""
+    names: dict[int, str] = {}
 
     def read(entry: Any) -> None:
         category_id = integer_of(entry, "id")
-        if category_id in found:
-            raise Malformed("duplicate id", f"its id is also that of category {found[category_id]!r}")
-        found[category_id] = f"category {category_id}"  # stands in for a faulty name, so that boxes have their class
+        if category_id in names:
+            raise Malformed("duplicate id", f"its id is also that of category {names[category_id]!r}")
+        names[category_id] = f"category {category_id}"  # used if the name is faulty, so that boxes have a class
         name = name_of(value_of(entry, "name"), "name")
-        if name in found.values():
+        if name in names.values():
             raise Malformed("duplicate name", f"another category is also called {name!r}: rename or merge one")
-        found[category_id] = name
+        names[category_id] = name
 
     skipping(log, file, "category", entries, read)
-    if not found:
-        log.error("no categories", file, "there is not one category in it")
-    ids = tuple(sorted(found))
-    return ids, tuple(found[category_id] for category_id in ids)
+    if not names:
+        log.error("no categories", file, "it has no categories")
+    ids = tuple(sorted(names))
+    return ids, tuple(names[category_id] for category_id in ids)
 
 
 def read_images(file: str, entries: list, table: AnnotationTable, log: FaultLog) -> dict[int, int | None]:
-    """Fill the images of `table`; returns image id -> position, None for an image whose other values are faulty."""
+    """Add the images to `table`. Returns image id -> position, which is None for an image with other faulty values."""
     positions: dict[int, int | None] = {}
     ids: dict[str, int] = {}
 
     def read(entry: Any) -> None:
         image_id = integer_of(entry, "id")
-        position = positions.setdefault(image_id, None)  # stays so after a fault, which is none of its annotations'
+        position = positions.setdefault(image_id, None)  # stays None after a fault: its annotations are not at fault
         file_name = name_of(value_of(entry, "file_name"), "file_name")
         height, width = (integer_of(entry, key, low=1, high=MAX_SIDE) for key in ("height", "width"))
         if position is not None:
-            other = table.file_names[position]
-            raise Malformed("duplicate id", f"the images {other} and {file_name} share this id")
+            first_file = table.file_names[position]
+            raise Malformed("duplicate id", f"the images {first_file} and {file_name} share this id")
         if file_name in ids:
             message = (
                 f"{file_name} is also the file of image {ids[file_name]}: merge the two, or objects count as missing"
@@ -271,7 +271,7 @@ def _read_annotations(
     classes: dict[int, int],
     log: FaultLog,
 ) -> None:
-    """Fill the boxes of `table`."""
+    """Add the boxes to `table`."""
     seen: set[int] = set()
 
     def read(entry: Any) -> None:
@@ -294,7 +294,7 @@ def _read_annotations(
             return
         if table.segmentations is not None:
             value_of(entry, "segmentation")
-            # Taken out of the file's content, which would otherwise hold every number as an object of Python.
+            # Removed from the content, which would otherwise keep every number in memory as a Python object.
             values["segmentation"] = checked_segmentation(entry.pop("segmentation"), table.sizes[position])
         table.add_box(position, box, **values)
 

@@ -1,7 +1,7 @@
-"""Writing the data set of a folder in another layout.
+"""Converts the data set of a folder to another layout.
 
-Nothing is lost in silence: what a layout cannot hold is an error before anything is written, and what it numbers or
-names otherwise is a remark.
+No information is lost silently: content that a layout does not support raises an error before anything is written, and
+changed numbers or names are reported in remarks.
 """
 
 import csv
@@ -23,7 +23,7 @@ from .faults import DatasetError, FaultLog
 from .image import read_image_size
 from .layouts import FoundDataset
 
-_BOX_TOLERANCE = 0.01  # in pixels, between a box and the one around its polygon
+_BOX_TOLERANCE = 0.01  # in pixels, between an object's box and the box around its polygon
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Item:
     """One image to write.
 
     Attributes:
-        dataset: that has it.
-        index: its position there.
-        name: its path relative to the folder of its split's images, with `/`.
+        dataset: the data set that has the image.
+        index: position of the image in the data set.
+        name: path of the image to write, relative to the image folder of its split, with `/`.
     """
 
     dataset: DetectionDataset
@@ -51,11 +51,11 @@ class Item:
 
 @dataclass
 class Conversion:
-    """What was written.
+    """The result of a conversion.
 
     Attributes:
         images: the number of images by split.
-        remarks: what differs from the source, a sentence each.
+        remarks: one sentence for each difference from the source.
     """
 
     images: dict[str, int] = field(default_factory=dict)
@@ -67,29 +67,29 @@ def convert_dataset(
 ) -> Conversion:
     """Write the data set of a folder in another layout, with its images.
 
-    Boxes come back as they are when the result is read, to the last digit of float32. Boxes that cannot be used are
-    left out, and those that reach out of their image are cut, as in training.
+    Reading the result gives the same boxes, to the last digit of float32. As in training, boxes that cannot be used are
+    left out, and boxes that extend beyond their image are clipped.
 
     Args:
-        found: what `find_dataset` gives.
-        out: the folder to write, which must be empty or not there.
+        found: the result of `find_dataset`.
+        out: the folder to write, which must be empty or not exist.
         to: `coco`, `yolo`, `voc` or `csv`.
-        masks: write polygons and run lengths, too, which COCO holds, and YOLO where an object is one polygon.
-        link: make links to the images in place of copies.
+        masks: also write polygons and run lengths. COCO supports both; YOLO supports objects of one polygon.
+        link: create symbolic links to the images in place of copies.
 
     Raises:
-        DatasetError: when the source cannot be read, or the layout cannot hold it. Nothing is written then.
+        DatasetError: when the source cannot be read, or the layout does not support it. Nothing is written then.
     """
     if to not in _WRITERS:
-        raise DatasetError(f"there is no layout {to!r} to convert to; choices: {', '.join(_WRITERS)}")
+        raise DatasetError(f"cannot convert to the layout {to!r}; choices: {', '.join(_WRITERS)}")
     out = Path(os.path.expanduser(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} is there already and is not empty: give another folder")
+        raise DatasetError(f"{out} already exists and is not empty: give another folder")
     log = FaultLog()
     datasets = {split: found.read(split, masks=masks, log=log) for split in found.splits}
     result = Conversion({split: len(dataset) for split, dataset in datasets.items()})
     result.remarks += [
-        f"{kind}: {len(faults)} (what cannot be used is left out, what reaches out of its image is cut, as in training)"
+        f"{kind}: {len(faults)} (as in training, unusable boxes are left out, and boxes are clipped to their image)"
         for kind, faults in by_kind(log.faults).items()
     ]
     if found.has_masks and not masks:
@@ -113,13 +113,13 @@ def convert_dataset(
 def _items(dataset: DetectionDataset, *, flat: bool) -> Iterator[Item]:
     for index in range(len(dataset)):
         parts = Path(os.path.relpath(dataset.file_name(index), dataset.image_root)).parts
-        # YOLO finds labels by the folder `images` of a path, so that there must be no second one.
+        # YOLO finds labels by replacing the folder `images` of a path, which must be the only one of this name.
         parts = tuple(part for part in parts[:-1] if part not in ("..", "images")) + parts[-1:]
         yield Item(dataset, index, "/".join(parts[-1:] if flat else parts))
 
 
 def _require_distinct_names(items: dict[str, list[Item]], to: str) -> None:
-    """Refuse images whose files, or whose files of annotations, would be the same."""
+    """Raise an error if two images would have the same image file or the same annotation file."""
     seen: dict[str, str] = {}
     for split, members in items.items():
         for item in members:
@@ -142,7 +142,7 @@ def _place_image(source: str, target: Path, *, link: bool) -> None:
 
 
 def _renumbered(datasets: dict[str, DetectionDataset], to: str) -> list[str]:
-    """Sentences about classes that the other layout has under other numbers, or not at all."""
+    """Return remarks about classes that have other numbers in the new layout, or are missing there."""
     dataset = next(iter(datasets.values()))
     ids, names = dataset.category_ids, dataset.class_names
     if to == "coco":
@@ -152,7 +152,7 @@ def _renumbered(datasets: dict[str, DetectionDataset], to: str) -> list[str]:
         order = names
         numbers = {name: k for k, name in enumerate(names)}
     else:
-        used = {names[k] for one in datasets.values() for k in np.unique(one.classes).tolist()}
+        used = {names[k] for split_data in datasets.values() for k in np.unique(split_data.classes).tolist()}
         order = tuple(sorted(used))
         numbers = {name: k + 1 for k, name in enumerate(order)}
         if unused := [name for name in names if name not in used]:
@@ -161,17 +161,17 @@ def _renumbered(datasets: dict[str, DetectionDataset], to: str) -> list[str]:
         f"{name} {before} -> {numbers[name]}" for before, name in zip(ids, names, strict=True) if name in numbers
     ]
     if any(numbers.get(name, before) != before for before, name in zip(ids, names, strict=True)):
-        remarks.append(f"Category ids become others: {few(changed)}")
+        remarks.append(f"Category ids change: {few(changed)}")
     return remarks
 
 
 def _number(value: float) -> int | float:
-    """Whole numbers without a point."""
+    """Return an int for an integral value, so that it is written without a decimal point."""
     return int(value) if value == int(value) else float(value)
 
 
 def _objects(record: dict[str, Any]) -> Iterator[tuple[int, list[float], bool]]:
-    """Class, box (xyxy in pixels) and whether it is a crowd, of each object."""
+    """Yield the class, the box (xyxy in pixels) and whether it is a crowd, for each object."""
     yield from zip(record["classes"].tolist(), record["boxes"].tolist(), record["iscrowd"].tolist(), strict=True)
 
 
@@ -220,7 +220,7 @@ def _as_json(segmentation: Any) -> Any:
 
 def _check_yolo(dataset: DetectionDataset, items: list[Item], remarks: list[str]) -> None:
     _refuse_crowds(dataset, "YOLO labels")
-    other_boxes = 0
+    changed_boxes = 0
     for item in items:
         record = item.record
         size = read_image_size(record["file_name"])
@@ -236,11 +236,12 @@ def _check_yolo(dataset: DetectionDataset, items: list[Item], remarks: list[str]
             if len(segmentation) != 1:
                 raise DatasetError(f"{where} has {len(segmentation)} polygons, and a line of YOLO labels holds one")
             points = segmentation[0].reshape(-1, 2)
-            around = np.array([*points.min(0), *points.max(0)])
-            other_boxes += bool((np.abs(around - record["boxes"][row].numpy()) > _BOX_TOLERANCE).any())
-    if other_boxes:
+            polygon_box = np.array([*points.min(0), *points.max(0)])
+            changed_boxes += bool((np.abs(polygon_box - record["boxes"][row].numpy()) > _BOX_TOLERANCE).any())
+    if changed_boxes:
         remarks.append(
-            f"{other_boxes} boxes of {dataset.name} become those around their polygons, as YOLO has no others"
+            f"{changed_boxes} boxes of {dataset.name} become the boxes around their polygons, because YOLO labels with "
+            "polygons have no separate boxes"
         )
 
 
@@ -268,12 +269,12 @@ def _write_data_yaml(out: Path, datasets: dict[str, DetectionDataset]) -> None:
     (out / "data.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _refuse_crowds(dataset: DetectionDataset, what: str) -> None:
+def _refuse_crowds(dataset: DetectionDataset, layout_label: str) -> None:
     crowds = int(dataset.iscrowd.sum())
     if crowds:
         raise DatasetError(
-            f"{dataset.name} has {crowds} crowds or ignored objects, which {what} cannot mark: they would become "
-            "ordinary objects. Remove them first, or convert to coco or voc"
+            f"{dataset.name} has {crowds} crowds or ignored objects, which {layout_label} cannot mark: they would "
+            "become ordinary objects. Remove them first, or convert to coco or voc"
         )
 
 
@@ -284,7 +285,7 @@ def _check_voc(dataset: DetectionDataset, items: list[Item], remarks: list[str])
     _refuse_masks(dataset, "Pascal VOC files")
     if dataset.iscrowd.any():
         remarks.append(f"{int(dataset.iscrowd.sum())} crowds of {dataset.name} become objects marked difficult")
-    _say_areas(dataset, remarks)
+    _remark_on_areas(dataset, remarks)
 
 
 def _write_voc(out: Path, split: str, dataset: DetectionDataset, items: list[Item]) -> None:
@@ -315,16 +316,18 @@ def _element(parent: ElementTree.Element, tag: str, value: object) -> None:
     ElementTree.SubElement(parent, tag).text = str(value)
 
 
-def _refuse_masks(dataset: DetectionDataset, what: str) -> None:
+def _refuse_masks(dataset: DetectionDataset, layout_label: str) -> None:
     if dataset.segmentations is not None:
-        raise DatasetError(f"{what} have boxes only: convert without masks, or to coco or yolo")
+        raise DatasetError(f"{layout_label} have boxes only: convert without masks, or to coco or yolo")
 
 
-def _say_areas(dataset: DetectionDataset, remarks: list[str]) -> None:
+def _remark_on_areas(dataset: DetectionDataset, remarks: list[str]) -> None:
     sides = dataset.boxes[:, 2:] - dataset.boxes[:, :2]
-    others = int((~np.isclose(dataset.areas, sides.prod(axis=1), rtol=1e-4)).sum())
-    if others:
-        remarks.append(f"{others} objects of {dataset.name} have an area other than that of their box, which is lost")
+    changed = int((~np.isclose(dataset.areas, sides.prod(axis=1), rtol=1e-4)).sum())
+    if changed:
+        remarks.append(
+            f"{changed} objects of {dataset.name} have an area that differs from that of their box; it is lost"
+        )
 
 
 # CSV: train.csv, train/
@@ -333,7 +336,7 @@ def _say_areas(dataset: DetectionDataset, remarks: list[str]) -> None:
 def _check_csv(dataset: DetectionDataset, items: list[Item], remarks: list[str]) -> None:
     _refuse_masks(dataset, "CSV tables")
     _refuse_crowds(dataset, "CSV tables")
-    _say_areas(dataset, remarks)
+    _remark_on_areas(dataset, remarks)
 
 
 def _write_csv(out: Path, split: str, dataset: DetectionDataset, items: list[Item]) -> None:
@@ -350,11 +353,11 @@ def _write_csv(out: Path, split: str, dataset: DetectionDataset, items: list[Ite
 
 
 class _Writer(NamedTuple):
-    """How one layout is written.
+    """The functions that write one layout.
 
     Attributes:
-        image_folder: where the images of a split lie.
-        check: raises a `DatasetError` for what the layout cannot hold, and adds remarks.
+        image_folder: returns the folder for the images of a split.
+        check: raises a `DatasetError` for content that the layout does not support, and adds remarks.
         write: writes the annotations of a split.
     """
 

@@ -1,4 +1,4 @@
-"""CSV tables with a box in each row: the columns that labelling tools and data sets use."""
+"""Reads CSV tables with a box in each row, with the column names that labelling tools and data sets use."""
 
 import csv
 import logging
@@ -40,13 +40,15 @@ _IMAGE_SIZE = (("image_height", "image_width"), ("img_height", "img_width"), ("h
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table say what.
+    """The names of the columns that are used of a table.
 
     Attributes:
-        file, class_name: the names of two columns.
-        box: the names of four, of which the last two are the other corner, or with `has_size` width and height.
-        image_size: those of the image's height and width in pixels; None where the table has none.
-        split: the column that says which split an image is of; None without.
+        file: the column of image files.
+        class_name: the column of class names.
+        box: the four columns of the box: one corner, and the opposite corner or, with `has_size`, width and height.
+        has_size: whether boxes have width and height in place of the opposite corner.
+        image_size: the columns of the image's height and width in pixels; None when the table does not have them.
+        split: the column of the split that an image belongs to; None when the table does not have it.
     """
 
     file: str
@@ -59,12 +61,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class CsvTable:
-    """The rows of a CSV file that has the columns of boxes, as text.
+    """The rows of a CSV file with boxes, as text.
 
     Attributes:
-        path: of the file.
-        columns: which say what.
-        rows: of each row its line, and its values by column.
+        path: path of the file.
+        columns: names of the columns that are used.
+        rows: line number and values by column, for each row.
     """
 
     path: str
@@ -72,24 +74,24 @@ class CsvTable:
     rows: tuple[tuple[int, dict[str, str]], ...]
 
     def values(self, column: str) -> Iterator[str]:
-        """The values of a column that are not empty."""
+        """Yield the values of a column that are not empty."""
         return (row[column] for _, row in self.rows if row[column])
 
     def is_normalised(self) -> bool:
-        """Whether coordinates are fractions of the image's size: all are in 0..1, and not all are whole."""
+        """Return whether coordinates are fractions of the image's size: all are in 0..1, and some are not integers."""
         numbers = []
         for _, row in self.rows:
             for column in self.columns.box:
                 try:
                     numbers.append(float(row[column] or 0))
-                except ValueError:  # the reader names it
+                except ValueError:  # `read_csv` reports it
                     continue
         return all(0 <= number <= 1 for number in numbers) and any(number % 1 for number in numbers)
 
 
 def columns_of(header: Sequence[str]) -> Columns | None:
-    """The columns of a table of boxes; None when a file, a class or a box is missing."""
-    names = {_plain(name) for name in header}
+    """Return the columns of a table of boxes; None when the columns of files, classes or boxes are missing."""
+    names = {_normalised_name(name) for name in header}
     file, class_name = (next((name for name in known if name in names), None) for known in (_FILE, _CLASS))
     corners = next((box for box in _CORNERS if names.issuperset(box)), None)
     box = corners or next((box for box in _WITH_SIZE if names.issuperset(box)), None)
@@ -99,15 +101,15 @@ def columns_of(header: Sequence[str]) -> Columns | None:
     return Columns(file, class_name, box, corners is None, size, next((name for name in _SPLIT if name in names), None))
 
 
-def _plain(name: str) -> str:
+def _normalised_name(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def read_table(path: str) -> CsvTable | None:
-    """A CSV file with commas, semicolons or tabs; None when its first line does not name the columns of boxes.
+    """Read a CSV file with commas, semicolons or tabs; None when its first line does not name the columns of boxes.
 
     Raises:
-        DatasetError: when it cannot be read, or names a column twice.
+        DatasetError: when the file cannot be read, or has two columns of the same name.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -121,9 +123,9 @@ def read_table(path: str) -> CsvTable | None:
             columns = columns_of(header)
             if columns is None:
                 continue
-            names = [_plain(name) for name in header]
-            if twice := sorted({name for name in names if name and names.count(name) > 1}):
-                raise DatasetError(f"{path} has the column {twice[0]!r} twice")
+            names = [_normalised_name(name) for name in header]
+            if repeated_names := sorted({name for name in names if name and names.count(name) > 1}):
+                raise DatasetError(f"{path} has the column {repeated_names[0]!r} twice")
             rows = []
             for cells in reader:
                 if any(cell.strip() for cell in cells):
@@ -146,20 +148,20 @@ def read_csv(
     name: str,
     log: FaultLog,
 ) -> DetectionDataset:
-    """A data set of the rows of a table. A row with a file alone is an image without objects.
+    """Build a data set from the rows of a table. A row that has only a file is an image without objects.
 
-    Where the table does not say the sizes of images, those whose header cannot be read are left out with a warning.
+    When the table does not have the sizes of images, images whose header cannot be read are left out with a warning.
     Ids of images and annotations count from 1 in the order of the file, category ids in the order of the classes.
 
     Args:
-        table: what `read_table` gives.
+        table: the result of `read_table`.
         image_root: the folder that file names are relative to.
         class_names: K names.
-        files: the file name of each value in the column of files.
-        split: read the rows of this value in the column of splits only.
+        files: value in the column of files -> file name.
+        split: read only the rows with this value in the column of splits.
         normalised: coordinates are fractions of the image's size.
-        name: of the data set.
-        log: gets the faults, each with file and line.
+        name: name of the data set.
+        log: collects the faults, each with file and line.
 
     Raises:
         DatasetError: at the first fault, when the log is strict.
@@ -179,7 +181,7 @@ def read_csv(
                 continue
             if row[columns.class_name] not in classes:
                 near = did_you_mean(row[columns.class_name], classes)
-                raise ValueError(f"its {columns.class_name} is {row[columns.class_name]!r}, which is no class{near}")
+                raise ValueError(f"its {columns.class_name} is {row[columns.class_name]!r}, which is not a class{near}")
             box = _box_of(row, columns, annotations.sizes[owner] if normalised else (1, 1))
         except ValueError as error:
             file = files.get(row[columns.file], row[columns.file])
@@ -218,7 +220,7 @@ def _image_of(
     annotations: AnnotationTable,
     log: FaultLog,
 ) -> int | None:
-    """The position of a row's image, which is added where it is new; None for one that is left out."""
+    """Return the position of a row's image, which is added if it is new; None for an image that is left out."""
     value = row[columns.file]
     if not value:
         raise ValueError(f"its {columns.file} is empty")
@@ -247,7 +249,7 @@ def _image_of(
 
 
 def _box_of(row: Mapping[str, str], columns: Columns, scale: tuple[int, int]) -> tuple[float, ...]:
-    """x0, y0, x1, y1 in pixels; `scale` is (height, width) in pixels of one unit."""
+    """Return x0, y0, x1, y1 in pixels; `scale` is the (height, width) in pixels of one unit."""
     height, width = scale
     first, second, third, fourth = (_number(row[column], column) for column in columns.box)
     if columns.has_size:

@@ -1,4 +1,4 @@
-"""Reading photographs: any file that Pillow opens, as RGB, turned the way that it is shown."""
+"""Reads image files that Pillow supports, as RGB, rotated by their EXIF orientation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,24 +28,24 @@ def read_image(path: str | Path) -> Tensor:
         (3, H, W) uint8, RGB.
 
     Raises:
-        DatasetError: when the file is missing or is no whole image.
+        DatasetError: when the file is missing or is not a complete image.
     """
     try:
         return _as_tensor(read_photograph(path))
     except PhotographError as error:
         raise DatasetError(str(error)) from error
-    except RuntimeError as error:  # torch has no memory for it
+    except RuntimeError as error:  # e.g. torch cannot allocate the memory
         raise DatasetError(f"image {path} cannot be read: {error}") from error
 
 
 def decode_image(image: Image.Image) -> Tensor:
-    """The pixels of an image that Pillow holds or has opened, as `read_image` gives them, but not turned.
+    """Convert a PIL image to a tensor, like `read_image`, but without rotating it by its EXIF orientation.
 
     Returns:
         (3, H, W) uint8, RGB.
 
     Raises:
-        DatasetError: when it cannot be decoded.
+        DatasetError: when the image cannot be decoded.
     """
     try:
         return _as_tensor(decode_photograph(image))
@@ -58,10 +58,10 @@ def _as_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels of the image as `read_image` would return it; only the header is read.
+    """Return (height, width) in pixels of the image that `read_image` would return; reads the header only.
 
     Raises:
-        DatasetError: when the file is missing or is no image.
+        DatasetError: when the file is missing or is not an image.
     """
     try:
         return read_photograph_size(path)
@@ -70,10 +70,10 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
 
 
 def list_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
-    """The image files that a path stands for; see `detrex_lite.photographs.list_photographs`.
+    """List the image files of paths, folders and patterns; see `detrex_lite.photographs.list_photographs`.
 
     Raises:
-        DatasetError: when a path does not exist or is an address, or a folder or pattern holds no image.
+        DatasetError: when a path does not exist or is a URL, or a folder or pattern has no image.
     """
     try:
         return list_photographs(paths)

@@ -1,4 +1,4 @@
-"""Folders of Pascal VOC annotations: one XML file per image (Everingham et al., IJCV 2010)."""
+"""Reads folders of Pascal VOC annotations: one XML file per image (Everingham et al., IJCV 2010)."""
 
 import codecs
 import os
@@ -13,7 +13,7 @@ from .faults import MAX_SIDE, DatasetError, FaultLog, check_class_names, integer
 from .image import IMAGE_EXTENSIONS, read_image_size
 from .packing import AnnotationTable, pack
 
-# Spellings of <difficult>: labelling tools differ.
+# Values of <difficult> that labelling tools write.
 _DIFFICULT = {"": False, "0": False, "false": False, "unspecified": False, "1": True, "true": True}
 
 
@@ -27,27 +27,27 @@ def load_voc(
     one_based: bool = False,
     use_difficult: bool = False,
 ) -> DetectionDataset:
-    """A data set from VOC XML files; read once per process, later calls return the same object.
+    """Load a data set from VOC XML files. Files are read once per process; later calls return the same object.
 
-    Image ids are positions in the split, annotation ids positions among all objects, category ids positions
-    in `class_names`, all from 1. The image of `x.xml` is the file `x` with any image extension, or else the
-    one that `<filename>` names.
+    Image ids are positions in the split, annotation ids positions among all objects, and category ids positions
+    in `class_names`; all count from 1. The image of `x.xml` is the file `x` with any image extension, or else the
+    file that `<filename>` names.
 
     Args:
         annotation_dir: the folder of XML files.
         image_dir: the folder of images.
-        split_file: a text file, in UTF-8 or UTF-16, with one XML name a line, without the extension; every XML
-            file, sorted, when None.
-        class_names: the classes in order; when None, those of all files in `annotation_dir`, sorted, so that
+        split_file: a text file in UTF-8 or UTF-16 that has the name of an XML file without its extension in each
+            line. None reads every XML file of the folder, sorted by name.
+        class_names: the classes in order. None takes the sorted classes of all files in `annotation_dir`, so that
             all splits of one folder agree.
-        name: what messages call the data set; the split file's or the folder's name when None.
-        one_based: coordinates count from 1 and include the last pixel, as in the official VOC files: 1 is
-            taken off xmin and ymin. Otherwise coordinates are taken as they are.
-        use_difficult: treat objects marked difficult as any other. Otherwise they are left out of training
-            and ignored in evaluation, as crowds are.
+        name: name of the data set in messages; by default the name of the split file or of the folder.
+        one_based: coordinates count from 1 and include the last pixel, as in the official VOC files, so 1 is
+            subtracted from xmin and ymin. Otherwise coordinates are used unchanged.
+        use_difficult: treat objects marked as difficult like all others. Otherwise they are left out of training
+            and ignored in evaluation, like crowds.
 
     Raises:
-        DatasetError: when a file or folder is missing or an entry is malformed; it names the file and the
+        DatasetError: when a file or folder is missing or an entry is malformed; the message names the file and the
             object.
     """
     folder = Path(os.path.expanduser(annotation_dir))
@@ -66,17 +66,17 @@ def load_voc(
 
 
 def _stamp(folder: Path) -> tuple[int, int]:
-    """Changes when a file of the folder is added, removed or written."""
+    """Return a value that changes when a file of the folder is added, removed or written."""
     if not folder.is_dir():
         return 0, 0
-    times = [_changed(entry.path) for entry in os.scandir(folder)]
+    times = [_modification_time(entry.path) for entry in os.scandir(folder)]
     return len(times), max(times, default=0)
 
 
-def _changed(path: str) -> int:
+def _modification_time(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a broken link
         return 0
 
 
@@ -91,7 +91,7 @@ def _load_voc(
     use_difficult: bool,
     stamp: tuple,
 ) -> DetectionDataset:
-    # `stamp` is part of the cache key only: files that changed are read again.
+    # `stamp` is only part of the cache key, so that changed files are read again.
     return read_voc(
         annotation_dir,
         image_dir,
@@ -115,7 +115,7 @@ def read_voc(
     use_difficult: bool = False,
     log: FaultLog,
 ) -> DetectionDataset:
-    """Read without the cache; faults go to `log`, and what cannot be read at all raises `DatasetError`."""
+    """Read VOC files without the cache. Faults go to `log`; folders that cannot be read raise `DatasetError`."""
     if not os.path.isdir(annotation_dir):
         raise DatasetError(f"annotation folder {annotation_dir} does not exist")
     files = _xml_files(annotation_dir, log)
@@ -132,7 +132,7 @@ def read_voc(
     for stem, path in chosen.items():
         reader.read(path, stem, images)
     if not class_names:
-        log.error("no categories", annotation_dir, "there is not one named object in its XML files")
+        log.error("no categories", annotation_dir, "its XML files have no object with a name")
     return pack(
         table,
         name=name or Path(split_file or annotation_dir).stem,
@@ -146,7 +146,7 @@ def read_voc(
 
 
 def _xml_files(folder: str, log: FaultLog) -> dict[str, str]:
-    """Stem -> path of the XML files of a folder, sorted by stem."""
+    """Return stem -> path of the XML files of a folder, sorted by stem."""
     files: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):
         stem, extension = os.path.splitext(name)
@@ -154,32 +154,32 @@ def _xml_files(folder: str, log: FaultLog) -> dict[str, str]:
         if extension.lower() != ".xml":
             continue
         if stem in files:
-            log.error("duplicate file", path, f"it has the name of {files[stem]}: remove one of the two")
+            log.error("duplicate file", path, f"it has the same name as {files[stem]}: remove one of the two")
         files[stem] = path
     if not files:
-        raise DatasetError(f"annotation folder {folder} holds no .xml file")
+        raise DatasetError(f"annotation folder {folder} has no .xml file")
     return dict(sorted(files.items()))
 
 
 def split_lines(split_file: str) -> list[str]:
-    """The lines of a text file in UTF-8 or UTF-16.
+    """Return the lines of a text file in UTF-8 or UTF-16.
 
     Raises:
-        DatasetError: when it does not exist or is no text.
+        DatasetError: when the file does not exist or is not text.
     """
     try:
         content = Path(split_file).read_bytes()
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except FileNotFoundError:
-        near = [str(other) for other in Path(split_file).parent.glob("*.txt")]
+        near = [str(file) for file in Path(split_file).parent.glob("*.txt")]
         raise DatasetError(f"split file {split_file} does not exist{did_you_mean(split_file, near)}") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"split file {split_file} cannot be read (is it text in UTF-8?): {error}") from error
 
 
 def _split(split_file: str, folder: str, files: dict[str, str], log: FaultLog) -> dict[str, str]:
-    """Stem -> path of the XML files that a split lists, in its order."""
+    """Return stem -> path of the XML files that a split lists, in the order of the list."""
     chosen: dict[str, str] = {}
     for number, line in enumerate(split_lines(split_file), 1):
         stem, where = line.strip(), f"{split_file}: line {number}"
@@ -195,7 +195,7 @@ def _split(split_file: str, folder: str, files: dict[str, str], log: FaultLog) -
 
 
 def _fault_of_line(line: str, path: str, files: dict[str, str]) -> tuple[str, str]:
-    """Kind and message for a line of a split that names no XML file."""
+    """Return the kind and the message of the fault for a line of a split that does not name an XML file."""
     rule = "a line is the name of an XML file without its extension, and nothing else"
     if line.split()[0] in files:
         return "malformed line", f"{line!r} has more than a name (the lists of one class have flags): {rule}"
@@ -205,27 +205,27 @@ def _fault_of_line(line: str, path: str, files: dict[str, str]) -> tuple[str, st
 
 
 def root_of(path: str) -> ElementTree.Element:
-    """The outermost element of an XML file.
+    """Return the root element of an XML file.
 
     Raises:
         OSError: when the file cannot be read.
-        ValueError: when it is no XML, in an encoding that cannot be read, or its elements are in a namespace.
+        ValueError: when it is not XML, its encoding is not supported, or its elements are in a namespace.
     """
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(f"it is not valid XML: {error}") from error
-    except (LookupError, ValueError) as error:  # an unknown one, or one with several bytes a character, as GBK
+    except (LookupError, ValueError) as error:  # an unknown or multi-byte encoding such as GBK
         raise ValueError(f"its encoding cannot be read, store it as UTF-8: {error}") from error
     for element in root.iter():
         namespace, bracket, tag = element.tag.rpartition("}")
         if bracket:
-            raise ValueError(f"its element <{tag}> is in the namespace {namespace[1:]!r}: VOC files have none")
+            raise ValueError(f"its element <{tag}> is in the namespace {namespace[1:]!r}: VOC files have no namespace")
     return root
 
 
 def class_names_of(paths: Iterable[str]) -> tuple[str, ...]:
-    """Names of all objects, sorted; files and names that cannot be read are left to those who read them."""
+    """Return the sorted class names of all objects; skips files and names that cannot be read (readers report them)."""
     names: set[str] = set()
     for path in paths:
         try:
@@ -247,7 +247,7 @@ def _text(element: ElementTree.Element, tag: str) -> str:
 
 
 class _ImageFinder:
-    """The image files of a folder by stem, from one listing."""
+    """Finds the image files of a folder by stem, from one listing of the folder."""
 
     def __init__(self, folder: str):
         self.folder = folder
@@ -258,7 +258,7 @@ class _ImageFinder:
                 self._by_stem.setdefault(stem, []).append(name)
 
     def find(self, stem: str, named: str) -> str:
-        """The file of the XML's stem, or the one it names; a name that does not exist when there is none."""
+        """Return the image that has the XML file's stem or that it names; a missing file's name if neither exists."""
         candidates = self._by_stem.get(stem, [])
         if named in candidates:
             return named
@@ -268,7 +268,7 @@ class _ImageFinder:
 
 
 class _XmlReader:
-    """Reads one XML file after the other into a table."""
+    """Reads XML files one after the other into a table."""
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ class _XmlReader:
         try:
             root = root_of(path)
         except FileNotFoundError:
-            self.log.error("missing file", path, "this annotation file is a link to one that does not exist")
+            self.log.error("missing file", path, "this annotation file is a link to a file that does not exist")
             return
         except (OSError, ValueError) as error:
             self.log.error("malformed file", path, str(error))
@@ -306,7 +306,8 @@ class _XmlReader:
             return
         if file_name in self._images:
             message = (
-                f"its image {file_name} is also that of {self._images[file_name]}: objects count as missing in one"
+                f"its image {file_name} is also that of {self._images[file_name]}, so that objects of one file count "
+                "as missing in the other"
             )
             self.log.error("duplicate file", path, message)
         self._images[file_name] = path
@@ -319,7 +320,7 @@ class _XmlReader:
 
     @staticmethod
     def _size(root: ElementTree.Element, image_path: str) -> tuple[int, int]:
-        """(height, width) as annotated; from the image where the annotation leaves it out or says 0."""
+        """Return the annotated (height, width), or that of the image where the annotation is missing or 0."""
         sides = []
         for tag in ("height", "width"):
             text = root.findtext(f"size/{tag}") or "0"
@@ -349,7 +350,7 @@ class _XmlReader:
             return
         difficult = _DIFFICULT.get(_text(element, "difficult").lower())
         if difficult is None:
-            message = f"<difficult> is 0 or 1, got {_text(element, 'difficult')!r}"
+            message = f"<difficult> must be 0 or 1, got {_text(element, 'difficult')!r}"
             self.log.error("malformed entry", where, message, image=image)
             return
         shift = 1.0 if self.one_based else 0.0

@@ -1,7 +1,7 @@
-"""YOLO labels: beside each image a text file with an object in each line, in fractions of the image's size.
+"""Reads YOLO labels: one text file per image with an object in each line, in fractions of the image's size.
 
-A line is `class x y width height`, the centre and size of a box, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, as
-Ultralytics documents them.
+A line is `class x y width height`, with the centre and size of a box, or `class x1 y1 x2 y2 x3 y3 ...`, with the
+points of a polygon, as documented by Ultralytics.
 """
 
 import logging
@@ -18,12 +18,12 @@ from .packing import AnnotationTable, pack
 
 logger = logging.getLogger(__name__)
 
-_LARGEST = 1.5  # of a fraction: an object may reach out of its image; beyond this its numbers are pixels
-_DIGITS = 10  # of a pixel: what the product of a fraction and a size has beyond is rounding
+_LARGEST = 1.5  # the largest fraction, as objects may extend beyond their image; larger numbers are pixels
+_DIGITS = 10  # decimal places of pixel coordinates; further digits of fraction times size are rounding errors
 
 
 def label_path(image: str) -> str:
-    """Where the label file of an image lies: in `labels` where the image is below a folder `images`, else beside it."""
+    """Return the path of an image's label file: in `labels` if the image is below `images`, else next to it."""
     folder, name = os.path.split(os.path.splitext(image)[0])
     parts = folder.split(os.sep)
     for position in reversed(range(len(parts))):
@@ -42,19 +42,19 @@ def read_yolo(
     masks: bool = False,
     log: FaultLog,
 ) -> DetectionDataset:
-    """Images with their YOLO labels; an image without a label file shows no object.
+    """Read images with their YOLO labels; an image without a label file has no objects.
 
-    Images whose header cannot be read are left out with a warning: the size of their boxes is not known. Image ids
-    and annotation ids count from 1, category ids from 0, as labels do.
+    Images whose header cannot be read are left out with a warning, because the size of their boxes is unknown. Image
+    ids and annotation ids count from 1, category ids from 0, as in label files.
 
     Args:
-        images: paths.
+        images: paths of the images.
         root: the folder that file names are relative to.
         class_names: K names.
         where: the file or folder that lists the images, for messages.
-        name: of the data set.
-        masks: read polygons, which every object must then have; otherwise boxes, those around polygons.
-        log: gets the faults, each with file and line.
+        name: name of the data set.
+        masks: read polygons, which every object must have then; otherwise polygons are read as the boxes around them.
+        log: collects the faults, each with file and line.
 
     Raises:
         DatasetError: at the first fault, when the log is strict.
@@ -65,7 +65,7 @@ def read_yolo(
     seen: dict[str, str] = {}
     broken = 0
     if images and not any(os.path.isfile(file) for file in files):
-        message = f"not one of its {len(files)} images has a label file: that of {images[0]} would be {files[0]}"
+        message = f"none of its {len(files)} images has a label file: that of {images[0]} would be {files[0]}"
         log.error("no labels", where, message)
     for image, file in zip(images, files, strict=True):
         if file in seen:
@@ -105,7 +105,7 @@ def _read_labels(
     labels: list[str],
     log: FaultLog,
 ) -> None:
-    """Fill the boxes of one image."""
+    """Add the boxes of one image to `table`."""
     try:
         with open(file, encoding="utf-8-sig") as opened:
             lines = opened.read().splitlines()
@@ -123,7 +123,7 @@ def _read_labels(
             scaled = points * np.array([size[1], size[0]])
             polygon = np.round(scaled.reshape(-1), _DIGITS) if len(points) > 2 else None
             if table.segmentations is not None and polygon is None:
-                raise ValueError("it is a box, and masks are asked for: it needs a polygon of at least 3 points")
+                raise ValueError("it is a box: reading masks needs a polygon of at least 3 points")
             box = _corners(scaled)
             segmentation = None
             if table.segmentations is not None and polygon is not None:
@@ -144,21 +144,21 @@ def _read_labels(
 
 
 def _object_of(line: str, class_names: Sequence[str]) -> tuple[int, np.ndarray]:
-    """The class of a line, and (2, 2) centre and size of a box or (P, 2) points of a polygon, in fractions.
+    """Return the class of a line, and (2, 2) centre and size of a box or (P, 2) points of a polygon, in fractions.
 
     Raises:
-        ValueError: when the line is neither.
+        ValueError: when the line is neither a box nor a polygon.
     """
     words = line.split()
     try:
         numbers = [float(word) for word in words]
     except ValueError:
-        raise ValueError(f"a line is numbers with spaces between, got {shown(line)}") from None
+        raise ValueError(f"a line must be numbers separated by spaces, got {shown(line)}") from None
     if len(numbers) != 5 and (len(numbers) < 7 or len(numbers) % 2 == 0):
-        hint = " (a sixth would be a score, which annotations have none of)" if len(numbers) == 6 else ""
+        hint = " (a sixth number would be a score, which annotations do not have)" if len(numbers) == 6 else ""
         raise ValueError(
-            "a line is 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 ...', which are 5 numbers or an odd number "
-            f"from 7, got {len(numbers)}{hint}: {shown(line)}"
+            "a line must be 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 ...', that is, 5 numbers or an odd "
+            f"number of at least 7, got {len(numbers)}{hint}: {shown(line)}"
         )
     class_index = integer(numbers[0], "class")
     if not 0 <= class_index < len(class_names):
@@ -167,24 +167,24 @@ def _object_of(line: str, class_names: Sequence[str]) -> tuple[int, np.ndarray]:
     values = np.array(numbers[1:])
     if np.isfinite(values).all() and (np.abs(values) > _LARGEST).any():
         worst = values[np.abs(values).argmax()]
-        raise ValueError(f"{worst:g} is no fraction of the image's size, as YOLO has them: pixels? {shown(line)}")
+        raise ValueError(f"{worst:g} is not a fraction of the image's size (is it in pixels?): {shown(line)}")
     return class_index, values.reshape(-1, 2)
 
 
 def has_polygons(images: Sequence[str]) -> bool:
-    """Whether a label file of some images has a polygon."""
+    """Return whether a label file of any of the images has a polygon."""
     for image in images:
         try:
             with open(label_path(image), encoding="utf-8-sig") as file:
                 if any(len(line.split()) > 5 for line in file):
                     return True
-        except (OSError, ValueError):  # none, or one that the reader names
+        except (OSError, ValueError):  # no file, or one that the reader reports
             continue
     return False
 
 
 def _corners(points: np.ndarray) -> tuple[float, ...]:
-    """x0, y0, x1, y1 of centre and size, or of the points of a polygon."""
+    """Return x0, y0, x1, y1 of a centre and size, or of the points of a polygon."""
     if len(points) == 2:
         centre, size = points
         low, high = centre - size / 2, centre + size / 2
@@ -194,7 +194,7 @@ def _corners(points: np.ndarray) -> tuple[float, ...]:
 
 
 def polygon_area(polygon: np.ndarray) -> float:
-    """The area in square pixels that flat points x0, y0, x1, y1, ... surround."""
+    """Return the area in square pixels of a polygon with the flat points x0, y0, x1, y1, ..."""
     x, y = np.reshape(polygon, (-1, 2)).T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
@@ -207,4 +207,4 @@ def _report_orphans(files: dict[str, str], log: FaultLog) -> None:
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
             path = os.path.join(folder, name)
             if name.endswith(".txt") and path not in files and name not in ("classes.txt", "train.txt", "val.txt"):
-                log.repaired("label without image", path, "there is no image of this name: its objects are not used")
+                log.repaired("label without image", path, "there is no image with this name: its objects are not used")

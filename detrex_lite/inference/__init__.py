@@ -1,6 +1,6 @@
-"""Detections of trained models in one's own images. It needs nothing of the engine that trained them.
+"""Predictions of trained models in users' images. Does not depend on the training engine.
 
-Exported files run without torch: what needs it is imported when it is used.
+Exported files run without torch: modules that need torch are imported only when they are used.
 """
 
 from importlib import import_module
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .exported import ExportedPredictor
 from .views import AugmentedPredictor, TiledPredictor
 
-if TYPE_CHECKING:  # found by `__getattr__` when the program runs
+if TYPE_CHECKING:  # at run time, `__getattr__` imports it
     from .predictor import Predictor as Predictor
 
 __all__ = ["AugmentedPredictor", "ExportedPredictor", "Predictor", "TiledPredictor"]

@@ -1,4 +1,4 @@
-"""What predictors share, whatever runs their model: images of any kind and number, in batches. It needs no torch."""
+"""Base class of predictors: reads images of any kind and number, and runs them in batches. Does not need torch."""
 
 import glob
 import logging
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result", bound=Any)
 
 MUCH_SMALLER = 5.0
-"""Images whose sides become so many times shorter for the model are warned of."""
+"""A warning is logged for images that are downscaled by at least this factor."""
 
 LEAST_PIXELS = 8
-"""The side of the smallest objects that detectors find, roughly: a cell of the finest feature map."""
+"""The approximate side of the smallest objects that detectors find: a cell of the finest feature map."""
 
 
 class ImagePredictor(ABC, Generic[Result]):
@@ -33,19 +33,19 @@ class ImagePredictor(ABC, Generic[Result]):
 
     Args:
         score_threshold: detections with lower scores are left out, 0..1: a number for all classes, a dict of class
-            name -> number (0.5 for the others), or a number for each class. A call may say otherwise.
-        batch_size: so many images at a time.
+            name -> number (0.5 for the others), or a number for each class. Calls may override it.
+        batch_size: number of images in a batch.
         image_format: "RGB" or "BGR", the order of the channels of arrays and tensors.
 
     Attributes:
         class_names: K names.
-        category_ids: K ids that the data set has for the classes; empty when they are not known.
+        category_ids: K category ids of the classes in the data set; empty when they are unknown.
 
     Raises:
         ValueError: for arguments of another type or outside their range.
     """
 
-    # Errors that name their image already.
+    # Errors whose message already names the image.
     naming_errors: tuple[type[ValueError], ...] = (PhotographError,)
 
     def __init__(self, *, score_threshold: ScoreThreshold, batch_size: int, image_format: str):
@@ -63,7 +63,7 @@ class ImagePredictor(ABC, Generic[Result]):
         self._has_warned_of_size = False
 
     def set_classes(self, class_names: Sequence[str], category_ids: Sequence[int] = ()) -> None:
-        """Say which classes the model has: what a constructor does when the model is there.
+        """Set the classes of the model. Constructors call this when the model is available.
 
         Raises:
             ValueError: when `score_threshold` names a class that the model does not have.
@@ -73,63 +73,67 @@ class ImagePredictor(ABC, Generic[Result]):
         class_thresholds(self.score_threshold, self.class_names)
 
     def thresholds(self, score_threshold: ScoreThreshold | None = None) -> np.ndarray:
-        """The threshold of each class, (K,) float64.
+        """Return the threshold of each class, (K,) float64.
 
         Args:
-            score_threshold: of a call; None takes the predictor's own. Of a dict, classes without a value keep the
-                predictor's own.
+            score_threshold: the argument of a call; None takes the predictor's thresholds. With a dict, classes without
+                a value keep the predictor's threshold.
 
         Raises:
             ValueError: for classes that the model does not have, and numbers outside 0..1.
         """
-        own = class_thresholds(self.score_threshold, self.class_names)
-        return own if score_threshold is None else class_thresholds(score_threshold, self.class_names, default=own)
+        defaults = class_thresholds(self.score_threshold, self.class_names)
+        return (
+            defaults
+            if score_threshold is None
+            else class_thresholds(score_threshold, self.class_names, default=defaults)
+        )
 
     @abstractmethod
     def read(self, image: Any) -> tuple[Any, tuple[int, int]]:
-        """The pixels of an image, and its (height, width). ValueError when it cannot be read."""
+        """Return the pixels of an image, and its (height, width). Raises a ValueError when it cannot be read."""
 
     @abstractmethod
     def resize(self, pixels: Any, scale: float = 1.0) -> Any:
-        """The pixels as the model takes them, or so many times as large."""
+        """Resize pixels to the size that the model takes, multiplied by `scale`."""
 
     @abstractmethod
     def crop(self, pixels: Any, frame: tuple[int, int, int, int]) -> Any:
-        """The pixels inside x0, y0, x1, y1."""
+        """Return the pixels inside x0, y0, x1, y1."""
 
     @abstractmethod
     def mirror(self, pixels: Any) -> Any:
-        """The pixels with left and right exchanged."""
+        """Return the pixels flipped horizontally."""
 
     @abstractmethod
     def make_result(self, size: tuple[int, int], arrays: dict[str, np.ndarray]) -> Result:
-        """The result of an image.
+        """Make the result of an image.
 
         Args:
-            size: its (height, width) in pixels.
+            size: (height, width) of the image in pixels.
             arrays: `boxes`, `scores`, `classes` and perhaps `masks`, see `DetectionResult.to_numpy`.
         """
 
     def require_any_size(self) -> None:
-        """ValueError when the model takes images of one size alone."""
+        """Raise a ValueError if the model takes images of only one size."""
 
     @abstractmethod
     def detect(self, batch: Sequence[dict[str, Any]], thresholds: np.ndarray | None = None) -> list[Result]:
-        """What is in images.
+        """Detect the objects in images.
 
         Args:
-            batch: for each image `image`, which `resize` gave, and `height` and `width` as `read` gave them.
-            thresholds: (K,) of the classes; None for those of the predictor.
+            batch: for each image, `image` as returned by `resize`, and `height` and `width` as returned by `read`.
+            thresholds: (K,) thresholds of the classes; None for those of the predictor.
 
         Returns:
-            The detections of each image, with `info` as `image_info` makes it.
+            The detections of each image, with `info` as returned by `image_info`.
         """
 
     def image_info(self, scores: np.ndarray, classes: np.ndarray) -> ImageInfo:
-        """What is known about an image besides its objects.
+        """Return the information about an image in addition to its objects.
 
         Args:
-            scores, classes: of all detections, whatever their scores.
+            scores, classes: scores and classes of all detections, including those below the threshold.
         """
         info = ImageInfo(class_names=self.class_names, category_ids=self.category_ids)
         if not len(scores):
@@ -138,27 +142,28 @@ class ImagePredictor(ABC, Generic[Result]):
         return info._replace(highest_score=float(scores[best]), highest_class=int(classes[best]))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether an error of `resize` or `detect` says that there is not enough memory."""
+        """Return whether an error of `resize` or `detect` means that there is not enough memory."""
         return isinstance(error, MemoryError)
 
     def __call__(self, images: Any, *, score_threshold: ScoreThreshold | None = None) -> Result | list[Result]:
         """Find objects in one image or in several.
 
-        The first time that no object at all passes the threshold, a warning says how high the highest score is.
+        If no object of the first call passes the threshold, a warning states the highest score.
 
         Args:
-            images: an image; the path of a folder or a pattern such as "photos/*.jpg", which stand for all their
-                images; or a list of these.
-            score_threshold: as the constructor has it, for this call. Of a dict, the other classes keep the
-                predictor's own.
+            images: an image; the path of a folder or a pattern such as "photos/*.jpg", for all images in it; or a list
+                of these.
+            score_threshold: as for the constructor, for this call only. With a dict, the other classes keep the
+                predictor's thresholds.
 
         Returns:
-            One result for one image; a list of results for a list, a folder or a pattern. Those of files have their
+            One result for one image; a list of results for a list, a folder or a pattern. Results of files have their
             path in `info.file_name`.
 
         Raises:
-            ValueError: when an image cannot be read, needs more memory than there is, or is of another kind; the
-                message names it. For a folder without images, and for thresholds of unknown classes or outside 0..1.
+            ValueError: when an image cannot be read, needs more memory than is available, or has an unsupported type;
+                the message names it. Also for a folder without images, and for thresholds of unknown classes or outside
+                0..1.
         """
         is_list = isinstance(images, (list, tuple))
         pairs = self.iterate(images if is_list else [images], score_threshold=score_threshold)
@@ -172,15 +177,15 @@ class ImagePredictor(ABC, Generic[Result]):
     def iterate(
         self, images: Iterable[Any] | str | Path, *, score_threshold: ScoreThreshold | None = None
     ) -> Iterator[tuple[Any, Result | ValueError]]:
-        """Find objects in any number of images, one batch at a time; broken images stop nothing.
+        """Find objects in any number of images, one batch at a time; continues after images that cannot be read.
 
         Args:
-            images: as for a call; read no further ahead than one batch.
+            images: as for a call; at most one batch is read ahead.
             score_threshold: as for a call.
 
         Returns:
-            Each image as it was given (of folders and patterns each file), with its result, or with the ValueError
-            that says why there is none.
+            Pairs of each image as passed (for folders and patterns each file) and its result, or the ValueError that
+            explains why there is no result.
 
         Raises:
             ValueError: for thresholds of unknown classes or outside 0..1.
@@ -201,10 +206,10 @@ class ImagePredictor(ABC, Generic[Result]):
                     yield image, result.described(file_name=str(image)) if isinstance(image, str | Path) else result
 
     def _warn_of_nothing(self, results: Sequence[Any], thresholds: np.ndarray) -> None:
-        """A hint for users whose first result is empty: the model may see the objects, with lower scores."""
+        """Log a hint if the first results are empty, because the model may find the objects with lower scores."""
         if self._has_found_something or not results:
             return
-        self._has_found_something = True  # or the hint is given: it is given once
+        self._has_found_something = True  # or the hint is logged, which happens only once
         scored = [result.info for result in results if result.info.highest_score is not None]
         if any(len(result) for result in results) or not scored:
             return
@@ -218,7 +223,7 @@ class ImagePredictor(ABC, Generic[Result]):
         )
 
     def _load(self, image: Any) -> dict[str, Any] | ValueError:
-        """The model's input, or what is wrong."""
+        """Return the model's input, or the error."""
         try:
             pixels, (height, width) = self.read(image)
         except ValueError as error:
@@ -233,21 +238,21 @@ class ImagePredictor(ABC, Generic[Result]):
             return _TooLargeError(height, width)
 
     def _warn_of_small_images(self, pixels: Any, resized: Any, size: tuple[int, int]) -> None:
-        """A hint for users of large images, in which small objects are gone before the model sees them; given once."""
+        """Log a hint, once, for large images, whose small objects are lost when the image is downscaled."""
         factor = (math.prod(pixels.shape) / math.prod(resized.shape)) ** 0.5
         if factor < MUCH_SMALLER or self._has_warned_of_size:
             return
         self._has_warned_of_size = True
         logger.warning(
-            "An image of %dx%d pixels (height x width) becomes %.0f times smaller for the model: objects of less than "
-            "%.0f pixels are lost. TiledPredictor (predict --tile 640) shows it in parts.",
+            "An image of %dx%d pixels (height x width) is downscaled by a factor of %.0f for the model: objects of "
+            "less than %.0f pixels are lost. TiledPredictor (predict --tile 640) splits it into tiles.",
             *size,
             factor,
             LEAST_PIXELS * factor,
         )
 
     def _predict(self, batch: list[dict[str, Any]], thresholds: np.ndarray) -> list[Result | ValueError]:
-        """What is in the images, which go one by one where memory does not hold them together."""
+        """Detect the objects of a batch; images are run one by one if there is not enough memory for all."""
         if not batch:
             return []
         try:
@@ -255,20 +260,20 @@ class ImagePredictor(ABC, Generic[Result]):
         except (MemoryError, RuntimeError) as error:
             if not self.is_out_of_memory(error):
                 raise
-        # Here the error is gone, and with it the tensors that its traceback held.
+        # Outside of the except clause, the error and the tensors that its traceback referenced are freed.
         if len(batch) == 1:
             return [_TooLargeError(batch[0]["height"], batch[0]["width"])]
         return [self._predict([inputs], thresholds)[0] for inputs in batch]
 
     def _named(self, error: ValueError, image: Any) -> ValueError:
-        """The error with the path of its image."""
+        """Return the error with the path of its image in the message."""
         if isinstance(image, str | Path) and not isinstance(error, self.naming_errors):
             return ValueError(f"{image}: {error}")
         return error
 
 
 def _is_several(image: Any) -> bool:
-    """Whether a path stands for many images: a folder, or a pattern that is not the name of a file."""
+    """Return whether a path stands for many images: a folder, or a pattern that is not the name of a file."""
     if not isinstance(image, str | Path) or "://" in str(image):
         return False
     path = os.path.expanduser(image)
@@ -276,7 +281,7 @@ def _is_several(image: Any) -> bool:
 
 
 def _expanded(images: Iterable[Any]) -> Iterator[tuple[Any, ValueError | None]]:
-    """Each image, folders and patterns as their files; with an error where they hold none."""
+    """Yield each image, with folders and patterns replaced by their files; with an error if they have no images."""
     for image in images:
         if not _is_several(image):
             yield image, None
@@ -291,23 +296,23 @@ def _expanded(images: Iterable[Any]) -> Iterator[tuple[Any, ValueError | None]]:
 
 class _TooLargeError(ValueError):
     def __init__(self, height: int, width: int):
-        super().__init__(f"an image of {height}x{width} (height x width) pixels needs more memory than there is")
+        super().__init__(f"an image of {height}x{width} (height x width) pixels needs more memory than is available")
 
 
 def check_pixels(image: Any, *, channels: int, expected: str) -> None:
-    """ValueError unless an array or a tensor has the shape and the dtype of an image."""
+    """Raise a ValueError unless an array or a tensor has the shape and the dtype of an image."""
     shape = tuple(image.shape)
     if len(shape) != 3 or shape[channels] != 3 or 0 in shape or str(image.dtype).split(".")[-1] != "uint8":
         raise ValueError(f"an image must be {expected}, got shape {shape} of {image.dtype}")
 
 
 def check_array(image: np.ndarray) -> None:
-    """ValueError unless an array is an image."""
+    """Raise a ValueError unless an array is an image."""
     check_pixels(image, channels=-1, expected="an (H, W, 3) uint8 array")
 
 
 def _is_a(kind: type, value: Any) -> bool:
-    """Whether a value is a number of this kind; True and False are none."""
+    """Return whether a value is a number of a type; booleans do not count."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

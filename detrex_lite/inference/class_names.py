@@ -1,4 +1,4 @@
-"""What the classes of a trained model are called."""
+"""Finds the names and category ids of a trained model's classes."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ class Classes(NamedTuple):
 
     Attributes:
         names: K names.
-        category_ids: K ids that annotation files have for them, in the same order.
+        category_ids: K ids of the classes in annotation files, in the same order.
     """
 
     names: tuple[str, ...]
@@ -26,22 +26,22 @@ class Classes(NamedTuple):
 
 
 def find_classes(num_classes: int, stored: Mapping[str, Any], config: DictConfig) -> Classes:
-    """The classes of a model: names by `find_class_names`, and the category ids that the data set has for them.
+    """Find the classes of a model: names by `find_class_names`, and their category ids in the data set.
 
-    The ids are those in the checkpoint, or of the annotation file of the config's test data set when it is there and
-    has these names, or COCO's for its 80 classes. Where nothing is known they are 1..K.
+    The ids are those of the checkpoint, or of the annotation file of the config's test data set if it exists and has
+    these names, or COCO's for its 80 classes. If the ids are unknown, they are 1..K.
 
     Args:
         num_classes: K of the model.
-        stored: what the checkpoint file holds; empty when there is none.
-        config: the whole config.
+        stored: content of the checkpoint file; empty without a checkpoint.
+        config: the complete config.
     """
     names = find_class_names(num_classes, stored, config)
     ids = stored.get("category_ids")
     if _is_list_of(ids, num_classes) and tuple(map(str, stored.get("class_names") or ())) == names:
         return Classes(names, tuple(int(category_id) for category_id in ids or ()))
     annotations = OmegaConf.select(config, "dataloader.test.dataset.annotations")
-    # Only to read what is there: other data sets may be made, or searched for, when they are built.
+    # Only if the annotation file exists, because building other data sets may create or search for files.
     is_there = isinstance(annotations, str) and os.path.isfile(os.path.expanduser(annotations))
     dataset = _data_set(config) if is_there else None
     if dataset is not None and tuple(getattr(dataset, "class_names", ())) == names:
@@ -52,15 +52,15 @@ def find_classes(num_classes: int, stored: Mapping[str, Any], config: DictConfig
 
 
 def find_class_names(num_classes: int, stored: Mapping[str, Any], config: DictConfig) -> tuple[str, ...]:
-    """The names of a model's classes: the first of these that has as many as the model.
+    """Find the names of a model's classes, in the first source that has as many names as the model has classes.
 
-    The checkpoint, the test data set in the config (its `class_names`, or else its annotations, when they are
-    there), the 80 classes of COCO, and in the end "class 0", "class 1", ...
+    The sources are the checkpoint, the test data set in the config (its `class_names`, or else its annotations, if they
+    exist), the 80 classes of COCO, and finally "class 0", "class 1", ...
 
     Args:
         num_classes: K of the model.
-        stored: what the checkpoint file holds; empty when there is none.
-        config: the whole config.
+        stored: content of the checkpoint file; empty without a checkpoint.
+        config: the complete config.
     """
     sources = (
         lambda: stored.get("class_names"),
@@ -80,12 +80,12 @@ def _is_list_of(values: Any, number: int) -> bool:
 
 
 def _data_set(config: DictConfig) -> Any:
-    """The config's test data set; None when there is none, or its files are not here."""
+    """Build the config's test data set; None when the config has none, or its files do not exist."""
     node = OmegaConf.select(config, "dataloader.test.dataset")
     if node is None:
         return None
     try:
         return instantiate(node)
-    except (ValueError, OSError) as error:  # predicting needs no data set
+    except (ValueError, OSError) as error:  # prediction does not need the data set
         logger.debug("No classes from the config's test data set: %s", error)
         return None

@@ -1,4 +1,4 @@
-"""What an exported file says about itself, so that it can be run without the config that it was made of."""
+"""The description stored in an exported file, so that the file can be run without its config."""
 
 import json
 from collections.abc import Mapping
@@ -6,41 +6,41 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 KEY = "detrex_lite"
-"""Of the metadata that holds a description: `metadata_props` of ONNX, `rt_info` of OpenVINO, an extra file of torch."""
+"""Key of the description in the metadata: `metadata_props` of ONNX, `rt_info` of OpenVINO, an extra file of torch."""
 
 INSIDE, OUTSIDE = "inside", "outside"
 
 
 class ExportedFileError(ValueError):
-    """An exported file cannot be run: it is missing or damaged, or a package or a device is not there."""
+    """An exported file cannot be run: it is missing or damaged, or a package or a device is not available."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """An exported detector.
+    """Describes an exported detector.
 
     Attributes:
         model: the class of the detector.
         format: "onnx", "openvino", "torch.export" or "torchscript".
         precision: "fp32", "fp16" or "int8".
         class_names: K names.
-        category_ids: K ids that the data set has for the classes; empty where they are not known.
-        batch: images in each run; None for any number.
-        height, width: of the images in pixels; None for any.
-        padded: whether the input `image_sizes` says which part of each image is no padding.
+        category_ids: K category ids of the classes in the data set; empty when they are unknown.
+        batch: number of images in each run; None for any number.
+        height, width: size of the images in pixels; None for any size.
+        padded: whether the file has the input `image_sizes`, the sizes of the images without padding.
         size_divisibility: padded batches are padded to multiples of this many pixels.
-        preprocess: "inside" where images are bytes, which the file normalises; "outside" where they are normalised.
-        pixel_mean, pixel_std: of RGB in 0..255.
-        postprocess: "inside" where outputs are detections, "outside" where they are logits and boxes.
-        postprocessor: `kind` and arguments of what makes detections of logits and boxes; empty where it is unknown.
+        preprocess: "inside" if the file takes uint8 images and normalises them; "outside" if it takes normalised ones.
+        pixel_mean, pixel_std: mean and standard deviation of RGB in 0..255.
+        postprocess: "inside" if outputs are detections, "outside" if they are logits and boxes.
+        postprocessor: `kind` and arguments of the postprocessor; empty for an unknown postprocessor.
         selections: how often a run selects encoded tokens by their scores: once with two stages, otherwise never.
-        resize: `kind` and lengths in pixels of what images go through before; None for images as they are.
-        differences: the checks after the export: `batch`, `height`, `width`, how many detections were `compared`, and
+        resize: `kind` and lengths in pixels of the resizing that images need; None if they are not resized.
+        differences: the checks after the export: `batch`, `height`, `width`, the number of detections `compared`, and
             the largest differences from the detector in torch: of `scores`, of `boxes` in pixels, and of the scores of
             `selected` tokens.
-        score_limit, box_limit: of these differences.
-        latency: milliseconds of a run: `eager` in torch, `exported`, and `images`, `height` and `width` of it.
-        versions: of the packages that made the file.
+        score_limit, box_limit: the largest allowed differences of scores and boxes.
+        latency: milliseconds of a run, `eager` in torch and `exported`, and its `images`, `height` and `width`.
+        versions: versions of the packages that wrote the file.
     """
 
     model: str
@@ -68,33 +68,34 @@ class Description:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what a run gives.
+        """The names of the outputs of a run.
 
-        `scores` (B, D), `labels` (B, D), `boxes` (B, D, 4) absolute xyxy and `num` (B,), the first so many of which are
-        detections; or `logits` (B, Q, K or K + 1) and `boxes` (B, Q, 4) cxcywh in 0..1. After these `selected_tokens`.
+        With postprocessing: `scores` (B, D), `labels` (B, D), `boxes` (B, D, 4) absolute xyxy and `num` (B,), where the
+        first `num` rows of an image are detections. Without: `logits` (B, Q, K or K + 1) and `boxes` (B, Q, 4) cxcywh
+        in 0..1. `selected_tokens` follow.
         """
-        found = ("scores", "labels", "boxes", "num") if self.postprocess == INSIDE else ("logits", "boxes")
-        return found + self.selected_tokens
+        names = ("scores", "labels", "boxes", "num") if self.postprocess == INSIDE else ("logits", "boxes")
+        return names + self.selected_tokens
 
     @property
     def selected_tokens(self) -> tuple[str, ...]:
-        """The names of the outputs that are indices of selected tokens, (B, Q) each: `selected`, or with a number."""
+        """The names of the outputs with indices of selected tokens, (B, Q) each: `selected`, or numbered if several."""
         return ("selected",) if self.selections == 1 else tuple(f"selected_{n}" for n in range(self.selections))
 
     def to_json(self) -> str:
-        """One line of ASCII."""
+        """Return the description as one line of ASCII."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | None, path: Any) -> "Description":
-        """The description in a file's metadata.
+        """Parse the description in a file's metadata.
 
         Args:
-            text: what `to_json` gave; None where the file has none.
-            path: of the file, for messages.
+            text: the result of `to_json`; None when the file has no description.
+            path: path of the file, for messages.
 
         Raises:
-            ExportedFileError: when there is none, or it is of another version.
+            ExportedFileError: when there is no description, or it was written by an incompatible version.
         """
         if not text:
             raise ExportedFileError(f"{path} does not say how to run it: it was not written by detrex_lite.export")
@@ -102,12 +103,12 @@ class Description:
         names = {field.name for field in fields(cls)}
         required = {field.name for field in fields(cls) if field.default is MISSING}
         if not required <= values.keys() <= names:
-            unlike = ", ".join(sorted((values.keys() - names) | (required - values.keys())))
+            differing = ", ".join(sorted((values.keys() - names) | (required - values.keys())))
             raise ExportedFileError(
                 f"{path} was exported by detrex_lite {values.get('versions', {}).get('detrex_lite', 'unknown')}, whose "
-                f"description of a file differs in: {unlike}. Export it again"
+                f"description of a file differs in: {differing}. Export it again"
             )
-        fixed: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
-        return cls(**fixed)
+        return cls(**arguments)

@@ -1,4 +1,4 @@
-"""Detections by exported files. It needs NumPy, Pillow and what runs the file, and no torch."""
+"""Predictions of exported files. Needs NumPy, Pillow and the runtime of the file, but not torch."""
 
 import math
 import os
@@ -21,7 +21,7 @@ from .views import scaled_size
 
 @dataclass(frozen=True)
 class FoundBoxes:
-    """Boxes as detections have them: `tensor`, (D, 4) absolute xyxy in pixels, is an array of NumPy."""
+    """The boxes of detections. `tensor`, (D, 4) absolute xyxy in pixels, is a NumPy array."""
 
     tensor: np.ndarray
 
@@ -31,14 +31,14 @@ class FoundBoxes:
 
 @dataclass(frozen=True)
 class Detections(DetectionResult):
-    """The objects that were found in an image, with the names of `detrex_lite.structures.Instances`.
+    """The objects detected in an image, with the field names of `detrex_lite.structures.Instances`.
 
     Attributes:
         image_size: (height, width) in pixels of the frame of the boxes.
-        pred_boxes: of D objects.
+        pred_boxes: boxes of D objects.
         scores: (D,), 0..1.
         pred_classes: (D,) indices of classes.
-        info: what else is known about the image.
+        info: further information about the image.
     """
 
     image_size: tuple[int, int]
@@ -51,12 +51,12 @@ class Detections(DetectionResult):
         return len(self.scores)
 
     def __getitem__(self, item: Any) -> "Detections":
-        """The objects that a slice, a mask or an array of indices selects."""
+        """Return the objects selected by a slice, a mask or an array of indices."""
         boxes = FoundBoxes(self.pred_boxes.tensor[item])
         return replace(self, pred_boxes=boxes, scores=self.scores[item], pred_classes=self.pred_classes[item])
 
     def described(self, **info: Any) -> "Detections":
-        """The same objects with other `ImageInfo`, whose fields are the arguments."""
+        """Return the same objects with changed fields of `ImageInfo`."""
         return replace(self, info=self.info._replace(**info))
 
     def to_numpy(self) -> dict[str, np.ndarray]:
@@ -75,32 +75,33 @@ class Detections(DetectionResult):
 
 
 class ExportedPredictor(ImagePredictor[Detections]):
-    """Finds objects by a file that `detrex_lite.export` wrote, as `Predictor` does by a model in torch.
+    """Finds objects with a file written by `detrex_lite.export`, as `Predictor` does with a model in torch.
 
-    Images may be paths, PIL images or (H, W, 3) uint8 arrays; **arrays are taken as RGB**, those of OpenCV are BGR: say
-    so with `image_format="BGR"`. Files are turned as their EXIF orientation says; PIL images are not turned.
+    Images may be paths, PIL images or (H, W, 3) uint8 arrays. **Arrays are read as RGB**; for the BGR arrays of OpenCV,
+    set `image_format="BGR"`. Files are rotated by their EXIF orientation; PIL images are not rotated.
 
-    Images are resized as the file says. Those of one size run together; a file whose number of images is fixed gets the
-    last image again where there are fewer. What is found in an image does not depend on the others, but by files
-    with an input for padding (`Description.padded`), which run batches as published implementations do.
+    Images are resized as described in the file. Images of the same size run together; the batches of a file with a
+    fixed batch size are filled with copies of the last image. The detections in an image do not depend on the other
+    images of its batch, except for files with an input for padding (`Description.padded`), which run batches as
+    published implementations do.
 
     Args:
         path: an .onnx, .xml, .pt2 or .torchscript file.
-        device: "auto" is the CPU; see the class for the kind of file in `detrex_lite.inference.runtimes`.
+        device: "auto" is the CPU; see the sessions in `detrex_lite.inference.runtimes` for the devices of each format.
         score_threshold: detections with lower scores are left out, 0..1: a number, a dict of class name -> number, or
-            a number for each class. A call may say otherwise: `predictor(image, score_threshold=0.1)`.
-        batch_size: so many images at a time.
+            a number for each class. Calls may override it: `predictor(image, score_threshold=0.1)`.
+        batch_size: number of images in a batch.
         image_format: "RGB" or "BGR", the order of the channels of arrays.
-        threads: of an operator; None for all cores.
+        threads: number of threads of an operator; None for all cores.
 
     Attributes:
-        session: runs the file; `session.description` says what it is.
+        session: runs the file; `session.description` describes it.
         class_names: K names.
-        category_ids: K ids that the data set has for the classes; empty where they are not known.
+        category_ids: K category ids of the classes in the data set; empty when they are unknown.
 
     Raises:
-        ValueError: for arguments outside their range, or a file that cannot be run here; the message says what is
-            missing.
+        ValueError: for arguments outside their range, or a file that cannot be run on this machine; the message names
+            what is missing.
     """
 
     def __init__(
@@ -152,11 +153,11 @@ class ExportedPredictor(ImagePredictor[Detections]):
         if description.height is not None or description.width is not None:
             raise ValueError(
                 f"the file takes images of {description.height or 'any'}x{description.width or 'any'} pixels: for "
-                "other scales export it for images of any size (size='dynamic')"
+                "other scales, export it for images of any size (size='dynamic')"
             )
 
     def resize(self, pixels: np.ndarray, scale: float = 1.0) -> np.ndarray:
-        """See `ImagePredictor.resize`: as the file says."""
+        """See `ImagePredictor.resize`: resizes as described in the file."""
         height, width = resized_size(self.session.description.resize, *pixels.shape[:2])
         if scale != 1:
             height, width = scaled_size((height, width), scale)
@@ -179,55 +180,55 @@ class ExportedPredictor(ImagePredictor[Detections]):
 
 
 def resized_size(resize: Mapping[str, Any] | None, height: int, width: int) -> tuple[int, int]:
-    """The (height, width) that an image is resized to, by `Description.resize`."""
+    """Return the (height, width) that an image is resized to, by `Description.resize`."""
     if resize is None:
         return height, width
     if resize["kind"] == "shortest_edge":
         return shortest_edge_size(height, width, resize["short_edge_length"], resize["max_size"])
     if resize["kind"] == "stretch":
         return resize["height"], resize["width"]
-    scale = min(resize["height"] / height, resize["width"] / width)  # "fit": the aspect stays
+    scale = min(resize["height"] / height, resize["width"] / width)  # "fit" keeps the aspect ratio
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def run_images(session: Session, images: Sequence[np.ndarray], frames: Sequence[tuple[int, int]]) -> list[Detections]:
-    """What a file finds in images that have been resized.
+    """Run a file on images that have been resized.
 
     Args:
-        session: of the file.
+        session: the session of the file.
         images: (h, w, 3) uint8 each, RGB.
-        frames: (height, width) that boxes are wanted in, of each image.
+        frames: (height, width) of the frame of the returned boxes, for each image.
 
     Returns:
-        All detections of each image, whatever their scores.
+        All detections of each image, with any score.
 
     Raises:
-        ExportedFileError: when the file does not take images of these sizes.
+        ExportedFileError: when the file does not support images of these sizes.
     """
     description = session.description
-    together: dict[Any, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for position, image in enumerate(images):
         _check_size(description, image)
-        together.setdefault(None if description.padded else image.shape, []).append(position)
-    found: dict[int, Detections] = {}
-    for positions in together.values():
+        groups.setdefault(None if description.padded else image.shape, []).append(position)
+    detections: dict[int, Detections] = {}
+    for positions in groups.values():
         step = description.batch or len(positions)
         for first in range(0, len(positions), step):
             chosen = positions[first : first + step]
-            filled = chosen + chosen[-1:] * (step - len(chosen)) if description.batch else chosen
-            results = _run_batch(session, [images[index] for index in filled], [frames[index] for index in filled])
-            found.update(zip(chosen, results, strict=False))
-    return [found[position] for position in range(len(images))]
+            batch = chosen + chosen[-1:] * (step - len(chosen)) if description.batch else chosen
+            results = _run_batch(session, [images[index] for index in batch], [frames[index] for index in batch])
+            detections.update(zip(chosen, results, strict=False))
+    return [detections[position] for position in range(len(images))]
 
 
 def _check_size(description: Description, image: np.ndarray) -> None:
-    wanted, given = (description.height, description.width), image.shape[:2]
-    sides = [(own, side) for own, side in zip(given, wanted, strict=True) if side is not None]
-    if not all(own <= side if description.padded else own == side for own, side in sides):
-        what = "at most" if description.padded else "exactly"
+    expected, actual = (description.height, description.width), image.shape[:2]
+    sides = [(side, limit) for side, limit in zip(actual, expected, strict=True) if limit is not None]
+    if not all(side <= limit if description.padded else side == limit for side, limit in sides):
+        qualifier = "at most" if description.padded else "exactly"
         raise ExportedFileError(
-            f"an image of {given[0]}x{given[1]} (height x width) pixels does not fit: the file takes {what} "
-            f"{wanted[0] or 'any'}x{wanted[1] or 'any'}"
+            f"an image of {actual[0]}x{actual[1]} (height x width) pixels does not fit: the file takes {qualifier} "
+            f"{expected[0] or 'any'}x{expected[1] or 'any'}"
         )
 
 
@@ -238,12 +239,12 @@ def _run_batch(session: Session, images: list[np.ndarray], frames: list[tuple[in
 def detections_of(
     description: Description, outputs: Mapping[str, np.ndarray], frames: Sequence[tuple[int, int]]
 ) -> list[Detections]:
-    """All detections of each image of a run, whatever their scores.
+    """Return all detections of each image of a run, with any score.
 
     Args:
-        description: of the file.
-        outputs: of the run.
-        frames: (height, width) that boxes are wanted in, of each image.
+        description: the description of the file.
+        outputs: the outputs of the run.
+        frames: (height, width) of the frame of the returned boxes, for each image.
     """
     if description.postprocess == INSIDE:
         scores, labels, boxes, numbers = (outputs[name] for name in ("scores", "labels", "boxes", "num"))
@@ -260,12 +261,12 @@ def detections_of(
 def batch_inputs(
     description: Description, images: Sequence[np.ndarray], frames: Sequence[tuple[int, int]]
 ) -> dict[str, np.ndarray]:
-    """Name -> what a file takes.
+    """Return the inputs of a file by name.
 
     Args:
-        description: of the file.
-        images: (h, w, 3) uint8 each, RGB; of one size unless the file takes padding.
-        frames: (height, width) that boxes are wanted in, of each image.
+        description: the description of the file.
+        images: (h, w, 3) uint8 each, RGB; all of the same size unless the file supports padding.
+        frames: (height, width) of the frame of the returned boxes, for each image.
     """
     inside = description.preprocess == INSIDE
     sizes = [image.shape[:2] for image in images]
@@ -275,8 +276,8 @@ def batch_inputs(
         height, width = description.height or height, description.width or width
     batch = np.zeros((len(images), 3, height, width), np.uint8 if inside else np.float32)
     mean, std = (np.array(values, np.float32) for values in (description.pixel_mean, description.pixel_std))
-    for one, image, (h, w) in zip(batch, images, sizes, strict=True):
-        one[:, :h, :w] = (image if inside else (image.astype(np.float32) - mean) / std).transpose(2, 0, 1)
+    for padded, image, (h, w) in zip(batch, images, sizes, strict=True):
+        padded[:, :h, :w] = (image if inside else (image.astype(np.float32) - mean) / std).transpose(2, 0, 1)
     inputs = {"images": batch}
     if description.padded:
         inputs["image_sizes"] = np.array(sizes, np.int64)
@@ -288,7 +289,9 @@ def batch_inputs(
 def select(
     logits: np.ndarray, boxes: np.ndarray, postprocessor: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`detrex_lite.modeling.postprocess.Postprocessor.select` in NumPy, for files that end before it.
+    """Select detections like `detrex_lite.modeling.postprocess.Postprocessor.select`, in NumPy.
+
+    For files that were exported without postprocessing.
 
     Args:
         logits: (B, Q, K), or (B, Q, K + 1) where the last class is "no object".
@@ -296,10 +299,10 @@ def select(
         postprocessor: `Description.postprocessor`.
 
     Returns:
-        Scores, labels, boxes (xyxy in 0..1) and which of them are detections: (B, D), with 4 coordinates for boxes.
+        Scores (B, D), labels (B, D), boxes (B, D, 4) xyxy in 0..1, and a mask (B, D) of the rows that are detections.
 
     Raises:
-        ExportedFileError: when the description says nothing about it.
+        ExportedFileError: when the description does not have the postprocessor.
     """
     kind = postprocessor.get("kind")
     if kind == "softmax":
@@ -313,8 +316,8 @@ def select(
         boxes = np.take_along_axis(boxes, (best // logits.shape[-1])[..., None], 1)
     else:
         raise ExportedFileError(
-            "the file ends before its postprocessing, which is of the model's own kind: take `session.run` and make "
-            "detections of logits and boxes as the model does"
+            "the file does not include postprocessing, and the postprocessor of its model is not supported here: call "
+            "`session.run` and compute detections from logits and boxes as the model does"
         )
     corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)
     if not postprocessor["clip_boxes"]:

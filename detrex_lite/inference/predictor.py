@@ -1,4 +1,4 @@
-"""Detections in one's own images, from Python."""
+"""Predicts the objects in users' images with a model in torch."""
 
 import copy
 import logging
@@ -32,30 +32,30 @@ ImageLike = str | Path | np.ndarray | Tensor | Image.Image
 
 
 class Predictor(ImagePredictor[Instances]):
-    """Builds a config's model with trained weights and finds objects in images.
+    """Builds the model of a config with trained weights and finds objects in images.
 
-    Images may be paths, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8 tensors. **Arrays and tensors
-    are taken as RGB**; those of OpenCV are BGR: say so with `image_format="BGR"`. Files are turned as their
-    EXIF orientation says; PIL images are not turned.
+    Images may be paths, PIL images, (H, W, 3) uint8 arrays or (3, H, W) uint8 tensors. **Arrays and tensors are read as
+    RGB**; for the BGR arrays of OpenCV, set `image_format="BGR"`. Files are rotated by their EXIF orientation; PIL
+    images are not rotated.
 
-    Each result is an `Instances` on the CPU with `pred_boxes` (xyxy in pixels of the image as given),
-    `scores` and `pred_classes` (indices into `class_names`); of a model with masks also `pred_masks` (n, height, width)
-    bool, the pixels of each object.
+    Each result is an `Instances` on the CPU with `pred_boxes` (xyxy in pixels of the original image), `scores` and
+    `pred_classes` (indices into `class_names`). Models with masks also return `pred_masks` (n, height, width) bool, the
+    pixels of each object.
 
-    `Predictor("output/")` takes the best checkpoint of a run, `Predictor("model_best.pth")` this one: the config is the
-    one that training put into the file, or else `config.yaml` beside it.
+    `Predictor("output/")` loads the best checkpoint of a run, `Predictor("model_best.pth")` this checkpoint. The config
+    is the one that training stored in the file, or else `config.yaml` next to it.
 
     Args:
-        config: the path of a config file, or a loaded config; `model` is built, and images are resized by
+        config: the path of a config file, or a loaded config. `model` is built, and images are resized by
             `dataloader.test.mapper.augmentation` as in evaluation. The path of a checkpoint or of a run's folder is
-            taken as `weights`.
-        weights: a checkpoint file of this project or another (see `load_checkpoint`), or the folder of a run (see
-            `detrex_lite.inference.runs.find_weights`); the averaged weights (EMA) in it are preferred. None takes
+            used as `weights`.
+        weights: a checkpoint file of this or another project (see `load_checkpoint`), or the folder of a run (see
+            `detrex_lite.inference.runs.find_weights`). Averaged weights (EMA) are preferred. None takes
             `train.init_checkpoint` of the config.
-        device: "auto" is a GPU when there is one; otherwise as `torch.device` has it.
+        device: "auto" is a GPU if one is available; otherwise as for `torch.device`.
         score_threshold: detections with lower scores are left out, 0..1: a number, a dict of class name -> number, or
-            a number for each class. A call may say otherwise: `predictor(image, score_threshold=0.1)`.
-        batch_size: so many images at a time. With images of different sizes, large batches hold much padding.
+            a number for each class. Calls may override it: `predictor(image, score_threshold=0.1)`.
+        batch_size: number of images in a batch. With images of different sizes, large batches have much padding.
         trusted: allow the checkpoint to execute code while it is read; only for files that you trust.
         image_format: "RGB" or "BGR", the order of the channels of arrays and tensors.
         overrides: changes of the config as on the command line, such as `["model.num_queries=100"]`.
@@ -63,7 +63,7 @@ class Predictor(ImagePredictor[Instances]):
     Attributes:
         model: the model, in eval mode on `device`; accelerated on a CPU, see `detrex_lite.ops.cpu.restore`.
         class_names: K names.
-        category_ids: K ids that the data set has for the classes.
+        category_ids: K category ids of the classes in the data set.
 
     Raises:
         ValueError: for arguments of another type or outside their range, weights without a config, a config without
@@ -88,11 +88,11 @@ class Predictor(ImagePredictor[Instances]):
         self.device = choose_device(device)
         if is_weights(config):
             if weights is not None:
-                raise ValueError(f"{config} is no config file, and weights={str(weights)!r} is given as well")
+                raise ValueError(f"{config} is not a config file, and weights={str(weights)!r} is given as well")
             config, weights = None, config
         loaded = None if config is None else _load_config(config, overrides)
         if loaded is None and weights is None:
-            raise ValueError("give a config and weights, or a checkpoint or the folder of a run, which hold both")
+            raise ValueError("give a config and weights, or a checkpoint or the folder of a run, which have both")
         chosen = weights
         if chosen is None and loaded is not None:
             chosen = OmegaConf.select(loaded, "train.init_checkpoint")
@@ -123,7 +123,7 @@ class Predictor(ImagePredictor[Instances]):
             return decode_image(image)
         if isinstance(image, np.ndarray):
             check_array(image)
-            # A copy of read-only arrays, such as those of PIL images, which torch warns of.
+            # Copies read-only arrays, such as those of PIL images, because torch warns about them.
             pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         elif isinstance(image, Tensor):
             check_pixels(image, channels=0, expected="a (3, H, W) uint8 tensor")
@@ -144,7 +144,8 @@ class Predictor(ImagePredictor[Instances]):
             instances = output["instances"]
             scores, classes = instances.scores.detach().cpu(), instances.pred_classes.detach().cpu()
             info = self.image_info(scores.float().numpy(), classes.numpy())
-            # Compared in float32, as scores are: 0.9 passes 0.9. Masks of what is left out do not leave the device.
+            # Compared in float32, the dtype of scores, so that 0.9 passes 0.9. Selected before the transfer, so that
+            # masks of other detections are not copied to the CPU.
             passed = scores.float() >= limits.float()[classes]
             results.append(instances[passed.to(instances.scores.device)].to("cpu").described(**info._asdict()))
         return results
@@ -174,13 +175,13 @@ class Predictor(ImagePredictor[Instances]):
         return Instances(size, **fields)
 
     def resize(self, image: Tensor, scale: float = 1.0) -> Tensor:
-        """See `ImagePredictor.resize`: as the test transform says."""
+        """See `ImagePredictor.resize`: applies the test transform."""
         if scale != 1:
             height, width = self.resize(image).shape[-2:]
             return v2.functional.resize(image, list(scaled_size((height, width), scale)), antialias=True)
         if self.augmentation is None:
             return image
-        # Transforms of the test set may be written for an image with objects: here there are none.
+        # Transforms of the test set may expect objects, so they get an empty list of them.
         size = (image.shape[-2], image.shape[-1])
         boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=size)
         target = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64)}
@@ -202,9 +203,9 @@ def _load_config(config: str | Path | DictConfig | Mapping[str, Any], overrides:
 
 
 def _build_model(config: DictConfig, stored: Mapping[str, Any] | None, weights: str) -> Any:
-    """The model with the weights of a checkpoint's content, or as initialised when there is none."""
+    """Build the model with the weights of a checkpoint's content, or with initial weights without a checkpoint."""
     if stored is None:
-        logger.warning("No weights were given: the model is as initialised, its detections mean nothing.")
+        logger.warning("No weights were given: the model has its initial weights, and its detections are meaningless.")
         return instantiate(config.model)
     model, _ = build_trained(config, stored, weights)
     return model
@@ -213,25 +214,28 @@ def _build_model(config: DictConfig, stored: Mapping[str, Any] | None, weights: 
 def build_trained(
     config: DictConfig, stored: Mapping[str, Any], source: str, *, prefer_ema: bool = True
 ) -> tuple[Any, LoadReport]:
-    """A config's model with the weights of a checkpoint, on the CPU, and what loading them did.
+    """Build the model of a config with the weights of a checkpoint, on the CPU.
 
     Args:
-        config: of which `model` is built, without pre-trained weights of its own.
-        stored: what the checkpoint file holds.
-        source: its name, for messages.
-        prefer_ema: take the running mean of the weights where the checkpoint has one.
+        config: the config; its `model` is built without pre-trained weights of the backbone.
+        stored: content of the checkpoint file.
+        source: name of the file, for messages.
+        prefer_ema: load the running mean of the weights if the checkpoint has one.
+
+    Returns:
+        The model, and the report of loading the checkpoint.
 
     Raises:
-        CheckpointError: when it is not of this model, or lacks something that evaluation needs.
+        CheckpointError: when the checkpoint is not of this model, or lacks weights that evaluation needs.
     """
     model = instantiate(without_pretrained_backbone(config).model)
     return model, load_trained(model, stored, source, prefer_ema=prefer_ema)
 
 
 def without_pretrained_backbone(config: DictConfig) -> DictConfig:
-    """The config for a model that gets all of its weights from a checkpoint.
+    """Return the config without pre-trained weights of the backbone.
 
-    Its backbone has no pre-trained weights of its own, which would be downloaded only to be overwritten.
+    For a model that gets all its weights from a checkpoint: backbone weights would be downloaded only to be replaced.
     """
     if OmegaConf.select(config, "model.backbone.weights") is None:
         return config
@@ -241,16 +245,16 @@ def without_pretrained_backbone(config: DictConfig) -> DictConfig:
 
 
 def load_trained(model: Any, stored: Mapping[str, Any], source: str, *, prefer_ema: bool = True) -> LoadReport:
-    """Copy the weights of a checkpoint's content into a model that is to detect with them.
+    """Load the weights of a checkpoint's content into a model, for evaluation.
 
     Args:
         model: the model.
-        stored: what the checkpoint file holds.
-        source: its name, for messages.
-        prefer_ema: take the running mean of the weights where the checkpoint has one.
+        stored: content of the checkpoint file.
+        source: name of the file, for messages.
+        prefer_ema: load the running mean of the weights if the checkpoint has one.
 
     Raises:
-        CheckpointError: when it is not of this model, or lacks something that evaluation needs.
+        CheckpointError: when the checkpoint is not of this model, or lacks weights that evaluation needs.
     """
     try:
         report = load_checkpoint(model, stored, prefer_ema=prefer_ema)

@@ -1,4 +1,4 @@
-"""Which detections are kept: one threshold for all classes, or one for each. It needs no torch."""
+"""Score thresholds of detections: one for all classes, or one for each class. Does not need torch."""
 
 import math
 import numbers
@@ -12,14 +12,14 @@ from ..errors import did_you_mean, few
 DEFAULT = 0.5
 
 ScoreThreshold = float | Mapping[str, float] | Sequence[float] | np.ndarray
-"""One for all classes; class name -> threshold, where the others keep their default; or K of them, in order."""
+"""One threshold for all classes; class name -> threshold, with the default for others; or K thresholds in order."""
 
 
 def check_thresholds(value: Any) -> None:
-    """Refuse what can be no threshold of any model.
+    """Check that a value is valid as the thresholds of some model.
 
     Raises:
-        ValueError: for other types, and numbers outside 0..1.
+        ValueError: for unsupported types, and numbers outside 0..1.
     """
     if isinstance(value, Mapping):
         for name, threshold in value.items():
@@ -36,33 +36,35 @@ def check_thresholds(value: Any) -> None:
 def class_thresholds(
     value: ScoreThreshold, class_names: Sequence[str], *, default: float | np.ndarray = DEFAULT
 ) -> np.ndarray:
-    """The threshold of each class.
+    """Return the threshold of each class.
 
     Args:
-        value: what the user asked for.
+        value: the thresholds that the user has set.
         class_names: K names.
-        default: what classes get that a mapping does not name, for all or for each of the K.
+        default: threshold of the classes that are missing in a mapping, for all or for each of the K classes.
 
     Returns:
         (K,) float64.
 
     Raises:
-        ValueError: for a class that the model does not have, another number of thresholds than K, numbers outside 0..1,
-            and other types.
+        ValueError: for a class that the model does not have, a number of thresholds that is not K, numbers outside
+            0..1, and unsupported types.
     """
     check_thresholds(value)
     if isinstance(value, Mapping):
         unknown = [name for name in value if name not in class_names]
         if unknown:
             hint = did_you_mean(str(unknown[0]), class_names, otherwise=f"; its classes are {few(class_names)}")
-            raise ValueError(f"score_threshold is given for {unknown[0]!r}, which is no class of the model{hint}")
+            raise ValueError(f"score_threshold is given for {unknown[0]!r}, which is not a class of the model{hint}")
         defaults = np.broadcast_to(np.asarray(default, dtype=np.float64), len(class_names)).tolist()
-        return np.array([value.get(name, other) for name, other in zip(class_names, defaults, strict=True)])
+        return np.array(
+            [value.get(name, class_default) for name, class_default in zip(class_names, defaults, strict=True)]
+        )
     if isinstance(value, list | tuple | np.ndarray):
         if len(value) != len(class_names):
             raise ValueError(
-                f"score_threshold has {len(value)} values, and the model {len(class_names)} classes: "
-                f"{few(class_names)}; give one for each, or a dict of those that differ"
+                f"score_threshold has {len(value)} values, but the model has {len(class_names)} classes: "
+                f"{few(class_names)}; give one value for each, or a dict for some of them"
             )
         return np.array(value, dtype=np.float64)
     assert isinstance(value, numbers.Real)
@@ -70,18 +72,18 @@ def class_thresholds(
 
 
 def describe_thresholds(thresholds: np.ndarray) -> str:
-    """The thresholds of the classes, for messages."""
+    """Describe the thresholds of the classes, for messages."""
     if len(set(thresholds.tolist())) == 1:
         return f"score_threshold={thresholds[0]:g}"
     return f"the score_threshold of its class ({thresholds.min():g} to {thresholds.max():g})"
 
 
 def threshold_below(score: float) -> float:
-    """A round threshold that a score passes: the score cut to its first digit, so 0.2 for 0.23."""
+    """Return a round threshold that a score passes: the score rounded down to one digit, such as 0.2 for 0.23."""
     if not score > 0:
         return 0.0
     unit = 10.0 ** math.floor(math.log10(score))
-    # Rounded, since 0.3 / 0.1 is a little less than 3.
+    # Rounded, because 0.3 / 0.1 is slightly less than 3.
     return float(f"{math.floor(round(score / unit, 9)) * unit:.0e}")
 
 

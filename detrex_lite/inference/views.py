@@ -1,6 +1,7 @@
-"""Better answers without training: tiles of large images, and mirrored and scaled images. It needs no torch.
+"""Predictors that run another predictor on several views of an image: tiles, mirrored or scaled images.
 
-Both predictors here stand in front of any other, in torch or of an exported file, and are used like it.
+They wrap any predictor, of a model in torch or of an exported file, and have the same interface. They do not need
+torch.
 """
 
 import math
@@ -17,16 +18,16 @@ from .merging import ViewDetections, check_fusion, merge_views
 from .thresholds import ScoreThreshold
 
 OF_VIEWS = 0.5
-"""In views, objects count from this share of their threshold on: two parts of an object may have different scores."""
+"""Fraction of the score threshold that is used in views, because two parts of an object may have different scores."""
 
 
 class _ViewPredictor(ImagePredictor[Result]):
-    """A predictor that shows another one several views of an image, and merges what it finds.
+    """Base class: runs another predictor on several views of an image, and merges the detections.
 
     Args:
         predictor: finds objects in a view.
         fusion, iou_threshold: see `detrex_lite.inference.merging`.
-        score_threshold: of the merged objects; None takes that of `predictor`.
+        score_threshold: threshold of the merged objects; None takes that of `predictor`.
     """
 
     def __init__(
@@ -53,17 +54,17 @@ class _ViewPredictor(ImagePredictor[Result]):
     def look(
         self, pixels: Any, size: tuple[int, int], thresholds: np.ndarray
     ) -> Iterator[tuple[ViewDetections, ImageInfo]]:
-        """What is found in each view of an image.
+        """Yield the detections in each view of an image. Abstract; subclasses override it.
 
         Args:
-            pixels: of the image.
-            size: its (height, width).
-            thresholds: (K,) of the classes, for views.
+            pixels: pixels of the image.
+            size: (height, width) of the image.
+            thresholds: (K,) thresholds of the classes in views.
         """
 
     @property
     def border(self) -> float:
-        """So many pixels from the border of its view a side counts as cut off."""
+        """Sides of a box within this many pixels of the border of the view count as cut off."""
         return 0.0
 
     def read(self, image: Any) -> tuple[Any, tuple[int, int]]:
@@ -71,7 +72,7 @@ class _ViewPredictor(ImagePredictor[Result]):
         return self.predictor.read(image)
 
     def resize(self, pixels: Any, scale: float = 1.0) -> Any:
-        """The pixels as they are: views are resized."""
+        """Return the pixels unchanged, because views are resized separately."""
         return pixels
 
     def crop(self, pixels: Any, frame: tuple[int, int, int, int]) -> Any:
@@ -113,7 +114,7 @@ class _ViewPredictor(ImagePredictor[Result]):
         return results
 
     def _info(self, infos: Sequence[ImageInfo], scores: np.ndarray, classes: np.ndarray) -> ImageInfo:
-        """What is known about an image: the highest score is that of the result, or else of the views."""
+        """Return the information about an image; the highest score is that of the result, or else of the views."""
         if len(scores):
             return self.image_info(scores, classes)
         scored = [info for info in infos if info.highest_score is not None]
@@ -124,12 +125,12 @@ class _ViewPredictor(ImagePredictor[Result]):
     def in_views(
         self, images: Sequence[Any], sizes: Sequence[tuple[int, int]], thresholds: np.ndarray
     ) -> Iterator[Any]:
-        """What the predictor finds in views, which go in batches of its size.
+        """Run the predictor on views, in batches of its `batch_size`.
 
         Args:
-            images: as `predictor.resize` gives them.
-            sizes: (height, width) of the frame that boxes are wanted in, of each.
-            thresholds: (K,) of the classes.
+            images: views as returned by `predictor.resize`.
+            sizes: (height, width) of the frame of the returned boxes, for each view.
+            thresholds: (K,) thresholds of the classes.
         """
         inputs = [
             {"image": image, "height": size[0], "width": size[1]} for image, size in zip(images, sizes, strict=True)
@@ -140,21 +141,21 @@ class _ViewPredictor(ImagePredictor[Result]):
 
 
 class TiledPredictor(_ViewPredictor[Result]):
-    """Finds small objects in large images: the model sees overlapping tiles of each image, and the whole image, too.
+    """Finds small objects in large images by running the model on overlapping tiles and on the whole image.
 
         predictor = TiledPredictor(Predictor("output/"), tile=640, overlap=0.2)
         predictor("aerial.jpg")
 
-    Objects that a tile cuts off are put together again, as `detrex_lite.inference.merging` says. An object is whole in
-    some tile when it is not larger than the overlap; larger ones are found in the whole image, or joined from parts.
+    Parts of objects that are cut off by tiles are joined, see `detrex_lite.inference.merging`. An object that is not
+    larger than the overlap is complete in some tile; larger objects are found in the whole image, or joined from parts.
 
     Args:
-        predictor: finds objects in a tile; tiles go in batches of its `batch_size`.
+        predictor: finds objects in a tile; tiles are run in batches of its `batch_size`.
         tile: side of the tiles in pixels of the image, or (height, width).
-        overlap: share of a tile that the next one shows as well, at least: 0..0.9.
-        whole_image: show the whole image as well, for objects that are larger than a tile.
+        overlap: the smallest fraction of a tile that the next tile also shows, 0..0.9.
+        whole_image: also run on the whole image, for objects that are larger than a tile.
         fusion: "nms" or "weighted".
-        iou_threshold: how well two boxes agree, in the area that both tiles show, to be of the same object.
+        iou_threshold: IoU of two boxes, in the area that both tiles show, from which they are the same object.
         score_threshold: as for other predictors; None takes that of `predictor`.
 
     Raises:
@@ -180,7 +181,7 @@ class TiledPredictor(_ViewPredictor[Result]):
         if isinstance(overlap, bool) or not isinstance(overlap, numbers.Real) or not 0 <= overlap <= 0.9:
             raise ValueError(f"overlap must be in 0..0.9, got {overlap!r}")
         if isinstance(predictor, TiledPredictor):
-            raise ValueError("the predictor of a TiledPredictor cuts images into tiles already")
+            raise ValueError("the predictor of a TiledPredictor already cuts images into tiles")
         super().__init__(predictor, fusion=fusion, iou_threshold=iou_threshold, score_threshold=score_threshold)
         self.tile: tuple[int, int] = (int(sides[0]), int(sides[1]))
         self.overlap: float = float(overlap)
@@ -199,7 +200,7 @@ class TiledPredictor(_ViewPredictor[Result]):
         whole = (0, 0, size[1], size[0])
         if self.whole_image and whole not in frames:
             frames.append(whole)
-        # A batch of tiles at a time is resized: all of them may be much more than the image.
+        # Tiles are resized one batch at a time, because all of them may need much more memory than the image.
         step = self.predictor.batch_size
         for first in range(0, len(frames), step):
             chosen = frames[first : first + step]
@@ -208,29 +209,29 @@ class TiledPredictor(_ViewPredictor[Result]):
             for frame, result in zip(chosen, self.in_views(images, sizes, thresholds), strict=True):
                 arrays = result.to_numpy()
                 boxes = arrays["boxes"] + np.array([*frame[:2], *frame[:2]], np.float32)
-                found = ViewDetections(frame, boxes, arrays["scores"], arrays["classes"], arrays.get("masks"))
-                yield found, result.info
+                detections = ViewDetections(frame, boxes, arrays["scores"], arrays["classes"], arrays.get("masks"))
+                yield detections, result.info
 
 
 class AugmentedPredictor(_ViewPredictor[Result]):
-    """Test-time augmentation: the image is shown mirrored and in several scales, too, and what is found is merged.
+    """Test-time augmentation: merges the detections in mirrored and scaled copies of the image.
 
         predictor = AugmentedPredictor(Predictor("output/"), flip=True, scales=(0.8, 1.0, 1.2))
 
-    With the fusion "weighted", boxes are means of the views', weighted by scores, and an object's score is its mean
-    over all views, where a view that has missed it counts 0. With "nms" the view with the highest score decides. See
-    `detrex_lite.inference.merging`. For tiles as well, give it to a `TiledPredictor`.
+    With the fusion "weighted", the box of an object is the mean of its boxes in the views, weighted by scores, and its
+    score is the mean over all views, where views that miss the object count as 0. With "nms", the view with the highest
+    score is used. See `detrex_lite.inference.merging`. To use tiles as well, pass it to a `TiledPredictor`.
 
     Args:
-        predictor: finds objects in a view; views of one size go in batches of its `batch_size`.
-        flip: show the image mirrored as well, left to right, in each scale.
+        predictor: finds objects in a view; views of the same size are run in batches of its `batch_size`.
+        flip: also run on the horizontally flipped image, at each scale.
         scales: factors of the size that the predictor resizes images to.
         fusion: "nms" or "weighted".
-        iou_threshold: how well two boxes agree to be of the same object.
+        iou_threshold: IoU from which two boxes are the same object.
         score_threshold: as for other predictors; None takes that of `predictor`.
 
     Raises:
-        ValueError: for arguments outside their range, and for scales of an exported file that takes one size.
+        ValueError: for arguments outside their range, and for scales with an exported file of a fixed image size.
     """
 
     def __init__(
@@ -244,7 +245,7 @@ class AugmentedPredictor(_ViewPredictor[Result]):
         score_threshold: ScoreThreshold | None = None,
     ):
         if isinstance(predictor, _ViewPredictor):
-            raise ValueError("for tiles that are augmented, give the AugmentedPredictor to the TiledPredictor")
+            raise ValueError("to augment tiles, pass the AugmentedPredictor to the TiledPredictor")
         scales = tuple(scales)
         if not scales or not all(
             isinstance(scale, numbers.Real) and not isinstance(scale, bool) and 0.1 <= scale <= 10 for scale in scales
@@ -279,15 +280,15 @@ class AugmentedPredictor(_ViewPredictor[Result]):
 
 
 def tile_frames(size: tuple[int, int], tile: tuple[int, int], overlap: float) -> list[tuple[int, int, int, int]]:
-    """The tiles of an image: as few as have the overlap, evenly spaced, row after row.
+    """Return the tiles of an image: the smallest number with the overlap, evenly spaced, row by row.
 
     Args:
         size: (height, width) of the image in pixels.
         tile: (height, width) of the tiles; smaller images are one tile.
-        overlap: share of a tile that the next one shows as well, at least.
+        overlap: the smallest fraction of a tile that the next tile also shows.
 
     Returns:
-        x0, y0, x1, y1 of each, in whole pixels.
+        x0, y0, x1, y1 of each tile, in whole pixels.
     """
     rows, columns = (_starts(length, side, overlap) for length, side in zip(size, tile, strict=True))
     height, width = (min(length, side) for length, side in zip(size, tile, strict=True))
@@ -303,9 +304,9 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """The (height, width) of a resized image in another scale.
+    """Return the (height, width) of a resized image at another scale.
 
-    Sizes that are multiples of 64 or 32, as models for images of one size have them, stay multiples.
+    Sizes that are multiples of 64 or 32, as for models of a fixed image size, remain multiples.
 
     Args:
         size: (height, width) in pixels at scale 1.

@@ -14,8 +14,8 @@ from .masks import run_lengths
 class Instances(DetectionResult):
     """Fields of equal length that describe the objects of one image.
 
-    Those that a predictor returns have `pred_boxes`, `scores` and `pred_classes`, and `info`: see `DetectionResult` for
-    `to_dict`, `to_numpy`, `to_pandas` and `to_supervision`.
+    The results of predictors have the fields `pred_boxes`, `scores` and `pred_classes`, and `info`; see
+    `DetectionResult` for `to_dict`, `to_numpy`, `to_pandas` and `to_supervision`.
 
     Args:
         image_size: (height, width) of the frame that the fields' coordinates refer to, in pixels.
@@ -35,24 +35,24 @@ class Instances(DetectionResult):
 
     @property
     def info(self) -> ImageInfo:
-        """What is known about the image besides its objects; `described` changes it."""
+        """Information about the image in addition to its objects; `described` changes it."""
         return self._info
 
     def described(self, **info: Any) -> "Instances":
-        """The same objects with other `ImageInfo`, whose fields are the arguments."""
+        """Return the same objects with changed fields of `ImageInfo`."""
         return self._with(self._fields, self._info._replace(**info))
 
     def _with(self, fields: dict[str, Any], info: ImageInfo) -> "Instances":
-        other = Instances(self.image_size, **fields)
-        other._info = info
-        return other
+        result = Instances(self.image_size, **fields)
+        result._info = info
+        return result
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """See `DetectionResult.to_numpy`."""
         missing = [name for name in ("pred_boxes", "scores", "pred_classes") if name not in self._fields]
         if missing:
             listed = ", ".join(self._fields) or "none"
-            raise ValueError(f"these Instances are no detections: they have no {missing[0]!r}, their fields: {listed}")
+            raise ValueError(f"these Instances are not detections: no field {missing[0]!r}; their fields: {listed}")
         arrays = {
             "boxes": self.pred_boxes.tensor.detach().cpu().float().numpy(),
             "scores": self.scores.detach().cpu().float().numpy(),
@@ -71,14 +71,14 @@ class Instances(DetectionResult):
         return self._image_size  # type: ignore[return-value]
 
     def set(self, name: str, value: Any) -> None:
-        """Set the field `name`; its length must be that of the fields already there."""
-        for other, present in self._fields.items():
-            if other != name and len(present) != len(value):
-                raise ValueError(f"field {name!r} has length {len(value)}, but {other!r} has {len(present)}")
+        """Set the field `name`; its length must be that of the existing fields."""
+        for field, field_value in self._fields.items():
+            if field != name and len(field_value) != len(value):
+                raise ValueError(f"field {name!r} has length {len(value)}, but {field!r} has {len(field_value)}")
         self._fields[name] = value
 
     def get(self, name: str) -> Any:
-        """The field `name`."""
+        """Return the field `name`."""
         return self._fields[name]
 
     def has(self, name: str) -> bool:
@@ -88,39 +88,39 @@ class Instances(DetectionResult):
         del self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:
-        """All fields by name."""
+        """Return all fields by name."""
         return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
-        """A copy whose fields went through their own `to`."""
+        """Return a copy after calling `to` on each field that has this method."""
         moved = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
         return self._with(moved, self._info)
 
     @staticmethod
     def cat(instances: list["Instances"]) -> "Instances":
-        """One Instances with the objects of all.
+        """Concatenate the objects of several Instances.
 
         Raises:
-            ValueError: when there are none, or they differ in image size or in the names of their fields.
+            ValueError: for an empty list, or Instances with different image sizes or fields.
         """
         if not instances:
             raise ValueError("cannot concatenate an empty list of Instances")
         first = instances[0]
-        for one in instances[1:]:
-            if one.image_size != first.image_size or one.get_fields().keys() != first.get_fields().keys():
+        for item in instances[1:]:
+            if item.image_size != first.image_size or item.get_fields().keys() != first.get_fields().keys():
                 raise ValueError(
                     f"cannot concatenate Instances of image size {first.image_size} with fields "
-                    f"{sorted(first.get_fields())} and of {one.image_size} with {sorted(one.get_fields())}"
+                    f"{sorted(first.get_fields())} and of {item.image_size} with {sorted(item.get_fields())}"
                 )
         joined: dict[str, Any] = {}
         for name, value in first.get_fields().items():
-            values = [one.get(name) for one in instances]
+            values = [item.get(name) for item in instances]
             if isinstance(value, Tensor):
                 joined[name] = torch.cat(values)
             elif hasattr(type(value), "cat"):
                 joined[name] = type(value).cat(values)
             else:
-                joined[name] = [item for each in values for item in each]
+                joined[name] = [element for sequence in values for element in sequence]
         return first._with(joined, first._info)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -138,7 +138,7 @@ class Instances(DetectionResult):
         return self._fields[name]
 
     def __getitem__(self, item: int | slice | Tensor) -> "Instances":
-        """The objects that `item` selects; an int gives an Instances of one."""
+        """Return the objects selected by `item`; an int returns an Instances of one object."""
         if isinstance(item, int):
             if not -len(self) <= item < len(self):
                 raise IndexError(f"index {item} is out of range for {len(self)} instances")

@@ -1,4 +1,4 @@
-"""Detections and segments drawn into images, sheets of ground truth beside detections; the page of a run."""
+"""Draws detections and segments into images, sheets that compare them with ground truth, and the report of a run."""
 
 from .batch_sheet import batch_sheet
 from .contact_sheet import SheetRow, contact_sheet, ground_truth

@@ -1,4 +1,4 @@
-"""One picture of a training batch."""
+"""Draws a training batch as one picture."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from .drawing import draw_objects, select_objects
 from .images import fit_text, load_font, to_pil
 
 MAX_IMAGES = 16
-MOST_ENLARGED = 2.5  # times: labels hide small images
+MOST_ENLARGED = 2.5  # enlargement factor of small images, which labels would hide otherwise
 _GAP, _CAPTION_HEIGHT, _FONT_SIZE = 10, 22, 13
 _BACKGROUND, _TEXT = (250, 250, 250), (60, 60, 60)
 
@@ -23,14 +23,14 @@ def batch_sheet(
     class_names: Sequence[str] | None = None,
     panel_size: int = 480,
 ) -> Path:
-    """Write the images of a batch as a model gets them, with their boxes, classes and masks.
+    """Write the images of a batch as the model receives them, with their boxes, classes and masks.
 
     Args:
-        batch: samples as loaders give them: `image` (3, H, W) uint8 RGB, and `instances` with `gt_boxes`, `gt_classes`
-            and perhaps `gt_masks`. The first 16 are drawn.
-        file: a JPEG or PNG file to write; its folder is made.
+        batch: samples of a loader: `image` (3, H, W) uint8 RGB, and `instances` with `gt_boxes`, `gt_classes` and
+            perhaps `gt_masks`. The first 16 are drawn.
+        file: a JPEG or PNG file to write; its folder is created.
         class_names: names by class index; None writes "class 3".
-        panel_size: images are scaled to fit a square of this many pixels, small ones at most 2.5 times as large.
+        panel_size: images are scaled to fit a square of this many pixels; small images are enlarged at most 2.5 times.
 
     Raises:
         ValueError: when there are no images.
@@ -55,7 +55,7 @@ def batch_sheet(
 
 
 def _panel(sample: dict[str, Any], class_names: Sequence[str] | None, panel_size: int) -> Image.Image:
-    """The image of a sample with its objects, and a line with its name, size and number of objects below."""
+    """Draw the image of a sample with its objects, above a line with its name, size and number of objects."""
     image = to_pil(sample["image"])
     scale = min(MOST_ENLARGED, panel_size / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: text that a page holds in itself, sharp at any size."""
+"""Draws line charts as inline SVG, which is part of the page and sharp at any size."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from html import escape
 from typing import NamedTuple
 
 MOST_POINTS = 300
-"""Longer curves are drawn by the means of so many stretches."""
+"""Curves with more points are drawn by the means of this many segments."""
 
 _WIDTH, _HEIGHT = 520, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 26
@@ -17,10 +17,10 @@ class Curve(NamedTuple):
     """One line of a chart.
 
     Attributes:
-        name: in the legend.
+        name: name in the legend.
         points: (iteration or another x, value); a value that is not finite interrupts the line.
-        colour: of CSS.
-        dashed: draw it dashed.
+        colour: CSS colour.
+        dashed: draw a dashed line.
     """
 
     name: str
@@ -32,16 +32,17 @@ class Curve(NamedTuple):
 def line_chart(
     title: str, curves: Sequence[Curve], *, dots: bool = False, from_zero: bool = True, x_label: str = "iteration"
 ) -> str:
-    """A figure with a caption, a chart and a legend; "" when no curve has a finite value.
+    """Return a figure with a caption, a chart and a legend; "" when no curve has a finite value.
 
-    The few highest values, of a training's first steps as a rule, are cut off rather than flatten all the rest.
+    The few highest values, which are usually those of the first training steps, are cut off, so that the rest of the
+    curve is not flattened.
 
     Args:
         title: the caption.
-        curves: what is drawn; those without finite values are left out.
+        curves: the curves to draw; curves without finite values are left out.
         dots: mark each point, with its value as a tooltip.
-        from_zero: the axis begins at 0, if no value is below.
-        x_label: what x is, in the tooltips.
+        from_zero: begin the axis at 0 unless there are negative values.
+        x_label: name of x in tooltips.
     """
     curves = [curve for curve in curves if any(math.isfinite(value) for _, value in curve.points)]
     if not curves:
@@ -53,7 +54,7 @@ def line_chart(
     iterations = [iteration for curve in drawn for iteration, _ in curve.points]
     frame = _Frame(min(iterations), max(iterations), ticks[0], ticks[-1])
     lines = "".join(_draw(curve, frame, dots, x_label) for curve in drawn)
-    # One curve needs no legend where the caption says what it is.
+    # A single curve needs no legend if the caption has its name.
     with_legend = len(curves) > 1 or curves[0].name.lower() not in title.lower()
     legend = "".join(
         f'<span><i style="border-top:3px {"dashed" if curve.dashed else "solid"} {curve.colour}"></i>'
@@ -70,7 +71,7 @@ def line_chart(
 
 
 class _Frame(NamedTuple):
-    """What the edges of the drawing stand for."""
+    """The values at the edges of the chart."""
 
     first: float
     last: float
@@ -78,12 +79,12 @@ class _Frame(NamedTuple):
     high: float
 
     def x(self, iteration: float) -> float:
-        share = (iteration - self.first) / (self.last - self.first) if self.last > self.first else 0.5
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+        fraction = (iteration - self.first) / (self.last - self.first) if self.last > self.first else 0.5
+        return _LEFT + fraction * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        share = (min(value, self.high) - self.low) / (self.high - self.low)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+        fraction = (min(value, self.high) - self.low) / (self.high - self.low)
+        return _HEIGHT - _BOTTOM - fraction * (_HEIGHT - _TOP - _BOTTOM)
 
 
 def _draw(curve: Curve, frame: _Frame, dots: bool, x_label: str) -> str:
@@ -109,7 +110,7 @@ def _axes(frame: _Frame, ticks: Sequence[float]) -> str:
         y = f"{frame.y(tick):.1f}"
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy="0.35em" text-anchor="end">{_short(tick)}</text>')
-    marked = [one for one in _ticks(frame.first, frame.last) if frame.first <= one <= frame.last]
+    marked = [mark for mark in _ticks(frame.first, frame.last) if frame.first <= mark <= frame.last]
     for iteration in marked if frame.last > frame.first else [frame.first]:
         parts.append(
             f'<text x="{frame.x(iteration):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{_short(iteration)}</text>'
@@ -118,7 +119,7 @@ def _axes(frame: _Frame, ticks: Sequence[float]) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers that enclose the range."""
+    """Return about five round numbers that enclose the range."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     rough = (high - low) / 4
@@ -138,13 +139,13 @@ def _short(value: float) -> str:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """The means of stretches; a stretch without a finite value stays a gap."""
+    """Return the means of segments of a long curve; a segment without finite values remains a gap."""
     if len(points) <= MOST_POINTS:
         return points
     length = math.ceil(len(points) / MOST_POINTS)
     means = []
     for start in range(0, len(points), length):
-        stretch = points[start : start + length]
-        finite = [value for _, value in stretch if math.isfinite(value)]
-        means.append((stretch[len(stretch) // 2][0], sum(finite) / len(finite) if finite else math.nan))
+        segment = points[start : start + length]
+        finite = [value for _, value in segment if math.isfinite(value)]
+        means.append((segment[len(segment) // 2][0], sum(finite) / len(finite) if finite else math.nan))
     return means

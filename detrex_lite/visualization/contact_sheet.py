@@ -1,4 +1,4 @@
-"""One picture of many images, each twice: with the ground truth, and with what was detected."""
+"""Draws several images as one picture, each twice: with its ground truth and with its detections."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,10 +20,11 @@ class SheetRow(NamedTuple):
 
     Attributes:
         image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
-        ground_truth: has `gt_boxes` (xyxy in pixels of the image) and `gt_classes`, and `gt_masks` if there are any.
-        detections: has `pred_boxes`, `pred_classes` and `scores`, and `pred_masks` if there are any. Either may be a
-            panoptic segmentation instead, a tuple as `draw_segments` takes it.
-        caption: stands before the counts of objects, e.g. the file's name.
+        ground_truth: has `gt_boxes` (xyxy in pixels of the image) and `gt_classes`, and optionally `gt_masks`; or a
+            panoptic segmentation, a tuple as for `draw_segments`.
+        detections: has `pred_boxes`, `pred_classes` and `scores`, and optionally `pred_masks`; or a panoptic
+            segmentation.
+        caption: text in front of the counts of objects, e.g. the file's name.
     """
 
     image: Any
@@ -33,15 +34,15 @@ class SheetRow(NamedTuple):
 
 
 def ground_truth(record: dict[str, Any]) -> Any:
-    """What is annotated in an image of a `DetectionDataset`, for `SheetRow`.
+    """Return the annotations of an image of a `DetectionDataset`, for `SheetRow`.
 
     Args:
-        record: of the data set. Its masks are drawn where it has any; of a panoptic one the segments are.
+        record: a record of the data set. The result has its masks if it has any, or its panoptic segments.
     """
     segmentations = record.get("segmentations")
     if isinstance(segmentations, PanopticSegments):
         ids, classes = record["annotation_ids"].tolist(), record["classes"].tolist()
-        infos = [{"id": one, "category_id": k} for one, k in zip(ids, classes, strict=True)]
+        infos = [{"id": segment_id, "category_id": k} for segment_id, k in zip(ids, classes, strict=True)]
         return segmentations.label_map(), infos
     truth = Instances(
         (record["height"], record["width"]), gt_boxes=Boxes(record["boxes"]), gt_classes=record["classes"]
@@ -60,14 +61,14 @@ def contact_sheet(
     columns: int = 2,
     panel_size: int = 320,
 ) -> Path:
-    """Write ground truth beside detections of several images.
+    """Write a picture of several images with their ground truth next to their detections.
 
     Args:
-        rows: `SheetRow`s, or tuples of the same.
-        out_png: the file to write; its folder is made.
+        rows: `SheetRow`s, or tuples with the same values.
+        out_png: the file to write; its folder is created.
         class_names: names by class index.
         score_threshold: detections with lower scores are left out.
-        columns: pairs of pictures side by side.
+        columns: number of pairs of pictures in a row.
         panel_size: each picture is scaled to fit a square of this many pixels.
 
     Raises:
@@ -106,7 +107,7 @@ def contact_sheet(
 
 
 class Pair(NamedTuple):
-    """An image with its ground truth and with what was detected, and their counts in words."""
+    """An image with its ground truth and the image with its detections, and a caption with their counts."""
 
     panels: list[Image.Image]
     caption: str
@@ -119,13 +120,13 @@ def draw_pair(row: SheetRow, class_names: Sequence[str] | None, score_threshold:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     panels, counts = [], []
     for instances, noun in ((row.ground_truth, "object"), (row.detections, "detection")):
-        # Drawn after scaling: labels of one size on the whole sheet, and sharp.
+        # Drawn after scaling, so that labels are sharp and have the same size on the whole sheet.
         if isinstance(instances, tuple):
             objects, noun = select_segments(instances, class_names, image.size), "segment"
         else:
             objects = select_objects(instances, class_names, score_threshold, image.size)
         panel = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-        draw_objects(panel, [one.scaled(scale, size) for one in objects], font_size=13, line_width=2)
+        draw_objects(panel, [drawn_object.scaled(scale, size) for drawn_object in objects], font_size=13, line_width=2)
         panels.append(panel)
         counts.append(f"{len(objects)} {noun}{'' if len(objects) == 1 else 's'}")
     return Pair(panels, " · ".join(part for part in (row.caption, ", ".join(counts)) if part))

@@ -1,4 +1,4 @@
-"""Images with the errors of their detections marked, each kind in a colour of its own."""
+"""Draws the errors of detections into images, with one colour for each kind of error."""
 
 from typing import Any, NamedTuple
 
@@ -25,21 +25,21 @@ _FONT_SIZE, _LINE_WIDTH = 13, 2
 
 
 class ErrorPicture(NamedTuple):
-    """One image twice: with what is annotated, and with what was detected."""
+    """An image with its annotations and the image with its detections, and a caption."""
 
     panels: list[Image.Image]
     caption: str
 
 
 def draw_errors(image: Any, analysis: Analysis, position: int, panel_size: int, name: str = "") -> ErrorPicture:
-    """Mark what is right and what is wrong in one image, at the thresholds of the classes.
+    """Mark the correct and the wrong detections of one image, at the thresholds of the classes.
 
     Args:
-        image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor, as large as annotated.
-        analysis: of the data set.
-        position: of the image in the data set.
+        image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor, of the annotated size.
+        analysis: the analysis of the data set.
+        position: position of the image in the data set.
         panel_size: each picture is scaled to fit a square of this many pixels.
-        name: of the image, for the caption.
+        name: name of the image, for the caption.
     """
     picture = to_pil(image)
     scale = panel_size / max(picture.size)
@@ -47,7 +47,7 @@ def draw_errors(image: Any, analysis: Analysis, position: int, panel_size: int, 
     panels = []
     for objects in (_annotated(analysis, position), [*_missed(analysis, position), *_detected(analysis, position)]):
         panel = picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-        draw_objects(panel, [one.scaled(scale, size) for one in objects], _FONT_SIZE, _LINE_WIDTH)
+        draw_objects(panel, [item.scaled(scale, size) for item in objects], _FONT_SIZE, _LINE_WIDTH)
         panels.append(panel)
     counts = analysis.errors.counts_of_images(analysis.detections, analysis.objects)
     errors = ", ".join(f"{values[position]} {kind}" for kind, values in counts.items() if values[position])
@@ -77,7 +77,7 @@ def _missed(analysis: Analysis, position: int) -> list[DrawnObject]:
 
 
 def _detected(analysis: Analysis, position: int) -> list[DrawnObject]:
-    """Wrong ones first, which are drawn over the others; right ones without a label."""
+    """Return the wrong detections, followed by the correct ones without labels. The first are drawn on top."""
     detections, names = analysis.detections, analysis.class_names
     rows = np.flatnonzero(detections.image == position)
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]

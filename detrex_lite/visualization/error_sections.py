@@ -1,6 +1,7 @@
-"""The sections of the page about a run that say what is wrong with its detections.
+"""The sections of a run's report about the errors of its detections.
 
-They are made of `report_errors.json`, which may come from elsewhere: every text is escaped and every number converted.
+They are made from `report_errors.json`, which may be from an untrusted source, so every text is escaped and every
+number is converted.
 """
 
 import math
@@ -18,7 +19,7 @@ _MOST_CONFUSIONS = 15
 
 
 def error_facts(content: dict[str, Any]) -> list[tuple[str, str]]:
-    """(label, value) of what stands at the top of a page about an evaluation alone."""
+    """Return the (label, value) pairs at the top of a page about an evaluation without training."""
     point = content["all_classes"]
     return [
         ("images", f"{int(content['images']):,}"),
@@ -31,13 +32,13 @@ def error_facts(content: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def error_sections(content: dict[str, Any]) -> str:
-    """The sections, as HTML without pictures.
+    """Return the sections as HTML, without pictures.
 
     Args:
-        content: of `detrex_lite.analysis.to_json`, with `of`, which says whose detections these are.
+        content: the result of `detrex_lite.analysis.to_json`, with `of`, a description of the detections.
 
     Raises:
-        KeyError, TypeError, ValueError: for other content.
+        KeyError, TypeError, ValueError: for invalid content.
     """
     sentences = "".join(f"<p>{escape(str(sentence))}</p>" for sentence in content["sentences"])
     subject = f"{int(content['objects']):,} objects in {int(content['images']):,} images, {escape(str(content['of']))}"
@@ -57,7 +58,7 @@ def error_sections(content: dict[str, Any]) -> str:
 
 
 def picture_legend() -> str:
-    """What the colours in the pictures of the worst images mean."""
+    """Return the legend of the colours in the pictures of the worst images."""
     entries = [("right", "", RIGHT_COLOUR), *((kind, MEANINGS[kind], KIND_COLOURS[kind]) for kind in KINDS)]
     return '<div class="legend">{}</div>'.format(
         "".join(
@@ -69,12 +70,12 @@ def picture_legend() -> str:
 
 
 _CLASSES_NOTE = (
-    "<p>The worst class first. Threshold: the one with the highest F1; precision and recall are those at it, at an IoU "
-    "of 0.5. Costs most: the kind of error without which AP50 of the class would be higher by so many points.</p>"
+    "<p>Classes from worst to best. Threshold: the score threshold with the highest F1; precision and recall are at "
+    "this threshold and an IoU of 0.5. Costs most: the kind of error that costs the class most points of AP50.</p>"
 )
 _GAINS_NOTE = (
-    "What fixing would give is for detections at all scores, as AP is: an object whose only boxes are below the "
-    "threshold is missed at the threshold, but not there."
+    "The gains of AP50 consider detections of all scores, like AP itself: an object whose only boxes are below the "
+    "threshold counts as missed at the threshold, but not for AP50."
 )
 _SIZES_NOTE = "COCO's sizes: small below 32² pixels of the original image, large above 96²."
 
@@ -92,7 +93,7 @@ def _kinds(content: dict[str, Any]) -> str:
         )
     return (
         '<figure class="table"><figcaption>Kinds of errors (TIDE): their number at the thresholds of the classes, and '
-        "the points of AP50 that fixing each would give</figcaption>"
+        "the points of AP50 that fixing each kind would gain</figcaption>"
         f'<table><tr><th>kind<th class="number">number<th><th class="number">AP50{"".join(rows)}</table>'
         f"<small>{_GAINS_NOTE}</small></figure>"
     )
@@ -100,10 +101,10 @@ def _kinds(content: dict[str, Any]) -> str:
 
 def _curve_charts(content: dict[str, Any]) -> str:
     curves = content["curves"]
-    recall = [_value(one) for one in curves["recall"]]
+    recall = [_value(value) for value in curves["recall"]]
 
     def points(values: Sequence[Any]) -> list[tuple[float, float]]:
-        return list(zip(recall, (_value(one) for one in values), strict=False))
+        return list(zip(recall, (_value(value) for value in values), strict=False))
 
     names = list(curves["classes"])[:_MOST_CURVES] if len(curves["classes"]) > 1 else []
     drawn = [Curve("mean of all classes" if names else "all", points(curves["mean"]), "#0f172a")]
@@ -111,7 +112,7 @@ def _curve_charts(content: dict[str, Any]) -> str:
         Curve(str(name), points(curves["classes"][name]), PALETTE[number % len(PALETTE)], dashed=True)
         for number, name in enumerate(names)
     ]
-    worst = f"; the {len(names)} worst classes dashed" if len(names) < len(curves["classes"]) else ""
+    worst = f"; the {len(names)} worst classes are dashed" if len(names) < len(curves["classes"]) else ""
     return line_chart(
         f"Precision (up) against recall (to the right) of all detections at an IoU of 0.5{worst}",
         drawn,
@@ -160,8 +161,8 @@ def _confusions(content: dict[str, Any]) -> str:
         chosen = list(dict.fromkeys([*ordered, *names]))[:_MOST_CLASSES_OF_MATRIX]
         chosen = [name for name in names if name in chosen]
     frequent = "".join(
-        f'<tr><td>{escape(str(truth))}<td>{escape(str(seen))}<td class="number">{number:,}'
-        for (truth, seen), number in wrong[:_MOST_CONFUSIONS]
+        f'<tr><td>{escape(str(truth))}<td>{escape(str(detected))}<td class="number">{number:,}'
+        for (truth, detected), number in wrong[:_MOST_CONFUSIONS]
     )
     listed = (
         '<figure class="table"><figcaption>Most frequent confusions of classes</figcaption>'
@@ -169,8 +170,8 @@ def _confusions(content: dict[str, Any]) -> str:
         if frequent and len(names) > 3
         else ""
     )
-    of = f"; {len(chosen)} of {len(names)} classes, those confused most" if len(chosen) < len(names) else ""
-    caption = f"Rows: what objects are. Columns: as what they are detected, at the thresholds of the classes{of}"
+    scope = f"; the {len(chosen)} most confused of {len(names)} classes" if len(chosen) < len(names) else ""
+    caption = f"Rows: class of the object. Columns: detected class, at the thresholds of the classes{scope}"
     return f'<figure class="table"><figcaption>{caption}</figcaption>{_matrix(cells, chosen)}</figure>{listed}'
 
 
@@ -185,9 +186,9 @@ def _matrix(cells: dict[tuple[str | None, str | None], int], names: Sequence[str
         line = [f"<tr><th>{escape(row) if row is not None else 'no object'}"]
         for column in columns:
             number = cells.get((row, column), 0)
-            share = number / total if total else 0.0
+            fraction = number / total if total else 0.0
             hue = 142 if row == column else 8
-            colour = f' style="background:hsl({hue} 75% {100 - 50 * share:.0f}%)"' if number else ""
+            colour = f' style="background:hsl({hue} 75% {100 - 50 * fraction:.0f}%)"' if number else ""
             line.append(f"<td{colour}>{f'{number:,}' if number else ''}")
         rows.append("".join(line))
     return f'<div class="wide"><table class="matrix"><tr><th>{head}{"".join(rows)}</table></div>'
@@ -220,11 +221,11 @@ def _calibration(values: dict[str, Any]) -> str:
         if int(count)
     ]
     chart = line_chart(
-        "Can scores be believed? Share of right detections (up) against their score (to the right); above the dashed "
-        f"line the detector is too cautious, below it too sure. Calibration error (D-ECE) {_text(values['error'])} %",
+        "Are scores reliable? Fraction of correct detections (up) against their score (to the right); above the dashed "
+        f"line scores are too low, below it too high. Calibration error (D-ECE) {_text(values['error'])} %",
         [
             Curve("detections", points, PALETTE[0]),
-            Curve("score = share that is right", [(0.0, 0.0), (1.0, 1.0)], "#94a3b8", dashed=True),
+            Curve("score = fraction of correct detections", [(0.0, 0.0), (1.0, 1.0)], "#94a3b8", dashed=True),
         ],
         dots=True,
         x_label="score",
@@ -247,7 +248,7 @@ def _percent(number: Any) -> str:
 
 
 def style_parts() -> Iterable[str]:
-    """CSS of these sections."""
+    """Yield the CSS of these sections."""
     yield """
 .plain { padding: 10px 16px; margin-bottom: 14px; background: #fff; border: 1px solid #e2e8f0;
   border-left: 4px solid #2563eb; border-radius: 8px; font-size: 16px }

@@ -1,4 +1,4 @@
-"""The faults of a data set as a page with pictures."""
+"""Writes the faults of a data set as a page with pictures."""
 
 import base64
 import io
@@ -14,19 +14,19 @@ from .images import load_font
 
 _PICTURE_SIZE, _JPEG_QUALITY = 360, 78  # pixels of the longer side
 _RED = (230, 25, 75)
-_MARGIN = 0.15  # of the image's size: how far outside of the image a box is still drawn
+_MARGIN = 0.15  # as a fraction of the image's size: boxes are drawn up to this far outside the image
 
 
 def write_fault_page(faults: Sequence[Fault], out_html: str | Path, *, title: str, pictures: int = 24) -> Path:
-    """Write a page, one file without scripts, with the faults of each kind and pictures of the first of them.
+    """Write a page, one file without scripts, with the faults of each kind and pictures of the first faults.
 
-    A picture is the image with the box that the fault is about; of an image that is cut off, what can be decoded.
+    A picture shows the image with the box of the fault. Truncated images are shown as far as they can be decoded.
 
     Args:
-        faults: what a check found.
-        out_html: the file to write; its folder is made.
-        title: heads the page.
-        pictures: how many faults of each kind are shown with a picture.
+        faults: the faults that a check found.
+        out_html: the file to write; its folder is created.
+        title: the heading of the page.
+        pictures: the number of faults of each kind that are shown with a picture.
     """
     sections = []
     for kind, members in by_kind(faults).items():
@@ -50,7 +50,7 @@ def write_fault_page(faults: Sequence[Fault], out_html: str | Path, *, title: st
 
 
 def _picture(fault: Fault) -> str | None:
-    """The image of a fault as JPEG in base64; None where there is no image, or nothing of it can be decoded."""
+    """Return the image of a fault as JPEG in base64; None if it has no image, or no part of it can be decoded."""
     if fault.image is None:
         return None
     image = _decoded(fault.image)
@@ -67,20 +67,20 @@ def _picture(fault: Fault) -> str | None:
 
 
 def _decoded(path: str) -> Image.Image | None:
-    """What Pillow can decode of an image, also of one that is cut off."""
+    """Decode an image with Pillow; a truncated image is decoded as far as possible."""
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception:  # Pillow raises many kinds for broken files; the fault says what is wrong
+    except Exception:  # Pillow raises many types for broken files; the fault has the reason
         return None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
 def _with_box(picture: Image.Image, box: list[float]) -> Image.Image:
-    """The picture with a box (xyxy in its pixels), on a larger ground where the box reaches out."""
+    """Return the picture with a box (xyxy in its pixels), on a larger canvas if the box extends beyond the picture."""
     width, height = picture.size
     left, top = (round(_MARGIN * side) for side in (width, height))
     limits = (-left, -top, width + left - 1, height + top - 1)
@@ -89,14 +89,14 @@ def _with_box(picture: Image.Image, box: list[float]) -> Image.Image:
     x0, y0, x1, y1 = (min(max(side, limits[k % 2]), limits[k % 2 + 2]) for k, side in enumerate(box))
     if min(x0, x1) >= 0 and min(y0, y1) >= 0 and max(x0, x1) <= width and max(y0, y1) <= height:
         left = top = 0
-    ground = Image.new("RGB", (width + 2 * left, height + 2 * top), (226, 232, 240))
-    ground.paste(picture, (left, top))
-    draw = ImageDraw.Draw(ground)
+    canvas = Image.new("RGB", (width + 2 * left, height + 2 * top), (226, 232, 240))
+    canvas.paste(picture, (left, top))
+    draw = ImageDraw.Draw(canvas)
     corners = (min(x0, x1) + left, min(y0, y1) + top, max(x0, x1) + left, max(y0, y1) + top)
     draw.rectangle(corners, outline=_RED, width=3)
-    if corners[2] - corners[0] < 6 and corners[3] - corners[1] < 6:  # hardly to be seen
+    if corners[2] - corners[0] < 6 and corners[3] - corners[1] < 6:  # hardly visible
         draw.text((corners[0] + 8, corners[1] - 8), "here", fill=_RED, font=load_font(14))
-    return ground
+    return canvas
 
 
 _STYLE = """

@@ -1,4 +1,4 @@
-"""Images in the forms that users have them, as PIL images; and the font."""
+"""Converts users' images to PIL images, and loads the font."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def to_pil(image: Any) -> Image.Image:
-    """A new RGB image from a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
+    """Return a new RGB image from a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for other types and shapes.
     """
     if isinstance(image, Image.Image):
         return image.convert("RGB") if image.mode != "RGB" else image.copy()
@@ -37,10 +37,10 @@ def to_pil(image: Any) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of labels and captions at `size` pixels.
+    """Load the font of labels and captions at `size` pixels.
 
-    It comes with matplotlib: the same on every machine, and it has the letters of most alphabets. Pillow's own font has
-    those of ASCII alone, not even "é" or "…".
+    It is included in matplotlib, so that it is the same on every machine, and supports most alphabets. Pillow's default
+    font supports only ASCII, and lacks even "é" and "…".
     """
     import matplotlib
 
@@ -48,7 +48,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text`, cut with an ellipsis where it is wider than `width` pixels."""
+    """Return `text`, shortened with an ellipsis if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

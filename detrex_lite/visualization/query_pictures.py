@@ -1,4 +1,4 @@
-"""Pictures of what goes on in a DETR's decoder: how a box is refined, and where a query looks."""
+"""Draws pictures of a DETR's decoder: how a box is refined, and where a query attends."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +19,13 @@ _POINT_LEVELS: tuple[Colour, ...] = ((0, 184, 212), (60, 180, 75), (245, 130, 49
 def draw_refinement(
     image: Any, inspection: Inspection, query: int, class_names: Sequence[str] | None = None
 ) -> Image.Image:
-    """The box of one query after each decoder layer, from yellow (the first layer) to red (the last one).
+    """Draw the box of one query after each decoder layer, from yellow (first layer) to red (last layer).
 
     Args:
-        image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor; it shows the frame of the
-            boxes at any size.
-        inspection: of the image.
-        query: the number of the query.
+        image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor; shows the frame of the boxes,
+            at any size.
+        inspection: the inspection of the image.
+        query: index of the query.
         class_names: names by class index.
     """
     canvas = to_pil(image)
@@ -45,23 +45,23 @@ def draw_refinement(
 
 
 def draw_attention(image: Any, inspection: Inspection, query: int, layer: int = -1) -> Image.Image:
-    """Where one query looks in one decoder layer, with its box.
+    """Draw the cross-attention of one query in one decoder layer, with its box.
 
-    Sampling points of deformable attention are dots, the larger the more they count, in a colour for each feature
-    level. Weights of a feature map brighten the image where they are high.
+    Sampling points of deformable attention are drawn as dots, whose size shows their weight and whose colour shows
+    their feature level. Attention weights of a feature map are drawn as brightness of the image.
 
     Args:
         image: see `draw_refinement`.
-        inspection: of the image.
-        query: the number of the query.
-        layer: of the decoder; -1 is the last one.
+        inspection: the inspection of the image.
+        query: index of the query.
+        layer: index of the decoder layer; -1 is the last one.
 
     Raises:
-        ValueError: when it is not known where the queries of this layer look.
+        ValueError: when the attention of this layer was not recorded.
     """
     attention = inspection.attentions[layer]
     if attention is None:
-        raise ValueError(f"where the queries of decoder layer {layer} look was not recorded")
+        raise ValueError(f"the attention of decoder layer {layer} was not recorded")
     canvas = to_pil(image)
     if attention.points is None:
         canvas = _brightened(canvas, attention.map_of(query))
@@ -79,7 +79,7 @@ def draw_attention(image: Any, inspection: Inspection, query: int, layer: int = 
 def _draw_points(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], points: np.ndarray, weights: np.ndarray, levels: Any
 ) -> None:
-    """Large ones first, so that small ones are seen."""
+    """Draw sampling points, large ones first, so that small ones remain visible."""
     places, values = points.reshape(-1, 2), weights.reshape(-1)
     colours = np.tile(levels, len(weights))
     largest = max(size) / 55
@@ -91,8 +91,8 @@ def _draw_points(
 
 
 def _brightened(canvas: Image.Image, weights: np.ndarray) -> Image.Image:
-    shares = Image.fromarray((255 * weights / max(weights.max(), 1e-12)).astype(np.uint8))
-    light = np.asarray(shares.resize(canvas.size, Image.Resampling.BICUBIC), dtype=np.float64)[..., None] / 255
+    intensity = Image.fromarray((255 * weights / max(weights.max(), 1e-12)).astype(np.uint8))
+    light = np.asarray(intensity.resize(canvas.size, Image.Resampling.BICUBIC), dtype=np.float64)[..., None] / 255
     pixels = np.asarray(canvas, dtype=np.float64)
     hot = np.array([255.0, 200.0, 0.0])
     mixed = pixels * (0.25 + 0.75 * light) * (1 - 0.35 * light) + hot * 0.35 * light
@@ -100,16 +100,16 @@ def _brightened(canvas: Image.Image, weights: np.ndarray) -> Image.Image:
 
 
 def draw_query_places(places: QueryPlaces, number: int = 12, size: int = 130, columns: int = 6) -> str:
-    """Small charts of where the queries with the most detections have them, as one SVG (DETR, figure 7).
+    """Draw charts with the box positions of the queries that have the most detections, as one SVG (DETR, figure 7).
 
-    Each dot is the centre of a box in the unit square of its image: small boxes are blue, wide ones red, tall ones
+    Each dot is the centre of a box in the unit square of its image: small boxes are blue, wide boxes red and tall boxes
     green.
 
     Args:
-        places: of `detrex_lite.analysis.inspection.query_places`.
-        number: of queries at most.
-        size: of each chart in pixels.
-        columns: charts side by side.
+        places: the result of `detrex_lite.analysis.inspection.query_places`.
+        number: the largest number of queries.
+        size: size of each chart in pixels.
+        columns: number of charts in a row.
     """
     counts = places.detections_per_query()
     busiest = [int(query) for query in np.argsort(-counts, kind="stable")[:number] if counts[query]]
@@ -140,8 +140,8 @@ def _size_colour(sides: np.ndarray) -> str:
     return PALETTE[1] if width >= height else PALETTE[2]
 
 
-def _blend(share: float) -> Colour:
+def _blend(fraction: float) -> Colour:
     red, green, blue = (
-        round(first + share * (last - first)) for first, last in zip(_FIRST_LAYER, _LAST_LAYER, strict=True)
+        round(first + fraction * (last - first)) for first, last in zip(_FIRST_LAYER, _LAST_LAYER, strict=True)
     )
     return red, green, blue

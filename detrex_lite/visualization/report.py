@@ -1,7 +1,7 @@
-"""One page about a run: `report.html`, a file that needs neither network nor scripts.
+"""Writes the report of a run: `report.html`, one file that needs neither network nor scripts.
 
-It is made of what lies in the run's folder, so that it can be made anew at any time:
-`metrics.jsonl`, `config.yaml`, `report_samples.json`, `report_errors.json` and `report_decoder.json`.
+It is made from files in the run's folder, so that it can be regenerated at any time: `metrics.jsonl`, `config.yaml`,
+`report_samples.json`, `report_errors.json` and `report_decoder.json`.
 """
 
 import base64
@@ -43,32 +43,33 @@ NUM_DECODER_PICTURES = 3
 FEWEST_BOXES, MOST_BOXES = 3, 20
 _JPEG_QUALITY = 72
 
-# loss_class_3, loss_class_dn, loss_class_dn_3, loss_class_enc: of a layer, of denoising, of the encoder.
+# loss_class_3: loss of a decoder layer; loss_class_dn, loss_class_dn_3: of denoising; loss_class_enc: of the encoder.
 _LOSS_NAME = re.compile(r"(?P<base>loss_.+?)(?P<denoising>_dn)?(?:_(?P<layer>\d+|enc))?$")
 
 
 def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> Path:
-    """Write the page about the run in a folder.
+    """Write the report of the run in a folder.
 
     Args:
-        output_dir: the run's folder. Of `metrics.jsonl`, `config.yaml`, `report_samples.json` and `report_errors.json`
-            it shows those that are there.
-        out_html: the file to write; None: `report.html` in the folder.
+        output_dir: the run's folder. The report shows `metrics.jsonl`, `config.yaml`, `report_samples.json`,
+            `report_errors.json` and `report_decoder.json`, if they exist.
+        out_html: the file to write; None writes `report.html` in the folder.
 
     Raises:
         FileNotFoundError: when the folder has neither `metrics.jsonl` nor `report_errors.json`.
-        ValueError: for a line of it that is not JSON (but the last one, which a killed run leaves unfinished).
+        ValueError: for a line of `metrics.jsonl` that is not JSON, except for the last line, which is incomplete after
+            a run was killed.
     """
     output_dir = Path(os.path.expanduser(output_dir))
-    of_errors = output_dir / ERROR_PAGE_FILE
-    with_errors = of_errors.exists()
+    error_file = output_dir / ERROR_PAGE_FILE
+    with_errors = error_file.exists()
     has_log = (output_dir / METRICS_FILE).exists() or not with_errors
     series = _series(read_metrics(output_dir / METRICS_FILE)) if has_log else {}
     config = output_dir / "config.yaml"
     name = output_dir.resolve().name
     sections = [
         _facts(series) if has_log else "",
-        _errors(of_errors, with_facts=not has_log) if with_errors else "",
+        _errors(error_file, with_facts=not has_log) if with_errors else "",
         _section("Average precision", [*_precisions(series, "bbox"), _classes(series, "bbox/AP")]),
         _section("Average precision of masks", [*_precisions(series, "segm"), _classes(series, "segm/AP")]),
         _section("Panoptic quality", [*_panoptic(series), _classes(series, "panoptic_seg/PQ")]),
@@ -94,14 +95,14 @@ def write_report(output_dir: str | Path, out_html: str | Path | None = None) -> 
 def write_samples(
     output_dir: str | Path, rows: Iterable[SheetRow], *, class_names: Sequence[str] | None, iteration: int | None
 ) -> None:
-    """Keep images with ground truth and detections for the page, drawn, small, as JPEG.
+    """Save pictures of images with ground truth and detections for the report, as small JPEG images.
 
     Args:
         output_dir: the run's folder.
-        rows: a few images. Of each the detections with the highest scores are drawn, whatever these are: as many as
-            there are objects, at least `FEWEST_BOXES` and at most `MOST_BOXES`.
+        rows: a few images. In each, the detections with the highest scores are drawn, without a threshold: as many as
+            the image has objects, at least `FEWEST_BOXES` and at most `MOST_BOXES`.
         class_names: names by class index.
-        iteration: that the detections are of; None when it is not known.
+        iteration: the iteration of the detections; None when it is unknown.
     """
     samples = []
     for row in rows:
@@ -117,7 +118,7 @@ def write_samples(
 
 
 def _best(row: SheetRow) -> Any:
-    """The detections with the highest scores."""
+    """Return the detections with the highest scores."""
     objects = 0 if isinstance(row.ground_truth, tuple) else len(row.ground_truth)
     number = min(max(objects, FEWEST_BOXES), MOST_BOXES)
     order = row.detections.scores.argsort(descending=True, stable=True)
@@ -127,13 +128,13 @@ def _best(row: SheetRow) -> Any:
 def write_error_page(
     output_dir: str | Path, analysis: Analysis, images: Iterable[tuple[int, str, Any]], of: str
 ) -> None:
-    """Keep what is wrong with detections, and pictures of the worst images, for the page.
+    """Save the errors of detections, and pictures of the worst images, for the report.
 
     Args:
         output_dir: the run's folder.
-        analysis: of the detections.
-        images: (position in the data set, name, picture) of some of `analysis.worst_images`, as large as annotated.
-        of: whose detections these are, such as "detected at iteration 1,000".
+        analysis: the analysis of the detections.
+        images: (position in the data set, name, picture) of some of `analysis.worst_images`, of the annotated size.
+        of: a description of the detections, such as "detected at iteration 1,000".
     """
     pictures = []
     for position, name, image in images:
@@ -150,14 +151,14 @@ def write_decoder_page(
     class_names: Sequence[str] | None,
     of: str,
 ) -> None:
-    """Keep what goes on in a decoder with a few images, for the page.
+    """Save the inspection of a decoder on a few images, for the report.
 
     Args:
         output_dir: the run's folder.
-        images: (name, picture, inspection) of each; of the first ones pictures are drawn.
+        images: (name, picture, inspection) of each image; pictures of the first images are drawn.
         matches: (L, T) the query of each object of these images in each layer, -1 for none.
         class_names: names by class index.
-        of: whose detections these are.
+        of: a description of the detections.
     """
     inspections = [inspection for _, _, inspection in images]
     overlaps, probabilities = refinement(inspections)
@@ -176,7 +177,7 @@ def write_decoder_page(
         "of": of,
         "overlaps": overlaps.round(4).tolist(),
         "probabilities": probabilities.round(4).tolist(),
-        "kept": [None if math.isnan(share) else round(float(share), 4) for share in kept_share(matches, matches[-1])],
+        "kept": [None if math.isnan(value) else round(float(value), 4) for value in kept_share(matches, matches[-1])],
         "pictures": pictures,
     }
     replace_text(Path(output_dir) / DECODER_PAGE_FILE, json.dumps(content, ensure_ascii=False, allow_nan=False))
@@ -188,12 +189,13 @@ def _decoder_section(path: Path) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         figures = "".join(
-            _figure(one["caption"], one["panels"], ("refinement", "attention")) for one in content["pictures"]
+            _figure(picture["caption"], picture["panels"], ("refinement", "attention"))
+            for picture in content["pictures"]
         )
         names = {
             "overlaps": "IoU of a box with that of the last layer",
-            "probabilities": "probability of the class that the last layer gives",
-            "kept": "share of objects that are matched with the query that the last layer matches",
+            "probabilities": "probability of the class that the last layer predicts",
+            "kept": "fraction of objects that are matched to the same query as in the last layer",
         }
         curves = [
             Curve(
@@ -202,19 +204,19 @@ def _decoder_section(path: Path) -> str:
                     (number, math.nan if value is None else float(value))
                     for number, value in enumerate(content[name], 1)
                 ],
-                PALETTE[place],
+                PALETTE[index],
             )
-            for place, (name, label) in enumerate(names.items())
+            for index, (name, label) in enumerate(names.items())
         ]
-        of = escape(str(content["of"]))
+        description = escape(str(content["of"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
-        return f'<p class="warning">{reason}: what goes on in the decoder is left out.</p>'
+        return f'<p class="warning">{reason}: the section about the decoder is left out.</p>'
     note = (
-        f"<p>A few images, {of}. Left the best query's box after each decoder layer, from yellow (first) to red "
-        "(last). Right where it looks in the last layer: dots are the sampling points of deformable attention, larger "
-        "where they count more, in a colour for each feature level; without such points the image is bright where "
-        "weights are high.</p>"
+        f"<p>A few images, {description}. Left: the best query's box after each decoder layer, from yellow (first) to "
+        "red (last). Right: its attention in the last layer. Dots are the sampling points of deformable attention; "
+        "their size shows the weight and their colour the feature level. For other attention, the image is bright "
+        "where weights are high.</p>"
     )
     chart = line_chart("Layer by layer (first to last)", curves, dots=True, x_label="layer")
     return f'<h2>Inside the decoder</h2>{note}<div class="grid">{chart}</div><div class="samples worst">{figures}</div>'
@@ -227,9 +229,9 @@ def _jpeg(image: Any) -> str:
 
 
 def _series(records: Iterable[dict[str, Any]]) -> dict[str, Series]:
-    """All numbers by name; of an iteration that a resumed run has written twice the later line counts.
+    """Return all numbers by name. If a resumed run has written an iteration twice, the later line is used.
 
-    null, which stands for a number that is not finite, becomes nan.
+    null, which represents a number that is not finite, becomes nan.
     """
     values: dict[str, dict[int, float]] = {}
     for record in records:
@@ -262,26 +264,26 @@ def _facts(series: dict[str, Series]) -> str:
 
 
 def _boxes(facts: Iterable[tuple[str, str]]) -> str:
-    """(label, value) in boxes side by side."""
+    """Return HTML with (label, value) pairs as boxes in a row."""
     cells = "".join(f"<div><b>{escape(value)}</b>{escape(label)}</div>" for label, value in facts)
     return f'<div class="facts">{cells}</div>'
 
 
 def _errors(path: Path, *, with_facts: bool) -> str:
-    """What is wrong with the detections of the last evaluation."""
+    """Return the sections about the errors of the last evaluation."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         facts = _boxes(error_facts(content)) if with_facts else ""
-        figures = "".join(_figure(one["caption"], one["panels"]) for one in content["pictures"])
+        figures = "".join(_figure(picture["caption"], picture["panels"]) for picture in content["pictures"])
         sections = error_sections(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
-        return f'<p class="warning">{reason}: what is wrong with the detections is left out.</p>'
+        return f'<p class="warning">{reason}: the section about errors is left out.</p>'
     if not figures:
         return facts + sections
     note = (
-        "<p>Those whose errors take most from AP50. Left what is annotated, right what is detected at the thresholds "
-        "of the classes; the colour is the kind of error, and what is right has no label.</p>"
+        "<p>The images whose errors cost most AP50. Left: annotations. Right: detections at the thresholds of the "
+        "classes. The colour shows the kind of error; correct detections have no label.</p>"
     )
     return f'{facts}{sections}<h2>Worst images</h2>{note}{picture_legend()}<div class="samples worst">{figures}</div>'
 
@@ -292,9 +294,9 @@ def _section(title: str, parts: Iterable[str]) -> str:
 
 
 def _curves(series: dict[str, Series], names: dict[str, str]) -> list[Curve]:
-    """Curves of those names that there are; `names`: name -> how the legend has it."""
-    found = [(label, series[name]) for name, label in names.items() if name in series]
-    return [Curve(label, points, PALETTE[number % len(PALETTE)]) for number, (label, points) in enumerate(found)]
+    """Return the curves of the names that exist in the series; `names` is name -> label in the legend."""
+    labelled = [(label, series[name]) for name, label in names.items() if name in series]
+    return [Curve(label, points, PALETTE[number % len(PALETTE)]) for number, (label, points) in enumerate(labelled)]
 
 
 def _precisions(series: dict[str, Series], group: str) -> Iterable[str]:
@@ -313,7 +315,7 @@ def _panoptic(series: dict[str, Series]) -> Iterable[str]:
 
 
 def _classes(series: dict[str, Series], metric: str) -> str:
-    """A metric, group/name, of each class at the last evaluation, best first."""
+    """Return a table of a metric (group/name) of each class at the last evaluation, in descending order."""
     start = f"{metric}-"
     last = {name.removeprefix(start): points[-1][1] for name, points in series.items() if name.startswith(start)}
     rows = sorted(last.items(), key=lambda row: -row[1] if math.isfinite(row[1]) else math.inf)
@@ -325,7 +327,7 @@ def _classes(series: dict[str, Series], metric: str) -> str:
         else f'<tr><td>{escape(name)}<td class="bar"><td class="number">-'
         for name, value in rows
     )
-    title = f"{metric.split('/')[1]} of each class at the last evaluation, %; - has no object"
+    title = f"{metric.split('/')[1]} of each class at the last evaluation, %; - means no objects"
     return f'<figure><figcaption>{title}</figcaption><div class="scroll"><table>{cells}</table></div></figure>'
 
 
@@ -333,7 +335,7 @@ def _losses(series: dict[str, Series]) -> Iterable[str]:
     yield line_chart("total loss", _curves(series, {"total_loss": "total loss"}))
     ratios = denoising_ratios(series)
     yield line_chart(
-        "denoising loss over matching loss, last layer: below 1 where matching is what is hard",
+        "denoising loss over matching loss, last layer: below 1 if matching is the harder task",
         _curves(ratios, {name: name for name in ratios}),
     )
     groups: dict[str, dict[str, Series]] = {}
@@ -354,16 +356,16 @@ def _losses(series: dict[str, Series]) -> Iterable[str]:
 
 
 def denoising_ratios(series: dict[str, Series]) -> dict[str, Series]:
-    """The loss of denoising queries over that of matching queries, of the last layer (DN-DETR, Li et al., CVPR 2022).
+    """Return the ratio of denoising to matching losses in the last layer (DN-DETR, Li et al., CVPR 2022).
 
-    Both compare the same heads with the same objects, but denoising queries are told which object they belong to. What
-    they lose less is the price of finding and assigning objects.
+    Both compare the same heads with the same objects, but denoising queries are assigned to their objects in advance.
+    The difference is the cost of finding and assigning objects.
 
     Args:
         series: losses by name, as in `metrics.jsonl`.
 
     Returns:
-        Name of a loss, such as "loss_bbox" -> (iteration, ratio), where both were logged and are finite.
+        Name of a loss, such as "loss_bbox" -> (iteration, ratio), for iterations in which both are logged and finite.
     """
     ratios: dict[str, Series] = {}
     for name, points in series.items():
@@ -385,21 +387,21 @@ _LAYER_NAMES = {"last": "last layer", "enc": "encoder"}
 
 
 def _layer_colour(name: str, number_of_layers: int) -> str:
-    """The darker the later; the last one in a colour of its own."""
+    """Return the colour of a layer: later layers are darker, and the last layer has a separate colour."""
     if not name.isdigit():
         return {"last": PALETTE[1], "enc": "#64748b"}[name]
     return f"hsl(217 75% {78 - 40 * (int(name) + 1) / max(number_of_layers, 1):.0f}%)"
 
 
-_OWN_NAMES = re.compile(
+_KNOWN_NAMES = re.compile(
     r"total_loss|lr|time|images_per_second|grad_norm|memory_mb|.*_time|loss_.*|(bbox|segm|panoptic_seg)/.*"
 )
 
 
 def _further(series: dict[str, Series]) -> Iterable[str]:
-    """What a model gave to `log_scalar`, and an evaluator of the user's own."""
+    """Yield charts of the values that models pass to `log_scalar`, and of the metrics of users' evaluators."""
     for name, points in series.items():
-        if not _OWN_NAMES.fullmatch(name):
+        if not _KNOWN_NAMES.fullmatch(name):
             yield line_chart(name, _curves({name: points}, {name: name}))
 
 
@@ -426,14 +428,14 @@ def _samples(path: Path) -> str:
         reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
         return f'<p class="warning">{reason}: its pictures are left out.</p>'
     note = (
-        "<p>Left the ground truth, right the detections with the highest scores, whatever these are: as many as there "
-        f"are objects, but from {FEWEST_BOXES} to {MOST_BOXES}.</p>"
+        "<p>Left: ground truth. Right: the detections with the highest scores, without a threshold: as many as there "
+        f"are objects, but at least {FEWEST_BOXES} and at most {MOST_BOXES}.</p>"
     )
     return f'<h2>{title}</h2>{note}<div class="grid samples">{figures}</div>' if figures else ""
 
 
 def _figure(caption: str, panels: Sequence[str], alternatives: tuple[str, str] = ("ground truth", "detections")) -> str:
-    """Two pictures side by side. Files may come from elsewhere: what is no base64 is an error, not part of the page."""
+    """Return two pictures in a row. Data that is not base64 raises an error, because files may not be trusted."""
     data = [base64.b64encode(base64.b64decode(panel, validate=True)).decode() for panel in panels]
     pictures = "".join(
         f'<img alt="{alt}" src="data:image/jpeg;base64,{jpeg}">' for alt, jpeg in zip(alternatives, data, strict=True)

@@ -45,7 +45,7 @@ def test_wrong_uses_are_explained(files, tmp_path, capsys):
         ([*files, "--output", tmp_path / "mean.onnx"], ".safetensors"),
         ([files[0], "--output", tmp_path / "other.pth"], "give more"),
         ([*files, tmp_path / "absent.pth", "--output", tmp_path / "other.pth"], "absent.pth"),
-        ([*files, "--greedy", "--output", tmp_path / "other.pth"], "holds no config"),
+        ([*files, "--greedy", "--output", tmp_path / "other.pth"], "has no config"),
     ):
         assert run(*arguments) == 2
         assert message in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_a_folder_with_its_faults_in_pictures(tmp_path, capsys):
     assert main([str(root), "--page", str(tmp_path / "pages/faults.html")]) == 1
     out = capsys.readouterr().out
     for part in (
-        f"{root / 'labels/train/a.txt'}: line 1: a line is 'class x y width height'",
+        f"{root / 'labels/train/a.txt'}: line 1: a line must be 'class x y width height'",
         "partly outside the image: 1",
         "image unreadable: 1",
         f"images/valid/e.png: this image of val has the same contents as {root / 'images/train/b.png'} of train",

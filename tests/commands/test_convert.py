@@ -10,7 +10,7 @@ def test_a_folder_in_another_layout(tmp_path, capsys):
     root = samples.yolo(tmp_path / "animals")
     assert cli.main(["convert", str(root), str(tmp_path / "out"), "--to", "voc"]) == 0
     out = capsys.readouterr().out
-    for part in ("animals: YOLO", "Category ids become others: cat 0 -> 1, dog 1 -> 2", "train 2 images, val 2 images"):
+    for part in ("animals: YOLO", "Category ids change: cat 0 -> 1, dog 1 -> 2", "train 2 images, val 2 images"):
         assert part in out
     assert find_dataset(tmp_path / "out").layout == "Pascal VOC"
     assert cli.main(["convert", str(root), str(tmp_path / "out"), "--to", "csv"]) == 2

@@ -116,7 +116,7 @@ def _without(entry: dict, key: str) -> dict:
     ("images", "annotations", "categories", "message"),
     [
         ([], [], CATEGORIES, "not one image"),
-        ([image_entry(1)], [], [], "not one category"),
+        ([image_entry(1)], [], [], "it has no categories"),
         (
             [image_entry(1), image_entry(1, "b.png")],
             [],
@@ -320,7 +320,7 @@ def test_json_nested_too_deep_is_a_fault(tmp_path, place):
         path.write_text(path.read_text().replace('"id": 1', f'"id": {deep}'))
     else:
         path.write_text(f'{{"{place}": {deep}, ' + path.read_text()[1:])
-    with pytest.raises(DatasetError, match="instances.json is nested too deep"):
+    with pytest.raises(DatasetError, match="instances.json is nested too deeply"):
         load_coco(path, root)
     assert [fault.kind for fault in check_dataset(partial(read_coco, str(path), str(root))).faults] == ["unreadable"]
 

@@ -99,10 +99,10 @@ def test_faults_are_named_with_file_and_object(tmp_path):
             r"a.xml: object 2: <bndbox> needs the numbers .*'left'",
         ),
         ([good, "<object><name>ant</name></object>"], r"a.xml: object 2: <bndbox> needs the numbers"),
-        ([good, object_xml("ant", (1, 1, 9, 9), difficult="no")], r"object 2: .*<difficult> is 0 or 1"),
+        ([good, object_xml("ant", (1, 1, 9, 9), difficult="no")], r"object 2: .*<difficult> must be 0 or 1"),
         ([good, "<object></object>"], r"object 2: 'name' must not be blank"),
         ([good, "<object>"], r"a.xml: it is not valid XML: mismatched tag"),
-        ([], r"there is not one named object"),
+        ([], r"its XML files have no object with a name"),
     ]:
         write_xml(tmp_path, "a", objects)
         with pytest.raises(DatasetError, match=message):
@@ -182,7 +182,7 @@ def test_encodings_of_xml_are_read(tmp_path, encoding):
 def test_links_that_lead_nowhere_are_named(tmp_path):
     path = one_object(tmp_path)
     path.with_name("b.xml").symlink_to(tmp_path / "gone.xml")
-    with pytest.raises(DatasetError, match=r"b.xml: this annotation file is a link to one that does not exist"):
+    with pytest.raises(DatasetError, match=r"b.xml: this annotation file is a link to a file that does not exist"):
         load_voc(path.parent, tmp_path / "images")
     assert [kind for kind, _ in faults_of(tmp_path)] == ["missing file"]
 
@@ -199,7 +199,7 @@ def test_spellings_of_difficult(tmp_path, text, difficult):
 @pytest.mark.parametrize("text", ["2", "maybe", "[1]"])
 def test_a_wrong_difficult_is_not_blamed_on_the_box(tmp_path, text):
     path = write_xml(tmp_path, "a", [object_xml("ant", (1, 1, 9, 9), difficult=text)])
-    with pytest.raises(DatasetError, match="<difficult> is 0 or 1, got ") as caught:
+    with pytest.raises(DatasetError, match="<difficult> must be 0 or 1, got ") as caught:
         load_voc(path.parent, tmp_path / "images")
     assert "bndbox" not in str(caught.value)
 
@@ -247,11 +247,11 @@ def test_extensions_in_capitals_are_read_and_two_files_of_one_name_are_a_fault(t
     assert len(load_voc(path.parent, tmp_path / "images")) == 1
     assert len(load_voc(path.parent, tmp_path / "images", split)) == 1
     path.write_text(capital.read_text())
-    with pytest.raises(DatasetError, match=r"a.xml: it has the name of .*a.XML"):
+    with pytest.raises(DatasetError, match=r"a.xml: it has the same name as .*a.XML"):
         load_voc(path.parent, tmp_path / "images")
     capital.unlink()
     path.unlink()
-    with pytest.raises(DatasetError, match=r"annotation folder .*annotations holds no .xml file"):
+    with pytest.raises(DatasetError, match=r"annotation folder .*annotations has no .xml file"):
         load_voc(path.parent, tmp_path / "images")
 
 

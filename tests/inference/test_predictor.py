@@ -207,10 +207,10 @@ def test_overrides_change_the_config_of_weights(tmp_path):
 
 
 def test_weights_without_a_config_are_refused(tmp_path, weights):
-    with pytest.raises(ValueError, match="model.pth holds no config.*config.yaml"):
+    with pytest.raises(ValueError, match="model.pth has no config.*config.yaml"):
         Predictor(weights, device="cpu")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds none"):
+    with pytest.raises(ValueError, match="it has none"):
         Predictor(tmp_path / "empty", device="cpu")
     with pytest.raises(ValueError, match="give a config and weights"):
         Predictor(device="cpu")
@@ -310,7 +310,7 @@ def test_weights_default_to_the_init_checkpoint_of_the_config(config_file, weigh
 def test_no_weights_at_all_are_warned_of(config_file, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(Predictor(config_file, device="cpu")(picture())) == 0
-    assert "the model is as initialised" in caplog.text
+    assert "the model has its initial weights" in caplog.text
 
 
 def test_a_backbones_own_weights_are_not_fetched(config_file, weights, monkeypatch):

@@ -1,4 +1,4 @@
-"""Folders with COCO JSON files, among them the exports of Roboflow."""
+"""Recognises and reads folders with COCO JSON files, including exports of Roboflow."""
 
 import os
 from collections import Counter
@@ -15,14 +15,14 @@ ROBOFLOW_NAME = "_annotations.coco.json"
 
 
 class Summary(NamedTuple):
-    """What a COCO file says about its classes and images.
+    """The classes and images of a COCO file.
 
     Attributes:
-        categories: its entries of categories.
-        boxes: how many annotations each category id has.
-        file_names: of its first images.
-        has_masks: some annotation has a segmentation that is not empty.
-        is_panoptic: its annotations are of segments, whose masks are in further files.
+        categories: entries of the list of categories.
+        boxes: category id -> number of annotations.
+        file_names: file names of the first images.
+        has_masks: whether any annotation has a segmentation that is not empty.
+        is_panoptic: whether annotations are panoptic segments, whose masks are in separate files.
     """
 
     categories: list[Any]
@@ -33,14 +33,14 @@ class Summary(NamedTuple):
 
 
 def coco_files(tree: Tree) -> list[str]:
-    """The JSON files of a folder that have images and categories."""
+    """Return the JSON files of a folder that have images and categories."""
     return [path for path in tree.paths(".json") if not is_split_file(os.path.basename(path)) and _is_coco(path)]
 
 
 def _is_coco(path: str) -> bool:
     try:
         return _has_keys(path, os.stat(path).st_mtime_ns)
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a broken link
         return False
 
 
@@ -55,10 +55,10 @@ def _has_keys(path: str, stamp: int) -> bool:
 
 
 def summary_of(path: str) -> Summary:
-    """The classes and images of a COCO file; files that did not change are read once.
+    """Return the classes and images of a COCO file; unchanged files are read only once.
 
     Raises:
-        DatasetError: when it cannot be read.
+        DatasetError: when the file cannot be read.
     """
     return _summary_of(path, os.stat(path).st_mtime_ns)
 
@@ -79,17 +79,17 @@ def _summary_of(path: str, stamp: int) -> Summary:
 
 
 def coco_layout(tree: Tree, paths: list[str]) -> Layout:
-    """The splits and classes of COCO files.
+    """Return the splits and classes of COCO files.
 
     Raises:
-        DatasetError: when files contradict each other, or the images of one are nowhere.
+        DatasetError: when files contradict each other, or the images of a file are not found.
     """
     panoptic = [path for path in paths if summary_of(path).is_panoptic]
-    remarks = [f"{tree.relative(path)} is not used: it is panoptic, without boxes" for path in panoptic]
+    remarks = [f"{tree.relative(path)} is not used: it is panoptic and has no boxes" for path in panoptic]
     chosen, unused = first_of_each_split(
         tree, [path for path in paths if path not in panoptic], "COCO files", preferred="instances"
     )
-    remarks += [f"{tree.relative(path)} is not used: its name says no split, others do" for path in unused]
+    remarks += [f"{tree.relative(path)} is not used: its name has no split, unlike others" for path in unused]
     if not chosen:
         raise DatasetError(f"{tree.root} has panoptic annotations only, which are read by load_coco_panoptic")
     summaries = {path: summary_of(path) for path in chosen.values()}
@@ -99,8 +99,8 @@ def coco_layout(tree: Tree, paths: list[str]) -> Layout:
     if dummy is not None:
         entries = [entry for entry in entries if entry is not dummy]
         remarks.append(
-            f"The category {dummy['name']!r} (id {dummy['id']}) is no class here: it is the super-category of the "
-            "others, as Roboflow exports it, and has no box in any split"
+            f"The category {dummy['name']!r} (id {dummy['id']}) is not used as a class: it is the super-category that "
+            "Roboflow adds to its exports, and has no box in any split"
         )
     ids, names = read_categories(next(iter(chosen.values())), entries, FaultLog())
     categories = tuple(zip(ids, names, strict=True))
@@ -114,10 +114,10 @@ def coco_layout(tree: Tree, paths: list[str]) -> Layout:
 
 
 def _merged(tree: Tree, categories: dict[str, list[Any]]) -> list[Any]:
-    """The entries of all files, each category once.
+    """Return the category entries of all files, each category once.
 
     Raises:
-        DatasetError: when an id has one name in one file, and another in the next.
+        DatasetError: when an id has different names in two files.
     """
     merged: list[Any] = []
     first: dict[Any, tuple[str, str]] = {}
@@ -130,21 +130,21 @@ def _merged(tree: Tree, categories: dict[str, list[Any]]) -> list[Any]:
                 if isinstance(key, int | str):
                     first[key] = (path, entry.get("name"))
             elif entry.get("name") != known[key][1]:
-                other, name = known[key]
+                first_path, name = known[key]
                 raise DatasetError(
-                    f"category {key} is {name!r} in {tree.relative(other)} and {entry.get('name')!r} in "
+                    f"category {key} is {name!r} in {tree.relative(first_path)} and {entry.get('name')!r} in "
                     f"{tree.relative(path)}: the splits of one data set need the same categories"
                 )
     return merged
 
 
 def _dummy_category(entries: list[Any], boxes: Counter) -> dict[str, Any] | None:
-    """The category that Roboflow's export adds: named as the super-category of all others, and without a box."""
+    """Return the category that Roboflow's export adds: the super-category of all others, which has no boxes."""
     if len(entries) < 2 or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
         return None
     for entry in entries:
-        others = [other for other in entries if other is not entry]
-        is_above = all(other.get("supercategory") == entry.get("name") for other in others)
-        if is_above and entry.get("supercategory") != entry.get("name") and not boxes[entry["id"]]:
+        others = [category for category in entries if category is not entry]
+        is_parent = all(category.get("supercategory") == entry.get("name") for category in others)
+        if is_parent and entry.get("supercategory") != entry.get("name") and not boxes[entry["id"]]:
             return entry
     return None

@@ -1,4 +1,4 @@
-"""Folders with CSV tables of boxes."""
+"""Recognises and reads folders with CSV tables of boxes."""
 
 import os
 from collections import Counter
@@ -14,14 +14,14 @@ from .tree import Tree, first_of_each_split, split_of_name
 
 
 def csv_tables(tree: Tree) -> list[str]:
-    """The CSV files that name the columns of boxes."""
+    """Return the CSV files whose first line names the columns of boxes."""
     return [path for path in tree.paths(".csv") if _table(path) is not None]
 
 
 def _table(path: str) -> CsvTable | None:
     try:
         return _table_of(path, os.stat(path).st_mtime_ns)
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a broken link
         return None
 
 
@@ -31,18 +31,18 @@ def _table_of(path: str, stamp: int) -> CsvTable | None:
 
 
 def csv_layout(tree: Tree, paths: list[str]) -> Layout:
-    """The splits and classes of tables; a column `split` counts where there is one table.
+    """Return the splits and classes of tables; a column `split` is used when there is only one table.
 
     Raises:
-        DatasetError: when a table does not name the columns of boxes, or the images of one are nowhere.
+        DatasetError: when a table does not name the columns of boxes, or its images are not found.
     """
     chosen, unused = first_of_each_split(tree, paths, "CSV tables")
-    remarks = [f"{tree.relative(path)} is not used: its name says no split, others do" for path in unused]
+    remarks = [f"{tree.relative(path)} is not used: its name has no split, unlike others" for path in unused]
     tables = {split: _required(path) for split, path in chosen.items()}
-    found = {name for table in tables.values() for name in table.values(table.columns.class_name)}
-    if not found:
-        raise DatasetError(f"{tree.root}: there is not one object in its CSV tables")
-    names = check_class_names(sorted(found))
+    class_names = {name for table in tables.values() for name in table.values(table.columns.class_name)}
+    if not class_names:
+        raise DatasetError(f"{tree.root}: its CSV tables have no objects")
+    names = check_class_names(sorted(class_names))
     assert names is not None
     parts: dict[str, Part] = {}
     for split, table in tables.items():
@@ -63,15 +63,15 @@ def _required(path: str) -> CsvTable:
 
 
 def _parts(tree: Tree, table: CsvTable, split: str, names: tuple[str, ...], remarks: list[str]) -> dict[str, Part]:
-    """The parts of one table, which are several where a column says the split of each image."""
+    """Return the parts of one table: several if a column has the split of each image, otherwise one."""
     folder, files, unlisted = _files_of(tree, table, None if split == "all" else split)
     normalised = table.is_normalised()
     if normalised:
         remarks.append(f"{tree.relative(table.path)} has coordinates in 0..1: they are fractions of the image's size")
     if unlisted:
         remarks.append(
-            f"{unlisted} images in {tree.relative(folder)} are not used: {tree.relative(table.path)} does not name "
-            "them (an image without objects has a row with its file alone)"
+            f"{unlisted} images in {tree.relative(folder)} are not used: {tree.relative(table.path)} does not list "
+            "them (an image without objects needs a row that has only its file)"
         )
     reader = partial(_read, table, tree.root, names, files, normalised=normalised)
     column = table.columns.split
@@ -79,14 +79,14 @@ def _parts(tree: Tree, table: CsvTable, split: str, names: tuple[str, ...], rema
         return {split: Part(table.path, folder, reader)}
     values: dict[str, str] = {}
     for value in dict.fromkeys(table.values(column)):
-        known = split_of_name(value)
-        if known is None or known in values:
+        part_split = split_of_name(value)
+        if part_split is None or part_split in values:
             raise DatasetError(f"{table.path}: the column {column!r} has {value!r}: a split is train, val or test")
-        values[known] = value
+        values[part_split] = value
     if any(not row[column] for _, row in table.rows):
         line = next(line for line, row in table.rows if not row[column])
         raise DatasetError(f"{table.path}: line {line}: its {column} is empty")
-    return {known: Part(table.path, folder, partial(reader, split=value)) for known, value in values.items()}
+    return {part_split: Part(table.path, folder, partial(reader, split=value)) for part_split, value in values.items()}
 
 
 def _read(table: CsvTable, *arguments: Any, masks: bool, log: FaultLog, **options: Any) -> DetectionDataset:
@@ -96,9 +96,13 @@ def _read(table: CsvTable, *arguments: Any, masks: bool, log: FaultLog, **option
 
 
 def _files_of(tree: Tree, table: CsvTable, split: str | None) -> tuple[str, dict[str, str], int]:
-    """The folder that has most of a table's images, the file of each value in its column, and how many it omits.
+    """Find the images of a table.
 
-    A value is the path of a file, its name, or its name without the extension. Files are relative to the root.
+    A value in the column of files is the path of a file, its name, or its name without the extension.
+
+    Returns:
+        The folder that has most of the images; value -> file relative to the root; and the number of images in the
+        folder that the table does not list.
     """
     values = list(dict.fromkeys(table.values(table.columns.file)))
     start = os.path.dirname(table.path)
@@ -122,7 +126,7 @@ def _files_of(tree: Tree, table: CsvTable, split: str | None) -> tuple[str, dict
 
 
 def _matches(tree: Tree, folder: str, values: list[str]) -> dict[str, str]:
-    """The file of each value that has one in a folder."""
+    """Return value -> file for the values that have a file in a folder."""
     names = set(tree.images(folder))
     stems = {os.path.splitext(name)[0]: name for name in sorted(names, reverse=True)}
     matches = {}

@@ -1,4 +1,4 @@
-"""A split into training and validation that is drawn once and written down."""
+"""A random split into training and validation images that is drawn once and saved."""
 
 import hashlib
 import json
@@ -17,16 +17,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DrawnSplit:
-    """Which images of a folder are for validation.
+    """A random split of the images of a folder into training and validation.
 
-    The order of drawing is that of a hash of the seed and the file's name: it depends on no other file, machine or
-    version. What was drawn is written to `split_seed<seed>_val<share>.json` in the folder. Images that this file does
-    not list, which came later, are for training.
+    Images are drawn in the order of a hash of the seed and the file's name, which does not depend on other files, the
+    machine or the version. The split is saved as `split_seed<seed>_val<fraction>.json` in the folder. Images that this
+    file does not list, because they were added later, are used for training.
 
     Args:
         root: the folder of the data set.
-        seed: another seed draws another split.
-        val_share: the share of the images that are for validation, above 0 and below 1.
+        seed: seed of the split.
+        val_share: the fraction of images for validation, above 0 and below 1.
     """
 
     root: str
@@ -38,25 +38,25 @@ class DrawnSplit:
         return os.path.join(self.root, split_file_name(self.seed, self.val_share))
 
     def indices(self, dataset: DetectionDataset, split: str, *, write: bool) -> np.ndarray:
-        """The positions of the images of `split`, which is `train` or `val`.
+        """Return the positions of the images of a split.
 
         Args:
-            dataset: all images.
+            dataset: the data set with all images.
             split: `train` or `val`.
-            write: write the split down where no file has it yet.
+            write: save the split if it has not been saved yet.
 
         Raises:
-            DatasetError: when there are too few images, or the file that has the split does not fit them.
+            DatasetError: when there are too few images, or the saved split does not match them.
         """
         names = [os.path.relpath(dataset.file_name(index), self.root) for index in range(len(dataset))]
         if os.path.isfile(self.path):
-            chosen = self._written(names)
+            chosen = self._read(names)
         else:
             chosen = self._draw(names)
             if write:
                 self._write(names, chosen)
-        wanted = split == "val"
-        return np.array([index for index, name in enumerate(names) if (name in chosen) == wanted], dtype=np.int64)
+        is_val = split == "val"
+        return np.array([index for index, name in enumerate(names) if (name in chosen) == is_val], dtype=np.int64)
 
     def _draw(self, names: list[str]) -> set[str]:
         if len(names) < 2:
@@ -68,7 +68,7 @@ class DrawnSplit:
         text = f"{self.seed}:{name.replace(os.sep, '/')}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
-    def _written(self, names: list[str]) -> set[str]:
+    def _read(self, names: list[str]) -> set[str]:
         try:
             with open(self.path, encoding="utf-8") as file:
                 val = json.load(file)["val"]
@@ -81,7 +81,7 @@ class DrawnSplit:
         if not chosen or len(chosen) == len(names):
             raise DatasetError(
                 f"split file {self.path} leaves no image for {'training' if chosen else 'validation'}: its images are "
-                "others than those of the folder; delete it, and the split is drawn again"
+                "not those of the folder; delete it, and the split is drawn again"
             )
         return chosen
 
@@ -92,15 +92,15 @@ class DrawnSplit:
             "val": [name.replace(os.sep, "/") for name in names if name in chosen],
             "train": [name.replace(os.sep, "/") for name in names if name not in chosen],
         }
-        # Written beside and moved: another process that reads it meets the whole file or none.
-        beside = f"{self.path}.{os.getpid()}"
+        # Written under a temporary name and renamed, so that other processes never read an incomplete file.
+        temporary = f"{self.path}.{os.getpid()}"
         try:
-            with open(beside, "w", encoding="utf-8") as file:
+            with open(temporary, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=1)
-            os.replace(beside, self.path)
+            os.replace(temporary, self.path)
         except OSError as error:
             logger.warning(
-                "The split of %s cannot be written down (%s): it stays the same as long as the images do.",
+                "The split of %s cannot be saved (%s): it changes if images are added or removed.",
                 self.root,
                 error.strerror or error,
             )
@@ -111,6 +111,6 @@ class DrawnSplit:
 
     def remark(self) -> str:
         return (
-            f"There is no validation set: {self.val_share:.0%} of the images are drawn for it with seed {self.seed}, "
-            f"and {os.path.basename(self.path)} in the folder keeps which"
+            f"There is no validation set: {self.val_share:.0%} of the images are drawn for it with seed {self.seed} "
+            f"and listed in {os.path.basename(self.path)} in the folder"
         )

@@ -1,4 +1,4 @@
-"""Which layout a folder has."""
+"""Detects the layout of a folder."""
 
 import os
 from collections.abc import Callable
@@ -20,13 +20,13 @@ DEFAULT_VAL_SHARE = 0.2
 
 
 class _Kind(NamedTuple):
-    """One layout: how to recognise it, and how to read what was recognised.
+    """The functions that recognise and read one layout.
 
     Attributes:
-        label: for messages.
-        candidates: the files or folders that show that a folder has this layout; none when it has another.
-        build: makes a `Layout` of them.
-        extensions: of single files that may be given in place of a folder.
+        label: name in messages.
+        candidates: returns the files or folders of this layout in a folder; none if the folder has another layout.
+        build: makes a `Layout` of the candidates.
+        extensions: extensions of single files that may be given in place of a folder.
     """
 
     label: str
@@ -35,7 +35,7 @@ class _Kind(NamedTuple):
     extensions: tuple[str, ...] = ()
 
 
-# In the order in which they count where a folder has several: what says most comes first.
+# In order of priority for folders that have several layouts: the most informative layout comes first.
 _KINDS = {
     "yolo": _Kind("YOLO", yolo_files, yolo_layout, (".yaml", ".yml")),
     "coco": _Kind("COCO", coco_files, coco_layout, (".json",)),
@@ -48,43 +48,43 @@ LAYOUTS = tuple(_KINDS)
 def find_dataset(
     folder: str | os.PathLike[str], *, seed: int = 0, val_share: float = DEFAULT_VAL_SHARE, layout: str | None = None
 ) -> FoundDataset:
-    """The data set in a folder: its layout, classes and splits, found by looking.
+    """Find the data set in a folder: detects its layout, classes and splits.
 
-    Known are COCO JSON (Roboflow's exports among them), YOLO labels with a data.yaml or a list of class names, Pascal
-    VOC XML with or without ImageSets, CSV tables with a box in each row, and images alone. A folder without a
-    validation set gets one: images are drawn with a seed, and a file in the folder keeps which. Nothing is read but
-    what says which files and classes there are; `FoundDataset.load` reads the rest.
+    Supported are COCO JSON (including exports of Roboflow), YOLO labels with a data.yaml or a list of class names,
+    Pascal VOC XML with or without ImageSets, CSV tables with a box in each row, and images without annotations. For a
+    folder without a validation set, validation images are drawn with a seed, and listed in a file in the folder. This
+    function reads only the lists of files and classes; `FoundDataset.load` reads the annotations.
 
     Args:
         folder: the folder of the data set, or its data.yaml, COCO JSON or CSV file.
-        seed: of the split, where one is drawn.
-        val_share: the share of the images that are then for validation, above 0 and below 1.
-        layout: `coco`, `yolo`, `voc` or `csv`, where a folder has files of several; None takes the first of yolo, coco,
-            voc and csv, and says so in `remarks`.
+        seed: seed of the random split, for folders without a validation set.
+        val_share: the fraction of images that are drawn for validation, above 0 and below 1.
+        layout: `coco`, `yolo`, `voc` or `csv`, for folders that have files of several layouts. None takes the first of
+            yolo, coco, voc and csv, and mentions the others in `remarks`.
 
     Returns:
-        The same object for the same arguments as long as the files are the same.
+        The data set; the same object for the same arguments as long as the files do not change.
 
     Raises:
-        DatasetError: when there is no such folder, it has no data set, or what it has contradicts itself.
+        DatasetError: when the folder does not exist, has no data set, or its contents contradict each other.
     """
     if not isinstance(val_share, int | float) or not 0 < val_share < 1:
         raise DatasetError(f"val_share must be above 0 and below 1, got {val_share!r}")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise DatasetError(f"seed must be an integer, got {seed!r}")
     if layout is not None and layout not in _KINDS:
-        raise DatasetError(f"there is no layout {layout!r}{did_you_mean(layout, _KINDS)}")
+        raise DatasetError(f"unknown layout {layout!r}{did_you_mean(layout, _KINDS)}")
     path = Path(os.path.expanduser(folder))
     if path.is_file():
         kind = next((name for name, known in _KINDS.items() if path.suffix.lower() in known.extensions), None)
         if kind is None or layout not in (None, kind):
             raise DatasetError(
-                f"{path} is a file, and no {layout or 'data.yaml, COCO JSON or CSV'} file: give a folder"
+                f"{path} is a file, but not a {layout or 'data.yaml, COCO JSON or CSV'} file: give a folder"
             )
         tree = Tree(str(path.parent))
         return _find(str(path.parent), str(path), seed, float(val_share), kind, tree.stamp())
     if not path.exists():
-        near = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        near = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
         raise DatasetError(
             f"folder {path} does not exist (looked from {os.getcwd()}){did_you_mean(str(path), near, otherwise='')}"
         )
@@ -95,7 +95,7 @@ def find_dataset(
 def _find(
     root: str, file: str | None, seed: int, val_share: float, layout: str | None, stamp: tuple[int, int]
 ) -> FoundDataset:
-    # `stamp` is part of the cache key only: a folder in which files changed is looked at again.
+    # `stamp` is only part of the cache key, so that a folder with changed files is read again.
     tree = Tree(root)
     if file is not None:
         assert layout is not None
@@ -106,14 +106,14 @@ def _find(
         if layout is not None:
             raise DatasetError(f"{root} has nothing that looks like {_KINDS[layout].label}")
         return found_dataset(root, _images_alone(tree), seed=seed, val_share=val_share)
-    found = _KINDS[names[0]].build(tree, candidates[names[0]])
+    built = _KINDS[names[0]].build(tree, candidates[names[0]])
     others = tuple(
-        f"There are {_KINDS[name].label} annotations, too ({_first(tree, candidates[name])}), which are not used: the "
-        f"layout {name!r} would read them"
+        f"There are also {_KINDS[name].label} annotations ({_first(tree, candidates[name])}), which are not used: set "
+        f"the layout {name!r} to read them"
         for name in names[1:]
     )
-    found = Layout(found.name, found.class_names, found.category_ids, found.parts, (*found.remarks, *others))
-    return found_dataset(root, found, seed=seed, val_share=val_share)
+    built = Layout(built.name, built.class_names, built.category_ids, built.parts, (*built.remarks, *others))
+    return found_dataset(root, built, seed=seed, val_share=val_share)
 
 
 def _first(tree: Tree, paths: list[str]) -> str:
@@ -124,17 +124,17 @@ def _images_alone(tree: Tree) -> Layout:
     folders = [folder for folder in tree.files if tree.images(folder)]
     if not folders:
         raise DatasetError(
-            f"{tree.root} has no data set: there is no image, and no COCO JSON, YOLO, Pascal VOC or CSV annotations in "
-            "it or in its folders"
+            f"{tree.root} has no data set: there are no images and no COCO JSON, YOLO, Pascal VOC or CSV annotations "
+            "in it or in its subfolders"
         )
     number = sum(len(tree.images(folder)) for folder in folders)
     part = Part(tree.root, folders[0] if len(folders) == 1 else tree.root, _no_reader)
-    remark = f"There are {number} images and no annotations: they can be predicted, not trained on"
+    remark = f"There are {number} images and no annotations: they can be used for prediction, but not for training"
     return Layout("images", (), (), {"all": part}, (remark, *_foreign(tree)))
 
 
 def _foreign(tree: Tree) -> list[str]:
-    """What formats that are not read leave in a folder."""
+    """Return remarks about files of formats that are not supported."""
     remarks = [
         f"{tree.relative(path)} does not name the columns of boxes (filename, class, xmin, ymin, xmax, ymax)"
         for path in tree.paths(".csv")[:1]
@@ -163,9 +163,9 @@ def load_split(
     layout: str | None = None,
     masks: bool = False,
 ) -> DetectionDataset:
-    """One split of the data set in a folder, for configs: `find_dataset(root, ...).load(split, masks=masks)`.
+    """Load one split of the data set in a folder, for configs: `find_dataset(root, ...).load(split, masks=masks)`.
 
     Raises:
-        DatasetError: as those two do.
+        DatasetError: like `find_dataset` and `FoundDataset.load`.
     """
     return find_dataset(root, seed=seed, val_share=val_share, layout=layout).load(split, masks=masks)

@@ -1,4 +1,4 @@
-"""A data set as it was found in a folder."""
+"""Data sets that were found in folders."""
 
 import os
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from .tree import SPLITS
 
 @dataclass(frozen=True)
 class Part:
-    """The images that one reader reads.
+    """Images that are read by one call of a reader.
 
     Attributes:
-        where: the file or folder of its annotations.
-        images: the folder of its images, or of most of them.
-        read: the reader with its arguments but `name`, `masks` and `log`.
-        has_masks: says whether some object has a polygon or run lengths.
+        where: the file or folder of the annotations.
+        images: the folder of the images, or of most of them.
+        read: the reader with all arguments except `name`, `masks` and `log`.
+        has_masks: returns whether any object has a polygon or run lengths.
     """
 
     where: str
@@ -30,14 +30,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a module that knows one layout found.
+    """The splits and classes that a folder has in one layout.
 
     Attributes:
-        name: of the layout, e.g. `COCO`.
+        name: name of the layout, e.g. `COCO`.
         class_names: K names, the same for all splits.
-        category_ids: K ids, as annotations and predictions have them.
-        parts: by split: `train`, `val`, `test`, or only `all` where the folder says nothing about splits.
-        remarks: what people should know.
+        category_ids: K ids, as in annotations and predictions.
+        parts: split (`train`, `val` or `test`) -> part; only `all` when the folder has no splits.
+        remarks: sentences for users.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class FoundDataset:
-    """A data set in a folder: its layout, classes and splits. `find_dataset` makes it.
+    """A data set in a folder, with its layout, classes and splits. Returned by `find_dataset`.
 
     Attributes:
         root: the folder.
         layout: the name of its layout: `COCO`, `Roboflow COCO`, `YOLO`, `Pascal VOC`, `CSV` or `images`.
-        class_names: K names, the same for all splits; none for images alone.
-        category_ids: K ids, as the annotations have them and predictions get them.
-        parts: where each split was found; where it was drawn, what it was drawn from.
-        drawn: the split that was drawn because the folder has none; None where it has one.
-        remarks: what people should know, a sentence each: classes that were left out, files that are not used.
+        class_names: K names, the same for all splits; empty for images without annotations.
+        category_ids: K ids, as in annotations and predictions.
+        parts: split -> its images; for a split that was drawn at random, the images that it was drawn from.
+        drawn: the random split of a folder without a validation set; None for other folders.
+        remarks: sentences for users, about classes that were left out or files that are not used.
     """
 
     root: str
@@ -72,31 +72,31 @@ class FoundDataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits: of `train`, `val` and `test` those that there are."""
+        """The names of the splits that exist, out of `train`, `val` and `test`."""
         return tuple(self.parts)
 
     @property
     def has_annotations(self) -> bool:
-        """False for images alone."""
+        """False for images without annotations."""
         return bool(self.class_names)
 
     @property
     def has_masks(self) -> bool:
-        """Whether some object has a polygon or run lengths; with `masks=True` all must have."""
+        """Whether any object has a polygon or run lengths; `masks=True` requires that all have them."""
         return any(part.has_masks() for part in self.parts.values())
 
     def load(self, split: str, *, masks: bool = False) -> DetectionDataset:
-        """The data set of one split. Later calls return the same object.
+        """Load the data set of one split. Later calls return the same object.
 
-        A split that was drawn is written into the folder by the first call, where later ones find it.
+        The first call saves a split that was drawn at random in the folder, so that later calls use the same split.
 
         Args:
             split: `train`, `val` or `test`.
-            masks: read polygons or run lengths, too, which every object must then have.
+            masks: also read polygons or run lengths, which every object must have then.
 
         Raises:
-            DatasetError: when there is no such split, or something in it cannot be read; the message names the
-                file and the line or annotation.
+            DatasetError: when the split does not exist, or cannot be read; the message names the file and the line or
+                annotation.
         """
         key = (split, bool(masks))
         if key not in self._loaded:
@@ -106,7 +106,7 @@ class FoundDataset:
     def read(self, split: str, *, masks: bool = False, log: FaultLog) -> DetectionDataset:
         """Read a split without the cache; faults go to `log`.
 
-        Where training and validation are drawn, `all` is what they are drawn from.
+        When training and validation images are drawn at random, the split `all` has the images of both.
         """
         if split == "all" and self.drawn is not None:
             return self._read(self.parts["train"], "all", masks, log)
@@ -115,14 +115,15 @@ class FoundDataset:
         part = self.parts[split]
         if self.drawn is None or split == "test":
             return self._read(part, split, masks, log)
-        whole = self._read(part, "all", masks, log)
-        return select_images(whole, self.drawn.indices(whole, split, write=log.strict), self._name(split))
+        all_images = self._read(part, "all", masks, log)
+        return select_images(all_images, self.drawn.indices(all_images, split, write=log.strict), self._name(split))
 
     def _read(self, part: Part, split: str, masks: bool, log: FaultLog) -> DetectionDataset:
         if not self.has_annotations:
             raise DatasetError(
-                f"{self.root} has images and no annotations: there is nothing to train or evaluate on. Annotations are "
-                f"looked for as COCO JSON, YOLO labels, Pascal VOC XML and CSV. {'. '.join(self.remarks[1:])}".rstrip()
+                f"{self.root} has images and no annotations, so it cannot be used for training or evaluation. "
+                "Annotations are read from COCO JSON, YOLO labels, Pascal VOC XML and CSV. "
+                f"{'. '.join(self.remarks[1:])}".rstrip()
             )
         return part.read(name=self._name(split), masks=masks, log=log)
 
@@ -130,7 +131,7 @@ class FoundDataset:
         return f"{os.path.basename(os.path.abspath(self.root))}_{split}"
 
     def describe(self) -> str:
-        """What was found, in a few lines for people."""
+        """Describe the data set in a few lines for users."""
         lines = [f"{self.root}: {self.layout}"]
         if self.has_annotations:
             names = ", ".join(self.class_names[:20]) + (", ..." if len(self.class_names) > 20 else "")
@@ -143,7 +144,7 @@ class FoundDataset:
 
 
 def found_dataset(root: str, layout: Layout, *, seed: int, val_share: float) -> FoundDataset:
-    """The splits of a layout, of which `train` and `val` are drawn where it has no `val`."""
+    """Return the data set of a layout; draws `train` and `val` at random if the layout has no `val`."""
     parts: dict[str, Part] = {split: layout.parts[split] for split in SPLITS if split in layout.parts}
     drawn, remarks = None, list(layout.remarks)
     source = next((split for split in ("all", "train") if split in layout.parts), None)
@@ -152,6 +153,6 @@ def found_dataset(root: str, layout: Layout, *, seed: int, val_share: float) -> 
         parts = {"train": layout.parts[source], "val": layout.parts[source], **parts}
         parts["train"] = layout.parts[source]
         remarks.append(drawn.remark())
-    elif "all" in layout.parts:  # images alone
+    elif "all" in layout.parts:  # images without annotations
         parts = {"test": layout.parts["all"]}
     return FoundDataset(root, layout.name, layout.class_names, layout.category_ids, parts, drawn, tuple(remarks))

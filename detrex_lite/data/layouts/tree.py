@@ -1,4 +1,4 @@
-"""The files of a folder, from one walk through it, and what their names say."""
+"""Lists the files of a folder and of its subfolders, and finds splits by their names."""
 
 import os
 import re
@@ -19,23 +19,23 @@ _SPLIT_OF = {
     "test": "test",
     "testing": "test",
 }
-_MAX_DEPTH = 5  # of folders below the given one
+_MAX_DEPTH = 5  # of subfolders
 _SKIPPED = ("__MACOSX", "node_modules")
 _ANNOTATIONS = (".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names")
 
 
 class Tree:
-    """A folder with all folders below it that are not hidden, down to a depth of five.
+    """A folder with all its subfolders that are not hidden, down to a depth of five.
 
     Args:
         root: the folder.
 
     Attributes:
         root: the folder.
-        files: the names of the files of each folder, sorted, by the folder's path.
+        files: folder -> sorted names of its files.
 
     Raises:
-        DatasetError: when there is no such folder.
+        DatasetError: when the folder does not exist.
     """
 
     def __init__(self, root: str):
@@ -46,9 +46,9 @@ class Tree:
         self.links: list[str] = []
         self._walk(root, _MAX_DEPTH, frozenset())
 
-    def _walk(self, folder: str, depth: int, above: frozenset[str]) -> None:
+    def _walk(self, folder: str, depth: int, parents: frozenset[str]) -> None:
         real = os.path.realpath(folder)
-        if real in above:  # a link to a folder above it
+        if real in parents:  # a link to a parent folder
             return
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -57,28 +57,28 @@ class Tree:
         self.files[folder] = [entry.name for entry in entries if not entry.is_dir() and entry.name[0] != "."]
         for entry in entries:
             if depth and entry.is_dir() and entry.name[0] != "." and entry.name not in _SKIPPED:
-                self._walk(entry.path, depth - 1, above | {real})
+                self._walk(entry.path, depth - 1, parents | {real})
 
     def paths(self, *extensions: str) -> list[str]:
-        """All files with one of the extensions, those of higher folders first."""
-        found = [
+        """Return all files with one of the extensions; files of less nested folders come first."""
+        matching = [
             os.path.join(folder, name)
             for folder, names in self.files.items()
             for name in names
             if name.lower().endswith(extensions)
         ]
-        return sorted(found, key=lambda path: (path.count(os.sep), path))
+        return sorted(matching, key=lambda path: (path.count(os.sep), path))
 
     def images(self, folder: str) -> list[str]:
-        """The names of the images in one folder."""
+        """Return the names of the images in one folder."""
         return [name for name in self.files.get(folder, ()) if name.lower().endswith(IMAGE_EXTENSIONS)]
 
     def relative(self, path: str) -> str:
-        """A path as seen from the root, for messages."""
+        """Return a path relative to the root, for messages."""
         return os.path.relpath(path, self.root)
 
     def split_of(self, path: str) -> str | None:
-        """The split that a file or folder belongs to by its name, or by that of the nearest folder that has one."""
+        """Return the split in the name of a file or folder, or in that of its nearest parent; None without a split."""
         parts = Path(os.path.relpath(path, self.root)).parts
         for part in reversed(parts):
             if part not in (".", "..") and (split := split_of_name(part)) is not None:
@@ -86,7 +86,7 @@ class Tree:
         return None
 
     def stamp(self) -> tuple[int, int]:
-        """Changes when a file is added or removed, or one of annotations is written."""
+        """Return a value that changes when a file is added or removed, or an annotation file is written."""
         newest, number = 0, 0
         for folder, names in self.files.items():
             for name in names:
@@ -94,19 +94,19 @@ class Tree:
                     continue
                 number += 1
                 if name.lower().endswith(_ANNOTATIONS):
-                    newest = max(newest, _changed(os.path.join(folder, name)))
+                    newest = max(newest, _modification_time(os.path.join(folder, name)))
         return number, newest
 
 
-def _changed(path: str) -> int:
+def _modification_time(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a broken link
         return 0
 
 
 def split_of_name(name: str) -> str | None:
-    """The split that a file name says: `val` for `instances_val2017.json` or `valid`, None for `images`."""
+    """Return the split in a file name: `val` for `instances_val2017.json` or `valid`, None for `images`."""
     for word in re.split(r"[^a-z]+", os.path.splitext(name)[0].lower()):
         if word in _SPLIT_OF:
             return _SPLIT_OF[word]
@@ -114,7 +114,7 @@ def split_of_name(name: str) -> str | None:
 
 
 def split_file_name(seed: int, val_share: float) -> str:
-    """The name of the file that holds a split that was drawn."""
+    """Return the name of the file that stores a random split."""
     return f"split_seed{seed}_val{val_share:g}.json"
 
 
@@ -123,18 +123,18 @@ def is_split_file(name: str) -> bool:
 
 
 def image_folder(tree: Tree, file_names: Sequence[str], annotations: str, split: str | None) -> str:
-    """The folder that the file names of an annotation file are relative to, found by looking.
+    """Find the folder that the file names of an annotation file are relative to.
 
     Args:
-        tree: the whole folder.
-        file_names: some of those that the file names.
-        annotations: the file or folder of annotations; images are looked for beside it first.
-        split: whose images they are; folders of this split come before others.
+        tree: the root folder.
+        file_names: some of the file names in the annotation file.
+        annotations: the file or folder of annotations; the search begins next to it.
+        split: the split of the images; folders of this split are searched before others.
 
     Raises:
-        DatasetError: when not one of the files is anywhere.
+        DatasetError: when none of the files is found.
     """
-    wanted = list(dict.fromkeys(file_names))[:50]
+    sample = list(dict.fromkeys(file_names))[:50]
     start = annotations if os.path.isdir(annotations) else os.path.dirname(annotations)
 
     def distance(folder: str) -> tuple[bool, bool, bool, int, str]:
@@ -145,12 +145,12 @@ def image_folder(tree: Tree, file_names: Sequence[str], annotations: str, split:
 
     best, most = "", 0
     for folder in sorted(tree.files, key=distance):
-        number = sum(os.path.isfile(os.path.join(folder, name)) for name in wanted)
+        number = sum(os.path.isfile(os.path.join(folder, name)) for name in sample)
         if number > most:
             best, most = folder, number
     if not most:
         raise DatasetError(
-            f"{annotations}: none of its images is in {tree.root} or below it, e.g. {wanted[0] if wanted else '(none)'}"
+            f"{annotations}: none of its images is in {tree.root} or below it, e.g. {sample[0] if sample else '(none)'}"
         )
     return best
 
@@ -158,19 +158,19 @@ def image_folder(tree: Tree, file_names: Sequence[str], annotations: str, split:
 def first_of_each_split(
     tree: Tree, paths: Iterable[str], what: str, preferred: str = ""
 ) -> tuple[dict[str, str], list[str]]:
-    """One path for each split, by the names; `all` stands for a path that names no split.
+    """Assign one path to each split, by its name; a path without a split in its name gets the split `all`.
 
     Args:
-        tree: the whole folder.
+        tree: the root folder.
         paths: files or folders.
-        what: they are, for messages.
-        preferred: where several are of one split, those whose names begin with this are taken.
+        what: description of the paths in messages, such as "COCO files".
+        preferred: when a split has several paths, those whose names begin with this are used.
 
     Returns:
-        The paths by split, and those that are left out because they name no split where others do.
+        Split -> path, and the paths that are left out because, unlike others, they have no split in their names.
 
     Raises:
-        DatasetError: when two are of the same split.
+        DatasetError: when two paths have the same split.
     """
     by_split: dict[str, list[str]] = {}
     for path in paths:

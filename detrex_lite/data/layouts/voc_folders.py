@@ -1,4 +1,4 @@
-"""Folders with Pascal VOC XML files, with and without lists of splits."""
+"""Recognises and reads folders with Pascal VOC XML files, with or without lists of splits."""
 
 import os
 from functools import partial
@@ -29,24 +29,24 @@ def _is_voc(path: str) -> bool:
 
 
 def voc_layout(tree: Tree, folders: list[str]) -> Layout:
-    """The splits and classes of folders of VOC files.
+    """Return the splits and classes of folders of VOC files.
 
     Raises:
-        DatasetError: when two folders have the same split, or the images of one are nowhere.
+        DatasetError: when two folders have the same split, or the images of a folder are not found.
     """
     files = {folder: _xml_files(tree, folder) for folder in folders}
     names = class_names_of(path for paths in files.values() for path in paths)
     if not names:
-        raise DatasetError(f"{tree.root}: there is not one named object in its XML files")
+        raise DatasetError(f"{tree.root}: its XML files have no object with a name")
     chosen, unused = first_of_each_split(tree, folders, "folders of VOC files")
-    remarks = [f"{tree.relative(folder)} is not used: its name says no split, others do" for folder in unused]
+    remarks = [f"{tree.relative(folder)} is not used: its name has no split, unlike others" for folder in unused]
     parts = {split: _part(tree, folder, files[folder], split, names) for split, folder in chosen.items()}
     if list(parts) == ["all"]:
         lists = _split_lists(tree, files[chosen["all"]])
         if lists:
-            whole = parts["all"]
+            full = parts["all"]
             parts = {
-                split: Part(path, whole.images, partial(whole.read, split_file=path)) for split, path in lists.items()
+                split: Part(path, full.images, partial(full.read, split_file=path)) for split, path in lists.items()
             }
     return Layout("Pascal VOC", names, tuple(range(1, len(names) + 1)), parts, tuple(remarks))
 
@@ -74,13 +74,13 @@ def _read(
 
 
 def _image_folder(tree: Tree, folder: str, files: list[str], split: str | None) -> str:
-    """The folder that has most of the images of the XML files, the nearest of several."""
+    """Return the folder that has most of the images of the XML files; the nearest one if there are several."""
     stems = {os.path.splitext(os.path.basename(path))[0] for path in files}
 
     def rank(candidate: str) -> tuple[int, bool, bool, int]:
-        found = len(stems & {os.path.splitext(name)[0] for name in tree.images(candidate)})
+        matches = len(stems & {os.path.splitext(name)[0] for name in tree.images(candidate)})
         other_split = tree.split_of(candidate) not in (split, None)
-        return -found, other_split, candidate != folder, candidate.count(os.sep)
+        return -matches, other_split, candidate != folder, candidate.count(os.sep)
 
     best = min(tree.files, key=rank)
     if not rank(best)[0]:
@@ -90,7 +90,7 @@ def _image_folder(tree: Tree, folder: str, files: list[str], split: str | None) 
 
 
 def _split_lists(tree: Tree, files: list[str]) -> dict[str, str]:
-    """The text files with the names of the images of each split; none when there is no list for training."""
+    """Return split -> text file that lists the images of the split; empty when there are no such lists."""
     stems = {os.path.splitext(os.path.basename(path))[0] for path in files}
     lists: dict[str, str] = {}
     for path in tree.paths(".txt"):
@@ -105,7 +105,7 @@ def _split_lists(tree: Tree, files: list[str]) -> dict[str, str]:
 
 
 def _is_official(path: str) -> bool:
-    """Whether a file is of the published VOC data sets, whose coordinates count from 1."""
+    """Return whether a file belongs to the published VOC data sets, whose coordinates count from 1."""
     try:
         return (root_of(path).findtext("source/database") or "").strip().startswith("The VOC")
     except (OSError, ValueError):

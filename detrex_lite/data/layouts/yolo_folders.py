@@ -1,4 +1,4 @@
-"""Folders with YOLO labels: with a data.yaml, as Ultralytics and Roboflow write it, or with a list of class names."""
+"""Recognises and reads folders with YOLO labels that have a data.yaml (Ultralytics, Roboflow) or a list of classes."""
 
 import glob
 import os
@@ -21,7 +21,7 @@ _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.txt")
 
 
 def yolo_files(tree: Tree) -> list[str]:
-    """The data.yaml of a folder, or its list of class names beside label files; none in folders that are not YOLO's."""
+    """Return the data.yaml of a folder, or its list of class names if it has label files; else an empty list."""
     yamls = [path for path in tree.paths(".yaml", ".yml") if _is_data_yaml(path)]
     if yamls:
         return yamls
@@ -37,10 +37,10 @@ def yolo_files(tree: Tree) -> list[str]:
 
 
 def yolo_layout(tree: Tree, paths: list[str]) -> Layout:
-    """The splits and classes of a data.yaml, or of folders beside a list of class names.
+    """Return the splits and classes of a data.yaml, or of folders that have a list of class names.
 
     Raises:
-        DatasetError: when something that the file names does not exist, or the file is malformed.
+        DatasetError: when a path in the file does not exist, or the file is malformed.
     """
     if not paths[0].lower().endswith((".yaml", ".yml")):
         return _without_yaml(tree, paths[0])
@@ -49,7 +49,7 @@ def yolo_layout(tree: Tree, paths: list[str]) -> Layout:
         raise DatasetError(f"{tree.root} has several files like a data.yaml: {several}; give the path of one of them")
     path, content = paths[0], _read_yaml(paths[0])
     if "kpt_shape" in content:
-        raise DatasetError(f"{path}: its labels are poses with key points (kpt_shape), which are not read")
+        raise DatasetError(f"{path}: its labels are poses with key points (kpt_shape), which are not supported")
     names = _class_names(path, content)
     base = _base(path, content)
     parts, remarks = {}, []
@@ -57,13 +57,13 @@ def yolo_layout(tree: Tree, paths: list[str]) -> Layout:
         if content.get(key) in (None, "", []):
             continue
         if split in parts:
-            raise DatasetError(f"{path}: {key!r} is the split {split!r}, which another key gives already")
+            raise DatasetError(f"{path}: {key!r} is the split {split!r}, which another key already defines")
         try:
             images = _images_of(path, key, content[key], base)
-        except _NotThere as error:
+        except _MissingPathError as error:
             if split != "test":
                 raise
-            remarks.append(f"The test set is left out: {error}")  # exports name one whether there is one or not
+            remarks.append(f"The test set is left out: {error}")  # exports name a test set even if they do not have one
             continue
         parts[split] = _part(path, key, images, base, names)
     if not parts:
@@ -71,7 +71,7 @@ def yolo_layout(tree: Tree, paths: list[str]) -> Layout:
     return Layout("YOLO", names, tuple(range(len(names))), parts, tuple(remarks))
 
 
-class _NotThere(DatasetError):
+class _MissingPathError(DatasetError):
     """A path of a data.yaml that does not exist."""
 
 
@@ -93,7 +93,7 @@ def _is_data_yaml(path: str) -> bool:
     try:
         content = _read_yaml(path)
     except DatasetError:
-        return os.path.basename(path).lower() in ("data.yaml", "data.yml")  # whose reader says what is wrong
+        return os.path.basename(path).lower() in ("data.yaml", "data.yml")  # its reader reports the fault
     return "names" in content and any(key in content for key in _SPLIT_KEYS)
 
 
@@ -110,10 +110,10 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def _class_names(path: str, content: dict[str, Any]) -> tuple[str, ...]:
-    """The names in the order of their numbers.
+    """Return the class names in the order of their numbers.
 
     Raises:
-        DatasetError: when they are neither a list nor numbered from 0 without gaps, or `nc` says another number.
+        DatasetError: when names are neither a list nor numbered from 0 without gaps, or `nc` differs from their number.
     """
     names = content.get("names")
     if isinstance(names, dict):
@@ -126,9 +126,9 @@ def _class_names(path: str, content: dict[str, Any]) -> tuple[str, ...]:
         names = [names[number] for number in numbers]
     if not isinstance(names, list):
         raise DatasetError(f"{path}: 'names' must be a list of class names, or names by number, got {shown(names)}")
-    # YAML reads names such as 1 as numbers, which stand for their digits; what it makes of `yes` and `no` is lost.
+    # YAML reads a name such as 1 as a number, whose digits are the name; names such as `yes` and `no` become booleans.
     if wrong := [name for name in names if not isinstance(name, str | int | float)]:
-        raise DatasetError(f"{path}: 'names' holds {shown(wrong[0])}, which is no name")
+        raise DatasetError(f"{path}: 'names' holds {shown(wrong[0])}, which is not a name")
     if unquoted := [name for name in names if isinstance(name, bool)]:
         raise DatasetError(f"{path}: 'names' holds {unquoted[0]}, a truth value: put quotes around the name")
     try:
@@ -142,29 +142,31 @@ def _class_names(path: str, content: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _base(path: str, content: dict[str, Any]) -> str:
-    """The folder that the paths of a data.yaml are relative to."""
+    """Return the folder that the paths of a data.yaml are relative to."""
     folder = os.path.dirname(path)
-    given = content.get("path")
-    if given in (None, "", "."):
+    base_path = content.get("path")
+    if base_path in (None, "", "."):
         return folder
-    if not isinstance(given, str):
-        raise DatasetError(f"{path}: 'path' must be the path of a folder, got {shown(given)}")
-    base = os.path.join(folder, os.path.expanduser(given))
+    if not isinstance(base_path, str):
+        raise DatasetError(f"{path}: 'path' must be the path of a folder, got {shown(base_path)}")
+    base = os.path.join(folder, os.path.expanduser(base_path))
     if os.path.isdir(base):
         return os.path.normpath(base)
-    # A path of the machine that the file was written on, or one from elsewhere: what the splits name lies beside.
+    # The path is from another machine or folder, and the paths of the splits exist next to the file.
     if any(os.path.exists(os.path.join(folder, entry)) for entry in _entries(content.get("train"))):
         return folder
-    raise DatasetError(f"{path}: its 'path' {given} does not exist ({base}); remove the key to look beside the file")
+    raise DatasetError(
+        f"{path}: its 'path' {base_path} does not exist ({base}); remove the key to look next to the file"
+    )
 
 
-def _entries(given: Any) -> list[str]:
-    return [entry for entry in (given if isinstance(given, list) else [given]) if isinstance(entry, str)]
+def _entries(value: Any) -> list[str]:
+    return [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, str)]
 
 
-def _images_of(path: str, key: str, given: Any, base: str) -> list[str]:
-    """The images of a split: of folders with all below them, of text files that list images, or of patterns."""
-    entries = given if isinstance(given, list) else [given]
+def _images_of(path: str, key: str, value: Any, base: str) -> list[str]:
+    """Return the images of a split, from folders (with subfolders), text files that list images, or patterns."""
+    entries = value if isinstance(value, list) else [value]
     images: list[str] = []
     for entry in entries:
         if not isinstance(entry, str):
@@ -179,20 +181,20 @@ def _images_of(path: str, key: str, given: Any, base: str) -> list[str]:
         else:
             raise DatasetError(f"{path}: {key} {entry} is neither a folder nor a .txt file that lists images")
     if not images:
-        raise _NotThere(f"{path}: {key} {given} holds no image")
+        raise _MissingPathError(f"{path}: {key} {value} holds no image")
     return list(dict.fromkeys(images))
 
 
 def _place(path: str, key: str, entry: str, base: str) -> str:
-    """Where an entry lies. Roboflow writes ../train/images for what is in train/images beside the file."""
-    beside = entry
-    while beside.startswith("../"):
-        beside = beside[3:]
-    tried = [os.path.normpath(os.path.join(base, os.path.expanduser(entry))) for entry in (entry, beside)]
+    """Return the path of an entry. Roboflow writes ../train/images for the folder train/images next to the file."""
+    stripped = entry
+    while stripped.startswith("../"):
+        stripped = stripped[3:]
+    tried = [os.path.normpath(os.path.join(base, os.path.expanduser(entry))) for entry in (entry, stripped)]
     for place in tried:
         if os.path.exists(place) or (glob.has_magic(place) and glob.glob(place, recursive=True)):
             return place
-    raise _NotThere(f"{path}: {key} {entry} does not exist (looked for {' and '.join(dict.fromkeys(tried))})")
+    raise _MissingPathError(f"{path}: {key} {entry} does not exist (looked for {' and '.join(dict.fromkeys(tried))})")
 
 
 def _is_image(path: str) -> bool:
@@ -201,7 +203,7 @@ def _is_image(path: str) -> bool:
 
 def _images_below(folder: str) -> list[str]:
     tree = Tree(folder)
-    return [image for below in sorted(tree.files) for image in _paths(tree, below)]
+    return [image for subfolder in sorted(tree.files) for image in _paths(tree, subfolder)]
 
 
 def _paths(tree: Tree, folder: str) -> list[str]:
@@ -209,10 +211,10 @@ def _paths(tree: Tree, folder: str) -> list[str]:
 
 
 def _listed(file: str) -> list[str]:
-    """The images that a text file lists, a path in each line, relative to the file's folder.
+    """Return the images that a text file lists: one path per line, relative to the file's folder.
 
     Raises:
-        DatasetError: when one does not exist.
+        DatasetError: when an image does not exist.
     """
     images = []
     for number, line in enumerate(split_lines(file), 1):
@@ -226,7 +228,7 @@ def _listed(file: str) -> list[str]:
 
 
 def _without_yaml(tree: Tree, names_file: str) -> Layout:
-    """Folders of images with labels, and a text file with the class names."""
+    """Return the layout of folders of images with labels, for which a text file has the class names."""
     lines = [line.strip() for line in split_lines(names_file)]
     while lines and not lines[-1]:
         lines.pop()
@@ -247,5 +249,5 @@ def _without_yaml(tree: Tree, names_file: str) -> Layout:
         reader = partial(_read, images, tree.root, names, where=folder)
         labels = os.path.dirname(label_path(images[0]))
         parts[split] = Part(labels, folder, reader, partial(has_polygons, images))
-    remarks = [f"{tree.relative(folder)} is not used: its name says no split, others do" for folder in unused]
+    remarks = [f"{tree.relative(folder)} is not used: its name has no split, unlike others" for folder in unused]
     return Layout("YOLO", names, tuple(range(len(names))), parts, tuple(remarks))

@@ -88,7 +88,7 @@ def test_polygons_go_to_yolo_and_back(tmp_path):
     entry = {"image_id": 1, "category_id": 2, "bbox": [5, 5, 10.25, 10.1], "segmentation": [polygon]}
     first = find_dataset(coco(tmp_path / "first", [{**entry, "id": 3}]))
     assert convert_dataset(first, tmp_path / "yolo", "yolo", masks=True).remarks == [
-        "Category ids become others: cat 1 -> 0, dog 2 -> 1"
+        "Category ids change: cat 1 -> 0, dog 2 -> 1"
     ]
     found = find_dataset(tmp_path / "yolo")
     record = found.load("train", masks=True)[0]

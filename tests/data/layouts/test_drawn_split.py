@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(root, monkeypatch,
 
     monkeypatch.setattr(os, "replace", refuse)
     assert len(find_dataset(root).load("val")) == 4
-    assert "cannot be written down (Permission denied)" in caplog.text
+    assert "cannot be saved (Permission denied)" in caplog.text
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, "a", None])

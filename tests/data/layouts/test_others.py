@@ -41,7 +41,7 @@ def files_beside_images(root):
 
 @pytest.mark.parametrize(
     ("write", "remarks"),
-    [(official_coco, ["it is panoptic, without boxes"]), (files_beside_images, ["everything.json is not used"])],
+    [(official_coco, ["it is panoptic and has no boxes"]), (files_beside_images, ["everything.json is not used"])],
 )
 def test_forms_of_coco(tmp_path, write, remarks):
     found = find_dataset(write(tmp_path))
@@ -65,7 +65,7 @@ def test_the_dummy_category_of_an_export_is_no_class(tmp_path):
     found = find_dataset(root)
     assert found.category_ids == (1, 2)
     [remark] = found.remarks
-    assert "'animals' (id 0) is no class here" in remark
+    assert "'animals' (id 0) is not used as a class" in remark
     assert f"note: {remark}" not in str(check_folder(root))  # it is said once
     assert remark in str(check_folder(root))
     for split in samples.SPLITS:  # named as one of the classes, which Roboflow does too
@@ -186,7 +186,7 @@ def test_forms_of_csv(tmp_path, form):
     ("line", "message"),
     [
         ("a.png,cat,5,6,x,30", "its xmax must be a number, got 'x'"),
-        ("a.png,,5,6,20,30", "its class is '', which is no class"),
+        ("a.png,,5,6,20,30", "its class is '', which is not a class"),
         (",cat,5,6,20,30", "its filename is empty"),
     ],
 )
@@ -218,20 +218,20 @@ def test_one_layout_of_several_is_chosen(tmp_path):
     samples.write_json(tmp_path / "boxes.json", samples.coco_content())
     found = find_dataset(tmp_path)
     assert found.layout == "COCO"
-    assert any("Pascal VOC annotations, too (Annotations)" in remark for remark in found.remarks)
+    assert any("also Pascal VOC annotations (Annotations)" in remark for remark in found.remarks)
     assert find_dataset(tmp_path, layout="voc").layout == "Pascal VOC"
     assert find_dataset(tmp_path / "boxes.json").layout == "COCO"
     with pytest.raises(DatasetError, match="nothing that looks like YOLO"):
         find_dataset(tmp_path, layout="yolo")
-    with pytest.raises(DatasetError, match="no layout 'voz'; did you mean 'voc'"):
+    with pytest.raises(DatasetError, match="unknown layout 'voz'; did you mean 'voc'"):
         find_dataset(tmp_path, layout="voz")
-    with pytest.raises(DatasetError, match="is a file, and no voc file"):
+    with pytest.raises(DatasetError, match="is a file, but not a voc file"):
         find_dataset(tmp_path / "boxes.json", layout="voc")
 
 
 def test_folders_without_annotations(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="there is no image"):
+    with pytest.raises(DatasetError, match="there are no images"):
         find_dataset(tmp_path / "empty")
     with pytest.raises(DatasetError, match="photoz does not exist"):
         find_dataset(tmp_path / "photoz")
@@ -239,7 +239,7 @@ def test_folders_without_annotations(tmp_path):
     samples.write_json(tmp_path / "photos/a.json", {"shapes": [], "imagePath": "a.png"})
     found = find_dataset(tmp_path / "photos")
     assert found.splits == ("test",)
-    with pytest.raises(DatasetError, match=r"no annotations: .* looks like LabelMe's"):
+    with pytest.raises(DatasetError, match=r"no annotations, .* looks like LabelMe's"):
         found.load("test")
     with pytest.raises(DatasetError, match="has no split 'train'"):
         found.load("train")

@@ -101,12 +101,12 @@ def test_yaml_files_that_are_wrong(tmp_path, text, message):
     ("line", "message"),
     [
         ("0 0.5 0.5 0.2", "got 4: '0 0.5 0.5 0.2'"),
-        ("0 0.5 0.5 0.2 0.2 0.9", "got 6 .a sixth would be a score"),
+        ("0 0.5 0.5 0.2 0.2 0.9", "got 6 .a sixth number would be a score"),
         ("2 0.5 0.5 0.2 0.2", "its class 2 is not among the classes, 0 to 1"),
         ("-1 0.5 0.5 0.2 0.2", "its class -1"),
         ("0.5 0.5 0.5 0.2 0.2", "'class' must be an integer, got 0.5"),
-        ("cat 0.5 0.5 0.2 0.2", "a line is numbers"),
-        ("0 30 20 10 10", "30 is no fraction of the image's size"),
+        ("cat 0.5 0.5 0.2 0.2", "a line must be numbers"),
+        ("0 30 20 10 10", "30 is not a fraction of the image's size"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "got 8"),
     ],
 )
@@ -135,7 +135,7 @@ def test_polygons_are_masks(tmp_path):
     (tmp_path / "labels/train/a.txt").write_text("1 0.1 0.1 0.5 0.1 0.5 0.5\n0 0.2 0.25 0.6 0.25 0.6 0.75 0.2 0.75\n")
     found = find_dataset(tmp_path)
     assert found.has_masks
-    with pytest.raises(DatasetError, match=r"b.txt: line 1: it is a box, and masks are asked for"):
+    with pytest.raises(DatasetError, match=r"b.txt: line 1: it is a box: reading masks needs a polygon"):
         found.load("train", masks=True)
     record = found.load("train")[0]
     assert record["boxes"].tolist() == [[6, 4, 30, 20], [12, 10, 36, 30]]
@@ -149,7 +149,7 @@ def test_images_without_labels(tmp_path):
     samples.yolo(tmp_path)
     (tmp_path / "labels/valid/d.txt").unlink()
     found = find_dataset(tmp_path)
-    with pytest.raises(DatasetError, match="not one of its 2 images has a label file: that of .*c.png would be"):
+    with pytest.raises(DatasetError, match="none of its 2 images has a label file: that of .*c.png would be"):
         found.load("val")
     (tmp_path / "labels/train/e.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     log = FaultLog(strict=False)

@@ -118,9 +118,9 @@ CASES = {
     ],
     "report": [
         ([], "folder"),
-        (["absent"], "absent is no folder of a run"),
-        (["setup.py"], "setup.py is no folder of a run"),
-        (["projects"], "projects is no folder of a run"),
+        (["absent"], "absent is not the folder of a run"),
+        (["setup.py"], "setup.py is not the folder of a run"),
+        (["projects"], "projects is not the folder of a run"),
         (["a", "b"], "unrecognized arguments: b"),
         (["projects", "--out"], "expected one argument"),
         (["projects", "--ot", "x"], "--ot: did you mean --out?"),

@@ -154,7 +154,7 @@ CASES = {
         ([*DETECTOR, "--output", "b.pth", "--trust", "a-b"], "'a-b' is not the name of a package"),
     ],
     "demo": [
-        (["--masks", "--config-file", CONFIG], "--masks has a config of its own"),
+        (["--masks", "--config-file", CONFIG], "--masks has its own config"),
         (["--config-file", "absent.py"], "absent.py"),
         (["--output", "projects"], "was not written by this demo"),
         (["--output", "setup.py"], "was not written by this demo"),

@@ -1,6 +1,6 @@
-"""What is wrong with a detector's results: pure functions of what is annotated and what was detected.
+"""Analysis of a detector's errors: pure functions of annotations and detections.
 
-`analyse` computes everything at once; the report of each evaluation shows it.
+`analyse` computes everything at once; the report of each evaluation shows its result.
 """
 
 from .confusion import Calibration, calibrate, confusion_matrix

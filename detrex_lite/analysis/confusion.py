@@ -1,4 +1,4 @@
-"""Which class is taken for which, and whether scores can be believed."""
+"""The confusion matrix, and the calibration of scores."""
 
 from typing import NamedTuple
 
@@ -11,27 +11,27 @@ from .tables import Detections, Objects
 def confusion_matrix(
     objects: Objects, detections: Detections, pairs: Pairs, matching: Matching, *, thresholds: np.ndarray | float
 ) -> np.ndarray:
-    """Numbers of objects by their class and by the class that they are detected as.
+    """Count objects by their class and by the class that they are detected as.
 
-    Objects get the detections that are right about them. Of what is left, the detection with the highest score takes
-    the object, of whatever other class, with which it has the highest IoU, at least 0.5, and so on.
+    Correct detections are assigned to their objects first. The remaining detections follow by descending score: each is
+    assigned to the free object with which it has the highest IoU, at least 0.5, regardless of the class.
 
     Args:
         objects, detections, pairs, matching: see `detrex_lite.analysis.find_errors`.
-        thresholds: detections with lower scores do not exist; one for all classes, or (K,).
+        thresholds: detections with lower scores are ignored; one value for all classes, or (K,).
 
     Returns:
-        (K + 1, K + 1) int64: [k, j] is how many objects of class k were detected as class j; the last column counts
-        objects that were not detected, the last row detections that are no object. The diagonal has what is right.
+        (K + 1, K + 1) int64: [k, j] is the number of objects of class k that were detected as class j. The last column
+        counts objects that were not detected, the last row detections of background, the diagonal correct detections.
     """
-    nothing = objects.num_classes
+    background = objects.num_classes
     shown = detections.scores >= np.broadcast_to(thresholds, objects.num_classes)[detections.classes]
     right = matching.right & shown
-    detected_as = np.full(len(objects), nothing, dtype=np.int64)
+    detected_as = np.full(len(objects), background, dtype=np.int64)
     detected_as[matching.object[right]] = detections.classes[right]
 
     wrong = matching.wrong & shown
-    free = ~objects.iscrowd & (detected_as == nothing)
+    free = ~objects.iscrowd & (detected_as == background)
     candidates = pairs.where(wrong[pairs.detection] & free[pairs.object] & (pairs.iou >= 0.5))
     order = np.lexsort((-candidates.iou, candidates.detection, -detections.scores[candidates.detection]))
     is_placed = np.zeros(len(detections), dtype=bool)
@@ -41,22 +41,23 @@ def confusion_matrix(
             free[object_], is_placed[detection] = False, True
             detected_as[object_] = detections.classes[detection]
 
-    matrix = np.zeros((nothing + 1, nothing + 1), dtype=np.int64)
+    matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
     counted = ~objects.iscrowd
     np.add.at(matrix, (objects.classes[counted], detected_as[counted]), 1)
-    np.add.at(matrix[nothing], detections.classes[wrong & ~is_placed], 1)
+    np.add.at(matrix[background], detections.classes[wrong & ~is_placed], 1)
     return matrix
 
 
 class Calibration(NamedTuple):
-    """Scores against the share of detections that are right.
+    """Scores compared with the fraction of detections that are correct.
 
     Attributes:
-        error: the detection expected calibration error (D-ECE; Küppers et al., CVPR workshops 2020, over scores alone):
-            the mean over bins of the score of |precision - mean score|, weighted by their detections; nan without any.
-        score: (bins,) mean score of the detections in each bin; nan in empty ones.
-        precision: (bins,) share of them that is right.
-        counts: (bins,) int64.
+        error: the detection expected calibration error (D-ECE; Küppers et al., CVPR workshops 2020, over scores only):
+            the mean of |precision - mean score| over bins, weighted by their numbers of detections; nan without
+            detections.
+        score: (bins,) mean score of the detections in each bin; nan in empty bins.
+        precision: (bins,) fraction of the detections in each bin that are correct; nan in empty bins.
+        counts: (bins,) int64, number of detections in each bin.
     """
 
     error: float
@@ -71,11 +72,11 @@ def calibrate(
     """Compare scores with precision, in `num_bins` bins of equal width between 0 and 1.
 
     Args:
-        detections: D.
-        matching: says what is right; ignored detections are left out.
-        min_score: so are lower scores: the many boxes of a detector that it does not believe in itself would hide all
-            others.
-        num_bins: of equal width.
+        detections: D detections.
+        matching: decides which detections are correct; ignored detections are omitted.
+        min_score: detections with lower scores are omitted, because the many boxes with very low scores would dominate
+            the result.
+        num_bins: number of bins of equal width.
     """
     kept = ~matching.ignored & (detections.scores >= min_score)
     scores, right = detections.scores[kept], (matching.object[kept] != NOTHING).astype(float)

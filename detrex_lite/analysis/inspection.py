@@ -1,4 +1,4 @@
-"""What goes on inside a DETR's decoder with one image, as arrays."""
+"""The intermediate results of a DETR's decoder for one image, as arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """Where the queries of one decoder layer look, in one image.
+    """The cross-attention of the queries of one decoder layer in one image.
 
     Attributes:
-        weights: (Q, H, S), which add up to 1 for each query and head.
-        points: (Q, H, S, 2), x and y in 0..1 of the image: the sampling points of deformable attention. None where
-            queries look at all cells of a feature map.
-        grid: (height, width) of that map, whose S = height * width cells the weights are for; None with points.
-        levels: (S,) the feature level of each point, 0 the finest; None with a grid.
+        weights: (Q, H, S) attention weights, which sum to 1 for each query and head.
+        points: (Q, H, S, 2) x and y in 0..1 of the image: the sampling points of deformable attention. None for
+            attention to all cells of a feature map.
+        grid: (height, width) of that map, whose S = height * width cells have the weights; None with points.
+        levels: (S,) feature level of each point, 0 for the finest; None with a grid.
     """
 
     weights: np.ndarray
@@ -24,10 +24,10 @@ class CrossAttention:
     levels: np.ndarray | None = None
 
     def map_of(self, query: int) -> np.ndarray:
-        """(height, width): the mean weight of heads for each cell of a map.
+        """(height, width) the weight of each cell of the map for a query, as the mean over heads.
 
         Raises:
-            ValueError: when the attention has points instead.
+            ValueError: when the attention has sampling points instead.
         """
         if self.grid is None:
             raise ValueError("deformable attention has sampling points, not weights for all cells of a map")
@@ -36,13 +36,13 @@ class CrossAttention:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What each of L decoder layers says about Q queries in one image.
+    """The predictions and the attention of L decoder layers for Q queries in one image.
 
     Attributes:
-        size: (height, width) of the frame of the boxes, in pixels.
-        probabilities: (L, Q, K).
+        size: (height, width) in pixels of the frame of the boxes.
+        probabilities: (L, Q, K) class probabilities.
         boxes: (L, Q, 4) xyxy in pixels.
-        attentions: of each decoder layer where its queries look; None for a kind of attention that is not known here.
+        attentions: the cross-attention of each decoder layer; None for kinds of attention that are not supported here.
     """
 
     size: tuple[int, int]
@@ -67,10 +67,10 @@ class Inspection:
 
 @dataclass(frozen=True)
 class QueryPlaces:
-    """Which queries detect where, over several images.
+    """The queries and boxes of n detections in several images.
 
     Attributes:
-        query: (n,) the number of the query of each detection; with two stages its rank among the proposals.
+        query: (n,) index of the query of each detection; in two-stage detectors its rank among the proposals.
         centres: (n, 2) x and y in 0..1 of the image.
         sizes: (n, 2) width and height in 0..1 of the image.
         num_queries: Q.
@@ -82,19 +82,19 @@ class QueryPlaces:
     num_queries: int
 
     def detections_per_query(self) -> np.ndarray:
-        """(Q,) how many detections each query has made."""
+        """(Q,) the number of detections of each query."""
         return np.bincount(self.query, minlength=self.num_queries)
 
 
 def query_places(inspections: Sequence[Inspection], min_score: float = 0.3) -> QueryPlaces:
-    """Collect the boxes of the queries that detect something (DETR, Carion et al., ECCV 2020, figure 7).
+    """Collect the boxes of the queries that detect an object (DETR, Carion et al., ECCV 2020, figure 7).
 
     Args:
-        inspections: of several images by one model.
-        min_score: what counts as a detection.
+        inspections: inspections of several images by one model.
+        min_score: minimum score of a detection.
 
     Raises:
-        ValueError: without inspections.
+        ValueError: when `inspections` is empty.
     """
     if not inspections:
         raise ValueError("query_places needs at least one inspected image")
@@ -110,19 +110,19 @@ def query_places(inspections: Sequence[Inspection], min_score: float = 0.3) -> Q
 
 
 def refinement(inspections: Sequence[Inspection], min_score: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
-    """How detections become what they are, layer by layer.
+    """Measure how the layers refine the boxes and classes of detections.
 
     Args:
-        inspections: of several images by one model.
-        min_score: of the last layer, from which a query counts as a detection; where no query reaches it, the best one
-            of the image counts.
+        inspections: inspections of several images by one model.
+        min_score: minimum score of a detection in the last layer; in an image without such a query, the query with the
+            highest score counts.
 
     Returns:
-        (L,) the mean IoU of a layer's boxes with those of the last layer, and (L,) the mean probability of the class
-        that the last layer gives.
+        (L,) the mean IoU of each layer's boxes with those of the last layer, and (L,) the mean probability that each
+        layer predicts for the last layer's class.
 
     Raises:
-        ValueError: without inspections.
+        ValueError: when `inspections` is empty.
     """
     if not inspections:
         raise ValueError("refinement needs at least one inspected image")
@@ -137,16 +137,16 @@ def refinement(inspections: Sequence[Inspection], min_score: float = 0.3) -> tup
 
 
 def kept_share(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The share of objects that have the same query as before.
+    """The fraction of objects that are matched with the same query in two matchings.
 
-    One minus this is the instability of matching (DN-DETR, Li et al., CVPR 2022, section 3.2), between two layers or
-    two moments of a training.
+    One minus this value is the instability of matching (DN-DETR, Li et al., CVPR 2022, section 3.2), between two layers
+    or two times in training.
 
     Args:
-        before, after: (..., T) the query of each object, -1 for none, of the same images.
+        before, after: (..., T) the query of each object of the same images, -1 for none.
 
     Returns:
-        (...,) in 0..1; nan when no object has a query in both.
+        (...,) in 0..1; nan when no object has a query in both matchings.
     """
     both = (before >= 0) & (after >= 0)
     number = both.sum(axis=-1)
@@ -154,9 +154,11 @@ def kept_share(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         return np.where(number > 0, ((before == after) & both).sum(axis=-1) / number, np.nan)
 
 
-def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(L, n) of boxes (L, n, 4) with others (n, 4), xyxy."""
-    sides = np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(boxes[..., :2], others[..., :2])
+def _iou(boxes: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """(L, n) IoU of boxes (L, n, 4) with `references` (n, 4), all xyxy."""
+    sides = np.minimum(boxes[..., 2:], references[..., 2:]) - np.maximum(boxes[..., :2], references[..., :2])
     overlap = np.prod(np.maximum(sides, 0), axis=-1)
-    areas = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) + np.prod(others[..., 2:] - others[..., :2], axis=-1)
+    areas = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) + np.prod(
+        references[..., 2:] - references[..., :2], axis=-1
+    )
     return overlap / np.maximum(areas - overlap, 1e-12)

@@ -1,9 +1,9 @@
-"""Which detection is which object, as COCO decides it, for all images at once.
+"""COCO's matching of detections with objects, for all images at once.
 
-Detections of a class are taken by descending score; each gets the object of its class with the highest IoU, at least
-the threshold, that no other detection has. pycocotools walks over images and classes; here the first detections of all
-images and classes are matched together, then all second ones, and so on: as many steps as one image has candidates of
-one class, whatever the number of images.
+Detections of a class are processed by descending score; each is matched with the unmatched object of its class with the
+highest IoU, which must reach the threshold. pycocotools loops over images and classes. Here the first detections of all
+images and classes are matched together, then all second ones, and so on. The number of steps is therefore the largest
+number of candidates of one class in one image, regardless of the number of images.
 """
 
 from itertools import pairwise
@@ -15,16 +15,16 @@ from .tables import Detections, Objects, box_areas
 
 _PAIRS_AT_ONCE = 2_000_000
 NOTHING = -1
-"""Stands for no object."""
+"""The index that stands for no object."""
 
 
 class Pairs(NamedTuple):
-    """Detections and objects of one image that overlap.
+    """Pairs of a detection and an object that overlap, of all images.
 
     Attributes:
         detection: (P,) rows of `Detections`, ascending.
         object: (P,) rows of `Objects`.
-        iou: (P,) float64; with a crowd the share of the detection that lies in it.
+        iou: (P,) float64 IoU; for crowds the fraction of the detection inside the crowd.
     """
 
     detection: np.ndarray
@@ -32,16 +32,16 @@ class Pairs(NamedTuple):
     iou: np.ndarray
 
     def where(self, rows: np.ndarray) -> "Pairs":
-        """Those of the pairs for which `rows` (P,) is True."""
+        """The pairs for which `rows` (P,) is True."""
         return Pairs(self.detection[rows], self.object[rows], self.iou[rows])
 
 
 class Matching(NamedTuple):
-    """What became of each detection.
+    """The match of each detection.
 
     Attributes:
-        object: (D,) the row of the object that the detection is, or `NOTHING`.
-        ignored: (D,) bool, whether the detection is neither right nor wrong: in a crowd, or of another size.
+        object: (D,) the row of the matched object, or `NOTHING`.
+        ignored: (D,) bool, True for detections that are neither correct nor wrong: in a crowd, or of another size.
     """
 
     object: np.ndarray
@@ -59,7 +59,7 @@ class Matching(NamedTuple):
 
 
 def overlapping_pairs(objects: Objects, detections: Detections, minimum: float = 0.1) -> Pairs:
-    """All pairs of a detection and an object of its image whose IoU is at least `minimum`, of whatever classes.
+    """All pairs of a detection and an object of its image whose IoU is at least `minimum`, regardless of their classes.
 
     Raises:
         ValueError: when a detection is in an image that `objects` does not have.
@@ -74,15 +74,17 @@ def overlapping_pairs(objects: Objects, detections: Detections, minimum: float =
     ends = np.cumsum(partners)
     parts, first = [], 0
     while first < len(detections):
-        before = ends[first - 1] if first else 0
-        last = max(int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, side="right")), first + 1)
+        num_pairs_before = ends[first - 1] if first else 0
+        last = max(int(np.searchsorted(ends, num_pairs_before + _PAIRS_AT_ONCE, side="right")), first + 1)
         rows = np.arange(first, last)
         number = partners[rows]
         detection = np.repeat(rows, number)
-        within = np.arange(len(detection)) - np.repeat(np.cumsum(number) - number, number)
-        object_ = by_image[starts[detections.image[detection]] + within]
-        a, b = detections.boxes[detection], objects.boxes[object_]
-        sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+        position = np.arange(len(detection)) - np.repeat(np.cumsum(number) - number, number)
+        object_ = by_image[starts[detections.image[detection]] + position]
+        detection_boxes, object_boxes = detections.boxes[detection], objects.boxes[object_]
+        sides = np.minimum(detection_boxes[:, 2:], object_boxes[:, 2:]) - np.maximum(
+            detection_boxes[:, :2], object_boxes[:, :2]
+        )
         overlap = np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
         union = detection_areas[detection] + np.where(objects.iscrowd[object_], 0, object_areas[object_] - overlap)
         iou = overlap / np.maximum(union, np.finfo(float).tiny)
@@ -90,8 +92,8 @@ def overlapping_pairs(objects: Objects, detections: Detections, minimum: float =
         parts.append(Pairs(detection[kept], object_[kept], iou[kept]))
         first = last
     if not parts:
-        nothing = np.zeros(0, dtype=np.int64)
-        return Pairs(nothing, nothing, np.zeros(0))
+        empty = np.zeros(0, dtype=np.int64)
+        return Pairs(empty, empty, np.zeros(0))
     return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -106,11 +108,11 @@ def match(
     """Match detections with objects of their class.
 
     Args:
-        objects, detections: N images.
-        pairs: of `overlapping_pairs`, with a minimum of at most `iou`.
-        iou: what a match needs at least.
-        area_range: in square pixels, both ends included; objects of other sizes are ignored, and so are detections
-            that match such an object, or none and are of such a size themselves.
+        objects, detections: of N images.
+        pairs: result of `overlapping_pairs`, with a minimum of at most `iou`.
+        iou: minimum IoU of a match.
+        area_range: in square pixels, both ends included; objects of other sizes are ignored. Detections are ignored if
+            they match such an object, or match no object and have another size themselves.
     """
     ignored_objects = objects.iscrowd
     if area_range is not None:
@@ -129,7 +131,7 @@ def match(
 
 
 def _match_in_rounds(objects: Objects, detections: Detections, pairs: Pairs, ignored_objects: np.ndarray) -> np.ndarray:
-    """(D,) the object of each detection. A round has one detection of each image and class: the next best one."""
+    """(D,) the object of each detection. Each round matches the next best detection of each image and class."""
     matched = np.full(len(detections), NOTHING, dtype=np.int64)
     if not len(pairs.detection):
         return matched
@@ -142,11 +144,11 @@ def _match_in_rounds(objects: Objects, detections: Detections, pairs: Pairs, ign
     rounds = np.zeros(len(detections), dtype=np.int64)
     rounds[candidates[order]] = places - np.maximum.accumulate(np.where(begins, places, 0))
 
-    # Objects that count come before ignored ones, then the highest IoU, and of equal ones the last, as in pycocotools.
-    of_pair = rounds[pairs.detection]
-    order = np.lexsort((-pairs.object, -pairs.iou, ignored_objects[pairs.object], pairs.detection, of_pair))
-    detection, object_, of_pair = pairs.detection[order], pairs.object[order], of_pair[order]
-    bounds = np.searchsorted(of_pair, np.arange(of_pair[-1] + 2))
+    # As in pycocotools: objects that are not ignored come first, then the highest IoU, then the last of equal ones.
+    pair_rounds = rounds[pairs.detection]
+    order = np.lexsort((-pairs.object, -pairs.iou, ignored_objects[pairs.object], pairs.detection, pair_rounds))
+    detection, object_, pair_rounds = pairs.detection[order], pairs.object[order], pair_rounds[order]
+    bounds = np.searchsorted(pair_rounds, np.arange(pair_rounds[-1] + 2))
     taken = np.zeros(len(objects), dtype=bool)
     for first, last in pairwise(bounds):
         rows = np.arange(first, last)
@@ -155,5 +157,5 @@ def _match_in_rounds(objects: Objects, detections: Detections, pairs: Pairs, ign
         chosen[1:] = np.diff(detection[rows]) != 0
         rows = rows[chosen]
         matched[detection[rows]] = object_[rows]
-        taken[object_[rows]] = ~objects.iscrowd[object_[rows]]  # a crowd takes any number
+        taken[object_[rows]] = ~objects.iscrowd[object_[rows]]  # a crowd can match any number of detections
     return matched

@@ -1,4 +1,4 @@
-"""Average precision, curves of precision and recall, and the thresholds that suit them best."""
+"""Average precision, precision-recall curves, and the thresholds with the highest F1."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from .matching import Matching, Pairs, match
 from .tables import Detections, Objects
 
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
-"""COCO's, over which AP is the mean."""
+"""COCO's IoU thresholds, over which AP is averaged."""
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """COCO's ranges of areas in square pixels of the original image."""
@@ -21,13 +21,13 @@ _RECALLS = np.linspace(0, 1, 101)
 
 
 class Curve(NamedTuple):
-    """Precision and recall at each score that a detection of a class has, by descending score.
+    """Precision and recall of a class at the score of each detection, by descending score.
 
     Attributes:
-        scores: (n,) thresholds: what counts are detections with at least this score.
+        scores: (n,) thresholds: detections with at least this score count.
         precision: (n,) 0..1.
         recall: (n,) 0..1.
-        f1: (n,) 0..1, the harmonic mean of the two.
+        f1: (n,) 0..1, the harmonic mean of precision and recall.
     """
 
     scores: np.ndarray
@@ -37,7 +37,7 @@ class Curve(NamedTuple):
 
 
 class OperatingPoint(NamedTuple):
-    """The threshold with the highest F1, and what holds there. All nan where no threshold finds anything."""
+    """The threshold with the highest F1, and the values at it. All are nan when no detection is correct."""
 
     threshold: float
     precision: float
@@ -46,7 +46,7 @@ class OperatingPoint(NamedTuple):
 
 
 def rank_by_class(classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(D,) rows by ascending class, then by descending score. Rows that are in this order already are not sorted."""
+    """(D,) rows by ascending class, then by descending score. Rows that already have this order are not sorted."""
     steps, falls = np.diff(classes), np.diff(scores)
     if ((steps > 0) | ((steps == 0) & (falls <= 0))).all():
         return np.arange(len(classes))
@@ -57,10 +57,10 @@ def average_precisions(classes: np.ndarray, scores: np.ndarray, right: np.ndarra
     """COCO's interpolated average precision of each class, at one IoU threshold.
 
     Args:
-        classes: (D,) of detections that are right or wrong; ignored ones are left out by the caller.
-        scores: (D,).
-        right: (D,) bool.
-        positives: (K,) numbers of objects to find.
+        classes: (D,) classes of detections that are correct or wrong; the caller removes ignored ones.
+        scores: (D,) scores of these detections.
+        right: (D,) bool, True for correct detections.
+        positives: (K,) numbers of objects of each class.
 
     Returns:
         (K,) 0..1; nan for a class without objects.
@@ -93,8 +93,8 @@ def class_average_precisions(
 
     Args:
         objects, pairs, area_range: see `match`.
-        detections: what `Detections.at_most` gave: COCO counts 100 of each class in each image.
-        iou_thresholds: S of them.
+        detections: result of `Detections.at_most`: COCO counts 100 detections of each class in each image.
+        iou_thresholds: S thresholds.
 
     Returns:
         (S, K) 0..1; nan for classes without objects (of that size).
@@ -116,7 +116,7 @@ def class_average_precisions(
 def precision_by_size(
     objects: Objects, detections: Detections, pairs: Pairs, sizes: dict[str, tuple[float, float]] | None = None
 ) -> dict[str, tuple[int, float]]:
-    """Name of a size -> number of objects and AP (0..1, nan without objects), as COCO's APs, APm and APl."""
+    """Name of a size -> number of objects and their AP (0..1, nan without objects), like COCO's APs, APm and APl."""
     result = {}
     for name, (low, high) in (SIZES if sizes is None else sizes).items():
         number = int((~objects.iscrowd & (objects.areas >= low) & (objects.areas <= high)).sum())
@@ -128,7 +128,7 @@ def precision_by_size(
 def precision_by_crowding(
     objects: Objects, detections: Detections, pairs: Pairs, ranges: dict[str, tuple[int, int]] | None = None
 ) -> dict[str, tuple[int, float]]:
-    """Number of objects in an image -> number of such images and the AP on them alone (0..1, nan without images)."""
+    """Number of objects in an image -> number of such images and the AP on only these (0..1, nan without images)."""
     per_image = objects.per_image()
     matchings = [match(objects, detections, pairs, iou=iou) for iou in IOU_THRESHOLDS]
     result = {}
@@ -151,8 +151,8 @@ def class_curves(objects: Objects, detections: Detections, matching: Matching) -
     """The curve of each class; empty for a class without objects or detections.
 
     Args:
-        objects, detections: N images.
-        matching: of `match`, which says at what IoU a detection is right.
+        objects, detections: of N images.
+        matching: result of `match` at the IoU of the curves.
     """
     positives = objects.per_class()
     kept = ~matching.ignored
@@ -166,7 +166,7 @@ def class_curves(objects: Objects, detections: Detections, matching: Matching) -
 
 
 def joint_curve(objects: Objects, detections: Detections, matching: Matching) -> Curve:
-    """The curve of one threshold for all classes: objects and detections of all of them are counted together."""
+    """The curve for a single threshold for all classes, whose objects and detections are counted together."""
     kept = ~matching.ignored
     scores, right = detections.scores[kept], matching.right[kept]
     order = np.argsort(-scores, kind="stable")
@@ -174,10 +174,10 @@ def joint_curve(objects: Objects, detections: Detections, matching: Matching) ->
 
 
 def _curve(scores: np.ndarray, right: np.ndarray, positives: int) -> Curve:
-    """Of detections in descending order of scores."""
+    """The curve of detections in descending order of scores."""
     if positives == 0 or not len(scores):
-        nothing = np.zeros(0)
-        return Curve(nothing, nothing, nothing, nothing)
+        empty = np.zeros(0)
+        return Curve(empty, empty, empty, empty)
     hits = np.cumsum(right)
     ends = np.append(scores[1:] != scores[:-1], True)  # no threshold separates equal scores
     recall, precision = hits / positives, hits / np.arange(1, len(hits) + 1)
@@ -186,7 +186,7 @@ def _curve(scores: np.ndarray, right: np.ndarray, positives: int) -> Curve:
 
 
 def best_point(curve: Curve) -> OperatingPoint:
-    """The point of a curve with the highest F1; of equal ones that with the highest threshold."""
+    """The point of a curve with the highest F1; among equal ones, the one with the highest threshold."""
     if not len(curve.f1) or curve.f1.max() == 0:
         return OperatingPoint(*[float("nan")] * 4)
     best = int(curve.f1.argmax())
@@ -194,7 +194,7 @@ def best_point(curve: Curve) -> OperatingPoint:
 
 
 def interpolated_precision(curve: Curve, recalls: np.ndarray) -> np.ndarray:
-    """The highest precision at a recall or a higher one, 0 where the curve does not reach: what AP is the mean of."""
+    """The highest precision at each recall or above, 0 beyond the end of the curve; AP is the mean of such values."""
     envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
     return np.append(envelope, 0.0)[np.searchsorted(curve.recall, recalls, side="left")]
 

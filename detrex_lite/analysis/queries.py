@@ -1,7 +1,7 @@
-"""Looking into a DETR's decoder: what its layers say about each query, where they look, and what they are matched with.
+"""Inspecting a DETR's decoder: the predictions of its layers for each query, their attention and their matching.
 
-Blocks know nothing of this. While an image is inspected, the methods in which attentions read the image are wrapped, so
-that their arguments are seen.
+Blocks need no support for this. While an image is inspected, the methods of attention blocks that read the image are
+wrapped to record their arguments.
 """
 
 import re
@@ -26,9 +26,9 @@ _LAYER = re.compile(r"_(\d+)$")
 
 
 def inspect_image(model: Detector, record: dict[str, Any]) -> Inspection:
-    """Let a detector detect in one image, and keep what its decoder layers said and where they looked.
+    """Run a detector on one image, and record the predictions and the cross-attention of its decoder layers.
 
-    The model is run in evaluation mode without gradients; its modules keep the modes that they have.
+    The model is run in evaluation mode without gradients; the modes of its modules are restored afterwards.
 
     Args:
         model: any detector of this library with `transformer.decoder`.
@@ -57,21 +57,21 @@ def inspect_image(model: Detector, record: dict[str, Any]) -> Inspection:
     num_queries = sets[-1].boxes.shape[1]
     return Inspection(
         size=(height, width),
-        probabilities=np.stack([_probabilities(one.logits[0], model.num_classes) for one in sets]),
-        boxes=np.stack([(box_cxcywh_to_xyxy(one.boxes[0].float().cpu()) * frame).numpy() for one in sets]),
+        probabilities=np.stack([_probabilities(layer.logits[0], model.num_classes) for layer in sets]),
+        boxes=np.stack([(box_cxcywh_to_xyxy(layer.boxes[0].float().cpu()) * frame).numpy() for layer in sets]),
         attentions=tuple(_complete(attentions.get(number), grid, num_queries) for number in range(len(decoder.layers))),
     )
 
 
 def match_layers(model: Detector, records: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Which query each layer's matching gives to each object.
+    """Match the predictions of each layer with the objects.
 
     Args:
         model: a detector whose criterion has a `matcher`.
         records: model inputs with `instances`, as in training.
 
     Returns:
-        (L, T) int64: the query of each of the T objects of all images, -1 for none.
+        (L, T) int64: the query that each layer's matching assigns to each of the T objects of all images, -1 for none.
     """
     criterion: Any = model.criterion
     rows = []
@@ -80,7 +80,7 @@ def match_layers(model: Detector, records: Sequence[dict[str, Any]]) -> np.ndarr
             images = model.preprocess([record], as_published=False)
             targets = model.targets([record], images)
             sets = layer_sets(model.predict(images))
-            named = {str(number): one.at_least_float32() for number, one in enumerate(sets)}
+            named = {str(number): prediction.at_least_float32() for number, prediction in enumerate(sets)}
             matches = criterion.matcher(named, targets)
             queries = np.full((len(sets), len(targets.labels)), -1, dtype=np.int64)
             for number in range(len(sets)):
@@ -91,7 +91,7 @@ def match_layers(model: Detector, records: Sequence[dict[str, Any]]) -> np.ndarr
 
 
 def layer_sets(predictions: Mapping[str, Predictions]) -> list[Predictions]:
-    """The sets of matching queries out of what `Detector.predict` returned, in the order of the layers."""
+    """The sets of matching queries among the results of `Detector.predict`, in the order of the layers."""
     numbers = sorted(int(match[1]) for name in predictions if (match := _LAYER.fullmatch(name)))
     return [*(predictions[f"_{number}"] for number in numbers), predictions[FINAL]]
 
@@ -117,13 +117,13 @@ def _decoder(model: Any) -> Any:
 
 @contextmanager
 def _watched(layer: Any, keep: Callable[[CrossAttention], None]) -> Iterator[None]:
-    """Inside, what the cross-attention of a layer reads is kept; of several the last one's."""
+    """Inside, the cross-attention of a layer is passed to `keep`; with several, that of the last one is the result."""
     kinds = [operation for operation in getattr(layer, "operation_order", ()) if operation.endswith("_attn")]
     with ExitStack() as stack:
         for kind, block in zip(kinds, getattr(layer, "attentions", ()), strict=False):
             if kind != "cross_attn":
                 continue
-            for inner in block.modules():  # a gate around an attention is a block, too
+            for inner in block.modules():  # a gate wraps the attention block
                 if isinstance(inner, MultiScaleDeformableAttention):
                     stack.enter_context(_wrapped(inner, "sample", lambda *args: keep(_sampling_points(*args))))
                 elif isinstance(inner, BaseAttention):
@@ -132,14 +132,14 @@ def _watched(layer: Any, keep: Callable[[CrossAttention], None]) -> Iterator[Non
 
 
 @contextmanager
-def _wrapped(block: nn.Module, name: str, see: Callable[..., None]) -> Iterator[None]:
+def _wrapped(block: nn.Module, name: str, record: Callable[..., None]) -> Iterator[None]:
     method = getattr(block, name)
 
-    def seen(*args: Any) -> Any:
-        see(*args)
+    def recorded(*args: Any) -> Any:
+        record(*args)
         return method(*args)
 
-    block.__dict__[name] = seen
+    block.__dict__[name] = recorded
     try:
         yield
     finally:
@@ -147,7 +147,7 @@ def _wrapped(block: nn.Module, name: str, see: Callable[..., None]) -> Iterator[
 
 
 def _sampling_points(value: Tensor, shapes: Any, references: Tensor, offsets: Tensor, logits: Tensor) -> CrossAttention:
-    """The arguments are those of `MultiScaleDeformableAttention.sample`."""
+    """The sampling points from the arguments of `MultiScaleDeformableAttention.sample`."""
     locations = sampling_locations(references, offsets, shapes)[0]  # (Q, H, L, P, 2)
     weights = logits[0].flatten(-2).softmax(-1)
     levels = torch.arange(locations.shape[2])[:, None].expand(locations.shape[2:4]).flatten()
@@ -157,7 +157,7 @@ def _sampling_points(value: Tensor, shapes: Any, references: Tensor, offsets: Te
 
 
 def _weights(q: Tensor, k: Tensor, v: Tensor, mask: Any, padding: Any, bias: Any) -> CrossAttention:
-    """The arguments are those of `BaseAttention.attend_heads`; an image alone has no mask and no padding."""
+    """The weights from the arguments of `BaseAttention.attend_heads`; a single image has no mask and no padding."""
     logits = q[0].float() @ k[0].float().transpose(-1, -2) / q.shape[-1] ** 0.5  # (H, Q, N)
     if bias is not None:
         logits = logits + (bias[0] if bias.dim() > 2 else bias)
@@ -167,7 +167,7 @@ def _weights(q: Tensor, k: Tensor, v: Tensor, mask: Any, padding: Any, bias: Any
 def _complete(
     attention: CrossAttention | None, grid: tuple[int, int] | None, num_queries: int
 ) -> CrossAttention | None:
-    """With the map that the weights are for; None where the weights are not those of the queries for its cells."""
+    """Add the map to which the weights belong; None if the shape of the weights does not fit the queries and cells."""
     if attention is None or len(attention.weights) != num_queries:
         return None
     if attention.points is not None:
@@ -178,7 +178,7 @@ def _complete(
 
 
 def _probabilities(logits: Tensor, num_classes: int) -> np.ndarray:
-    """(Q, K): softmax where there is a class more, for "no object"; else a sigmoid for each class."""
+    """(Q, K) probabilities: softmax if there is an additional class for "no object", otherwise sigmoids."""
     logits = logits.float().cpu()
     values = logits.softmax(-1)[..., :-1] if logits.shape[-1] == num_classes + 1 else logits.sigmoid()
     return values.numpy()

@@ -1,4 +1,4 @@
-"""Everything that this package says about the detections of a data set, computed at once."""
+"""The complete analysis of the detections of a data set."""
 
 import json
 import logging
@@ -56,26 +56,26 @@ _DEFAULT_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyse` computed. AP, precision, recall and costs are in 0..1; nan stands for what has no objects.
+    """The result of `analyse`. AP, precision, recall and costs are in 0..1, and nan without objects.
 
     Attributes:
         class_names: K names.
-        objects: what is annotated in N images.
-        detections: those that were looked at, the best 100 of each class in each image, by class and score.
-        matching: what is right at an IoU of 0.5.
+        objects: the annotated objects of N images.
+        detections: the analysed detections, the best 100 of each class in each image, by class and score.
+        matching: the matching at an IoU of 0.5.
         errors: the errors at `thresholds`.
-        thresholds: (K,) of each class the one with the highest F1; for a class without any right detection that of
-            all classes together.
+        thresholds: (K,) the threshold of each class with the highest F1; for a class without any correct detection,
+            that of all classes together.
         precisions: (10, K) AP at COCO's IoU thresholds.
         fixed: kind of error -> (K,) AP50 if that kind did not exist, at all scores.
         curves: K curves of precision and recall at an IoU of 0.5.
-        points: of each class the point of its curve with the highest F1.
-        joint: the point with the highest F1 of one threshold for all classes.
+        points: for each class, the point of its curve with the highest F1.
+        joint: the point with the highest F1 for a single threshold for all classes.
         confusion: (K + 1, K + 1), see `confusion_matrix`, at `thresholds`.
         sizes: name of a size -> number of objects, AP.
         crowding: number of objects in an image -> number of images, AP on them.
         calibration: see `calibrate`.
-        costs: (N,) the part of 1 - mAP50 that each image has; see `Costs`.
+        costs: (N,) the contribution of each image to 1 - mAP50; see `Costs`.
     """
 
     class_names: tuple[str, ...]
@@ -101,26 +101,26 @@ class Analysis:
         return self.precisions.mean(axis=0)
 
     def gain(self, kind: str) -> float:
-        """How much higher mAP50 would be without the errors of a kind."""
+        """The increase of mAP50 without the errors of a kind."""
         return _mean(self.fixed[kind] - self.precisions[0])
 
     def worst_images(self, number: int) -> list[int]:
-        """The positions of the images that cost most, the worst first; those that cost nothing are left out."""
+        """The indices of the images with the highest costs, the worst first; images without costs are omitted."""
         order = np.argsort(-self.costs, kind="stable")[:number]
         return [int(image) for image in order if self.costs[image] > 0]
 
     def worst_class(self) -> int | None:
-        """The class with the lowest AP of those that have objects; None when none has."""
+        """The class with the lowest AP among those that have objects; None when no class has objects."""
         values = self.class_precisions
         return int(np.nanargmin(values)) if np.isfinite(values).any() else None
 
 
 def analyse(objects: Objects, detections: Detections, class_names: Sequence[str]) -> Analysis:
-    """Find out what is wrong with the detections of a data set.
+    """Analyse the errors of the detections of a data set.
 
     Args:
-        objects: what is annotated.
-        detections: what was detected, at all scores, as for AP.
+        objects: the annotated objects.
+        detections: the detections at all scores, as for AP.
         class_names: K names.
 
     Raises:
@@ -166,7 +166,7 @@ def analyse(objects: Objects, detections: Detections, class_names: Sequence[str]
 
 
 def explain(analysis: Analysis) -> list[str]:
-    """Sentences for people: which class is worst and why, and which kind of error costs most."""
+    """Sentences for users: the worst class and its reasons, and the kind of error that costs most."""
     worst = analysis.worst_class()
     if worst is None:
         return ["There is no object to detect."]
@@ -198,19 +198,19 @@ _PLURALS = {
 def _explain_class(analysis: Analysis, number: int) -> str:
     name, count = analysis.class_names[number], int(analysis.objects.per_class()[number])
     precision, at_50 = 100 * analysis.class_precisions[number], 100 * analysis.precisions[0, number]
-    few = f", of which there are only {count}" if count < _FEW_OBJECTS else ""
-    begin = f"The worst class is {name}{few} (AP {precision:.1f}, AP50 {at_50:.1f})"
+    count_note = f", of which there are only {count}" if count < _FEW_OBJECTS else ""
+    start = f"The worst class is {name}{count_note} (AP {precision:.1f}, AP50 {at_50:.1f})"
     gains = {kind: 100 * (values[number] - analysis.precisions[0, number]) for kind, values in analysis.fixed.items()}
     kind = max(gains, key=lambda kind: gains[kind])
     if gains[kind] < max(at_50 - precision, 1.0):
         if at_50 - precision < 1:
-            return f"{begin}, and it has hardly any error."
+            return f"{start}, and it has hardly any error."
         return (
-            f"{begin}: its objects are detected, but the boxes are not tight; "
+            f"{start}: its objects are detected, but the boxes are not tight; "
             f"AP75 is {100 * analysis.precisions[5, number]:.1f}."
         )
     return (
-        f"{begin}: {_reason(analysis, number, kind, count)}; without that its AP50 would be {at_50 + gains[kind]:.1f}."
+        f"{start}: {_reason(analysis, number, kind, count)}; without that its AP50 would be {at_50 + gains[kind]:.1f}."
     )
 
 
@@ -220,31 +220,37 @@ def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
     if kind == MISSED:
         return f"{int(errors[kind][number])} of its {count} objects are missed {threshold}"
     if kind == CLASSIFICATION:
-        taken = analysis.confusion[number, :-1].copy()
-        taken[number] = 0
-        if taken.any():
-            other = int(taken.argmax())
-            return f"{int(taken[other])} of its {count} objects are taken for {analysis.class_names[other]} {threshold}"
+        confused = analysis.confusion[number, :-1].copy()
+        confused[number] = 0
+        if confused.any():
+            wrong = int(confused.argmax())
+            return (
+                f"{int(confused[wrong])} of its {count} objects are taken for {analysis.class_names[wrong]} {threshold}"
+            )
         return "its boxes lie on objects of other classes"
-    what = {
+    description = {
         LOCALISATION: "overlap an object of it too little (IoU 0.1 to 0.5)",
         BOTH: "lie beside objects of other classes",
         DUPLICATE: "repeat a better one",
         BACKGROUND: "lie where no object is",
     }[kind]
-    times = int(errors[kind][number])
-    return f"{times} of its boxes {what} {threshold}" if times else f"boxes below its best threshold {what}"
+    num_errors = int(errors[kind][number])
+    return (
+        f"{num_errors} of its boxes {description} {threshold}"
+        if num_errors
+        else f"boxes below its best threshold {description}"
+    )
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:
-    """The analysis as JSON has it: numbers in percent, 0..100, but scores in 0..1, and None for nan.
+    """The analysis as JSON: values in percent, 0..100, but scores in 0..1, and None for nan.
 
     Returns:
-        `sentences`; `images`, `objects`, `detections`: numbers; `AP`, `AP50`; `all_classes`: the best single threshold
-        with its precision, recall and F1; `kinds`: of errors, each with the gain in AP50 and the number at the classes'
-        thresholds; `classes`: each with its AP, threshold, gains and numbers of errors; `confusion`: [class, detected
-        as, number] with None for no object; `sizes`, `crowding`, `calibration`; `curves`: the highest precision at each
-        recall or a higher one.
+        `sentences`; `images`, `objects`, `detections`: numbers of these; `AP`, `AP50`; `all_classes`: the best single
+        threshold with its precision, recall and F1; `kinds`: each kind of error with its gain in AP50 and its number at
+        the classes' thresholds; `classes`: each with its AP, threshold, gains and numbers of errors; `confusion`:
+        [class, detected as, number] with None for no object; `sizes`, `crowding`, `calibration`; `curves`: the highest
+        precision at each recall or above.
     """
     counts = analysis.errors.counts(analysis.detections, analysis.objects)
     per_class = analysis.objects.per_class()
@@ -286,7 +292,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def write_errors(path: Path, content: dict[str, Any]) -> None:
-    """Write what `to_json` gave, and what was added to it."""
+    """Write the result of `to_json`, possibly with additional entries."""
     replace_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
 

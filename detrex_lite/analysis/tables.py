@@ -1,4 +1,4 @@
-"""The objects and the detections of a whole data set, as flat arrays: what every function of this package works on."""
+"""The objects and the detections of a whole data set as flat arrays, on which all functions of this package work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 COCO_MAX_DETECTIONS = 100
-"""Detections of one class in one image that count, as in COCO's AP."""
+"""The maximum number of detections of one class in one image, as in COCO's AP."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,11 @@ class Objects:
     """The annotated objects of N images.
 
     Attributes:
-        image: (T,) int64, the position of the object's image, 0..N-1.
+        image: (T,) int64, the index of the object's image, 0..N-1.
         boxes: (T, 4) float64, xyxy in pixels.
         classes: (T,) int64, 0..K-1.
         iscrowd: (T,) bool; crowds are regions in which detections are ignored.
-        areas: (T,) float64, in square pixels, which decide what is small, medium and large.
+        areas: (T,) float64, in square pixels, which decide whether an object is small, medium or large.
         num_images: N.
         num_classes: K.
     """
@@ -54,7 +54,7 @@ class Detections:
     """The detections in N images.
 
     Attributes:
-        image: (D,) int64, the position of the detection's image, 0..N-1.
+        image: (D,) int64, the index of the detection's image, 0..N-1.
         boxes: (D, 4) float64, xyxy in pixels.
         classes: (D,) int64, 0..K-1.
         scores: (D,) float64.
@@ -72,7 +72,7 @@ class Detections:
         return len(self.image)
 
     def __getitem__(self, rows: np.ndarray) -> "Detections":
-        """The detections of some rows, given by their numbers or a bool for each."""
+        """The detections in the selected rows, given as indices or as a bool mask."""
         return Detections(self.image[rows], self.boxes[rows], self.classes[rows], self.scores[rows])
 
     def at_most(self, number: int = COCO_MAX_DETECTIONS) -> "Detections":
@@ -96,7 +96,7 @@ def make_objects(
     iscrowd: Sequence[bool] | np.ndarray | None = None,
     areas: Sequence[float] | np.ndarray | None = None,
 ) -> Objects:
-    """`Objects` from lists or arrays; without `iscrowd` none is a crowd, without `areas` those of the boxes count.
+    """`Objects` from lists or arrays. `iscrowd` defaults to False, and `areas` to the areas of the boxes.
 
     Args:
         image, boxes, classes, iscrowd, areas, num_images, num_classes: see `Objects`.
@@ -139,7 +139,7 @@ def make_detections(
 
 
 def objects_of(dataset: Any) -> Objects:
-    """The annotations of a `DetectionDataset`, or of what has its records; images keep their positions."""
+    """The annotations of a `DetectionDataset`, or of any sequence of its records; images keep their order."""
     records = [dataset[index] for index in range(len(dataset))]
     columns = {
         name: np.concatenate(
@@ -159,7 +159,7 @@ def objects_of(dataset: Any) -> Objects:
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
-    """(T,) areas of boxes (T, 4) xyxy; 0 for a box that ends before it begins."""
+    """(T,) areas of boxes (T, 4) xyxy; 0 for a box with a negative width or height."""
     return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
 
 
@@ -167,13 +167,13 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values, dtype=np.float64)
 
 
-def _check_rows(what: str, length: int, *arrays: np.ndarray) -> None:
+def _check_rows(kind: str, length: int, *arrays: np.ndarray) -> None:
     for array in arrays:
         if len(array) != length:
-            raise ValueError(f"{what} need arrays of one length, got {length} images and an array of {array.shape}")
+            raise ValueError(f"{kind} need arrays of one length, got {length} images and an array of {array.shape}")
 
 
-def _check_range(what: str, name: str, values: np.ndarray, end: int) -> None:
+def _check_range(kind: str, name: str, values: np.ndarray, end: int) -> None:
     wrong = values[(values < 0) | (values >= end)]
     if wrong.size:
-        raise ValueError(f"{what} have {name}={wrong[0]}, which is not in 0..{end - 1}")
+        raise ValueError(f"{kind} have {name}={wrong[0]}, which is not in 0..{end - 1}")

@@ -1,8 +1,8 @@
 """The command line: `detrex-lite COMMAND`, `python -m detrex_lite COMMAND`, and the scripts in tools/.
 
-Each command has a module here, which says what it is called, what it takes and what runs it, and a module of the same
-name in `detrex_lite.commands`, which runs. Modules here import no package but argparse and `detrex_lite.errors`, so
-that help and wrong arguments are answered at once: importing torch takes seconds.
+Each command has a module here, which declares its name, its arguments and the function that runs it, and a module of
+the same name in `detrex_lite.commands` with that function. Modules here import only argparse and `detrex_lite.errors`,
+so that help and errors in arguments appear at once: importing torch takes seconds.
 """
 
 from .program import main, parser_of, program

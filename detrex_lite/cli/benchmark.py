@@ -4,26 +4,29 @@ import argparse
 from importlib.util import find_spec
 
 NAME = "benchmark"
-SUMMARY = "How fast models, operators and everything around them are, and how big models are."
+SUMMARY = "Measure the speed of models, operators, data loading and evaluation, and the size of models."
 DESCRIPTION = """
-what is measured:
+measurements:
   model      latency of inference and training steps of configs' models, with random weights
   deploy     latency of one image on this CPU: eager, compiled and exported
-  op         an operator by all its backends
-  train      steps of a config on its own data, part by part
+  op         all backends of an operator
+  train      training steps of a config on its own data, by parts
   loader     training images per second and core
   matcher    matching of a training step
   masks      matching and losses of masks
   eval       COCO evaluation
   analyze    parameters and floating point operations of a model and its parts
-  projects   write the overview of projects/ anew
+  projects   rewrite the overview of projects/
 
-`detrex-lite benchmark model --help` and so on list the options. Threads are as torch sets them.
-`--history FILE` keeps a line of each run, and compares with the last one on the same machine.
+`detrex-lite benchmark model --help` and so on list the options. The number of threads is torch's default.
+`--history FILE` adds a line for each run, and compares with the last run on the same machine.
 """
 EXAMPLES = (
-    ("a model beside another implementation", "model projects/detr/configs/models/detr_r50.py --against transformers"),
-    ("where the time of training steps goes", "train projects/detr/configs/detr_small_shapes.py"),
+    (
+        "a model compared with another implementation",
+        "model projects/detr/configs/models/detr_r50.py --against transformers",
+    ),
+    ("the times of the parts of training steps", "train projects/detr/configs/detr_small_shapes.py"),
     ("parameters and operations", "analyze projects/dino/configs/models/dino_r50.py"),
 )
 RUN = "detrex_lite.tools.benchmark.commands.run"
@@ -34,12 +37,12 @@ MEASURED = ("model", "deploy", "op", "train", "loader", "matcher", "masks", "eva
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=MEASURED, metavar="WHAT", help=", ".join(MEASURED))
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of what is measured")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the measurement")
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if find_spec("detrex_lite.tools.benchmark") is None:
         parser.error(
-            "measuring comes with the repository and not with the installed package: clone it, and install it with "
-            "`pip install -e .`"
+            "benchmarks are part of the repository, not of the installed package: clone the repository, and install "
+            "it with `pip install -e .`"
         )

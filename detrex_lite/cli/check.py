@@ -3,15 +3,15 @@
 import argparse
 
 NAME = "check"
-SUMMARY = "List every fault of a data set with its file and annotation, and count what is in it."
+SUMMARY = "List every fault of a data set with its file and annotation, and count its images and objects."
 DESCRIPTION = (
-    "Reads the pixels of every image. Faults with their pictures go to an HTML page, too. The exit status is 1 when "
-    "there are faults."
+    "Reads the pixels of every image. Also writes an HTML page that shows faults with their pictures. The exit status "
+    "is 1 when there are faults."
 )
 EXAMPLES = (
-    ("your folder, whatever its layout", "photos/"),
+    ("your folder, in any layout", "photos/"),
     ("a COCO JSON file with its images", "--coco annotations/train.json --images images/"),
-    ("COCO's own, below the folder that DETREX_DATASETS names", "--name coco_2017_val --no-decode"),
+    ("COCO itself, in the folder that DETREX_DATASETS names", "--name coco_2017_val --no-decode"),
 )
 RUN = "detrex_lite.commands.check.run"
 
@@ -29,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="the folder of images, with --panoptic, --voc and --coco (beside the JSON file)",
+        help="the folder of images, for --panoptic, --voc and --coco (default: the folder of the JSON file)",
     )
-    parser.add_argument("--masks", action="store_true", help="check polygons and run lengths, too, not boxes alone")
+    parser.add_argument("--masks", action="store_true", help="check polygons and run lengths in addition to boxes")
     parser.add_argument(
-        "--segments", metavar="FOLDER", help="the PNG files of --panoptic; beside the JSON file when left out"
+        "--segments", metavar="FOLDER", help="the PNG files of --panoptic (default: next to the JSON file)"
     )
-    parser.add_argument("--split", metavar="FILE", help="names of the XML files to read, with --voc")
+    parser.add_argument("--split", metavar="FILE", help="names of the XML files to read, for --voc")
     parser.add_argument(
         "--one-based", action="store_true", help="VOC coordinates count from 1, as in the official files"
     )
@@ -49,33 +49,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--page",
         metavar="FILE",
         default="output/check.html",
-        help="where faults are shown with their pictures (%(default)s; none writes no page)",
+        help="HTML page that shows faults with their pictures (default: %(default)s; none writes no page)",
     )
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says how a FOLDER is read."""
+    """Add the options for reading a FOLDER."""
     parser.add_argument(
-        "--layout", choices=("yolo", "coco", "voc", "csv"), help="which layout to read, where FOLDER has several"
+        "--layout", choices=("yolo", "coco", "voc", "csv"), help="the layout to read if FOLDER has several"
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="of the split that is drawn where FOLDER has no validation set (0)"
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of the split that is drawn if FOLDER has no validation set (default: 0)",
     )
     parser.add_argument(
-        "--val-share", type=float, metavar="SHARE", help="the share of the images that are then for validation (0.2)"
+        "--val-share",
+        type=float,
+        metavar="SHARE",
+        help="the fraction of images for validation in that split (default: 0.2)",
     )
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    others = [name for name in ("coco", "panoptic", "voc", "name") if getattr(args, name) is not None]
-    if args.folder is None and not others:
+    sources = [name for name in ("coco", "panoptic", "voc", "name") if getattr(args, name) is not None]
+    if args.folder is None and not sources:
         parser.error("one of FOLDER, --coco, --panoptic, --voc and --name is required")
-    if args.folder is not None and others:
-        parser.error(f"FOLDER and --{others[0]} are two data sets: give one of them")
+    if args.folder is not None and sources:
+        parser.error(f"FOLDER and --{sources[0]} are two data sets: give only one")
     if (args.panoptic or args.voc) and args.images is None:
         parser.error("--panoptic and --voc need --images")
     if args.folder is not None and args.images:
-        parser.error("--images goes with --coco, --panoptic and --voc; the images of FOLDER are found")
+        parser.error("--images goes with --coco, --panoptic and --voc; the images of FOLDER are found without it")
     for name in ("layout", "seed", "val_share"):
         if args.folder is None and getattr(args, name) is not None:
             parser.error(f"--{name.replace('_', '-')} goes with FOLDER")

@@ -3,10 +3,10 @@
 import argparse
 
 NAME = "completion"
-SUMMARY = "Print what a shell needs to complete commands, options, models and files."
+SUMMARY = "Print a script with which a shell completes commands, options, models and files."
 DESCRIPTION = """
-Needs shtab: pip install 'detrex-lite[completion]'. What is printed has the names of models and checkpoints in it: write
-it anew after an update.
+Needs shtab: pip install 'detrex-lite[completion]'. The script contains the names of models and checkpoints: create it
+again after an update.
 """
 EXAMPLES = (
     ("bash", "bash > ~/.local/share/bash-completion/completions/detrex-lite"),

@@ -3,9 +3,9 @@
 import argparse
 
 NAME = "env"
-SUMMARY = "Show what is installed and what this machine can do, for bug reports."
+SUMMARY = "Show installed versions, the device and available features, for bug reports."
 DESCRIPTION = ""
-EXAMPLES = (("versions, device, kernels, and what is missing for what", ""), ("for a script", "--json"))
+EXAMPLES = (("versions, device, kernels, and missing packages", ""), ("for a script", "--json"))
 RUN = "detrex_lite.commands.env.run"
 
 

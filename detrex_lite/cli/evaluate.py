@@ -8,11 +8,11 @@ from .train import check_data
 NAME = "evaluate"
 SUMMARY = "Measure how well trained weights detect, and where they fail."
 DESCRIPTION = """
-The config is the one that training has put into the checkpoint or beside it, unless --config-file names another. With
---data, another folder's images are evaluated; it must have the classes that the weights were trained on.
+The config is the one that training saved in the checkpoint or next to it, unless --config-file names another. With
+--data, the images of another folder are evaluated; it must have the classes that the weights were trained on.
 
-exit status: 0 when everything was evaluated, 1 when evaluation failed, 2 when something is wrong with arguments,
-config, data or weights.
+exit status: 0 when everything was evaluated, 1 when evaluation failed, 2 when arguments, config, data or weights are
+wrong.
 """
 EXAMPLES = (
     ("a run", "--weights output/"),
@@ -24,16 +24,18 @@ RUN = "detrex_lite.commands.evaluate.run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="the checkpoint that is evaluated, or the folder of a run"
+        "--weights", required=True, metavar="FILE", help="the checkpoint to evaluate, or the folder of a run"
     )
     parser.add_argument("--config-file", metavar="FILE", help="a LazyConfig .py or .yaml file")
-    parser.add_argument("--data", metavar="FOLDER", help="images with annotations, in place of the config's")
+    parser.add_argument("--data", metavar="FOLDER", help="images with annotations, instead of the config's")
     parser.add_argument(
-        "--split", choices=("val", "test", "train"), default="val", help="of the folder; default: %(default)s"
+        "--split", choices=("val", "test", "train"), default="val", help="split of the folder; default: %(default)s"
     )
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(
-        "--output", metavar="DIR", help="for the results; default: the folder of the run, with --data a folder in it"
+        "--output",
+        metavar="DIR",
+        help="folder for the results; default: the folder of the run, or with --data a folder in it",
     )
     add_process_arguments(parser)
     add_trust_argument(parser)
@@ -43,6 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     check_data(parser, args)
-    wrong = [word for word in args.opts if "=" not in word and not word.startswith("~")]
-    if wrong:
-        parser.error(f"{wrong[0]} is no override (KEY=VALUE). Weights are given by --weights, images by --data")
+    invalid = [word for word in args.opts if "=" not in word and not word.startswith("~")]
+    if invalid:
+        parser.error(f"{invalid[0]} is not an override (KEY=VALUE). Give weights by --weights, images by --data")

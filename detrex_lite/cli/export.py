@@ -5,9 +5,10 @@ import argparse
 from .arguments import add_detector_arguments, require_detector
 
 NAME = "export"
-SUMMARY = "Write a detector as a file that other programs run, and compare what the file finds with the detector."
+SUMMARY = "Write a detector as a file for other runtimes, and compare the file's detections with the detector's."
 DESCRIPTION = """
-docs/deployment.md is the guide. Exit status: 0 when the file is there and detects what the detector does, 2 when not.
+docs/deployment.md is the guide. Exit status: 0 when the file was written and its detections agree with those of the
+detector, 2 otherwise.
 """
 EXAMPLES = (
     (
@@ -34,18 +35,20 @@ FIRST_OPSET = 18
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="ends in .onnx, .xml, .pt2 or .torchscript")
-    parser.add_argument("--format", help=f"{', '.join(FORMATS)}; default: what the suffix of --output says")
+    parser.add_argument("--format", help=f"{', '.join(FORMATS)}; default: according to the suffix of --output")
     parser.add_argument("--precision", default="fp32", help=f"{', '.join(PRECISIONS)}; default: %(default)s")
     parser.add_argument(
-        "--size", metavar="SIDE | HxW | dynamic", help="of images in pixels; default: that of the test transform"
+        "--size", metavar="SIDE | HxW | dynamic", help="size of images in pixels; default: that of the test transform"
     )
-    parser.add_argument("--batch", default="1", help="images in each run, or 'dynamic'; default: %(default)s")
-    parser.add_argument("--padded", action="store_true", help="take the sizes of images in batches with padding")
-    for part, what in (("preprocess", "normalising"), ("postprocess", "making detections of logits and boxes")):
-        parser.add_argument(f"--{part}", default=INSIDE, help=f"{INSIDE} or {OUTSIDE}: {what}; default: %(default)s")
-    parser.add_argument("--opset", type=int, default=FIRST_OPSET, help="of ONNX; default: %(default)s")
-    parser.add_argument("--score-limit", type=float, help="the largest difference of scores that is accepted")
-    parser.add_argument("--box-limit", type=float, help="the same of boxes, in pixels")
+    parser.add_argument("--batch", default="1", help="images per run, or 'dynamic'; default: %(default)s")
+    parser.add_argument(
+        "--padded", action="store_true", help="the file also takes the sizes of images, to mask padding"
+    )
+    for part, task in (("preprocess", "normalising"), ("postprocess", "detections from logits and boxes")):
+        parser.add_argument(f"--{part}", default=INSIDE, help=f"{INSIDE} or {OUTSIDE}: {task}; default: %(default)s")
+    parser.add_argument("--opset", type=int, default=FIRST_OPSET, help="opset of ONNX; default: %(default)s")
+    parser.add_argument("--score-limit", type=float, help="the largest accepted difference of scores")
+    parser.add_argument("--box-limit", type=float, help="the largest accepted difference of boxes, in pixels")
     add_detector_arguments(parser)
 
 

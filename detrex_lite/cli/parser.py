@@ -1,4 +1,4 @@
-"""argparse's parser with the manners that all commands share."""
+"""An argparse parser with the behaviour that all commands share."""
 
 import argparse
 import math
@@ -11,13 +11,13 @@ WRONG_USE = 2  # the exit status of wrong arguments
 
 
 class Parser(argparse.ArgumentParser):
-    """Never takes the beginning of an option for the option, and names the option that an unknown one resembles.
+    """A parser without abbreviated options, whose errors suggest similar options for unknown ones.
 
-    Options and other arguments may be mixed, unless the command has commands of its own.
+    Options and positional arguments may be mixed, unless the command has subcommands.
 
     Args:
-        check: looks at arguments that were read, and calls `error` when they do not go together.
-        settings: of argparse's parser.
+        check: checks parsed arguments, and calls `error` when they do not go together.
+        settings: keyword arguments of argparse's parser.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         self._check = check
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Read a command line; wrong arguments end the program with status 2."""
+        """Parse a command line; wrong arguments end the program with status 2."""
         mixed = not any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in self._actions)
         read = self.parse_known_intermixed_args if mixed else self.parse_known_args
         args, unknown = read(list(arguments))
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message: str) -> NoReturn:
-        """Print the message, where the help is, and end with status 2."""
+        """Print the message and a reference to the help, and end with status 2."""
         text = "\n".join(printable(line) for line in message.splitlines())
         self.exit(WRONG_USE, f"{self.prog}: error: {text}\n`{self.prog} --help` shows what it takes.\n")
 
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return f" ({' '.join(hints)})" if hints else ""
 
 
-# What other programs call options of these; the first that a command has is meant.
+# Options of other programs -> similar options of these commands, of which the first that a command has is suggested.
 FOREIGN = {
     "--conf": ("--score-threshold",),
     "--conf-thres": ("--score-threshold",),
@@ -85,7 +85,7 @@ def _meant(word: str, options: Sequence[str]) -> str | None:
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """A type of arguments: whole numbers from `least`."""
+    """An argument type: whole numbers from `least`."""
 
     def read(text: str) -> int:
         try:
@@ -100,7 +100,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def number(above: float) -> Callable[[str], float]:
-    """A type of arguments: finite numbers above a limit."""
+    """An argument type: finite numbers above a limit."""
 
     def read(text: str) -> float:
         try:

@@ -5,14 +5,14 @@ import argparse
 from .arguments import add_detector_arguments, require_detector
 
 NAME = "predict"
-SUMMARY = "Find objects in images: draw them, and write them as COCO JSON."
+SUMMARY = "Detect objects in images: draw them, and write them as COCO JSON."
 DESCRIPTION = """
-Models with masks have them drawn and listed, too. Drawings and the list `predictions.json` are written along the way,
-and each is whole at every moment: what was found until the program ends, for whatever reason, is there.
+Masks are drawn and listed if the model predicts them. Drawings and the list `predictions.json` are written during the
+run, and every file is always complete: if the program ends early, for whatever reason, earlier results are kept.
 
-exit status: 0 when every image was done, 1 when some could not be read (they are reported on standard error and the
-others are done), 2 when nothing could be done or the results could not be written, 128 and the signal's number when
-the program was interrupted.
+exit status: 0 when every image was processed, 1 when some could not be read (they are reported on standard error, and
+the others are processed), 2 when no image could be processed or the results could not be written, 128 plus the signal's
+number when the program was interrupted.
 """
 EXAMPLES = (
     ("published weights, which are downloaded once", "photo.jpg --model dino_r50_4scale_12ep"),
@@ -21,7 +21,7 @@ EXAMPLES = (
         "photos/ --weights output/model_best.pth",
     ),
     (
-        "small objects in large images, with a threshold of its own for one class",
+        "small objects in large images, with a separate threshold for one class",
         "aerial.jpg --tile 640 --conf 0.4 --class-threshold car=0.6 --weights output/",
     ),
 )
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="SCORE",
-        help="objects with lower scores are left out (default: %(default)s)",
+        help="objects with lower scores are omitted (default: %(default)s)",
     )
     parser.add_argument(
         "--class-threshold",
@@ -47,30 +47,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=SCORE",
-        help="another threshold for one class; may be given several times",
+        help="a separate threshold for one class; may be given several times",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="images at a time (default: %(default)s)"
+        "--batch-size", type=int, default=1, metavar="N", help="images per batch (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
-    views = parser.add_argument_group("several views of each image", "docs/inference.md has the rules of merging")
-    views.add_argument("--tile", type=int, metavar="PIXELS", help="cut images into tiles of this side")
+    views = parser.add_argument_group("several views of each image", "docs/inference.md has the rules for merging")
+    views.add_argument("--tile", type=int, metavar="PIXELS", help="cut images into square tiles with this side")
     views.add_argument(
-        "--overlap", type=float, metavar="SHARE", help="share of a tile that the next one shows too (default: 0.2)"
+        "--overlap", type=float, metavar="SHARE", help="overlap of neighbouring tiles as a fraction (default: 0.2)"
     )
     views.add_argument(
-        "--no-whole-image", action="store_true", help="show the tiles alone: faster, and misses what is larger than one"
+        "--no-whole-image", action="store_true", help="use tiles only: faster, but misses objects larger than a tile"
     )
-    views.add_argument("--flip", action="store_true", help="show each image, or tile, mirrored as well")
+    views.add_argument("--flip", action="store_true", help="also use the mirror image of each image or tile")
     views.add_argument(
         "--scales",
         type=_scales,
         default=(1.0,),
         metavar="S,S,...",
-        help="show each image, or tile, in these scales, such as 0.8,1,1.2",
+        help="resize each image or tile by these factors, such as 0.8,1,1.2",
     )
     views.add_argument(
-        "--fusion", choices=FUSIONS, help="how objects of views are merged (default: nms of tiles, else weighted)"
+        "--fusion",
+        choices=FUSIONS,
+        help="how to merge objects of several views (default: nms with tiles, otherwise weighted)",
     )
     add_detector_arguments(parser)
 
@@ -97,6 +99,4 @@ def _scales(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(scale) for scale in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: give factors with commas between them, such as 0.8,1,1.2"
-        ) from None
+        raise argparse.ArgumentTypeError(f"{text!r}: give factors separated by commas, such as 0.8,1,1.2") from None

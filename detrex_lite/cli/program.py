@@ -1,4 +1,4 @@
-"""From a command line to the command that it names."""
+"""The entry point: finds and runs the command that a command line names."""
 
 import os
 import signal
@@ -14,28 +14,28 @@ from .parser import WRONG_USE, Parser
 from .registry import COMMANDS, Command, find_command
 
 NAME = "detrex-lite"
-DESCRIPTION = "Detectors of the DETR family: train them on your images, evaluate, take apart, export and run them."
+DESCRIPTION = "Detectors of the DETR family: train them on your images, evaluate, analyse, export and run them."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: the command and what follows it; None for those of this process.
+        arguments: the command and its arguments; None for those of this process.
 
     Returns:
-        The exit status: 0 when done, 1 when done in part or when faults were found, 2 for wrong use or when nothing
-        could be done, 128 + the signal's number after a signal.
+        The exit status: 0 for success, 1 for partial success or when faults were found, 2 for wrong use or failure,
+        128 + the signal's number after a signal.
 
     Raises:
-        SystemExit: for wrong arguments, with status 2, and after help, with status 0.
+        SystemExit: with status 2 for wrong arguments, and with status 0 after help.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
         whole_parser().print_help(sys.stderr)
         return WRONG_USE
     if words[0] not in COMMANDS:
-        return _refuse(words)
+        return _no_command(words)
     command = find_command(words[0])
     parser = parser_of(words[0])
     args = parser.parse(words[1:])
@@ -47,17 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def program(*words: str) -> int:
-    """Be the program: `main` of `words` and the arguments of this process, with its signals and threads as they suit.
+    """Run `main` with `words` and the arguments of this process, after setting up signals and threads of a program.
 
     Returns:
         The exit status.
     """
     signal.signal(signal.SIGINT, _leave_at_once)
-    if os.getcwd() not in sys.path:  # as for `python -m`: a config may name classes of a package that lies here
+    if os.getcwd() not in sys.path:  # as for `python -m`: a config may name classes of a package in this folder
         sys.path.append(os.getcwd())
-    # Before torch starts its threads. By default they wait for each other in long busy loops: beside a program that
-    # took one of two cores, steps on a CPU were 10 times slower than alone. Short ones cost nothing alone, and 4 times
-    # then.
+    # Must be set before torch starts its threads, which by default wait for each other in long busy loops. While
+    # another program used one of two cores, steps on a CPU took 10 times as long as on an idle machine with the
+    # default, and 4 times as long with short loops, which cost nothing on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         return main([*words, *sys.argv[1:]])
@@ -65,7 +65,7 @@ def program(*words: str) -> int:
         print("Interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # as in `detrex-lite zoo list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
         return 128 + signal.SIGPIPE
 
 
@@ -83,7 +83,7 @@ def parser_of(name: str) -> Parser:
 
 
 def whole_parser() -> Parser:
-    """The parser of what stands before the command; its help lists the commands."""
+    """The parser of the arguments before the command; its help lists the commands."""
     width = max(map(len, COMMANDS))
     listed = "\n".join(f"  {name:<{width}}  {find_command(name).SUMMARY}" for name in COMMANDS)
     parser = Parser(
@@ -96,8 +96,8 @@ def whole_parser() -> Parser:
     return parser
 
 
-def _refuse(words: Sequence[str]) -> int:
-    """Answer --help and --version; anything else before a command is an error."""
+def _no_command(words: Sequence[str]) -> int:
+    """Handle a command line without a valid command: --help, --version, or an error."""
     parser = whole_parser()
     if not words[0].startswith("-"):
         parser.error(f"there is no command {words[0]!r}{did_you_mean(words[0], COMMANDS)}")
@@ -106,11 +106,11 @@ def _refuse(words: Sequence[str]) -> int:
 
 
 def _description(command: Command) -> str:
-    examples = [f"  # {what}\n  {NAME} {command.NAME} {words}".rstrip() for what, words in command.EXAMPLES]
+    examples = [f"  # {purpose}\n  {NAME} {command.NAME} {words}".rstrip() for purpose, words in command.EXAMPLES]
     return "\n".join([command.SUMMARY, "", "examples:", *examples])
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C while packages are imported, which takes seconds."""
+    """Handle Ctrl-C while packages are imported, which takes seconds."""
     os.write(2, b"Interrupted before anything began.\n")
     os._exit(128 + number)

@@ -1,11 +1,11 @@
-"""The commands, and what a module of this package declares about one."""
+"""The names of the commands, and the interface of their modules."""
 
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
-# In the order in which `detrex-lite --help` lists them. The module of a command has its name, with underscores.
+# In the order of `detrex-lite --help`. The module of a command has the same name, with underscores.
 COMMANDS = (
     "train",
     "evaluate",
@@ -27,15 +27,15 @@ COMMANDS = (
 
 
 class Command(Protocol):
-    """What each command's module defines.
+    """The interface of each command's module.
 
     Attributes:
         NAME: the word on the command line.
         SUMMARY: a line for the list of commands.
         DESCRIPTION: paragraphs for the help of the command, after the summary; may be "".
-        EXAMPLES: the commonest uses: what each does, and its arguments.
-        RUN: dotted name of the function that runs it: from parsed arguments to the exit status. The module of the
-            function is imported when the arguments are right.
+        EXAMPLES: the most common uses: the purpose and the arguments of each.
+        RUN: dotted name of the function that takes parsed arguments, runs the command and returns the exit status. Its
+            module is imported after the arguments have been checked.
     """
 
     NAME: str
@@ -47,8 +47,8 @@ class Command(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
 
-    # Where there is a function check(parser, args), it ends the program by `parser.error` when arguments do not go
-    # together: whatever can be known without importing packages is refused there.
+    # A module may also define check(parser, args), which calls `parser.error` when arguments do not go together. All
+    # errors that can be found without importing packages are reported there.
 
 
 def find_command(name: str) -> Command:

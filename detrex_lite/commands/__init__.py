@@ -1,1 +1,1 @@
-"""What the commands of `detrex_lite.cli` run: each module has `run`, from parsed arguments to the exit status."""
+"""The commands of `detrex_lite.cli`: `run` of each module takes parsed arguments and returns the exit status."""

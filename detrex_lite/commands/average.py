@@ -24,7 +24,7 @@ DEFAULT_METRIC = "bbox/AP"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Average; see `detrex_lite.cli.average`."""
+    """Average checkpoints; see `detrex_lite.cli.average`."""
     try:
         _average(args)
     except (ValueError, OSError) as error:
@@ -36,13 +36,13 @@ def run(args: argparse.Namespace) -> int:
 def _average(args: argparse.Namespace) -> None:
     output = Path(os.path.expanduser(args.output))
     if output.suffix not in SUFFIXES:
-        raise CheckpointError(f"{output} has the suffix {output.suffix!r}; take one of {', '.join(SUFFIXES)}")
+        raise CheckpointError(f"{output} has the suffix {output.suffix!r}; choices: {', '.join(SUFFIXES)}")
     if output.exists() and not args.overwrite:
-        raise CheckpointError(f"{output} is there already; --overwrite replaces it")
+        raise CheckpointError(f"{output} exists already; --overwrite replaces it")
     trust(*args.trust)
     paths = [find_weights(path) for path in args.weights]
     if len(paths) < 2:
-        raise CheckpointError("there is one checkpoint, which is its own average: give more")
+        raise CheckpointError("an average needs at least two checkpoints, got one")
 
     def read(positions: Sequence[int]) -> Iterator[Checkpoint]:
         chosen = [paths[position] for position in positions]
@@ -50,12 +50,12 @@ def _average(args: argparse.Namespace) -> None:
 
     if args.greedy:
         soup = _greedy_soup(args, paths, read, output)
-        mean, shares = soup.checkpoint, [1 / len(soup.chosen) if k in soup.chosen else 0.0 for k in range(len(paths))]
+        mean, weights = soup.checkpoint, [1 / len(soup.chosen) if k in soup.chosen else 0.0 for k in range(len(paths))]
     else:
-        weights = None if args.ema is None else ema_weights(len(paths), args.ema)
-        mean = average(read(range(len(paths))), weights)
-        shares = [1 / len(paths)] * len(paths) if weights is None else weights
-    parts = [{"file": str(path), "share": share} for path, share in zip(paths, shares, strict=True)]
+        ema = None if args.ema is None else ema_weights(len(paths), args.ema)
+        mean = average(read(range(len(paths))), ema)
+        weights = [1 / len(paths)] * len(paths) if ema is None else ema
+    parts = [{"file": str(path), "share": weight} for path, weight in zip(paths, weights, strict=True)]
     content: Any = mean.state
     if output.suffix != ".safetensors":
         content = {"model": mean.state, **mean.about, "average_of": parts}
@@ -66,7 +66,7 @@ def _average(args: argparse.Namespace) -> None:
 
 
 def _greedy_soup(args: argparse.Namespace, paths: Sequence[Path], read: Any, output: Path) -> Soup:
-    """Choose checkpoints by the metric of their config, `train.best_metric`."""
+    """Choose checkpoints by `train.best_metric` of their config."""
     config = _config(args, paths[0])
     config = LazyConfig.apply_overrides(config, args.opts)
     config.train.init_checkpoint = str(paths[0])
@@ -102,6 +102,6 @@ def _config(args: argparse.Namespace, first: Path) -> DictConfig:
 def _score(results: dict[str, dict[str, float]], metric: str) -> float:
     group, _, name = metric.partition("/")
     if name not in results.get(group, {}):
-        raise ConfigError([f"the evaluation gives no {metric!r} (train.best_metric), which the soup is chosen by"])
+        raise ConfigError([f"the evaluation has no metric {metric!r} (train.best_metric), by which to choose"])
     score = results[group][name]
     return -math.inf if math.isnan(score) else score

@@ -28,9 +28,9 @@ def _reader(arguments: argparse.Namespace) -> Reader:
 
 
 def folder_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of `--layout`, `--seed` and `--val-share` that were given, as `find_dataset` takes them."""
-    given = {name: getattr(arguments, name) for name in ("layout", "seed", "val_share")}
-    return {name: value for name, value in given.items() if value is not None}
+    """The values of `--layout`, `--seed` and `--val-share` on the command line, as arguments of `find_dataset`."""
+    options = {name: getattr(arguments, name) for name in ("layout", "seed", "val_share")}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,15 +38,15 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.folder is not None:
             options = folder_options(arguments)
-            whole = check_folder(arguments.folder, decode=arguments.decode, masks=arguments.masks, **options)
-            text, faults, nothing = str(whole), whole.all_faults, whole.found is None
+            folder_report = check_folder(arguments.folder, decode=arguments.decode, masks=arguments.masks, **options)
+            text, faults, is_empty = str(folder_report), folder_report.all_faults, folder_report.found is None
         else:
             report = check_dataset(_reader(arguments), decode=arguments.decode)
-            text, faults, nothing = str(report), report.faults, False
+            text, faults, is_empty = str(report), report.faults, False
     except DatasetError as error:
         print(error, file=sys.stderr)
         return 2
-    if nothing:
+    if is_empty:
         print("\n".join(f"error: {fault.message}" for fault in faults), file=sys.stderr)
         return 2
     print(text)
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(faults: list[Fault], arguments: argparse.Namespace) -> None:
-    """Write the page of the faults that have pictures."""
+    """Write an HTML page of the faults that have pictures."""
     if arguments.page == "none" or not any(fault.image for fault in faults):
         return
     source = arguments.folder or arguments.coco or arguments.panoptic or arguments.voc or arguments.name

@@ -15,21 +15,21 @@ FILES, FOLDERS = ("FILE", "PATH", "FILE | MODEL | KEY=VALUE"), ("DIR", "FOLDER")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the script; see `detrex_lite.cli.completion`."""
+    """Print the completion script; see `detrex_lite.cli.completion`."""
     try:
         import shtab
     except ImportError:
-        print(f"detrex-lite completion: error: it needs shtab, which is not installed: {INSTALL}", file=sys.stderr)
+        print(f"detrex-lite completion: error: shtab is not installed: {INSTALL}", file=sys.stderr)
         return 2
     print(shtab.complete(described_parser(shtab.FILE, shtab.DIRECTORY), shell=args.shell))
     return 0
 
 
 def described_parser(file: Any, folder: Any) -> argparse.ArgumentParser:
-    """The parser of the whole program, whose arguments say how they are completed.
+    """The parser of the whole program, with marks on its arguments that tell shtab how to complete them.
 
     Args:
-        file, folder: what marks arguments that are files and folders.
+        file, folder: shtab's marks for arguments that are files and folders.
     """
     parser = whole_parser()
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=argparse.ArgumentParser)

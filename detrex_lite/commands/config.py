@@ -30,11 +30,11 @@ def run(options: argparse.Namespace) -> int:
         print(plan.describe(), file=sys.stderr)
     try:
         validate(part)
-        if part is cfg and "model" in cfg and "train" in cfg:  # the config of a run, not of a part
+        if part is cfg and "model" in cfg and "train" in cfg:  # only the whole config of a run
             unknown = [*unread_keys(cfg), *unknown_train_keys(cfg)]
             if unknown:
                 raise ConfigError(unknown)
-    except ConfigError as error:  # still print it, as it is written, to show where the faults are
+    except ConfigError as error:  # print the config without resolving it, to show where the faults are
         print(_render(part, options.format, resolve=False))
         print(error, file=sys.stderr)
         return 2

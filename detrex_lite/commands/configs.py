@@ -1,4 +1,4 @@
-"""The config that a command line describes: of a model by name or a file, perhaps for a folder of images."""
+"""The config that a command line describes: of a named model or a file, optionally for a folder of images."""
 
 import argparse
 import os
@@ -15,26 +15,26 @@ from ..engine.for_folder import MAX_ITER, Choices, Plan, for_folder, set_image_s
 from ..inference.runs import CONFIG_FILE
 from ..zoo import ZooEntry, ZooError, find_entry, load_zoo, obtain
 
-SMALL_MODEL, MODEL, LARGE_MODEL = "dino_small", "rtdetrv2_r18", "dino_r50"  # which `auto` chooses from
+SMALL_MODEL, MODEL, LARGE_MODEL = "dino_small", "rtdetrv2_r18", "dino_r50"  # the choices of `auto`
 ENOUGH_FOR_LARGE = 16 * 2**30  # bytes of a GPU's memory
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
-    """The whole config with the user's options and overrides, and why it is as it is.
+    """The whole config with the user's options and overrides, and the reasons for its settings.
 
     Args:
-        args: of `detrex_lite.cli.train`, checked by it; `args.fine_tune` becomes the path of a file.
+        args: arguments of `detrex_lite.cli.train`, after its checks; `args.fine_tune` is replaced by a file path.
 
     Raises:
         ConfigError: when a config or an override is wrong.
-        DatasetError: when the folder has nothing to train on.
-        ZooError: when there are no such weights, or they cannot be had.
+        DatasetError: when the folder has no data to train on.
+        ZooError: when no checkpoint has the name, or its weights cannot be downloaded.
     """
     trust(*args.trust)
     if args.model == AUTO:
         args.model = _model_for(args.device)
     entry = _weights_entry(args)
-    name = args.model or (entry.name if entry else "")  # one of them is given
+    name = args.model or (entry.name if entry else "")  # the command line names one of the two
     cfg, origin = _recipe(args.model, entry)
     weights = _weights_file(args, entry)
     if args.data is None:
@@ -61,7 +61,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def settle(args: argparse.Namespace, plan: Plan) -> None:
-    """Change the arguments so that every process plans the same, however much memory it finds."""
+    """Fix the arguments that depend on free memory, so that every process makes the same plan."""
     if args.data is not None:
         train = plan.cfg.train
         args.batch, args.device = plan.cfg.dataloader.train.total_batch_size, train.device
@@ -69,7 +69,7 @@ def settle(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def _keep_batch(args: argparse.Namespace, file: Path) -> None:
-    """Take the batch of a run that is resumed from its config: as much memory may not be free now."""
+    """Take the batch size of a resumed run from its config, because less memory may be free now."""
     if file.is_file():
         saved = LazyConfig.load(file)
         args.batch = saved.dataloader.train.total_batch_size
@@ -77,10 +77,10 @@ def _keep_batch(args: argparse.Namespace, file: Path) -> None:
 
 
 def device_named(name: str | None) -> str | None:
-    """A device by the name that a user gave; None for None.
+    """The device with the name that the user typed; None for None.
 
     Raises:
-        ConfigError: when there is no such device.
+        ConfigError: when the device is not available.
     """
     if name is None:
         return None
@@ -91,7 +91,7 @@ def device_named(name: str | None) -> str | None:
 
 
 def _model_for(device: str | None) -> str:
-    """What `auto` stands for."""
+    """The model that `auto` chooses for a device."""
     if device == "cpu" or not torch.cuda.is_available():
         return SMALL_MODEL
     memory = torch.cuda.get_device_properties(device if device not in (None, AUTO) else "cuda").total_memory
@@ -99,7 +99,7 @@ def _model_for(device: str | None) -> str:
 
 
 def _recipe(model: str | None, entry: ZooEntry | None) -> tuple[DictConfig, str]:
-    """The config that a model stands for, and where it is from."""
+    """The config of a model, and a description of where it is from."""
     if model is None:
         assert entry is not None
         return entry.load_config(), f"the config of the checkpoint {entry.name}: {_relative(entry.config_file)}"
@@ -113,39 +113,39 @@ def _recipe(model: str | None, entry: ZooEntry | None) -> tuple[DictConfig, str]
 
 
 def _relative(file: Path) -> str:
-    """The path of a shipped file as messages write it."""
+    """The path of a shipped file for messages, from `projects` on."""
     return Path(*file.parts[file.parts.index("projects") :]).as_posix() if "projects" in file.parts else str(file)
 
 
 def _weights_entry(args: argparse.Namespace) -> ZooEntry | None:
-    """The published checkpoint that `--fine-tune` names; None for a file, and without the option."""
-    named = args.fine_tune
-    if named is None or (named != AUTO and os.path.exists(os.path.expanduser(named))):
+    """The published checkpoint that `--fine-tune` names; None for a file or without the option."""
+    name = args.fine_tune
+    if name is None or (name != AUTO and os.path.exists(os.path.expanduser(name))):
         return None
     zoo = load_zoo()
-    if named != AUTO:
-        return find_entry(zoo, named)
+    if name != AUTO:
+        return find_entry(zoo, name)
     if args.model in zoo:
         return zoo[args.model]
     file = None if is_config_file(args.model) else shipped_names().config_of(args.model)
     of_config = [entry for entry in zoo.values() if file is not None and entry.config_file.resolve() == file.resolve()]
     if not of_config:
         project = file.parent.parent.name if file else ""
-        near = [entry.name for entry in zoo.values() if entry.project == project]
-        hint = f"; of {project} there are: {', '.join(near)}" if near else "; `detrex-lite zoo list` names all"
-        raise ZooError(f"no weights were published for {args.model}{hint}. Choose some by --fine-tune NAME or FILE")
+        similar = [entry.name for entry in zoo.values() if entry.project == project]
+        hint = f"; checkpoints of {project}: {', '.join(similar)}" if similar else "; see `detrex-lite zoo list`"
+        raise ZooError(f"no weights were published for {args.model}{hint}. Choose others by --fine-tune NAME or FILE")
     return min(of_config, key=lambda entry: not entry.url)  # the first that can be downloaded
 
 
 def _weights_file(args: argparse.Namespace, entry: ZooEntry | None) -> str | None:
-    """The path of the weights, which are downloaded when they are not there yet."""
+    """The path of the weights, which are downloaded if they are not in the cache."""
     if entry is not None:
         args.fine_tune = str(obtain(entry).path)
     return os.path.expanduser(args.fine_tune) if args.fine_tune else None
 
 
 def _plain_overrides(args: argparse.Namespace, cfg: DictConfig, weights: str | None) -> list[str]:
-    """The options as overrides of a config that keeps its data."""
+    """The options as overrides, for a config that is used with its own data."""
     values: dict[str, Any] = {
         "dataloader.train.total_batch_size": args.batch,
         "optimizer.lr": args.lr,
@@ -157,11 +157,11 @@ def _plain_overrides(args: argparse.Namespace, cfg: DictConfig, weights: str | N
         "dataloader.train.num_workers": args.workers,
         "dataloader.test.num_workers": args.workers,
     }
-    given = {key: value for key, value in values.items() if value is not None}
-    if (given or args.size is not None) and "train" not in cfg:
-        raise ConfigError(f"{args.model} has no 'train': it is the config of a model, and not of a training")
+    changes = {key: value for key, value in values.items() if value is not None}
+    if (changes or args.size is not None) and "train" not in cfg:
+        raise ConfigError(f"{args.model} has no 'train': it is the config of a model, not of a training")
     if args.size is not None:
         set_image_size(cfg, args.size)
     if args.epochs is not None:
         cfg.train.max_iter = MAX_ITER
-    return [f"{key}={value}" for key, value in given.items()]
+    return [f"{key}={value}" for key, value in changes.items()]

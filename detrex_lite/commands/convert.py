@@ -10,11 +10,11 @@ from .check import folder_options
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert; see `detrex_lite.cli.convert`."""
+    """Convert a data set; see `detrex_lite.cli.convert`."""
     try:
-        found = find_dataset(arguments.folder, **folder_options(arguments))
-        print(printable(found.describe()))
-        result = convert_dataset(found, arguments.out, arguments.to, masks=arguments.masks, link=arguments.link)
+        dataset = find_dataset(arguments.folder, **folder_options(arguments))
+        print(printable(dataset.describe()))
+        result = convert_dataset(dataset, arguments.out, arguments.to, masks=arguments.masks, link=arguments.link)
     except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

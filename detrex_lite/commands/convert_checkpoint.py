@@ -1,4 +1,4 @@
-"""Writing a trained detector's weights under other names."""
+"""Writing a trained detector's weights with the tensor names of another project."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ OWN = KEY_MAPS[0].name
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; see `detrex_lite.cli.convert_checkpoint`."""
+    """Convert a checkpoint; see `detrex_lite.cli.convert_checkpoint`."""
     try:
         convert(args)
     except (CheckpointError, ConfigError, OSError) as error:
@@ -28,12 +28,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Read, check, rename and write; nothing is written when any of it fails."""
+    """Read, check, rename and write the weights; an error in any step leaves no file."""
     output = Path(os.path.expanduser(args.output))
     if output.suffix not in SUFFIXES:
-        raise CheckpointError(f"{output} has the suffix {output.suffix!r}; take one of {', '.join(SUFFIXES)}")
+        raise CheckpointError(f"{output} has the suffix {output.suffix!r}; choices: {', '.join(SUFFIXES)}")
     if output.exists() and not args.overwrite:
-        raise CheckpointError(f"{output} is there already; --overwrite replaces it")
+        raise CheckpointError(f"{output} exists already; --overwrite replaces it")
     trust(*args.trust)
     config = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     if "model" not in config:
@@ -41,7 +41,7 @@ def convert(args: argparse.Namespace) -> None:
     stored = read_checkpoint(args.weights, trusted=args.trusted)
     model, report = build_trained(config, stored, args.weights, prefer_ema=not args.no_ema)
     print(report.summary())
-    # What the checkpoint lacks is as initialised in the model: it is no result of training.
+    # Tensors that the checkpoint lacks have their initial values in the model: they were never trained.
     state = {name: value for name, value in model.state_dict().items() if name not in report.missing}
     state = convert_state_dict(state, args.to)
     save_atomic(state if output.suffix == ".safetensors" else as_file(state, stored, args.to), output)
@@ -49,11 +49,11 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def as_file(state: Mapping[str, Tensor], stored: Mapping[str, Any], target: str) -> Mapping[str, Any]:
-    """The content of a file of torch.save, as the programs that are to read it expect it.
+    """The content of a torch.save file in the structure that the programs of a format expect.
 
     Args:
-        state: the weights under the names of `target`.
-        stored: the content of the file that they come from.
+        state: the weights with the names of `target`.
+        stored: the content of the original checkpoint.
         target: the name of a format.
     """
     entry = next(key_map.entry for key_map in KEY_MAPS if key_map.name == target)

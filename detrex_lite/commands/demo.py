@@ -1,4 +1,4 @@
-"""Drawing a data set, training a small detector on it and showing the result."""
+"""Drawing a data set, training a small detector on it, and showing the result."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ QUICK_OVERRIDES = (
     "dataloader.train.total_batch_size=8",
 )
 IMAGES_ON_SHEET = 12
-SCORE_ON_SHEET = 0.35  # focal loss leaves scores low
+SCORE_ON_SHEET = 0.35  # scores are low after training with focal loss
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     write_metrics(output / "metrics.json", results)
     num_held_out = draw_contact_sheet(config, output)
 
-    compared = "box and mask" if "segm" in results else "box"
-    print(f"\nCOCO {compared} average precision on {num_held_out} held-out images, in percent:\n")
+    kind = "box and mask" if "segm" in results else "box"
+    print(f"\nCOCO {kind} average precision on {num_held_out} held-out images, in percent:\n")
     print(format_table(results))
     print(f"\nIn {output}:")
     for name, content in CONTENTS.items():
@@ -70,17 +70,17 @@ CONTENTS = {
 
 
 def load_config(config_file: str, output: Path, overrides: Sequence[str]) -> DictConfig:
-    """The config with data set and output folder below `output`."""
+    """The config, with its data set and its output folder below `output`."""
     config = LazyConfig.load(config_file)
     folders = [f"dataset.root={output / 'shapes'}", f"train.output_dir={output}"]
     return LazyConfig.apply_overrides(config, [*overrides, *folders])
 
 
 def prepare_folder(output: Path) -> None:
-    """Make an empty folder that is marked as the demo's, in the place of an earlier one.
+    """Create an empty folder that is marked as the demo's; a folder of an earlier demo is deleted first.
 
     Raises:
-        ConfigError: when there is a folder with anything else: that is left alone.
+        ConfigError: when the folder has other contents, which are not changed.
     """
     if output.exists():
         if not output.is_dir() or (any(output.iterdir()) and not (output / MARKER).is_file()):
@@ -91,7 +91,7 @@ def prepare_folder(output: Path) -> None:
 
 
 def draw_contact_sheet(config: DictConfig, output: Path) -> int:
-    """Draw the first held-out images; returns how many there are in all."""
+    """Draw the first held-out images; returns the number of all held-out images."""
     dataset = instantiate(config.dataloader.test.dataset)
     predictor = Predictor(
         config, output / "model_final.pth", device=config.train.device, score_threshold=SCORE_ON_SHEET

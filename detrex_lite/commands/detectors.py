@@ -1,4 +1,4 @@
-"""The detector that a command works with."""
+"""The detector that a command uses."""
 
 import argparse
 from typing import Any
@@ -12,8 +12,8 @@ def predictor_of(args: argparse.Namespace, **settings: Any) -> Predictor:
     """The predictor that the arguments describe.
 
     Args:
-        args: with those of `detrex_lite.cli.arguments.add_detector_arguments`.
-        settings: of `Predictor`.
+        args: include those of `detrex_lite.cli.arguments.add_detector_arguments`.
+        settings: keyword arguments of `Predictor`.
     """
     trust(*args.trust)
     settings["trusted"] = args.trusted

@@ -1,4 +1,4 @@
-"""Showing what is installed."""
+"""Printing versions, the device and available kernels."""
 
 import argparse
 import json

@@ -17,25 +17,25 @@ from .train import start_processes
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate; see `detrex_lite.cli.evaluate`."""
+    """Evaluate trained weights; see `detrex_lite.cli.evaluate`."""
     start_processes(args, evaluate_config, lambda: device_of(config_of(args)))
     return 0
 
 
 def evaluate_config(args: argparse.Namespace) -> None:
-    """What each process does."""
+    """Evaluate the config; runs in each process."""
     with clear_errors(with_traceback=args.traceback):
         _, evaluate = find_engine(args.engine)
         evaluate(config_of(args))
 
 
 def config_of(args: argparse.Namespace) -> Any:
-    """The config of the weights, with the data, the options and the overrides of the user.
+    """The config of the weights, with the user's data, options and overrides.
 
     Raises:
-        CheckpointError: when there are no such weights, or no config belongs to them.
+        CheckpointError: when the weights do not exist, or no config belongs to them.
         ConfigError: when the config or an override is wrong.
-        DatasetError: when the folder has nothing to evaluate on.
+        DatasetError: when the folder has no data to evaluate on.
     """
     trust(*args.trust)
     weights = find_weights(args.weights)
@@ -46,10 +46,10 @@ def config_of(args: argparse.Namespace) -> Any:
         "train.device": device_named(args.device),
     }
     if args.data is not None:
-        found = use_folder(cfg, args.data, split=args.split)
+        dataset = use_folder(cfg, args.data, split=args.split)
         if args.output is None:
             folder = Path(OmegaConf.select(cfg, "train.output_dir", default="output"))
-            options["train.output_dir"] = folder / f"evaluation_{Path(found.root).name}"
+            options["train.output_dir"] = folder / f"evaluation_{Path(dataset.root).name}"
     if options["train.output_dir"] is not None:
         options.update(_results_in(Path(options["train.output_dir"]), cfg))
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
@@ -57,7 +57,7 @@ def config_of(args: argparse.Namespace) -> Any:
 
 
 def _results_in(output_dir: Path, cfg: Any) -> Iterator[tuple[str, str]]:
-    """Overrides for evaluators that write into the folder of the run, whose path a saved config has in full."""
+    """Overrides for evaluators that write into the folder of the run, whose full path is part of a saved config."""
     run = OmegaConf.select(cfg, "train.output_dir", default="output")
     evaluators = OmegaConf.select(cfg, "dataloader.evaluator.evaluators")
     count = len(evaluators) if OmegaConf.is_list(evaluators) else 0

@@ -1,4 +1,4 @@
-"""Writing a detector as a file that other programs run."""
+"""Writing a detector as a file for other runtimes."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from .detectors import predictor_of
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; see `detrex_lite.cli.export`."""
+    """Export a detector; see `detrex_lite.cli.export`."""
     try:
         settings = dict(
             format=args.format,
@@ -35,14 +35,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_number(name: str, text: str) -> int | str:
-    """A number, or "dynamic"."""
+    """Parse a number or "dynamic"."""
     if text != "dynamic" and not text.isdecimal():
         raise ExportError(f"{name}={text!r} must be a number or 'dynamic'")
     return text if text == "dynamic" else int(text)
 
 
 def parse_size(text: str | None) -> int | str | tuple[int, ...] | None:
-    """The argument `size` of `export`: "640", "480x640" (height x width), "dynamic" or nothing."""
+    """Parse the argument `size` of `export`: "640", "480x640" (height x width), "dynamic" or None."""
     if text is None or "x" not in text:
         return None if text is None else parse_number("size", text)
     sides = text.split("x")
@@ -52,7 +52,7 @@ def parse_size(text: str | None) -> int | str | tuple[int, ...] | None:
 
 
 def summary(path: str, description: Description) -> str:
-    """What was written, and how it compares with the detector in torch."""
+    """Text about the exported file, and its differences from the detector in torch."""
     latency = description.latency
     size = "any size" if description.height is None else f"{description.height}x{description.width}"
     lines = [
@@ -60,11 +60,11 @@ def summary(path: str, description: Description) -> str:
         f"{description.batch or 'any number of'} image(s) of {size}{', padded' if description.padded else ''}",
         "images  size       compared  scores differ by  boxes differ by (pixels)  selected differ by",
     ]
-    for one in description.differences:
-        where = f"{one['height']}x{one['width']}"
+    for row in description.differences:
+        image_size = f"{row['height']}x{row['width']}"
         lines.append(
-            f"{one['batch']:>6}  {where:<9}  {one['compared']:>8}  {one['scores']:>16.2e}  {one['boxes']:>24.2e}  "
-            f"{one['selected']:>18.2e}"
+            f"{row['batch']:>6}  {image_size:<9}  {row['compared']:>8}  {row['scores']:>16.2e}  {row['boxes']:>24.2e}  "
+            f"{row['selected']:>18.2e}"
         )
     lines.append(
         f"{latency['exported']:.1f} ms from bytes to detections of {latency['images']} image(s) of "

@@ -7,7 +7,7 @@ from ..skeleton import SkeletonError, write_project
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write a project, and print its files and what to do next; see `detrex_lite.cli.new`."""
+    """Write a project, and print its files and the next steps; see `detrex_lite.cli.new`."""
     try:
         project = write_project(arguments.name, arguments.source, arguments.into)
     except SkeletonError as error:

@@ -29,15 +29,15 @@ from ..visualization import draw_detections
 from .detectors import predictor_of
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
-LONGEST_STEM = 200  # bytes; file systems take names of 255, with a number, a suffix, and what a partial file adds
-# The list is written again after so many seconds, and after so many times what writing it took: a long list must not
-# take the time of the predictions.
+LONGEST_STEM = 200  # bytes; file systems allow 255, which must include a number, a suffix and that of partial files
+# The list is rewritten after at least so many seconds, and so that writing takes at most this fraction of the time:
+# writing a long list must not slow down the predictions.
 SECONDS_BETWEEN_WRITES = 1.0
 SHARE_OF_WRITES = 1 / 20
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find objects; see `detrex_lite.cli.predict`."""
+    """Detect objects in images; see `detrex_lite.cli.predict`."""
     files, num_failed = find_files(args.paths)
     if not files:
         return report("error: no image found")
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def with_views(predictor: ImagePredictor[Instances], args: argparse.Namespace) -> ImagePredictor[Instances]:
-    """The predictor behind those that show it tiles, and mirrored and scaled views, if the arguments ask for any.
+    """Wrap the predictor for tiles and for mirrored and scaled views, if the arguments ask for any.
 
     Raises:
         ValueError: for arguments outside their range.
@@ -94,15 +94,15 @@ def with_views(predictor: ImagePredictor[Instances], args: argparse.Namespace) -
 
 
 def predict(predictor: ImagePredictor[Instances], drawn: dict[str, Path], predictions: "PredictionsFile") -> int:
-    """Draw and list what is in the images.
+    """Detect objects in images, and draw and list them.
 
     Args:
-        predictor: finds objects.
-        drawn: image file -> where its drawing goes.
-        predictions: where detections are listed.
+        predictor: the detector.
+        drawn: image file -> path of its drawing.
+        predictions: the list of detections.
 
     Returns:
-        How many images failed; they are reported.
+        The number of images that failed; each is reported.
 
     Raises:
         OSError: when a result cannot be written; the message names the file.
@@ -114,14 +114,14 @@ def predict(predictor: ImagePredictor[Instances], drawn: dict[str, Path], predic
             try:
                 if isinstance(result, ValueError):
                     raise result
-                # The predictor has left out low scores.
+                # The predictor has already removed low scores.
                 picture = draw_detections(read_image(file), result, predictor.class_names, score_threshold=0)
             except (ValueError, MemoryError) as error:
                 reason = str(error) or f"{file}: there is not enough memory to draw it"
                 tqdm.write(f"detrex-lite predict: {printable(reason)}", file=sys.stderr)
                 num_failed += 1
                 continue
-            # Pillow takes no notice of a write that is cut short; into memory there is none.
+            # Pillow ignores incomplete writes to files, so the image is encoded in memory.
             encoded = io.BytesIO()
             is_jpeg = drawn[file].suffix in JPEG_SUFFIXES
             picture.save(encoded, format="JPEG" if is_jpeg else "PNG", quality=95)
@@ -134,17 +134,18 @@ def predict(predictor: ImagePredictor[Instances], drawn: dict[str, Path], predic
 class PredictionsFile:
     """Detections as a COCO data set whose annotations have a `score`; ids count from 1.
 
-    Masks are in `segmentation`, as run lengths, and `area` is their number of pixels; else it is that of the box.
+    `segmentation` contains masks as run lengths, and `area` their number of pixels. Without masks, `area` is that of
+    the box.
 
     Args:
-        path: of the file. It is replaced at once, and then as detections come.
+        path: path of the file, which is replaced at the beginning, and again as detections are added.
         class_names: K names.
-        category_ids: K ids that the data set has for the classes; 1..K when they are not known.
+        category_ids: K category ids of the data set; 1..K when they are not known.
 
     Attributes:
-        num_images, num_found: how many images and detections are listed.
-        highest: of the image with the highest score, whether or not it passed the threshold; None when the model gave
-            none at all.
+        num_images, num_found: the numbers of listed images and detections.
+        highest: information on the image with the highest score, even below the threshold; None if the model has not
+            predicted any score.
     """
 
     def __init__(self, path: Path, class_names: Sequence[str], category_ids: Sequence[int] = ()):
@@ -172,7 +173,7 @@ class PredictionsFile:
         return len(self._annotations)
 
     def add(self, file: str, drawn: str, instances: Instances) -> None:
-        """List an image's detections, and write the file if the last time is long enough ago."""
+        """Add the detections of an image, and write the file if the last write was long enough ago."""
         self._remember_highest(instances.info)
         height, width = instances.image_size
         image_id = len(self._images) + 1
@@ -206,7 +207,7 @@ class PredictionsFile:
             self.highest = info
 
     def hint(self) -> str:
-        """What to try where nothing passed the threshold."""
+        """A threshold to suggest when no detection passed the current one."""
         best = self.highest
         assert best is not None
         assert best.highest_score is not None
@@ -218,7 +219,7 @@ class PredictionsFile:
 
     @contextlib.contextmanager
     def written_at_the_end(self) -> Iterator[None]:
-        """Write the file now, and what was added inside when the block ends, however it ends."""
+        """Write the file when the block begins, and again when it ends, also by an exception."""
         self._write()
         try:
             yield
@@ -229,14 +230,14 @@ class PredictionsFile:
         start = time.monotonic()
         text = json.dumps(self._content, indent=1, ensure_ascii=False)
         with atomic_file(self.path) as file:
-            # File names may hold bytes that are not UTF-8, which Python has as surrogates: \udc80 is JSON for one.
+            # Bytes of file names that are not UTF-8 are surrogates in Python; \udc80 is valid JSON for such a byte.
             file.write(text.encode("utf-8", errors="backslashreplace"))
         end = time.monotonic()
         self._next_write = end + max(SECONDS_BETWEEN_WRITES, (end - start) / SHARE_OF_WRITES)
 
 
 def _masks(instances: Instances) -> list[dict[str, Any]]:
-    """What each annotation has besides when there are masks."""
+    """The additional entries of each annotation when there are masks."""
     if not instances.has("pred_masks"):
         return [{}] * len(instances)
     masks = instances.pred_masks
@@ -248,7 +249,7 @@ def _masks(instances: Instances) -> list[dict[str, Any]]:
 
 
 class Interrupted(BaseException):
-    """A signal asks the program to end."""
+    """A signal requests the program to end."""
 
     def __init__(self, number: int):
         self.signal = signal.Signals(number)
@@ -256,30 +257,30 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within it, SIGTERM raises `Interrupted`; SIGINT raises KeyboardInterrupt anyway."""
+    """Inside, SIGTERM raises `Interrupted`; SIGINT raises KeyboardInterrupt anyway."""
 
     def stop(number: int, frame: object) -> None:
         raise Interrupted(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def interrupted(number: signal.Signals, predictions: PredictionsFile) -> int:
-    """Say what is there; returns the exit status."""
-    where = f"what was found in {predictions.num_images} images is in {printable(str(predictions.path))}"
-    print(f"detrex-lite predict: stopped by {number.name}; {where}", file=sys.stderr)
+    """Print where the detections so far are; returns the exit status."""
+    listed = f"detections in {predictions.num_images} images are in {printable(str(predictions.path))}"
+    print(f"detrex-lite predict: stopped by {number.name}; {listed}", file=sys.stderr)
     return 128 + number
 
 
 def check_output(output: Path) -> None:
-    """Try to write, before a model is loaded for nothing; nothing is left behind.
+    """Check before loading a model that the output can be written; leaves no files behind.
 
     Raises:
-        OSError: when nothing can be written there; the message names the folder.
+        OSError: when files cannot be written there; the message names the folder.
     """
     existing = next(path for path in (output, *output.absolute().parents) if os.path.exists(path))
     try:
@@ -292,14 +293,14 @@ def check_output(output: Path) -> None:
 
 
 def report(message: str) -> int:
-    """Say why nothing can be done; returns the exit status."""
+    """Print an error; returns the exit status."""
     text = "\n".join(printable(line) for line in message.splitlines())
     print(f"detrex-lite predict: {text}", file=sys.stderr)
     return 2
 
 
 def find_files(paths: Iterable[str]) -> tuple[list[str], int]:
-    """The image files that the paths stand for, each once, and how many paths (reported) stand for none."""
+    """The image files of all paths without duplicates, and the number of paths without images, which are reported."""
     files: dict[Path, str] = {}
     num_failed = 0
     for path in paths:
@@ -313,17 +314,17 @@ def find_files(paths: Iterable[str]) -> tuple[list[str], int]:
 
 
 def drawn_paths(files: Sequence[str], output: Path) -> dict[str, Path]:
-    """Where each file's drawing goes: under its own name, numbered where files share one."""
+    """The path of each file's drawing: it has the name of the file, with a number if several files share a name."""
     taken: set[str] = set()
     drawn = {}
     for file in files:
         suffix = Path(file).suffix.lower()
-        # What is not JPEG anyway is drawn without loss.
+        # Drawings of images other than JPEG are lossless.
         stem, suffix = Path(file).stem, suffix if suffix in JPEG_SUFFIXES else ".png"
         while len(os.fsencode(stem)) > LONGEST_STEM:
             stem = stem[:-1]
         name, number = f"{stem}{suffix}", 1
-        while name.lower() in taken:  # some file systems do not tell A.jpg from a.jpg
+        while name.lower() in taken:  # some file systems ignore case
             number += 1
             name = f"{stem}_{number}{suffix}"
         taken.add(name.lower())

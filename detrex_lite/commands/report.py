@@ -1,4 +1,4 @@
-"""Writing the page about a run."""
+"""Writing the report page of a run."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from ..visualization import write_report
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page; see `detrex_lite.cli.report`."""
+    """Write the report page; see `detrex_lite.cli.report`."""
     try:
         path = write_report(arguments.folder, arguments.out)
     except (FileNotFoundError, NotADirectoryError) as error:
-        message = f"{arguments.folder} is no folder of a run: there is no {error.filename}"
+        message = f"{arguments.folder} is not the folder of a run: {error.filename} does not exist"
         print(f"detrex-lite report: error: {message}", file=sys.stderr)
         return 2
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Training a detector on a folder of images, or what a config describes."""
+"""Training a detector on a folder of images, or as a config describes."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from .trials import run_trial
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, evaluate with `--eval-only`, or try something out; see `detrex_lite.cli.train`."""
+    """Train, evaluate with `--eval-only`, or run a trial; see `detrex_lite.cli.train`."""
     if is_trial(args):
         return try_out(args)
 
@@ -29,13 +29,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def try_out(args: argparse.Namespace) -> int:
-    """Do what an option of `detrex_lite.cli.trials` asks for."""
+    """Run the trial that an option of `detrex_lite.cli.trials` selects."""
     with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
         return run_trial(args, announced(plan_of(args)).cfg)
 
 
 def announced(plan: Plan) -> Plan:
-    """Print why the settings of a plan are as they are."""
+    """Print the settings of a plan with their reasons; returns the plan."""
     if plan.settings and distributed.is_main_process():
         print(plan.describe(), flush=True)
     return plan
@@ -44,15 +44,15 @@ def announced(plan: Plan) -> Plan:
 def start_processes(
     args: argparse.Namespace, main: Callable[[argparse.Namespace], None], prepare: Callable[[], str]
 ) -> None:
-    """Run `main(args)` in the processes that the arguments ask for.
+    """Run `main(args)` in as many processes as the arguments specify.
 
     Args:
-        args: with those of `detrex_lite.cli.arguments.add_process_arguments`.
+        args: include those of `detrex_lite.cli.arguments.add_process_arguments`.
         main: a function that can be imported by name.
-        prepare: is called before, and returns the device.
+        prepare: is called before the processes start, and returns the device.
 
     Raises:
-        SystemExit: when anything was wrong, which has been told.
+        SystemExit: after an error, which has been printed.
     """
     with interruption_in_one_line(), clear_errors(with_traceback=args.traceback):
         device = prepare()
@@ -68,7 +68,7 @@ def start_processes(
 
 
 def run_config(args: argparse.Namespace) -> None:
-    """What each process does."""
+    """Train or evaluate the config; runs in each process."""
     with clear_errors(with_traceback=args.traceback):
         cfg = plan_of(args).cfg
         train, evaluate = find_engine(args.engine)
@@ -84,9 +84,9 @@ def interruption_in_one_line() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
+    previous = signal.getsignal(signal.SIGINT)
     end_when_interrupted()
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""Trying something out instead of training."""
+"""Trials: short experiments instead of training."""
 
 import argparse
 from typing import Any
@@ -7,10 +7,10 @@ from ..engine.trials import dry_run, find_batch_size, find_learning_rate, overfi
 
 
 def run_trial(args: argparse.Namespace, cfg: Any) -> int:
-    """What an option of `detrex_lite.cli.trials` asks for.
+    """Run the trial that an option of `detrex_lite.cli.trials` selects.
 
     Returns:
-        The exit status: 0, or 1 when the images were not learnt, no learning rate trains or no batch fits.
+        The exit status: 0, or 1 when the images were not learnt, no learning rate works, or no batch fits.
     """
     if args.dry_run:
         dry_run(cfg)

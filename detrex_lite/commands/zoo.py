@@ -14,7 +14,7 @@ PROGRAM = "detrex-lite zoo"
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, download or evaluate; see `detrex_lite.cli.zoo`."""
+    """List, download or evaluate checkpoints; see `detrex_lite.cli.zoo`."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         zoo = load_zoo(args.table)
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(zoo: Mapping[str, ZooEntry], names: Sequence[str], entries: Sequence[ZooEntry]) -> None:
-    """Print a line for each entry, or everything about those that were named one by one."""
+    """Print a line for each entry, or the full description of entries that the user named one by one."""
     if names and all(name in zoo for name in names):
         print("\n\n".join(entry.describe() for entry in entries))
         return
@@ -41,12 +41,12 @@ def show(zoo: Mapping[str, ZooEntry], names: Sequence[str], entries: Sequence[Zo
     print(f"{'name':<{width}}  box AP  epochs  file")
     for entry in entries:
         ap = "-" if entry.box_ap is None else f"{entry.box_ap:g}"
-        where = "downloaded" if cached_path(entry).is_file() else "by hand" if entry.page else "to download"
-        print(f"{entry.name:<{width}}  {ap:>6}  {entry.epochs or '-':>6}  {where}")
+        availability = "downloaded" if cached_path(entry).is_file() else "by hand" if entry.page else "to download"
+        print(f"{entry.name:<{width}}  {ap:>6}  {entry.epochs or '-':>6}  {availability}")
 
 
 def download(entries: Sequence[ZooEntry]) -> int:
-    """Download files, and print where each is; returns the exit status."""
+    """Download checkpoints, and print their paths; returns the exit status."""
     num_failed = 0
     for entry in entries:
         try:
@@ -58,21 +58,21 @@ def download(entries: Sequence[ZooEntry]) -> int:
 
 
 def evaluate(entries: Sequence[ZooEntry], args: argparse.Namespace) -> int:
-    """Evaluate, and print the table; returns the exit status."""
-    # Here, and not above: it takes the engine along, which lists and downloads do without.
+    """Evaluate checkpoints, and print the table; returns the exit status."""
+    # Imported here because it imports the engine, which listing and downloading do not need.
     from ..zoo.evaluate import MARKDOWN_FILE, evaluate_entries, format_rows
 
     trust(*args.trust)
-    table = [word for file in args.table for word in ("--table", file)]
-    rest = ["--weights", args.weights] if args.weights else []
-    rest += [word for package in args.trust for word in ("--trust", package)]
-    rest += ["--opts", *args.opts] if args.opts else []
+    table_words = [word for file in args.table for word in ("--table", file)]
+    other_words = ["--weights", args.weights] if args.weights else []
+    other_words += [word for package in args.trust for word in ("--trust", package)]
+    other_words += ["--opts", *args.opts] if args.opts else []
     rows = evaluate_entries(
         entries,
         os.path.expanduser(args.output),
         overrides=args.opts,
         weights=args.weights,
-        command=lambda name: shlex.join([*PROGRAM.split(), *table, "evaluate", name, *rest]),
+        command=lambda name: shlex.join([*PROGRAM.split(), *table_words, "evaluate", name, *other_words]),
     )
     print(format_rows(rows))
     print(f"written to {os.path.join(os.path.expanduser(args.output), MARKDOWN_FILE)}")

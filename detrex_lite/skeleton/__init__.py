@@ -1,4 +1,4 @@
-"""Writing new projects: a detector of one's own, which starts as an existing one with a small, working difference."""
+"""Writing new projects: a detector that starts as an existing one with a small, working difference."""
 
 from .error import SkeletonError
 from .project import Project, write_project

@@ -1,4 +1,4 @@
-"""The error of a project that cannot be written."""
+"""The error for projects that cannot be written."""
 
 
 class SkeletonError(ValueError):

@@ -6,22 +6,22 @@ from string import Template
 
 from .source import Source
 
-EXAMPLE = "CentreLoss"  # the class of the part that templates have as an example
+EXAMPLE = "CentreLoss"  # the class of the example part in the templates
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a project lie, and how they name each other.
+    """The paths of a project's files, and the names by which they refer to each other.
 
     Attributes:
-        name: of the project.
-        start: the folder in which commands are typed; the paths below are relative to it.
-        folder: of the project.
-        package: the dotted name from which its modules are imported.
-        test: the file of its tests.
-        next_steps: commands, each with what it does, in the order in which they are needed.
-        in_repository: whether it is one of the repository's `projects/`.
+        name: name of the project.
+        start: the folder in which commands are run; the paths below are relative to it.
+        folder: folder of the project.
+        package: dotted name of its package.
+        test: file of its tests.
+        next_steps: commands, each with its purpose, in the order in which they are needed.
+        in_repository: whether the project is one of the repository's `projects/`.
     """
 
     name: str
@@ -52,7 +52,7 @@ def layout_in_repository(name: str, root: Path) -> Layout:
 
 
 def layout_of_package(name: str, parent: Path) -> Layout:
-    """The layout of a package of the user's in the folder `parent`."""
+    """The layout of a user's package in the folder `parent`."""
     run = f"output/{name}_small_shapes"
     predict = f"detrex-lite predict --config-file {run}/config.yaml --weights {run}/model_final.pth"
     train = f"detrex-lite train --config-file {name}/configs/{name}_small_shapes.py"
@@ -72,7 +72,7 @@ def layout_of_package(name: str, parent: Path) -> Layout:
 
 
 def files_of(layout: Layout, source: Source) -> dict[str, str]:
-    """Path, relative to `layout.start` -> text."""
+    """The files of a project: path relative to `layout.start` -> text."""
     values = _common_values(layout, source)
     values |= _values_in_repository(layout, source) if layout.in_repository else _values_of_package(layout, source)
     folder, name = layout.folder, layout.name
@@ -87,13 +87,13 @@ def files_of(layout: Layout, source: Source) -> dict[str, str]:
     }
     if layout.in_repository:
         return files | {f"{folder}/card.py": _filled("card", values)}
-    # With these, configs and tests find the package from any current folder, and pytest knows the mark `slow`.
-    found = {f"{folder}/configs/__init__.py": "", f"{folder}/tests/__init__.py": ""}
-    return files | found | {f"{folder}/tests/conftest.py": _filled("conftest", values)}
+    # With these files, configs and tests find the package from any folder, and pytest knows the marker `slow`.
+    more_files = {f"{folder}/configs/__init__.py": "", f"{folder}/tests/__init__.py": ""}
+    return files | more_files | {f"{folder}/tests/conftest.py": _filled("conftest", values)}
 
 
 def class_name_of(name: str) -> str:
-    """The class of a project's detector: that of "my_detr" is MyDETR."""
+    """The class name of a project's detector: MyDETR for "my_detr"."""
     return "".join("DETR" if word == "detr" else word[:1].upper() + word[1:] for word in name.split("_"))
 
 
@@ -144,7 +144,7 @@ def _values_of_package(layout: Layout, source: Source) -> dict[str, str]:
     name = layout.name
     return {
         "config_imports": f"from detrex_lite.config import get_config\n\n{_import_of_package(layout)}",
-        # Sorted as linters do it where detrex_lite is one of the installed packages.
+        # In the order of linters that treat detrex_lite as an installed package.
         "modeling_imports": f"{_imports_of_modeling(source)}from torch import Tensor\n",
         "test_imports": (
             "from pathlib import Path\nfrom types import SimpleNamespace\n\n"
@@ -165,7 +165,7 @@ def _values_of_package(layout: Layout, source: Source) -> dict[str, str]:
 
 
 def _exports(layout: Layout) -> list[str]:
-    """The names that `modeling` exports, in the linter's order: constants come first."""
+    """The names that `modeling` exports, in the linter's order, which puts constants first."""
     return sorted((EXAMPLE, class_name_of(layout.name)), key=lambda name: (not name.isupper(), name.lower()))
 
 
@@ -183,14 +183,14 @@ def _imports_of_testing(source: Source) -> str:
 
 
 def _contracts(source: Source) -> list[str]:
-    """The contracts of `detrex_lite.testing` that the source's detector keeps."""
+    """The contract tests of `detrex_lite.testing` that apply to the source's detector."""
     contracts = ["DenoisingContract"] if source.num_groups is not None else []
     contracts += ["DeformableContract"] if source.multi_scale else []
     return contracts or ["DetectorContract"]
 
 
 def _test_values(source: Source) -> dict[str, str]:
-    """The contracts, and the sizes of a model that is small enough for tests."""
+    """Template values for tests: the contracts, and the sizes of a small model."""
     attributes = ""
     if source.num_groups is not None:
         attributes = (

@@ -1,4 +1,4 @@
-"""Writing a new project from templates, inside this repository or as a package of the user's."""
+"""Writing a new project from templates, inside this repository or as a user's package."""
 
 import keyword
 import os
@@ -21,11 +21,11 @@ class Project:
     """A project that has been written.
 
     Attributes:
-        name: of its folder, and of its package.
-        folder: where its package is.
-        files: all that was written.
-        start: the folder in which the commands are to be typed.
-        next_steps: the commands that train the project, test it, and so on, each with what it does.
+        name: name of its folder and its package.
+        folder: folder of its package.
+        files: all files that were written.
+        start: the folder in which to run the commands.
+        next_steps: commands to train the project, test it, and so on, each with its purpose.
     """
 
     name: str
@@ -36,28 +36,28 @@ class Project:
 
 
 def write_project(name: str, source: str, into: str | os.PathLike[str] | None = None) -> Project:
-    """Write a project that works at once: its class, configs, README and tests, as differences from another project.
+    """Write a working project: its class, configs, README and tests, as differences from another project.
 
     Args:
-        name: of the new project: a Python identifier in lower case.
+        name: name of the new project: a Python identifier in lower case.
         source: the project that it extends, such as "dino".
-        into: the folder in which its folder is created, and which is created if it does not exist. None stands for
-            the repository's `projects/` when the current folder is in a clone of this repository, and for the current
-            folder elsewhere.
+        into: the folder in which the project's folder is created; it is created if it does not exist. None stands for
+            the repository's `projects/` if the current folder is in a clone of this repository, and otherwise for the
+            current folder.
 
     Raises:
-        SkeletonError: the name cannot be used or is taken, there is no such source, or the folder cannot be written.
+        SkeletonError: the name is invalid or taken, the source does not exist, or the folder cannot be written.
     """
     root = _repository()
     parent = _parent(into, root)
     _check_name(name)
     in_repository = root is not None and parent == root / "projects"
     _check_free(name, parent, in_repository)
-    described = read_source(source)
-    if class_name_of(name) in (EXAMPLE, described.class_name):
-        raise SkeletonError(f"{name!r} would name its class {class_name_of(name)}, which exists; choose another name")
+    description = read_source(source)
+    if class_name_of(name) in (EXAMPLE, description.class_name):
+        raise SkeletonError(f"the class of {name!r} would be {class_name_of(name)}, which exists; choose another name")
     layout = layout_in_repository(name, root) if in_repository and root else layout_of_package(name, parent)
-    files = {layout.start / path: text for path, text in files_of(layout, described).items()}
+    files = {layout.start / path: text for path, text in files_of(layout, description).items()}
     existing = [path for path in files if path.exists()]
     if existing:
         raise SkeletonError(f"{existing[0]} exists already; choose another name, or delete it")
@@ -71,7 +71,7 @@ def write_project(name: str, source: str, into: str | os.PathLike[str] | None = 
 
 
 def _repository() -> Path | None:
-    """The clone of this repository that is in use; None for an installed package."""
+    """The clone of this repository from which this package runs; None for an installed package."""
     root = detrex_lite.SHIPPED_IN
     return root.resolve() if (root / "tests" / "projects").is_dir() else None
 
@@ -80,7 +80,7 @@ def _parent(into: str | os.PathLike[str] | None, root: Path | None) -> Path:
     if into is not None:
         parent = Path(into).expanduser().resolve()
         if parent.exists() and not parent.is_dir():
-            raise SkeletonError(f"{parent} is no folder; --into names the folder in which the project's is created")
+            raise SkeletonError(f"{parent} is not a folder; --into is the folder in which the project's is created")
         return parent
     here = Path.cwd()
     return root / "projects" if root is not None and here.is_relative_to(root) else here
@@ -89,10 +89,10 @@ def _parent(into: str | os.PathLike[str] | None, root: Path | None) -> Path:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         fixed = re.sub(r"\W+", "_", name.lower()).strip("_")[:25]
-        hint = f"; {fixed!r} would do" if _NAME.fullmatch(fixed) and not keyword.iskeyword(fixed) else ""
+        hint = f"; {fixed!r} is valid" if _NAME.fullmatch(fixed) and not keyword.iskeyword(fixed) else ""
         raise SkeletonError(
-            f"{name!r} cannot be the name of a project, which is the name of a Python package: 2 to 25 lower-case "
-            f"letters, digits and underscores, beginning with a letter, and no keyword{hint}"
+            f"{name!r} cannot be the name of a project: it must be a name for a Python package, with 2 to 25 "
+            f"lower-case letters, digits and underscores, beginning with a letter, and not a keyword{hint}"
         )
 
 
@@ -103,5 +103,5 @@ def _check_free(name: str, parent: Path, in_repository: bool) -> None:
         raise SkeletonError(f"{parent / name} exists already; choose another name, or delete it")
     module = None if in_repository else find_spec(name)
     if module is not None:
-        where = module.origin or next(iter(module.submodule_search_locations or ()), "Python itself")
-        raise SkeletonError(f"Python has a module {name!r} already ({where}); choose another name")
+        origin = module.origin or next(iter(module.submodule_search_locations or ()), "Python itself")
+        raise SkeletonError(f"Python has a module {name!r} already ({origin}); choose another name")

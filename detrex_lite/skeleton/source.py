@@ -1,4 +1,4 @@
-"""What a new project needs to know about the project that it extends."""
+"""The facts about a project that a new project needs to extend it."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from .error import SkeletonError
 
 _HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
 _MODEL_IMPORT = re.compile(r"^from \.models\.(\w+) import model$", re.MULTILINE)
-# For sources without a small config: what makes a ResNet-50 config small, and a training whose recipe fits.
+# For sources without a small config: a config that makes a ResNet-50 model small, and a suitable training.
 _MULTI_SCALE = ("common/small_deformable.py", "projects/deformable_detr/configs/deformable_detr_small_shapes.py")
 _SINGLE_LEVEL = ("common/small_single_level.py", "projects/detr/configs/detr_small_shapes.py")
 
@@ -26,16 +26,16 @@ class Source:
     """A project that a new one can extend.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         title: the name in the heading of its README, such as "DINO".
         class_module: the module from which the class of its detector is imported.
-        class_name: the class of its detector.
+        class_name: name of the class of its detector.
         model: name of its model config, for `get_config`.
-        shrink: name of a config whose `small` makes that model small; None for a model that is small already.
+        shrink: name of a config whose `small` makes that model small; None for a model that is already small.
         training: name of a training config on generated shapes, for `get_config`.
         multi_scale: whether the detector has deformable attention over several feature levels.
-        test_changes: keys of the model's config and values, with which its tests are quick.
-        num_groups: of denoising queries, in these tests; None for a detector without denoising.
+        test_changes: keys and values of the model's config that make its tests quick.
+        num_groups: number of groups of denoising queries in these tests; None for a detector without denoising.
     """
 
     name: str
@@ -58,13 +58,13 @@ def source_names() -> list[str]:
 
 
 def read_source(name: str) -> Source:
-    """Describe a project.
+    """Read the facts about a project.
 
     Args:
-        name: of its folder, such as "dino".
+        name: name of its folder, such as "dino".
 
     Raises:
-        SkeletonError: there is no such project, or none of its models can be made small.
+        SkeletonError: the project does not exist, or none of its models can be made small.
     """
     folder = detrex_lite.SHIPPED_IN / "projects" / name
     names = source_names()
@@ -103,17 +103,17 @@ def read_source(name: str) -> Source:
 
 
 def _small_training(project: Path) -> Path | None:
-    """The project's training config on generated shapes; None where it has none."""
+    """The project's training config on generated shapes, or None."""
     return next(iter(sorted(project.glob("configs/*_shapes.py"))), None)
 
 
 def _main_config(name: str) -> str:
-    """The model that represents a project, as a path below its `configs/`."""
+    """The main model config of a project, as a path below its `configs/`."""
     return str(import_module(f"detrex_lite.projects.{name}.card").CONFIG)
 
 
 def _test_changes(model: DictConfig) -> dict[str, int | None]:
-    """What makes a model quick to test: few layers, few denoising queries, and no heads of other detectors."""
+    """Config changes for quick tests: few layers, few denoising queries, and no heads of other detectors."""
     changes: dict[str, int | None] = {"transformer.decoder.num_layers": 2}
     changes |= {
         f"denoising.{key}": 6 for key in ("num_pairs", "num_positives") if key in (model.get("denoising") or {})
@@ -126,7 +126,7 @@ def _test_changes(model: DictConfig) -> dict[str, int | None]:
 
 
 def _num_groups(denoising: DictConfig | None) -> int | None:
-    """How many groups of denoising queries there are for images of at most two objects, by `_test_changes`."""
+    """The number of groups of denoising queries for images of at most two objects, with `_test_changes`."""
     if denoising is None:
         return None
     return denoising.get("num_groups", 3)

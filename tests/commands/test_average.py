@@ -43,7 +43,7 @@ def test_wrong_uses_are_explained(files, tmp_path, capsys):
     for arguments, message in (
         ([*files, "--output", output], "--overwrite"),
         ([*files, "--output", tmp_path / "mean.onnx"], ".safetensors"),
-        ([files[0], "--output", tmp_path / "other.pth"], "give more"),
+        ([files[0], "--output", tmp_path / "other.pth"], "at least two checkpoints"),
         ([*files, tmp_path / "absent.pth", "--output", tmp_path / "other.pth"], "absent.pth"),
         ([*files, "--greedy", "--output", tmp_path / "other.pth"], "has no config"),
     ):

@@ -411,8 +411,8 @@ def test_a_published_model_is_named(trained, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--model", "a", "--config-file", "b.py"], "--model has its own config"),
-        (["--config-file", "b.py"], "give the --weights of a run, or the --model"),
-        ([], "give the --weights of a run, or the --model"),
+        (["--config-file", "b.py"], "give the --weights of a run, or a published --model"),
+        ([], "give the --weights of a run, or a published --model"),
     ],
 )
 def test_a_model_is_named_or_given(arguments, message, capsys):

@@ -10,7 +10,7 @@ def test_the_page_is_written(tmp_path, capsys):
 
 def test_faults_are_told(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 2
-    assert "is no folder of a run: there is no " in capsys.readouterr().err
+    assert "is not the folder of a run: " in capsys.readouterr().err
     (tmp_path / "metrics.jsonl").write_text("x\n{}\n")
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "line 1: expected a JSON object" in capsys.readouterr().err

@@ -98,11 +98,11 @@ def test_sources_are_described():
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("My-DETR", "dino", "'My-DETR' cannot be .*'my_detr' would do"),
+        ("My-DETR", "dino", "'My-DETR' cannot be .*'my_detr' is valid"),
         ("class", "dino", "'class' cannot be the name"),
         ("a" * 26, "dino", "2 to 25"),
         ("dino", "detr", "there is a project 'dino' already"),
-        ("centre_loss", "detr", "'centre_loss' would name its class CentreLoss"),
+        ("centre_loss", "detr", "the class of 'centre_loss' would be CentreLoss"),
         ("json", "detr", r"a module 'json' already \(.*json"),
         ("there", "detr", "there exists already"),
         ("my_detr", "dion", "no project 'dion'; did you mean 'dino'"),

@@ -1,6 +1,6 @@
-"""How fast and how big models and operators are; what `detrex-lite benchmark` prints.
+"""Speed and size of models and operators: the measurements that `detrex-lite benchmark` prints.
 
-The wheel does without: measuring is for those who have the repository.
+The wheel does not contain this package: benchmarks need a clone of the repository.
 """
 
 from .analysis import analyze_config, analyze_model

@@ -1,6 +1,6 @@
-"""How big models are: parameters and floating point operations of their parts.
+"""The size of models: parameters and floating point operations of their parts.
 
-1 multiply-accumulate is 2 FLOPs. "GFLOPs" of DETR papers are multiply-accumulates: half of what is told here.
+1 multiply-accumulate is 2 FLOPs. The "GFLOPs" of DETR papers are multiply-accumulates: half of the values here.
 """
 
 import textwrap
@@ -21,14 +21,14 @@ WHOLE, REST = "(all)", "(outside of these)"
 
 @dataclass(frozen=True)
 class Part:
-    """A module of a model, or what a model or module does outside of its children.
+    """A module of a model, or the computation of the model outside its children.
 
     Attributes:
         name: dotted name; `WHOLE` for the model.
-        level: 0 for the model, 1 for its children, 2 for theirs.
-        parameters: all of them; a parameter that two parts share is counted in both, and once in the whole.
-        trainable: those that are trained.
-        flops: of one image, 2 per multiply-accumulate.
+        level: 0 for the model, 1 for its children, 2 for its grandchildren.
+        parameters: number of all parameters; a parameter that two parts share counts in both, and once in the whole.
+        trainable: number of trainable parameters.
+        flops: operations for one image, 2 per multiply-accumulate.
     """
 
     name: str
@@ -43,10 +43,10 @@ class ModelAnalysis:
     """Parameters and operations of a model.
 
     Attributes:
-        model: its class.
-        height, width: of the image in pixels.
-        parts: the whole, and its parts in the order in which they were made.
-        uncounted: operator -> how often it ran, of those that count nothing.
+        model: name of its class.
+        height, width: size of the image in pixels.
+        parts: the whole model, then its parts in the order in which they were created.
+        uncounted: operator -> number of calls, for operators whose operations are not counted.
     """
 
     model: str
@@ -91,7 +91,7 @@ class ModelAnalysis:
 
 
 def analyze_config(file: str, overrides: Sequence[str] = (), *, height: int = 800, width: int = 1333) -> ModelAnalysis:
-    """`analyze_model` of a config's model, with random weights, on the CPU.
+    """Build the model of a config with random weights on the CPU, and pass it to `analyze_model`.
 
     Raises:
         ConfigError: when the file or an override is wrong.
@@ -105,8 +105,8 @@ def analyze_model(model: nn.Module, *, height: int, width: int) -> ModelAnalysis
     """Count the parameters of a detector, and its operations for one image.
 
     Args:
-        model: takes and gives detectron2's format; see `Detector`. Its mode is changed to evaluation.
-        height, width: of the image in pixels.
+        model: takes and returns detectron2's format; see `Detector`. It is switched to evaluation mode.
+        height, width: size of the image in pixels.
     """
     image = torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     inputs = [{"image": image, "height": height, "width": width}]
@@ -119,7 +119,7 @@ def analyze_model(model: nn.Module, *, height: int, width: int) -> ModelAnalysis
 
 
 def _parts(model: nn.Module, count: FlopCount) -> Iterator[Part]:
-    """The whole, its children and theirs; parts that have neither parameters nor operations are left out."""
+    """The whole model, its children and grandchildren; parts without parameters and operations are left out."""
 
     def part(name: str, level: int, module: nn.Module) -> Part:
         flops = count.of_modules[name] if name else count.flops
@@ -130,15 +130,15 @@ def _parts(model: nn.Module, count: FlopCount) -> Iterator[Part]:
 
     whole = part("", 0, model)
     yield whole
-    outside = whole.flops
+    outside_flops = whole.flops
     for name, child in model.named_children():
-        first = part(name, 1, child)
-        outside -= first.flops
-        if first.parameters or first.flops:
-            yield first
-            seconds = [part(f"{name}.{inner}", 2, module) for inner, module in child.named_children()]
-            yield from (second for second in seconds if second.parameters or second.flops)
-    own = list(model.parameters(recurse=False))
-    if outside or own:
-        trainable = sum(parameter.numel() for parameter in own if parameter.requires_grad)
-        yield Part(REST, 1, sum(parameter.numel() for parameter in own), trainable, outside)
+        child_part = part(name, 1, child)
+        outside_flops -= child_part.flops
+        if child_part.parameters or child_part.flops:
+            yield child_part
+            inner_parts = [part(f"{name}.{inner}", 2, module) for inner, module in child.named_children()]
+            yield from (inner_part for inner_part in inner_parts if inner_part.parameters or inner_part.flops)
+    outside_parameters = list(model.parameters(recurse=False))
+    if outside_flops or outside_parameters:
+        trainable = sum(parameter.numel() for parameter in outside_parameters if parameter.requires_grad)
+        yield Part(REST, 1, sum(parameter.numel() for parameter in outside_parameters), trainable, outside_flops)

@@ -1,4 +1,4 @@
-"""What is measured: a config's model with random weights, and images and objects made up from a seed."""
+"""Inputs of measurements: a config's model with random weights, and synthetic images and objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ FEWEST_OBJECTS, MOST_OBJECTS = 4, 10  # per image; COCO has 7 on average
 
 
 def load_model_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The `model` of a config file, with random weights in place of pre-trained ones: nothing is downloaded.
+    """Load the `model` of a config file, with random instead of pre-trained weights, so nothing is downloaded.
 
     Raises:
         ConfigError: when there is no such file, or an override is wrong.
@@ -31,7 +31,7 @@ def load_model_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def build_model(model_config: DictConfig, *, seed: int = 0) -> nn.Module:
-    """Build it with weights drawn from the seed.
+    """Build a model with weights drawn from the seed.
 
     Raises:
         ConfigError: when the config is invalid.
@@ -41,29 +41,29 @@ def build_model(model_config: DictConfig, *, seed: int = 0) -> nn.Module:
 
 
 def class_name(node: Any) -> str:
-    """The name, without modules, of what a config node calls; "" when it is no call."""
+    """The name, without modules, of the class or function that a config node calls; "" when the node is no call."""
     target = node.get("_target_", "") if isinstance(node, DictConfig) else ""
     return target.rpartition(".")[2] if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
 def class_names(node: Any) -> list[str]:
-    """The names of the class that a config node calls and of those that it extends, nearest first."""
+    """The names of the class that a config node calls and of its base classes, nearest first."""
     target = node["_target_"]
     target = locate(target) if isinstance(target, str) else target
-    return [one.__name__ for one in getattr(target, "__mro__", [target])]
+    return [base.__name__ for base in getattr(target, "__mro__", [target])]
 
 
 def synthetic_batch(
     batch: int, height: int, width: int, *, num_classes: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> list[dict[str, Any]]:
-    """Model inputs with noise for images and about 7 objects each.
+    """Model inputs whose images are noise, with about 7 objects each.
 
     Args:
-        batch: images.
-        height, width: of all images, in pixels.
+        batch: number of images.
+        height, width: size of all images, in pixels.
         num_classes: labels are drawn from 0..num_classes - 1.
-        seed: of everything that is drawn.
-        device: where the images lie. The objects lie on the CPU, where loaders leave them.
+        seed: seed of images and objects.
+        device: device of the images. The objects are on the CPU, as data loaders return them.
 
     Returns:
         Dicts with `image` ((3, height, width) uint8), `height`, `width`, `image_id`, `file_name` and `instances`

@@ -1,4 +1,4 @@
-"""Measuring how fast and how big models and operators are: a parser and a function for each of what is measured."""
+"""The subcommands of `detrex-lite benchmark`: a parser and a function for each measurement."""
 
 import argparse
 import sys
@@ -43,7 +43,7 @@ def model_parser() -> Parser:
     parser.add_argument(
         "--precision", default="float32", help=f"of {','.join(PRECISIONS)} (autocast); default: %(default)s"
     )
-    parser.add_argument("--compile", action="store_true", help="after torch.compile too")
+    parser.add_argument("--compile", action="store_true", help="also measure after torch.compile")
     parser.add_argument("--against", metavar="NAME", help=f"another implementation: {', '.join(OTHERS)}")
     _add_common(parser)
     return parser
@@ -65,7 +65,7 @@ def deployment_parser() -> Parser:
         parser.add_argument(f"--{name}", type=int, default=getattr(DeploySettings, name), help="default: %(default)s")
     parser.add_argument("--formats", default=",".join(RUNTIMES), help="of onnx,openvino; default: %(default)s")
     parser.add_argument("--precision", default=",".join(DEPLOYED_IN), help="default: %(default)s")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-compile", action="store_true", help="do not measure torch.compile")
     parser.add_argument(
         "--against", default=DeploySettings.against, metavar="NAME", help=f"of {', '.join(OTHERS)}, or none"
     )
@@ -89,15 +89,15 @@ def training_parser() -> Parser:
 def loader_parser() -> Parser:
     parser = Parser(
         prog=f"{PROGRAM} loader",
-        description="Training images per second and core: without a config made-up photographs of 640x480 by DETR's "
-        "augmentation.",
+        description="Training images per second and core; without a config, of synthetic photographs of 640x480 with "
+        "DETR's augmentation.",
     )
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="whose dataloader.train is measured")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="config whose dataloader.train is measured")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
     parser.add_argument("--images", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--epoch", type=int, default=0, help="of the run, for augmentation; default: %(default)s")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch of the run, for augmentation; default: %(default)s")
     parser.add_argument(
-        "--photographs", action="store_true", help="made-up photographs in the place of the config's data set"
+        "--photographs", action="store_true", help="synthetic photographs instead of the config's data set"
     )
     _add_output(parser, repeats=5, what="of each image")
     return parser
@@ -124,26 +124,30 @@ def masks_parser() -> Parser:
 def evaluation_parser() -> Parser:
     parser = Parser(prog=f"{PROGRAM} eval", description="COCO evaluation, from the end of inference to the table.")
     parser.add_argument("--images", type=int, default=5000, help="default: %(default)s")
-    parser.add_argument("--detections", type=int, default=100, help="of each image; default: %(default)s")
+    parser.add_argument("--detections", type=int, default=100, help="per image; default: %(default)s")
     parser.add_argument("--backend", default=AUTO, choices=[AUTO, *BACKENDS], help="default: %(default)s")
     _add_output(parser, repeats=1)
     return parser
 
 
 def operator_parser() -> Parser:
-    parser = Parser(prog=f"{PROGRAM} op", description="Times of an operator by all its backends, beside grid_sample's.")
+    parser = Parser(
+        prog=f"{PROGRAM} op", description="Times of all backends of an operator, compared with grid_sample."
+    )
     parser.add_argument("operator", choices=["deformable_attention"])
     parser.add_argument(
         "--queries", default="encoder", help="a number, or 'encoder': one per cell; default: %(default)s"
     )
-    parser.add_argument("--height", type=int, default=800, help="of the image, for levels of strides 8 to 64")
+    parser.add_argument("--height", type=int, default=800, help="of the image; its levels have strides 8 to 64")
     parser.add_argument("--width", type=int, default=1066, help="of the image; default: %(default)s")
-    parser.add_argument("--shapes", metavar="HxW,...", help="of the levels, in place of --height and --width")
+    parser.add_argument("--shapes", metavar="HxW,...", help="sizes of the levels, instead of --height and --width")
     for name, default in (("batch", 1), ("heads", 8), ("channels", 32), ("points", 4)):
         parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16; default: %(default)s")
-    parser.add_argument("--backends", default="all", help="'all', or names with commas; default: %(default)s")
-    parser.add_argument("--bandwidth", type=float, help="of the memory in TB/s, for the bound; on a GPU 4.3 (H200)")
+    parser.add_argument("--backends", default="all", help="'all', or names separated by commas; default: %(default)s")
+    parser.add_argument(
+        "--bandwidth", type=float, help="memory bandwidth in TB/s, for the bound; default on a GPU: 4.3 (H200)"
+    )
     _add_common(parser)
     return parser
 
@@ -152,7 +156,7 @@ def analysis_parser() -> Parser:
     parser = Parser(
         prog=f"{PROGRAM} analyze",
         description="Parameters and floating point operations of a config's model and of its parts. 1 "
-        "multiply-accumulate is 2 FLOPs; DETR papers write GFLOPs for multiply-accumulates.",
+        "multiply-accumulate is 2 FLOPs; the GFLOPs of DETR papers are multiply-accumulates.",
     )
     parser.add_argument("config", metavar="CONFIG", help="a LazyConfig .py or .yaml file with a model")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
@@ -183,7 +187,7 @@ def _add_output(parser: argparse.ArgumentParser, *, repeats: int, what: str = "r
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", metavar="FILE", help="write everything to this file too")
+    parser.add_argument("--json", metavar="FILE", help="also write the whole report to this file")
 
 
 def _measure_models(arguments: argparse.Namespace) -> Any:
@@ -334,14 +338,14 @@ COMMANDS = {
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Measure something; see `detrex_lite.cli.benchmark`."""
+    """Run a measurement; see `detrex_lite.cli.benchmark`."""
     command_parser, measure = COMMANDS[chosen.what]
-    of_command = command_parser()
-    add_trust_argument(of_command)
-    arguments = of_command.parse(chosen.arguments)
+    parser = command_parser()
+    add_trust_argument(parser)
+    arguments = parser.parse(chosen.arguments)
     try:
         trust(*arguments.trust)
-        history = getattr(arguments, "history", None)  # only what is timed has one
+        history = getattr(arguments, "history", None)  # only commands that measure time have --history
         for path in (arguments.json, history):
             require_writable(path)
         report = measure(arguments)

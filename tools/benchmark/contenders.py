@@ -1,4 +1,4 @@
-"""The sides of a comparison of models: the same interface around this project's models and other implementations."""
+"""The sides of a model comparison: one interface for this project's models and for other implementations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from .building import build_model
 from .transformers_models import plan_transformers_model, transformers_inputs, transformers_labels
 
 OURS = "detrex_lite"
-# Small: weights must stay near where they began, so that all rounds do the same work, with the same matching effort.
+# Small: weights must stay near their initial values, so that all rounds do the same work, matching included.
 LEARNING_RATE = 1e-6
 
 
@@ -24,11 +24,11 @@ class Contender:
     """One implementation with its inputs.
 
     Attributes:
-        name: of the implementation.
-        model: on its device.
-        infer: runs the given module, which is `model` or `model` compiled, on the images of the inference pass.
-        loss: the total loss that the given module has on the images of the training step.
-        optimizer: AdamW over what is trained, for all sides with the same kernel.
+        name: name of the implementation.
+        model: the model, on its device.
+        infer: runs a module, either `model` or its compiled version, on the images of the inference pass.
+        loss: returns the total loss of a module on the images of the training step.
+        optimizer: AdamW over the trainable parameters, with the same kernel on all sides.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Contender:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def own_bytes(self, *, training: bool) -> int:
-        """Of weights and buffers, and in training of the optimizer's state."""
+        """The number of bytes of weights and buffers, and in training of the optimizer's state."""
         tensors: list[Any] = [*self.model.parameters(), *self.model.buffers()]
         if training:
             tensors += [value for state in self.optimizer.state.values() for value in state.values()]
@@ -63,7 +63,7 @@ class Contender:
         return step
 
     def training_step(self, module: Any, autocast_dtype: torch.dtype | None) -> Callable[[], object]:
-        """A function that runs forward and backward pass and an optimizer step, and frees the gradients."""
+        """A function that runs a forward pass, a backward pass and an optimizer step, and frees the gradients."""
         device = next(self.model.parameters()).device
 
         def step() -> None:
@@ -77,7 +77,7 @@ class Contender:
 
 
 class Factory(Protocol):
-    """Makes a contender once all that is to be measured is known to be possible."""
+    """Creates a contender. It is called only after all configs of a measurement have been checked."""
 
     def __call__(
         self, device: torch.device, images: Sequence[dict], training_images: Sequence[dict], seed: int
@@ -87,7 +87,7 @@ class Factory(Protocol):
 
 
 def prepare_ours(model_config: DictConfig) -> Factory:
-    """This project's model, accelerated on a CPU as by the engine: from bytes to detections, and to losses."""
+    """This project's model, accelerated on a CPU as in the engine: from bytes to detections and to losses."""
 
     def make(device: torch.device, images: Sequence[dict], training_images: Sequence[dict], seed: int) -> Contender:
         model = build_model(model_config, seed=seed).to(device)
@@ -103,9 +103,9 @@ def _total(losses: dict[str, Tensor]) -> Tensor:
 
 
 def prepare_transformers(model_config: DictConfig) -> Factory:
-    """transformers' model of the same kind and sizes: from normalised pixels to logits and boxes, and to its loss.
+    """transformers' model of the same kind and sizes: from normalised pixels to logits and boxes and to its loss.
 
-    Reading, normalising and postprocessing are not in its time, as its models leave them to a processor.
+    Its times do not include decoding, normalisation and postprocessing, which transformers leaves to a processor.
 
     Raises:
         BenchmarkError: when transformers is not installed or has no such model.

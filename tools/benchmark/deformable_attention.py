@@ -1,4 +1,4 @@
-"""How fast the ways to compute deformable attention are, beside grid_sample's.
+"""The speed of the backends of deformable attention, compared with an implementation by grid_sample.
 
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """
@@ -27,13 +27,13 @@ _SHORTEST_RUN = 0.002  # seconds
 
 @dataclass
 class OperatorReport:
-    """Times by backend and pass, with what they depend on.
+    """Times by backend and pass, with the machine and the settings.
 
     Attributes:
         timings: (backend, pass) -> times.
-        bounds: pass -> seconds that moving its bytes takes; empty without a bandwidth.
-        differences: backend -> the largest difference of its result from grid_sample's.
-        skipped: backend -> why it was not measured.
+        bounds: pass -> seconds needed to move its bytes; empty without a bandwidth.
+        differences: backend -> the largest difference between its result and that of grid_sample.
+        skipped: backend -> the reason why it was not measured.
     """
 
     machine: dict[str, Any]
@@ -44,7 +44,7 @@ class OperatorReport:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def ratio(self, backend: str, kind: str) -> float:
-        """Its median by that of grid_sample."""
+        """The median time of a backend divided by that of grid_sample."""
         return self.timings[backend, kind].median / self.timings[BASELINE, kind].median
 
     def as_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class OperatorReport:
         if self.bounds:
             notes.append(
                 f"bound: moving values, locations, weights and results once at {settings.bandwidth:g} TB/s, and twice "
-                "as much backward. What a run before left in the cache is not counted."
+                "as much backward. It does not account for data that an earlier run left in the cache."
             )
         return "\n\n".join(
             [describe_machine(self.machine), title, aligned_table(headers, rows, left=2), "\n".join(notes)]
@@ -98,10 +98,10 @@ class OperatorReport:
 
 
 def benchmark_deformable_attention(settings: OperatorSettings, device: torch.device) -> OperatorReport:
-    """Time forward, and forward with backward, of every way beside grid_sample's.
+    """Time the forward pass, and the forward and backward passes together, of every backend and of grid_sample.
 
     Raises:
-        BenchmarkError: when a backend that is asked for by name is not available here.
+        BenchmarkError: when a backend that the settings name is not available here.
     """
     names, skipped = _available(settings, device)
     inputs = make_inputs(settings, device)
@@ -125,12 +125,12 @@ def benchmark_deformable_attention(settings: OperatorSettings, device: torch.dev
 def grid_sample_attention(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """The usual way without a kernel of its own: sample each level with grid_sample, stack, weigh, sum.
+    """The usual implementation without a custom kernel: sample each level with grid_sample, stack, weigh, sum.
 
-    Half precision is sampled in float32, as autocast does.
+    Half precision is sampled in float32, as under autocast.
 
     Args:
-        value, shapes, locations, weights: see `multi_scale_deformable_attention`; the result is the same too.
+        value, shapes, locations, weights: see `multi_scale_deformable_attention`, which returns the same result.
     """
     dtype = value.dtype
     batch, _, heads, channels = value.shape
@@ -146,8 +146,8 @@ def grid_sample_attention(
         )  # (B * H, C, Q, P)
         for number, (level, shape) in enumerate(zip(maps, shapes, strict=True))
     ]
-    shares = weights.float().transpose(1, 2).flatten(0, 1).flatten(2)[:, None]  # (B * H, 1, Q, L * P)
-    out = (torch.stack(sampled, dim=-2).flatten(-2) * shares).sum(-1)  # (B * H, C, Q)
+    level_weights = weights.float().transpose(1, 2).flatten(0, 1).flatten(2)[:, None]  # (B * H, 1, Q, L * P)
+    out = (torch.stack(sampled, dim=-2).flatten(-2) * level_weights).sum(-1)  # (B * H, C, Q)
     return out.view(batch, heads * channels, -1).transpose(1, 2).to(dtype)
 
 
@@ -159,7 +159,7 @@ def _named(backend: str) -> Callable[..., Tensor]:
 
 
 def _available(settings: OperatorSettings, device: torch.device) -> tuple[list[str], dict[str, str]]:
-    """The backends to measure, and why others of "all" are not."""
+    """The backends to measure, and why the others are skipped when the settings name "all"."""
     names: list[str] = []
     skipped: dict[str, str] = {}
     for name in BACKENDS if "all" in settings.backends else dict.fromkeys(settings.backends):
@@ -195,7 +195,7 @@ def _step(
 
 
 def _bounds(settings: OperatorSettings, inputs: OperatorInputs) -> dict[str, float]:
-    """Seconds per pass in which the memory can move what has to move: everything once, and twice that backward."""
+    """Seconds in which the memory can move the bytes of each pass: every tensor once, and twice as much backward."""
     if settings.bandwidth is None:
         return {}
     out = inputs.value.element_size() * settings.batch * settings.num_queries * settings.heads * settings.channels

@@ -1,4 +1,4 @@
-"""How fast models are as one would deploy them: eager, compiled and exported, in turns with other implementations."""
+"""The latency of deployed models: eager, compiled and exported, in turns with other implementations."""
 
 import copy
 import functools
@@ -44,16 +44,16 @@ CONFIG_SUFFIXES = (".py", ".yaml", ".yml")
 
 @dataclass(frozen=True, kw_only=True)
 class DeploySettings:
-    """What is measured, and how often.
+    """The settings of a deployment benchmark.
 
     Attributes:
-        height, width: of the image in pixels.
-        formats: of `RUNTIMES`.
-        precisions: of exported files, of `PRECISIONS`.
-        compile: measure models after torch.compile too, the other implementation's as well.
-        repeats: rounds, in each of which every side runs once.
-        warmup: runs of each side before the first round.
-        against: another implementation, of `OTHERS`; None for none.
+        height, width: size of the image in pixels.
+        formats: names of `RUNTIMES`.
+        precisions: precisions of exported files, names of `PRECISIONS`.
+        compile: also measure models after torch.compile, including the other implementation's.
+        repeats: number of rounds, in each of which every side runs once.
+        warmup: number of runs of each side before the first round.
+        against: another implementation, one of `OTHERS`; None to compare with none.
 
     Raises:
         BenchmarkError: for an unknown format, precision or implementation, or a size below 1.
@@ -78,21 +78,21 @@ class DeploySettings:
 
 @dataclass(kw_only=True)
 class DeployedModel:
-    """One row: a model by one runtime.
+    """One row: a model in one runtime.
 
     Attributes:
-        config: as it was named.
-        variant: "eager"; "fused" (after `convert_to_deploy`); "compiled" (that, by torch.compile); "onnx"; "openvino";
-            the name of another implementation; that name and "compiled".
+        config: the config file or checkpoint as the user named it.
+        variant: "eager"; "fused" (after `convert_to_deploy`); "compiled" (the fused model after torch.compile); "onnx";
+            "openvino"; the name of another implementation; that name followed by "compiled".
         precision: "fp32", "fp16" or "int8".
-        parameters, flops: of the model that runs: before or after `convert_to_deploy`, or the other implementation's;
-            flops are 2 per multiply-accumulate.
+        parameters, flops: size of the model that runs: before or after `convert_to_deploy`, or of the other
+            implementation's model; flops are 2 per multiply-accumulate.
         scores, boxes: the largest differences of detections from those of "eager", boxes in pixels; None for another
-            implementation with weights of its own.
-        seconds: of each round.
-        median, lowest, highest: of these.
-        speedup: the eager median by this one.
-        against: the other implementation's median by this one; None without one.
+            implementation with other weights.
+        seconds: the time of each round.
+        median, lowest, highest: statistics of `seconds`.
+        speedup: the eager median divided by this one.
+        against: the other implementation's median divided by this one; None without another implementation.
     """
 
     config: str
@@ -112,7 +112,7 @@ class DeployedModel:
 
 @dataclass
 class DeploymentReport:
-    """All rows, with what they depend on; as text a table in Markdown."""
+    """All rows, with the machine and the settings; its text is a Markdown table."""
 
     machine: dict[str, Any]
     settings: dict[str, Any]
@@ -147,14 +147,14 @@ class DeploymentReport:
         notes = [
             describe_machine(self.machine),
             f"One image of {size}; medians of {self.settings['repeats']} rounds of one run of every side, in turns.",
-            "From bytes in memory to detections: preprocessing (normalising) and postprocessing (choosing detections, "
-            "boxes in pixels) are in all times but those of other implementations, which run from normalised pixels to "
-            "logits and boxes; decoding and resizing are in none.",
-            "Differences are of all detections from those of eager, compared before timing: of exported files by their "
-            "export, with several images. All but other implementations with the tokens that they selected.",
-            "fused: norms and branches folded into convolutions, which exported files and the compiled model have too. "
-            "fp16: weights of 16 bits; OpenVINO computes in bfloat16 where the processor has it. int8: by onnxruntime "
-            "matrix products of 8 bits, by OpenVINO weights of 8 bits.",
+            "From bytes in memory to detections: times include preprocessing (normalising) and postprocessing "
+            "(choosing detections, boxes in pixels), except those of other implementations, which run from normalised "
+            "pixels to logits and boxes; no time includes decoding and resizing.",
+            "Differences are between all detections and those of eager, compared before timing; the export compares "
+            "exported files, with several images. All but other implementations use the tokens that they selected.",
+            "fused: norms and branches folded into convolutions, also in exported files and in the compiled model. "
+            "fp16: weights of 16 bits; OpenVINO computes in bfloat16 where the processor supports it. int8: matrix "
+            "products of 8 bits in onnxruntime, weights of 8 bits in OpenVINO.",
             *self.notes,
         ]
         return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
@@ -172,10 +172,10 @@ def benchmark_deployment(
 
     Args:
         names: config files, with random weights, or names of published checkpoints.
-        overrides: of every config.
-        settings: what is measured.
-        weights: a checkpoint for the config, of which there is one then.
-        log: gets a line for each step, as this takes its time.
+        overrides: config overrides, applied to every config.
+        settings: see `DeploySettings`.
+        weights: a checkpoint for the config; `names` must then have one element.
+        log: receives a progress message for each step, because a measurement takes long.
 
     Raises:
         ConfigError: when a file or an override is wrong.
@@ -216,7 +216,7 @@ def _measure(
             for precision in settings.precisions:
                 log(f"exporting {name} as {form}, {precision} ...")
                 path = Path(folder) / f"{precision}{FORMATS[form].suffix}"
-                # What fewer bits do to random weights says nothing.
+                # With random weights, the differences of lower precisions are meaningless.
                 is_checked = is_trained or precision == "fp32"
                 limits: Any = {} if is_checked else dict(score_limit=math.inf, box_limit=math.inf)
                 size = (settings.height, settings.width)
@@ -241,7 +241,7 @@ def _detect_first(exported: ExportedPredictor, records: list[dict[str, Any]]) ->
 
 @dataclass
 class _Facts:
-    """Of a side: see `DeployedModel`."""
+    """Size of a side, and differences of its detections; see `DeployedModel`."""
 
     parameters: int
     flops: int
@@ -250,18 +250,18 @@ class _Facts:
 
 
 class _Sides:
-    """What is compared on one image: what runs, and what was found out about it before.
+    """The sides that are compared on one image: a function that runs each, and facts found before timing.
 
     Args:
-        predictor: in torch, the first side.
-        name: of its config.
-        settings: of the measurement.
-        notes: get what could not be measured.
+        predictor: the predictor in torch, which is the first side.
+        name: name of its config.
+        settings: settings of the measurement.
+        notes: list to which sides that cannot be measured are appended.
 
     Attributes:
-        image, inputs: (H, W, 3) uint8, and as models take it.
-        runs: (variant, precision) -> a function that runs it once.
-        facts: of each.
+        image, inputs: the image, (H, W, 3) uint8, and the same as model inputs.
+        runs: (variant, precision) -> a function that runs the side once.
+        facts: (variant, precision) -> facts about the side.
     """
 
     def __init__(self, predictor: Predictor, name: str, settings: DeploySettings, notes: list[str]):
@@ -276,16 +276,16 @@ class _Sides:
         """Add a side that detects in torch.
 
         Args:
-            variant: its name.
-            detect: gives the detections of the image.
-            model: whose parameters and operations are counted; without it they are those of "fused".
+            variant: name of the side.
+            detect: returns the detections of the image.
+            model: the model whose parameters and operations are counted; None takes the numbers of "fused".
 
         Raises:
-            BenchmarkError: when it detects something else than the first one.
+            BenchmarkError: when its detections differ from those of the first side.
         """
         with record_selected_tokens() as selected:
-            found = detect()
-        scores, boxes = self._differences(variant, found, ImposedSelection(selected))
+            detections = detect()
+        scores, boxes = self._differences(variant, detections, ImposedSelection(selected))
         if model is None:
             self.facts[variant, "fp32"] = replace(self.facts["fused", "fp32"], scores=scores, boxes=boxes)
         else:
@@ -296,41 +296,41 @@ class _Sides:
         """Add a side that runs a file.
 
         Args:
-            variant: its name.
-            detect: gives the detections of the image.
-            description: of the file, with the differences that its export found.
+            variant: name of the side.
+            detect: returns the detections of the image.
+            description: description of the file, with the differences that its export found.
         """
-        scores, boxes = (max(one[what] for one in description.differences) for what in ("scores", "boxes"))
+        scores, boxes = (max(row[value] for row in description.differences) for value in ("scores", "boxes"))
         facts = replace(self.facts["fused", "fp32"], scores=scores, boxes=boxes)
         self.facts[variant, description.precision] = facts
         self.runs[variant, description.precision] = detect
 
     def add_other(self, name: str, model_config: DictConfig) -> None:
-        """Add another implementation, with the same weights where it takes them, and its compiled model.
+        """Add another implementation, with the same weights if it can load them, and its compiled model.
 
         Raises:
-            BenchmarkError: when it has the same weights and detects something else.
+            BenchmarkError: when it has the same weights, but its detections differ.
         """
         records = [{**self.inputs[0], "instances": _no_objects(self.settings)}]
         try:
-            other = OTHERS[name](model_config)(torch.device("cpu"), records, records, 0)
-            is_same = copy_weights(self.predictor.model, other.model)
+            contender = OTHERS[name](model_config)(torch.device("cpu"), records, records, 0)
+            is_same = copy_weights(self.predictor.model, contender.model)
         except BenchmarkError as error:
             self.notes.append(f"{Path(self.name).stem} by {name}: not measured. {error}")
             return
-        other.model.eval()
+        contender.model.eval()
         if not is_same:
             self.notes.append(
-                f"{Path(self.name).stem} by {name}: its weights are its own, detections are not compared."
+                f"{Path(self.name).stem} by {name}: it has other weights, so detections are not compared."
             )
-        modules: dict[str, Any] = {name: other.model}
+        modules: dict[str, Any] = {name: contender.model}
         if self.settings.compile:
-            modules[f"{name} compiled"] = torch.compile(other.model)
+            modules[f"{name} compiled"] = torch.compile(contender.model)
         for variant, module in modules.items():
-            run = other.inference_step(module, None)
+            run = contender.inference_step(module, None)
             try:
                 output = run()
-            except Exception as error:  # compilers raise what they like
+            except Exception as error:  # compilers raise all kinds of errors
                 reason = str(error).strip().partition("\n")[0]
                 self.notes.append(
                     f"{Path(self.name).stem} by {variant}: not measured. {type(error).__name__}: {reason}"
@@ -338,7 +338,7 @@ class _Sides:
                 continue
             scores, boxes = self._differences(variant, self._detections(output)) if is_same else (None, None)
             flops = self.facts[name, "fp32"].flops if self.facts.get((name, "fp32")) else count_flops(run).flops
-            self.facts[variant, "fp32"] = _Facts(_parameters(other.model), flops, scores, boxes)
+            self.facts[variant, "fp32"] = _Facts(_parameters(contender.model), flops, scores, boxes)
             self.runs[variant, "fp32"] = run
 
     def _detections(self, output: Any) -> Instances:
@@ -346,21 +346,23 @@ class _Sides:
         predictions = Predictions(output.logits, output.pred_boxes)
         return self.predictor.model.postprocessor(predictions, [frame])[0]
 
-    def _differences(self, variant: str, found: Any, imposed: ImposedSelection | None = None) -> tuple[float, float]:
-        """From what eager detects, with the tokens that were selected where these are known.
+    def _differences(
+        self, variant: str, detections: Any, imposed: ImposedSelection | None = None
+    ) -> tuple[float, float]:
+        """The differences from the detections of eager, which uses the same selected tokens where these are known.
 
         Raises:
-            BenchmarkError: when they are too large.
+            BenchmarkError: when the differences exceed the limits of fp32.
         """
         with select_tokens_by(imposed or highest):
-            wanted = self.predictor.detect(self.inputs)[0]
+            expected = self.predictor.detect(self.inputs)[0]
         cut_off = self.predictor.model.postprocessor.settings()["kind"] == "top_k"
         score_limit, box_limit = limits = LIMITS["fp32"]
-        _, scores, boxes = compare_detections(wanted, found, tied=TIED["fp32"], limits=limits, cut_off=cut_off)
+        _, scores, boxes = compare_detections(expected, detections, tied=TIED["fp32"], limits=limits, cut_off=cut_off)
         selected = imposed.difference if imposed else 0.0
         if not (scores <= score_limit and boxes <= box_limit and selected <= score_limit):
             raise BenchmarkError(
-                f"{self.name} by {variant} does not detect what eager detects: scores differ by up to {scores:.3g} "
+                f"{self.name} by {variant}: detections differ from those of eager: scores by up to {scores:.3g} "
                 f"(limit {score_limit:g}), boxes by {boxes:.3g} pixels (limit {box_limit:g}), and scores of selected "
                 f"tokens by {selected:.3g} of the largest (limit {score_limit:g}); nothing was measured"
             )
@@ -373,7 +375,7 @@ def _rows(
     facts: dict[tuple[str, str], _Facts],
     against: str | None,
 ) -> list[DeployedModel]:
-    other = timings.get((against, "fp32")) if against else None
+    other_timing = timings.get((against, "fp32")) if against else None
     return [
         DeployedModel(
             config=name,
@@ -385,14 +387,14 @@ def _rows(
             lowest=timing.lowest,
             highest=timing.highest,
             speedup=timings["eager", "fp32"].median / timing.median,
-            against=None if other is None else other.median / timing.median,
+            against=None if other_timing is None else other_timing.median / timing.median,
         )
         for (variant, precision), timing in timings.items()
     ]
 
 
 def _predictor(name: str, overrides: Sequence[str], weights: str | None) -> tuple[Predictor, DictConfig, bool]:
-    """The predictor of a config or of a published checkpoint, its config, and whether its weights mean something."""
+    """The predictor of a config or of a published checkpoint, its config, and whether its weights are trained."""
     settings: dict[str, Any] = dict(device="cpu", score_threshold=0.0)
     if Path(name).suffix not in CONFIG_SUFFIXES:
         entries = load_zoo()
@@ -408,13 +410,15 @@ def _predictor(name: str, overrides: Sequence[str], weights: str | None) -> tupl
     torch.manual_seed(0)
     predictor = Predictor(DictConfig({"model": config.model}, flags={"allow_objects": True}), weights, **settings)
     if weights is None:
-        _wake_up(predictor.model)
+        _randomise_heads(predictor.model)
     return predictor, config, weights is not None
 
 
-def _wake_up(model: nn.Module) -> None:
-    """Random values for heads, and for what begins with zeros: otherwise all scores are nearly the same, rounding
-    decides which are the best, and boxes are anchors, whatever the layers before compute.
+def _randomise_heads(model: nn.Module) -> None:
+    """Draw random values for heads and for weights that are initialised to zeros.
+
+    Otherwise all scores are nearly equal, so that rounding errors decide which are the highest, and boxes equal the
+    anchors regardless of the layers before.
     """
     for name, parameter in model.named_parameters():
         if "class_embed" in name:

@@ -1,4 +1,4 @@
-"""The error of everything that a user can ask wrongly of a measurement."""
+"""The error that wrong arguments of a measurement raise."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,14 @@ from detrex_lite.errors import did_you_mean
 
 
 class BenchmarkError(ValueError):
-    """What was asked for cannot be measured: the message says why, and what can."""
+    """A measurement cannot be made; the message says why, and lists the valid choices."""
 
 
 def require_known(kind: str, names: Iterable[str], choices: Iterable[str]) -> None:
-    """Raise BenchmarkError when a name is not among the choices, or there is none.
+    """Raise BenchmarkError when a name is not among the choices, or when there are no names.
 
     Args:
-        kind: what the names are of, such as "precision".
+        kind: the kind of thing that is named, such as "precision".
     """
     choices, names = list(choices), list(names)
     if not names:

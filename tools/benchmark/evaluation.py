@@ -1,4 +1,4 @@
-"""How long COCO evaluation takes: what is done while inference goes on, and from its end to the table."""
+"""The time of COCO evaluation: during inference, and from the end of inference to the table."""
 
 import tempfile
 import time
@@ -23,13 +23,13 @@ from .timing import Timing
 def benchmark_evaluation(
     *, images: int = 5000, detections: int = 100, repeats: int = 1, backend: str = AUTO
 ) -> StagesReport:
-    """Evaluate detections that are made up: moved ground truth, and others of the classes in the image and of ten more.
+    """Evaluate synthetic detections: shifted ground truth, and random boxes of the image's classes and of ten others.
 
     Args:
-        images: of 640x480 pixels with about 7 objects.
-        detections: of each image.
-        repeats: rounds.
-        backend: of `CocoEvaluator`.
+        images: number of images, of 640x480 pixels with about 7 objects.
+        detections: number of detections in each image.
+        repeats: number of rounds.
+        backend: backend of `CocoEvaluator`.
 
     Raises:
         ValueError: for a backend that is unknown or not installed.
@@ -62,15 +62,15 @@ def benchmark_evaluation(
 def _batches(records: list[dict[str, Any]], detections: int, generator: np.random.Generator) -> Iterator[Any]:
     size = np.array([WIDTH, HEIGHT])
     for index, record in enumerate(records):
-        found = min(detections, len(record["boxes"]))
-        others = detections - found
-        corner = generator.random((others, 2)) * 0.8 * size
-        extent = (0.02 + 0.4 * generator.random((others, 2)) ** 2) * size
-        moved = record["boxes"][:found] + generator.normal(0, 4, (found, 1))
+        num_moved = min(detections, len(record["boxes"]))
+        num_random = detections - num_moved
+        corner = generator.random((num_random, 2)) * 0.8 * size
+        extent = (0.02 + 0.4 * generator.random((num_random, 2)) ** 2) * size
+        moved = record["boxes"][:num_moved] + generator.normal(0, 4, (num_moved, 1))
         boxes = np.concatenate([moved, np.concatenate([corner, corner + extent], axis=1)])
         pool = np.concatenate([record["classes"], generator.integers(0, NUM_CLASSES, 10)])
-        classes = np.concatenate([record["classes"][:found], generator.choice(pool, others)])
-        scores = np.concatenate([generator.random(found), 0.5 * generator.random(others)])
+        classes = np.concatenate([record["classes"][:num_moved], generator.choice(pool, num_random)])
+        scores = np.concatenate([generator.random(num_moved), 0.5 * generator.random(num_random)])
         instances = Instances(
             (HEIGHT, WIDTH),
             pred_boxes=Boxes(torch.from_numpy(boxes).float()),

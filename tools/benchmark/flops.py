@@ -1,4 +1,4 @@
-"""Floating point operations of whatever torch executes, at 2 per multiply-accumulate."""
+"""Floating point operations of any code that runs in torch, with 2 per multiply-accumulate."""
 
 import math
 from collections import Counter
@@ -16,8 +16,8 @@ class FlopCount(NamedTuple):
 
     Attributes:
         flops: 2 per multiply-accumulate of products, convolutions, attention and sums of looked-up rows.
-        of_modules: dotted name of a module -> the part of `flops` in it and in the modules that it owns.
-        uncounted: operator -> how often it ran, of those that compute something, but count nothing.
+        of_modules: dotted name of a module -> the part of `flops` in it and in its submodules.
+        uncounted: operator -> number of calls, for operators that compute something but are not counted.
     """
 
     flops: int
@@ -26,18 +26,18 @@ class FlopCount(NamedTuple):
 
 
 def count_flops(run: Callable[[], object], model: nn.Module | None = None) -> FlopCount:
-    """Run once and count what torch's operators do, backward passes included.
+    """Count the operations of torch's operators in a function, backward passes included.
 
-    It runs twice: only after the first time are all operators known that are imported when they are first used.
-    Kernels that are no operators of torch are not seen.
+    The function runs twice, because some operators are only registered when they are first used. Kernels that are not
+    registered as torch operators are not counted.
 
     Args:
-        run: what is counted.
-        model: whose modules are told apart; those of backward passes are not.
+        run: the function whose operations are counted.
+        model: the model for whose modules operations are also counted separately, except those of backward passes.
     """
     run()
     counter = FlopCounterMode(display=False, custom_mapping=_further_formulas())
-    # Its own tracker hooks into backward passes, and fails on views of parameters without gradients (torch 2.15).
+    # torch 2.15's own tracker hooks into backward passes and fails on views of parameters without gradients.
     counter.mod_tracker = _Owners(model)  # type: ignore[assignment]
     with _SeenOperators() as seen, counter:
         run()
@@ -49,13 +49,13 @@ def count_flops(run: Callable[[], object], model: nn.Module | None = None) -> Fl
 
 
 class _Owners:
-    """In place of FlopCounterMode's tracker of modules.
+    """Replaces FlopCounterMode's module tracker.
 
-    An operator counts for the innermost module that runs and for those that own it by their names, not for modules that
-    merely call it: so parts that share nothing add up to the whole.
+    An operator counts for the innermost module that runs and for the modules that contain it by name, but not for
+    modules that merely call it. The counts of disjoint modules therefore add up to the total.
 
     Attributes:
-        parents: what the operators that run now count for; "Global" is the whole run.
+        parents: the names for which the running operators count; "Global" is the whole run.
     """
 
     def __init__(self, model: nn.Module | None):
@@ -85,7 +85,7 @@ class _Owners:
 
 
 class _SeenOperators(TorchDispatchMode):
-    """Counts the operators that run, but for those that only look at a tensor in another way."""
+    """Counts the calls of operators, except those that only return a view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _SeenOperators(TorchDispatchMode):
 
 
 def _further_formulas() -> dict[Any, Callable[..., int]]:
-    """Formulas that torch does not have, or that only its newer versions have."""
+    """Formulas that torch, or an older version of torch, does not have."""
     formulas: dict[str, Callable[..., int]] = {
         "_embedding_bag": _embedding_bag,
         "_embedding_bag_forward_only": _embedding_bag,
@@ -116,12 +116,12 @@ def _further_formulas() -> dict[Any, Callable[..., int]]:
 
 
 def _embedding_bag(weight: Any, indices: Any, *args: Any, **kwargs: Any) -> int:
-    """weight: (rows, C); indices: as many as rows are looked up. Each is weighed and added."""
+    """weight: (rows, C); indices: one for each row that is looked up. Each row is weighted and added."""
     return 2 * math.prod(indices) * weight[1]
 
 
 def _grid_sample(image: Any, grid: Any, *args: Any, **kwargs: Any) -> int:
-    """image: (B, C, H, W); grid: (B, h, w, 2). Four neighbours of each sample are weighed and added."""
+    """image: (B, C, H, W); grid: (B, h, w, 2). Four neighbours of each sample are weighted and added."""
     return 2 * 4 * math.prod(grid[:-1]) * image[1]
 
 
@@ -132,17 +132,17 @@ def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> i
 
 
 def _attention_backward(grad_out: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """The logits once more, and of each of the two products the gradients of both factors."""
+    """The recomputed logits, and the gradients of both factors of each of the two products."""
     *rows, channels = query
     return 2 * math.prod(rows) * key[-2] * (3 * channels + 2 * value[-1])
 
 
 def _deformable(value: Any, samples: Any) -> int:
-    """value: (B, N, H, C); samples: (B, Q, H, L, P, 2). Four neighbours of each sample are weighed and added."""
+    """value: (B, N, H, C); samples: (B, Q, H, L, P, 2). Four neighbours of each sample are weighted and added."""
     return 2 * 4 * math.prod(samples[:-1]) * value[-1]
 
 
-# This project's operators. Backward, a neighbour is a term of the value's gradient and of the weight's.
+# This project's operators. Backward, each neighbour contributes to the gradients of the value and of the weight.
 _OWN: dict[str, Callable[..., int]] = {
     "deformable_attention_cpu": lambda value, samples, *args, **kwargs: _deformable(value, samples),
     "deformable_attention_cpu_backward": lambda gradient, value, samples, *args, **kwargs: (

@@ -1,4 +1,4 @@
-"""A file that keeps a line for every measurement, to see what has become faster or slower on a machine."""
+"""A file with a line for every measurement, to see what has become faster or slower on a machine."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import BenchmarkError
 
-# What figures of two runs may be compared by; versions of packages are what one may want to compare.
+# Facts that must agree for two runs to be compared; versions of packages may differ.
 _SAME_MACHINE = ("cpu", "cores", "threads", "device", "gpu")
 
 
@@ -16,15 +16,15 @@ def append_to_history(path: str | Path, command: str, report: Mapping[str, Any])
     """Append the medians of a report, and compare them with the last ones of the same command, settings and machine.
 
     Args:
-        path: a file of JSON lines, which is made when it is not there.
-        command: of `detrex-lite benchmark`.
-        report: its JSON: `machine`, `settings` and `rows` with a `median` in seconds each.
+        path: a file of JSON lines, which is created if it does not exist.
+        command: command of `detrex-lite benchmark`.
+        report: the report as JSON: `machine`, `settings`, and `rows` with a `median` in seconds each.
 
     Returns:
-        A line for people.
+        A line to print.
 
     Raises:
-        BenchmarkError: when the file holds something else.
+        BenchmarkError: when the file contains something else.
     """
     path = Path(path)
     entry = {
@@ -34,12 +34,12 @@ def append_to_history(path: str | Path, command: str, report: Mapping[str, Any])
         "machine": dict(report["machine"]),
         "medians": {_name(row): row["median"] for row in report["rows"]},
     }
-    before = [one for one in _read(path) if _key(one) == _key(entry)]
+    earlier_runs = [earlier for earlier in _read(path) if _key(earlier) == _key(entry)]
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    if not before:
+    if not earlier_runs:
         return f"{path}: the first run with these settings on this machine."
-    last = before[-1]
+    last = earlier_runs[-1]
     ratios = ", ".join(
         f"{name} {median / last['medians'][name]:.2f}x"
         for name, median in entry["medians"].items()
@@ -53,7 +53,7 @@ def _key(entry: Mapping[str, Any]) -> Any:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    """What tells rows of one report apart."""
+    """The name that distinguishes a row from the others of a report."""
     names = ("part", "config", "side", "mode", "precision", "variant", "backend", "pass")
     return " ".join(str(row[name]) for name in names if name in row)
 

@@ -1,4 +1,4 @@
-"""How many images a core can prepare in a second, and what takes the time."""
+"""The number of training images that one core prepares in a second, and the time of each part."""
 
 import tempfile
 import time
@@ -20,7 +20,7 @@ from .stages import StagesReport
 from .timing import Timing
 
 WHOLE = "image"
-BATCH = 16  # images that mixup and multi-scale batches get at once
+BATCH = 16  # images in each call of mixup and of multi-scale batches
 
 
 def benchmark_loader(
@@ -32,20 +32,20 @@ def benchmark_loader(
     epoch: int = 0,
     photographs: bool = False,
 ) -> StagesReport:
-    """Prepare training images as a worker of a loader does, in one thread: read, decode, augment, pack, and by batches.
+    """Prepare training images as a data loader worker does, in one thread: read, decode, augment, pack, batch.
 
     Args:
-        file: a config, whose `dataloader.train` is measured; None takes DETR's augmentation on photographs that are
-            made up.
-        overrides: of the config.
-        images: how many; the first ones of the data set.
-        repeats: how often each.
-        epoch: of the run, on which the augmentation may depend.
-        photographs: take those that are made up in the place of the config's data set.
+        file: a config, whose `dataloader.train` is measured; None measures DETR's augmentation on synthetic
+            photographs.
+        overrides: config overrides.
+        images: number of images, the first ones of the data set.
+        repeats: how often each image is prepared.
+        epoch: epoch of the run, on which the augmentation may depend.
+        photographs: use synthetic photographs instead of the config's data set.
 
     Raises:
         ConfigError: when the config or an override is wrong.
-        BenchmarkError: when the config has no such parts.
+        BenchmarkError: when the config has no data set or no mapper, or its mapper cannot be measured by parts.
     """
     require_positive(images=images, repeats=repeats)
     settings = {
@@ -122,7 +122,7 @@ def _measure(
         samples, wholes = [], []
         for record in records[first : first + BATCH]:
             begin = time.perf_counter()
-            # Once more than the mapper does: from the system's memory the second time, so that it is decoding alone.
+            # An additional read: the mapper's own then comes from the page cache, so that "decode" is decoding alone.
             Path(record["file_name"]).read_bytes()
             was_read = time.perf_counter()
             decoded = mapper.read(record)
@@ -134,19 +134,19 @@ def _measure(
             wholes.append(marks[-1] - begin)
             for part, start, end in zip(parts, marks, marks[1:], strict=False):
                 seconds[part].append(end - start)
-        share = 0.0
+        batch_seconds = 0.0
         if finish is not None:
             begin = time.perf_counter()
             finish(samples)
-            share = (time.perf_counter() - begin) / len(samples)
-            seconds["batch"] += [share] * len(samples)
-        seconds[WHOLE] += [whole + share for whole in wholes]
+            batch_seconds = (time.perf_counter() - begin) / len(samples)
+            seconds["batch"] += [batch_seconds] * len(samples)
+        seconds[WHOLE] += [whole + batch_seconds for whole in wholes]
     return {part: Timing(tuple(values)) for part, values in seconds.items()}
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As loaders' workers have it."""
+    """Inside, torch uses one thread, as in data loader workers."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What a measurement was made on, and how much memory it took."""
+"""The machine of a measurement, and the memory that the measurement took."""
 
 import os
 import platform
@@ -16,10 +16,10 @@ from .errors import BenchmarkError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU when there is one.
+    """The device with a name; "auto" is a GPU if one is available.
 
     Raises:
-        BenchmarkError: when there is no such device.
+        BenchmarkError: when the device is not available.
     """
     try:
         return devices.choose_device(name)
@@ -48,9 +48,9 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 
 def describe_machine(facts: dict[str, Any]) -> str:
-    """One line of `machine_facts`."""
-    where = f"{facts['gpu']}, CUDA {facts['cuda']}; " if "gpu" in facts else ""
-    return f"{where}{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, torch {facts['torch']}"
+    """Format the result of `machine_facts` as one line."""
+    gpu = f"{facts['gpu']}, CUDA {facts['cuda']}; " if "gpu" in facts else ""
+    return f"{gpu}{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, torch {facts['torch']}"
 
 
 def _cpu_model() -> str:
@@ -63,7 +63,7 @@ def _cpu_model() -> str:
 
 
 def peak_resident_bytes() -> int | None:
-    """The most memory that this process has had in RAM, all sides of a comparison together; None on Windows."""
+    """The peak resident size of this process, all sides of a comparison together; None on Windows."""
     if sys.platform == "win32":
         return None
     import resource
@@ -73,14 +73,14 @@ def peak_resident_bytes() -> int | None:
 
 
 def peak_device_bytes(step: Callable[[], object], device: torch.device, own_bytes: int) -> int | None:
-    """The most GPU memory that one side needs in a step; None without a GPU.
+    """The peak GPU memory that one side needs in a step; None without a GPU.
 
-    Other sides of the comparison are in the same memory: it is what torch allocates beyond the state before the step
-    (by `torch.cuda.max_memory_allocated`), plus what the side itself holds all the time.
+    Other sides of the comparison occupy the same memory. The result is therefore the memory that torch allocates in
+    addition to what was allocated before the step (by `torch.cuda.max_memory_allocated`), plus `own_bytes`.
 
     Args:
-        step: runs once more, and leaves no gradients behind.
-        own_bytes: of the side's weights, buffers and optimizer state.
+        step: is run once, and must leave no gradients behind.
+        own_bytes: size of the side's weights, buffers and optimizer state.
     """
     if device.type != "cuda":
         return None

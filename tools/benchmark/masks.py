@@ -1,4 +1,4 @@
-"""How long losses of masks take, and how much memory: at points of masks, and of all cells of whole masks."""
+"""The time and memory of mask losses: at sampled points, and on all cells of whole masks."""
 
 import gc
 import sys
@@ -25,16 +25,16 @@ STRIDE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSettings:
-    """What is compared.
+    """The sizes of the compared losses.
 
     Attributes:
-        sets: of predictions: those before the layers and of nine of them, and the encoder's proposals.
-        queries, images: of each set.
-        objects: of each image.
-        cells: on each side of the masks, which have a stride of 4 pixels.
-        channels: of mask embeddings.
-        points: of each mask.
-        repeats: rounds.
+        sets: number of sets of predictions: one before the layers, nine of layers, and the encoder's proposals.
+        queries, images: numbers in each set.
+        objects: number of objects in each image.
+        cells: side of the masks in cells, which have a stride of 4 pixels.
+        channels: dimension of mask embeddings.
+        points: number of sampled points of each mask.
+        repeats: number of rounds.
     """
 
     sets: int = 11
@@ -63,41 +63,43 @@ def benchmark_masks(settings: MaskSettings, device: torch.device) -> StagesRepor
     logits = torch.zeros(images, settings.queries, 1, device=device)
     boxes = torch.full((images, settings.queries, 4), 0.5, device=device)
     predictions = {
-        f"_{number}": Predictions(logits, boxes, {MASK_EMBEDDING: one}, mask_features=features)
-        for number, one in enumerate(embeddings)
+        f"_{number}": Predictions(logits, boxes, {MASK_EMBEDDING: embedding}, mask_features=features)
+        for number, embedding in enumerate(embeddings)
     }
     number = images * settings.objects
-    wanted = torch.zeros(number, cells * STRIDE, cells * STRIDE, dtype=torch.bool, device=device)
-    wanted[:, cells : 3 * cells, cells : 3 * cells] = True
+    object_masks = torch.zeros(number, cells * STRIDE, cells * STRIDE, dtype=torch.bool, device=device)
+    object_masks[:, cells : 3 * cells, cells : 3 * cells] = True
     targets = Targets(
         torch.zeros(number, dtype=torch.int64, device=device),
         torch.full((number, 4), 0.5, device=device),
         [settings.objects] * images,
-        {MASKS: wanted},
+        {MASKS: object_masks},
     )
     matcher = HungarianMatcher({"mask": MaskCost(num_points=settings.points)})
     losses = {"loss_mask": MaskBCELoss(settings.points), "loss_dice": MaskDiceLoss(settings.points)}
     criterion = SetCriterion(matcher=matcher, losses=losses, weights=dict.fromkeys(losses, 5.0))
     matches = matcher(predictions, targets)
-    known = {
-        name: Predictions(logits, boxes, one.extra, mask_features=features, match=matches[name])
-        for name, one in predictions.items()
+    matched_predictions = {
+        name: Predictions(logits, boxes, prediction.extra, mask_features=features, match=matches[name])
+        for name, prediction in predictions.items()
     }
 
     def backward(total: Tensor) -> None:
         total.backward()
-        for one in (features.tensor, *embeddings):
-            one.grad = None
+        for leaf in (features.tensor, *embeddings):
+            leaf.grad = None
 
     def at_points() -> None:
-        backward(torch.stack(list(criterion(known, targets).values())).sum())
+        backward(torch.stack(list(criterion(matched_predictions, targets).values())).sum())
 
     def of_whole_masks() -> None:
         total = features.tensor.new_zeros(())
-        labels = F.interpolate(wanted[:, None].float(), (cells, cells), mode="bilinear", align_corners=False)[:, 0]
-        for name, one in predictions.items():
+        labels = F.interpolate(object_masks[:, None].float(), (cells, cells), mode="bilinear", align_corners=False)[
+            :, 0
+        ]
+        for name, prediction in predictions.items():
             match = matches[name]
-            maps = torch.einsum("bqc,bchw->bqhw", one.extra[MASK_EMBEDDING], features.tensor)
+            maps = torch.einsum("bqc,bchw->bqhw", prediction.extra[MASK_EMBEDDING], features.tensor)
             matched = maps[match.image, match.query].flatten(1)
             compared = labels[match.target].flatten(1)
             total = total + (binary_cross_entropy(matched, compared) + dice_loss(matched, compared)).sum()
@@ -118,25 +120,25 @@ def benchmark_masks(settings: MaskSettings, device: torch.device) -> StagesRepor
         settings=asdict(settings),
         timings=time_in_turns(sides, device, repeats=settings.repeats),
         rates=memory,
-        notes=["Memory is what a step takes beyond what is there before it."],
+        notes=["Memory is what a step allocates in addition to the memory in use before it."],
     )
 
 
 def _peak_bytes(step: Callable[[], object], device: torch.device) -> float:
-    """The most memory that a step takes; not a number where neither a GPU nor Linux tells."""
+    """The peak memory of a step; nan on systems other than Linux without a GPU."""
     peak = peak_device_bytes(step, device, 0)
     if peak is not None:
         return float(peak)
     if sys.platform != "linux":
         return float("nan")
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     step()
     return float(_status("VmHWM") - before)
 
 
 def _status(name: str) -> int:
-    """A line of this process's status, in bytes."""
+    """The value of a line of this process's status file, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

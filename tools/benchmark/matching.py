@@ -1,4 +1,4 @@
-"""How long matching takes: all sets of predictions of a training step, as in DINO."""
+"""The time of matching all sets of predictions of a training step, as in DINO."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,13 +17,13 @@ from .timing import time_in_turns
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingSettings:
-    """What is matched.
+    """The sizes of the matching problem.
 
     Attributes:
-        sets: of predictions: six decoder layers and the encoder's proposals.
-        queries, images, classes: of each set.
-        objects: of each image.
-        repeats: rounds.
+        sets: number of sets of predictions: six decoder layers and the encoder's proposals.
+        queries, images, classes: numbers in each set.
+        objects: number of objects in each image.
+        repeats: number of rounds.
     """
 
     sets: int = 7
@@ -38,7 +38,7 @@ class MatchingSettings:
 
 
 def benchmark_matching(settings: MatchingSettings, device: torch.device) -> StagesReport:
-    """Time the matcher with the costs of Deformable DETR and those after it, beside the costs alone."""
+    """Time the matcher with the costs of Deformable DETR and its successors, and the costs alone."""
     generator = torch.Generator().manual_seed(0)
 
     def boxes(*shape: int) -> torch.Tensor:

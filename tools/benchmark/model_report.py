@@ -1,4 +1,4 @@
-"""The table and the JSON of measured models."""
+"""The report of measured models, as a table and as JSON."""
 
 import textwrap
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ class Measurement:
     """One row: one side in one mode, precision and variant ("eager" or "compiled").
 
     Attributes:
-        seconds: of one pass or step, of each round.
-        flops: of one pass or step, 2 per multiply-accumulate.
-        matmul_share: of the machine's measured rate of matrix products in this precision.
+        seconds: the time of one pass or step in each round.
+        flops: operations of one pass or step, 2 per multiply-accumulate.
+        matmul_share: the achieved rate as a fraction of the measured rate of matrix products in this precision.
         peak_memory: bytes on the GPU; None on a CPU.
-        ratio: this median by the other implementation's; None without one, and for the other implementation.
+        ratio: this median divided by the other implementation's; None for the other implementation, or without one.
     """
 
     config: str
@@ -44,7 +44,7 @@ class Measurement:
 
 @dataclass
 class ModelReport:
-    """All measurements with what they depend on."""
+    """All measurements, with the machine and the settings."""
 
     machine: dict[str, Any]
     settings: dict[str, Any]
@@ -91,13 +91,13 @@ class ModelReport:
 
     def _notes(self) -> Iterator[str]:
         for precision, rate in self.matmul_rates.items():
-            yield f"Matrix products run here at {rate / 1e9:,.0f} GFLOP/s at best in {precision}."
+            yield f"Matrix products in {precision} reach {rate / 1e9:,.0f} GFLOP/s on this machine."
         yield "Random weights. Medians over rounds of one run of every side; ratios of medians, below 1 is faster."
         yield "GFLOP: 2 per multiply-accumulate of products, convolutions, attention, look-ups (eager, in float32)."
         if self.uncounted:
-            yield f"Not counted: {', '.join(sorted(self.uncounted))}; and kernels that are no operators of torch."
+            yield f"Not counted: {', '.join(sorted(self.uncounted))}; and kernels that are not torch operators."
         if self.machine["device"].startswith("cuda"):
-            yield "Memory: torch.cuda.max_memory_allocated, without what the other sides of the comparison hold."
+            yield "Memory: torch.cuda.max_memory_allocated, without the memory of the other sides of the comparison."
         elif self.peak_resident is not None:
             yield f"Peak resident size of the process, all sides together: {gibibytes(self.peak_resident)}."
         if any(row.ratio is not None for row in self.rows):

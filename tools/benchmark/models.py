@@ -1,4 +1,4 @@
-"""How fast models are: latency of inference and of training steps, in turns with other implementations."""
+"""The latency of inference and of training steps of models, in turns with other implementations."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -24,18 +24,18 @@ PRECISIONS = {"float32": None, "bf16": torch.bfloat16}  # the dtype of autocast;
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """What is measured, and how often.
+    """The settings of a model benchmark.
 
     Attributes:
-        height, width, batch: of inference; pixels, images.
-        train_height, train_width, train_batch: of training steps.
-        modes: of `MODES`.
-        precisions: of `PRECISIONS`.
-        compile: measure models after torch.compile too.
-        repeats: rounds, in each of which every side runs once.
-        warmup: runs of each side before the first round.
-        against: another implementation, of `OTHERS`; None for none.
-        seed: of weights, images and objects.
+        height, width, batch: sizes in inference: pixels, number of images.
+        train_height, train_width, train_batch: the same in training steps.
+        modes: names of `MODES`.
+        precisions: names of `PRECISIONS`.
+        compile: also measure models after torch.compile.
+        repeats: number of rounds, in each of which every side runs once.
+        warmup: number of runs of each side before the first round.
+        against: another implementation, one of `OTHERS`; None to compare with none.
+        seed: seed of weights, images and objects.
 
     Raises:
         BenchmarkError: for an unknown mode, precision or implementation, or a size below 1.
@@ -64,7 +64,7 @@ class ModelSettings:
         require_positive(**{name: getattr(self, name) for name in sizes})
 
     def size_of(self, mode: str) -> tuple[int, int, int]:
-        """Batch, height and width."""
+        """The batch size, height and width in a mode."""
         if mode == "train":
             return self.train_batch, self.train_height, self.train_width
         return self.batch, self.height, self.width
@@ -82,10 +82,10 @@ def benchmark_models(
 
     Args:
         files: config files.
-        overrides: of every config.
-        settings: what is measured.
-        device: where.
-        log: gets a line per config, as this takes its time.
+        overrides: config overrides, applied to every config.
+        settings: see `ModelSettings`.
+        device: device of models and images.
+        log: receives a progress message for each config, because a measurement takes long.
 
     Raises:
         ConfigError: when a file or an override is wrong.
@@ -94,9 +94,9 @@ def benchmark_models(
     if not files:
         raise BenchmarkError("no config is given")
     configs = {file: load_model_config(file, overrides) for file in files}
-    prepare = [prepare_ours, *([OTHERS[settings.against]] if settings.against else [])]
-    # A fault of the last config is told before the first one is measured.
-    factories = {file: [one(model_config) for one in prepare] for file, model_config in configs.items()}
+    preparations = [prepare_ours, *([OTHERS[settings.against]] if settings.against else [])]
+    # All configs are checked before the first one is measured.
+    factories = {file: [prepare(model_config) for prepare in preparations] for file, model_config in configs.items()}
     rates = {
         name: measure_matmul_rate(device, PRECISIONS[name] or torch.float32)
         for name in dict.fromkeys(settings.precisions)
@@ -122,7 +122,7 @@ def benchmark_models(
 def _measure(
     file: str, mode: str, sides: list[Contender], settings: ModelSettings, device: torch.device, report: ModelReport
 ) -> list[Measurement]:
-    """All sides of one config in one mode."""
+    """Measure all sides of one config in one mode."""
     batch, height, width = settings.size_of(mode)
     counts: dict[str, FlopCount] = {}
     steps: dict[tuple[str, str, str], Callable[[], object]] = {}
@@ -165,7 +165,7 @@ def _measure(
 
 
 def _compiled(model: nn.Module) -> nn.Module:
-    """The model compiled; the given one, whose weights it shares, stays as it is."""
+    """A compiled copy of a model that shares its weights; the model itself is not changed."""
     shared = copy.copy(model)
     shared.compile()
     return shared

@@ -1,4 +1,4 @@
-"""The sizes and the tensors with which deformable attention is timed.
+"""The sizes and the input tensors for timing deformable attention.
 
 Legend: B batch, Q queries, N tokens of all levels, H heads, L levels, P points, C channels of a head.
 """
@@ -17,21 +17,22 @@ from .errors import BenchmarkError, require_known, require_positive
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STRIDES = (8, 16, 32, 64)
-_NOISE = 2.0  # cells: standard deviation of samples around where a layer begins to sample
+_NOISE = 2.0  # cells: standard deviation of sampling points around those of an untrained layer
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorSettings:
-    """The sizes of the operator, and how often it is timed.
+    """The sizes of the operator, and the number of rounds.
 
     Attributes:
         shapes: L pairs (height, width); see `pyramid`.
         queries: Q; None for one per cell, as in an encoder.
         batch, heads, channels, points: B, H, C, P.
-        dtype: of values and weights, of `DTYPES`. Locations are float32, as layers have them under autocast too.
-        backends: names of `BACKENDS`, or "all" for those that this device has.
-        repeats: rounds, in each of which every side runs once.
-        bandwidth: of the memory in TB/s, for the bound; None to show no bound.
+        dtype: dtype of values and weights, one of `DTYPES`. Locations are float32, as in layers under autocast.
+        backends: names of `BACKENDS`, or "all" for those that are available on this device.
+        repeats: number of rounds, in each of which every side runs once.
+        bandwidth: memory bandwidth in TB/s, for the bound; None to show no bound.
+        seed: seed of the inputs.
 
     Raises:
         BenchmarkError: for an unknown name or a size below 1.
@@ -70,32 +71,32 @@ class OperatorInputs(NamedTuple):
 
 
 def pyramid(height: int, width: int, strides: Sequence[int] = STRIDES) -> list[tuple[int, int]]:
-    """The (height, width) of feature maps of an image, rounded up as padded convolutions do."""
+    """The (height, width) of an image's feature maps, rounded up as in padded convolutions."""
     require_positive(height=height, width=width)
     return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
 
 def parse_shapes(text: str) -> list[tuple[int, int]]:
-    """ "100x134,50x67" to pairs (height, width).
+    """Parse "100x134,50x67" into pairs (height, width).
 
     Raises:
-        BenchmarkError: when it is written otherwise.
+        BenchmarkError: when the text has another format.
     """
     shapes = []
     for part in text.split(","):
         height, cross, width = part.strip().partition("x")
         if not cross or not height.isdecimal() or not width.isdecimal():
-            raise BenchmarkError(f"shapes are written HEIGHTxWIDTH,HEIGHTxWIDTH, as 100x134,50x67; got {text!r}")
+            raise BenchmarkError(f"shapes must be HEIGHTxWIDTH,HEIGHTxWIDTH, such as 100x134,50x67; got {text!r}")
         shapes.append((int(height), int(width)))
     return shapes
 
 
 def make_inputs(settings: OperatorSettings, device: torch.device) -> OperatorInputs:
-    """Tensors as a layer of Deformable DETR has them: samples are where it begins to sample, with noise.
+    """Realistic inputs of a Deformable DETR layer: its initial sampling points with noise.
 
-    Queries stand in the cells' centres (anywhere, when their number is given); head h samples in the direction
-    2 pi h / H, its point p at a distance of p + 1 cells of each level (Zhu et al., ICLR 2021, appendix A.4), and
-    training has moved each sample by two cells or so. Uniformly random locations would miss every cache.
+    Reference points are the centres of cells (random points if `queries` is a number). Head h samples in the direction
+    2 pi h / H, its point p at a distance of p + 1 cells of each level (Zhu et al., ICLR 2021, appendix A.4). The noise
+    of about two cells stands for the effect of training. Uniformly random locations would miss every cache.
     """
     torch.manual_seed(settings.seed)
     batch, heads, points, levels = settings.batch, settings.heads, settings.points, len(settings.shapes)
@@ -103,7 +104,7 @@ def make_inputs(settings: OperatorSettings, device: torch.device) -> OperatorInp
     centres = cell_centres(settings.shapes) if settings.queries is None else torch.rand(settings.queries, 2)
     angles = torch.arange(heads) * (2 * math.pi / heads)
     directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
-    directions = directions / directions.abs().amax(dim=-1, keepdim=True)  # onto a square, as the layer has it
+    directions = directions / directions.abs().amax(dim=-1, keepdim=True)  # projected onto a square, as in the layer
     ring = directions[:, None, None] * torch.arange(1, points + 1)[:, None]  # (H, 1, P, 2)
     offsets = ring + _NOISE * torch.randn(batch, len(centres), heads, levels, points, 2)  # in cells
     sizes = torch.tensor([(width, height) for height, width in settings.shapes])[:, None]  # (L, 1, 2)

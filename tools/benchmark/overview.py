@@ -1,11 +1,11 @@
-"""All projects at a glance: the table of projects/README.md, and the picture of which detector uses which block.
+"""The overview of all projects: the table of projects/README.md, and a picture of which detector uses which block.
 
-What cannot be counted stands in `card.py` of each project:
+Facts that cannot be counted are in `card.py` of each project:
 
     CONFIG          the model that the table describes, below `configs/`
-    IMAGE_SIZE      height and width in pixels for which its operations are counted; (800, 1333) unless given
-    CHECKPOINT      the entry of `zoo.py` whose published box AP is shown; or else
-    PUBLISHED_AP    (box AP in percent, address of the page that says so); None when nobody published one
+    IMAGE_SIZE      height and width in pixels for which its operations are counted; default (800, 1333)
+    CHECKPOINT      the entry of `zoo.py` whose published box AP is shown; alternatively
+    PUBLISHED_AP    (box AP in percent, address of its source); None if no AP was published
     COMPARED_WITH   the implementations that gave the same numbers with the same weights; () for none
 """
 
@@ -47,7 +47,7 @@ NO_CODE = (
     tokenize.ENCODING,
     tokenize.ENDMARKER,
 )
-SHARE_OF_RARE = 1 / 4  # of the projects: a block that more of them use says little about one
+SHARE_OF_RARE = 1 / 4  # of the projects; a block that more projects use is not listed, as it distinguishes none
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class ProjectFacts:
     """A row of the table.
 
     Attributes:
-        name: of its folder.
-        title: as its README is headed.
+        name: name of its folder.
+        title: heading of its README.
         paper: Markdown link to the paper.
-        config: file of the model that is described, below the project's `configs/`.
+        config: config file of the described model, below the project's `configs/`.
         blocks: names of the classes of this package that the model's config calls.
-        lines: of Python in `modeling/`, in that config and in those of the project that it imports, without comments,
-            docstrings and empty lines.
-        published_ap: box AP in percent; None when nobody published one.
-        source: where it is published.
+        lines: number of lines of Python in `modeling/`, in that config and in the project's configs that it imports,
+            without comments, docstrings and empty lines.
+        published_ap: box AP in percent; None if no AP was published.
+        source: address of the source of that AP.
         compared_with: see `COMPARED_WITH`.
-        height, width: of the image for which operations are counted, in pixels.
+        height, width: size in pixels of the image for which operations are counted.
     """
 
     name: str
@@ -83,7 +83,7 @@ class ProjectFacts:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """parameters: all of a model; macs: multiply-accumulates of one image."""
+    """The number of parameters of a model, and of multiply-accumulates (`macs`) for one image."""
 
     parameters: int
     macs: int
@@ -91,14 +91,15 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Overview:
-    """Facts of all projects, and the size of the model of each."""
+    """The facts about all projects, and the sizes of their models."""
 
     projects: tuple[ProjectFacts, ...]
     sizes: tuple[ModelSize, ...]
     folder: Path
 
     def as_json(self) -> dict[str, Any]:
-        return {"projects": [asdict(one) | asdict(size) for one, size in zip(self.projects, self.sizes, strict=True)]}
+        rows = zip(self.projects, self.sizes, strict=True)
+        return {"projects": [asdict(project) | asdict(size) for project, size in rows]}
 
     def __str__(self) -> str:
         return f"{len(self.projects)} projects: {self.folder / README}, {self.folder / PICTURE}"
@@ -108,18 +109,18 @@ def write_overview(folder: Path | None = None) -> Overview:
     """Build the model of every project, and write README.md and the picture into their folder.
 
     Args:
-        folder: of the projects; None for those that are shipped.
+        folder: folder of the projects; None for the shipped ones.
 
     Raises:
         BenchmarkError: when a card is missing or wrong.
-        ConfigError: when a config is.
+        ConfigError: when a config is wrong.
     """
     folder = folder or detrex_lite.SHIPPED_IN / "projects"
     projects = read_projects(folder)
     sizes = []
-    for one in projects:
-        file = str(folder / one.name / "configs" / one.config)
-        whole = analyze_config(file, height=one.height, width=one.width).whole
+    for project in projects:
+        file = str(folder / project.name / "configs" / project.config)
+        whole = analyze_config(file, height=project.height, width=project.width).whole
         sizes.append(ModelSize(whole.parameters, whole.flops // 2))
     (folder / README).write_text(readme_of(projects, sizes), encoding="utf-8")
     (folder / PICTURE).write_text(picture_of(projects), encoding="utf-8")
@@ -127,11 +128,11 @@ def write_overview(folder: Path | None = None) -> Overview:
 
 
 def read_projects(folder: Path) -> tuple[ProjectFacts, ...]:
-    """What is known of each project without building its model, in the order of their names.
+    """Read the facts about each project without building its model, in the order of the projects' names.
 
     Raises:
         BenchmarkError: when a card is missing or wrong.
-        ConfigError: when a config is.
+        ConfigError: when a config is wrong.
     """
     names = sorted(path.parent.parent.name for path in folder.glob("*/configs/models"))
     return tuple(_read_project(folder / name) for name in names)
@@ -143,7 +144,7 @@ def _read_project(folder: Path) -> ProjectFacts:
         raise BenchmarkError(f"the project {folder.name} has no {CARD}, see {Path(__file__).name}")
     card = {key: value for key, value in runpy.run_path(str(path)).items() if key.isupper() and key[0] != "_"}
     if unknown := set(card) - KEYS:
-        raise BenchmarkError(f"{path}: nothing reads {', '.join(sorted(unknown))}; there are {', '.join(sorted(KEYS))}")
+        raise BenchmarkError(f"{path}: unknown key {', '.join(sorted(unknown))}; choices: {', '.join(sorted(KEYS))}")
     if "CONFIG" not in card or "COMPARED_WITH" not in card:
         raise BenchmarkError(f"{path} must define CONFIG and COMPARED_WITH")
     if ("CHECKPOINT" in card) == ("PUBLISHED_AP" in card):
@@ -180,7 +181,7 @@ def _published(card: dict[str, Any]) -> tuple[float | None, str]:
 
 
 def _blocks(node: Any) -> Iterator[str]:
-    """The classes of this package that a config calls, by their names."""
+    """The names of the classes of this package that a config calls."""
     if isinstance(node, DictConfig):
         target = node.get("_target_")
         if target is not None:
@@ -197,18 +198,18 @@ def _blocks(node: Any) -> Iterator[str]:
 
 
 def _chain(config: Path) -> set[Path]:
-    """The config, and those beside it that it imports."""
-    found = {config}
+    """A config, and all configs of its folder that it imports."""
+    files = {config}
     for node in ast.walk(ast.parse(config.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-            found |= _chain(config.with_name(f"{node.module}.py"))
-    return found
+            files |= _chain(config.with_name(f"{node.module}.py"))
+    return files
 
 
 def code_lines(source: str) -> int:
     """Lines of Python without comments, docstrings and empty lines."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    lines = {line for one in tokens if one.type not in NO_CODE for line in range(one.start[0], one.end[0] + 1)}
+    lines = {line for token in tokens if token.type not in NO_CODE for line in range(token.start[0], token.end[0] + 1)}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
@@ -217,21 +218,21 @@ def code_lines(source: str) -> int:
 
 def readme_of(projects: Sequence[ProjectFacts], sizes: Sequence[ModelSize]) -> str:
     """The text of projects/README.md."""
-    uses = Counter(name for one in projects for name in one.blocks)
+    uses = Counter(name for project in projects for name in project.blocks)
     most = max(1, int(SHARE_OF_RARE * len(projects)))
     rows = []
-    for one, size in zip(projects, sizes, strict=True):
-        ap = "-" if one.published_ap is None else f"[{one.published_ap:g}]({one.source})"
+    for project, size in zip(projects, sizes, strict=True):
+        ap = "-" if project.published_ap is None else f"[{project.published_ap:g}]({project.source})"
         cells = (
-            f"[{one.title}]({one.name})",
-            one.paper,
-            ", ".join(f"`{name}`" for name in one.blocks if uses[name] <= most) or "-",
-            str(one.lines),
-            f"[{Path(one.config).stem}]({one.name}/configs/{one.config})",
+            f"[{project.title}]({project.name})",
+            project.paper,
+            ", ".join(f"`{name}`" for name in project.blocks if uses[name] <= most) or "-",
+            str(project.lines),
+            f"[{Path(project.config).stem}]({project.name}/configs/{project.config})",
             f"{size.parameters / 1e6:.1f}",
-            f"{size.macs / 1e9:.1f} ({one.height}x{one.width})",
+            f"{size.macs / 1e9:.1f} ({project.height}x{project.width})",
             ap,
-            ", ".join(one.compared_with) or "-",
+            ", ".join(project.compared_with) or "-",
         )
         rows.append("| " + " | ".join(cells) + " |")
     head = ("project", "paper", "blocks of few", "new lines", "model", "parameters, M", "GFLOPs", "box AP", "verified")
@@ -263,8 +264,8 @@ def readme_of(projects: Sequence[ProjectFacts], sizes: Sequence[ModelSize]) -> s
 
 
 def picture_of(projects: Sequence[ProjectFacts]) -> str:
-    """An SVG image: a row a block, the most used first, a column a project, a dot where the project uses the block."""
-    uses = Counter(name for one in projects for name in one.blocks)
+    """An SVG image: a row for each block, the most used first, a column for each project, and a dot for each use."""
+    uses = Counter(name for project in projects for name in project.blocks)
     blocks = sorted(uses, key=lambda name: (-uses[name], name))
     cell, left, top = 16, 290, 180
     width, height = left + cell * len(projects) + 110, top + cell * len(blocks) + 20
@@ -291,8 +292,8 @@ def _rows(blocks: Iterable[str], uses: Counter[str], cell: int, left: int, top: 
 
 
 def _columns(projects: Sequence[ProjectFacts], blocks: Sequence[str], cell: int, left: int, top: int) -> Iterator[str]:
-    for column, one in enumerate(projects):
+    for column, project in enumerate(projects):
         x = left + cell * column + cell // 2
-        yield f'<text transform="translate({x + 4} {top - 8}) rotate(-60)">{escape(one.title)}</text>'
-        for name in one.blocks:
+        yield f'<text transform="translate({x + 4} {top - 8}) rotate(-60)">{escape(project.title)}</text>'
+        for name in project.blocks:
             yield f'<circle cx="{x}" cy="{top + cell * blocks.index(name) + cell // 2}" r="5" fill="#1f5fa8"/>'

@@ -1,4 +1,4 @@
-"""Photographs and objects made up from a seed, of the size of COCO's, for measurements without a data set."""
+"""Synthetic photographs and objects of the size of COCO's, for measurements without a data set."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from .building import FEWEST_OBJECTS, MOST_OBJECTS
 
 WIDTH, HEIGHT = 640, 480
 NUM_CLASSES = 80
-_QUALITY = 85  # with the noise below about 110 KiB a file; COCO's have 160 KiB
+_QUALITY = 85  # with the noise below, files have about 110 KiB; COCO's have 160 KiB
 
 
 def generated_photographs(folder: Path, number: int, *, seed: int = 0) -> DetectionDataset:

@@ -1,4 +1,4 @@
-"""Tables for people, JSON for programs."""
+"""Text tables, number formats and JSON files of reports."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from .errors import BenchmarkError
 
 
 def aligned_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Columns as wide as their widest cell, the first `left` of them aligned at the left, numbers at the right."""
+    """A text table; the first `left` columns are left-aligned, the others right-aligned."""
     lines = [headers, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
     return "\n".join(
@@ -22,7 +22,7 @@ def aligned_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left
 
 
 def milliseconds(seconds: float) -> str:
-    """With four significant digits, or all before the point."""
+    """Format a time in milliseconds with four significant digits, or with all digits before the decimal point."""
     number = seconds * 1000
     return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
 
@@ -32,7 +32,7 @@ def gibibytes(number: int | None) -> str:
 
 
 def require_writable(path: str | Path | None) -> None:
-    """Raise BenchmarkError when a report cannot be written there: better before than after a long measurement."""
+    """Raise BenchmarkError, before a long measurement, when the folder of a report does not exist."""
     if path is not None and not Path(path).resolve().parent.is_dir():
         raise BenchmarkError(f"cannot write {path}: there is no folder {Path(path).resolve().parent}")
 

@@ -1,4 +1,4 @@
-"""What is measured part by part: the table and the JSON."""
+"""The report of a measurement by parts, as a table and as JSON."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from .timing import Timing
 
 @dataclass(kw_only=True)
 class StagesReport:
-    """Times of parts, with what they depend on.
+    """Times of parts, with the machine and the settings.
 
     Attributes:
-        title: what was measured.
-        machine: by `machine_facts`.
-        settings: what the figures depend on besides, as plain values.
-        timings: part -> times; those in `whole` are sums of others or stand alone.
-        whole: the part that the shares are of; None when the parts have no sum.
-        rates: name -> value in a unit that the name tells.
+        title: the heading, which says what was measured.
+        machine: result of `machine_facts`.
+        settings: other settings that affect the figures, as plain values.
+        timings: part -> times.
+        whole: the part that is the sum of the others, to which `share` refers; None when the parts have no sum.
+        rates: name -> value; the name contains the unit.
         notes: sentences below the table.
     """
 
@@ -33,7 +33,7 @@ class StagesReport:
     notes: Sequence[str] = ()
 
     def share(self, part: str) -> float | None:
-        """Of all seconds of the whole; the sum, not medians, as they alone add up."""
+        """The fraction of the total time that a part takes; of sums, because medians do not add up."""
         if self.whole is None or part == self.whole:
             return None
         return sum(self.timings[part].seconds) / sum(self.timings[self.whole].seconds)

@@ -1,4 +1,4 @@
-"""Measuring time: what is compared runs in one process and in turns, so that what disturbs the machine disturbs all."""
+"""Measuring time: all sides run in one process and in turns, so that disturbances of the machine affect all of them."""
 
 import functools
 import math
@@ -14,12 +14,12 @@ from detrex_lite.ops.cpu.linear import linear
 
 Key = TypeVar("Key", bound=Hashable)
 MATMUL_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
-_LONGEST_MATMUL = 1.0  # seconds; a machine that is so slow at one size is not tried at the next
+_LONGEST_MATMUL = 1.0  # seconds; after a size that takes longer, larger sizes are skipped
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds of each round."""
+    """The time of each round in seconds."""
 
     seconds: tuple[float, ...]
 
@@ -46,15 +46,15 @@ def time_in_turns(
 ) -> dict[Key, Timing]:
     """Time functions in rounds of one run each.
 
-    Every other round goes backwards, so that no side profits from its place.
+    Every other round runs in reverse order, so that no side profits from its position.
 
     Args:
-        sides: what is compared.
-        device: what the functions compute on; a GPU is waited for at both ends of a run.
-        repeats: rounds.
-        warmup: runs of each side before, which are not counted.
-        shortest: a run repeats its function until it lasts about so many seconds, and counts as their mean: for
-            functions that are shorter than what a clock resolves.
+        sides: key -> a function to time.
+        device: device of the functions; a GPU is synchronised before and after each run.
+        repeats: number of rounds.
+        warmup: number of runs of each side before the first round, which are not counted.
+        shortest: minimum duration of a run in seconds. A run calls its function as often as that takes, and its time
+            is the mean of the calls: for functions that are too short for the resolution of the clock.
     """
     calls = {}
     for key, function in sides.items():
@@ -72,7 +72,7 @@ def time_in_turns(
 
 
 def time_once(function: Callable[[], object], device: torch.device, calls: int = 1) -> float:
-    """Seconds that a call takes, as the mean of `calls` calls in a row; on a GPU by its own clock."""
+    """The time of a call in seconds, as the mean of `calls` consecutive calls; on a GPU measured by CUDA events."""
     if device.type != "cuda":
         begin = time.perf_counter()
         for _ in range(calls):
@@ -92,8 +92,8 @@ def time_once(function: Callable[[], object], device: torch.device, calls: int =
 def measure_matmul_rate(device: torch.device, dtype: torch.dtype, *, repeats: int = 3) -> float:
     """The best rate of this machine at products of square matrices, in FLOP/s (2 per multiply-accumulate).
 
-    By torch.mm or this project's `linear`, whichever is faster, with the threads that torch has now, and on a GPU with
-    float32 as torch is set (TF32 or not).
+    Uses torch.mm or this project's `linear`, whichever is faster, with torch's current number of threads, and on a GPU
+    with its current precision of float32 products (TF32 or not).
     """
     best = 0.0
     for size in MATMUL_SIZES.get(device.type, MATMUL_SIZES["cpu"]):

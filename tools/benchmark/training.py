@@ -1,4 +1,4 @@
-"""How fast a config trains, and what takes the time: data, forward pass, matching, backward pass, optimizer."""
+"""The time of training steps by parts: data, forward pass, matching, backward pass, optimizer."""
 
 import time
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ WHOLE = "step"
 
 
 class StepTimes(Hook):
-    """Keeps how long each step and its parts took; on a GPU it waits for the end of each step.
+    """Records the times of each step and its parts; on a GPU it waits for the end of each step.
 
     Args:
-        warmup: the first steps, which are left out.
+        warmup: number of steps at the beginning that are not recorded.
 
     Attributes:
-        steps: of each step part -> seconds; "matching" is a part of "forward".
-        num_images: of all these steps.
+        steps: for each step, part -> seconds; "matching" is a part of "forward".
+        num_images: number of images in all recorded steps.
     """
 
     def __init__(self, warmup: int):
@@ -53,7 +53,7 @@ class StepTimes(Hook):
             self.num_images += trainer.num_images
 
     def timings(self) -> dict[str, Timing]:
-        """Part -> times, of those parts that there were."""
+        """Part -> times, of the parts that occurred."""
         parts = [part for part in (WHOLE, *PHASES) if any(part in step for step in self.steps)]
         return {part: Timing(tuple(step.get(part, 0.0) for step in self.steps)) for part in parts}
 
@@ -61,16 +61,16 @@ class StepTimes(Hook):
 def benchmark_training(
     file: str, overrides: Sequence[str], device: torch.device, *, repeats: int = 20, warmup: int = 3
 ) -> StagesReport:
-    """Train some steps by the engine's trainer on the config's own data, with random weights.
+    """Run some training steps of the engine's trainer on the config's own data, with random weights.
 
-    There is no other hook: no schedule of the learning rate, no average of the weights.
+    The trainer has no other hooks: no learning rate schedule and no running mean of the weights.
 
     Args:
         file: a config.
-        overrides: of it.
-        device: where.
-        repeats: steps that are measured.
-        warmup: steps before them.
+        overrides: config overrides.
+        device: device of the model.
+        repeats: number of measured steps.
+        warmup: number of steps before them.
 
     Raises:
         BenchmarkError: when a number is below 1, or a loss is not finite.

@@ -1,4 +1,4 @@
-"""transformers' detectors of the same kind and sizes as a config's model, with random weights and without downloads."""
+"""Models of transformers with the kind and sizes of a config's model, with random weights and without downloads."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,10 +28,10 @@ _BLOCKS = {
 
 
 def plan_transformers_model(model_config: DictConfig) -> Callable[[], nn.Module]:
-    """What builds the model of transformers that has the sizes of a config's model.
+    """Return a function that builds the model of transformers with the sizes of a config's model.
 
-    The same parts of the backbone are trained, and the same dropout is drawn, as in the config's model. A model that
-    transformers does not have is compared with the nearest one that it has: DINO with Deformable DETR.
+    The same parts of the backbone are trained, with the same dropout, as in the config's model. A model that
+    transformers does not have is compared with the most similar one: DINO with Deformable DETR.
 
     Args:
         model_config: the config's model.
@@ -65,10 +65,10 @@ def transformers_inputs(images: Sequence[dict[str, Any]], model_config: DictConf
 
 
 def transformers_labels(images: Sequence[dict[str, Any]], device: torch.device) -> list[dict[str, Tensor]]:
-    """Per image `class_labels` (T,) and `boxes` (T, 4), cxcywh in 0..1."""
+    """For each image `class_labels` (T,) and `boxes` (T, 4), cxcywh in 0..1."""
     labels = []
-    for one in images:
-        instances = one["instances"]
+    for record in images:
+        instances = record["instances"]
         height, width = instances.image_size
         boxes = box_xyxy_to_cxcywh(instances.gt_boxes.tensor / torch.tensor([width, height, width, height]))
         labels.append({"class_labels": instances.gt_classes.to(device), "boxes": boxes.to(device)})
@@ -76,29 +76,32 @@ def transformers_labels(images: Sequence[dict[str, Any]], device: torch.device) 
 
 
 def copy_weights(model: nn.Module, theirs: nn.Module) -> bool:
-    """Give transformers' model the weights of this project's, which then detect the same.
+    """Copy the weights of this project's model into transformers', so that both detect the same objects.
 
     Returns:
-        Whether it could: not for models with a ResNet of transformers' own, for which checkpoints are not written.
+        True if the weights were copied. False for models with transformers' own ResNet, for which this project does not
+        write checkpoints.
 
     Raises:
-        BenchmarkError: when the other model has no place for a tensor, or another one for which there is none.
+        BenchmarkError: when the names of the tensors do not agree.
     """
     if not type(theirs).__name__.startswith(_WITH_OUR_WEIGHTS):
         return False
     try:
         state = convert_state_dict(model.state_dict(), "transformers")
-        found = theirs.load_state_dict(state, strict=False)
+        result = theirs.load_state_dict(state, strict=False)
     except (CheckpointError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BenchmarkError(f"transformers' model does not take the weights: {reason}") from error
     tensors = theirs.state_dict(keep_vars=True)
     loaded = {id(tensors[name]) for name in state if name in tensors}  # heads have two names
-    missing = [name for name in found.missing_keys if not name.endswith(_CONSTANTS) and id(tensors[name]) not in loaded]
-    if missing or found.unexpected_keys:
+    missing = [
+        name for name in result.missing_keys if not name.endswith(_CONSTANTS) and id(tensors[name]) not in loaded
+    ]
+    if missing or result.unexpected_keys:
         raise BenchmarkError(
-            f"transformers' model does not take the weights: it lacks {few(found.unexpected_keys) or 'nothing'}, and "
-            f"nothing is there for {few(missing) or 'nothing'}"
+            f"transformers' model does not take the weights: it lacks {few(result.unexpected_keys) or 'nothing'}, and "
+            f"the weights lack {few(missing) or 'nothing'}"
         )
     return True
 
@@ -119,8 +122,8 @@ def _kind(cfg: DictConfig) -> Callable[[Any, DictConfig], tuple[Any, Any]]:
 
 
 def _detr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
-    """Class and config."""
-    backbone, decoder = _own_resnet(transformers, cfg.backbone), cfg.transformer.decoder
+    """The class and config of DETR."""
+    backbone, decoder = _resnet_options(transformers, cfg.backbone), cfg.transformer.decoder
     if class_name(decoder) != "PositionalDecoder":
         raise BenchmarkError(f"transformers' DETR has no {class_name(decoder)}; it has a PositionalDecoder")
     for part in ("encoder", "decoder"):
@@ -137,8 +140,8 @@ def _detr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
 
 
 def _deformable_detr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
-    """Class and config."""
-    backbone, sizes = _own_resnet(transformers, cfg.backbone), _common_sizes(cfg, cfg.transformer.encoder)
+    """The class and config of Deformable DETR."""
+    backbone, sizes = _resnet_options(transformers, cfg.backbone), _common_sizes(cfg, cfg.transformer.encoder)
     config = transformers.DeformableDetrConfig(
         **sizes,
         **backbone,
@@ -155,14 +158,14 @@ def _deformable_detr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
 
 
 def _rtdetr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
-    """Class and config: those of RT-DETRv2 where each level has a number of points of its own, as its configs have it.
+    """The class and config of RT-DETR, or of RT-DETRv2 where `num_points` is a list with a number for each level.
 
-    transformers has one number for all levels.
+    transformers supports only one number for all levels.
     """
     attention, options = _attention(cfg.transformer.decoder), _realtime_options(cfg)
     block, depths = _BLOCKS[cfg.backbone.depth]
     if class_name(cfg.backbone) != "PResNet" or class_name(cfg.neck.fusion) != "CSPRepLayer":
-        raise BenchmarkError("transformers' RT-DETR has a PResNet and fuses by CSPRepLayer alone")
+        raise BenchmarkError("transformers' RT-DETR supports only a PResNet and fusion by CSPRepLayer")
     if cfg.neck.fusion.num_blocks != _FUSION_BLOCKS:
         raise BenchmarkError(f"transformers' RT-DETR has {_FUSION_BLOCKS} blocks: change model.neck.fusion.num_blocks")
     backbone = transformers.RTDetrResNetConfig(
@@ -177,7 +180,7 @@ def _rtdetr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
         config = transformers.RTDetrConfig(backbone_config=backbone, decoder_n_points=points, **options)
         return transformers.RTDetrForObjectDetection, config
     if len(set(points)) > 1:
-        raise BenchmarkError(f"transformers' RT-DETRv2 has as many points on each level, not {list(points)}")
+        raise BenchmarkError(f"transformers' RT-DETRv2 needs equal numbers of points on all levels, not {list(points)}")
     method = {"bilinear": "default"}.get(attention.sampling, attention.sampling)
     config = transformers.RTDetrV2Config(
         backbone_config=backbone, decoder_n_points=points[0], decoder_method=method, **options
@@ -186,9 +189,9 @@ def _rtdetr(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
 
 
 def _dfine(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
-    """Class and config."""
+    """The class and config of D-FINE."""
     if class_name(cfg.backbone) != "HGNetv2" or class_name(cfg.neck.fusion) != "RepNCSPELAN":
-        raise BenchmarkError("transformers' D-FINE has an HGNetv2 and fuses by RepNCSPELAN alone")
+        raise BenchmarkError("transformers' D-FINE supports only an HGNetv2 and fusion by RepNCSPELAN")
     variant = VARIANTS[cfg.backbone.name]
     channels = [stage.channels for stage in variant.stages]
     backbone = transformers.HGNetV2Config(
@@ -204,7 +207,7 @@ def _dfine(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
         out_features=[f"stage{index + 1}" for index in cfg.backbone.out_indices],
     )
     if cfg.heads.quality is None:
-        raise BenchmarkError("transformers' D-FINE rates locations always: change model.heads.quality")
+        raise BenchmarkError("transformers' D-FINE always predicts location quality: change model.heads.quality")
     config = transformers.DFineConfig(
         backbone_config=backbone,
         decoder_n_points=list(_attention(cfg.transformer.decoder).num_points),
@@ -221,7 +224,7 @@ def _dfine(transformers: Any, cfg: DictConfig) -> tuple[Any, Any]:
 
 
 def _realtime_options(cfg: DictConfig) -> dict[str, Any]:
-    """What the configs of RT-DETR and D-FINE have in common."""
+    """The options that the configs of RT-DETR and D-FINE have in common."""
     neck, backbone = cfg.neck, cfg.backbone
     if neck.encoder is None:
         raise BenchmarkError("transformers' model has attention within a level: change model.neck.encoder")
@@ -254,15 +257,15 @@ def _realtime_options(cfg: DictConfig) -> dict[str, Any]:
 
 _STRIDES = (8, 16, 32)
 _FUSION_BLOCKS = 3
-# Class of a config's model -> what gives class and config of transformers' model of that kind.
+# Class of a config's model -> a function that returns the class and config of transformers' model of that kind.
 _KINDS = {"DETR": _detr, "MultiScaleDetector": _deformable_detr}
 
 
 def _attention(part: DictConfig) -> DictConfig:
-    """The attention that reads the image: of an encoder's layer the only one, of a decoder's the last one."""
+    """The attention to the image: the only attention of an encoder layer, the last one of a decoder layer."""
     attention = part.layer.attn
     attention = attention[-1] if isinstance(attention, ListConfig) else attention
-    return attention.get("attention", attention)  # which may have gates around it
+    return attention.get("attention", attention)  # a gate wraps the attention itself
 
 
 def _common_sizes(cfg: DictConfig, encoder: DictConfig) -> dict[str, Any]:
@@ -278,15 +281,15 @@ def _common_sizes(cfg: DictConfig, encoder: DictConfig) -> dict[str, Any]:
         "decoder_attention_heads": _find(_attention(decoder), "num_heads"),
         "encoder_ffn_dim": _find(encoder.layer.ffn, "feedforward_dim"),
         "decoder_ffn_dim": _find(decoder.layer.ffn, "feedforward_dim"),
-        # Where this project's layers drop: on attention weights, results of blocks and inside the FFN.
+        # This project's layers apply dropout to attention weights, to results of blocks and inside the FFN.
         "dropout": dropout,
         "attention_dropout": dropout,
         "activation_dropout": dropout,
     }
 
 
-def _own_resnet(transformers: Any, backbone: DictConfig) -> dict[str, Any]:
-    """Its own ResNet: no timm, no download. Newer versions do not need the flags, older ones do."""
+def _resnet_options(transformers: Any, backbone: DictConfig) -> dict[str, Any]:
+    """Options for transformers' own ResNet, without timm and downloads. Only older versions need the two flags."""
     if class_name(backbone) != "ResNet":
         raise BenchmarkError(f"only ResNet backbones can be compared with transformers', not {class_name(backbone)!r}")
     for name, value in (("dilation", False), ("norm", "FrozenBN")):
@@ -308,7 +311,7 @@ def _own_resnet(transformers: Any, backbone: DictConfig) -> dict[str, Any]:
 
 
 def _train_the_same_stages(model: nn.Module, freeze_at: int) -> None:
-    """Undo that transformers always freezes the stem and the first stage; see `ResNet` for `freeze_at`."""
+    """Freeze by `freeze_at` (see `ResNet`), because transformers always freezes the stem and the first stage."""
     for name, parameter in model.named_parameters():
         if ".embedder." in name:
             parameter.requires_grad_(freeze_at < 1)
@@ -324,5 +327,5 @@ def _find(node: DictConfig, name: str, default: Any = _REQUIRED) -> Any:
     if value is not None:
         return value
     if default is _REQUIRED:
-        raise BenchmarkError(f"the config of {class_name(node)} does not tell its {name}")
+        raise BenchmarkError(f"the config of {class_name(node)} does not set {name}")
     return default

@@ -55,7 +55,7 @@ def test_operator(tmp_path, capsys):
         (["model", TINY, "--json", "nowhere/times.json"], "there is no folder"),
         (["op", "deformable_attention", "--backends", "cuda"], "there is no backend 'cuda'"),
         (["op", "deformable_attention", "--queries", "many"], "queries must be a number or 'encoder', got 'many'"),
-        (["op", "deformable_attention", "--shapes", "10"], "shapes are written"),
+        (["op", "deformable_attention", "--shapes", "10"], "HEIGHTxWIDTH"),
         (["op", "deformable_attention", "--device", "gpu"], "device must be"),
     ],
 )

@@ -94,7 +94,7 @@ def test_the_command_writes_it(folder, monkeypatch, capsys):
     ("card", "message"),
     [
         (None, "has no card.py"),
-        (CARD + "SIZE = 3\n", "nothing reads SIZE"),
+        (CARD + "SIZE = 3\n", "unknown key SIZE"),
         (CARD.replace("CONFIG", "_CONFIG"), "must define CONFIG"),
         (CARD.replace("COMPARED", "_COMPARED"), "must define .*COMPARED_WITH"),
         (CARD + 'CHECKPOINT = "dino_r50_4scale_12ep"\n', "either CHECKPOINT or PUBLISHED_AP"),

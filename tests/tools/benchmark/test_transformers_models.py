@@ -76,7 +76,7 @@ def test_labels_are_relative_centres_and_sizes():
         ("model.backbone.norm=BN", "no backbone with norm=BN; add model.backbone.norm=FrozenBN"),
         ("+model.backbone.dilation=True", "no backbone with dilation=True"),
         ("model.backbone._target_=timm.create_model", "only ResNet backbones can be compared"),
-        ("~model.transformer.encoder.num_layers", "of SingleLevelEncoder does not tell its num_layers"),
+        ("~model.transformer.encoder.num_layers", "of SingleLevelEncoder does not set num_layers"),
     ],
 )
 def test_models_that_transformers_does_not_have(override, message):

@@ -203,29 +203,31 @@ def _explain_class(analysis: Analysis, number: int) -> str:
     gains = {kind: 100 * (values[number] - analysis.precisions[0, number]) for kind, values in analysis.fixed.items()}
     kind = max(gains, key=lambda kind: gains[kind])
     if gains[kind] < max(at_50 - precision, 1.0):
+        if at_50 < 1:
+            return f"{start}: hardly any detection of it is right, at any score."
         if at_50 - precision < 1:
             return f"{start}, and it has hardly any error."
         return (
             f"{start}: its objects are detected, but the boxes are not tight; "
             f"AP75 is {100 * analysis.precisions[5, number]:.1f}."
         )
-    return (
-        f"{start}: {_reason(analysis, number, kind, count)}; without that its AP50 would be {at_50 + gains[kind]:.1f}."
-    )
+    reason = _reason(analysis, number, kind, count)
+    return f"{start}: {reason}; if these errors were fixed, its AP50 would be {at_50 + gains[kind]:.1f}."
 
 
 def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
-    threshold = f"at its best threshold, {analysis.thresholds[number]:.2f}"
+    is_detected = analysis.precisions[0, number] > 0  # otherwise no threshold is better than another
+    threshold = f" at its best threshold, {analysis.thresholds[number]:.2f}" if is_detected else ""
     errors = analysis.errors.counts(analysis.detections, analysis.objects)
     if kind == MISSED:
-        return f"{int(errors[kind][number])} of its {count} objects are missed {threshold}"
+        return f"{int(errors[kind][number])} of its {count} objects are missed{threshold}"
     if kind == CLASSIFICATION:
         confused = analysis.confusion[number, :-1].copy()
         confused[number] = 0
         if confused.any():
             wrong = int(confused.argmax())
             return (
-                f"{int(confused[wrong])} of its {count} objects are taken for {analysis.class_names[wrong]} {threshold}"
+                f"{int(confused[wrong])} of its {count} objects are taken for {analysis.class_names[wrong]}{threshold}"
             )
         return "its boxes lie on objects of other classes"
     description = {
@@ -236,9 +238,7 @@ def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
     }[kind]
     num_errors = int(errors[kind][number])
     return (
-        f"{num_errors} of its boxes {description} {threshold}"
-        if num_errors
-        else f"boxes below its best threshold {description}"
+        f"{num_errors} of its boxes {description}{threshold}" if num_errors else f"boxes with low scores {description}"
     )
 
 

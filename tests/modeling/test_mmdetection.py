@@ -354,7 +354,9 @@ def test_pixels_of_unknown_images_are_refused():
 def test_the_documented_overrides_are_these_options():
     text = (Path(__file__).parents[2] / "docs/fidelity.md").read_text()
     lines = re.search(r'MMDETECTION="(.+)"\n((?:.*\n)+?)```', text)
-    commands = [shlex.split(line) for line in lines[2].replace("\\\n", "").splitlines() if line.startswith("detrex-lite ")]
+    commands = [
+        shlex.split(line) for line in lines[2].replace("\\\n", "").splitlines() if line.startswith("detrex-lite ")
+    ]
     assert len(commands) == len(OPTIONS)
     recipes = {"dino": "dino", "dab_detr": "conditional_detr", "detr": "detr"}
     for _, _, _, path, common, *own in commands:

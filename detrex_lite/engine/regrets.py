@@ -79,7 +79,7 @@ def more_objects_than_queries(dataset: Any, num_queries: int | None) -> Iterator
 
 
 def enough_queries(num_objects: int) -> int:
-    """A suitable number of queries for images with `num_objects` objects: 1.5 times as many, rounded up to 50."""
+    """A suitable number of queries for images with `num_objects` objects: 1.5 times, rounded up to a multiple of 50."""
     return _round_up(int(num_objects * 1.5))
 
 

@@ -177,7 +177,7 @@ def changed(folder, change):
 )
 def test_a_state_that_no_run_has_written(broken_run, change, fault):
     changed(broken_run, change)
-    with pytest.raises(CheckpointError, match=rf"model_0000004\.pth is no checkpoint .*{fault}"):
+    with pytest.raises(CheckpointError, match=rf"model_0000004\.pth is not a checkpoint .*{fault}"):
         resumed(broken_run)
 
 

@@ -129,7 +129,7 @@ def test_the_size_of_a_config_is_changed_in_proportion():
     set_image_size(cfg, 192)
     assert cfg.dataloader.image_size == 192
     assert cfg.dataloader.train.multi_scale.sizes[0] == 128  # of 224, in steps of 32
-    with pytest.raises(ConfigError, match="no size that could be set"):
+    with pytest.raises(ConfigError, match="no size to set"):
         set_image_size(LazyConfig.load(SMALL), 64)
 
 

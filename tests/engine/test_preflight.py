@@ -149,7 +149,7 @@ def test_a_best_metric_that_the_evaluation_does_not_give():
     cells = SimpleNamespace(
         image_ids=[], category_ids=[1], class_names=("cell",), has_annotations=True, segmentations=None
     )
-    with pytest.raises(ConfigError, match=r"train\.best_metric='bbox/APP' is no result .*did you mean 'bbox/AP'\?"):
+    with pytest.raises(ConfigError, match=r"train\.best_metric='bbox/APP' is not a result .*did you mean 'bbox/AP'\?"):
         check_best_metric(CocoEvaluator(dataset=cells), "bbox/APP")
     with pytest.raises(ConfigError, match="did you mean 'bbox/AP-cell'"):
         check_best_metric(CocoEvaluator(dataset=cells), "bbox/AP-cel")

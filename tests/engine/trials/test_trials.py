@@ -104,7 +104,7 @@ def test_a_search_for_the_learning_rate_leaves_nothing_behind(cfg, tmp_path):
     assert len(found.rates) == len(found.losses) <= 30
     assert found.suggested is None or 1e-5 <= found.suggested <= 10
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="no range"):
+    with pytest.raises(ConfigError, match="not a range"):
         find_learning_rate(cfg, lowest=1.0, highest=0.1)
 
 

@@ -1,4 +1,4 @@
-"""Everything that is wrong with the data set in a folder, and what people should know about it."""
+"""Checks the data set in a folder: lists the faults of all its splits, and remarks for users."""
 
 import hashlib
 import os
@@ -15,18 +15,18 @@ from .faults import DatasetError, Fault, printable
 from .layouts import FoundDataset, find_dataset
 from .layouts.tree import Tree
 
-_BLOCK = 2**20  # bytes that are read at once
+_BLOCK = 2**20  # bytes that are read at a time
 
 
 @dataclass
 class FolderReport:
-    """What a check of a folder found.
+    """The result of the check of a folder.
 
     Attributes:
-        found: the data set; None when there is none.
-        reports: by split what a check of each found; `all` where the split into training and validation is drawn.
-        faults: of the splits together: images that several have, classes of one that training does not have.
-        remarks: what is no fault, but may be none of the user's intentions, a sentence each.
+        found: the data set; None when the folder has none.
+        reports: split -> result of its check; `all` if the split into training and validation is drawn at random.
+        faults: faults across splits: images that several splits have, and classes that the training set lacks.
+        remarks: sentences about properties that are not faults, but may not be intended.
     """
 
     found: FoundDataset | None = None
@@ -36,7 +36,7 @@ class FolderReport:
 
     @property
     def all_faults(self) -> list[Fault]:
-        """Those of the splits, and those of the whole."""
+        """The faults of each split, followed by the faults across splits."""
         return [*(fault for report in self.reports.values() for fault in report.faults), *self.faults]
 
     def __str__(self) -> str:
@@ -57,12 +57,12 @@ def check_folder(
     val_share: float = 0.2,
     layout: str | None = None,
 ) -> FolderReport:
-    """Look for the data set in a folder, read all its splits and list all faults.
+    """Find the data set in a folder, read all its splits and list all faults.
 
     Args:
-        folder: as `find_dataset` takes it, and so are `seed`, `val_share` and `layout`.
-        decode: read the pixels of every image; otherwise the headers only.
-        masks: check polygons and run lengths, too.
+        folder, seed, val_share, layout: see `find_dataset`.
+        decode: decode every image; otherwise only headers are read.
+        masks: also check polygons and run lengths.
     """
     try:
         found = find_dataset(folder, seed=seed, val_share=val_share, layout=layout)
@@ -70,7 +70,7 @@ def check_folder(
         return FolderReport(None, faults=[Fault("unreadable", "data set", str(error))])
     if not found.has_annotations:
         tree = Tree(found.root)
-        paths = [os.path.join(below, name) for below in tree.files for name in tree.images(below)]
+        paths = [os.path.join(subfolder, name) for subfolder in tree.files for name in tree.images(subfolder)]
         return FolderReport(found, faults=list(image_faults(paths, [None] * len(paths), decode=decode)))
     names = [split for split in found.splits if found.drawn is None or split == "test"]
     names = names if found.drawn is None else ["all", *names]
@@ -83,13 +83,14 @@ def check_folder(
 
 
 def _splits(found: FoundDataset, reports: dict[str, Report]) -> dict[str, DetectionDataset]:
-    """The data sets that could be read, by split, drawn ones included."""
+    """Return the data sets that could be read, by split, including random splits."""
     splits = {name: report.dataset for name, report in reports.items() if report.dataset is not None}
-    whole = splits.pop("all", None)
-    if whole is None or found.drawn is None or len(whole) < 2:
+    all_images = splits.pop("all", None)
+    if all_images is None or found.drawn is None or len(all_images) < 2:
         return splits
     drawn = {
-        split: select_images(whole, found.drawn.indices(whole, split, write=False), split) for split in ("train", "val")
+        split: select_images(all_images, found.drawn.indices(all_images, split, write=False), split)
+        for split in ("train", "val")
     }
     return {**drawn, **splits}
 
@@ -99,19 +100,19 @@ def _boxes_by_class(dataset: DetectionDataset) -> np.ndarray:
 
 
 def _untrained_classes(splits: dict[str, DetectionDataset]) -> Iterator[Fault]:
-    """Classes that are evaluated and never seen in training."""
+    """Yield a fault for each class that is evaluated but has no boxes in the training set."""
     if "train" not in splits:
         return
     trained = _boxes_by_class(splits["train"])
     for split, dataset in splits.items():
         counts = _boxes_by_class(dataset)
         for k in np.flatnonzero((trained == 0) & (counts > 0)).tolist():
-            message = f"{counts[k]} boxes are of the class {dataset.class_names[k]!r}, of which training has none"
+            message = f"{counts[k]} boxes are of the class {dataset.class_names[k]!r}, which has no boxes in training"
             yield Fault("class without training", f"{split} set", message)
 
 
 def _missing_classes(splits: dict[str, DetectionDataset]) -> list[str]:
-    """Sentences about classes without a box, in one split or in all."""
+    """Return remarks about classes that have no boxes in one split or in all splits."""
     if not splits:
         return []
     names = next(iter(splits.values())).class_names
@@ -121,7 +122,7 @@ def _missing_classes(splits: dict[str, DetectionDataset]) -> list[str]:
         without = [split for split, numbers in counts.items() if not numbers[k]]
         evaluated = [split for split in without if split != "train"]
         if without and len(without) == len(counts):
-            remarks.append(f"The class {name!r} has no box in any split: a model learns it for nothing")
+            remarks.append(f"The class {name!r} has no box in any split: training it is useless")
         elif evaluated:
             where = " and ".join(evaluated)
             remarks.append(f"The class {name!r} has no box in {where}, where it cannot be evaluated")
@@ -129,7 +130,7 @@ def _missing_classes(splits: dict[str, DetectionDataset]) -> list[str]:
 
 
 def _shared_images(splits: dict[str, DetectionDataset]) -> Iterator[Fault]:
-    """Images of one split whose file has the same contents as one of another."""
+    """Yield a fault for each image whose file has the same contents as an image of another split."""
     by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for split, dataset in splits.items():
         for index in range(len(dataset)):
@@ -141,10 +142,10 @@ def _shared_images(splits: dict[str, DetectionDataset]) -> Iterator[Fault]:
             continue
         first: dict[bytes, tuple[str, str]] = {}
         for split, path in members:
-            other_split, other = first.setdefault(_digest(path), (split, path))
-            if other_split != split:
+            first_split, first_path = first.setdefault(_digest(path), (split, path))
+            if first_split != split:
                 message = (
-                    f"this image of {split} has the same contents as {other} of {other_split}: scores are too good"
+                    f"this image of {split} has the same contents as {first_path} of {first_split}: scores are too good"
                 )
                 yield Fault("image in two splits", path, message, path)
 

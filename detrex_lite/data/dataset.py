@@ -1,4 +1,4 @@
-"""The data set class: the annotations of many images in a few flat arrays."""
+"""The data set class, which stores the annotations of many images in a few flat arrays."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +13,14 @@ from .strings import PackedStrings
 
 
 class DetectionDataset:
-    """Images with boxes, in packed read-only arrays. Made by `load_coco`, `load_voc` and their like.
+    """Images with boxes, in packed read-only arrays. Returned by `load_coco`, `load_voc` and similar functions.
 
-    N images, T boxes in all; the boxes of image i are the rows `offsets[i]` to `offsets[i + 1]`.
+    There are N images and T boxes in total; the boxes of image i are the rows `offsets[i]` to `offsets[i + 1]`.
 
     Attributes:
-        name: what messages call it.
+        name: name of the data set in messages.
         class_names: K names.
-        category_ids: K ids; class k is called `category_ids[k]` in the annotation file and in predictions.
+        category_ids: K ids; class k has the id `category_ids[k]` in the annotation file and in predictions.
         image_root: folder that file names are relative to.
         image_ids: (N,) int64.
         heights, widths: (N,) int32, in pixels.
@@ -30,11 +30,11 @@ class DetectionDataset:
         iscrowd: (T,) bool: regions that are left out of training and ignored in evaluation.
         areas: (T,) float32, in square pixels.
         annotation_ids: (T,) int64.
-        has_annotations: False for images alone, of which only predictions can be made.
-        segmentations: what has the masks of the boxes; None without masks.
-        is_thing: (K,) bool, False for classes of stuff, such as sky, which have at most one object in an image.
-        dropped: reason -> number of boxes left out for it.
-        clipped: number of boxes that reached out of their image and were clipped.
+        has_annotations: False for images without annotations, which can only be used for prediction.
+        segmentations: the masks of the boxes; None without masks.
+        is_thing: (K,) bool, False for stuff classes such as sky, which have at most one object in an image.
+        dropped: reason -> number of boxes that were left out.
+        clipped: number of boxes that extended beyond their image and were clipped.
     """
 
     def __init__(
@@ -90,21 +90,21 @@ class DetectionDataset:
         return int(self.offsets[-1])
 
     def objects_per_image(self) -> np.ndarray:
-        """(N,) int64: the number of boxes of each image that training uses (crowds left out)."""
+        """Return (N,) int64: the number of boxes of each image that are used for training (without crowds)."""
         before = np.concatenate([[0], np.cumsum(~self.iscrowd)])
         return before[self.offsets[1:]] - before[self.offsets[:-1]]
 
     def file_name(self, index: int) -> str:
-        """The path of image `index`."""
+        """Return the path of image `index`."""
         return os.path.join(self.image_root, self._file_names[index])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Image `index` with its boxes.
+        """Return image `index` with its boxes.
 
         Returns:
             `file_name`, `image_id`, `height`, `width`, `boxes` (T, 4) float32 xyxy in pixels, `classes` (T,)
             int64, `iscrowd` (T,) bool, `area` (T,) float32, `annotation_ids` (T,) int64. With masks also
-            `segmentations`, of which `structures.as_masks` makes a tensor: a list of T polygons or run lengths, or
+            `segmentations`, which `structures.as_masks` converts to a tensor: a list of T polygons or run lengths, or
             `PanopticSegments`.
         """
         index = int(index)
@@ -147,7 +147,7 @@ def _frozen(array: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def subset(dataset: DetectionDataset, limit: int) -> DetectionDataset:
-    """The first `limit` images of a data set, all when it has fewer, e.g. to overfit a few on purpose.
+    """Return the first `limit` images of a data set (all if it has fewer), e.g. to test whether a model overfits them.
 
     Raises:
         DatasetError: when `limit` is below 1.
@@ -158,14 +158,14 @@ def subset(dataset: DetectionDataset, limit: int) -> DetectionDataset:
 
 
 def select_images(dataset: DetectionDataset, indices: np.ndarray, name: str | None = None) -> DetectionDataset:
-    """Some images of a data set with their boxes.
+    """Return a data set with some images of a data set and their boxes.
 
-    Its counts of dropped and clipped boxes, which are of the whole, are not taken over.
+    The counts of dropped and clipped boxes are not copied, because they count all images.
 
     Args:
-        dataset: the whole.
+        dataset: the data set.
         indices: (n,) integers, the positions of the images in the order of the result.
-        name: of the result; that of `dataset` when None.
+        name: name of the result; None keeps the name of `dataset`.
     """
     indices = np.asarray(indices, dtype=np.int64)
     starts, counts = dataset.offsets[indices], np.diff(dataset.offsets)[indices]
@@ -195,7 +195,7 @@ def select_images(dataset: DetectionDataset, indices: np.ndarray, name: str | No
 
 
 def images_with_objects(dataset: DetectionDataset, number: int) -> DetectionDataset:
-    """The first images of a data set that have an object that training uses; fewer where there are fewer.
+    """Return the first `number` images that have an object for training; fewer if the data set has fewer.
 
     Raises:
         DatasetError: when `number` is below 1, or no image has an object.

@@ -1,4 +1,4 @@
-"""Faults of data sets: one rule each, used by the readers (stop at the first) and by the check (list all)."""
+"""Rules for faults of data sets, used by readers (which stop at the first fault) and by checks (which list all)."""
 
 import contextlib
 import numbers
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-# Rounding of coordinates to one decimal moves an edge by up to this much; it is mended without a word.
+# Rounding of coordinates to one decimal moves an edge by up to this much, which is corrected without a message.
 EDGE_TOLERANCE = 0.1
 
-# Reasons for which a box is left out, by the codes of `apply_box_rules` less one.
+# Reasons for which a box is left out. The codes of `apply_box_rules` are 1 + the position in this list.
 DROP_REASONS = ("not finite", "without area", "outside the image")
 
-# The longest side of an image in pixels: beyond it float32, in which boxes are kept, skips whole numbers.
+# The longest side of an image in pixels: float32, the dtype of boxes, cannot represent all larger integers.
 MAX_SIDE = 2**24
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
@@ -25,14 +25,14 @@ _REPR.maxstring = _REPR.maxother = 80
 
 
 def printable(text: str) -> str:
-    """`text` with escapes in place of what a terminal would obey or an encoder refuse; lines stay lines."""
+    """Return `text` with escapes in place of control and unprintable characters, except for line breaks."""
     return "".join(
         character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
     )
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be read as it is; the message names the file and the annotation."""
+    """A data set cannot be read; the message names the file and the annotation."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -43,10 +43,10 @@ class Fault:
     """One fault of a data set.
 
     Attributes:
-        kind: a short name to count by, e.g. `unknown category`.
+        kind: a short name by which faults are grouped, e.g. `unknown category`.
         where: the file and the annotation.
-        message: what is wrong there.
-        image: the path of the image that shows it; None where there is none.
+        message: description of the fault.
+        image: the path of the image of the fault; None if it has none.
         box: xyxy in pixels of that image, as annotated; None for a fault of the whole image.
     """
 
@@ -61,11 +61,11 @@ class Fault:
 
 
 class FaultLog:
-    """What a reader reports faults to.
+    """Collects the faults that a reader reports.
 
     Args:
-        strict: raise at the first fault that cannot be repaired; otherwise collect them all in `faults`, and
-            the reader goes on without the faulty entry.
+        strict: raise an error at the first fault that cannot be repaired; otherwise collect all faults in `faults`,
+            and the reader skips faulty entries.
     """
 
     def __init__(self, *, strict: bool = True):
@@ -73,7 +73,7 @@ class FaultLog:
         self.faults: list[Fault] = []
 
     def error(self, kind: str, where: str, message: str, *, image: str | None = None) -> None:
-        """A fault that only the user can repair; the arguments are those of `Fault`.
+        """Report a fault that only the user can repair; the arguments are those of `Fault`.
 
         Raises:
             DatasetError: when strict.
@@ -86,12 +86,12 @@ class FaultLog:
     def repaired(
         self, kind: str, where: str, message: str, *, image: str | None = None, box: Sequence[float] | None = None
     ) -> None:
-        """A fault that the reader deals with: a box that is clipped or left out."""
+        """Report a fault that the reader repairs, such as a box that is clipped or left out."""
         self.faults.append(Fault(kind, where, message, image, None if box is None else tuple(box)))
 
 
 def shown(value: Any) -> str:
-    """`repr` of what a file holds, cut short at any length and depth."""
+    """Return the `repr` of a value from a file, shortened in length and depth."""
     return _REPR.repr(value)
 
 
@@ -100,10 +100,10 @@ def _is_number(value: Any) -> bool:
 
 
 def integer(value: Any, key: str, *, low: int = _INT64_MIN, high: int = _INT64_MAX) -> int:
-    """`value` as an int. Whole floats count as integers; truth values and text do not.
+    """Convert `value` to an int. Floats without a fraction are accepted; booleans and text are not.
 
     Raises:
-        ValueError: when it is none or not in `low` to `high` (by default what 64 bits hold); it names `key`.
+        ValueError: when the value is not an integer from `low` to `high` (by default 64 bits); the message names `key`.
     """
     whole = None
     if type(value) is int:  # the common case first: data sets have millions
@@ -119,19 +119,19 @@ def integer(value: Any, key: str, *, low: int = _INT64_MIN, high: int = _INT64_M
 
 
 def flag(value: Any, key: str) -> bool:
-    """A truth value of Python or NumPy, or 0 or 1.
+    """Convert a boolean of Python or NumPy, or 0 or 1, to a bool.
 
     Raises:
-        ValueError: for anything else; it names `key`.
+        ValueError: for other values; the message names `key`.
     """
     return bool(value) if isinstance(value, bool | np.bool_) else integer(value, key, low=0, high=1) == 1
 
 
 def real(value: Any, key: str) -> float:
-    """`value` as a float, which may be infinite or not a number. Truth values and text do not count.
+    """Convert `value` to a float, which may be infinite or nan. Booleans and text are not accepted.
 
     Raises:
-        ValueError: when it is no number or beyond the range of float64; it names `key`.
+        ValueError: when the value is not a number or exceeds the range of float64; the message names `key`.
     """
     if _is_number(value):
         try:
@@ -142,11 +142,11 @@ def real(value: Any, key: str) -> float:
 
 
 def name_of(value: Any, key: str) -> str:
-    """`value` as a name that can be printed, drawn and written to a file.
+    """Check that `value` is a name that can be printed, drawn and written to a file, and return it.
 
     Raises:
-        ValueError: when it is no text, blank, or holds a control character or half of a surrogate pair; it names
-            `key`.
+        ValueError: when the value is not text, is blank, or has a control character or half of a surrogate pair; the
+            message names `key`.
     """
     if not isinstance(value, str):
         raise ValueError(f"{key!r} must be text, got {shown(value)}")
@@ -161,7 +161,7 @@ def name_of(value: Any, key: str) -> str:
 def apply_box_rules(
     boxes: np.ndarray, heights: np.ndarray, widths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clip boxes to their images and find those that cannot be used.
+    """Clip boxes to their images and find boxes that cannot be used.
 
     Args:
         boxes: (T, 4) float64 xyxy in pixels.
@@ -174,7 +174,7 @@ def apply_box_rules(
     """
     limits = np.stack([widths, heights, widths, heights], axis=-1).astype(np.float64)
     clipped = np.clip(boxes, 0, limits)
-    single = clipped.astype(np.float32)  # two edges may meet here that differed in float64
+    single = clipped.astype(np.float32)  # edges that differ in float64 may be equal in float32
     finite = np.isfinite(boxes).all(axis=-1)
     had_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
     has_area = (single[:, 2:] > single[:, :2]).all(axis=-1)
@@ -184,7 +184,7 @@ def apply_box_rules(
 
 
 def size_fault(found: tuple[int, int], annotated: tuple[int, int]) -> str | None:
-    """What is wrong when an image is of another size than annotated; None when the sizes agree.
+    """Return the message for an image whose size differs from its annotation; None when the sizes are equal.
 
     Args:
         found: (height, width) of the image in pixels, EXIF orientation applied.
@@ -202,10 +202,10 @@ def size_fault(found: tuple[int, int], annotated: tuple[int, int]) -> str | None
 
 
 def check_class_names(class_names: Sequence[str] | None) -> tuple[str, ...] | None:
-    """`class_names` as a tuple of strings.
+    """Return `class_names` as a tuple of strings; None for None.
 
     Raises:
-        DatasetError: when it is empty, a single string, or holds a name twice or something that is no name.
+        DatasetError: when it is empty, a single string, or has a repeated or invalid name.
     """
     if class_names is None:
         return None
@@ -217,7 +217,7 @@ def check_class_names(class_names: Sequence[str] | None) -> tuple[str, ...] | No
         raise DatasetError(str(error)) from None
     if not names:
         raise DatasetError("class_names is empty: a detector needs at least one class")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DatasetError(f"class_names holds {', '.join(map(repr, twice))} more than once")
+    repeated_names = sorted({name for name in names if names.count(name) > 1})
+    if repeated_names:
+        raise DatasetError(f"class_names holds {', '.join(map(repr, repeated_names))} more than once")
     return names

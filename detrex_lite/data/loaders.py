@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-# The first word of what seeds the order of images, the augmentation of a sample and what is done to a whole batch.
+# Part of the seeds of random numbers, so that those of samples and of whole batches differ.
 _SAMPLE, _BATCH = 1, 2
 
 
 @contextmanager
 def _seeded(seed: int, kind: int, number: int) -> Iterator[None]:
-    """Random numbers of torch (CPU), NumPy and Python that depend on the arguments alone, for a while."""
+    """Seed the random numbers of torch (CPU), NumPy and Python by the arguments; restores their states at the end."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     words = np.random.SeedSequence((seed, kind, number)).generate_state(3)
-    # Not torch.manual_seed, which would seed the GPU too.
+    # Not torch.manual_seed, which would also seed the GPU.
     torch.random.default_generator.manual_seed(int(words[0]))
     np.random.seed(words[1])
     random.seed(int(words[2]))
@@ -44,20 +44,20 @@ def _seeded(seed: int, kind: int, number: int) -> Iterator[None]:
 
 
 class _Unreadable(NamedTuple):
-    """An image that cannot be used, by its position in the data set, and why."""
+    """The position in the data set of an image that cannot be used, and the reason."""
 
     image: int
     reason: str
 
 
 class _MappedDataset(Dataset):
-    """Records of a data set through a mapper, with random numbers that depend on the sample alone.
+    """Applies a mapper to records of a data set, with random numbers that depend only on the sample.
 
     Args:
         indices: (N,) positions of the images that `draw` of a record draws from.
-        max_unreadable: how many images that cannot be read may be left out.
-        replace: the next image that can be read takes their place; otherwise none does.
-        mixup, multi_scale: what is done to a whole batch, in this order.
+        max_unreadable: the number of unreadable images that may be left out.
+        replace: replace unreadable images by the next readable image; otherwise they are left out.
+        mixup, multi_scale: transforms of whole batches, applied in this order.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class _MappedDataset(Dataset):
         self.multi_scale = multi_scale
 
     def __getitems__(self, batch: Batch) -> tuple[list[dict[str, Any]], list[_Unreadable]]:
-        """What a model gets as a batch, and what could not be read on the way."""
+        """Return the samples of a batch, and the images that could not be read."""
         unreadable: list[_Unreadable] = []
         loaded = [self._load(sample, batch.epoch, unreadable) for sample in batch]
         samples = [sample for sample in loaded if sample is not None]
@@ -92,9 +92,9 @@ class _MappedDataset(Dataset):
         def before() -> dict[str, Any]:
             if batch.before == batch[-1]:
                 return samples[-1]
-            other = self._load(batch.before, batch.epoch, unreadable)
-            assert other is not None  # it is replaced where it cannot be read
-            return other
+            previous = self._load(batch.before, batch.epoch, unreadable)
+            assert previous is not None  # unreadable images are replaced
+            return previous
 
         with _seeded(self.seed, _BATCH, batch.number):
             mixed = samples if self.mixup is None else self.mixup(samples, before, epoch=batch.epoch)
@@ -104,8 +104,8 @@ class _MappedDataset(Dataset):
         index, position = sample
 
         def draw(read: Callable[[dict[str, Any]], Any]) -> Any:
-            other = int(self.indices[int(torch.randint(len(self.indices), ()))])
-            return self._first_readable(other, read, unreadable)
+            drawn = int(self.indices[int(torch.randint(len(self.indices), ()))])
+            return self._first_readable(drawn, read, unreadable)
 
         def load(record: dict[str, Any]) -> dict[str, Any]:
             with _seeded(self.seed, _SAMPLE, position):
@@ -116,7 +116,7 @@ class _MappedDataset(Dataset):
     def _first_readable(
         self, first: int, read: Callable[[dict[str, Any]], Any], unreadable: list[_Unreadable]
     ) -> Any | None:
-        """What `read` makes of the record of image `first`, or of the next that it can read."""
+        """Return the result of `read` for the record of image `first`, or of the next image that it can read."""
         left_out: list[_Unreadable] = []
         while True:
             index = (first + len(left_out)) % len(self.dataset)
@@ -133,7 +133,7 @@ class _MappedDataset(Dataset):
                     raise _too_many(left_out, self.max_unreadable) from None
 
     def _mapped(self, record: dict[str, Any]) -> dict[str, Any]:
-        """An image that takes more memory than there is to resize is a DatasetError too."""
+        """Apply the mapper; raises a DatasetError also if resizing an image needs more memory than is available."""
         try:
             return self.mapper(record)
         except (MemoryError, RuntimeError) as error:
@@ -141,7 +141,7 @@ class _MappedDataset(Dataset):
                 raise
             size = f"{record['height']}x{record['width']} (height x width)"
             raise DatasetError(
-                f"image {record['file_name']} of {size} pixels needs more memory than there is"
+                f"image {record['file_name']} of {size} pixels needs more memory than is available"
             ) from error
 
     def __len__(self) -> int:
@@ -149,7 +149,7 @@ class _MappedDataset(Dataset):
 
 
 def _too_many(unreadable: Sequence[_Unreadable], allowed: int) -> DatasetError:
-    listed = "".join(f"\n  {one.reason}" for one in unreadable[:3])
+    listed = "".join(f"\n  {image.reason}" for image in unreadable[:3])
     more = f"\n  and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
     return DatasetError(
         f"{len(unreadable)} images cannot be read (max_unreadable={allowed} of the loader):{listed}{more}\n"
@@ -158,12 +158,12 @@ def _too_many(unreadable: Sequence[_Unreadable], allowed: int) -> DatasetError:
 
 
 def _as_loaded(batch: Any) -> Any:
-    """The data set makes whole batches, lists of samples, as models pad by themselves."""
+    """Return a batch unchanged: the data set returns lists of samples, which models pad."""
     return batch
 
 
 class _Loader(DataLoader):
-    """Batches of samples. It runs in the process that trains, and so can report and count what its workers meet."""
+    """Yields batches of samples. Runs in the training process, so it can count and report faults of all its workers."""
 
     def __init__(self, dataset: _MappedDataset, **arguments: Any):
         super().__init__(dataset, collate_fn=_as_loaded, **arguments)
@@ -176,13 +176,13 @@ class _Loader(DataLoader):
     def _samples(self, batches: Iterator[Any]) -> Iterator[list[dict[str, Any]]]:
         images = self._images
         allowed = images.max_unreadable
-        what_follows = "the next took its place" if images.replace else "objects in it count as missed"
+        consequence = "the next took its place" if images.replace else "objects in it count as missed"
         for samples, unreadable in batches:
-            for one in unreadable:
-                if one.image not in self._unreadable:  # each epoch meets it again
-                    self._unreadable[one.image] = one
+            for fault in unreadable:
+                if fault.image not in self._unreadable:  # each epoch reads it again
+                    self._unreadable[fault.image] = fault
                     count = len(self._unreadable)
-                    logger.warning("Left out image %d of at most %d, %s: %s", count, allowed, what_follows, one.reason)
+                    logger.warning("Left out image %d of at most %d, %s: %s", count, allowed, consequence, fault.reason)
             if len(self._unreadable) > min(allowed, len(images) - 1):
                 raise _too_many(list(self._unreadable.values()), allowed)
             if samples:
@@ -201,8 +201,8 @@ def _loader(dataset: _MappedDataset, batch_sampler: Any, num_workers: int, prefe
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
-        # Its own generator: the loader would otherwise draw from the global one, whose state a resumed run
-        # restores.
+        # A separate generator, because the loader would otherwise draw from the global one, whose state a resumed
+        # run restores.
         generator=torch.Generator().manual_seed(0),
     )
 
@@ -222,46 +222,46 @@ def build_train_loader(
     mixup: Mixup | None = None,
     multi_scale: MultiScale | None = None,
 ) -> DataLoader:
-    """An endless loader of training batches, each a list of what `mapper` returns.
+    """Build an endless loader of training batches, which are lists of results of `mapper`.
 
-    Order and augmentation depend on the seed alone, not on the number of processes or `num_workers`. Set
+    Order and augmentation depend only on the seed, not on the number of processes or `num_workers`. Set
     `loader.batch_sampler.start_batch` before iterating to begin with a later batch.
 
-    `mapper` gets the records of `dataset` with two further keys: `epoch`, of the run, from 0, and `draw`, a function
-    that reads another image: `draw(read)` returns `read(record)` of a random image that can be read.
+    `mapper` gets the records of `dataset` with two additional keys: `epoch`, the epoch of the run from 0, and `draw`, a
+    function that reads another image: `draw(read)` returns `read(record)` for a random image that can be read.
 
     Args:
         dataset: images with boxes.
         mapper: e.g. `DetrDatasetMapper`.
-        total_batch_size: images a batch, of all processes together.
-        num_workers: loading processes of each process; 0 loads in the process itself.
-        seed: of shuffling and augmentation; negative for another one each time, the same for all processes.
+        total_batch_size: number of images in a batch of all processes together.
+        num_workers: number of loading processes of each process; 0 loads in the process itself.
+        seed: seed of shuffling and augmentation; a negative seed draws a new seed, which is the same in all processes.
         aspect_ratio_grouping: fill a batch with either wide or high images, so that less padding is needed.
-        filter_empty: leave out images without objects. The default keeps them, as DETR's published code does.
-        limit: use the first so many images only, e.g. to see whether a model can overfit them.
-        prefetch_factor: batches that each worker loads ahead.
-        max_unreadable: images that may be missing, broken, too large for the memory or of another size than
-            annotated, in each process. The next image of the data set takes the place of such a one, with a warning;
-            one more ends training.
-        mixup: mixes each image of a batch with another, before `multi_scale`.
-        multi_scale: resizes the images of a batch to one size that is drawn for it.
+        filter_empty: leave out images without objects. The default keeps them, like DETR's published code.
+        limit: use only this many images, the first ones, e.g. to test whether a model can overfit them.
+        prefetch_factor: number of batches that each worker loads in advance.
+        max_unreadable: number of images, in each process, that may be missing, broken, too large for the memory or of
+            another size than annotated. Each is replaced by the next image of the data set, with a warning; one more
+            ends training.
+        mixup: mixes each image of a batch with another image, before `multi_scale`.
+        multi_scale: resizes the images of a batch to one random size.
 
     Raises:
         DatasetError: when no image has a box, or `limit` is below 1; while iterating, when too many images cannot be
             read.
-        ValueError: when the batch cannot be shared out evenly, a number is out of range, or there is nothing to mix an
-            image with.
+        ValueError: when the batch cannot be divided evenly among processes, a number is out of range, or mixup has no
+            second image.
     """
     if mixup is not None and total_batch_size == 1:
-        raise ValueError("mixup mixes an image with another of its batch, and total_batch_size=1 has none")
+        raise ValueError("mixup mixes an image with another of its batch, but with total_batch_size=1 there is none")
     if seed < 0:
         seed = broadcast_object(random.SystemRandom().getrandbits(31))
     if limit is not None:
         dataset = subset(dataset, limit)
     objects = dataset.objects_per_image()
     if not objects.any():
-        what = "no annotations" if not dataset.has_annotations else "no box that training can use"
-        raise DatasetError(f"no image has a box: data set {dataset.name!r} with {len(dataset)} images has {what}")
+        lacking = "no annotations" if not dataset.has_annotations else "no box that training can use"
+        raise DatasetError(f"no image has a box: data set {dataset.name!r} with {len(dataset)} images has {lacking}")
     indices = np.flatnonzero(objects) if filter_empty else np.arange(len(dataset))
     wide = (dataset.widths > dataset.heights)[indices]
     sampler = TrainBatchSampler(
@@ -294,20 +294,20 @@ def build_test_loader(
     prefetch_factor: int = 2,
     max_unreadable: int = 10,
 ) -> DataLoader:
-    """A loader that gives every image once, in order; each process gets its own part, and no image is in two.
+    """Build a loader that yields every image once, in order. Each image is loaded in exactly one process.
 
     Args:
         dataset: images, with or without boxes.
         mapper: e.g. `DetrDatasetMapper`.
-        batch_size: images a batch of one process.
-        num_workers: loading processes of each process; 0 loads in the process itself.
-        prefetch_factor: batches that each worker loads ahead.
-        max_unreadable: images that may be missing, broken, too large for the memory or of another size than
-            annotated, in each process. Such a one is left out, with a warning, and an evaluator counts its objects as
+        batch_size: number of images in a batch of one process.
+        num_workers: number of loading processes of each process; 0 loads in the process itself.
+        prefetch_factor: number of batches that each worker loads in advance.
+        max_unreadable: number of images, in each process, that may be missing, broken, too large for the memory or of
+            another size than annotated. They are left out, with a warning, and evaluators count their objects as
             missed; one more ends the iteration.
 
     Raises:
-        DatasetError: while iterating, when too many images cannot be read, or all.
+        DatasetError: while iterating, when too many images or all images cannot be read.
         ValueError: when a number is out of range.
     """
     if batch_size < 1:
@@ -319,7 +319,7 @@ def build_test_loader(
 
 
 def epoch_length(loader: DataLoader) -> int:
-    """How many batches of a training loader make an epoch: images by total batch size, rounded up.
+    """Return the number of batches in an epoch of a training loader: images / total batch size, rounded up.
 
     Raises:
         ValueError: when the loader was not made by `build_train_loader`.
@@ -333,13 +333,13 @@ def epoch_length(loader: DataLoader) -> int:
 
 
 def dataset_of(loader: DataLoader) -> DetectionDataset | None:
-    """The data set that a loader of this module reads; None for other loaders."""
+    """Return the data set of a loader of this module; None for other loaders."""
     mapped = getattr(loader, "dataset", None)
     return mapped.dataset if isinstance(mapped, _MappedDataset) else None
 
 
 def mapped_sample(loader: DataLoader, dataset: DetectionDataset, index: int) -> dict[str, Any] | None:
-    """What the mapper of a loader makes of image `index` of a data set, with random numbers of its own.
+    """Apply the mapper of a loader to image `index` of a data set, with separate random numbers.
 
     Returns:
         The sample; None for loaders that are not of this module.

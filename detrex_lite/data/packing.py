@@ -1,4 +1,4 @@
-"""From annotations as read, whatever their format, to the packed arrays of a `DetectionDataset`."""
+"""Packs annotations, which were read from any format, into the arrays of a `DetectionDataset`."""
 
 import logging
 import os
@@ -33,19 +33,19 @@ class AnnotationTable:
     """Images and boxes in reading order, before the box rules.
 
     Attributes:
-        file_names: of each image, relative to the image folder.
-        image_ids: of each image.
+        file_names: file name of each image, relative to the image folder.
+        image_ids: id of each image.
         sizes: (height, width) of each image in pixels.
-        owners: of each box, the position of its image.
+        owners: for each box, the position of its image.
         boxes: xyxy in pixels.
-        classes: of each box, in 0..K-1.
-        iscrowd: of each box.
-        areas: of each box in square pixels; NaN, infinite or below 0 stands for width times height, and all but NaN
-            are reported.
-        annotation_ids: of each box.
-        segmentations: of each box, as `checked_segmentation` gives them; None when there are no masks, or when files
-            of their own have them.
-        describe: names the file and the annotation of box number `row` for messages.
+        classes: class of each box, in 0..K-1.
+        iscrowd: whether each box is a crowd.
+        areas: area of each box in square pixels. NaN, infinite and negative values are replaced by width times height;
+            all of them except NaN are reported.
+        annotation_ids: id of each box.
+        segmentations: segmentation of each box, as returned by `checked_segmentation`; None when there are no masks,
+            or when they are in separate files.
+        describe: returns the file and the annotation of box number `row`, for messages.
     """
 
     describe: Callable[[int], str]
@@ -103,14 +103,14 @@ def pack(
     """Apply the box rules and pack the table; the boxes of an image keep their order.
 
     Args:
-        where: the annotation file or folder, for messages; None for records, which are called by their name.
-        has_annotations: whether an image without boxes is one without objects.
-        panoptic: the files that have the masks of each image, by annotation id.
-        is_thing: of each class; None when all are things.
-        log: what gathers the faults; None raises at the first.
+        where: the annotation file or folder, for messages; None uses the name of the data set.
+        has_annotations: whether images without boxes have no objects, rather than no annotations.
+        panoptic: the files with the masks of each image, by annotation id.
+        is_thing: whether each class is a thing; None when all classes are things.
+        log: collects the faults; None raises an error at the first fault.
 
     Raises:
-        DatasetError: when the log is strict and there is no image.
+        DatasetError: when the log is strict and there are no images.
     """
     where, log = where or name, log or FaultLog()
     if not table.file_names:
@@ -177,13 +177,13 @@ def _report(
 
 
 def _report_areas(table: AnnotationTable, areas: np.ndarray, where: str, log: FaultLog) -> None:
-    """Log every area that no object can have."""
+    """Log every invalid area."""
     rows = np.flatnonzero((areas < 0) | np.isinf(areas)).tolist()
     for row in rows:
-        log.repaired("area", table.describe(row), f"its area is {areas[row]:g}: that of its box is taken")
+        log.repaired("area", table.describe(row), f"its area is {areas[row]:g}: the area of its box is used")
     if rows and log.strict:
         logger.warning(
-            "%s: %d annotations have an area below 0 or infinite (the first is %s): those of their boxes are taken.",
+            "%s: %d annotations have a negative or infinite area (the first is %s): the areas of their boxes are used.",
             where,
             len(rows),
             table.describe(rows[0]),
@@ -212,21 +212,21 @@ def from_records(
     class_names: Sequence[str],
     category_ids: Sequence[int] | None = None,
 ) -> DetectionDataset:
-    """A data set from one's own reading of any annotation format.
+    """Build a data set from records, for annotations in any format that the caller has read.
 
     Args:
         records: one mapping per image: `file_name`, `height`, `width` (pixels) and, for annotated images,
             `boxes` ((T, 4) array-like, xyxy in pixels) and `classes` ((T,) in 0..K-1); optional `iscrowd` and
             `area` (T,), and `segmentations`, for each box COCO's polygons or run lengths, in all records or in none.
-        name: what messages call the data set.
+        name: name of the data set in messages.
         class_names: K names.
-        category_ids: K ids for predictions written as COCO JSON; 1..K when None.
+        category_ids: K ids for predictions that are written as COCO JSON; None for 1..K.
 
     Image and annotation ids count from 1.
 
     Raises:
-        DatasetError: when a key is missing, lengths differ, a value is of another type or out of range, or there is
-            no record.
+        DatasetError: when a key is missing, lengths differ, a value has a wrong type or is out of range, or there are
+            no records.
     """
     names = check_class_names(class_names)
     assert names is not None
@@ -283,14 +283,14 @@ def from_records(
 
 
 def _boxes_of(record: Mapping[str, Any]) -> np.ndarray:
-    """(T, 4) float64."""
-    given = record.get("boxes", ())
+    """Return the boxes of a record, (T, 4) float64."""
+    value = record.get("boxes", ())
     try:
-        boxes = np.asarray(given)
+        boxes = np.asarray(value)
     except ValueError:  # rows of several lengths
         boxes = np.asarray(None)
     if boxes.size == 0:
         return np.zeros((0, 4))
     if boxes.dtype.kind not in "iuf" or boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"'boxes' must be rows of four numbers (x0, y0, x1, y1), got {shown(given)}")
+        raise ValueError(f"'boxes' must be rows of four numbers (x0, y0, x1, y1), got {shown(value)}")
     return boxes.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The masks of a data set as it holds them: shapes in a few flat arrays, or files that are read one at a time."""
+"""Stores the masks of a data set, as polygons and run lengths in flat arrays, or in files that are read one by one."""
 
 import itertools
 import os
@@ -20,29 +20,34 @@ Size = tuple[int, int]
 class PackedSegmentations:
     """The polygons and run lengths of T objects, in the order of their boxes.
 
-    Polygons are kept as numbers, not drawn: 25 points take 400 bytes, the mask of an image of 480x640 three hundred
-    thousand.
+    Polygons are stored as coordinates, not as masks: 25 points need 400 bytes, but a mask of 480x640 pixels needs three
+    hundred thousand.
 
     Args:
-        segmentations: of each object, as `structures.checked_segmentation` gives them.
+        segmentations: segmentation of each object, as returned by `structures.checked_segmentation`.
     """
 
     def __init__(self, segmentations: Sequence[Segmentation]):
-        polygons = [polygon for one in segmentations if isinstance(one, list) for polygon in one]
+        polygons = [
+            polygon for segmentation in segmentations if isinstance(segmentation, list) for polygon in segmentation
+        ]
         self._coordinates = np.concatenate([*polygons, np.zeros(0)])
-        self._ends = np.cumsum([0, *map(len, polygons)], dtype=np.int64)  # of polygons, in coordinates
-        counts = [len(one) if isinstance(one, list) else 0 for one in segmentations]
-        self._polygons = np.cumsum([0, *counts], dtype=np.int64)  # of each object
+        self._ends = np.cumsum([0, *map(len, polygons)], dtype=np.int64)  # end of each polygon in the coordinates
+        counts = [len(segmentation) if isinstance(segmentation, list) else 0 for segmentation in segmentations]
+        self._polygons = np.cumsum([0, *counts], dtype=np.int64)  # end of each object in the polygons
         self._run_lengths = PackedStrings(
-            ["" if isinstance(one, list) else one["counts"].decode("ascii") for one in segmentations]
+            [
+                "" if isinstance(segmentation, list) else segmentation["counts"].decode("ascii")
+                for segmentation in segmentations
+            ]
         )
 
     def of_image(self, index: int, rows: slice, ids: np.ndarray, size: Size) -> list[Segmentation]:
-        """The segmentations of objects number `rows.start` to `rows.stop`, whose image has the `size`."""
+        """Return the segmentations of the objects `rows.start` to `rows.stop`, whose image has the `size`."""
         return [self._of_object(row, size) for row in range(rows.start, rows.stop)]
 
     def select(self, indices: np.ndarray, rows: np.ndarray) -> "PackedSegmentations":
-        """The segmentations of the objects `rows`."""
+        """Return the segmentations of the objects `rows`."""
         return PackedSegmentations([self._of_object(row, (0, 0)) for row in rows.tolist()])
 
     def _of_object(self, row: int, size: Size) -> Segmentation:
@@ -54,11 +59,11 @@ class PackedSegmentations:
 
 
 class PanopticFiles:
-    """PNG files, one for each image, that say of each pixel which segment it belongs to.
+    """PNG files, one for each image, that store the segment of each pixel.
 
     Args:
         root: the folder of the files.
-        file_names: of each image, relative to it.
+        file_names: file name for each image, relative to the folder.
     """
 
     def __init__(self, root: str, file_names: Sequence[str]):
@@ -66,21 +71,21 @@ class PanopticFiles:
         self._file_names = PackedStrings(file_names)
 
     def of_image(self, index: int, rows: slice, ids: np.ndarray, size: Size) -> "PanopticSegments":
-        """The segments `ids` of image `index`; the file is read when their masks are asked for."""
+        """Return the segments `ids` of image `index`; the file is read when their masks are accessed."""
         return PanopticSegments(os.path.join(self.root, self._file_names[index]), ids, size)
 
     def select(self, indices: np.ndarray, rows: np.ndarray) -> "PanopticFiles":
-        """The files of the images `indices`."""
+        """Return the files of the images `indices`."""
         return PanopticFiles(self.root, [self._file_names[index] for index in indices.tolist()])
 
 
 class PanopticSegments:
-    """The segments of one image. Its PNG file is read when their masks are asked for.
+    """The segments of one image. Its PNG file is read when the masks are accessed.
 
     Args:
-        path: of the file, in COCO's panoptic format: the id of a pixel's segment is red + 256 green + 65536 blue, and
-            0 where no segment is.
-        ids: (n,) of the segments.
+        path: path of the file, in COCO's panoptic format: the id of a pixel's segment is red + 256 green + 65536 blue,
+            and 0 for pixels without a segment.
+        ids: (n,) ids of the segments.
         size: (height, width) of the image in pixels.
     """
 
@@ -90,10 +95,10 @@ class PanopticSegments:
         self.size = size
 
     def label_map(self) -> Tensor:
-        """(H, W) int32, the id of each pixel's segment.
+        """Return (H, W) int32, the id of each pixel's segment.
 
         Raises:
-            DatasetError: when the file is missing, is no RGB image, or is of another size than the image.
+            DatasetError: when the file is missing, is not an RGB image, or differs in size from the image.
         """
         try:
             with Image.open(self.path) as file:
@@ -107,7 +112,7 @@ class PanopticSegments:
             raise DatasetError(f"panoptic segmentation {self.path} does not exist") from None
         except DatasetError:
             raise
-        except Exception as error:  # Pillow raises many kinds for broken files
+        except Exception as error:  # Pillow raises many types for broken files
             reason = str(error) or type(error).__name__
             raise DatasetError(f"panoptic segmentation {self.path} cannot be read: {reason}") from error
         fault = size_fault((pixels.shape[0], pixels.shape[1]), self.size)
@@ -118,10 +123,10 @@ class PanopticSegments:
 
     @property
     def tensor(self) -> Tensor:
-        """(n, H, W) bool, the masks of the segments.
+        """The masks of the segments, (n, H, W) bool.
 
         Raises:
-            DatasetError: when the file cannot be read (see `label_map`), or has no pixel of a segment.
+            DatasetError: when the file cannot be read (see `label_map`), or a segment has no pixels.
         """
         labels = self.label_map()
         masks = torch.empty((len(self.ids), *self.size), dtype=torch.bool)
@@ -132,7 +137,7 @@ class PanopticSegments:
         return masks
 
     def __getitem__(self, item: Any) -> "PanopticSegments":
-        """The segments that a slice or a bool or int64 tensor selects."""
+        """Return the segments selected by a slice, or by a bool or int64 tensor."""
         return PanopticSegments(self.path, self.ids[np.asarray(item) if isinstance(item, Tensor) else item], self.size)
 
     def __len__(self) -> int:

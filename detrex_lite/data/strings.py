@@ -1,4 +1,4 @@
-"""Many strings in one array."""
+"""Stores many strings in one array."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ import numpy as np
 class PackedStrings:
     """An immutable list of strings in one array of bytes.
 
-    Workers of a loader are forked: reading a Python object there writes its reference count, and so copies its page of
-    memory. An array has no such counts, whatever the number of strings.
+    The workers of a loader are forked processes, in which reading a Python object writes its reference count and so
+    copies its memory page. The strings in an array have no reference counts.
     """
 
     def __init__(self, strings: Sequence[str]):
@@ -22,7 +22,7 @@ class PackedStrings:
         return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
 
     def select(self, indices: np.ndarray) -> "PackedStrings":
-        """The strings at some positions."""
+        """Return the strings at some positions."""
         return PackedStrings([self[index] for index in indices.tolist()])
 
     def __len__(self) -> int:

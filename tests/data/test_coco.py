@@ -302,7 +302,7 @@ def test_an_impossible_area_is_a_fault_and_that_of_the_box_is_taken(tmp_path, ca
     path, root = write_coco(tmp_path, annotations=annotations)
     dataset = load_coco(path, root)
     assert dataset[0]["area"].tolist() == [0.5, 36.0]
-    assert f"{path}: 1 annotations have an area below 0 or infinite (the first is {path}: annotation 2" in caplog.text
+    assert f"{path}: 1 annotations have a negative or infinite area (the first is {path}: annotation 2" in caplog.text
     faults = check_dataset(partial(read_coco, str(path), str(root))).faults
     assert [(fault.kind, f"annotation 2 (image 1.png): its area is {area:g}" in str(fault)) for fault in faults] == [
         ("area", True),

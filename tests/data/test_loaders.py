@@ -531,5 +531,5 @@ def test_mosaics_draw_from_the_images_that_are_trained_on(tmp_path):
 
 
 def test_mixup_needs_another_image():
-    with pytest.raises(ValueError, match="mixup mixes an image with another .* total_batch_size=1 has none"):
+    with pytest.raises(ValueError, match="mixup mixes an image with another .* total_batch_size=1 there is none"):
         train_loader(total_batch_size=1, mixup=Mixup())

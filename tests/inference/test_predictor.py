@@ -146,7 +146,7 @@ def test_images_that_become_much_smaller_are_warned_of_once(predictor, caplog):
     predictor(picture())
     [record] = caplog.records
     assert "384x768" in record.getMessage()
-    assert "6 times" in record.getMessage()
+    assert "a factor of 6" in record.getMessage()
 
 
 def test_a_folder_and_a_pattern_stand_for_their_images(predictor, tmp_path):

@@ -81,9 +81,9 @@ def test_everything_about_a_run_is_on_the_page(tmp_path):
     page = page_of(write_run(tmp_path / "run", lines))
     assert captions(page) == [
         "AP, %",
-        "AP of each class at the last evaluation, %; - has no object",
+        "AP of each class at the last evaluation, %; - means no objects",
         "total loss",
-        "denoising loss over matching loss, last layer: below 1 where matching is what is hard",
+        "denoising loss over matching loss, last layer: below 1 if matching is the harder task",
         "loss_class, by layer",
         "loss_class, denoising, by layer",
         "learning rate",
@@ -100,8 +100,8 @@ def test_masks_and_panoptic_quality_have_sections_of_their_own(tmp_path):
     values = {"bbox/AP": 20.5, "bbox/AP-cat": 20.5, "segm/AP": 18.25, "segm/AP50": 30.0, "segm/AP-cat": 18.25}
     values |= {"panoptic_seg/PQ": 40.75, "panoptic_seg/PQ_th": 41.0, "panoptic_seg/PQ-sky": 39.0}
     page = page_of(write_run(tmp_path / "run", [losses(1), {"iteration": 1, **values}]))
-    titles = ["AP, %", "AP of each class at the last evaluation, %; - has no object"]
-    quality = ["PQ, SQ and RQ, %", "of things, %", "PQ of each class at the last evaluation, %; - has no object"]
+    titles = ["AP, %", "AP of each class at the last evaluation, %; - means no objects"]
+    quality = ["PQ, SQ and RQ, %", "of things, %", "PQ of each class at the last evaluation, %; - means no objects"]
     assert captions(page)[:7] == [*titles, *titles, *quality]
     for text in ("best mask AP, at 1</div>", "<b>18.2</b>mask AP<", "<b>40.8</b>PQ<", "<h2>Panoptic quality</h2>"):
         assert text in page, text

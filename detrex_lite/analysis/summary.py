@@ -232,7 +232,7 @@ def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
         return "its boxes lie on objects of other classes"
     description = {
         LOCALISATION: "overlap an object of it too little (IoU 0.1 to 0.5)",
-        BOTH: "lie beside objects of other classes",
+        BOTH: "overlap objects of other classes too little (IoU 0.1 to 0.5)",
         DUPLICATE: "repeat a better one",
         BACKGROUND: "lie where no object is",
     }[kind]

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 CONTENTS = {
-    "contact_sheet.png": "ground truth beside detections on held-out images",
+    "contact_sheet.png": "ground truth and detections on held-out images",
     "report.html": "a page about the run: losses, AP, learning rate, sample detections",
     "metrics.json": "the numbers above",
     "metrics.jsonl": "losses, rates and AP as they developed",

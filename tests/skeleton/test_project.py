@@ -121,7 +121,7 @@ def test_what_cannot_be_written_is_refused(name, source, message, tmp_path):
 
 def test_a_file_is_no_folder_to_write_into(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SkeletonError, match="file is no folder"):
+    with pytest.raises(SkeletonError, match="file is not a folder"):
         write_project("my_detr", "detr", tmp_path / "file")
 
 

@@ -82,7 +82,7 @@ def training_parser() -> Parser:
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
     parser.add_argument("--warmup", type=int, default=3, help="steps before; default: %(default)s")
-    _add_common(parser, repeats=20, what="steps")
+    _add_common(parser, repeats=20, unit="steps")
     return parser
 
 
@@ -99,7 +99,7 @@ def loader_parser() -> Parser:
     parser.add_argument(
         "--photographs", action="store_true", help="synthetic photographs instead of the config's data set"
     )
-    _add_output(parser, repeats=5, what="of each image")
+    _add_output(parser, repeats=5, unit="of each image")
     return parser
 
 
@@ -175,13 +175,13 @@ def overview_parser() -> Parser:
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser, *, repeats: int = 10, what: str = "rounds") -> None:
+def _add_common(parser: argparse.ArgumentParser, *, repeats: int = 10, unit: str = "rounds") -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ...; default: a GPU when there is one")
-    _add_output(parser, repeats=repeats, what=what)
+    _add_output(parser, repeats=repeats, unit=unit)
 
 
-def _add_output(parser: argparse.ArgumentParser, *, repeats: int, what: str = "rounds") -> None:
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"{what}; default: %(default)s")
+def _add_output(parser: argparse.ArgumentParser, *, repeats: int, unit: str = "rounds") -> None:
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"{unit}; default: %(default)s")
     _add_json(parser)
     parser.add_argument("--history", metavar="FILE", help="append the medians to this file, and compare")
 

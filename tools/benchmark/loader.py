@@ -147,9 +147,9 @@ def _measure(
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Inside, torch uses one thread, as in data loader workers."""
-    before = torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)

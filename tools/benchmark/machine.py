@@ -28,7 +28,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What figures depend on besides the program, as plain values."""
+    """Facts about the machine and the versions of packages that affect measurements, as plain values."""
     facts: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -86,7 +86,7 @@ def peak_device_bytes(step: Callable[[], object], device: torch.device, own_byte
         return None
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    allocated_before = torch.cuda.memory_allocated(device)
     step()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before + own_bytes
+    return torch.cuda.max_memory_allocated(device) - allocated_before + own_bytes

@@ -133,9 +133,9 @@ def _peak_bytes(step: Callable[[], object], device: torch.device) -> float:
         return float("nan")
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
+    resident_before = _status("VmRSS")
     step()
-    return float(_status("VmHWM") - before)
+    return float(_status("VmHWM") - resident_before)
 
 
 def _status(name: str) -> int:

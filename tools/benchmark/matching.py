@@ -38,7 +38,7 @@ class MatchingSettings:
 
 
 def benchmark_matching(settings: MatchingSettings, device: torch.device) -> StagesReport:
-    """Time the matcher with the costs of Deformable DETR and its successors, and the costs alone."""
+    """Time the matcher with the costs of Deformable DETR and its successors, and separately the costs."""
     generator = torch.Generator().manual_seed(0)
 
     def boxes(*shape: int) -> torch.Tensor:

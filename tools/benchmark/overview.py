@@ -240,7 +240,7 @@ def readme_of(projects: Sequence[ProjectFacts], sizes: Sequence[ModelSize]) -> s
         [
             "# Projects",
             "",
-            f"A detector each. `{COMMAND}` writes this file and the picture below it.",
+            f"One detector in each folder. `{COMMAND}` writes this file and the picture below.",
             "",
             f"- **blocks of few**: classes that the config of the model calls and that at most {most} of the "
             f"{len(projects)} projects use.",
@@ -248,7 +248,7 @@ def readme_of(projects: Sequence[ProjectFacts], sizes: Sequence[ModelSize]) -> s
             "project that it imports, without comments, docstrings and empty lines; all else is shared.",
             "- **GFLOPs**: multiply-accumulates of one image of the size in brackets, in 10^9, as the papers count.",
             "- **box AP**: on COCO val2017 as published there; nothing was trained for this table.",
-            "- **verified**: whose detections, losses and gradients the model gives with the same weights; "
+            "- **verified**: implementations with the same detections, losses and gradients at the same weights; "
             "[how](../docs/fidelity.md).",
             "",
             "| " + " | ".join(head) + " |",

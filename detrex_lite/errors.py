@@ -68,6 +68,13 @@ class NonFiniteError(ValueError, FloatingPointError):
     """A loss, a cost or a prediction is NaN or infinite, so that training cannot continue."""
 
 
-def printable(text: str) -> str:
-    """Escape control characters, and bytes of file names that are not UTF-8, for a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def printable(text: str, *, kept: str = "") -> str:
+    """Escape control characters, except those in `kept`, and bytes of file names that are not UTF-8, for a terminal."""
+    return "".join(
+        char if char.isprintable() or char in kept else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """`printable` for messages of several lines."""
+    return printable(text, kept="\n")

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from ..errors import closest, printable
+from ..errors import closest, printable_lines
 
 WRONG_USE = 2  # the exit status of wrong arguments
 
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and a reference to the help, and end with status 2."""
-        text = "\n".join(printable(line) for line in message.splitlines())
+        text = printable_lines(message)
         self.exit(WRONG_USE, f"{self.prog}: error: {text}\n`{self.prog} --help` shows what it takes.\n")
 
     def _hint(self, unknown: Sequence[str]) -> str:

@@ -2,8 +2,6 @@
 
 import argparse
 import math
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,15 @@ from omegaconf import DictConfig
 
 from ..checkpoint import CheckpointError, read_checkpoint, save_atomic
 from ..checkpoint.averaging import Checkpoint, Soup, average, ema_weights, greedy_soup, read_for_average
-from ..config import ConfigError, LazyConfig, explain, trust
+from ..config import ConfigError, LazyConfig, trust
 from ..engine.run import evaluate_by
 from ..errors import printable
 from ..evaluation import run_evaluation
 from ..inference.predictor import load_trained
 from ..inference.runs import find_config, find_weights
+from .convert_checkpoint import output_file
+from .refusal import refuse
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
 DEFAULT_METRIC = "bbox/AP"
 
 
@@ -28,17 +27,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         _average(args)
     except (ValueError, OSError) as error:
-        print(f"detrex-lite average: {explain(error, with_traceback=args.traceback)}", file=sys.stderr)
-        return 2
+        return refuse("average", error, with_traceback=args.traceback)
     return 0
 
 
 def _average(args: argparse.Namespace) -> None:
-    output = Path(os.path.expanduser(args.output))
-    if output.suffix not in SUFFIXES:
-        raise CheckpointError(f"{output} has the suffix {output.suffix!r}; choices: {', '.join(SUFFIXES)}")
-    if output.exists() and not args.overwrite:
-        raise CheckpointError(f"{output} exists already; --overwrite replaces it")
+    output = output_file(args)
     trust(*args.trust)
     paths = [find_weights(path) for path in args.weights]
     if len(paths) < 2:

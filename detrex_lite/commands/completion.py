@@ -1,7 +1,6 @@
 """Completion of command lines in shells."""
 
 import argparse
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +8,7 @@ from ..cli.models import shipped_names
 from ..cli.program import parser_of, whole_parser
 from ..cli.registry import COMMANDS, find_command
 from ..zoo import load_zoo
+from .refusal import refuse
 
 INSTALL = "pip install 'detrex-lite[completion]'"
 FILES, FOLDERS = ("FILE", "PATH", "FILE | MODEL | KEY=VALUE"), ("DIR", "FOLDER")
@@ -19,8 +19,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:
-        print(f"detrex-lite completion: error: shtab is not installed: {INSTALL}", file=sys.stderr)
-        return 2
+        return refuse("completion", f"error: shtab is not installed: {INSTALL}")
     print(shtab.complete(described_parser(shtab.FILE, shtab.DIRECTORY), shell=args.shell))
     return 0
 

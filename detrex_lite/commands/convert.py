@@ -4,8 +4,9 @@ import argparse
 import sys
 
 from ..data.conversion import convert_dataset
-from ..data.faults import DatasetError, printable
+from ..data.faults import DatasetError
 from ..data.layouts import find_dataset
+from ..errors import printable_lines
 from .check import folder_options
 
 
@@ -13,13 +14,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert a data set; see `detrex_lite.cli.convert`."""
     try:
         dataset = find_dataset(arguments.folder, **folder_options(arguments))
-        print(printable(dataset.describe()))
+        print(printable_lines(dataset.describe()))
         result = convert_dataset(dataset, arguments.out, arguments.to, masks=arguments.masks, link=arguments.link)
     except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for remark in result.remarks:
-        print(printable(f"note: {remark}"))
+        print(printable_lines(f"note: {remark}"))
     counts = ", ".join(f"{split} {number} images" for split, number in result.images.items())
     print(f"{arguments.out}: {arguments.to}, {counts}")
     return 0

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from ..checkpoint import KEY_MAPS, CheckpointError, convert_state_dict, read_checkpoint, save_atomic
 from ..cli.convert_checkpoint import SUFFIXES
-from ..config import ConfigError, LazyConfig, explain, trust
+from ..config import ConfigError, LazyConfig, trust
 from ..inference.predictor import build_trained
+from .refusal import refuse
 
 OWN = KEY_MAPS[0].name
 
@@ -22,18 +22,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         convert(args)
     except (CheckpointError, ConfigError, OSError) as error:
-        print(f"detrex-lite convert-checkpoint: {explain(error)}", file=sys.stderr)
-        return 2
+        return refuse("convert-checkpoint", error)
     return 0
 
 
 def convert(args: argparse.Namespace) -> None:
     """Read, check, rename and write the weights; an error in any step leaves no file."""
-    output = Path(os.path.expanduser(args.output))
-    if output.suffix not in SUFFIXES:
-        raise CheckpointError(f"{output} has the suffix {output.suffix!r}; choices: {', '.join(SUFFIXES)}")
-    if output.exists() and not args.overwrite:
-        raise CheckpointError(f"{output} exists already; --overwrite replaces it")
+    output = output_file(args)
     trust(*args.trust)
     config = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     if "model" not in config:
@@ -46,6 +41,20 @@ def convert(args: argparse.Namespace) -> None:
     state = convert_state_dict(state, args.to)
     save_atomic(state if output.suffix == ".safetensors" else as_file(state, stored, args.to), output)
     print(f"{len(state)} tensors with the names of {args.to}: {output}")
+
+
+def output_file(args: argparse.Namespace) -> Path:
+    """The checkpoint file that `--output` names.
+
+    Raises:
+        CheckpointError: when its suffix is not that of a checkpoint, or when it exists and `--overwrite` is missing.
+    """
+    output = Path(os.path.expanduser(args.output))
+    if output.suffix not in SUFFIXES:
+        raise CheckpointError(f"{output} has the suffix {output.suffix!r}; choices: {', '.join(SUFFIXES)}")
+    if output.exists() and not args.overwrite:
+        raise CheckpointError(f"{output} exists already; --overwrite replaces it")
+    return output
 
 
 def as_file(state: Mapping[str, Tensor], stored: Mapping[str, Any], target: str) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Evaluating trained weights."""
 
 import argparse
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from .train import start_processes
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate trained weights; see `detrex_lite.cli.evaluate`."""
-    start_processes(args, evaluate_config, lambda: device_of(config_of(args)))
+
+    def prepare() -> str:
+        trust(*args.trust)
+        if not args.config_file:  # read here, once for all processes: a checkpoint may be large
+            weights = find_weights(args.weights)
+            args.saved_config = find_config(weights, read_checkpoint(weights))
+        return device_of(config_of(args))
+
+    start_processes(args, evaluate_config, prepare)
     return 0
 
 
@@ -32,14 +41,17 @@ def evaluate_config(args: argparse.Namespace) -> None:
 def config_of(args: argparse.Namespace) -> Any:
     """The config of the weights, with the user's data, options and overrides.
 
+    Args:
+        args: of `detrex_lite.cli.evaluate`; `saved_config` is the config of the weights, used without `config_file`.
+
     Raises:
-        CheckpointError: when the weights do not exist, or no config belongs to them.
+        CheckpointError: when a folder of weights has none.
         ConfigError: when the config or an override is wrong.
         DatasetError: when the folder has no data to evaluate on.
     """
     trust(*args.trust)
     weights = find_weights(args.weights)
-    cfg = LazyConfig.load(args.config_file) if args.config_file else find_config(weights, read_checkpoint(weights))
+    cfg = LazyConfig.load(args.config_file) if args.config_file else copy.deepcopy(args.saved_config)
     options: dict[str, Any] = {
         "train.init_checkpoint": weights,
         "train.output_dir": args.output,

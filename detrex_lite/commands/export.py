@@ -1,13 +1,12 @@
 """Writing a detector as a file for other runtimes."""
 
 import argparse
-import sys
 
-from ..config import explain
 from ..errors import printable
 from ..inference.description import Description
 from ..inference.export import ExportError, export
 from .detectors import predictor_of
+from .refusal import refuse
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,9 +26,7 @@ def run(args: argparse.Namespace) -> int:
         )
         description = export(predictor_of(args, device="cpu"), args.output, **settings)
     except (ValueError, OSError) as error:
-        text = "\n".join(printable(line) for line in explain(error, with_traceback=args.traceback).splitlines())
-        print(f"detrex-lite export: {text}", file=sys.stderr)
-        return 2
+        return refuse("export", error, with_traceback=args.traceback)
     print(summary(args.output, description))
     return 0
 

@@ -1,9 +1,9 @@
 """Writing a new project."""
 
 import argparse
-import sys
 
 from ..skeleton import SkeletonError, write_project
+from .refusal import refuse
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -11,8 +11,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         project = write_project(arguments.name, arguments.source, arguments.into)
     except SkeletonError as error:
-        print(f"detrex-lite new: {error}", file=sys.stderr)
-        return 2
+        return refuse("new", str(error))
     print(f"Wrote {len(project.files)} files into {project.start}:")
     for file in project.files:
         print(f"  {file.relative_to(project.start)}")

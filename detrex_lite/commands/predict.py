@@ -17,7 +17,6 @@ from typing import Any
 from tqdm import tqdm
 
 from ..checkpoint.files import atomic_file
-from ..config import explain
 from ..data import DatasetError, list_images, read_image
 from ..errors import printable
 from ..inference import AugmentedPredictor, TiledPredictor
@@ -27,6 +26,7 @@ from ..results import ImageInfo
 from ..structures import Instances, run_lengths
 from ..visualization import draw_detections
 from .detectors import predictor_of
+from .refusal import refuse
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 LONGEST_STEM = 200  # bytes; file systems allow 255, which must include a number, a suffix and that of partial files
@@ -40,12 +40,14 @@ def run(args: argparse.Namespace) -> int:
     """Detect objects in images; see `detrex_lite.cli.predict`."""
     files, num_failed = find_files(args.paths)
     if not files:
-        return report("error: no image found")
+        return refuse("predict", "error: no image found")
     output = Path(os.path.expanduser(args.output))
     drawn = drawn_paths(files, output)
     overwritten = {path.resolve() for path in drawn.values()} & {Path(file).resolve() for file in files}
     if overwritten:
-        return report(f"error: {min(overwritten)} would be overwritten: choose another --output than {output}")
+        return refuse(
+            "predict", f"error: {min(overwritten)} would be overwritten: choose another --output than {output}"
+        )
     try:
         check_output(output)
         predictor: ImagePredictor[Instances] = predictor_of(
@@ -55,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
         if args.class_threshold:
             predictor.score_threshold = predictor.thresholds(dict(args.class_threshold))
     except (ValueError, OSError) as error:
-        return report(explain(error, with_traceback=args.traceback))
+        return refuse("predict", error, with_traceback=args.traceback)
     predictions = PredictionsFile(output / "predictions.json", predictor.class_names, predictor.category_ids)
     try:
         with stopped_by_signals():
             num_failed += predict(predictor, drawn, predictions)
     except OSError as error:
-        return report(f"error: {error}")
+        return refuse("predict", error)
     except KeyboardInterrupt:
         return interrupted(signal.SIGINT, predictions)
     except Interrupted as error:
@@ -290,13 +292,6 @@ def check_output(output: Path) -> None:
             file.write(b"0")
     except OSError as error:
         raise OSError(f"--output {output} cannot be written: {existing}: {error.strerror}") from error
-
-
-def report(message: str) -> int:
-    """Print an error; returns the exit status."""
-    text = "\n".join(printable(line) for line in message.splitlines())
-    print(f"detrex-lite predict: {text}", file=sys.stderr)
-    return 2
 
 
 def find_files(paths: Iterable[str]) -> tuple[list[str], int]:

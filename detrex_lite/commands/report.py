@@ -1,9 +1,9 @@
 """Writing the report page of a run."""
 
 import argparse
-import sys
 
 from ..visualization import write_report
+from .refusal import refuse
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -12,10 +12,8 @@ def run(arguments: argparse.Namespace) -> int:
         path = write_report(arguments.folder, arguments.out)
     except (FileNotFoundError, NotADirectoryError) as error:
         message = f"{arguments.folder} is not the folder of a run: {error.filename} does not exist"
-        print(f"detrex-lite report: error: {message}", file=sys.stderr)
-        return 2
+        return refuse("report", f"error: {message}")
     except ValueError as error:
-        print(f"detrex-lite report: error: {error}", file=sys.stderr)
-        return 2
+        return refuse("report", error)
     print(path)
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from ..config import ConfigError, trust
 from ..zoo import ZooEntry, ZooError, cached_path, load_zoo, obtain, select
+from .refusal import refuse
 
 PROGRAM = "detrex-lite zoo"
 
@@ -28,8 +29,7 @@ def run(args: argparse.Namespace) -> int:
             raise ZooError(f"--weights is the file of a single checkpoint, and {len(entries)} are to be evaluated")
         return evaluate(entries, args)
     except (ZooError, ConfigError) as error:
-        print(f"detrex-lite zoo: error: {error}", file=sys.stderr)
-        return 2
+        return refuse("zoo", f"error: {error}")
 
 
 def show(zoo: Mapping[str, ZooEntry], names: Sequence[str], entries: Sequence[ZooEntry]) -> None:

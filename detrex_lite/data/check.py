@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..errors import printable_lines
 from ..structures import box_iou, masks_to_boxes
 from .catalog import is_registered, load_dataset, locate
 from .coco import read_coco
 from .dataset import DetectionDataset
-from .faults import DatasetError, Fault, FaultLog, printable, size_fault
+from .faults import DatasetError, Fault, FaultLog, size_fault
 from .image import read_image, read_image_size
 from .mapper import record_masks
 from .panoptic import read_coco_panoptic
@@ -44,7 +45,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [] if self.dataset is None else summary(self.dataset)
-        return printable("\n".join([*lines, "", *listed(self.faults)]))
+        return printable_lines("\n".join([*lines, "", *listed(self.faults)]))
 
 
 def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:

@@ -9,9 +9,10 @@ from functools import partial
 
 import numpy as np
 
+from ..errors import printable_lines
 from .check import Report, check_dataset, image_faults, listed, summary
 from .dataset import DetectionDataset, select_images
-from .faults import DatasetError, Fault, printable
+from .faults import DatasetError, Fault
 from .layouts import FoundDataset, find_dataset
 from .layouts.tree import Tree
 
@@ -45,7 +46,7 @@ class FolderReport:
             if report.dataset is not None:
                 lines += [*summary(report.dataset), ""]
         lines += [f"note: {remark}" for remark in self.remarks]
-        return printable("\n".join([*lines, *([""] if self.remarks else []), *listed(self.all_faults)]))
+        return printable_lines("\n".join([*lines, *([""] if self.remarks else []), *listed(self.all_faults)]))
 
 
 def check_folder(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import printable_lines
+
 # Rounding of coordinates to one decimal moves an edge by up to this much, which is corrected without a message.
 EDGE_TOLERANCE = 0.1
 
@@ -24,18 +26,11 @@ _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 
 
-def printable(text: str) -> str:
-    """Return `text` with escapes in place of control and unprintable characters, except for line breaks."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
-    )
-
-
 class DatasetError(ValueError):
     """A data set cannot be read; the message names the file and the annotation."""
 
     def __init__(self, message: str):
-        super().__init__(printable(message))
+        super().__init__(printable_lines(message))
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class Fault:
     box: tuple[float, ...] | None = None
 
     def __str__(self) -> str:
-        return printable(f"{self.where}: {self.message}")
+        return printable_lines(f"{self.where}: {self.message}")
 
 
 class FaultLog:

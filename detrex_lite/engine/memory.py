@@ -1,7 +1,9 @@
 """Estimates the memory that a training step needs, and measures the memory that is free."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -36,17 +38,17 @@ def measure_need(cfg: DictConfig, pixels: int) -> MemoryNeed | None:
     with torch.random.fork_rng(devices=[]):
         try:
             model = instantiate(without_pretrained_backbone(cfg).model).train()
-            small, large = (_bytes_kept(model, side) for side in SIDES)
+            small, large = (bytes_kept(model, [_trial_image(side)]) for side in SIDES)
         except (RuntimeError, ValueError, OSError, ImportError):
             return None  # if something is wrong, training will raise the error
     weights = sum(parameter.numel() for parameter in model.parameters())
     slope = max(0.0, (large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2))
-    bytes_kept = large + slope * (pixels - SIDES[1] ** 2)
-    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(WORKSPACE * max(small, bytes_kept)))
+    per_image = large + slope * (pixels - SIDES[1] ** 2)
+    return MemoryNeed(weights * BYTES_OF_WEIGHT, int(WORKSPACE * max(small, per_image)))
 
 
-def _bytes_kept(model: torch.nn.Module, side: int) -> int:
-    """Bytes that a forward pass of a square image keeps for the backward pass, without the weights."""
+def bytes_kept(model: torch.nn.Module, batch: Sequence[dict[str, Any]]) -> int:
+    """Bytes that a forward pass of a batch keeps for the backward pass, without the weights."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     sizes: dict[int, int] = {}
 
@@ -56,6 +58,14 @@ def _bytes_kept(model: torch.nn.Module, side: int) -> int:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = model(batch)
+    assert losses  # their graph keeps the counted tensors alive until here
+    return sum(sizes.values())
+
+
+def _trial_image(side: int) -> dict[str, Any]:
+    """A square image with objects, as a model takes it in training."""
     corners = torch.linspace(0, side / 2, OBJECTS)[:, None].repeat(1, 2)
     instances = Instances(
         (side, side),
@@ -63,28 +73,25 @@ def _bytes_kept(model: torch.nn.Module, side: int) -> int:
         gt_classes=torch.zeros(OBJECTS, dtype=torch.int64),
     )
     image = torch.randint(256, (3, side, side), dtype=torch.uint8)
-    record = {"image": image, "height": side, "width": side, "image_id": 0, "file_name": "", "instances": instances}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = model([record])
-    assert losses
-    return sum(sizes.values())
+    return {"image": image, "height": side, "width": side, "image_id": 0, "file_name": "", "instances": instances}
 
 
 def free_memory(device: str) -> int | None:
     """Bytes that are free on a device, within the limit of the container if there is one; None when not known."""
     if device.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.mem_get_info(torch.device(device))[0]
-    limits = [value for value in (_available(), _free_in_group()) if value is not None]
+    available = system_sizes("/proc/meminfo").get("MemAvailable")
+    limits = [value for value in (available, _free_in_group()) if value is not None]
     return min(limits) if limits else None
 
 
-def _available() -> int | None:
+def system_sizes(path: str) -> dict[str, int]:
+    """The bytes by name in lines such as `MemTotal: 16 kB`; empty when the system has no such file."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        text = Path(path).read_text()
     except OSError:
-        return None
-    sizes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(sizes[0]) * 1024 if sizes else None
+        return {}
+    return {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, flags=re.MULTILINE)}
 
 
 def _free_in_group(group: Path = Path("/sys/fs/cgroup")) -> int | None:

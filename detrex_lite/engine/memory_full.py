@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..layers import BaseTransformerLayer
-from .memory import free_memory
+from .memory import free_memory, system_sizes
 
 GIB = 2**30
 
@@ -110,17 +109,8 @@ def describe_memory(device: torch.device) -> str:
             f"{peak / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
         )
     sizes = {
-        "the machine has": _kilobytes("/proc/meminfo").get("MemTotal"),
-        "this process uses": _kilobytes("/proc/self/status").get("VmRSS"),
+        "the machine has": system_sizes("/proc/meminfo").get("MemTotal"),
+        "this process uses": system_sizes("/proc/self/status").get("VmRSS"),
         "free are": free_memory(str(device)),
     }
     return ", ".join(f"{label} {size / GIB:.1f} GiB" for label, size in sizes.items() if size is not None)
-
-
-def _kilobytes(path: str) -> dict[str, int]:
-    """The bytes by name in lines such as `MemTotal: 16 kB`; empty when the system has no such file."""
-    try:
-        text = Path(path).read_text()
-    except OSError:
-        return {}
-    return {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, flags=re.MULTILINE)}

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from .drawing import draw_objects, select_objects
-from .images import fit_text, load_font, to_pil
+from .images import fit_size, fit_text, load_font, resized, to_pil
 
 MAX_IMAGES = 16
 MOST_ENLARGED = 2.5  # enlargement factor of small images, which labels would hide otherwise
@@ -57,12 +57,11 @@ def batch_sheet(
 def _panel(sample: dict[str, Any], class_names: Sequence[str] | None, panel_size: int) -> Image.Image:
     """Draw the image of a sample with its objects, above a line with its name, size and number of objects."""
     image = to_pil(sample["image"])
-    scale = min(MOST_ENLARGED, panel_size / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    scale, size = fit_size(image.size, panel_size, MOST_ENLARGED)
     objects = []
     if "instances" in sample:
         objects = select_objects(sample["instances"], class_names, 0.0, image.size)
-    drawn = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    drawn = resized(image, size)
     draw_objects(drawn, [drawn_object.scaled(scale, size) for drawn_object in objects], _FONT_SIZE, line_width=2)
     panel = Image.new("RGB", (max(size[0], 160), size[1] + _CAPTION_HEIGHT), _BACKGROUND)
     panel.paste(drawn, (0, 0))

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from ..data import PanopticSegments
 from ..structures import Boxes, Instances
 from .drawing import draw_objects, select_objects, select_segments
-from .images import fit_text, load_font, to_pil
+from .images import fit_size, fit_text, load_font, resized, to_pil
 
 _BACKGROUND, _TEXT, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
 _GAP, _CAPTION_HEIGHT, _HEADER_HEIGHT, _FONT_SIZE = 12, 24, 34, 15
@@ -116,8 +116,7 @@ class Pair(NamedTuple):
 def draw_pair(row: SheetRow, class_names: Sequence[str] | None, score_threshold: float, panel_size: int) -> Pair:
     """Draw one row; the arguments are those of `contact_sheet`."""
     image = to_pil(row.image)
-    scale = panel_size / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    scale, size = fit_size(image.size, panel_size)
     panels, counts = [], []
     for instances, noun in ((row.ground_truth, "object"), (row.detections, "detection")):
         # Drawn after scaling, so that labels are sharp and have the same size on the whole sheet.
@@ -125,7 +124,7 @@ def draw_pair(row: SheetRow, class_names: Sequence[str] | None, score_threshold:
             objects, noun = select_segments(instances, class_names, image.size), "segment"
         else:
             objects = select_objects(instances, class_names, score_threshold, image.size)
-        panel = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+        panel = resized(image, size)
         draw_objects(panel, [drawn_object.scaled(scale, size) for drawn_object in objects], font_size=13, line_width=2)
         panels.append(panel)
         counts.append(f"{len(objects)} {noun}{'' if len(objects) == 1 else 's'}")

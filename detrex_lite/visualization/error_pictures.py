@@ -7,7 +7,7 @@ from PIL import Image
 
 from ..analysis import KINDS, Analysis
 from .drawing import Colour, DrawnObject, class_label, draw_objects
-from .images import to_pil
+from .images import fit_size, resized, to_pil
 
 KIND_COLOURS: dict[str, Colour] = {
     "classification": (245, 130, 49),
@@ -42,11 +42,10 @@ def draw_errors(image: Any, analysis: Analysis, position: int, panel_size: int, 
         name: name of the image, for the caption.
     """
     picture = to_pil(image)
-    scale = panel_size / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    scale, size = fit_size(picture.size, panel_size)
     panels = []
     for objects in (_annotated(analysis, position), [*_missed(analysis, position), *_detected(analysis, position)]):
-        panel = picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+        panel = resized(picture, size)
         draw_objects(panel, [item.scaled(scale, size) for item in objects], _FONT_SIZE, _LINE_WIDTH)
         panels.append(panel)
     counts = analysis.errors.counts_of_images(analysis.detections, analysis.objects)

@@ -1,7 +1,5 @@
 """Writes the faults of a data set as a page with pictures."""
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -9,8 +7,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFile
 
 from ..data.check import by_kind
-from ..data.faults import Fault, printable
-from .images import load_font
+from ..data.faults import Fault
+from ..errors import printable_lines
+from .images import fit_size, jpeg_base64, load_font
 
 _PICTURE_SIZE, _JPEG_QUALITY = 360, 78  # pixels of the longer side
 _RED = (230, 25, 75)
@@ -44,7 +43,7 @@ def write_fault_page(faults: Sequence[Fault], out_html: str | Path, *, title: st
         sections.append(f"<h2>{escape(kind)}: {len(members)}</h2>{shown}{listed}")
     out_html = Path(out_html)
     out_html.parent.mkdir(parents=True, exist_ok=True)
-    heading = escape(printable(title))
+    heading = escape(printable_lines(title))
     out_html.write_text(_PAGE.format(title=heading, style=_STYLE, body="\n".join(sections)), encoding="utf-8")
     return out_html
 
@@ -56,14 +55,11 @@ def _picture(fault: Fault) -> str | None:
     image = _decoded(fault.image)
     if image is None:
         return None
-    scale = _PICTURE_SIZE / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    scale, size = fit_size(image.size, _PICTURE_SIZE)
     picture = image.resize(size)
     if fault.box is not None:
         picture = _with_box(picture, [scale * side for side in fault.box])
-    file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=_JPEG_QUALITY)
-    return base64.b64encode(file.getvalue()).decode()
+    return jpeg_base64(picture, _JPEG_QUALITY)
 
 
 def _decoded(path: str) -> Image.Image | None:

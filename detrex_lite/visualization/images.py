@@ -1,5 +1,8 @@
-"""Converts users' images to PIL images, and loads the font."""
+"""Converts users' images to PIL images, resizes and encodes them, and loads the font."""
 
+import base64
+import io
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,31 @@ def to_pil(image: Any) -> Image.Image:
     if not valid or array.dtype != np.uint8:
         raise ValueError(f"an image must be a {expected} in RGB, got shape {array.shape} of {array.dtype}")
     return Image.fromarray(np.ascontiguousarray(channels_last))
+
+
+def fit_size(size: tuple[int, int], side: int, largest_scale: float = math.inf) -> tuple[float, tuple[int, int]]:
+    """Return the scale at which a picture of `size` = (width, height) fits a square of `side` pixels, and its new size.
+
+    Args:
+        size: in pixels.
+        side: the longer side afterwards.
+        largest_scale: small pictures are not enlarged more than this.
+    """
+    scale = min(largest_scale, side / max(size))
+    return scale, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the image at another size, (width, height) in pixels, with the filter that suits the direction."""
+    is_smaller = max(size) < max(image.size)
+    return image.resize(size, Image.Resampling.LANCZOS if is_smaller else Image.Resampling.BICUBIC)
+
+
+def jpeg_base64(image: Image.Image, quality: int) -> str:
+    """Return the image as JPEG in base64, for pages that are one file."""
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=quality, optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 @lru_cache(maxsize=32)

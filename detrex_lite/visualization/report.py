@@ -5,7 +5,6 @@ It is made from files in the run's folder, so that it can be regenerated at any 
 """
 
 import base64
-import io
 import json
 import math
 import os
@@ -27,7 +26,7 @@ from .charts import PALETTE, Curve, line_chart
 from .contact_sheet import SheetRow, draw_pair
 from .error_pictures import draw_errors
 from .error_sections import error_facts, error_sections, picture_legend, style_parts
-from .images import to_pil
+from .images import fit_size, jpeg_base64, to_pil
 from .query_pictures import draw_attention, draw_refinement
 
 Series = list[tuple[int, float]]
@@ -113,7 +112,7 @@ def write_samples(
             scores = sorted(best.detections.scores.tolist())
             span = f"score {scores[-1]:.2f}" if len(scores) == 1 else f"scores {scores[-1]:.2f} to {scores[0]:.2f}"
             caption = f"{caption}, {span}"
-        samples.append({"caption": caption, "panels": [_jpeg(panel) for panel in pair.panels]})
+        samples.append({"caption": caption, "panels": _jpegs(pair.panels)})
     replace_text(Path(output_dir) / SAMPLES_FILE, json.dumps({"iteration": iteration, "samples": samples}))
 
 
@@ -139,7 +138,7 @@ def write_error_page(
     pictures = []
     for position, name, image in images:
         picture = draw_errors(image, analysis, position, ERROR_PANEL_SIZE, name)
-        pictures.append({"caption": picture.caption, "panels": [_jpeg(panel) for panel in picture.panels]})
+        pictures.append({"caption": picture.caption, "panels": _jpegs(picture.panels)})
     content = {"of": of, **to_json(analysis), "pictures": pictures}
     replace_text(Path(output_dir) / ERROR_PAGE_FILE, json.dumps(content, ensure_ascii=False, allow_nan=False))
 
@@ -165,14 +164,14 @@ def write_decoder_page(
     pictures = []
     for name, image, inspection in images[:NUM_DECODER_PICTURES]:
         picture = to_pil(image)
-        scale = ERROR_PANEL_SIZE / max(picture.size)
-        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+        _, size = fit_size(picture.size, ERROR_PANEL_SIZE)
+        picture = picture.resize(size)
         [query] = inspection.best_queries(1)
         panels = [draw_refinement(picture, inspection, query, class_names)]
         attention = inspection.attentions[-1] if inspection.attentions else None
         panels.append(picture if attention is None else draw_attention(picture, inspection, query))
         caption = f"{name} · query {query}, score {inspection.scores[query]:.2f}"
-        pictures.append({"caption": caption, "panels": [_jpeg(panel) for panel in panels]})
+        pictures.append({"caption": caption, "panels": _jpegs(panels)})
     content = {
         "of": of,
         "overlaps": overlaps.round(4).tolist(),
@@ -222,10 +221,8 @@ def _decoder_section(path: Path) -> str:
     return f'<h2>Inside the decoder</h2>{note}<div class="grid">{chart}</div><div class="samples worst">{figures}</div>'
 
 
-def _jpeg(image: Any) -> str:
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+def _jpegs(panels: Iterable[Any]) -> list[str]:
+    return [jpeg_base64(panel, _JPEG_QUALITY) for panel in panels]
 
 
 def _series(records: Iterable[dict[str, Any]]) -> dict[str, Series]:

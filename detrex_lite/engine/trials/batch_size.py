@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
 from ...config import ConfigError
 from ...data import dataset_of
 from ...devices import is_out_of_memory
 from ..derived import learning_rate
 from ..loop.trainer import Batch, Trainer
-from ..memory import WORKSPACE, free_memory
+from ..memory import WORKSPACE, bytes_kept, free_memory
 from ..memory_full import GIB, describe_batch
 from ..run import Run
-from .trial import build_trainer, trial
+from .trial import autocast, build_trainer, trial
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +167,9 @@ def largest_that_fits(fits: Callable[[int], bool], largest: int) -> int:
 def _on_cpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) -> tuple[int, dict[int, int], int]:
     """Compute the batch size from forward passes of one and of two images."""
     parameters = sum(parameter.numel() * parameter.element_size() for parameter in trainer.parameters)
-    kept_by_one, kept_by_two = (kept_for_backward(trainer, [sample] * images) for images in (1, 2))
+    trainer.model.train()
+    with autocast(run):
+        kept_by_one, kept_by_two = (bytes_kept(trainer.model, [sample] * images) for images in (1, 2))
     per_image = max(kept_by_two - kept_by_one, kept_by_one // 2, 1)
     # Gradients and two moments; the weights themselves are already in memory.
     fixed = 3 * parameters + max(kept_by_one - per_image, 0)
@@ -181,28 +182,6 @@ def _on_cpu(run: Run, trainer: Trainer, sample: dict[str, Any], largest: int) ->
 
     images = max(0, min(largest, int((MARGIN * memory - fixed) / (WORKSPACE * per_image))))
     return images, {count: needed(count) for count in sorted({1, 2, max(images, 1)})}, memory
-
-
-def kept_for_backward(trainer: Trainer, batch: Batch) -> int:
-    """Bytes that a forward pass keeps for the backward pass, without the parameters."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in trainer.parameters}
-    sizes: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    dtype = trainer.amp_dtype
-    trainer.model.train()
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast(trainer.device.type, dtype=dtype, enabled=dtype is not None),
-    ):
-        losses = trainer.model(batch)
-    assert losses  # their graph keeps the counted tensors alive until here
-    return sum(sizes.values())
 
 
 def _advice(cfg: DictConfig, images: int, largest: int) -> str:

@@ -11,9 +11,10 @@ from detrex_lite.config import ConfigError, LazyConfig, get_config
 from detrex_lite.config import LazyCall as L
 from detrex_lite.data import generate_shapes, images_with_objects, load_shapes
 from detrex_lite.engine import train
+from detrex_lite.engine.memory import bytes_kept
 from detrex_lite.engine.trials import batch_size as batch_size_module
 from detrex_lite.engine.trials import dry_run, find_batch_size, find_learning_rate, overfit
-from detrex_lite.engine.trials.batch_size import GIB, kept_for_backward, largest_sample, largest_that_fits
+from detrex_lite.engine.trials.batch_size import GIB, largest_sample, largest_that_fits
 from detrex_lite.engine.trials.learning_rate import _judge
 from detrex_lite.engine.trials.overfit import Overfit, overfit_config, verdict
 from detrex_lite.engine.trials.trial import build_trainer, trial
@@ -157,7 +158,7 @@ def test_what_a_forward_pass_keeps_is_in_proportion_to_the_images(cfg):
     with trial(cfg) as run:
         sample = largest_sample(run.train_loader)
         trainer = build_trainer(run, max_iter=1, hooks=[])
-        one, three = (kept_for_backward(trainer, [sample] * images) for images in (1, 3))
+        one, three = (bytes_kept(trainer.model.train(), [sample] * images) for images in (1, 3))
     assert 2 * one < three <= 3 * one
 
 

@@ -95,8 +95,7 @@ def fault(words):
     arguments = [PLACEHOLDERS.get(word, word) for word in arguments if not word.startswith("$")]
     args = parser_of(name).parse(arguments)
     if name == "benchmark":
-        make_parser, _ = benchmark.COMMANDS[args.what]
-        make_parser().parse(args.arguments)
+        benchmark.PARSERS[args.what]().parse(args.arguments)
     return fault_of_names(name, args) or fault_of_config(args)
 
 

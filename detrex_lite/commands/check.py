@@ -1,7 +1,6 @@
 """Listing the faults of a data set."""
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ..data.faults import DatasetError, Fault
 from ..data.panoptic import read_coco_panoptic
 from ..data.voc import read_voc
 from ..visualization.fault_page import write_fault_page
+from .refusal import refuse
 
 
 def _reader(arguments: argparse.Namespace) -> Reader:
@@ -42,13 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
             text, faults, is_empty = str(folder_report), folder_report.all_faults, folder_report.found is None
         else:
             report = check_dataset(_reader(arguments), decode=arguments.decode)
-            text, faults, is_empty = str(report), report.faults, False
+            text, faults, is_empty = str(report), report.faults, report.dataset is None
     except DatasetError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return refuse("check", error)
     if is_empty:
-        print("\n".join(f"error: {fault.message}" for fault in faults), file=sys.stderr)
-        return 2
+        return refuse(
+            "check", "\n".join(fault.message if fault.where == "data set" else str(fault) for fault in faults)
+        )
     print(text)
     _show(faults, arguments)
     return 1 if faults else 0

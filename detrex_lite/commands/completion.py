@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:
-        return refuse("completion", f"error: shtab is not installed: {INSTALL}")
+        return refuse("completion", f"shtab is not installed: {INSTALL}")
     print(shtab.complete(described_parser(shtab.FILE, shtab.DIRECTORY), shell=args.shell))
     return 0
 

@@ -14,6 +14,7 @@ from ..config.validation import unknown_train_keys, unread_keys
 from ..data import DatasetError
 from ..errors import did_you_mean
 from .configs import plan_of
+from .refusal import refuse
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,8 +25,7 @@ def run(options: argparse.Namespace) -> int:
         cfg = plan.cfg
         part = _select(cfg, options.key) if options.key else cfg
     except (ConfigError, CheckpointError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse("config", error)
     if plan.settings:
         print(plan.describe(), file=sys.stderr)
     try:
@@ -36,8 +36,7 @@ def run(options: argparse.Namespace) -> int:
                 raise ConfigError(unknown)
     except ConfigError as error:  # print the config without resolving it, to show where the faults are
         print(_render(part, options.format, resolve=False))
-        print(error, file=sys.stderr)
-        return 2
+        return refuse("config", error)
     print(_render(part, options.format, resolve=True))
     return 0
 

@@ -40,8 +40,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if args.data is None:
         return Plan(LazyConfig.apply_overrides(cfg, [*_plain_overrides(args, cfg, weights), *args.opts]), ())
     output = args.output or f"output/{Path(name).stem}_{Path(args.data).resolve().name}"
-    if args.resume and args.batch is None:
-        _keep_batch(args, Path(os.path.expanduser(output)) / CONFIG_FILE)
+    is_batch_kept = args.resume and args.batch is None and _keep_batch(args, Path(os.path.expanduser(output)))
     choices = Choices(
         weights=weights,
         epochs=args.epochs,
@@ -56,6 +55,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
     )
     plan = for_folder(cfg, args.data, choices)
     settings = list(plan.settings)
+    if is_batch_kept:
+        reason = "as in the run that continues"
+        settings = [each._replace(reason=reason) if each.name == "batch" else each for each in settings]
     settings.insert(0, settings[0]._replace(name="model", value=name, reason=origin, option=""))
     return Plan(LazyConfig.apply_overrides(plan.cfg, args.opts), tuple(settings))
 
@@ -68,12 +70,18 @@ def settle(args: argparse.Namespace, plan: Plan) -> None:
         args.opts = [*args.opts, f"train.accumulate_steps={train.get('accumulate_steps', 1)}"]
 
 
-def _keep_batch(args: argparse.Namespace, file: Path) -> None:
-    """Take the batch size of a resumed run from its config, because less memory may be free now."""
-    if file.is_file():
-        saved = LazyConfig.load(file)
-        args.batch = saved.dataloader.train.total_batch_size
-        args.opts = [f"train.accumulate_steps={saved.train.get('accumulate_steps', 1)}", *args.opts]
+def _keep_batch(args: argparse.Namespace, run: Path) -> bool:
+    """Take the batch size of a resumed run from its config, because less memory may be free now.
+
+    Returns:
+        Whether the folder of the run has a config.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        return False
+    saved = LazyConfig.load(run / CONFIG_FILE)
+    args.batch = saved.dataloader.train.total_batch_size
+    args.opts = [f"train.accumulate_steps={saved.train.get('accumulate_steps', 1)}", *args.opts]
+    return True
 
 
 def device_named(name: str | None) -> str | None:

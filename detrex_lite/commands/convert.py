@@ -1,13 +1,13 @@
 """Writing a data set in another layout."""
 
 import argparse
-import sys
 
 from ..data.conversion import convert_dataset
 from ..data.faults import DatasetError
 from ..data.layouts import find_dataset
 from ..errors import printable_lines
 from .check import folder_options
+from .refusal import refuse
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -17,8 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(printable_lines(dataset.describe()))
         result = convert_dataset(dataset, arguments.out, arguments.to, masks=arguments.masks, link=arguments.link)
     except (DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse("convert", error)
     for remark in result.remarks:
         print(printable_lines(f"note: {remark}"))
     counts = ", ".join(f"{split} {number} images" for split, number in result.images.items())

@@ -11,7 +11,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         project = write_project(arguments.name, arguments.source, arguments.into)
     except SkeletonError as error:
-        return refuse("new", str(error))
+        return refuse("new", error)
     print(f"Wrote {len(project.files)} files into {project.start}:")
     for file in project.files:
         print(f"  {file.relative_to(project.start)}")

@@ -40,14 +40,12 @@ def run(args: argparse.Namespace) -> int:
     """Detect objects in images; see `detrex_lite.cli.predict`."""
     files, num_failed = find_files(args.paths)
     if not files:
-        return refuse("predict", "error: no image found")
+        return refuse("predict", "no image found")
     output = Path(os.path.expanduser(args.output))
     drawn = drawn_paths(files, output)
     overwritten = {path.resolve() for path in drawn.values()} & {Path(file).resolve() for file in files}
     if overwritten:
-        return refuse(
-            "predict", f"error: {min(overwritten)} would be overwritten: choose another --output than {output}"
-        )
+        return refuse("predict", f"{min(overwritten)} would be overwritten: choose another --output than {output}")
     try:
         check_output(output)
         predictor: ImagePredictor[Instances] = predictor_of(

@@ -12,9 +12,9 @@ def refuse(command: str, error: Exception | str, *, with_traceback: bool = False
 
     Args:
         command: the name of the command.
-        error: the error, or the whole message.
+        error: the error, or a message.
         with_traceback: whether to print the whole traceback first.
     """
-    message = error if isinstance(error, str) else explain(error, with_traceback=with_traceback)
+    message = f"error: {error}" if isinstance(error, str) else explain(error, with_traceback=with_traceback)
     print(f"detrex-lite {command}: {printable_lines(message)}", file=sys.stderr)
     return WRONG_USE

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
             raise ZooError(f"--weights is the file of a single checkpoint, and {len(entries)} are to be evaluated")
         return evaluate(entries, args)
     except (ZooError, ConfigError) as error:
-        return refuse("zoo", f"error: {error}")
+        return refuse("zoo", error)
 
 
 def show(zoo: Mapping[str, ZooEntry], names: Sequence[str], entries: Sequence[ZooEntry]) -> None:

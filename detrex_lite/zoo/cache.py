@@ -9,7 +9,7 @@ from .entry import ZooEntry, ZooError
 
 CACHE_VARIABLE = "DETREX_CACHE"
 DEFAULT_CACHE = "~/.cache/detrex_lite"
-OWN_FILE = "to use a file that you have, pass --weights FILE, or weights= in Python"
+OWN_FILE = "to use a file that you have, pass --weights FILE (train: --fine-tune FILE), or weights= in Python"
 
 
 class Checkpoint(NamedTuple):

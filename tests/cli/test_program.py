@@ -13,15 +13,18 @@ from detrex_lite.cli.registry import find_command
 from detrex_lite.inference import description
 from detrex_lite.inference.export import FORMATS, api, formats
 from detrex_lite.tools.benchmark import commands as benchmark
+from detrex_lite.tools.benchmark import contenders, measurements, models, settings
 
 HELP_OF_ALL = """
 import contextlib, io, json, sys, time
 from detrex_lite import cli
 seconds, helps = {}, {}
-for name in cli.COMMANDS:
+from detrex_lite.cli.benchmark import MEASURED
+for words in [*([name] for name in cli.COMMANDS), *(["benchmark", name] for name in MEASURED)]:
+    name = " ".join(words)
     start, text = time.perf_counter(), io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        cli.main([name, "--help"])
+        cli.main([*words, "--help"])
     seconds[name], helps[name] = time.perf_counter() - start, text.getvalue()
 print(json.dumps([seconds, helps, sorted({name.split(".")[0] for name in sys.modules})]))
 """
@@ -72,7 +75,9 @@ def test_constants_that_help_shows_are_those_of_the_heavy_modules():
     assert (description.INSIDE, description.OUTSIDE) == (export.INSIDE, export.OUTSIDE)
     assert formats.FIRST_OPSET == export.FIRST_OPSET
     assert tuple(dict.fromkeys(key_map.name for key_map in KEY_MAPS)) == convert_checkpoint.FORMATS
-    assert tuple(benchmark.COMMANDS) == benchmark_arguments.MEASURED
+    assert tuple(benchmark.PARSERS) == tuple(measurements.MEASUREMENTS) == benchmark_arguments.MEASURED
+    assert tuple(models.AUTOCAST_DTYPES) == settings.PRECISIONS
+    assert tuple(contenders.CONTENDERS) == settings.OTHERS
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def test_a_run_that_is_resumed_keeps_its_batch(trained, data):
     arguments = ["detr_small", "--data", str(data), "--output", str(trained), "--resume"]
     plan = plan_of(cli.parser_of("train").parse(arguments))
     assert plan.cfg.dataloader.train.total_batch_size == 4
+    reasons = {setting.name: setting.reason for setting in plan.settings}
+    assert "continues" in reasons["batch"]
 
 
 def test_its_weights_are_begun_with(trained, data, tmp_path):

@@ -92,6 +92,7 @@ CASES = {
     ],
     "check": [
         (["absent"], "absent"),
+        (["--coco", "absent.json"], "detrex-lite check: error: annotation file absent.json"),
         (["--coco", "a.json", "--layout", "yolo"], "--layout goes with FOLDER"),
         (["--coco", "a.json", "--images", "i", "--segments", "s"], "--segments goes with --panoptic"),
         (["--voc", "a", "--images", "i", "--masks"], "--masks"),

@@ -1,31 +1,25 @@
-"""The subcommands of `detrex-lite benchmark`: a parser and a function for each measurement."""
+"""The subcommands of `detrex-lite benchmark`: their parsers, and running them.
+
+This module does not import torch, so that `--help` is quick: `measurements` is imported after parsing.
+"""
 
 import argparse
-import sys
-from typing import Any
+from importlib import import_module
 
 from detrex_lite.cli.arguments import add_trust_argument
 from detrex_lite.cli.parser import Parser
-from detrex_lite.config import ConfigError, explain, trust
-from detrex_lite.data import DatasetError
-from detrex_lite.evaluation.backends import AUTO, BACKENDS
 
-from . import BenchmarkError, ModelSettings, analyze_config, benchmark_models
-from .contenders import OTHERS
-from .deformable_attention import H200_BANDWIDTH, benchmark_deformable_attention
-from .deployment import PRECISIONS as DEPLOYED_IN
-from .deployment import RUNTIMES, DeploySettings, benchmark_deployment
-from .evaluation import benchmark_evaluation
-from .history import append_to_history
-from .loader import benchmark_loader
-from .machine import choose_device
-from .masks import MaskSettings, benchmark_masks
-from .matching import MatchingSettings, benchmark_matching
-from .models import MODES, PRECISIONS
-from .operator_inputs import OperatorSettings, parse_shapes, pyramid
-from .overview import write_overview
-from .report import require_writable, write_json
-from .training import benchmark_training
+from .settings import (
+    FILE_PRECISIONS,
+    MODES,
+    OTHERS,
+    PRECISIONS,
+    RUNTIMES,
+    DeploySettings,
+    MaskSettings,
+    MatchingSettings,
+    ModelSettings,
+)
 
 PROGRAM = "detrex-lite benchmark"
 
@@ -64,7 +58,7 @@ def deployment_parser() -> Parser:
     for name in ("height", "width", "warmup"):
         parser.add_argument(f"--{name}", type=int, default=getattr(DeploySettings, name), help="default: %(default)s")
     parser.add_argument("--formats", default=",".join(RUNTIMES), help="of onnx,openvino; default: %(default)s")
-    parser.add_argument("--precision", default=",".join(DEPLOYED_IN), help="default: %(default)s")
+    parser.add_argument("--precision", default=",".join(FILE_PRECISIONS), help="default: %(default)s")
     parser.add_argument("--no-compile", action="store_true", help="do not measure torch.compile")
     parser.add_argument(
         "--against", default=DeploySettings.against, metavar="NAME", help=f"of {', '.join(OTHERS)}, or none"
@@ -125,7 +119,7 @@ def evaluation_parser() -> Parser:
     parser = Parser(prog=f"{PROGRAM} eval", description="COCO evaluation, from the end of inference to the table.")
     parser.add_argument("--images", type=int, default=5000, help="default: %(default)s")
     parser.add_argument("--detections", type=int, default=100, help="per image; default: %(default)s")
-    parser.add_argument("--backend", default=AUTO, choices=[AUTO, *BACKENDS], help="default: %(default)s")
+    parser.add_argument("--backend", default="auto", help="of CocoEvaluator; default: %(default)s")
     _add_output(parser, repeats=1)
     return parser
 
@@ -190,171 +184,24 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the whole report to this file")
 
 
-def _measure_models(arguments: argparse.Namespace) -> Any:
-    overrides = [text for text in arguments.configs if "=" in text or text.startswith("~")]
-    files = [text for text in arguments.configs if text not in overrides]
-    settings = ModelSettings(
-        height=arguments.height,
-        width=arguments.width,
-        batch=arguments.batch,
-        train_height=arguments.train_height,
-        train_width=arguments.train_width,
-        train_batch=arguments.train_batch,
-        modes=_names(arguments.mode),
-        precisions=_names(arguments.precision),
-        compile=arguments.compile,
-        repeats=arguments.repeats,
-        warmup=arguments.warmup,
-        against=arguments.against,
-    )
-    device = choose_device(arguments.device)
-    return benchmark_models(files, overrides, settings, device, log=lambda line: print(line, file=sys.stderr))
-
-
-def _measure_deployment(arguments: argparse.Namespace) -> Any:
-    overrides = [text for text in arguments.models if "=" in text or text.startswith("~")]
-    settings = DeploySettings(
-        height=arguments.height,
-        width=arguments.width,
-        formats=_names(arguments.formats),
-        precisions=_names(arguments.precision),
-        compile=not arguments.no_compile,
-        repeats=arguments.repeats,
-        warmup=arguments.warmup,
-        against=None if arguments.against == "none" else arguments.against,
-    )
-    return benchmark_deployment(
-        [text for text in arguments.models if text not in overrides],
-        overrides,
-        settings,
-        weights=arguments.weights,
-        log=lambda line: print(line, file=sys.stderr),
-    )
-
-
-def _measure_operator(arguments: argparse.Namespace) -> Any:
-    device = choose_device(arguments.device)
-    bandwidth = arguments.bandwidth
-    settings = OperatorSettings(
-        shapes=parse_shapes(arguments.shapes) if arguments.shapes else pyramid(arguments.height, arguments.width),
-        queries=_queries(arguments.queries),
-        batch=arguments.batch,
-        heads=arguments.heads,
-        channels=arguments.channels,
-        points=arguments.points,
-        dtype=arguments.dtype,
-        backends=_names(arguments.backends),
-        repeats=arguments.repeats,
-        bandwidth=H200_BANDWIDTH if bandwidth is None and device.type == "cuda" else bandwidth,
-    )
-    return benchmark_deformable_attention(settings, device)
-
-
-def _measure_training(arguments: argparse.Namespace) -> Any:
-    device = choose_device(arguments.device)
-    return benchmark_training(
-        arguments.config, arguments.overrides, device, repeats=arguments.repeats, warmup=arguments.warmup
-    )
-
-
-def _measure_loader(arguments: argparse.Namespace) -> Any:
-    return benchmark_loader(
-        arguments.config,
-        arguments.overrides,
-        images=arguments.images,
-        repeats=arguments.repeats,
-        epoch=arguments.epoch,
-        photographs=arguments.photographs,
-    )
-
-
-def _measure_matching(arguments: argparse.Namespace) -> Any:
-    settings = MatchingSettings(
-        sets=arguments.sets,
-        queries=arguments.queries,
-        images=arguments.images,
-        objects=arguments.objects,
-        classes=arguments.classes,
-        repeats=arguments.repeats,
-    )
-    return benchmark_matching(settings, choose_device(arguments.device))
-
-
-def _measure_masks(arguments: argparse.Namespace) -> Any:
-    settings = MaskSettings(
-        sets=arguments.sets,
-        queries=arguments.queries,
-        images=arguments.images,
-        objects=arguments.objects,
-        cells=arguments.cells,
-        channels=arguments.channels,
-        points=arguments.points,
-        repeats=arguments.repeats,
-    )
-    return benchmark_masks(settings, choose_device(arguments.device))
-
-
-def _measure_evaluation(arguments: argparse.Namespace) -> Any:
-    return benchmark_evaluation(
-        images=arguments.images,
-        detections=arguments.detections,
-        repeats=arguments.repeats,
-        backend=arguments.backend,
-    )
-
-
-def _analyze(arguments: argparse.Namespace) -> Any:
-    return analyze_config(arguments.config, arguments.overrides, height=arguments.height, width=arguments.width)
-
-
-def _overview(arguments: argparse.Namespace) -> Any:
-    return write_overview()
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _queries(text: str) -> int | None:
-    if text == "encoder":
-        return None
-    if not text.isdecimal():
-        raise BenchmarkError(f"queries must be a number or 'encoder', got {text!r}")
-    return int(text)
-
-
-COMMANDS = {
-    "model": (model_parser, _measure_models),
-    "deploy": (deployment_parser, _measure_deployment),
-    "op": (operator_parser, _measure_operator),
-    "train": (training_parser, _measure_training),
-    "loader": (loader_parser, _measure_loader),
-    "matcher": (matcher_parser, _measure_matching),
-    "masks": (masks_parser, _measure_masks),
-    "eval": (evaluation_parser, _measure_evaluation),
-    "analyze": (analysis_parser, _analyze),
-    "projects": (overview_parser, _overview),
+PARSERS = {
+    "model": model_parser,
+    "deploy": deployment_parser,
+    "op": operator_parser,
+    "train": training_parser,
+    "loader": loader_parser,
+    "matcher": matcher_parser,
+    "masks": masks_parser,
+    "eval": evaluation_parser,
+    "analyze": analysis_parser,
+    "projects": overview_parser,
 }
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Run a measurement; see `detrex_lite.cli.benchmark`."""
-    command_parser, measure = COMMANDS[chosen.what]
-    parser = command_parser()
+    parser = PARSERS[chosen.what]()
     add_trust_argument(parser)
     arguments = parser.parse(chosen.arguments)
-    try:
-        trust(*arguments.trust)
-        history = getattr(arguments, "history", None)  # only commands that measure time have --history
-        for path in (arguments.json, history):
-            require_writable(path)
-        report = measure(arguments)
-        print(report)
-        if history:
-            print("\n" + append_to_history(history, chosen.what, report.as_json()))
-    except (BenchmarkError, ConfigError, DatasetError) as error:
-        print(explain(error), file=sys.stderr)
-        return 2
-    if arguments.json:
-        write_json(arguments.json, report.as_json())
-    return 0
+    measurements = import_module("detrex_lite.tools.benchmark.measurements")
+    return measurements.run(chosen.what, arguments)

@@ -128,7 +128,7 @@ def prepare_transformers(model_config: DictConfig) -> Factory:
     return make
 
 
-OTHERS: dict[str, Callable[[DictConfig], Factory]] = {"transformers": prepare_transformers}
+CONTENDERS: dict[str, Callable[[DictConfig], Factory]] = {"transformers": prepare_transformers}
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

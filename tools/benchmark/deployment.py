@@ -29,51 +29,16 @@ from detrex_lite.structures import Boxes, Instances
 from detrex_lite.zoo import find_entry, load_zoo
 from detrex_lite.zoo.predictor import load
 
-from .contenders import OTHERS
-from .errors import BenchmarkError, require_known, require_positive
+from .contenders import CONTENDERS
+from .errors import BenchmarkError
 from .flops import count_flops
 from .machine import describe_machine, machine_facts
 from .report import milliseconds
+from .settings import DeploySettings
 from .timing import Timing, time_in_turns
 from .transformers_models import copy_weights
 
-RUNTIMES = ("onnx", "openvino")
-PRECISIONS = ("fp32", "fp16", "int8")
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeploySettings:
-    """The settings of a deployment benchmark.
-
-    Attributes:
-        height, width: size of the image in pixels.
-        formats: names of `RUNTIMES`.
-        precisions: precisions of exported files, names of `PRECISIONS`.
-        compile: also measure models after torch.compile, including the other implementation's.
-        repeats: number of rounds, in each of which every side runs once.
-        warmup: number of runs of each side before the first round.
-        against: another implementation, one of `OTHERS`; None to compare with none.
-
-    Raises:
-        BenchmarkError: for an unknown format, precision or implementation, or a size below 1.
-    """
-
-    height: int = 640
-    width: int = 640
-    formats: Sequence[str] = RUNTIMES
-    precisions: Sequence[str] = PRECISIONS
-    compile: bool = True
-    repeats: int = 20
-    warmup: int = 3
-    against: str | None = "transformers"
-
-    def __post_init__(self) -> None:
-        require_known("format", self.formats, RUNTIMES)
-        require_known("precision", self.precisions, PRECISIONS)
-        if self.against is not None:
-            require_known("implementation to compare with", [self.against], OTHERS)
-        require_positive(height=self.height, width=self.width, repeats=self.repeats, warmup=self.warmup)
 
 
 @dataclass(kw_only=True)
@@ -313,7 +278,7 @@ class _Sides:
         """
         records = [{**self.inputs[0], "instances": _no_objects(self.settings)}]
         try:
-            contender = OTHERS[name](model_config)(torch.device("cpu"), records, records, 0)
+            contender = CONTENDERS[name](model_config)(torch.device("cpu"), records, records, 0)
             is_same = copy_weights(self.predictor.model, contender.model)
         except BenchmarkError as error:
             self.notes.append(f"{Path(self.name).stem} by {name}: not measured. {error}")

@@ -10,10 +10,10 @@ import torch
 
 from detrex_lite.data import from_records
 from detrex_lite.evaluation import CocoEvaluator, format_table
-from detrex_lite.evaluation.backends import AUTO
+from detrex_lite.evaluation.backends import AUTO, choose_backend
 from detrex_lite.structures import Boxes, Instances
 
-from .errors import require_positive
+from .errors import BenchmarkError, require_positive
 from .machine import machine_facts
 from .photographs import HEIGHT, NUM_CLASSES, WIDTH, generated_objects
 from .stages import StagesReport
@@ -32,9 +32,13 @@ def benchmark_evaluation(
         backend: backend of `CocoEvaluator`.
 
     Raises:
-        ValueError: for a backend that is unknown or not installed.
+        BenchmarkError: for a backend that is unknown or not installed, or a number below 1.
     """
     require_positive(images=images, detections=detections, repeats=repeats)
+    try:
+        backend = choose_backend(backend)
+    except ValueError as error:
+        raise BenchmarkError(str(error)) from error
     generator = np.random.default_rng(0)
     records = [{"file_name": f"{index}.jpg", **generated_objects(generator)} for index in range(images)]
     dataset = from_records(records, name="generated", class_names=[f"class {k}" for k in range(NUM_CLASSES)])

@@ -3,7 +3,7 @@
 import gc
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,39 +15,12 @@ from detrex_lite.modeling.masks import MASK_EMBEDDING, binary_cross_entropy, dic
 from detrex_lite.modeling.predictions import Predictions
 from detrex_lite.modeling.targets import MASKS, Targets
 
-from .errors import require_positive
 from .machine import machine_facts, peak_device_bytes
+from .settings import MaskSettings
 from .stages import StagesReport
 from .timing import time_in_turns
 
 STRIDE = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskSettings:
-    """The sizes of the compared losses.
-
-    Attributes:
-        sets: number of sets of predictions: one before the layers, nine of layers, and the encoder's proposals.
-        queries, images: numbers in each set.
-        objects: number of objects in each image.
-        cells: side of the masks in cells, which have a stride of 4 pixels.
-        channels: dimension of mask embeddings.
-        points: number of sampled points of each mask.
-        repeats: number of rounds.
-    """
-
-    sets: int = 11
-    queries: int = 300
-    images: int = 2
-    objects: int = 100
-    cells: int = 256
-    channels: int = 256
-    points: int = 12544
-    repeats: int = 3
-
-    def __post_init__(self) -> None:
-        require_positive(**asdict(self))
 
 
 def benchmark_masks(settings: MaskSettings, device: torch.device) -> StagesReport:

@@ -1,7 +1,7 @@
 """The time of matching all sets of predictions of a training step, as in DINO."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 
@@ -9,32 +9,10 @@ from detrex_lite.modeling import BoxL1Cost, FocalCost, GIoUCost, HungarianMatche
 from detrex_lite.modeling.predictions import Predictions
 from detrex_lite.modeling.targets import Targets
 
-from .errors import require_positive
 from .machine import machine_facts
+from .settings import MatchingSettings
 from .stages import StagesReport
 from .timing import time_in_turns
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchingSettings:
-    """The sizes of the matching problem.
-
-    Attributes:
-        sets: number of sets of predictions: six decoder layers and the encoder's proposals.
-        queries, images, classes: numbers in each set.
-        objects: number of objects in each image.
-        repeats: number of rounds.
-    """
-
-    sets: int = 7
-    queries: int = 900
-    images: int = 2
-    objects: int = 7
-    classes: int = 80
-    repeats: int = 20
-
-    def __post_init__(self) -> None:
-        require_positive(**asdict(self))
 
 
 def benchmark_matching(settings: MatchingSettings, device: torch.device) -> StagesReport:

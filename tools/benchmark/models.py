@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,63 +11,15 @@ import torch
 from torch import nn
 
 from .building import load_model_config, synthetic_batch
-from .contenders import OTHERS, Contender, prepare_ours
-from .errors import BenchmarkError, require_known, require_positive
+from .contenders import CONTENDERS, Contender, prepare_ours
+from .errors import BenchmarkError
 from .flops import FlopCount, count_flops
 from .machine import machine_facts, peak_device_bytes, peak_resident_bytes
 from .model_report import Measurement, ModelReport
+from .settings import MODES, ModelSettings
 from .timing import Timing, measure_matmul_rate, time_in_turns
 
-MODES = ("inference", "train")
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16}  # the dtype of autocast; weights are float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """The settings of a model benchmark.
-
-    Attributes:
-        height, width, batch: sizes in inference: pixels, number of images.
-        train_height, train_width, train_batch: the same in training steps.
-        modes: names of `MODES`.
-        precisions: names of `PRECISIONS`.
-        compile: also measure models after torch.compile.
-        repeats: number of rounds, in each of which every side runs once.
-        warmup: number of runs of each side before the first round.
-        against: another implementation, one of `OTHERS`; None to compare with none.
-        seed: seed of weights, images and objects.
-
-    Raises:
-        BenchmarkError: for an unknown mode, precision or implementation, or a size below 1.
-    """
-
-    height: int = 800
-    width: int = 1066
-    batch: int = 1
-    train_height: int = 480
-    train_width: int = 640
-    train_batch: int = 2
-    modes: Sequence[str] = MODES
-    precisions: Sequence[str] = ("float32",)
-    compile: bool = False
-    repeats: int = 10
-    warmup: int = 3
-    against: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_known("mode", self.modes, MODES)
-        require_known("precision", self.precisions, PRECISIONS)
-        if self.against is not None:
-            require_known("implementation to compare with", [self.against], OTHERS)
-        sizes = ("height", "width", "batch", "train_height", "train_width", "train_batch", "repeats", "warmup")
-        require_positive(**{name: getattr(self, name) for name in sizes})
-
-    def size_of(self, mode: str) -> tuple[int, int, int]:
-        """The batch size, height and width in a mode."""
-        if mode == "train":
-            return self.train_batch, self.train_height, self.train_width
-        return self.batch, self.height, self.width
+AUTOCAST_DTYPES = {"float32": None, "bf16": torch.bfloat16}  # keys are PRECISIONS; weights are float32
 
 
 def benchmark_models(
@@ -94,11 +46,11 @@ def benchmark_models(
     if not files:
         raise BenchmarkError("no config is given")
     configs = {file: load_model_config(file, overrides) for file in files}
-    preparations = [prepare_ours, *([OTHERS[settings.against]] if settings.against else [])]
+    preparations = [prepare_ours, *([CONTENDERS[settings.against]] if settings.against else [])]
     # All configs are checked before the first one is measured.
     factories = {file: [prepare(model_config) for prepare in preparations] for file, model_config in configs.items()}
     rates = {
-        name: measure_matmul_rate(device, PRECISIONS[name] or torch.float32)
+        name: measure_matmul_rate(device, AUTOCAST_DTYPES[name] or torch.float32)
         for name in dict.fromkeys(settings.precisions)
     }
     report = ModelReport(machine_facts(device), {**asdict(settings), "overrides": list(overrides)}, rates)
@@ -133,7 +85,7 @@ def _measure(
         variants = {"eager": side.model, **({"compiled": _compiled(side.model)} if settings.compile else {})}
         for precision in settings.precisions:
             for variant, module in variants.items():
-                steps[side.name, precision, variant] = _step(side, module, mode, PRECISIONS[precision])
+                steps[side.name, precision, variant] = _step(side, module, mode, AUTOCAST_DTYPES[precision])
     timings = time_in_turns(steps, device, repeats=settings.repeats, warmup=settings.warmup)
     by_name = {side.name: side for side in sides}
     rows = []

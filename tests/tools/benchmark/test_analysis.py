@@ -6,7 +6,8 @@ from torch import nn
 
 from detrex_lite.ops import multi_scale_deformable_attention
 from detrex_lite.structures import Instances
-from detrex_lite.tools.benchmark import BenchmarkError, analyze_config, analyze_model
+from detrex_lite.tools.benchmark.analysis import analyze_config, analyze_model
+from detrex_lite.tools.benchmark.errors import BenchmarkError
 
 from .configs import DETR, SMALL_DETR, TINY
 

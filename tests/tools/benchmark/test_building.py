@@ -3,8 +3,8 @@ import torch
 from torch.testing import assert_close
 
 from detrex_lite.config import ConfigError
-from detrex_lite.tools.benchmark import BenchmarkError
 from detrex_lite.tools.benchmark.building import class_name, load_model_config, synthetic_batch
+from detrex_lite.tools.benchmark.errors import BenchmarkError
 
 from .configs import DETR, TINY
 

@@ -6,13 +6,13 @@ import torch
 from torch.testing import assert_close
 
 from detrex_lite.ops.deformable_attention import multi_scale_deformable_attention
-from detrex_lite.tools.benchmark import BenchmarkError
 from detrex_lite.tools.benchmark.deformable_attention import (
     BASELINE,
     PASSES,
     benchmark_deformable_attention,
     grid_sample_attention,
 )
+from detrex_lite.tools.benchmark.errors import BenchmarkError
 from detrex_lite.tools.benchmark.operator_inputs import (
     OperatorSettings,
     cell_centres,

@@ -5,8 +5,10 @@ from importlib import import_module
 import pytest
 
 from detrex_lite.inference.description import ExportedFileError
-from detrex_lite.tools.benchmark import BenchmarkError, deployment
-from detrex_lite.tools.benchmark.deployment import DeploySettings, benchmark_deployment
+from detrex_lite.tools.benchmark import deployment
+from detrex_lite.tools.benchmark.deployment import benchmark_deployment
+from detrex_lite.tools.benchmark.errors import BenchmarkError
+from detrex_lite.tools.benchmark.settings import DeploySettings
 
 from .configs import DETR as LARGE_DETR
 from .configs import SMALL_DETR

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.errors import BenchmarkError
 from detrex_lite.tools.benchmark.history import append_to_history
 
 MACHINE = {"cpu": "A", "cores": 2, "threads": 1, "device": "cpu", "torch": "2.4"}

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.errors import BenchmarkError
 from detrex_lite.tools.benchmark.machine import (
     choose_device,
     describe_machine,

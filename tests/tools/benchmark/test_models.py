@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from detrex_lite.config import ConfigError
-from detrex_lite.tools.benchmark import BenchmarkError, ModelSettings, benchmark_models
 from detrex_lite.tools.benchmark.building import load_model_config, synthetic_batch
 from detrex_lite.tools.benchmark.contenders import prepare_ours, prepare_transformers
+from detrex_lite.tools.benchmark.errors import BenchmarkError
+from detrex_lite.tools.benchmark.models import benchmark_models
+from detrex_lite.tools.benchmark.settings import ModelSettings
 
 from .configs import DETR, SMALL_DETR, TINY
 

@@ -6,7 +6,8 @@ import pytest
 
 import detrex_lite
 from detrex_lite.cli import main
-from detrex_lite.tools.benchmark import BenchmarkError, analyze_config
+from detrex_lite.tools.benchmark.analysis import analyze_config
+from detrex_lite.tools.benchmark.errors import BenchmarkError
 from detrex_lite.tools.benchmark.overview import (
     ModelSize,
     code_lines,

@@ -4,11 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
-from detrex_lite.tools.benchmark import BenchmarkError
+from detrex_lite.tools.benchmark.errors import BenchmarkError
 from detrex_lite.tools.benchmark.evaluation import benchmark_evaluation
 from detrex_lite.tools.benchmark.loader import benchmark_loader
-from detrex_lite.tools.benchmark.matching import MatchingSettings, benchmark_matching
+from detrex_lite.tools.benchmark.matching import benchmark_matching
 from detrex_lite.tools.benchmark.photographs import generated_photographs
+from detrex_lite.tools.benchmark.settings import MatchingSettings
 from detrex_lite.tools.benchmark.training import benchmark_training
 from tests.engine.tiny import CONFIG_FILE
 

@@ -3,8 +3,8 @@ import sys
 import pytest
 import torch
 
-from detrex_lite.tools.benchmark import BenchmarkError
 from detrex_lite.tools.benchmark.building import build_model, load_model_config, synthetic_batch
+from detrex_lite.tools.benchmark.errors import BenchmarkError
 from detrex_lite.tools.benchmark.transformers_models import (
     plan_transformers_model,
     transformers_inputs,

@@ -265,7 +265,7 @@ def test_one_group_equals_no_groups(attentions):
 def test_group_errors(kind):
     layer, x = kind(C, H), torch.randn(B, Q, C)
     inputs = {"query_pos": x, "key_pos": x}
-    with pytest.raises(ValueError, match="5 queries.*num_groups=3"):
+    with pytest.raises(ValueError, match="5 queries.*divided.*num_groups=3"):
         layer(x, num_groups=3, **inputs)
     with pytest.raises(ValueError, match="num_groups=5.*self-attention"):
         layer(x, x.clone(), num_groups=5, **inputs)

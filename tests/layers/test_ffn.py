@@ -77,7 +77,7 @@ def test_ffn_dropout_acts_in_training_only():
 
 
 def test_ffn_errors():
-    with pytest.raises(ValueError, match="num_fcs=1"):
+    with pytest.raises(ValueError, match="num_fcs=1.*below 2"):
         FFN(8, 16, num_fcs=1)
     with pytest.raises(ValueError, match="add_identity.*output_dim.*embed_dim.*4 and 8"):
         FFN(8, 16, output_dim=4)
@@ -91,7 +91,7 @@ def test_an_mlp_applies_relu_between_linear_layers():
     a, b, c = mlp.layers
     assert_close(mlp(x), c(F.relu(b(F.relu(a(x))))))
     assert MLP(4, 8, 2, num_layers=1)(x).shape == (5, 2)
-    with pytest.raises(ValueError, match="num_layers=0"):
+    with pytest.raises(ValueError, match="num_layers=0.*below 1"):
         MLP(4, 8, 2, num_layers=0)
 
 

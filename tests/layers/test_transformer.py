@@ -236,7 +236,7 @@ def test_layer_errors():
         make_layer("self_atn")
     with pytest.raises(ValueError, match="operation_order.*empty"):
         make_layer()
-    with pytest.raises(ValueError, match=r"1 attention.*2"):
+    with pytest.raises(ValueError, match=r"1 attention.*has 2"):
         make_layer("self_attn", "cross_attn", attn=[MultiheadAttention(C, 4)])
 
 

@@ -284,7 +284,7 @@ def test_fine_grained_localization_loss_follows_its_formula():
 
 
 def test_distributions_with_a_wrong_number_of_bins_raise_an_error():
-    with pytest.raises(ValueError, match="9 bins.*33"):
+    with pytest.raises(ValueError, match="9 bins.*built for 33"):
         criterion_of(FineGrainedLocalizationLoss(EdgeBins()))(
             {"": replace(distributions(1), match=KNOWN)}, random_targets([3, 1])
         )

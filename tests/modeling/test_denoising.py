@@ -513,13 +513,13 @@ def test_invalid_arguments_raise_an_error():
     for kind in KINDS:
         with pytest.raises(ValueError, match="label_noise_prob=1.5"):
             build(kind, label_noise_prob=1.5)
-        with pytest.raises(ValueError, match="box_noise_scale=-1"):
+        with pytest.raises(ValueError, match="box_noise_scale=-1.*negative"):
             build(kind, box_noise_scale=-1)
         with pytest.raises(ValueError, match="max_queries=0"):
             build(kind, max_queries=0)
-    with pytest.raises(ValueError, match="num_groups=0"):
+    with pytest.raises(ValueError, match="num_groups=0.*below 1"):
         build(GroupDenoising, num_groups=0)
-    with pytest.raises(ValueError, match="num_pairs=0"):
+    with pytest.raises(ValueError, match="num_pairs=0.*below 1"):
         build(ContrastiveDenoising, num_pairs=0)
 
 
@@ -534,9 +534,9 @@ def test_missing_abstract_methods_are_named():
         padding_in_loss=True,
         mask_padding=False,
     )
-    with pytest.raises(NotImplementedError, match="Denoising.*wanted_groups"):
+    with pytest.raises(NotImplementedError, match="Denoising must implement wanted_groups"):
         kind(random_targets([1]))
-    with pytest.raises(NotImplementedError, match="Denoising.*noise_boxes"):
+    with pytest.raises(NotImplementedError, match="Denoising must implement noise_boxes"):
         kind.noise_boxes(TWO_BOXES, torch.zeros(1))
 
 

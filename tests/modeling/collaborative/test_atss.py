@@ -91,5 +91,5 @@ def test_centerness_is_one_at_the_centre():
 
 def test_a_wrong_number_of_levels_raises_an_error(head):
     head = ATSSHead(embed_dim=32, num_classes=CLASSES, num_feature_levels=4).double()
-    with pytest.raises(ValueError, match="num_feature_levels.*2.*4"):
+    with pytest.raises(ValueError, match="num_feature_levels must be 2, not 4"):
         head(make_pyramid(), make_targets())

@@ -264,7 +264,7 @@ def test_additional_losses_are_returned_with_those_of_the_criterion(batch):
 
 
 @pytest.mark.parametrize(
-    ("further", "message"),
+    ("additional_losses", "message"),
     [
         ({"loss_bbox": torch.tensor(1.0)}, "'loss_bbox'.*criterion"),
         ({"loss_vector": torch.ones(3)}, r"'loss_vector'.*\(3,\)"),

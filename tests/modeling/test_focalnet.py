@@ -117,7 +117,7 @@ def test_weights_of_a_classifier_are_loaded_and_missing_tensors_raise_an_error(t
         assert torch.equal(loaded.state_dict()[name], value)
     state.pop("layers.2.blocks.1.gamma_1")
     torch.save(state, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=r"1 of.*layers\.2\.blocks\.1\.gamma_1"):
+    with pytest.raises(CheckpointError, match=r"1 of the tensors.*layers\.2\.blocks\.1\.gamma_1"):
         FocalNet(**SMALL, weights=str(tmp_path / "b.pth"))
 
 

@@ -119,7 +119,7 @@ def test_weights_of_a_classifier_are_loaded_and_missing_tensors_raise_an_error(t
         assert torch.equal(loaded[name], value)
     state.pop("levels.2.blocks.1.gamma1")
     torch.save(state, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=r"1 of.*levels\.2\.blocks\.1\.gamma1"):
+    with pytest.raises(CheckpointError, match=r"1 of the tensors.*levels\.2\.blocks\.1\.gamma1"):
         InternImage(**SMALL, weights=str(tmp_path / "b.pth"))
 
 

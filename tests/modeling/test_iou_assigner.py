@@ -116,7 +116,7 @@ def test_of_predictions_assigns_by_predicted_boxes():
     assert sorted(as_pairs(match)) == sorted(pairs_in_a_loop(predictions.boxes, targets, 0.5, 4))
 
 
-@pytest.mark.parametrize(("reference", "what"), [(None, "have no references"), (torch.rand(1, 4, 2), "points")])
+@pytest.mark.parametrize(("reference", "fault"), [(None, "have no references"), (torch.rand(1, 4, 2), "points")])
 def test_references_that_are_not_boxes_raise_an_error(reference, fault):
     predictions = Predictions(torch.zeros(1, 4, 5), torch.rand(1, 4, 4), reference=reference)
     with pytest.raises(ValueError, match=f"'_0'.*{fault}.*of_predictions=True"):

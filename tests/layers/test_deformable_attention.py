@@ -50,8 +50,8 @@ def test_attention_follows_the_formula_of_the_paper(attention, coordinates):
         locations = points + offsets / torch.tensor([[5.0, 4.0], [3.0, 2.0]]).double()[:, None]
     else:
         locations = points[..., :2] + offsets / P * points[..., 2:] / 2
-    seen = attention.value_proj(value).masked_fill(padding[..., None], 0).view(B, N, H, C // H)
-    summed = multi_scale_deformable_attention(seen, SHAPES, locations, weights, backend="reference")
+    masked_value = attention.value_proj(value).masked_fill(padding[..., None], 0).view(B, N, H, C // H)
+    summed = multi_scale_deformable_attention(masked_value, SHAPES, locations, weights, backend="reference")
     assert_close(actual, identity + attention.output_proj(summed))
 
 

@@ -30,8 +30,8 @@ def test_positions_of_feature_maps_do_not_count_padding():
     embedding = PositionEmbeddingSine(8, normalize=True)
     actual = embedding(mask, dtype=torch.float64)
     assert actual.shape == (2, 16, 3, 5)
-    alone = embedding(torch.zeros(1, 2, 4, dtype=torch.bool), dtype=torch.float64)
-    assert_close(actual[1:, :, :2, :4], alone)
+    unpadded = embedding(torch.zeros(1, 2, 4, dtype=torch.bool), dtype=torch.float64)
+    assert_close(actual[1:, :, :2, :4], unpadded)
     y, x = 2 / (3 + 1e-6), 5 / (5 + 1e-6)  # the last column of the second row of the first image
     assert_close(
         actual[0, :, 1, 4],

@@ -115,7 +115,7 @@ def test_focal_loss_agrees_with_torchvision():
 def test_varifocal_loss_follows_its_formula():
     targets = random_targets([3, 1])
     predictions = replace(random_predictions(2, 6, num_logits=4), match=KNOWN)
-    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # overlaps; random boxes need not
+    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # random boxes may not overlap
     predictions.logits.requires_grad_()
     predictions.boxes.requires_grad_()
     actual = criterion_of(VarifocalLoss(alpha=0.6, gamma=1.5))({"": predictions}, targets)["loss"]
@@ -343,8 +343,8 @@ def test_self_distillation_counts_the_matched_queries_of_the_union():
         for matched_fraction in (number / 12, 4 / 12)
     ]
     expected, expected_without_union = (
-        match.values[:, 6:].sum() / match.weights[:, 6:].sum()
-        for match in map(DecoupledDistillationFocalLoss(), comparisons)
+        mean.values[:, 6:].sum() / mean.weights[:, 6:].sum()
+        for mean in map(DecoupledDistillationFocalLoss(), comparisons)
     )
     assert_close(actual, expected)
     assert not torch.isclose(actual, expected_without_union)
@@ -361,7 +361,7 @@ def test_losses_skip_sets_without_the_outputs_that_they_need():
 
 def test_iou_aware_bce_loss_follows_its_formula():
     targets, predictions = random_targets([3, 1]), replace(random_predictions(2, 6, 4), match=KNOWN)
-    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # overlaps; random boxes need not
+    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # random boxes may not overlap
     predictions.boxes[1, 0] = torch.tensor([0.01, 0.01, 0.01, 0.01])  # does not overlap its object
     predictions.logits.requires_grad_()
     predictions.boxes.requires_grad_()

@@ -89,9 +89,8 @@ class TestToyDetector(DetectorContract):
         return toy_config(**changes)
 
     def test_training_compiles_to_one_graph_for_batches_of_all_sizes(self, batch):
-        super().test_training_compiles_to_one_graph_for_batches_of_all_sizes(
-            batch
-        )  # not marked as slow here, as the model is small
+        # Not marked as slow here, because the model is small.
+        super().test_training_compiles_to_one_graph_for_batches_of_all_sizes(batch)
 
     def test_evaluation_compiles_to_one_graph_for_images_of_all_sizes(self, batch):
         super().test_evaluation_compiles_to_one_graph_for_images_of_all_sizes(batch)
@@ -150,20 +149,19 @@ def test_detections_are_scaled_to_the_requested_frame_and_clipped(batch):
     with torch.no_grad():
         head = model.heads.bbox_embed[0].layers[-1]
         head.weight.zero_()
-        head.bias.copy_(
-            torch.tensor([-1.0, 1, 5, 5])
-        )  # as large as the image, and crossing its left and bottom borders
-        in_requested_frame, in_image_frame = (
+        # Boxes are as large as the image, and cross its left and bottom borders.
+        head.bias.copy_(torch.tensor([-1.0, 1, 5, 5]))
+        scaled, unscaled = (
             model(batch)[0]["instances"],
             model([{"image": batch[0]["image"]}])[0]["instances"],
         )
-    assert in_requested_frame.image_size == (128, 192)
-    assert in_image_frame.image_size == (64, 96)
-    assert_close(in_requested_frame.pred_boxes.tensor, 2 * in_image_frame.pred_boxes.tensor)
-    assert_close(in_requested_frame.pred_boxes.tensor[:, [0, 3]], torch.tensor([[0.0, 128]]).expand(20, -1))
-    assert (in_requested_frame.pred_boxes.tensor[:, [1, 2]] > 0).all()
-    assert (in_requested_frame.pred_boxes.tensor[:, 2] < 192).all()
-    assert len(in_requested_frame) == 20
+    assert scaled.image_size == (128, 192)
+    assert unscaled.image_size == (64, 96)
+    assert_close(scaled.pred_boxes.tensor, 2 * unscaled.pred_boxes.tensor)
+    assert_close(scaled.pred_boxes.tensor[:, [0, 3]], torch.tensor([[0.0, 128]]).expand(20, -1))
+    assert (scaled.pred_boxes.tensor[:, [1, 2]] > 0).all()
+    assert (scaled.pred_boxes.tensor[:, 2] < 192).all()
+    assert len(scaled) == 20
 
 
 def test_images_are_normalised_and_padded_with_zeros(batch):

@@ -28,7 +28,7 @@ from .helpers import random_predictions, random_targets
 
 @pytest.fixture(scope="module")
 def parts():
-    """A detector, its memory, and blocks of 5 denoising and 12 matching queries, which do not see the former."""
+    """A detector, its memory, and blocks of 5 denoising queries and of 12 matching queries that cannot see them."""
     from detrex_lite.config import get_config
     from detrex_lite.modeling import QueryBlock
 

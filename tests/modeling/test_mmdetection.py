@@ -294,7 +294,7 @@ def test_two_real_processes_give_the_losses_of_one_process_with_the_whole_batch(
 
 @pytest.mark.parametrize("recipe", ["detr", "detr over processes", "conditional_detr", "dino"])
 def test_gradients_agree_with_the_papers_where_both_divisors_agree(recipe):
-    """They agree in one process, with objects, not more objects than queries, and without eps."""
+    """Both agree in one process, with objects, no more objects than queries, and no eps."""
     batch, images = batch_of([2, 1, 0, 2]), [0, 1, 2, 3]
     paper_criterion = instantiate(config(recipe, **{"losses.loss_giou.eps": 0.0, "matcher.costs.giou.eps": 0.0}))
     results = []

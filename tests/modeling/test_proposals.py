@@ -46,7 +46,7 @@ def test_anchors_are_centred_at_their_tokens_and_double_with_each_level():
 def test_padding_gives_no_proposals():
     anchors, proposes = token_anchors(levels_of(((2, 2), [(2, 2), (2, 1)])))
     assert proposes.tolist() == [[True] * 4, [True, False, True, False]]
-    # The column of an image of one column has its centre at 0.5.
+    # An image of one column has its cell centres at x = 0.5.
     assert_close(anchors[1, 0], torch.tensor([0.5, 0.25, 0.05, 0.05]))
 
 

@@ -128,11 +128,8 @@ def test_predictions_inherit_matching_and_weights_from_their_block():
         assert prediction.targets is targets
         assert prediction.match is match
         assert prediction.query_weight is weight
-        assert (prediction.num_groups, prediction.repeats, prediction.weight) == (
-            1,
-            3,
-            0.5,
-        )  # a block that is already matched has no groups to match
+        # A block that is already matched has no groups to match.
+        assert (prediction.num_groups, prediction.repeats, prediction.weight) == (1, 3, 0.5)
 
 
 def test_gradients_of_predictions_reach_their_block_only():

@@ -25,14 +25,14 @@ def layout(request):
 
 def learned_rows(layout, training):
     """(branch, group, rank) of each learned row that is in use, by a loop."""
-    places = [("matching", group, rank) for group in range(layout.num_groups) for rank in range(Q)]
-    places += [("one2many", 0, Q + rank) for rank in range(layout.num_queries_one2many)]
-    return places if training else places[:Q]
+    rows = [("matching", group, rank) for group in range(layout.num_groups) for rank in range(Q)]
+    rows += [("one2many", 0, Q + rank) for rank in range(layout.num_queries_one2many)]
+    return rows if training else rows[:Q]
 
 
 def query_rows(layout, proposals, training):
     """(branch, group, rank) of each query when the number of proposals is limited; a query takes that of its rank."""
-    return [place for place in learned_rows(layout, training) if place[2] < proposals]
+    return [row for row in learned_rows(layout, training) if row[2] < proposals]
 
 
 def test_numbers_of_learned_queries_and_proposals(layout):
@@ -51,24 +51,24 @@ def test_queries_take_proposals_and_learned_rows_of_their_rank(layout, training,
     proposals = min(tokens, layout.num_proposals(training=training))
     values = torch.rand(2, proposals, 5)
     learned = torch.rand(layout.total, 6)
-    places = query_rows(layout, proposals, training)
-    rows = [row for row, place in enumerate(learned_rows(layout, training)) if place in places]
+    queries = query_rows(layout, proposals, training)
+    rows = [row for row, row_key in enumerate(learned_rows(layout, training)) if row_key in queries]
     actual = layout.of_ranks(learned, proposals, training=training)
-    assert actual.shape == (len(places), 6)
+    assert actual.shape == (len(queries), 6)
     assert_close(actual, learned[rows], rtol=0, atol=0)
     actual = layout.of_proposals(values, training=training)
-    assert actual.shape == (2, len(places), 5)
-    assert_close(actual, values[:, [rank for _, _, rank in places]], rtol=0, atol=0)
+    assert actual.shape == (2, len(queries), 5)
+    assert_close(actual, values[:, [rank for _, _, rank in queries]], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 7, 99])
 def test_queries_are_split_into_blocks_for_any_number_of_tokens(layout, tokens):
     proposals = min(tokens, layout.num_proposals(training=True))
-    places = query_rows(layout, proposals, training=True)
-    content, reference, position = (torch.rand(2, len(places), n) for n in (5, 4, 6))
+    queries = query_rows(layout, proposals, training=True)
+    content, reference, position = (torch.rand(2, len(queries), n) for n in (5, 4, 6))
     blocks = layout.blocks(content, reference, position, training=True, num_proposals=proposals)
-    many = [row for row, (branch, _, _) in enumerate(places) if branch == "one2many"]
-    matching = [row for row in range(len(places)) if row not in many]
+    many = [row for row, (branch, _, _) in enumerate(queries) if branch == "one2many"]
+    matching = [row for row in range(len(queries)) if row not in many]
     expected_rows = {"": matching, "_one2many": many} if layout.num_queries_one2many else {"": matching}
     assert [block.suffix for block in blocks] == list(expected_rows)
     for block in blocks:

@@ -80,9 +80,8 @@ def test_levelwise_nms_as_published_agrees_with_the_loop_if_no_level_is_cut(numb
 def test_levelwise_nms_as_published_fills_up_levels_after_their_best_tokens():
     scores, boxes = make_proposals(2)
     levels = make_levels((6, 8), (6, 8), as_published=True)
-    chosen = LevelwiseNMS(0.999, 37)(
-        scores, boxes, 53, levels
-    )  # 37 tokens of the finest level, and all 16 other tokens
+    # The selection has 37 tokens of the finest level, and all 16 other tokens.
+    chosen = LevelwiseNMS(0.999, 37)(scores, boxes, 53, levels)
     best = topk_tokens(scores[:, :48], 37, make_levels((6, 8)))
     for image in range(2):
         assert sorted(chosen[image].tolist()) == sorted([*best[image].tolist(), *range(48, 64)])

@@ -63,9 +63,8 @@ def test_coarser_levels_modulate_finer_levels():
                 upsampled = F.interpolate(coarse[None], level.shape[-2:], mode="bilinear", align_corners=True)[0]
                 corners = [upsampled[0, 0, 0], upsampled[0, -1, -1]]
                 assert_close(corners, [coarse[0, 0, 0], coarse[0, -1, -1]])
-                level = level * (
-                    1 + upsampled * foreground.modulation[1 - index]
-                )  # the first value belongs to the map of stride 16
+                # The first value of `modulation` belongs to the map of stride 16.
+                level = level * (1 + upsampled * foreground.modulation[1 - index])
             coarse = score(level.flatten(1).T).T.unflatten(1, level.shape[-2:])
             assert_close(scores[index][image], coarse)
 

@@ -170,9 +170,8 @@ def test_outputs_agree_with_dinov2_of_timm():
 
 def test_weights_of_another_depth_raise_an_error(tmp_path):
     torch.save({"encoder." + name: value for name, value in make(depth=3).state_dict().items()}, tmp_path / "vit.pth")
-    network = WindowedViT(
-        **SMALL, weights=str(tmp_path / "vit.pth")
-    )  # the format in which LW-DETR's authors publish weights
+    # LW-DETR's authors publish weights with the prefix "encoder.".
+    network = WindowedViT(**SMALL, weights=str(tmp_path / "vit.pth"))
     assert_close(network.state_dict(), {name: value.float() for name, value in make().state_dict().items()})
     with pytest.raises(CheckpointError, match=r"vit\.pth"):
         WindowedViT(**{**SMALL, "depth": 4, "out_blocks": [3]}, weights=str(tmp_path / "vit.pth"))

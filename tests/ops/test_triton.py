@@ -117,9 +117,8 @@ def test_tiles_of_the_size_used_on_a_gpu_agree_with_the_reference(device, monkey
 @pytest.mark.parametrize("shift", [0.0, 0.04, -0.3])
 def test_encoder_queries_combine_gradients_of_the_same_cells(device, shift):
     value, locations, weights = make_inputs(device, Q=cells(SHAPES), H=1, P=2)
-    for level, (height, width) in enumerate(
-        SHAPES
-    ):  # each cell samples at its own shifted position, so that neighbours share cells
+    # Each cell samples at its own shifted position, so that neighbours share cells.
+    for level, (height, width) in enumerate(SHAPES):
         y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
         first = cells(SHAPES[:level])
         centres = torch.stack((x.flatten() / width, y.flatten() / height), -1)
@@ -260,9 +259,8 @@ def test_cuda_graphs_capture_the_kernels():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     tensors = make_inputs(torch.device("cuda"))
-    expected = deformable_attention_triton(
-        tensors[0], SHAPES, *tensors[1:]
-    )  # compiles the kernels, which is not possible during capture
+    # This call compiles the kernels, which is not possible during capture.
+    expected = deformable_attention_triton(tensors[0], SHAPES, *tensors[1:])
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = deformable_attention_triton(tensors[0], SHAPES, *tensors[1:])

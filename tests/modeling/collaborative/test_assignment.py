@@ -44,7 +44,7 @@ def test_atss_agrees_with_a_loop(seed, num_candidates):
         assert max(assigned) >= 0
 
 
-def test_atss_without_objects_assigns_nothing():
+def test_atss_without_objects_assigns_no_anchors():
     anchors = make_pyramid().anchors([3.0], [1.0])
     inside = anchors.inside((40, 40))
     assigned = assign_atss(anchors, inside, torch.zeros(0, 4, dtype=torch.float64))
@@ -57,8 +57,8 @@ def test_an_anchor_of_two_objects_belongs_to_the_object_it_overlaps_more():
     objects = torch.tensor([[30.0, 20, 52, 44], [31.0, 23, 49, 41]], dtype=torch.float64)
     assigned = assign_atss(anchors, torch.ones(len(anchors.boxes), dtype=torch.bool), objects)
     overlaps = pairwise_iou(objects, anchors.boxes)
-    alone = [assign_atss(anchors, assigned > -9, objects[number : number + 1]) for number in (0, 1)]
-    shared = (alone[0] == 0) & (alone[1] == 0)
+    assigned_alone = [assign_atss(anchors, assigned > -9, objects[number : number + 1]) for number in (0, 1)]
+    shared = (assigned_alone[0] == 0) & (assigned_alone[1] == 0)
     assert shared.any()
     assert (assigned[shared] == overlaps[:, shared].argmax(0)).all()
 

@@ -25,7 +25,7 @@ def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def test_self_attention_adds_positions_to_query_and_key_and_the_identity(attentions):
+def test_self_attention_adds_positions_to_query_and_key_and_its_input_to_the_output(attentions):
     attention, torch_attention = attentions
     x, pos = randn(B, Q, C), randn(B, Q, C)
     expected, _ = torch_attention(x + pos, x + pos, x)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from detrex_lite.layers import PositionEmbeddingLearned, PositionEmbeddingSine, get_sine_pos_embed
 
 
-def test_sine_of_a_coordinate_by_the_formula():
+def test_sine_embeddings_follow_the_formula():
     x, feats, temperature = 0.3, 6, 20.0
     actual = get_sine_pos_embed(torch.tensor([[x]], dtype=torch.float64), feats, temperature)[0]
     expected = []

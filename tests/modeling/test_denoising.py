@@ -104,7 +104,7 @@ def test_labels_are_replaced_uniformly_with_the_given_probability():
     assert (labels == 2).all()
 
 
-def test_label_noise_of_probability_zero_and_one():
+def test_labels_are_kept_for_probability_zero_and_redrawn_for_one():
     labels = torch.randint(7, (1000,))
     assert_close(replace_labels(labels, 0.0, 7), labels)
     assert (replace_labels(labels, 1.0, 7) != labels).double().mean() > 0.8

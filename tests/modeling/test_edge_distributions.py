@@ -37,7 +37,7 @@ def steps_of(heads, queries, reference):
 # Bins
 
 
-def test_bins_are_fine_near_zero_and_coarse_far_from_it():
+def test_bins_are_fine_near_zero_and_coarse_elsewhere():
     """The values of D-FINE's paper for a = 1/2 and c = 1/4, which means bounds of 2 and 4."""
     values = torch.tensor(EdgeBins(32, 4.0, 0.5).values())
     assert len(values) == 33

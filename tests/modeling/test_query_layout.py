@@ -35,7 +35,7 @@ def query_rows(layout, proposals, training):
     return [row for row in learned_rows(layout, training) if row[2] < proposals]
 
 
-def test_numbers_of_learned_queries_and_proposals(layout):
+def test_a_layout_counts_learned_queries_and_proposals(layout):
     many = layout.num_queries_one2many
     assert layout.total == Q * layout.num_groups + many
     learned = torch.arange(layout.total)

@@ -217,7 +217,7 @@ def test_strided_inputs_and_zero_queries_are_supported(backend):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30])
-def test_non_finite_locations_affect_only_their_query(bad):
+def test_extreme_locations_affect_only_their_query(bad):
     value, locations, weights = (tensor.detach().float() for tensor in make_inputs())
     expected = multi_scale_deformable_attention(value, SHAPES, locations, weights)
     locations[0, 3, 1, 0, 1] = bad

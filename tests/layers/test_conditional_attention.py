@@ -28,66 +28,66 @@ def attention(q, k, v, blocked=None):
     return torch.cat(results, dim=-1)
 
 
-def heads(x):
+def split_heads(x):
     return x.reshape(len(x), H, C // H)
 
 
 def self_attention(layer, x, pos, blocked=None):
     """The formula for one image, (Q, C)."""
-    q = heads(layer.query_content_proj(x) + layer.query_pos_proj(pos))
-    k = heads(layer.key_content_proj(x) + layer.key_pos_proj(pos))
-    return layer.out_proj(attention(q, k, heads(layer.value_proj(x)), blocked))
+    q = split_heads(layer.query_content_proj(x) + layer.query_pos_proj(pos))
+    k = split_heads(layer.key_content_proj(x) + layer.key_pos_proj(pos))
+    return layer.out_proj(attention(q, k, split_heads(layer.value_proj(x)), blocked))
 
 
 def cross_attention(layer, x, memory, query_pos, key_pos, sine, blocked=None):
-    """The formula for one image, (Q, C) and (N, C): the logits of content and place are added."""
+    """The formula for one image, (Q, C) and (N, C): the logits of contents and of positions are added."""
     content_q, content_k = layer.query_content_proj(x), layer.key_content_proj(memory)
-    place_q, place_k = layer.query_pos_sine_proj(sine), layer.key_pos_proj(key_pos)
+    pos_q, pos_k = layer.query_pos_sine_proj(sine), layer.key_pos_proj(key_pos)
     if query_pos is not None:
-        content_q, content_k = content_q + layer.query_pos_proj(query_pos), content_k + place_k
-    q = torch.stack([heads(content_q), heads(place_q)], dim=2).flatten(2)
-    k = torch.stack([heads(content_k), heads(place_k)], dim=2).flatten(2)
-    return layer.out_proj(attention(q, k, heads(layer.value_proj(memory)), blocked))
+        content_q, content_k = content_q + layer.query_pos_proj(query_pos), content_k + pos_k
+    q = torch.stack([split_heads(content_q), split_heads(pos_q)], dim=2).flatten(2)
+    k = torch.stack([split_heads(content_k), split_heads(pos_k)], dim=2).flatten(2)
+    return layer.out_proj(attention(q, k, split_heads(layer.value_proj(memory)), blocked))
 
 
-def test_self_attention():
+def test_self_attention_follows_the_formula():
     layer = build(ConditionalSelfAttention)
     x, pos, identity = randn(B, Q, C), randn(B, Q, C), randn(B, Q, C)
-    want = torch.stack([self_attention(layer, *one) for one in zip(x, pos, strict=True)])
-    assert_close(layer(x, query_pos=pos), x + want)
-    assert_close(layer(x, identity=identity, query_pos=pos, key_pos=pos), identity + want)
+    expected = torch.stack([self_attention(layer, *image) for image in zip(x, pos, strict=True)])
+    assert_close(layer(x, query_pos=pos), x + expected)
+    assert_close(layer(x, identity=identity, query_pos=pos, key_pos=pos), identity + expected)
 
 
 @pytest.mark.parametrize("add_query_pos", [False, True])
-def test_cross_attention(add_query_pos):
+def test_cross_attention_follows_the_formula(add_query_pos):
     layer = build(ConditionalCrossAttention, add_query_pos=add_query_pos)
     x, memory, identity = randn(B, Q, C), randn(B, N, C), randn(B, Q, C)
     query_pos, key_pos, sine = randn(B, Q, C), randn(1, N, C), randn(B, Q, C)
-    want = torch.stack(
+    expected = torch.stack(
         [
             cross_attention(layer, x[i], memory[i], query_pos[i] if add_query_pos else None, key_pos[0], sine[i])
             for i in range(B)
         ]
     )
     inputs = {"query_pos": query_pos, "key_pos": key_pos, "query_sine_embed": sine}
-    assert_close(layer(x, memory, **inputs), x + want)
-    assert_close(layer(x, memory, memory, identity, **inputs), identity + want)
+    assert_close(layer(x, memory, **inputs), x + expected)
+    assert_close(layer(x, memory, memory, identity, **inputs), identity + expected)
 
 
-def test_logits_are_the_sum_of_content_and_place():
+def test_logits_are_the_sum_of_content_and_position_logits():
     layer = build(ConditionalCrossAttention)
     x, memory, key_pos, sine = randn(1, 1, C), randn(1, 2, C), randn(1, 2, C), randn(1, 1, C)
     content = (layer.query_content_proj(x) * layer.key_content_proj(memory)).unflatten(-1, (H, -1)).sum(-1)
-    place = (layer.query_pos_sine_proj(sine) * layer.key_pos_proj(key_pos)).unflatten(-1, (H, -1)).sum(-1)
-    weights = ((content + place) / (2 * C / H) ** 0.5).softmax(dim=1)  # (1, N, H)
+    position = (layer.query_pos_sine_proj(sine) * layer.key_pos_proj(key_pos)).unflatten(-1, (H, -1)).sum(-1)
+    weights = ((content + position) / (2 * C / H) ** 0.5).softmax(dim=1)  # (1, N, H)
     values = layer.value_proj(memory).unflatten(-1, (H, -1))
-    want = layer.out_proj((weights[..., None] * values).sum(1, keepdim=True).flatten(2))
-    assert_close(layer(x, memory, key_pos=key_pos, query_sine_embed=sine), x + want)
+    expected = layer.out_proj((weights[..., None] * values).sum(1, keepdim=True).flatten(2))
+    assert_close(layer(x, memory, key_pos=key_pos, query_sine_embed=sine), x + expected)
 
 
 @pytest.mark.parametrize("kind", ["shared", "per_image", "per_head"])
-def test_masks_mean_not_attended(kind):
-    layer, other = build(ConditionalSelfAttention), build(ConditionalCrossAttention)
+def test_masked_keys_are_not_attended_to(kind):
+    layer, cross = build(ConditionalSelfAttention), build(ConditionalCrossAttention)
     x, pos, memory, key_pos = randn(B, Q, C), randn(B, Q, C), randn(B, N, C), randn(B, N, C)
     leading = {"shared": (), "per_image": (B,), "per_head": (B * H,)}[kind]
     for keys in (Q, N):
@@ -101,26 +101,26 @@ def test_masks_mean_not_attended(kind):
         ]
         masks = {"attn_mask": mask, "key_padding_mask": padding}
         if keys == Q:
-            want = torch.stack([self_attention(layer, x[i], pos[i], blocked[i]) for i in range(B)])
-            assert_close(layer(x, query_pos=pos, **masks), x + want)
+            expected = torch.stack([self_attention(layer, x[i], pos[i], blocked[i]) for i in range(B)])
+            assert_close(layer(x, query_pos=pos, **masks), x + expected)
         else:
-            want = [cross_attention(other, x[i], memory[i], None, key_pos[i], pos[i], blocked[i]) for i in range(B)]
-            got = other(x, memory, key_pos=key_pos, query_sine_embed=pos, **masks)
-            assert_close(got, x + torch.stack(want))
+            expected = [cross_attention(cross, x[i], memory[i], None, key_pos[i], pos[i], blocked[i]) for i in range(B)]
+            actual = cross(x, memory, key_pos=key_pos, query_sine_embed=pos, **masks)
+            assert_close(actual, x + torch.stack(expected))
 
 
-def test_sequence_first():
+def test_sequence_first_inputs_give_the_same_output():
     x, pos, memory, key_pos = randn(B, Q, C), randn(B, Q, C), randn(B, N, C), randn(B, N, C)
-    want = build(ConditionalSelfAttention)(x, query_pos=pos)
-    got = build(ConditionalSelfAttention, batch_first=False)(x.transpose(0, 1), query_pos=pos.transpose(0, 1))
-    assert_close(got.transpose(0, 1), want)
-    want = build(ConditionalCrossAttention)(x, memory, key_pos=key_pos, query_sine_embed=pos)
-    x, pos, memory, key_pos = (one.transpose(0, 1) for one in (x, pos, memory, key_pos))
-    got = build(ConditionalCrossAttention, batch_first=False)(x, memory, key_pos=key_pos, query_sine_embed=pos)
-    assert_close(got.transpose(0, 1), want)
+    expected = build(ConditionalSelfAttention)(x, query_pos=pos)
+    actual = build(ConditionalSelfAttention, batch_first=False)(x.transpose(0, 1), query_pos=pos.transpose(0, 1))
+    assert_close(actual.transpose(0, 1), expected)
+    expected = build(ConditionalCrossAttention)(x, memory, key_pos=key_pos, query_sine_embed=pos)
+    x, pos, memory, key_pos = (tensor.transpose(0, 1) for tensor in (x, pos, memory, key_pos))
+    actual = build(ConditionalCrossAttention, batch_first=False)(x, memory, key_pos=key_pos, query_sine_embed=pos)
+    assert_close(actual.transpose(0, 1), expected)
 
 
-def test_a_decoder_layer_takes_them():
+def test_a_decoder_layer_accepts_conditional_attentions():
     torch.manual_seed(0)
     attentions = [ConditionalSelfAttention(C, H), ConditionalCrossAttention(C, H, add_query_pos=True)]
     layer = BaseTransformerLayer(
@@ -131,7 +131,7 @@ def test_a_decoder_layer_takes_them():
     ).double()
     x, memory, query_pos, key_pos, sine = (randn(B, n, C) for n in (Q, N, Q, N, Q))
     mask = torch.eye(Q, dtype=torch.bool)
-    got = layer(
+    actual = layer(
         x,
         memory,
         query_pos=query_pos,
@@ -140,10 +140,10 @@ def test_a_decoder_layer_takes_them():
         cross_attn_inputs={"query_sine_embed": sine},
     )
     attentions = layer.attentions
-    want = layer.norms[0](attentions[0](x, query_pos=query_pos, attn_mask=mask))
-    want = attentions[1](want, memory, query_pos=query_pos, key_pos=key_pos, query_sine_embed=sine)
-    want = layer.norms[2](layer.ffns[0](layer.norms[1](want)))
-    assert_close(got, want)
+    expected = layer.norms[0](attentions[0](x, query_pos=query_pos, attn_mask=mask))
+    expected = attentions[1](expected, memory, query_pos=query_pos, key_pos=key_pos, query_sine_embed=sine)
+    expected = layer.norms[2](layer.ffns[0](layer.norms[1](expected)))
+    assert_close(actual, expected)
 
 
 def test_dropout_is_for_training_only():
@@ -154,22 +154,22 @@ def test_dropout_is_for_training_only():
     assert torch.equal(layer(x, query_pos=pos), layer(x, query_pos=pos))
 
 
-def test_only_what_adds_the_position_of_queries_projects_it():
+def test_query_positions_are_projected_only_if_they_are_added():
     assert build(ConditionalCrossAttention).query_pos_proj is None
     assert isinstance(build(ConditionalCrossAttention, add_query_pos=True).query_pos_proj, nn.Linear)
 
 
 def test_errors():
     x, pos = randn(B, Q, C), randn(B, Q, C)
-    with pytest.raises(ValueError, match="embed_dim=10 is not a multiple of num_heads=4"):
+    with pytest.raises(ValueError, match="embed_dim=10.*multiple.*num_heads=4"):
         ConditionalSelfAttention(10, 4)
-    with pytest.raises(ValueError, match="ConditionalSelfAttention projects positions: it needs query_pos, got None"):
+    with pytest.raises(ValueError, match="ConditionalSelfAttention.*needs query_pos, got None"):
         build(ConditionalSelfAttention)(x)
-    with pytest.raises(ValueError, match="ConditionalSelfAttention projects positions: it needs key_pos, got None"):
+    with pytest.raises(ValueError, match="ConditionalSelfAttention.*needs key_pos, got None"):
         build(ConditionalSelfAttention)(x, x, query_pos=pos)
-    with pytest.raises(ValueError, match="needs query_sine_embed, got None; .* in cross_attn_inputs"):
+    with pytest.raises(ValueError, match="needs query_sine_embed, got None.*cross_attn_inputs"):
         build(ConditionalCrossAttention)(x, x, key_pos=pos)
-    with pytest.raises(ValueError, match="ConditionalCrossAttention .* needs query_pos, got None"):
+    with pytest.raises(ValueError, match="ConditionalCrossAttention.*needs query_pos, got None"):
         build(ConditionalCrossAttention, add_query_pos=True)(x, x, key_pos=pos, query_sine_embed=pos)
-    with pytest.raises(ValueError, match=r"attn_mask must be bool \(True = not attended\), got torch.float64"):
+    with pytest.raises(ValueError, match=r"attn_mask must be bool.*torch.float64"):
         build(ConditionalSelfAttention)(x, query_pos=pos, attn_mask=randn(Q, Q))

@@ -20,7 +20,7 @@ def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def test_gates_weigh_what_was_there_against_what_was_attended_to():
+def test_gates_weight_the_identity_against_the_attention_output():
     torch.manual_seed(0)
     attention = MultiScaleDeformableAttention(C, 2, 2, dropout=0.0)
     gated = GatedAttention(attention, C).double()
@@ -37,13 +37,13 @@ def test_gates_weigh_what_was_there_against_what_was_attended_to():
     assert_close(gated(query, value, identity=identity, **inputs), expected)
 
 
-def test_gates_begin_half_open():
+def test_gates_are_initially_half_open():
     gated = GatedAttention(MultiheadAttention(C, 2), C).double()
     query = randn(1, 3, C)
     assert_close(gated(query), nn.functional.layer_norm(gated.attention(query) / 2, (C,)), rtol=1e-4, atol=1e-4)
 
 
-def test_it_stands_in_a_layer_and_is_drawn_again():
+def test_gated_attention_works_in_a_layer_and_redraws_its_parameters():
     gated = GatedAttention(MultiheadAttention(C, 2), C)
     layer = BaseTransformerLayer(
         attn=gated, ffn=FFN(C, 4), norm=nn.LayerNorm(C), operation_order=("self_attn", "cross_attn", "ffn", "norm")

@@ -26,29 +26,29 @@ def attention():
 
 
 def project(attention, index, x):
-    """q_x, q_y, k_x, k_y or v, by the number of its part of the packed projection."""
+    """q_x, q_y, k_x, k_y or v, by its index in the packed projection."""
     return F.linear(x, attention.in_proj_weight.split(C)[index], attention.in_proj_bias.split(C)[index])
 
 
-def published_keys(attention, key, key_pos):
-    """k_x (w, C) and k_y (h, C) of cells (h, w, C) and their positions of x and of y: means after the projection."""
-    of_x, of_y = key_pos
-    return project(attention, 2, key + of_x).mean(0), project(attention, 3, key + of_y).mean(1)
+def mean_keys(attention, key, key_pos):
+    """k_x (w, C) and k_y (h, C): means of the projected cells (h, w, C) with their x and y positions."""
+    x_positions, y_positions = key_pos
+    return project(attention, 2, key + x_positions).mean(0), project(attention, 3, key + y_positions).mean(1)
 
 
-def slow(attention, query, pos, keys, value):
-    """The formulas of the paper's section 3.4, query by query and head by head, of one image.
+def attention_by_formula(attention, query, pos, keys, value):
+    """The formulas of the paper's section 3.4 for one image, query by query and head by head.
 
     Args:
         query: (Q, C).
-        pos: positions of x and of y of the queries, (Q, C) each.
-        keys: k_x (w, C) and k_y (h, C) of the columns and rows that are attended to.
-        value: (h, w, C), of the cells that are attended to.
+        pos: x and y positions of the queries, (Q, C) each.
+        keys: k_x (w, C) and k_y (h, C) of the attended columns and rows.
+        value: (h, w, C), of the attended cells.
     """
     (k_x, k_y), v = keys, project(attention, 4, value)
     results = []
-    for one, x, y in zip(query, *pos, strict=True):
-        q_x, q_y = project(attention, 0, one + x), project(attention, 1, one + y)
+    for content, x, y in zip(query, *pos, strict=True):
+        q_x, q_y = project(attention, 0, content + x), project(attention, 1, content + y)
         out = []
         for head in range(H):
             part = slice(head * D, (head + 1) * D)
@@ -60,24 +60,31 @@ def slow(attention, query, pos, keys, value):
     return torch.stack(results)
 
 
-def halves(pos):
-    """Positions of x and of y."""
+def split_x_and_y(pos):
     return pos.chunk(2, dim=-1)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 4), (4, 1), (1, 1)])
-def test_cross_attention_is_the_formula(attention, shape):
-    """Of maps that are wide and high, which are summed in different orders."""
+def test_cross_attention_follows_the_formula(attention, shape):
+    """Wide and high maps, whose rows and columns are summed in different orders."""
     height, width = shape
     query, pos = randn(B, Q, C), randn(B, Q, 2 * C)
     key, value, key_pos = randn(B, *shape, C), randn(B, *shape, C), randn(B, *shape, 2 * C)
-    want = torch.stack(
+    expected = torch.stack(
         [
-            slow(attention, one, halves(own), published_keys(attention, cells, halves(places)), values)
-            for one, own, cells, places, values in zip(query, pos, key, key_pos, value, strict=True)
+            attention_by_formula(
+                attention,
+                content,
+                split_x_and_y(query_position),
+                mean_keys(attention, cells, split_x_and_y(cell_positions)),
+                values,
+            )
+            for content, query_position, cells, cell_positions, values in zip(
+                query, pos, key, key_pos, value, strict=True
+            )
         ]
     )
-    found = attention(
+    actual = attention(
         query,
         key.flatten(1, 2),
         value.flatten(1, 2),
@@ -85,19 +92,22 @@ def test_cross_attention_is_the_formula(attention, shape):
         key_pos=key_pos.flatten(1, 2),
         grid=TokenGrid(height, width),
     )
-    assert_close(found, query + want)
+    assert_close(actual, query + expected)
 
 
-def test_self_attention_with_one_position_for_both_directions(attention):
-    """As DETR's encoder has it: keys are the queries and share their positions, which all images share."""
+def test_self_attention_follows_the_formula_with_the_same_position_for_both_directions(attention):
+    """As in DETR's encoder: the keys are the queries with the same positions, and all images share the positions."""
     tokens, pos, identity = randn(B, 6, C), randn(1, 6, C), randn(B, 6, C)
     maps = tokens.unflatten(1, (2, 3))
 
     def expected(pos):
-        places = [pos.unflatten(0, (2, 3))] * 2
-        of_images = zip(tokens, maps, strict=True)
+        cell_positions = [pos.unflatten(0, (2, 3))] * 2
+        images = zip(tokens, maps, strict=True)
         return torch.stack(
-            [slow(attention, x, [pos] * 2, published_keys(attention, y, places), y) for x, y in of_images]
+            [
+                attention_by_formula(attention, x, [pos] * 2, mean_keys(attention, y, cell_positions), y)
+                for x, y in images
+            ]
         )
 
     grid = TokenGrid(2, 3)
@@ -107,13 +117,13 @@ def test_self_attention_with_one_position_for_both_directions(attention):
 
 
 @pytest.mark.parametrize("as_published", [True, False])
-def test_padding_is_never_attended_to_but_is_in_the_means_as_published(attention, as_published):
+def test_padding_is_not_attended_to_and_enters_the_means_only_as_published(attention, as_published):
     height, width, (h, w) = 4, 5, (3, 2)
     query, pos = randn(1, Q, C), randn(1, Q, 2 * C)
     key, value, key_pos = (randn(1, height, width, channels) for channels in (C, C, 2 * C))
     padding = torch.ones(1, height, width, dtype=torch.bool)
     padding[:, :h, :w] = False
-    found = attention(
+    actual = attention(
         query,
         key.flatten(1, 2),
         value.flatten(1, 2),
@@ -123,15 +133,17 @@ def test_padding_is_never_attended_to_but_is_in_the_means_as_published(attention
         grid=TokenGrid(height, width, as_published),
     )
     if as_published:
-        k_x, k_y = published_keys(attention, key[0], halves(key_pos[0]))
+        k_x, k_y = mean_keys(attention, key[0], split_x_and_y(key_pos[0]))
         keys = k_x[:w], k_y[:h]
     else:
-        keys = published_keys(attention, key[0, :h, :w], halves(key_pos[0, :h, :w]))
-    assert_close(found[0], query[0] + slow(attention, query[0], halves(pos[0]), keys, value[0, :h, :w]))
+        keys = mean_keys(attention, key[0, :h, :w], split_x_and_y(key_pos[0, :h, :w]))
+    assert_close(
+        actual[0], query[0] + attention_by_formula(attention, query[0], split_x_and_y(pos[0]), keys, value[0, :h, :w])
+    )
 
 
-def test_it_is_attention_to_all_cells_whose_logits_are_sums(attention):
-    """The product of the two softmaxes is the softmax over all cells: the other way to compute it."""
+def test_the_product_of_both_softmaxes_is_attention_to_all_cells(attention):
+    """The product of the two softmaxes is the softmax over all cells."""
     query, key, grid = randn(1, Q, C), randn(1, 12, C), TokenGrid(3, 4)
     cells = key.unflatten(1, (3, 4))
     columns, rows = cells.mean(1, keepdim=True).expand_as(cells), cells.mean(2, keepdim=True).expand_as(cells)
@@ -145,32 +157,34 @@ def test_it_is_attention_to_all_cells_whose_logits_are_sums(attention):
     assert_close(attention(query, key, grid=grid), query + attention.out_proj(out.transpose(1, 2).flatten(2)))
 
 
-def test_gradients_are_those_of_the_formula(attention):
+def test_gradients_follow_the_formula(attention):
     inputs = [randn(1, 2, C), randn(1, 6, C), randn(1, 2, 2 * C), randn(1, 6, 2 * C)]
     inputs = [value.requires_grad_() for value in inputs]
     cotangent = randn(1, 2, C)
     query, key, pos, key_pos = inputs
-    found = attention(query, key, query_pos=pos, key_pos=key_pos, grid=TokenGrid(2, 3))
-    cells, places = key[0].unflatten(0, (2, 3)), key_pos[0].unflatten(0, (2, 3))
-    keys = published_keys(attention, cells, halves(places))
-    want = query[0] + slow(attention, query[0], halves(pos[0]), keys, cells)
+    actual = attention(query, key, query_pos=pos, key_pos=key_pos, grid=TokenGrid(2, 3))
+    cells, cell_positions = key[0].unflatten(0, (2, 3)), key_pos[0].unflatten(0, (2, 3))
+    keys = mean_keys(attention, cells, split_x_and_y(cell_positions))
+    expected = query[0] + attention_by_formula(attention, query[0], split_x_and_y(pos[0]), keys, cells)
     learned = [*inputs, *attention.parameters()]
-    assert_close(torch.autograd.grad(found, learned, cotangent), torch.autograd.grad(want[None], learned, cotangent))
+    assert_close(
+        torch.autograd.grad(actual, learned, cotangent), torch.autograd.grad(expected[None], learned, cotangent)
+    )
 
 
-def test_weights_of_rows_and_of_columns_are_dropped_in_training():
+def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     attention = RowColumnDecoupledAttention(C, H, attn_drop=0.5)
     query, key, grid = torch.randn(1, Q, C), torch.randn(1, 12, C), TokenGrid(3, 4)
     assert_close(attention.eval()(query, key, grid=grid), attention(query, key, grid=grid))
     attention.train()
     assert not torch.equal(attention(query, key, grid=grid), attention(query, key, grid=grid))
-    nothing = RowColumnDecoupledAttention(C, H, proj_drop=1.0).train()
-    assert_close(nothing(query, key, grid=grid), query)
+    all_dropped = RowColumnDecoupledAttention(C, H, proj_drop=1.0).train()
+    assert_close(all_dropped(query, key, grid=grid), query)
 
 
-def test_the_published_packing_of_projections():
-    """q_x, q_y, k_x, k_y, v: a projection of zeros has the effect that its place says."""
+def test_projections_are_packed_as_published():
+    """q_x, q_y, k_x, k_y and v are one matrix with its own initial values."""
     torch.manual_seed(0)
     attention = RowColumnDecoupledAttention(C, H)
     assert {name: tuple(p.shape) for name, p in attention.named_parameters()} == {
@@ -183,7 +197,7 @@ def test_the_published_packing_of_projections():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mixed_precision(attention, dtype):
+def test_mixed_precision_agrees_with_float32(attention, dtype):
     attention = attention.float()
     query, key, grid = torch.randn(B, Q, C), torch.randn(B, 12, C), TokenGrid(3, 4)
     padding = torch.zeros(B, 3, 4, dtype=torch.bool)
@@ -219,13 +233,13 @@ def test_one_graph_serves_maps_of_all_shapes(attention):
         ({"key_padding_mask": torch.zeros(B, 11, dtype=torch.bool)}, r"shape \(2, 11\); expected.*\(2, 12\)"),
     ],
 )
-def test_faulty_inputs(inputs, message):
+def test_invalid_inputs_raise_an_error(inputs, message):
     attention = RowColumnDecoupledAttention(C, H)
     with pytest.raises(ValueError, match=message):
         attention(torch.zeros(B, Q, C), torch.zeros(B, 12, C), **{"grid": TokenGrid(3, 4), **inputs})
 
 
-def test_a_layer_says_that_it_requires_the_grid():
+def test_a_layer_requires_the_grid():
     layer = BaseTransformerLayer(
         attn=RowColumnDecoupledAttention(C, H),
         ffn=FFN(C, 2 * C),

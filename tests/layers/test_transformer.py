@@ -20,7 +20,7 @@ def make_layer(*order, attn=None):
     layer = BaseTransformerLayer(
         attn=attn or MultiheadAttention(C, 4), ffn=FFN(C, 32), norm=nn.LayerNorm(C), operation_order=order
     )
-    for parameter in layer.parameters():  # copies must not stay alike
+    for parameter in layer.parameters():  # copies must not stay identical
         nn.init.normal_(parameter, std=0.3)
     return layer
 
@@ -41,13 +41,13 @@ def memory():
 def test_encoder_layer_agrees_with_torch(norm_first, x):
     order = ["norm", "self_attn", "norm", "ffn"] if norm_first else ["self_attn", "norm", "ffn", "norm"]
     layer = make_layer(*order)
-    theirs = nn.TransformerEncoderLayer(C, 4, 32, dropout=0.0, batch_first=True, norm_first=norm_first)
-    theirs.self_attn.load_state_dict(layer.attentions[0].state_dict())
-    theirs.linear1.load_state_dict(layer.ffns[0].layers[0].state_dict())
-    theirs.linear2.load_state_dict(layer.ffns[0].layers[1].state_dict())
-    theirs.norm1.load_state_dict(layer.norms[0].state_dict())
-    theirs.norm2.load_state_dict(layer.norms[1].state_dict())
-    assert_close(layer(x), theirs(x), rtol=1e-4, atol=1e-5)
+    torch_layer = nn.TransformerEncoderLayer(C, 4, 32, dropout=0.0, batch_first=True, norm_first=norm_first)
+    torch_layer.self_attn.load_state_dict(layer.attentions[0].state_dict())
+    torch_layer.linear1.load_state_dict(layer.ffns[0].layers[0].state_dict())
+    torch_layer.linear2.load_state_dict(layer.ffns[0].layers[1].state_dict())
+    torch_layer.norm1.load_state_dict(layer.norms[0].state_dict())
+    torch_layer.norm2.load_state_dict(layer.norms[1].state_dict())
+    assert_close(layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -56,35 +56,35 @@ def test_decoder_layer_agrees_with_torch(norm_first, x, memory):
     if norm_first:
         order = ["norm", "self_attn", "norm", "cross_attn", "norm", "ffn"]
     layer = make_layer(*order)
-    theirs = nn.TransformerDecoderLayer(C, 4, 32, dropout=0.0, batch_first=True, norm_first=norm_first)
-    theirs.self_attn.load_state_dict(layer.attentions[0].state_dict())
-    theirs.multihead_attn.load_state_dict(layer.attentions[1].state_dict())
-    theirs.linear1.load_state_dict(layer.ffns[0].layers[0].state_dict())
-    theirs.linear2.load_state_dict(layer.ffns[0].layers[1].state_dict())
+    torch_layer = nn.TransformerDecoderLayer(C, 4, 32, dropout=0.0, batch_first=True, norm_first=norm_first)
+    torch_layer.self_attn.load_state_dict(layer.attentions[0].state_dict())
+    torch_layer.multihead_attn.load_state_dict(layer.attentions[1].state_dict())
+    torch_layer.linear1.load_state_dict(layer.ffns[0].layers[0].state_dict())
+    torch_layer.linear2.load_state_dict(layer.ffns[0].layers[1].state_dict())
     for number in range(3):
-        getattr(theirs, f"norm{number + 1}").load_state_dict(layer.norms[number].state_dict())
-    assert_close(layer(x, memory), theirs(x, memory), rtol=1e-4, atol=1e-5)
+        getattr(torch_layer, f"norm{number + 1}").load_state_dict(layer.norms[number].state_dict())
+    assert_close(layer(x, memory), torch_layer(x, memory), rtol=1e-4, atol=1e-5)
 
 
-def test_pre_norm_keeps_the_ffn_when_attention_follows_it(x, memory):
+def test_pre_norm_layers_keep_the_output_of_an_ffn_before_attention(x, memory):
     layer = make_layer("norm", "ffn", "norm", "cross_attn")
     ffn, attention, (first, second) = layer.ffns[0], layer.attentions[0], layer.norms
     after_ffn = ffn(first(x), identity=x)
     assert_close(layer(x, memory), attention(second(after_ffn), memory, identity=after_ffn))
 
 
-def test_a_block_without_a_norm_before_it_adds_to_its_input(x):
+def test_a_block_without_a_preceding_norm_adds_to_its_input(x):
     layer = make_layer("norm", "self_attn", "ffn")
     after_attention = layer.attentions[0](layer.norms[0](x), identity=x)
     assert_close(layer(x), layer.ffns[0](after_attention))
 
 
-def test_cross_attention_before_self_attention(x, memory):
+def test_cross_attention_can_precede_self_attention(x, memory):
     layer = make_layer("cross_attn", "norm", "self_attn", "norm", "ffn", "norm")
     cross, self_attention = layer.attentions
-    want = layer.norms[0](cross(x, memory))
-    want = layer.norms[1](self_attention(want))
-    assert_close(layer(x, memory), layer.norms[2](layer.ffns[0](want)))
+    expected = layer.norms[0](cross(x, memory))
+    expected = layer.norms[1](self_attention(expected))
+    assert_close(layer(x, memory), layer.norms[2](layer.ffns[0](expected)))
 
 
 def test_positions_and_masks_reach_the_right_attention(x, memory):
@@ -94,7 +94,7 @@ def test_positions_and_masks_reach_the_right_attention(x, memory):
     cross_mask[:, 3] = True
     padding, query_padding = torch.zeros(2, 7, dtype=torch.bool), torch.zeros(2, 5, dtype=torch.bool)
     padding[0, 6] = query_padding[1, 4] = True
-    got = layer(
+    actual = layer(
         x,
         memory,
         query_pos=query_pos,
@@ -104,14 +104,14 @@ def test_positions_and_masks_reach_the_right_attention(x, memory):
         query_key_padding_mask=query_padding,
         key_padding_mask=padding,
     )
-    want = layer.attentions[0](x, query_pos=query_pos, attn_mask=self_mask, key_padding_mask=query_padding)
-    want = layer.attentions[1](
-        want, memory, query_pos=query_pos, key_pos=key_pos, attn_mask=cross_mask, key_padding_mask=padding
+    expected = layer.attentions[0](x, query_pos=query_pos, attn_mask=self_mask, key_padding_mask=query_padding)
+    expected = layer.attentions[1](
+        expected, memory, query_pos=query_pos, key_pos=key_pos, attn_mask=cross_mask, key_padding_mask=padding
     )
-    assert_close(got, want)
+    assert_close(actual, expected)
 
 
-def test_further_inputs_of_an_attention_reach_it_and_typos_do_not_pass(x):
+def test_additional_inputs_reach_the_attention_and_misspelt_inputs_raise_an_error(x):
     class Scaled(MultiheadAttention):
         def forward(self, query, scale=1.0, **inputs):
             return scale * super().forward(query, **inputs)
@@ -124,27 +124,31 @@ def test_further_inputs_of_an_attention_reach_it_and_typos_do_not_pass(x):
         layer(x, query_poss=x)
 
 
-def test_attentions_may_be_given_one_by_one():
+def test_attentions_can_be_passed_as_a_list():
     attentions = [MultiheadAttention(C, 2), MultiheadAttention(C, 8)]
-    for given in (attentions, nn.ModuleList(attentions)):
-        layer = make_layer("self_attn", "norm", "cross_attn", attn=given)
+    for attention_list in (attentions, nn.ModuleList(attentions)):
+        layer = make_layer("self_attn", "norm", "cross_attn", attn=attention_list)
         assert [attention.num_heads for attention in layer.attentions] == [2, 8]
 
 
-def test_layers_of_the_same_attentions_share_no_weights():
+def test_layers_built_from_the_same_attentions_share_no_weights():
     attentions = [MultiheadAttention(C, 4), MultiheadAttention(C, 4)]
     blocks = {"attn": attentions, "ffn": FFN(C, 8), "norm": nn.LayerNorm(C)}
     order = ("self_attn", "norm", "cross_attn", "norm", "ffn")
     first, second = (BaseTransformerLayer(**blocks, operation_order=order) for _ in range(2))
-    tensors = [*first.parameters(), *second.parameters(), *(p for a in attentions for p in a.parameters())]
+    tensors = [
+        *first.parameters(),
+        *second.parameters(),
+        *(p for attention in attentions for p in attention.parameters()),
+    ]
     assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
-    for layer in (first, second):  # blocks that are given one by one keep their initial values
-        for got, given in zip(layer.attentions, attentions, strict=True):
-            assert_close(got.state_dict(), given.state_dict(), rtol=0, atol=0)
+    for layer in (first, second):  # blocks that are passed as a list keep their initial values
+        for actual, attention in zip(layer.attentions, attentions, strict=True):
+            assert_close(actual.state_dict(), attention.state_dict(), rtol=0, atol=0)
 
 
 class ZeroBias(FFN):
-    """A block with an initial value of its own, which `reset_parameters` does not touch."""
+    """A block whose constructor sets a value that `reset_parameters` does not change."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -152,7 +156,7 @@ class ZeroBias(FFN):
 
 
 class Gated(MultiheadAttention):
-    """An attention with a matrix of its own, which `reset_parameters` does not touch."""
+    """An attention with an additional matrix that `reset_parameters` does not change."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -170,14 +174,17 @@ class Fixed(nn.Module):
         return identity + query @ self.weight
 
 
-def test_copies_after_the_first_draw_their_own_initial_values():
+def test_copied_blocks_draw_new_initial_values():
     attention, ffn = MultiheadAttention(C, 4), ZeroBias(C, 32)
     layer = BaseTransformerLayer(
         attn=attention, ffn=ffn, norm=nn.LayerNorm(C), operation_order=("self_attn", "ffn", "cross_attn", "ffn")
     )
-    for copies, given, name in ((layer.attentions, attention, "in_proj_weight"), (layer.ffns, ffn, "layers.0.weight")):
+    for copies, original, name in (
+        (layer.attentions, attention, "in_proj_weight"),
+        (layer.ffns, ffn, "layers.0.weight"),
+    ):
         first, second = (copy.get_parameter(name) for copy in copies)
-        assert torch.equal(first, given.get_parameter(name))
+        assert torch.equal(first, original.get_parameter(name))
         assert not torch.equal(second, first)
     assert not any(copy.layers[1].bias.any() for copy in layer.ffns)
     twice = BaseTransformerLayer(
@@ -186,7 +193,7 @@ def test_copies_after_the_first_draw_their_own_initial_values():
     assert not torch.equal(*(copy.in_proj_weight for copy in twice.attentions))
 
 
-def test_layers_of_a_sequence_differ_and_keep_the_values_that_blocks_gave_themselves():
+def test_layers_of_a_sequence_draw_new_values_and_keep_those_set_by_constructors():
     layer = BaseTransformerLayer(
         attn=[Gated(C, 4), Fixed()],
         ffn=ZeroBias(C, 32),
@@ -212,7 +219,7 @@ def test_modules_without_reset_parameters_can_be_stacked():
 
 
 @pytest.mark.parametrize("operation", ["self_attn", "cross_attn"])
-def test_missing_inputs_of_an_attention_are_named(operation, x):
+def test_errors_name_missing_inputs_of_an_attention(operation, x):
     layer = make_layer("ffn", operation, attn=MultiScaleDeformableAttention(C, 4, num_levels=1))
     message = rf"{operation} of operation_order=.* is a MultiScaleDef.*, which needs %s.* in {operation}_inputs"
     with pytest.raises(ValueError, match=message % "reference_points and spatial_shapes: .*"):
@@ -225,15 +232,15 @@ def test_missing_inputs_of_an_attention_are_named(operation, x):
 
 
 def test_layer_errors():
-    with pytest.raises(ValueError, match="unknown operation 'self_atn'; did you mean 'self_attn'"):
+    with pytest.raises(ValueError, match="unknown.*'self_atn'.*'self_attn'"):
         make_layer("self_atn")
-    with pytest.raises(ValueError, match="operation_order is empty"):
+    with pytest.raises(ValueError, match="operation_order.*empty"):
         make_layer()
-    with pytest.raises(ValueError, match=r"1 attention blocks were given, but .* has 2"):
+    with pytest.raises(ValueError, match=r"1 attention.*has 2"):
         make_layer("self_attn", "cross_attn", attn=[MultiheadAttention(C, 4)])
 
 
-def test_a_sequence_keeps_a_list_and_copies_one():
+def test_a_sequence_keeps_a_list_of_layers_and_copies_a_single_layer():
     layers = [make_layer("self_attn"), make_layer("ffn")]
     kept = TransformerLayerSequence(layers)
     assert list(kept) == layers
@@ -246,13 +253,13 @@ def test_a_sequence_keeps_a_list_and_copies_one():
 
 def test_sequence_errors():
     layer = make_layer("self_attn")
-    with pytest.raises(ValueError, match="2 layers were given, but num_layers=3"):
+    with pytest.raises(ValueError, match="2 layers.*num_layers=3"):
         TransformerLayerSequence([layer, layer], 3)
     with pytest.raises(ValueError, match="num_layers"):
         TransformerLayerSequence(layer)
 
 
-def test_checkpointed_activations_are_not_stored_and_change_nothing(x):
+def test_activation_checkpointing_stores_less_and_gives_the_same_gradients(x):
     torch.manual_seed(0)
     ffn = FFN(C, 32, ffn_drop=0.3)
     layer = BaseTransformerLayer(
@@ -273,9 +280,9 @@ def test_checkpointed_activations_are_not_stored_and_change_nothing(x):
 
     out, gradients, stored = run()
     layer.activation_checkpointing = True
-    again, gradients_again, stored_again = run()
-    assert_close(again, out, rtol=0, atol=0)
-    assert_close(gradients_again, gradients, rtol=0, atol=0)
-    assert stored_again < stored / 4
+    checkpointed, checkpointed_gradients, checkpointed_stored = run()
+    assert_close(checkpointed, out, rtol=0, atol=0)
+    assert_close(checkpointed_gradients, gradients, rtol=0, atol=0)
+    assert checkpointed_stored < stored / 4
     layer.eval()
     assert torch.equal(layer(x), layer(x))

@@ -6,7 +6,7 @@ from detrex_lite.modeling import AnchorBoxes, pair_with_patterns
 
 
 @pytest.mark.parametrize("centers", ["learned", "random", "fixed"])
-def test_anchors_are_boxes_and_gradients_are_those_that_were_asked_for(centers):
+def test_fixed_centres_get_no_gradients(centers):
     torch.manual_seed(0)
     anchors = AnchorBoxes(50, centers)
     boxes = anchors()
@@ -19,7 +19,7 @@ def test_anchors_are_boxes_and_gradients_are_those_that_were_asked_for(centers):
     assert anchors.weight.grad[:, :2].ne(0).all() == (centers != "fixed")
 
 
-def test_random_centres_are_all_over_the_image():
+def test_random_centres_are_uniform_over_the_image():
     torch.manual_seed(0)
     spread = AnchorBoxes(2000, "random")()[:, :2].histc(4, 0, 1) / 4000
     assert_close(spread, torch.full((4,), 0.25), rtol=0, atol=0.03)
@@ -32,7 +32,7 @@ def test_anchors_are_float32_at_least():
     assert AnchorBoxes(3).double()().dtype == torch.float64
 
 
-def test_patterns_are_paired_with_all_anchors_one_after_the_other():
+def test_each_pattern_is_paired_with_all_anchors_in_order():
     patterns, anchors = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[0.1] * 4, [0.2] * 4])
     contents, boxes = pair_with_patterns(patterns, anchors)
     assert contents.flatten().tolist() == [1, 1, 2, 2, 3, 3]
@@ -40,7 +40,7 @@ def test_patterns_are_paired_with_all_anchors_one_after_the_other():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="num_queries=0: a detector has at least one query"):
+    with pytest.raises(ValueError, match="num_queries=0.*at least one"):
         AnchorBoxes(0)
-    with pytest.raises(ValueError, match="unknown centers='fixd'; did you mean 'fixed'"):
+    with pytest.raises(ValueError, match="unknown centers='fixd'.*'fixed'"):
         AnchorBoxes(3, "fixd")

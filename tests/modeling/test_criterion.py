@@ -60,7 +60,7 @@ def criterion():
     return build()
 
 
-def only(loss, **arguments):
+def criterion_of(loss, **arguments):
     """A criterion of one loss with weight 1."""
     return build({"loss": loss}, {"loss": 1.0}, **arguments)
 
@@ -72,117 +72,125 @@ def output_of(predictions):
 # Formulas
 
 
-def test_losses_by_their_formulas(criterion):
+def test_losses_follow_their_formulas(criterion):
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
     match = criterion.match({"": predictions}, targets)[""]
-    got = criterion({"": predictions}, targets)
+    losses = criterion({"": predictions}, targets)
     labels = torch.full((2, 6), 4)
     box_l1, giou = 0.0, 0.0
     for image, query, target in zip(*match[:3], strict=True):
         labels[image, query] = targets.labels[target]
-        predicted, wanted = predictions.boxes[image, query], targets.boxes[target]
-        box_l1 += (predicted - wanted).abs().sum()
-        giou += generalized_box_iou_loss(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(wanted), eps=1e-6)
+        predicted_box, target_box = predictions.boxes[image, query], targets.boxes[target]
+        box_l1 += (predicted_box - target_box).abs().sum()
+        giou += generalized_box_iou_loss(box_cxcywh_to_xyxy(predicted_box), box_cxcywh_to_xyxy(target_box), eps=1e-6)
     log_likelihood = predictions.logits.log_softmax(-1).gather(2, labels[..., None])[..., 0]
     weight = torch.where(labels == 4, 0.1, 1.0).double()
-    assert_close(got["loss_class"], -(weight * log_likelihood).sum() / weight.sum())
-    assert_close(got["loss_bbox"], 5.0 * box_l1 / 4)
-    assert_close(got["loss_giou"], 2.0 * giou / 4, rtol=1e-6, atol=1e-6)
+    assert_close(losses["loss_class"], -(weight * log_likelihood).sum() / weight.sum())
+    assert_close(losses["loss_bbox"], 5.0 * box_l1 / 4)
+    assert_close(losses["loss_giou"], 2.0 * giou / 4, rtol=1e-6, atol=1e-6)
 
 
-def test_focal_loss_by_torchvision():
+def test_focal_loss_agrees_with_torchvision():
     logits = torch.randn(2, 3, 4, dtype=torch.float64)
-    wanted = (torch.rand(2, 3, 4) < 0.3).double()
-    assert_close(sigmoid_focal_loss(logits, wanted, 0.25, 2.0), torchvision_focal_loss(logits, wanted, 0.25, 2.0))
-    assert_close(sigmoid_focal_loss(logits, wanted, -1, 1.5), torchvision_focal_loss(logits, wanted, -1, 1.5))
+    class_targets = (torch.rand(2, 3, 4) < 0.3).double()
+    assert_close(
+        sigmoid_focal_loss(logits, class_targets, 0.25, 2.0), torchvision_focal_loss(logits, class_targets, 0.25, 2.0)
+    )
+    assert_close(
+        sigmoid_focal_loss(logits, class_targets, -1, 1.5), torchvision_focal_loss(logits, class_targets, -1, 1.5)
+    )
     predictions, targets = random_predictions(2, 3, num_logits=4), random_targets([2, 1])
     match = HungarianMatcher({"bbox": BoxL1Cost()})({"": predictions}, targets)
     one_hot = torch.zeros_like(predictions.logits)
     for image, query, target in zip(*match[""][:3], strict=True):
         one_hot[image, query] = F.one_hot(targets.labels[target], 4).double()
-    want = torchvision_focal_loss(predictions.logits, one_hot, 0.25, 2.0)
+    expected = torchvision_focal_loss(predictions.logits, one_hot, 0.25, 2.0)
     comparison = Comparison.of({"": predictions}, match, targets)
-    assert_close(FocalLoss()(comparison), want.sum(-1))
-    assert_close(only(FocalLoss())({"": replace(predictions, match=match[""])}, targets)["loss"], want.sum() / 3)
+    assert_close(FocalLoss()(comparison), expected.sum(-1))
+    assert_close(
+        criterion_of(FocalLoss())({"": replace(predictions, match=match[""])}, targets)["loss"], expected.sum() / 3
+    )
 
 
-def test_varifocal_loss_by_its_formula():
+def test_varifocal_loss_follows_its_formula():
     targets = random_targets([3, 1])
     predictions = replace(random_predictions(2, 6, num_logits=4), match=KNOWN)
-    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # overlaps; random boxes need not
+    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # random boxes may not overlap
     predictions.logits.requires_grad_()
     predictions.boxes.requires_grad_()
-    got = only(VarifocalLoss(alpha=0.6, gamma=1.5))({"": predictions}, targets)["loss"]
+    actual = criterion_of(VarifocalLoss(alpha=0.6, gamma=1.5))({"": predictions}, targets)["loss"]
     overlap = torch.zeros(2, 6, 4, dtype=torch.float64)
     positive = torch.zeros(2, 6, 4, dtype=torch.bool)
     for image, query, target in zip(*KNOWN[:3], strict=True):
-        place = image, query, targets.labels[target]
-        predicted, wanted = (
+        index = image, query, targets.labels[target]
+        predicted_box, target_box = (
             box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target])
         )
-        overlap[place], positive[place] = box_iou(predicted, wanted)[0, 0].detach(), True
+        overlap[index], positive[index] = box_iou(predicted_box, target_box)[0, 0].detach(), True
     assert overlap.max() > 0.5
-    want = 0.0
-    for place in torch.cartesian_prod(*(torch.arange(n) for n in overlap.shape)).tolist():
-        logit, q = predictions.logits[tuple(place)], overlap[tuple(place)]
+    expected = 0.0
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in overlap.shape)).tolist():
+        logit, q = predictions.logits[tuple(index)], overlap[tuple(index)]
         probability = logit.sigmoid()
         entropy = -(q * probability.log() + (1 - q) * (1 - probability).log())
-        weight = q if positive[tuple(place)] else 0.6 * probability.detach() ** 1.5
-        want = want + weight * entropy
-    want = want / 4
-    assert_close(got, want)
-    (gradient,) = torch.autograd.grad(want, predictions.logits)
-    got.backward()
+        weight = q if positive[tuple(index)] else 0.6 * probability.detach() ** 1.5
+        expected = expected + weight * entropy
+    expected = expected / 4
+    assert_close(actual, expected)
+    (gradient,) = torch.autograd.grad(expected, predictions.logits)
+    actual.backward()
     assert_close(predictions.logits.grad, gradient)
     assert predictions.boxes.grad is None or not predictions.boxes.grad.any()
 
 
-def test_matchability_aware_loss_by_its_formula():
+def test_matchability_aware_loss_follows_its_formula():
     """DEIM's equation 4: a matched pair costs -(q^g log p + (1 - q^g) log(1 - p)), other classes -p^g log(1 - p)."""
     targets = random_targets([3, 1])
     predictions = replace(random_predictions(2, 6, num_logits=4), match=KNOWN)
     predictions.boxes[0, 4] = targets.boxes[2] + 0.02
     predictions.logits.requires_grad_()
-    got = only(MatchabilityAwareLoss(gamma=1.5))({"": predictions}, targets)["loss"]
+    actual = criterion_of(MatchabilityAwareLoss(gamma=1.5))({"": predictions}, targets)["loss"]
     probability = predictions.logits.sigmoid()
-    want = -(probability.detach() ** 1.5 * (1 - probability).log())
+    expected = -(probability.detach() ** 1.5 * (1 - probability).log())
     for image, query, target in zip(*KNOWN[:3], strict=True):
-        predicted, wanted = (
+        predicted_box, target_box = (
             box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target])
         )
-        q = box_iou(predicted, wanted)[0, 0] ** 1.5
+        q = box_iou(predicted_box, target_box)[0, 0] ** 1.5
         p = probability[image, query, targets.labels[target]]
-        want[image, query, targets.labels[target]] = -(q * p.log() + (1 - q) * (1 - p).log())
-    assert_close(got, want.sum() / 4)
-    (gradient,) = torch.autograd.grad(want.sum() / 4, predictions.logits)
-    got.backward()
+        expected[image, query, targets.labels[target]] = -(q * p.log() + (1 - q) * (1 - p).log())
+    assert_close(actual, expected.sum() / 4)
+    (gradient,) = torch.autograd.grad(expected.sum() / 4, predictions.logits)
+    actual.backward()
     assert_close(predictions.logits.grad, gradient)
 
 
-def test_quality_focal_loss_by_its_formula():
+def test_quality_focal_loss_follows_its_formula():
     """Gradients pass through the weights, not through the targets."""
     targets = random_targets([3, 1])
     predictions = replace(random_predictions(2, 6, num_logits=4), match=KNOWN)
     predictions.boxes[0, 4] = targets.boxes[2] + 0.02
     predictions.logits.requires_grad_()
-    got = only(QualityFocalLoss(gamma=1.5))({"": predictions}, targets)["loss"]
+    actual = criterion_of(QualityFocalLoss(gamma=1.5))({"": predictions}, targets)["loss"]
     probability = predictions.logits.sigmoid()
-    want = -(probability**1.5 * (1 - probability).log())
+    expected = -(probability**1.5 * (1 - probability).log())
     for image, query, target in zip(*KNOWN[:3], strict=True):
-        predicted, wanted = (
+        predicted_box, target_box = (
             box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target])
         )
-        q = box_iou(predicted, wanted)[0, 0]
+        q = box_iou(predicted_box, target_box)[0, 0]
         p = probability[image, query, targets.labels[target]]
-        want[image, query, targets.labels[target]] = -((q - p).abs() ** 1.5) * (q * p.log() + (1 - q) * (1 - p).log())
-    assert_close(got, want.sum() / 4)
-    (gradient,) = torch.autograd.grad(want.sum() / 4, predictions.logits)
-    got.backward()
+        expected[image, query, targets.labels[target]] = -((q - p).abs() ** 1.5) * (
+            q * p.log() + (1 - q) * (1 - p).log()
+        )
+    assert_close(actual, expected.sum() / 4)
+    (gradient,) = torch.autograd.grad(expected.sum() / 4, predictions.logits)
+    actual.backward()
     assert_close(predictions.logits.grad, gradient)
 
 
-def test_position_supervised_loss_by_its_formula():
-    """Targets are scaled for each image and each set, so that the best box of each has the target 1."""
+def test_position_supervised_loss_follows_its_formula():
+    """Targets are scaled per image and set, so that the best box of each image has the target 1."""
     targets = random_targets([3, 1])
     sets = {
         name: replace(random_predictions(2, 6, num_logits=4, seed=seed), match=KNOWN)
@@ -192,45 +200,45 @@ def test_position_supervised_loss_by_its_formula():
     sets["_0"].boxes[1, 0] = targets.boxes[3] - 0.01
     for predictions in sets.values():
         predictions.logits.requires_grad_()
-    got = only(PositionSupervisedLoss(alpha=0.3, gamma=1.5, power=2.5, eps=0.0))(sets, targets)
+    losses = criterion_of(PositionSupervisedLoss(alpha=0.3, gamma=1.5, power=2.5, eps=0.0))(sets, targets)
     for name, predictions in sets.items():
         quality = {}
         for image, query, target in zip(*(part.tolist() for part in KNOWN[:3]), strict=True):
             boxes = (box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target]))
             quality[image, query, int(targets.labels[target])] = box_iou(*boxes).item() ** 2.5
-        want = 0.0
-        for place in itertools.product(range(2), range(6), range(4)):
-            p = predictions.logits[place].sigmoid()
-            if place in quality:
-                largest = max(value for other, value in quality.items() if other[0] == place[0])
-                t = quality[place] * max(1, 1 / (largest + 1e-8))
-                want = want + 0.3 * (t - p).abs() ** 1.5 * (-t * p.log() - (1 - t) * (1 - p).log())
+        expected = 0.0
+        for index in itertools.product(range(2), range(6), range(4)):
+            p = predictions.logits[index].sigmoid()
+            if index in quality:
+                largest = max(value for key, value in quality.items() if key[0] == index[0])
+                t = quality[index] * max(1, 1 / (largest + 1e-8))
+                expected = expected + 0.3 * (t - p).abs() ** 1.5 * (-t * p.log() - (1 - t) * (1 - p).log())
             else:
-                want = want - 0.7 * p**1.5 * (1 - p).log()
-        assert_close(got[f"loss{name}"], want / 4, rtol=1e-6, atol=1e-6)
-        (gradient,) = torch.autograd.grad(want / 4, predictions.logits)
-        (mine,) = torch.autograd.grad(got[f"loss{name}"], predictions.logits, retain_graph=True)
-        assert_close(mine, gradient, rtol=1e-6, atol=1e-6)  # through the weights, too
+                expected = expected - 0.7 * p**1.5 * (1 - p).log()
+        assert_close(losses[f"loss{name}"], expected / 4, rtol=1e-6, atol=1e-6)
+        (gradient,) = torch.autograd.grad(expected / 4, predictions.logits)
+        (actual_gradient,) = torch.autograd.grad(losses[f"loss{name}"], predictions.logits, retain_graph=True)
+        assert_close(actual_gradient, gradient, rtol=1e-6, atol=1e-6)  # gradients also pass through the weights
 
 
 def test_position_supervised_loss_of_extreme_logits_and_boxes_without_overlap_is_finite():
     targets = Targets(torch.tensor([0]), torch.tensor([[0.2, 0.2, 0.1, 0.1]]), [1])
     logits = torch.tensor([[[-500.0, 500.0], [500.0, -500.0]]], requires_grad=True)
     predictions = Predictions(logits, torch.full((1, 2, 4), 0.8))
-    loss = only(PositionSupervisedLoss())({"": predictions}, targets)["loss"]
+    loss = criterion_of(PositionSupervisedLoss())({"": predictions}, targets)["loss"]
     (gradient,) = torch.autograd.grad(loss, logits)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
 
 
-def test_of_several_pairs_of_one_query_and_class_the_best_counts():
+def test_the_best_pair_sets_the_class_target_of_a_query_with_several_pairs():
     targets = Targets(torch.tensor([1, 1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 2), [2])
     pairs = Match(
         torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), torch.tensor([1.0, 0.5, 0.25])
     )
     comparison = Comparison.of({"": random_predictions(1, 2, num_logits=3, dtype=torch.float32)}, {"": pairs}, targets)
-    wanted = comparison.class_targets(torch.tensor([0.5, 0.8, 0.8]))
-    assert_close(wanted, torch.tensor([[[0.0, 0.5, 0.0], [0.0, 0.2, 0.0]]]))  # qualities times weights
+    class_targets = comparison.class_targets(torch.tensor([0.5, 0.8, 0.8]))
+    assert_close(class_targets, torch.tensor([[[0.0, 0.5, 0.0], [0.0, 0.2, 0.0]]]))  # qualities times weights
     assert_close(comparison.class_targets(), torch.tensor([[[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]]))
 
 
@@ -238,7 +246,7 @@ BINS = EdgeBins(8, 4.0, 0.5)
 
 
 def distributions(seed, queries=6):
-    """Predictions with distributions around boxes near the objects'."""
+    """Predictions with edge distributions around initial boxes."""
     predictions = random_predictions(2, queries, num_logits=4, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     corners = torch.randn(2, queries, 4, len(BINS), generator=generator, dtype=torch.float64).requires_grad_()
@@ -246,127 +254,138 @@ def distributions(seed, queries=6):
     return replace(predictions, extra={"corners": corners, "initial_boxes": initial})
 
 
-def test_fine_grained_localization_loss_by_its_formula():
-    """Cross-entropy with the bins on both sides of an edge, weighted by nearness and by the overlap of boxes."""
+def test_fine_grained_localization_loss_follows_its_formula():
+    """Cross-entropy with the two nearest bins of each edge, weighted by their distances and by the IoU of the boxes."""
     targets = random_targets([3, 1])
     targets.boxes[0, :2] = 0.95  # edges beyond the last bins
     predictions = replace(distributions(1), match=KNOWN)
-    got = only(FineGrainedLocalizationLoss(BINS))({"": predictions}, targets)["loss"]
-    values, want, outside = BINS.values(), 0.0, 0
+    actual = criterion_of(FineGrainedLocalizationLoss(BINS))({"": predictions}, targets)["loss"]
+    values, expected, outside = BINS.values(), 0.0, 0
     for image, query, target in zip(*KNOWN[:3], strict=True):
         cx, cy, w, h = predictions.extra["initial_boxes"][image, query].tolist()
         x0, y0, x1, y1 = box_cxcywh_to_xyxy(targets.boxes[target]).tolist()
         logs = predictions.extra["corners"][image, query].log_softmax(-1)
         pair = (box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target]))
         overlap = box_iou(*pair)[0, 0]
-        for edge, reach in enumerate([4 * (cx - x0) / w, 4 * (cy - y0) / h, 4 * (x1 - cx) / w, 4 * (y1 - cy) / h]):
-            distance = reach - 2
+        for edge, distance_to_centre in enumerate(
+            [4 * (cx - x0) / w, 4 * (cy - y0) / h, 4 * (x1 - cx) / w, 4 * (y1 - cy) / h]
+        ):
+            distance = distance_to_centre - 2
             if distance <= values[0] or distance >= values[-1]:
                 outside += 1
-                want = want - overlap * logs[edge, 0 if distance < 0 else -1]
+                expected = expected - overlap * logs[edge, 0 if distance < 0 else -1]
                 continue
             left = max(index for index, value in enumerate(values) if value <= distance)
-            share = (distance - values[left]) / (values[left + 1] - values[left])
-            want = want - overlap * ((1 - share) * logs[edge, left] + share * logs[edge, left + 1])
+            fraction = (distance - values[left]) / (values[left + 1] - values[left])
+            expected = expected - overlap * ((1 - fraction) * logs[edge, left] + fraction * logs[edge, left + 1])
     assert outside
-    assert_close(got, want / 4)
+    assert_close(actual, expected / 4)
     assert not predictions.boxes.requires_grad
 
 
-def test_distributions_of_other_bins_are_refused():
-    with pytest.raises(ValueError, match="distributions have 9 bins, but the loss was built for 33"):
-        only(FineGrainedLocalizationLoss(EdgeBins()))(
+def test_distributions_with_a_wrong_number_of_bins_raise_an_error():
+    with pytest.raises(ValueError, match="9 bins.*built for 33"):
+        criterion_of(FineGrainedLocalizationLoss(EdgeBins()))(
             {"": replace(distributions(1), match=KNOWN)}, random_targets([3, 1])
         )
 
 
-def test_self_distillation_by_its_formula():
+def test_self_distillation_follows_its_formula():
     targets = random_targets([3, 1])
     layers = {"": distributions(1), "_0": distributions(2)}
     known = {"_dn": replace(distributions(3), match=KNOWN), "_dn_0": replace(distributions(4), match=KNOWN)}
-    criterion = only(DecoupledDistillationFocalLoss(temperature=3.0))
+    criterion = criterion_of(DecoupledDistillationFocalLoss(temperature=3.0))
     matches = criterion.match({**layers, **known}, targets)
-    got = criterion({**layers, **known}, targets)
+    losses = criterion({**layers, **known}, targets)
     for teacher, student in (("", "_0"), ("_dn", "_dn_0")):
-        assert got[f"loss{teacher}"] == 0
-        taught, learned = ({**layers, **known}[name] for name in (teacher, student))
-        wanted = (taught.extra["corners"].detach() / 3).softmax(-1)
-        logs = (learned.extra["corners"] / 3).log_softmax(-1)
-        divergence = 9 * (wanted * (wanted.log() - logs)).sum(-1)  # (2, 6, 4)
+        assert losses[f"loss{teacher}"] == 0
+        teacher_predictions, student_predictions = ({**layers, **known}[name] for name in (teacher, student))
+        target_distribution = (teacher_predictions.extra["corners"].detach() / 3).softmax(-1)
+        log_distribution = (student_predictions.extra["corners"] / 3).log_softmax(-1)
+        divergence = 9 * (target_distribution * (target_distribution.log() - log_distribution)).sum(-1)  # (2, 6, 4)
         objects = {(int(i), int(q)): int(t) for i, q, t in zip(*matches[student][:3], strict=True)}
-        matched, others = [], []
-        for place in ((image, query) for image in range(2) for query in range(6)):
-            if place in objects:
-                pair = (box_cxcywh_to_xyxy(x)[None] for x in (learned.boxes[place], targets.boxes[objects[place]]))
-                matched.append(box_iou(*pair)[0, 0] * divergence[place])
+        matched, unmatched = [], []
+        for index in ((image, query) for image in range(2) for query in range(6)):
+            if index in objects:
+                boxes = (
+                    box_cxcywh_to_xyxy(x)[None]
+                    for x in (student_predictions.boxes[index], targets.boxes[objects[index]])
+                )
+                matched.append(box_iou(*boxes)[0, 0] * divergence[index])
             else:
-                others.append(taught.logits[place].sigmoid().max() * divergence[place])
-        first, second = 4**0.5, 8**0.5  # four of twelve queries have an object
-        means = torch.stack(matched).mean(), torch.stack(others).mean()
-        assert_close(got[f"loss{student}"], (first * means[0] + second * means[1]) / (first + second))
-    sum(got.values()).backward()
+                unmatched.append(teacher_predictions.logits[index].sigmoid().max() * divergence[index])
+        matched_weight, unmatched_weight = 4**0.5, 8**0.5  # four of twelve queries have an object
+        means = torch.stack(matched).mean(), torch.stack(unmatched).mean()
+        assert_close(
+            losses[f"loss{student}"],
+            (matched_weight * means[0] + unmatched_weight * means[1]) / (matched_weight + unmatched_weight),
+        )
+    sum(losses.values()).backward()
     assert not layers[""].extra["corners"].grad.any()
     assert layers["_0"].extra["corners"].grad.any()
 
 
-def test_counts_of_self_distillation_are_those_of_the_union():
-    """In denoising, too: of the matching queries, in which more have an object than in any layer alone."""
+def test_self_distillation_counts_the_matched_queries_of_the_union():
+    """The union also counts for denoising sets; more queries have an object in the union than in any single layer."""
     targets = random_targets([3, 1])
     layers = {"": distributions(1), "_0": distributions(2)}
     known = {"_dn": replace(distributions(3), match=KNOWN), "_dn_0": replace(distributions(4), match=KNOWN)}
     union = MatchUnion(losses=["loss"], sets=[""])
-    criterion = only(DecoupledDistillationFocalLoss(), union=union)
-    own = criterion.match(layers, targets)
-    number = len({(int(i), int(q)) for one in own.values() for i, q in zip(one.image, one.query, strict=True)})
-    assert number > 4
-    got = criterion({**layers, **known}, targets)["loss_dn_0"]
-    comparisons = [
-        Comparison.of(known, dict.fromkeys(known, KNOWN), targets, torch.tensor(share, dtype=torch.float64))
-        for share in (number / 12, 4 / 12)
-    ]
-    wanted, other = (
-        one.values[:, 6:].sum() / one.weights[:, 6:].sum() for one in map(DecoupledDistillationFocalLoss(), comparisons)
+    criterion = criterion_of(DecoupledDistillationFocalLoss(), union=union)
+    matches = criterion.match(layers, targets)
+    number = len(
+        {(int(i), int(q)) for match in matches.values() for i, q in zip(match.image, match.query, strict=True)}
     )
-    assert_close(got, wanted)
-    assert not torch.isclose(got, other)
+    assert number > 4
+    actual = criterion({**layers, **known}, targets)["loss_dn_0"]
+    comparisons = [
+        Comparison.of(known, dict.fromkeys(known, KNOWN), targets, torch.tensor(matched_fraction, dtype=torch.float64))
+        for matched_fraction in (number / 12, 4 / 12)
+    ]
+    expected, expected_without_union = (
+        mean.values[:, 6:].sum() / mean.weights[:, 6:].sum()
+        for mean in map(DecoupledDistillationFocalLoss(), comparisons)
+    )
+    assert_close(actual, expected)
+    assert not torch.isclose(actual, expected_without_union)
 
 
-def test_sets_without_what_a_loss_needs_do_not_have_it():
+def test_losses_skip_sets_without_the_outputs_that_they_need():
     losses = {"loss_bbox": BoxL1Loss(), "loss_fgl": FineGrainedLocalizationLoss(BINS)}
     criterion = build(losses, dict.fromkeys(losses, 1.0))
     outputs = {"": distributions(1), "_pre": random_predictions(2, 6, num_logits=4)}
     assert set(criterion(outputs, random_targets([3, 1]))) == {"loss_bbox", "loss_fgl", "loss_bbox_pre"}
-    with pytest.raises(ValueError, match="loss_fgl needs the further outputs corners, initial_boxes, which no set"):
+    with pytest.raises(ValueError, match="loss_fgl needs.*corners, initial_boxes"):
         build(losses, dict.fromkeys(losses, 1.0))({"": outputs["_pre"]}, random_targets([3, 1]))
 
 
-def test_iou_aware_bce_loss():
+def test_iou_aware_bce_loss_follows_its_formula():
     targets, predictions = random_targets([3, 1]), replace(random_predictions(2, 6, 4), match=KNOWN)
-    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # overlaps; random boxes need not
-    predictions.boxes[1, 0] = torch.tensor([0.01, 0.01, 0.01, 0.01])  # has none
+    predictions.boxes[0, 4] = targets.boxes[2] + 0.02  # random boxes may not overlap
+    predictions.boxes[1, 0] = torch.tensor([0.01, 0.01, 0.01, 0.01])  # does not overlap its object
     predictions.logits.requires_grad_()
     predictions.boxes.requires_grad_()
-    got = only(IoUAwareBCELoss(alpha=0.3, gamma=1.5))({"": predictions}, targets)["loss"]
-    wanted = {}
+    actual = criterion_of(IoUAwareBCELoss(alpha=0.3, gamma=1.5))({"": predictions}, targets)["loss"]
+    class_targets = {}
     for image, query, target in zip(*KNOWN[:3], strict=True):
-        place = int(image), int(query), int(targets.labels[target])
+        index = int(image), int(query), int(targets.labels[target])
         boxes = (box_cxcywh_to_xyxy(x)[None] for x in (predictions.boxes[image, query], targets.boxes[target]))
         overlap = box_iou(*boxes)[0, 0].item()
-        wanted[place] = max(predictions.logits[place].sigmoid().item() ** 0.3 * overlap**0.7, 0.01)
-    assert min(wanted.values()) == 0.01
-    assert max(wanted.values()) > 0.5
-    want = 0.0
-    for place in itertools.product(range(2), range(6), range(4)):
-        probability = predictions.logits[place].sigmoid()
-        t = wanted.get(place)
+        class_targets[index] = max(predictions.logits[index].sigmoid().item() ** 0.3 * overlap**0.7, 0.01)
+    assert min(class_targets.values()) == 0.01
+    assert max(class_targets.values()) > 0.5
+    expected = 0.0
+    for index in itertools.product(range(2), range(6), range(4)):
+        probability = predictions.logits[index].sigmoid()
+        t = class_targets.get(index)
         if t is None:
-            want = want - probability**1.5 * (1 - probability).log()
+            expected = expected - probability**1.5 * (1 - probability).log()
         else:
-            want = want - t * probability.log() - (1 - t) * (1 - probability).log()
-    want = want / 4
-    assert_close(got, want)
-    (gradient,) = torch.autograd.grad(want, predictions.logits)
-    got.backward()
+            expected = expected - t * probability.log() - (1 - t) * (1 - probability).log()
+    expected = expected / 4
+    assert_close(actual, expected)
+    (gradient,) = torch.autograd.grad(expected, predictions.logits)
+    actual.backward()
     assert_close(predictions.logits.grad, gradient)
     assert predictions.boxes.grad is None or not predictions.boxes.grad.any()
 
@@ -375,16 +394,16 @@ def test_iou_aware_bce_loss_of_extreme_logits_is_finite():
     targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), [1])
     logits = torch.tensor([[[-500.0, 500.0], [500.0, -500.0]]], requires_grad=True)
     predictions = Predictions(logits, torch.full((1, 2, 4), 0.5).mul(torch.tensor([1.0, 1, 0, 0])))
-    loss = only(IoUAwareBCELoss())({"": predictions}, targets)["loss"]
+    loss = criterion_of(IoUAwareBCELoss())({"": predictions}, targets)["loss"]
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
 
 
-def test_boxes_of_no_size_have_finite_varifocal_losses():
+def test_varifocal_losses_of_boxes_without_area_are_finite():
     targets = Targets(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), [1])
     predictions = Predictions(torch.zeros(1, 2, 3), torch.full((1, 2, 4), 0.5).mul(torch.tensor([1.0, 1, 0, 0])))
-    assert torch.isfinite(only(VarifocalLoss())({"": predictions}, targets)["loss"])
+    assert torch.isfinite(criterion_of(VarifocalLoss())({"": predictions}, targets)["loss"])
 
 
 # Sets of predictions
@@ -395,18 +414,18 @@ def test_every_layer_is_named_and_weighted(criterion):
     outputs = name_layers([output_of(layer) for layer in layers])
     assert list(outputs) == ["", "_0", "_1"]
     targets = random_targets([2, 2])
-    got = criterion(outputs, targets)
-    assert set(got) == {name + suffix for name in WEIGHTS for suffix in ("", "_0", "_1")}
+    losses = criterion(outputs, targets)
+    assert set(losses) == {name + suffix for name in WEIGHTS for suffix in ("", "_0", "_1")}
     for suffix, layer in {"": layers[2], "_0": layers[0], "_1": layers[1]}.items():
-        alone = criterion({"": layer}, targets)
+        losses_alone = criterion({"": layer}, targets)
         for name in WEIGHTS:
-            assert_close(got[name + suffix], alone[name])
+            assert_close(losses[name + suffix], losses_alone[name])
     assert list(name_layers([output_of(layers[0])])) == [""]
     assert list(name_layers([output_of(layer) for layer in layers], aux_loss=False)) == [""]
 
 
 @pytest.mark.parametrize("aux_loss", [True, False])
-def test_sets_with_names_of_their_own_are_no_layers(aux_loss):
+def test_sets_with_other_names_are_not_numbered_as_layers(aux_loss):
     outputs = [output_of(random_predictions(2, 6, seed=seed)) for seed in range(3)]
     outputs[1] = outputs[1]._replace(name="_pre")
     layers = ["", "_0"] if aux_loss else [""]
@@ -426,7 +445,7 @@ def test_names_of_layers_and_families():
 
 
 @pytest.mark.parametrize("loss", [CrossEntropyLoss(), FocalLoss(), VarifocalLoss()], ids=lambda x: type(x).__name__)
-def test_sets_of_all_sizes_are_compared_as_if_each_were_alone(loss):
+def test_losses_of_a_set_do_not_depend_on_the_other_sets(loss):
     criterion = build({**LOSSES, "loss_class": loss}, {**WEIGHTS, "loss_class": 1.0})
     targets = random_targets([3, 1])
     outputs = {
@@ -444,16 +463,16 @@ def test_sets_of_all_sizes_are_compared_as_if_each_were_alone(loss):
             repeats=3,
         ),
     }
-    with pytest.warns(UserWarning, match="3 objects, but there are 2 queries"):
-        got = criterion(outputs, targets)
-    assert list(got) == [name + suffix for suffix in outputs for name in LOSSES]
-    for suffix, one in outputs.items():
-        for name, alone in criterion({"": one}, targets).items():
-            assert_close(got[name + suffix], alone)
-            assert torch.isfinite(alone)
+    with pytest.warns(UserWarning, match="3 objects.*2 queries"):
+        losses = criterion(outputs, targets)
+    assert list(losses) == [name + suffix for suffix in outputs for name in LOSSES]
+    for suffix, predictions in outputs.items():
+        for name, loss_alone in criterion({"": predictions}, targets).items():
+            assert_close(losses[name + suffix], loss_alone)
+            assert torch.isfinite(loss_alone)
 
 
-def test_sets_cost_next_to_no_operators(criterion):
+def test_the_number_of_operators_hardly_grows_with_the_number_of_sets(criterion):
     class Count(TorchDispatchMode):
         operators = 0
 
@@ -463,65 +482,67 @@ def test_sets_cost_next_to_no_operators(criterion):
 
     def operators(sets, **fields):
         outputs = {f"_{n}": replace(random_predictions(2, 6, seed=n), **fields) for n in range(sets)}
-        for one in outputs.values():
-            one.logits.requires_grad_()
-            one.boxes.requires_grad_()
+        for predictions in outputs.values():
+            predictions.logits.requires_grad_()
+            predictions.boxes.requires_grad_()
         with Count() as count:
             sum(criterion(outputs, random_targets([3, 1])).values()).backward()
         return count.operators
 
-    # In a loop over sets each would have about 150.
+    # A loop over sets would take about 150 operators per set.
     assert operators(12) - operators(2) < 10 * 20
     weighted = {"query_weight": torch.ones(2, 6), "weight": 2.0, "repeats": 2, "targets": Targets.class_agnostic}
     assert operators(12, **weighted) - operators(2, **weighted) < 10 * 20
     assert operators(12, match=KNOWN) - operators(2, match=KNOWN) < 10 * 20
 
 
-def test_a_set_is_compared_with_targets_of_its_own(criterion):
+def test_a_set_is_compared_with_its_own_targets(criterion):
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
     proposals = replace(predictions, targets=targets.class_agnostic())
-    got = criterion({"": predictions, "_enc": proposals}, targets)
-    alone = criterion({"": predictions}, targets.class_agnostic())
+    losses = criterion({"": predictions, "_enc": proposals}, targets)
+    losses_alone = criterion({"": predictions}, targets.class_agnostic())
     for name in WEIGHTS:
-        assert_close(got[f"{name}_enc"], alone[name])
-    assert got["loss_class_enc"] != got["loss_class"]
-    by_function = criterion({"": predictions, "_enc": replace(predictions, targets=Targets.class_agnostic)}, targets)
-    for name, loss in got.items():
-        assert_close(by_function[name], loss)
-    twice = replace(targets, **{f: torch.cat([getattr(targets, f)] * 2) for f in ("labels", "boxes")}, sizes=[4, 4])
-    other = criterion({"": predictions, "_other": replace(predictions, targets=twice)}, targets)
-    assert_close(other["loss_bbox_other"], criterion({"": predictions}, twice)["loss_bbox"])
+        assert_close(losses[f"{name}_enc"], losses_alone[name])
+    assert losses["loss_class_enc"] != losses["loss_class"]
+    losses_by_function = criterion(
+        {"": predictions, "_enc": replace(predictions, targets=Targets.class_agnostic)}, targets
+    )
+    for name, loss in losses.items():
+        assert_close(losses_by_function[name], loss)
+    doubled = replace(targets, **{f: torch.cat([getattr(targets, f)] * 2) for f in ("labels", "boxes")}, sizes=[4, 4])
+    losses_of_doubled = criterion({"": predictions, "_other": replace(predictions, targets=doubled)}, targets)
+    assert_close(losses_of_doubled["loss_bbox_other"], criterion({"": predictions}, doubled)["loss_bbox"])
 
 
-def test_a_set_with_a_known_match_is_compared_by_it(criterion):
+def test_the_match_of_a_set_replaces_the_matcher(criterion):
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
     known = replace(predictions, match=KNOWN, repeats=2)
-    got = criterion({"": predictions, "_dn": known}, targets)
+    losses = criterion({"": predictions, "_dn": known}, targets)
     box_l1 = (predictions.boxes[KNOWN.image, KNOWN.query] - targets.boxes[KNOWN.target]).abs().sum()
-    assert_close(got["loss_bbox_dn"], 5.0 * box_l1 / (4 * 2))
+    assert_close(losses["loss_bbox_dn"], 5.0 * box_l1 / (4 * 2))
     mean = LOSSES["loss_class"](Comparison.of({"": predictions}, {"": KNOWN}, targets))
-    assert_close(got["loss_class_dn"], mean.values.sum() / mean.weights.sum())
+    assert_close(losses["loss_class_dn"], mean.values.sum() / mean.weights.sum())
     for name, loss in criterion({"": predictions}, targets).items():
-        assert_close(got[name], loss)
+        assert_close(losses[name], loss)
     assert criterion.match({"_dn": known}, targets)["_dn"] is KNOWN
 
 
-def test_sets_that_come_with_a_match_are_not_matched():
-    def refuse(predictions, targets):
+def test_the_matcher_does_not_see_sets_with_a_match():
+    def fail(predictions, targets):
         raise AssertionError(list(predictions))
 
     targets = random_targets([3, 1])
-    criterion = SetCriterion(matcher=refuse, losses=LOSSES, weights=WEIGHTS)
+    criterion = SetCriterion(matcher=fail, losses=LOSSES, weights=WEIGHTS)
     with pytest.raises(AssertionError, match="''"):
         criterion({"": random_predictions(2, 6), "_dn": replace(random_predictions(2, 6), match=KNOWN)}, targets)
 
 
-def test_matchers_of_sets_and_of_families():
-    asked = {}
+def test_sets_and_families_can_have_their_own_matchers():
+    matched_sets = {}
 
     def recorder(name):
         def match(predictions, targets):
-            asked.setdefault(name, []).append(list(predictions))
+            matched_sets.setdefault(name, []).append(list(predictions))
             return dict.fromkeys(predictions, KNOWN)
 
         return match
@@ -537,7 +558,7 @@ def test_matchers_of_sets_and_of_families():
         for name in ("", "_0", "_1", "_dn", "_dn_0", "_dn_1", "_one2many", "_0_one2many", "_enc")
     }
     criterion(outputs, random_targets([3, 1]))
-    assert asked == {
+    assert matched_sets == {
         "all": [["", "_0", "_1", "_enc"]],
         "dn": [["_dn", "_dn_0"]],
         "dn_1": [["_dn_1"]],
@@ -548,19 +569,19 @@ def test_matchers_of_sets_and_of_families():
 # Weights
 
 
-def test_weights_by_full_name_by_family_and_by_base_name():
+def test_weights_are_looked_up_by_full_name_then_family_then_base_name():
     outputs = {name: random_predictions(2, 6) for name in ("", "_0", "_1", "_dn", "_dn_0", "_dn_1", "_0_one2many")}
     targets = random_targets([3, 1])
     weights = {"loss": 1.0, "loss_0": 2.0, "loss_dn": 3.0, "loss_dn_1": 5.0, "loss_one2many": 7.0}
-    got = build({"loss": BoxL1Loss()}, weights)(outputs, targets)
-    unit = only(BoxL1Loss())({"": random_predictions(2, 6)}, targets)["loss"]
-    wanted = {"": 1.0, "_0": 2.0, "_1": 1.0, "_dn": 3.0, "_dn_0": 3.0, "_dn_1": 5.0, "_0_one2many": 7.0}
-    assert list(got) == [f"loss{name}" for name in wanted]
-    for name, factor in wanted.items():
-        assert_close(got[f"loss{name}"], factor * unit)
+    losses = build({"loss": BoxL1Loss()}, weights)(outputs, targets)
+    unit = criterion_of(BoxL1Loss())({"": random_predictions(2, 6)}, targets)["loss"]
+    expected = {"": 1.0, "_0": 2.0, "_1": 1.0, "_dn": 3.0, "_dn_0": 3.0, "_dn_1": 5.0, "_0_one2many": 7.0}
+    assert list(losses) == [f"loss{name}" for name in expected]
+    for name, factor in expected.items():
+        assert_close(losses[f"loss{name}"], factor * unit)
 
 
-def test_a_weight_of_zero_keeps_the_loss_at_zero_without_gradients():
+def test_a_weight_of_zero_gives_a_zero_loss_without_gradients():
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
     predictions.boxes.requires_grad_()
     loss = build({"loss": BoxL1Loss()}, {"loss": 0.0})({"": predictions}, targets)["loss"]
@@ -571,9 +592,9 @@ def test_a_weight_of_zero_keeps_the_loss_at_zero_without_gradients():
 
 def test_the_weight_of_a_set_multiplies_all_of_its_losses(criterion):
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
-    got = criterion({"": predictions, "_other": replace(predictions, weight=0.25)}, targets)
+    losses = criterion({"": predictions, "_other": replace(predictions, weight=0.25)}, targets)
     for name in WEIGHTS:
-        assert_close(got[f"{name}_other"], 0.25 * got[name])
+        assert_close(losses[f"{name}_other"], 0.25 * losses[name])
 
 
 def test_weights_of_pairs_multiply_losses_of_pairs_only(criterion):
@@ -581,15 +602,15 @@ def test_weights_of_pairs_multiply_losses_of_pairs_only(criterion):
     weight = torch.tensor([0.5, 2.0, 0.0, 3.0], dtype=torch.float64)
     plain = replace(random_predictions(2, 6), match=KNOWN)
     weighted = replace(plain, match=KNOWN._replace(weight=weight))
-    got = criterion({"": plain, "_other": weighted}, targets)
+    losses = criterion({"": plain, "_other": weighted}, targets)
     float32 = Predictions(plain.logits.float(), plain.boxes.float(), match=weighted.match)
     in_float32 = criterion({"": float32}, replace(targets, boxes=targets.boxes.float()))
     assert in_float32["loss_bbox"].dtype == torch.float32
-    assert_close(in_float32["loss_bbox"], got["loss_bbox_other"].float())
+    assert_close(in_float32["loss_bbox"], losses["loss_bbox_other"].float())
     distances = (plain.boxes[KNOWN.image, KNOWN.query] - targets.boxes[KNOWN.target]).abs().sum(-1)
-    assert_close(got["loss_bbox"], 5.0 * distances.sum() / 4)
-    assert_close(got["loss_bbox_other"], 5.0 * (distances * weight).sum() / 4)
-    assert_close(got["loss_class_other"], got["loss_class"])
+    assert_close(losses["loss_bbox"], 5.0 * distances.sum() / 4)
+    assert_close(losses["loss_bbox_other"], 5.0 * (distances * weight).sum() / 4)
+    assert_close(losses["loss_class_other"], losses["loss_class"])
 
 
 @pytest.mark.parametrize("loss", [CrossEntropyLoss(0.3), FocalLoss()], ids=lambda x: type(x).__name__)
@@ -600,19 +621,19 @@ def test_weights_of_queries_multiply_losses_of_queries_only(loss, dtype):
     torch.manual_seed(0)
     weight = (torch.rand(2, 6) < 0.5) if dtype == torch.bool else torch.rand(2, 6, dtype=dtype)
     plain = replace(random_predictions(2, 6), match=KNOWN)
-    got = criterion({"": plain, "_other": replace(plain, query_weight=weight)}, targets)
+    losses = criterion({"": plain, "_other": replace(plain, query_weight=weight)}, targets)
     for name in ("loss_bbox", "loss_giou"):
-        assert_close(got[f"{name}_other"], got[name])
+        assert_close(losses[f"{name}_other"], losses[name])
     result = loss(Comparison.of({"": plain}, {"": KNOWN}, targets))
     if isinstance(result, Mean):
         weights = result.weights * weight
-        assert_close(got["loss_class_other"], (result.values * weight).sum() / weights.sum())
+        assert_close(losses["loss_class_other"], (result.values * weight).sum() / weights.sum())
     else:
-        assert_close(got["loss_class_other"], (result * weight).sum() / 4)
-    assert got["loss_class_other"].dtype == torch.float64
+        assert_close(losses["loss_class_other"], (result * weight).sum() / 4)
+    assert losses["loss_class_other"].dtype == torch.float64
 
 
-def test_means_of_pairs_and_of_queries():
+def test_means_of_pairs_and_of_queries_are_weighted():
     values = torch.rand(2, 6, dtype=torch.float64)
     weights = torch.rand(2, 6, dtype=torch.float64)
     targets, pair_weight = random_targets([3, 1]), torch.tensor([1.0, 2.0, 0.5, 0.0], dtype=torch.float64)
@@ -621,48 +642,48 @@ def test_means_of_pairs_and_of_queries():
         "_0": replace(random_predictions(2, 6), match=KNOWN._replace(weight=pair_weight), query_weight=weights),
     }
 
-    def of_queries(comparison):
+    def mean_of_queries(comparison):
         return Mean((values * weights).repeat(1, 2), weights.repeat(1, 2))
 
-    got = only(of_queries)(outputs, targets)
-    assert_close(got["loss"], (values * weights).sum() / weights.sum())
-    assert_close(got["loss_0"], (values * weights**2).sum() / (weights**2).sum())
+    losses = criterion_of(mean_of_queries)(outputs, targets)
+    assert_close(losses["loss"], (values * weights).sum() / weights.sum())
+    assert_close(losses["loss_0"], (values * weights**2).sum() / (weights**2).sum())
 
-    def of_pairs(comparison):
+    def mean_of_pairs(comparison):
         return Mean((values * weights)[0, :4].repeat(2), weights[0, :4].repeat(2))
 
-    got = only(of_pairs)(outputs, targets)
-    assert_close(got["loss"], (values * weights)[0, :4].sum() / weights[0, :4].sum())
-    both = weights[0, :4] * pair_weight
-    assert_close(got["loss_0"], (values[0, :4] * both).sum() / both.sum())
+    losses = criterion_of(mean_of_pairs)(outputs, targets)
+    assert_close(losses["loss"], (values * weights)[0, :4].sum() / weights[0, :4].sum())
+    product_of_weights = weights[0, :4] * pair_weight
+    assert_close(losses["loss_0"], (values[0, :4] * product_of_weights).sum() / product_of_weights.sum())
 
 
-def test_means_over_nothing_are_zero():
-    def of_pairs(comparison):
+def test_means_over_no_pairs_or_queries_are_zero():
+    def mean_of_pairs(comparison):
         return Mean(comparison.boxes.sum(-1), torch.ones_like(comparison.boxes[:, 0]))
 
     predictions = random_predictions(2, 6)
     predictions.boxes.requires_grad_()
-    loss = only(of_pairs)({"": predictions}, random_targets([0, 0]))["loss"]
+    loss = criterion_of(mean_of_pairs)({"": predictions}, random_targets([0, 0]))["loss"]
     loss.backward()
     assert loss == 0
     assert not predictions.boxes.grad.any()
-    assert only(CrossEntropyLoss())({"": random_predictions(2, 0)}, random_targets([0, 0]))["loss"] == 0
+    assert criterion_of(CrossEntropyLoss())({"": random_predictions(2, 0)}, random_targets([0, 0]))["loss"] == 0
 
 
-# Further outputs
+# Additional outputs
 
 
-def test_further_outputs_that_do_not_exist_are_named():
+def test_errors_name_missing_additional_outputs():
     predictions = replace(random_predictions(2, 6), extra={"mark": torch.zeros(2, 6, 1)}, match=KNOWN)
     comparison = Comparison.of({"": predictions}, {"": KNOWN}, random_targets([3, 1]))
-    with pytest.raises(ValueError, match="further output 'marc'.*'mark'"):
+    with pytest.raises(ValueError, match="'marc'.*'mark'"):
         comparison.matched("marc")
-    with pytest.raises(ValueError, match="property of objects 'mark'"):
+    with pytest.raises(ValueError, match="objects 'mark'"):
         comparison.wanted("mark")
 
 
-def test_further_outputs_reach_losses_and_costs():
+def test_additional_outputs_reach_losses_and_costs():
     targets = replace(random_targets([3, 1]), extra={"mark": torch.arange(4.0).double()[:, None]})
 
     def cost(predictions, targets):
@@ -679,25 +700,25 @@ def test_further_outputs_reach_losses_and_costs():
     criterion = SetCriterion(
         matcher=HungarianMatcher({"mark": cost}), losses={"loss_mark": loss}, weights={"loss_mark": 2.0}
     )
-    got = criterion(outputs, targets)
-    for name, one in outputs.items():
-        match = criterion.match({name: one}, targets)[name]
-        distances = (one.extra["mark"][match.image, match.query] - targets.extra["mark"][match.target]).abs()
-        assert_close(got[f"loss_mark{name}"], 2.0 * distances.sum() / 4)
-    sum(got.values()).backward()
-    assert [one.extra["mark"].grad.ne(0).sum() for one in outputs.values()] == [4, 4]
+    losses = criterion(outputs, targets)
+    for name, predictions in outputs.items():
+        match = criterion.match({name: predictions}, targets)[name]
+        distances = (predictions.extra["mark"][match.image, match.query] - targets.extra["mark"][match.target]).abs()
+        assert_close(losses[f"loss_mark{name}"], 2.0 * distances.sum() / 4)
+    sum(losses.values()).backward()
+    assert [predictions.extra["mark"].grad.ne(0).sum() for predictions in outputs.values()] == [4, 4]
 
 
-def test_a_loss_may_ask_which_sets_it_has():
-    seen = []
+def test_a_loss_can_read_names_and_sizes_of_the_sets():
+    comparisons = []
 
     def loss(comparison):
-        seen.append((comparison.names, comparison.queries_per_set, comparison.matched_per_set))
+        comparisons.append((comparison.names, comparison.queries_per_set, comparison.matched_per_set))
         return comparison.boxes.sum(-1)
 
     outputs = {"": random_predictions(2, 6), "_0": random_predictions(2, 5, seed=2)}
-    only(loss)(outputs, random_targets([3, 1]))
-    assert seen == [(["", "_0"], [6, 5], [4, 4])]
+    criterion_of(loss)(outputs, random_targets([3, 1]))
+    assert comparisons == [(["", "_0"], [6, 5], [4, 4])]
 
 
 # Special batches and precisions
@@ -721,7 +742,7 @@ def test_images_without_objects_train(loss, sizes):
         assert losses["loss_class"] > 0
 
 
-def test_gradients(criterion):
+def test_gradients_agree_with_finite_differences(criterion):
     predictions, targets = random_predictions(1, 3), random_targets([2])
 
     def total(logits, boxes):
@@ -740,21 +761,21 @@ def test_half_precision_predictions_are_compared_in_float32(dtype):
     half = random_predictions(2, 6, dtype=dtype)
     half = replace(half, extra={"mark": half.boxes[..., 0], "index": torch.zeros(2, 6, dtype=torch.int64)})
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = criterion({"": half}, targets)
-    wide = Predictions(half.logits.float(), half.boxes.float(), half.extra | {"mark": half.extra["mark"].float()})
-    want = criterion({"": wide}, targets)
-    for name, loss in got.items():
+        losses = criterion({"": half}, targets)
+    in_float32 = Predictions(half.logits.float(), half.boxes.float(), half.extra | {"mark": half.extra["mark"].float()})
+    expected = criterion({"": in_float32}, targets)
+    for name, loss in losses.items():
         assert loss.dtype == torch.float32
-        assert_close(loss, want[name], rtol=0, atol=0)
+        assert_close(loss, expected[name], rtol=0, atol=0)
 
 
-def test_it_can_be_copied_and_stored():
+def test_a_criterion_can_be_copied_and_pickled():
     predictions, targets = random_predictions(2, 6), random_targets([3, 1])
     criterion = build(matchers={"_enc": HungarianMatcher({"bbox": BoxL1Cost()})})
-    want = criterion({"": predictions, "_enc": predictions}, targets)
-    for other in (copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))):
-        for name, loss in other({"": predictions, "_enc": predictions}, targets).items():
-            assert_close(loss, want[name], rtol=0, atol=0)
+    expected = criterion({"": predictions, "_enc": predictions}, targets)
+    for copied in (copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))):
+        for name, loss in copied({"": predictions, "_enc": predictions}, targets).items():
+            assert_close(loss, expected[name], rtol=0, atol=0)
 
 
 # Errors
@@ -772,22 +793,22 @@ def test_it_can_be_copied_and_stored():
         (lambda comparison: 0.0, "float"),
     ],
 )
-def test_a_loss_of_another_shape_is_named(loss, shown):
+def test_errors_name_a_loss_of_the_wrong_shape(loss, shown):
     outputs = {"": random_predictions(2, 6), "_0": random_predictions(2, 6, seed=2)}
     with pytest.raises(ValueError, match=rf"loss_odd returned .*{shown}.*\(M,\) = \(8,\).*\(B, R\) = \(2, 12\)"):
         build({"loss_odd": loss}, {"loss_odd": 1.0})(outputs, random_targets([3, 1]))
 
 
 def test_weights_and_losses_must_agree():
-    with pytest.raises(ValueError, match="loss 'loss_bbox' has no weight; weights: los_bbox"):
+    with pytest.raises(ValueError, match="'loss_bbox' has no weight.*los_bbox"):
         build({"loss_bbox": BoxL1Loss()}, {"los_bbox": 1.0})
-    with pytest.raises(ValueError, match="weight 'los_bbox' .*did you mean 'loss_bbox'"):
+    with pytest.raises(ValueError, match="weight 'los_bbox'.*'loss_bbox'"):
         build({"loss_bbox": BoxL1Loss()}, {"loss_bbox": 1, "los_bbox": 1.0})
-    with pytest.raises(ValueError, match="weight 'loss_mask' "):
+    with pytest.raises(ValueError, match="weight 'loss_mask'"):
         build({"loss_bbox": BoxL1Loss()}, {"loss_bbox": 1, "loss_mask": 1})
 
 
-def test_weights_and_matchers_of_sets_that_do_not_exist_are_refused():
+def test_weights_and_matchers_of_missing_sets_raise_an_error():
     outputs, targets = {name: random_predictions(2, 6) for name in ("", "_0", "_dn_0")}, random_targets([3, 1])
     for name in ("loss_enc", "loss_1", "loss_dn_1", "loss_dnn"):
         with pytest.raises(ValueError, match=f"weight '{name}'"):

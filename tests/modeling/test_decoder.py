@@ -68,14 +68,14 @@ def memory():
 
 
 class Recorder(nn.Module):
-    """Stands in for a relation: no bias, and a list of what was asked for."""
+    """Replaces a relation: returns a bias of zero and records its inputs."""
 
     def __init__(self):
         super().__init__()
-        self.asked = []
+        self.recorded = []
 
-    def forward(self, before, boxes):
-        self.asked.append((before, boxes))
+    def forward(self, previous, boxes):
+        self.recorded.append((previous, boxes))
         return torch.zeros(len(boxes), 1, boxes.shape[1], boxes.shape[1], dtype=boxes.dtype)
 
 
@@ -84,7 +84,7 @@ class Recorder(nn.Module):
 
 @pytest.mark.parametrize("with_box_refine", [False, True])
 @pytest.mark.parametrize("coordinates", [2, 4])
-def test_layers_run_one_after_the_other_and_references_move(memory, with_box_refine, coordinates):
+def test_layers_run_in_order_and_refine_references(memory, with_box_refine, coordinates):
     decoder, heads = build(), heads_of(with_box_refine=with_box_refine)
     block = block_of(coordinates=coordinates)
     outputs = decoder(Queries([block]), memory, heads)
@@ -93,39 +93,39 @@ def test_layers_run_one_after_the_other_and_references_move(memory, with_box_ref
         query = layer(query, memory.tokens, key_pos=memory.pos, key_padding_mask=memory.padding)
         steps.append(heads.step(index, query, reference, steps[-1] if steps else None))
         reference = steps[-1].reference
-    for got, want in zip(outputs, heads.read(steps), strict=True):
-        assert_close(got.logits, want.logits)
-        assert_close(got.boxes, want.boxes)
+    for actual, expected in zip(outputs, heads.read(steps), strict=True):
+        assert_close(actual.logits, expected.logits)
+        assert_close(actual.boxes, expected.boxes)
 
 
-def test_the_padding_of_the_memory_is_not_read(memory):
+def test_outputs_do_not_depend_on_the_padding_of_the_memory(memory):
     decoder, heads, queries = build(), heads_of(), Queries([block_of()])
-    want = decoder(queries, memory, heads)[-1].logits
+    expected = decoder(queries, memory, heads)[-1].logits
     changed = memory.tokens.clone()
     changed[1, 4:] = 7.0
-    assert_close(decoder(queries, memory._replace(tokens=changed), heads)[-1].logits, want)
-    assert not torch.equal(decoder(queries, memory._replace(padding=None), heads)[-1].logits, want)
+    assert_close(decoder(queries, memory._replace(tokens=changed), heads)[-1].logits, expected)
+    assert not torch.equal(decoder(queries, memory._replace(padding=None), heads)[-1].logits, expected)
 
 
-def test_a_block_that_others_do_not_see_changes_nothing(memory):
+def test_outputs_do_not_depend_on_a_block_that_other_blocks_do_not_see(memory):
     decoder, heads = build(), heads_of(with_box_refine=True)
-    alone = decoder(Queries([block_of()]), memory, heads)
+    outputs_alone = decoder(Queries([block_of()]), memory, heads)
     noised = block_of("_dn*", 3, sees=("",), mask=torch.eye(3, dtype=torch.bool))
     queries = Queries([noised, block_of()])
-    named = queries.split(decoder(queries, memory, heads))
-    assert_close(named[""].logits, alone[-1].logits)
-    assert_close(named["_0"].boxes, alone[0].boxes)
-    # What they see does change them.
-    blind = Queries([replace(noised, sees=()), block_of()])
-    other = blind.split(decoder(blind, memory, heads))
-    assert (other["_dn"].logits - named["_dn"].logits).abs().max() > 1e-4
+    outputs_by_name = queries.split(decoder(queries, memory, heads))
+    assert_close(outputs_by_name[""].logits, outputs_alone[-1].logits)
+    assert_close(outputs_by_name["_0"].boxes, outputs_alone[0].boxes)
+    # The denoising queries do depend on the queries that they see.
+    not_seeing = Queries([replace(noised, sees=()), block_of()])
+    not_seeing_outputs = not_seeing.split(decoder(not_seeing, memory, heads))
+    assert (not_seeing_outputs["_dn"].logits - outputs_by_name["_dn"].logits).abs().max() > 1e-4
 
 
 # Hooks
 
 
 class WithHooks(Decoder):
-    """A decoder whose points follow from positions, and that adds positions of its own to each layer's queries."""
+    """A decoder whose references follow from the positions, and that scales the positions for each layer."""
 
     def __init__(self, **arguments):
         super().__init__(**arguments)
@@ -139,7 +139,7 @@ class WithHooks(Decoder):
         return super().layer_inputs(index, state) | {"query_pos": (index + 1) * state.queries.position}
 
 
-def test_hooks_know_what_comes_before_a_layer_and_say_what_goes_into_it(memory):
+def test_hooks_read_previous_steps_and_set_the_inputs_of_a_layer(memory):
     decoder, heads = build(WithHooks), heads_of(with_box_refine=True)
     queries = Queries([block_of(coordinates=0, position=torch.rand(2, 6, C, dtype=torch.float64))])
     decoder(queries, memory, heads)
@@ -167,27 +167,27 @@ def test_hooks_know_what_comes_before_a_layer_and_say_what_goes_into_it(memory):
 
 
 @pytest.mark.parametrize("look_forward_twice", [False, True])
-def test_queries_are_related_by_the_boxes_of_the_two_layers_before(memory, look_forward_twice):
+def test_the_relation_compares_the_boxes_of_the_two_previous_layers(memory, look_forward_twice):
     decoder = build(relation=Recorder())
     heads = heads_of(with_box_refine=True, look_forward_twice=look_forward_twice)
     block = block_of()
     outputs = decoder(Queries([block]), memory, heads)
     boxes = [block.reference, *(output.boxes for output in outputs)]
-    assert len(decoder.relation.asked) == LAYERS - 1  # the first layer has one box of each query only
-    for layer, (before, after) in enumerate(decoder.relation.asked):
-        assert_close(before, boxes[layer])
-        assert_close(after, boxes[layer + 1])
+    assert len(decoder.relation.recorded) == LAYERS - 1  # before the first layer, each query has only one box
+    for layer, (previous, current) in enumerate(decoder.relation.recorded):
+        assert_close(previous, boxes[layer])
+        assert_close(current, boxes[layer + 1])
 
 
-def test_queries_without_first_boxes_are_related_from_the_third_layer_on(memory):
+def test_without_initial_boxes_the_relation_starts_in_the_third_layer(memory):
     for coordinates in (0, 2):
         decoder = build(relation=Recorder())
         heads = heads_of(references=coordinates > 0)
         outputs = decoder(Queries([block_of(coordinates=coordinates)]), memory, heads)
-        assert len(decoder.relation.asked) == LAYERS - 2
-        for layer, (before, after) in enumerate(decoder.relation.asked):
-            assert_close(before, outputs[layer].boxes)
-            assert_close(after, outputs[layer + 1].boxes)
+        assert len(decoder.relation.recorded) == LAYERS - 2
+        for layer, (previous, current) in enumerate(decoder.relation.recorded):
+            assert_close(previous, outputs[layer].boxes)
+            assert_close(current, outputs[layer + 1].boxes)
 
 
 def test_reading_boxes_early_changes_no_output(memory):
@@ -195,9 +195,9 @@ def test_reading_boxes_early_changes_no_output(memory):
         heads = heads_of(with_box_refine=True, look_forward_twice=True, **arguments)
         queries = Queries([block_of()])
         plain, related = (build(relation=relation)(queries, memory, heads) for relation in (None, Recorder()))
-        for one, other in zip(plain, related, strict=True):
-            assert_close(one.boxes, other.boxes)
-            assert_close(one.logits, other.logits)
+        for plain_output, related_output in zip(plain, related, strict=True):
+            assert_close(plain_output.boxes, related_output.boxes)
+            assert_close(plain_output.logits, related_output.logits)
 
 
 def test_the_relation_is_added_to_the_logits_of_self_attention(memory):
@@ -213,31 +213,33 @@ def test_the_relation_is_added_to_the_logits_of_self_attention(memory):
     without = decoder(Queries([block]), memory, heads, use_relation=False)
     assert_close(without[0].logits, outputs[0].logits)
     assert (without[-1].logits - outputs[-1].logits).abs().max() > 1e-4
-    none = build(relation=None)(Queries([block]), memory, heads)
-    assert_close(none[-1].logits, without[-1].logits)
+    decoder_without = build(relation=None)(Queries([block]), memory, heads)
+    assert_close(decoder_without[-1].logits, without[-1].logits)
 
 
 @pytest.mark.parametrize("with_relation", [False, True])
-def test_groups_are_decoded_as_if_each_were_alone(memory, with_relation):
+def test_outputs_of_a_group_do_not_depend_on_other_groups(memory, with_relation):
     relation = PositionRelation(num_heads=HEADS, num_pos_feats=4) if with_relation else None
     decoder, heads = build(relation=relation), heads_of(with_box_refine=True)
     block = block_of(size=6, num_groups=3)
     folded = Queries([block])
     assert folded.num_groups == 3
-    together = decoder(folded, memory, heads)
-    masked = Queries([block, block_of("_other", 4)])  # of another size: masked instead of folded
+    folded_outputs = decoder(folded, memory, heads)
+    masked = Queries([block, block_of("_other", 4)])  # a block of another size is masked instead of folded
     assert masked.num_groups == 1
-    by_mask = decoder(masked, memory, heads)
+    masked_outputs = decoder(masked, memory, heads)
     for group in range(3):
         rows = slice(2 * group, 2 * group + 2)
-        alone = QueryBlock("", block.content[:, rows], block.reference[:, rows])
-        for got, other, want in zip(together, by_mask, decoder(Queries([alone]), memory, heads), strict=True):
+        group_alone = QueryBlock("", block.content[:, rows], block.reference[:, rows])
+        for actual, masked_output, expected in zip(
+            folded_outputs, masked_outputs, decoder(Queries([group_alone]), memory, heads), strict=True
+        ):
             for name in ("logits", "boxes"):
-                assert_close(getattr(got, name)[:, rows], getattr(want, name))
-                assert_close(getattr(other, name)[:, rows], getattr(want, name))
+                assert_close(getattr(actual, name)[:, rows], getattr(expected, name))
+                assert_close(getattr(masked_output, name)[:, rows], getattr(expected, name))
 
 
-def test_gradients_reach_the_relation_but_no_boxes_through_it(memory):
+def test_gradients_reach_the_relation_but_not_the_boxes_through_it(memory):
     decoder = build(relation=PositionRelation(num_heads=HEADS, num_pos_feats=4))
     heads, queries = heads_of(), Queries([block_of()])
     decoder(queries, memory, heads)[-1].logits.sum().backward()
@@ -251,8 +253,8 @@ def test_gradients_reach_the_relation_but_no_boxes_through_it(memory):
 def levels_and_memory(*, as_published=False, dtype=torch.float64):
     sizes = [[(2, 4), (1, 2)], [(1, 2), (1, 1)]]
     maps = [
-        ImageBatch.of_padded(torch.zeros(2, 1, *shape), of_images, as_published=as_published)
-        for shape, of_images in zip([(2, 4), (1, 2)], sizes, strict=True)
+        ImageBatch.of_padded(torch.zeros(2, 1, *shape), image_sizes, as_published=as_published)
+        for shape, image_sizes in zip([(2, 4), (1, 2)], sizes, strict=True)
     ]
     levels = TokenLevels.from_maps(maps)
     tokens = torch.randn(2, 10, C, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -267,7 +269,7 @@ def state_of(memory, queries):
     return DecoderState(queries.content, queries.reference, [], queries, memory)
 
 
-def test_references_are_put_into_the_padded_maps():
+def test_references_are_converted_to_the_padded_maps():
     levels, memory = levels_and_memory()
     decoder = build(DeformableDecoder, cross=deformable_attention())
     position = torch.rand(2, 6, C, dtype=torch.float64)
@@ -282,7 +284,7 @@ def test_references_are_put_into_the_padded_maps():
 
 @pytest.mark.parametrize("as_published", [False, True])
 @pytest.mark.parametrize("scale_positions", [False, True])
-def test_positions_are_those_of_boxes_in_the_image_or_as_published_in_the_batch(as_published, scale_positions):
+def test_positions_are_relative_to_the_image_or_to_the_batch_as_published(as_published, scale_positions):
     levels, memory = levels_and_memory(as_published=as_published)
     decoder = build(
         DeformableAnchorDecoder,
@@ -293,14 +295,14 @@ def test_positions_are_those_of_boxes_in_the_image_or_as_published_in_the_batch(
     )
     queries = Queries([block_of()])
     boxes = levels.in_maps(queries.reference)[:, :, 0] if as_published else queries.reference
-    want = decoder.ref_point_head(get_sine_pos_embed(boxes, C // 2, 50))
+    expected = decoder.ref_point_head(get_sine_pos_embed(boxes, C // 2, 50))
     state = state_of(memory, queries)
-    assert_close(decoder.query_position(0, state), want)
-    scaled = decoder.query_scale(state.query) * want if scale_positions else want
+    assert_close(decoder.query_position(0, state), expected)
+    scaled = decoder.query_scale(state.query) * expected if scale_positions else expected
     assert_close(decoder.query_position(1, state), scaled)
 
 
-def test_a_part_that_needs_levels_says_so(memory):
+def test_a_deformable_decoder_without_levels_raises_an_error(memory):
     decoder = build(DeformableDecoder, cross=deformable_attention())
     with pytest.raises(ValueError, match="feature levels"):
         decoder(Queries([block_of()]), memory, heads_of())
@@ -311,7 +313,7 @@ def test_a_part_that_needs_levels_says_so(memory):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", [DeformableDecoder, DeformableAnchorDecoder])
-def test_all_precisions(kind, dtype):
+def test_outputs_have_the_precision_of_the_model_and_boxes_at_least_float32(kind, dtype):
     arguments = {"embed_dim": C} if kind is DeformableAnchorDecoder else {}
     relation = PositionRelation(num_heads=HEADS, num_pos_feats=4)
     decoder = build(kind, cross=deformable_attention(), relation=relation, dtype=dtype, **arguments)
@@ -326,17 +328,17 @@ def test_all_precisions(kind, dtype):
 
 def test_copies_share_no_weights(memory):
     decoder, heads, queries = build(relation=PositionRelation(HEADS, 4)), heads_of(), Queries([block_of()])
-    want = decoder(queries, memory, heads)[-1].logits
-    other = copy.deepcopy(decoder)
-    assert_close(other(queries, memory, heads)[-1].logits, want)
+    expected = decoder(queries, memory, heads)[-1].logits
+    copied = copy.deepcopy(decoder)
+    assert_close(copied(queries, memory, heads)[-1].logits, expected)
     nn.init.zeros_(decoder.layers[0].ffns[0].layers[0].weight)
-    assert_close(other(queries, memory, heads)[-1].logits, want)
+    assert_close(copied(queries, memory, heads)[-1].logits, expected)
 
 
-def test_layers_have_initial_values_of_their_own():
+def test_layers_draw_different_initial_values():
     first, second = build().layers[:2]
     assert not torch.equal(first.attentions[0].in_proj_weight, second.attentions[0].in_proj_weight)
     layers = [layer_of(), layer_of()]
     assert list(Decoder(layer=layers).layers) == layers
-    with pytest.raises(ValueError, match="2 layers were given, but num_layers=3"):
+    with pytest.raises(ValueError, match="2 layers.*num_layers=3"):
         Decoder(layer=layers, num_layers=3)

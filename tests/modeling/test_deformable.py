@@ -24,7 +24,7 @@ from detrex_lite.structures import ImageBatch
 
 C, LAYERS = 8, 2
 SHAPES = [(2, 4), (1, 2)]
-SIZES = [[(2, 4), (1, 2)], [(1, 2), (1, 1)]]  # of each level and image
+SIZES = [[(2, 4), (1, 2)], [(1, 2), (1, 1)]]  # for each level and image
 
 
 def attention():
@@ -50,8 +50,8 @@ def decoder_of():
 def maps_of(sizes=SIZES):
     generator = torch.Generator().manual_seed(1)
     return [
-        ImageBatch.of_padded(torch.randn(len(of_images), C, *shape, generator=generator).double(), of_images)
-        for shape, of_images in zip(SHAPES, sizes, strict=True)
+        ImageBatch.of_padded(torch.randn(len(image_sizes), C, *shape, generator=generator).double(), image_sizes)
+        for shape, image_sizes in zip(SHAPES, sizes, strict=True)
     ]
 
 
@@ -65,45 +65,45 @@ def inputs_of(maps):
 # Encoder
 
 
-def test_tokens_read_from_each_other_around_their_own_place():
+def test_tokens_sample_around_their_own_centres():
     encoder, (tokens, pos, levels) = encoder_of(), inputs_of(maps_of())
-    want = tokens
-    places = levels.in_maps(levels.centres())
+    expected = tokens
+    centres = levels.in_maps(levels.centres())
     for layer in encoder.layers:
-        inputs = {"reference_points": places, "spatial_shapes": SHAPES}
-        want = layer(want, query_pos=pos, query_key_padding_mask=levels.padding, self_attn_inputs=inputs)
-    assert_close(encoder(tokens, pos=pos, levels=levels), want)
-    every = encoder.every_layer(tokens, pos=pos, levels=levels)
-    assert len(every) == LAYERS
-    assert_close(every[-1], want)
+        inputs = {"reference_points": centres, "spatial_shapes": SHAPES}
+        expected = layer(expected, query_pos=pos, query_key_padding_mask=levels.padding, self_attn_inputs=inputs)
+    assert_close(encoder(tokens, pos=pos, levels=levels), expected)
+    all_layers = encoder.every_layer(tokens, pos=pos, levels=levels)
+    assert len(all_layers) == LAYERS
+    assert_close(all_layers[-1], expected)
 
 
-def test_tokens_do_not_read_padding():
+def test_tokens_do_not_depend_on_padding():
     encoder, (tokens, pos, levels) = encoder_of(), inputs_of(maps_of())
     changed = torch.where(levels.padding[..., None], torch.full_like(tokens, 7.0), tokens)
-    want, got = (encoder(values, pos=pos, levels=levels) for values in (tokens, changed))
-    assert_close(got[~levels.padding], want[~levels.padding])
+    expected, actual = (encoder(values, pos=pos, levels=levels) for values in (tokens, changed))
+    assert_close(actual[~levels.padding], expected[~levels.padding])
 
 
-def test_the_memory_may_be_made_of_all_layers():
+def test_memory_fusion_concatenates_all_layers():
     torch.manual_seed(0)
     fusion = MemoryFusion(C, LAYERS)
     encoder, (tokens, pos, levels) = encoder_of(memory_fusion=fusion.double()), inputs_of(maps_of())
-    every = encoder.every_layer(tokens, pos=pos, levels=levels)
-    assert_close(encoder(tokens, pos=pos, levels=levels), fusion.layers(torch.cat([tokens, *every], dim=-1)))
+    all_layers = encoder.every_layer(tokens, pos=pos, levels=levels)
+    assert_close(encoder(tokens, pos=pos, levels=levels), fusion.layers(torch.cat([tokens, *all_layers], dim=-1)))
     first, second, norm = fusion.layers[0], fusion.layers[2], fusion.layers[3]
     assert (first.in_features, first.out_features, second.out_features) == (C * (LAYERS + 1), C, C)
     assert norm.normalized_shape == (C,)
 
 
-def test_memory_fusion_of_one_linear_layer():
-    """Stable-DINO's, without a hidden layer."""
+def test_memory_fusion_can_be_a_single_linear_layer():
+    """The fusion of Stable-DINO has no hidden layer."""
     fusion = MemoryFusion(C, LAYERS, num_fcs=1)
     assert [type(layer) for layer in fusion.layers] == [nn.Linear, nn.LayerNorm]
     assert fusion([torch.ones(1, 3, C)] * (LAYERS + 1)).shape == (1, 3, C)
 
 
-def test_pre_norm_layers_are_followed_by_one_more_norm():
+def test_pre_norm_encoders_end_with_a_norm():
     encoder, (tokens, pos, levels) = encoder_of("norm", "self_attn", "norm", "ffn"), inputs_of(maps_of())
     nn.init.constant_(encoder.norm.weight, 2.0)
     first, last = encoder.every_layer(tokens, pos=pos, levels=levels)
@@ -113,7 +113,7 @@ def test_pre_norm_layers_are_followed_by_one_more_norm():
     assert encoder_of().norm is None
 
 
-def test_an_encoder_without_layers_gives_tokens_as_they_are():
+def test_an_encoder_without_layers_returns_its_input():
     tokens, pos, levels = inputs_of(maps_of())
     encoder = DeformableEncoder(layer=[], num_layers=0)
     assert_close(encoder(tokens, pos=pos, levels=levels), tokens, rtol=0, atol=0)
@@ -128,31 +128,31 @@ def transformer_of(**arguments):
     ).double()
 
 
-def test_levels_are_told_apart_by_what_is_added_to_positions():
-    given = {}
+def test_level_embeddings_are_added_to_the_positions():
+    inputs = {}
 
     class Encoder(nn.Module):
         def forward(self, tokens, *, pos, levels):
-            given.update(tokens=tokens, pos=pos, levels=levels)
+            inputs.update(tokens=tokens, pos=pos, levels=levels)
             return 2 * tokens
 
     transformer, maps = transformer_of(encoder=Encoder()), maps_of()
     positions = [torch.randn(1, C, *shape).double() for shape in SHAPES]
     memory = transformer.encode(maps, positions)
     tokens, _, levels = inputs_of(maps)
-    assert_close(given["tokens"], tokens)
+    assert_close(inputs["tokens"], tokens)
     assert_close(memory.tokens, 2 * tokens)
-    of_levels = [
+    expected_pos = [
         position.flatten(2).transpose(1, 2) + embed
         for position, embed in zip(positions, transformer.level_embeds, strict=True)
     ]
-    assert_close(given["pos"], torch.cat(of_levels, dim=1))
+    assert_close(inputs["pos"], torch.cat(expected_pos, dim=1))
     assert_close(memory.padding, levels.padding)
-    assert memory.levels is given["levels"]
+    assert memory.levels is inputs["levels"]
     assert memory.pos is None
 
 
-def test_without_an_encoder_tokens_are_the_memory():
+def test_the_memory_is_the_tokens_without_an_encoder():
     maps = maps_of()
     transformer = transformer_of()
     memory = transformer.encode(maps, [])
@@ -160,7 +160,7 @@ def test_without_an_encoder_tokens_are_the_memory():
     assert transformer.level_embeds is None
 
 
-def test_another_number_of_maps_is_refused():
+def test_a_wrong_number_of_maps_raises_an_error():
     maps = maps_of()
     with pytest.raises(ValueError, match="2 feature maps.*num_feature_levels=4"):
         transformer_of(num_feature_levels=4).encode(maps, [level.tensor for level in maps])
@@ -207,8 +207,8 @@ def build(**changes):
             },
             f"{2 * C} by denoising",
         ),
-        ({"position_embedding": None}, "transformer.encoder is given alone"),
-        ({"transformer": transformer_of()}, "position_embedding is given alone"),
+        ({"position_embedding": None}, "transformer.encoder.*alone"),
+        ({"transformer": transformer_of()}, "position_embedding.*alone"),
         ({"with_box_refine": False}, "with_box_refine"),
         ({"as_two_stage": False}, "as_two_stage"),
         ({"share_heads": True}, "share_heads"),
@@ -224,12 +224,12 @@ def build(**changes):
         ),
     ],
 )
-def test_parts_that_contradict_each_other_are_refused(changes, message):
+def test_contradicting_parts_raise_an_error(changes, message):
     with pytest.raises(ValueError, match=message):
         build(**changes)
 
 
-def test_facts_may_be_left_to_the_parts_or_said_as_they_say_them():
+def test_settings_that_agree_with_the_parts_are_optional():
     build()
-    said = {"num_queries": 5, "num_queries_one2many": 0, "embed_dim": C, "with_box_refine": True}
-    build(**said, as_two_stage=True, share_heads=False, denoising=ContrastiveDenoising(num_classes=3, embed_dim=C))
+    settings = {"num_queries": 5, "num_queries_one2many": 0, "embed_dim": C, "with_box_refine": True}
+    build(**settings, as_two_stage=True, share_heads=False, denoising=ContrastiveDenoising(num_classes=3, embed_dim=C))

@@ -20,7 +20,7 @@ LAYOUTS = {
     "both": {"num_groups": GROUPS, "num_queries_one2many": MANY},
 }
 
-# Layouts of two stages, with mixed selection or without; groups without it would all be the same.
+# Layouts for two stages with mixed selection and without; without it, all groups would be identical.
 SELECTIONS = [
     (name, mixed) for name in LAYOUTS for mixed in (False, True) if mixed or "num_groups" not in LAYOUTS[name]
 ]
@@ -30,7 +30,7 @@ def build(kind, layout="plain", *, dtype=torch.float64, **arguments):
     torch.manual_seed(0)
     queries = kind(layout=QueryLayout(Q, **LAYOUTS[layout]), embed_dim=C, **arguments)
     for parameter in queries.parameters():
-        if not parameter.any():  # zeros before training, which would hide mistakes
+        if not parameter.any():  # zero initial values would hide mistakes
             nn.init.normal_(parameter)
     return queries.to(dtype)
 
@@ -53,7 +53,7 @@ def memory_of(height=3, width=4, *, batch=2, dtype=torch.float64, as_published=F
 
 
 def ranks(layout, training, proposals):
-    """Which proposal each query begins at, by a loop."""
+    """The rank of the proposal that each query starts from, by a loop."""
     queries = [rank for _ in range(layout.num_groups if training else 1) for rank in range(Q)]
     queries += [Q + rank for rank in range(layout.num_queries_one2many if training else 0)]
     return [rank for rank in queries if rank < proposals]
@@ -67,7 +67,7 @@ def joined(blocks, name):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_learned_points(layout):
+def test_learned_points_are_projections_of_learned_positions(layout):
     queries, memory = build(DeformableQueries, layout), memory_of()
     for training in (True, False):
         blocks, proposals = queries(memory, heads_of(), training=training)
@@ -81,7 +81,7 @@ def test_learned_points(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("indicator", [False, True])
-def test_learned_boxes(layout, indicator):
+def test_learned_boxes_come_with_learned_contents(layout, indicator):
     queries, memory = build(AnchorQueries, layout, indicator=indicator), memory_of()
     for training in (True, False):
         blocks, proposals = queries(memory, heads_of(), training=training)
@@ -94,7 +94,7 @@ def test_learned_boxes(layout, indicator):
         assert (proposals, blocks[0].position) == (None, None)
 
 
-def test_learned_boxes_begin_all_over_the_image_with_contents_of_zero():
+def test_initial_boxes_are_uniform_over_the_image_with_contents_of_zero():
     torch.manual_seed(0)
     queries = AnchorQueries(layout=QueryLayout(2000), embed_dim=C)
     assert not queries.content.weight.any()
@@ -103,7 +103,7 @@ def test_learned_boxes_begin_all_over_the_image_with_contents_of_zero():
 
 
 @pytest.mark.parametrize("stages", [{}, {"as_two_stage": True, "mixed_selection": True}])
-def test_all_that_is_learned_begins_normally_distributed_where_that_is_asked_for(stages):
+def test_normal_init_draws_all_learned_values_from_a_normal_distribution(stages):
     torch.manual_seed(0)
     queries = AnchorQueries(layout=QueryLayout(4000), embed_dim=C, normal_init=True, **stages)
     learned = [queries.content.weight] if stages else [queries.content.weight, queries.boxes.weight]
@@ -118,25 +118,25 @@ def test_all_that_is_learned_begins_normally_distributed_where_that_is_asked_for
 @pytest.mark.parametrize("tokens", [(1, 1), (1, 2), (2, 2), (1, 5), (3, 4)])
 @pytest.mark.parametrize(("layout", "mixed_selection"), SELECTIONS)
 @pytest.mark.parametrize("training", [False, True])
-def test_boxes_of_the_best_proposals(tokens, layout, mixed_selection, training):
+def test_anchor_queries_start_at_the_best_proposals(tokens, layout, mixed_selection, training):
     memory, heads = memory_of(*tokens, batch=1), heads_of()
     queries = build(AnchorQueries, layout, as_two_stage=True, mixed_selection=mixed_selection)
     blocks, proposals = queries(memory, heads, training=training)
     proposed = queries.proposals(memory)
     output = heads.propose(*proposed)
-    wanted = min(queries.layout.num_proposals(training=training), len(memory.tokens[0]))
-    best = output.logits.max(-1).values.argsort(dim=1, descending=True)[:, :wanted]
-    places = ranks(queries.layout, training, wanted)
+    num_proposals = min(queries.layout.num_proposals(training=training), len(memory.tokens[0]))
+    best = output.logits.max(-1).values.argsort(dim=1, descending=True)[:, :num_proposals]
+    query_ranks = ranks(queries.layout, training, num_proposals)
     boxes = gather_tokens(output.boxes, best)
-    assert_close(joined(blocks, "reference"), boxes[:, places])
+    assert_close(joined(blocks, "reference"), boxes[:, query_ranks])
     assert not joined(blocks, "reference").requires_grad
     content = joined(blocks, "content")
     if mixed_selection:
-        # A row of its own for each group and rank.
-        rows = [r for r, rank in enumerate(ranks(queries.layout, training, 99)) if rank < wanted]
+        # Each group and rank has its own row.
+        rows = [r for r, rank in enumerate(ranks(queries.layout, training, 99)) if rank < num_proposals]
         assert_close(content, queries.content.weight[rows][None])
     else:
-        assert_close(content, gather_tokens(proposed.tokens, best)[:, places])
+        assert_close(content, gather_tokens(proposed.tokens, best)[:, query_ranks])
         assert not content.requires_grad
     if training:
         assert_close(proposals.boxes, boxes[:, :Q])
@@ -150,24 +150,24 @@ def test_boxes_of_the_best_proposals(tokens, layout, mixed_selection, training):
 @pytest.mark.parametrize("tokens", [(1, 1), (2, 2), (1, 5), (3, 4)])
 @pytest.mark.parametrize(("layout", "mixed_selection"), SELECTIONS)
 @pytest.mark.parametrize("training", [False, True])
-def test_points_of_two_stages_are_boxes_whose_sines_make_the_queries(tokens, layout, mixed_selection, training):
+def test_two_stage_queries_are_sine_embeddings_of_the_best_proposals(tokens, layout, mixed_selection, training):
     memory, heads = memory_of(*tokens, batch=1), heads_of()
     queries = build(DeformableQueries, layout, as_two_stage=True, mixed_selection=mixed_selection)
     blocks, proposals = queries(memory, heads, training=training)
     output = heads.propose(*queries.proposals(memory))
-    wanted = min(queries.layout.num_proposals(training=training), len(memory.tokens[0]))
-    best = output.logits[..., 0].argsort(dim=1, descending=True)[:, :wanted]
-    places = ranks(queries.layout, training, wanted)
-    boxes = gather_tokens(output.boxes, best)[:, places]
+    num_proposals = min(queries.layout.num_proposals(training=training), len(memory.tokens[0]))
+    best = output.logits[..., 0].argsort(dim=1, descending=True)[:, :num_proposals]
+    query_ranks = ranks(queries.layout, training, num_proposals)
+    boxes = gather_tokens(output.boxes, best)[:, query_ranks]
     assert_close(joined(blocks, "reference"), boxes)
     embedding = get_sine_pos_embed(boxes, C // 2, exchange_xy=False)
     position, content = queries.pos_trans_norm(queries.pos_trans(embedding)).chunk(2, dim=-1)
     assert_close(joined(blocks, "position"), position)
     if mixed_selection:
-        rows = [r for r, rank in enumerate(ranks(queries.layout, training, 99)) if rank < wanted]
+        rows = [r for r, rank in enumerate(ranks(queries.layout, training, 99)) if rank < num_proposals]
         content = queries.embedding.weight[rows][None]
     assert_close(joined(blocks, "content"), content)
-    if training:  # all tokens are trained to be an object or not
+    if training:  # all tokens are trained to predict whether they are an object
         assert_close(proposals.logits, output.logits)
         assert_close(proposals.boxes, output.boxes)
         assert proposals.targets is Targets.class_agnostic
@@ -177,15 +177,15 @@ def test_points_of_two_stages_are_boxes_whose_sines_make_the_queries(tokens, lay
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_proposals_of_an_image_do_not_depend_on_its_padding(kind):
-    queries, heads, together = build(kind, as_two_stage=True), heads_of(), memory_of(3, 4)
-    inside = ~together.padding[1]
-    assert inside.sum() == 4
+    queries, heads, padded_memory = build(kind, as_two_stage=True), heads_of(), memory_of(3, 4)
+    not_padding = ~padded_memory.padding[1]
+    assert not_padding.sum() == 4
     maps = [ImageBatch.of_padded(torch.zeros(1, 1, 2, 2), [(2, 2)])]
-    alone = Memory(together.tokens[1:, inside], None, None, TokenLevels.from_maps(maps))
-    (one,) = queries(together, heads, training=False).blocks
-    (other,) = queries(alone, heads, training=False).blocks
-    assert_close(one.reference[1:], other.reference, rtol=1e-5, atol=1e-5)
-    assert_close(one.content[1:], other.content, rtol=1e-4, atol=1e-4)
+    memory_alone = Memory(padded_memory.tokens[1:, not_padding], None, None, TokenLevels.from_maps(maps))
+    (padded_block,) = queries(padded_memory, heads, training=False).blocks
+    (block_alone,) = queries(memory_alone, heads, training=False).blocks
+    assert_close(padded_block.reference[1:], block_alone.reference, rtol=1e-5, atol=1e-5)
+    assert_close(padded_block.content[1:], block_alone.content, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,24 +228,24 @@ def test_queries_have_the_precision_of_the_model_and_references_float32_at_least
 
 @pytest.mark.parametrize("as_two_stage", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_copies_give_the_same(kind, as_two_stage):
+def test_copies_give_the_same_queries(kind, as_two_stage):
     queries, heads, memory = (
         build(kind, "both", as_two_stage=as_two_stage, mixed_selection=as_two_stage),
         heads_of(),
         memory_of(),
     )
-    want = queries(memory, heads, training=True).blocks
-    for other in (copy.deepcopy(queries), pickle.loads(pickle.dumps(queries))):
-        for got, block in zip(other(memory, heads, training=True).blocks, want, strict=True):
-            assert_close(got.content, block.content)
-            assert_close(got.reference, block.reference)
+    expected = queries(memory, heads, training=True).blocks
+    for copied in (copy.deepcopy(queries), pickle.loads(pickle.dumps(queries))):
+        for actual, block in zip(copied(memory, heads, training=True).blocks, expected, strict=True):
+            assert_close(actual.content, block.content)
+            assert_close(actual.reference, block.reference)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors(kind):
     with pytest.raises(ValueError, match="mixed_selection=True needs as_two_stage=True"):
         build(kind, mixed_selection=True)
-    with pytest.raises(ValueError, match="num_groups=2 with two stages needs mixed_selection=True"):
+    with pytest.raises(ValueError, match="num_groups=2.*needs mixed_selection=True"):
         build(kind, "groups", as_two_stage=True)
     queries = build(kind, as_two_stage=True)
     with pytest.raises(ValueError, match="for_encoder=False"):

@@ -1,4 +1,4 @@
-"""What the base class of all detectors does, on the smallest detector that there is."""
+"""The base class of all detectors, tested on a minimal detector."""
 
 import copy
 
@@ -39,7 +39,7 @@ from detrex_lite.testing import (
 
 
 class ToyDetector(Detector):
-    """One convolution; learned queries add the mean of the map to themselves, and heads read them."""
+    """One convolution, whose mean is added to learned queries, and heads that read the queries."""
 
     def __init__(self, *, num_queries, aux_loss=True, **parts):
         super().__init__(**parts)
@@ -53,13 +53,13 @@ class ToyDetector(Detector):
 
     def predict(self, images, targets=None):
         first, last = self.decode(images)
-        named = {FINAL: Predictions(*last)}
-        return named | {"_0": Predictions(*first)} if self.aux_loss else named
+        predictions = {FINAL: Predictions(*last)}
+        return predictions | {"_0": Predictions(*first)} if self.aux_loss else predictions
 
     def decode(self, images) -> list[LayerOutput]:
         (level,) = self.extract_features(images)
-        inside = (~level.mask_or_zeros()[:, None]).to(level.tensor.dtype)
-        mean = (level.tensor * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3))
+        not_padding = (~level.mask_or_zeros()[:, None]).to(level.tensor.dtype)
+        mean = (level.tensor * not_padding).sum(dim=(2, 3)) / not_padding.sum(dim=(2, 3))
         query = self.queries.weight + mean[:, None]
         steps = [self.heads.step(0, query, None)]
         steps.append(self.heads.step(1, query.tanh(), None, steps[0]))
@@ -89,26 +89,31 @@ class TestToyDetector(DetectorContract):
         return toy_config(**changes)
 
     def test_training_compiles_to_one_graph_for_batches_of_all_sizes(self, batch):
-        super().test_training_compiles_to_one_graph_for_batches_of_all_sizes(batch)  # not slow here, unlike for others
+        # Not marked as slow here, because the model is small.
+        super().test_training_compiles_to_one_graph_for_batches_of_all_sizes(batch)
 
     def test_evaluation_compiles_to_one_graph_for_images_of_all_sizes(self, batch):
         super().test_evaluation_compiles_to_one_graph_for_images_of_all_sizes(batch)
 
 
-class Bare(Detector):
-    """Implements nothing."""
+class DetectorWithoutMethods(Detector):
+    """A detector without any of the abstract methods."""
 
 
 @pytest.mark.parametrize("method", ["predict", "decode", "feature_maps"])
-def test_abstract_methods_are_named_with_the_class(method):
-    detector = Bare(num_classes=1, preprocess=ImagePreprocessor(), criterion=nn.Identity(), postprocessor=list)
-    with pytest.raises(NotImplementedError, match=f"Bare .*{method}"):
+def test_errors_name_missing_abstract_methods_and_the_class(method):
+    detector = DetectorWithoutMethods(
+        num_classes=1, preprocess=ImagePreprocessor(), criterion=nn.Identity(), postprocessor=list
+    )
+    with pytest.raises(NotImplementedError, match=f"DetectorWithoutMethods.*{method}"):
         getattr(detector, method)(torch.zeros(1, 3, 8, 8))
 
 
 def test_a_detector_without_decode_cannot_be_compiled():
-    detector = Bare(num_classes=1, preprocess=ImagePreprocessor(), criterion=nn.Identity(), postprocessor=list)
-    with pytest.raises(NotImplementedError, match=r"Bare .*decode"):
+    detector = DetectorWithoutMethods(
+        num_classes=1, preprocess=ImagePreprocessor(), criterion=nn.Identity(), postprocessor=list
+    )
+    with pytest.raises(NotImplementedError, match=r"DetectorWithoutMethods.*decode"):
         detector.compile()
 
 
@@ -126,7 +131,7 @@ def test_errors_name_the_image(batch):
         model([])
 
 
-def test_a_detector_has_at_least_one_class():
+def test_num_classes_of_zero_raises_an_error():
     with pytest.raises(ValueError, match="num_classes=0"):
         build(toy_config(num_classes=0))
 
@@ -139,20 +144,24 @@ def test_more_objects_than_queries_warn_and_train():
     require_all_gradients(model, losses)
 
 
-def test_detections_lie_in_the_frame_that_the_input_asks_for(batch):
+def test_detections_are_scaled_to_the_requested_frame_and_clipped(batch):
     model = build_randomised(toy_config()).eval()
     with torch.no_grad():
         head = model.heads.bbox_embed[0].layers[-1]
         head.weight.zero_()
-        head.bias.copy_(torch.tensor([-1.0, 1, 5, 5]))  # as large as the image, which they leave at the left and bottom
-        asked, by_itself = model(batch)[0]["instances"], model([{"image": batch[0]["image"]}])[0]["instances"]
-    assert asked.image_size == (128, 192)
-    assert by_itself.image_size == (64, 96)
-    assert_close(asked.pred_boxes.tensor, 2 * by_itself.pred_boxes.tensor)
-    assert_close(asked.pred_boxes.tensor[:, [0, 3]], torch.tensor([[0.0, 128]]).expand(20, -1))
-    assert (asked.pred_boxes.tensor[:, [1, 2]] > 0).all()
-    assert (asked.pred_boxes.tensor[:, 2] < 192).all()
-    assert len(asked) == 20
+        # Boxes are as large as the image, and cross its left and bottom borders.
+        head.bias.copy_(torch.tensor([-1.0, 1, 5, 5]))
+        scaled, unscaled = (
+            model(batch)[0]["instances"],
+            model([{"image": batch[0]["image"]}])[0]["instances"],
+        )
+    assert scaled.image_size == (128, 192)
+    assert unscaled.image_size == (64, 96)
+    assert_close(scaled.pred_boxes.tensor, 2 * unscaled.pred_boxes.tensor)
+    assert_close(scaled.pred_boxes.tensor[:, [0, 3]], torch.tensor([[0.0, 128]]).expand(20, -1))
+    assert (scaled.pred_boxes.tensor[:, [1, 2]] > 0).all()
+    assert (scaled.pred_boxes.tensor[:, 2] < 192).all()
+    assert len(scaled) == 20
 
 
 def test_images_are_normalised_and_padded_with_zeros(batch):
@@ -166,8 +175,8 @@ def test_images_are_normalised_and_padded_with_zeros(batch):
     assert not [name for name in model.state_dict() if "pixel" in name]
 
 
-def test_statistics_of_pixels_have_the_precision_of_the_model():
-    """Rounded to float32 first, 123.675 would be 123.67500305 in float64."""
+def test_pixel_statistics_have_the_precision_of_the_model():
+    """Rounding 123.675 to float32 first would give 123.67500305 in float64."""
     preprocess = ImagePreprocessor()
     for dtype in (torch.bfloat16, torch.float64, torch.float32, torch.float64):
         preprocess.to(dtype)
@@ -177,7 +186,7 @@ def test_statistics_of_pixels_have_the_precision_of_the_model():
         assert_close(preprocess.pixel_std.flatten(), torch.tensor([58.395, 57.12, 57.375], dtype=dtype), rtol=0, atol=0)
 
 
-def test_training_pads_to_multiples_when_asked_and_evaluation_does_not(batch):
+def test_only_training_pads_images_to_multiples(batch):
     model = build(toy_config(**{"preprocess.size_divisibility": 48}))
     sizes = []
     model.backbone.register_forward_hook(lambda module, args, result: sizes.append(tuple(args[0].shape[-2:])))
@@ -190,8 +199,8 @@ def test_training_pads_to_multiples_when_asked_and_evaluation_does_not(batch):
 
 
 @pytest.mark.parametrize("as_published", [True, False])
-def test_what_is_done_with_padding_is_a_property_of_the_batch_and_not_of_the_mode(batch, as_published):
-    """A batch as published runs through the backbone at once, in evaluation too."""
+def test_the_handling_of_padding_follows_the_batch_and_not_the_mode(batch, as_published):
+    """With `as_published`, the backbone runs once per batch, also in evaluation."""
     model, runs = build(toy_config()), []
     model.backbone.register_forward_hook(lambda *_: runs.append(1))
     for mode in (True, False):
@@ -200,20 +209,20 @@ def test_what_is_done_with_padding_is_a_property_of_the_batch_and_not_of_the_mod
         assert len(runs) == (1 if as_published else 3)
 
 
-def test_evaluation_may_run_as_published_at_once(batch):
+def test_evaluation_runs_in_one_batch_without_batch_invariance(batch):
     runs = []
     for invariant in (True, False):
         model = build_randomised(toy_config(batch_invariant_eval=invariant)).double().eval()
         model.backbone.register_forward_hook(lambda *_: runs.append(1))
         with torch.no_grad():
-            want = predict(model, batch, as_published=not invariant)[FINAL].logits.sigmoid().amax((1, 2))
+            expected = predict(model, batch, as_published=not invariant)[FINAL].logits.sigmoid().amax((1, 2))
             runs.clear()
-            scores = torch.stack([found["instances"].scores.max() for found in model(batch)])
+            scores = torch.stack([output["instances"].scores.max() for output in model(batch)])
         assert len(runs) == (3 if invariant else 1)
-        assert_close(scores, want)
+        assert_close(scores, expected)
 
 
-def test_images_of_one_size_run_at_once():
+def test_images_of_the_same_size_run_in_one_batch():
     model, sizes = build(toy_config()).eval(), []
     model.backbone.register_forward_hook(lambda module, args, result: sizes.append(tuple(args[0].shape)))
     with torch.no_grad():
@@ -221,20 +230,22 @@ def test_images_of_one_size_run_at_once():
     assert sizes == [(2, 3, 16, 24), (1, 3, 32, 16)]
 
 
-def test_predict_makes_of_targets_what_losses_need_in_both_modes(batch):
-    model, given = build(toy_config()), []
-    model.predict = lambda images, targets=None: given.append(targets) or type(model).predict(model, images, targets)
+def test_predict_receives_targets_in_training_only(batch):
+    model, targets_of_calls = build(toy_config()), []
+    model.predict = lambda images, targets=None: (
+        targets_of_calls.append(targets) or type(model).predict(model, images, targets)
+    )
     with torch.no_grad():
         model.train()(batch)
         model.eval()(batch)
-    of_training, of_evaluation = given
-    assert isinstance(of_training, Targets)
-    assert of_training.sizes == [2, 0, 1]
-    assert of_evaluation is None
+    training_targets, evaluation_targets = targets_of_calls
+    assert isinstance(training_targets, Targets)
+    assert training_targets.sizes == [2, 0, 1]
+    assert evaluation_targets is None
 
 
-class WithFurtherLoss(ToyDetector):
-    """Adds the size of its contents to the losses, which it takes from what `predict` returns."""
+class WithAdditionalLoss(ToyDetector):
+    """Adds a loss of the contents that `predict` returns in addition to the predictions."""
 
     def predict(self, images, targets=None):
         return Outputs(super().predict(images, targets), contents=self.queries.weight)
@@ -243,30 +254,30 @@ class WithFurtherLoss(ToyDetector):
         return {"loss_contents": outputs.extra["contents"].square().mean() * len(targets)}
 
 
-def test_further_losses_stand_beside_those_of_the_sets(batch):
-    model = build(toy_config(_target_=WithFurtherLoss)).train()
+def test_additional_losses_are_returned_with_those_of_the_criterion(batch):
+    model = build(toy_config(_target_=WithAdditionalLoss)).train()
     losses = model(batch)
     assert set(losses) == {*loss_names({"", "_0"}), "loss_contents"}
     assert_close(losses["loss_contents"], 3 * model.queries.weight.square().mean())
 
 
 @pytest.mark.parametrize(
-    ("further", "message"),
+    ("additional_losses", "message"),
     [
-        ({"loss_bbox": torch.tensor(1.0)}, "'loss_bbox', which the criterion"),
-        ({"loss_vector": torch.ones(3)}, r"'loss_vector' of shape \(3,\)"),
-        ({"loss_number": 1.0}, "'loss_number' a float"),
-        (torch.tensor(1.0), "returned a Tensor"),
+        ({"loss_bbox": torch.tensor(1.0)}, "'loss_bbox'.*criterion"),
+        ({"loss_vector": torch.ones(3)}, r"'loss_vector'.*\(3,\)"),
+        ({"loss_number": 1.0}, "'loss_number'.*float"),
+        (torch.tensor(1.0), "returned.*Tensor"),
     ],
 )
-def test_faulty_further_losses_are_named(batch, further, message):
+def test_errors_name_invalid_additional_losses(batch, additional_losses, message):
     model = build(toy_config()).train()
-    model.losses = lambda outputs, targets: further
+    model.losses = lambda outputs, targets: additional_losses
     with pytest.raises(ValueError, match=message):
         model(batch)
 
 
-def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(batch):
+def test_a_copy_of_a_compiled_model_uses_its_own_weights(batch):
     model = build_randomised(toy_config()).eval()
     with torch.no_grad():
         before = model(batch[:1])[0]["instances"]
@@ -279,7 +290,7 @@ def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(batch):
     assert_close(after.pred_boxes.tensor, before.pred_boxes.tensor)
 
 
-def test_only_the_mode_that_was_compiled_runs_compiled(batch):
+def test_only_the_compiled_mode_runs_compiled(batch):
     torch._dynamo.reset()
     model, graphs = build(toy_config()).train(), CompileCounter()
     model.compile(backend=graphs)
@@ -290,13 +301,13 @@ def test_only_the_mode_that_was_compiled_runs_compiled(batch):
     assert graphs.frame_count == 1
 
 
-def test_parts_that_contradict_each_other_are_named_with_what_they_say():
+def test_errors_name_contradicting_parts_with_their_values():
     require_equal("levels", neck=4, encoder=None, decoder=4)
     with pytest.raises(ValueError, match=r"levels .*4 by neck, 5 by decoder"):
         require_equal("levels", neck=4, encoder=None, decoder=5)
 
 
-def test_geometry_follows_the_features():
+def test_image_sizes_and_masks_are_scaled_to_the_feature_map():
     images = ImageBatch.from_images([torch.zeros(3, 64, 96), torch.zeros(3, 48, 64)], as_published=True)
     (level,) = build(toy_config()).extract_features(images)
     assert level.image_sizes == [(8, 12), (6, 8)]

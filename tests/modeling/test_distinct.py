@@ -1,4 +1,4 @@
-"""Queries that stay distinct, layer by layer, and what does not take part any more."""
+"""Decoders that exclude suppressed queries layer by layer, and losses and matches without excluded queries."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ from .helpers import random_predictions, random_targets
 
 @pytest.fixture(scope="module")
 def parts():
-    """A detector's decoder, heads, memory and queries: 12 of matching after 5 others that they do not see."""
+    """A detector, its memory, and blocks of 5 denoising queries and of 12 matching queries that cannot see them."""
     from detrex_lite.config import get_config
     from detrex_lite.modeling import QueryBlock
 
@@ -50,19 +50,19 @@ def parts():
 
 
 def decode(parts, blocks=None):
-    model, memory, own = parts
+    model, memory, default_blocks = parts
     with torch.no_grad():
-        return model.transformer.decoder(Queries(blocks or own), memory, model.heads)
+        return model.transformer.decoder(Queries(blocks or default_blocks), memory, model.heads)
 
 
-def decode_by_a_loop(model, memory, blocks):
-    """Layer after layer: the outputs' boxes, and which queries take part in each layer."""
+def decode_in_a_loop(model, memory, blocks):
+    """The boxes of each layer, and the matching queries that are active in each layer."""
     decoder, heads, queries = model.transformer.decoder, model.heads, Queries(blocks)
     query, reference = queries.content, queries.reference
-    left, boxes, taking_part = list(range(12)), [], []
+    active_queries, boxes, active_per_layer = list(range(12)), [], []
     mask = queries.attn_mask.clone()
     for index, layer in enumerate(decoder.layers):
-        taking_part.append(sorted(left))
+        active_per_layer.append(sorted(active_queries))
         state = DecoderState(query, reference, [], queries, memory)
         inputs = DeformableAnchorDecoder.layer_inputs(decoder, index, state)
         query = layer(query, memory.tokens, key_pos=None, key_padding_mask=None, self_attn_mask=mask, **inputs)
@@ -70,66 +70,70 @@ def decode_by_a_loop(model, memory, blocks):
         reference = heads.boxes(heads.bbox_embed[index](query), reference)
         scores = heads.class_embed[index](query[0, 5:]).max(-1).values
         corners = box_cxcywh_to_xyxy(reference[0, 5:])
-        kept = nms(corners[left], scores[left], decoder.iou_threshold).tolist()
-        left = [left[position] for position in kept]
+        kept_positions = nms(corners[active_queries], scores[active_queries], decoder.iou_threshold).tolist()
+        active_queries = [active_queries[position] for position in kept_positions]
         mask = queries.attn_mask.clone()
-        for one in range(12):
-            for other in range(12):
-                mask[5 + one, 5 + other] = one not in left and other not in left
-    return boxes, taking_part
+        for query_index in range(12):
+            for other_index in range(12):
+                mask[5 + query_index, 5 + other_index] = (
+                    query_index not in active_queries and other_index not in active_queries
+                )
+    return boxes, active_per_layer
 
 
-def test_it_is_the_loop_over_layers(parts):
+def test_distinct_queries_agree_with_a_loop_over_layers(parts):
     model, memory, blocks = parts
     outputs = decode(parts)
     with torch.no_grad():
-        boxes, taking_part = decode_by_a_loop(model, memory, blocks)
-    numbers = [len(one) for one in taking_part]
+        boxes, active_per_layer = decode_in_a_loop(model, memory, blocks)
+    numbers = [len(active) for active in active_per_layer]
     assert numbers[0] == 12 > numbers[-1] > 1
-    for output, expected, left in zip(outputs, boxes, taking_part, strict=True):
-        # The first boxes of a layer are refined with gradients, which changes no value.
+    for output, expected, active_queries in zip(outputs, boxes, active_per_layer, strict=True):
+        # The boxes of the first layer are refined with gradients, which does not change their values.
         assert_close(output.boxes, expected, rtol=1e-6, atol=1e-8)
-        assert (~output.left_out[0, 5:]).nonzero().flatten().tolist() == left
+        assert (~output.left_out[0, 5:]).nonzero().flatten().tolist() == active_queries
         assert not output.left_out[:, :5].any()
 
 
-def test_the_outputs_of_blocks_say_who_takes_part(parts):
-    named = Queries(parts[2]).split(decode(parts))
-    assert not named[""].padding.all()
-    assert named[""].padding.any()
-    assert not named["_dn"].padding.any()
+def test_excluded_queries_are_padding_of_the_predictions(parts):
+    predictions = Queries(parts[2]).split(decode(parts))
+    assert not predictions[""].padding.all()
+    assert predictions[""].padding.any()
+    assert not predictions["_dn"].padding.any()
 
 
-def test_a_threshold_of_one_leaves_everything_as_it_is(parts):
+def test_a_threshold_of_one_excludes_no_query(parts):
     model, memory, blocks = parts
     threshold, model.transformer.decoder.iou_threshold = model.transformer.decoder.iou_threshold, 1.0
     outputs = decode(parts)
     model.transformer.decoder.iou_threshold = threshold
     with torch.no_grad():
         plain = Decoder.forward(model.transformer.decoder, Queries(blocks), memory, model.heads)
-    for one, other in zip(outputs, plain, strict=True):
-        assert not one.left_out.any()
-        assert_close(one.boxes, other.boxes)
-        assert_close(one.logits, other.logits)
+    for output, plain_output in zip(outputs, plain, strict=True):
+        assert not output.left_out.any()
+        assert_close(output.boxes, plain_output.boxes)
+        assert_close(output.logits, plain_output.logits)
 
 
-def test_queries_that_fill_up_the_batch_suppress_none(parts):
+def test_padding_does_not_suppress_queries(parts):
     _, _, (denoising, matching) = parts
-    more = replace(
+    with_padding = replace(
         matching,
         content=torch.cat([matching.content, matching.content], dim=1),
         reference=torch.cat([matching.reference, matching.reference], dim=1),
         padding=torch.tensor([[False] * 12 + [True] * 12]),
     )
-    for one, other in zip(decode(parts, [denoising, matching]), decode(parts, [denoising, more]), strict=True):
-        assert torch.equal(one.left_out, other.left_out[:, :17])
-        assert other.left_out[:, 17:].all()
-        assert_close(other.boxes[:, :17], one.boxes)
+    for expected, actual in zip(
+        decode(parts, [denoising, matching]), decode(parts, [denoising, with_padding]), strict=True
+    ):
+        assert torch.equal(expected.left_out, actual.left_out[:, :17])
+        assert actual.left_out[:, 17:].all()
+        assert_close(actual.boxes[:, :17], expected.boxes)
 
 
-def test_several_groups_are_refused(parts):
+def test_several_groups_raise_an_error(parts):
     _, _, (_, matching) = parts
-    with pytest.raises(ValueError, match="group of matching queries, got 2"):
+    with pytest.raises(ValueError, match="group.*got 2"):
         decode(parts, [replace(matching, num_groups=2)])
 
 
@@ -145,31 +149,35 @@ PADDING[0, ::2] = PADDING[1, 1:] = True
         IoUAssigner(iou_threshold=0.1, num_samples=100, positive_fraction=1.0, of_predictions=True),
     ],
 )
-def test_what_takes_no_part_is_matched_with_nothing(matcher):
-    targets, predicted = random_targets([2, 3], 5), random_predictions(2, 8)
-    match = matcher({"": replace(predicted, padding=PADDING)}, targets)[""]
+def test_excluded_queries_are_not_matched(matcher):
+    targets, predictions = random_targets([2, 3], 5), random_predictions(2, 8)
+    match = matcher({"": replace(predictions, padding=PADDING)}, targets)[""]
     assert len(match.query) > 0
     assert not PADDING[match.image, match.query].any()
-    # As if it were not there.
-    alone = random_predictions(2, 8)
-    first = replace(alone, logits=alone.logits[:1, 1::2], boxes=alone.boxes[:1, 1::2])
-    expected = matcher({"": first}, replace(targets, labels=targets.labels[:2], boxes=targets.boxes[:2], sizes=[2]))[""]
-    of_first = match.image == 0
-    assert sorted(zip(match.query[of_first].tolist(), match.target[of_first].tolist(), strict=True)) == sorted(
-        zip((2 * expected.query + 1).tolist(), expected.target.tolist(), strict=True)
+    # The same match as without the excluded queries.
+    all_predictions = random_predictions(2, 8)
+    active_of_first_image = replace(
+        all_predictions, logits=all_predictions.logits[:1, 1::2], boxes=all_predictions.boxes[:1, 1::2]
     )
+    expected = matcher(
+        {"": active_of_first_image}, replace(targets, labels=targets.labels[:2], boxes=targets.boxes[:2], sizes=[2])
+    )[""]
+    is_first_image = match.image == 0
+    assert sorted(
+        zip(match.query[is_first_image].tolist(), match.target[is_first_image].tolist(), strict=True)
+    ) == sorted(zip((2 * expected.query + 1).tolist(), expected.target.tolist(), strict=True))
 
 
-def test_what_takes_no_part_has_no_losses_and_detects_nothing():
-    targets, predicted = random_targets([2, 3], 5), random_predictions(2, 8)
-    logits = predicted.logits.clone().requires_grad_()
-    left_out = replace(predicted, logits=logits, padding=PADDING)
+def test_excluded_queries_have_no_losses_and_no_detections():
+    targets, predictions = random_targets([2, 3], 5), random_predictions(2, 8)
+    logits = predictions.logits.clone().requires_grad_()
+    with_padding = replace(predictions, logits=logits, padding=PADDING)
     criterion = SetCriterion(
         matcher=HungarianMatcher({"bbox": BoxL1Cost()}),
         losses={"loss_class": FocalLoss(), "loss_bbox": BoxL1Loss()},
         weights={"loss_class": 1.0, "loss_bbox": 1.0},
     )
-    sum(criterion({"": left_out}, targets).values()).backward()
+    sum(criterion({"": with_padding}, targets).values()).backward()
     assert torch.equal((logits.grad != 0).any(-1), ~PADDING)
-    for found, padding in zip(TopKPostprocessor(100)(left_out, [(9, 9)] * 2), PADDING, strict=True):
-        assert len(found) == 5 * int((~padding).sum())
+    for detections, padding in zip(TopKPostprocessor(100)(with_padding, [(9, 9)] * 2), PADDING, strict=True):
+        assert len(detections) == 5 * int((~padding).sum())

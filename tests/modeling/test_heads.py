@@ -13,7 +13,7 @@ CHANNELS, CLASSES, LAYERS = 8, 3, 3
 
 
 def build(*, drawn=True, dtype=torch.float64, **arguments):
-    """Heads whose boxes depend on queries, as after training."""
+    """Heads; `drawn` gives random weights, so that boxes depend on the queries as after training."""
     torch.manual_seed(0)
     heads = DetectionHeads(**{"embed_dim": CHANNELS, "num_classes": CLASSES, "num_layers": LAYERS, **arguments})
     if drawn:
@@ -25,7 +25,7 @@ def build(*, drawn=True, dtype=torch.float64, **arguments):
 
 
 def draw(coordinates=4, *, layers=LAYERS, dtype=torch.float64):
-    """Queries of each layer, and first references."""
+    """The queries of each layer, and the initial references."""
     generator = torch.Generator().manual_seed(1)
     queries = [torch.randn(2, 5, CHANNELS, generator=generator, dtype=dtype) for _ in range(layers)]
     reference = None
@@ -35,7 +35,7 @@ def draw(coordinates=4, *, layers=LAYERS, dtype=torch.float64):
 
 
 def steps_of(heads, queries, reference):
-    """What a decoder does with heads; also what each layer attends to."""
+    """The steps of a decoder, and the reference that each layer attends to."""
     steps, attended = [], []
     for index, query in enumerate(queries):
         attended.append(reference)
@@ -57,26 +57,26 @@ def test_boxes_are_exact_in_mixed_precision(share_heads):
         steps, _ = steps_of(heads, queries, reference.float())
         return [*(layer.boxes for layer in heads.read(steps)), heads.propose(queries[0], anchors, proposes).boxes]
 
-    want = boxes()
+    expected = boxes()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = boxes()
-    assert {one.dtype for one in got} == {torch.float32}
-    assert_close(got, want, rtol=0, atol=0)
+        actual = boxes()
+    assert {level_boxes.dtype for level_boxes in actual} == {torch.float32}
+    assert_close(actual, expected, rtol=0, atol=0)
 
 
 def test_quantised_heads_predict_boxes():
     heads = build(dtype=torch.float32)
     queries, reference = draw(dtype=torch.float32)
-    want = heads.read(steps_of(heads, queries, reference.float())[0])
+    expected = heads.read(steps_of(heads, queries, reference.float())[0])
     quantised = torch.ao.quantization.quantize_dynamic(heads, {nn.Linear})
-    got = quantised.read(steps_of(quantised, queries, reference.float())[0])
-    assert_close(got[-1].boxes, want[-1].boxes, rtol=0, atol=0.05)
+    actual = quantised.read(steps_of(quantised, queries, reference.float())[0])
+    assert_close(actual[-1].boxes, expected[-1].boxes, rtol=0, atol=0.05)
 
 
 # Initial values
 
 
-def test_objects_are_rare_before_training_unless_no_object_is_a_class():
+def test_initial_scores_are_low_unless_background_is_a_class():
     heads = build(drawn=False)
     for head in heads.class_embed:
         scores = head(torch.zeros(1, CHANNELS, dtype=torch.float64)).sigmoid()
@@ -86,7 +86,7 @@ def test_objects_are_rare_before_training_unless_no_object_is_a_class():
     assert with_background.bias.abs().max() < 1
 
 
-def test_boxes_begin_at_their_references_and_learn():
+def test_initial_boxes_equal_their_references_and_get_gradients():
     heads = build(drawn=False, with_box_refine=True, for_encoder=True)
     queries, reference = draw()
     steps, _ = steps_of(heads, queries, reference)
@@ -98,7 +98,7 @@ def test_boxes_begin_at_their_references_and_learn():
         assert head.layers[-1].weight.grad.any()
 
 
-def test_sizes_begin_small_where_references_have_none():
+def test_initial_size_sets_the_size_of_boxes_at_points():
     heads = build(drawn=False, initial_size=-1.5)
     queries, points = draw(2)
     boxes = heads.read(steps_of(heads, queries, points)[0])[-1].boxes
@@ -109,7 +109,7 @@ def test_sizes_begin_small_where_references_have_none():
         assert_close(output.boxes[..., 2:], torch.full_like(boxes[..., 2:], -1.5).sigmoid())
 
 
-def test_boxes_without_references_are_predicted_as_they_are():
+def test_boxes_without_references_are_predicted_directly():
     heads = build(background=True, references=False, drawn=False)
     queries, _ = draw()
     assert heads.bbox_embed[0].layers[-1].weight.any()
@@ -118,12 +118,12 @@ def test_boxes_without_references_are_predicted_as_they_are():
         assert output.logits.shape == (2, 5, CLASSES + 1)
 
 
-# Which head reads what
+# Assignment of heads to layers
 
 
 @pytest.mark.parametrize("for_encoder", [False, True])
 @pytest.mark.parametrize("share_heads", [False, True])
-def test_shared_and_own_heads(share_heads, for_encoder):
+def test_share_heads_and_for_encoder_set_the_number_of_heads(share_heads, for_encoder):
     heads = build(share_heads=share_heads, for_encoder=for_encoder, with_box_refine=True)
     for embed in (heads.class_embed, heads.bbox_embed):
         assert len(embed) == LAYERS + for_encoder
@@ -142,7 +142,7 @@ KINDS = [(0, False, False), (2, False, False), (4, False, False), (2, True, Fals
 
 @pytest.mark.parametrize(("coordinates", "with_box_refine", "look_forward_twice"), [*KINDS, (4, True, True)])
 @pytest.mark.parametrize("with_norm", [False, True])
-def test_shared_heads_read_all_layers_together_as_one_by_one(
+def test_shared_heads_give_the_same_outputs_for_all_layers_at_once(
     coordinates, with_norm, with_box_refine, look_forward_twice
 ):
     heads = build(
@@ -154,16 +154,16 @@ def test_shared_heads_read_all_layers_together_as_one_by_one(
     )
     queries, reference = draw(coordinates)
     steps, _ = steps_of(heads, queries, reference)
-    together = heads.read(steps)
-    for step, output in zip(steps, together, strict=True):
-        (alone,) = heads.read([step])
-        assert_close(output.logits, alone.logits)
-        assert_close(output.boxes, alone.boxes)
+    outputs = heads.read(steps)
+    for step, output in zip(steps, outputs, strict=True):
+        (single_output,) = heads.read([step])
+        assert_close(output.logits, single_output.logits)
+        assert_close(output.boxes, single_output.boxes)
         assert_close(heads.read_boxes(step), output.boxes)
 
 
 @pytest.mark.parametrize("with_norm", [False, True])
-def test_outputs_and_references_by_their_formulas(with_norm):
+def test_outputs_and_references_follow_their_formulas(with_norm):
     norm = nn.LayerNorm(CHANNELS) if with_norm else None
     heads = build(with_box_refine=True, norm=norm)
     if with_norm:
@@ -172,23 +172,23 @@ def test_outputs_and_references_by_their_formulas(with_norm):
     steps, attended = steps_of(heads, queries, reference)
     outputs = heads.read(steps)
     for index, query in enumerate(queries):
-        read = heads.norm(query) if with_norm else query
-        assert_close(outputs[index].logits, heads.class_embed[index](read))
+        normed = heads.norm(query) if with_norm else query
+        assert_close(outputs[index].logits, heads.class_embed[index](normed))
         logit = torch.logit(attended[index], eps=1e-3)
-        assert_close(outputs[index].boxes, (heads.bbox_embed[index](read) + logit).sigmoid())
+        assert_close(outputs[index].boxes, (heads.bbox_embed[index](normed) + logit).sigmoid())
         if index < LAYERS - 1:
-            # References move by queries that have not gone through the norm.
-            moved = (heads.bbox_embed[index](query) + logit).sigmoid()
-            assert_close(attended[index + 1], moved)
-    assert steps[-1].reference is attended[-1]  # nothing comes after the last layer
+            # References are refined by queries before the norm.
+            refined = (heads.bbox_embed[index](query) + logit).sigmoid()
+            assert_close(attended[index + 1], refined)
+    assert steps[-1].reference is attended[-1]  # the last layer does not refine references
 
 
-def test_without_refinement_all_layers_refer_to_the_first_references():
+def test_without_refinement_all_layers_use_the_initial_references():
     heads = build(share_heads=False)
     for coordinates in (2, 4):
         queries, reference = draw(coordinates)
         steps, attended = steps_of(heads, queries, reference)
-        assert all(one is reference for one in attended)
+        assert all(layer_reference is reference for layer_reference in attended)
         for index, output in enumerate(heads.read(steps)):
             assert_close(output.boxes, refine(heads.bbox_embed[index](queries[index]), reference))
 
@@ -197,14 +197,14 @@ def test_points_become_boxes_after_the_first_layer():
     heads = build(with_box_refine=True)
     queries, points = draw(2)
     steps, attended = steps_of(heads, queries, points)
-    assert [one.shape[-1] for one in attended] == [2, 4, 4]
+    assert [layer_reference.shape[-1] for layer_reference in attended] == [2, 4, 4]
     offsets = heads.bbox_embed[0](queries[0])
-    want = torch.cat([inverse_sigmoid(points) + offsets[..., :2], offsets[..., 2:]], dim=-1).sigmoid()
-    assert_close(attended[1], want)
-    assert_close(heads.read(steps)[0].boxes, want)
+    expected = torch.cat([inverse_sigmoid(points) + offsets[..., :2], offsets[..., 2:]], dim=-1).sigmoid()
+    assert_close(attended[1], expected)
+    assert_close(heads.read(steps)[0].boxes, expected)
 
 
-def test_the_inverse_sigmoid_has_the_eps_that_it_is_given():
+def test_eps_reaches_the_inverse_sigmoid():
     queries, _ = draw()
     reference = torch.full((2, 5, 4), 1e-4, dtype=torch.float64)
     for eps in (1e-3, 1e-5):
@@ -218,7 +218,7 @@ def test_the_inverse_sigmoid_has_the_eps_that_it_is_given():
 
 @pytest.mark.parametrize("look_forward_twice", [False, True])
 @pytest.mark.parametrize("with_norm", [False, True])
-def test_which_layers_the_loss_of_a_layers_boxes_trains(look_forward_twice, with_norm):
+def test_box_losses_train_one_layer_or_two_with_look_forward_twice(look_forward_twice, with_norm):
     norm = nn.LayerNorm(CHANNELS) if with_norm else None
     heads = build(with_box_refine=True, look_forward_twice=look_forward_twice, norm=norm)
     queries, reference = draw()
@@ -227,7 +227,7 @@ def test_which_layers_the_loss_of_a_layers_boxes_trains(look_forward_twice, with
     reference.requires_grad_()
     steps, attended = steps_of(heads, queries, reference)
     outputs = heads.read(steps)
-    assert not any(one.requires_grad for one in attended[1:])
+    assert not any(layer_reference.requires_grad for layer_reference in attended[1:])
     for index, output in enumerate(outputs):
         gradients = torch.autograd.grad(output.boxes.sum(), queries, retain_graph=True, allow_unused=True)
         trained = [layer for layer, gradient in enumerate(gradients) if gradient is not None and gradient.any()]
@@ -237,7 +237,7 @@ def test_which_layers_the_loss_of_a_layers_boxes_trains(look_forward_twice, with
     assert gradient.any()
 
 
-def test_looking_forward_twice_changes_gradients_and_no_values():
+def test_look_forward_twice_does_not_change_values():
     queries, reference = draw()
     outputs = []
     for look_forward_twice in (False, True):
@@ -248,20 +248,20 @@ def test_looking_forward_twice_changes_gradients_and_no_values():
         assert_close(twice.boxes, once.boxes)
 
 
-# Boxes that are read before the others
+# Boxes that are read before the other outputs
 
 
 @pytest.mark.parametrize("look_forward_twice", [False, True])
 @pytest.mark.parametrize("with_norm", [False, True])
-def test_boxes_of_a_layer_can_be_read_at_once(look_forward_twice, with_norm):
+def test_boxes_read_early_are_reused_in_the_output(look_forward_twice, with_norm):
     norm = nn.LayerNorm(CHANNELS) if with_norm else None
     heads = build(with_box_refine=True, look_forward_twice=look_forward_twice, norm=norm)
     steps, _ = steps_of(heads, *draw())
     for step, output in zip(steps, heads.read(steps), strict=True):
         boxes = heads.read_boxes(step)
         assert_close(boxes, output.boxes)
-        (again,) = heads.read([step._replace(boxes=boxes)])
-        assert again.boxes is boxes
+        (second_output,) = heads.read([step._replace(boxes=boxes)])
+        assert second_output.boxes is boxes
 
 
 # Proposals
@@ -276,16 +276,16 @@ def test_proposals_are_read_by_the_last_heads():
     output = heads.propose(memory, anchors, proposes)
     assert isinstance(output, LayerOutput)
     assert_close(output.logits, heads.class_embed[LAYERS](memory))
-    want = (heads.bbox_embed[LAYERS](memory) + torch.logit(anchors)).sigmoid()
-    assert_close(output.boxes, torch.where(proposes[..., None], want, torch.ones_like(want)))
+    expected = (heads.bbox_embed[LAYERS](memory) + torch.logit(anchors)).sigmoid()
+    assert_close(output.boxes, torch.where(proposes[..., None], expected, torch.ones_like(expected)))
 
 
-def test_heads_without_those_of_the_encoder_propose_nothing():
+def test_heads_without_encoder_heads_cannot_propose():
     with pytest.raises(ValueError, match="for_encoder=False"):
         build().propose(torch.zeros(1, 2, CHANNELS), torch.full((1, 2, 4), 0.5), torch.ones(1, 2, dtype=torch.bool))
 
 
-def test_heads_of_the_encoder_alone():
+def test_heads_can_exist_for_the_encoder_only():
     heads = build(num_layers=0, for_encoder=True)
     assert (len(heads.class_embed), heads.read([])) == (1, [])
     memory = torch.randn(1, 2, CHANNELS, dtype=torch.float64)
@@ -299,10 +299,10 @@ def test_heads_of_the_encoder_alone():
 # Refining
 
 
-def test_refining_by_nothing_changes_nothing():
+def test_refining_by_zero_keeps_boxes_and_gives_points_a_size_of_one_half():
     boxes = torch.tensor([[0.2, 0.7, 0.1, 0.4]])
     assert_close(refine(torch.zeros(1, 4), boxes), boxes)
-    # A point has no size: the head gives it whole.
+    # A point has no size, so the head predicts the whole size.
     assert_close(refine(torch.zeros(1, 4), boxes[:, :2]), torch.tensor([[0.2, 0.7, 0.5, 0.5]]))
 
 
@@ -314,14 +314,14 @@ def test_refining_adds_logits_and_has_an_inverse(coordinates):
     refined = refine(offsets, reference)
     assert refined.shape == (3, 5, 4)
     assert refined.dtype == torch.float64
-    before = torch.logit(reference)
+    reference_logits = torch.logit(reference)
     if coordinates == 2:
-        before = torch.cat([before, torch.zeros_like(before)], dim=-1)
-    assert_close(inverse_sigmoid(refined), before + offsets)
-    assert_close(refine(inverse_sigmoid(refined) - before, reference), refined)
+        reference_logits = torch.cat([reference_logits, torch.zeros_like(reference_logits)], dim=-1)
+    assert_close(inverse_sigmoid(refined), reference_logits + offsets)
+    assert_close(refine(inverse_sigmoid(refined) - reference_logits, reference), refined)
 
 
-def test_refining_is_float32_in_half_precision():
+def test_refining_by_half_precision_offsets_is_float32():
     refined = refine(torch.zeros(1, 4, dtype=torch.bfloat16), torch.tensor([[0.3, 0.6, 0.1, 0.2]]))
     assert_close(refined, torch.tensor([[0.3, 0.6, 0.1, 0.2]]))
 
@@ -351,7 +351,7 @@ def test_boxes_are_float32_at_least(coordinates, share_heads, with_box_refine):
 
 
 @pytest.mark.parametrize("share_heads", [False, True])
-def test_no_queries(share_heads):
+def test_heads_accept_zero_queries(share_heads):
     heads = build(share_heads=share_heads, with_box_refine=True)
     queries = [query[:, :0] for query in draw()[0]]
     for output in heads.read(steps_of(heads, queries, torch.zeros(2, 0, 4, dtype=torch.float64))[0]):
@@ -359,7 +359,7 @@ def test_no_queries(share_heads):
         assert output.boxes.shape == (2, 0, 4)
 
 
-def test_layers_of_different_numbers_of_queries():
+def test_layers_can_have_different_numbers_of_queries():
     for share_heads in (False, True):
         heads = build(share_heads=share_heads)
         queries, reference = draw()
@@ -371,14 +371,14 @@ def test_layers_of_different_numbers_of_queries():
 
 
 @pytest.mark.parametrize("share_heads", [False, True])
-def test_copies_share_their_heads_and_give_the_same(share_heads):
+def test_copies_share_heads_and_give_the_same_outputs(share_heads):
     heads = build(share_heads=share_heads, with_box_refine=True, for_encoder=True)
     queries, reference = draw()
-    want = heads.read(steps_of(heads, queries, reference)[0])
-    for other in (copy.deepcopy(heads), pickle.loads(pickle.dumps(heads))):
-        assert len(set(map(id, other.class_embed))) == len(set(map(id, heads.class_embed)))
-        for got, output in zip(other.read(steps_of(other, queries, reference)[0]), want, strict=True):
-            assert_close(got.boxes, output.boxes)
+    expected = heads.read(steps_of(heads, queries, reference)[0])
+    for copied in (copy.deepcopy(heads), pickle.loads(pickle.dumps(heads))):
+        assert len(set(map(id, copied.class_embed))) == len(set(map(id, heads.class_embed)))
+        for actual, output in zip(copied.read(steps_of(copied, queries, reference)[0]), expected, strict=True):
+            assert_close(actual.boxes, output.boxes)
 
 
 def test_errors():

@@ -1,4 +1,4 @@
-"""HGNetV2: sizes, what is frozen, and its names."""
+"""HGNetV2: sizes of maps, frozen parts and names of weights."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from detrex_lite.layers import ConvNormAct, convert_to_deploy
 from detrex_lite.modeling import HGNetv2, hgnetv2_channels
 from detrex_lite.modeling.backbone.hgnetv2 import AffineReLU, Stem
 
-# Of the networks in D-FINE's repository, without the head for classification.
+# The parameters of the networks in D-FINE's repository, without the classification head.
 PARAMETERS = {"B0": 1_850_396, "B1": 2_197_004, "B2": 6_026_626, "B3": 10_048_910, "B4": 13_507_680, "B5": 33_231_840}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_networks_have_their_parameters_and_channels(name):
+def test_numbers_of_parameters_and_channels_are_those_of_d_fine(name):
     with torch.device("meta"):
         network = HGNetv2(name=name, use_lab=name in ("B0", "B1", "B2", "B3"), norm="BN" if name < "B4" else "FrozenBN")
         maps = network(torch.empty(1, 3, 64, 96))
@@ -23,16 +23,16 @@ def test_networks_have_their_parameters_and_channels(name):
     assert [tuple(level.shape[-2:]) for level in maps.values()] == [(8, 12), (4, 6), (2, 3)]
 
 
-def test_odd_sizes_are_rounded_up():
+def test_odd_image_sizes_are_rounded_up():
     maps = HGNetv2(out_indices=[0, 3])(torch.rand(1, 3, 65, 37))
     assert {name: tuple(level.shape[-2:]) for name, level in maps.items()} == {"stage0": (17, 10), "stage3": (3, 2)}
 
 
-def test_stages_that_no_output_needs_are_not_built():
+def test_stages_without_outputs_are_not_built():
     assert len(HGNetv2(out_indices=[1]).stages) == 2
 
 
-def test_the_affine_function_follows_the_activation():
+def test_use_lab_adds_an_affine_function_after_activations():
     torch.manual_seed(0)
     plain, affine = HGNetv2(out_indices=[0]).eval(), HGNetv2(out_indices=[0], use_lab=True).eval()
     affine.load_state_dict(plain.state_dict(), strict=False)
@@ -44,8 +44,8 @@ def test_the_affine_function_follows_the_activation():
     assert_close(affine(images)["stage0"], 2 * plain(images)["stage0"] + 3)
 
 
-def test_the_stem_pools_what_it_convolves():
-    """Where the convolutions beside the pooling give nothing, what the next one sees is the pooled map."""
+def test_the_stem_concatenates_a_pooled_map():
+    """If the convolutions parallel to the pooling give zero, the next convolution reads the pooled map only."""
     stem = Stem(ConvNormAct, 4, 4).eval()
     nn.init.zeros_(stem.stem2b.conv.weight)
     images = torch.rand(1, 3, 16, 16)
@@ -56,7 +56,11 @@ def test_the_stem_pools_what_it_convolves():
 
 def test_frozen_parts_are_not_trained():
     network = HGNetv2(freeze_at=2).train()
-    trained = {name.split(".")[0] + name.split(".")[1] for name, one in network.named_parameters() if one.requires_grad}
+    trained = {
+        name.split(".")[0] + name.split(".")[1]
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad
+    }
     assert trained == {"stages1", "stages2", "stages3"}
     mean = network.stem.stem1.norm.running_mean.clone()
     network(torch.rand(2, 3, 64, 64))
@@ -85,7 +89,7 @@ def test_norms_are_folded_for_deployment(norm):
     assert not [name for name in network.state_dict() if ".norm." in name]
 
 
-def test_imagenet_weights_load_under_their_authors_names(tmp_path):
+def test_imagenet_weights_load_with_the_names_of_their_authors(tmp_path):
     network = HGNetv2(use_lab=True)
     state = {
         name.replace(".norm.", ".bn.").replace(".act.", ".lab."): value for name, value in network.state_dict().items()
@@ -117,6 +121,6 @@ def test_weights_of_a_detector_load(tmp_path):
         ({"weights": "nowhere.pth"}, "nowhere.pth"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments, message):
+def test_invalid_arguments_raise_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         HGNetv2(**arguments)

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 from detrex_lite.modeling import xavier_uniform
 
 
-def test_matrices_are_drawn_and_vectors_stay():
+def test_xavier_uniform_redraws_matrices_and_keeps_vectors():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(100, 200), nn.LayerNorm(200))
     bias = module[0].bias.detach().clone()

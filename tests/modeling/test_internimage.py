@@ -22,7 +22,7 @@ def random_images(height, width, batch=1):
 
 
 def randomised(module, std=0.3):
-    """Offsets and weights are zeros at first, which hides what they do."""
+    """Replace the initial zeros of offsets and weights, which would hide their effect."""
     torch.manual_seed(0)
     for parameter in module.parameters():
         if parameter.dim() > 1:
@@ -32,17 +32,17 @@ def randomised(module, std=0.3):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (45, 70), (3, 5)])
 @pytest.mark.parametrize("post_norm", [False, True])
-def test_maps_have_every_cell_that_begins_in_the_image(height, width, post_norm):
+def test_maps_have_all_cells_that_start_inside_the_image(height, width, post_norm):
     backbone = make(out_indices=[0, 1, 2, 3], post_norm=post_norm).double().eval()
     maps = backbone(random_images(height, width, batch=2).double())
-    assert {name: tuple(one.shape) for name, one in maps.items()} == {
+    assert {name: tuple(level.shape) for name, level in maps.items()} == {
         f"stage{n}": (2, 8 << n, math.ceil(height / (4 << n)), math.ceil(width / (4 << n))) for n in range(4)
     }
-    assert {one.dtype for one in maps.values()} == {torch.float64}
+    assert {level.dtype for level in maps.values()} == {torch.float64}
 
 
 def value_at(image, y, x):
-    """Bilinear interpolation of an image (h, w, C), which zeros surround."""
+    """Bilinear interpolation of an image (h, w, C) with zeros around it."""
     total = torch.zeros_like(image[0, 0])
     for row in (math.floor(y), math.floor(y) + 1):
         for column in (math.floor(x), math.floor(x) + 1):
@@ -52,32 +52,32 @@ def value_at(image, y, x):
 
 
 @pytest.mark.parametrize("offset_scale", [1.0, 2.0])
-def test_deformable_convolution_place_by_place(offset_scale):
-    """Equation 2 of the paper in a loop over cells, groups and the nine places."""
+def test_deformable_convolution_agrees_with_a_loop_over_points(offset_scale):
+    """Equation 2 of the paper in a loop over cells, groups and the nine points of the kernel."""
     layer = randomised(DeformableConvolution(8, 2, offset_scale=offset_scale)).double()
     x = torch.randn(1, 4, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    around = layer.dw_conv(x.permute(0, 3, 1, 2))[0]
-    offsets, weights = layer.offset(around).view(4, 5, 2, 9, 2), layer.mask(around).view(4, 5, 2, 9).softmax(-1)
+    depthwise = layer.dw_conv(x.permute(0, 3, 1, 2))[0]
+    offsets, weights = layer.offset(depthwise).view(4, 5, 2, 9, 2), layer.mask(depthwise).view(4, 5, 2, 9).softmax(-1)
     projected = layer.input_proj(x)[0]
-    want = torch.zeros(4, 5, 8, dtype=torch.float64)
+    expected = torch.zeros(4, 5, 8, dtype=torch.float64)
     for row in range(4):
         for column in range(5):
             for group in range(2):
                 channels = slice(4 * group, 4 * group + 4)
-                for place in range(9):
-                    to_right, down = offsets[row, column, group, place].tolist()
-                    right_of, below = place // 3 - 1, place % 3 - 1
+                for point in range(9):
+                    to_right, down = offsets[row, column, group, point].tolist()
+                    right_of, below = point // 3 - 1, point % 3 - 1
                     value = value_at(
                         projected[..., channels],
                         row + offset_scale * (below + down),
                         column + offset_scale * (right_of + to_right),
                     )
-                    want[row, column, channels] += weights[row, column, group, place] * value
+                    expected[row, column, channels] += weights[row, column, group, point] * value
     assert offsets.abs().max() > 1
-    assert_close(layer(x), layer.output_proj(want)[None])
+    assert_close(layer(x), layer.output_proj(expected)[None])
 
 
-def test_a_new_deformable_convolution_is_a_mean_between_two_projections():
+def test_an_initial_deformable_convolution_averages_between_two_projections():
     layer = DeformableConvolution(8, 2)
     x = torch.randn(1, 5, 6, 8)
     mean = nn.functional.avg_pool2d(layer.input_proj(x).permute(0, 3, 1, 2), 3, stride=1, padding=1)
@@ -85,12 +85,12 @@ def test_a_new_deformable_convolution_is_a_mean_between_two_projections():
 
 
 @pytest.mark.parametrize("post_norm", [False, True])
-def test_float32_is_float64_rounded(post_norm):
+def test_float32_agrees_with_float64(post_norm):
     backbone = randomised(make(post_norm=post_norm), std=0.1).eval()
     images = random_images(45, 70)
     single = backbone(images)
-    for got, want in zip(single.values(), backbone.double()(images.double()).values(), strict=True):
-        assert_close(got.double(), want, rtol=1e-3, atol=1e-3)
+    for actual, expected in zip(single.values(), backbone.double()(images.double()).values(), strict=True):
+        assert_close(actual.double(), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("post_norm", [False, True])
@@ -98,18 +98,20 @@ def test_float32_is_float64_rounded(post_norm):
 def test_all_weights_are_trained(post_norm, activation_checkpointing):
     backbone = make(post_norm=post_norm, activation_checkpointing=activation_checkpointing, drop_path_rate=0.0)
     backbone = randomised(backbone).train()
-    sum((one**3).sum() for one in backbone(random_images(96, 96)).values()).backward()
-    assert [name for name, one in backbone.named_parameters() if one.grad is None or not one.grad.any()] == []
+    sum((level**3).sum() for level in backbone(random_images(96, 96)).values()).backward()
+    assert [
+        name for name, parameter in backbone.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ] == []
 
 
-def test_stages_that_no_output_needs_are_not_built():
+def test_stages_without_outputs_are_not_built():
     backbone = make(out_indices=[1])
     assert len(backbone.levels) == 2
     assert backbone.levels[1].downsample is None
     assert backbone.channels == {"stage1": 16}
 
 
-def test_weights_of_a_classifier(tmp_path):
+def test_weights_of_a_classifier_are_loaded_and_missing_tensors_raise_an_error(tmp_path):
     state = make().state_dict()
     torch.save({"model": {**state, "head.weight": torch.ones(5, 64)}}, tmp_path / "a.pth")
     loaded = InternImage(**SMALL, weights=str(tmp_path / "a.pth")).state_dict()
@@ -117,7 +119,7 @@ def test_weights_of_a_classifier(tmp_path):
         assert torch.equal(loaded[name], value)
     state.pop("levels.2.blocks.1.gamma1")
     torch.save(state, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=r"1 of the tensors .*levels\.2\.blocks\.1\.gamma1"):
+    with pytest.raises(CheckpointError, match=r"1 of the tensors.*levels\.2\.blocks\.1\.gamma1"):
         InternImage(**SMALL, weights=str(tmp_path / "b.pth"))
 
 
@@ -126,10 +128,10 @@ def test_weights_of_a_classifier(tmp_path):
     [
         ({"out_indices": [-1]}, r"out_indices=\[-1\]"),
         ({"groups": (1, 1)}, "four stages"),
-        ({"groups": (3, 1, 1, 1)}, "8 channels cannot be divided into 3 groups"),
+        ({"groups": (3, 1, 1, 1)}, "8 channels.*divided.*3 groups"),
         ({"weights": "no/such.pth"}, "no/such.pth"),
     ],
 )
-def test_what_cannot_be(arguments, message):
+def test_invalid_arguments_raise_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)

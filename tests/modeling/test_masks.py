@@ -1,4 +1,4 @@
-"""Masks at points, costs and losses of masks, and boxes around them, against slow loops and transformers."""
+"""Masks at points, mask costs and losses, and boxes around masks, compared with loops and with transformers."""
 
 import math
 from dataclasses import replace
@@ -34,8 +34,8 @@ def random_masks(number, height, width, seed=0):
     return torch.rand(number, height, width, generator=generator) > 0.5
 
 
-def slow_sample(values, x, y):
-    """Bilinear, of one map with cells (h, w), at a place in cells, whose first centre is (0.5, 0.5); zeros around."""
+def sample_by_formula(values, x, y):
+    """Bilinear interpolation of a map (h, w), zero-padded, at (x, y) in cells; the first centre is (0.5, 0.5)."""
     total = 0.0
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
     for column in (left, left + 1):
@@ -50,24 +50,24 @@ def corners_and_random_points(number):
     return torch.cat([edges, torch.rand(number - 4, 2, dtype=torch.float64)]).expand(3, -1, -1)
 
 
-def test_maps_between_their_cells():
+def test_maps_are_interpolated_between_cells():
     maps, points = torch.randn(3, 2, 4, 6, dtype=torch.float64), corners_and_random_points(12)
     sampled = masks.sample_maps(maps, points)
     for number in range(3):
         for channel in range(2):
             rows = maps[number, channel].tolist()
-            want = [slow_sample(rows, x * 6, y * 4) for x, y in points[number].tolist()]
-            assert_close(sampled[number, channel], torch.tensor(want, dtype=torch.float64))
+            expected = [sample_by_formula(rows, x * 6, y * 4) for x, y in points[number].tolist()]
+            assert_close(sampled[number, channel], torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("frame", [(5, 7), (8, 8)])
-def test_masks_between_their_pixels(frame):
+def test_masks_are_interpolated_between_pixels(frame):
     objects, points = random_masks(2, 5, 7), corners_and_random_points(12)
     sampled = masks.sample_masks(objects, torch.tensor([1, 0, 1]), points, frame)
     for row, number in enumerate([1, 0, 1]):
         values = objects[number].double().tolist()
-        want = [slow_sample(values, x * frame[1], y * frame[0]) for x, y in points[row].tolist()]
-        assert_close(sampled[row], torch.tensor(want, dtype=torch.float64))
+        expected = [sample_by_formula(values, x * frame[1], y * frame[0]) for x, y in points[row].tolist()]
+        assert_close(sampled[row], torch.tensor(expected, dtype=torch.float64))
 
 
 def test_most_points_are_where_a_mask_is_least_certain():
@@ -76,26 +76,28 @@ def test_most_points_are_where_a_mask_is_least_certain():
     points = masks.uncertain_points(ramp, 100, 3.0, 0.75)
     assert points.shape == (2, 100, 2)
     distance = (points[..., 0] - 0.5).abs()
-    # The nearest quarter of the candidates, of which there are 300 on a line.
+    # The 75 most certain points of 300 candidates are the nearest quarter.
     assert distance[:, :75].max() < 0.2
     assert distance[:, 75:].max() > 0.3
 
 
-def test_points_have_the_dtype_that_masks_are_computed_in():
+def test_points_are_at_least_float32():
     assert masks.draw_points(2, 3, 2, like=torch.zeros(1).bfloat16()).dtype == torch.float32
     assert masks.draw_points(2, 3, 2, like=torch.zeros(1).double()).dtype == torch.float64
 
 
 def random_predictions(sets=1, queries=6, channels=5, height=7, width=9, seed=0, **fields):
-    """Of a batch of two images, some sets with the same features."""
+    """Sets of predictions of a batch of two images, which share mask features."""
     torch.manual_seed(seed)
     features = MaskFeatures(torch.randn(2, channels, height, width, dtype=torch.float64, requires_grad=True), STRIDE)
-    made = []
+    predictions = []
     for _ in range(sets):
         embeddings = torch.randn(2, queries, channels, dtype=torch.float64, requires_grad=True)
         logits, boxes = torch.randn(2, queries, 3, dtype=torch.float64), torch.rand(2, queries, 4, dtype=torch.float64)
-        made.append(Predictions(logits, boxes, {masks.MASK_EMBEDDING: embeddings}, mask_features=features, **fields))
-    return made
+        predictions.append(
+            Predictions(logits, boxes, {masks.MASK_EMBEDDING: embeddings}, mask_features=features, **fields)
+        )
+    return predictions
 
 
 def random_targets(sizes=(3, 2), height=28, width=36):
@@ -109,47 +111,47 @@ def random_targets(sizes=(3, 2), height=28, width=36):
 
 
 def whole_logits(predictions):
-    """(B, Q, h, w)"""
+    """Logits of all masks, (B, Q, h, w)."""
     return torch.einsum(
         "bqc,bchw->bqhw", predictions.extra[masks.MASK_EMBEDDING], predictions.mask_features.tensor
     ).detach()
 
 
 def fixed_points(*shape, like=None):
-    """The same for all masks, but not for different numbers."""
+    """Replaces `draw_points` by points that are the same for all masks and depend on their number only."""
     generator = torch.Generator().manual_seed(shape[-2])
     return torch.empty(shape[-2], 2, dtype=torch.float64).uniform_(generator=generator).expand(*shape)
 
 
 @pytest.mark.parametrize("part", [1, masks.PART])
-def test_the_cost_is_that_of_each_pair(monkeypatch, part):
+def test_mask_costs_agree_with_a_loop_over_pairs(monkeypatch, part):
     monkeypatch.setattr(masks, "draw_points", fixed_points)
     monkeypatch.setattr(masks, "PART", part)
     (predictions,), targets = random_predictions(), random_targets()
-    found = MaskCost(weight=2.0, dice_weight=3.0, num_points=11)(
+    costs = MaskCost(weight=2.0, dice_weight=3.0, num_points=11)(
         LayerOutput.joined([predictions]), targets.padded()
     ).detach()
-    points, whole = fixed_points(1, 11, 2), whole_logits(predictions)
+    points, logits = fixed_points(1, 11, 2), whole_logits(predictions)
     first = 0
     for image, size in enumerate(targets.sizes):
         for query in range(6):
-            x = masks.sample_maps(whole[image, query][None, None], points)[0]
+            x = masks.sample_maps(logits[image, query][None, None], points)[0]
             for number in range(size):
                 mask = targets.extra["masks"][first + number].double()
                 t = masks.sample_maps(mask[None, None], points)[0]
-                want = 2 * masks.binary_cross_entropy(x, t) + 3 * masks.dice_loss(x, t)
-                assert_close(found[image, query, number], want[0])
+                expected = 2 * masks.binary_cross_entropy(x, t) + 3 * masks.dice_loss(x, t)
+                assert_close(costs[image, query, number], expected[0])
         first += size
 
 
-def test_sets_without_masks_have_no_cost_of_masks():
+def test_sets_without_masks_have_a_mask_cost_of_zero():
     (predictions,), targets = random_predictions(), random_targets()
-    found = MaskCost()(LayerOutput(predictions.logits, predictions.boxes, {}), targets.padded())
-    assert found.shape == (2, 6, 3)
-    assert not found.any()
+    costs = MaskCost()(LayerOutput(predictions.logits, predictions.boxes, {}), targets.padded())
+    assert costs.shape == (2, 6, 3)
+    assert not costs.any()
 
 
-def test_an_empty_batch_costs_nothing():
+def test_mask_costs_of_an_empty_batch_have_no_columns():
     (predictions,), targets = random_predictions(), random_targets(sizes=(0, 0))
     assert MaskCost(num_points=5)(LayerOutput.joined([predictions]), targets.padded()).shape == (2, 6, 0)
 
@@ -159,30 +161,32 @@ MATCH = Match(torch.tensor([1, 0, 0, 1]), torch.tensor([5, 2, 0, 1]), torch.tens
 
 @pytest.mark.parametrize("sizes", [None, [2, 2]])
 @pytest.mark.parametrize("part", [1, masks.PART])
-def test_losses_at_points_are_those_of_each_pair_in_its_order(monkeypatch, part, sizes):
+def test_losses_at_points_agree_with_a_loop_over_pairs(monkeypatch, part, sizes):
     monkeypatch.setattr(masks, "draw_points", fixed_points)
     monkeypatch.setattr(masks, "PART", part)
     sets = dict(zip(("", "_0"), random_predictions(sets=2), strict=True))
     targets, match = random_targets(), MATCH._replace(sizes=sizes)
     comparison = Comparison.of(sets, {"": match, "_0": match}, targets)
-    found = [loss(num_points=16)(comparison) for loss in (MaskBCELoss, MaskDiceLoss)]
+    losses = [loss(num_points=16)(comparison) for loss in (MaskBCELoss, MaskDiceLoss)]
     row = 0
-    for predicted in sets.values():
+    for predictions in sets.values():
         for image, query, target in zip(*MATCH[:3], strict=True):
-            logits = whole_logits(predicted)[image, query][None]
+            logits = whole_logits(predictions)[image, query][None]
             points = masks.uncertain_points(logits, 16, 3.0, 0.75)
             x = masks.sample_maps(logits[:, None], points)[:, 0]
             t = masks.sample_maps(targets.extra["masks"][target].double()[None, None], points)[:, 0]
-            assert_close(found[0][row], masks.binary_cross_entropy(x, t)[0])
-            assert_close(found[1][row], masks.dice_loss(x, t)[0])
+            assert_close(losses[0][row], masks.binary_cross_entropy(x, t)[0])
+            assert_close(losses[1][row], masks.dice_loss(x, t)[0])
             row += 1
 
 
-def test_losses_of_whole_masks_are_those_of_all_pixels():
+def test_losses_of_whole_masks_average_over_all_pixels():
     targets = random_targets()
     logits = torch.randn(2, 6, 7, 9, dtype=torch.float64)
-    predicted = Predictions(torch.randn(2, 6, 3), torch.rand(2, 6, 4, dtype=torch.float64), {masks.MASK_LOGITS: logits})
-    comparison = Comparison.of({"": predicted}, {"": MATCH}, targets)
+    predictions = Predictions(
+        torch.randn(2, 6, 3), torch.rand(2, 6, 4, dtype=torch.float64), {masks.MASK_LOGITS: logits}
+    )
+    comparison = Comparison.of({"": predictions}, {"": MATCH}, targets)
     focal, dice = WholeMaskFocalLoss()(comparison), WholeMaskDiceLoss()(comparison)
     for row, (image, query, target) in enumerate(zip(*MATCH[:3], strict=True)):
         x = torch.nn.functional.interpolate(
@@ -190,8 +194,8 @@ def test_losses_of_whole_masks_are_those_of_all_pixels():
         ).flatten()
         t = targets.extra["masks"][target].flatten().double()
         p = x.sigmoid()
-        wanted = torch.where(t > 0, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
-        assert_close(focal[row], wanted.mean())
+        expected = torch.where(t > 0, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
+        assert_close(focal[row], expected.mean())
         assert_close(dice[row], 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
 
 
@@ -201,29 +205,29 @@ def criterion_of_masks(num_points=16):
     return SetCriterion(matcher=matcher, losses=losses, weights={"loss_mask": 5.0, "loss_dice": 5.0})
 
 
-def test_without_objects_losses_are_zero_and_everything_gets_gradients():
+def test_losses_without_objects_are_zero_and_all_inputs_get_gradients():
     sets = dict(zip(("", "_0"), random_predictions(sets=2), strict=True))
     losses = criterion_of_masks()(sets, random_targets(sizes=(0, 0)))
     assert not any(losses.values())
     sum(losses.values()).backward()
     assert sets[""].mask_features.tensor.grad is not None
-    assert all(one.extra[masks.MASK_EMBEDDING].grad is not None for one in sets.values())
+    assert all(predictions.extra[masks.MASK_EMBEDDING].grad is not None for predictions in sets.values())
 
 
 def test_whole_masks_are_not_kept_for_the_backward_pass():
-    """Whole masks of 30 pairs take 30 * 4096 numbers; what is kept are some points for each."""
+    """Whole masks of 30 pairs have 30 * 4096 values; only some points of each may be kept."""
     targets = random_targets(sizes=(5, 5), height=256, width=256)
     sets = dict(zip(("", "_0", "_1"), random_predictions(sets=3, channels=2, height=64, width=64), strict=True))
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         sum(criterion_of_masks(num_points=100)(sets, targets).values()).backward()
-    largest = {one.data_ptr(): one.numel() for one in kept if one.is_floating_point()}
+    largest = {tensor.data_ptr(): tensor.numel() for tensor in kept if tensor.is_floating_point()}
     assert sum(largest.values()) < 30 * 4096 / 2
 
 
-def slow_box(logits, padding, eps):
+def box_in_a_loop(logits, padding, eps):
     inside = [(row, column) for row, line in enumerate(logits) for column, value in enumerate(line) if value > 0]
-    inside = [place for place in inside if not padding[place]]
+    inside = [pixel for pixel in inside if not padding[pixel]]
     height, width = int((~padding[:, 0]).sum()), int((~padding[0]).sum())
     x0, y0, x1, y1 = 1e8, 1e8, 0, 0
     if inside:
@@ -235,7 +239,7 @@ def slow_box(logits, padding, eps):
 
 
 @pytest.mark.parametrize("part", [1, masks.PART])
-def test_boxes_around_masks(monkeypatch, part):
+def test_boxes_of_masks_agree_with_a_loop(monkeypatch, part):
     monkeypatch.setattr(masks, "PART", part)
     (predictions,) = random_predictions(channels=2)
     embeddings, features = predictions.extra[masks.MASK_EMBEDDING], predictions.mask_features
@@ -245,16 +249,16 @@ def test_boxes_around_masks(monkeypatch, part):
     padding = torch.zeros(2, 7, 9, dtype=torch.bool)
     padding[1, 5:] = True
     padding[1, :, 6:] = True
-    for given in (None, padding):
-        found = masks.boxes_of_masks(embeddings, features._replace(padding=given))
+    for features_padding in (None, padding):
+        boxes = masks.boxes_of_masks(embeddings, features._replace(padding=features_padding))
         for image in range(2):
             for query in range(6):
                 logits = whole_logits(predictions)[image, query].tolist()
-                there = torch.zeros(7, 9, dtype=torch.bool) if given is None else padding[image]
-                assert_close(found[image, query], slow_box(logits, there, 1e-5))
+                image_padding = torch.zeros(7, 9, dtype=torch.bool) if features_padding is None else padding[image]
+                assert_close(boxes[image, query], box_in_a_loop(logits, image_padding, 1e-5))
 
 
-def test_a_detector_without_masks_says_what_it_lacks():
+def test_errors_name_what_a_detector_without_masks_needs():
     (predictions,) = random_predictions()
     with pytest.raises(ValueError, match="mask_branch"):
         masks.features_of(replace(predictions, mask_features=None))
@@ -267,7 +271,7 @@ def inputs_with(**fields):
     return [{"file_name": "a.jpg", "instances": Instances((8, 10), gt_boxes=boxes, gt_classes=classes, **fields)}]
 
 
-def test_masks_enter_in_the_frame_of_the_padded_batch():
+def test_masks_are_padded_to_the_size_of_the_batch():
     mask = random_masks(1, 8, 10)
     targets = Targets.from_inputs(
         inputs_with(gt_masks=mask), num_classes=1, like=torch.zeros(1, 3, 12, 16), with_masks=True
@@ -276,40 +280,42 @@ def test_masks_enter_in_the_frame_of_the_padded_batch():
     assert targets.extra["masks"].dtype == torch.bool
     assert torch.equal(targets.extra["masks"][:, :8, :10], mask)
     assert targets.extra["masks"].sum() == mask.sum()
-    without = Targets.from_inputs(inputs_with(gt_masks=mask), num_classes=1, like=torch.zeros(1, 3, 12, 16))
-    assert without.extra == {}
+    targets_without_masks = Targets.from_inputs(
+        inputs_with(gt_masks=mask), num_classes=1, like=torch.zeros(1, 3, 12, 16)
+    )
+    assert targets_without_masks.extra == {}
 
 
-def test_masks_that_are_missing_or_of_another_number_are_refused():
+def test_missing_masks_and_wrong_numbers_of_masks_raise_an_error():
     like = torch.zeros(1, 3, 8, 10)
     with pytest.raises(ValueError, match=r"a\.jpg.*gt_masks"):
         Targets.from_inputs(inputs_with(), num_classes=1, like=like, with_masks=True)
     record = inputs_with()
     record[0]["instances"]._fields["gt_masks"] = random_masks(2, 8, 10)
-    with pytest.raises(ValueError, match=r"a\.jpg has 2 masks.*1 objects"):
+    with pytest.raises(ValueError, match=r"a\.jpg.*2 masks.*1 objects"):
         Targets.from_inputs(record, num_classes=1, like=like, with_masks=True)
 
 
-def test_transformers_agrees_on_losses_and_matches(monkeypatch):
+def test_losses_and_matches_agree_with_transformers(monkeypatch):
     modeling = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
     from transformers import Mask2FormerConfig
 
     monkeypatch.setattr(masks, "draw_points", fixed_points)
     (predictions,), targets = random_predictions(), random_targets()
-    whole, objects = whole_logits(predictions), targets.extra["masks"].split(targets.sizes)
+    logits, objects = whole_logits(predictions), targets.extra["masks"].split(targets.sizes)
     monkeypatch.setattr(torch, "rand", lambda *shape, device=None: fixed_points(*shape).contiguous())
-    # Both have no cost of classes.
+    # Neither matcher uses a class cost.
     matcher = modeling.Mask2FormerHungarianMatcher(cost_class=0.0, cost_mask=5.0, cost_dice=5.0, num_points=16)
-    pairs = matcher(whole, predictions.logits, objects, targets.labels.split(targets.sizes))
+    pairs = matcher(logits, predictions.logits, objects, targets.labels.split(targets.sizes))
     config = Mask2FormerConfig(train_num_points=16, oversample_ratio=3.0, importance_sample_ratio=0.75)
-    theirs = modeling.Mask2FormerLoss(config, {}).loss_masks(
-        whole, [one.double() for one in objects], pairs, len(targets)
+    expected = modeling.Mask2FormerLoss(config, {}).loss_masks(
+        logits, [mask.double() for mask in objects], pairs, len(targets)
     )
-    ours = criterion_of_masks()
-    ours.matcher.costs.pop("label")
-    match = ours.match({"": predictions}, targets)[""]
+    criterion = criterion_of_masks()
+    criterion.matcher.costs.pop("label")
+    match = criterion.match({"": predictions}, targets)[""]
     assert match.image.tolist() == [0, 0, 0, 1, 1]
     assert match.query.tolist() == torch.cat([query for query, _ in pairs]).tolist()
     assert match.target.tolist() == torch.cat([pairs[0][1], pairs[1][1] + 3]).tolist()
-    losses = ours({"": predictions}, targets)
-    assert_close(losses, {name: 5 * value for name, value in theirs.items()})
+    losses = criterion({"": predictions}, targets)
+    assert_close(losses, {name: 5 * value for name, value in expected.items()})

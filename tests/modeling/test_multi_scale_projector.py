@@ -28,14 +28,14 @@ def random_maps(height=6, width=4):
 
 
 @pytest.mark.parametrize("norm", ["BN", "LN"])
-def test_levels_have_their_scales(norm):
+def test_levels_have_the_requested_scales(norm):
     maps = make(scales=[2.0, 1.0, 0.5], norm=norm)(random_maps())
-    assert [tuple(one.shape) for one in maps] == [(2, 12, 12, 8), (2, 12, 6, 4), (2, 12, 3, 2)]
-    for one in maps:  # normalised, then scaled and shifted channel by channel
-        assert one.isfinite().all()
+    assert [tuple(level.shape) for level in maps] == [(2, 12, 12, 8), (2, 12, 6, 4), (2, 12, 3, 2)]
+    for level in maps:  # after the norm and the affine parameters of each channel
+        assert level.isfinite().all()
 
 
-def slow_norm(module, x):
+def norm_by_formula(module, x):
     """Batch norm by running statistics, or layer norm of the channels of each cell."""
     if isinstance(module, nn.BatchNorm2d):
         return F.batch_norm(x, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, 1e-5)
@@ -49,32 +49,32 @@ def test_a_level_is_fused_as_in_the_paper(norm):
     fusion = neck.fusions[0]
 
     def block(module, x):
-        return F.silu(slow_norm(module.norm, F.conv2d(x, module.conv.weight, padding=module.conv.padding)))
+        return F.silu(norm_by_formula(module.norm, F.conv2d(x, module.conv.weight, padding=module.conv.padding)))
 
     x = block(fusion.conv1, torch.cat(list(maps.values()), 1))
     parts = [x[:, :6], x[:, 6:]]
     for first, second in fusion.bottlenecks:
         parts.append(block(second, block(first, parts[-1])))
-    want = slow_norm(neck.norms[0], block(fusion.conv2, torch.cat(parts, 1)))
-    assert_close(neck(maps)[0], want)
+    expected = norm_by_formula(neck.norms[0], block(fusion.conv2, torch.cat(parts, 1)))
+    assert_close(neck(maps)[0], expected)
 
 
-def test_wide_maps_are_squeezed_before_they_are_doubled():
+def test_wide_maps_are_reduced_before_upsampling():
     wide, narrow = make(scales=[2.0], squeeze_above=7), make(scales=[2.0], squeeze_above=8)
-    assert [len(one) for one in wide.resamplers[0]] == [2, 2]
-    assert [len(one) for one in narrow.resamplers[0]] == [1, 1]
+    assert [len(layers) for layers in wide.resamplers[0]] == [2, 2]
+    assert [len(layers) for layers in narrow.resamplers[0]] == [1, 1]
     assert wide.fusions[0].conv1.conv.in_channels == 2 * 2
     assert narrow.fusions[0].conv1.conv.in_channels == 2 * 4
     assert wide(random_maps())[0].shape == narrow(random_maps())[0].shape == (2, 12, 12, 8)
-    assert [len(one) for one in make(scales=[2.0], squeeze_above=None).resamplers[0]] == [1, 1]
+    assert [len(layers) for layers in make(scales=[2.0], squeeze_above=None).resamplers[0]] == [1, 1]
 
 
-def test_deployed_it_gives_the_same():
+def test_a_deployed_projector_gives_the_same_output():
     neck, maps = make(scales=[2.0, 0.5]), random_maps()
-    want = neck(maps)
+    expected = neck(maps)
     convert_to_deploy(neck)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in neck.modules())
-    assert_close(neck(maps), want)
+    assert_close(neck(maps), expected)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,11 @@ def test_deployed_it_gives_the_same():
         ({"in_channels": {"block0": 7}, "scales": [2.0]}, "7 channels"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, message):
+def test_invalid_arguments_raise_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         MultiScaleProjector(**{"in_channels": CHANNELS, "out_channels": 12, **arguments})
 
 
-def test_maps_that_are_missing_are_named():
+def test_errors_name_missing_maps():
     with pytest.raises(ValueError, match=r"\['block2'\].*\['block0'\]"):
         make()({"block0": random_maps()["block0"]})

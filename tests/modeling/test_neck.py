@@ -15,7 +15,7 @@ def channels(*names):
     return {name: FEATURES[name].shape[1] for name in names}
 
 
-def test_levels_and_extra_levels():
+def test_extra_levels_halve_the_last_feature():
     neck = ChannelMapper(
         in_channels=channels("res3", "res5"),
         out_channels=6,
@@ -35,12 +35,12 @@ def test_levels_and_extra_levels():
     assert neck.extra_convs[1][0].in_channels == 6
 
 
-def test_defaults_are_one_projection_per_feature():
+def test_the_default_is_one_projection_per_feature():
     levels = ChannelMapper(in_channels=channels("res4"), out_channels=6)(FEATURES)
     assert [tuple(level.shape) for level in levels] == [(2, 6, 8, 10)]
 
 
-def test_convolutions_begin_as_deformable_detrs():
+def test_initial_weights_are_those_of_deformable_detr():
     torch.manual_seed(0)
     neck = ChannelMapper(in_channels={"res5": 300}, out_channels=200, num_outs=2)
     for convolution in (neck.convs[0][0], neck.extra_convs[0][0]):
@@ -55,7 +55,7 @@ def test_convolutions_begin_as_deformable_detrs():
 def test_errors():
     with pytest.raises(ValueError, match="at least one input feature"):
         ChannelMapper(in_channels={}, out_channels=6)
-    with pytest.raises(ValueError, match="num_outs=1 is below the number of input features, 2"):
+    with pytest.raises(ValueError, match="num_outs=1 is below.*2"):
         ChannelMapper(in_channels=channels("res3", "res4"), out_channels=6, num_outs=1)
-    with pytest.raises(ValueError, match=r"expects \['res2'\], but the backbone returns \['res3', 'res4', 'res5'\]"):
+    with pytest.raises(ValueError, match=r"expects \['res2'\].*\['res3', 'res4', 'res5'\]"):
         ChannelMapper(in_channels={"res2": 4}, out_channels=6)(FEATURES)

@@ -22,13 +22,13 @@ def test_stages_have_their_strides_and_channels(depth):
     assert [tuple(level.shape[-2:]) for level in maps.values()] == [(18, 25), (9, 13), (5, 7), (3, 4)]
 
 
-def test_stages_that_nothing_needs_are_not_built():
+def test_stages_without_outputs_are_not_built():
     model = on_meta(depth=18, out_features=["res3"])
     assert len(model.stages) == 2
     assert presnet_channels(depth=50, out_features=["res3", "res5"]) == {"res3": 512, "res5": 2048}
 
 
-def test_shortcuts_average_before_they_project():
+def test_shortcuts_average_before_the_projection():
     model = PResNet(depth=18, norm="BN", freeze_at=0).eval()
     first, second = model.stages[1]
     assert isinstance(second.shortcut, nn.Identity)
@@ -36,7 +36,7 @@ def test_shortcuts_average_before_they_project():
     nn.init.zeros_(first.convs[-1].norm.weight)
     means = nn.functional.avg_pool2d(nn.functional.pad(x, (0, 1, 0, 1), mode="replicate"), 2)
     assert_close(first(x)[..., :2, :3], first.shortcut(means)[..., :2, :3].relu())
-    edge = x[:, :, -1:, -1:]  # at the border, the mean of what is there
+    edge = x[:, :, -1:, -1:]  # at the border, the mean covers the existing pixels only
     assert_close(first(x)[..., -1:, -1:], first.shortcut(edge).relu())
 
 
@@ -61,12 +61,12 @@ def test_frozen_norms_are_folded_into_convolutions_and_keep_their_names():
         assert_close(frozen(image)[name], level, rtol=1e-4, atol=1e-4)
 
 
-def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="depth=152; choices: 18, 34, 50, 101"):
+def test_invalid_arguments_and_weights_raise_an_error(tmp_path):
+    with pytest.raises(ValueError, match="depth=152.*18, 34, 50, 101"):
         PResNet(depth=152)
     with pytest.raises(ValueError, match="norm='BM'.*BN"):
         PResNet(depth=18, norm="BM")
-    with pytest.raises(ValueError, match="freeze_at=-1 .* 0 "):
+    with pytest.raises(ValueError, match="freeze_at=-1 .*0 "):
         PResNet(depth=18, freeze_at=-1)
     with pytest.raises(ValueError, match="'res1'"):
         PResNet(depth=18, out_features=["res1"])

@@ -36,21 +36,21 @@ def heads_for_encoder(**arguments):
     return heads
 
 
-def test_anchors_lie_around_their_tokens_and_double_with_the_level():
+def test_anchors_are_centred_at_their_tokens_and_double_with_each_level():
     anchors, proposes = token_anchors(levels_of(((1, 2), [(1, 2)]), ((1, 1), [(1, 1)])))
     expected = [[0.25, 0.5, 0.05, 0.05], [0.75, 0.5, 0.05, 0.05], [0.5, 0.5, 0.1, 0.1]]
     assert_close(anchors, torch.tensor([expected]))
     assert proposes.tolist() == [[True, True, True]]
 
 
-def test_padding_proposes_nothing():
+def test_padding_gives_no_proposals():
     anchors, proposes = token_anchors(levels_of(((2, 2), [(2, 2), (2, 1)])))
     assert proposes.tolist() == [[True] * 4, [True, False, True, False]]
-    # An image of one column has its centre there.
+    # An image of one column has its cell centres at x = 0.5.
     assert_close(anchors[1, 0], torch.tensor([0.5, 0.25, 0.05, 0.05]))
 
 
-def test_tokens_at_the_border_propose_nothing():
+def test_tokens_at_the_border_give_no_proposals():
     # The centres of the outermost of 60 columns are 1/120 < 0.01 from the border.
     _, proposes = token_anchors(levels_of(((1, 60), [(1, 60)])))
     assert proposes.tolist() == [[False, *[True] * 58, False]]
@@ -58,34 +58,34 @@ def test_tokens_at_the_border_propose_nothing():
     assert proposes.all()
 
 
-def test_tokens_of_levels_whose_anchors_exceed_the_image_propose_nothing():
+def test_levels_with_anchors_larger_than_the_image_give_no_proposals():
     levels = levels_of(*[((1, 1), [(1, 1)])] * 6)
     anchors, proposes = token_anchors(levels)
     assert_close(anchors[0, :, 2], torch.tensor([0.05, 0.1, 0.2, 0.4, 0.8, 1.6]))
     assert proposes.tolist() == [[True, True, True, True, True, False]]
 
 
-def test_proposals_are_anchors_moved_by_the_head():
+def test_proposals_are_anchors_refined_by_the_head():
     levels = levels_of(((2, 2), [(2, 2), (2, 1)]))
     heads, module = heads_for_encoder(), EncoderProposals(8)
     tokens = torch.randn(2, 4, 8)
-    tokens[1, 1::2] = torch.nan  # what padding holds must not matter
-    found = module(Memory(tokens, None, levels.padding, levels))
+    tokens[1, 1::2] = torch.nan  # the contents of padding must not matter
+    proposals = module(Memory(tokens, None, levels.padding, levels))
     anchors, proposes = token_anchors(levels)
-    assert_close(found.anchors, anchors)
-    assert_close(found.proposes, proposes)
+    assert_close(proposals.anchors, anchors)
+    assert_close(proposals.proposes, proposes)
     projected = module.enc_output_norm(module.enc_output(tokens))
-    assert_close(found.tokens[proposes], projected[proposes])
-    nothing = module.enc_output_norm(module.enc_output.bias)
-    assert_close(found.tokens[~proposes], nothing.expand(2, 8))
-    output = heads.propose(*found)
-    assert_close(output.logits, heads.class_embed[-1](found.tokens))
-    moved = refine(heads.bbox_embed[-1](found.tokens), anchors)
-    assert_close(output.boxes[proposes], moved[proposes])
+    assert_close(proposals.tokens[proposes], projected[proposes])
+    projected_zero = module.enc_output_norm(module.enc_output.bias)
+    assert_close(proposals.tokens[~proposes], projected_zero.expand(2, 8))
+    output = heads.propose(*proposals)
+    assert_close(output.logits, heads.class_embed[-1](proposals.tokens))
+    refined = refine(heads.bbox_embed[-1](proposals.tokens), anchors)
+    assert_close(output.boxes[proposes], refined[proposes])
     assert_close(output.boxes[~proposes], torch.ones(2, 4), rtol=0, atol=0)
 
 
-def test_boxes_of_tokens_that_propose_nothing_have_gradients_of_zero():
+def test_boxes_of_tokens_without_proposals_have_zero_gradients():
     levels = levels_of(((1, 2), [(1, 2), (1, 1)]))
     heads, module = heads_for_encoder(), EncoderProposals(8)
     boxes = heads.propose(*module(Memory(torch.randn(2, 2, 8), None, levels.padding, levels))).boxes
@@ -94,7 +94,7 @@ def test_boxes_of_tokens_that_propose_nothing_have_gradients_of_zero():
     assert_close(heads.bbox_embed[-1].layers[-1].bias.grad, torch.zeros(4))
 
 
-def test_proposals_need_levels():
+def test_proposals_without_levels_raise_an_error():
     with pytest.raises(ValueError, match="feature levels"):
         EncoderProposals(8)(Memory(torch.zeros(1, 2, 8), None, None))
 
@@ -104,19 +104,19 @@ SCORES = torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.9, 0.1, 0.2, 0.3]])
 WHOLE = levels_of(((2, 2), [(2, 2), (2, 2)]))
 
 
-def test_the_best_tokens_come_in_the_order_of_their_scores():
+def test_the_best_tokens_are_sorted_by_their_scores():
     best = topk_tokens(SCORES, 2, WHOLE)
     assert best.tolist() == [[1, 2], [0, 3]]
     assert gather_tokens(TOKENS, best)[..., 0].tolist() == [[1, 2], [4, 7]]
     assert gather_tokens(TOKENS.expand(2, 4, 3), best).shape == (2, 2, 3)
 
 
-def test_there_are_no_more_best_tokens_than_tokens():
+def test_the_number_of_best_tokens_is_limited_by_the_number_of_tokens():
     assert gather_tokens(TOKENS, topk_tokens(SCORES, 9, WHOLE))[..., 0].tolist() == [[1, 2, 3, 0], [4, 7, 6, 5]]
 
 
-def test_padding_is_taken_last_unless_the_published_way_is_asked_for():
-    sizes = [(2, 2), (1, 1)]  # of the second image only the first token is inside
+def test_padding_is_selected_last_except_as_published():
+    sizes = [(2, 2), (1, 1)]  # only the first token of the second image is not padding
     scores = torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.1, 0.9, 0.2, 0.3]])
     best = topk_tokens(scores, 3, levels_of(((2, 2), sizes)))
     assert best[0].tolist() == [1, 2, 3]
@@ -126,20 +126,20 @@ def test_padding_is_taken_last_unless_the_published_way_is_asked_for():
     assert published.tolist() == [[1, 2, 3], [1, 3, 2]]
 
 
-def test_padding_that_was_taken_is_known():
+def test_taken_padding_marks_selected_padding():
     levels = levels_of(((2, 2), [(2, 2), (1, 2)]))
     assert taken_padding(topk_tokens(SCORES, 2, levels), levels) is None
     best = topk_tokens(SCORES, 3, levels)
     assert taken_padding(best, levels).tolist() == [[False] * 3, [False, False, True]]
-    for other in (WHOLE, levels_of(((2, 2), [(2, 2), (1, 2)]), as_published=True)):
-        assert taken_padding(topk_tokens(SCORES, 3, other), other) is None
+    for levels_without_padding in (WHOLE, levels_of(((2, 2), [(2, 2), (1, 2)]), as_published=True)):
+        assert taken_padding(topk_tokens(SCORES, 3, levels_without_padding), levels_without_padding) is None
 
 
-def test_what_is_selected_is_recorded_and_may_be_chosen_otherwise():
+def test_selected_tokens_are_recorded_and_the_selection_can_be_replaced():
     with record_selected_tokens() as selected:
-        found = [topk_tokens(SCORES, number, WHOLE) for number in (2, 9)]
-    assert [one.tolist() for one in selected] == [one.tolist() for one in found]
-    assert found[0].tolist() == [[1, 2], [0, 3]]
+        expected = [topk_tokens(SCORES, number, WHOLE) for number in (2, 9)]
+    assert [indices.tolist() for indices in selected] == [indices.tolist() for indices in expected]
+    assert expected[0].tolist() == [[1, 2], [0, 3]]
     with select_tokens_by(lambda scores, number: highest(-scores, number)):
         assert topk_tokens(SCORES, 2, WHOLE).tolist() == [[0, 3], [1, 2]]
     assert topk_tokens(SCORES, 2, WHOLE).tolist() == [[1, 2], [0, 3]]
@@ -147,7 +147,7 @@ def test_what_is_selected_is_recorded_and_may_be_chosen_otherwise():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_precisions(dtype):
+def test_proposals_have_the_precision_of_the_model_and_boxes_at_least_float32(dtype):
     levels = levels_of(((2, 2), [(2, 2), (2, 1)]))
     heads, module = heads_for_encoder().to(dtype), EncoderProposals(8).to(dtype)
     output = heads.propose(*module(Memory(torch.randn(2, 4, 8, dtype=dtype), None, levels.padding, levels)))

@@ -12,7 +12,7 @@ CHANNELS = 3
 
 
 def block(suffix, size, *, reference=4, batch=2, **fields):
-    """Queries of random numbers; `reference` coordinates, 0 for none."""
+    """A block of random queries; `reference` is the number of coordinates, 0 for no references."""
     generator = torch.Generator().manual_seed(size + len(suffix))
     content = torch.rand(batch, size, CHANNELS, generator=generator)
     boxes = torch.rand(batch, size, reference, generator=generator) if reference else None
@@ -30,27 +30,27 @@ def layer_of(queries, seed):
     return LayerOutput(logits, boxes, {"masks": masks})
 
 
-def who_sees_whom(blocks, batch):
+def attention_in_a_loop(blocks, batch):
     """(B, Q, Q) bool by a loop over pairs, True = attended."""
-    places = [(one, index) for one in blocks for index in range(one.size)]
-    sees = torch.zeros(batch, len(places), len(places), dtype=torch.bool)
+    block_queries = [(query_block, index) for query_block in blocks for index in range(query_block.size)]
+    sees = torch.zeros(batch, len(block_queries), len(block_queries), dtype=torch.bool)
     for image in range(batch):
-        for (row, (one, i)), (column, (other, j)) in itertools.product(enumerate(places), repeat=2):
-            if one.suffix != other.suffix:
-                sees[image, row, column] = other.suffix in one.sees
-            elif one.mask is not None:
-                mask = one.mask if one.mask.dim() == 2 else one.mask[image]
+        for (row, (query_block, i)), (column, (key_block, j)) in itertools.product(enumerate(block_queries), repeat=2):
+            if query_block.suffix != key_block.suffix:
+                sees[image, row, column] = key_block.suffix in query_block.sees
+            elif query_block.mask is not None:
+                mask = query_block.mask if query_block.mask.dim() == 2 else query_block.mask[image]
                 sees[image, row, column] = not mask[i, j]
             else:
-                size = one.size // one.num_groups
+                size = query_block.size // query_block.num_groups
                 sees[image, row, column] = i // size == j // size
-            if other.padding is not None and other.padding[image, j] and row != column:
+            if key_block.padding is not None and key_block.padding[image, j] and row != column:
                 sees[image, row, column] = False
     return sees
 
 
-def attended(queries):
-    """(B, Q, Q) bool, by the mask or by the groups that are folded into the batch."""
+def actual_attention(queries):
+    """(B, Q, Q) bool, from the mask or from the groups that are folded into the batch, True = attended."""
     batch, total = queries.content.shape[:2]
     if queries.num_groups > 1:
         assert queries.attn_mask is None
@@ -67,44 +67,44 @@ def attended(queries):
 def test_blocks_are_joined_in_their_order():
     first, second = block("_dn*", 3, position=torch.rand(2, 3, 6)), block("", 4, position=torch.rand(2, 4, 6))
     queries = Queries([None, first, None, second])
-    assert [one.suffix for one in queries.blocks] == ["_dn*", ""]
+    assert [joined_block.suffix for joined_block in queries.blocks] == ["_dn*", ""]
     for name in ("content", "reference", "position"):
         joined = getattr(queries, name)
         assert_close(joined[:, :3], getattr(first, name), rtol=0, atol=0)
         assert_close(joined[:, 3:], getattr(second, name), rtol=0, atol=0)
 
 
-def test_a_block_alone_is_taken_as_it_is():
-    one = block("", 4)
-    queries = Queries([one, None])
-    assert queries.content is one.content
-    assert queries.reference is one.reference
+def test_a_single_block_is_not_copied():
+    single_block = block("", 4)
+    queries = Queries([single_block, None])
+    assert queries.content is single_block.content
+    assert queries.reference is single_block.reference
     assert queries.position is None
     assert (queries.attn_mask, queries.num_groups) == (None, 1)
 
 
 @pytest.mark.parametrize("sizes", [(3, 4), (0, 4), (3, 4, 1), (4,)])
 @pytest.mark.parametrize("aux_loss", [True, False])
-def test_what_comes_out_is_split_as_what_went_in(sizes, aux_loss):
+def test_outputs_are_split_into_the_joined_blocks(sizes, aux_loss):
     blocks = [block(suffix, size) for suffix, size in zip(("_dn*", "", "_one2many"), sizes[-3:], strict=False)]
     queries = Queries(blocks)
     layers = [layer_of(queries, seed) for seed in range(3)]
-    named = queries.split(layers, aux_loss=aux_loss)
+    predictions = queries.split(layers, aux_loss=aux_loss)
     numbers = ["", "_0", "_1"] if aux_loss else [""]
-    wanted = {"_dn*": [f"_dn{n}" for n in numbers], "": numbers, "_one2many": [f"{n}_one2many" for n in numbers]}
-    assert list(named) == [name for one in blocks for name in wanted[one.suffix]]
+    expected = {"_dn*": [f"_dn{n}" for n in numbers], "": numbers, "_one2many": [f"{n}_one2many" for n in numbers]}
+    assert list(predictions) == [name for part in blocks for name in expected[part.suffix]]
     for index, layer in enumerate(layers if aux_loss else layers[-1:]):
         number = "" if layer is layers[-1] else f"_{index}"
         names = {"_dn*": f"_dn{number}", "": number, "_one2many": f"{number}_one2many"}
-        of_layer = [named[names[one.suffix]] for one in blocks]
-        assert [one.logits.shape[1] for one in of_layer] == list(sizes)
-        assert_close(torch.cat([one.logits for one in of_layer], 1), layer.logits, rtol=0, atol=0)
-        assert_close(torch.cat([one.boxes for one in of_layer], 1), layer.boxes, rtol=0, atol=0)
-        masks = torch.cat([one.extra["masks"] for one in of_layer], 1)
+        layer_predictions = [predictions[names[part.suffix]] for part in blocks]
+        assert [part.logits.shape[1] for part in layer_predictions] == list(sizes)
+        assert_close(torch.cat([part.logits for part in layer_predictions], 1), layer.logits, rtol=0, atol=0)
+        assert_close(torch.cat([part.boxes for part in layer_predictions], 1), layer.boxes, rtol=0, atol=0)
+        masks = torch.cat([part.extra["masks"] for part in layer_predictions], 1)
         assert_close(masks, layer.extra["masks"], rtol=0, atol=0)
 
 
-def test_predictions_are_matched_and_weighted_as_their_block_says():
+def test_predictions_inherit_matching_and_weights_from_their_block():
     targets = Targets(torch.zeros(1, dtype=torch.int64), torch.rand(1, 4), [1, 0])
     match = Match(*torch.zeros(3, 1, dtype=torch.int64))
     weight = torch.rand(2, 4)
@@ -112,96 +112,106 @@ def test_predictions_are_matched_and_weighted_as_their_block_says():
         block("", 6, num_groups=2, repeats=2),
         block("_dn*", 4, targets=targets, match=match, repeats=3, weight=0.5, query_weight=weight, num_groups=2),
     ]
-    named = Queries(blocks).split([layer_of(Queries(blocks), seed) for seed in range(2)])
+    predictions_by_name = Queries(blocks).split([layer_of(Queries(blocks), seed) for seed in range(2)])
     for name in ("", "_0"):
-        one = named[name]
-        assert (one.targets, one.match, one.num_groups, one.repeats, one.weight) == (None, None, 2, 2, 1.0)
-        assert one.query_weight is None
+        prediction = predictions_by_name[name]
+        assert (
+            prediction.targets,
+            prediction.match,
+            prediction.num_groups,
+            prediction.repeats,
+            prediction.weight,
+        ) == (None, None, 2, 2, 1.0)
+        assert prediction.query_weight is None
     for name in ("_dn", "_dn_0"):
-        one = named[name]
-        assert one.targets is targets
-        assert one.match is match
-        assert one.query_weight is weight
-        assert (one.num_groups, one.repeats, one.weight) == (1, 3, 0.5)  # what is matched has no groups to match
+        prediction = predictions_by_name[name]
+        assert prediction.targets is targets
+        assert prediction.match is match
+        assert prediction.query_weight is weight
+        # A block that is already matched has no groups to match.
+        assert (prediction.num_groups, prediction.repeats, prediction.weight) == (1, 3, 0.5)
 
 
-def test_gradients_reach_the_block_that_they_come_from():
+def test_gradients_of_predictions_reach_their_block_only():
     first, second = block("_dn*", 3), block("", 4)
-    for one in (first, second):
-        one.content.requires_grad_()
+    for query_block in (first, second):
+        query_block.content.requires_grad_()
     queries = Queries([first, second])
     logits = queries.content * 2
-    named = queries.split([LayerOutput(logits, queries.reference, {})])
-    named["_dn"].logits.sum().backward()
+    predictions = queries.split([LayerOutput(logits, queries.reference, {})])
+    predictions["_dn"].logits.sum().backward()
     assert_close(first.content.grad, torch.full_like(first.content, 2.0))
     assert not second.content.grad.any()
 
 
-# Who attends to whom
+# Attention between blocks
 
 MASKED = {
     "denoising": [("_dn*", 4, {"sees": ("",), "mask": random_mask(4, 4)}), ("", 5, {})],
     "denoising of each image": [("_dn*", 4, {"sees": ("",), "mask": random_mask(2, 4, 4)}), ("", 5, {})],
     "two masks": [("_a", 2, {"mask": random_mask(2, 2)}), ("_b", 3, {"mask": random_mask(2, 3, 3)}), ("", 4, {})],
     "both see each other": [("_a", 2, {"sees": ("",)}), ("", 3, {"sees": ("_a",)})],
-    "groups of other sizes": [("", 6, {"num_groups": 2}), ("_one2many", 4, {})],
+    "groups and a block of another size": [("", 6, {"num_groups": 2}), ("_one2many", 4, {})],
     "groups and denoising": [("_dn*", 3, {"sees": ("",), "mask": random_mask(3, 3)}), ("", 6, {"num_groups": 3})],
-    "groups that are seen and see": [("", 4, {"num_groups": 2, "sees": ("_b",)}), ("_b", 2, {"sees": ("",)})],
+    "groups that see another block and are seen by it": [
+        ("", 4, {"num_groups": 2, "sees": ("_b",)}),
+        ("_b", 2, {"sees": ("",)}),
+    ],
     "no denoising queries": [("_dn*", 0, {"sees": ("",), "mask": random_mask(0, 0)}), ("", 4, {})],
-    "one that is masked": [("", 4, {"mask": random_mask(4, 4)})],
-    "one that is masked for each image": [("", 4, {"mask": random_mask(2, 4, 4)})],
+    "a masked block": [("", 4, {"mask": random_mask(4, 4)})],
+    "a block with a mask for each image": [("", 4, {"mask": random_mask(2, 4, 4)})],
     "a mask instead of groups": [("", 4, {"num_groups": 2, "mask": random_mask(4, 4)})],
     "a mask, and blocks of its size": [
         ("_a", 4, {"mask": random_mask(4, 4)}),
         ("", 4, {}),
         ("_b", 8, {"num_groups": 2}),
     ],
-    "two of other sizes": [("_a", 2, {}), ("", 3, {})],
-    "an empty one": [("_a", 0, {}), ("", 3, {})],
+    "two blocks of different sizes": [("_a", 2, {}), ("", 3, {})],
+    "an empty block": [("_a", 0, {}), ("", 3, {})],
     "padding": [("", 4, {"padding": random_mask(2, 4)})],
     "padding in groups": [("", 6, {"num_groups": 2, "padding": random_mask(2, 6)})],
-    "padding in one of two": [("_a", 3, {"padding": random_mask(2, 3), "sees": ("",)}), ("", 3, {})],
-    "padding in a masked one": [("", 4, {"padding": random_mask(2, 4), "mask": random_mask(4, 4, seed=1)})],
-    "nothing but padding": [("", 3, {}), ("_b", 2, {"padding": torch.ones(2, 2, dtype=torch.bool)})],
+    "padding in one of two blocks": [("_a", 3, {"padding": random_mask(2, 3), "sees": ("",)}), ("", 3, {})],
+    "padding in a masked block": [("", 4, {"padding": random_mask(2, 4), "mask": random_mask(4, 4, seed=1)})],
+    "a block of padding only": [("", 3, {}), ("_b", 2, {"padding": torch.ones(2, 2, dtype=torch.bool)})],
 }
 FOLDED = {
     "groups": (3, [("", 6, {"num_groups": 3})]),
     "groups and a block of their size": (4, [("", 6, {"num_groups": 3}), ("_b", 2, {})]),
-    "groups of one size": (5, [("", 6, {"num_groups": 3}), ("_b", 4, {"num_groups": 2})]),
-    "blocks of one size": (2, [("_a", 3, {}), ("", 3, {})]),
+    "two blocks with groups of the same size": (5, [("", 6, {"num_groups": 3}), ("_b", 4, {"num_groups": 2})]),
+    "two blocks of the same size": (2, [("_a", 3, {}), ("", 3, {})]),
 }
 
 
 @pytest.mark.parametrize("case", MASKED)
-def test_who_is_masked_from_whom(case):
+def test_masks_agree_with_a_loop_over_pairs(case):
     blocks = [block(suffix, size, **fields) for suffix, size, fields in MASKED[case]]
     queries = Queries(blocks)
     assert queries.num_groups == 1
     assert queries.attn_mask.dtype == torch.bool
-    assert_close(attended(queries), who_sees_whom(blocks, 2))
-    per_image = any(one.padding is not None or (one.mask is not None and one.mask.dim() == 3) for one in blocks)
+    assert_close(actual_attention(queries), attention_in_a_loop(blocks, 2))
+    per_image = any(part.padding is not None or (part.mask is not None and part.mask.dim() == 3) for part in blocks)
     assert queries.attn_mask.dim() == 2 + per_image
 
 
 @pytest.mark.parametrize("case", FOLDED)
-def test_groups_of_one_size_are_folded_into_the_batch(case):
-    number, given = FOLDED[case]
-    blocks = [block(suffix, size, **fields) for suffix, size, fields in given]
+def test_groups_of_the_same_size_are_folded_into_the_batch(case):
+    number, specifications = FOLDED[case]
+    blocks = [block(suffix, size, **fields) for suffix, size, fields in specifications]
     queries = Queries(blocks)
     assert (queries.num_groups, queries.attn_mask) == (number, None)
-    assert_close(attended(queries), who_sees_whom(blocks, 2))
+    assert_close(actual_attention(queries), attention_in_a_loop(blocks, 2))
 
 
-def test_a_masked_block_stays_masked_when_it_is_joined_to_others():
+def test_the_mask_of_a_block_is_kept_when_blocks_are_joined():
     mask = random_mask(4, 4)
-    for others in ([], [block("_b", 3)], [block("_b", 4)], [block("_b", 3, sees=("",)), block("_c", 2)]):
-        queries = Queries([block("", 4, mask=mask), *others])
+    for other_blocks in ([], [block("_b", 3)], [block("_b", 4)], [block("_b", 3, sees=("",)), block("_c", 2)]):
+        queries = Queries([block("", 4, mask=mask), *other_blocks])
         assert_close(queries.attn_mask[:4, :4], mask)
         assert queries.attn_mask[:4, 4:].all()
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_who_sees_whom_in_random_blocks(seed):
+def test_masks_of_random_blocks_agree_with_a_loop_over_pairs(seed):
     generator = torch.Generator().manual_seed(seed)
 
     def draw(high):
@@ -214,26 +224,26 @@ def test_who_sees_whom_in_random_blocks(seed):
         size = groups * (1 + draw(2))
         shapes = [None, None, (size, size), (2, size, size)]
         shape = shapes[draw(4)]
-        sees = tuple(other for other in suffixes if other != suffix and draw(4) == 0)
+        sees = tuple(suffix_of_other for suffix_of_other in suffixes if suffix_of_other != suffix and draw(4) == 0)
         mask = None if shape is None else random_mask(*shape, seed=seed)
         blocks.append(block(suffix, size, num_groups=groups, sees=sees, mask=mask))
     queries = Queries(blocks)
-    assert_close(attended(queries), who_sees_whom(blocks, 2))
+    assert_close(actual_attention(queries), attention_in_a_loop(blocks, 2))
 
 
-def test_masks_of_blocks_are_left_alone():
+def test_masks_of_blocks_are_not_modified():
     mask = random_mask(4, 4)
     before = mask.clone()
     Queries([block("_dn*", 4, mask=mask, sees=("",)), block("", 2)])
     assert_close(mask, before)
 
 
-def test_queries_can_be_copied_and_stored():
+def test_queries_can_be_copied_and_pickled():
     queries = Queries([block("_dn*", 4, mask=random_mask(4, 4), sees=("",)), block("", 2)])
-    for other in (copy.deepcopy(queries), pickle.loads(pickle.dumps(queries))):
-        assert_close(other.attn_mask, queries.attn_mask)
-        assert_close(other.content, queries.content)
-        assert [one.suffix for one in other.blocks] == ["_dn*", ""]
+    for copied in (copy.deepcopy(queries), pickle.loads(pickle.dumps(queries))):
+        assert_close(copied.attn_mask, queries.attn_mask)
+        assert_close(copied.content, queries.content)
+        assert [copied_block.suffix for copied_block in copied.blocks] == ["_dn*", ""]
 
 
 # Errors
@@ -245,7 +255,7 @@ def test_errors():
         ([None], "at least one block"),
         ([block("", 2), block("", 3)], "the same suffix"),
         ([block("", 2, sees=("_dn",)), block("_dn*", 3)], "'' see '_dn', .*'_dn\\*'"),
-        ([block("", 7, num_groups=2)], "7 queries '' cannot be divided into num_groups=2"),
+        ([block("", 7, num_groups=2)], "7 queries '' cannot be divided.*num_groups=2"),
         ([block("", 2), block("_dn*", 3, reference=0)], "1 of 2 .* reference"),
         ([block("", 2, position=torch.zeros(2, 2, 3)), block("_dn*", 3)], "1 of 2 .* position"),
     ):

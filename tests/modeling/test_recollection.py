@@ -1,4 +1,4 @@
-"""Recollection: what layers decode in training besides the results of the layer before."""
+"""Recollection: in training, layers also decode outputs of stages before the previous one."""
 
 from dataclasses import replace
 
@@ -28,8 +28,8 @@ def memory():
     return Memory(torch.randn(2, 7, C, dtype=torch.float64), torch.randn(1, 7, C, dtype=torch.float64), padding)
 
 
-def test_schedules():
-    # The numbers of sets that layers take, and of all outputs, as in detrex.
+def test_schedules_are_those_of_detrex():
+    # The sets that each layer takes, and the number of all outputs, as in detrex.
     starts, ends = [0, 0, 1, 2, 4, 7], [1, 2, 4, 7, 12, 20]
     assert [end - start for start, end in zip(starts, ends, strict=True)] == [1, 2, 3, 5, 8, 13]
     sizes, first = [1], [0]
@@ -57,17 +57,17 @@ def test_schedules():
         ([[0], [1], [2, 3], [3]], r"recollection\[2\] is \[2, 3\]"),
     ],
 )
-def test_what_is_no_schedule_is_refused(schedule, match):
+def test_invalid_schedules_raise_an_error(schedule, match):
     with pytest.raises(ValueError, match=match):
         build(recollection=schedule)
 
 
-def slow_outputs(decoder, heads, queries, memory, schedule):
-    """Set after set: a layer call of its own for each, and the formulas written out."""
+def outputs_in_a_loop(decoder, heads, queries, memory, schedule):
+    """Decode set by set with one layer call each, and with explicit formulas."""
     start = (queries.content, queries.reference, None, [queries.reference])
     stages, outputs = [[start]], []
     for index, layer in enumerate(decoder.layers):
-        made = []
+        stage_outputs = []
         for stage in schedule[index]:
             for query, reference, refined, boxes in stages[stage]:
                 attended = reference.detach() if index else reference
@@ -85,10 +85,10 @@ def slow_outputs(decoder, heads, queries, memory, schedule):
                 )
                 offsets = heads.bbox_embed[index](result)
                 output = heads.boxes(offsets, base)
-                moved = heads.boxes(offsets, attended)
+                next_reference = heads.boxes(offsets, attended)
                 outputs.append((heads.class_embed[index](result), output))
-                made.append((result, moved, moved, [*boxes, output]))
-        stages.append(made)
+                stage_outputs.append((result, next_reference, next_reference, [*boxes, output]))
+        stages.append(stage_outputs)
     return outputs
 
 
@@ -97,7 +97,7 @@ SCHEDULES = {"paper": PAPER, "dense": [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]], "l
 
 @pytest.mark.parametrize("with_relation", [False, True])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_layers_decode_each_set_as_if_it_were_alone(memory, name, with_relation):
+def test_outputs_of_a_set_do_not_depend_on_the_other_sets(memory, name, with_relation):
     relation = PositionRelation(num_heads=HEADS, num_pos_feats=4) if with_relation else None
     decoder = build(recollection=SCHEDULES[name], relation=relation)
     heads = heads_of(with_box_refine=True, look_forward_twice=True)
@@ -106,52 +106,52 @@ def test_layers_decode_each_set_as_if_it_were_alone(memory, name, with_relation)
         for block in blocks:
             block.reference.requires_grad_()
         queries = Queries(blocks)
-        got = decoder(queries, memory, heads)
-        want = slow_outputs(decoder, heads, queries, memory, SCHEDULES[name])
-        assert len(got) == len(want) == {"paper": 11, "dense": 15, "late": 5}[name]
+        actual = decoder(queries, memory, heads)
+        expected = outputs_in_a_loop(decoder, heads, queries, memory, SCHEDULES[name])
+        assert len(actual) == len(expected) == {"paper": 11, "dense": 15, "late": 5}[name]
         learned = [*decoder.parameters(), *heads.parameters(), *(block.reference for block in blocks)]
-        weights = torch.rand(len(got), dtype=torch.float64)
+        weights = torch.rand(len(actual), dtype=torch.float64)
         totals = []
-        for outputs in ([(one.logits, one.boxes) for one in got], want):
+        for outputs in ([(output.logits, output.boxes) for output in actual], expected):
             parts = [
                 weight * (a.square().sum() + b.square().sum()) for weight, (a, b) in zip(weights, outputs, strict=True)
             ]
             totals.append(sum(parts))
-        for one, (logits, boxes) in zip(got, want, strict=True):
-            assert_close(one.logits, logits)
-            assert_close(one.boxes, boxes)
+        for output, (logits, boxes) in zip(actual, expected, strict=True):
+            assert_close(output.logits, logits)
+            assert_close(output.boxes, boxes)
         gradients = [torch.autograd.grad(total, learned, retain_graph=True, allow_unused=True) for total in totals]
-        for one, other in zip(*gradients, strict=True):
-            assert (one is None) == (other is None)
-            if one is not None:
-                assert_close(one, other, rtol=1e-9, atol=1e-12)
+        for actual_gradient, expected_gradient in zip(*gradients, strict=True):
+            assert (actual_gradient is None) == (expected_gradient is None)
+            if actual_gradient is not None:
+                assert_close(actual_gradient, expected_gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_groups_are_recollected_each_by_itself(memory):
+def test_groups_are_recollected_separately(memory):
     decoder = build(recollection=PAPER, relation=PositionRelation(num_heads=HEADS, num_pos_feats=4))
     heads = heads_of(with_box_refine=True)
     block = block_of(size=6, num_groups=3)
-    together = decoder(Queries([block]), memory, heads)
+    outputs = decoder(Queries([block]), memory, heads)
     for group in range(3):
         rows = slice(2 * group, 2 * group + 2)
-        alone = replace(block, content=block.content[:, rows], reference=block.reference[:, rows], num_groups=1)
-        for got, want in zip(together, decoder(Queries([alone]), memory, heads), strict=True):
-            assert_close(got.logits[:, rows], want.logits)
-            assert_close(got.boxes[:, rows], want.boxes)
+        group_alone = replace(block, content=block.content[:, rows], reference=block.reference[:, rows], num_groups=1)
+        for actual, expected in zip(outputs, decoder(Queries([group_alone]), memory, heads), strict=True):
+            assert_close(actual.logits[:, rows], expected.logits)
+            assert_close(actual.boxes[:, rows], expected.boxes)
 
 
-def test_evaluation_and_a_schedule_of_single_stages_decode_layer_after_layer(memory):
+def test_evaluation_and_single_stage_schedules_decode_without_recollection(memory):
     heads, queries = heads_of(with_box_refine=True, look_forward_twice=True), Queries([block_of()])
     plain = build()(queries, memory, heads)
     for arguments, training in (({"recollection": PAPER}, False), ({"recollection": [[0], [1], [2], [3]]}, True)):
-        got = build(**arguments)(queries, memory, heads, training=training)
-        assert len(got) == LAYERS
-        for one, other in zip(got, plain, strict=True):
-            assert_close(one.boxes, other.boxes, rtol=0, atol=0)
-            assert_close(one.logits, other.logits, rtol=0, atol=0)
+        outputs = build(**arguments)(queries, memory, heads, training=training)
+        assert len(outputs) == LAYERS
+        for actual, expected in zip(outputs, plain, strict=True):
+            assert_close(actual.boxes, expected.boxes, rtol=0, atol=0)
+            assert_close(actual.logits, expected.logits, rtol=0, atol=0)
 
 
-def test_the_last_output_is_that_of_queries_which_went_through_all_layers(memory):
+def test_the_last_output_belongs_to_queries_that_passed_all_layers(memory):
     heads, queries = heads_of(with_box_refine=True), Queries([block_of()])
     plain, recollected = build()(queries, memory, heads), build(recollection=PAPER)(queries, memory, heads)
     assert_close(recollected[-1].boxes, plain[-1].boxes)
@@ -167,12 +167,12 @@ def test_positions_of_queries_are_recollected(memory):
 
     position = torch.randn(2, 6, C, dtype=torch.float64)
     queries = Queries([block_of(coordinates=0, position=position)])
-    got = build(Positions, recollection=PAPER)(queries, memory, heads_of(references=False))
-    alone = build(Positions)(queries, memory, heads_of(references=False))
-    assert_close(got[-1].logits, alone[-1].logits)
+    outputs = build(Positions, recollection=PAPER)(queries, memory, heads_of(references=False))
+    outputs_without_recollection = build(Positions)(queries, memory, heads_of(references=False))
+    assert_close(outputs[-1].logits, outputs_without_recollection[-1].logits)
 
 
-def test_points_and_boxes_are_not_recollected_together(memory):
+def test_recollecting_points_with_boxes_raises_an_error(memory):
     heads, queries = heads_of(with_box_refine=True), Queries([block_of(coordinates=2)])
     with pytest.raises(ValueError, match="points.*boxes.*stage 0"):
         build(recollection=PAPER)(queries, memory, heads)
@@ -180,12 +180,12 @@ def test_points_and_boxes_are_not_recollected_together(memory):
     assert len(build(recollection=PAPER)(queries, memory, heads_of(with_box_refine=False))) == 11
 
 
-def test_distributions_begin_in_the_first_layer(memory):
+def test_distributions_cannot_recollect_stage_zero(memory):
     heads = DistributionHeads(embed_dim=C, num_classes=3, num_layers=LAYERS, bins=EdgeBins(8)).double()
     queries = Queries([block_of()])
     with pytest.raises(ValueError, match="stage 0"):
         build(recollection=PAPER)(queries, memory, heads)
     for parameter in heads.parameters():
         nn.init.normal_(parameter, std=0.3)
-    got = build(recollection=[[0], [1], [1, 2], [2, 3]])(queries, memory, heads)
-    assert_close(got[-2].boxes, build()(queries, memory, heads)[-2].boxes)
+    outputs = build(recollection=[[0], [1], [1, 2], [2, 3]])(queries, memory, heads)
+    assert_close(outputs[-2].boxes, build()(queries, memory, heads)[-2].boxes)

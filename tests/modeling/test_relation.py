@@ -20,12 +20,12 @@ def boxes_of(seed, queries=5, dtype=torch.float64):
     return 0.05 + 0.9 * torch.rand(2, queries, 4, generator=generator, dtype=dtype)
 
 
-def slow_bias(relation, before, boxes):
-    """One pair after the other, each number as the paper's equations 4 and 5 have it."""
+def bias_in_a_loop(relation, previous, boxes):
+    """Equations 4 and 5 of the paper, pair by pair and number by number."""
     batch, queries = boxes.shape[:2]
     bias = torch.zeros(batch, HEADS, queries, queries, dtype=torch.float64)
     for image, i, j in itertools.product(range(batch), range(queries), range(queries)):
-        (x, y, w, h), (other_x, other_y, other_w, other_h) = before[image, i].tolist(), boxes[image, j].tolist()
+        (x, y, w, h), (other_x, other_y, other_w, other_h) = previous[image, i].tolist(), boxes[image, j].tolist()
         w, h, other_w, other_h = (side + relation.eps for side in (w, h, other_w, other_h))
         numbers = [
             math.log(abs(x - other_x) / w + 1),
@@ -45,58 +45,58 @@ def slow_bias(relation, before, boxes):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"temperature": 50.0, "scale": 3.0, "eps": 0.1}])
-def test_bias_by_a_loop_over_pairs(arguments):
+def test_the_bias_agrees_with_a_loop_over_pairs(arguments):
     relation = build(**arguments)
-    before, boxes = boxes_of(0), boxes_of(1)
-    got = relation(before, boxes)
-    assert got.shape == (2, HEADS, 5, 5)
-    assert got.any()
-    assert_close(got, slow_bias(relation, before, boxes))
+    previous, boxes = boxes_of(0), boxes_of(1)
+    actual = relation(previous, boxes)
+    assert actual.shape == (2, HEADS, 5, 5)
+    assert actual.any()
+    assert_close(actual, bias_in_a_loop(relation, previous, boxes))
 
 
 def test_permuting_queries_permutes_rows_and_columns():
     relation, order = build(), torch.tensor([3, 0, 4, 1, 2])
-    before, boxes = boxes_of(0), boxes_of(1)
-    got = relation(before[:, order], boxes[:, order])
-    assert_close(got, relation(before, boxes)[:, :, order][:, :, :, order])
+    previous, boxes = boxes_of(0), boxes_of(1)
+    actual = relation(previous[:, order], boxes[:, order])
+    assert_close(actual, relation(previous, boxes)[:, :, order][:, :, :, order])
 
 
 def test_boxes_get_no_gradients():
     relation = build()
-    before, boxes = boxes_of(0).requires_grad_(), boxes_of(1).requires_grad_()
-    relation(before, boxes).sum().backward()
-    assert before.grad is None
+    previous, boxes = boxes_of(0).requires_grad_(), boxes_of(1).requires_grad_()
+    relation(previous, boxes).sum().backward()
+    assert previous.grad is None
     assert boxes.grad is None
     assert relation.pos_proj.weight.grad.any()
 
 
-def test_boxes_of_no_size_have_a_finite_bias():
+def test_boxes_without_area_have_a_finite_bias():
     relation = build(torch.float32)
     boxes = torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.1, 0.9, 1.0, 1.0], [0.5, 0.5, 0.0, 0.0]]])
     assert torch.isfinite(relation(boxes, boxes)).all()
 
 
-def test_no_queries():
+def test_no_queries_have_an_empty_bias():
     assert build()(boxes_of(0, queries=0), boxes_of(1, queries=0)).shape == (2, HEADS, 0, 0)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_its_projection_can_be_quantised():
+def test_the_projection_can_be_quantised():
     quantization = pytest.importorskip("torch.ao.quantization")
     relation = build(torch.float32)
     boxes = boxes_of(1, dtype=torch.float32)
-    want = relation(boxes, boxes)
+    expected = relation(boxes, boxes)
     try:
         quantised = quantization.quantize_dynamic(relation, {torch.nn.Linear})
-    except RuntimeError as error:  # torch without an engine for it
+    except RuntimeError as error:  # torch was built without a quantization engine
         pytest.skip(str(error))
-    assert_close(quantised(boxes, boxes), want, rtol=0, atol=0.1)
+    assert_close(quantised(boxes, boxes), expected, rtol=0, atol=0.1)
 
 
-def test_models_of_half_precision_compare_boxes_in_float32():
-    wide = build(torch.float32)
+def test_half_precision_models_compare_boxes_in_float32():
+    in_float32 = build(torch.float32)
     half = build(torch.bfloat16)
-    before, boxes = boxes_of(0, dtype=torch.float32), boxes_of(1, dtype=torch.float32)
-    got = half(before, boxes)
-    assert got.dtype == torch.bfloat16
-    assert_close(got.float(), wide(before, boxes), rtol=0.05, atol=0.03)
+    previous, boxes = boxes_of(0, dtype=torch.float32), boxes_of(1, dtype=torch.float32)
+    actual = half(previous, boxes)
+    assert actual.dtype == torch.bfloat16
+    assert_close(actual.float(), in_float32(previous, boxes), rtol=0.05, atol=0.03)

@@ -37,14 +37,14 @@ def run(heads, queries, reference):
     return heads.read(steps), attended
 
 
-def test_boxes_are_shifted_by_shares_of_their_sides_and_scaled():
+def test_boxes_are_shifted_relative_to_their_sides_and_scaled():
     heads = build()
-    got = heads.boxes(torch.tensor([[0.5, -1.0, math.log(2), 0.0]]), torch.tensor([[0.4, 0.6, 0.2, 0.1]]))
-    assert_close(got, torch.tensor([[0.5, 0.5, 0.4, 0.1]]))
+    actual = heads.boxes(torch.tensor([[0.5, -1.0, math.log(2), 0.0]]), torch.tensor([[0.4, 0.6, 0.2, 0.1]]))
+    assert_close(actual, torch.tensor([[0.5, 0.5, 0.4, 0.1]]))
     assert heads.boxes(torch.zeros(1, 4, dtype=torch.bfloat16), random_boxes(1).bfloat16()).dtype == torch.float32
 
 
-def test_boxes_begin_at_their_references():
+def test_initial_boxes_equal_their_references():
     heads = ReparamHeads(embed_dim=CHANNELS, num_classes=CLASSES, num_layers=2, with_box_refine=True, for_encoder=True)
     reference = random_boxes(2, 5).float()
     layers, _ = run(heads, [query.float() for query in random_queries(2)], reference)
@@ -57,18 +57,18 @@ def test_boxes_begin_at_their_references():
 
 @pytest.mark.parametrize("kind", [DetectionHeads, ReparamHeads])
 @pytest.mark.parametrize("share_heads", [True, False])
-def test_with_lite_refinement_all_layers_refine_the_first_references(kind, share_heads):
+def test_lite_refinement_refines_the_initial_references_in_all_layers(kind, share_heads):
     heads = build(kind, with_box_refine=True, lite_refinement=True, share_heads=share_heads)
     queries, reference = random_queries(), random_boxes(2, 5).requires_grad_()
     layers, attended = run(heads, queries, reference)
-    assert all(one is reference for one in attended)
+    assert all(layer_reference is reference for layer_reference in attended)
     for query, layer, box_head in zip(queries, layers, heads.bbox_embed, strict=True):
         assert_close(layer.boxes, heads.boxes(box_head(query), reference))
         assert torch.autograd.grad(layer.boxes.sum(), reference, retain_graph=True)[0].any()
 
 
 @pytest.mark.parametrize("look_forward_twice", [False, True])
-def test_without_it_references_move_from_layer_to_layer(look_forward_twice):
+def test_references_move_between_layers_without_lite_refinement(look_forward_twice):
     heads = build(with_box_refine=True, look_forward_twice=look_forward_twice)
     queries, reference = random_queries(), random_boxes(2, 5)
     layers, attended = run(heads, queries, reference)
@@ -80,34 +80,38 @@ def test_without_it_references_move_from_layer_to_layer(look_forward_twice):
 
 
 @pytest.mark.parametrize("kind", [DetectionHeads, ReparamHeads])
-def test_each_group_proposes_by_heads_of_its_own(kind):
+def test_each_group_proposes_with_its_own_heads(kind):
     heads = build(kind, with_box_refine=True, for_encoder=True, encoder_groups=3, extra={"iou": nn.Linear(CHANNELS, 1)})
     tokens, anchors = random_queries(1)[0], random_boxes(2, 5)
     proposes = torch.ones(2, 5, dtype=torch.bool)
     outputs = [heads.propose(tokens, anchors, proposes, group=group) for group in range(3)]
     for group, output in enumerate(outputs):
         if group:
-            own = heads.group_heads[str(group)]
-            class_head, box_head, iou_head = own["class_embed"], own["bbox_embed"], own["extra_embed"]["iou"]
+            group_heads = heads.group_heads[str(group)]
+            class_head, box_head, iou_head = (
+                group_heads["class_embed"],
+                group_heads["bbox_embed"],
+                group_heads["extra_embed"]["iou"],
+            )
         else:
             class_head, box_head, iou_head = (
                 part[-1] for part in (heads.class_embed, heads.bbox_embed, heads.extra_embed["iou"])
             )
         assert_close(output.logits, class_head(tokens))
-        # As a proposal's anchor lies inside the image, its logit is exact.
+        # Anchors of proposals lie inside the image, so that their logits are exact.
         assert_close(output.boxes, heads.proposed_boxes(box_head(tokens), anchors, proposes))
         assert_close(output.extra["iou"], iou_head(tokens))
     assert (outputs[0].logits != outputs[1].logits).all()
     assert (outputs[1].boxes != outputs[2].boxes).all()
 
 
-def test_heads_of_groups_begin_as_all_do():
+def test_group_heads_have_the_same_initial_values():
     heads = ReparamHeads(
         embed_dim=CHANNELS, num_classes=CLASSES, num_layers=1, with_box_refine=True, for_encoder=True, encoder_groups=2
     )
-    own = heads.group_heads["1"]
-    assert_close(own["class_embed"].bias, torch.full((CLASSES,), -math.log(99)))
-    assert not own["bbox_embed"].layers[-1].weight.any()
+    group_heads = heads.group_heads["1"]
+    assert_close(group_heads["class_embed"].bias, torch.full((CLASSES,), -math.log(99)))
+    assert not group_heads["bbox_embed"].layers[-1].weight.any()
 
 
 @pytest.mark.parametrize(
@@ -116,13 +120,13 @@ def test_heads_of_groups_begin_as_all_do():
         ({"lite_refinement": True}, "lite_refinement=True needs with_box_refine=True"),
         (
             {"lite_refinement": True, "with_box_refine": True, "look_forward_twice": True},
-            "lite_refinement=True needs .* look_forward_twice=False",
+            "lite_refinement=True needs.*look_forward_twice=False",
         ),
         ({"encoder_groups": 2}, "encoder_groups=2.*for_encoder=True"),
         ({"encoder_groups": 0, "for_encoder": True}, "encoder_groups=0"),
     ],
 )
-def test_what_contradicts_itself_is_refused(arguments, message):
+def test_contradicting_arguments_raise_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(**arguments)
 

@@ -18,7 +18,7 @@ def images():
 
 
 @pytest.mark.parametrize(("depth", "widths"), [(18, [64, 128, 256, 512]), (50, [256, 512, 1024, 2048])])
-def test_any_stage(depth, widths, images):
+def test_any_stage_can_be_an_output(depth, widths, images):
     stages = ["res2", "res3", "res4", "res5"]
     backbone = ResNet(depth=depth, out_features=stages).eval()
     assert backbone.channels == dict(zip(stages, widths, strict=True))
@@ -30,20 +30,20 @@ def test_any_stage(depth, widths, images):
     }
 
 
-def test_agrees_with_torchvision(images):
-    theirs = torchvision.models.resnet18(norm_layer=FrozenBatchNorm2d).eval()
-    ours = ResNet(depth=18, out_features=["res3", "res5"]).eval()
-    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
-    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
-    res3 = theirs.layer2(theirs.layer1(x))
-    res5 = theirs.layer4(theirs.layer3(res3))
-    got = ours(images)
-    assert_close(got["res3"], res3)
-    assert_close(got["res5"], res5)
+def test_outputs_agree_with_torchvision(images):
+    torchvision_resnet = torchvision.models.resnet18(norm_layer=FrozenBatchNorm2d).eval()
+    backbone = ResNet(depth=18, out_features=["res3", "res5"]).eval()
+    backbone.load_state_dict({k: v for k, v in torchvision_resnet.state_dict().items() if not k.startswith("fc.")})
+    x = torchvision_resnet.maxpool(torchvision_resnet.relu(torchvision_resnet.bn1(torchvision_resnet.conv1(images))))
+    res3 = torchvision_resnet.layer2(torchvision_resnet.layer1(x))
+    res5 = torchvision_resnet.layer4(torchvision_resnet.layer3(res3))
+    actual = backbone(images)
+    assert_close(actual["res3"], res3)
+    assert_close(actual["res5"], res5)
 
 
-def test_a_norm_without_a_convolution_before_it_is_applied_by_itself():
-    """The first child of a block, or one that is called outside of it."""
+def test_a_norm_without_a_preceding_convolution_is_not_folded():
+    """The first norm of the block has no preceding convolution, so that it is not folded."""
     torch.manual_seed(0)
     block = torch.nn.Sequential(FoldedBatchNorm2d(4), torch.nn.Conv2d(4, 4, 1, bias=False), FoldedBatchNorm2d(4))
     plain = torch.nn.Sequential(FrozenBatchNorm2d(4), torch.nn.Conv2d(4, 4, 1, bias=False), FrozenBatchNorm2d(4))
@@ -51,34 +51,38 @@ def test_a_norm_without_a_convolution_before_it_is_applied_by_itself():
         torch.nn.init.uniform_(buffer, 0.5, 1.5)
     plain.load_state_dict(block.state_dict())
     x = torch.randn(1, 4, 3, 3)
-    assert_close(block(x), plain(x))  # before anything is folded
+    assert_close(block(x), plain(x))  # before folding
     fold_norms(block)
-    for one in (block, copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
-        assert [norm.is_folded for norm in one if isinstance(norm, FoldedBatchNorm2d)] == [False, True]
-        assert_close(one(x), plain(x))
+    for module in (block, copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert [norm.is_folded for norm in module if isinstance(norm, FoldedBatchNorm2d)] == [False, True]
+        assert_close(module(x), plain(x))
 
 
-def test_folding_the_frozen_norm_is_exact_and_trains_the_same(images):
+def test_folding_frozen_norms_keeps_outputs_and_gradients(images):
     torch.manual_seed(0)
-    theirs = torchvision.models.resnet50(norm_layer=FrozenBatchNorm2d).double()
-    for name, buffer in theirs.named_buffers():
+    torchvision_resnet = torchvision.models.resnet50(norm_layer=FrozenBatchNorm2d).double()
+    for name, buffer in torchvision_resnet.named_buffers():
         torch.nn.init.uniform_(buffer, 0.5 if name.endswith(("weight", "var")) else -0.5, 1.5)
-    ours = ResNet(depth=50, out_features=["res3"], freeze_at=0).double()
-    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in ours.state_dict()})
-    copied = copy.deepcopy(ours)
+    backbone = ResNet(depth=50, out_features=["res3"], freeze_at=0).double()
+    backbone.load_state_dict({k: v for k, v in torchvision_resnet.state_dict().items() if k in backbone.state_dict()})
+    copied = copy.deepcopy(backbone)
     x = images.double()
-    want = theirs.layer2(theirs.layer1(theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))))
-    want.square().sum().backward()
-    weights = dict(theirs.named_parameters())
-    for model in (ours, copied):
-        got = model(x)["res3"]
-        assert_close(got, want)
-        got.square().sum().backward()
+    expected = torchvision_resnet.layer2(
+        torchvision_resnet.layer1(
+            torchvision_resnet.maxpool(torchvision_resnet.relu(torchvision_resnet.bn1(torchvision_resnet.conv1(x))))
+        )
+    )
+    expected.square().sum().backward()
+    weights = dict(torchvision_resnet.named_parameters())
+    for model in (backbone, copied):
+        actual = model(x)["res3"]
+        assert_close(actual, expected)
+        actual.square().sum().backward()
         for name, parameter in model.named_parameters():
             assert_close(parameter.grad, weights[name].grad)
 
 
-def test_what_is_folded_follows_the_norm_however_it_changes(images):
+def test_folded_weights_follow_all_changes_of_the_norm(images):
     torch.manual_seed(0)
     backbone = ResNet(depth=18, freeze_at=0).eval()
     fresh = ResNet(depth=18, freeze_at=0).eval()
@@ -92,7 +96,7 @@ def test_what_is_folded_follows_the_norm_however_it_changes(images):
             assert_close(backbone(images.to(dtype))["res5"], fresh(images.to(dtype))["res5"])
 
     with torch.inference_mode():
-        backbone(images)  # what is kept of it must do for training, too
+        backbone(images)  # tensors cached in inference mode must not break training
     backbone(images)["res5"].sum().backward()
     agree()
     with torch.no_grad():
@@ -110,9 +114,9 @@ def test_what_is_folded_follows_the_norm_however_it_changes(images):
 
 
 @pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"]
+    "duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["copy", "pickle"]
 )
-def test_a_copy_does_not_take_the_changes_of_its_norms_for_those_of_the_original(images, duplicate):
+def test_a_copy_recomputes_folded_weights_after_changes_of_its_norms(images, duplicate):
     backbone = ResNet(depth=18, freeze_at=0).eval()
     state = backbone.state_dict()
     for _ in range(3):
@@ -122,14 +126,14 @@ def test_a_copy_does_not_take_the_changes_of_its_norms_for_those_of_the_original
         backbone(images)
         fresh = ResNet(depth=18, freeze_at=0).eval()
         fresh.load_state_dict(changed)
-        for changes in range(1, 5):  # one of these is as often as the original's buffers were changed
-            other = duplicate(backbone)
+        for changes in range(1, 5):  # one of these numbers equals the changes of the original's buffers
+            duplicated = duplicate(backbone)
             for _ in range(changes):
-                other.load_state_dict(changed)
-            assert_close(other(images)["res5"], fresh(images)["res5"])
+                duplicated.load_state_dict(changed)
+            assert_close(duplicated(images)["res5"], fresh(images)["res5"])
 
 
-def test_stages_that_nothing_needs_are_not_built(images):
+def test_stages_without_outputs_are_not_built(images):
     backbone = ResNet(depth=18, out_features=["res3"])
     assert list(backbone(images)) == ["res3"]
     assert not [name for name, _ in backbone.named_parameters() if name.startswith(("layer3", "layer4"))]
@@ -141,7 +145,7 @@ def test_dc5_keeps_the_resolution(images):
 
 
 @pytest.mark.parametrize(("freeze_at", "first_trained"), [(0, "conv1"), (1, "layer1"), (2, "layer2"), (5, None)])
-def test_freeze_at(freeze_at, first_trained):
+def test_freeze_at_selects_the_first_trained_stage(freeze_at, first_trained):
     backbone = ResNet(depth=18, freeze_at=freeze_at)
     trained = [name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     assert (trained[0] if trained else None) == first_trained
@@ -150,7 +154,7 @@ def test_freeze_at(freeze_at, first_trained):
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
-def test_norms_train(norm):
+def test_all_norms_train_the_convolutions(norm):
     backbone = ResNet(depth=18, out_features=["res2"], norm=norm, freeze_at=0)
     backbone(torch.randn(2, 3, 32, 32))["res2"].sum().backward()
     assert backbone.conv1.weight.grad.abs().sum() > 0
@@ -161,11 +165,11 @@ def test_frozen_batch_norm_keeps_its_statistics():
     backbone = ResNet(depth=18, out_features=["res3"], norm="BN", freeze_at=2).train()
     before = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
     backbone(torch.randn(2, 3, 32, 32))
-    moved = {name.split(".")[0] for name, buffer in backbone.named_buffers() if not torch.equal(buffer, before[name])}
-    assert moved == {"layer2"}
+    changed = {name.split(".")[0] for name, buffer in backbone.named_buffers() if not torch.equal(buffer, before[name])}
+    assert changed == {"layer2"}
 
 
-def test_weights_from_a_file(tmp_path):
+def test_weights_are_loaded_from_a_file(tmp_path):
     source = torchvision.models.resnet18()
     torch.nn.init.uniform_(source.bn1.running_mean)
     torch.save(source.state_dict(), tmp_path / "resnet18.pth")
@@ -174,22 +178,22 @@ def test_weights_from_a_file(tmp_path):
     assert_close(backbone.layer2[1].conv2.weight, source.layer2[1].conv2.weight)
 
 
-def test_weights_of_another_depth_are_refused(tmp_path):
+def test_weights_of_another_depth_raise_an_error(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    with pytest.raises(ValueError, match=r"resnet18.pth .*lacks \d+ of the model's tensors"):
+    with pytest.raises(ValueError, match=r"resnet18.pth .*lacks \d+"):
         ResNet(depth=34, weights=str(tmp_path / "resnet18.pth"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 51}, "ResNet depth=51; choices: 18, 34, 50, 101, 152"),
-        ({"out_features": ["res55"]}, "no stage 'res55'; did you mean 'res5'"),
-        ({"out_features": []}, "out_features is empty"),
-        ({"norm": "FrozenBn"}, "norm='FrozenBn'; did you mean 'FrozenBN'"),
-        ({"freeze_at": 6}, "freeze_at=6 is outside 0"),
-        ({"depth": 18, "dilation": True}, "needs bottleneck blocks"),
-        ({"depth": 18, "weights": "DEFAULTS"}, "neither a file nor .* did you mean 'DEFAULT'"),
+        ({"depth": 51}, "depth=51.*18, 34, 50, 101, 152"),
+        ({"out_features": ["res55"]}, "no stage 'res55'.*'res5'"),
+        ({"out_features": []}, "out_features.*empty"),
+        ({"norm": "FrozenBn"}, "norm='FrozenBn'.*'FrozenBN'"),
+        ({"freeze_at": 6}, "freeze_at=6.*outside"),
+        ({"depth": 18, "dilation": True}, "bottleneck blocks"),
+        ({"depth": 18, "weights": "DEFAULTS"}, "neither a file nor .*'DEFAULT'"),
     ],
 )
 def test_errors(arguments, message):

@@ -21,61 +21,64 @@ def maps_of(*sizes):
     return [torch.randn(C, *size, generator=generator, dtype=torch.float64) for size in sizes]
 
 
-def slow_sample(sampler, feature, pos):
-    """Of one image without padding: kept tokens and pooled ones, their positions, and the scores of those kept."""
+def sample_by_formula(sampler, feature, pos):
+    """The kept and pooled tokens of an image without padding, their positions, and all scores in descending order."""
     scores = sampler.score_pred_net(feature[None]).flatten().sigmoid()
     tokens, pos = feature.flatten(1).T, pos.flatten(1).T
     order = sorted(range(len(scores)), key=lambda index: -scores[index].item())
     number = int(len(scores) * sampler.sample_ratio)
-    kept, others = order[:number], order[number:]
+    kept, dropped = order[:number], order[number:]
     result = [(F.layer_norm(tokens[index], (C,)) * scores[index], pos[index]) for index in kept]
-    rest = torch.stack([F.layer_norm(tokens[index], (C,)) for index in others])
+    dropped_tokens = torch.stack([F.layer_norm(tokens[index], (C,)) for index in dropped])
     for pooled in range(sampler.num_pooled):
-        share = (rest @ sampler.k_proj.weight[pooled] + sampler.k_proj.bias[pooled]).softmax(0)
-        result.append((share @ sampler.v_proj(rest), share @ pos[others]))
+        weights = (dropped_tokens @ sampler.k_proj.weight[pooled] + sampler.k_proj.bias[pooled]).softmax(0)
+        result.append((weights @ sampler.v_proj(dropped_tokens), weights @ pos[dropped]))
     return *(torch.stack(part) for part in zip(*result, strict=True)), scores[order]
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1 / 3, 0.05])
 @pytest.mark.parametrize("as_published", [True, False])
-def test_what_is_kept_and_what_is_pooled(ratio, as_published):
+def test_kept_and_pooled_tokens_follow_the_formulas(ratio, as_published):
     sampler, features = sampler_of(sample_ratio=ratio), maps_of((4, 5), (3, 7), (2, 2))
     batch = ImageBatch.from_images(features, as_published=as_published)
-    if as_published:  # the neck's bias makes something of the padding
+    if as_published:  # the bias of the neck gives padding non-zero features
         batch.tensor = batch.tensor + 5.0 * batch.mask[:, None]
     pos = torch.randn(3, C, 4, 7, dtype=torch.float64)
     tokens, sampled_pos, padding, losses = sampler(batch, pos)
-    most = int(28 * ratio)
-    assert tokens.shape == sampled_pos.shape == (3, most + 3, C)
-    assert not padding[:, most:].any()
-    want = [slow_sample(sampler, one, pos[i, :, : one.shape[1], : one.shape[2]]) for i, one in enumerate(features)]
-    for index, (want_tokens, want_pos, _) in enumerate(want):
-        assert_close(tokens[index][~padding[index]], want_tokens)
-        assert_close(sampled_pos[index][~padding[index]], want_pos)
-    # All images count as many scores as the largest keeps: the next best ones, and padding after these.
-    largest = max(len(part) - 3 for part, _, _ in want)
+    max_kept = int(28 * ratio)
+    assert tokens.shape == sampled_pos.shape == (3, max_kept + 3, C)
+    assert not padding[:, max_kept:].any()
+    expected = [
+        sample_by_formula(sampler, feature, pos[i, :, : feature.shape[1], : feature.shape[2]])
+        for i, feature in enumerate(features)
+    ]
+    for index, (expected_tokens, expected_pos, _) in enumerate(expected):
+        assert_close(tokens[index][~padding[index]], expected_tokens)
+        assert_close(sampled_pos[index][~padding[index]], expected_pos)
+    # Each image counts as many scores as the largest image keeps: its best scores, and then padding.
+    largest = max(len(image_tokens) - 3 for image_tokens, _, _ in expected)
     total = torch.zeros((), dtype=torch.float64)
-    for index, (_, _, scores) in enumerate(want):
-        outside = sampler.score_pred_net(batch.tensor[index : index + 1]).flatten()[batch.mask[index].flatten()]
-        total = total + torch.cat([scores, outside.sigmoid()])[:largest].sum()
+    for index, (_, _, scores) in enumerate(expected):
+        padding_scores = sampler.score_pred_net(batch.tensor[index : index + 1]).flatten()[batch.mask[index].flatten()]
+        total = total + torch.cat([scores, padding_scores.sigmoid()])[:largest].sum()
     assert_close(losses["sample_reg_loss"], 2.0 * total / max(3 * largest, 1))
 
 
-def test_without_padding_no_slot_is_empty_and_positions_are_shared():
+def test_images_of_the_same_size_have_no_padding_and_share_positions():
     sampler, features = sampler_of(), maps_of((4, 5), (4, 5))
     pos = torch.randn(1, C, 4, 5, dtype=torch.float64)
     tokens, sampled_pos, padding, losses = sampler(ImageBatch.from_images(features), pos)
     assert padding is None
     kept = []
-    for index, one in enumerate(features):
-        want_tokens, want_pos, scores = slow_sample(sampler, one, pos[0])
-        assert_close(tokens[index], want_tokens)
-        assert_close(sampled_pos[index], want_pos)
+    for index, feature in enumerate(features):
+        expected_tokens, expected_pos, scores = sample_by_formula(sampler, feature, pos[0])
+        assert_close(tokens[index], expected_tokens)
+        assert_close(sampled_pos[index], expected_pos)
         kept.append(scores[:10])
     assert_close(losses["sample_reg_loss"], 2.0 * torch.stack(kept).mean())
 
 
-def test_scores_learn_by_the_tokens_and_by_the_loss():
+def test_scores_get_gradients_from_tokens_and_from_the_loss():
     sampler, feature = sampler_of(), ImageBatch.from_images(maps_of((3, 3)))
     tokens, _, _, losses = sampler(feature, torch.zeros(1, C, 3, 3, dtype=torch.float64))
     for value in (tokens.square().sum(), losses["sample_reg_loss"]):

@@ -83,28 +83,28 @@ def build(**changes):
     return SingleLevelDetector(**{**arguments, **changes})
 
 
-def test_it_reads_the_map_that_it_is_told_to():
+def test_in_feature_selects_the_feature_map():
     detector = build()
     images = torch.randn(1, 3, 16, 24)
-    (found,) = detector.feature_maps(images)
-    assert_close(found, detector.input_proj(images[:, :, ::4, ::4]))
-    assert (found.shape[1], detector.aux_loss) == (CHANNELS, True)
+    (projected,) = detector.feature_maps(images)
+    assert_close(projected, detector.input_proj(images[:, :, ::4, ::4]))
+    assert (projected.shape[1], detector.aux_loss) == (CHANNELS, True)
     assert_close(build(in_feature="fine").feature_maps(images)[0].shape[-2:], torch.Size([8, 12]))
 
 
-def test_positions_are_those_of_the_images_without_their_padding():
+def test_positions_do_not_depend_on_padding():
     detector = build().eval()
-    together = ImageBatch.from_images([torch.randn(3, 16, 24), torch.randn(3, 8, 16)])
-    feature, positions = detector.map_and_positions(together)
+    batch = ImageBatch.from_images([torch.randn(3, 16, 24), torch.randn(3, 8, 16)])
+    feature, positions = detector.map_and_positions(batch)
     assert feature.image_sizes == [(4, 6), (2, 4)]
     assert positions.shape == (2, CHANNELS, 4, 6)
-    alone = ImageBatch.from_images([together.tensor[1, :, :8, :16]])
-    feature_alone, positions_alone = detector.map_and_positions(alone)
+    single_image = ImageBatch.from_images([batch.tensor[1, :, :8, :16]])
+    feature_alone, positions_alone = detector.map_and_positions(single_image)
     assert_close(feature.tensor[1:, :, :2, :4], feature_alone.tensor)
     assert_close(positions[1:, :, :2, :4], positions_alone)
 
 
-def test_parts_that_contradict_each_other_are_refused():
+def test_contradicting_parts_raise_an_error():
     layout = QueryLayout(5)
     denoising = GroupDenoising(num_classes=2, embed_dim=CHANNELS)
     for changes, message in (
@@ -144,7 +144,7 @@ def test_learned_queries_are_positions_with_contents_of_zero():
     assert block.num_groups == 1
 
 
-def test_learned_boxes_have_contents_of_zero_or_those_that_they_are_given():
+def test_learned_boxes_have_the_given_contents_or_zeros():
     queries = LearnedAnchors(layout=QueryLayout(3), embed_dim=CHANNELS)
     (block,) = queries(2, training=True)
     assert_close(block.reference, queries.boxes().expand(2, -1, -1))
@@ -156,7 +156,7 @@ def test_learned_boxes_have_contents_of_zero_or_those_that_they_are_given():
 
 
 @pytest.mark.parametrize("normal_init", [False, True])
-def test_patterns_begin_xavier_uniform_or_normally_distributed(normal_init):
+def test_initial_patterns_are_xavier_uniform_or_normally_distributed(normal_init):
     torch.manual_seed(0)
     patterns = LearnedAnchors(layout=QueryLayout(3), embed_dim=256, num_patterns=100, normal_init=normal_init).patterns
     expected = 1.0 if normal_init else (2 / (100 + 256)) ** 0.5
@@ -164,7 +164,7 @@ def test_patterns_begin_xavier_uniform_or_normally_distributed(normal_init):
     assert (patterns.weight.abs().max() > 3 * expected) == normal_init
 
 
-def test_patterns_are_paired_with_boxes():
+def test_each_pattern_is_paired_with_all_boxes():
     queries = LearnedAnchors(layout=QueryLayout(3), embed_dim=CHANNELS, num_patterns=2)
     (block,) = queries(2, training=False)
     for pattern in range(2):
@@ -189,9 +189,9 @@ def test_a_pre_norm_encoder_ends_in_a_norm():
     first, second = encoder.layers
     middle = first(x, query_pos=pos)
     assert_close(encoder(x, pos=pos), encoder.norm(second(middle, query_pos=pos)))
-    every = encoder.every_layer(x, pos=pos)
-    assert_close(every[0], middle)
-    assert_close(every[1], encoder(x, pos=pos))
+    all_layers = encoder.every_layer(x, pos=pos)
+    assert_close(all_layers[0], middle)
+    assert_close(all_layers[1], encoder(x, pos=pos))
     assert encoder_of("self_attn", "norm", "ffn", "norm").norm is None
     assert_close(SingleLevelEncoder(layer=[], num_layers=0)(x, pos=pos), x)
 
@@ -201,19 +201,19 @@ def test_the_encoder_does_not_attend_to_padding_and_scales_positions():
     encoder = encoder_of("self_attn", "norm", "ffn", "norm", position_scale=nn.Linear(CHANNELS, CHANNELS))
     padding = torch.zeros(2, 5, dtype=torch.bool)
     padding[1, 3:] = True
-    want = x
+    expected = x
     for layer in encoder.layers:
-        want = layer(want, query_pos=pos * encoder.query_scale(want), query_key_padding_mask=padding)
-    got = encoder(x, pos=pos, padding=padding)
-    assert_close(got, want)
+        expected = layer(expected, query_pos=pos * encoder.query_scale(expected), query_key_padding_mask=padding)
+    actual = encoder(x, pos=pos, padding=padding)
+    assert_close(actual, expected)
     changed = x.clone()
     changed[1, 3:] = 7.0
-    assert_close(encoder(changed, pos=pos, padding=padding)[~padding], got[~padding])
+    assert_close(encoder(changed, pos=pos, padding=padding)[~padding], actual[~padding])
 
 
 @pytest.mark.parametrize("as_published", [False, True])
 @pytest.mark.parametrize("mask_memory_padding", [False, True])
-def test_padding_of_the_memory_is_masked_unless_training_is_to_be_detrexs(as_published, mask_memory_padding):
+def test_padding_of_the_memory_is_masked_except_as_published(as_published, mask_memory_padding):
     transformer = build().transformer
     transformer.mask_memory_padding = mask_memory_padding
     feature = ImageBatch.of_padded(torch.randn(2, CHANNELS, 2, 3), [(2, 3), (1, 2)], as_published=as_published)
@@ -224,29 +224,29 @@ def test_padding_of_the_memory_is_masked_unless_training_is_to_be_detrexs(as_pub
         assert memory.padding is None
     else:
         assert_close(memory.padding, feature.mask.flatten(1))
-    whole = ImageBatch.of_padded(torch.randn(1, CHANNELS, 2, 3), [(2, 3)])
-    assert transformer.encode(whole, torch.randn(1, CHANNELS, 2, 3)).padding is None
+    unpadded = ImageBatch.of_padded(torch.randn(1, CHANNELS, 2, 3), [(2, 3)])
+    assert transformer.encode(unpadded, torch.randn(1, CHANNELS, 2, 3)).padding is None
 
 
 # Decoders
 
 
-def test_modulating_scales_x_by_widths_and_y_by_heights():
-    place, expected, sizes = torch.randn(2, 3, CHANNELS), torch.rand(2, 3, 2), 0.1 + torch.rand(2, 3, 2)
-    got = modulate(place, expected, sizes)
+def test_modulation_scales_x_by_widths_and_y_by_heights():
+    position, expected, sizes = torch.randn(2, 3, CHANNELS), torch.rand(2, 3, 2), 0.1 + torch.rand(2, 3, 2)
+    modulated = modulate(position, expected, sizes)
     half = CHANNELS // 2
-    assert_close(got[..., :half], place[..., :half] * (expected / sizes)[..., 1:])
-    assert_close(got[..., half:], place[..., half:] * (expected / sizes)[..., :1])
+    assert_close(modulated[..., :half], position[..., :half] * (expected / sizes)[..., 1:])
+    assert_close(modulated[..., half:], position[..., half:] * (expected / sizes)[..., :1])
 
 
-def test_only_first_layers_of_conditional_decoders_add_positions_to_contents():
+def test_only_the_first_layer_of_conditional_decoders_adds_positions_to_contents():
     for kind in (ConditionalDecoder, AnchorDecoder):
         decoder = kind(layer=conditional_layer(), num_layers=3, embed_dim=CHANNELS)
-        has = [layer.attentions[1].query_pos_proj is not None for layer in decoder.layers]
-        assert has == [True, False, False]
+        has_projection = [layer.attentions[1].query_pos_proj is not None for layer in decoder.layers]
+        assert has_projection == [True, False, False]
 
 
-def test_points_of_conditional_decoders_follow_from_positions():
+def test_references_of_conditional_decoders_follow_from_positions():
     torch.manual_seed(0)
     decoder = ConditionalDecoder(layer=conditional_layer(), num_layers=2, embed_dim=CHANNELS)
     queries = Queries(LearnedQueries(layout=QueryLayout(3), embed_dim=CHANNELS)(2, training=True))

@@ -29,17 +29,17 @@ def test_boxes_are_relative_to_their_own_image():
     assert_close(targets.boxes, torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]]))
 
 
-def test_half_precision_models_get_boxes_in_float32():
+def test_boxes_of_half_precision_models_are_float32():
     targets = Targets.from_inputs([make_input([[1.0, 1, 777, 9]], [0])], num_classes=1, like=torch.zeros(1).bfloat16())
     assert targets.boxes.dtype == torch.float32
 
 
-def with_masks(sizes=(2, 0, 3)):
+def targets_with_masks(sizes=(2, 0, 3)):
     targets = random_targets(sizes)
     return replace(targets, extra={"masks": torch.arange(len(targets) * 4.0).view(-1, 2, 2), "area": torch.rand(5)})
 
 
-def test_padding():
+def test_padded_boxes_have_an_area():
     inputs = [make_input([[20.0, 10, 60, 30], [0, 0, 200, 100]], [2, 1]), make_input([], [])]
     padded = Targets.from_inputs(inputs, num_classes=3, like=torch.zeros(1, dtype=torch.float64)).padded()
     assert padded.labels.tolist() == [[2, 1], [0, 0]]
@@ -49,22 +49,22 @@ def test_padding():
     assert padded.extra == {}
 
 
-def test_further_properties_are_padded_as_labels_and_boxes_are():
-    targets = with_masks()
+def test_additional_fields_are_padded_like_labels_and_boxes():
+    targets = targets_with_masks()
     padded = targets.padded()
     first = 0
     for image, size in enumerate(targets.sizes):
         for name, value in {"labels": targets.labels, "boxes": targets.boxes, **targets.extra}.items():
-            got = getattr(padded, name) if name in ("labels", "boxes") else padded.extra[name]
-            assert got.shape == (3, 3, *value.shape[1:])
-            assert_close(got[image, :size], value[first : first + size], rtol=0, atol=0)
+            padded_value = getattr(padded, name) if name in ("labels", "boxes") else padded.extra[name]
+            assert padded_value.shape == (3, 3, *value.shape[1:])
+            assert_close(padded_value[image, :size], value[first : first + size], rtol=0, atol=0)
         assert not padded.labels[image, size:].any()
         assert not padded.extra["masks"][image, size:].any()
         first += size
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [0, 0]])
-def test_padding_and_repeating_no_objects(sizes):
+def test_no_objects_can_be_padded_and_repeated(sizes):
     targets = replace(random_targets(sizes), extra={"masks": torch.zeros(0, 2, 2)})
     padded = targets.padded()
     assert padded.labels.shape == (len(sizes), 0)
@@ -75,8 +75,8 @@ def test_padding_and_repeating_no_objects(sizes):
     assert repeated.extra["masks"].shape == (0, 2, 2)
 
 
-def test_repeated_objects_come_round_after_round_in_each_image():
-    targets = with_masks()
+def test_repeated_objects_are_ordered_by_image_and_round():
+    targets = targets_with_masks()
     repeated = targets.repeated(3)
     order = [0, 1] * 3 + [2, 3, 4] * 3
     assert repeated.sizes == [6, 0, 9]
@@ -87,19 +87,19 @@ def test_repeated_objects_come_round_after_round_in_each_image():
     assert targets.repeated(1) is targets
 
 
-def test_selected_objects_keep_all_they_have():
-    targets = with_masks()
+def test_selected_objects_keep_all_fields():
+    targets = targets_with_masks()
     index = torch.tensor([1, 4, 2])
-    chosen = targets.selected(index, [1, 0, 2])
-    assert (chosen.sizes, len(chosen)) == ([1, 0, 2], 3)
-    assert_close(chosen.labels, targets.labels[index], rtol=0, atol=0)
-    assert_close(chosen.boxes, targets.boxes[index], rtol=0, atol=0)
+    selected = targets.selected(index, [1, 0, 2])
+    assert (selected.sizes, len(selected)) == ([1, 0, 2], 3)
+    assert_close(selected.labels, targets.labels[index], rtol=0, atol=0)
+    assert_close(selected.boxes, targets.boxes[index], rtol=0, atol=0)
     for name, value in targets.extra.items():
-        assert_close(chosen.extra[name], value[index], rtol=0, atol=0)
+        assert_close(selected.extra[name], value[index], rtol=0, atol=0)
 
 
-def test_class_agnostic_objects_are_the_same_but_for_their_class():
-    targets = with_masks()
+def test_class_agnostic_objects_differ_in_their_class_only():
+    targets = targets_with_masks()
     agnostic = targets.class_agnostic()
     assert targets.labels.any()
     assert agnostic.labels.tolist() == [0] * 5
@@ -109,17 +109,17 @@ def test_class_agnostic_objects_are_the_same_but_for_their_class():
     assert agnostic.extra is targets.extra
 
 
-def test_targets_can_be_copied_and_stored():
-    targets = with_masks()
-    for other in (copy.deepcopy(targets), pickle.loads(pickle.dumps(targets))):
-        assert other.sizes == targets.sizes
-        assert_close(other.boxes, targets.boxes, rtol=0, atol=0)
-        assert_close(other.extra["masks"], targets.extra["masks"], rtol=0, atol=0)
+def test_targets_can_be_copied_and_pickled():
+    targets = targets_with_masks()
+    for copied in (copy.deepcopy(targets), pickle.loads(pickle.dumps(targets))):
+        assert copied.sizes == targets.sizes
+        assert_close(copied.boxes, targets.boxes, rtol=0, atol=0)
+        assert_close(copied.extra["masks"], targets.extra["masks"], rtol=0, atol=0)
 
 
 def test_errors_name_the_image():
-    wrong = make_input([[0.0, 0, 1, 1]], [3]) | {"file_name": "a.jpg"}
-    with pytest.raises(ValueError, match=r"image a.jpg has label 3, but the model has num_classes=3 \(labels 0..2\)"):
-        Targets.from_inputs([wrong], num_classes=3, like=torch.zeros(1))
-    with pytest.raises(ValueError, match="image number 0 of the batch has no 'instances'"):
+    invalid_input = make_input([[0.0, 0, 1, 1]], [3]) | {"file_name": "a.jpg"}
+    with pytest.raises(ValueError, match=r"a\.jpg.*label 3.*num_classes=3"):
+        Targets.from_inputs([invalid_input], num_classes=3, like=torch.zeros(1))
+    with pytest.raises(ValueError, match="number 0 .*no 'instances'"):
         Targets.from_inputs([{}], num_classes=3, like=torch.zeros(1))

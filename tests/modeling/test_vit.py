@@ -28,10 +28,10 @@ KINDS = {
 
 def make(kind="vitdet", **arguments):
     torch.manual_seed(0)
-    network, its = KINDS[kind]
-    network = network(**{**SMALL, **its, **arguments})
+    network, kind_arguments = KINDS[kind]
+    network = network(**{**SMALL, **kind_arguments, **arguments})
     for parameter in network.parameters():
-        if not parameter.any():  # relative positions begin as zeros, which hide what they do
+        if not parameter.any():  # relative positions are initially zero, which would hide their effect
             nn.init.normal_(parameter, std=0.5)
     return network
 
@@ -52,7 +52,7 @@ def randomised(module):
     return module.double()
 
 
-def slow_attention(query, key, value, logit):
+def attention_in_a_loop(query, key, value, logit):
     """Attention in a loop over images, heads, queries and keys; vectors are (B, h, w, heads, C)."""
     result = torch.zeros_like(value)
     batch, height, width, heads, channels = query.shape
@@ -65,15 +65,15 @@ def slow_attention(query, key, value, logit):
                     + logit(query[(image, *q, head)], q, k)
                     for k in cells
                 ]
-                shares = torch.stack(logits).softmax(0)
+                weights = torch.stack(logits).softmax(0)
                 result[(image, *q, head)] = sum(
-                    share * value[(image, *k, head)] for share, k in zip(shares, cells, strict=True)
+                    weight * value[(image, *k, head)] for weight, k in zip(weights, cells, strict=True)
                 )
     return result.flatten(3)
 
 
 @pytest.mark.parametrize("key_bias", [False, True])
-def test_relative_positions_pair_by_pair(key_bias):
+def test_relative_positions_agree_with_a_loop_over_pairs(key_bias):
     attention = randomised(RelativeAttention(8, 2, 3, key_bias=key_bias))
     x = random_map(3, 3)
     query, key, value = (x @ attention.qkv.weight.T).chunk(3, -1)
@@ -86,84 +86,84 @@ def test_relative_positions_pair_by_pair(key_bias):
         row, column = q[0] - k[0] + 2, q[1] - k[1] + 2
         return vector @ attention.rel_pos_h[row] + vector @ attention.rel_pos_w[column]
 
-    got = slow_attention(*(one.unflatten(-1, (2, 4)) for one in (query, key, value)), logit)
-    assert_close(attention(x), attention.proj(got))
+    actual = attention_in_a_loop(*(part.unflatten(-1, (2, 4)) for part in (query, key, value)), logit)
+    assert_close(attention(x), attention.proj(actual))
 
 
-def test_relative_positions_of_other_sizes_are_interpolated():
+def test_relative_positions_are_interpolated_for_other_sizes():
     attention = randomised(RelativeAttention(8, 2, 4))
-    other = RelativeAttention(8, 2, 1).double()
-    other.load_state_dict({**attention.state_dict(), "rel_pos_h": torch.zeros(1, 4), "rel_pos_w": torch.zeros(1, 4)})
+    resized = RelativeAttention(8, 2, 1).double()
+    resized.load_state_dict({**attention.state_dict(), "rel_pos_h": torch.zeros(1, 4), "rel_pos_w": torch.zeros(1, 4)})
     for name, side in (("rel_pos_h", 2), ("rel_pos_w", 6)):
-        # Distances 1 - side .. side - 1 lie evenly over the learned ones, in the middle of a cell each.
-        learned, wanted = getattr(attention, name), 2 * side - 1
-        places = ((torch.arange(wanted) + 0.5) * 7 / wanted - 0.5).clamp(0, 6)
-        before, share = places.floor().long(), (places - places.floor())[:, None]
-        after = (before + 1).clamp(max=6)
-        setattr(other, name, nn.Parameter((1 - share) * learned[before] + share * learned[after]))
+        # Distances 1 - side .. side - 1 are spread evenly over the learned distances, each at the centre of a cell.
+        learned, num_distances = getattr(attention, name), 2 * side - 1
+        positions = ((torch.arange(num_distances) + 0.5) * 7 / num_distances - 0.5).clamp(0, 6)
+        lower, fraction = positions.floor().long(), (positions - positions.floor())[:, None]
+        upper = (lower + 1).clamp(max=6)
+        setattr(resized, name, nn.Parameter((1 - fraction) * learned[lower] + fraction * learned[upper]))
     x = random_map(2, 6)
-    assert_close(attention(x), other(x), rtol=1e-6, atol=1e-6)
+    assert_close(attention(x), resized(x), rtol=1e-6, atol=1e-6)
 
 
-def test_rotary_positions_pair_by_pair():
+def test_rotary_positions_agree_with_a_loop_over_pairs():
     attention = randomised(RotaryAttention(16, 2, 8))
     x = random_map(2, 3, channels=16)
 
-    def turned(vectors):
-        """Channels 0..3 of a head by the row, 4..7 by the column, at speeds 1 and 0.01 per step of 16 / 8 cells."""
+    def rotate(vectors):
+        """Rotate channels 0..3 of a head by the row and 4..7 by the column, at speeds 1 and 0.01 per 16 / 8 cells."""
         vectors = vectors.unflatten(-1, (2, 8)).clone()
         for row in range(2):
             for column in range(3):
-                for pair, (place, speed) in enumerate([(row, 1.0), (row, 0.01), (column, 1.0), (column, 0.01)]):
-                    angle = place * 2 * speed
+                for pair, (position, speed) in enumerate([(row, 1.0), (row, 0.01), (column, 1.0), (column, 0.01)]):
+                    angle = position * 2 * speed
                     first, second = (vectors[:, row, column, :, 2 * pair + n].clone() for n in (0, 1))
                     vectors[:, row, column, :, 2 * pair] = first * math.cos(angle) - second * math.sin(angle)
                     vectors[:, row, column, :, 2 * pair + 1] = second * math.cos(angle) + first * math.sin(angle)
         return vectors
 
-    query, key = turned(attention.q_proj(x) + attention.q_bias), turned(attention.k_proj(x))
+    query, key = rotate(attention.q_proj(x) + attention.q_bias), rotate(attention.k_proj(x))
     value = (attention.v_proj(x) + attention.v_bias).unflatten(-1, (2, 8))
-    got = slow_attention(query, key, value, lambda *_: 0)
-    assert_close(attention(x), attention.proj(got), rtol=1e-6, atol=1e-6)  # angles are float32
+    actual = attention_in_a_loop(query, key, value, lambda *_: 0)
+    assert_close(attention(x), attention.proj(actual), rtol=1e-6, atol=1e-6)  # angles are float32
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 3), (1, 1)])
-def test_windows_are_those_of_the_padded_map(height, width):
+def test_maps_are_padded_before_they_are_split_into_windows(height, width):
     x = random_map(height, width)
     padded = torch.zeros(2, 6, 6, 8, dtype=torch.float64)
     padded[:, :height, :width] = x
-    want = torch.zeros_like(padded)
+    expected = torch.zeros_like(padded)
     for row in range(0, 6, 2):
         for column in range(0, 6, 2):
             window = padded[:, row : row + 2, column : column + 2]
-            want[:, row : row + 2, column : column + 2] = window - window.mean((1, 2), keepdim=True)
-    got = in_windows(lambda windows: windows - windows.mean((1, 2), keepdim=True), x, 2)
-    assert_close(got, want[:, :height, :width])
+            expected[:, row : row + 2, column : column + 2] = window - window.mean((1, 2), keepdim=True)
+    actual = in_windows(lambda windows: windows - windows.mean((1, 2), keepdim=True), x, 2)
+    assert_close(actual, expected[:, :height, :width])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_cell_sees(kind):
-    """In windows it depends on its window alone, and on the whole map with global attention."""
+def test_windows_limit_attention_except_in_global_blocks(kind):
+    """Windowed attention keeps changes within a window; global attention spreads them over the whole map."""
     images = random_images(96, 96).double()
     changed = images.clone()
     changed[..., :16, :16] += 1
-    for global_blocks, seen in (([], 9), ([1], 36)):
+    for global_blocks, num_different in (([], 9), ([1], 36)):
         network = make(kind, global_blocks=global_blocks).double().eval()
-        moved = (network(images) - network(changed)).abs().amax((0, 1)) > 0
-        assert moved.sum() == seen
-        assert moved[:3, :3].all()
+        is_different = (network(images) - network(changed)).abs().amax((0, 1)) > 0
+        assert is_different.sum() == num_different
+        assert is_different[:3, :3].all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (47, 90), (16, 16)])
-def test_maps_of_whole_patches(kind, height, width):
+def test_maps_ignore_incomplete_patches(kind, height, width):
     network = make(kind).double().eval()
-    got = network(random_images(height, width).double())
-    assert (got.shape, got.dtype) == ((2, 16, height // 16, width // 16), torch.float64)
+    actual = network(random_images(height, width).double())
+    assert (actual.shape, actual.dtype) == ((2, 16, height // 16, width // 16), torch.float64)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_float32_is_float64_rounded(kind):
+def test_float32_agrees_with_float64(kind):
     network = make(kind).eval()
     images = random_images(64, 96)
     single = network(images).double()
@@ -175,10 +175,12 @@ def test_float32_is_float64_rounded(kind):
 def test_all_weights_are_trained(kind, activation_checkpointing):
     network = make(kind, activation_checkpointing=activation_checkpointing).train()
     network(random_images(64, 64)).square().sum().backward()
-    assert [name for name, one in network.named_parameters() if one.grad is None or not one.grad.any()] == []
+    assert [
+        name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ] == []
 
 
-def test_absolute_positions_are_added_to_patches_without_that_of_the_class_token():
+def test_absolute_positions_except_of_the_class_token_are_added_to_patches():
     network = make(depth=0, global_blocks=[]).eval()
     images = random_images(64, 64)
     patches = network.patch_embed.proj(images)
@@ -190,18 +192,20 @@ def test_absolute_positions_are_added_to_patches_without_that_of_the_class_token
 
 
 def test_a_frozen_patch_embedding_is_not_trained():
-    frozen = {name for name, one in make(freeze_patch_embed=True).named_parameters() if not one.requires_grad}
+    frozen = {
+        name for name, parameter in make(freeze_patch_embed=True).named_parameters() if not parameter.requires_grad
+    }
     assert frozen == {"patch_embed.proj.weight", "patch_embed.proj.bias"}
 
 
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("vitdet", {"global_blocks": [3]}, r"global_blocks=\[3\]: there are blocks 0 to 2"),
+        ("vitdet", {"global_blocks": [3]}, r"global_blocks=\[3\].*0 to 2"),
         ("eva_02", {"drop_path_rate": -0.1}, "drop_path_rate=-0.1"),
         ("eva_02", {"embed_dim": 12}, "multiple of 4"),
     ],
 )
-def test_what_cannot_be(kind, arguments, message):
+def test_invalid_arguments_raise_an_error(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(kind, **arguments)

@@ -1,4 +1,4 @@
-"""Small pyramids and objects, in float64."""
+"""Small feature pyramids and objects in float64."""
 
 import torch
 
@@ -46,7 +46,7 @@ def giou(a, b):
 
 
 def pixels(targets, image):
-    """Boxes of the objects of an image in pixels, as lists of four numbers."""
+    """The object boxes of an image in pixels (XYXY), as lists of four numbers."""
     first = sum(targets.sizes[:image])
     height, width = SIZES[image]
     boxes = []

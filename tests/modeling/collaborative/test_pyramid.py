@@ -9,7 +9,7 @@ from detrex_lite.modeling.collaborative import decode_boxes, encode_boxes
 from .pyramids import SIZES, STRIDES, make_pyramid, make_targets, pixels
 
 
-def test_anchors_are_around_the_corners_of_cells():
+def test_anchors_are_centred_at_the_corners_of_cells():
     pyramid, scales, ratios = make_pyramid(), [4.0, 6.0], [0.5, 2.0]
     anchors = pyramid.anchors(scales, ratios)
     expected = []
@@ -32,14 +32,14 @@ def test_anchors_in_the_padding_are_not_inside():
     assert 0 < anchors.inside(SIZES[0]).sum() < len(centres)
 
 
-def test_objects_are_in_pixels_and_back():
+def test_normalising_boxes_in_pixels_restores_the_targets():
     pyramid, targets = make_pyramid(), make_targets()
     for image, boxes in enumerate(pyramid.objects(targets)):
         assert_close(boxes, torch.tensor(pixels(targets, image), dtype=torch.float64))
         assert_close(pyramid.normalised(boxes, image), targets.boxes.split(targets.sizes)[image])
 
 
-def test_offsets_are_those_of_torchvision():
+def test_box_offsets_agree_with_torchvision():
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(2, 20, 2, generator=generator, dtype=torch.float64) * 50
     boxes, anchors = torch.cat([low, low + 1 + low.flip(1)], dim=-1)
@@ -51,7 +51,7 @@ def test_offsets_are_those_of_torchvision():
     assert_close(decode_boxes(-offsets, anchors, stds), coder.decode_single(-offsets, anchors))
 
 
-def test_boxes_change_by_a_bounded_factor():
+def test_box_scaling_is_clamped():
     anchor = torch.tensor([[0.0, 0, 10, 10]])
     grown = decode_boxes(torch.full((1, 4), 100.0), anchor, (0.0, 0.0, 1.0, 1.0))
     assert_close(grown[0, 2:] - grown[0, :2], torch.full((2,), 10 * 1000 / 16))

@@ -19,16 +19,16 @@ def _inputs(tokens: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 3, 7])
-def test_it_is_two_linear_layers(tokens):
+def test_chunked_mlp_agrees_with_two_linear_layers(tokens):
     x, *weights = _inputs(tokens)
-    want = F.linear(F.relu(F.linear(x, *weights[:2])), *weights[2:])
-    assert_close(chunked_mlp(x, *weights), want)
+    expected = F.linear(F.relu(F.linear(x, *weights[:2])), *weights[2:])
+    assert_close(chunked_mlp(x, *weights), expected)
     with torch.no_grad():
-        assert_close(chunked_mlp(x, *weights), want)
+        assert_close(chunked_mlp(x, *weights), expected)
 
 
 @pytest.mark.parametrize("drop_threshold", [0, 20000])
-def test_gradients(drop_threshold):
+def test_gradients_agree_with_finite_differences(drop_threshold):
     def function(*arguments):
         torch.manual_seed(1)  # the same values are dropped in every call
         return chunked_mlp(*arguments, drop_threshold)
@@ -37,14 +37,14 @@ def test_gradients(drop_threshold):
 
 
 @pytest.mark.parametrize("trained", range(5))
-def test_one_gradient_is_enough(trained):
+def test_single_gradients_can_be_computed(trained):
     arguments = _inputs(7)
-    want = torch.autograd.grad(chunked_mlp(*arguments).sum(), arguments)[trained]
-    alone = [one if number == trained else one.detach() for number, one in enumerate(arguments)]
-    assert_close(torch.autograd.grad(chunked_mlp(*alone).sum(), alone[trained])[0], want)
+    expected = torch.autograd.grad(chunked_mlp(*arguments).sum(), arguments)[trained]
+    single_leaf = [value if number == trained else value.detach() for number, value in enumerate(arguments)]
+    assert_close(torch.autograd.grad(chunked_mlp(*single_leaf).sum(), single_leaf[trained])[0], expected)
 
 
-def test_no_biases():
+def test_biases_are_optional():
     x, first, _, second, _ = _inputs(7)
     assert torch.autograd.gradcheck(
         lambda *weights: chunked_mlp(x, weights[0], None, weights[1], None), (first, second)

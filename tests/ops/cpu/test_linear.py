@@ -10,14 +10,14 @@ from detrex_lite.ops.cpu.linear import linear, weight_gradient
 
 @pytest.fixture(autouse=True)
 def convolve_everything(monkeypatch):
-    """Also small layers, and on processors where it would not pay."""
+    """Use convolutions for small layers, too, and on all processors."""
     monkeypatch.setattr(module, "MIN_MACS", 1)
     monkeypatch.setattr(module, "MIN_CHANNELS", 1)
     monkeypatch.setattr(module, "_has_wide_vectors", torch.backends.mkldnn.is_available)
 
 
 class _Operators(TorchDispatchMode):
-    """Keeps the names of operators."""
+    """Records the names of operators."""
 
     def __init__(self):
         super().__init__()
@@ -36,41 +36,41 @@ def _inputs(*shape: int, dtype: torch.dtype = torch.float32) -> list[torch.Tenso
 
 @pytest.mark.parametrize("shape", [(50, 16), (2, 25, 16), (2, 3, 4, 16), (16,), (1, 16)])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_it_is_the_linear_layer_of_torch(shape, with_bias):
+def test_linear_agrees_with_torch(shape, with_bias):
     x, weight, bias = _inputs(*shape)
     arguments = (x, weight, bias if with_bias else None)
     with _Operators() as operators:
-        got = linear(*arguments)
-    assert "aten::convolution" in operators.names  # it is another computation
-    want = F.linear(*arguments)
-    assert_close(got, want)
-    gradient = torch.randn_like(want)
+        actual = linear(*arguments)
+    assert "aten::convolution" in operators.names  # confirms that a convolution computes the result
+    expected = F.linear(*arguments)
+    assert_close(actual, expected)
+    gradient = torch.randn_like(expected)
     inputs = arguments if with_bias else arguments[:2]
-    for one, other in zip(
-        torch.autograd.grad(got, inputs, gradient), torch.autograd.grad(want, inputs, gradient), strict=True
+    for actual_gradient, expected_gradient in zip(
+        torch.autograd.grad(actual, inputs, gradient), torch.autograd.grad(expected, inputs, gradient), strict=True
     ):
-        assert_close(one, other)
+        assert_close(actual_gradient, expected_gradient)
     rows = gradient.flatten(0, -2) if gradient.dim() > 1 else gradient[None]
     tokens = x.detach().reshape(-1, 16)
     assert_close(weight_gradient(rows, tokens, weight), torch.autograd.grad(F.linear(*arguments), weight, gradient)[0])
 
 
-def test_strided_inputs():
+def test_strided_inputs_give_the_same_output():
     x, weight, bias = _inputs(25, 2, 16)
     assert_close(linear(x.transpose(0, 1), weight, bias), F.linear(x.transpose(0, 1), weight, bias))
     assert_close(linear(x, weight.t().contiguous().t(), bias), F.linear(x, weight, bias))
 
 
-def test_it_can_be_differentiated_twice():
+def test_linear_can_be_differentiated_twice():
     x, weight, _ = _inputs(20, 16)
-    second = []
+    second_gradients = []
     for function in (linear, F.linear):
-        (first,) = torch.autograd.grad(function(x, weight).square().sum(), weight, create_graph=True)
-        second += torch.autograd.grad(first.square().sum(), x)
-    assert_close(*second, rtol=1e-4, atol=1e-2)
+        (first_gradient,) = torch.autograd.grad(function(x, weight).square().sum(), weight, create_graph=True)
+        second_gradients += torch.autograd.grad(first_gradient.square().sum(), x)
+    assert_close(*second_gradients, rtol=1e-4, atol=1e-2)
 
 
-def test_what_convolutions_are_not_for():
+def test_float64_empty_and_autocast_inputs_do_not_use_convolutions():
     x, weight, bias = _inputs(20, 16, dtype=torch.float64)
     assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
     assert linear(x[:0], weight, bias).shape == (0, 24)
@@ -81,7 +81,7 @@ def test_what_convolutions_are_not_for():
         assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
 
 
-def test_it_compiles_without_a_break():
+def test_linear_compiles_without_a_graph_break():
     x, weight, bias = _inputs(20, 16)
     compiled = torch.compile(linear, backend="eager", fullgraph=True)
     assert_close(compiled(x, weight, bias), F.linear(x, weight, bias))

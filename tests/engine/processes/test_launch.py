@@ -98,7 +98,7 @@ def test_two_processes_train_together_stop_together_and_fail_together(tmp_path):
 def test_a_killed_process_ends_the_run_with_the_reason(tmp_path, capfd):
     start = time.monotonic()
     with pytest.raises(SystemExit) as ended:
-        launch(children.killed_in_one, 2, device="cpu", args=(tmp_path,))
+        launch(children.train_and_kill_process_1, 2, device="cpu", args=(tmp_path,))
     assert time.monotonic() - start < 60
     assert ended.value.code == 128 + signal.SIGKILL
     last = capfd.readouterr().err.splitlines()[-1]
@@ -173,5 +173,5 @@ def test_a_fault_of_the_config_that_one_process_alone_has_is_told():
 def test_the_failure_of_one_process_ends_the_others(monkeypatch):
     monkeypatch.setattr("detrex_lite.engine.processes.launch.GRACE_SECONDS", 0.5)
     with pytest.raises(SystemExit) as ended:
-        launch(children.fail_in_one, 2, device="cpu")
+        launch(children.fail_in_process_1, 2, device="cpu")
     assert ended.value.code == 7

@@ -6,7 +6,7 @@ from detrex_lite.data import generate_shapes
 from detrex_lite.engine import launch
 
 from . import split_runs
-from .test_a_compiled_run_in_two_processes_equals_an_eager_one_in_one import assert_equal_runs
+from .test_two_processes import assert_equal_runs
 
 COMPILED = "train.compile=True"
 
@@ -30,7 +30,7 @@ def test_compiled_and_resumed_runs_equal_the_eager_run(folder):
 
 
 @pytest.mark.slow
-def test_a_compiled_run_in_two_processes_equals_an_eager_one_in_one(folder):
+def test_a_compiled_run_in_two_processes_equals_an_eager_run(folder):
     split_runs.run(folder, "dino_by_one", model="dino")
     launch(split_runs.run_compiled_in_two_processes, 2, device="cpu", args=(folder,))
     assert_equal_runs(folder / "dino_by_one", folder / "dino_by_two")

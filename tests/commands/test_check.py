@@ -16,7 +16,7 @@ def main(arguments):
     return cli.main(["check", *arguments])
 
 
-def test_clean_data_set_exits_with_zero(tmp_path, capsys):
+def test_a_clean_data_set_exits_with_status_0(tmp_path, capsys):
     path, root = write_coco(tmp_path, annotations=[box_entry(1, 1, [0, 0, 5, 5])])
     write_image(root / "1.png")
     assert main(["--coco", str(path), "--images", str(root)]) == 0
@@ -31,7 +31,7 @@ def test_images_next_to_a_roboflow_file_are_found(tmp_path, capsys):
     assert "classes without a box: animals" in out
 
 
-def test_faults_exit_with_one_and_both_formats_agree(tmp_path, capsys):
+def test_faults_exit_with_status_1_in_both_formats(tmp_path, capsys):
     write_same_content_twice(tmp_path)
     images = ["--images", str(tmp_path / "images")]
     assert main(["--coco", str(tmp_path / "instances.json"), *images]) == 1
@@ -61,7 +61,7 @@ def test_masks_and_panoptic_files_are_checked(tmp_path, capsys):
     assert "panoptic folder" in capsys.readouterr().out
 
 
-def test_unknown_name_exits_with_two(capsys):
+def test_an_unknown_name_exits_with_status_2(capsys):
     assert main(["--name", "coco_2017_vall"]) == 2
     assert "did you mean 'coco_2017_val'" in capsys.readouterr().err
 

@@ -115,7 +115,7 @@ def test_imports_of_ordinary_modules_are_shared(write):
     assert cfg.same.p == os.path.sep
 
 
-def test_star_import_takes_public_names(write):
+def test_star_imports_import_public_names(write):
     root = write(base="a = dict(x=1); _b = dict(x=2)", leaf="from .base import *\na.x = 5")
     cfg = LazyConfig.load(root / "leaf.py")
     assert cfg == {"a": {"x": 5}}
@@ -181,13 +181,13 @@ def test_malformed_yaml_raises_with_the_line(tmp_path):
         LazyConfig.load(file)
 
 
-def test_a_missing_file_names_the_nearest(write):
+def test_a_missing_file_suggests_the_nearest_name(write):
     root = write(train="")
     with pytest.raises(ConfigError, match=r"no config file '.*trian\.py'.*'.*train\.py'"):
         LazyConfig.load(root / "trian.py")
 
 
-def test_a_missing_key_names_the_nearest(write):
+def test_a_missing_key_suggests_the_nearest_name(write):
     root = write(a="model = dict(x=1)")
     with pytest.raises(ConfigError, match="defines no 'modle'; did you mean 'model'"):
         LazyConfig.load(root / "a.py", ("model", "modle"))

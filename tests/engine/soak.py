@@ -53,7 +53,7 @@ MODELS = tuple(RANDOM)
 TIMEOUT_SECONDS = 300.0
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Targets of the signal: the started program; all of its processes, as from a terminal, a cluster or a crash of the
-# machine; a process that is_training; a process that loads images.
+# machine; a process that trains; a process that loads images.
 TARGETS = ("program", "all", "trainer", "worker")
 # Moments of the signal: within the duration of the uninterrupted run, from its start or from its first logged step, or
 # while a checkpoint is written.

@@ -17,7 +17,7 @@ def parse(*arguments):
     return cli.parser_of("train").parse(["--config-file", str(CONFIG_FILE), *arguments])
 
 
-def test_detectron2_flags():
+def test_flags_of_detectron2_are_accepted():
     args = parse("--num-gpus", "2", "--num-machines", "3", "--machine-rank", "1", "--dist-url", "tcp://a:1", "--resume")
     assert (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url) == (2, 3, 1, "tcp://a:1")
     assert (args.resume, args.eval_only, args.opts) == (True, False, [])
@@ -27,7 +27,7 @@ def test_num_processes_is_a_synonym_of_num_gpus():
     assert parse("--num-processes", "3").num_gpus == 3
 
 
-def test_overrides_may_stand_before_and_after_flags():
+def test_overrides_are_accepted_before_and_after_flags():
     args = parse("train.max_iter=3", "--eval-only", "model.num_classes=5")
     assert args.eval_only
     cfg = plan_of(args).cfg

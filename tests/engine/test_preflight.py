@@ -61,7 +61,7 @@ def test_initial_weights_must_be_a_local_file(tmp_path):
         check_init_checkpoint("", required=True)
 
 
-def test_classes_that_agree_are_returned():
+def test_matching_classes_are_returned():
     names = check_classes(TinyDetector(num_classes=2), {"training": dataset("a", "b"), "validation": dataset("a", "b")})
     assert names == ("a", "b")
 

@@ -77,7 +77,7 @@ def test_a_run_writes_all_files_and_a_predictor_loads_the_result(make_config, tm
     assert stored["config"] == (folder / "config.yaml").read_text()
 
 
-def test_the_saved_config_repeats_the_run(make_config, tmp_path):
+def test_the_saved_config_reproduces_the_run(make_config, tmp_path):
     train(make_config("one"))
     cfg = LazyConfig.load(str(tmp_path / "one" / "config.yaml"))
     cfg.train.output_dir = str(tmp_path / "two")

@@ -152,9 +152,8 @@ def test_contradictory_settings_are_faults(overrides, fault):
 
 
 def test_synchronised_batch_norms_need_gpus(monkeypatch):
-    assert complete(
-        tiny_config("out", "train.sync_batch_norm=True"), ()
-    ).train.sync_batch_norm  # a single process ignores the setting
+    # A single process accepts the setting.
+    assert complete(tiny_config("out", "train.sync_batch_norm=True"), ()).train.sync_batch_norm
     monkeypatch.setattr("detrex_lite.distributed.is_distributed", lambda: True)
     (fault,) = faults_of("train.sync_batch_norm=True")
     assert "train.sync_batch_norm=True needs GPUs" in fault

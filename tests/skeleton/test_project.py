@@ -75,9 +75,8 @@ def test_a_project_of_the_repository_refers_to_existing_configs():
     assert "projects/my_detr/card.py" in files
     assert "tests/projects/test_my_detr.py" in files
     model = files["projects/my_detr/configs/models/my_detr_small.py"]
-    assert (
-        'get_config("projects/dab_detr/configs/models/dab_detr_r50.py")' in model
-    )  # made small, since the source has no small config
+    # The model is made small here, since the source has no small config.
+    assert 'get_config("projects/dab_detr/configs/models/dab_detr_r50.py")' in model
     assert 'get_config("common/small_single_level.py").small' in model
     assert "from detrex_lite.projects.my_detr.modeling import CentreLoss, MyDETR" in model
     leaf = files["projects/my_detr/configs/my_detr_small_shapes.py"]

@@ -42,7 +42,7 @@ def test_a_warmup_length_outside_of_0_to_1_raises(length):
         WarmupParamScheduler(ConstantParamScheduler(1.0), warmup_length=length)
 
 
-def test_multi_step_with_warmup():
+def test_multi_step_starts_with_a_warmup():
     multiplier = multi_step(epochs=10, milestones=[8], warmup_length=0.1, warmup_factor=0.5)
     assert [multiplier(where) for where in (0, 0.05, 0.1, 0.8)] == pytest.approx([0.5, 0.75, 1, 0.1])
 

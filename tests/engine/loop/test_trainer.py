@@ -122,7 +122,7 @@ def test_mixed_precision_runs_the_forward_pass_under_autocast(dtype):
 
 
 class CorruptedDetector(TinyDetector):
-    """Calls `corrupt` with the losses of batches that contain one of the positions files."""
+    """Calls `corrupt` with the losses of batches that contain one of the given files."""
 
     def __init__(self, corrupt, *file_names):
         super().__init__(dropout=0.0)
@@ -297,11 +297,8 @@ class DetectorWithEntry(TinyDetector):
 @pytest.mark.parametrize(
     ("name", "entry", "description"),
     [
-        (
-            "accuracy",
-            lambda loss: loss * 2,
-            r"torch.float32 of shape \(\)",
-        ),  # models of mmdetection return such an entry
+        # Models of mmdetection return an accuracy.
+        ("accuracy", lambda loss: loss * 2, r"torch.float32 of shape \(\)"),
         ("loss_number", lambda loss: 0.5, "float 0.5"),
         ("loss_count", lambda loss: torch.tensor(3), r"torch.int64 of shape \(\)"),
         ("loss_all", lambda loss: loss.expand(2), r"torch.float32 of shape \(2,\)"),

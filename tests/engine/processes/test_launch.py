@@ -109,7 +109,7 @@ def test_a_killed_process_ends_the_run_and_is_named(tmp_path, capfd):
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
 
 
-class EndedProcess:
+class Exited:
     """A process that has ended, with the message that it sent before, if any."""
 
     def __init__(self, exitcode, *messages):
@@ -144,31 +144,15 @@ LOST = "LostProcessError: process 0 lost its connection"
 @pytest.mark.parametrize(
     ("processes", "status", "message"),
     [
-        (
-            [EndedProcess(1, (5.0, LOST)), EndedProcess(1, (4.0, "ValueError: bad"))],
-            1,
-            "process 1 failed, .*: ValueError: bad",
-        ),
-        ([EndedProcess(1, (5.0, LOST)), EndedProcess(-9)], 137, r"process 1 failed, .*: killed by SIGKILL \(.*memory"),
-        (
-            [EndedProcess(0), EndedProcess(-7)],
-            135,
-            r"process 1 failed, .*: killed by SIGBUS \(shared memory may be full",
-        ),
-        ([EndedProcess(0), EndedProcess(-11)], 139, "process 1 failed, .*: killed by SIGSEGV$"),
-        ([EndedProcess(0), EndedProcess(3)], 3, "process 1 failed, .* status 3"),
-        (
-            [EndedProcess(1, (5.0, LOST)), EndedProcess(2, (4.0, "no such file"))],
-            2,
-            "process 1 failed, .*: no such file",
-        ),
-        (
-            [EndedProcess(2, (5.0, None)), EndedProcess(2, (4.0, "no such file"))],
-            2,
-            None,
-        ),  # the main process has reported the error
-        ([EndedProcess(143, (5.0, None)), EndedProcess(143, (4.0, None))], 143, None),
-        ([EndedProcess(130), EndedProcess(130)], 130, None),
+        ([Exited(1, (5.0, LOST)), Exited(1, (4.0, "ValueError: bad"))], 1, "process 1 failed, .*: ValueError: bad"),
+        ([Exited(1, (5.0, LOST)), Exited(-9)], 137, r"process 1 failed, .*: killed by SIGKILL \(.*memory"),
+        ([Exited(0), Exited(-7)], 135, r"process 1 failed, .*: killed by SIGBUS \(shared memory may be full"),
+        ([Exited(0), Exited(-11)], 139, "process 1 failed, .*: killed by SIGSEGV$"),
+        ([Exited(0), Exited(3)], 3, "process 1 failed, .* status 3"),
+        ([Exited(1, (5.0, LOST)), Exited(2, (4.0, "no such file"))], 2, "process 1 failed, .*: no such file"),
+        ([Exited(2, (5.0, None)), Exited(2, (4.0, "no such file"))], 2, None),  # reported by the main process
+        ([Exited(143, (5.0, None)), Exited(143, (4.0, None))], 143, None),
+        ([Exited(130), Exited(130)], 130, None),
     ],
 )
 def test_only_the_first_failure_is_reported(capsys, processes, status, message):

@@ -45,10 +45,9 @@ def test_sampling_locations_are_spread_around_their_queries():
     offsets = (locations - centres[:, None, None, None]) * torch.tensor([60.0, 40.0])  # in cells
     assert 1.9 < float(offsets.std(dim=1).mean()) < 2.1
     mean = offsets.mean(dim=1)[0, :, 0]  # (H, P, 2)
-    assert_close(
-        mean[0], torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0]]), rtol=0, atol=0.3
-    )  # head 0 points to the right
-    assert_close(mean[2, 3], torch.tensor([0.0, 4]), rtol=0, atol=0.3)  # head 2 of 8 is rotated by a quarter turn
+    # Head 0 of 8 points to the right; head 2 is rotated by a quarter turn.
+    assert_close(mean[0], torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0]]), rtol=0, atol=0.3)
+    assert_close(mean[2, 3], torch.tensor([0.0, 4]), rtol=0, atol=0.3)
 
 
 def test_the_number_of_queries_can_be_set():

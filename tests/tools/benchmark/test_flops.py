@@ -65,7 +65,7 @@ class Caller(nn.Module):
         return self.shared_heads[0](self.linear(x))
 
 
-def test_operators_count_for_the_modules_that_own_them():
+def test_operators_are_counted_for_their_modules():
     model = nn.ModuleDict({"head": nn.Linear(5, 7)})
     model["caller"] = Caller(model["head"])
     with torch.no_grad():

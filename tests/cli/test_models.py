@@ -1,4 +1,4 @@
-"""What a model can be called."""
+"""Names of models on the command line."""
 
 import pytest
 
@@ -9,13 +9,13 @@ from detrex_lite.zoo import load_zoo
 PROJECTS = detrex_lite.SHIPPED_IN / "projects"
 
 
-def test_every_project_has_a_training():
+def test_every_project_has_a_published_training_config():
     names = shipped_names()
     assert set(names.projects) == {card.parent.name for card in PROJECTS.glob("*/card.py")}
     for project in names.projects:
         file = names.config_of(project)
         assert file.parent == PROJECTS / project / "configs"
-        assert file.stem.endswith("ep")  # a published one
+        assert file.stem.endswith("ep")  # published schedules end in the number of epochs
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ def test_every_project_has_a_training():
         ("rtdetrv2_small", "rtdetr_small_shapes"),
     ],
 )
-def test_names_stand_for_trainings(name, stem):
+def test_names_resolve_to_training_configs(name, stem):
     assert shipped_names().config_of(name).stem == stem
 
 
-def test_other_names_stand_for_none():
+def test_other_names_resolve_to_no_config():
     names = shipped_names()
     assert names.config_of("yolo") is None
-    assert names.config_of("dino_r50_4scale_12ep_ema") is None  # of a checkpoint, which only its table knows
+    assert names.config_of("dino_r50_4scale_12ep_ema") is None  # the name of a checkpoint, not of a config
     assert names.checkpoints >= set(load_zoo())
     assert not names.checkpoints & set(names.projects)
     assert names.is_model_only("dino")

@@ -15,7 +15,7 @@ from detrex_lite.inference.export import FORMATS, api, formats
 from detrex_lite.tools.benchmark import commands as benchmark
 from detrex_lite.tools.benchmark import contenders, measurements, models, settings
 
-HELP_OF_ALL = """
+PRINT_HELP_OF_ALL = """
 import contextlib, io, json, sys, time
 from detrex_lite import cli
 seconds, helps = {}, {}
@@ -30,9 +30,9 @@ print(json.dumps([seconds, helps, sorted({name.split(".")[0] for name in sys.mod
 """
 
 
-def test_help_of_every_command_is_quick_and_imports_no_package():
-    done = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True, check=True)
-    seconds, helps, modules = json.loads(done.stdout)
+def test_help_of_every_command_is_fast_and_imports_no_heavy_package():
+    result = subprocess.run([sys.executable, "-c", PRINT_HELP_OF_ALL], capture_output=True, text=True, check=True)
+    seconds, helps, modules = json.loads(result.stdout)
     assert {"torch", "numpy", "omegaconf"} & set(modules) == set()
     assert max(seconds.values()) < 0.5
     for name in cli.COMMANDS:
@@ -40,19 +40,19 @@ def test_help_of_every_command_is_quick_and_imports_no_package():
         assert 1 <= helps[name].count(f"\n  detrex-lite {name}") <= 3
 
 
-def test_the_program_starts_at_once():
+def test_help_appears_within_half_a_second():
     for _ in range(3):  # a busy machine may make one attempt slow, not three
         start = time.perf_counter()
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "detrex_lite", "train", "--help"], capture_output=True, text=True, check=True
         )
         if time.perf_counter() - start < 0.5:
-            assert done.stdout.startswith("usage: detrex-lite train")
+            assert result.stdout.startswith("usage: detrex-lite train")
             return
     pytest.fail("detrex-lite train --help takes more than half a second")
 
 
-def test_every_command_is_listed(capsys):
+def test_the_main_help_lists_every_command(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     listed = capsys.readouterr().out
@@ -63,13 +63,13 @@ def test_every_command_is_listed(capsys):
         assert f"  {name} " in listed
 
 
-def test_what_a_command_runs_exists():
+def test_the_function_of_each_command_exists():
     for name in cli.COMMANDS:
         module, _, function = find_command(name).RUN.rpartition(".")
         assert callable(getattr(__import__(module, fromlist=[function]), function))
 
 
-def test_constants_that_help_shows_are_those_of_the_heavy_modules():
+def test_constants_in_the_help_equal_those_of_the_heavy_modules():
     assert tuple(FORMATS) == export.FORMATS
     assert tuple(api.LIMITS) == export.PRECISIONS
     assert (description.INSIDE, description.OUTSIDE) == (export.INSIDE, export.OUTSIDE)
@@ -91,15 +91,15 @@ def test_constants_that_help_shows_are_those_of_the_heavy_modules():
         (["predict", "a.jpg", "--model", "a", "--save-dir=b"], "--save-dir: did you mean --output?"),
     ],
 )
-def test_wrong_words_are_answered_with_the_right_ones(arguments, message, capsys):
+def test_misspelt_commands_and_options_are_corrected(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
     assert message in capsys.readouterr().err
 
 
-def test_measuring_needs_the_repository(monkeypatch, capsys):
+def test_benchmarks_need_the_repository(monkeypatch, capsys):
     monkeypatch.setattr("detrex_lite.cli.benchmark.find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as exit_info:
         cli.main(["benchmark", "op", "deformable_attention"])
-    assert stopped.value.code == 2
+    assert exit_info.value.code == 2
     assert "repository" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Options of `detrex-lite train` that try something out."""
+"""Options of `detrex-lite train` that run a trial: --dry-run, --overfit and --find-lr."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def train(tmp_path, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         (["--dry-run", "--resume"], "--resume"),
         (["--overfit", "4", "--num-gpus", "2"], "--num-gpus"),
@@ -21,20 +21,20 @@ def train(tmp_path, *arguments):
         (["--overfit-steps", "20"], "needs --overfit"),
     ],
 )
-def test_what_does_not_go_together(tmp_path, capsys, arguments, named):
-    with pytest.raises(SystemExit) as ended:
+def test_contradictory_trial_options_are_reported(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_info:
         train(tmp_path, *arguments)
-    assert ended.value.code == 2
-    assert named in capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
 
 
-def test_a_dry_run_from_the_command_line(tmp_path):
+def test_a_dry_run_writes_only_its_folder(tmp_path):
     assert train(tmp_path, "--dry-run") == 0
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["dry_run"]
 
 
-def test_what_cannot_be_tried_out_is_wrong_use(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
+def test_overfitting_without_a_data_set_is_reported(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
         train(tmp_path, "--overfit", "4")
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     assert "dataloader.train.dataset" in capsys.readouterr().err

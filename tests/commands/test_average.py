@@ -15,7 +15,7 @@ def run(*arguments):
 
 @pytest.fixture
 def files(tmp_path):
-    """Three checkpoints of tiny detectors."""
+    """Write three checkpoints of tiny detectors."""
     paths = []
     for seed in range(3):
         torch.manual_seed(seed)
@@ -25,19 +25,19 @@ def files(tmp_path):
     return paths
 
 
-def test_the_average_is_written(files, tmp_path, capsys):
+def test_plain_and_moving_averages_are_written(files, tmp_path, capsys):
     assert run(*files, "--output", tmp_path / "mean.pth") == 0
-    mean = read_checkpoint(tmp_path / "mean.pth")
+    average = read_checkpoint(tmp_path / "mean.pth")
     values = [read_checkpoint(path)["model"]["head.weight"] for path in files]
-    torch.testing.assert_close(mean["model"]["head.weight"], torch.stack(values).mean(0))
-    assert mean["class_names"] == ["circle", "square", "triangle"]
+    torch.testing.assert_close(average["model"]["head.weight"], torch.stack(values).mean(0))
+    assert average["class_names"] == ["circle", "square", "triangle"]
     assert "33.33%" in capsys.readouterr().out
     assert run(*files, "--ema", "0.5", "--output", tmp_path / "mean.safetensors") == 0
-    moving = read_checkpoint(tmp_path / "mean.safetensors")["head.weight"]
-    torch.testing.assert_close(moving, values[0] / 4 + values[1] / 4 + values[2] / 2)
+    moving_average = read_checkpoint(tmp_path / "mean.safetensors")["head.weight"]
+    torch.testing.assert_close(moving_average, values[0] / 4 + values[1] / 4 + values[2] / 2)
 
 
-def test_wrong_uses_are_explained(files, tmp_path, capsys):
+def test_wrong_arguments_are_reported_and_write_nothing(files, tmp_path, capsys):
     output = tmp_path / "mean.pth"
     output.write_text("before")
     for arguments, message in (

@@ -21,14 +21,14 @@ def file(tmp_path):
     return path
 
 
-def test_prints_yaml_that_loads(file, tmp_path, capsys):
+def test_the_printed_yaml_loads(file, tmp_path, capsys):
     assert cli.main(["config", str(file), "size.x=5", "model.bias=false"]) == 0
     (tmp_path / "out.yaml").write_text(capsys.readouterr().out)
     cfg = LazyConfig.load(tmp_path / "out.yaml")
     assert cfg.model == {"_target_": "torch.nn.Linear", "in_features": 5, "out_features": 2, "bias": False}
 
 
-def test_prints_python_and_parts(file, capsys):
+def test_python_and_single_keys_are_printed(file, capsys):
     assert cli.main(["config", str(file), "--format", "py", "--key", "model", "size.x=4"]) == 0
     assert capsys.readouterr().out == "cfg = torch.nn.Linear(in_features=4, out_features=2)\n"
     assert cli.main(["config", str(file), "--key", "size.x"]) == 0
@@ -39,11 +39,11 @@ def test_prints_python_and_parts(file, capsys):
     ("arguments", "message"),
     [
         (["size.y=5", "sizes.x=1"], "2 faults in the config"),
-        (["--key", "modell"], "there is no 'modell' in the config; did you mean 'model'?"),
+        (["--key", "modell"], "no 'modell' in the config; did you mean 'model'"),
         (["--key", "model.in_features", "size.x=${nowhere}"], "Interpolation key 'nowhere' not found"),
     ],
 )
-def test_faults_of_the_command(file, arguments, message, capsys):
+def test_faults_are_reported_without_output(file, arguments, message, capsys):
     assert cli.main(["config", str(file), *arguments]) == 2
     output = capsys.readouterr()
     assert message in output.err
@@ -58,12 +58,12 @@ def test_an_invalid_config_is_printed_with_its_faults(file, capsys):
     assert "size.x: Interpolation key 'nowhere' not found" in output.err
 
 
-def test_a_key_of_train_that_nothing_reads_is_a_fault(capsys):
+def test_an_unknown_key_of_train_is_a_fault(capsys):
     assert cli.main(["config", "projects/detr/configs/detr_small_shapes.py", "+train.early_stopping=3"]) == 2
     assert "train.early_stopping is not a key of the engine" in capsys.readouterr().err
 
 
-def test_no_traceback(tmp_path):
+def test_errors_have_no_traceback(tmp_path):
     command = [sys.executable, "-m", "detrex_lite.config", str(tmp_path / "gone.py")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2

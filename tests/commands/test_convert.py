@@ -6,7 +6,7 @@ from detrex_lite.data import find_dataset
 from ..data.layouts import samples
 
 
-def test_a_folder_in_another_layout(tmp_path, capsys):
+def test_a_folder_is_converted_to_another_layout(tmp_path, capsys):
     root = samples.yolo(tmp_path / "animals")
     assert cli.main(["convert", str(root), str(tmp_path / "out"), "--to", "voc"]) == 0
     out = capsys.readouterr().out
@@ -19,8 +19,8 @@ def test_a_folder_in_another_layout(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_masks_are_for_layouts_that_have_them(capsys):
-    with pytest.raises(SystemExit) as caught:
+def test_masks_for_a_layout_of_boxes_are_rejected(capsys):
+    with pytest.raises(SystemExit) as exit_info:
         cli.main(["convert", "photos", "out", "--to", "voc", "--masks"])
-    assert caught.value.code == 2
+    assert exit_info.value.code == 2
     assert "voc has boxes only" in capsys.readouterr().err

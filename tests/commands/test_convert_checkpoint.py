@@ -15,7 +15,7 @@ cfg = get_config("projects/{project}/configs/models/{project}_r50.py").model
 model = changed(cfg, {{**SMALL, "num_classes": {classes}, "backbone.weights": "DEFAULT", **{changes}}})
 """
 
-# project -> (changes, a format, the entry of its files)
+# project -> (changes of its config, a foreign format, the entry of that format's files)
 DETECTORS = {
     "dab_detr": ({}, "mmdetection", "state_dict"),
     "deformable_detr": ({"with_box_refine": True, "as_two_stage": True}, "detrex", "model"),
@@ -25,22 +25,25 @@ DETECTORS = {
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a small detector's config, and its weights under the names of a format; gives the paths and the weights."""
+    """Return a function that writes a small detector's config, and its weights in a format.
 
-    def written(project, target="detrex_lite", classes=80, name="in.pth", **further):
+    The function returns both paths, and the weights in our format.
+    """
+
+    def write_detector(project, target="detrex_lite", classes=80, name="in.pth", **other_entries):
         config = tmp_path / f"{project}.py"
         config.write_text(SMALL.format(project=project, classes=classes, changes=DETECTORS.get(project, ({},))[0]))
         state = weights(config)
         content = convert_state_dict(state, target)
-        torch.save({"model": content, **further} if further else content, tmp_path / name)
+        torch.save({"model": content, **other_entries} if other_entries else content, tmp_path / name)
         return config, tmp_path / name, state
 
-    return written
+    return write_detector
 
 
 def weights(config):
     cfg = LazyConfig.load(str(config)).model
-    cfg.backbone.weights = None  # what is to be downloaded is never looked at
+    cfg.backbone.weights = None  # the weights are replaced by random values, without a download
     return build_randomised(cfg).state_dict()
 
 
@@ -49,40 +52,40 @@ def run(config, weights, output, *options):
     return cli.main(["convert-checkpoint", *arguments])
 
 
-def assert_equal(state, wanted):
-    assert state.keys() == wanted.keys()
-    for name, value in wanted.items():
+def assert_equal(state, expected):
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
         assert_close(state[name], value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("project", DETECTORS)
-def test_there_and_back(project, write, tmp_path, capsys):
+def test_converting_to_a_foreign_format_and_back_restores_the_weights(project, write, tmp_path, capsys):
     config, source, state = write(project)
     _, target, entry = DETECTORS[project]
-    foreign, back = tmp_path / "foreign.pth", tmp_path / "new" / "back.safetensors"
+    foreign, restored = tmp_path / "foreign.pth", tmp_path / "new" / "back.safetensors"
     assert run(config, source, foreign, "--to", target) == 0
     assert "names of detrex_lite" in capsys.readouterr().out
     content = read_checkpoint(foreign)
     assert list(content) == [entry]
     assert not any(name.startswith(("heads.", "queries.")) for name in content[entry])
 
-    assert run(config, foreign, back) == 0
+    assert run(config, foreign, restored) == 0
     assert f"names of {target}" in capsys.readouterr().out
-    assert_equal(read_checkpoint(back), state)
+    assert_equal(read_checkpoint(restored), state)
 
 
-def test_classes_by_coco_id_and_back(write, tmp_path):
+def test_classes_by_coco_id_are_converted_and_restored(write, tmp_path):
     config, source, state = write("detr", "detr")
     assert read_checkpoint(source)["class_embed.weight"].shape[0] == 92
-    ours, theirs = tmp_path / "ours.pth", tmp_path / "theirs.pth"
+    ours, foreign = tmp_path / "ours.pth", tmp_path / "theirs.pth"
     assert run(config, source, ours) == 0
     assert_equal(read_checkpoint(ours)["model"], state)
     assert read_checkpoint(ours)["model"]["heads.class_embed.0.weight"].shape[0] == 81
-    assert run(config, ours, theirs, "--to", "detr") == 0
-    assert_equal(read_checkpoint(theirs)["model"], read_checkpoint(source))
+    assert run(config, ours, foreign, "--to", "detr") == 0
+    assert_equal(read_checkpoint(foreign)["model"], read_checkpoint(source))
 
 
-def test_the_running_mean_is_preferred(write, tmp_path):
+def test_averaged_weights_are_converted_unless_no_ema_is_given(write, tmp_path):
     config, source, state = write("detr", classes=3, model_ema=None, class_names=["a", "b", "c"])
     mean = {name: value + 1 for name, value in state.items()}
     torch.save({**read_checkpoint(source), "model_ema": mean}, source)
@@ -94,7 +97,7 @@ def test_the_running_mean_is_preferred(write, tmp_path):
     assert_equal(read_checkpoint(tmp_path / "last.pth")["model"], state)
 
 
-def test_what_was_not_trained_is_not_written(write, tmp_path):
+def test_missing_denoising_weights_are_not_written(write, tmp_path):
     config, source, state = write("dino", classes=5)
     del state["denoising.label_embedding.weight"]
     torch.save(state, source)
@@ -115,7 +118,7 @@ def test_overrides_reach_the_config(write, tmp_path, capsys):
     assert "num_classes" in capsys.readouterr().err
 
 
-def test_an_output_that_is_there_is_kept(write, tmp_path, capsys):
+def test_an_existing_output_is_kept_without_overwrite(write, tmp_path, capsys):
     config, source, state = write("detr")
     output = tmp_path / "out.pth"
     output.write_text("mine")
@@ -126,21 +129,21 @@ def test_an_output_that_is_there_is_kept(write, tmp_path, capsys):
     assert_equal(read_checkpoint(output)["model"], state)
 
 
-def test_refusals(write, tmp_path, capsys):
+def test_mismatched_and_missing_files_are_reported(write, tmp_path, capsys):
     config, source, state = write("detr")
-    other, _, _ = write("deformable_detr", name="other.pth")
-    half = tmp_path / "half.pth"
-    torch.save({name: value for name, value in state.items() if "decoder" not in name}, half)
+    other_config, _, _ = write("deformable_detr", name="other.pth")
+    incomplete = tmp_path / "half.pth"
+    torch.save({name: value for name, value in state.items() if "decoder" not in name}, incomplete)
     output = tmp_path / "out.pth"
-    refused = [
-        ((other, source), "in.pth", "Use the config"),
-        ((config, half), "half.pth", "transformer.decoder"),
+    cases = [
+        ((other_config, source), "in.pth", "Use the config"),
+        ((config, incomplete), "half.pth", "transformer.decoder"),
         ((config, source, "--to", "detrx"), "detrx", "did you mean 'detrex'"),
-        ((other, tmp_path / "other.pth", "--to", "detr"), "detr has no"),
+        ((other_config, tmp_path / "other.pth", "--to", "detr"), "detr has no"),
         ((config, tmp_path / "absent.pth"), "absent.pth", "no file"),
         ((tmp_path / "absent.py", source), "absent.py"),
     ]
-    for (config_file, weights_file, *options), *messages in refused:
+    for (config_file, weights_file, *options), *messages in cases:
         assert run(config_file, weights_file, output, *options) == 2
         error = capsys.readouterr().err
         assert all(message in error for message in messages), error

@@ -7,7 +7,7 @@ from detrex_lite import cli
 from detrex_lite.commands import demo
 from detrex_lite.visualization import contact_sheet
 
-# As small as it gets, and without the seconds that loader workers need to start.
+# As small as possible, and without loader workers, which need seconds to start.
 TINY = (
     "model.num_queries=5",
     "model.transformer.encoder.num_layers=1",
@@ -22,7 +22,7 @@ def run_quickly(output, *arguments):
     return cli.main(["demo", "--quick", "--output", str(output), *arguments, *TINY])
 
 
-def test_everything_that_is_announced_is_there_and_a_second_run_replaces_it(tmp_path, capsys):
+def test_all_announced_files_are_written_and_replaced_by_a_second_run(tmp_path, capsys):
     output = tmp_path / "new" / "demo"
     assert run_quickly(output) == 0
     printed = capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_everything_that_is_announced_is_there_and_a_second_run_replaces_it(tmp_
     assert max(iterations) == 2
 
 
-def test_a_detector_that_segments_shows_its_masks(tmp_path, monkeypatch, capsys):
+def test_masks_of_a_segmenting_detector_are_drawn_and_evaluated(tmp_path, monkeypatch, capsys):
     drawn = []
 
     def draw(rows, *arguments, **settings):
@@ -61,18 +61,18 @@ def test_a_detector_that_segments_shows_its_masks(tmp_path, monkeypatch, capsys)
     assert set(metrics) == {"bbox", "segm"}
     assert set(metrics["segm"]) >= {"AP", "AP50", "AP-circle"}
     assert "box and mask average precision" in capsys.readouterr().out
-    found = json.loads((tmp_path / "evaluation" / "predictions.json").read_text())
-    assert found
-    assert all("segmentation" in one for one in found)
+    predictions = json.loads((tmp_path / "evaluation" / "predictions.json").read_text())
+    assert predictions
+    assert all("segmentation" in prediction for prediction in predictions)
 
 
-def test_one_config_is_trained(capsys):
+def test_masks_with_another_config_are_rejected(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["demo", "--masks", "--config-file", "projects/detr/configs/detr_small_shapes.py"])
     assert "--config-file" in capsys.readouterr().err
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+def test_a_folder_not_written_by_the_demo_is_not_changed(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("three years of work")
     with pytest.raises(SystemExit, match="2"):
         run_quickly(tmp_path)
@@ -83,7 +83,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
 
-def test_a_package_that_is_trusted_may_be_named(tmp_path, monkeypatch, capsys):
+def test_classes_of_a_trusted_package_are_built(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_hooks.py").write_text(
         "from detrex_lite.engine import Hook\nclass Stop(Hook):\n"
         "    def before_train(self, trainer):\n        raise InterruptedError\n"
@@ -103,7 +103,7 @@ def test_an_empty_folder_is_used(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [demo.MARKER]
 
 
-def test_a_misspelt_override_is_an_error_before_anything_is_written(tmp_path, capsys):
+def test_a_misspelt_override_writes_nothing(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_quickly(tmp_path / "demo", "train.max_itr=3")
     assert "max_iter" in capsys.readouterr().err

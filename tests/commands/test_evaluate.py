@@ -1,4 +1,4 @@
-"""`detrex-lite evaluate` writes everything into one folder: numbers, errors with names of files, and the page."""
+"""`detrex-lite evaluate` writes the metrics, the errors with file names, and the report into one folder."""
 
 import json
 
@@ -8,7 +8,7 @@ from detrex_lite.data import generate_shapes
 from detrex_lite.engine import train
 
 
-def test_results_errors_and_the_page_are_in_the_folder_that_is_asked_for(tmp_path, capsys):
+def test_metrics_errors_and_report_are_written_to_the_output_folder(tmp_path, capsys):
     generate_shapes(tmp_path / "shapes", num_train=2, num_val=3, empty_share=0.0)
     cfg = LazyConfig.load("projects/dino/configs/dino_small_shapes.py")
     overrides = [f"dataset.root={tmp_path}/shapes", f"train.output_dir={tmp_path}/run", "train.max_iter=1"]
@@ -21,11 +21,11 @@ def test_results_errors_and_the_page_are_in_the_folder_that_is_asked_for(tmp_pat
     )
     written = {path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*")}
     assert written >= {"report.html", *(f"evaluation/{name}.json" for name in ("metrics", "predictions", "errors"))}
-    again = json.loads((tmp_path / "new" / "evaluation" / "metrics.json").read_text())
-    assert again["bbox"]["AP"] == results["bbox"]["AP"]
+    metrics = json.loads((tmp_path / "new" / "evaluation" / "metrics.json").read_text())
+    assert metrics["bbox"]["AP"] == results["bbox"]["AP"]
     worst = json.loads((tmp_path / "new" / "evaluation" / "errors.json").read_text())["worst_images"]
     assert {image["file_name"] for image in worst} <= {str(path) for path in (tmp_path / "shapes").rglob("*.png")}
-    for folder in ("run", "new"):  # after a training and after an evaluation alone
+    for folder in ("run", "new"):  # written after training, and by the evaluation alone
         page = (tmp_path / folder / "report.html").read_text()
         for title in ("What is wrong", "Worst images", "Inside the decoder"):
             assert f"<h2>{title}" in page or f">{title}</h2>" in page, (folder, title)

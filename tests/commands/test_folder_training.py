@@ -1,4 +1,4 @@
-"""A folder of images, from training to predictions, by command lines as users write them."""
+"""Training, evaluation and prediction on a folder of images, by command lines as users write them."""
 
 import json
 
@@ -20,14 +20,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """The folder of a run of one epoch."""
+    """Train for one epoch; returns the output folder."""
     output = tmp_path_factory.mktemp("run") / "detr"
     options = ["--epochs", "1", "--batch", "4", "--size", "32", "--lr", "1e-3", "--workers", "0", "--device", "cpu"]
     assert cli.main(["train", "detr_small", "--data", str(data), "--output", str(output), *options, *TINY]) == 0
     return output
 
 
-def test_a_run_keeps_what_was_chosen(trained, data):
+def test_the_saved_config_has_the_options_of_the_command_line(trained, data):
     cfg = LazyConfig.load(trained / "config.yaml")
     assert cfg.dataloader.train.dataset.root == str(data)
     assert (cfg.train.max_epochs, cfg.dataloader.train.total_batch_size, cfg.optimizer.lr) == (1, 4, 1e-3)
@@ -36,24 +36,24 @@ def test_a_run_keeps_what_was_chosen(trained, data):
     assert "8 images" in (trained / "log.txt").read_text()
 
 
-def test_another_run_does_not_take_the_folder(trained, data, capsys):
+def test_another_run_in_the_same_folder_is_rejected(trained, data, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["train", "detr_small", "--data", str(data), "--output", str(trained), "--batch", "4", *TINY])
     assert "--resume" in capsys.readouterr().err
 
 
-def test_its_weights_are_evaluated_and_predict(trained, data, tmp_path, capsys):
+def test_trained_weights_are_evaluated_and_predict(trained, data, tmp_path, capsys):
     folder = ["--data", str(data), "--device", "cpu", "dataloader.test.num_workers=0"]
     assert cli.main(["evaluate", "--weights", str(trained), *folder]) == 0
     assert "AP50" in (trained / "evaluation_photos" / "log.txt").read_text()
-    found = tmp_path / "found"
+    predictions = tmp_path / "found"
     photos = str(data / "images" / "val")
-    arguments = [photos, "--weights", str(trained), "--conf", "0", "--output", str(found), "--device", "cpu"]
+    arguments = [photos, "--weights", str(trained), "--conf", "0", "--output", str(predictions), "--device", "cpu"]
     assert cli.main(["predict", *arguments]) == 0
-    assert len(json.loads((found / "predictions.json").read_text())["images"]) == 4
+    assert len(json.loads((predictions / "predictions.json").read_text())["images"]) == 4
 
 
-def test_a_run_that_is_resumed_keeps_its_batch(trained, data):
+def test_a_resumed_run_keeps_its_batch_size(trained, data):
     arguments = ["detr_small", "--data", str(data), "--output", str(trained), "--resume"]
     plan = plan_of(cli.parser_of("train").parse(arguments))
     assert plan.cfg.dataloader.train.total_batch_size == 4
@@ -61,7 +61,7 @@ def test_a_run_that_is_resumed_keeps_its_batch(trained, data):
     assert "continues" in reasons["batch"]
 
 
-def test_its_weights_are_begun_with(trained, data, tmp_path):
+def test_fine_tuning_starts_from_trained_weights(trained, data, tmp_path):
     arguments = ["detr_small", "--data", str(data), "--batch", "4", "--fine-tune", str(trained / "model_final.pth")]
     plan = plan_of(cli.parser_of("train").parse(arguments))
     assert plan.cfg.train.init_checkpoint == str(trained / "model_final.pth")
@@ -70,16 +70,16 @@ def test_its_weights_are_begun_with(trained, data, tmp_path):
 
 @pytest.fixture
 def downloads(monkeypatch, tmp_path):
-    """Names of the checkpoints that are asked for; each is a file that is there."""
-    asked = []
+    """Record the names of requested checkpoints, and replace each download by an empty file."""
+    requested = []
 
     def obtain(entry):
-        asked.append(entry.name)
+        requested.append(entry.name)
         (tmp_path / entry.file_name).touch()
         return type("Checkpoint", (), {"path": tmp_path / entry.file_name})
 
     monkeypatch.setattr("detrex_lite.commands.configs.obtain", obtain)
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def downloads(monkeypatch, tmp_path):
         ),
     ],
 )
-def test_published_weights_are_fetched(words, checkpoint, config, data, downloads):
+def test_fine_tune_downloads_the_published_checkpoint(words, checkpoint, config, data, downloads):
     plan = plan_of(cli.parser_of("train").parse([*words, "--data", str(data), "--batch", "1"]))
     assert downloads == [checkpoint]
     assert load_zoo()[checkpoint].file_name in plan.cfg.train.init_checkpoint
@@ -106,13 +106,13 @@ def test_published_weights_are_fetched(words, checkpoint, config, data, download
     assert plan.cfg.train.max_epochs <= 200
 
 
-def test_auto_chooses_by_the_device(data, monkeypatch):
+def test_auto_chooses_a_small_model_without_a_gpu(data, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     plan = plan_of(cli.parser_of("train").parse(["auto", "--data", str(data), "--batch", "1"]))
     assert plan.settings[0].value == "dino_small"
 
 
-def test_configs_without_a_folder_take_the_options(tmp_path):
+def test_options_apply_without_a_data_folder(tmp_path):
     words = ["dino_small", "--epochs", "3", "--batch", "2", "--lr", "1e-3", "--output", "out", "--seed", "4"]
     cfg = plan_of(cli.parser_of("train").parse([*words, "train.log_period=7"])).cfg
     assert (cfg.train.max_epochs, cfg.train.log_period, cfg.train.seed, cfg.train.output_dir) == (3, 7, 4, "out")
@@ -121,7 +121,7 @@ def test_configs_without_a_folder_take_the_options(tmp_path):
     assert cfg.dataloader.image_size == 320
 
 
-def test_the_config_of_a_folder_is_a_file_to_train(data, tmp_path, capsys):
+def test_the_printed_config_of_a_folder_can_be_trained(data, tmp_path, capsys):
     assert cli.main(["config", "dino_small", "--data", str(data), "--batch", "4"]) == 0
     printed = capsys.readouterr()
     assert "learning rate" in printed.err

@@ -3,7 +3,7 @@ import pytest
 from detrex_lite import cli
 
 
-def test_a_project_is_written_and_its_files_and_commands_are_printed(tmp_path, capsys):
+def test_files_and_commands_of_a_new_project_are_printed(tmp_path, capsys):
     assert cli.main(["new", "my_detr", "--from", "detr", "--into", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     for file in tmp_path.rglob("*.py"):
@@ -12,7 +12,7 @@ def test_a_project_is_written_and_its_files_and_commands_are_printed(tmp_path, c
     assert "--trust my_detr" in printed
 
 
-def test_an_error_is_printed_and_ends_with_two(tmp_path, capsys):
+def test_an_unknown_source_is_reported_with_status_2(tmp_path, capsys):
     assert cli.main(["new", "my_detr", "--from", "dion", "--into", str(tmp_path)]) == 2
     assert "did you mean 'dino'?" in capsys.readouterr().err
 

@@ -26,7 +26,7 @@ def run(arguments):
 
 @pytest.fixture
 def trained(tmp_path):
-    """The arguments that name a config and its weights."""
+    """Write a stand-in config and its weights; returns the arguments that name both."""
     (tmp_path / "config.py").write_text(CONFIG)
     torch.save({"model": WEIGHTS, "class_names": ["red", "green", "blue"]}, tmp_path / "model.pth")
     return [
@@ -51,7 +51,7 @@ def read_predictions(output):
     return json.loads((output / "predictions.json").read_text())
 
 
-def test_a_folder_is_drawn_and_listed(trained, tmp_path, capsys):
+def test_a_folder_of_images_is_drawn_and_listed(trained, tmp_path, capsys):
     photos, output = tmp_path / "photos", tmp_path / "new" / "output"
     save_picture(photos / "b.jpg", GREEN)
     save_picture(photos / "a.png", BLUE)
@@ -60,7 +60,7 @@ def test_a_folder_is_drawn_and_listed(trained, tmp_path, capsys):
     assert sorted(path.name for path in output.iterdir()) == ["a.png", "b.jpg", "predictions.json"]
 
     content = read_predictions(output)
-    assert [(one["id"], one["file_name"], one["drawn"]) for one in content["images"]] == [
+    assert [(image["id"], image["file_name"], image["drawn"]) for image in content["images"]] == [
         (1, str(photos / "a.png"), "a.png"),
         (2, str(photos / "b.jpg"), "b.jpg"),
     ]
@@ -100,50 +100,50 @@ def test_masks_are_drawn_and_listed_as_run_lengths(trained, tmp_path):
     drawn = [np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("boxes", "masks")]
     assert (drawn[0][32, 60] == (255, 0, 0)).all()
     assert (drawn[1][32, 60] != (255, 0, 0)).any()
-    # And it is read again as a data set with its masks.
+    # The list also loads as a data set with masks.
     dataset = load_coco(tmp_path / "masks" / "predictions.json", tmp_path, masks=True)
     assert (record_masks(dataset[0]).numpy() == mask.astype(bool)).all()
 
 
-def test_a_broken_image_is_reported_and_the_rest_go_on(trained, tmp_path, capsys):
+def test_a_broken_image_is_reported_and_skipped(trained, tmp_path, capsys):
     photos, output = tmp_path / "photos", tmp_path / "output"
     save_picture(photos / "a.png")
     (photos / "b.jpg").write_bytes(b"no image")
     save_picture(photos / "c.png")
     assert run([*trained, str(photos), "--output", str(output), "--batch-size", "2"]) == 1
-    assert [one["drawn"] for one in read_predictions(output)["images"]] == ["a.png", "c.png"]
+    assert [image["drawn"] for image in read_predictions(output)["images"]] == ["a.png", "c.png"]
     error = capsys.readouterr().err
     assert "b.jpg cannot be read" in error
     assert "1 could not be read" in error
 
 
-def test_a_path_that_is_not_there_is_reported_and_the_rest_go_on(trained, tmp_path, capsys):
+def test_a_missing_path_is_reported_and_skipped(trained, tmp_path, capsys):
     paths = [save_picture(tmp_path / "a.png"), str(tmp_path / "absent.png")]
     assert run([*trained, *paths, "--output", str(tmp_path / "output")]) == 1
     assert "absent.png does not exist" in capsys.readouterr().err
     assert len(read_predictions(tmp_path / "output")["images"]) == 1
 
 
-def test_quoted_globs_and_repeated_files(trained, tmp_path):
+def test_globs_are_expanded_and_repeated_files_listed_once(trained, tmp_path):
     first = save_picture(tmp_path / "photos" / "deep" / "a.png")
     save_picture(tmp_path / "photos" / "b.png")
     output = tmp_path / "output"
     assert run([*trained, str(tmp_path / "photos/**/*.png"), first, "--output", str(output)]) == 0
-    assert sorted(one["drawn"] for one in read_predictions(output)["images"]) == ["a.png", "b.png"]
+    assert sorted(image["drawn"] for image in read_predictions(output)["images"]) == ["a.png", "b.png"]
 
 
-def test_files_of_one_name_in_several_folders_do_not_collide(trained, tmp_path):
+def test_files_with_the_same_name_in_several_folders_do_not_collide(trained, tmp_path):
     paths = [save_picture(tmp_path / name) for name in ("one/a.jpg", "two/a.jpg", "two/A.JPG", "one/a.bmp")]
     paths.append(save_picture(tmp_path / "two" / "a.png"))
     output = tmp_path / "output"
     assert run([*trained, *paths, "--output", str(output)]) == 0
-    drawn = {one["file_name"]: one["drawn"] for one in read_predictions(output)["images"]}
+    drawn = {image["file_name"]: image["drawn"] for image in read_predictions(output)["images"]}
     assert [drawn[path] for path in paths] == ["a.jpg", "a_2.jpg", "A_3.jpg", "a.png", "a_2.png"]
     for name in drawn.values():
         Image.open(output / name).verify()
 
 
-def test_the_threshold_is_obeyed(trained, tmp_path):
+def test_detections_below_the_threshold_are_left_out(trained, tmp_path):
     path = save_picture(tmp_path / "a.png")
     for threshold, count in (("0.2", 2), ("0.95", 0)):
         options = ["--output", str(tmp_path / "output"), "--score-threshold", threshold]
@@ -151,7 +151,7 @@ def test_the_threshold_is_obeyed(trained, tmp_path):
         assert len(read_predictions(tmp_path / "output")["annotations"]) == count
 
 
-def test_thresholds_of_classes_and_the_short_name(trained, tmp_path, capsys):
+def test_class_thresholds_and_conf_are_applied(trained, tmp_path, capsys):
     path = save_picture(tmp_path / "a.png", GREEN)
 
     def count(*options):
@@ -160,21 +160,21 @@ def test_thresholds_of_classes_and_the_short_name(trained, tmp_path, capsys):
 
     assert [count("--conf", "0.2"), count("--conf", "0.2", "--class-threshold", "green=0.5")] == [2, 1]
     assert "0.2 (other thresholds for green)" in capsys.readouterr().out
-    for wrong in ("green", "green=much", "=0.5"):
+    for invalid_threshold in ("green", "green=much", "=0.5"):
         with pytest.raises(SystemExit, match="2"):
-            count("--class-threshold", wrong)
+            count("--class-threshold", invalid_threshold)
     assert run([*trained, path, "--class-threshold", "gren=0.5"]) == 2
     assert "did you mean 'green'" in capsys.readouterr().err
 
 
-def test_tiles_and_other_views(trained, tmp_path, capsys):
+def test_tiles_flips_and_scales_are_merged(trained, tmp_path, capsys):
     path = save_picture(tmp_path / "a.png", GREEN)
     output = tmp_path / "output"
     options = ["--output", str(output), "--flip", "--scales", "1,1.5", "--tile", "256", "--overlap", "0.1"]
     assert run([*trained, path, *options]) == 0
-    [found] = read_predictions(output)["annotations"]
-    assert found["bbox"] == pytest.approx([40, 16, 40, 32], abs=5)
-    for wrong, status in (
+    [detection] = read_predictions(output)["annotations"]
+    assert detection["bbox"] == pytest.approx([40, 16, 40, 32], abs=5)
+    for invalid_options, status in (
         (["--overlap", "0.1"], "exit"),
         (["--fusion", "nms"], "exit"),
         (["--scales", "1;2"], "exit"),
@@ -183,14 +183,14 @@ def test_tiles_and_other_views(trained, tmp_path, capsys):
     ):
         if status == "exit":
             with pytest.raises(SystemExit, match="2"):
-                run([*trained, path, *wrong])
+                run([*trained, path, *invalid_options])
         else:
-            assert run([*trained, path, *wrong]) == status
-        assert wrong[-2].strip("-") in capsys.readouterr().err
+            assert run([*trained, path, *invalid_options]) == status
+        assert invalid_options[-2].strip("-") in capsys.readouterr().err
     assert FUSIONS == merging.FUSIONS
 
 
-def test_nothing_above_the_threshold_ends_in_a_hint(trained, tmp_path, capsys):
+def test_without_a_detection_above_the_threshold_a_lower_one_is_suggested(trained, tmp_path, capsys):
     path = save_picture(tmp_path / "a.png", GREEN)
     assert run([*trained, path, "--output", str(tmp_path / "output"), "--conf", "0.95"]) == 0
     out = capsys.readouterr().out
@@ -207,7 +207,7 @@ def test_the_data_sets_category_ids_are_kept(trained, tmp_path):
     assert content["annotations"][0]["category_id"] == 5
 
 
-def test_weights_alone_are_enough(trained, tmp_path):
+def test_weights_with_a_config_need_no_config_file(trained, tmp_path):
     config = LazyConfig.to_yaml(LazyConfig.load(str(tmp_path / "config.py")))
     torch.save({"model": WEIGHTS, "config": config}, tmp_path / "model.pth")
     path = save_picture(tmp_path / "photos" / "a.png")
@@ -225,7 +225,7 @@ def test_overrides_reach_the_config(trained, tmp_path, capsys):
     assert "num_classes" in capsys.readouterr().err
 
 
-def test_originals_are_never_overwritten(trained, tmp_path, capsys):
+def test_input_images_are_never_overwritten(trained, tmp_path, capsys):
     path = save_picture(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     assert run([*trained, path, "--output", str(tmp_path)]) == 2
@@ -233,17 +233,17 @@ def test_originals_are_never_overwritten(trained, tmp_path, capsys):
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def interrupt_at(monkeypatch, number, what):
-    """Call `what` in place of drawing the image of that number, counted from 1."""
+def call_before_drawing(monkeypatch, number, action):
+    """Call `action` before image `number`, counted from 1, is drawn."""
     draw, calls = predict.draw_detections, []
 
-    def drawing(*args, **keywords):
+    def draw_after_action(*args, **keywords):
         calls.append(args)
         if len(calls) == number:
-            what()
+            action()
         return draw(*args, **keywords)
 
-    monkeypatch.setattr(predict, "draw_detections", drawing)
+    monkeypatch.setattr(predict, "draw_detections", draw_after_action)
 
 
 def ctrl_c():
@@ -255,40 +255,40 @@ def terminate():
 
 
 @pytest.mark.parametrize(("stop", "status"), [(ctrl_c, 130), (terminate, 143)])
-def test_what_was_found_before_an_interruption_is_kept(trained, tmp_path, monkeypatch, capsys, stop, status):
+def test_detections_before_an_interruption_are_kept(trained, tmp_path, monkeypatch, capsys, stop, status):
     photos, output = tmp_path / "photos", tmp_path / "output"
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         save_picture(photos / name)
-    interrupt_at(monkeypatch, 3, stop)
+    call_before_drawing(monkeypatch, 3, stop)
     handler = signal.getsignal(signal.SIGTERM)
     assert run([*trained, str(photos), "--output", str(output)]) == status
     assert signal.getsignal(signal.SIGTERM) is handler
     content = read_predictions(output)
-    assert [one["drawn"] for one in content["images"]] == ["a.jpg", "b.jpg"]
-    assert [one["image_id"] for one in content["annotations"]] == [1, 2]
+    assert [image["drawn"] for image in content["images"]] == ["a.jpg", "b.jpg"]
+    assert [annotation["image_id"] for annotation in content["annotations"]] == [1, 2]
     assert sorted(path.name for path in output.iterdir()) == ["a.jpg", "b.jpg", "predictions.json"]
     error = capsys.readouterr().err
     assert "2 images" in error
     assert "Traceback" not in error
 
 
-def test_the_list_is_whole_at_every_moment(trained, tmp_path, monkeypatch):
-    """What a kill -9 would leave behind; the list of an earlier run is gone before the first image."""
+def test_the_list_is_valid_json_at_every_moment(trained, tmp_path, monkeypatch):
+    """A killed program leaves a valid list; the list of an earlier run is replaced before the first image."""
     photos, output = tmp_path / "photos", tmp_path / "output"
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         save_picture(photos / name)
     monkeypatch.setattr(predict, "SECONDS_BETWEEN_WRITES", 0.0)
     monkeypatch.setattr(predict, "SHARE_OF_WRITES", float("inf"))
-    seen = []
+    image_counts = []
     for number in (1, 2, 3):
-        interrupt_at(monkeypatch, number, lambda: seen.append(len(read_predictions(output)["images"])))
+        call_before_drawing(monkeypatch, number, lambda: image_counts.append(len(read_predictions(output)["images"])))
     output.mkdir()
     (output / "predictions.json").write_text('{"images": [1, 2, 3, 4]}')
     assert run([*trained, str(photos), "--output", str(output)]) == 0
-    assert seen == [0, 1, 2]
+    assert image_counts == [0, 1, 2]
 
 
-def test_file_names_that_are_not_utf8(trained, tmp_path, capsys):
+def test_file_names_that_are_not_utf8_are_listed(trained, tmp_path, capsys):
     names = [b"caf\xe9.png", "\u732b.png".encode(), b"a" * 240 + b".png"]
     paths = [os.fsdecode(os.fsencode(tmp_path) + b"/" + name) for name in names]
     picture = save_picture(tmp_path / "plain.png")
@@ -297,15 +297,15 @@ def test_file_names_that_are_not_utf8(trained, tmp_path, capsys):
             with open(picture, "rb") as source, open(path, "wb") as copy:
                 copy.write(source.read())
     except OSError:
-        pytest.skip("this file system takes only names in UTF-8")
+        pytest.skip("this file system accepts only names in UTF-8")
     output = tmp_path / os.fsdecode(b"out\xe9")
     assert run([*trained, *paths, "--output", str(output)]) == 0
     content = read_predictions(output)
-    assert [one["file_name"] for one in content["images"]] == paths
+    assert [image["file_name"] for image in content["images"]] == paths
     assert len(content["annotations"]) == 3
-    assert "\u732b.png" in (output / "predictions.json").read_text("utf-8")  # legible where it can be
-    for one in content["images"]:
-        Image.open(output / one["drawn"]).verify()
+    assert "\u732b.png" in (output / "predictions.json").read_text("utf-8")  # names in UTF-8 are not escaped
+    for image in content["images"]:
+        Image.open(output / image["drawn"]).verify()
     assert "out\\udce9" in capsys.readouterr().out
 
 
@@ -319,7 +319,7 @@ def test_control_characters_do_not_reach_the_terminal(trained, tmp_path, capsys)
     assert "\\x1b[32mabsent.png" in error
 
 
-def test_an_address_is_named_as_it_was_given(trained, tmp_path, capsys):
+def test_an_address_is_reported_unchanged(trained, tmp_path, capsys):
     address = "https://example.com/a.jpg"
     assert run([*trained, address, "--output", str(tmp_path / "out")]) == 2
     assert f"{address} is an address" in capsys.readouterr().err
@@ -329,14 +329,12 @@ def make_file(path):
     path.write_text("")
 
 
-def make_folder_of_that_name(path):
+def make_folder_named_like_the_list(path):
     (path / "predictions.json").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("occupy", [make_file, make_folder_of_that_name])
-def test_an_output_that_cannot_be_written_is_told_before_the_model_is_loaded(
-    trained, tmp_path, capsys, monkeypatch, occupy
-):
+@pytest.mark.parametrize("occupy", [make_file, make_folder_named_like_the_list])
+def test_an_unwritable_output_is_reported_before_the_model_is_loaded(trained, tmp_path, capsys, monkeypatch, occupy):
     monkeypatch.setattr(predict, "predictor_of", lambda args, **settings: pytest.fail("the model was loaded"))
     picture = save_picture(tmp_path / "a.png")
     occupy(tmp_path / "taken")
@@ -347,7 +345,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_model_is_loaded(
         assert error.count("\n") == 1
 
 
-def test_a_drawing_that_does_not_fit_on_the_disk_is_an_error(trained, tmp_path, capsys):
+def test_a_drawing_that_does_not_fit_on_the_disk_is_reported(trained, tmp_path, capsys):
     resource = pytest.importorskip("resource")
     noise = np.random.default_rng(0).integers(0, 256, (128, 256, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
@@ -363,7 +361,7 @@ def test_a_drawing_that_does_not_fit_on_the_disk_is_an_error(trained, tmp_path, 
     assert read_predictions(output)["images"] == []
 
 
-def test_nothing_to_do_is_a_usage_error(trained, tmp_path, capsys):
+def test_an_empty_folder_is_reported(trained, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert run([*trained, str(tmp_path / "empty")]) == 2
     assert "no image found" in capsys.readouterr().err
@@ -384,15 +382,15 @@ def test_nothing_to_do_is_a_usage_error(trained, tmp_path, capsys):
         ),
     ],
 )
-def test_what_cannot_be_built_is_a_usage_error(trained, tmp_path, capsys, options, message):
+def test_invalid_options_are_reported_without_output(trained, tmp_path, capsys, options, message):
     output = tmp_path / "output"
     assert run([*trained, save_picture(tmp_path / "a.png"), "--output", str(output), *options]) == 2
     assert message in capsys.readouterr().err
     assert not output.exists()
 
 
-def test_a_published_model_is_named(trained, tmp_path, monkeypatch):
-    """Its file may be given, in place of a download."""
+def test_a_published_model_can_use_a_local_file(trained, tmp_path, monkeypatch):
+    """--weights replaces the download of the file."""
     table = tmp_path / "projects" / "colours" / "zoo.py"
     (table.parent / "configs").mkdir(parents=True)
     (table.parent / "configs" / "colours.py").write_text(CONFIG)
@@ -402,31 +400,31 @@ def test_a_published_model_is_named(trained, tmp_path, monkeypatch):
     )
     monkeypatch.setattr("detrex_lite.SHIPPED_IN", tmp_path)
     photo, output = save_picture(tmp_path / "photo.png", GREEN), tmp_path / "output"
-    named = ["--model", "colours", "--weights", str(tmp_path / "model.pth"), "--device", "cpu"]
-    assert run([*named, photo, "--output", str(output)]) == 0
-    assert [one["category_id"] for one in read_predictions(output)["annotations"]] == [GREEN + 1]
+    arguments = ["--model", "colours", "--weights", str(tmp_path / "model.pth"), "--device", "cpu"]
+    assert run([*arguments, photo, "--output", str(output)]) == 0
+    assert [annotation["category_id"] for annotation in read_predictions(output)["annotations"]] == [GREEN + 1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "a", "--config-file", "b.py"], "--model has its own config"),
-        (["--config-file", "b.py"], "give the --weights of a run, or a published --model"),
-        ([], "give the --weights of a run, or a published --model"),
+        (["--config-file", "b.py"], "--weights of a run, or a published --model"),
+        ([], "--weights of a run, or a published --model"),
     ],
 )
-def test_a_model_is_named_or_given(arguments, message, capsys):
+def test_exactly_one_model_must_be_given(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         run([*arguments, "photo.jpg"])
     assert message in capsys.readouterr().err
 
 
-def test_an_unknown_model_is_told(tmp_path, capsys):
+def test_an_unknown_model_is_reported(tmp_path, capsys):
     assert run(["--model", "yolo", save_picture(tmp_path / "a.png")]) == 2
     assert "no published checkpoint 'yolo'" in capsys.readouterr().err
 
 
-def test_the_home_folder_has_a_short_name(trained, tmp_path, monkeypatch):
+def test_paths_expand_the_home_folder(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_picture(tmp_path / "a.png")
     arguments = ["--config-file=~/config.py", "--weights=~/model.pth", "--output=~/found", "--device=cpu", "~/a.png"]

@@ -19,12 +19,12 @@ def run(*arguments):
     return cli.main(["train", "--config-file", str(CONFIG_FILE), *arguments])
 
 
-def test_train_refuse_resume_and_evaluate(tmp_path, capsys):
+def test_a_run_trains_once_resumes_and_is_evaluated(tmp_path, capsys):
     output = f"train.output_dir={tmp_path}"
     run(output, "train.max_iter=4")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         run(output)
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     assert "continue it with --resume" in capsys.readouterr().err
     run("--resume", output)
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 6
@@ -33,14 +33,14 @@ def test_train_refuse_resume_and_evaluate(tmp_path, capsys):
 
 
 def test_a_misspelt_override_names_the_key(capsys):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         run("train.max_itr=4")
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     assert "max_iter" in capsys.readouterr().err
 
 
-def test_two_processes_that_are_asked_to_end_save_first(tmp_path):
-    """The program as users start it: the signal comes to the process that started the others."""
+def test_two_processes_save_a_checkpoint_on_sigterm(tmp_path):
+    """As users start the program: the signal reaches only the parent of the training processes."""
     command = [sys.executable, "tools/train_net.py", "--config-file", str(CONFIG_FILE), "--num-gpus", "2"]
     overrides = [f"train.output_dir={tmp_path}", "train.max_iter=1000000", "train.log_period=1000000"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -63,7 +63,7 @@ def test_two_processes_that_are_asked_to_end_save_first(tmp_path):
 
 
 def start(tmp_path, *arguments):
-    """The program in a session of its own, as a shell starts it in a terminal; what it prints goes to a file."""
+    """Start the program in a new session, as a shell in a terminal does, with its output in a file."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "stderr.txt").open("w") as stderr:
         return subprocess.Popen(
@@ -75,7 +75,7 @@ def start(tmp_path, *arguments):
             env=environment,
             stderr=stderr,
             start_new_session=True,
-            # What runs in the background without a terminal may ignore it, and a program inherits that.
+            # Tests in the background may ignore SIGINT, and child processes inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -110,7 +110,7 @@ SLOW_TO_BUILD = ("--trust", "tests", "model._target_=tests.engine.children.SlowT
         pytest.param("builds", ("--num-processes", "2", *SLOW_TO_BUILD), marks=pytest.mark.slow),
     ],
 )
-def test_ctrl_c_while_starting_ends_in_one_line(tmp_path, moment, arguments):
+def test_ctrl_c_during_the_start_ends_with_a_single_line(tmp_path, moment, arguments):
     process = start(tmp_path, *arguments)
     try:
         conditions = {
@@ -119,21 +119,21 @@ def test_ctrl_c_while_starting_ends_in_one_line(tmp_path, moment, arguments):
             "builds": (tmp_path / "run" / "log.txt").exists,
         }
         wait_until(conditions[moment], process, tmp_path)
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to every process
+        os.killpg(process.pid, signal.SIGINT)  # a terminal signals every process
         assert process.wait(timeout=60) == 130
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    (line,) = (tmp_path / "stderr.txt").read_text().splitlines()
-    assert line.startswith("Interrupted")
+    (message,) = (tmp_path / "stderr.txt").read_text().splitlines()
+    assert message.startswith("Interrupted")
 
 
-def test_a_run_whose_folder_is_removed_ends_in_one_line(tmp_path):
-    process = start(tmp_path, "train.checkpointer.period=1000000")  # no file comes while the folder is removed
+def test_a_run_whose_folder_is_removed_ends_without_a_traceback(tmp_path):
+    process = start(tmp_path, "train.checkpointer.period=1000000")  # no file is written while the folder is removed
     try:
         wait_until(lambda: "iteration 10/" in (tmp_path / "stderr.txt").read_text(), process, tmp_path)
-        (tmp_path / "run").rename(tmp_path / "elsewhere")  # at once, whatever the run is writing
+        (tmp_path / "run").rename(tmp_path / "elsewhere")  # atomic, unlike removing file by file
         assert process.wait(timeout=60) == 1
     finally:
         process.kill()

@@ -1,4 +1,4 @@
-"""Ten wrong uses of each command: exit status 2, and a message that says what to do. Nothing is built or written."""
+"""At least ten wrong uses of each command exit with status 2 and a message that says what to do."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ CASES = {
         (["dino_small", "--fine-tune"], "no weights were published for dino_small"),
         (["dino_small", "--fine-tune", "dino_r51"], "no published checkpoint 'dino_r51'"),
         (["dino_small", "--fine-tune", "absent.pth"], "--fine-tune absent.pth: there is no such file"),
-        (["projects"], "projects is a folder; give a folder of images as --data projects"),
+        (["projects"], "projects is a folder"),
         (["auto"], "by --data FOLDER"),
         (["no.py"], "there is no config file 'no.py'"),
         (["dino", "--engine", "mmdet"], "invalid choice: 'mmdet'"),
@@ -243,16 +243,16 @@ def in_the_checkout(monkeypatch, tmp_path):
     [(command, *case) for command, cases in CASES.items() for case in cases],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_use(command, arguments, message, capsys):
+def test_wrong_use_exits_with_status_2_and_a_message(command, arguments, message, capsys):
     try:
         status = cli.main([command, *arguments])
-    except SystemExit as ended:
-        status = ended.code
+    except SystemExit as exit_error:
+        status = exit_error.code
     errors = capsys.readouterr().err
     assert message in errors
     assert "Traceback" not in errors
     assert status == 2
 
 
-def test_every_command_has_ten():
+def test_every_command_has_at_least_ten_cases():
     assert {command for command in cli.COMMANDS if len(CASES.get(command, ())) < 10} == set()

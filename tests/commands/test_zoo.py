@@ -11,7 +11,7 @@ from ..zoo.conftest import small_zoo, templates  # noqa: F401
 
 @pytest.fixture
 def run(small_zoo, capsys):  # noqa: F811
-    """Runs the program with the small zoo; returns its status, output and errors."""
+    """Return a function that runs the program with the small zoo and returns status, output and errors."""
 
     def run_program(*arguments):
         status = cli.main(["zoo", "--table", str(small_zoo.table), *map(str, arguments)])
@@ -20,7 +20,7 @@ def run(small_zoo, capsys):  # noqa: F811
     return run_program
 
 
-def test_the_list_has_every_checkpoint_and_says_what_is_here(run, small_zoo):  # noqa: F811
+def test_the_list_shows_every_checkpoint_and_its_download_state(run, small_zoo):  # noqa: F811
     status, out, _ = run("list")
     assert status == 0
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[1:]}
@@ -35,14 +35,14 @@ def test_the_list_has_every_checkpoint_and_says_what_is_here(run, small_zoo):  #
     assert len(rows) == 5
 
 
-def test_names_are_listed_with_everything_about_them(run):
+def test_named_checkpoints_are_listed_with_all_details(run):
     _, out, _ = run("list", "small_dino", "by_hand")
     first, second = out.split("\n\n")
     assert "licence      CC0-1.0" in first
     assert "https://example.org/drive" in second
 
 
-def test_downloads_print_paths_and_go_on_after_a_failure(run, small_zoo):  # noqa: F811
+def test_downloads_print_paths_and_continue_after_a_failure(run, small_zoo):  # noqa: F811
     entries = load_zoo([small_zoo.table])
     status, out, errors = run("download", "small_detr", "not_there", "small_dino")
     assert status == 1
@@ -53,30 +53,30 @@ def test_downloads_print_paths_and_go_on_after_a_failure(run, small_zoo):  # noq
 
 
 @pytest.mark.parametrize("words", [["list", "yolo"], ["evaluate", "mine", "--weights", "model.pth"]])
-def test_what_cannot_be_done_is_told_before_anything_is_done(run, words):
+def test_wrong_names_are_reported_before_any_download(run, words):
     status, out, errors = run(*words)
     assert (status, out) == (2, "")
     assert errors.startswith("detrex-lite zoo: error: ")
 
 
-def test_an_evaluation_writes_the_table_and_the_command_that_repeats_it(run, small_zoo, tmp_path):  # noqa: F811
+def test_an_evaluation_writes_a_table_and_its_command(run, small_zoo, tmp_path):  # noqa: F811
     output = tmp_path / "results"
     status, out, _ = run("evaluate", "small_deformable_detr", "not_there", "--output", output, "--opts", "train.seed=1")
     assert status == 1
     assert f"written to {output / 'results.md'}" in out
     assert "| small_deformable_detr | - | " in (output / "results.md").read_text()
-    [failed, done] = json.loads((output / "results.json").read_text())
-    assert [failed["name"], done["name"]] == ["not_there", "small_deformable_detr"]
+    [failed, evaluated] = json.loads((output / "results.json").read_text())
+    assert [failed["name"], evaluated["name"]] == ["not_there", "small_deformable_detr"]
     assert "HTTP 404" in failed["error"]
-    words = shlex.split(done["command"])
+    words = shlex.split(evaluated["command"])
     assert words[:2] == ["detrex-lite", "zoo"]
-    again = cli.parser_of("zoo").parse(words[2:])
-    assert (again.table, again.names) == ([str(small_zoo.table)], ["small_deformable_detr"])
-    assert again.opts == ["train.seed=1"]
+    parsed = cli.parser_of("zoo").parse(words[2:])
+    assert (parsed.table, parsed.names) == ([str(small_zoo.table)], ["small_deformable_detr"])
+    assert parsed.opts == ["train.seed=1"]
     assert run("evaluate", "small_deformable_detr", "--output", output, "--opts", "train.seed=1")[0] == 0
 
 
-def test_a_package_that_is_trusted_may_be_named(run, tmp_path, monkeypatch):
+def test_functions_of_a_trusted_package_are_called(run, tmp_path, monkeypatch):
     (tmp_path / "my_parts.py").write_text("def unchanged():\n    return lambda image, target: (image, target)\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("detrex_lite.config.trusted._added", set())

@@ -6,13 +6,13 @@ from detrex_lite.modeling import QueryLayout
 
 
 class Part:
-    def __init__(self, width, other="a"):
-        self.width = self.widened(width, other)
+    def __init__(self, width, suffix="a"):
+        self.width = self.widened(width, suffix)
 
-    def widened(self, width, other):
+    def widened(self, width, suffix):
         if width < 0:
             raise ValueError(f"width={width} is below 0")
-        return width + other
+        return width + suffix
 
 
 def error_of(cfg):
@@ -21,16 +21,16 @@ def error_of(cfg):
     return caught.value
 
 
-def test_a_mistake_in_the_code_of_a_constructor_shows_its_traceback():
+def test_an_error_in_the_code_of_a_constructor_shows_its_traceback():
     error = error_of(L(Part)(width=1))
     assert isinstance(error, ConstructionError)
     text = explain(error)
-    assert "return width + other" in text
+    assert "return width + suffix" in text
     assert "instantiation.py" not in text
     assert text.splitlines()[-1].startswith("error: tests.config.test_error.Part failed: TypeError")
 
 
-def test_a_value_that_a_constructor_refuses_comes_with_the_place():
+def test_a_value_rejected_by_a_constructor_is_reported_with_file_and_line():
     text = explain(error_of(L(Part)(width=-1)))
     assert "Traceback" not in text
     first, second = text.splitlines()
@@ -40,7 +40,7 @@ def test_a_value_that_a_constructor_refuses_comes_with_the_place():
 
 
 @pytest.mark.parametrize("cfg", [L(Part)(), L(range)(_args_=["a"]), L(QueryLayout)(num_queries=0)])
-def test_faults_of_the_config_are_one_line(cfg):
+def test_faults_of_the_config_are_reported_in_a_single_line(cfg):
     text = explain(error_of(cfg))
     assert text.startswith("error: ")
     assert "\n" not in text

@@ -26,28 +26,28 @@ def test_a_target_may_be_a_dotted_path():
     assert isinstance(instantiate(L("torch.nn.Linear")(in_features=2, out_features=3)), nn.Linear)
 
 
-def test_a_target_may_be_a_call_that_gives_a_callable():
+def test_a_target_may_be_a_call_that_returns_a_callable():
     assert instantiate(L(L("functools.partial")(_args_=[max, 3]))(_args_=[7])) == 7
 
 
 @pytest.mark.parametrize("target", [Size, dict, OrderedDict])
-def test_classes_that_omegaconf_takes_for_types_can_be_targets(target):
+def test_dataclasses_and_dicts_can_be_targets(target):
     built = instantiate(L(target)(width=1))
     assert type(built) is target
     assert built == (Size(1) if target is Size else {"width": 1})
 
 
-def test_positional_arguments_are_refused():
-    with pytest.raises(TypeError, match=r"LazyCall\(torch.nn.Linear\) takes keyword arguments only.*got 2 positional"):
+def test_positional_arguments_raise():
+    with pytest.raises(TypeError, match=r"LazyCall\(torch\.nn\.Linear\) .*keyword arguments.* 2 positional"):
         L(nn.Linear)(2, 3)
 
 
-def test_a_target_that_cannot_be_called_is_refused():
-    with pytest.raises(TypeError, match="takes a callable or its dotted path, not 3"):
+def test_a_target_that_is_not_callable_raises():
+    with pytest.raises(TypeError, match="callable .*not 3"):
         L(3)
 
 
-def test_tuples_become_lists_that_can_be_changed_to_anything():
+def test_tuples_become_editable_lists():
     cfg = L(nn.Conv2d)(in_channels=1, out_channels=1, kernel_size=(3, 3), more={"inner": ((1, 2), 3)})
     cfg.kernel_size[0] = 5
     assert cfg.kernel_size == [5, 3]
@@ -58,6 +58,6 @@ def test_tuples_become_lists_that_can_be_changed_to_anything():
 
 def test_a_config_can_be_copied():
     cfg = L(nn.Sequential)(_args_=[L(nn.ReLU)(inplace=False)])
-    other = copy.deepcopy(cfg)
-    other._args_[0].inplace = True
+    copied_cfg = copy.deepcopy(cfg)
+    copied_cfg._args_[0].inplace = True
     assert not cfg._args_[0].inplace

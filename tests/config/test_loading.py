@@ -11,7 +11,7 @@ from detrex_lite.engine import clear_errors
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes files below `tmp_path`: name -> source."""
+    """Return a function that writes files below `tmp_path` from their names and sources, and returns the folder."""
 
     def write_files(**sources):
         for name, source in sources.items():
@@ -23,7 +23,7 @@ def write(tmp_path):
     return write_files
 
 
-def test_the_config_is_what_is_dict_or_omegaconf(write):
+def test_public_dicts_and_omegaconf_containers_form_the_config(write):
     root = write(
         a="""
         import math
@@ -53,7 +53,7 @@ def test_keys_return_variables_of_any_type(write):
     assert (x.a, n) == (1, 3)
 
 
-def test_relative_imports_find_files_by_place_alone(write):
+def test_relative_imports_need_no_package(write):
     root = write(
         common__train="train = dict(max_iter=10, amp=dict(enabled=False))",
         models__net="""
@@ -83,17 +83,17 @@ def test_relative_imports_find_files_by_place_alone(write):
     assert instantiate(cfg.model)[0].out_features == 4
 
 
-def test_loads_share_nothing(write):
+def test_two_loads_share_no_memory(write):
     root = write(
         base="settings = dict(values=[1, 2]); shared = settings",
-        leaf="from .base import settings, shared\nimport json\nsettings['seen'] = 1",
+        leaf="from .base import settings, shared\nimport json\nsettings['loaded'] = 1",
     )
     first = LazyConfig.load(root / "leaf.py")
     first.settings["values"].append(3)
     first.settings.new = 1
     second = LazyConfig.load(root / "leaf.py")
-    assert second.settings == {"values": [1, 2], "seen": 1}
-    assert "seen" not in LazyConfig.load(root / "base.py").settings
+    assert second.settings == {"values": [1, 2], "loaded": 1}
+    assert "loaded" not in LazyConfig.load(root / "base.py").settings
     assert first.settings.new == 1
 
 
@@ -115,31 +115,31 @@ def test_imports_of_ordinary_modules_are_shared(write):
     assert cfg.same.p == os.path.sep
 
 
-def test_star_import_takes_public_names(write):
+def test_star_imports_import_public_names(write):
     root = write(base="a = dict(x=1); _b = dict(x=2)", leaf="from .base import *\na.x = 5")
     cfg = LazyConfig.load(root / "leaf.py")
     assert cfg == {"a": {"x": 5}}
 
 
 def test_an_import_inside_a_function_of_a_config_file_works(write):
-    root = write(base="a = dict(x=1)", leaf="def make():\n    from .base import a\n    return a\nmade = make()")
-    assert LazyConfig.load(root / "leaf.py").made.x == 1
+    root = write(base="a = dict(x=1)", leaf="def make():\n    from .base import a\n    return a\nresult = make()")
+    assert LazyConfig.load(root / "leaf.py").result.x == 1
 
 
 def test_values_may_be_lambdas_and_interpolations_cross_variables(write):
     root = write(
         a="""
         train = dict(lr=0.5)
-        optimizer = dict(lr='${train.lr}', own='${.lr}', f=lambda x: x + 1, b=(1, 2))
+        optimizer = dict(lr='${train.lr}', local='${.lr}', f=lambda x: x + 1, b=(1, 2))
         """
     )
     cfg = LazyConfig.load(root / "a.py")
-    assert cfg.optimizer.own == 0.5
+    assert cfg.optimizer.local == 0.5
     assert cfg.optimizer.f(1) == 2
     assert cfg.optimizer.b == [1, 2]
 
 
-def test_targets_are_swapped_in_the_manner_of_detectron2(write):
+def test_targets_are_replaced_as_in_detectron2(write):
     root = write(
         base="""
         from torch import nn
@@ -167,33 +167,33 @@ def test_load_rel_is_relative_to_the_calling_file(write):
     assert LazyConfig.load(root / "runs/leaf.py").a.x == 1
 
 
-def test_yaml_is_loaded_too(tmp_path):
+def test_yaml_files_are_loaded(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("train: {lr: 1e-4, x: '${.lr}'}")
     assert LazyConfig.load(file).train.x == 1e-4
     assert LazyConfig.load(file, "train").lr == 1e-4
 
 
-def test_malformed_yaml(tmp_path):
+def test_malformed_yaml_raises_with_the_line(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("a: [1")
-    with pytest.raises(ConfigError, match=r"a\.yaml, line 1 is not a YAML config"):
+    with pytest.raises(ConfigError, match=r"a\.yaml, line 1 .*YAML"):
         LazyConfig.load(file)
 
 
-def test_a_missing_file_names_the_nearest(write):
+def test_a_missing_file_suggests_the_nearest_name(write):
     root = write(train="")
-    with pytest.raises(ConfigError, match=r"there is no config file '.*trian\.py'.*did you mean '.*train\.py'"):
+    with pytest.raises(ConfigError, match=r"no config file '.*trian\.py'.*'.*train\.py'"):
         LazyConfig.load(root / "trian.py")
 
 
-def test_a_missing_key_names_the_nearest(write):
+def test_a_missing_key_suggests_the_nearest_name(write):
     root = write(a="model = dict(x=1)")
     with pytest.raises(ConfigError, match="defines no 'modle'; did you mean 'model'"):
         LazyConfig.load(root / "a.py", ("model", "modle"))
 
 
-def test_other_endings_are_refused(tmp_path):
+def test_files_with_other_endings_raise(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"must end in \.py, \.yaml or \.yml"):
         LazyConfig.load(tmp_path / "a.json")
@@ -204,15 +204,15 @@ def test_other_endings_are_refused(tmp_path):
     [
         (
             "from .bsae import a",
-            r"leaf\.py: cannot import '\.bsae', there is no .*bsae\.py; did you mean 'base'\?",
+            r"leaf\.py: .*'\.bsae', .*bsae\.py; did you mean 'base'",
         ),
         ("from .base import aa", r"leaf\.py: .*base\.py defines no 'aa'"),
-        ("from .folder import x", r"'\.folder' is a folder; import from a file in it"),
+        ("from .folder import x", r"'\.folder' is a folder"),
         ("from . import base", r"'\.' is a folder"),
-        ("from .leaf import a", r"import each other in a cycle: .*leaf\.py -> .*leaf\.py"),
+        ("from .leaf import a", r"cycle: .*leaf\.py -> .*leaf\.py"),
     ],
 )
-def test_imports_that_cannot_be_done(write, source, message):
+def test_faulty_imports_raise(write, source, message):
     root = write(base="a = dict(x=1)", folder__x="", leaf=source)
     with pytest.raises(ConfigError, match=message):
         LazyConfig.load(root / "leaf.py")
@@ -247,21 +247,21 @@ def test_errors_in_a_config_file_name_its_line(write, source, message):
     assert isinstance(caught.value, ImportError) == isinstance(cause, ImportError)
 
 
-def test_the_error_of_a_config_file_is_one_line_and_its_traceback_is_to_be_had(write, capsys):
+def test_errors_of_config_files_show_a_traceback_on_request(write, capsys):
     root = write(a="x = 1\ny = nothing")
-    shown = []
+    outputs = []
     for with_traceback in (False, True):
         with pytest.raises(SystemExit), clear_errors(with_traceback=with_traceback):
             LazyConfig.load(root / "a.py")
-        shown.append(capsys.readouterr().err)
-    assert len(shown[0].splitlines()) == 1
-    assert "NameError" in shown[0]
-    assert "y = nothing" in shown[1]
+        outputs.append(capsys.readouterr().err)
+    assert len(outputs[0].splitlines()) == 1
+    assert "NameError" in outputs[0]
+    assert "y = nothing" in outputs[1]
 
 
 @pytest.fixture
 def shipped(write, monkeypatch):
-    """A package folder with configs and projects, as the wheel has it."""
+    """Write a package folder with configs and projects, as in the wheel, and use it as the installed one."""
     import detrex_lite
 
     root = write(
@@ -289,7 +289,7 @@ def test_shipped_configs_imported_by_full_name_are_not_shared(shipped):
         assert get_config("projects/net/configs/small.py").train.max_iter == 2
 
 
-def test_a_config_of_ones_own_works_by_the_import_of_python():
+def test_configs_can_be_imported_in_python():
     command = """
 from detrex_lite.projects.detr.configs.detr_r50_custom import dataset, model, train
 model.num_classes, train.max_iter, dataset.train_images = 3, 1, "images"
@@ -307,13 +307,13 @@ else:
     subprocess.run([sys.executable, "-c", command], check=True)
 
 
-def test_configs_are_not_shared_by_a_second_name_either(write):
+def test_importing_configs_without_the_package_name_raises(write):
     root = write(leaf="from configs.common.train import train")
     with pytest.raises(ImportError, match="not configs but detrex_lite.configs"):
         LazyConfig.load(root / "leaf.py")
 
 
-def test_get_config_names_the_nearest(shipped):
+def test_get_config_suggests_the_nearest_name(shipped):
     with pytest.raises(ConfigError, match=r"no config 'common/bsae\.py'.*did you mean 'common/base\.py'"):
         get_config("common/bsae.py")
     with pytest.raises(ConfigError, match=r"no config 'setup\.py'"):
@@ -325,11 +325,11 @@ def test_get_config_names_the_nearest(shipped):
     [
         ("empty.yaml", b"", r"empty\.yaml is empty"),
         ("comment.yaml", b"# nothing\n", r"comment\.yaml is empty"),
-        ("scalar.yaml", b"5", r"scalar\.yaml holds a single value"),
-        ("list.yaml", b"- a\n- b\n", r"list\.yaml holds a list"),
+        ("scalar.yaml", b"5", r"scalar\.yaml .*single value"),
+        ("list.yaml", b"- a\n- b\n", r"list\.yaml .*a list"),
         ("latin.yaml", b"a: 1\nb: caf\xe9\n", r"latin\.yaml, line 2 is not UTF-8"),
-        ("nul.yaml", b"a: 1\0\n", r"nul\.yaml is not a YAML config"),
-        ("tag.yaml", b"a: !!python/object/apply:os.system [ls]", r"tag\.yaml, line 1 is not a YAML config"),
+        ("nul.yaml", b"a: 1\0\n", r"nul\.yaml .*not a YAML"),
+        ("tag.yaml", b"a: !!python/object/apply:os.system [ls]", r"tag\.yaml, line 1 .*not a YAML"),
         (
             "checkpoint.yaml",
             b"train: {trust_init_checkpoint: true}",
@@ -347,20 +347,20 @@ def test_get_config_names_the_nearest(shipped):
         ("names.py", b"train = dict(trusted='mine')", r"names\.py: train\.trusted='mine' must be a list"),
     ],
 )
-def test_files_that_are_no_configs_are_named(name, content, message, tmp_path):
+def test_files_that_are_not_configs_raise(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
         LazyConfig.load(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_is_no_config(write):
+def test_a_folder_raises_and_lists_its_configs(write):
     root = write(a="", b="")
-    with pytest.raises(ConfigError, match=r"is a folder, which holds a\.py, b\.py; give a file"):
+    with pytest.raises(ConfigError, match=r"is a folder.* a\.py, b\.py"):
         LazyConfig.load(root)
 
 
-def test_files_with_a_mark_of_utf_8_and_other_encodings(tmp_path):
+def test_byte_order_marks_and_encoding_declarations_are_respected(tmp_path):
     (tmp_path / "mark.py").write_bytes(b"\xef\xbb\xbfa = dict(x='\xc3\xa9')")
     (tmp_path / "mark.yaml").write_bytes(b"\xef\xbb\xbfa: {x: \xc3\xa9}")
     (tmp_path / "latin.py").write_bytes(b"# coding: latin-1\na = dict(x='\xe9')")
@@ -368,26 +368,26 @@ def test_files_with_a_mark_of_utf_8_and_other_encodings(tmp_path):
         assert LazyConfig.load(tmp_path / name) == {"a": {"x": "é"}}
 
 
-def test_modules_beside_a_config_are_found_after_all_others(write, monkeypatch):
+def test_modules_next_to_a_config_are_found_last(write, monkeypatch):
     monkeypatch.setattr("sys.path", list(sys.path))
     root = write(
-        module_beside_a_config="class Part: pass",
+        module_next_to_a_config="class Part: pass",
         json="raise AssertionError('this is not the json of Python')",
         leaf="""
         from json import dumps
-        from module_beside_a_config import Part
+        from module_next_to_a_config import Part
         from detrex_lite.config import LazyCall as L
         part = L(Part)()
         """,
     )
     cfg = LazyConfig.load(root / "leaf.py")
     LazyConfig.save(cfg, root / "saved.yaml")
-    with pytest.raises(ConfigError, match="--trust module_beside_a_config"):
+    with pytest.raises(ConfigError, match="--trust module_next_to_a_config"):
         instantiate(LazyConfig.load(root / "saved.yaml"))
     assert type(instantiate(cfg)["part"]).__name__ == "Part"
 
 
-def test_the_home_folder_has_a_short_name(write, monkeypatch):
+def test_paths_expand_the_home_folder(write, monkeypatch):
     monkeypatch.setenv("HOME", str(write(a="part = dict(x=1)")))
     cfg = LazyConfig.load("~/a.py")
     assert cfg.part.x == 1

@@ -41,7 +41,7 @@ def test_values_are_set_in_place(cfg):
     assert cfg.model._args_[0].in_channels == 1
 
 
-def test_calls_none_and_interpolations_can_be_replaced(cfg):
+def test_calls_null_and_interpolations_can_be_replaced(cfg):
     apply(cfg, "train.hook=[1,2]", "lr=1e-4", "model._args_.1=null", "train.amp='x'", "size=${train.max_iter}")
     assert cfg.train.hook == [1, 2]
     assert cfg.lr == 1e-4
@@ -52,7 +52,7 @@ def test_calls_none_and_interpolations_can_be_replaced(cfg):
     assert cfg.size == 7
 
 
-def test_list_indices_and_keys_that_are_numbers(cfg):
+def test_list_indices_and_numeric_keys_are_accepted(cfg):
     apply(cfg, "model._args_.0.kernel_size.0=5", "model._args_[0].kernel_size[-1]=7", "train.names.0=nought")
     assert cfg.model._args_[0].kernel_size == [5, 7]
     assert cfg.train.names == {0: "nought"}
@@ -70,7 +70,7 @@ def test_the_arguments_of_a_target_need_no_plus(cfg):
     assert relu.negative_slope == 0.5
 
 
-def test_a_dict_changes_the_keys_that_it_names(cfg):
+def test_a_dict_changes_only_its_keys(cfg):
     apply(cfg, "train={max_iter: 5, amp: {enabled: true}}")
     assert (cfg.train.max_iter, cfg.train.amp.enabled, cfg.train.hook) == (5, True, None)
     apply(cfg, "train.amp={}", "model={_target_: torch.nn.ReLU}")
@@ -121,7 +121,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("override", FAULTY)
-def test_faults(cfg, override):
+def test_faulty_overrides_raise(cfg, override):
     with pytest.raises(ConfigError) as caught:
         apply(cfg, override)
     assert FAULTY[override] in str(caught.value)
@@ -131,11 +131,11 @@ def test_faults(cfg, override):
 def test_all_faults_are_reported_at_once(cfg):
     with pytest.raises(ConfigError, match="faults in the config") as caught:
         apply(cfg, *FAULTY)
-    assert len(caught.value.faults) == len(FAULTY) + 1  # one of them has two faults
+    assert len(caught.value.faults) == len(FAULTY) + 1  # the last dict has two faults
 
 
 @pytest.mark.parametrize(
-    ("override", "suggested"),
+    ("override", "suggestion"),
     [
         ("train.early_stopping=3", "train.patience"),
         ("train.patience_epochs=3", "train.patience"),
@@ -153,55 +153,55 @@ def test_all_faults_are_reported_at_once(cfg):
         ("epochs=1", "train.max_epochs"),
     ],
 )
-def test_suggestions_for_names_of_other_programs(override, suggested):
+def test_names_of_other_toolkits_suggest_ours(override, suggestion):
     cfg = get_config("projects/detr/configs/detr_small_shapes.py")
     with pytest.raises(ConfigError) as caught:
         apply(cfg, override)
-    assert re.findall(r"did you mean '([^']*)'", str(caught.value)) == [suggested] * (suggested is not None)
+    assert re.findall(r"did you mean '([^']*)'", str(caught.value)) == [suggestion] * (suggestion is not None)
 
 
-def test_what_is_a_flag_here_is_called_one():
+def test_keys_that_are_flags_name_the_flag():
     cfg = get_config("projects/detr/configs/detr_small_shapes.py")
     for override, flag in {"resume=True": "--resume", "num_gpus=2": "--num-gpus", "data=photos": "--data"}.items():
         with pytest.raises(ConfigError, match=f"flag {flag} "):
             apply(cfg, override)
 
 
-def test_every_key_for_a_foreign_name_is_one_of_a_config():
+def test_every_key_for_a_foreign_name_exists_in_a_config():
     cfg = get_config("projects/detr/configs/detr_r50_300ep.py")
     for keys in FOREIGN_NAMES.values():
         assert any(key.startswith("--") or _exists(cfg, key) for key in keys), keys
 
 
-def test_choices_are_listed_where_nothing_is_near(cfg):
+def test_choices_are_listed_without_a_similar_key(cfg):
     with pytest.raises(ConfigError, match=r"choices: lr, model, size, train"):
         apply(cfg, "xyzzy=1")
 
 
-def make_block(width: int, activation=nn.ReLU, name: str = "x", **further):
+def make_block(width: int, activation=nn.ReLU, name: str = "x", **other_arguments):
     return activation
 
 
-def test_a_class_is_given_by_its_name():
+def test_class_names_become_classes_where_a_class_is_expected():
     values = {
         "absent": L(make_block)(width=1),
-        "given": L(make_block)(width=1, activation=nn.ReLU),
+        "present": L(make_block)(width=1, activation=nn.ReLU),
         "call": L(nn.ReLU)(),
     }
     cfg = OmegaConf.create(values, flags={"allow_objects": True})
-    apply(cfg, "absent.activation=torch.nn.GELU", "given.activation=torch.nn.GELU", "call=torch.nn.GELU")
-    assert instantiate(cfg.absent) is instantiate(cfg.given) is nn.GELU
+    apply(cfg, "absent.activation=torch.nn.GELU", "present.activation=torch.nn.GELU", "call=torch.nn.GELU")
+    assert instantiate(cfg.absent) is instantiate(cfg.present) is nn.GELU
     assert isinstance(instantiate(cfg.call), nn.GELU)
 
 
-def test_texts_that_name_no_class_stay_texts():
+def test_strings_stay_strings_where_no_class_is_expected():
     cfg = OmegaConf.create({"a": L(make_block)(width=1, name="y"), "b": L(nn.ReLU)()}, flags={"allow_objects": True})
     apply(cfg, "a.name=torch.nn.GELU", "b=weights.pth", "a.activation=some/file.pth")
     assert (cfg.a.name, cfg.b, cfg.a.activation) == ("torch.nn.GELU", "weights.pth", "some/file.pth")
 
 
-def test_only_what_a_constructor_takes_could_be_added(cfg):
-    for override, could in (("model._args_.1.size=1", False), ("train.zzz=1", False), ("zzz=1", True)):
+def test_adding_with_plus_is_suggested_only_for_possible_keys(cfg):
+    for override, can_be_added in (("model._args_.1.size=1", False), ("train.zzz=1", False), ("zzz=1", True)):
         with pytest.raises(ConfigError) as caught:
             apply(cfg, override)
-        assert ("would add it" in str(caught.value)) == could
+        assert ("would add it" in str(caught.value)) == can_be_added

@@ -8,7 +8,7 @@ from detrex_lite.config import ConfigError, LazyConfig
 from detrex_lite.config import LazyCall as L
 
 
-def test_to_py():
+def test_to_py_prints_calls_and_assignments():
     long = {f"name_{index}": L(nn.ReLU)(inplace=True) for index in range(3)}
     cfg = OmegaConf.create(
         {
@@ -39,13 +39,13 @@ def test_to_py():
     )
 
 
-def test_interpolations_may_stay():
+def test_interpolations_are_printed_unresolved_on_request():
     cfg = {"a": "${b}", "b": 1}
     assert LazyConfig.to_py(cfg, prefix="", resolve=False) == 'a = "${b}"\nb = 1\n'
     with pytest.raises(ConfigError, match=r"^a: Interpolation key 'c' not found"):
         LazyConfig.to_py({"a": "${c}"})
 
 
-def test_a_call_at_the_top():
+def test_a_call_at_the_top_level_is_printed():
     assert LazyConfig.to_py(L(itertools.count)(start=1)) == "cfg = itertools.count(start=1)\n"
     assert LazyConfig.to_py(L(L(itertools.count)(start=1))()) == "cfg = itertools.count(start=1)()\n"

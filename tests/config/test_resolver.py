@@ -9,7 +9,7 @@ CALL = "${detrex_lite.call:detrex_lite.evaluation.table.double}"
 
 @pytest.fixture(autouse=True)
 def double(monkeypatch):
-    """Puts what the configs of these tests call among the functions of the package."""
+    """Add the function that the configs of these tests call to a module of the package."""
 
     def double(cfg):
         return None if cfg.size is None else 2 * cfg.size
@@ -18,18 +18,18 @@ def double(monkeypatch):
     monkeypatch.setattr(table, "double", double, raising=False)
 
 
-def test_the_value_follows_the_rest_of_the_config():
-    cfg = OmegaConf.create({"size": 3, "inner": {"twice": CALL, "again": "${.twice}"}})
-    assert (cfg.inner.twice, cfg.inner.again) == (6, 6)
+def test_the_value_follows_changes_of_the_config():
+    cfg = OmegaConf.create({"size": 3, "inner": {"twice": CALL, "same": "${.twice}"}})
+    assert (cfg.inner.twice, cfg.inner.same) == (6, 6)
     cfg.size = 5
     assert cfg.inner.twice == 10
     cfg.size = None
     assert cfg.inner.twice is None
     cfg.inner.twice = 7
-    assert cfg.inner.again == 7
+    assert cfg.inner.same == 7
 
 
-def test_it_is_printed_as_its_value_and_saved_as_it_is_written(tmp_path):
+def test_calls_are_printed_resolved_and_saved_unresolved(tmp_path):
     cfg = OmegaConf.create({"size": 3, "twice": CALL})
     assert "twice: 6" in LazyConfig.to_yaml(cfg, resolve=True)
     LazyConfig.save(cfg, tmp_path / "config.yaml")
@@ -38,7 +38,7 @@ def test_it_is_printed_as_its_value_and_saved_as_it_is_written(tmp_path):
     assert loaded.twice == 8
 
 
-def test_a_function_that_is_not_there_is_a_fault():
+def test_an_unknown_function_is_a_fault():
     cfg = OmegaConf.create({"twice": "${detrex_lite.call:detrex_lite.evaluation.table.duoble}"})
     with pytest.raises(ConfigError, match=r"twice: .*has no attribute 'duoble'; did you mean 'double'\?"):
         validate(cfg)

@@ -26,12 +26,12 @@ class Holder:
         (dict, "builtins.dict"),
     ],
 )
-def test_names_and_objects_correspond(target, name):
+def test_locate_inverts_dotted_name(target, name):
     assert dotted_name(target) == name
     assert locate(name) == target
 
 
-def test_nameless_objects():
+def test_objects_without_a_path_have_no_dotted_name():
     class Local:
         pass
 
@@ -40,7 +40,7 @@ def test_nameless_objects():
         assert describe(target) == repr(target)
 
 
-def test_a_function_is_preferred_to_the_module_of_its_name(tmp_path, monkeypatch):
+def test_a_function_is_preferred_to_a_module_of_the_same_name(tmp_path, monkeypatch):
     package = tmp_path / "shadowed_package"
     package.mkdir()
     (package / "__init__.py").write_text("from .thing import thing")
@@ -68,7 +68,7 @@ def test_a_function_is_preferred_to_the_module_of_its_name(tmp_path, monkeypatch
         ("detrex_lite.projcts.detr", r"detrex_lite has no attribute 'projcts'; did you mean 'projects'\?"),
     ],
 )
-def test_what_is_not_there(path, message):
+def test_unknown_paths_raise_and_suggest_the_nearest(path, message):
     with pytest.raises(ConfigError, match=message):
         locate(path)
 
@@ -83,7 +83,7 @@ def test_what_is_not_there(path, message):
         ("1 / 0", "importing broken_module failed: ZeroDivisionError"),
     ],
 )
-def test_a_module_that_fails_to_import_shows_why(tmp_path, monkeypatch, source, message):
+def test_a_module_that_fails_to_import_is_named_with_the_error(tmp_path, monkeypatch, source, message):
     (tmp_path / "broken_module.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "broken_module", raising=False)
@@ -92,14 +92,14 @@ def test_a_module_that_fails_to_import_shows_why(tmp_path, monkeypatch, source, 
         locate("broken_module.x")
 
 
-def test_what_cannot_be_inspected_accepts_everything():
+def test_functions_without_a_signature_accept_everything():
     assert accepted_names(dict.update) == []
     assert argument_faults(int.from_bytes, ["a"]) != {}
     assert argument_faults(max, ["anything"], positional=9) == {}
 
 
 @pytest.mark.parametrize("in_the_clone", [True, False])
-def test_a_project_without_the_package_before_it(in_the_clone, tmp_path, monkeypatch):
+def test_projects_without_the_package_name_suggest_the_full_name(in_the_clone, tmp_path, monkeypatch):
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path).resolve() != root])
     monkeypatch.chdir(root if in_the_clone else tmp_path)

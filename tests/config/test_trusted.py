@@ -1,4 +1,4 @@
-"""Attacks by configs: each of these names would run code if it were called, or be imported."""
+"""Attacks by configs: each of these names would run code when called or imported."""
 
 import subprocess
 import sys
@@ -13,14 +13,14 @@ from detrex_lite.config.trusted import untrusted
 
 
 @pytest.fixture(autouse=True)
-def forget(monkeypatch):
-    """What a test trusts is forgotten after it."""
+def reset_trust(monkeypatch):
+    """Remove the packages that a test has trusted."""
     monkeypatch.setattr("detrex_lite.config.trusted._added", {"tests"})
 
 
 @pytest.fixture
 def run_in(tmp_path):
-    """Runs the program that prints configs in a folder with a module `evil`, which leaves a file when imported."""
+    """Return a function that prints a config in a folder with a module `evil`, which writes a file when imported."""
     (tmp_path / "evil.py").write_text("open('PWNED', 'w')\ndef f(*args, **kwargs): return 'cpu'\nclass Net: pass\n")
 
     def run(config, *arguments, name="config.yaml"):
@@ -47,21 +47,21 @@ def run_in(tmp_path):
 def test_printing_a_yaml_config_runs_nothing(config, run_in):
     status, _, pwned = run_in(config)
     assert not pwned
-    assert status == 2 or "locate" in config  # which is called only when something is built
+    assert status == 2 or "locate" in config  # `locate` is called only when the config is built
 
 
-def test_an_override_imports_nothing(run_in):
+def test_overrides_import_no_module(run_in):
     for overrides in (["model._target_=evil.Net"], ["model._target_=evil.Net", "model.x=1"], ["model=evil.Net"]):
         status, errors, pwned = run_in("model: {_target_: torch.nn.ReLU}", *overrides)
         assert (status, pwned) == (2, False)
         assert len(overrides) == 2 or "--trust evil" in errors
 
 
-def test_what_the_user_trusts_is_called(run_in):
+def test_trusted_packages_are_called(run_in):
     assert run_in("model: {_target_: evil.Net}", "--trust", "evil") == (0, "", True)
 
 
-def test_a_python_config_trusts_its_own_classes_and_those_it_names(run_in):
+def test_a_python_config_trusts_its_classes_and_the_names_in_trusted(run_in):
     assert run_in("from evil import Net\nfrom detrex_lite.config import LazyCall as L\nmodel = L(Net)()", name="a.py")[
         ::2
     ] == (0, True)
@@ -70,7 +70,7 @@ def test_a_python_config_trusts_its_own_classes_and_those_it_names(run_in):
     assert run_in("model = dict(_target_='evil.Net')", name="d.py")[0] == 2
 
 
-def test_a_yaml_config_cannot_trust(run_in):
+def test_a_yaml_config_cannot_trust_packages(run_in):
     status, _, pwned = run_in("train: {trusted: [evil]}\nmodel: {_target_: evil.Net}")
     assert (status, pwned) == (2, False)
 
@@ -120,7 +120,7 @@ def test_a_yaml_config_cannot_trust(run_in):
         "torch.nn.Linear.__subclasses__",
     ],
 )
-def test_names_that_are_not_parts_of_detectors(name):
+def test_untrusted_names_raise(name):
     with pytest.raises(ConfigError, match="not called|two underscores|no attribute|no module|importing"):
         locate(name)
     faults = "is not called|two underscores|no attribute|no module|importing"
@@ -152,7 +152,7 @@ def test_names_that_are_not_parts_of_detectors(name):
         "detrex_lite.data.load_coco",
     ],
 )
-def test_parts_of_detectors_are_called(name):
+def test_names_of_components_are_located(name):
     locate(name)
 
 
@@ -165,18 +165,18 @@ def test_a_single_module_can_be_trusted():
         locate("torch.load")
 
 
-def test_only_names_can_be_trusted():
+def test_only_package_names_can_be_trusted():
     for name in ("a/b.py", "", "a..b", 3):
-        with pytest.raises(ConfigError, match="is not the name of a package"):
+        with pytest.raises(ConfigError, match="not the name of a package"):
             trust(name)
     assert untrusted(["tests", "x"]) == ["x"]
 
 
-def test_the_resolver_takes_functions_of_this_package_only():
+def test_the_resolver_calls_only_functions_of_this_package():
     cfg = LazyConfig.apply_overrides(L(nn.Linear)(in_features=1, out_features=1), [])
     for name, message in [
         ("subprocess.call", "only functions of detrex_lite"),
-        ("tests.config.test_trusted.forget", "only functions of detrex_lite"),
+        ("tests.config.test_trusted.reset_trust", "only functions of detrex_lite"),
         ("detrex_lite.config.loading.load", "not called"),
         ("detrex_lite.commands.train.run", "not called"),
     ]:

@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import pytest
 from omegaconf import OmegaConf
@@ -26,7 +27,7 @@ def open_ended(*args, **kwargs):
     pass
 
 
-def test_a_sound_config_passes():
+def test_a_valid_config_has_no_faults():
     values = {
         "model": L(nn.Linear)(in_features="${size}", out_features=2),
         "size": 3,
@@ -45,15 +46,17 @@ def test_all_faults_are_reported_at_once():
             "parts": [L("torch.nn.Lineer")(), L("torchh.nn.Linear")(), {"deep": L("math.pi")()}],
         }
     )
-    assert faults == [
-        "model.out_features: Interpolation key 'nowhere.x' not found",
-        "model.bias: has no value yet (it is ???)",
-        "model.in_feature: torch.nn.Linear has no argument 'in_feature'; did you mean 'in_features'?",
-        "model.in_features: torch.nn.Linear needs this argument",
-        "parts.0._target_: torch.nn has no attribute 'Lineer'; did you mean 'Linear'?",
-        "parts.1._target_: 'torchh.nn.Linear': there is no module 'torchh'; did you mean 'torch'?",
-        "parts.2.deep._target_: 3.141592653589793 cannot be called",
+    patterns = [
+        r"model\.out_features: .*'nowhere\.x' not found",
+        r"model\.bias: .*no value.*\?\?\?",
+        r"model\.in_feature: torch\.nn\.Linear has no argument 'in_feature'; .*'in_features'",
+        r"model\.in_features: torch\.nn\.Linear needs",
+        r"parts\.0\._target_: torch\.nn has no attribute 'Lineer'; .*'Linear'",
+        r"parts\.1\._target_: 'torchh\.nn\.Linear': .*no module 'torchh'; .*'torch'",
+        r"parts\.2\.deep\._target_: 3\.141592653589793 cannot be called",
     ]
+    assert len(faults) == len(patterns)
+    assert all(re.match(pattern, fault) for pattern, fault in zip(patterns, faults, strict=True)), faults
 
 
 def test_the_message_lists_the_faults():
@@ -71,21 +74,21 @@ def test_positional_arguments_are_counted():
             "good": L(positional_only)(_args_=[1], b=2),
         }
     )
-    assert faults[0] == "too_many._args_: torch.nn.ReLU takes at most 1 positional arguments, not 2"
-    assert faults[1] == "twice.in_features: torch.nn.Linear gets this argument twice, first from _args_"
+    assert re.match(r"too_many\._args_: torch\.nn\.ReLU .* 1 positional arguments, not 2", faults[0])
+    assert re.match(r"twice\.in_features: torch\.nn\.Linear .*twice.*_args_", faults[1])
     assert "positional_only has no argument 'a'" in faults[2]
     assert len(faults) == 3
 
 
-def test_values_of_run_time_are_left_out():
+def test_run_time_values_are_not_required():
     values = {
         "optimizer": L(optim.AdamW)(params=L(open_ended)(), lr=1),
-        "given": L(nn.Linear)(in_features="???"),
+        "linear": L(nn.Linear)(in_features="???"),
     }
     assert faults_of({"optimizer": L(optim.AdamW)(params=L(nn.Sequential)(model="???"))}) == [
         "optimizer.params.model: torch.nn.Sequential has no argument 'model'"
     ]
-    assert faults_of(values, late=("given.in_features", "given.out_features")) == []
+    assert faults_of(values, late=("linear.in_features", "linear.out_features")) == []
     assert faults_of({"optimizer": {"params": L(nn.ModuleList)(modules=1)}}, late=()) == []
 
 
@@ -99,13 +102,13 @@ def test_the_model_of_the_optimizer_is_a_run_time_value_by_default():
     assert faults_of(values, late=()) == [f"optimizer.params.model: {__name__}.make_parameters needs this argument"]
 
 
-def test_a_part_is_named_by_its_place_in_the_whole():
+def test_faults_of_a_subconfig_have_the_full_key():
     cfg = OmegaConf.create({"a": {"b": [{"c": "???"}]}})
     with pytest.raises(ConfigError, match=r"^a\.b\.0\.c: has no value yet"):
         validate(cfg.a.b)
 
 
-def test_what_an_interpolation_leads_to_is_checked_once_and_where_it_stands():
+def test_interpolated_nodes_are_checked_once_under_their_key():
     cfg = OmegaConf.create({"a": {"x": "${b}", "y": "${b}"}, "b": L(nn.ReLU)(inplac=1)}, flags={"allow_objects": True})
     with pytest.raises(ConfigError, match=r"^b\.inplac: torch\.nn\.ReLU has no argument"):
         validate(cfg.a)
@@ -114,17 +117,17 @@ def test_what_an_interpolation_leads_to_is_checked_once_and_where_it_stands():
 @pytest.mark.parametrize(
     "values", [{"a": "${b}", "b": "${a}"}, {"a": {"b": "${a}"}}, {"a": {"x": "${b}"}, "b": {"y": "${a}"}}]
 )
-def test_circles_are_faults(values):
+def test_circular_interpolations_are_faults(values):
     assert faults_of(values)
 
 
-def test_faults_come_in_the_order_of_the_config():
+def test_faults_are_in_the_order_of_the_config():
     names = ["zz", "aa", "mm"]
     faults = faults_of({"a": L(nn.ReLU)(**dict.fromkeys(names, 1))})
     assert [fault.partition(":")[0] for fault in faults] == [f"a.{name}" for name in names]
 
 
-def test_interpolated_targets_and_plain_containers():
+def test_interpolated_targets_and_plain_containers_are_checked():
     values = {
         "name": "torch.nn.ReLU",
         "good": {"_target_": "${name}"},
@@ -164,26 +167,26 @@ def make_part(
         ({"size": 1, "late": "x"}, "part.late: 'x' is not a number"),
     ],
 )
-def test_words_where_numbers_belong(values, fault):
-    (found,) = faults_of({"part": L(make_part)(**values)})
-    assert found.startswith(fault)
+def test_values_that_contradict_the_annotation_are_faults(values, fault):
+    (actual,) = faults_of({"part": L(make_part)(**values)})
+    assert actual.startswith(fault)
 
 
-def test_numbers_of_all_kinds_pass():
+def test_values_that_fit_the_annotation_are_accepted():
     part = L(make_part)(size=2.0, scale=1, flag=True, limit=None, late=1.5, pair=[1, 2], name="x")
     assert faults_of({"part": part, "computed": L(make_part)(size=L(len)(_args_=[[1]]))}) == []
     assert faults_of({"optimizer": L(optim.AdamW)(params=1, lr="fast")})[0].startswith("optimizer.lr: 'fast' is not a")
 
 
-def test_keys_that_nothing_reads():
+def test_unread_keys_are_faults():
     cfg = OmegaConf.create(
         {
-            "model": {"size": "${size.x}", "root": "a/${root}/b", "deep": {"up": "${...above}", "own": "${.up}"}},
+            "model": {"size": "${size.x}", "root": "a/${root}/b", "deep": {"up": "${...above}", "copy": "${.up}"}},
             "train": {"max_epochs": "${detrex_lite.call:detrex_lite.engine.derived.max_epochs}"},
-            "size": {"x": 1, "y": "${further}"},
+            "size": {"x": 1, "y": "${nested}"},
             "root": "r",
             "above": 1,
-            "further": 2,
+            "nested": 2,
             "dataset": {},
             "pretrained": {},
             "_note": {},
@@ -200,12 +203,12 @@ def test_keys_that_nothing_reads():
     assert [fault.partition(":")[0] for fault in unread_keys(cfg)][:2] == ["dataset", "pretrained"]
 
 
-def test_interpolations_of_one_missing_value_are_one_fault():
+def test_interpolations_of_a_missing_value_are_a_single_fault():
     values = {"root": "???", "a": "${root}/a", "b": {"c": "${root}/c", "d": ["${b.e}", {"f": "???"}], "e": "${.d.1.f}"}}
     assert faults_of(values) == ["root: has no value yet (it is ???)", "b.d.1.f: has no value yet (it is ???)"]
 
 
-def test_interpolations_that_fail_for_one_reason_are_one_fault():
+def test_interpolations_that_fail_for_the_same_reason_are_a_single_fault():
     call = "${detrex_lite.call:os.getcwd}"
     reason = f"{call} is not called: only functions of detrex_lite are allowed"
     assert faults_of({"a": call}) == [f"a: {reason}"]

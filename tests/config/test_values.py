@@ -41,13 +41,13 @@ from detrex_lite.config.values import parse_value
         ("['${a}', \"b\"]", ["${a}", "b"]),
     ],
 )
-def test_values(text, value):
+def test_values_are_parsed_as_yaml_or_text(text, value):
     parsed = parse_value(text)
     assert parsed == value
     assert type(parsed) is type(value)
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "{a: 1", "'a", "[1]]", '"a" b'])
-def test_unbalanced_values(text):
+def test_unbalanced_values_raise(text):
     with pytest.raises(ConfigError, match="cannot read the value"):
         parse_value(text)

@@ -19,8 +19,8 @@ from .tiny import TinyDetector, TinyLoader, tiny_config
 
 
 class RankLoader(TinyLoader):
-    """Gives each process different batches; at batch `event_at` process 1 is signalled or killed, or gets a broken
-    image or a wrong label. After torchrun has restarted it, nothing happens.
+    """Gives each process different batches. At batch `event_at`, process 1 receives a signal, is killed, or gets a
+    broken image or a wrong label; a process that torchrun has restarted is spared.
     """
 
     def __init__(self, *, event=None, event_at=None, **arguments):
@@ -59,7 +59,7 @@ class Detector(TinyDetector):
 
 
 class SlowToBuild(TinyDetector):
-    """Its constructor takes longer than any timeout."""
+    """A detector whose constructor takes longer than any timeout."""
 
     def __init__(self, **arguments):
         time.sleep(600)
@@ -98,8 +98,8 @@ def several_runs(folder):
     (folder / f"report_{distributed.rank()}.json").write_text(json.dumps(report))
 
 
-def killed_in_one(folder):
-    """Process 1 is killed in its third step, as by the system when memory is exhausted."""
+def train_and_kill_process_1(folder):
+    """Kill process 1 in its third step, as the system does when memory is exhausted."""
     train(config(folder, "+dataloader.train.event=kill", "+dataloader.train.event_at=5"))
 
 
@@ -116,8 +116,8 @@ class WorkerKiller:
         return self.mapper(record)
 
 
-def fail_in_one():
-    """Process 1 fails while process 0 is busy for a long time."""
+def fail_in_process_1():
+    """Make process 1 fail while process 0 is busy for a long time."""
     if distributed.rank() == 1:
         raise SystemExit(7)
     time.sleep(600)

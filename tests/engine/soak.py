@@ -50,7 +50,7 @@ ROUNDED = {
 MODELS = tuple(RANDOM)
 
 # Timeout of anything that takes seconds on an idle machine, such as starting two processes, or a step and saving.
-PATIENCE_SECONDS = 300.0
+TIMEOUT_SECONDS = 300.0
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Targets of the signal: the started program; all of its processes, as from a terminal, a cluster or a crash of the
 # machine; a process that trains; a process that loads images.
@@ -89,8 +89,8 @@ def processes_of(session):
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
-                state, parent, _, its_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(its_session) == session and state not in "ZX":
+                state, parent, _, process_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(process_session) == session and state not in "ZX":
                     command = (folder / "cmdline").read_text().replace("\0", " ")
                     processes.append(Process(int(folder.name), int(parent), command))
     return processes
@@ -100,7 +100,7 @@ def resident_bytes(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _signals_as_from_a_terminal():
+def _restore_default_signal_handlers():
     """Reset signals that a soak in the background or under nohup ignores, since child processes inherit that."""
     for number in SIGNALS:
         if number != signal.SIGKILL:
@@ -134,7 +134,7 @@ class Program:
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
-                preexec_fn=_signals_as_from_a_terminal,
+                preexec_fn=_restore_default_signal_handlers,
             )
         self.pid = self._program.pid
 
@@ -149,22 +149,22 @@ class Program:
     def is_running(self):
         return self._program.poll() is None
 
-    def trains(self):
-        """Whether a step has been logged since the start."""
+    def is_training(self):
+        """Return whether a step has been logged since the start."""
         return re.search(r"iteration \d+/", self.logged()) is not None
 
-    def saves(self):
+    def is_saving(self):
         return self.output.is_dir() and any(self.output.glob(".*.partial"))
 
     def wait(self):
         """Wait for the end of the program and all of its processes; returns the exit status.
 
         Raises:
-            AssertionError: when one of them does not end; all of them are then killed.
+            AssertionError: when a process does not end; all of them are then killed.
         """
         try:
-            status = self._program.wait(timeout=PATIENCE_SECONDS)
-            deadline = time.monotonic() + PATIENCE_SECONDS
+            status = self._program.wait(timeout=TIMEOUT_SECONDS)
+            deadline = time.monotonic() + TIMEOUT_SECONDS
             while remaining := processes_of(self.pid):
                 assert time.monotonic() < deadline, (
                     f"{remaining} remain after a program that ended with status {status}"
@@ -172,7 +172,7 @@ class Program:
                 time.sleep(0.05)
         except subprocess.TimeoutExpired:
             raise AssertionError(
-                f"{processes_of(self.pid)} did not end within {PATIENCE_SECONDS:.0f} s; see {self.printed}"
+                f"{processes_of(self.pid)} did not end within {TIMEOUT_SECONDS:.0f} s; see {self.printed}"
             ) from None
         finally:
             self.end()
@@ -188,7 +188,7 @@ class Program:
             return [process for process in alive if process.pid == self.pid]
         return [process for process in alive if process.parent == self.pid and "spawn_main" in process.command]
 
-    def send(self, number, target, chance):
+    def send(self, number, target, rng):
         """Send a signal to `target`, one of `TARGETS`, or else to the program; returns the actual target."""
         alive = processes_of(self.pid)
         trainers = self.trainers(alive)
@@ -199,7 +199,7 @@ class Program:
             if target == "all":
                 os.killpg(self.pid, number)
             elif chosen:
-                os.kill(chance.choice(chosen).pid, number)
+                os.kill(rng.choice(chosen).pid, number)
             else:
                 target = "program"
                 os.kill(self.pid, number)
@@ -217,11 +217,11 @@ class Attempt(NamedTuple):
     status: int
 
 
-def random_workers(chance):
-    return [f"dataloader.{part}.num_workers={chance.choice((0, 1, 2))}" for part in ("train", "test")]
+def random_workers(rng):
+    return [f"dataloader.{part}.num_workers={rng.choice((0, 1, 2))}" for part in ("train", "test")]
 
 
-def run_with_kills(config, output, *overrides, processes, kills, seconds, chance):
+def run_with_kills(config, output, *overrides, processes, kills, seconds, rng):
     """Start a run, kill it `kills` times, and resume it each time until it is done; returns an `Attempt` per start.
 
     Args:
@@ -229,35 +229,35 @@ def run_with_kills(config, output, *overrides, processes, kills, seconds, chance
         output: the run's folder.
         overrides: overrides of the config.
         processes: numbers of processes, one of which is chosen for each start.
-        kills: number of times it is killed, unless it is done before.
+        kills: number of times that the run is killed, unless it is done before.
         seconds: maps moments to the largest delay of a signal, in seconds.
-        chance: the random number generator of all choices.
+        rng: the random number generator of all choices.
 
     Raises:
-        AssertionError: when something was lost, a process remains, or a start does not end by its signal.
+        AssertionError: when progress was lost, a process remains, or a start does not end by its signal.
     """
     for number in range(kills + 1):
-        count = chance.choice(processes)
+        count = rng.choice(processes)
         # Drawn first, so that a seed gives the same plan regardless of timing.
-        send, moment = chance.choice(SIGNALS), chance.choice(MOMENTS)
-        target = chance.choice(TARGETS if send == signal.SIGKILL else TARGETS[:3])
-        delay = chance.uniform(0.0, seconds.get(moment, 0.0))
-        workers = random_workers(chance)
+        signal_to_send, moment = rng.choice(SIGNALS), rng.choice(MOMENTS)
+        target = rng.choice(TARGETS if signal_to_send == signal.SIGKILL else TARGETS[:3])
+        delay = rng.uniform(0.0, seconds.get(moment, 0.0))
+        workers = random_workers(rng)
         last_saved = saved_iteration(output)
         program = Program(config, output, *overrides, *workers, processes=count, resume=number > 0)
         trained = False
         try:
             if number < kills:
                 _wait_for(moment, delay, program)
-                trained = program.trains()
-                target = program.send(send, target, chance) if program.is_running() else "nobody"
-            status = program.wait() if number < kills else _wait_long(program)
+                trained = program.is_training()
+                target = program.send(signal_to_send, target, rng) if program.is_running() else "nobody"
+            status = program.wait() if number < kills else _wait_for_the_end(program)
         finally:
             program.end()
         if number == kills or target == "nobody":
             attempt = Attempt(count, "none", "nobody", "", trained, status)
         else:
-            attempt = Attempt(count, send.name, target, moment, trained, status)
+            attempt = Attempt(count, signal_to_send.name, target, moment, trained, status)
         yield attempt
         assert saved_iteration(output) >= last_saved
         continuation = re.search(r"Continuing from \S+, after iteration (\d+)\.", program.logged())
@@ -265,10 +265,10 @@ def run_with_kills(config, output, *overrides, processes, kills, seconds, chance
         assert continuation is None or int(continuation[1]) >= last_saved, (
             f"saved after iteration {last_saved}, and: {continuation[0]}"
         )
-        require_nothing_lost(attempt, program)
+        require_no_lost_progress(attempt, program)
         if status == 0:
             return
-        assert status != 2, f"the start was refused; see {program.printed}"
+        assert status != 2, f"the start was rejected; see {program.printed}"
         assert attempt.signal != "none", f"status {status} without a signal; see {program.printed}"
     raise AssertionError(f"the run in {output} did not end")
 
@@ -278,30 +278,30 @@ def run_whole(config, output, *overrides, processes):
     start = time.monotonic()
     program = Program(config, output, *overrides, processes=processes)
     try:
-        while program.is_running() and not program.trains():
+        while program.is_running() and not program.is_training():
             time.sleep(0.02)
-        trains = time.monotonic()
-        assert _wait_long(program) == 0, program.printed.read_text()
+        first_step = time.monotonic()
+        assert _wait_for_the_end(program) == 0, program.printed.read_text()
     finally:
         program.end()
     end = time.monotonic()
     # Half of it, since a resumed run has fewer steps left.
-    return {"any time": end - start, "in training": (end - trains) / 2}
+    return {"any time": end - start, "in training": (end - first_step) / 2}
 
 
 def _wait_for(moment, delay, program):
-    deadline = time.monotonic() + (delay if moment == "any time" else PATIENCE_SECONDS)
+    deadline = time.monotonic() + (delay if moment == "any time" else TIMEOUT_SECONDS)
     while program.is_running() and time.monotonic() < deadline:
-        if moment == "in training" and program.trains():
+        if moment == "in training" and program.is_training():
             deadline, moment = time.monotonic() + delay, "any time"
-        if moment == "while saving" and program.trains() and program.saves():
+        if moment == "while saving" and program.is_training() and program.is_saving():
             return
         time.sleep(0.002 if moment == "while saving" else 0.02)
 
 
-def _wait_long(program):
+def _wait_for_the_end(program):
     """Wait for a run that is not killed."""
-    deadline = time.monotonic() + 10 * PATIENCE_SECONDS
+    deadline = time.monotonic() + 10 * TIMEOUT_SECONDS
     while program.is_running():
         assert time.monotonic() < deadline, f"the run has not ended; see {program.printed}"
         time.sleep(0.1)
@@ -316,7 +316,7 @@ def saved_iteration(output):
     return torch.load(output / file.read_text(), weights_only=True, mmap=True)["iteration"]
 
 
-def require_nothing_lost(attempt, program):
+def require_no_lost_progress(attempt, program):
     """Check after a signal that everything necessary was saved, and that the interrupted start had resumed correctly.
 
     Raises:
@@ -360,5 +360,5 @@ class Tally:
         return "\n".join(lines)
 
 
-def chance_of(seed, number):
+def rng_for(seed, number):
     return random.Random(f"{seed}/{number}")

@@ -21,7 +21,7 @@ from detrex_lite.engine.processes import sharding
 from .tiny import tiny_config
 
 STEPS = 4
-BACKBONE = {
+SMALL = {
     "num_classes": 3,
     "num_queries": 6,
     "embed_dim": 64,
@@ -33,9 +33,9 @@ BACKBONE = {
     "transformer.decoder.num_layers": 2,
     "position_embedding.num_pos_feats": 32,
 }
-DETR = {**BACKBONE}
+DETR = {**SMALL}
 DINO = {
-    **BACKBONE,
+    **SMALL,
     "backbone.out_features": ["res2", "res3"],
     "neck.in_channels": {"res2": 64, "res3": 128},
     "transformer.num_feature_levels": 3,
@@ -52,7 +52,8 @@ MODELS = {
     "detr": ("projects/detr/configs/models/detr_small.py", DETR),
     "dino": ("projects/dino/configs/models/dino_r50.py", DINO),
 }
-# A cross-entropy averaged over queries weights objects by the number of objects in the process: one each, in "even".
+# A cross-entropy averaged over queries weights each object by the number of objects in its process. In "even", each
+# image has one object.
 DATA = {"detr": "even", "dino": "uneven"}
 
 
@@ -109,21 +110,21 @@ def traced():
         yield graphs
 
 
-def compiled_in_two_processes(folder):
+def run_compiled_in_two_processes(folder):
     with traced():
         run(folder, "dino_by_two", "train.compile=True", "train.static_graph=True", model="dino")
 
 
-def in_two_processes(folder):
+def run_in_two_processes(folder):
     """Run everything that needs two processes in a single start of them."""
     results = {}
     results["detr"] = run(folder, "detr_by_two", "train.static_graph=True")
     results["dino"] = run(folder, "dino_by_two", model="dino")
-    run(folder, "dino_goes_on_by_two", model="dino", resume=True)
+    run(folder, "dino_resumed_by_two", model="dino", resume=True)
     run(folder, "accumulated_by_two", "train.accumulate_steps=2", "dataloader.train.total_batch_size=2")
     sharding.UNIT_PARAMETERS = 100_000  # the larger blocks of a ResNet-18
     run(folder, "dino_sharded", "train.fsdp=True", model="dino")
-    run(folder, "dino_goes_on_sharded", "train.fsdp=True", model="dino", resume=True)
+    run(folder, "dino_resumed_sharded", "train.fsdp=True", model="dino", resume=True)
     run(
         folder,
         "accumulated_sharded",

@@ -1,4 +1,4 @@
-"""Files that are not what a run has written: every way in names the file, and what is wrong with it."""
+"""Damaged or malformed weights and run files: every command that reads one names the file and the fault."""
 
 import json
 import pickle
@@ -16,19 +16,19 @@ from detrex_lite.metrics_file import read_metrics
 from .tiny import TinyDetector, tiny_config
 
 
-def evaluated(path):
+def evaluate_weights(path):
     evaluate(tiny_config(path.parent / "out", f"train.init_checkpoint={path}"))
 
 
-def fine_tuned(path):
+def fine_tune(path):
     train(tiny_config(path.parent / "out", "train.max_iter=1", f"train.init_checkpoint={path}"))
 
 
-def predicted(path):
+def load_predictor(path):
     Predictor(tiny_config(path.parent / "out"), path, device="cpu")
 
 
-@pytest.fixture(params=[evaluated, fine_tuned, predicted])
+@pytest.fixture(params=[evaluate_weights, fine_tune, load_predictor])
 def use(request):
     return request.param
 
@@ -38,12 +38,12 @@ def weights(**changes):
     return {**TinyDetector().state_dict(), **{name.replace("__", "."): value for name, value in changes.items()}}
 
 
-def test_whole_weights_are_taken(tmp_path, use):
+def test_valid_weights_are_loaded(tmp_path, use):
     save_atomic({"model": weights()}, tmp_path / "a.pth")
     use(tmp_path / "a.pth")
 
 
-def test_one_flipped_bit(tmp_path, use):
+def test_a_flipped_bit_fails_the_checksum(tmp_path, use):
     path = tmp_path / "a.pth"
     save_atomic({"model": weights(head__bias=torch.ones(7))}, path)
     content = bytearray(path.read_bytes())
@@ -55,7 +55,7 @@ def test_one_flipped_bit(tmp_path, use):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("value", [float("nan"), 1e300])
-def test_weights_that_are_not_finite(tmp_path, use, value, suffix):
+def test_non_finite_weights_raise(tmp_path, use, value, suffix):
     path = tmp_path / f"a{suffix}"
     save_atomic(weights(head__bias=torch.full((7,), value, dtype=torch.float64)), path)
     with pytest.raises(CheckpointError, match=r"a\.\w+: weights are not finite.*head\.bias"):
@@ -63,19 +63,19 @@ def test_weights_that_are_not_finite(tmp_path, use, value, suffix):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
-def test_numbers_of_another_kind(tmp_path, use, dtype):
+def test_weights_of_unsupported_dtypes_raise(tmp_path, use, dtype):
     save_atomic(weights(head__bias=torch.ones(7, dtype=dtype)), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=rf"a\.pth: .*head\.bias \({str(dtype)[6:]}\)"):
         use(tmp_path / "a.pth")
 
 
-def test_sparse_tensors(tmp_path, use):
+def test_sparse_tensors_raise(tmp_path, use):
     save_atomic(weights(head__weight=torch.eye(7, 8).to_sparse()), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"a\.pth.*head\.weight is a sparse tensor"):
         use(tmp_path / "a.pth")
 
 
-def test_arrays_of_objects(tmp_path, use):
+def test_arrays_of_python_objects_raise(tmp_path, use):
     array = np.array([None, {}], dtype=object)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": {"head.bias": array}}))
     with pytest.raises(CheckpointError, match=r"a\.pkl.*head\.bias is an array of object"):
@@ -83,13 +83,13 @@ def test_arrays_of_objects(tmp_path, use):
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.pth", {}), ("a.safetensors", {}), ("a.pth", {5: torch.ones(3)})])
-def test_files_without_weights_of_this_model(tmp_path, use, name, content):
+def test_files_without_weights_of_this_model_raise(tmp_path, use, name, content):
     save_atomic(content, tmp_path / name)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         use(tmp_path / name)
 
 
-def test_a_folder_in_the_place_of_weights(tmp_path, use):
+def test_a_folder_instead_of_a_weights_file_raises(tmp_path, use):
     (tmp_path / "a").mkdir()
     with pytest.raises(CheckpointError, match=r"a is (a folder|not the folder)"):
         use(tmp_path / "a")
@@ -103,57 +103,57 @@ def broken_run(tmp_path):
     return tmp_path
 
 
-def resumed(folder, *overrides):
+def resume(folder, *overrides):
     train(tiny_config(folder, *overrides), resume=True)
     return (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("line", [b'{"iteration": 3, "x\xff', b"\xff\xfe\0garbage", b"[" * 100_000])
-def test_numbers_that_cannot_be_read_are_left_out(broken_run, line):
+def test_unreadable_metric_lines_are_skipped(broken_run, line):
     (broken_run / "metrics.csv").write_bytes(b"iteration,lr\n1,0.1\n" + line + b",\n")
     with (broken_run / "metrics.jsonl").open("ab") as file:
         file.write(line + b"\n")
-    resumed(broken_run, "train.csv=True")
+    resume(broken_run, "train.csv=True")
     iterations = [record["iteration"] for record in read_metrics(broken_run / "metrics.jsonl")]
     assert iterations == [1, 2, 3, 4, 5, 6, 6]
     rows = (broken_run / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert [row.split(",")[0] for row in rows] == ["iteration", "1", "5", "6", "6"]
 
 
-def test_class_names_may_hold_what_ends_a_line_elsewhere(tmp_path):
+def test_class_names_may_contain_unicode_line_separators(tmp_path):
     line = json.dumps({"iteration": 1, "bbox/AP-a\u2028b\x85": 1.0}, ensure_ascii=False)
     (tmp_path / "metrics.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"a\0.pth", b"model_0000002.pth\nx.pth", b"../b/x.pth"])
-def test_the_newest_checkpoint_is_found_without_the_note(broken_run, content):
+def test_the_newest_checkpoint_is_found_when_last_checkpoint_is_unusable(broken_run, content):
     (broken_run / "last_checkpoint").write_bytes(content)
-    log = resumed(broken_run)
+    log = resume(broken_run)
     assert "does not name a checkpoint" in log
     assert "model_0000004.pth, after iteration 4" in log
 
 
-def test_a_checkpoint_outside_of_the_folder_is_not_taken(broken_run, tmp_path_factory):
-    other = tmp_path_factory.mktemp("other") / "x.pth"
-    (broken_run / "model_0000002.pth").rename(other)
-    (broken_run / "last_checkpoint").write_text(str(other))
-    assert "model_0000004.pth, after iteration 4" in resumed(broken_run)
+def test_last_checkpoint_cannot_name_a_file_outside_the_run(broken_run, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("other") / "x.pth"
+    (broken_run / "model_0000002.pth").rename(outside)
+    (broken_run / "last_checkpoint").write_text(str(outside))
+    assert "model_0000004.pth, after iteration 4" in resume(broken_run)
 
 
-def test_a_note_that_is_a_folder(broken_run):
+def test_last_checkpoint_that_is_a_folder_raises(broken_run):
     (broken_run / "last_checkpoint").unlink()
     (broken_run / "last_checkpoint").mkdir()
     with pytest.raises(ConfigError, match="last_checkpoint in it is a folder"):
-        resumed(broken_run)
+        resume(broken_run)
 
 
-def test_an_optimizer_of_another_kind(broken_run):
+def test_resuming_with_another_optimizer_class_raises(broken_run):
     with pytest.raises(CheckpointError, match=r"model_0000004\.pth .*AdamW.*SGD"):
-        resumed(broken_run, "optimizer._target_=torch.optim.SGD", "~optimizer.betas")
+        resume(broken_run, "optimizer._target_=torch.optim.SGD", "~optimizer.betas")
 
 
-def changed(folder, change):
+def edit_checkpoint(folder, change):
     path = folder / "model_0000004.pth"
     state = torch.load(path, weights_only=True)
     change(state)
@@ -175,23 +175,23 @@ def changed(folder, change):
         (lambda state: state.update(ema=5), "ema is a int"),
     ],
 )
-def test_a_state_that_no_run_has_written(broken_run, change, fault):
-    changed(broken_run, change)
+def test_malformed_checkpoint_states_raise(broken_run, change, fault):
+    edit_checkpoint(broken_run, change)
     with pytest.raises(CheckpointError, match=rf"model_0000004\.pth is not a checkpoint .*{fault}"):
-        resumed(broken_run)
+        resume(broken_run)
 
 
 @pytest.mark.parametrize("optimizer", [{}, {"state": {}, "param_groups": [{}]}])
-def test_a_malformed_optimizer(broken_run, optimizer):
-    changed(broken_run, lambda state: state.update(optimizer=optimizer))
+def test_a_malformed_optimizer_state_raises(broken_run, optimizer):
+    edit_checkpoint(broken_run, lambda state: state.update(optimizer=optimizer))
     with pytest.raises(CheckpointError, match=r"model_0000004\.pth does not fit the model and optimizer"):
-        resumed(broken_run)
+        resume(broken_run)
 
 
-def test_weights_of_a_state_that_are_not_finite(broken_run):
-    changed(broken_run, lambda state: state["model"]["head.bias"].fill_(float("nan")))
+def test_non_finite_weights_of_a_checkpoint_raise(broken_run):
+    edit_checkpoint(broken_run, lambda state: state["model"]["head.bias"].fill_(float("nan")))
     with pytest.raises(CheckpointError, match=r"model_0000004\.pth: weights are not finite.*head\.bias"):
-        resumed(broken_run)
+        resume(broken_run)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_weights_of_a_state_that_are_not_finite(broken_run):
         (5, "does not fit the model"),
     ],
 )
-def test_weights_of_a_state_that_are_none(broken_run, value, fault):
-    changed(broken_run, lambda state: state["model"].update({"head.bias": value}))
+def test_checkpoint_entries_that_are_not_weights_raise(broken_run, value, fault):
+    edit_checkpoint(broken_run, lambda state: state["model"].update({"head.bias": value}))
     with pytest.raises(CheckpointError, match=rf"model_0000004\.pth.*{fault}"):
-        resumed(broken_run)
+        resume(broken_run)

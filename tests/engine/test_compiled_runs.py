@@ -1,4 +1,4 @@
-"""Runs with train.compile=True are those without, on one process, resumed, and shared by two."""
+"""Runs with train.compile=True equal eager runs: in one process, resumed, and in two processes."""
 
 import pytest
 
@@ -18,19 +18,19 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_one_process_and_a_resumed_run(folder):
+def test_compiled_and_resumed_runs_equal_the_eager_run(folder):
     split_runs.run(folder, "eager")
     with split_runs.traced() as graphs:
         split_runs.run(folder, "compiled", COMPILED)
-        split_runs.interrupt(folder, "compiled", "goes_on")
-        split_runs.run(folder, "goes_on", COMPILED, resume=True)
+        split_runs.interrupt(folder, "compiled", "resumed")
+        split_runs.run(folder, "resumed", COMPILED, resume=True)
     assert graphs.frame_count > 0
     assert_equal_runs(folder / "eager", folder / "compiled")
-    assert_equal_runs(folder / "eager", folder / "goes_on")
+    assert_equal_runs(folder / "eager", folder / "resumed")
 
 
 @pytest.mark.slow
-def test_two_processes(folder):
+def test_a_compiled_run_in_two_processes_equals_an_eager_run(folder):
     split_runs.run(folder, "dino_by_one", model="dino")
-    launch(split_runs.compiled_in_two_processes, 2, device="cpu", args=(folder,))
+    launch(split_runs.run_compiled_in_two_processes, 2, device="cpu", args=(folder,))
     assert_equal_runs(folder / "dino_by_one", folder / "dino_by_two")

@@ -42,48 +42,48 @@ def test_classes_epochs_and_rates_follow_from_data_and_batch(annotations):
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(118287, 36), (500000, 36), (29572, 72), (1, 600)])
-def test_the_length_of_training(annotations, images, epochs):
+def test_max_epochs_follows_from_the_number_of_images(annotations, images, epochs):
     cfg = OmegaConf.create({"dataset": {"train_annotations": str(annotations(images))}})
     assert derived.max_epochs(cfg) == epochs
 
 
 @pytest.mark.parametrize("kind", ["detector", "backbone"])
-def test_weights_are_taken_where_they_are(annotations, tmp_path, kind):
+def test_pretrained_weights_are_used_when_the_file_exists(annotations, tmp_path, kind):
     (tmp_path / "weights.pth").touch()
     cfg = _config(annotations(118287), f"pretrained.{kind}={tmp_path / 'weights.pth'}")
     file = str(tmp_path / "weights.pth")
-    want = (file, None) if kind == "detector" else ("", file)
-    assert (cfg.train.init_checkpoint, cfg.model.backbone.weights) == want
+    expected = (file, None) if kind == "detector" else ("", file)
+    assert (cfg.train.init_checkpoint, cfg.model.backbone.weights) == expected
     assert (cfg.model.backbone.norm, cfg.model.backbone.freeze_at) == ("FrozenBN", 1)
     assert cfg.optimizer.params.backbone_lr_factor == 0.1
     assert cfg.train.max_epochs == 12
 
 
 @pytest.mark.parametrize("kind", ["detector", "backbone"])
-def test_weights_that_are_given_and_not_there(annotations, tmp_path, kind):
+def test_missing_pretrained_weights_raise(annotations, tmp_path, kind):
     cfg = _config(annotations(205), f"pretrained.{kind}={tmp_path / 'typo.pth'}", f"train.output_dir={tmp_path}")
-    message = rf"pretrained\.{kind}=.*typo\.pth: there is no such file"
+    message = rf"pretrained\.{kind}=.*typo\.pth: .*no such file"
     with pytest.raises(ConfigError, match=message):
         getattr(derived, f"{kind}_weights")(cfg)
     with pytest.raises((ConfigError, OmegaConfBaseException), match=message):
         train(cfg)
 
 
-def test_weights_in_the_home_folder(annotations, tmp_path, monkeypatch):
+def test_paths_of_weights_expand_the_home_folder(annotations, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "weights.pth").touch()
     cfg = _config(annotations(205), "pretrained.backbone=~/weights.pth")
     assert cfg.model.backbone.weights == str(tmp_path / "weights.pth")
 
 
-def test_a_number_takes_the_place_of_what_is_derived(annotations):
+def test_overrides_replace_derived_values(annotations):
     cfg = _config(annotations(205), "optimizer.lr=1e-3", "train.max_epochs=7", "model.num_classes=5")
     assert (cfg.optimizer.lr, cfg.train.max_epochs, cfg.model.num_classes) == (1e-3, 7, 5)
 
 
-def test_annotations_that_cannot_be_read(tmp_path):
+def test_unreadable_annotations_raise(tmp_path):
     cfg = OmegaConf.create({"dataset": {"train_annotations": str(tmp_path / "none.json")}})
-    with pytest.raises(ConfigError, match=r"dataset.train_annotations=.*none.json cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"dataset\.train_annotations=.*none\.json .*No such file"):
         derived.num_classes(cfg)
     twice = '{"images": [], "images": [], "categories": [{"id": 1}]}'
     texts = ("not json", "{}", '{"images": [], "categories": []}', "[]", "[" * 100_000, twice)
@@ -91,11 +91,11 @@ def test_annotations_that_cannot_be_read(tmp_path):
         file = tmp_path / f"{number}.json"
         file.write_text(text)
         cfg.dataset.train_annotations = str(file)
-        with pytest.raises(ConfigError, match="is not a COCO JSON file with 'images' and 'categories'"):
+        with pytest.raises(ConfigError, match=rf"{number}\.json.* COCO JSON"):
             derived.num_classes(cfg)
 
 
-def test_data_that_is_not_given_is_said_once():
+def test_each_missing_data_path_is_reported_once():
     with pytest.raises(ConfigError) as caught:
         validate(get_config("projects/dino/configs/dino_r50_custom.py"))
     assert sorted(caught.value.faults) == [
@@ -105,14 +105,14 @@ def test_data_that_is_not_given_is_said_once():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_annotations_are_read_in_the_encodings_of_the_data_set(annotations, encoding):
+def test_annotations_are_read_in_any_unicode_encoding(annotations, encoding):
     file = annotations(118287)
     file.write_text(file.read_text(), encoding=encoding)
     cfg = OmegaConf.create({"dataset": {"train_annotations": str(file)}})
     assert (derived.num_classes(cfg), derived.max_epochs(cfg)) == (3, 36)
 
 
-def test_every_derived_setting_is_one_of_the_module():
+def test_every_target_of_the_derived_config_is_in_the_module():
     text = OmegaConf.to_yaml(get_config("common/derived.py").derived, resolve=False)
     names = [part.partition("}")[0] for part in text.split("detrex_lite.engine.derived.")[1:]]
     assert len(names) == 8
@@ -121,7 +121,7 @@ def test_every_derived_setting_is_one_of_the_module():
 
 @pytest.fixture
 def realtime(annotations):
-    """A config of one's own data with the recipe of a real-time detector."""
+    """Return a function that makes a config for custom data with the recipe of a real-time detector."""
 
     def make(images, *overrides):
         cfg = _config(annotations(images))
@@ -156,14 +156,14 @@ def test_epochs_of_augmentation_follow_from_the_length(realtime):
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 10, 11, 30, 60, 200])
-def test_epochs_of_augmentation_are_in_order_whatever_the_length(realtime, epochs):
+def test_epochs_of_augmentation_are_ordered_for_every_length(realtime, epochs):
     cfg = realtime(30_000, f"train.max_epochs={epochs}")
     for key in ("strong_epochs", "mosaic_epochs"):
         first, end = cfg.dataloader[key]
         assert 0 <= first < end <= epochs
 
 
-def test_a_key_of_the_published_training_is_read(realtime):
+def test_keys_of_the_published_training_are_read(realtime):
     cfg = realtime(30_000)
     assert unread_keys(cfg) == []
 

@@ -22,18 +22,18 @@ def load(path, *overrides):
     return LazyConfig.apply_overrides(LazyConfig.load(path), overrides)
 
 
-def test_coco_configs_know_their_steps_without_the_data(monkeypatch):
+def test_steps_of_coco_configs_are_known_without_the_data(monkeypatch):
     monkeypatch.setenv("DETREX_DATASETS", "/nowhere")
     assert load(DINO).train.max_iter == 12 * math.ceil(118287 / 16)
     assert load(DINO, "dataloader.train.total_batch_size=8").train.max_iter == 12 * math.ceil(118287 / 8)
     assert load(DINO, "train.max_epochs=1").train.max_iter == math.ceil(118287 / 16)
     assert load(DINO, "train.max_iter=7").train.max_iter == 7
     assert load(DINO, "train.max_epochs=null").train.max_iter is None
-    for part_of_it in ("dataloader.train.limit=10", "dataloader.train.filter_empty=True"):
-        assert load(DINO, part_of_it).train.max_iter is None  # only the data itself can tell
+    for subset in ("dataloader.train.limit=10", "dataloader.train.filter_empty=True"):
+        assert load(DINO, subset).train.max_iter is None  # counting a subset requires the data
 
 
-def test_other_data_is_counted(tmp_path):
+def test_steps_of_custom_data_are_counted_from_the_annotations(tmp_path):
     root = generate_shapes(tmp_path / "shapes", num_train=10, num_val=2, image_size=32)
     cfg = get_config("common/data/custom_coco.py")
     cfg.train = get_config("common/train.py").train
@@ -45,7 +45,7 @@ def test_other_data_is_counted(tmp_path):
     assert cfg.train.max_iter == 3
 
 
-def test_a_name_is_not_taken_for_the_data_set_that_is_called_so(tmp_path):
+def test_a_coco_name_does_not_give_custom_annotations_the_length_of_coco(tmp_path):
     cfg = load(DINO)
     target = {"_target_": "detrex_lite.data.load_coco", "name": "coco_2017_train", "image_root": str(tmp_path)}
     cfg.dataloader.train.dataset = {**target, "annotations": str(tmp_path / "part.json")}
@@ -57,11 +57,11 @@ def test_a_name_is_not_taken_for_the_data_set_that_is_called_so(tmp_path):
     assert cfg.train.max_iter == 12
 
 
-def test_data_that_cannot_be_counted_gives_none():
+def test_max_iter_is_none_without_countable_data():
     assert load("projects/detr/configs/detr_r50_custom.py").train.max_iter is None
     cfg = tiny_config("out")
     cfg.train.max_epochs, cfg.train.max_iter = 2, get_config("common/train.py").train._get_node("max_iter")._value()
-    assert cfg.train.max_iter is None  # the tiny loader does not tell what an epoch is
+    assert cfg.train.max_iter is None  # the tiny loader does not define an epoch
     del cfg.dataloader
     assert cfg.train.max_iter is None
     cfg = load(DINO)
@@ -69,7 +69,7 @@ def test_data_that_cannot_be_counted_gives_none():
     assert cfg.train.max_iter is None
 
 
-def test_the_engine_does_not_count_before_it_has_its_loader(monkeypatch):
+def test_completing_a_config_builds_no_loader_to_count_steps(monkeypatch):
     monkeypatch.setattr("detrex_lite.engine.epochs.build_loader", None)
     cfg = load(DINO, "dataloader.train.limit=10", "train.device=cpu")
     assert complete(cfg, sections=()).train.max_iter is None

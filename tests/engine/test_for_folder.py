@@ -1,4 +1,7 @@
-"""Settings from a folder, a device and a published training. `data` has 12 and 4 images of 64x64."""
+"""Tests the settings that follow from a folder, a device and a published training.
+
+The fixture `data` has 12 training and 4 validation images of 64x64 pixels.
+"""
 
 import pytest
 import torch
@@ -25,21 +28,21 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    """A CPU with 10 GiB, of which an image takes one."""
+    """Simulate a CPU with 10 GiB of free memory, on which each image needs 1 GiB."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(planning, "free_memory", lambda device: 10 * GIB)
     monkeypatch.setattr(planning, "measure_need", lambda cfg, pixels: MemoryNeed(GIB, GIB))
 
 
 def plan(file, data, overrides=(), **choices):
-    made = for_folder(LazyConfig.load(file), data, Choices(**choices))
-    cfg = LazyConfig.apply_overrides(made.cfg, list(overrides))
+    folder_plan = for_folder(LazyConfig.load(file), data, Choices(**choices))
+    cfg = LazyConfig.apply_overrides(folder_plan.cfg, list(overrides))
     return complete(cfg, ("dataloader", "optimizer", "lr_multiplier")), {
-        setting.name: (setting.value, setting.reason) for setting in made.settings
+        setting.name: (setting.value, setting.reason) for setting in folder_plan.settings
     }
 
 
-def test_what_follows_from_the_data_and_the_published_training(data):
+def test_settings_follow_from_the_data_and_the_published_training(data):
     cfg, settings = plan(DINO, data)
     assert cfg.model.num_classes == cfg.model.denoising.num_classes == 3
     assert cfg.dataloader.train.total_batch_size == 3  # of 12 images: four steps
@@ -54,19 +57,19 @@ def test_what_follows_from_the_data_and_the_published_training(data):
     assert cfg.train.output_dir.startswith("output/dino_r50_4scale_12ep_photos")
 
 
-def test_a_detector_from_nothing_has_a_query_for_each_object(data, tmp_path):
+def test_a_detector_trained_from_scratch_has_a_query_for_each_object(data, tmp_path):
     weights = tmp_path / "weights.pth"
     weights.touch()
     cfg = LazyConfig.load(SMALL)
     cfg.model.num_queries = 1
-    from_nothing = for_folder(cfg, data)
-    assert from_nothing.cfg.model.num_queries == 50
-    assert [setting.value for setting in from_nothing.settings if setting.name == "queries"] == ["50"]
+    from_scratch = for_folder(cfg, data)
+    assert from_scratch.cfg.model.num_queries == 50
+    assert [setting.value for setting in from_scratch.settings if setting.name == "queries"] == ["50"]
     for choices in (Choices(weights=str(weights)), Choices(overrides=frozenset({"model.num_queries"}))):
         assert for_folder(cfg, data, choices).cfg.model.num_queries == 1
 
 
-def test_what_the_user_chooses_counts_and_the_rest_follows(data, tmp_path):
+def test_choices_of_the_user_are_kept_and_other_settings_follow(data, tmp_path):
     weights = tmp_path / "weights.pth"
     weights.touch()
     cfg, settings = plan(
@@ -88,12 +91,12 @@ def test_what_the_user_chooses_counts_and_the_rest_follows(data, tmp_path):
     assert cfg.optimizer.lr == 3e-4
 
 
-def test_other_keys_follow_from_overrides(data):
+def test_the_learning_rate_follows_an_override_of_the_batch(data):
     cfg, _ = plan(DINO, data, ["dataloader.train.total_batch_size=1"])
     assert cfg.optimizer.lr == pytest.approx(2.5e-5)
 
 
-def test_what_does_not_fit_into_memory_becomes_several_batches(data, monkeypatch):
+def test_a_batch_that_exceeds_the_memory_is_accumulated(data, monkeypatch):
     monkeypatch.setattr(planning, "free_memory", lambda device: 4 * GIB)
     cfg, settings = plan(DINO, data)
     assert (cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps) == (2, 2)
@@ -104,27 +107,27 @@ def test_what_does_not_fit_into_memory_becomes_several_batches(data, monkeypatch
     assert (cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps) == (3, 1)
 
 
-def test_schedules_of_realtime_detectors_fit_the_length(data):
+def test_schedules_of_realtime_detectors_are_scaled_to_the_epochs(data):
     cfg, _ = plan(DFINE, data, epochs=66, size=96)
     assert list(cfg.dataloader.strong_epochs) == [2, 60]
     assert cfg.train.model_ema.restart.epoch == 60
-    assert cfg.lr_multiplier.epochs == 132  # D-FINE's shape of the rate, of any length
+    assert cfg.lr_multiplier.epochs == 132  # D-FINE's schedule, stretched to this length
     assert cfg.dataloader.image_size == 96
     assert not cfg.train.amp.enabled
     with pytest.raises(ConfigError, match="multiple of 32"):
         plan(DFINE, data, size=100)
 
 
-def test_small_models_are_not_trained_on_shapes(data):
+def test_a_folder_replaces_the_shapes_of_small_models(data):
     cfg, settings = plan(SMALL, data)
     assert cfg.dataset.root == str(data)
-    assert cfg.train.max_epochs == 600  # the most
+    assert cfg.train.max_epochs == 600  # the maximum
     assert cfg.dataloader.train.mapper.augmentation.crop_probability == 0
     assert cfg.dataloader.evaluator.dataset.split == "val"
     assert settings["data"] == (str(data), "COCO")
 
 
-def test_the_size_of_a_config_is_changed_in_proportion():
+def test_set_image_size_scales_all_sizes_in_proportion():
     cfg = LazyConfig.load("projects/rfdetr/configs/rfdetr_nano_100ep.py")
     set_image_size(cfg, 192)
     assert cfg.dataloader.image_size == 192
@@ -145,7 +148,7 @@ def test_the_size_of_a_config_is_changed_in_proportion():
         2,
     ),
 )
-def test_configs_for_folders_agree_with_plans(folder_config, training, data):
+def test_folder_configs_agree_with_for_folder(folder_config, training, data):
     cfg = LazyConfig.apply_overrides(LazyConfig.load(folder_config), [f"dataset.root={data}"])
     batch = cfg.dataloader.train.total_batch_size
     cfg = complete(cfg, ("dataloader", "optimizer", "lr_multiplier"))
@@ -158,14 +161,14 @@ def test_configs_for_folders_agree_with_plans(folder_config, training, data):
     assert cfg.dataloader.train.dataset == planned.dataloader.train.dataset
 
 
-def test_folders_without_annotations_are_refused(tmp_path):
+def test_folders_without_annotations_raise(tmp_path):
     with pytest.raises(DatasetError, match="no data set"):
         plan(DINO, tmp_path)
     with pytest.raises(ConfigError, match="no dataloader"):
         for_folder(LazyConfig.load("projects/dino/configs/models/dino_small.py"), tmp_path)
 
 
-def test_the_plan_is_for_people(data):
+def test_describe_has_a_line_for_each_setting(data):
     text = for_folder(LazyConfig.load(DINO), data).describe()
     for name in (
         "data",
@@ -183,7 +186,7 @@ def test_the_plan_is_for_people(data):
     assert "[--epochs]" in text
 
 
-def test_memory_grows_with_the_image():
+def test_memory_need_grows_with_the_image_size():
     cfg = LazyConfig.load("projects/detr/configs/models/detr_small.py")
     small, large = measure_need(cfg, 128**2), measure_need(cfg, 512**2)
     assert small.fixed == large.fixed

@@ -1,4 +1,4 @@
-"""What is said when the memory is full, with the errors that torch raises then."""
+"""Tests messages about exhausted memory, with the errors that torch raises."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from .tiny import TinyDetector, tiny_config
 FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
 
-class Hungry(TinyDetector):
-    """Finds the memory full in its third step, or in evaluation."""
+class OutOfMemoryDetector(TinyDetector):
+    """Raises torch's out-of-memory error in its third training step, or in evaluation."""
 
     def __init__(self, *, in_training=True, **arguments):
         super().__init__(**arguments)
@@ -28,17 +28,17 @@ class Hungry(TinyDetector):
         return super().forward(batched_inputs)
 
 
-def hungry_config(folder, *overrides, **arguments):
+def out_of_memory_config(folder, *overrides, **arguments):
     cfg = tiny_config(folder, *overrides)
-    cfg.model._target_ = Hungry
+    cfg.model._target_ = OutOfMemoryDetector
     cfg.model.update(arguments)
     return cfg
 
 
-def test_a_step_that_finds_the_memory_full_says_how_much_there_is_and_what_helps(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended, clear_errors():
-        train(hungry_config(tmp_path, "train.accumulate_steps=1"))
-    assert ended.value.code == 1
+def test_running_out_of_memory_in_training_names_the_sizes_and_remedies(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info, clear_errors():
+        train(out_of_memory_config(tmp_path, "train.accumulate_steps=1"))
+    assert exit_info.value.code == 1
     message = capsys.readouterr().err
     for part in (
         "iteration 3",
@@ -53,14 +53,14 @@ def test_a_step_that_finds_the_memory_full_says_how_much_there_is_and_what_helps
     assert "out of memory at iteration 3" in (tmp_path / "log.txt").read_text()
 
 
-def test_an_evaluation_that_finds_the_memory_full_says_what_helps(tmp_path):
+def test_running_out_of_memory_in_evaluation_advises_a_smaller_batch(tmp_path):
     train(tiny_config(tmp_path / "run"))
     weights = tmp_path / "run" / "model_final.pth"
     with pytest.raises(MemoryFullError, match=r"dataloader\.test\.batch_size=1"):
-        evaluate(hungry_config(tmp_path / "evaluation", f"train.init_checkpoint={weights}", in_training=False))
+        evaluate(out_of_memory_config(tmp_path / "evaluation", f"train.init_checkpoint={weights}", in_training=False))
 
 
-def test_what_is_in_use_already_is_not_advised():
+def test_settings_already_in_use_are_not_advised():
     layer = BaseTransformerLayer(
         attn=MultiheadAttention(embed_dim=8, num_heads=1),
         ffn=FFN(embed_dim=8, feedforward_dim=8),
@@ -77,21 +77,21 @@ def test_what_is_in_use_already_is_not_advised():
         )
 
     batch = [{"image": torch.zeros(3, 4, 8)}] * 2
-    everything = advice(batch=batch, has_amp=False)
-    assert all(key in everything for key in ("amp", "accumulate_steps=2", "activation_checkpointing", "20.00 MiB"))
+    all_advice = advice(batch=batch, has_amp=False)
+    assert all(key in all_advice for key in ("amp", "accumulate_steps=2", "activation_checkpointing", "20.00 MiB"))
     layer.activation_checkpointing = True
-    rest = advice(batch=batch[:1], has_amp=True)
-    assert not any(key in rest for key in ("amp.enabled", "accumulate_steps", "activation_checkpointing"))
+    remaining_advice = advice(batch=batch[:1], has_amp=True)
+    assert not any(key in remaining_advice for key in ("amp.enabled", "accumulate_steps", "activation_checkpointing"))
 
 
-def test_a_batch_in_words():
+def test_describe_batch_gives_counts_and_sizes():
     objects = Instances((4, 9), gt_boxes=Boxes(torch.zeros(3, 4)), gt_classes=torch.zeros(3, dtype=torch.int64))
     batch = [{"image": torch.zeros(3, 4, 9), "instances": objects}, {"image": torch.zeros(3, 5, 8)}]
     assert describe_batch(batch) == "2 images of up to 5x9 pixels (height x width) and 3 objects"
     assert describe_batch([]).startswith("0 images")
 
 
-def test_memory_of_this_machine_in_words():
+def test_describe_memory_gives_three_positive_sizes():
     text = describe_memory(torch.device("cpu"))
     assert text.count(" GiB") == 3
     assert "-" not in text

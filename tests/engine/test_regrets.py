@@ -1,4 +1,4 @@
-"""Warnings about data sets that are wrong on purpose."""
+"""Tests warnings about data sets and settings that are probably mistakes."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ from .tiny import tiny_config
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Two images of 40x60 pixels; the first has three cats of 4x4 and the second one of 20x20, dogs are not there."""
+    """Two images of 40x60 pixels: three cats of 4x4 in the first, a cat of 20x20 in the second, and no single dog."""
     path, images = write_coco(
         tmp_path,
         [image_entry(1), image_entry(2)],
@@ -42,7 +42,7 @@ def dataset(tmp_path):
 
 
 class Strided(nn.Module):
-    """A detector's `feature_maps`, with a finest level of stride 8, and a norm that must not learn from it."""
+    """Has the `feature_maps` of a detector, with stride 8, and a norm whose statistics must not change."""
 
     def __init__(self):
         super().__init__()
@@ -53,35 +53,35 @@ class Strided(nn.Module):
         return [self.norm(nn.functional.avg_pool2d(images, 8))]
 
 
-def test_classes_without_an_object(dataset):
-    [regret] = classes_without_objects(dataset)
-    assert "1 of its 2 classes (dog)" in regret  # the one dog is a crowd, which training leaves out
+def test_classes_without_objects_are_named(dataset):
+    [warning] = classes_without_objects(dataset)
+    assert "1 of its 2 classes (dog)" in warning  # the only dog is a crowd, which training leaves out
 
 
-def test_more_objects_than_queries(dataset):
+def test_images_with_more_objects_than_queries_are_named(dataset):
     assert not list(more_objects_than_queries(dataset, 3))
     assert not list(more_objects_than_queries(dataset, None))
-    [regret] = more_objects_than_queries(dataset, 2)
-    assert regret.startswith("1 training images")
-    assert re.search(r"1\.png has 3", regret)
+    [warning] = more_objects_than_queries(dataset, 2)
+    assert warning.startswith("1 training images")
+    assert re.search(r"1\.png has 3", warning)
 
 
-def test_validation_images_in_the_training_set(dataset):
-    [regret] = images_in_both(dataset, dataset)
-    assert regret.startswith("2 of 2 validation images")
+def test_validation_images_in_the_training_set_are_counted(dataset):
+    [warning] = images_in_both(dataset, dataset)
+    assert warning.startswith("2 of 2 validation images")
 
 
-@pytest.mark.parametrize(("size", "share"), [(40, "75%"), (120, None), (16, "75%"), (15, "100%")])
-def test_boxes_below_a_cell_of_the_finest_map(dataset, size, share):
-    """Boxes are 4 and 20 pixels high and wide in images whose short edge has 40; a cell has 8 after resizing."""
+@pytest.mark.parametrize(("size", "percentage"), [(40, "75%"), (120, None), (16, "75%"), (15, "100%")])
+def test_the_percentage_of_boxes_below_a_cell_of_the_finest_map_is_reported(dataset, size, percentage):
+    """Boxes have sides of 4 and 20 pixels in images with a short edge of 40; a cell has 8 pixels after resizing."""
     mapper = DetrDatasetMapper(augmentation=detr_test_augmentation(short_edge_length=size), is_train=False)
     loader = build_test_loader(dataset=dataset, mapper=mapper, num_workers=0)
-    regrets = list(boxes_below_a_cell(dataset, Strided(), loader))
-    assert len(regrets) == (share is not None)
-    assert share is None or regrets[0].startswith(f"{share} of the training boxes")
+    warnings = list(boxes_below_a_cell(dataset, Strided(), loader))
+    assert len(warnings) == (percentage is not None)
+    assert percentage is None or warnings[0].startswith(f"{percentage} of the training boxes")
 
 
-def test_looking_at_the_stride_leaves_the_model_as_it_was():
+def test_finest_stride_does_not_change_the_model():
     model = Strided()
     model.norm.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -90,11 +90,11 @@ def test_looking_at_the_stride_leaves_the_model_as_it_was():
     assert (model.training, model.norm.training) == (True, False)
 
 
-@pytest.mark.parametrize(("lr", "warned"), [(5e-4, True), (1e-4, False)])
-def test_a_rate_for_training_from_scratch(lr, warned):
+@pytest.mark.parametrize(("lr", "is_reported"), [(5e-4, True), (1e-4, False)])
+def test_a_learning_rate_too_high_for_fine_tuning_is_reported(lr, is_reported):
     cfg = get_config("projects/detr/configs/detr_small_shapes.py")
     cfg.optimizer.lr = lr
-    assert len(list(high_learning_rate(cfg))) == warned
+    assert len(list(high_learning_rate(cfg))) == is_reported
 
 
 def test_a_run_warns_before_its_first_step(tmp_path, caplog):

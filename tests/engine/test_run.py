@@ -1,4 +1,4 @@
-"""Training and evaluation from a config, on generated images through the real data, evaluation and checkpoints."""
+"""Training and evaluation from a config, on generated images, with the real loaders, evaluator and checkpoints."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def make_config(shapes, tmp_path):
     return make
 
 
-def test_a_whole_run(make_config, tmp_path):
+def test_a_run_writes_all_files_and_a_predictor_loads_the_result(make_config, tmp_path):
     cfg = make_config("run", "train.max_iter=null", "train.max_epochs=2", "train.model_ema.enabled=True")
     results = train(cfg)
     assert set(results["bbox"]) >= {"AP", "AP50", "APs", "AR100", "AP-circle"}
@@ -77,7 +77,7 @@ def test_a_whole_run(make_config, tmp_path):
     assert stored["config"] == (folder / "config.yaml").read_text()
 
 
-def test_the_saved_config_repeats_the_run(make_config, tmp_path):
+def test_the_saved_config_reproduces_the_run(make_config, tmp_path):
     train(make_config("one"))
     cfg = LazyConfig.load(str(tmp_path / "one" / "config.yaml"))
     cfg.train.output_dir = str(tmp_path / "two")
@@ -88,7 +88,7 @@ def test_the_saved_config_repeats_the_run(make_config, tmp_path):
 def test_a_run_with_workers_is_resumed_exactly(make_config, tmp_path):
     def run(name, max_iter, resume=False):
         cfg = make_config(name, "dataloader.train.num_workers=1", f"train.max_iter={max_iter}")
-        cfg.lr_multiplier = get_config("common/schedule.py").lr_multiplier_12ep  # 1 for all of these steps
+        cfg.lr_multiplier = get_config("common/schedule.py").lr_multiplier_12ep  # a factor of 1 in all of these steps
         train(cfg, resume=resume)
         return [record.get("total_loss") for record in read_metrics(tmp_path / name / "metrics.jsonl")]
 
@@ -99,19 +99,17 @@ def test_a_run_with_workers_is_resumed_exactly(make_config, tmp_path):
     assert multiprocessing.active_children() == []
 
 
-def test_a_killed_loading_process_ends_training_with_the_reason(make_config, tmp_path):
+def test_a_killed_loader_worker_ends_training_with_the_reason(make_config, tmp_path):
     cfg = make_config("run", "dataloader.train.num_workers=2", "train.max_iter=1000")
     cfg.dataloader.train.mapper = L(WorkerKiller)(image_id=5)
     start = time.monotonic()
-    with pytest.raises(
-        LostProcessError, match=r"loads images has ended \(DataLoader worker .*memory runs out: fewer .*num_wo"
-    ):
+    with pytest.raises(LostProcessError, match=r"loads images has ended \(DataLoader worker .*memory .*num_wo"):
         train(cfg)
     assert time.monotonic() - start < 60
     assert "a process that loads images has ended" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_an_image_that_cannot_be_read_is_left_out_and_said(make_config, tmp_path, shapes):
+def test_an_unreadable_training_image_is_left_out_and_logged(make_config, tmp_path, shapes):
     broken = shutil.copytree(shapes, tmp_path / "shapes") / "images" / "train"
     name = sorted(path.name for path in broken.iterdir())[4]
     (broken / name).write_bytes((broken / name).read_bytes()[:100])
@@ -124,7 +122,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(make_config, tmp_path
         train(make_config("strict", f"dataset.root={tmp_path / 'shapes'}", "+dataloader.train.max_unreadable=0"))
 
 
-def test_a_broken_validation_image_is_left_out_and_said(make_config, tmp_path, shapes):
+def test_unreadable_validation_images_are_left_out_and_logged(make_config, tmp_path, shapes):
     broken = shutil.copytree(shapes, tmp_path / "shapes") / "images" / "val"
     first, second = (broken / f"00000{number}.png" for number in (1, 3))
     first.write_bytes(first.read_bytes()[:100])
@@ -136,21 +134,21 @@ def test_a_broken_validation_image_is_left_out_and_said(make_config, tmp_path, s
     assert log.count("Left out image") == 2
     assert f"{first.name} cannot be read" in log
     assert f"{second.name} does not exist" in log
-    assert log.count("Only 2 of 4 images were processed; the objects of the others count as missed") == 2
-    with pytest.raises(DatasetError, match="2 images cannot be read .max_unreadable=1"):
+    assert log.count("Only 2 of 4 images were processed") == 2
+    with pytest.raises(DatasetError, match="2 images cannot be read .*max_unreadable=1"):
         train(make_config("strict", root, "+dataloader.test.max_unreadable=1"))
 
 
-def test_validation_images_without_an_object_give_nan(make_config, tmp_path, shapes):
+def test_validation_images_without_objects_give_an_ap_of_nan(make_config, tmp_path, shapes):
     file = shutil.copytree(shapes, tmp_path / "shapes") / "annotations" / "val.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     results = train(make_config("run", f"dataset.root={tmp_path / 'shapes'}"))
     assert math.isnan(results["bbox"]["AP"])
-    assert "has no objects: AP is nan, and all " in (tmp_path / "run" / "log.txt").read_text()
+    assert "has no objects: AP is nan" in (tmp_path / "run" / "log.txt").read_text()
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 6
 
 
-def test_evaluating_gives_the_results_of_training(make_config, tmp_path):
+def test_evaluation_reproduces_the_results_of_training(make_config, tmp_path):
     for ema in (False, True):
         results = train(make_config(f"run_{ema}", f"train.model_ema.enabled={ema}"))
         cfg = make_config("other", f"train.init_checkpoint={tmp_path}/run_{ema}/model_final.pth")
@@ -159,35 +157,35 @@ def test_evaluating_gives_the_results_of_training(make_config, tmp_path):
     assert "Results:" in (tmp_path / "other" / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_evaluation_is_accelerated_unless_it_is_not_to_be(make_config, tmp_path, monkeypatch, asked):
+@pytest.mark.parametrize("accelerate_cpu", [True, False])
+def test_models_are_accelerated_unless_accelerate_cpu_is_off(make_config, tmp_path, monkeypatch, accelerate_cpu):
     accelerated = []
     monkeypatch.setattr("detrex_lite.engine.build.accelerate", accelerated.append)
-    settings = (f"train.accelerate_cpu={asked}", "train.max_iter=1")
+    settings = (f"train.accelerate_cpu={accelerate_cpu}", "train.max_iter=1")
     train(make_config("run", *settings))
-    assert len(accelerated) == asked
+    assert len(accelerated) == accelerate_cpu
     evaluate(make_config("other", *settings, f"train.init_checkpoint={tmp_path}/run/model_final.pth"))
-    assert len(accelerated) == 2 * asked
+    assert len(accelerated) == 2 * accelerate_cpu
 
 
-def test_evaluating_needs_weights_and_data(make_config):
+def test_evaluating_without_weights_or_data_raises(make_config):
     with pytest.raises(ConfigError, match=r"set train\.init_checkpoint="):
         evaluate(make_config("run"))
     cfg = make_config("run", "train.init_checkpoint=setup.py", "dataloader.evaluator=null")
-    with pytest.raises(ConfigError, match=r"the config has no dataloader\.evaluator"):
+    with pytest.raises(ConfigError, match=r"no dataloader\.evaluator"):
         evaluate(cfg)
 
 
-def test_evaluating_weights_of_other_classes_is_refused(make_config, tmp_path):
+def test_evaluating_weights_of_other_classes_raises(make_config, tmp_path):
     train(make_config("run"))
     path = tmp_path / "run" / "model_final.pth"
     stored = torch.load(path, weights_only=True)
     torch.save({**stored, "class_names": ["a", "b", "c"]}, path)
-    with pytest.raises(CheckpointError, match="trained on the classes a, b, c; the test set has circle, square"):
+    with pytest.raises(CheckpointError, match="classes a, b, c; .*circle, square"):
         evaluate(make_config("run", f"train.init_checkpoint={path}"))
 
 
-def test_evaluating_weights_that_lack_a_part_is_refused(make_config, tmp_path):
+def test_evaluating_incomplete_weights_raises(make_config, tmp_path):
     train(make_config("run"))
     path = tmp_path / "run" / "model_final.pth"
     stored = torch.load(path, weights_only=True)
@@ -199,7 +197,7 @@ def test_evaluating_weights_that_lack_a_part_is_refused(make_config, tmp_path):
         evaluate(make_config("run", f"train.init_checkpoint={path}"))
 
 
-def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_path):
+def test_fine_tuning_keeps_matching_weights_and_logs_the_rest(make_config, tmp_path):
     stored = {
         "backbone.weight": torch.full((8, 3), 0.5),
         "backbone.bias": torch.zeros(8),
@@ -219,21 +217,21 @@ def test_fine_tuning_keeps_what_fits_and_says_what_does_not(make_config, tmp_pat
     assert "head.weight: (95, 8) in the checkpoint, (7, 8) in the model" in log
 
 
-def test_fine_tuning_from_another_model_is_refused(make_config, tmp_path):
+def test_fine_tuning_from_another_model_raises(make_config, tmp_path):
     torch.save({"encoder.weight": torch.zeros(2, 2), "decoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="a different model"):
         train(make_config("run", f"train.init_checkpoint={tmp_path}/other.pth"))
 
 
-def test_a_wrong_number_of_classes_leaves_nothing(make_config, tmp_path):
-    with pytest.raises(ConfigError, match=r"'shapes_train' has 3 classes .*set model\.num_classes=3"):
+def test_a_wrong_number_of_classes_leaves_no_run_folder(make_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"'shapes_train' has 3 classes .*model\.num_classes=3"):
         train(make_config("run", "model.num_classes=80"))
     assert not (tmp_path / "run").exists()
     train(make_config("run", "train.max_iter=1"))
     assert (tmp_path / "run" / "model_final.pth").exists()
 
 
-def test_a_loss_that_is_not_finite_is_in_the_log_and_overwrites_nothing(make_config, tmp_path):
+def test_a_non_finite_loss_is_logged_and_overwrites_no_checkpoint(make_config, tmp_path):
     cfg = make_config("run", "optimizer.lr=1e30", "lr_multiplier.start_factor=1", "train.checkpointer.period=1")
     with pytest.raises(NonFiniteError, match=r"iteration \d"):
         train(cfg)
@@ -243,13 +241,13 @@ def test_a_loss_that_is_not_finite_is_in_the_log_and_overwrites_nothing(make_con
         assert all(torch.isfinite(value).all() for value in torch.load(path, weights_only=True)["model"].values())
 
 
-def test_training_without_evaluation(make_config, tmp_path):
+def test_training_runs_without_evaluation(make_config, tmp_path):
     cfg = make_config("run", "~dataloader.test", "~dataloader.evaluator")
     assert train(cfg) == {}
     assert "validation" not in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_the_compiled_model_is_the_one_that_is_trained(make_config, tmp_path, monkeypatch):
+def test_the_trained_model_is_compiled(make_config, tmp_path, monkeypatch):
     compiled = []
 
     def compile_call(call):
@@ -262,7 +260,7 @@ def test_the_compiled_model_is_the_one_that_is_trained(make_config, tmp_path, mo
 
 
 class Scaled(Hook):
-    """Multiplies the loss that is logged, once the learning rate is set."""
+    """Multiplies the losses that are logged by a factor."""
 
     def __init__(self, factor):
         self.factor = factor
@@ -271,7 +269,7 @@ class Scaled(Hook):
         trainer.losses = {name: self.factor * value for name, value in trainer.losses.items()}
 
 
-def test_hooks_of_the_config_and_of_the_call(tmp_path):
+def test_hooks_of_the_config_and_of_the_call_both_run(tmp_path):
     plain, scaled = Recorder(), Recorder()
     train(tiny_config(tmp_path / "plain"), hooks=[plain])
     cfg = tiny_config(tmp_path / "scaled")
@@ -284,16 +282,14 @@ def test_hooks_of_the_config_and_of_the_call(tmp_path):
     assert "test_run.Scaled" in (tmp_path / "scaled/config.yaml").read_text()
 
 
-def test_hooks_that_are_none(tmp_path):
+def test_an_object_that_is_not_a_hook_raises(tmp_path):
     cfg = tiny_config(tmp_path / "run")
     cfg.train.hooks = [L(dict)(a=1)]
-    with pytest.raises(
-        ConfigError, match=r"train\.hooks\.0 gives \{'a': 1\}, which is not a detrex_lite\.engine\.Hook"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.hooks\.0 .*\{'a': 1\}.* not a detrex_lite\.engine\.Hook"):
         train(cfg)
 
 
-def test_secrets_of_the_environment_are_in_no_file_of_a_run(tmp_path, monkeypatch):
+def test_secrets_of_the_environment_are_written_to_no_file(tmp_path, monkeypatch):
     monkeypatch.setenv("PASSWORD", "hunter2")
     train(tiny_config(tmp_path / "run", "train.mlflow.tracking_uri=https://me:${oc.env:PASSWORD}@host/"))
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
@@ -301,32 +297,32 @@ def test_secrets_of_the_environment_are_in_no_file_of_a_run(tmp_path, monkeypatc
     assert not [file for file in files if b"hunter2" in file.read_bytes()]
 
 
-FETCHED = []
+DOWNLOADED = []
 
 
-class FetchingDetector(TinyDetector):
-    """Its backbone has pre-trained weights, which would be downloaded."""
+class DownloadingDetector(TinyDetector):
+    """Records the weights of its backbone, which a real detector would download."""
 
     def __init__(self, *, backbone, **arguments):
         super().__init__(**arguments)
-        FETCHED.append(backbone["weights"])
+        DOWNLOADED.append(backbone["weights"])
 
 
-def test_pretrained_backbones_are_fetched_for_new_runs_only(tmp_path):
+def test_pretrained_backbones_are_downloaded_for_new_runs_only(tmp_path):
     def config(folder, *overrides):
         cfg = tiny_config(tmp_path / folder, "+model.backbone.weights=IMAGENET1K_V1", *overrides)
-        cfg.model._target_ = "tests.engine.test_run.FetchingDetector"
+        cfg.model._target_ = "tests.engine.test_run.DownloadingDetector"
         return cfg
 
-    FETCHED.clear()
+    DOWNLOADED.clear()
     train(config("run", "train.max_iter=2"))
     train(config("run", "train.max_iter=4"), resume=True)
     evaluate(config("evaluation", f"train.init_checkpoint={tmp_path}/run/model_final.pth"))
-    assert FETCHED == ["IMAGENET1K_V1", None, None]
+    assert DOWNLOADED == ["IMAGENET1K_V1", None, None]
     assert LazyConfig.load(str(tmp_path / "run" / "config.yaml")).model.backbone.weights == "IMAGENET1K_V1"
 
 
-def test_a_run_that_goes_on_needs_no_initial_weights(tmp_path):
+def test_a_resumed_run_needs_no_initial_weights(tmp_path):
     train(tiny_config(tmp_path / "first", "train.max_iter=1"))
     weights = tmp_path / "first" / "model_final.pth"
     overrides = [f"train.init_checkpoint={weights}"]
@@ -334,12 +330,12 @@ def test_a_run_that_goes_on_needs_no_initial_weights(tmp_path):
     weights.unlink()
     train(tiny_config(tmp_path / "run", "train.max_iter=2", *overrides), resume=True)
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 2
-    with pytest.raises(ConfigError, match="there is no such file"):
+    with pytest.raises(ConfigError, match=r"model_final\.pth: .*no such file"):
         train(tiny_config(tmp_path / "new", *overrides), resume=True)
 
 
 class OddOptimizer(torch.optim.SGD):
-    """Its state, which is empty before the first step, holds what no checkpoint can."""
+    """From its first step on, its state has an object that a checkpoint cannot contain."""
 
     def step(self, closure=None):
         super().step(closure)
@@ -348,7 +344,7 @@ class OddOptimizer(torch.optim.SGD):
                 self.state[parameter]["size"] = parameter.shape
 
 
-def test_a_state_that_cannot_be_saved_is_known_after_one_step(tmp_path):
+def test_an_unsavable_state_raises_after_one_step(tmp_path):
     cfg = tiny_config(tmp_path, "train.max_iter=1000", "train.checkpointer.period=500", "~optimizer.betas")
     cfg.optimizer._target_ = "tests.engine.test_run.OddOptimizer"
     with pytest.raises(ValueError, match=r"state\['optimizer'\].*\['size'\] is a torch.Size"):
@@ -357,7 +353,7 @@ def test_a_state_that_cannot_be_saved_is_known_after_one_step(tmp_path):
     assert not list(tmp_path.glob(".*trial*"))
 
 
-def test_a_disk_that_is_full_is_known_after_one_step(tmp_path, monkeypatch):
+def test_a_full_disk_raises_after_one_step(tmp_path, monkeypatch):
     def fail(*arguments, **keywords):
         raise OSError(28, "No space left on device")
 
@@ -367,7 +363,7 @@ def test_a_disk_that_is_full_is_known_after_one_step(tmp_path, monkeypatch):
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["iteration"] == 1
 
 
-def test_trying_to_save_leaves_nothing(tmp_path):
+def test_the_trial_of_saving_leaves_no_file(tmp_path):
     train(tiny_config(tmp_path, "train.checkpointer.period=0"))
     assert {path.name for path in tmp_path.glob("*.pth")} == {"model_best.pth", "model_final.pth"}
     assert not list(tmp_path.glob("*trial*"))

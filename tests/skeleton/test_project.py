@@ -1,4 +1,4 @@
-"""New projects: what is written is right, and works."""
+"""New projects have the right files, train and pass the checks."""
 
 import os
 import shutil
@@ -27,18 +27,18 @@ RUFF = [sys.executable, "-m", "ruff"]
 
 
 def run(command, cwd, *, path=(), mypy_path=""):
-    """Run a command that must succeed, with folders in front of Python's path; returns what it prints."""
+    """Run a command that must succeed, with folders at the start of PYTHONPATH; returns its output."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "MYPYPATH": str(mypy_path)}
-    done = subprocess.run(
+    result = subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout
+    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    return result.stdout
 
 
 @pytest.fixture
-def forget_imports(monkeypatch):
-    """Leaves Python's path and modules as they were."""
+def restored_imports(monkeypatch):
+    """Restore `sys.path` and the imported modules after the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     yield
@@ -46,7 +46,7 @@ def forget_imports(monkeypatch):
         del sys.modules[name]
 
 
-def test_a_package_of_ones_own_is_whole_and_trains(tmp_path, monkeypatch, forget_imports):
+def test_a_new_package_is_complete_and_trains(tmp_path, monkeypatch, restored_imports):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")  # configs find their package from any folder
     project = write_project("my_detr", "detr", tmp_path / "research")
@@ -56,28 +56,27 @@ def test_a_package_of_ones_own_is_whole_and_trains(tmp_path, monkeypatch, forget
     cfg = LazyConfig.load(project.folder / "configs/my_detr_small_shapes.py")
     validate(cfg)
     assert cfg.model.num_classes == 3
-    assert cfg.model.embed_dim == 128  # of the small DETR
+    assert cfg.model.embed_dim == 128  # the value of the small DETR
     assert cfg.train.trusted == ["my_detr"]
-    few = {"num_classes": 5, "num_queries": 7, "embed_dim": 32, "position_embedding.num_pos_feats": 16}
-    model = build(changed(cfg.model, few)).train()
+    small = {"num_classes": 5, "num_queries": 7, "embed_dim": 32, "position_embedding.num_pos_feats": 16}
+    model = build(changed(cfg.model, small)).train()
     assert type(model).__module__ == "my_detr.modeling.my_detr"
     losses = model(make_batch())
     assert losses["loss_centre"] > 0
     assert losses["loss_centre_0"] > 0
     cfg.model.criterion.weights.loss_centre = 0.0
     with torch.no_grad():
-        (found, *_) = model.eval()(make_batch())
-    assert len(found["instances"]) > 0
+        (detections, *_) = model.eval()(make_batch())
+    assert len(detections["instances"]) > 0
 
 
-def test_a_project_of_the_repository_names_what_is_there():
+def test_a_project_of_the_repository_refers_to_existing_configs():
     files = files_of(layout_in_repository("my_detr", ROOT), read_source("dab_detr"))
     assert "projects/my_detr/card.py" in files
     assert "tests/projects/test_my_detr.py" in files
     model = files["projects/my_detr/configs/models/my_detr_small.py"]
-    assert (
-        'get_config("projects/dab_detr/configs/models/dab_detr_r50.py")' in model
-    )  # made small, as no config of it is
+    # The model is made small here, since the source has no small config.
+    assert 'get_config("projects/dab_detr/configs/models/dab_detr_r50.py")' in model
     assert 'get_config("common/small_single_level.py").small' in model
     assert "from detrex_lite.projects.my_detr.modeling import CentreLoss, MyDETR" in model
     leaf = files["projects/my_detr/configs/my_detr_small_shapes.py"]
@@ -85,7 +84,7 @@ def test_a_project_of_the_repository_names_what_is_there():
     assert "trusted" not in leaf
 
 
-def test_sources_are_described():
+def test_read_source_describes_a_project():
     dino, detr = read_source("dino"), read_source("detr")
     assert (dino.title, dino.class_name, dino.multi_scale) == ("DINO", "DINO", True)
     assert (dino.test_changes["denoising.num_pairs"], dino.num_groups) == (6, 3)
@@ -101,8 +100,8 @@ def test_sources_are_described():
         ("My-DETR", "dino", "'My-DETR' cannot be .*'my_detr' is valid"),
         ("class", "dino", "'class' cannot be the name"),
         ("a" * 26, "dino", "2 to 25"),
-        ("dino", "detr", "there is a project 'dino' already"),
-        ("centre_loss", "detr", "the class of 'centre_loss' would be CentreLoss"),
+        ("dino", "detr", "project 'dino' already"),
+        ("centre_loss", "detr", "'centre_loss' .*CentreLoss"),
         ("json", "detr", r"a module 'json' already \(.*json"),
         ("there", "detr", "there exists already"),
         ("my_detr", "dion", "no project 'dion'; did you mean 'dino'"),
@@ -112,20 +111,20 @@ def test_sources_are_described():
         ("my_detr", "../detr", r"no project '\.\./detr'"),
     ],
 )
-def test_what_cannot_be_written_is_refused(name, source, message, tmp_path):
+def test_invalid_names_and_sources_raise(name, source, message, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(SkeletonError, match=message):
         write_project(name, source, tmp_path)
     assert list(tmp_path.iterdir()) == [tmp_path / "there"]
 
 
-def test_a_file_is_no_folder_to_write_into(tmp_path):
+def test_writing_into_a_file_raises(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SkeletonError, match="file is not a folder"):
         write_project("my_detr", "detr", tmp_path / "file")
 
 
-def test_where_projects_go_by_default(tmp_path, monkeypatch):
+def test_the_default_folder_is_the_working_folder_or_the_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert write_project("my_detr", "detr").folder == tmp_path / "my_detr"
     root = tmp_path / "clone"
@@ -156,7 +155,7 @@ def test_a_new_package_trains_on_shapes_passes_its_tests_and_predicts(source, tm
     run([*tests, "-p", "no:cacheprovider", "my_detr"], tmp_path, path=[ROOT])
     run([*RUFF, "check", "--isolated", "--no-cache", "--line-length=120", "--select=E,F,I,RUF,UP", "."], tmp_path)
     run([*RUFF, "format", "--isolated", "--no-cache", "--line-length=120", "--check", "."], tmp_path)
-    package = tmp_path / "types/detrex_lite"  # as an installed package has it, where type checkers find projects
+    package = tmp_path / "types/detrex_lite"  # the layout of an installed package, in which type checkers find projects
     package.mkdir(parents=True)
     for part in [*(ROOT / "detrex_lite").iterdir(), *(ROOT / name for name in ("projects", "configs", "tools"))]:
         (package / part.name).symlink_to(part)
@@ -173,8 +172,8 @@ def test_a_new_project_of_a_clone_passes_the_checks_of_the_repository(source, tm
     shutil.copy(ROOT / "pyproject.toml", clone)
     shutil.copy(ROOT / "CONTRIBUTING.md", clone)
     run([sys.executable, "-m", "detrex_lite", "new", "my_detr", "--from", source], clone, path=[clone])
-    described = "from detrex_lite.tools.benchmark.overview import *; print(read_projects(Path('projects')))"
-    assert "title='MyDETR'" in run([sys.executable, "-c", described], clone, path=[clone])
+    print_description = "from detrex_lite.tools.benchmark.overview import *; print(read_projects(Path('projects')))"
+    assert "title='MyDETR'" in run([sys.executable, "-c", print_description], clone, path=[clone])
     tests = ["test_my_detr.py", "test_configs.py", "test_readmes.py"]
     pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "my_detr or every_project"]
     run([*pytest_command, *(clone / "tests/projects" / name for name in tests)], clone, path=[clone])

@@ -26,8 +26,8 @@ train(tiny_config(sys.argv[1], "train.max_iter=1000000", "train.checkpointer.per
 
 
 @pytest.fixture
-def living_run(tmp_path):
-    """A run in a process of its own that has written a checkpoint."""
+def running_process(tmp_path):
+    """Start a run in another process, wait for its first checkpoint, and kill it after the test."""
     folder = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", LONG_RUN, str(folder)], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -40,8 +40,8 @@ def living_run(tmp_path):
     process.wait()
 
 
-def test_a_folder_has_one_run_at_a_time_and_a_killed_one_gives_it_back(living_run):
-    process, folder = living_run
+def test_a_folder_is_locked_by_its_run_until_the_process_ends(running_process):
+    process, folder = running_process
     inode = (folder / "metrics.jsonl").stat().st_ino
     for resume in (False, True):
         with pytest.raises(ConfigError, match=f"process {process.pid} on {socket.gethostname()}"):
@@ -49,12 +49,12 @@ def test_a_folder_has_one_run_at_a_time_and_a_killed_one_gives_it_back(living_ru
     assert (folder / "metrics.jsonl").stat().st_ino == inode
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = int((folder / "last_checkpoint").read_text()[6:-4])
-    train(tiny_config(folder, f"train.max_iter={done + 2}"), resume=True)
-    assert read_metrics(folder / "metrics.jsonl")[-1]["iteration"] == done + 2
+    iteration = int((folder / "last_checkpoint").read_text()[6:-4])
+    train(tiny_config(folder, f"train.max_iter={iteration + 2}"), resume=True)
+    assert read_metrics(folder / "metrics.jsonl")[-1]["iteration"] == iteration + 2
 
 
-def test_forked_processes_do_not_keep_the_folder(tmp_path):
+def test_forked_processes_do_not_hold_the_lock(tmp_path):
     with owned_output_dir(tmp_path):
         reading, writing = os.pipe()
         child = os.fork()
@@ -71,14 +71,14 @@ def test_forked_processes_do_not_keep_the_folder(tmp_path):
         os.waitpid(child, 0)
 
 
-def test_a_run_that_fails_gives_the_folder_back(tmp_path):
+def test_a_failed_run_releases_the_folder(tmp_path):
     with pytest.raises(OSError, match="the disk is gone"):
         train(tiny_config(tmp_path, "dataloader.train.fail_at=3"))
     assert (tmp_path / LOCK_FILE).read_text() == ""
     train(tiny_config(tmp_path), resume=True)
 
 
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_logged(tmp_path, monkeypatch, caplog):
     def unsupported(handle, operation):
         raise OSError(38, "Function not implemented")
 
@@ -89,7 +89,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("program", [train, evaluate])
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, program):
+def test_an_output_folder_that_cannot_be_created_is_named(tmp_path, program):
     (tmp_path / "file").touch()
     weights = f"train.init_checkpoint={tmp_path / 'file'}"
     for folder, reason in (("file", "is a file, not a folder"), ("file/x", "cannot be used: Not a directory")):
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, program):
         program(tiny_config("/proc/nope", weights))
 
 
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "victim").write_text("precious")
     (tmp_path / LOCK_FILE).symlink_to(tmp_path / "victim")
     with pytest.raises(ConfigError, match="cannot be used"):
@@ -107,7 +107,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-def test_the_home_folder_has_a_short_name(tmp_path, monkeypatch):
+def test_paths_expand_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(ROOT)
     train(tiny_config("~/run", "train.max_iter=1"))
@@ -118,7 +118,7 @@ def test_the_home_folder_has_a_short_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", ["''", "' '", "null", "7"])
-def test_an_output_folder_has_a_name(folder):
+def test_an_output_folder_without_a_name_raises(folder):
     with pytest.raises(ConfigError, match=r"train\.output_dir=.* must be"):
         train(tiny_config(folder))
 
@@ -132,24 +132,24 @@ class AfterThirdStep(Hook):
             self.act()
 
 
-def test_a_run_whose_folder_is_removed_ends_and_makes_no_other(tmp_path):
+def test_a_run_whose_folder_is_removed_ends_and_does_not_create_the_folder_again(tmp_path):
     folder = tmp_path / "run"
     removal = AfterThirdStep(lambda: shutil.rmtree(folder))
-    with pytest.raises(LostFolderError, match=f"train.output_dir={folder} was removed .* Start it again"):
+    with pytest.raises(LostFolderError, match=f"train.output_dir={folder} was removed"):
         train(tiny_config(folder), hooks=[removal])
     assert not folder.exists()
 
 
-def test_a_run_writes_nothing_into_another_folder_at_the_place_of_its_own(tmp_path):
+def test_a_run_writes_nothing_into_a_folder_that_replaced_its_own(tmp_path):
     folder = tmp_path / "run"
 
-    def exchange():
+    def replace_folder():
         folder.rename(tmp_path / "moved")
         folder.mkdir()
         (folder / LOCK_FILE).touch()
 
     with pytest.raises(LostFolderError, match="removed or replaced"):
-        train(tiny_config(folder), hooks=[AfterThirdStep(exchange)])
+        train(tiny_config(folder), hooks=[AfterThirdStep(replace_folder)])
     assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
     assert (tmp_path / "moved" / "model_0000002.pth").exists()
 
@@ -167,7 +167,7 @@ class RemovingEvaluator(CountingEvaluator):
         return super().evaluate()
 
 
-def test_a_folder_that_is_removed_in_the_last_evaluation_is_missed(tmp_path):
+def test_removing_the_folder_in_the_last_evaluation_raises(tmp_path):
     folder = tmp_path / "run"
     cfg = tiny_config(folder, f"+dataloader.evaluator.folder={folder}")
     cfg.dataloader.evaluator._target_ = "tests.engine.io.test_folder.RemovingEvaluator"

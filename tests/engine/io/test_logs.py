@@ -8,7 +8,7 @@ from detrex_lite.engine.io.logs import run_logging
 logger = logging.getLogger("detrex_lite.engine.test")
 
 
-def test_the_main_process_writes_everything_and_others_their_failures(tmp_path, monkeypatch):
+def test_the_main_process_logs_everything_and_other_processes_log_warnings(tmp_path, monkeypatch):
     for rank in (0, 1, 2):
         monkeypatch.setattr("detrex_lite.distributed.rank", lambda rank=rank: rank)
         with run_logging(tmp_path / "new" / "folder"):
@@ -18,12 +18,12 @@ def test_the_main_process_writes_everything_and_others_their_failures(tmp_path, 
     folder = tmp_path / "new" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == ["log.rank1.txt", "log.txt"]
     assert "all is well" in (folder / "log.txt").read_text()
-    mine = (folder / "log.rank1.txt").read_text()
-    assert "WARNING an image is missing" in mine
-    assert "all is well" not in mine
+    log_of_rank_1 = (folder / "log.rank1.txt").read_text()
+    assert "WARNING an image is missing" in log_of_rank_1
+    assert "all is well" not in log_of_rank_1
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_log_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(ConfigError, match=r"train\.output_dir=.*file.* cannot be used"),

@@ -34,7 +34,7 @@ def make_state(folder, **arguments):
     return TrainingState(model=model, trainer=trainer, checkpointer=Checkpointer(folder), **arguments)
 
 
-def test_a_seed_decides_all_generators():
+def test_a_seed_determines_all_generators():
     seed_everything(3)
     first = draw()
     seed_everything(3)
@@ -43,7 +43,7 @@ def test_a_seed_decides_all_generators():
     assert all(a != b for a, b in zip(draw(), first, strict=True))
 
 
-def test_random_states_are_put_back_even_in_the_middle_of_a_pair_of_normal_numbers():
+def test_restored_random_states_include_cached_normal_numbers():
     seed_everything(0)
     np.random.randn()
     random.gauss(0, 1)
@@ -53,7 +53,7 @@ def test_random_states_are_put_back_even_in_the_middle_of_a_pair_of_normal_numbe
     assert (draw(), random.gauss(0, 1)) == expected
 
 
-def test_what_is_drawn_inside_changes_nothing_after():
+def test_preserved_random_states_are_restored_after_the_context():
     seed_everything(0)
     expected = draw()
     seed_everything(0)
@@ -62,7 +62,7 @@ def test_what_is_drawn_inside_changes_nothing_after():
     assert draw() == expected
 
 
-def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
+def test_a_checkpoint_contains_the_whole_state_and_loads_with_weights_only(tmp_path):
     state = make_state(tmp_path, class_names=("a", "b"), config="train: {}\n")
     state.ema = ModelEma(state.model, decay=0.5)
     state.trainer.train()
@@ -98,18 +98,18 @@ def test_a_checkpoint_holds_everything_and_loads_without_running_code(tmp_path):
     assert state.saved_iteration == 4
 
 
-def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path):
+def test_non_finite_weights_do_not_replace_a_checkpoint(tmp_path):
     state = make_state(tmp_path)
     path = state.save("model_best")
     before = path.read_bytes()
     nn.init.constant_(state.model.head.bias, float("nan"))
-    with pytest.raises(NonFiniteError, match=r"weights are not finite: head\.bias\. Checkpoint model_best was not"):
+    with pytest.raises(NonFiniteError, match=r"weights are not finite: head\.bias.*model_best"):
         state.save("model_best")
     assert path.read_bytes() == before
     assert state.saved_iteration == 0
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_preserves_the_previous_checkpoint(tmp_path, monkeypatch):
     state = make_state(tmp_path)
     path = state.save("model_0000002")
 
@@ -123,13 +123,13 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     assert state.checkpointer.latest() == path
 
 
-def test_other_classes_are_not_continued(tmp_path):
+def test_restoring_a_checkpoint_of_other_classes_raises(tmp_path):
     path = make_state(tmp_path, class_names=("a", "b")).save("model_0000002")
-    with pytest.raises(ValueError, match=r"trained on the classes \['a', 'b'\], the data has \['b', 'a'\]"):
+    with pytest.raises(ValueError, match=r"classes \['a', 'b'\], .*\['b', 'a'\]"):
         make_state(tmp_path, class_names=("b", "a")).restore(path)
 
 
-def test_another_number_of_processes_gets_random_numbers_of_its_own(tmp_path, caplog, monkeypatch):
+def test_another_number_of_processes_draws_new_random_numbers(tmp_path, caplog, monkeypatch):
     state = make_state(tmp_path, seed=3)
     stored = state.capture()
     stored["rng"] *= 2
@@ -145,14 +145,14 @@ def test_another_number_of_processes_gets_random_numbers_of_its_own(tmp_path, ca
         seed_everything(0)
         state.trainer.on_loader_started()
         draws.append(draw())
-    assert "had 2 processes and has 1 now: the images of each step stay the same" in caplog.text
+    assert "had 2 processes and has 1 now" in caplog.text
     assert draws[0] == draws[2]
     assert len(set(draws)) == 3
     assert state.losses.means() == {"loss": 2.0, "seldom": 4.0}
     assert state.scalars.means() == {"gate": 1.5}
 
 
-def test_a_checkpoint_from_before_scalars_were_kept_is_continued(tmp_path):
+def test_a_checkpoint_without_scalars_is_restored(tmp_path):
     state = make_state(tmp_path)
     stored = {name: value for name, value in state.capture().items() if name != "scalars"}
     state.restore(Checkpointer(tmp_path).save("model_0000002", stored))

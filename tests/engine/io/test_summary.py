@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import torch
@@ -52,13 +53,19 @@ def text(name, **changes):
     return [value.strip() for key, value in rows(**changes) if key == name]
 
 
-def test_every_topic_has_a_line():
+def assert_matches(lines, *patterns):
+    assert len(lines) == len(patterns)
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.match(pattern, line), line
+
+
+def test_the_summary_has_a_line_for_each_topic():
     names = [name for name, _ in rows()]
     topics = ["device", "attention", "precision", "model", "weights", "training", "validation", "batch", "length"]
     assert names == [*topics, "learning rate", "learning rate"]
 
 
-def test_the_kernel_of_deformable_attention_is_said_where_a_model_has_it(monkeypatch):
+def test_the_backend_of_deformable_attention_is_named_if_the_model_uses_one(monkeypatch):
     assert text("deformable attention") == []
     model = TinyDetector()
     model.attention = MultiScaleDeformableAttention(8, 2, num_levels=1)
@@ -67,50 +74,40 @@ def test_the_kernel_of_deformable_attention_is_said_where_a_model_has_it(monkeyp
     assert text("deformable attention", model=model)[0].startswith("reference (plain")
 
 
-def test_what_is_said():
+def test_lines_give_counts_sizes_and_rates():
     assert text("device")[0].startswith("cpu (")
     assert "scaled_dot_product_attention: flash, math" in text("attention")[0]
-    assert text("model") == ["TinyDetector, 111 parameters, 48 trainable, 3 classes"]
-    assert text("training") == [
-        "cells: 1,234 images, 4,096 boxes, 3 classes; boxes left out: 2 no area; 5 clipped to their image"
-    ]
-    assert text("batch") == ["16 images x 1 process x 2 batches = 32 images a step"]
-    assert text("length") == [
-        "1,000 steps = 10 epochs; checkpoint at the end, evaluation every 250 steps = 2.5 epochs and at the end"
-    ]
-    assert text("learning rate") == [
-        "0.0001, weight decay 0.0001: 32 parameters (AdamW)",
-        "0.001, weight decay 0.0001: 16 parameters (AdamW)",
-    ]
+    assert_matches(text("model"), "TinyDetector, 111 parameters, 48 trainable, 3 classes")
+    assert_matches(text("training"), "cells: 1,234 images, 4,096 boxes, 3 classes; .* 2 no area; 5 clipped")
+    assert_matches(text("batch"), "16 images .*1 process .*2 batches = 32 images")
+    assert_matches(text("length"), r"1,000 steps = 10 epochs; checkpoint .*evaluation .*250 steps = 2\.5 epochs")
+    assert_matches(
+        text("learning rate"),
+        r"0\.0001, weight decay 0\.0001: 32 parameters \(AdamW\)",
+        r"0\.001, weight decay 0\.0001: 16 parameters \(AdamW\)",
+    )
 
 
-def test_what_several_processes_change_and_what_not(monkeypatch):
+def test_several_processes_split_the_batch(monkeypatch):
     assert text("processes") == []
     monkeypatch.setattr("detrex_lite.distributed.world_size", lambda: 4)
     monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
-    assert text("processes") == [
-        "4 by gloo, gradients averaged (DistributedDataParallel); each takes 4 of the 16 images of a batch, so that "
-        "learning rate, steps and periods are those of one process"
-    ]
-    assert text("batch") == ["4 images x 4 processes x 2 batches = 32 images a step"]
-    assert text("processes", batch_size=None)[0].endswith("; each loads batches of its own")
+    assert_matches(text("processes"), r"4 by gloo, .*\(DistributedDataParallel\).* 4 of the 16 images")
+    assert_matches(text("batch"), "4 images .*4 processes .*2 batches = 32 images")
+    assert text("processes", batch_size=None)[0].endswith("batches of its own")
 
 
-def test_precision():
+def test_the_precision_names_the_autocast_dtype():
     assert text("precision") == ["float32"]
     assert text("precision", amp_dtype=torch.bfloat16) == ["float32 with bfloat16 autocast"]
 
 
-def test_a_data_set_without_annotations():
+def test_a_data_set_without_annotations_has_no_boxes():
     bare = SimpleNamespace(name="photos", num_classes=3, has_annotations=False, dropped={}, clipped=0)
-    assert text("validation", datasets={"validation": Sized(bare, 5)}) == [
-        "photos: 5 images, no annotations, 3 classes"
-    ]
+    assert_matches(text("validation", datasets={"validation": Sized(bare, 5)}), "photos: 5 images, no annotations")
 
 
-def test_what_is_not_known_is_not_claimed():
-    assert text("batch", batch_size=None) == ["2 batches a step"]
+def test_unknown_sizes_are_left_out():
+    assert_matches(text("batch", batch_size=None), "2 batches")
     lengths = Lengths(max_iter=5, eval_period=0, checkpoint_period=2, epoch=None)
-    assert text("length", lengths=lengths) == [
-        "5 steps; checkpoint every 2 steps and at the end, evaluation at the end"
-    ]
+    assert_matches(text("length", lengths=lengths), "5 steps; checkpoint .*2 steps .*evaluation at the end")

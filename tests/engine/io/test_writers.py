@@ -20,7 +20,7 @@ def write_all(writers, iteration, scalars):
         writer.close()
 
 
-def test_lines_are_strict_json(tmp_path):
+def test_non_finite_values_are_written_as_null(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = JsonLinesWriter(path)
     writer.write(3, {"loss_class": 0.5, "bbox/AP-Blutkörperchen": math.nan, "x": math.inf})
@@ -29,7 +29,7 @@ def test_lines_are_strict_json(tmp_path):
     writer.close()
 
 
-def test_later_lines_are_dropped_and_broken_ones(tmp_path):
+def test_truncating_drops_later_and_broken_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"iteration": 1}\n{"iteration": 2, "bbox/AP": null}\n{"iteration": 3}\nnull\n{"iteration": 2,')
     truncate_metrics(path, 2)
@@ -37,12 +37,12 @@ def test_later_lines_are_dropped_and_broken_ones(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_there_may_be_no_metrics_yet(tmp_path):
+def test_truncating_ignores_a_missing_file(tmp_path):
     truncate_metrics(tmp_path / "metrics.jsonl", 2)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_tensorboard_gets_the_numbers(tmp_path):
+def test_tensorboard_receives_finite_scalars(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     writers = open_writers(tmp_path, start_iteration=0, config={}, wandb_params=None)
@@ -52,7 +52,7 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss_class")] == [(7, 0.5)]
 
 
-def test_the_thread_of_tensorboard_fails_where_the_run_sees_it(tmp_path, monkeypatch):
+def test_errors_in_the_thread_of_tensorboard_are_raised_in_the_run(tmp_path, monkeypatch):
     printed = []
     monkeypatch.setattr(threading, "excepthook", printed.append)
     writer = TensorBoardWriter(tmp_path / "run", 0)
@@ -67,16 +67,16 @@ def test_the_thread_of_tensorboard_fails_where_the_run_sees_it(tmp_path, monkeyp
         write_many()
     assert printed == []
 
-    other = threading.Thread(target=lambda: 1 / 0)
-    other.start()
-    other.join()
-    assert [type(one.exc_value) for one in printed] == [ZeroDivisionError]
+    unrelated_thread = threading.Thread(target=lambda: 1 / 0)
+    unrelated_thread.start()
+    unrelated_thread.join()
+    assert [type(hook_arguments.exc_value) for hook_arguments in printed] == [ZeroDivisionError]
     with pytest.raises(OSError, match="events.out"):
         writer.close()
     assert threading.excepthook == printed.append
 
 
-def test_without_tensorboard_the_rest_is_written(tmp_path, monkeypatch, caplog):
+def test_without_tensorboard_metrics_are_still_written(tmp_path, monkeypatch, caplog):
     real_import = builtins.__import__
 
     def no_tensorboard(name, *args, **kwargs):
@@ -92,7 +92,7 @@ def test_without_tensorboard_the_rest_is_written(tmp_path, monkeypatch, caplog):
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"iteration": 1, "x": 1.0}]
 
 
-def test_wandb_gets_the_numbers_and_goes_on_with_its_run(tmp_path, monkeypatch):
+def test_wandb_receives_the_scalars_and_resumes_its_run(tmp_path, monkeypatch):
     calls = []
 
     class Run:
@@ -112,8 +112,15 @@ def test_wandb_gets_the_numbers_and_goes_on_with_its_run(tmp_path, monkeypatch):
     for _ in range(2):
         writers = open_writers(tmp_path, start_iteration=0, config={"a": 1}, wandb_params={"project": "detrex_lite"})
         write_all(writers[-1:], 2, {"x": 1.0})
-    begun = {"dir": str(tmp_path), "config": {"a": 1}, "resume": "allow", "project": "detrex_lite"}
-    assert calls == [begun, (2, {"x": 1.0}), "finish", {**begun, "id": "abc"}, (2, {"x": 1.0}), "finish"]
+    init_arguments = {"dir": str(tmp_path), "config": {"a": 1}, "resume": "allow", "project": "detrex_lite"}
+    assert calls == [
+        init_arguments,
+        (2, {"x": 1.0}),
+        "finish",
+        {**init_arguments, "id": "abc"},
+        (2, {"x": 1.0}),
+        "finish",
+    ]
 
 
 def read_table(path):
@@ -121,7 +128,7 @@ def read_table(path):
         return list(csv.DictReader(file))
 
 
-def test_the_table_has_a_row_an_iteration_and_a_column_a_name(tmp_path):
+def test_the_csv_has_a_row_per_record_and_a_column_per_name(tmp_path):
     writers = open_writers(tmp_path, start_iteration=0, config={}, table=True)
     for writer in writers:
         writer.write(5, {"total_loss": 2.5, "lr": 0.1})
@@ -136,7 +143,7 @@ def test_the_table_has_a_row_an_iteration_and_a_column_a_name(tmp_path):
     ]
 
 
-def test_the_table_of_a_resumed_run_goes_on(tmp_path):
+def test_the_csv_of_a_resumed_run_drops_later_rows_and_is_extended(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("iteration,x,y\n1,2.0,3.0\n2,4.0,5.0\n3,6")
     CsvWriter(path, start_iteration=1).write(2, {"x": 7.0})
@@ -144,7 +151,7 @@ def test_the_table_of_a_resumed_run_goes_on(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
 
 
-def test_mlflow_gets_the_numbers_and_goes_on_with_its_run(tmp_path, monkeypatch):
+def test_mlflow_receives_the_scalars_and_resumes_its_run(tmp_path, monkeypatch):
     calls = []
 
     class Mlflow:
@@ -174,12 +181,12 @@ def test_mlflow_gets_the_numbers_and_goes_on_with_its_run(tmp_path, monkeypatch)
     assert calls == run(run_name="first") + run(run_id="abc", run_name="first")
 
 
-def test_mlflow_is_left_to_its_environment(tmp_path, monkeypatch):
+def test_mlflow_without_settings_uses_its_environment(tmp_path, monkeypatch):
     calls = []
     run = SimpleNamespace(info=SimpleNamespace(run_id="abc"))
     names = ("log_dict", "log_metrics", "end_run")
-    others = {name: lambda *args, **kwargs: None for name in names}
+    other_functions = {name: lambda *args, **kwargs: None for name in names}
     start_run = lambda **kwargs: calls.append(kwargs) or run  # noqa: E731
-    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(start_run=start_run, **others))
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(start_run=start_run, **other_functions))
     write_all(open_writers(tmp_path, start_iteration=0, config={}, mlflow_settings={}), 1, {"x": 1.0})
     assert calls == [{}]

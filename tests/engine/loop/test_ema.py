@@ -7,7 +7,7 @@ from torch import nn
 from detrex_lite.engine import ModelEma
 
 
-def test_the_average_follows_the_weights():
+def test_the_average_moves_towards_the_weights():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
     ema = ModelEma(model, decay=0.75)
@@ -18,7 +18,7 @@ def test_the_average_follows_the_weights():
     torch.testing.assert_close(ema.module.weight.detach(), torch.tensor([[0.4375]]))
 
 
-def test_the_warmup_lets_the_average_forget_the_start():
+def test_warmup_reduces_the_decay_of_early_updates():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
     ema = ModelEma(model, decay=0.9, warmup=10)
@@ -28,7 +28,7 @@ def test_the_warmup_lets_the_average_forget_the_start():
     torch.testing.assert_close(ema.module.weight.detach(), torch.tensor([[1 - decay]]))
 
 
-def test_buffers_are_averaged_or_copied():
+def test_float_buffers_are_averaged_and_integer_buffers_copied():
     model = nn.BatchNorm1d(2, momentum=1.0)
     ema = ModelEma(model, decay=0.5)
     model(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -54,7 +54,7 @@ def test_shared_parameters_are_updated_once():
     assert ema.module[1].weight.item() == 0.5
 
 
-def test_saved_state_goes_on():
+def test_a_restored_average_continues_exactly():
     model = nn.Linear(1, 1)
     first, second = ModelEma(model, decay=0.5, warmup=3), ModelEma(model, decay=0.5, warmup=3)
     nn.init.constant_(model.weight, 7.0)
@@ -66,15 +66,15 @@ def test_saved_state_goes_on():
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
 
 
-def test_wrong_settings_are_refused():
+def test_invalid_settings_raise():
     with pytest.raises(ValueError, match=r"decay=1.0 .* must be in \[0, 1\)"):
         ModelEma(nn.Linear(1, 1), decay=1.0)
     with pytest.raises(ValueError, match="warmup=-1 .* must not be negative"):
         ModelEma(nn.Linear(1, 1), decay=0.5, warmup=-1)
 
 
-def test_many_updates_are_those_of_a_slow_loop():
-    """Parameters and float buffers alike; the decay grows as the published one does."""
+def test_many_updates_equal_a_plain_loop():
+    """Covers parameters and float buffers; the decay grows as in the published code."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
     ema = ModelEma(model, decay=0.99, warmup=20)

@@ -10,7 +10,7 @@ from detrex_lite.metrics_file import read_metrics
 from ..tiny import tiny_config
 
 
-def saved(folder):
+def checkpoint_names(folder):
     return {path.name for path in folder.glob("*.pth")}
 
 
@@ -20,23 +20,23 @@ def test_the_learning_rate_of_each_group_follows_the_multiplier():
     )
     hook = LearningRate(optimizer, lambda where: 1 - where)
 
-    class AtThree:
+    class TrainerAtStepThree:
         iteration, max_iter = 3, 4
 
-    AtThree.optimizer = optimizer
-    for _ in range(2):  # the factor is of the initial rate, not of the present one
-        hook.before_step(AtThree)
+    TrainerAtStepThree.optimizer = optimizer
+    for _ in range(2):  # the factor multiplies the initial rate, not the current rate
+        hook.before_step(TrainerAtStepThree)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.025]
 
 
 def test_checkpoints_are_periodic_final_and_limited(tmp_path):
     train(tiny_config(tmp_path, "train.checkpointer.period=1", "train.checkpointer.max_to_keep=2"))
-    assert saved(tmp_path) == {"model_0000004.pth", "model_0000005.pth", "model_best.pth", "model_final.pth"}
+    assert checkpoint_names(tmp_path) == {"model_0000004.pth", "model_0000005.pth", "model_best.pth", "model_final.pth"}
 
 
-def test_without_a_period_there_is_the_final_checkpoint(tmp_path):
+def test_without_a_period_only_best_and_final_checkpoints_are_saved(tmp_path):
     train(tiny_config(tmp_path, "train.checkpointer.period=0"))
-    assert saved(tmp_path) == {"model_best.pth", "model_final.pth"}
+    assert checkpoint_names(tmp_path) == {"model_best.pth", "model_final.pth"}
 
 
 def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path):
@@ -50,18 +50,18 @@ def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path):
     assert values == [20.0, None, 50.0, 50.0, 40.0, 40.0]
 
 
-def test_a_metric_that_does_not_exist_is_reported(tmp_path):
+def test_an_unknown_best_metric_is_logged_with_the_nearest_name(tmp_path):
     train(tiny_config(tmp_path, "train.best_metric=bbox/APP"))
     log = (tmp_path / "log.txt").read_text()
-    assert "no train.best_metric=bbox/APP; did you mean 'bbox/AP'?" in log
-    assert "model_best.pth" not in saved(tmp_path)
+    assert "no train.best_metric=bbox/APP; did you mean 'bbox/AP'" in log
+    assert "model_best.pth" not in checkpoint_names(tmp_path)
 
 
-def test_results_without_metrics_have_no_best(tmp_path):
+def test_results_without_metrics_have_no_best_checkpoint(tmp_path):
     cfg = tiny_config(tmp_path)
     cfg.dataloader.evaluator._target_ = "tests.engine.loop.test_hooks.Unannotated"
     assert train(cfg) == {}
-    assert "model_best.pth" not in saved(tmp_path)
+    assert "model_best.pth" not in checkpoint_names(tmp_path)
     assert read_metrics(tmp_path / "metrics.jsonl")[-1] == {"iteration": 6}
 
 
@@ -73,20 +73,22 @@ def Unannotated(**arguments):
     return evaluator
 
 
-def test_the_average_of_the_weights_is_evaluated_when_asked(tmp_path):
-    for use in (True, False):
-        cfg = tiny_config(tmp_path / str(use), "train.model_ema.enabled=True", f"train.model_ema.use_in_eval={use}")
+def test_the_average_is_evaluated_if_use_in_eval_is_set(tmp_path):
+    for use_in_eval in (True, False):
+        cfg = tiny_config(
+            tmp_path / str(use_in_eval), "train.model_ema.enabled=True", f"train.model_ema.use_in_eval={use_in_eval}"
+        )
         cfg.dataloader.evaluator._target_ = "tests.engine.loop.test_hooks.ScoreEvaluator"
         results = train(cfg)
-        stored = torch.load(tmp_path / str(use) / "model_final.pth", weights_only=True)
+        stored = torch.load(tmp_path / str(use_in_eval) / "model_final.pth", weights_only=True)
         assert not torch.equal(stored["ema"]["head.bias"], stored["model"]["head.bias"])
         assert stored["ema_updates"] == 6
-        model = instantiate_with(stored["ema" if use else "model"])
+        model = instantiate_with(stored["ema" if use_in_eval else "model"])
         assert results["bbox"]["AP"] == pytest.approx(mean_score(model))
 
 
 def ScoreEvaluator(**arguments):
-    """Its AP is the mean score: other weights give another one."""
+    """Return an evaluator whose AP is the mean score, which differs between two sets of weights."""
     from ..tiny import CountingEvaluator
 
     class Evaluator(CountingEvaluator):
@@ -96,7 +98,7 @@ def ScoreEvaluator(**arguments):
 
         def process(self, inputs, outputs):
             super().process(inputs, outputs)
-            self.scores += [one["instances"].scores.item() for one in outputs]
+            self.scores += [output["instances"].scores.item() for output in outputs]
 
         def evaluate(self):
             return {"bbox": {"AP": sum(self.scores) / len(self.scores)}}
@@ -120,7 +122,7 @@ def mean_score(model):
     return sum(outputs) / len(outputs)
 
 
-def test_results_survive_being_flat():
+def test_unflatten_inverts_flatten():
     results = {"bbox": {"AP": 1.0, "AP-a/b": 2.0}, "segm": {"AP": math.nan}}
     flat = flatten(results)
     assert list(flat) == ["bbox/AP", "bbox/AP-a/b", "segm/AP"]
@@ -129,7 +131,7 @@ def test_results_survive_being_flat():
     assert math.isnan(back["segm"]["AP"])
 
 
-def test_evaluation_does_not_influence_training(tmp_path):
+def test_evaluation_does_not_change_training(tmp_path):
     losses = []
     for period in (0, 1):
         train(tiny_config(tmp_path / str(period), f"train.eval_period={period}"))

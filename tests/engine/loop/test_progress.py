@@ -19,7 +19,7 @@ from detrex_lite.metrics_file import read_metrics
 from ..tiny import Recorder, TinyDetector, TinyLoader, tiny_config
 
 
-class Lines:
+class RecordingWriter:
     def __init__(self):
         self.lines = []
 
@@ -29,7 +29,7 @@ class Lines:
 
 def run(period, max_iter, **arguments):
     model = TinyDetector()
-    writer, recorder = Lines(), Recorder()
+    writer, recorder = RecordingWriter(), Recorder()
     state = SimpleNamespace(losses=RunningMeans(), scalars=RunningMeans())
     log = ProgressLog(period=period, writers=[writer], state=state)
     trainer = Trainer(
@@ -46,7 +46,7 @@ def run(period, max_iter, **arguments):
     return writer.lines, recorder.losses
 
 
-def test_a_line_has_the_means_since_the_last_one():
+def test_a_line_has_the_means_since_the_previous_line():
     lines, losses = run(period=3, max_iter=7)
     assert [iteration for iteration, _ in lines] == [3, 6, 7]
     for (_, scalars), part in zip(lines, (losses[:3], losses[3:6], losses[6:]), strict=True):
@@ -60,7 +60,7 @@ def test_a_line_has_the_means_since_the_last_one():
         assert "grad_norm" not in scalars
 
 
-def test_the_gradient_norm_is_logged_where_it_is_clipped():
+def test_the_gradient_norm_is_logged_with_clipping():
     lines, _ = run(period=1, max_iter=1, clip_grad={"max_norm": 1.0})
     assert lines[0][1]["grad_norm"] > 0
 
@@ -70,7 +70,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_a_progress_bar_and_the_file_the_lines(tmp_path, monkeypatch):
+def test_a_terminal_shows_a_progress_bar_and_the_file_has_lines(tmp_path, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     train(tiny_config(tmp_path))
@@ -82,7 +82,7 @@ def test_a_terminal_gets_a_progress_bar_and_the_file_the_lines(tmp_path, monkeyp
     assert "iteration 6/6" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_terminal_without_a_width_gets_lines(tmp_path, monkeypatch):
+def test_a_terminal_without_a_width_has_no_progress_bar(tmp_path, monkeypatch):
     controller, terminal = os.openpty()
     with os.fdopen(controller, "rb"), os.fdopen(terminal, "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
@@ -92,7 +92,7 @@ def test_a_terminal_without_a_width_gets_lines(tmp_path, monkeypatch):
         assert _shows_a_bar()
 
 
-def test_other_processes_than_the_main_one_have_no_bar(monkeypatch):
+def test_only_the_main_process_shows_a_progress_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     log = ProgressLog(period=1, writers=[], state=None)
@@ -100,16 +100,16 @@ def test_other_processes_than_the_main_one_have_no_bar(monkeypatch):
     assert log._bar is None
 
 
-def test_the_time_that_is_left_counts_evaluations(monkeypatch):
+def test_the_remaining_time_includes_evaluations(monkeypatch):
     clock = iter([0.0, 30.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     log = ProgressLog(period=1, writers=[], state=None)
-    log._all_steps, log._all_seconds = 10, 20.0  # of 30 seconds: 10 went to something else
+    log._all_steps, log._all_seconds = 10, 20.0  # of 30 seconds; the other 10 were spent outside of steps
     trainer = SimpleNamespace(iteration=10, max_iter=40)
     assert log._remaining(trainer, 2.0).total_seconds() == 30 * (2 + 1)
 
 
-def test_without_a_terminal_there_are_lines(tmp_path):
+def test_without_a_terminal_lines_are_logged(tmp_path):
     train(tiny_config(tmp_path, "train.log_period=2"))
     lines = [
         line for line in (tmp_path / "log.txt").read_text().splitlines() if " iteration " in line and "eta" in line
@@ -119,6 +119,6 @@ def test_without_a_terminal_there_are_lines(tmp_path):
     assert [r["iteration"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [2, 4, 6, 6]
 
 
-def test_lines_leave_out_the_losses_of_other_layers():
+def test_lines_leave_out_the_losses_of_auxiliary_layers():
     names = ["total_loss", "loss_class", "loss_class_0", "loss_class_dn", "loss_giou", "loss_enc_only", "lr"]
     assert _main_losses(dict.fromkeys(names, 1.0)) == ["total_loss", "loss_class", "loss_giou", "loss_enc_only"]

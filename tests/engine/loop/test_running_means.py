@@ -4,7 +4,7 @@ from detrex_lite.engine.loop import running_means
 from detrex_lite.engine.loop.running_means import RunningMeans
 
 
-def test_each_name_has_the_mean_of_the_records_that_have_it():
+def test_means_are_over_the_records_that_have_the_name():
     means = RunningMeans()
     for record in ({"a": 1.0, "b": 2.0}, {"a": 3.0}, {}):
         means.add({name: torch.tensor(value) for name, value in record.items()})
@@ -13,7 +13,7 @@ def test_each_name_has_the_mean_of_the_records_that_have_it():
     assert means.means() == {}
 
 
-def test_sums_are_the_same_whenever_they_are_read_saved_and_restored(monkeypatch):
+def test_saving_and_restoring_does_not_change_the_sums(monkeypatch):
     monkeypatch.setattr(running_means, "MAX_WAITING", 7)
     values = torch.rand(50, generator=torch.Generator().manual_seed(0)) * 1000
     whole, broken = RunningMeans(), RunningMeans()
@@ -28,7 +28,7 @@ def test_sums_are_the_same_whenever_they_are_read_saved_and_restored(monkeypatch
     assert whole.means()["a"] == sum(values.tolist()) / 50
 
 
-def test_what_waits_is_limited(monkeypatch):
+def test_the_number_of_waiting_tensors_is_limited(monkeypatch):
     monkeypatch.setattr(running_means, "MAX_WAITING", 3)
     means = RunningMeans()
     for _ in range(8):

@@ -28,7 +28,7 @@ def weights_of(trainer):
     return [p.detach().clone() for p in trainer.model.parameters()]
 
 
-class Diary(Hook):
+class CallRecorder(Hook):
     def __init__(self):
         self.entries = []
 
@@ -49,26 +49,26 @@ class Diary(Hook):
 
 
 def test_hooks_are_called_in_order():
-    diary = Diary()
-    make_trainer(max_iter=2, hooks=[diary]).train()
+    recorder = CallRecorder()
+    make_trainer(max_iter=2, hooks=[recorder]).train()
     steps = ["before_step 0", "after_step 1", "before_step 1", "after_step 2"]
-    assert diary.entries == ["before_train", *steps, "after_train", "close"]
+    assert recorder.entries == ["before_train", *steps, "after_train", "close"]
 
 
 def test_hooks_are_closed_after_an_error():
-    diary = Diary()
+    recorder = CallRecorder()
     with pytest.raises(OSError, match="the disk is gone"):
-        make_trainer(loader=TinyLoader(fail_at=1), hooks=[diary]).train()
-    assert diary.entries[-2:] == ["before_step 1", "close"]
+        make_trainer(loader=TinyLoader(fail_at=1), hooks=[recorder]).train()
+    assert recorder.entries[-2:] == ["before_step 1", "close"]
 
 
-def test_a_finished_run_makes_no_further_step():
-    diary = Diary()
-    trainer = make_trainer(max_iter=2, hooks=[diary])
+def test_a_finished_run_takes_no_further_step():
+    recorder = CallRecorder()
+    trainer = make_trainer(max_iter=2, hooks=[recorder])
     trainer.iteration = 2
     before = weights_of(trainer)
     trainer.train()
-    assert diary.entries == ["before_train", "after_train", "close"]
+    assert recorder.entries == ["before_train", "after_train", "close"]
     torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
 
 
@@ -79,7 +79,7 @@ def test_training_lowers_the_loss():
     assert recorder.losses[-1] < 0.5 * recorder.losses[0]
 
 
-def test_accumulated_batches_are_one_larger_batch():
+def test_accumulated_batches_equal_one_larger_batch():
     torch.manual_seed(0)
     model = TinyDetector(dropout=0.0)
     start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -105,34 +105,34 @@ def test_gradients_are_clipped():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_runs_the_forward_pass_under_autocast(dtype):
-    seen = []
+    dtypes = []
 
-    class Watching(TinyDetector):
+    class DtypeRecorder(TinyDetector):
         def forward(self, batched_inputs):
-            seen.append(self.backbone(torch.zeros(1, 3)).dtype)
+            dtypes.append(self.backbone(torch.zeros(1, 3)).dtype)
             return super().forward(batched_inputs)
 
-    trainer = make_trainer(Watching(dropout=0.0), amp_dtype=dtype)
+    trainer = make_trainer(DtypeRecorder(dropout=0.0), amp_dtype=dtype)
     before = weights_of(trainer)
     trainer.train()
-    assert set(seen) == {dtype}
+    assert set(dtypes) == {dtype}
     assert trainer.scaler.is_enabled() == (dtype is torch.float16)
     assert all(p.dtype is torch.float32 for p in trainer.parameters)
     assert not torch.equal(before[0], weights_of(trainer)[0])
 
 
-class Poisoned(TinyDetector):
-    """Spoils what `spoil` does at the images whose file names are given."""
+class CorruptedDetector(TinyDetector):
+    """Calls `corrupt` with the losses of batches that contain one of the given files."""
 
-    def __init__(self, spoil, *file_names):
+    def __init__(self, corrupt, *file_names):
         super().__init__(dropout=0.0)
-        self.spoil = spoil
+        self.corrupt = corrupt
         self.file_names = file_names
 
     def forward(self, batched_inputs):
         losses = super().forward(batched_inputs)
-        if any(one["file_name"] in self.file_names for one in batched_inputs):
-            self.spoil(losses)
+        if any(record["file_name"] in self.file_names for record in batched_inputs):
+            self.corrupt(losses)
         return losses
 
 
@@ -144,42 +144,42 @@ def raise_error(losses):
     raise NonFiniteError("the matching costs of set '_0' are not finite")
 
 
-def spoil_gradient(losses):
+def make_gradient_infinite(losses):
     losses["loss_bbox"].register_hook(lambda gradient: gradient * math.inf)
 
 
-def test_a_loss_that_is_not_finite_stops_before_weights_change():
+def test_a_non_finite_loss_raises_before_weights_change():
     recorder = Recorder()
-    trainer = make_trainer(Poisoned(set_nan, "2.jpg"), hooks=[recorder])
+    trainer = make_trainer(CorruptedDetector(set_nan, "2.jpg"), hooks=[recorder])
     after_first = []
     recorder.after_step = lambda trainer: after_first.append(weights_of(trainer))
     with pytest.raises(
         NonFiniteError,
-        match=r"not finite at iteration 2: loss_bbox=nan; images: 2\.jpg, 3\.jpg\..*optimizer\.lr",
+        match=r"not finite at iteration 2: loss_bbox=nan; images: 2\.jpg, 3\.jpg.*optimizer\.lr",
     ):
         trainer.train()
     assert len(after_first) == 1
     torch.testing.assert_close(weights_of(trainer), after_first[0], rtol=0, atol=0)
 
 
-def test_every_accumulated_batch_is_checked():
-    trainer = make_trainer(Poisoned(set_nan, "2.jpg"), accumulate_steps=3)
+def test_losses_of_every_accumulated_batch_are_checked():
+    trainer = make_trainer(CorruptedDetector(set_nan, "2.jpg"), accumulate_steps=3)
     before = weights_of(trainer)
     with pytest.raises(NonFiniteError, match=r"iteration 1: loss_bbox=nan; images: 2\.jpg, 3\.jpg\."):
         trainer.train()
     torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
 
 
-def test_an_error_of_the_model_gets_iteration_and_images():
-    trainer = make_trainer(Poisoned(raise_error, "3.jpg"))
+def test_non_finite_errors_of_the_model_get_iteration_and_images():
+    trainer = make_trainer(CorruptedDetector(raise_error, "3.jpg"))
     with pytest.raises(NonFiniteError, match=r"iteration 2: the matching costs .* images: 2\.jpg, 3\.jpg") as caught:
         trainer.train()
     assert "'_0' are not finite" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("clip_grad", [None, {"max_norm": 1.0}])
-def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weights_change(clip_grad):
-    trainer = make_trainer(Poisoned(spoil_gradient, "0.jpg"), clip_grad=clip_grad, max_iter=1)
+def test_a_non_finite_gradient_raises_with_its_images_before_weights_change(clip_grad):
+    trainer = make_trainer(CorruptedDetector(make_gradient_infinite, "0.jpg"), clip_grad=clip_grad, max_iter=1)
     before = weights_of(trainer)
     with pytest.raises(
         NonFiniteError,
@@ -191,46 +191,46 @@ def test_a_gradient_that_is_not_finite_is_named_with_its_own_images_before_weigh
 
 @pytest.mark.parametrize("clip_grad", [None, {"max_norm": 1.0}])
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
-def test_nothing_waits_for_the_device_before_the_last_backward_pass_is_launched(accumulate_steps, clip_grad):
-    """Of tensors without numbers, reading one is an error: it comes after backward, before the optimizer's step."""
-    called = []
+def test_the_device_is_not_read_before_the_last_backward_pass(accumulate_steps, clip_grad):
+    """Reading a fake tensor raises; the error must come after the last backward pass, before the optimizer's step."""
+    calls = []
 
-    class Watched(torch.nn.Linear):
+    class RecordingModel(torch.nn.Linear):
         def forward(self, batched_inputs):
-            called.append("forward")
+            calls.append("forward")
             out = super().forward(torch.ones(2, 3))
-            out.register_hook(lambda gradient: called.append("backward"))
+            out.register_hook(lambda gradient: calls.append("backward"))
             return {"loss_class": out.square().mean(), "loss_bbox": out.abs().mean()}
 
     with FakeTensorMode():
-        model = Watched(3, 4)
+        model = RecordingModel(3, 4)
         trainer = make_trainer(model, accumulate_steps=accumulate_steps, clip_grad=clip_grad)
-        trainer.optimizer.register_step_pre_hook(lambda *_: called.append("step"))
+        trainer.optimizer.register_step_pre_hook(lambda *_: calls.append("step"))
         with pytest.raises(DataDependentOutputException):
             trainer.train()
-    assert called == ["forward", "backward"] * accumulate_steps
+    assert calls == ["forward", "backward"] * accumulate_steps
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_float16_gets_the_advice_to_use_bfloat16():
-    trainer = make_trainer(Poisoned(set_nan, "0.jpg"), amp_dtype=torch.float16)
+def test_non_finite_losses_in_float16_advise_bfloat16():
+    trainer = make_trainer(CorruptedDetector(set_nan, "0.jpg"), amp_dtype=torch.float16)
     with pytest.raises(NonFiniteError, match=r"train\.amp\.dtype=bf16"):
         trainer.train()
 
 
-def test_a_loader_that_ends_begins_again():
+def test_a_loader_that_ends_is_restarted():
     recorder = Recorder()
     make_trainer(loader=TinyLoader(length=2), max_iter=4, lr=0.0, hooks=[recorder]).train()
     assert recorder.losses[:2] == recorder.losses[2:]
     assert recorder.losses[0] != recorder.losses[1]
 
 
-def test_an_empty_loader_is_an_error():
+def test_an_empty_loader_raises():
     with pytest.raises(ValueError, match="gave no batch"):
         make_trainer(loader=[]).train()
 
 
-def test_a_continued_run_begins_at_its_batch():
+def test_a_resumed_run_starts_at_its_batch():
     loader = TinyLoader()
     trainer = make_trainer(loader=loader, max_iter=5, accumulate_steps=2)
     trainer.iteration = 4
@@ -238,50 +238,50 @@ def test_a_continued_run_begins_at_its_batch():
     assert loader.batch_sampler.start_batch == 8
 
 
-class Positions:
+class PositionLoader:
     """A loader whose images are positions in the stream of a `TrainBatchSampler`."""
 
     def __init__(self, batch_size):
         self.batch_sampler = TrainBatchSampler(indices=np.arange(20), groups=np.zeros(20), batch_size=batch_size)
-        self.given = []
+        self.positions = []
 
     def __iter__(self):
         for batch in self.batch_sampler:
-            self.given += [position for _, position in batch]
+            self.positions += [position for _, position in batch]
             yield [TinyLoader.image(position) for _, position in batch]
 
 
-def test_a_continued_run_with_other_batches_repeats_and_skips_no_image():
-    given, batches, iteration = [], [], 0
+def test_a_resumed_run_with_another_batch_size_repeats_and_skips_no_image():
+    positions, batches, iteration = [], [], 0
     for batch_size, accumulate_steps in ((4, 1), (4, 2), (6, 1), (3, 3)):
-        loader = Positions(batch_size)
+        loader = PositionLoader(batch_size)
         trainer = make_trainer(loader=loader, max_iter=iteration + 3, accumulate_steps=accumulate_steps)
         trainer.iteration, trainer.batches = iteration, batches
         trainer.train()
-        given += loader.given
+        positions += loader.positions
         batches, iteration = trainer.batches, trainer.iteration
     assert batches == [(4, 9), (6, 3), (3, 9)]
-    assert given == list(range(81))
+    assert positions == list(range(81))
 
 
-def test_a_loader_without_a_position_is_reported(caplog):
+def test_resuming_with_a_loader_without_a_position_is_logged(caplog):
     batches = [[TinyLoader.image(0)], [TinyLoader.image(1)]]
     trainer = make_trainer(loader=batches)
     trainer.iteration = 1
     trainer.train()
-    assert "the data starts from the beginning" in caplog.text
+    assert "data starts from the beginning" in caplog.text
 
 
-def test_what_is_no_dict_of_losses_is_refused():
-    class Wrong(TinyDetector):
+def test_a_model_that_returns_no_dict_of_losses_raises():
+    class ListDetector(TinyDetector):
         def forward(self, batched_inputs):
             return []
 
-    with pytest.raises(ValueError, match=r"returns a dict of losses; Wrong gave \[\]"):
-        make_trainer(Wrong()).train()
+    with pytest.raises(ValueError, match=r"dict of losses; ListDetector .*\[\]"):
+        make_trainer(ListDetector()).train()
 
 
-class WithEntry(TinyDetector):
+class DetectorWithEntry(TinyDetector):
     """Adds an entry to the losses."""
 
     def __init__(self, name, entry):
@@ -295,37 +295,38 @@ class WithEntry(TinyDetector):
 
 
 @pytest.mark.parametrize(
-    ("name", "entry", "found"),
+    ("name", "entry", "description"),
     [
-        ("accuracy", lambda loss: loss * 2, r"torch.float32 of shape \(\)"),  # as mmdetection has it
+        # Models of mmdetection return an accuracy.
+        ("accuracy", lambda loss: loss * 2, r"torch.float32 of shape \(\)"),
         ("loss_number", lambda loss: 0.5, "float 0.5"),
         ("loss_count", lambda loss: torch.tensor(3), r"torch.int64 of shape \(\)"),
         ("loss_all", lambda loss: loss.expand(2), r"torch.float32 of shape \(2,\)"),
         ("loss_none", lambda loss: None, "NoneType None"),
     ],
 )
-def test_what_is_no_loss_is_refused_with_what_to_do(name, entry, found):
-    trainer = make_trainer(WithEntry(name, entry))
+def test_an_entry_that_is_not_a_loss_raises_and_advises_log_scalar(name, entry, description):
+    trainer = make_trainer(DetectorWithEntry(name, entry))
     before = weights_of(trainer)
-    with pytest.raises(ValueError, match=rf"{name!r} \({found}\).*detrex_lite\.log_scalar"):
+    with pytest.raises(ValueError, match=rf"{name!r} \({description}\).*detrex_lite\.log_scalar"):
         trainer.train()
     torch.testing.assert_close(weights_of(trainer), before, rtol=0, atol=0)
 
 
-def test_a_loss_without_gradient_is_named_once(caplog):
-    make_trainer(WithEntry("loss_frozen", torch.Tensor.detach)).train()
+def test_a_loss_without_a_gradient_is_logged_once(caplog):
+    make_trainer(DetectorWithEntry("loss_frozen", torch.Tensor.detach)).train()
     assert sum("loss_frozen" in message and "log_scalar" in message for message in caplog.messages) == 1
 
 
-def test_a_number_for_the_log_that_is_not_finite_is_named_among_losses():
+def test_non_finite_losses_without_a_gradient_raise():
     with pytest.raises(NonFiniteError, match="loss_iou=nan"):
-        make_trainer(WithEntry("loss_iou", lambda loss: (loss * math.nan).detach())).train()
+        make_trainer(DetectorWithEntry("loss_iou", lambda loss: (loss * math.nan).detach())).train()
 
 
-def test_scalars_wait_for_no_device():
-    """Reading a tensor without numbers is an error: logging does not, and comes as far as the losses do."""
+def test_logging_scalars_does_not_read_the_device():
+    """Reading a fake tensor raises, which must happen with the losses after the backward pass, not in `log_scalar`."""
 
-    class Logs(torch.nn.Linear):
+    class LoggingModel(torch.nn.Linear):
         def forward(self, batched_inputs):
             out = super().forward(torch.ones(2, 3))
             log_scalar("mean", out.mean())
@@ -333,7 +334,7 @@ def test_scalars_wait_for_no_device():
             return {"loss_class": out.square().mean()}
 
     with FakeTensorMode():
-        trainer = make_trainer(Logs(3, 4))
+        trainer = make_trainer(LoggingModel(3, 4))
         with pytest.raises(DataDependentOutputException):
             trainer.train()
         assert set(trainer.scalars.means(trainer.device)) == {"mean", "count"}

@@ -12,8 +12,8 @@ from ..test_resume import assert_same_run
 from ..tiny import TinyDetector, tiny_config
 
 
-class Putting(TinyDetector):
-    """Calls an operator that has no deterministic implementation, on a CPU neither."""
+class NondeterministicDetector(TinyDetector):
+    """Calls an operator without a deterministic implementation, not even on CPUs."""
 
     def forward(self, batched_inputs):
         torch.zeros(5).put_(torch.tensor([1, 1]), torch.tensor([1.0, 2.0]))
@@ -30,21 +30,21 @@ def settings():
     )
 
 
-def test_a_deterministic_run_repeats_itself_and_names_what_may_not(tmp_path, recwarn):
+def test_deterministic_runs_are_equal_and_log_nondeterministic_operators(tmp_path, recwarn):
     before = settings()
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         cfg = tiny_config(tmp_path / name, "train.deterministic=True")
-        cfg.model._target_ = "tests.engine.processes.test_determinism.Putting"
+        cfg.model._target_ = "tests.engine.processes.test_determinism.NondeterministicDetector"
         train(cfg)
     assert settings() == before
-    assert_same_run(tmp_path / "one", tmp_path / "two")
-    log = (tmp_path / "one" / "log.txt").read_text()
+    assert_same_run(tmp_path / "first", tmp_path / "second")
+    log = (tmp_path / "first" / "log.txt").read_text()
     assert log.count("Not deterministic: put_ does not have a deterministic implementation.") == 1
     assert "battery" not in log
     assert {str(warning.message) for warning in recwarn} >= {"the battery is low"}
 
 
-def test_other_wordings_of_torch_are_recognised(caplog):
+def test_a_warning_of_torch_is_logged_once_in_short(caplog):
     attention = "Memory Efficient attention defaults to a non-deterministic algorithm. To explicitly enable determinism"
     with deterministic_algorithms(True):
         assert settings() == (True, True, True, False)
@@ -54,13 +54,13 @@ def test_other_wordings_of_torch_are_recognised(caplog):
     assert [message[: len(expected)] for message in caplog.messages] == [expected]
 
 
-def test_nothing_changes_unless_asked_for():
+def test_settings_are_unchanged_without_deterministic():
     before = settings()
     with deterministic_algorithms(False):
         assert settings() == before
 
 
-def test_kernels_of_this_package_are_named(monkeypatch, caplog):
+def test_nondeterministic_triton_kernels_are_logged(monkeypatch, caplog):
     model = nn.Sequential(MultiScaleDeformableAttention(8, 2, num_levels=1))
     determinism.name_own_kernels(model, torch.device("cpu"), torch.float32)
     assert not caplog.messages
@@ -68,4 +68,4 @@ def test_kernels_of_this_package_are_named(monkeypatch, caplog):
     determinism.name_own_kernels(nn.Sequential(), torch.device("cuda"), torch.float32)
     assert not caplog.messages
     determinism.name_own_kernels(model, torch.device("cuda"), torch.float32)
-    assert "gradient of deformable attention, by Triton kernels. DETREX_LITE_DEFORMABLE_ATTENTION=ref" in caplog.text
+    assert "Triton kernels. DETREX_LITE_DEFORMABLE_ATTENTION=ref" in caplog.text

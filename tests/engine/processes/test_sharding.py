@@ -1,4 +1,4 @@
-"""What of sharding one process can show; training in shards is in `test_two_processes.py`."""
+"""Sharding in a single process; sharded training is tested in `test_two_processes.py`."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 from detrex_lite.engine.processes import sharding
 
 
-def test_without_shards_everything_is_as_it_was():
+def test_without_shards_the_functions_return_their_inputs():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     assert not sharding.is_sharded(model)
     weight = model[0].weight
@@ -18,15 +18,15 @@ def test_without_shards_everything_is_as_it_was():
     copied = sharding.gathered(tree)
     assert copied == {"a": [weight, (1, None)], "b": {"c": tree["b"]["c"]}}
     assert copied["a"][0] is weight
-    with sharding.whole_weights(model) as nothing:
-        assert nothing is None
+    with sharding.whole_weights(model) as context:
+        assert context is None
     sharding.take_weights_of_main_process(model)
 
 
-def test_the_state_of_an_optimizer_takes_the_layout_of_its_parameters():
-    """A fused optimizer walks through both as they lie in memory, without a look at strides."""
+def test_restored_optimizer_states_have_the_memory_layout_of_the_parameters():
+    """A fused optimizer reads parameters and states in their order in memory and ignores strides."""
 
-    def trained(memory_format, state=None):
+    def train_two_steps(memory_format, state=None):
         torch.manual_seed(0)
         model = nn.Conv2d(3, 4, 3).to(memory_format=memory_format)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
@@ -41,12 +41,14 @@ def test_the_state_of_an_optimizer_takes_the_layout_of_its_parameters():
             optimizer.zero_grad()
         return copy.deepcopy((model.state_dict(), optimizer.state_dict()))
 
-    before = trained(torch.channels_last)
-    same, other = (trained(layout, before)[0]["weight"] for layout in (torch.channels_last, torch.contiguous_format))
-    torch.testing.assert_close(other, same)
+    before = train_two_steps(torch.channels_last)
+    expected, actual = (
+        train_two_steps(layout, before)[0]["weight"] for layout in (torch.channels_last, torch.contiguous_format)
+    )
+    torch.testing.assert_close(actual, expected)
 
 
-def test_large_blocks_of_the_backbone_are_units(monkeypatch):
+def test_large_blocks_of_the_backbone_are_sharding_units(monkeypatch):
     monkeypatch.setattr(sharding, "UNIT_PARAMETERS", 50)
     model = nn.Module()
     blocks = nn.ModuleList([nn.Linear(7, 7)])

@@ -25,25 +25,25 @@ def handlers():
 
 @pytest.fixture(autouse=True)
 def hangup_by_default():
-    """Under nohup the tests inherit an ignored SIGHUP, which a run respects."""
+    """Restore the default for SIGHUP: tests under nohup inherit an ignored one, which a run respects."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-def test_the_step_is_finished_and_saved_and_the_handlers_are_put_back(tmp_path, number):
+def test_a_signal_ends_the_run_after_saving_the_step(tmp_path, number):
     before = handlers()
     with pytest.raises(SystemExit) as stopped:
         train(tiny_config(tmp_path, "dataloader.train.signal_at=2", f"+dataloader.train.signal={int(number)}"))
     assert stopped.value.code == 128 + number
     saved = torch.load(tmp_path / "model_0000003.pth", weights_only=True)
     assert saved["iteration"] == 3
-    assert "Stopped after iteration 3, which is saved; go on with --resume" in (tmp_path / "log.txt").read_text()
+    assert "Stopped after iteration 3, which is saved" in (tmp_path / "log.txt").read_text()
     assert handlers() == before
 
 
-def test_nohup_keeps_a_run_going_when_its_terminal_is_closed(tmp_path):
+def test_an_ignored_sighup_does_not_end_the_run(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         results = train(tiny_config(tmp_path, "dataloader.train.signal_at=2", "+dataloader.train.signal=1"))
@@ -53,39 +53,39 @@ def test_nohup_keeps_a_run_going_when_its_terminal_is_closed(tmp_path):
     assert results == {"bbox": {"AP": 10.0}}
 
 
-def test_a_signal_while_a_checkpoint_is_written_spoils_nothing(tmp_path, monkeypatch):
+def test_a_signal_while_a_checkpoint_is_written_leaves_valid_checkpoints(tmp_path, monkeypatch):
     train(tiny_config(tmp_path / "whole"))
     save = torch.save
 
-    def interrupted(obj, file):
-        half = io.BytesIO()
-        save(obj, half)
-        file.write(half.getvalue()[:1000])
+    def interrupted_save(obj, file):
+        content = io.BytesIO()
+        save(obj, content)
+        file.write(content.getvalue()[:1000])
         if obj["iteration"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        file.write(half.getvalue()[1000:])
+        file.write(content.getvalue()[1000:])
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", interrupted)
+        patch.setattr(torch, "save", interrupted_save)
         with pytest.raises(SystemExit) as stopped:
             train(tiny_config(tmp_path / "stopped"))
     assert stopped.value.code == 143
     saved = sorted(path.name for path in (tmp_path / "stopped").glob("*.pth"))
-    assert saved == ["model_0000002.pth", "model_0000003.pth"]  # the step after is finished and saved too
+    assert saved == ["model_0000002.pth", "model_0000003.pth"]  # the following step is finished and saved as well
     for name in saved:
         verify_checkpoint(tmp_path / "stopped" / name)
     train(tiny_config(tmp_path / "stopped"), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_a_process_that_is_killed_while_it_writes_a_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_process_killed_while_writing_a_checkpoint_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
     train(tiny_config(tmp_path / "whole"))
     save = torch.save
 
-    def killed(obj, file):
+    def save_until_killed(obj, file):
         if obj["iteration"] != 4:
             save(obj, file)
             return
@@ -93,15 +93,15 @@ def test_a_process_that_is_killed_while_it_writes_a_checkpoint_leaves_the_one_be
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", killed)
-        # Nobody tidies up after a process that is killed.
+        patch.setattr(torch, "save", save_until_killed)
+        # A killed process does not remove its temporary files.
         patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
         with pytest.raises(Killed):
             train(tiny_config(tmp_path / "killed"))
-    left = sorted(path.name for path in (tmp_path / "killed").glob("*model*"))
-    assert left[0].startswith(".model_0000004.pth.")
-    assert left[0].endswith(".partial")
-    assert left[1:] == ["model_0000002.pth"]
+    remaining = sorted(path.name for path in (tmp_path / "killed").glob("*model*"))
+    assert remaining[0].startswith(".model_0000004.pth.")
+    assert remaining[0].endswith(".partial")
+    assert remaining[1:] == ["model_0000002.pth"]
     train(tiny_config(tmp_path / "killed"), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert not list((tmp_path / "killed").glob("*.partial"))
@@ -111,11 +111,11 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path, monkeypatch):
     class Ended(BaseException):
         pass
 
-    def end(status):
+    def raise_instead(status):
         raise Ended(status)
 
     monkeypatch.setattr(signals, "SAME_REQUEST_SECONDS", 0.0)
-    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(os, "_exit", raise_instead)
     cfg = tiny_config(tmp_path, "dataloader.train.signal_at=2")
     cfg.dataloader.train._target_ = "tests.engine.processes.test_signals.TwiceSignalled"
     with pytest.raises(Ended, match="130"):
@@ -136,7 +136,7 @@ def TwiceSignalled(**arguments):
     return Loader(**arguments)
 
 
-def test_the_same_request_may_arrive_twice(tmp_path):
+def test_a_repeated_signal_within_a_second_counts_once(tmp_path):
     cfg = tiny_config(tmp_path, "dataloader.train.signal_at=2")
     cfg.dataloader.train._target_ = "tests.engine.processes.test_signals.TwiceSignalled"
     with pytest.raises(SystemExit) as stopped:
@@ -146,16 +146,16 @@ def test_the_same_request_may_arrive_twice(tmp_path):
 
 
 class InterruptedEvaluator(CountingEvaluator):
-    """Gets Ctrl-C in the middle of its second batch, but not in the trial before training."""
+    """Sends Ctrl-C in its second batch; the trial before training has a single batch."""
 
     def process(self, inputs, outputs):
         super().process(inputs, outputs)
         if self.processed > 2:
             os.kill(os.getpid(), signal.SIGINT)
-            raise AssertionError("evaluation went on")
+            raise AssertionError("evaluation continued")
 
 
-def test_evaluation_is_left_at_once(tmp_path):
+def test_a_signal_ends_evaluation_immediately(tmp_path):
     cfg = tiny_config(tmp_path, "train.eval_period=3")
     cfg.dataloader.evaluator._target_ = "tests.engine.processes.test_signals.InterruptedEvaluator"
     with pytest.raises(SystemExit) as stopped:
@@ -166,9 +166,9 @@ def test_evaluation_is_left_at_once(tmp_path):
     assert results == {"bbox": {"AP": 10.0}}
 
 
-def test_without_a_step_there_is_nothing_to_save(tmp_path):
+def test_a_signal_before_the_first_step_saves_no_checkpoint(tmp_path):
     train(tiny_config(tmp_path, "train.max_iter=3"))
-    (tmp_path / "metrics.jsonl").unlink()  # so that the final evaluation is made up for
+    (tmp_path / "metrics.jsonl").unlink()  # so that the final evaluation is repeated
     cfg = tiny_config(tmp_path, "train.max_iter=3")
     cfg.dataloader.evaluator._target_ = "tests.engine.processes.test_signals.InterruptedEvaluator"
     before = sorted(path.name for path in tmp_path.glob("*.pth"))
@@ -186,12 +186,12 @@ def test_training_works_outside_of_the_main_thread(tmp_path):
     assert results == [{"bbox": {"AP": 10.0}}]
 
 
-def in_worker(worker):
+def init_worker(worker):
     os.environ["INNER"] = str(worker)
 
 
 class SignalledDataset(torch.utils.data.Dataset):
-    """Each of its samples brings the signals to the worker that loads it, as if a cluster had sent them."""
+    """Sends all signals to the worker that loads a sample, as a cluster would."""
 
     def __getitem__(self, index):
         for number in signals.SIGNALS:
@@ -208,15 +208,15 @@ def make_loader(persistent_workers=False):
         num_workers=1,
         batch_size=None,
         persistent_workers=persistent_workers,
-        worker_init_fn=LeaveSignalsToParent(in_worker),
+        worker_init_fn=LeaveSignalsToParent(init_worker),
     )
 
 
-def test_workers_survive_signals_of_others():
+def test_workers_ignore_signals_from_outside():
     assert [tuple(sample) for sample in make_loader()] == [(0, "0"), (1, "0"), (2, "0")]
 
 
-def test_workers_end_when_their_parent_asks_them_to():
+def test_workers_end_when_their_parent_terminates_them():
     loader = make_loader(persistent_workers=True)
     next(iter(loader))
     (process,) = loader._iterator._workers
@@ -225,7 +225,7 @@ def test_workers_end_when_their_parent_asks_them_to():
     assert process.exitcode == 0
 
 
-def test_a_worker_whose_parent_was_killed_while_it_started_ends():
+def test_a_worker_ends_if_its_parent_is_killed_during_the_start():
     reading, writing = os.pipe()
     parent = os.fork()
     if parent == 0:
@@ -242,5 +242,5 @@ def test_a_worker_whose_parent_was_killed_while_it_started_ends():
         os._exit(0)
     os.close(writing)
     os.waitpid(parent, 0)
-    assert os.read(reading, 100) == b""  # the end of the file: nobody can write to it any more
+    assert os.read(reading, 100) == b""  # end of file: no process can write to the pipe any more
     os.close(reading)

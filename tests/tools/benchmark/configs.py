@@ -21,7 +21,7 @@ SMALL_DETR = (  # overrides of DETR
 
 
 class MatchingDetector(TinyDetector):
-    """Says that a part of its forward pass is matching, as the criterion does."""
+    """Marks a part of its forward pass as matching, as the criterion does."""
 
     def forward(self, batched_inputs):
         with phase("matching"):
@@ -30,7 +30,7 @@ class MatchingDetector(TinyDetector):
 
 
 class DivergedDetector(TinyDetector):
-    """Its losses are not finite."""
+    """Returns losses that are not finite."""
 
     def forward(self, batched_inputs):
         return {name: loss * float("nan") for name, loss in super().forward(batched_inputs).items()}

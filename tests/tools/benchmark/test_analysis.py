@@ -16,7 +16,7 @@ def parts_of(analysis):
     return {part.name: part for part in analysis.parts}
 
 
-def test_two_linear_layers():
+def test_flops_and_parameters_of_two_linear_layers():
     analysis = analyze_config(TINY, height=8, width=12)
     parts = parts_of(analysis)
     assert analysis.model == "TinyDetector"
@@ -39,7 +39,7 @@ def decoder_layer(queries, tokens, channels, hidden):
     return self_attention + cross_attention + 2 * queries * channels * hidden
 
 
-def test_small_detr_by_hand():
+def test_flops_of_a_small_detr_equal_the_formulas():
     analysis = analyze_config(DETR, SMALL_DETR, height=64, width=96)
     parts, tokens = parts_of(analysis), 2 * 3
     assert parts["transformer.encoder"].flops == 2 * encoder_layer(tokens, 64, 96)
@@ -52,12 +52,12 @@ def test_small_detr_by_hand():
     assert "criterion" not in parts
 
 
-def test_published_numbers_of_detr_r50():
-    # The repository's training log says "number of params: 41302368", of those that are trained.
+def test_detr_r50_has_the_published_parameters_and_flops():
+    # DETR's training log gives "number of params: 41302368", which counts trainable parameters.
     overrides = ["model.num_classes=91", "model.backbone.freeze_at=2"]
     analysis = analyze_config(DETR, overrides, height=224, width=224)
     assert analysis.whole.trainable == 41_302_368
-    # torchvision's model card of ResNet-50 says 4.089 GMAC at this size, with its class head of 2048 x 1000.
+    # torchvision's model card of ResNet-50 gives 4.089 GMAC at this size, including the class head of 2048 x 1000.
     assert parts_of(analysis)["backbone"].flops / 2e9 + 2048 * 1000 / 1e9 == pytest.approx(4.089, abs=0.001)
     assert parts_of(analysis)["transformer"].flops == 2 * 6 * (
         encoder_layer(49, 256, 2048) + decoder_layer(100, 49, 256, 2048)
@@ -65,15 +65,15 @@ def test_published_numbers_of_detr_r50():
 
 
 @pytest.mark.slow
-def test_detr_r50_at_the_sizes_of_coco():
-    # The paper's 86 GMAC are a mean over images of COCO: most are less wide than 1333, hardly any is narrower than 800.
+def test_flops_of_detr_r50_on_coco_enclose_the_published_mean():
+    # The paper's 86 GMAC are a mean over images of COCO, most of which are between 800 and 1333 wide.
     sizes = {width: analyze_config(DETR, height=800, width=width).whole.flops / 2e9 for width in (800, 1333)}
     assert sizes[800] < 86 < sizes[1333]
     assert sizes[1333] == pytest.approx(101.7, abs=0.1)
 
 
 class Sampler(nn.Module):
-    """A detector that is nothing but deformable attention, and a parameter of its own."""
+    """A detector that consists of deformable attention, a parameter and a frozen layer."""
 
     SHAPES = ((4, 6), (2, 3))
 
@@ -83,11 +83,11 @@ class Sampler(nn.Module):
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
     def forward(self, batched_inputs):
-        (one,) = batched_inputs
-        value = one["image"].float().mean() * self.scale * torch.ones(1, 30, 2, 8)
+        (record,) = batched_inputs
+        value = record["image"].float().mean() * self.scale * torch.ones(1, 30, 2, 8)
         locations, weights = torch.full((1, 5, 2, 2, 3, 2), 0.5), torch.ones(1, 5, 2, 2, 3)
         out = multi_scale_deformable_attention(value, self.SHAPES, locations, weights)
-        return [{"instances": Instances((one["height"], one["width"]), scores=out.mean(-1)[0])}]
+        return [{"instances": Instances((record["height"], record["width"]), scores=out.mean(-1)[0])}]
 
 
 def test_deformable_attention_counts_four_neighbours_of_each_sample():
@@ -99,7 +99,7 @@ def test_deformable_attention_counts_four_neighbours_of_each_sample():
     assert parts["frozen"].trainable == 0
 
 
-def test_report_says_what_a_flop_is_and_what_is_left_out():
+def test_the_report_defines_a_flop_and_lists_uncounted_operators():
     analysis = analyze_config(DETR, SMALL_DETR, height=32, width=32)
     text = str(analysis)
     assert "1 multiply-accumulate (MAC) is 2 FLOPs" in text
@@ -110,6 +110,6 @@ def test_report_says_what_a_flop_is_and_what_is_left_out():
     assert stored["parts"][0]["flops"] == analysis.whole.flops
 
 
-def test_images_have_a_size():
+def test_an_image_size_of_0_raises():
     with pytest.raises(BenchmarkError, match="width must be 1 or more, got 0"):
         analyze_config(TINY, height=8, width=0)

@@ -7,7 +7,7 @@ from detrex_lite.cli import main
 from .configs import TINY
 
 
-def test_prints_the_parts_and_writes_them(tmp_path, capsys):
+def test_the_parts_are_printed_and_written_as_json(tmp_path, capsys):
     file = tmp_path / "sizes.json"
     sizes = ["--height", "8", "--width", "8"]
     assert main(["benchmark", "analyze", *sizes, TINY, "model.num_classes=5", "--json", str(file)]) == 0
@@ -26,6 +26,6 @@ def test_prints_the_parts_and_writes_them(tmp_path, capsys):
         ([TINY, "--json", "nowhere/sizes.json"], "there is no folder"),
     ],
 )
-def test_errors_are_messages(arguments, message, capsys):
+def test_errors_are_printed_without_a_traceback(arguments, message, capsys):
     assert main(["benchmark", "analyze", *arguments]) == 2
     assert message in capsys.readouterr().err

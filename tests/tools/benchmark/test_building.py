@@ -9,14 +9,14 @@ from detrex_lite.tools.benchmark.errors import BenchmarkError
 from .configs import DETR, TINY
 
 
-def test_batches_hold_objects_inside_their_images_and_repeat_with_the_seed():
+def test_synthetic_batches_have_valid_objects_and_are_reproducible():
     first, second = synthetic_batch(2, 40, 60, num_classes=3), synthetic_batch(2, 40, 60, num_classes=3)
-    for one, other in zip(first, second, strict=True):
-        assert_close(one["image"], other["image"])
-        assert one["image"].shape == (3, 40, 60)
-        instances = one["instances"]
+    for record, same_record in zip(first, second, strict=True):
+        assert_close(record["image"], same_record["image"])
+        assert record["image"].shape == (3, 40, 60)
+        instances = record["instances"]
         boxes = instances.gt_boxes.tensor
-        assert_close(boxes, other["instances"].gt_boxes.tensor)
+        assert_close(boxes, same_record["instances"].gt_boxes.tensor)
         assert 4 <= len(boxes) <= 10
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         assert (boxes >= 0).all()
@@ -34,12 +34,12 @@ def test_models_are_built_without_pretrained_weights():
     assert class_name(None) == ""
 
 
-def test_configs_that_cannot_be_measured(tmp_path):
-    with pytest.raises(ConfigError, match="there is no config file 'nowhere.py'"):
+def test_invalid_configs_raise(tmp_path):
+    with pytest.raises(ConfigError, match="no config file 'nowhere.py'"):
         load_model_config("nowhere.py")
     with pytest.raises(ConfigError, match="num_querys"):
         load_model_config(DETR, ["model.num_querys=3"])
     file = tmp_path / "no_model.py"
     file.write_text("train = dict(device='cpu')\n")
-    with pytest.raises(BenchmarkError, match="no_model.py has no 'model'; its sections are: train"):
+    with pytest.raises(BenchmarkError, match="no_model.py has no 'model'; .*train"):
         load_model_config(str(file))

@@ -34,7 +34,7 @@ def test_baseline_agrees_with_the_definition(dtype):
     assert_close(grid_sample_attention(value, SHAPES, locations, weights), expected)
 
 
-def test_samples_lie_around_their_queries():
+def test_sampling_locations_are_spread_around_their_queries():
     settings = OperatorSettings(shapes=[(40, 60)], heads=8, points=4)
     value, locations, weights = make_inputs(settings, CPU)
     assert value.shape == (1, 2400, 8, 32)
@@ -45,16 +45,17 @@ def test_samples_lie_around_their_queries():
     offsets = (locations - centres[:, None, None, None]) * torch.tensor([60.0, 40.0])  # in cells
     assert 1.9 < float(offsets.std(dim=1).mean()) < 2.1
     mean = offsets.mean(dim=1)[0, :, 0]  # (H, P, 2)
-    assert_close(mean[0], torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0]]), rtol=0, atol=0.3)  # to the right
-    assert_close(mean[2, 3], torch.tensor([0.0, 4]), rtol=0, atol=0.3)  # head 2 of 8: a quarter turn
+    # Head 0 of 8 points to the right; head 2 is rotated by a quarter turn.
+    assert_close(mean[0], torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0]]), rtol=0, atol=0.3)
+    assert_close(mean[2, 3], torch.tensor([0.0, 4]), rtol=0, atol=0.3)
 
 
-def test_given_numbers_of_queries_are_anywhere():
+def test_the_number_of_queries_can_be_set():
     inputs = make_inputs(OperatorSettings(**TINY, queries=5), CPU)
     assert inputs.locations.shape == (1, 5, 4, 2, 2, 2)
 
 
-def test_report_has_all_backends_beside_grid_sample():
+def test_the_report_compares_all_backends_with_grid_sample():
     settings = OperatorSettings(**{**TINY, "repeats": 2}, backends=["reference", "embedding_bag"], bandwidth=1e-3)
     report = benchmark_deformable_attention(settings, CPU)
     names = [BASELINE, "reference", "embedding_bag"]
@@ -70,7 +71,7 @@ def test_report_has_all_backends_beside_grid_sample():
     assert all(math.isfinite(row["ratio"]) for row in stored["rows"])
 
 
-def test_backends_that_are_not_here_are_skipped_unless_asked_for(monkeypatch):
+def test_unavailable_backends_are_skipped_unless_requested(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     report = benchmark_deformable_attention(OperatorSettings(**TINY, queries=3), CPU)
     assert "triton" in report.skipped
@@ -90,12 +91,12 @@ def test_backends_that_are_not_here_are_skipped_unless_asked_for(monkeypatch):
         ({"shapes": []}, "shapes must be 1 or more, got 0"),
     ],
 )
-def test_settings_that_make_no_sense(changes, message):
+def test_invalid_settings_raise(changes, message):
     with pytest.raises(BenchmarkError, match=message):
         OperatorSettings(**{**TINY, **changes})
 
 
-def test_shapes():
+def test_shapes_are_computed_and_parsed():
     assert pyramid(800, 1066) == [(100, 134), (50, 67), (25, 34), (13, 17)]
     assert parse_shapes("100x134, 50x67") == [(100, 134), (50, 67)]
     for text in ("100", "axb", "10x20,", "10x-2"):

@@ -15,11 +15,23 @@ from .configs import SMALL_DETR
 
 main = import_module("detrex_lite.cli").main
 DETR = "projects/detr/configs/models/detr_small.py"
-FEW = ["model.transformer.encoder.num_layers=1", "model.transformer.decoder.num_layers=1"]
+ONE_LAYER = ["model.transformer.encoder.num_layers=1", "model.transformer.decoder.num_layers=1"]
 
 
-def test_models_are_measured_by_several_runtimes_in_turns(tmp_path, capsys):
-    arguments = ["deploy", DETR, *FEW, "--height", "64", "--width", "64", "--formats", "onnx", "--precision", "fp32"]
+def test_models_are_measured_with_several_runtimes(tmp_path, capsys):
+    arguments = [
+        "deploy",
+        DETR,
+        *ONE_LAYER,
+        "--height",
+        "64",
+        "--width",
+        "64",
+        "--formats",
+        "onnx",
+        "--precision",
+        "fp32",
+    ]
     arguments += ["--no-compile", "--repeats", "2", "--warmup", "1", "--json", str(tmp_path / "report.json")]
     assert main(["benchmark", *arguments, "--against", "none"]) == 0
     table = capsys.readouterr().out.splitlines()
@@ -36,21 +48,21 @@ def test_models_are_measured_by_several_runtimes_in_turns(tmp_path, capsys):
 
 
 @pytest.fixture
-def without_files(monkeypatch):
-    """Nothing can be exported."""
+def without_exports(monkeypatch):
+    """Make every export fail."""
     monkeypatch.setattr(deployment, "export", lambda *_, **__: (_ for _ in ()).throw(ExportedFileError("no package")))
 
 
-def test_other_implementations_are_measured_beside(without_files):
+def test_transformers_models_are_measured_for_comparison(without_exports):
     settings = DeploySettings(height=64, width=64, formats=["onnx"], precisions=["fp32"], compile=False, repeats=1)
     report = benchmark_deployment([LARGE_DETR], SMALL_DETR, settings)
     rows = {row.variant: row for row in report.rows}
     assert rows.keys() == {"eager", "fused", "transformers"}
     assert rows["transformers"].scores is None
-    assert "it has other weights" in str(report)
+    assert "other weights" in str(report)
     assert rows["eager"].against == pytest.approx(rows["transformers"].median / rows["eager"].median)
     assert "by onnx, fp32: not measured. no package" in str(report)
-    report = benchmark_deployment([DETR], FEW, settings)  # transformers has none with norms in front
+    report = benchmark_deployment([DETR], ONE_LAYER, settings)  # transformers has no DETR with pre-norm layers
     assert [row.against for row in report.rows] == [None, None]
     assert "by transformers: not measured" in str(report)
 
@@ -68,7 +80,7 @@ EAGER = DeploySettings(height=64, width=96, compile=False, repeats=1)
 
 
 @pytest.mark.parametrize("model", [RTDETR, RTDETR_V1, DFINE], ids=["rtdetrv2", "rtdetr", "dfine"])
-def test_other_implementations_have_the_same_weights(model, without_files):
+def test_transformers_models_get_the_same_weights(model, without_exports):
     pytest.importorskip("transformers", minversion="5")
     path, overrides = model
     report = benchmark_deployment([path], overrides, EAGER)
@@ -80,9 +92,9 @@ def test_other_implementations_have_the_same_weights(model, without_files):
     assert rows["transformers"].flops > rows["fused"].flops > 1e7
 
 
-def test_what_detects_something_else_is_not_measured(monkeypatch, without_files):
+def test_implementations_with_other_detections_raise(monkeypatch, without_exports):
     pytest.importorskip("transformers", minversion="5")
-    monkeypatch.setattr(deployment, "copy_weights", lambda model, theirs: True)
+    monkeypatch.setattr(deployment, "copy_weights", lambda model, transformers_model: True)
     path, overrides = RTDETR
     with pytest.raises(BenchmarkError, match="by transformers: detections differ"):
         benchmark_deployment([path], overrides, EAGER)
@@ -99,7 +111,7 @@ def test_what_detects_something_else_is_not_measured(monkeypatch, without_files)
         ("model.transformer.decoder.position_head.hidden_dim=48", "does not take the weights.*size mismatch"),
     ],
 )
-def test_other_implementations_that_cannot_be_the_same_are_left_out(override, message, without_files):
+def test_models_that_transformers_cannot_reproduce_are_left_out(override, message, without_exports):
     pytest.importorskip("transformers", minversion="5")
     path, overrides = RTDETR
     report = benchmark_deployment([path], [*overrides, override], EAGER)
@@ -115,14 +127,14 @@ def test_other_implementations_that_cannot_be_the_same_are_left_out(override, me
         ([DETR, DETR], "a.pth", "weights are of one model"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(names, weights, message):
+def test_invalid_model_arguments_raise(names, weights, message):
     with pytest.raises(BenchmarkError, match=message):
         benchmark_deployment(names, [], DeploySettings(), weights=weights)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"formats": ["torch"]}, {"precisions": ["fp64"]}, {"against": "mmdetection"}, {"height": 0}]
+    "invalid_settings", [{"formats": ["torch"]}, {"precisions": ["fp64"]}, {"against": "mmdetection"}, {"height": 0}]
 )
-def test_settings_are_checked(wrong):
+def test_invalid_settings_raise(invalid_settings):
     with pytest.raises(BenchmarkError):
-        DeploySettings(**wrong)
+        DeploySettings(**invalid_settings)

@@ -23,7 +23,7 @@ SMALL = [
 ]
 
 
-def test_models_with_overrides_between_options(tmp_path, capsys):
+def test_models_are_measured_with_overrides_between_options(tmp_path, capsys):
     file = tmp_path / "times.json"
     arguments = ["model", "--device", "cpu", TINY, *SMALL, "model.num_classes=5", "--mode", "inference"]
     assert main(["benchmark", *arguments, "--json", str(file)]) == 0
@@ -33,7 +33,7 @@ def test_models_with_overrides_between_options(tmp_path, capsys):
     assert row["flops"] == 2 * (3 * 8 + 8 * 9)
 
 
-def test_operator(tmp_path, capsys):
+def test_an_operator_is_measured(tmp_path, capsys):
     file = tmp_path / "times.json"
     sizes = ["--shapes", "4x6,2x3", "--heads", "2", "--channels", "8", "--points", "2", "--queries", "5"]
     options = ["--backends", "embedding_bag", "--repeats", "1", "--device", "cpu", "--json", str(file)]
@@ -59,16 +59,16 @@ def test_operator(tmp_path, capsys):
         (["op", "deformable_attention", "--device", "gpu"], "device must be"),
     ],
 )
-def test_errors_are_messages(arguments, message, capsys):
+def test_errors_are_printed_without_a_traceback(arguments, message, capsys):
     assert main(["benchmark", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_unknown_commands_and_operators_are_refused(capsys):
+def test_unknown_commands_and_operators_are_rejected(capsys):
     for arguments in (["trian"], ["op", "attention"]):
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(SystemExit) as exit_info:
             main(["benchmark", *arguments])
-        assert caught.value.code == 2
+        assert exit_info.value.code == 2
         assert "invalid choice" in capsys.readouterr().err
 
 
@@ -85,7 +85,7 @@ def test_unknown_commands_and_operators_are_refused(capsys):
         (["train", str(CONFIG_FILE), "dataloader.train.batch_size=3", "--device", "cpu"], "3 images each"),
     ],
 )
-def test_parts_are_measured_and_remembered(arguments, words, tmp_path, capsys):
+def test_components_are_measured_and_appended_to_the_history(arguments, words, tmp_path, capsys):
     file, history = tmp_path / "times.json", tmp_path / "history.jsonl"
     options = ["--repeats", "2", "--json", str(file), "--history", str(history)]
     for expected in ("the first run", "by those of the last run"):
@@ -97,7 +97,7 @@ def test_parts_are_measured_and_remembered(arguments, words, tmp_path, capsys):
     assert len(history.read_text().splitlines()) == 2
 
 
-def test_history_of_an_operator(tmp_path, capsys):
+def test_measurements_of_an_operator_are_appended_to_the_history(tmp_path, capsys):
     history = tmp_path / "history.jsonl"
     sizes = ["--shapes", "4x6,2x3", "--heads", "2", "--channels", "8", "--points", "2", "--queries", "5"]
     options = ["--backends", "embedding_bag", "--repeats", "1", "--device", "cpu", "--history", str(history)]

@@ -1,4 +1,4 @@
-"""Measured on models that take milliseconds; nothing here depends on how long anything takes."""
+"""Measurements of models that take milliseconds; no test depends on a duration."""
 
 import json
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 QUICK = dict(height=64, width=96, train_height=64, train_width=64, repeats=1, warmup=1)
 
 
-def test_report_has_a_row_per_side_mode_and_precision():
+def test_the_report_has_a_row_per_mode_and_precision():
     settings = ModelSettings(**{**QUICK, "batch": 2, "repeats": 3}, precisions=["float32", "bf16"])
     lines = []
     report = benchmark_models([TINY], ["model.dropout=0.1"], settings, CPU, log=lines.append)
@@ -26,7 +26,7 @@ def test_report_has_a_row_per_side_mode_and_precision():
         (mode, precision) for mode in ("inference", "train") for precision in ("float32", "bf16")
     ]
     inference, train = report.rows[0], report.rows[2]
-    # Two linear layers: 3 -> 8 -> 7. The gradient of the input is not needed.
+    # Two linear layers, 3 -> 8 -> 7, without the gradient of the input.
     assert inference.flops == 2 * 2 * (3 * 8 + 8 * 7)
     assert train.flops == 2 * 2 * (2 * 3 * 8 + 3 * 8 * 7)
     assert inference.parameters == 3 * 8 + 8 + 2 * 8 + 8 * 7 + 7
@@ -39,7 +39,7 @@ def test_report_has_a_row_per_side_mode_and_precision():
     text = str(report)
     assert "TinyDetector of detrex_lite" in text
     assert "2 x 64x96" in text
-    assert "Peak resident size of the process, all sides together" in text
+    assert "Peak resident size of the process" in text
     assert "native_layer_norm" in text
     stored = json.loads(json.dumps(report.as_json()))
     assert stored["machine"]["torch"] == torch.__version__
@@ -47,21 +47,21 @@ def test_report_has_a_row_per_side_mode_and_precision():
     assert set(stored["matmul_rates"]) == {"float32", "bf16"}
 
 
-def test_comparison_with_transformers_has_a_ratio_of_medians():
+def test_the_comparison_with_transformers_has_a_ratio_of_medians():
     pytest.importorskip("transformers")
     settings = ModelSettings(**QUICK, modes=["inference"], against="transformers")
     report = benchmark_models([DETR], SMALL_DETR, settings, CPU)
-    ours, theirs = report.rows
-    assert (ours.side, theirs.side) == ("detrex_lite", "transformers")
-    assert ours.ratio == ours.median / theirs.median
-    assert theirs.ratio is None
-    assert ours.parameters == theirs.parameters
-    assert ours.flops == pytest.approx(theirs.flops, rel=0.02)
+    detrex_lite_row, transformers_row = report.rows
+    assert (detrex_lite_row.side, transformers_row.side) == ("detrex_lite", "transformers")
+    assert detrex_lite_row.ratio == detrex_lite_row.median / transformers_row.median
+    assert transformers_row.ratio is None
+    assert detrex_lite_row.parameters == transformers_row.parameters
+    assert detrex_lite_row.flops == pytest.approx(transformers_row.flops, rel=0.02)
     assert "time / theirs" in str(report)
     assert report.machine["transformers"]
 
 
-def test_both_sides_train_the_same_and_differ_in_speed_only():
+def test_both_implementations_train_the_same_parameters():
     pytest.importorskip("transformers")
     cfg = load_model_config(DETR, SMALL_DETR)
     batch = synthetic_batch(2, 64, 64, num_classes=5)
@@ -82,7 +82,7 @@ def test_both_sides_train_the_same_and_differ_in_speed_only():
 
 
 @pytest.mark.slow
-def test_compiled_models_are_measured_beside_eager_ones():
+def test_compiled_and_eager_models_are_measured():
     settings = ModelSettings(**QUICK, modes=["inference"], compile=True)
     report = benchmark_models([TINY], [], settings, CPU)
     assert [row.variant for row in report.rows] == ["eager", "compiled"]
@@ -94,21 +94,21 @@ def test_compiled_models_are_measured_beside_eager_ones():
         ({"precisions": ["float32", "fp64"]}, "there is no precision 'fp64'"),
         ({"precisions": []}, "no precision is given; choices: float32, bf16"),
         ({"modes": ["training"]}, "there is no mode 'training'; did you mean 'train'"),
-        ({"against": "transformer"}, "there is no implementation to compare with 'transformer'; did you mean"),
+        ({"against": "transformer"}, "no implementation to compare with 'transformer'; did you mean 'transformers'"),
         ({"train_height": 0}, "train-height must be 1 or more, got 0"),
     ],
 )
-def test_settings_that_make_no_sense(changes, message):
+def test_invalid_settings_raise(changes, message):
     with pytest.raises(BenchmarkError, match=message):
         ModelSettings(**changes)
 
 
-def test_nothing_is_measured_when_a_config_is_wrong():
+def test_nothing_is_measured_if_a_config_is_invalid():
     settings = ModelSettings(**QUICK, against="transformers")
     lines = []
-    with pytest.raises(ConfigError, match="there is no config file"):
+    with pytest.raises(ConfigError, match="no config file 'nowhere.py'"):
         benchmark_models([TINY, "nowhere.py"], [], settings, CPU, log=lines.append)
-    with pytest.raises(BenchmarkError, match="transformers has no model to compare 'TinyDetector' with"):
+    with pytest.raises(BenchmarkError, match="transformers has no model .*'TinyDetector'"):
         benchmark_models([TINY], [], settings, CPU, log=lines.append)
     with pytest.raises(BenchmarkError, match="no config is given"):
         benchmark_models([], [], settings, CPU)

@@ -1,4 +1,4 @@
-"""The commands that measure a part of training or evaluation: small, as only their form is tested."""
+"""The commands that measure a part of training or evaluation, with few repeats: durations are not tested."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from .configs import DIVERGED, MATCHING, TINY
 CPU = torch.device("cpu")
 
 
-def test_photographs_depend_on_the_seed_alone(tmp_path):
+def test_generated_photographs_depend_only_on_the_seed(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     first, second = (generated_photographs(tmp_path / name, 2, seed=3) for name in ("a", "b"))
@@ -29,7 +29,7 @@ def test_photographs_depend_on_the_seed_alone(tmp_path):
     assert 60_000 < size < 250_000
 
 
-def test_loader_names_the_limit_and_leaves_the_threads():
+def test_the_loader_report_names_the_slowest_stage_and_restores_the_threads():
     threads = torch.get_num_threads()
     report = benchmark_loader(images=2, repeats=2)
     assert torch.get_num_threads() == threads
@@ -41,7 +41,7 @@ def test_loader_names_the_limit_and_leaves_the_threads():
     assert report.notes[0].removeprefix("The limit is: ").rstrip(".") in ("decode", "augment")
 
 
-def test_loader_of_a_config(tmp_path):
+def test_the_loader_of_a_config_is_measured(tmp_path):
     report = benchmark_loader(
         "projects/detr/configs/detr_small_shapes.py",
         [f"dataloader.train.dataset.root={tmp_path}/shapes"],
@@ -51,8 +51,8 @@ def test_loader_of_a_config(tmp_path):
     assert len(report.timings["image"].seconds) == 2
 
 
-def test_loader_of_a_config_on_photographs_at_an_epoch():
-    """In epochs of mosaics three further images are read for half of the images; batches count, too."""
+def test_the_loader_is_measured_on_photographs_at_an_epoch():
+    """In epochs with mosaics, half of the images need three more images, so that augmentation takes longer."""
     reports = [
         benchmark_loader(
             "configs/common/data/coco_realtime_mosaic.py",
@@ -69,34 +69,34 @@ def test_loader_of_a_config_on_photographs_at_an_epoch():
     assert augment[1] > 1.5 * augment[0]
 
 
-def test_a_config_without_a_data_set_has_no_loader_to_measure():
-    with pytest.raises(BenchmarkError, match="has no dataloader.train with a dataset and a mapper"):
+def test_the_loader_of_a_config_without_a_data_set_raises():
+    with pytest.raises(BenchmarkError, match=r"no dataloader\.train .*dataset"):
         benchmark_loader(str(CONFIG_FILE))
 
 
-def test_matching():
+def test_matching_is_measured():
     report = benchmark_matching(MatchingSettings(sets=2, queries=9, images=2, objects=3, classes=4, repeats=3), CPU)
     assert "Matching 2 sets of 9 queries with 3 objects in each of 2 images" in str(report)
     assert len(report.timings["matching"].seconds) == 3
     assert report.share("of that, costs") > 0
 
 
-def test_evaluation():
+def test_evaluation_is_measured():
     report = benchmark_evaluation(images=3, detections=5, repeats=2, backend="pycocotools")
     assert "COCO evaluation of 5 detections in each of 3 images, by pycocotools" in str(report)
     assert len(report.timings["from its end to the table"].seconds) == 2
 
 
-def test_training():
+def test_phases_of_training_are_measured():
     report = benchmark_training(str(CONFIG_FILE), ["dataloader.train.length=3"], CPU, repeats=4, warmup=1)
     assert list(report.timings) == ["step", "data", "forward", "backward", "optimizer"]
-    assert len(report.timings["step"].seconds) == 4  # more than the loader's batches: it is begun again
+    assert len(report.timings["step"].seconds) == 4  # more steps than batches: the loader is restarted
     assert "2 images each" in str(report)
     assert report.rates["images/s"] > 0
     assert report.share("forward") + report.share("backward") + report.share("optimizer") < 1
 
 
-def test_matching_is_a_part_of_the_forward_pass():
+def test_matching_is_measured_as_a_part_of_the_forward_pass():
     report = benchmark_training(str(CONFIG_FILE), [f"model._target_={MATCHING}"], CPU, repeats=2, warmup=1)
     assert list(report.timings) == ["step", "data", "forward", "matching", "backward", "optimizer"]
     for matching, forward in zip(report.timings["matching"].seconds, report.timings["forward"].seconds, strict=True):
@@ -104,13 +104,13 @@ def test_matching_is_a_part_of_the_forward_pass():
     assert "Matching is a part of the forward pass." in str(report)
 
 
-def test_steps_are_those_of_the_config():
+def test_training_settings_of_the_config_are_used():
     settings = ["train.accumulate_steps=3", "train.clip_grad.enabled=True", "train.amp.enabled=True"]
     report = benchmark_training(str(CONFIG_FILE), settings, CPU, repeats=2, warmup=1)
     assert "6 images each" in str(report)
 
 
-def test_a_loss_that_is_not_finite_ends_the_measurement():
+def test_a_non_finite_loss_ends_the_measurement():
     with pytest.raises(BenchmarkError, match="the loss is not finite at iteration 1"):
         benchmark_training(str(CONFIG_FILE), [f"model._target_={DIVERGED}"], CPU, repeats=2, warmup=1)
 
@@ -124,6 +124,6 @@ def test_a_loss_that_is_not_finite_ends_the_measurement():
         lambda: benchmark_training(TINY, [], CPU, repeats=0),
     ],
 )
-def test_numbers_below_1_are_refused(measure):
+def test_numbers_below_1_raise(measure):
     with pytest.raises(BenchmarkError, match="must be 1 or more, got 0"):
         measure()

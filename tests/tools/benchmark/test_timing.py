@@ -5,7 +5,7 @@ from detrex_lite.tools.benchmark.timing import Timing, measure_matmul_rate, time
 CPU = torch.device("cpu")
 
 
-def test_rounds_run_every_side_once_and_every_other_one_backwards():
+def test_rounds_run_each_side_once_in_alternating_order():
     calls = []
     sides = {name: lambda name=name: calls.append(name) for name in "ab"}
     timings = time_in_turns(sides, CPU, repeats=3, warmup=2)
@@ -25,5 +25,5 @@ def test_timing_summarises_its_rounds():
     assert (timing.median, timing.lowest, timing.highest) == (2.5, 1.0, 8.0)
 
 
-def test_matmul_rate_is_a_rate():
+def test_matmul_rate_is_plausible():
     assert measure_matmul_rate(CPU, torch.float32, repeats=1) > 1e6

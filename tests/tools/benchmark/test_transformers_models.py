@@ -30,14 +30,16 @@ SMALL_DEFORMABLE = (
 
 
 @pytest.mark.parametrize("two_stage", [False, True])
-def test_deformable_detr_trains_and_has_the_sizes_of_the_config(two_stage):
+def test_deformable_detr_of_transformers_has_the_config_and_trains(two_stage):
     pytest.importorskip("transformers")
     options = [f"model.with_box_refine={two_stage}", f"model.as_two_stage={two_stage}"]
     cfg = load_model_config(DEFORMABLE, [*SMALL_DEFORMABLE, *options])
     torch.manual_seed(0)
     model = plan_transformers_model(cfg)().train()
-    numbers = [sum(p.numel() for p in one.parameters() if p.requires_grad) for one in (model, build_model(cfg))]
-    assert numbers[0] == numbers[1]
+    trainable_parameters = [
+        sum(p.numel() for p in instance.parameters() if p.requires_grad) for instance in (model, build_model(cfg))
+    ]
+    assert trainable_parameters[0] == trainable_parameters[1]
     batch = synthetic_batch(1, 64, 64, num_classes=5)
     pixels, labels = transformers_inputs(batch, cfg, "cpu"), transformers_labels(batch, "cpu")
     out = model(pixel_values=pixels, labels=labels)
@@ -47,7 +49,7 @@ def test_deformable_detr_trains_and_has_the_sizes_of_the_config(two_stage):
     assert {name.split(".stages.")[1][0] for name, learns in backbone.items() if learns} == {"1", "2", "3"}
 
 
-def test_dino_is_compared_with_the_deformable_detr_that_it_extends():
+def test_dino_is_compared_with_deformable_detr():
     transformers = pytest.importorskip("transformers")
     cfg = load_model_config("projects/dino/configs/models/dino_r50.py", SMALL_DEFORMABLE)
     model = plan_transformers_model(cfg)()
@@ -56,7 +58,7 @@ def test_dino_is_compared_with_the_deformable_detr_that_it_extends():
     assert model.config.with_box_refine
 
 
-def test_labels_are_relative_centres_and_sizes():
+def test_labels_and_pixels_are_in_the_format_of_transformers():
     batch = synthetic_batch(1, 40, 80, num_classes=5)
     (labels,) = transformers_labels(batch, torch.device("cpu"))
     x0, y0, x1, y1 = batch[0]["instances"].gt_boxes.tensor[0].tolist()
@@ -70,23 +72,23 @@ def test_labels_are_relative_centres_and_sizes():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model._target_=torch.nn.Linear", "no model to compare 'Linear' with; it has: DETR, MultiScaleDetector"),
+        ("model._target_=torch.nn.Linear", "no model .*'Linear'.*DETR, MultiScaleDetector"),
         ("model.transformer.encoder.layer.operation_order=[norm,self_attn,norm,ffn]", "encoder.layer.operation_order"),
         (f"model.transformer.decoder._target_={CONDITIONAL}", "no ConditionalDecoder"),
-        ("model.backbone.norm=BN", "no backbone with norm=BN; add model.backbone.norm=FrozenBN"),
+        ("model.backbone.norm=BN", "norm=BN; add model.backbone.norm=FrozenBN"),
         ("+model.backbone.dilation=True", "no backbone with dilation=True"),
         ("model.backbone._target_=timm.create_model", "only ResNet backbones can be compared"),
         ("~model.transformer.encoder.num_layers", "of SingleLevelEncoder does not set num_layers"),
     ],
 )
-def test_models_that_transformers_does_not_have(override, message):
+def test_models_without_an_equivalent_in_transformers_raise(override, message):
     pytest.importorskip("transformers")
     cfg = load_model_config(DETR, [*SMALL_DETR, override])
     with pytest.raises(BenchmarkError, match=message):
         plan_transformers_model(cfg)
 
 
-def test_transformers_may_be_missing(monkeypatch):
+def test_missing_transformers_raises_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(BenchmarkError, match="needs that package: pip install transformers"):
         plan_transformers_model(load_model_config(DETR))

@@ -86,7 +86,7 @@ def renamed(state: dict[str, Tensor], *rules: tuple[str, str]) -> dict[str, Tens
     return result
 
 
-# From this project's names to those of others: the inverse of the key maps, written independently.
+# Rules from this project's names to those of other projects: the inverse of the key maps, written independently.
 TO_DETECTRON2_RESNET = (
     (r"\.downsample\.0\.", ".shortcut."),
     (r"\.downsample\.1\.", ".shortcut.norm."),

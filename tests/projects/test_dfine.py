@@ -37,7 +37,7 @@ from tests.suites import first_always
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "dfine" / "configs"
-# The numbers of all and of with_statistics parameters of the authors' models, without two constants.
+# The numbers of all and of trained parameters of the authors' models, without two constants.
 PARAMETERS = {
     "n": (3_782_691, 3_782_691),
     "s": (10_321_875, 10_321_875),
@@ -86,8 +86,8 @@ class TestDFINE(DenoisingContract, DeformableContract):
 @pytest.mark.parametrize("variant", first_always(PARAMETERS))
 def test_models_have_the_parameters_of_the_authors(variant):
     model, _ = build_on_meta(CONFIGS / "models" / f"dfine_{variant}.py")
-    with_statistics = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
-    assert (sum(map(torch.Tensor.numel, model.parameters())), sum(with_statistics)) == PARAMETERS[variant]
+    trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    assert (sum(map(torch.Tensor.numel, model.parameters())), sum(trained)) == PARAMETERS[variant]
     assert model.heads.bins.reg_scale == (8 if variant == "x" else 4)
     assert model.criterion.losses["loss_fgl"].bins == model.heads.bins
 

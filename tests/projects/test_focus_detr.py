@@ -1,4 +1,4 @@
-"""Focus-DETR as a whole, and with the options of DINO. Models are overfitting_config."""
+"""Focus-DETR as a whole, and with the options of DINO. Models are small."""
 
 import pytest
 import torch

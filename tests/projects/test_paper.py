@@ -27,8 +27,8 @@ PAPER = sorted(
 MAIN = [path for path in PAPER if path.stem == f"{path.parents[2].name}_r50_paper"]
 ROW = re.compile(r"^\| (.+) \| (.+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
 
-# project -> (eps of the GIoU, eps of the inverse sigmoid, number of detections before suppression, weight of the class
-# loss) of the repository
+# project -> settings of the paper's repository: eps of the GIoU, eps of the inverse sigmoid, number of detections (if
+# there is a suppression, before it), weight of the class loss
 SETTINGS = {
     "detr": (0, None, None, 1),
     "conditional_detr": (0, 1e-5, 100, 2),
@@ -217,9 +217,8 @@ def test_readmes_list_exactly_the_changes_of_the_config(path):
     for _, _, _, followed, key in readme_rows(path.parents[2] / "README.md"):
         if followed == "as detrex" or followed.startswith("models as detrex,"):
             overrides += [override for override in shlex.split(key.strip("`")) if override.startswith("model.")]
-    overrides = [
-        override for override in overrides if override != "model.as_two_stage=True"
-    ]  # not supported by the paper's repository
+    # The paper's repository does not support two stages.
+    overrides = [override for override in overrides if override != "model.as_two_stage=True"]
     base = LazyConfig.load(str(path.with_name(path.name.replace("_paper", ""))))
     changed_config = LazyConfig.apply_overrides(base, overrides)
     assert OmegaConf.to_container(changed_config.model) == OmegaConf.to_container(LazyConfig.load(str(path)).model)

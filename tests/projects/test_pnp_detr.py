@@ -1,4 +1,4 @@
-"""PnP-DETR as a whole, and the use of its sampler in other detectors. Models are overfitting_config."""
+"""PnP-DETR as a whole, and the use of its sampler in other detectors. Models are small."""
 
 import pytest
 import torch

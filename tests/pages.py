@@ -23,7 +23,7 @@ class Block(NamedTuple):
 
     Attributes:
         code: the text.
-        name: the name of the file that the block shows, from its first line `# name.py`; None for code to run.
+        name: the name of the file that the block shows, from its first line `# name.py`; None for other code.
         reason: why no test runs the block, from `<!-- not run: reason -->` above it; None if a test runs it.
     """
 

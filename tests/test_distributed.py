@@ -75,7 +75,7 @@ def _check_every_function(rank, folder):
 
 
 @needs_gloo
-def test_every_function_with_two_processes(tmp_path):
+def test_values_are_exchanged_between_two_processes(tmp_path):
     mp.spawn(_check_every_function, args=(tmp_path,), nprocs=2)
     for rank in (0, 1):
         assert torch.load(tmp_path / f"{rank}.pt") == {

@@ -17,7 +17,7 @@ from detrex_lite.testing import SMALL, build, changed, make_batch, predict, requ
 
 from .pages import ROOT, blocks, links
 
-GUIDE = "docs/new_detector.md"  # has tests of its own
+GUIDE = "docs/new_detector.md"  # tested separately
 NEEDS = {"docs/detectron2.md": "detectron2", "docs/deployment.md": "onnx"}
 SLOW = ("docs/deployment.md",)
 PAGES = [page for page in links.pages() if page != GUIDE and blocks(page)]
@@ -159,7 +159,7 @@ def test_the_detectors_of_the_guide_train_and_detect(in_guide, config, expected_
     assert all(len(image["instances"]) > 0 for image in detections)
 
 
-def test_overlaps_rank_detections(in_guide):
+def test_predicted_overlaps_scale_the_scores(in_guide):
     cfg = changed(LazyConfig.load("my_detectors/overlap_r50.py").model, dict(SMALL))
     model = build(cfg).eval()
     with torch.no_grad():

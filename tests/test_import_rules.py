@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # A part of the package may import parts of its own level and of those above it in this list, without cycles. A dotted
-# name is a folder of a part that has a level of its own: the modules that accelerate blocks extend them.
+# name is a folder of a part that has a separate level: the modules that accelerate blocks extend them.
 LEVELS = (
     {
         "errors",
@@ -229,7 +229,7 @@ def test_other_parts_of_the_checkout_are_not_in_the_package(name):
         import_module(f"detrex_lite.{name}")
 
 
-def test_imported_names_of_relative_and_nested_imports():
+def test_imported_names_resolves_relative_and_nested_imports():
     source = """
 import triton.language
 from ..layers import FFN

@@ -26,6 +26,6 @@ def test_a_broken_line_raises_an_error_with_its_number_or_is_skipped(tmp_path, l
     assert read_metrics(path, skip_broken=True) == [{"iteration": 1}, {"iteration": 2}]
 
 
-def test_a_missing_file_is_an_error(tmp_path):
+def test_a_missing_file_raises_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_metrics(tmp_path / "metrics.jsonl")

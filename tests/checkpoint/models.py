@@ -67,7 +67,7 @@ class Detector(nn.Module):
 
 
 def random_state(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """Another set of weights for `model`, under its parameter names."""
+    """Random weights for `model`, under its parameter names."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(value.shape, generator=generator, dtype=torch.float64)

@@ -104,7 +104,7 @@ def test_published_weights_have_the_classes_of_coco():
     assert model.heads.class_embed[0].bias[[0, 2]].tolist() == old[[dog, 91]].tolist()
 
 
-def test_class_names_of_a_checkpoint():
+def test_class_names_are_read_from_a_checkpoint():
     assert class_names_of({"class_names": ["a"]}) == ("a",)
     assert class_names_of({"meta": {"dataset_meta": {"classes": ("a", "b")}}}) == ("a", "b")
     assert class_names_of({"class_names": []}) == COCO_CLASSES

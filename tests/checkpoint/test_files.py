@@ -88,7 +88,7 @@ def test_saving_nested_values_as_safetensors_raises_an_error(tmp_path):
 def test_code_in_a_pth_file_does_not_run(tmp_path, bomb, zipped):
     path = tmp_path / "evil.pth"
     torch.save({"w": torch.zeros(2), "x": bomb}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"(posix|nt)\.mkdir, and reading .* runs code .* trusted=True"):
+    with pytest.raises(CheckpointError, match=r"(posix|nt)\.mkdir.* runs code .* trusted=True"):
         read_checkpoint(path)
     assert not bomb.path.exists()
 
@@ -96,7 +96,7 @@ def test_code_in_a_pth_file_does_not_run(tmp_path, bomb, zipped):
 def test_code_in_a_pkl_file_does_not_run(tmp_path, bomb):
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps({"model": {"w": np.zeros(2)}, "x": bomb}))
-    with pytest.raises(CheckpointError, match=r"(posix|nt)\.mkdir, and reading .* runs code"):
+    with pytest.raises(CheckpointError, match=r"(posix|nt)\.mkdir.* runs code"):
         read_checkpoint(path)
     assert not bomb.path.exists()
 
@@ -193,14 +193,14 @@ def test_truncated_files_raise_an_error(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
-def test_a_web_page_saved_as_a_checkpoint_is_refused(tmp_path, name):
+def test_a_web_page_saved_as_a_checkpoint_raises_an_error(tmp_path, name):
     (tmp_path / name).write_text("<!DOCTYPE html><html>sign in first</html>" * 20)
     with pytest.raises(CheckpointError, match=f"{name} is a web page"):
         read_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
-def test_a_pointer_of_git_lfs_is_refused(tmp_path, name):
+def test_a_git_lfs_pointer_raises_an_error(tmp_path, name):
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     with pytest.raises(CheckpointError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
         read_checkpoint(tmp_path / name)
@@ -240,9 +240,9 @@ def test_an_empty_file_raises_an_error(tmp_path):
 
 def test_the_error_for_a_missing_file_suggests_the_closest_name(tmp_path):
     save_atomic({}, tmp_path / "model_final.pth")
-    with pytest.raises(CheckpointError, match=r"there is no file .*model_finl\.pth; did you mean 'model_final\.pth'"):
+    with pytest.raises(CheckpointError, match=r"no file .*model_finl\.pth.*'model_final\.pth'"):
         read_checkpoint(tmp_path / "model_finl.pth")
-    with pytest.raises(CheckpointError, match=r"there is no file .*zzz$"):
+    with pytest.raises(CheckpointError, match=r"no file .*zzz$"):
         read_checkpoint(tmp_path / "nowhere" / "zzz")
 
 
@@ -251,7 +251,7 @@ def test_the_error_for_a_folder_lists_its_files(tmp_path):
         read_checkpoint(tmp_path)
     save_atomic({}, tmp_path / "b.pth")
     save_atomic({}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"is a folder; give a file in it: a\.pth, b\.pth"):
+    with pytest.raises(CheckpointError, match=r"is a folder.*: a\.pth, b\.pth"):
         read_checkpoint(tmp_path)
 
 
@@ -282,7 +282,7 @@ def test_all_parts_of_an_index_are_read(tmp_path, kind):
 def test_a_missing_part_of_an_index_is_named(tmp_path):
     index = write_parts(tmp_path, "safetensors", [{"a": torch.ones(1)}, {"b": torch.ones(1)}])
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"1 of them are not in that folder: model-00002-of-00002\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"not in that folder: model-00002-of-00002\.safetensors"):
         read_checkpoint(index)
 
 
@@ -338,7 +338,7 @@ def test_urls_raise_an_error_with_instructions():
 
 def test_content_that_is_not_a_dict_raises_an_error(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"a\.pth contains a list, not a dict of weights"):
+    with pytest.raises(CheckpointError, match=r"a\.pth contains a list"):
         read_checkpoint(tmp_path / "a.pth")
 
 

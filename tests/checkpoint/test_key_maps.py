@@ -90,12 +90,8 @@ def test_a_1x1_convolution_becomes_a_linear_layer():
     weight = torch.randn(8, 64, 1, 1)
     assert_close(conversion.read(weight, torch.Size([8, 64])), weight[..., 0, 0])
     assert_close(conversion.write("any", weight[..., 0, 0]), weight)
-    assert conversion.read(weight[:4], torch.Size([8, 64])).shape == (
-        4,
-        64,
-        1,
-        1,
-    )  # a wrong shape is kept, to be reported as it is stored
+    # A wrong shape is kept, to be reported as it is stored.
+    assert conversion.read(weight[:4], torch.Size([8, 64])).shape == (4, 64, 1, 1)
 
 
 # Rules from this project's names to those of other projects: the inverse of the key maps, written independently.
@@ -208,7 +204,7 @@ def with_heads_under_the_decoder(state, pattern):
 
 
 def with_shared_values(model, state):
-    """`state` with one value per parameter, if it has several names, such as heads that layers share."""
+    """`state` with equal values under all names of a shared parameter, such as heads that layers share."""
     first_name = {}
     for name, value in model.state_dict().items():
         first = first_name.setdefault((value.data_ptr(), value.shape) if value.numel() else name, name)
@@ -277,13 +273,8 @@ def test_a_checkpoint_of_detrex_loads_completely(project):
     changes, rules, repeated = DETREX_FAMILIES[project]
     model = small(project, **changes)
     state = with_shared_values(model, random_state(model))
-    if project in (
-        "detr",
-        "conditional_detr",
-        "group_detr",
-        "dab_detr",
-        "dn_detr",
-    ):  # a head that layers share is stored once
+    # Heads that layers share are stored once.
+    if project in ("detr", "conditional_detr", "group_detr", "dab_detr", "dn_detr"):
         stored = {name: value for name, value in state.items() if not re.search(r"_embed\.[1-9]\.", name)}
     else:
         stored = state

@@ -189,7 +189,7 @@ def test_fine_tuning_raises_an_error_if_another_part_would_stay_random(model, pr
     state = random_state(model)
     del state["transformer.encoder.layers.1.ffns.0.layers.0.weight"]
     state["input_proj.weight"] = torch.zeros(8, 128, 1, 1)
-    with pytest.raises(CheckpointError, match="2 tensors of the model would keep their initial values") as info:
+    with pytest.raises(CheckpointError, match="2 tensors .* initial values") as info:
         load_checkpoint(model, state, fine_tune=True)
     assert "transformer.encoder.layers.1.ffns.0.layers.0.weight" in str(info.value)
     assert "input_proj.weight: (8, 128, 1, 1) in the checkpoint, (8, 256, 1, 1) in the model" in str(info.value)
@@ -301,7 +301,7 @@ def test_different_values_for_a_shared_tensor_raise_an_error():
 
 
 def test_the_error_for_an_unknown_source_suggests_the_closest(model):
-    with pytest.raises(CheckpointError, match="unknown source 'detrx'; did you mean 'detrex'"):
+    with pytest.raises(CheckpointError, match="unknown source 'detrx'.* 'detrex'"):
         load_checkpoint(model, random_state(model), "detrx")
     with pytest.raises(CheckpointError, match="choices: auto, anchor_detr, cae, conditional_detr"):
         load_checkpoint(model, random_state(model), "paddle")
@@ -359,7 +359,7 @@ def test_compiled_and_parallel_models_are_unwrapped(model):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_load(model, tmp_path, suffix):
+def test_weights_load_from_files(model, tmp_path, suffix):
     state = random_state(model)
     save_atomic(renamed(state, *TO_DETREX), tmp_path / f"weights{suffix}")
     report = load_checkpoint(model, tmp_path / f"weights{suffix}")

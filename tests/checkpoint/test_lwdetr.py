@@ -145,7 +145,7 @@ DETECTORS = {
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("side", [32, 64])
-def test_agreement_with_transformers(name, side, tmp_path):
+def test_outputs_agree_with_transformers(name, side, tmp_path):
     transformers = pytest.importorskip("transformers", minversion="5.23")
     transformers.logging.set_verbosity_error()
     build_reference, changes, tolerance = DETECTORS[name]

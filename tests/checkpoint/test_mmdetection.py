@@ -115,7 +115,7 @@ def small(detector):
 
 
 def weights(model):
-    """Random weights, with one value per parameter, if it has several names."""
+    """Random weights, with equal values under all names of a shared parameter."""
     state = random_state(model)
     first = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -220,10 +220,8 @@ def test_patch_merging_of_swin_is_converted():
     for value, stored_value in zip((weight, scale, shift), stored, strict=True):
         assert not torch.equal(value, stored_value)
         assert_close(conversion.read(stored_value, value.shape), value)
-    assert conversion.read(weight[:, :8], weight.shape).shape == (
-        6,
-        8,
-    )  # a wrong shape is kept, to be reported as it is stored
+    # A wrong shape is kept, to be reported as it is stored.
+    assert conversion.read(weight[:, :8], weight.shape).shape == (6, 8)
 
 
 def test_converting_a_swin_detector_to_mmdetection_and_back_restores_all_weights():

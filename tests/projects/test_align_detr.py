@@ -90,9 +90,8 @@ def test_other_detectors_support_the_loss_and_the_matching(project, batch):
     rank = model.criterion.matcher.ranking.__call__
     model.criterion.matcher.ranking = lambda *args: rank_weights.append(rank(*args)) or rank_weights[-1]
     require_all_gradients(model, model(batch))
-    assert all(
-        len(weight.unique()) == 2 for weight in rank_weights
-    )  # one weight for the better candidates, one for the others
+    # One weight for the better candidates, one for the others.
+    assert all(len(weight.unique()) == 2 for weight in rank_weights)
     assert parameter_patterns(model) == parameter_patterns(build(changed(cfg, sizes)))
 
 

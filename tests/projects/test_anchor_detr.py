@@ -56,7 +56,7 @@ def test_every_config_builds(path):
 
 
 @pytest.mark.parametrize(("name", "batch_size"), [("r50", 16), ("r50_dc5", 16), ("r50_paper", 8)])
-def test_published_schedules(name, batch_size):
+def test_training_configs_have_the_published_schedules(name, batch_size):
     cfg = LazyConfig.load(str(CONFIGS / f"anchor_detr_{name}_50ep.py"))
     assert cfg.dataloader.train.total_batch_size == batch_size
     assert (cfg.train.max_epochs, cfg.optimizer.lr, cfg.optimizer.params.backbone_lr_factor) == (50, 1e-4, 0.1)

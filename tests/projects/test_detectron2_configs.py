@@ -78,7 +78,7 @@ def test_detectron2_uses_leaf_configs_unmodified(path, data, tmp_path, monkeypat
 
     multiplier = instantiate(cfg.lr_multiplier)
     assert isinstance(multiplier, ParamScheduler)
-    assert all(0 <= multiplier(where) <= 1 for where in (0.0, 0.5, 0.999))
+    assert all(0 <= multiplier(progress) <= 1 for progress in (0.0, 0.5, 0.999))
 
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
     evaluator = instantiate(cfg.dataloader.evaluator)

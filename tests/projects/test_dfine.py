@@ -155,12 +155,14 @@ def test_evaluation_may_run_fewer_layers(batch):
 def test_positions_of_queries_are_clamped(batch):
     model = build_randomised(small_config()).eval()
     torch.nn.init.constant_(model.transformer.decoder.position_head.layers[-1].bias, 25.0)
-    seen = []
+    query_positions = []
     attention = model.transformer.decoder.layers[0].attentions[0]
-    attention.register_forward_pre_hook(lambda *arguments: seen.append(arguments[-1]["query_pos"]), with_kwargs=True)
+    attention.register_forward_pre_hook(
+        lambda *arguments: query_positions.append(arguments[-1]["query_pos"]), with_kwargs=True
+    )
     with torch.no_grad():
         predict(model, batch)
-    assert_close(seen[0], torch.full_like(seen[0], 10.0))
+    assert_close(query_positions[0], torch.full_like(query_positions[0], 10.0))
 
 
 def test_dino_supports_heads_and_losses_of_distributions(batch):
@@ -223,7 +225,7 @@ def test_published_weights_are_deployed_saved_and_loaded(names, tmp_path, batch)
             assert_close(actual["instances"].scores, expected["instances"].scores)
 
 
-def test_names_of_the_authors_and_constants_in_their_files():
+def test_names_of_the_authors_are_written_and_constants_in_their_files_ignored():
     model = build(small_config())
     published = convert_state_dict(model.state_dict(), "dfine")
     for name in (

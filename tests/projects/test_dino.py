@@ -143,10 +143,10 @@ def test_deformable_detr_can_look_forward_twice(batch):
 
 def queries_and_predictions(model, inputs):
     """The queries that the decoder gets, and the sets of predictions."""
-    seen = []
-    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    decoder_inputs = []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: decoder_inputs.append(args[0]))
     named = predict(model, inputs, targets=True)
-    return seen[0], named
+    return decoder_inputs[0], named
 
 
 def test_contents_are_learned_by_rank_and_references_come_from_proposals(batch):

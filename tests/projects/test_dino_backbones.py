@@ -103,7 +103,5 @@ def test_detrex_checkpoints_load(backbone):
 
 def test_the_error_for_an_unknown_network_names_it_and_its_key_in_the_config():
     cfg = small_dino("dino_convnext_tiny_384", **{**SMALL_CONVNEXT, "backbone.model_name": "convnext_tony"})
-    with pytest.raises(
-        ValueError, match="model.backbone: .*TimmBackbone failed: .* no model 'convnext_tony'; did you mean"
-    ):
+    with pytest.raises(ValueError, match="model.backbone: .*TimmBackbone .* no model 'convnext_tony'"):
         instantiate(cfg)

@@ -59,10 +59,10 @@ def test_training_configs_have_the_published_schedules(epochs, milestone):
 
 def decoder_inputs(model, inputs):
     """The contents (B, Q, C) that the decoder gets in training, and how many of them are denoising queries."""
-    seen = []
-    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].content))
+    contents = []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: contents.append(args[0].content))
     named = predict(model.train(), inputs, targets=True)
-    return seen[0], named["_dn"].logits.shape[1]
+    return contents[0], named["_dn"].logits.shape[1]
 
 
 def test_the_last_channel_distinguishes_denoising_from_matching_queries(batch):

@@ -99,25 +99,25 @@ def test_without_denoising_dn_detr_is_dab_detr(batch):
 
 
 def test_contents_of_matching_queries_are_the_label_no_object(batch):
-    model, seen = build_randomised(small_config()), []
-    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model, decoder_inputs = build_randomised(small_config()), []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: decoder_inputs.append(args[0]))
     predict(model.eval(), batch)
     no_object = torch.cat([model.denoising.label_embedding.weight[-1], torch.zeros(1)])
-    assert_close(seen[0].content, no_object.expand_as(seen[0].content))
+    assert_close(decoder_inputs[0].content, no_object.expand_as(decoder_inputs[0].content))
 
 
 def test_patterns_are_added_only_to_the_label_of_matching_queries(batch):
-    model, seen = build_randomised(small_config(num_patterns=3)), []
-    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].blocks))
+    model, decoder_inputs = build_randomised(small_config(num_patterns=3)), []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: decoder_inputs.append(args[0].blocks))
     denoised_predictions(model.train(), batch)
-    noised, matching = seen[0]
+    noised, matching = decoder_inputs[0]
     no_object = torch.cat([model.denoising.label_embedding.weight[-1], torch.zeros(1)])
     contents = matching.content.unflatten(1, (3, NUM_QUERIES))
     assert_close(contents, (no_object + model.queries.patterns.weight)[:, None].expand_as(contents))
     assert (noised.size, matching.size) == (5 * 2, 3 * NUM_QUERIES)
     assert set(noised.content[..., -1].unique().tolist()) == {0.0, 1.0}  # padding has 0, objects have 1
     predict(model.eval(), batch)
-    (matching,) = seen[1]
+    (matching,) = decoder_inputs[1]
     assert matching.size == 3 * NUM_QUERIES
 
 

@@ -78,47 +78,46 @@ def test_the_encoder_and_all_layers_share_their_heads():
 
 def randomised_predictions(**changes):
     model = build_randomised(without_dropout(small_config(denoising=None, **changes))).double().eval()
-    torch.nn.init.normal_(
-        model.heads.norm.weight, mean=1.0, std=0.5
-    )  # so that applying the norm twice makes a difference
+    # Initial values of the norm must change, so that applying it twice makes a difference.
+    torch.nn.init.normal_(model.heads.norm.weight, mean=1.0, std=0.5)
     torch.nn.init.normal_(model.heads.norm.bias)
-    seen = {}
+    recorded = {}
     decoder = model.transformer.decoder
-    decoder.register_forward_pre_hook(lambda module, args: seen.update(queries=args[0], memory=args[1]))
+    decoder.register_forward_pre_hook(lambda module, args: recorded.update(queries=args[0], memory=args[1]))
     for index, layer in enumerate(decoder.layers):
-        layer.register_forward_hook(lambda module, args, out, index=index: seen.update({index: out}))
+        layer.register_forward_hook(lambda module, args, out, index=index: recorded.update({index: out}))
     with torch.no_grad():
         named = predict(model, make_batch()[:1], targets=True)
-    return model, named, seen
+    return model, named, recorded
 
 
 def test_classes_and_masks_are_predicted_after_two_norms_and_boxes_after_one():
-    model, named, seen = randomised_predictions()
+    model, named, recorded = randomised_predictions()
     heads = model.heads
     with torch.no_grad():
         for name, index in (("_1", 0), ("", 1)):
-            once = heads.norm(seen[index])
+            once = heads.norm(recorded[index])
             assert_close(named[name].logits, heads.class_embed[0](heads.norm(once)))
             embeddings = heads.extra_embed[MASK_EMBEDDING][0](heads.norm(once))
             assert_close(named[name].extra[MASK_EMBEDDING], embeddings)
-        content = seen["queries"].content
+        content = recorded["queries"].content
         assert_close(named["_0"].logits, heads.class_embed[0](heads.norm(content)))
-        assert_close(named["_0"].boxes, seen["queries"].reference)
-        refined = heads.boxes(heads.bbox_embed[0](heads.norm(seen[0])), seen["queries"].reference)
+        assert_close(named["_0"].boxes, recorded["queries"].reference)
+        refined = heads.boxes(heads.bbox_embed[0](heads.norm(recorded[0])), recorded["queries"].reference)
         assert_close(named["_1"].boxes, refined)
 
 
 def test_initial_references_are_the_boxes_of_masks():
-    _, named, seen = randomised_predictions()
+    _, named, recorded = randomised_predictions()
     boxes = boxes_of_masks(named["_enc"].extra[MASK_EMBEDDING], named["_enc"].mask_features)
-    assert_close(seen["queries"].reference, boxes)
-    _, named, seen = randomised_predictions(**{"queries.mask_boxes": False})
-    assert_close(seen["queries"].reference, named["_enc"].boxes)
+    assert_close(recorded["queries"].reference, boxes)
+    _, named, recorded = randomised_predictions(**{"queries.mask_boxes": False})
+    assert_close(recorded["queries"].reference, named["_enc"].boxes)
 
 
 def test_levels_of_tokens_and_anchors_are_ordered_from_coarse_to_fine():
-    model, _, seen = randomised_predictions()
-    levels = seen["memory"].levels
+    model, _, recorded = randomised_predictions()
+    levels = recorded["memory"].levels
     sizes = [height * width for height, width in levels.spatial_shapes]
     assert sizes == sorted(sizes)
     anchors, _ = token_anchors(levels)
@@ -127,7 +126,7 @@ def test_levels_of_tokens_and_anchors_are_ordered_from_coarse_to_fine():
     model.transformer.coarsest_first = False
     with torch.no_grad():
         assert (
-            seen["memory"].levels.reversed().spatial_shapes
+            recorded["memory"].levels.reversed().spatial_shapes
             == model.encode(model.preprocess(make_batch()[:1], as_published=True)).levels.spatial_shapes
         )
 

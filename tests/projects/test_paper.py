@@ -78,7 +78,7 @@ def test_models_build_and_resnets_are_frozen_up_to_the_first_stage(path):
 
 
 @pytest.mark.parametrize("path", MAIN, ids=project)
-def test_eps_number_of_detections_and_loss_weight(path):
+def test_eps_detections_and_loss_weight_are_those_of_the_repository(path):
     giou_eps, sigmoid_eps, num_detections, class_weight = SETTINGS[project(path)]
     model = small(path)
     tiny = torch.tensor([[0.5, 0.5, 0.002, 0.002]], dtype=torch.float64)  # so small that an eps of 1e-6 has an effect

@@ -71,7 +71,7 @@ def settings_of(path):
         ("deim/configs/deim_rtdetrv2_r101_60ep", (2e-6, 1e-4), (2e-4, 0), (2e-4, 1e-4), (2e-4, 1e-4), (2e-4, 0)),
     ],
 )
-def test_learning_rates_and_weight_decays(path, backbone, backbone_norm, other, bias, norm):
+def test_learning_rates_and_weight_decays_are_as_published(path, backbone, backbone_norm, other, bias, norm):
     expected = {BACKBONE: backbone, BACKBONE_NORM: backbone_norm, OTHER: other, BIAS: bias, NORM: norm}
     settings = settings_of(path)
     assert settings.keys() == {kind for kind, value in expected.items() if value is not None}
@@ -102,7 +102,9 @@ def test_learning_rates_and_weight_decays(path, backbone, backbone_norm, other, 
         ("deim/configs/deim_rtdetrv2_r50_60ep", 16, 60, (4, 58), 13, 2000, (58, 0.9999)),
     ],
 )
-def test_lengths_and_epochs(path, batch, epochs, strong, sizes, warmup_steps, restart):
+def test_lengths_and_epochs_of_augmentations_are_as_published(
+    path, batch, epochs, strong, sizes, warmup_steps, restart
+):
     cfg = LazyConfig.load(f"projects/{path}.py")
     train = cfg.dataloader.train
     assert (train.total_batch_size, cfg.train.max_epochs) == (batch, epochs)

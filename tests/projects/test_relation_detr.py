@@ -128,14 +128,14 @@ def test_other_detectors_support_relations(name, batch):
 def test_relations_are_computed_from_the_boxes_of_the_two_layers_before(batch):
     changes = {"denoising": None, "num_queries_one2many": 0, "transformer.decoder.num_layers": 3}
     model = build_randomised(without_dropout(small_config(**changes))).double().eval()
-    seen, references = [], []
-    model.transformer.decoder.relation.register_forward_pre_hook(lambda module, args: seen.append(args))
+    relation_inputs, references = [], []
+    model.transformer.decoder.relation.register_forward_pre_hook(lambda module, args: relation_inputs.append(args))
     model.transformer.decoder.register_forward_pre_hook(lambda module, args: references.append(args[0].reference))
     with torch.no_grad():
         named = predict(model, batch)
     boxes = [references[0], named["_0"].boxes, named["_1"].boxes]
-    assert len(seen) == 2  # the first layer has no bias
-    for (before, after), *expected in zip(seen, boxes[:2], boxes[1:], strict=True):
+    assert len(relation_inputs) == 2  # the first layer has no bias
+    for (before, after), *expected in zip(relation_inputs, boxes[:2], boxes[1:], strict=True):
         assert_close([before, after], expected)
 
 
@@ -213,7 +213,7 @@ def test_without_these_parts_relation_detr_is_dino(batch):
         assert_close(actual[suffix].boxes, expected.boxes)
 
 
-def test_checkpoints_of_the_paper_on_a_focalnet():
+def test_checkpoints_of_the_paper_with_a_focalnet_load():
     """There, feature maps and their norms are in two modules, and the fifth level is computed from four maps."""
     cfg = get_config("projects/relation_detr/configs/models/relation_detr_focalnet_large.py").model
     narrow = {"backbone.embed_dim": 8, "backbone.depths": [1, 1, 1, 1], "num_queries_one2many": ONE2MANY}

@@ -91,7 +91,7 @@ def test_discrete_models_freeze_the_offsets():
     [{SAMPLING: "discrete"}, {POINTS: [2, 4, 3]}, {POINTS: [2, 4, 3], SAMPLING: "discrete"}],
     ids=["discrete", "points", "both"],
 )
-def test_other_samplings_train_and_detect(changes, batch):
+def test_other_sampling_settings_train_and_detect(changes, batch):
     model = build(small_config(**changes)).train()
     losses = model(batch)
     assert set(losses) == loss_names({"", "_0", "_enc", "_dn", "_dn_0"})
@@ -246,7 +246,7 @@ def test_constants_and_deployed_branches_in_published_files_are_ignored():
     assert report.unexpected == report.missing == []
 
 
-def test_names_of_the_authors():
+def test_names_of_the_authors_are_written():
     published = convert_state_dict(build(small_config()).state_dict(), "rtdetr")
     for name in (
         "backbone.conv1.conv1_3.norm.running_var",

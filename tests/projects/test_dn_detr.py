@@ -121,7 +121,7 @@ def test_patterns_are_added_only_to_the_label_of_matching_queries(batch):
     assert matching.size == 3 * NUM_QUERIES
 
 
-def test_the_label_embedding_has_a_row_for_no_object_and_a_channel_less_for_the_indicator():
+def test_the_label_embedding_has_a_row_for_no_object_and_one_channel_less():
     assert build(small_config()).denoising.label_embedding.weight.shape == (NUM_CLASSES + 1, 63)
 
 

@@ -23,8 +23,8 @@ class Block(NamedTuple):
 
     Attributes:
         code: the text.
-        name: the file that the block is, from its first line `# name.py`; None for code that runs by itself.
-        reason: why a test does not run it, from `<!-- not run: reason -->` above the block; None where one does.
+        name: the name of the file that the block shows, from its first line `# name.py`; None for other code.
+        reason: why no test runs the block, from `<!-- not run: reason -->` above it; None if a test runs it.
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""The shell commands in the documentation are ones that the programs take, of configs, keys and names that exist."""
+"""The shell commands in the documentation are valid: programs, options, configs, keys and names exist."""
 
 import copy
 import functools
@@ -16,10 +16,10 @@ from detrex_lite.zoo import ZooError, load_zoo, select
 
 from .pages import ROOT, commands, links, text
 
-# Programs that are no part of this project; their arguments are not looked at.
-OTHERS = ("git", "sbatch", "source", "trtexec", "twine", ".venv/bin/pre-commit")
+# Programs that are not part of this project; their arguments are not checked.
+FOREIGN_PROGRAMS = ("git", "sbatch", "source", "trtexec", "twine", ".venv/bin/pre-commit")
 INLINE = re.compile(r"`(detrex-lite [^`]+)`")
-PLACEHOLDERS = {  # what pages write for a reader's own words
+PLACEHOLDERS = {  # the word on a page -> a valid value
     "FILE": "config.py",
     "CONFIG": "config.py",
     "F": "config.py",
@@ -30,23 +30,23 @@ SHIPPED = ("projects/", "configs/")
 PAGES = [page for page in links.pages() if page != "CHANGELOG.md"]
 
 
-def in_page(page):
-    """The words of each command of a page, in blocks (without what a shell does with its results) and in sentences."""
+def commands_of(page):
+    """The words of each command of a page, in code blocks (up to a pipe or redirection) and in sentences."""
     for words in commands(page):
         end = next((index for index, word in enumerate(words) if word in ("|", "||", "&&", ">")), len(words))
         yield words[:end]
     for command in INLINE.findall(text(page)):
-        words = shlex.split(re.sub(r"\|\w+", "", command))  # of alternatives the first one
+        words = shlex.split(re.sub(r"\|\w+", "", command))  # only the first of several alternatives
         is_name = len(words) == 2 or (words[1] == "benchmark" and len(words) == 3)
         if "..." not in words and not is_name:
             yield words
 
 
 def command_and_arguments(words):
-    """The command of detrex-lite that a command line runs, and what follows it; None for other programs.
+    """The command of detrex-lite that a command line runs, and its arguments; None for programs of others.
 
     Raises:
-        ValueError: nobody knows the program.
+        ValueError: when the program is unknown.
     """
     if words[0] == "torchrun" and "-m" in words:
         return command_and_arguments(["python", *words[words.index("-m") :]])
@@ -62,9 +62,9 @@ def command_and_arguments(words):
         return script_command(name) if name in scripts() else name, words[3:]
     if words[0] == "python" and words[1].startswith("tools/"):
         return script_command(words[1].removeprefix("tools/").removesuffix(".py")), words[2:]
-    if words[0] in OTHERS or (words[0] == "python" and words[1].startswith("detectron2/")):
+    if words[0] in FOREIGN_PROGRAMS or (words[0] == "python" and words[1].startswith("detectron2/")):
         return None
-    raise ValueError(f"what is {words[0]!r}?")
+    raise ValueError(f"unknown program {words[0]!r}")
 
 
 def scripts():
@@ -75,8 +75,8 @@ def script_command(name):
     return re.search(r'program\("(.+?)"\)', (ROOT / f"tools/{name}.py").read_text())[1]
 
 
-def fault(words):
-    """What is wrong with a command line; None if nothing is."""
+def fault_of(words):
+    """The fault of a command line, as text; None if it is valid."""
     if re.fullmatch(r"\w+=.*", words[0]) or words[0] == "export":
         return None
     if words[0] == "make":
@@ -86,10 +86,10 @@ def fault(words):
         extras = re.findall(r"(?:lite|\.)\[(.+?)\]", " ".join(words))
         unknown = {name for names in extras for name in names.split(",")} - declared_extras()
         return f"no extra {', '.join(unknown)}" if unknown else None
-    found = command_and_arguments(words)
-    if found is None:
+    parsed = command_and_arguments(words)
+    if parsed is None:
         return None
-    name, arguments = found
+    name, arguments = parsed
     if name not in COMMANDS:
         return f"no command {name}"
     arguments = [PLACEHOLDERS.get(word, word) for word in arguments if not word.startswith("$")]
@@ -121,40 +121,40 @@ def fault_of_names(name, args):
 
 
 @functools.cache
-def loaded(file):
+def load_config(file):
     return LazyConfig.load(file)
 
 
 def fault_of_config(args):
-    given = next((value for key in ("config_file", "file", "model") if (value := getattr(args, key, None))), "")
-    file = shipped_names().config_of(given) or ROOT / given
+    config = next((value for key in ("config_file", "file", "model") if (value := getattr(args, key, None))), "")
+    file = shipped_names().config_of(config) or ROOT / config
     words = [*getattr(args, "opts", ()), *getattr(args, "overrides", ())]
     overrides = [word for word in words if "=" in word]
-    if not given.startswith(SHIPPED) and not file.is_file():
-        return None  # a file of the reader's
+    if not config.startswith(SHIPPED) and not file.is_file():
+        return None  # a file that the reader writes
     if not file.is_file():
-        return f"no config {given}"
+        return f"no config {config}"
     try:
         if overrides:
-            LazyConfig.apply_overrides(copy.deepcopy(loaded(str(file))), overrides)
+            LazyConfig.apply_overrides(copy.deepcopy(load_config(str(file))), overrides)
     except ConfigError as error:
         return str(error)
     return None
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(in_page(page))])
-def test_commands_are_taken(page, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands_of(page))])
+def test_commands_of_pages_are_valid(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     faults = []
-    for words in in_page(page):
+    for words in commands_of(page):
         if "--data" in words:
             (tmp_path / words[words.index("--data") + 1]).mkdir(parents=True, exist_ok=True)
         try:
-            wrong = fault(words)
+            fault = fault_of(words)
         except SystemExit:
-            wrong = capsys.readouterr().err
-        if wrong:
-            faults.append(f"{printable(' '.join(words))}: {wrong}")
+            fault = capsys.readouterr().err
+        if fault:
+            faults.append(f"{printable(' '.join(words))}: {fault}")
     assert faults == []
 
 
@@ -173,9 +173,9 @@ def test_commands_are_taken(page, capsys, tmp_path, monkeypatch):
         "pip install 'detrex-lite[fast]'",
     ],
 )
-def test_wrong_commands_are_noticed(line, capsys):
+def test_wrong_commands_are_reported(line, capsys):
     try:
-        wrong = fault(shlex.split(line))
+        fault = fault_of(shlex.split(line))
     except SystemExit:
-        wrong = capsys.readouterr().err
-    assert wrong
+        fault = capsys.readouterr().err
+    assert fault

@@ -12,7 +12,7 @@ needs_gloo = pytest.mark.skipif(
 )
 
 
-def test_alone_this_is_the_main_process_of_one():
+def test_a_single_process_is_the_main_process():
     assert not distributed.is_distributed()
     assert distributed.world_size() == 1
     assert distributed.rank() == 0
@@ -20,7 +20,7 @@ def test_alone_this_is_the_main_process_of_one():
     distributed.barrier()
 
 
-def test_alone_values_come_back_as_they_are():
+def test_a_single_process_gets_its_values_back_unchanged():
     value = torch.tensor(3.0, requires_grad=True)
     assert distributed.mean_over_processes(value) is value
     assert distributed.all_gather_objects({"a": 1}) == [{"a": 1}]
@@ -41,7 +41,7 @@ def _error_of_main(rank):
         return str(error)
 
 
-def _gathered_beside_gpus(rank):
+def _gathered_with_nccl(rank):
     assert distributed.cpu_group() is None
     with unittest.mock.patch.object(dist, "get_backend", return_value="nccl"):
         group = distributed.cpu_group()
@@ -61,7 +61,7 @@ def _check_every_function(rank, folder):
         "main": distributed.is_main_process(),
         "gathered": distributed.all_gather_objects({"rank": rank, "rows": [rank] * rank}),
         "on main": distributed.gather_objects({"rank": rank, "rows": [rank] * rank}),
-        "on main, beside GPUs": _gathered_beside_gpus(rank),
+        "on main, with NCCL": _gathered_with_nccl(rank),
         "broadcast": distributed.broadcast_object(f"from {rank}"),
         "computed": distributed.from_main_process(lambda: f"by {rank}"),
         "raised": _error_of_main(rank),
@@ -75,7 +75,7 @@ def _check_every_function(rank, folder):
 
 
 @needs_gloo
-def test_two_processes_agree(tmp_path):
+def test_values_are_exchanged_between_two_processes(tmp_path):
     mp.spawn(_check_every_function, args=(tmp_path,), nprocs=2)
     for rank in (0, 1):
         assert torch.load(tmp_path / f"{rank}.pt") == {
@@ -83,7 +83,7 @@ def test_two_processes_agree(tmp_path):
             "main": rank == 0,
             "gathered": [{"rank": 0, "rows": []}, {"rank": 1, "rows": [1]}],
             "on main": [{"rank": 0, "rows": []}, {"rank": 1, "rows": [1]}] if rank == 0 else [],
-            "on main, beside GPUs": [0, 1] if rank == 0 else [],
+            "on main, with NCCL": [0, 1] if rank == 0 else [],
             "broadcast": "from 0",
             "computed": "by 0",
             "raised": "process 0 has no file",
@@ -94,7 +94,7 @@ def test_two_processes_agree(tmp_path):
 
 
 @needs_gloo
-def test_a_group_of_one_counts_as_alone(tmp_path):
+def test_a_group_of_one_process_is_not_distributed(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         assert not distributed.is_distributed()

@@ -1,4 +1,4 @@
-"""The Python code in the documentation runs as it stands there."""
+"""The Python code in the documentation runs without changes."""
 
 import os
 import subprocess
@@ -17,14 +17,14 @@ from detrex_lite.testing import SMALL, build, changed, make_batch, predict, requ
 
 from .pages import ROOT, blocks, links
 
-GUIDE = "docs/new_detector.md"  # has tests of its own
+GUIDE = "docs/new_detector.md"  # tested separately
 NEEDS = {"docs/detectron2.md": "detectron2", "docs/deployment.md": "onnx"}
 SLOW = ("docs/deployment.md",)
 PAGES = [page for page in links.pages() if page != GUIDE and blocks(page)]
 
 
 def write_files(page, folder):
-    """The files that a page shows, in a folder; their paths."""
+    """Write the files that a page shows into a folder; returns their paths."""
     paths = []
     for block in blocks(page):
         if block.name is not None:
@@ -35,7 +35,7 @@ def write_files(page, folder):
 
 
 def import_from(folder, monkeypatch):
-    """Be in a folder and import from it. Yields; afterwards its modules are forgotten."""
+    """Yield with a folder as the current one and on the import path; afterwards unload the modules imported from it."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     yield folder
@@ -46,7 +46,7 @@ def import_from(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with what pages take for granted: a run in output/, photographs, a folder of transformers."""
+    """A folder with the files that the code of pages expects: a run in output/ and a photograph."""
     folder = tmp_path_factory.mktemp("trained")
     cfg = get_config("projects/dino/configs/dino_small_shapes.py")
     changed(cfg.model, {**SMALL, "num_classes": 3, "num_queries": 100, "backbone.weights": None})
@@ -59,8 +59,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def workshop(trained, tmp_path, monkeypatch):
-    """A folder of its own with the files of `trained`, where the zoo knows the run in output/."""
+def page_folder(trained, tmp_path, monkeypatch):
+    """A new current folder with the files of `trained`; the zoo loads the run in output/ there."""
     for path in trained.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "runs").mkdir()
@@ -73,8 +73,8 @@ def workshop(trained, tmp_path, monkeypatch):
     yield from import_from(tmp_path, monkeypatch)
 
 
-def prepared(page, folder):
-    """The variables that the code of a page finds there."""
+def variables_for(page, folder):
+    """The variables that the code of a page expects; writes the checkpoint that it reads."""
     if page != "docs/checkpoints.md":
         return {}
     cfg = changed(get_config("projects/detr/configs/models/detr_r50_paper.py").model, {**SMALL, "num_classes": 3})
@@ -87,21 +87,21 @@ def prepared(page, folder):
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page for page in PAGES]
 )
-def test_the_code_of_a_page_runs(page, workshop):
+def test_the_code_of_a_page_runs(page, page_folder):
     if page in NEEDS:
         pytest.importorskip(NEEDS[page])
-    for path in write_files(page, workshop):
+    for path in write_files(page, page_folder):
         if "detrex_lite.config" in path.read_text():  # a config
             validate(LazyConfig.load(str(path)))
-    namespace = {"__name__": "page", **prepared(page, workshop)}
+    namespace = {"__name__": "page", **variables_for(page, page_folder)}
     for block in blocks(page):
         code = compile(block.code, page, "exec")
         if block.name is None and block.reason is None:
             exec(code, namespace)
 
 
-def test_the_detector_in_60_lines_has_no_more_and_trains(workshop):
-    (path, _) = write_files("docs/sixty_lines.md", workshop)
+def test_the_detector_in_60_lines_is_that_short_and_trains(page_folder):
+    (path, _) = write_files("docs/sixty_lines.md", page_folder)
     lines = path.read_text().split("\n\n\n", 1)[1].splitlines()  # without imports
     assert len([line for line in lines if line.strip()]) <= 60
     from mini_detr import MiniDETR
@@ -113,8 +113,8 @@ def test_the_detector_in_60_lines_has_no_more_and_trains(workshop):
     torch.testing.assert_close(alone.scores, together.scores)
 
 
-def test_the_loss_of_the_page_is_varifocal_loss(workshop):
-    write_files("docs/write_a_loss.md", workshop)
+def test_the_loss_of_the_page_is_varifocal_loss(page_folder):
+    write_files("docs/write_a_loss.md", page_folder)
     from my_costs import CentreCost
     from my_varifocal import MyVarifocalLoss
 
@@ -136,41 +136,41 @@ def guide(tmp_path_factory):
 
 
 @pytest.fixture
-def here(guide, monkeypatch):
+def in_guide(guide, monkeypatch):
     yield from import_from(guide, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("config", "further"),
+    ("config", "expected_losses"),
     [
         ("overlap_r50", {"loss_overlap", "loss_overlap_0"}),
         ("similarity_r50", {"loss_bbox_dn"}),
         ("two_passes_r50", {"loss_bbox_0_first", "loss_distance"}),
     ],
 )
-def test_the_detectors_of_the_guide_train_and_detect(here, config, further):
+def test_the_detectors_of_the_guide_train_and_detect(in_guide, config, expected_losses):
     model = build(changed(LazyConfig.load(f"my_detectors/{config}.py").model, dict(SMALL))).train()
     batch = make_batch()
     losses = model(batch)
-    assert further <= set(losses)
+    assert expected_losses <= set(losses)
     require_all_gradients(model, losses)
     with torch.no_grad():
-        found = model.eval()(batch)
-    assert all(len(image["instances"]) > 0 for image in found)
+        detections = model.eval()(batch)
+    assert all(len(image["instances"]) > 0 for image in detections)
 
 
-def test_overlaps_rank_detections(here):
+def test_predicted_overlaps_scale_the_scores(in_guide):
     cfg = changed(LazyConfig.load("my_detectors/overlap_r50.py").model, dict(SMALL))
     model = build(cfg).eval()
     with torch.no_grad():
         before = model(make_batch())[0]["instances"].scores
         for head in model.heads.extra_embed["overlap"]:
-            torch.nn.init.constant_(head.bias, -20.0)  # no box is said to fit
+            torch.nn.init.constant_(head.bias, -20.0)  # every predicted overlap is near zero
         after = model(make_batch())[0]["instances"].scores
     assert before.max() > 10 * after.max()
 
 
-def test_the_training_of_the_guide_resolves(here):
+def test_the_training_config_of_the_guide_resolves(in_guide):
     cfg = LazyConfig.load("my_detectors/overlap_small_shapes.py")
     assert cfg.model.heads.extra.overlap.in_features == cfg.model.embed_dim == 128
     assert cfg.train.output_dir == "output/overlap_small_shapes"
@@ -190,6 +190,6 @@ def test_the_test_of_the_guide_passes(guide):
     assert run.returncode == 0, run.stdout[-3000:]
 
 
-def test_the_bias_of_the_guide_begins_at_zero(here):
+def test_the_bias_of_the_guide_is_zero_at_first(in_guide):
     model = build(changed(LazyConfig.load("my_detectors/similarity_r50.py").model, dict(SMALL)))
     assert not model.transformer.decoder.similarity_weight.any()

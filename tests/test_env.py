@@ -7,7 +7,7 @@ import torch
 from detrex_lite import env
 
 
-def test_the_report_names_everything():
+def test_the_report_lists_packages_machine_and_kernels():
     report = env.collect()
     text = env.format_report(report)
     assert report["packages"]["torch"] == {"version": torch.__version__, "error": None}
@@ -28,7 +28,7 @@ def test_the_report_names_everything():
 
 
 def test_missing_and_broken_packages_are_reported(tmp_path, monkeypatch):
-    (tmp_path / "wandb.py").write_text("import a_dependency_that_is_gone")
+    (tmp_path / "wandb.py").write_text("import missing_dependency")
     (tmp_path / "timm.py").write_text("raise OSError('undefined symbol')")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("wandb", "timm"):
@@ -38,11 +38,11 @@ def test_missing_and_broken_packages_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(env, "REQUIRED", ("fvcore",))
     report = env.collect()
     text = env.format_report(report)
-    assert "wandb: broken: ModuleNotFoundError: No module named 'a_dependency_that_is_gone'; needed for logging" in text
-    assert "timm: broken: OSError: undefined symbol; needed for configs that build backbones" in text
+    assert "wandb: broken: ModuleNotFoundError: No module named 'missing_dependency'" in text
+    assert "timm: broken: OSError: undefined symbol" in text
     assert "no_such_package: not installed; needed for nothing; pip install it" in text
     assert "fvcore: not installed; needed for detrex_lite itself; pip install fvcore" in text
-    # What is called detrex-lite in the package index may be something else.
+    # The package index may have an unrelated package named detrex-lite: no remedy may install it.
     assert not [remedy for _, remedy in env.OPTIONAL.values() if "detrex-lite" in remedy]
 
 
@@ -63,7 +63,7 @@ def test_the_gpu_is_described():
     assert torch.cuda.get_device_name(0) in env.collect()["device"]["cuda:0"]
 
 
-def test_no_compiler(monkeypatch):
+def test_the_compiler_is_taken_from_the_environment_or_is_none(monkeypatch):
     monkeypatch.setattr(env.shutil, "which", lambda name: None)
     assert env._compiler() is None
     monkeypatch.setattr(env.shutil, "which", lambda name: f"/bin/{name}")

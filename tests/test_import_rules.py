@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # A part of the package may import parts of its own level and of those above it in this list, without cycles. A dotted
-# name is a folder of a part that has a level of its own: the modules that accelerate blocks extend them.
+# name is a folder of a part that has a separate level: the modules that accelerate blocks extend them.
 LEVELS = (
     {
         "errors",
@@ -42,7 +42,7 @@ LEVELS = (
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
-# What setup.py requires, by the names that are imported; PyYAML comes with omegaconf.
+# The packages that setup.py requires, by their import names; PyYAML comes with omegaconf.
 REQUIRED = {
     "torch",
     "torchvision",
@@ -62,20 +62,20 @@ REQUIRED = {
 # Modules that need an optional package, and are imported inside functions only.
 ON_DEMAND = {f"detrex_lite.ops.deformable_attention.{name}" for name in ("triton_kernels", "triton_ops")}
 ON_DEMAND.add("detrex_lite.engine.detectron2_engine")
-# What works with detectron2; nothing else knows it.
+# The modules for detectron2; no others import it.
 WITH_DETECTRON2 = {
     "detrex_lite.engine.arguments",
     "detrex_lite.engine.detectron2_engine",
     "detrex_lite.data.detectron2_catalog",
     "detrex_lite.evaluation.detectron2_evaluator",
 }
-# What a part needs besides, which nothing else imports: other repositories import it in their tests.
+# Additional packages of a part that no other part imports: other repositories import it in their tests.
 REQUIRED_BY = {"testing": {"pytest"}}
 HEAVY = {"torchvision", "matplotlib", "scipy", "pycocotools", "tensorboard"}
 
 
 def imported_names(source: str, module: str, is_package: bool, at_import_only: bool = False) -> Iterator[str]:
-    """Dotted names that a module imports; with `at_import_only`, not those that functions import."""
+    """Dotted names that a module imports; with `at_import_only`, without the imports inside functions."""
     package = module.split(".") if is_package else module.split(".")[:-1]
     pending: list[ast.AST] = [ast.parse(source)]
     while pending:
@@ -88,17 +88,17 @@ def imported_names(source: str, module: str, is_package: bool, at_import_only: b
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = [*base, *(node.module.split(".") if node.module else [])]
-            # What is imported from the package itself, or from `projects`, may be the module that counts.
+            # A name imported from the package itself, or from `projects`, may be a module.
             yield from (".".join([*stem, alias.name]) for alias in node.names)
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name -> file of everything that the wheel holds."""
-    found = {_dotted(file.relative_to(ROOT)): file for file in ROOT.glob("detrex_lite/**/*.py")}
+    """Dotted name -> file of all modules in the wheel."""
+    files = {_dotted(file.relative_to(ROOT)): file for file in ROOT.glob("detrex_lite/**/*.py")}
     for folder in ("projects", "configs", "tools"):
         for file in ROOT.glob(f"{folder}/**/*.py"):
-            found["detrex_lite." + _dotted(file.relative_to(ROOT))] = file
-    return found
+            files["detrex_lite." + _dotted(file.relative_to(ROOT))] = file
+    return files
 
 
 def _dotted(path: Path) -> str:
@@ -115,18 +115,18 @@ def part_of(name: str) -> str | None:
     pieces = name.split(".")
     if pieces[0] != "detrex_lite":
         return None
-    candidates = (".".join(pieces[1:length]) for length in (3, 2))  # a folder of its own level comes first
+    candidates = (".".join(pieces[1:length]) for length in (3, 2))  # first a folder with a separate level
     return next((part for part in candidates if part in LEVEL), None)
 
 
 def dependencies() -> dict[str, set[str]]:
     """Part of the package -> the other parts that it imports."""
-    found: dict[str, set[str]] = {part: set() for part in LEVEL}
+    result: dict[str, set[str]] = {part: set() for part in LEVEL}
     for module, file in modules().items():
         part = part_of(module)
         if part is not None:
-            found[part] |= {p for p in map(part_of, names_of(module, file)) if p is not None and p != part}
-    return found
+            result[part] |= {name for name in map(part_of, names_of(module, file)) if name is not None and name != part}
+    return result
 
 
 def project_of(name: str) -> str | None:
@@ -139,45 +139,45 @@ def test_every_part_of_the_package_has_a_level():
     assert parts - {"__main__"} <= set(LEVEL), "add the new part to LEVELS"
 
 
-def test_imports_flow_one_way():
+def test_parts_do_not_import_from_later_levels():
     wrong = {
-        f"{part} imports {other}"
-        for part, others in dependencies().items()
-        for other in others
-        if LEVEL[other] > LEVEL[part]
+        f"{part} imports {imported}"
+        for part, imports in dependencies().items()
+        for imported in imports
+        if LEVEL[imported] > LEVEL[part]
     }
     assert not wrong
 
 
-def test_parts_of_one_level_do_not_import_each_other_in_a_circle():
+def test_parts_of_one_level_have_no_import_cycles():
     open_parts = dependencies()
     while True:
-        free = {part for part, others in open_parts.items() if not others & set(open_parts)}
+        free = {part for part, imports in open_parts.items() if not imports & set(open_parts)}
         if not free:
             break
-        open_parts = {part: others for part, others in open_parts.items() if part not in free}
+        open_parts = {part: imports for part, imports in open_parts.items() if part not in free}
     assert not open_parts
 
 
-def test_config_needs_nothing_but_errors_and_names():
-    """`python -m detrex_lite.config` is the command line besides."""
+def test_config_imports_only_errors_foreign_names_and_cli():
+    """`cli` is for `python -m detrex_lite.config`."""
     assert dependencies()["config"] <= {"errors", "foreign_names", "cli"}
 
 
-def test_the_command_line_needs_nothing_but_errors():
-    """So that help and wrong arguments need no torch."""
+def test_the_command_line_imports_only_errors():
+    """Help and errors about arguments must not have to import torch."""
     assert dependencies()["cli"] == {"errors"}
 
 
-def test_a_project_imports_at_most_one_other():
-    others: dict[str, set[str]] = {}
+def test_a_project_imports_at_most_one_other_project():
+    imports: dict[str, set[str]] = {}
     for module, file in modules().items():
-        own = project_of(module)
-        if own is not None:
-            found = {project_of(name) for name in names_of(module, file)} - {own, None}
-            others.setdefault(own, set()).update(name for name in found if (ROOT / "projects" / name).is_dir())
-    assert others
-    assert {project: names for project, names in others.items() if len(names) > 1} == {}
+        project = project_of(module)
+        if project is not None:
+            imported = {project_of(name) for name in names_of(module, file)} - {project, None}
+            imports.setdefault(project, set()).update(name for name in imported if (ROOT / "projects" / name).is_dir())
+    assert imports
+    assert {importer: names for importer, names in imports.items() if len(names) > 1} == {}
 
 
 @pytest.mark.parametrize("part", sorted(LEVEL))
@@ -193,12 +193,12 @@ def test_optional_packages_are_imported_inside_functions_only(part):
     assert not wrong
 
 
-def test_nothing_imports_the_tests_of_detectors():
-    """They need pytest."""
-    assert [part for part, others in dependencies().items() if "testing" in others] == []
+def test_no_part_imports_testing():
+    """`testing` needs pytest, which is not a requirement of the package."""
+    assert [part for part, imports in dependencies().items() if "testing" in imports] == []
 
 
-def test_modules_for_optional_packages_are_imported_on_demand_only():
+def test_modules_for_optional_packages_are_imported_inside_functions_only():
     assert set(modules()) >= ON_DEMAND
     for module, file in modules().items():
         if module not in ON_DEMAND:
@@ -206,26 +206,30 @@ def test_modules_for_optional_packages_are_imported_on_demand_only():
             assert not [name for name in names if name.startswith(tuple(ON_DEMAND))], module
 
 
-def test_detectron2_is_imported_by_the_modules_for_it_only():
-    users = {m for m, file in modules().items() if any(n.split(".")[0] == "detectron2" for n in names_of(m, file))}
+def test_only_the_modules_for_detectron2_import_detectron2():
+    users = {
+        module
+        for module, file in modules().items()
+        if any(name.split(".")[0] == "detectron2" for name in names_of(module, file))
+    }
     assert users == WITH_DETECTRON2
 
 
 @pytest.mark.parametrize("name", ["projects.detr.modeling", "configs.common.train", "tools.train_net"])
-def test_what_is_beside_the_package_has_no_second_name(name, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)  # as in a program that is started in the clone
+def test_folders_next_to_the_package_are_importable_under_one_name_only(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)  # as for a program that is started in the clone
     with pytest.raises(ImportError, match=f"not {name.split('.')[0]} but detrex_lite.{name.split('.')[0]}: "):
         import_module(name)
     assert Path(import_module(f"detrex_lite.{name}").__file__).is_relative_to(ROOT)
 
 
 @pytest.mark.parametrize("name", ["tests", "setup", "detrex_lite"])
-def test_nothing_else_of_the_checkout_is_in_the_package(name):
+def test_other_parts_of_the_checkout_are_not_in_the_package(name):
     with pytest.raises(ModuleNotFoundError, match=f"No module named 'detrex_lite.{name}'"):
         import_module(f"detrex_lite.{name}")
 
 
-def test_the_walk_finds_what_it_looks_for():
+def test_imported_names_resolves_relative_and_nested_imports():
     source = """
 import triton.language
 from ..layers import FFN
@@ -240,8 +244,8 @@ except ImportError:
     class Later:
         import onnx
 """
-    everywhere = set(imported_names(source, "detrex_lite.structures.deep.instances", is_package=False))
-    assert everywhere == {
+    all_names = set(imported_names(source, "detrex_lite.structures.deep.instances", is_package=False))
+    assert all_names == {
         "triton.language",
         "detrex_lite.structures.layers.FFN",
         "detrex_lite.structures.deep.boxes",
@@ -251,8 +255,8 @@ except ImportError:
         "wandb",
         "onnx",
     }
-    early = set(imported_names(source, "detrex_lite.structures.deep.instances", False, at_import_only=True))
-    assert everywhere - early == {"detrex_lite.engine.loop.trainer.Trainer"}
+    names_at_import = set(imported_names(source, "detrex_lite.structures.deep.instances", False, at_import_only=True))
+    assert all_names - names_at_import == {"detrex_lite.engine.loop.trainer.Trainer"}
     assert set(imported_names("from . import a", "detrex_lite.layers", is_package=True)) == {"detrex_lite.layers.a"}
     assert part_of("detrex_lite.engine.loop.trainer.Trainer") == "engine"
     assert part_of("detrex_lite.__version__") is None
@@ -262,8 +266,8 @@ except ImportError:
 
 
 def _in_fresh_process(code: str) -> dict:
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)
 
 
 IMPORT_AND_REPORT = """
@@ -286,7 +290,7 @@ def test_importing_the_package_is_cheap():
     pytest.fail(f"importing detrex_lite takes {report['seconds']:.2f} s beyond torch's import")
 
 
-def test_the_parts_that_scripts_start_with_load_nothing_heavy():
+def test_parts_that_scripts_import_first_load_no_heavy_packages():
     names = "detrex_lite.structures, detrex_lite.config, detrex_lite.checkpoint, detrex_lite.layers"
     assert not HEAVY & set(_in_fresh_process(IMPORT_AND_REPORT.format(names=names))["new"])
 
@@ -304,19 +308,19 @@ imported, error = "timm" in sys.modules and not hidden, None
 if hidden:
     try:
         instantiate(cfg.model)
-    except ValueError as refusal:
-        error = str(refusal)
+    except ValueError as failure:
+        error = str(failure)
 print(json.dumps(dict(imported=imported, error=error)))
 """
 
 
-def test_nothing_imports_timm_but_what_builds_its_networks():
+def test_loading_a_config_of_a_timm_backbone_does_not_import_timm():
     assert _in_fresh_process(WITHOUT_TIMM.format(hidden=False)) == {"imported": False, "error": None}
 
 
-def test_everything_else_works_without_timm():
+def test_without_timm_only_building_its_backbones_fails():
     error = _in_fresh_process(WITHOUT_TIMM.format(hidden=True))["error"]
-    assert "need the package timm, which is not installed: pip install -U timm" in error
+    assert "timm, which is not installed: pip install -U timm" in error
 
 
 IMPORT_ALL_WITHOUT_DETECTRON2 = """
@@ -328,7 +332,7 @@ print(json.dumps(sorted(name for name in sys.modules if name.startswith("detectr
 """
 
 
-def test_everything_but_its_engine_imports_without_detectron2():
+def test_all_modules_but_the_detectron2_engine_import_without_detectron2():
     names = sorted(name for name in modules() if part_of(name) not in (None, "tools") and name not in ON_DEMAND)
     names = [name for name in names if ".configs." not in name and not name.endswith("__main__")]
     assert "detrex_lite.data.detectron2_catalog" in names

@@ -1,4 +1,4 @@
-"""The notebooks are stored without results, and run from the first cell to the last."""
+"""Notebooks are stored without outputs, and run from the first cell to the last."""
 
 import os
 import re
@@ -12,7 +12,7 @@ SIZES = re.compile(r"^(?P<first>EPOCHS|STEPS), NUM_TRAIN, NUM_VAL = .*$", re.MUL
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_notebooks_hold_no_results_and_code_that_compiles(notebook):
+def test_notebooks_have_no_outputs_and_their_code_compiles(notebook):
     for cell in links.cells(notebook):
         if cell["cell_type"] == "code":
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
@@ -25,10 +25,10 @@ def test_notebooks_run(notebook, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="running notebooks needs the extra `dev`")
     pytest.importorskip("ipykernel", reason="running notebooks needs the extra `dev`")
     nbformat = pytest.importorskip("nbformat")
-    book = nbformat.read(ROOT / notebook, as_version=4)
-    shortened = [SIZES.subn(r"\g<first>, NUM_TRAIN, NUM_VAL = 1, 16, 4", cell.source) for cell in book.cells]
+    content = nbformat.read(ROOT / notebook, as_version=4)
+    shortened = [SIZES.subn(r"\g<first>, NUM_TRAIN, NUM_VAL = 1, 16, 4", cell.source) for cell in content.cells]
     assert sum(count for _, count in shortened) == 1
-    for cell, (source, _) in zip(book.cells, shortened, strict=True):
+    for cell, (source, _) in zip(content.cells, shortened, strict=True):
         cell.source = source
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(content, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

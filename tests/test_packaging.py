@@ -1,4 +1,4 @@
-"""Wheel and source distribution hold what they should, are built without git, and work away from the repository."""
+"""Wheel and source distribution contain the right files, are built without git, and work outside the repository."""
 
 import os
 import re
@@ -21,16 +21,16 @@ BUILD = "import sys; from setuptools import build_meta as build; print(build.bui
 
 
 def run(command: list[str], cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """A copy, since building writes into the tree: its own files only, as in an archive of a commit, without git."""
+    """A copy of the repository without git, as in an archive of a commit. Building writes into the tree."""
     pytest.importorskip("setuptools", minversion="70.1", reason="building without network needs setuptools")
     folder = tmp_path_factory.mktemp("source")
     for part in ("detrex_lite", *SHIPPED, "tests", "docs", ".ci", ".github"):
@@ -72,7 +72,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def python(installed, tmp_path):
-    """Runs Python in an empty folder that knows the installed wheel and not the repository."""
+    """A function that runs Python in an empty folder with the installed wheel, without the repository."""
 
     def run_python(*arguments: str) -> str:
         return run([sys.executable, *arguments], cwd=tmp_path, PYTHONPATH=str(installed))
@@ -81,17 +81,17 @@ def python(installed, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_source_distribution_is_the_repository_and_gives_the_same_wheel(source, wheel, tmp_path):
+def test_the_source_distribution_contains_the_repository_and_builds_the_same_wheel(source, wheel, tmp_path):
     packed = build("sdist", source, tmp_path)
     with tarfile.open(packed) as archive:
         archive.extractall(tmp_path, filter="data")
     unpacked = tmp_path / packed.name.removesuffix(".tar.gz")
-    made_in_building = {"PKG-INFO", "setup.cfg", "build", "detrex_lite.egg-info"}
+    created_by_the_build = {"PKG-INFO", "setup.cfg", "build", "detrex_lite.egg-info"}
     for tree in (source, unpacked):
         shutil.rmtree(tree / "build", ignore_errors=True)
-    assert files_of(unpacked, made_in_building) == files_of(source, made_in_building)
-    again = build("wheel", unpacked, tmp_path / "again")
-    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+    assert files_of(unpacked, created_by_the_build) == files_of(source, created_by_the_build)
+    rebuilt = build("wheel", unpacked, tmp_path / "rebuilt")
+    assert sorted(zipfile.ZipFile(rebuilt).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
 
 
 def files_of(folder: Path, without: set[str]) -> set[str]:
@@ -105,7 +105,7 @@ def test_the_citation_names_this_version():
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
 
 
-def test_the_workflow_runs_what_is_run_here():
+def test_the_workflow_runs_the_local_checks():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     assert commands == [".ci/run", "make docs"]
@@ -117,7 +117,7 @@ def test_the_workflow_runs_what_is_run_here():
 @pytest.mark.parametrize(
     "form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda path: path.stem
 )
-def test_issue_forms_have_what_they_need(form):
+def test_issue_forms_have_the_required_fields(form):
     content = yaml.safe_load(form.read_text())
     assert {"name", "description", "body"} <= set(content)
     fields = [field for field in content["body"] if field["type"] != "markdown"]
@@ -126,24 +126,24 @@ def test_issue_forms_have_what_they_need(form):
 
 
 @pytest.mark.slow
-def test_the_wheel_is_for_any_machine_and_holds_every_module(wheel):
+def test_the_wheel_is_pure_python_and_contains_every_module(wheel):
     assert wheel.name.endswith("-py3-none-any.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {f"detrex_lite/{file.relative_to(ROOT / 'detrex_lite')}" for file in ROOT.glob("detrex_lite/**/*.py")}
+    expected = {f"detrex_lite/{file.relative_to(ROOT / 'detrex_lite')}" for file in ROOT.glob("detrex_lite/**/*.py")}
     for folder in SHIPPED:
         files = {file.relative_to(ROOT) for file in ROOT.glob(f"{folder}/**/*.py") if "output" not in file.parts}
         files = {file for file in files if file.parts[:2] != NOT_SHIPPED}
         assert files
-        wanted |= {f"detrex_lite/{file}" for file in files}
-    wanted |= {f"detrex_lite/{file.relative_to(ROOT)}" for file in ROOT.glob("projects/*/README.md")}
-    wanted |= {str(file.relative_to(ROOT)) for file in ROOT.glob("detrex_lite/skeleton/templates/*")}
-    wanted.add("detrex_lite/py.typed")
-    assert wanted - names == set()
+        expected |= {f"detrex_lite/{file}" for file in files}
+    expected |= {f"detrex_lite/{file.relative_to(ROOT)}" for file in ROOT.glob("projects/*/README.md")}
+    expected |= {str(file.relative_to(ROOT)) for file in ROOT.glob("detrex_lite/skeleton/templates/*")}
+    expected.add("detrex_lite/py.typed")
+    assert expected - names == set()
     assert not [name for name in names if "/".join(NOT_SHIPPED) in name]
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_licence_and_nothing_of_the_tests(wheel):
+def test_the_wheel_contains_the_licence_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("/LICENSE") and ".dist-info/" in name for name in names)
     assert [name for name in names if "test" in Path(name).parts[0] or "/tests/" in name] == []
@@ -152,15 +152,15 @@ def test_the_wheel_holds_the_licence_and_nothing_of_the_tests(wheel):
 
 
 @pytest.mark.slow
-def test_the_installed_package_is_the_one_that_is_imported(python, installed):
-    where = python("-c", "import detrex_lite; print(detrex_lite.__file__)")
-    assert Path(where.strip()) == installed / "detrex_lite" / "__init__.py"
+def test_python_imports_the_installed_package(python, installed):
+    path = python("-c", "import detrex_lite; print(detrex_lite.__file__)")
+    assert Path(path.strip()) == installed / "detrex_lite" / "__init__.py"
 
 
 @pytest.mark.slow
-def test_the_installed_package_writes_new_projects_that_it_finds_from_the_current_folder(python, tmp_path):
-    written = python("-m", "detrex_lite", "new", "my_detr", "--from", "detr")
-    assert f"files into {tmp_path.resolve()}" in written
+def test_the_installed_package_finds_a_new_project_in_the_current_folder(python, tmp_path):
+    output = python("-m", "detrex_lite", "new", "my_detr", "--from", "detr")
+    assert f"files into {tmp_path.resolve()}" in output
     config = "my_detr/configs/my_detr_small_shapes.py"
     printed = python("-m", "detrex_lite", "config", config, "--key", "model.criterion.losses.loss_centre")
     assert "_target_: my_detr.modeling.CentreLoss" in printed

@@ -36,7 +36,7 @@ def prose(page: str) -> str:
 
 
 @pytest.mark.parametrize("page", [*PAGES, *links.notebooks()])
-def test_links_lead_to_files_and_to_headings(page):
+def test_links_point_to_existing_files_and_headings(page):
     broken = []
     for target, anchor in links.links(prose(page)):
         path = links.resolve(page, target)
@@ -48,50 +48,53 @@ def test_links_lead_to_files_and_to_headings(page):
 
 
 def test_every_page_is_in_the_navigation_once():
-    named = navigation()
+    entries = navigation()
     pages = [*PAGES, *(f"{notebook}.md" for notebook in links.notebooks())]
-    assert sorted(named) == sorted(set(named))
-    assert set(named) == set(pages)
+    assert sorted(entries) == sorted(set(entries))
+    assert set(entries) == set(pages)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_names_of_this_package_exist(page):
     content = text(page)
-    if page == "docs/coming_from.md":  # its left columns have the names of others
+    if page == "docs/coming_from.md":  # the left columns of its tables have names of other projects
         content = LEFT_COLUMN.sub("", content)
-    assert [name for name in sorted(set(DOTTED.findall(content))) if not is_there(name)] == []
+    assert [name for name in sorted(set(DOTTED.findall(content))) if not exists(name)] == []
 
 
-def is_there(name: str) -> bool:
-    """Whether a dotted name leads to a module, or to an attribute of one, of a class or of an object."""
-    module, *rest = name.split(".")
-    found = import_module(module)
-    for part in rest:
-        module = f"{module}.{part}"
-        if hasattr(found, part):
-            found = getattr(found, part)
-        elif isinstance(found, type(os)) and util.find_spec(module):
-            found = import_module(module)
+def exists(name: str) -> bool:
+    """Whether a dotted name is that of a module, or of an attribute of a module, class or object."""
+    module, *attributes = name.split(".")
+    value = import_module(module)
+    for attribute in attributes:
+        module = f"{module}.{attribute}"
+        if hasattr(value, attribute):
+            value = getattr(value, attribute)
+        elif isinstance(value, type(os)) and util.find_spec(module):
+            value = import_module(module)
         else:
             return False
     return True
 
 
-def test_the_reference_has_everything_public():
-    named = {name for page in links.pages() for name in re.findall(r"^::: (\S+)$", text(page), re.MULTILINE)}
+def test_the_reference_has_all_public_names():
+    documented = {name for page in links.pages() for name in re.findall(r"^::: (\S+)$", text(page), re.MULTILINE)}
     packages = [path.parent.name for path in ROOT.glob("detrex_lite/*/__init__.py")]
     missing = []
     for package in sorted(set(packages) - {"cli", "commands", "skeleton"}):
         module = import_module(f"detrex_lite.{package}")
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)
-            home = value.__module__ if hasattr(value, "__module__") else next(iter(named))  # constants do not say
-            if not any(f"{place}.".startswith(f"{known}.") for place in (module.__name__, home) for known in named):
+            # Constants have no `__module__`.
+            home = value.__module__ if hasattr(value, "__module__") else next(iter(documented))
+            if not any(
+                f"{origin}.".startswith(f"{prefix}.") for origin in (module.__name__, home) for prefix in documented
+            ):
                 missing.append(f"{package}.{name}")
     assert missing == []
 
 
-def test_links_in_code_are_left_alone():
+def test_links_in_code_are_ignored():
     page = "[a](b.md#c) `[d](e.md)`\n```\n[f](g.md)\n```\n![h](i.png) [j](https://k.l) [m](#n)"
     assert list(links.links(page)) == [("b.md", "#c"), ("i.png", ""), ("", "#n")]
     assert links.map_links(page, lambda target, anchor: "X").count("](X)") == 3
@@ -101,7 +104,7 @@ def test_links_in_code_are_left_alone():
     ("heading", "anchor"),
     [("What N processes change", "what-n-processes-change"), ("`a.b`, c & [d](e.md)!", "ab-c--d")],
 )
-def test_anchors_are_those_of_a_web_view(heading, anchor):
+def test_anchors_follow_the_rule_of_github(heading, anchor):
     assert links.slug(heading) == anchor
     assert links.anchors(f"# {heading}\n# {heading}\n") == {f"#{anchor}", f"#{anchor}-1"}
 
@@ -111,8 +114,8 @@ def test_the_site_builds_and_loads_nothing_from_the_network(tmp_path):
     pytest.importorskip("mkdocs", reason="building the site needs the extra `docs`")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    result = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
     pages = sorted(Path(tmp_path, "site").rglob("*.html"))
     assert len(pages) > len(PAGES)
     for page in pages:

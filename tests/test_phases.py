@@ -6,7 +6,7 @@ import torch
 from detrex_lite.phases import PhaseTimes, phase
 
 
-def test_times_add_up_by_phase_and_start_anew():
+def test_take_returns_the_sum_per_phase_and_resets_it():
     times = PhaseTimes(torch.device("cpu"))
     with times.measure():
         for _ in range(2):
@@ -21,7 +21,7 @@ def test_times_add_up_by_phase_and_start_anew():
     assert times.take() == {}
 
 
-def test_nothing_is_kept_where_nobody_measures():
+def test_phases_outside_measure_are_not_recorded():
     times = PhaseTimes(torch.device("cpu"))
     with phase("before"):
         pass
@@ -32,14 +32,14 @@ def test_nothing_is_kept_where_nobody_measures():
     assert list(times.take()) == ["inside"]
 
 
-def test_a_phase_that_fails_counts_and_fails():
+def test_a_phase_that_fails_is_recorded_and_raises_its_error():
     times = PhaseTimes(torch.device("cpu"))
     with pytest.raises(ValueError, match="a fault"), times.measure(), phase("failing"):
         raise ValueError("a fault")
     assert list(times.take()) == ["failing"]
 
 
-def test_it_leaves_no_break_in_a_compiled_function():
+def test_phases_cause_no_graph_breaks():
     def double(x):
         with phase("doubling"):
             return 2 * x
@@ -51,7 +51,7 @@ def test_it_leaves_no_break_in_a_compiled_function():
     assert times.take() == {}
 
 
-def test_spans_do_not_pile_up_where_nobody_takes_the_times():
+def test_pending_spans_do_not_accumulate_without_take():
     times = PhaseTimes(torch.device("cpu"))
     for step in range(100):
         with times.measure():
@@ -63,7 +63,7 @@ def test_spans_do_not_pile_up_where_nobody_takes_the_times():
 
 
 class Event:
-    """A CUDA event of a GPU that computes only when it is told to, or waited for."""
+    """A fake CUDA event. Its GPU advances only when `done` is set, or at `synchronize`."""
 
     now = done = 0.0
 
@@ -86,7 +86,7 @@ class Event:
         return end.time - self.time
 
 
-def test_a_gpu_is_not_waited_for_until_the_times_are_taken(monkeypatch):
+def test_the_gpu_is_synchronised_only_when_the_times_are_taken(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     times = PhaseTimes(torch.device("cuda"))
 
@@ -107,8 +107,8 @@ def test_a_gpu_is_not_waited_for_until_the_times_are_taken(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU's own clock: needs one")
-def test_a_gpu_is_measured_by_its_own_clock():
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_phases_on_a_gpu_are_measured_with_cuda_events():
     times = PhaseTimes(torch.device("cuda"))
     with times.measure(), phase("product"):
         torch.ones(4096, 4096, device="cuda") @ torch.ones(4096, 4096, device="cuda")

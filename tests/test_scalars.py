@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Gate(nn.Module):
-    """Deep in a model; logs a tensor with a gradient, a parameter and a float."""
+    """A module inside a model that logs a tensor with a gradient, a parameter and a float."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class Gate(nn.Module):
 
 
 class LoggingDetector(TinyDetector):
-    """Keeps the numbers of each training image batch for comparison."""
+    """A tiny detector with a `Gate`; logs the id of the first image of each batch."""
 
     def __init__(self, **arguments):
         super().__init__(**arguments)
@@ -55,7 +55,7 @@ def logged(folder, name):
     return [(record["iteration"], record[name]) for record in read_metrics(folder / "metrics.jsonl") if name in record]
 
 
-def test_values_of_one_name_are_averaged():
+def test_values_with_the_same_name_are_averaged():
     scalars = Scalars()
     with scalars.listen():
         log_scalar("gate", 1)
@@ -67,7 +67,7 @@ def test_values_of_one_name_are_averaged():
     assert {(mean.dtype, mean.dim()) for mean in means.values()} == {(torch.float32, 0)}
 
 
-def test_a_tensor_is_copied_and_keeps_no_graph():
+def test_tensors_are_copied_without_their_graph():
     scalars, value = Scalars(), torch.tensor(1.0, requires_grad=True)
     scalars.add("scale", value)
     with torch.no_grad():
@@ -77,12 +77,12 @@ def test_a_tensor_is_copied_and_keeps_no_graph():
     assert not mean.requires_grad
 
 
-def test_several_numbers_are_refused():
+def test_a_tensor_with_several_values_raises_an_error():
     with Scalars().listen(), pytest.raises(ValueError, match=r"'gate'.*\(2,\)"):
         log_scalar("gate", torch.ones(2))
 
 
-def test_they_reach_the_writers_and_the_log_and_no_loss(tmp_path):
+def test_scalars_reach_writers_and_log_but_not_the_loss(tmp_path):
     plain = train(tiny_config(tmp_path / "plain", "train.log_period=2"))
     overrides = ("train.log_period=2", "train.csv=True")
     assert train(config(tmp_path / "logs", *overrides)) == plain
@@ -103,28 +103,28 @@ def test_batches_of_a_step_are_averaged(tmp_path):
 
 
 @pytest.mark.parametrize("overrides", [(), ("train.accumulate_steps=2", "train.amp.enabled=True")])
-def test_a_resumed_run_writes_the_same(tmp_path, overrides):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(config(whole, "train.log_period=3", *overrides))
+def test_a_resumed_run_writes_the_same_scalars(tmp_path, overrides):
+    uninterrupted, interrupted = tmp_path / "whole", tmp_path / "broken"
+    train(config(uninterrupted, "train.log_period=3", *overrides))
     with pytest.raises(OSError, match="the disk is gone"):
-        train(config(broken, "train.log_period=3", *overrides, "dataloader.train.fail_at=5"))
-    train(config(broken, "train.log_period=3", *overrides), resume=True)
-    assert_same_run(whole, broken)
-    assert "gate" in numbers(broken)[0]
+        train(config(interrupted, "train.log_period=3", *overrides, "dataloader.train.fail_at=5"))
+    train(config(interrupted, "train.log_period=3", *overrides), resume=True)
+    assert_same_run(uninterrupted, interrupted)
+    assert "gate" in numbers(interrupted)[0]
 
 
 def test_evaluation_and_prediction_log_nothing(tmp_path):
     train(config(tmp_path, "train.eval_period=1", "train.log_period=6"))
     assert logged(tmp_path, "mode") == [(6, 1.0)]
     LoggingDetector().eval()([TinyLoader.image(0)])
-    log_scalar("gate", torch.ones(2))  # which a training would refuse
+    log_scalar("gate", torch.ones(2))  # would raise an error in training
 
 
 class ByRank(TinyDetector):
     def forward(self, batched_inputs):
         log_scalar("rank", distributed.rank())
         if distributed.rank() == 1:
-            log_scalar("of_one", 7.0)
+            log_scalar("of_rank_1", 7.0)
         return super().forward(batched_inputs)
 
 
@@ -136,11 +136,11 @@ def train_by_rank(folder):
 def test_processes_are_averaged(tmp_path):
     launch(train_by_rank, 2, device="cpu", args=(tmp_path,))
     assert {value for _, value in logged(tmp_path, "rank")} == {0.5}
-    assert {value for _, value in logged(tmp_path, "of_one")} == {7.0}
+    assert {value for _, value in logged(tmp_path, "of_rank_1")} == {7.0}
 
 
 @pytest.mark.parametrize("name", ["loss_class", "lr", "iteration", "total_loss", "data_time"])
-def test_names_of_the_log_are_taken(tmp_path, name):
+def test_names_that_the_log_uses_are_rejected(tmp_path, name):
     class Logs(Hook):
         def after_step(self, trainer):
             trainer.scalars.add(name, 1.0)
@@ -149,7 +149,7 @@ def test_names_of_the_log_are_taken(tmp_path, name):
         train(tiny_config(tmp_path), hooks=[Logs()])
 
 
-def test_a_hook_logs_too(tmp_path):
+def test_a_hook_can_log(tmp_path):
     class Logs(Hook):
         def after_step(self, trainer):
             trainer.scalars.add("half", trainer.iteration / 2)
@@ -158,33 +158,33 @@ def test_a_hook_logs_too(tmp_path):
     assert logged(tmp_path, "half") == [(3, 1.0), (6, 2.5)]
 
 
-def test_what_is_not_finite_is_logged_as_null(tmp_path):
+def test_values_that_are_not_finite_are_logged_as_null(tmp_path):
     class Logs(Hook):
         def after_step(self, trainer):
-            trainer.scalars.add("share", math.nan)
+            trainer.scalars.add("ratio", math.nan)
 
     train(tiny_config(tmp_path), hooks=[Logs()])
-    assert logged(tmp_path, "share") == [(step, None) for step in range(1, 7)]
+    assert logged(tmp_path, "ratio") == [(step, None) for step in range(1, 7)]
 
 
-def test_a_compiled_model_logs_from_its_one_graph():
+def test_a_compiled_model_logs_without_graph_breaks():
     torch._dynamo.reset()
     model = nn.Sequential(nn.Linear(3, 3), Gate(), Gate())
     graphs = CompileCounter()
     compiled = torch.compile(copy.deepcopy(model), backend=graphs, fullgraph=True)
     for step in range(3):
-        both = []
-        for one in (model, compiled):
+        means = []
+        for module in (model, compiled):
             scalars = Scalars()
             with scalars.listen():
-                one(torch.full((2, 3), float(step))).sum().backward()
-            both.append(scalars.means(CPU))
-        torch.testing.assert_close(*both)
-        assert set(both[0]) == {"gate", "scale", "mode"}
+                module(torch.full((2, 3), float(step))).sum().backward()
+            means.append(scalars.means(CPU))
+        torch.testing.assert_close(*means)
+        assert set(means[0]) == {"gate", "scale", "mode"}
     assert graphs.frame_count == 1
 
 
-def test_activations_that_are_computed_again_count_once():
+def test_recomputed_activations_are_logged_once():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()

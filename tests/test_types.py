@@ -1,4 +1,4 @@
-"""The type checker follows what one project takes from another, as `make lint` runs it."""
+"""The type checker, as `make lint` runs it, follows imports between projects."""
 
 import shutil
 import subprocess
@@ -52,7 +52,7 @@ def check(root: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A small one, with the settings and the script of this one."""
+    """A small checkout with the settings and the script of this repository."""
     (tmp_path / ".ci").mkdir()
     for name in ("pyproject.toml", SCRIPT):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -62,22 +62,22 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_wrong_calls_between_projects_are_reported_where_they_are(checkout):
-    done = check(checkout)
-    lines = done.stdout.splitlines()
-    missing = {wanted for wanted in REPORTED if not any(line.startswith(wanted) for line in lines)}
-    assert missing == set(), done.stdout + done.stderr
-    assert done.returncode == 1
+def test_wrong_calls_between_projects_are_reported_with_file_and_line(checkout):
+    result = check(checkout)
+    lines = result.stdout.splitlines()
+    missing = {message for message in REPORTED if not any(line.startswith(message) for line in lines)}
+    assert missing == set(), result.stdout + result.stderr
+    assert result.returncode == 1
 
 
-def test_a_second_check_sees_what_has_been_added_and_removed(checkout):
+def test_a_second_check_notices_added_and_removed_files(checkout):
     check(checkout)
     shutil.rmtree(checkout / "projects/second")
     shutil.rmtree(checkout / "configs/common")
     (checkout / "tools/show.py").unlink()
     (checkout / "detrex_lite/late.py").write_text("from detrex_lite.projects.first.modeling import First\nFirst()\n")
-    done = check(checkout)
-    assert 'detrex_lite/late.py:2: error: Missing named argument "num_queries"' in done.stdout, done.stderr
+    result = check(checkout)
+    assert 'detrex_lite/late.py:2: error: Missing named argument "num_queries"' in result.stdout, result.stderr
     (checkout / "detrex_lite/late.py").unlink()
-    done = check(checkout)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = check(checkout)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -67,7 +67,7 @@ class Detector(nn.Module):
 
 
 def random_state(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """Another set of weights for `model`, under its parameter names."""
+    """Random weights for `model`, under its parameter names."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(value.shape, generator=generator, dtype=torch.float64)
@@ -86,7 +86,7 @@ def renamed(state: dict[str, Tensor], *rules: tuple[str, str]) -> dict[str, Tens
     return result
 
 
-# From this project's names to those of others: the inverse of the key maps, written independently.
+# Rules from this project's names to those of other projects: the inverse of the key maps, written independently.
 TO_DETECTRON2_RESNET = (
     (r"\.downsample\.0\.", ".shortcut."),
     (r"\.downsample\.1\.", ".shortcut.norm."),

@@ -1,4 +1,4 @@
-"""Fine-tuning keeps the rows of classes whose names stay."""
+"""Fine-tuning keeps the rows of classes that the checkpoint and the model have under the same name."""
 
 import copy
 import logging
@@ -21,7 +21,7 @@ OLD = ("cat", "dog", "tea-pot", "person")
 
 
 @pytest.mark.parametrize(
-    ("here", "there", "sources"),
+    ("names", "stored_names", "sources"),
     [
         (("dog", "cat"), ("cat", "dog"), (1, 0)),
         (("dog", "cow"), ("cat", "dog"), (1, None)),
@@ -31,19 +31,19 @@ OLD = ("cat", "dog", "tea-pot", "person")
         (("a-b",), ("a_b", "a b"), (None,)),
     ],
 )
-def test_classes_are_found_by_name(here, there, sources):
-    assert ClassRows.of(here, there).sources == sources
+def test_class_rows_are_matched_by_name(names, stored_names, sources):
+    assert ClassRows.of(names, stored_names).sources == sources
 
 
 def rows_of(model):
-    """Of each tensor with rows for the classes, the rows as numbers that tell them apart."""
+    """The tensors of a model that have a row for each class, by name."""
     state = model.state_dict()
     return {name: state[name] for name in state if "class_embed" in name or "label_embedding" in name}
 
 
 @pytest.fixture(scope="module")
 def dino():
-    """A detector with heads for four classes, and one with heads for three."""
+    """A function that builds a small DINO, or another detector, with a number of classes."""
 
     def build(num_classes, name="dino/configs/models/dino_r50.py", **changes):
         config = get_config(f"projects/{name}").model
@@ -52,7 +52,7 @@ def dino():
     return build
 
 
-def test_rows_go_where_their_names_are(dino):
+def test_rows_are_arranged_by_class_name(dino):
     trained, model = dino(4), dino(3)
     torch.manual_seed(1)
     before = copy.deepcopy(rows_of(model))
@@ -66,35 +66,35 @@ def test_rows_go_where_their_names_are(dino):
         old = stored["model"][name]
         torch.testing.assert_close(value[[0, 2]], old[[3, 0]], rtol=0, atol=0)
         torch.testing.assert_close(value[1], before[name][1], rtol=0, atol=0)
-        torch.testing.assert_close(value[3:], old[4:], rtol=0, atol=0)  # of "no class", where there is such a row
+        torch.testing.assert_close(value[3:], old[4:], rtol=0, atol=0)  # the row of "no object", if there is one
     assert "kept by name: 2 (person, Cat); begin anew: 1 (cow); not in the model: 2 (dog, tea-pot)" in report.summary()
 
 
-def test_permuted_classes_of_equal_number_are_put_in_order(dino):
+def test_rows_of_permuted_classes_are_reordered(dino):
     trained, model = dino(3), dino(3)
     stored = {"model": trained.state_dict(), "class_names": ["a", "b", "c"]}
     load_checkpoint(model, stored, fine_tune=True, class_names=("c", "a", "b"))
     for name, value in rows_of(model).items():
         torch.testing.assert_close(value[:3], rows_of(trained)[name][[2, 0, 1]], rtol=0, atol=0)
-    same = load_checkpoint(model, stored, fine_tune=True, class_names=("a", "b", "c"))
-    assert same.rows is None
+    report = load_checkpoint(model, stored, fine_tune=True, class_names=("a", "b", "c"))
+    assert report.rows is None
     torch.testing.assert_close(rows_of(model), rows_of(trained), rtol=0, atol=0)
 
 
-def test_the_score_for_some_object_stays_in_the_first_row(dino):
+def test_the_objectness_score_of_the_encoder_stays_in_the_first_row(dino):
     name = "deformable_detr/configs/models/deformable_detr_r50.py"
     two_stages = {"as_two_stage": True, "with_box_refine": True}
     trained, model = dino(4, name, **two_stages), dino(3, name, **two_stages)
     stored = {"model": trained.state_dict(), "class_names": list(OLD)}
     load_checkpoint(model, stored, fine_tune=True, class_names=("person", "cow", "cat"))
-    of_layers, of_encoder = model.heads.class_embed[0], model.heads.class_embed[-1]
-    old_layers, old_encoder = trained.heads.class_embed[0], trained.heads.class_embed[-1]
-    torch.testing.assert_close(of_layers.weight[[0, 2]], old_layers.weight[[3, 0]], rtol=0, atol=0)
-    torch.testing.assert_close(of_encoder.weight, old_encoder.weight[:3], rtol=0, atol=0)
+    layer_head, encoder_head = model.heads.class_embed[0], model.heads.class_embed[-1]
+    trained_layer_head, trained_encoder_head = trained.heads.class_embed[0], trained.heads.class_embed[-1]
+    torch.testing.assert_close(layer_head.weight[[0, 2]], trained_layer_head.weight[[3, 0]], rtol=0, atol=0)
+    torch.testing.assert_close(encoder_head.weight, trained_encoder_head.weight[:3], rtol=0, atol=0)
 
 
 def test_published_weights_have_the_classes_of_coco():
-    """DETR's 92 rows, of which COCO uses 80: "dog" and the row of no object are found in them."""
+    """Of DETR's 92 rows COCO uses 80; the rows of "dog" and of "no object" must be the right ones."""
     model = Detector(num_classes=2)
     state = random_state(Detector(num_classes=91))
     report = load_checkpoint(model, renamed(state, *TO_DETR), fine_tune=True, class_names=("dog", "unicorn"))
@@ -104,18 +104,18 @@ def test_published_weights_have_the_classes_of_coco():
     assert model.heads.class_embed[0].bias[[0, 2]].tolist() == old[[dog, 91]].tolist()
 
 
-def test_names_in_a_checkpoint():
+def test_class_names_are_read_from_a_checkpoint():
     assert class_names_of({"class_names": ["a"]}) == ("a",)
     assert class_names_of({"meta": {"dataset_meta": {"classes": ("a", "b")}}}) == ("a", "b")
     assert class_names_of({"class_names": []}) == COCO_CLASSES
 
 
-def test_names_are_for_fine_tuning():
+def test_class_names_without_fine_tuning_raise_an_error():
     with pytest.raises(ValueError, match="fine_tune=True"):
         load_checkpoint(Detector(), random_state(Detector()), class_names=("a", "b", "c"))
 
 
-def test_other_classes_of_the_same_number_are_warned_of(tmp_path, caplog):
+def test_different_classes_of_the_same_number_cause_a_warning(tmp_path, caplog):
     trained, model = Detector(), Detector()
     before = model.heads.class_embed[0].weight.detach().clone()
     torch.save({"model": trained.state_dict(), "class_names": ["horse", "cow", "pig"]}, tmp_path / "old.pth")

@@ -13,21 +13,21 @@ from .models import TO_DETECTRON2_RESNET, random_state, renamed
 
 
 @pytest.mark.parametrize(
-    ("template", "to", "name", "wanted"),
+    ("template", "to", "name", "expected"),
     [
         ("a.#.norm1.", "b.#.norms.0.", "a.12.norm1.weight", "b.12.norms.0.weight"),
         ("a.@_head.#.", "heads.@.#.", "a.class_head.5.weight", "heads.class.5.weight"),
         ("level", "levels", "level", "levels"),
-        ("level", "levels", "level.weight", None),  # no dot at the end: the whole name
+        ("level", "levels", "level.weight", None),  # without a dot at the end a template matches whole names only
         ("a.", "b.", "c.a.weight", None),
         ("a.#.", "b.#.", "a.x.weight", None),
     ],
 )
-def test_templates(template, to, name, wanted):
-    assert translate(name, template, to) == wanted
+def test_translate_applies_a_template(template, to, name, expected):
+    assert translate(name, template, to) == expected
 
 
-def test_the_first_rule_that_matches_translates():
+def test_the_first_matching_rule_translates_a_name():
     key_map = KeyMap("mine", (), (("a.norm.", "x.bn."), ("a.", "x.")), ignored=("a.fc.",))
     assert [key_map.rename(key) for key in ("a.norm.weight", "a.conv.weight", "a.fc.bias", "b")] == [
         "x.bn.weight",
@@ -41,14 +41,14 @@ def test_the_first_rule_that_matches_translates():
     ]
 
 
-def test_parts_of_a_tensor():
+def test_split_part_reads_index_and_number_of_parts():
     assert split_part("in_proj_weight[1/3]") == ("in_proj_weight", 1, 3)
     assert split_part("in_proj_weight") == ("in_proj_weight", 0, 1)
 
 
 def test_coco_has_80_classes_up_to_id_90():
     assert len(COCO_IDS) == 80
-    assert (COCO_IDS[0], COCO_IDS[11], COCO_IDS[-1]) == (1, 13, 90)  # 12 is the first id that COCO left out
+    assert (COCO_IDS[0], COCO_IDS[11], COCO_IDS[-1]) == (1, 13, 90)  # 12 is the first unused id
 
 
 def test_rows_by_coco_id_become_rows_by_class_and_back():
@@ -56,14 +56,14 @@ def test_rows_by_coco_id_become_rows_by_class_and_back():
     heads = CocoRows("heads.class_embed.#.")
     assert heads.applies("heads.class_embed.3.bias", ())
     assert not heads.applies("queries.embedding.weight", ())
-    assert heads.read(rows, torch.Size([81, 4]))[:, 0].tolist() == [*COCO_IDS, 91]  # softmax: and no object
+    assert heads.read(rows, torch.Size([81, 4]))[:, 0].tolist() == [*COCO_IDS, 91]  # softmax: plus "no object"
     assert heads.read(rows[:91], torch.Size([80, 4]))[:, 0].tolist() == list(COCO_IDS)
     for value, shape in ((rows, (92, 4)), (rows[:80], (80, 4)), (rows, (21, 4)), (rows, (80, 4))):
         assert heads.read(value, torch.Size(shape)) is value
-    with_a_spare_row = CocoRows("denoising.label_embedding.", spare=1)
-    assert with_a_spare_row.read(rows, torch.Size([80, 4]))[:, 0].tolist() == list(COCO_IDS)
+    label_embedding = CocoRows("denoising.label_embedding.", spare=1)
+    assert label_embedding.read(rows, torch.Size([80, 4]))[:, 0].tolist() == list(COCO_IDS)
 
-    for conversion, size in ((heads, 80), (heads, 81), (with_a_spare_row, 80)):
+    for conversion, size in ((heads, 80), (heads, 81), (label_embedding, 80)):
         weight, bias = torch.randn(size, 4), torch.randn(size)
         written = conversion.write("heads.class_embed.0.weight", weight)
         assert written.shape[0] == 91 + (size - 80) + conversion.spare
@@ -71,29 +71,30 @@ def test_rows_by_coco_id_become_rows_by_class_and_back():
         assert written[0].abs().max() == 0
         written = conversion.write("heads.class_embed.0.bias", bias)
         assert_close(conversion.read(written, bias.shape), bias)
-        assert written[12].sigmoid() == 0  # a class that there is none of is never found
+        assert written[12].sigmoid() == 0  # classes of unused ids are never detected
     other_classes = torch.randn(7, 4)
     assert heads.write("heads.class_embed.0.weight", other_classes) is other_classes
 
 
-def test_the_encoders_row_of_objectness_is_kept():
+def test_the_objectness_row_of_the_encoder_is_kept():
     names = ["queries.proposals.enc_output.weight", *(f"heads.class_embed.{index}.weight" for index in range(3))]
     rows = ObjectnessRows()
     assert [rows.applies(name, names) for name in names] == [False, False, False, True]
-    assert not any(rows.applies(name, names[1:]) for name in names)  # one stage: no head of the encoder
+    assert not any(rows.applies(name, names[1:]) for name in names)  # one stage: the encoder has no head
     assert rows.read(torch.arange(91.0), torch.Size([80])).tolist() == [0, *COCO_IDS[1:]]
     assert_close(rows.read(rows.write("bias", torch.arange(80.0)), torch.Size([80])), torch.arange(80.0))
 
 
-def test_a_convolution_of_one_cell_becomes_a_linear_layer():
+def test_a_1x1_convolution_becomes_a_linear_layer():
     conversion = LinearAsConvolution("transformer.decoder.relation.pos_proj.weight")
     weight = torch.randn(8, 64, 1, 1)
     assert_close(conversion.read(weight, torch.Size([8, 64])), weight[..., 0, 0])
     assert_close(conversion.write("any", weight[..., 0, 0]), weight)
-    assert conversion.read(weight[:4], torch.Size([8, 64])).shape == (4, 64, 1, 1)  # reported as it is stored
+    # A wrong shape is kept, to be reported as it is stored.
+    assert conversion.read(weight[:4], torch.Size([8, 64])).shape == (4, 64, 1, 1)
 
 
-# From this project's names to those of others: the reverse of the key maps, written down on its own.
+# Rules from this project's names to those of other projects: the inverse of the key maps, written independently.
 TO_DEFORMABLE_LAYERS = (
     (r"attentions\.0", "self_attn"),
     (r"attentions\.1", "cross_attn"),
@@ -180,13 +181,13 @@ TO_DETREX_DINO = (
     (r"memory_fusion\.layers", "fusion_layer"),
     *TO_DETREX_DEFORMABLE,
 )
-# Plain attention has torch's module inside in detrex; conditional attention does not.
+# In detrex, plain attention wraps torch's module; conditional attention does not.
 PLAIN = ((r"(transformer\.\w+\.layers\.\d\.attentions\.\d)\.", r"\1.attn."),)
 PLAIN_ENCODER = ((r"(transformer\.encoder\.layers\.\d\.attentions\.0)\.", r"\1.attn."),)
 
 
 def small(project, **changes):
-    """A model config with few channels, as far as names do not depend on it."""
+    """A detector of a project with few channels and layers, where names do not depend on these."""
     cfg = get_config(f"projects/{project}/configs/models/{project}_r50.py").model
     cfg.update(**{"embed_dim": 32, "num_queries": 7, **changes})
     cfg.position_embedding.num_pos_feats = 16
@@ -196,14 +197,14 @@ def small(project, **changes):
     return instantiate(cfg)
 
 
-def again_under_the_decoder(state, pattern):
-    """`state` with heads stored once more under the decoder, as they are where layers refine boxes."""
+def with_heads_under_the_decoder(state, pattern):
+    """`state` with the heads stored under the decoder as well, as in detectors that refine boxes in each layer."""
     names = [name for name in state if re.match(rf"{pattern}\.", name)]
     return state | {f"transformer.decoder.{name}": state[name] for name in names}
 
 
-def consistent(model, state):
-    """`state` with one value for each parameter that has several names, such as heads that layers share."""
+def with_shared_values(model, state):
+    """`state` with equal values under all names of a shared parameter, such as heads that layers share."""
     first_name = {}
     for name, value in model.state_dict().items():
         first = first_name.setdefault((value.data_ptr(), value.shape) if value.numel() else name, name)
@@ -215,10 +216,10 @@ def assert_loads_completely(model, state, foreign, key_map, source="auto"):
     report = load_checkpoint(model, foreign, source)
     assert report.key_map == key_map
     assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
-    own = model.state_dict()
-    assert own.keys() == state.keys()
+    loaded = model.state_dict()
+    assert loaded.keys() == state.keys()
     for name, value in state.items():
-        assert_close(own[name], value.to(own[name].dtype), rtol=0, atol=0)
+        assert_close(loaded[name], value.to(loaded[name].dtype), rtol=0, atol=0)
 
 
 VARIANTS = {
@@ -232,8 +233,8 @@ VARIANTS = {
 @pytest.mark.parametrize("source", ["auto", "deformable_detr"])
 def test_a_checkpoint_of_deformable_detr_loads_completely(variant, source):
     model = small("deformable_detr", **VARIANTS[variant])
-    state = consistent(model, random_state(model))
-    # 91 classes, and heads once more under the decoder where it refines.
+    state = with_shared_values(model, random_state(model))
+    # The class heads have 91 rows; heads are also stored under the decoder if it refines boxes.
     foreign = renamed(state, *TO_DEFORMABLE_DETR)
     rows = {}
     for name, value in list(foreign.items()):
@@ -244,12 +245,12 @@ def test_a_checkpoint_of_deformable_detr_loads_completely(variant, source):
                 objectness = name.startswith("class_embed.6.")
                 rows[key][[0, *COCO_IDS[1:]] if objectness else list(COCO_IDS)] = value
             foreign[name] = rows[key]
-    again = {"one_stage": "nothing", "refine": "bbox_embed", "two_stage": "(bbox|class)_embed"}[variant]
-    foreign = {"model": again_under_the_decoder(foreign, again), "epoch": 49}
+    repeated = {"one_stage": "nothing", "refine": "bbox_embed", "two_stage": "(bbox|class)_embed"}[variant]
+    foreign = {"model": with_heads_under_the_decoder(foreign, repeated), "epoch": 49}
     assert_loads_completely(model, state, foreign, "deformable_detr", source)
 
 
-# project -> (changes, rules, which heads are stored under the decoder, too)
+# project -> (changes, rules, pattern of the heads that are also stored under the decoder)
 DETREX_FAMILIES = {
     "detr": ({}, (*PLAIN, *TO_DETREX_SINGLE_LEVEL), "nothing"),
     "conditional_detr": ({}, (*PLAIN_ENCODER, *TO_DETREX_SINGLE_LEVEL), "nothing"),
@@ -269,14 +270,15 @@ DETREX_FAMILIES = {
 
 @pytest.mark.parametrize("project", DETREX_FAMILIES)
 def test_a_checkpoint_of_detrex_loads_completely(project):
-    changes, rules, again = DETREX_FAMILIES[project]
+    changes, rules, repeated = DETREX_FAMILIES[project]
     model = small(project, **changes)
-    state = consistent(model, random_state(model))
-    if project in ("detr", "conditional_detr", "group_detr", "dab_detr", "dn_detr"):  # one head is stored once
+    state = with_shared_values(model, random_state(model))
+    # Heads that layers share are stored once.
+    if project in ("detr", "conditional_detr", "group_detr", "dab_detr", "dn_detr"):
         stored = {name: value for name, value in state.items() if not re.search(r"_embed\.[1-9]\.", name)}
     else:
         stored = state
-    foreign = again_under_the_decoder(renamed(stored, *rules), again)
+    foreign = with_heads_under_the_decoder(renamed(stored, *rules), repeated)
     assert_loads_completely(model, state, {"model": foreign}, "detrex")
 
 
@@ -287,14 +289,14 @@ def test_a_checkpoint_of_relation_detr_loads_completely():
     name = "transformer.decoder.position_relation_embedding.pos_proj.0.weight"
     foreign[name] = foreign[name][..., None, None]
     assert_loads_completely(model, state, foreign, "relation_detr")
-    # Without the branch, which is for training, its weights are left over.
+    # In a model without the training branch, the weights of the branch are unexpected.
     report = load_checkpoint(small("relation_detr", num_queries_one2many=0), foreign)
     assert report.missing == []
     assert all(key.startswith("transformer.hybrid_") for key in report.unexpected)
     assert report.unexpected
 
 
-# project -> (changes, the formats that have such a detector)
+# project -> (changes, the formats that support the detector)
 FORMATS = {
     "detr": ({}, ["detrex", "detr"]),
     "conditional_detr": ({}, ["detrex", "conditional_detr"]),
@@ -317,15 +319,15 @@ FORMATS = {
 @pytest.mark.parametrize(
     ("project", "target"), [(project, target) for project, (_, targets) in FORMATS.items() for target in targets]
 )
-def test_there_and_back(project, target):
+def test_converting_to_a_format_and_back_restores_all_weights(project, target):
     model = small(project.split()[0], **FORMATS[project][0])
-    state = consistent(model, random_state(model))
+    state = with_shared_values(model, random_state(model))
     foreign = convert_state_dict(state, target)
     assert not any(name.startswith(("heads.", "queries.", "denoising.")) for name in foreign)
     assert_loads_completely(model, state, foreign, target)
 
 
-def test_a_detector_that_the_format_does_not_have_is_refused():
+def test_converting_to_a_format_without_the_detector_raises_an_error():
     relation = small("relation_detr", num_queries_one2many=5)
     with pytest.raises(CheckpointError, match=r"dino has no equivalent detector: .*branch\."):
         convert_state_dict(relation.state_dict(), "dino")
@@ -337,6 +339,6 @@ def test_a_detector_that_the_format_does_not_have_is_refused():
 
 
 @pytest.mark.parametrize("project", [project for project in FORMATS if " " not in project])
-def test_no_foreign_map_recognises_this_projects_names(project):
+def test_no_key_map_of_another_project_recognises_the_names_of_this_project(project):
     names = small(project, **FORMATS[project][0]).state_dict()
     assert [key_map.name for key_map in KEY_MAPS if key_map.matches(names)] == ["detrex_lite"]

@@ -1,4 +1,4 @@
-"""Checkpoints of LW-DETR and RF-DETR: their repositories' names, transformers' names, and agreement with the latter."""
+"""Checkpoints of LW-DETR and RF-DETR with the names of their repositories and of transformers, which agree."""
 
 import pytest
 import torch
@@ -25,19 +25,19 @@ KINDS = {
 PARTS = ("put", "put_norm", "_class_embed", "_bbox_embed")
 
 
-def ours(kind, **changes):
-    project, name, its = KINDS[kind]
+def build_model(kind, **changes):
+    project, name, model_changes = KINDS[kind]
     cfg = get_config(f"projects/{project}/configs/models/{name}.py").model
-    return build_randomised(changed(cfg, {**SMALL, **its, **changes})).double().eval()
+    return build_randomised(changed(cfg, {**SMALL, **model_changes, **changes})).double().eval()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("published", ["repository", "transformers"])
-def test_names_are_written_and_read_again(kind, published):
-    model = ours(kind)
+def test_converting_to_published_names_and_back_restores_all_weights(kind, published):
+    model = build_model(kind)
     target = KINDS[kind][0] if published == "repository" else "transformers"
     state = convert_state_dict(model.state_dict(), target)
-    loaded = ours(kind)
+    loaded = build_model(kind)
     for parameter in loaded.parameters():
         nn.init.zeros_(parameter)
     report = load_checkpoint(loaded, state)
@@ -47,33 +47,35 @@ def test_names_are_written_and_read_again(kind, published):
 
 
 @pytest.mark.parametrize("target", ["lwdetr", "transformers"])
-def test_rows_of_classes_are_numbered_by_coco(target):
-    model = ours("lwdetr", num_classes=80)
+def test_class_rows_are_indexed_by_coco_id(target):
+    model = build_model("lwdetr", num_classes=80)
     state = convert_state_dict(model.state_dict(), target)
-    before = "transformer." if target == "lwdetr" else "model."
-    for name in ("class_embed", f"{before}enc_out_class_embed.0", f"{before}enc_out_class_embed.2"):
+    prefix = "transformer." if target == "lwdetr" else "model."
+    for name in ("class_embed", f"{prefix}enc_out_class_embed.0", f"{prefix}enc_out_class_embed.2"):
         assert state[f"{name}.weight"].shape == (91, 64)
-    own = model.heads.group_heads["2"]["class_embed"].weight
-    assert torch.equal(state[f"{before}enc_out_class_embed.2.weight"][list(COCO_IDS)], own)
-    loaded = ours("lwdetr", num_classes=80)
+    class_weight = model.heads.group_heads["2"]["class_embed"].weight
+    assert torch.equal(state[f"{prefix}enc_out_class_embed.2.weight"][list(COCO_IDS)], class_weight)
+    loaded = build_model("lwdetr", num_classes=80)
     report = load_checkpoint(loaded, state)
     assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
     assert torch.equal(loaded.heads.class_embed[0].weight, model.heads.class_embed[0].weight)
 
 
-def test_groups_that_evaluation_does_not_use_may_be_missing():
-    model = ours("lwdetr")
+def test_groups_for_training_only_may_be_missing():
+    model = build_model("lwdetr")
     state = convert_state_dict(model.state_dict(), "lwdetr")
-    of_groups = [name for name in state if any(f"enc_out{part}.{group}." in name for group in (1, 2) for part in PARTS)]
-    assert len(of_groups) == 2 * 12
-    report = load_checkpoint(model, {name: value for name, value in state.items() if name not in of_groups})
-    assert len(report.missing) == len(of_groups)
+    group_names = [
+        name for name in state if any(f"enc_out{part}.{group}." in name for group in (1, 2) for part in PARTS)
+    ]
+    assert len(group_names) == 2 * 12
+    report = load_checkpoint(model, {name: value for name, value in state.items() if name not in group_names})
+    assert len(report.missing) == len(group_names)
     assert all(name.startswith(model.training_only) for name in report.missing)
     report.require_complete("evaluation")
 
 
-def test_the_token_of_masked_patches_is_left_out():
-    model = ours("rfdetr")
+def test_the_mask_token_of_the_backbone_is_ignored():
+    model = build_model("rfdetr")
     name = "backbone.0.encoder.encoder.embeddings.mask_token"
     state = {**convert_state_dict(model.state_dict(), "rfdetr"), name: torch.zeros(1, 32)}
     assert load_checkpoint(model, state).unexpected == []
@@ -124,7 +126,7 @@ def rfdetr_of(transformers):
         num_windows=2,
         out_indices=[1, 4],
     )
-    # The eps of all layer norms, those of the projector too, which have 1e-6 in the repository.
+    # This eps is used by all layer norms; in the repository those of the projector have 1e-6, too.
     config = transformers.RfDetrConfig(backbone_config=dino, layer_norm_eps=1e-6, **COMMON)
     return transformers.RfDetrForObjectDetection(config)
 
@@ -132,7 +134,7 @@ def rfdetr_of(transformers):
 DETECTORS = {
     "lwdetr": (lambda library: lwdetr_of(library, [1.0]), {}, 1e-7),
     "lwdetr, two levels": (lambda library: lwdetr_of(library, [2.0, 0.5]), {}, 1e-7),
-    # It interpolates positions in float32. After the first block its output, after the fourth the other.
+    # transformers interpolates positions in float32. Its two outputs are those of the first and the fourth block.
     "rfdetr": (
         rfdetr_of,
         {"backbone.global_blocks": [1], "backbone.out_blocks": [0, 3], "neck.norm": "LN"},
@@ -143,34 +145,34 @@ DETECTORS = {
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("side", [32, 64])
-def test_agreement_with_transformers(name, side, tmp_path):
+def test_outputs_agree_with_transformers(name, side, tmp_path):
     transformers = pytest.importorskip("transformers", minversion="5.23")
     transformers.logging.set_verbosity_error()
-    make, changes, tolerance = DETECTORS[name]
+    build_reference, changes, tolerance = DETECTORS[name]
     torch.manual_seed(0)
-    theirs = make(transformers).double().eval()
-    for key, parameter in theirs.named_parameters():  # fresh weights are too small and too alike
+    reference = build_reference(transformers).double().eval()
+    for key, parameter in reference.named_parameters():  # initial weights are too small and too similar
         if parameter.dim() == 1:
             nn.init.normal_(parameter, mean=float("norm" in key and "weight" in key), std=0.2)
         else:
             nn.init.xavier_normal_(parameter)
-    model = ours(name, **changes)
-    report = load_checkpoint(model, theirs.state_dict())
+    model = build_model(name, **changes)
+    report = load_checkpoint(model, reference.state_dict())
     assert (report.key_map, report.missing, report.unexpected, report.mismatched) == ("transformers", [], [], [])
     names = set(convert_state_dict(model.state_dict(), "transformers"))
-    assert names == {key for key in theirs.state_dict() if "mask_token" not in key}
-    theirs.save_pretrained(tmp_path)  # under other names: those of version 4, and of RF-DETR's repository
+    assert names == {key for key in reference.state_dict() if "mask_token" not in key}
+    reference.save_pretrained(tmp_path)  # files have other names: those of version 4, or of RF-DETR's repository
     report = load_checkpoint(model, str(tmp_path / "model.safetensors"))
     published = "rfdetr" if name == "rfdetr" else "transformers"
     assert (report.key_map, report.missing, report.unexpected, report.mismatched) == (published, [], [], [])
-    # No centre of a cell lies so near to the border that transformers would never take it, as the repository does.
+    # No cell centre of this image is so close to the border that transformers would not select it.
     image = make_input(side, side, [], [], seed=3)
     pixels = model.preprocess([image], as_published=False).tensor
     with torch.no_grad():
-        want = theirs(pixel_values=pixels)
-        got = predict(model, [image])[""]
-    assert_close(got.logits, want.logits, rtol=tolerance, atol=tolerance)
-    assert_close(got.boxes, want.pred_boxes, rtol=tolerance, atol=tolerance)
-    assert got.logits.std() > 1e-2
+        expected = reference(pixel_values=pixels)
+        actual = predict(model, [image])[""]
+    assert_close(actual.logits, expected.logits, rtol=tolerance, atol=tolerance)
+    assert_close(actual.boxes, expected.pred_boxes, rtol=tolerance, atol=tolerance)
+    assert actual.logits.std() > 1e-2
     boxes = model([image])[0]["instances"].pred_boxes.tensor
     assert box_xyxy_to_cxcywh(boxes).isfinite().all()

@@ -1,4 +1,4 @@
-"""Checkpoints of mmdetection: names as its own models have them, and what differs in more than its name."""
+"""Checkpoints of mmdetection: the names of its models, and tensors that differ in more than their name."""
 
 import re
 
@@ -16,7 +16,7 @@ from detrex_lite.testing import SMALL, build, changed
 from .models import random_state, renamed
 from .published_names import state as published
 
-# Neither has a bias before a norm.
+# The necks of mmdetection have no bias before a norm.
 NECK = {"neck.bias": False}
 REFINE = {**NECK, "with_box_refine": True}
 TWO_STAGE = {**REFINE, "as_two_stage": True}
@@ -32,13 +32,13 @@ DETECTORS = {
     "deformable_detr two stages": ("deformable_detr/configs/models/deformable_detr_r50.py", TWO_STAGE),
     "dino": ("dino/configs/models/dino_r50.py", NECK),
     "dino 5 levels": ("dino/configs/models/dino_r50_5scale.py", NECK),
-    # Its names count on six layers of the decoder, as all published models have.
+    # The names assume six decoder layers, as in all published models.
     "ddq_detr": ("ddq_detr/configs/models/ddq_detr_r50.py", {"transformer.decoder.num_layers": 6}),
     "ddq_detr 5 levels": ("ddq_detr/configs/models/ddq_detr_r50_5scale.py", {"transformer.decoder.num_layers": 6}),
     "ddq_detr without a branch": ("ddq_detr/configs/models/ddq_detr_r50_no_dense.py", {}),
 }
 
-# From this project's names to those of version 3: the reverse of the key maps, written down on its own.
+# Rules from this project's names to those of version 3: the inverse of the key maps, written independently.
 TO_LAYERS = (
     (r"^transformer\.(encoder|decoder)", r"\1"),
     (r"^(encoder|decoder)\.layers\.(\d)\.ffns\.0\.layers\.0", r"\1.layers.\2.ffn.layers.0.0"),
@@ -46,11 +46,11 @@ TO_LAYERS = (
     (r"^(encoder|decoder)\.layers\.(\d)\.ffns\.0\.activations\.0", r"\1.layers.\2.ffn.layers.0.1"),
     (r"layers\.(\d)\.attentions\.0", r"layers.\1.self_attn"),
     (r"layers\.(\d)\.attentions\.1", r"layers.\1.cross_attn"),
-    (r"_attn\.(query|key)_(content|pos|pos_sine)_proj", lambda found: f"_attn.{found[1][0]}{found[2]}_proj"),
+    (r"_attn\.(query|key)_(content|pos|pos_sine)_proj", lambda match: f"_attn.{match[1][0]}{match[2]}_proj"),
 )
 WRAPPED = (r"(self_attn|cross_attn)\.(in_proj_|out_proj\.)", r"\1.attn.\2")
 WRAPPED_IN_ENCODER = (r"^encoder(.*)self_attn\.(in_proj_|out_proj\.)", r"encoder\1self_attn.attn.\2")
-OWN_VALUES = (r"^decoder(.*)_attn\.value_proj", r"decoder\1_attn.v_proj")
+VALUES_OF_DECODER = (r"^decoder(.*)_attn\.value_proj", r"decoder\1_attn.v_proj")
 TO_SINGLE_LEVEL = (
     *TO_LAYERS,
     (r"^input_proj\.", "neck.convs.0.conv."),
@@ -81,16 +81,16 @@ TO_MULTI_SCALE = (
     (r"^heads\.class_embed\.", "bbox_head.cls_branches."),
     (
         r"^heads\.bbox_embed\.(\d)\.layers\.(\d)",
-        lambda found: f"bbox_head.reg_branches.{found[1]}.{2 * int(found[2])}",
+        lambda match: f"bbox_head.reg_branches.{match[1]}.{2 * int(match[2])}",
     ),
 )
 RULES = {
     "detr": (*TO_SINGLE_LEVEL, WRAPPED, *TO_FFN_BOX_HEAD),
-    "conditional_detr": (*TO_SINGLE_LEVEL, WRAPPED_IN_ENCODER, OWN_VALUES, *TO_FFN_BOX_HEAD),
+    "conditional_detr": (*TO_SINGLE_LEVEL, WRAPPED_IN_ENCODER, VALUES_OF_DECODER, *TO_FFN_BOX_HEAD),
     "dab_detr": (
         *TO_SINGLE_LEVEL,
         WRAPPED_IN_ENCODER,
-        OWN_VALUES,
+        VALUES_OF_DECODER,
         (r"^heads\.bbox_embed\.0\.", "bbox_head.fc_reg."),
     ),
     "deformable_detr": TO_MULTI_SCALE,
@@ -99,10 +99,10 @@ RULES = {
         (r"^queries\.content_projection\.", "query_map."),
         (r"^branch\.heads\.class_embed\.6\.", "bbox_head.cls_branches.7."),
         (r"^branch\.heads\.class_embed\.", "bbox_head.aux_cls_branches."),
-        (r"^branch\.heads\.bbox_embed\.6\.layers\.(\d)", lambda found: f"bbox_head.reg_branches.7.{2 * int(found[1])}"),
+        (r"^branch\.heads\.bbox_embed\.6\.layers\.(\d)", lambda match: f"bbox_head.reg_branches.7.{2 * int(match[1])}"),
         (
             r"^branch\.heads\.bbox_embed\.(\d)\.layers\.(\d)",
-            lambda found: f"bbox_head.aux_reg_branches.{found[1]}.{2 * int(found[2])}",
+            lambda match: f"bbox_head.aux_reg_branches.{match[1]}.{2 * int(match[2])}",
         ),
         *TO_MULTI_SCALE,
     ),
@@ -115,7 +115,7 @@ def small(detector):
 
 
 def weights(model):
-    """Random values, one for each parameter that has several names."""
+    """Random weights, with equal values under all names of a shared parameter."""
     state = random_state(model)
     first = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -124,19 +124,19 @@ def weights(model):
 
 
 def foreign_names(detector, state):
-    """The weights as mmdetection has them; a head that all layers of a single-level detector share is there once."""
+    """The weights as mmdetection stores them: a head that the layers of a single-level detector share occurs once."""
     project = detector.split()[0]
     if project in ("detr", "conditional_detr", "dab_detr"):
         state = {name: value for name, value in state.items() if not re.search(r"_embed\.[1-9]\.", name)}
     state = {name: value for name, value in state.items() if not name.startswith("branch.heads.norm.")}
     foreign = renamed(state, *RULES[project])
-    # The decoder calls the dense branch's box heads its own, too, after a step of training.
-    again = {name.replace("bbox_head", "decoder"): value for name, value in foreign.items() if ".aux_reg_" in name}
-    return {**foreign, **again}
+    # After a training step, the box heads of the dense branch are stored under the decoder as well.
+    repeated = {name.replace("bbox_head", "decoder"): value for name, value in foreign.items() if ".aux_reg_" in name}
+    return {**foreign, **repeated}
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_there_and_back(detector):
+def test_converting_to_mmdetection_and_back_restores_all_weights(detector):
     model = small(detector)
     state = weights(model)
     foreign = foreign_names(detector, state)
@@ -185,14 +185,14 @@ def test_published_checkpoints_load_completely(variant):
     assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
 
 
-def test_a_neck_with_biases_says_what_is_missing():
-    without = convert_state_dict(small("deformable_detr").state_dict(), "mmdetection")
+def test_missing_biases_of_a_neck_are_reported():
+    state = convert_state_dict(small("deformable_detr").state_dict(), "mmdetection")
     cfg = get_config("projects/deformable_detr/configs/models/deformable_detr_r50.py").model
-    report = load_checkpoint(build(changed(cfg, {**SMALL, "num_classes": 80})), without)
+    report = load_checkpoint(build(changed(cfg, {**SMALL, "num_classes": 80})), state)
     assert report.missing == [*(f"neck.convs.{level}.0.bias" for level in range(3)), "neck.extra_convs.0.0.bias"]
 
 
-def test_what_mmdetection_does_not_have_is_refused():
+def test_converting_a_detector_unknown_to_mmdetection_raises_an_error():
     cfg = get_config("projects/dino/configs/models/dino_r50.py").model
     relation = {"_target_": "detrex_lite.modeling.PositionRelation", "num_heads": 4}
     model = build(changed(cfg, {**SMALL, **NECK, "transformer.decoder.relation": relation}))
@@ -202,9 +202,9 @@ def test_what_mmdetection_does_not_have_is_refused():
         convert_state_dict(model.state_dict(), "mmdetection")
 
 
-def test_swin_merges_the_same_cells():
+def test_patch_merging_of_swin_is_converted():
     image, weight, scale, shift = torch.randn(1, 3, 4, 6), torch.randn(6, 12), torch.randn(12), torch.randn(12)
-    # Here: cells column by column, each with its channels.
+    # In this project: cells column by column, each with all channels.
     cells = torch.cat([image[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1)
     conversion, name = MergedPatches(), "backbone.model.layers.1.downsample.reduction.weight"
     assert conversion.applies(name, ())
@@ -214,16 +214,17 @@ def test_swin_merges_the_same_cells():
         """columns: (1, 12, 6)"""
         return F.linear(F.layer_norm(columns.transpose(1, 2), (12,), scale, shift), weight)
 
-    # There: nn.Unfold, which keeps the cells of each channel together.
+    # In mmdetection: nn.Unfold, which keeps the cells of each channel together.
     stored = [conversion.write(name, value) for value in (weight, scale, shift)]
     assert_close(merged(nn.Unfold(2, stride=2)(image), *stored), merged(cells.flatten(2), weight, scale, shift))
-    for value, there in zip((weight, scale, shift), stored, strict=True):
-        assert not torch.equal(value, there)
-        assert_close(conversion.read(there, value.shape), value)
-    assert conversion.read(weight[:, :8], weight.shape).shape == (6, 8)  # reported as it is stored
+    for value, stored_value in zip((weight, scale, shift), stored, strict=True):
+        assert not torch.equal(value, stored_value)
+        assert_close(conversion.read(stored_value, value.shape), value)
+    # A wrong shape is kept, to be reported as it is stored.
+    assert conversion.read(weight[:, :8], weight.shape).shape == (6, 8)
 
 
-def test_swin_there_and_back():
+def test_converting_a_swin_detector_to_mmdetection_and_back_restores_all_weights():
     pytest.importorskip("timm")
     cfg = get_config("projects/dino/configs/models/dino_swin_tiny_224.py").model
     changes = {name: value for name, value in SMALL.items() if not name.startswith("backbone.")}
@@ -237,11 +238,11 @@ def test_swin_there_and_back():
         assert_close(value, state[name].to(value.dtype), rtol=0, atol=0)
 
 
-def test_mmengine_has_the_mean_among_the_weights():
+def test_the_running_mean_of_mmengine_is_in_state_dict():
     mean, last = {"a.weight": torch.zeros(2)}, {"a.weight": torch.ones(2)}
     averaged = {"steps": torch.tensor(7), "module.a.weight": last["a.weight"]}
     stored = {"meta": {}, "message_hub": {}, "state_dict": mean, "ema_state_dict": averaged}
     assert model_state(stored)["a.weight"].sum() == 0
     assert model_state(stored, prefer_ema=False)["a.weight"].sum() == 2
-    del stored["message_hub"]  # of another program
+    del stored["message_hub"]  # then the checkpoint is not of mmengine
     assert model_state(stored)["a.weight"].sum() == 2

@@ -1,4 +1,4 @@
-"""The lists of published names are sound: readable, and in agreement with what is known of the models otherwise."""
+"""The lists of published names are readable and consistent with other facts about the models."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ PROJECTS = Path(__file__).parents[2] / "projects"
 VD = ("rtdetr/", "deim/")  # ResNet-vd, with another stem
 RESNET = re.compile(r"[_-]r(50|101)(?=[_-]|$)")
 
-# Rows of the class heads. The papers' repositories count COCO's ids up to 90; a softmax has "no object" besides.
+# Rows of the class heads. The papers' repositories use COCO's ids up to 90; a softmax has a row for "no object", too.
 CLASSES = {
     "detr": {92, 251},
     "deformable_detr": {91},
@@ -55,7 +55,7 @@ def shapes_of(tensors: dict[str, Tensor], part: str, *, axes: int) -> Counter[tu
 
 
 def numel(tensors: dict[str, Tensor], without: str = "running_|num_batches_tracked") -> int:
-    """Elements of the tensors, those of several names once."""
+    """The number of elements of the tensors; a tensor with several names counts once."""
     kept = {id(value): value.numel() for name, value in tensors.items() if not re.search(without, name)}
     return sum(kept.values())
 
@@ -92,21 +92,21 @@ def test_class_heads_have_the_rows_of_their_implementation(variant: str):
 def test_resnets_have_the_shapes_of_torchvision(variant: str):
     depth = RESNET.search(variant)
     assert depth is not None
-    known = torchvision_resnet(depth[1])
+    expected = torchvision_resnet(depth[1])
     tensors = state(variant)
-    assert shapes_of(tensors, "backbone", axes=4) == shapes_of(known, "", axes=4)
+    assert shapes_of(tensors, "backbone", axes=4) == shapes_of(expected, "", axes=4)
     for part in ("running_mean", "running_var"):
-        assert shapes_of(tensors, part, axes=1) == shapes_of(known, part, axes=1)
+        assert shapes_of(tensors, part, axes=1) == shapes_of(expected, part, axes=1)
 
 
-def test_there_are_resnets_of_both_depths_among_them():
-    found = Counter(depth[1] for name in variants() if (depth := RESNET.search(name)))
-    assert found["50"] > 40
-    assert found["101"] >= 8
+def test_variants_include_resnets_of_both_depths():
+    counts = Counter(depth[1] for name in variants() if (depth := RESNET.search(name)))
+    assert counts["50"] > 40
+    assert counts["101"] >= 8
 
 
 @pytest.mark.parametrize(
-    ("paper", "others"),
+    ("paper", "conversions"),
     [
         ("detr/detr_r50", ["transformers/detr_r50", "transformers/detr_r50_no_timm"]),
         ("detr/detr_r101", ["transformers/detr_r101"]),
@@ -121,13 +121,13 @@ def test_there_are_resnets_of_both_depths_among_them():
         ("deformable_detr/deformable_detr_r50_two_stage", ["transformers/deformable_detr_r50_two_stage"]),
     ],
 )
-def test_transformers_has_as_many_parameters_as_the_paper(paper: str, others: list[str]):
-    assert {numel(state(other)) for other in others} == {numel(state(paper))}
+def test_transformers_has_as_many_parameters_as_the_paper(paper: str, conversions: list[str]):
+    assert {numel(state(conversion)) for conversion in conversions} == {numel(state(paper))}
 
 
 @pytest.mark.parametrize(
     ("paper", "converted", "dropped"),
-    [  # what the other one has not: 11 unused classes of each head, and of the embedding of labels
+    [  # dropped: 11 unused classes of each head and of the label embedding
         ("detr/detr_r50", "detrex/converted_detr_r50", 11 * 257),
         ("detr/detr_r101", "detrex/converted_detr_r101", 11 * 257),
         ("conditional_detr/conditional_detr_r50", "detrex/conditional_detr_r50_50ep", 11 * 257),
@@ -143,17 +143,17 @@ def test_transformers_has_as_many_parameters_as_the_paper(paper: str, others: li
         ("dab_detr/dab_detr_r50", "mmdet/dab-detr_r50_8xb2-50e_coco", 11 * 257),
         ("detr/detr_r50", "mmdet2/detr_r50_8x2_150e_coco", 11 * 257),
         ("detr/detr_r50", "mmdet2/detr_r50_8x2_150e_coco_2020", 11 * 257),
-        # Its projections to the channels of the transformer have no bias beside their normalization.
+        # The projections of mmdetection to the channels of the transformer have no bias before their normalisation.
         ("deformable_detr/deformable_detr_r50", "mmdet/deformable-detr_r50_16xb2-50e_coco", 11 * 257 + 4 * 256),
         ("deformable_detr/deformable_detr_r50", "mmdet2/deformable_detr_r50_16x2_50e_coco", 11 * 257 + 4 * 256),
     ],
 )
-def test_implementations_differ_in_unused_classes_alone(paper: str, converted: str, dropped: int):
+def test_implementations_differ_only_in_unused_classes_and_biases(paper: str, converted: str, dropped: int):
     without = "running_|num_batches_tracked|empty_weight|relative_position_index|data_preprocessor"
     assert numel(state(paper), without) - numel(state(converted), without) == dropped
 
 
-def test_the_average_has_each_shared_tensor_once():
+def test_the_running_mean_has_each_shared_tensor_once():
     model, average = "detrex/dino_r50_4scale_12ep", "detrex/dino_r50_4scale_12ep_ema_state"
     assert aliases(model)
     assert not aliases(average)
@@ -173,7 +173,7 @@ def test_every_checkpoint_has_a_variant_and_a_project():
         assert row.variant.startswith(f"{row.origin}/") or row.origin == "paper", row
 
 
-def test_state_off_the_meta_device_has_values_of_the_wanted_kind_and_no_memory():
+def test_a_state_on_the_cpu_has_the_requested_dtype_and_almost_no_memory():
     tensors = state("detrex/dino_swin_tiny_224_4scale_12ep", torch.float16, "cpu")
     weight = tensors["backbone.patch_embed.proj.weight"]
     assert weight.shape == (96, 3, 4, 4)
@@ -183,6 +183,6 @@ def test_state_off_the_meta_device_has_values_of_the_wanted_kind_and_no_memory()
     assert tensors["backbone.layers.0.blocks.0.attn.relative_position_index"].dtype == torch.int64
 
 
-def test_unknown_variant_is_named():
+def test_the_error_for_an_unknown_variant_names_it():
     with pytest.raises(KeyError, match="no_such_model"):
         state("detr/no_such_model")

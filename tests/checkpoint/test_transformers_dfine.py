@@ -17,8 +17,8 @@ CONSTANTS = ("num_points_scale", "up", "reg_scale")
 
 
 @pytest.fixture(scope="module")
-def theirs():
-    """A small model whose statistics and norms are not those of the beginning."""
+def reference():
+    """A small reference model whose statistics and norms do not have their initial values."""
     backbone = transformers.HGNetV2Config(
         stem_channels=[3, 16, 16],
         embedding_size=16,
@@ -64,7 +64,7 @@ def theirs():
     return model
 
 
-def ours():
+def build_model():
     cfg = get_config("projects/dfine/configs/models/dfine_small.py").model
     small = {
         "num_classes": NUM_CLASSES,
@@ -80,21 +80,21 @@ def ours():
 
 
 @pytest.mark.parametrize("stored", ["model", "file"])
-def test_detections_agree(theirs, stored, tmp_path):
-    """The names of a model are those of version 5; files that it saves have the names of version 4."""
-    weights = theirs.state_dict()
+def test_detections_agree(reference, stored, tmp_path):
+    """Models have the names of version 5; files that they save have the names of version 4."""
+    weights = reference.state_dict()
     if stored == "file":
-        theirs.save_pretrained(tmp_path)
+        reference.save_pretrained(tmp_path)
         weights = tmp_path / "model.safetensors"
-    model = ours()
+    model = build_model()
     report = load_checkpoint(model, weights)
     report.require_complete("transformers")
     assert (report.key_map, report.unexpected) == ("transformers", [])
     image = make_input(96, 96, [], [])
     image["image"] = image["image"].double()
     with torch.no_grad():
-        want = theirs(pixel_values=image["image"][None] / 255)
-        got = predict(model, [image])[""]
-    assert got.logits.std() > 0.1
-    assert_close(got.logits, want.logits, rtol=1e-6, atol=1e-6)  # it has a third in float32
-    assert_close(got.boxes, want.pred_boxes, rtol=1e-6, atol=1e-6)
+        expected = reference(pixel_values=image["image"][None] / 255)
+        actual = predict(model, [image])[""]
+    assert actual.logits.std() > 0.1
+    assert_close(actual.logits, expected.logits, rtol=1e-6, atol=1e-6)  # transformers rounds 1/3 to float32
+    assert_close(actual.boxes, expected.pred_boxes, rtol=1e-6, atol=1e-6)

@@ -16,8 +16,8 @@ POINTS = "transformer.decoder.layer.attn[1].num_points"
 SAMPLING = "transformer.decoder.layer.attn[1].sampling"
 
 
-def theirs(kind, **options):
-    """A small model whose statistics and norms are not those of the beginning."""
+def build_reference(kind, **options):
+    """A small reference model whose statistics and norms do not have their initial values."""
     backbone = transformers.RTDetrResNetConfig(
         depths=[2, 2, 2, 2],
         layer_type="basic",
@@ -53,7 +53,7 @@ def theirs(kind, **options):
     return model
 
 
-def ours(**changes):
+def build_model(**changes):
     cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
     small = {
         "num_classes": NUM_CLASSES,
@@ -80,28 +80,28 @@ def ours(**changes):
     ids=["v1", "v2", "discrete", "points"],
 )
 def test_detections_agree(kind, options, changes):
-    theirs_model, model = theirs(kind, **options), ours(**changes)
-    report = load_checkpoint(model, theirs_model.state_dict())
+    reference, model = build_reference(kind, **options), build_model(**changes)
+    report = load_checkpoint(model, reference.state_dict())
     report.require_complete("transformers")
     assert report.key_map == "transformers"
     assert report.unexpected == []
     image = make_input(96, 96, [], [])
     image["image"] = image["image"].double()
     with torch.no_grad():
-        want = theirs_model(pixel_values=image["image"][None] / 255)
-        got = predict(model, [image])[""]
-    assert got.logits.std() > 0.1
-    assert_close(got.logits, want.logits, rtol=1e-6, atol=1e-6)
-    assert_close(got.boxes, want.pred_boxes, rtol=1e-6, atol=1e-6)
+        expected = reference(pixel_values=image["image"][None] / 255)
+        actual = predict(model, [image])[""]
+    assert actual.logits.std() > 0.1
+    assert_close(actual.logits, expected.logits, rtol=1e-6, atol=1e-6)
+    assert_close(actual.boxes, expected.pred_boxes, rtol=1e-6, atol=1e-6)
 
 
 def test_names_of_version_4_load():
-    state = theirs("RTDetr").state_dict()
-    before = {
+    state = build_reference("RTDetr").state_dict()
+    old_state = {
         name.replace("o_proj", "out_proj").replace(".mlp.", ".").replace("encoder.aifi", "encoder.encoder"): value
         for name, value in state.items()
     }
-    assert before.keys() != state.keys()
-    report = load_checkpoint(ours(), before)
+    assert old_state.keys() != state.keys()
+    report = load_checkpoint(build_model(), old_state)
     report.require_complete("version 4")
     assert report.unexpected == []

@@ -58,7 +58,7 @@ def differences(model: Detector, report: LoadReport, reference: Reference) -> di
         reference: the reference.
     """
     model.eval()
-    of_images = [_of_detections(model, reference, number) for number in range(len(reference.found))]
+    of_images = [_of_detections(model, reference, number) for number in range(len(reference.results))]
     of_detections = {
         kind: _largest(
             {f"image {number}": image_differences[kind] for number, image_differences in enumerate(of_images)}
@@ -76,7 +76,7 @@ def differences(model: Detector, report: LoadReport, reference: Reference) -> di
 
 
 def beyond_limits(all_differences: Mapping[str, Difference]) -> dict[str, Difference]:
-    """Return the differences that are too large, or not a number."""
+    """Return the differences that are too large or NaN."""
     return {kind: difference for kind, difference in all_differences.items() if not difference.size <= LIMITS[kind]}
 
 
@@ -86,7 +86,7 @@ def _largest(sizes: Mapping[str, float]) -> Difference:
 
 
 def _of_detections(model: Detector, reference: Reference, number: int) -> dict[str, float]:
-    record, expected = reference.evaluation_input(number), reference.found[number]
+    record, expected = reference.evaluation_input(number), reference.results[number]
     with torch.no_grad():
         last = predict(model, [record])[FINAL]
     detected = model.postprocessor(last, [(record["height"], record["width"])])[0]

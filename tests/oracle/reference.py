@@ -23,8 +23,8 @@ COCO_IDS = [index for index in range(1, 91) if index not in (12, 26, 29, 30, 45,
 
 
 @dataclass(frozen=True)
-class Found:
-    """The result of evaluating one image.
+class ImageResult:
+    """The results of the reference for one image in evaluation.
 
     Attributes:
         scores, boxes, classes: (D,), (D, 4) absolute xyxy, and (D,) of the best detections, best first.
@@ -56,7 +56,7 @@ class Reference:
         unused_rows: maps class heads to rows of ids that no class has.
         losses: maps names to weighted losses of one batch of all images.
         gradient_norms: maps names of parameters to gradient norms of the sum of the losses, None if frozen.
-        found: results of each image in evaluation.
+        results: results for each image in evaluation.
     """
 
     name: str
@@ -72,19 +72,19 @@ class Reference:
     unused_rows: dict[str, list[int]]
     losses: dict[str, float]
     gradient_norms: dict[str, float | None]
-    found: list[Found]
+    results: list[ImageResult]
 
     @classmethod
     def read(cls, name: str) -> "Reference":
         """Read the case that is stored under `name`."""
         with np.load(DATA / f"{name}.npz") as stored:
             facts = json.loads(bytes(stored["facts"]))
-            fields = Found.__dataclass_fields__
-            found = [
-                Found(**{field: stored[f"{field}{number}"] for field in fields})
+            fields = ImageResult.__dataclass_fields__
+            results = [
+                ImageResult(**{field: stored[f"{field}{number}"] for field in fields})
                 for number in range(len(facts["image_sizes"]))
             ]
-        return cls(name=name, found=found, **facts)
+        return cls(name=name, results=results, **facts)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Create the checkpoint of the reference, in float64."""

@@ -1,4 +1,4 @@
-"""Detectors compute in float64 what other implementations do: detections, losses, gradients. README.md says more."""
+"""Detectors agree with other implementations in float64: detections, losses, gradients. See README.md."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ NO_NOISE = {"denoising.label_noise_prob": 0.0, "denoising.box_noise_scale": 0.0}
 CONTRASTIVE = {**NO_NOISE, "denoising.num_pairs": 10}
 TWO_STAGE = {"with_box_refine": True, "as_two_stage": True}
 ONE_TO_MANY = {"num_queries_one2many": 30}
-# What detrex does where the config of this name does as the paper's repository.
+# Settings of detrex where this project's config follows the paper's repository.
 ATTEND_TO_PADDING = {"transformer.mask_memory_padding": False}
 LEARN_PADDING = {"denoising.padding_in_loss": True}
 
@@ -57,14 +57,14 @@ CASES |= {f"paper_{name}": case for name, case in PAPERS.items()}
 
 @pytest.fixture(autouse=True)
 def _float64():
-    """Tables that do not take their precision from the weights are in float64, too."""
+    """Make tensors float64 that do not take their dtype from the weights."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
 def differences_of(name, changes=(), edit=lambda state: None):
-    """What a case differs in, with `changes` to the config, and after `edit` has changed the checkpoint."""
+    """The differences of a case, with `changes` of the config and after `edit` has changed the checkpoint."""
     reference = Reference.read(name)
     config, settings = CASES[name]
     cfg = without_dropout(get_config(f"projects/{config}.py").model)
@@ -93,7 +93,7 @@ def test_every_stored_case_is_tested():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_computes_what_the_reference_computed(name):
+def test_model_agrees_with_the_reference(name):
     assert beyond_limits(differences_of(name)) == {}
 
 
@@ -111,13 +111,13 @@ EVALUATION = {"scores", "boxes", "last logits", "last boxes"}
         ("paper_dab_deformable_detr", {"postprocessor.num_detections": 300}, {"detections"}),
     ],
 )
-def test_a_wrong_setting_is_found(name, changes, kinds):
+def test_a_wrong_setting_is_detected(name, changes, kinds):
     assert beyond_limits(differences_of(name, changes)).keys() - {"classes"} == kinds
 
 
-def test_a_wrong_weight_is_found():
+def test_a_wrong_weight_is_detected():
     def edit(state):
         state["transformer.encoder.layers.1.ffns.0.layers.1.weight"][3, 5] += 1e-4
 
-    found = beyond_limits(differences_of("detrex_dab_detr", edit=edit))
-    assert found.keys() - {"classes"} == EVALUATION | TRAINING
+    too_large = beyond_limits(differences_of("detrex_dab_detr", edit=edit))
+    assert too_large.keys() - {"classes"} == EVALUATION | TRAINING

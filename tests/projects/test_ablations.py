@@ -1,4 +1,4 @@
-"""Every choice of the papers is one override of a config, as it is written on the command line."""
+"""Every ablation of the papers is a single override of a config, written as on the command line."""
 
 import functools
 
@@ -23,10 +23,10 @@ SINGLE_LEVEL = ("detr", "conditional_detr", "dab_detr", "dn_detr")
 ATTENTION = "_target_=detrex_lite.layers.RowColumnDecoupledAttention"
 DEFORMABLE = ("deformable_detr", "dab_deformable_detr", "dn_deformable_detr", "dino", "relation_detr")
 WITH_DENOISING = ("dn_detr", "dn_deformable_detr", "dino")
-EVERY = (*SINGLE_LEVEL, *DEFORMABLE, "h_deformable_detr")
+ALL_PROJECTS = (*SINGLE_LEVEL, *DEFORMABLE, "h_deformable_detr")
 FAMILIES = ("detr", "conditional_detr", "dab_detr", "deformable_detr", "dino")
 
-# Override -> the projects whose model it is tried on.
+# override -> the projects with which it is tested
 ABLATIONS = {
     # Boxes.
     "with_box_refine=true": ("deformable_detr",),
@@ -52,11 +52,11 @@ ABLATIONS = {
     "denoising.padding_in_loss=true": ("dn_detr", "dn_deformable_detr"),
     "denoising.padding_in_loss=false": ("dino",),
     "denoising.mask_padding=true": ("dn_detr", "dino"),
-    # Further queries.
+    # Additional queries.
     "num_patterns=3": ("dab_detr", "dn_detr"),
     "num_patterns=1": ("anchor_detr",),
     "input_norm=null": ("anchor_detr",),
-    "queries.layout.num_groups=3": EVERY,
+    "queries.layout.num_groups=3": ALL_PROJECTS,
     "queries.layout.num_groups=1": ("group_detr",),
     "num_queries_one2many=21": (*DEFORMABLE[:-1],),
     "num_queries_one2many=0": ("h_deformable_detr", "relation_detr"),
@@ -82,7 +82,7 @@ ABLATIONS = {
     "transformer.encoder.layer.ffn.activation._target_=torch.nn.GELU": FAMILIES,
     "transformer.decoder.layer.ffn.activation._target_=torch.nn.GELU": FAMILIES,
     # Losses.
-    "aux_loss=false": EVERY,
+    "aux_loss=false": ALL_PROJECTS,
     f"criterion.losses.loss_class={VARIFOCAL}": ("dab_detr", "dino"),
     f"criterion.losses.loss_class={POSITION_LOSS}": ("dab_detr", "dino"),
     f"criterion.matcher.costs.label={POSITION_COST}": ("dab_detr", "dino", "stable_dino"),
@@ -101,10 +101,10 @@ def small_config(project):
     return changed(cfg, changes)
 
 
-def facts(cfg):
-    """What a model has, computes and learns in one step; an ablation differs in one of them at least.
+def training_step(cfg):
+    """Parameter shapes, losses and gradient norms of a training step. Every ablation must change at least one of them.
 
-    The images differ in size and in the number of objects, so that there is padding of both kinds.
+    The images differ in size and in the number of objects, so that both are padded.
     """
     model = build(cfg).train()
     torch.manual_seed(0)
@@ -113,7 +113,7 @@ def facts(cfg):
         make_input(64, 32, [[4.0, 20, 20, 60]], [2]),
     ]
     losses = model(batch)
-    if not model.aux_loss:  # heads of the layers before the last, where they have their own, are for these losses
+    if not model.aux_loss:  # only auxiliary losses use the heads of the layers before the last
         model.heads.requires_grad_(False)
     require_all_gradients(model, losses)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -123,8 +123,8 @@ def facts(cfg):
 
 
 @functools.cache
-def facts_of_project(project):
-    return facts(small_config(project))
+def training_step_of_project(project):
+    return training_step(small_config(project))
 
 
 def with_override(project, override):
@@ -142,4 +142,4 @@ def test_an_ablation_is_one_override(override):
 @pytest.mark.slow
 @pytest.mark.parametrize(("override", "project"), CASES, ids=lambda value: value.split("{")[0])
 def test_an_ablation_trains_and_has_an_effect(override, project):
-    assert facts(with_override(project, override)) != facts_of_project(project)
+    assert training_step(with_override(project, override)) != training_step_of_project(project)

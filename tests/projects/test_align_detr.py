@@ -1,4 +1,4 @@
-"""Align-DETR, a config of DINO, and its matching and loss in other detectors. Models are small."""
+"""Align-DETR, a config of DINO, and the use of its matching and loss in other detectors. Models are small."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_every_model_builds(path):
 
 
 @pytest.mark.parametrize(("epochs", "milestone"), [(12, 11), (24, 20), (36, 30)])
-def test_trainings_are_the_published_ones(epochs, milestone):
+def test_training_configs_have_the_published_settings(epochs, milestone):
     path = CONFIGS / f"align_detr_r50_4scale_{epochs}ep.py"
     cfg = LazyConfig.load(str(path))
     matcher = cfg.model.criterion.matcher
@@ -64,7 +64,7 @@ def test_trainings_are_the_published_ones(epochs, milestone):
     assert cfg.train.output_dir == f"output/{path.stem}"
 
 
-def test_weights_are_those_of_dino():
+def test_parameter_names_are_those_of_dino():
     dino = get_config("projects/dino/configs/models/dino_r50.py").model
     align = build(changed(config_of(), SMALL)).state_dict()
     assert list(align) == list(build(changed(dino, SMALL)).state_dict())
@@ -78,19 +78,20 @@ RANKED = {
 
 
 @pytest.mark.parametrize("project", first_always(["deformable_detr", "dab_detr", "rtdetr"]))
-def test_other_detectors_take_the_loss_and_the_matching(project, batch):
+def test_other_detectors_support_the_loss_and_the_matching(project, batch):
     if project == "rtdetr":
         cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
         sizes = {"num_classes": 5, "num_queries": 20, "denoising.num_pairs": 6}
     else:
         cfg, sizes = get_config(f"projects/{project}/configs/models/{project}_r50.py").model, SMALL
-    seen = []
+    rank_weights = []
     model = build(changed(cfg, {**sizes, **RANKED})).train()
     assert isinstance(model.criterion.matcher, HungarianMatcher)
     rank = model.criterion.matcher.ranking.__call__
-    model.criterion.matcher.ranking = lambda *args: seen.append(rank(*args)) or seen[-1]
+    model.criterion.matcher.ranking = lambda *args: rank_weights.append(rank(*args)) or rank_weights[-1]
     require_all_gradients(model, model(batch))
-    assert all(len(weight.unique()) == 2 for weight in seen)  # of better and of worse candidates
+    # One weight for the better candidates, one for the others.
+    assert all(len(weight.unique()) == 2 for weight in rank_weights)
     assert parameter_patterns(model) == parameter_patterns(build(changed(cfg, sizes)))
 
 
@@ -105,6 +106,6 @@ def test_the_loss_falls(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_overfits_four_images(tmp_path):
+def test_four_images_are_overfitted(tmp_path):
     torch.manual_seed(0)
     assert overfitted_ap50(small(), tmp_path, 150) > 0.9

@@ -48,7 +48,7 @@ def test_every_config_builds(path):
     assert model.queries.points.shape == (300, 2)
     assert model.queries.patterns.weight.shape == (3, 256)
     assert cfg.backbone.depth == (101 if "r101" in path.stem else 50)
-    # The paper's repository has DC5 unless it is told otherwise, and calls the other "C5".
+    # DC5 is the default of the paper's repository, which calls the variant without dilation "C5".
     dilated = "_c5_" not in path.stem if "paper" in path.stem else "dc5" in path.stem
     assert cfg.backbone.get("dilation", False) == dilated
     assert model.postprocessor.num_detections == 100
@@ -56,13 +56,13 @@ def test_every_config_builds(path):
 
 
 @pytest.mark.parametrize(("name", "batch_size"), [("r50", 16), ("r50_dc5", 16), ("r50_paper", 8)])
-def test_published_schedules(name, batch_size):
+def test_training_configs_have_the_published_schedules(name, batch_size):
     cfg = LazyConfig.load(str(CONFIGS / f"anchor_detr_{name}_50ep.py"))
     assert cfg.dataloader.train.total_batch_size == batch_size
     assert (cfg.train.max_epochs, cfg.optimizer.lr, cfg.optimizer.params.backbone_lr_factor) == (50, 1e-4, 0.1)
 
 
-def test_boxes_of_a_new_model_are_small_ones_at_the_points(batch):
+def test_initial_boxes_are_small_and_centred_at_the_points(batch):
     model = build(small_config()).eval()
     with torch.no_grad():
         named = predict(model, batch)
@@ -75,7 +75,7 @@ def test_boxes_of_a_new_model_are_small_ones_at_the_points(batch):
 
 
 def test_every_pattern_is_paired_with_every_point(batch):
-    """Query i has pattern i // Q and point i % Q; the positions follow from the point alone."""
+    """Query i has pattern i // Q and point i % Q; its position depends only on the point."""
     model = build(small_config())
     (block,) = model.queries(3, training=True, positions=model.position_embedding.of_points)
     assert block.content.shape == (3, P * NUM_QUERIES, 64)
@@ -86,7 +86,7 @@ def test_every_pattern_is_paired_with_every_point(batch):
         assert_close(block.position[1, [index]], model.position_embedding.of_points(point))
 
 
-def test_every_layer_teaches_points_patterns_and_positions(batch):
+def test_every_layer_has_gradients_in_points_patterns_and_positions(batch):
     model = build_randomised(small_config()).train()
     for name in ("", "_0"):
         model.zero_grad()
@@ -97,16 +97,16 @@ def test_every_layer_teaches_points_patterns_and_positions(batch):
         assert model.queries.points.grad.any()
 
 
-def test_positions_are_the_formula():
-    """Sine embeddings of 0..1, by the number of cells of each image, through the heads."""
+def test_positions_agree_with_the_formula():
+    """Positions are heads applied to sine embeddings of coordinates in 0..1, relative to the size of each image."""
     torch.manual_seed(0)
     embedding = PointPositionEmbedding(num_pos_feats=8).double()
     mask = torch.ones(2, 4, 5, dtype=torch.bool)
     sizes = ((4, 3), (2, 5))
-    for one, (height, width) in zip(mask, sizes, strict=True):
-        one[:height, :width] = False
-    found = embedding(mask, torch.float64)
-    assert found.shape == (2, 32, 4, 5)
+    for image_mask, (height, width) in zip(mask, sizes, strict=True):
+        image_mask[:height, :width] = False
+    positions = embedding(mask, torch.float64)
+    assert positions.shape == (2, 32, 4, 5)
 
     def axis(value):
         return embedding.axis_head(get_sine_pos_embed(torch.tensor([value]).double(), 16))
@@ -114,19 +114,19 @@ def test_positions_are_the_formula():
     for image, (height, width) in enumerate(sizes):
         for row in range(height):
             for column in range(width):
-                want = torch.cat([axis((column + 0.5) / width), axis((row + 0.5) / height)])
-                assert_close(found[image, :, row, column], want)
-        # Cells of the padding have the position of their own column, as their keys are in the means as published.
-        assert_close(found[image, :16], found[image, :16, :1].expand(-1, 4, -1))
-        assert_close(found[image, 16:], found[image, 16:, :, :1].expand(-1, -1, 5))
+                expected = torch.cat([axis((column + 0.5) / width), axis((row + 0.5) / height)])
+                assert_close(positions[image, :, row, column], expected)
+        # Padding cells have the position of their column or row, because the published means include their keys.
+        assert_close(positions[image, :16], positions[image, :16, :1].expand(-1, 4, -1))
+        assert_close(positions[image, 16:], positions[image, 16:, :, :1].expand(-1, -1, 5))
     points = torch.rand(6, 2, dtype=torch.float64)
-    together = embedding.point_head(get_sine_pos_embed(points, 8))
-    apart = [torch.stack([axis(float(value)) for value in points[:, side]]) for side in (0, 1)]
-    assert_close(embedding.of_points(points), torch.cat([together, *apart], dim=-1))
+    point_part = embedding.point_head(get_sine_pos_embed(points, 8))
+    axis_parts = [torch.stack([axis(float(value)) for value in points[:, side]]) for side in (0, 1)]
+    assert_close(embedding.of_points(points), torch.cat([point_part, *axis_parts], dim=-1))
 
 
-def test_attention_among_all_cells_is_a_config(batch):
-    """What the paper compares its attention with: the same positions and points, and 2-d attention."""
+def test_attention_to_all_cells_is_configurable(batch):
+    """The baseline of the paper: the same positions and points, with standard attention."""
     model = build_randomised(
         small_config(
             **{
@@ -147,8 +147,8 @@ def test_attention_among_all_cells_is_a_config(batch):
     assert_close(model.position_embedding(mask, torch.float64)[:, :, 1, 2], at_cell.double(), rtol=1e-5, atol=1e-5)
 
 
-def test_detrs_encoder_and_decoder_take_the_attention(batch):
-    """By its class alone, with DETR's 2-d positions."""
+def test_detr_supports_row_column_decoupled_attention(batch):
+    """Only the class of the attention changes; positions are the 2-d ones of DETR."""
     cfg = get_config("projects/detr/configs/models/detr_r50.py").model
     attention = RowColumnDecoupledAttention
     changes = {
@@ -160,21 +160,21 @@ def test_detrs_encoder_and_decoder_take_the_attention(batch):
     model.eval()
     with torch.no_grad():
         together = model(batch)
-        for one, padded in zip(batch, together, strict=True):
-            (alone,) = model([one])
+        for record, padded in zip(batch, together, strict=True):
+            (alone,) = model([record])
             assert_close(padded["instances"].scores, alone["instances"].scores)
 
 
-def test_points_of_a_grid(batch):
+def test_points_can_form_a_grid(batch):
     model = build_randomised(small_config(**{"num_queries": 9, "queries.points": "grid"})).train()
-    want = [[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)]
-    assert_close(model.queries.points, torch.tensor(want))
+    expected = [[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)]
+    assert_close(model.queries.points, torch.tensor(expected))
     require_all_gradients(model, model(batch))
     with pytest.raises(ValueError, match="num_queries=10.* 9"):
         LearnedPoints(layout=QueryLayout(10), embed_dim=8, points="grid")
 
 
-def test_faulty_queries():
+def test_invalid_settings_of_queries_raise_an_error():
     with pytest.raises(ValueError, match="unknown points='girds'; did you mean 'grid'"):
         LearnedPoints(layout=QueryLayout(9), embed_dim=8, points="girds")
     with pytest.raises(ValueError, match="num_patterns=3.*groups or a one-to-many"):
@@ -197,31 +197,31 @@ def test_groups_of_points_without_patterns(batch):
 
 def test_parameter_names_are_stable():
     layer = {"ffns.N.layers.N.*", "norms.N.*", "attentions.N.in_proj_weight", "attentions.N.in_proj_bias"}
-    want = {"input_proj.N.*", "queries.points", "queries.patterns.*"}
-    want |= {f"position_embedding.{head}_head.layers.N.*" for head in ("axis", "point")}
-    want |= {"heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*"}
-    want |= {
+    expected = {"input_proj.N.*", "queries.points", "queries.patterns.*"}
+    expected |= {f"position_embedding.{head}_head.layers.N.*" for head in ("axis", "point")}
+    expected |= {"heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*"}
+    expected |= {
         f"transformer.{stack}.layers.N.{name}"
         for stack in ("encoder", "decoder")
         for name in layer | {"attentions.N.out_proj.*"}
     }
-    assert parameter_patterns(build(small_config())) == want
+    assert parameter_patterns(build(small_config())) == expected
 
 
-def learnable():
-    own = ("position_embedding.temperature", "position_embedding.normalize")
+def overfitting_config():
+    unsupported = ("position_embedding.temperature", "position_embedding.normalize")
     return changed(
         get_config("projects/anchor_detr/configs/models/anchor_detr_r50.py").model,
-        {key: value for key, value in SMALL_SINGLE_LEVEL.items() if key not in own},
+        {key: value for key, value in SMALL_SINGLE_LEVEL.items() if key not in unsupported},
     )
 
 
 def test_the_loss_falls(tmp_path):
     _, inputs = four_images(tmp_path)
-    _, losses = trained(learnable(), inputs, 10)
+    _, losses = trained(overfitting_config(), inputs, 10)
     assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow
 def test_four_images_are_overfitted(tmp_path):
-    assert overfitted_ap50(learnable(), tmp_path, 600) > 0.9
+    assert overfitted_ap50(overfitting_config(), tmp_path, 600) > 0.9

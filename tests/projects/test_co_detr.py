@@ -1,4 +1,4 @@
-"""Co-DINO and Co-Deformable-DETR, which are configs, and collaborative heads in others. Models are small."""
+"""Co-DINO and Co-Deformable-DETR, which are configs, and collaborative heads in other detectors. Models are small."""
 
 import copy
 
@@ -33,7 +33,7 @@ from .overfitting import four_images, overfitted_ap50, small_deformable, trained
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "co_detr" / "configs"
-FEW = {"collaboration.heads.rcnn.hidden_dim": 32, "collaboration.heads.rcnn.roi_samples": 40}
+SMALL_HEADS = {"collaboration.heads.rcnn.hidden_dim": 32, "collaboration.heads.rcnn.roi_samples": 40}
 HEAD_LOSSES = {
     *(f"loss_rcnn_head_{kind}" for kind in ("rpn_class", "rpn_bbox", "class", "giou")),
     *(f"loss_atss_head_{kind}" for kind in ("class", "giou", "centerness")),
@@ -42,9 +42,9 @@ HEAD_LOSSES = {
 
 def small_config(name="co_dino_r50", **changes):
     cfg = get_config(f"projects/co_detr/configs/models/{name}.py").model
-    few = {} if changes.get("collaboration", FEW) is None else FEW
+    head_sizes = {} if changes.get("collaboration", SMALL_HEADS) is None else SMALL_HEADS
     pairs = {"denoising.num_pairs": 6} if "dino" in name else {}
-    return changed(cfg, {**SMALL, **few, **pairs, **changes})
+    return changed(cfg, {**SMALL, **head_sizes, **pairs, **changes})
 
 
 class CollaborativeContract(DeformableContract):
@@ -56,7 +56,7 @@ class CollaborativeContract(DeformableContract):
 
     @pytest.mark.slow
     def test_the_forward_pass_of_training_never_waits_for_a_gpu(self, batch):
-        """Heads wait, as matching does: how many positives there are decides what is computed next."""
+        """Collaborative heads synchronise, as matching does: later computations depend on the number of positives."""
         losses = losses_on_a_fake_gpu(build(self.config(collaboration=None)).train(), batch)
         assert set(losses) == {name for name in self.expected_losses() if not ("rcnn" in name or "atss" in name)}
         with pytest.raises(DynamicOutputShapeException):
@@ -73,7 +73,7 @@ class TestCoDINO(CollaborativeContract, DenoisingContract):
 
     @pytest.mark.slow
     def test_denoising_leaves_the_other_queries_alone(self, batch):
-        """Positive queries are those of objects, which that test takes away."""
+        """The inherited test removes objects, and so the positive queries. It runs without collaborative heads."""
         alone = TestCoDINO()
         alone.config = lambda: small_config(collaboration=None)
         DenoisingContract.test_denoising_leaves_the_other_queries_alone(alone, batch)
@@ -88,26 +88,28 @@ class TestCoDeformableDETR(CollaborativeContract):
 @pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("**/*.py"))), ids=lambda path: path.stem)
 def test_every_config_builds(path):
     model, cfg = build_on_meta(path)
-    five = "5scale" in path.stem
+    has_five_levels = "5scale" in path.stem
     is_small = "small" in path.stem
-    levels = 3 if is_small else 5 if five else 4
+    levels = 3 if is_small else 5 if has_five_levels else 4
     assert cfg.transformer.num_feature_levels == levels == len(model.collaboration.heads["atss"].box_scales) - 1
-    assert model.collaboration.finest_stride == (4 if five else 8)
+    assert model.collaboration.finest_stride == (4 if has_five_levels else 8)
     assert model.collaboration.weight == (6 if is_small else 12)
     assert isinstance(model, DeformableDETR if "deformable" in path.stem else DINO)
 
 
 @pytest.fixture(scope="module")
 def pair():
-    """The same detector with collaborative heads and without, in float64."""
+    """A detector with collaborative heads, and the same detector without them, in float64."""
     model = build_randomised(without_dropout(small_config())).double()
     alone = build(without_dropout(small_config(collaboration=None))).double()
-    alone.load_state_dict({n: v for n, v in model.state_dict().items() if not n.startswith("collaboration.")})
+    alone.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if not name.startswith("collaboration.")}
+    )
     return model, alone
 
 
-def test_evaluation_is_that_of_the_plain_detector(pair, batch):
-    model, alone = (copy.deepcopy(one).eval() for one in pair)
+def test_evaluation_does_not_use_the_heads(pair, batch):
+    model, alone = (copy.deepcopy(detector).eval() for detector in pair)
     with torch.no_grad():
         before = alone(batch)
         for parameter in model.collaboration.parameters():
@@ -115,14 +117,14 @@ def test_evaluation_is_that_of_the_plain_detector(pair, batch):
         assert not [name for name in predict(model, batch) if "rcnn" in name or "atss" in name]
         deployed = convert_to_deploy(copy.deepcopy(model))
         assert deployed.collaboration is None
-        for one in (model, deployed):
-            for found, wanted in zip(one(batch), before, strict=True):
-                assert_close(found["instances"].scores, wanted["instances"].scores, rtol=0, atol=0)
-                boxes = found["instances"].pred_boxes.tensor
-                assert_close(boxes, wanted["instances"].pred_boxes.tensor, rtol=0, atol=0)
+        for detector in (model, deployed):
+            for actual, expected in zip(detector(batch), before, strict=True):
+                assert_close(actual["instances"].scores, expected["instances"].scores, rtol=0, atol=0)
+                boxes = actual["instances"].pred_boxes.tensor
+                assert_close(boxes, expected["instances"].pred_boxes.tensor, rtol=0, atol=0)
 
 
-def test_a_checkpoint_without_the_heads_is_one_to_evaluate(pair):
+def test_a_checkpoint_without_the_heads_lacks_training_only_weights(pair):
     model, alone = copy.deepcopy(pair[0]), pair[1]
     report = load_checkpoint(model, alone.state_dict())
     assert report.missing
@@ -130,18 +132,18 @@ def test_a_checkpoint_without_the_heads_is_one_to_evaluate(pair):
     assert all(name.startswith(model.training_only) for name in report.missing)
 
 
-def test_positive_queries_do_not_change_the_others(pair, batch):
+def test_positive_queries_do_not_change_other_predictions(pair, batch):
     named = []
-    for one in pair:
-        torch.manual_seed(0)  # of the noise
-        named.append(predict(one.train(), batch, targets=True))
+    for model in pair:
+        torch.manual_seed(0)  # the same noise
+        named.append(predict(model.train(), batch, targets=True))
     assert set(named[0]) - set(named[1]) == {"_rcnn", "_0_rcnn", "_atss", "_0_atss"}
     for suffix, expected in named[1].items():
         assert_close(named[0][suffix].logits, expected.logits)
         assert_close(named[0][suffix].boxes, expected.boxes)
 
 
-def test_heads_train_the_encoder_and_positives_the_decoder(batch):
+def test_heads_have_gradients_in_the_encoder_and_positive_queries_in_the_decoder(batch):
     model = build_randomised(small_config(**{"collaboration.queries": None})).train()
     outputs, targets = outputs_and_targets(model, batch)
     losses = model.losses(outputs, targets)
@@ -162,18 +164,18 @@ def outputs_and_targets(model, batch):
     return model.predict(images, targets), targets
 
 
-def test_samples_and_positives_are_drawn_by_torchs_generator(pair, batch):
-    """Checkpoints have its state, so that a training that goes on draws the same."""
-    model, found = copy.deepcopy(pair[0]).train(), []
+def test_samples_and_positives_are_drawn_with_the_generator_of_torch(pair, batch):
+    """Checkpoints contain the state of this generator, so a resumed training draws the same samples."""
+    model, losses = copy.deepcopy(pair[0]).train(), []
     with torch.no_grad():
         for _ in range(2):
             torch.manual_seed(0)
-            found.append(model(batch))
-    assert_close(*found, rtol=0, atol=0)
+            losses.append(model(batch))
+    assert_close(*losses, rtol=0, atol=0)
 
 
 def test_losses_of_positive_queries_are_divided_by_their_number(batch):
-    """They are compared with the objects that the head has assigned them to, and need no matching."""
+    """Positive queries have the objects that the head assigned to them as targets, and are not matched."""
     model = (
         build_randomised(small_config("co_deformable_detr_r50", **{"collaboration.query_weight": 0.5})).double().train()
     )
@@ -185,14 +187,18 @@ def test_losses_of_positive_queries_are_divided_by_their_number(batch):
         assert len(objects) == len(match.query) > len(targets)  # one-to-many
         distances = (predicted.boxes[match.image, match.query] - objects.boxes).abs()
         assert_close(losses[f"loss_bbox{name}"], 0.5 * 5 * distances.sum() / len(objects))
-        wanted = torch.zeros_like(predicted.logits)
-        wanted[match.image, match.query, objects.labels] = 1
-        p = predicted.logits.sigmoid()
-        of_class = torch.where(wanted == 1, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
-        assert_close(losses[f"loss_class{name}"], 0.5 * 2 * of_class.sum() / len(objects))
+        one_hot = torch.zeros_like(predicted.logits)
+        one_hot[match.image, match.query, objects.labels] = 1
+        probability = predicted.logits.sigmoid()
+        class_losses = torch.where(
+            one_hot == 1,
+            -0.25 * (1 - probability) ** 2 * probability.log(),
+            -0.75 * probability**2 * (1 - probability).log(),
+        )
+        assert_close(losses[f"loss_class{name}"], 0.5 * 2 * class_losses.sum() / len(objects))
 
 
-def test_a_head_can_be_left_out(batch):
+def test_a_head_can_be_omitted(batch):
     cfg = small_config()
     del cfg.collaboration.heads.rcnn, cfg.collaboration.queries.rcnn
     losses = build(cfg).train()(batch)
@@ -200,7 +206,7 @@ def test_a_head_can_be_left_out(batch):
     assert {"loss_atss_head_class", "loss_class_atss"} <= set(losses)
 
 
-def test_detections_are_suppressed_softly(batch):
+def test_soft_nms_lowers_scores_of_overlapping_detections(batch):
     model = build(small_config()).eval()
     assert isinstance(model.postprocessor.suppression, SoftNMS)
     model.heads.bbox_embed[1].layers[-1].bias.data[2:] = 5.0  # large boxes, which overlap
@@ -210,14 +216,14 @@ def test_detections_are_suppressed_softly(batch):
         assert lowered.sum() < model(batch)[0]["instances"].scores[: len(lowered)].sum()
 
 
-def of_another(path, **changes):
+def with_heads(path, **changes):
     cfg = get_config(f"projects/{path}.py").model
     cfg.collaboration = get_config("common/collaboration.py").collaboration
-    return changed(cfg, {**SMALL, **FEW, **changes})
+    return changed(cfg, {**SMALL, **SMALL_HEADS, **changes})
 
 
 POSITIONS = {f"collaboration.queries.{name}.with_positions": True for name in ("rcnn", "atss")}
-OTHERS = {
+DETECTORS = {
     "dino": (DINO, "dino/configs/models/dino_r50", {"denoising.num_pairs": 6}),
     "deformable_detr": (DeformableDETR, "deformable_detr/configs/models/deformable_detr_r50", POSITIONS),
     "dab_deformable_detr": (
@@ -240,10 +246,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", first_always(OTHERS, 2))
-def test_other_detectors_take_the_heads(name, batch):
-    kind, path, changes = OTHERS[name]
-    model = build(of_another(path, **changes)).train()
+@pytest.mark.parametrize("name", first_always(DETECTORS, 2))
+def test_other_detectors_support_the_heads(name, batch):
+    kind, path, changes = DETECTORS[name]
+    model = build(with_heads(path, **changes)).train()
     assert type(model) is kind
     losses = model(batch)
     assert HEAD_LOSSES | {"loss_class_0_rcnn", "loss_class_atss"} <= set(losses)
@@ -252,16 +258,16 @@ def test_other_detectors_take_the_heads(name, batch):
         assert len(model.eval()(batch)) == len(batch)
 
 
-def test_detectors_of_another_flow_refuse_them():
+def test_detectors_with_another_forward_pass_reject_the_heads():
     with pytest.raises(ValueError, match="FocusDETR .* collaborative heads"):
         build(
-            of_another("focus_detr/configs/models/focus_detr_r50", **{"transformer.encoder.layer_shares": [1.0, 1.0]})
+            with_heads("focus_detr/configs/models/focus_detr_r50", **{"transformer.encoder.layer_shares": [1.0, 1.0]})
         )
 
 
-@pytest.mark.parametrize(("name", "given"), [("co_dino_r50", True), ("co_deformable_detr_r50", False)])
-def test_positions_are_for_decoders_that_do_not_make_them(name, given):
-    changes = {f"collaboration.queries.{head}.with_positions": given for head in ("rcnn", "atss")}
+@pytest.mark.parametrize(("name", "with_positions"), [("co_dino_r50", True), ("co_deformable_detr_r50", False)])
+def test_positions_must_be_given_exactly_if_the_decoder_needs_them(name, with_positions):
+    changes = {f"collaboration.queries.{head}.with_positions": with_positions for head in ("rcnn", "atss")}
     with pytest.raises(ValueError, match="query positions"):
         build(small_config(name, **changes))
 

@@ -1,4 +1,4 @@
-"""Conditional DETR as a whole, which is DETR's class with other parts. Models are small."""
+"""Conditional DETR as a whole: the class of DETR with other parts. Models are small."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_every_model_config_builds(path):
     assert ("dc5" in path.stem) == cfg.backbone.get("dilation", False)
 
 
-def test_boxes_begin_around_points_that_follow_from_positions(batch):
+def test_initial_boxes_are_centred_at_points_predicted_from_positions(batch):
     model = build(small_config()).eval()
     with torch.no_grad():
         named = predict(model, batch)
@@ -53,7 +53,7 @@ def test_boxes_begin_around_points_that_follow_from_positions(batch):
         assert_close(predictions.boxes[..., 2:], torch.full((len(batch), NUM_QUERIES, 2), 0.5))
 
 
-def test_every_layer_attends_around_the_same_points_and_teaches_them(batch):
+def test_every_layer_has_gradients_in_the_head_of_the_points(batch):
     model = build_randomised(small_config()).train()
     for name in ("", "_0"):
         model.zero_grad()
@@ -61,7 +61,7 @@ def test_every_layer_attends_around_the_same_points_and_teaches_them(batch):
         assert has_gradient(model.transformer.decoder.ref_point_head)
 
 
-def test_the_decoder_needs_positions():
+def test_queries_without_positions_raise_an_error():
     decoder = build(small_config()).transformer.decoder
     queries = Queries([QueryBlock(FINAL, torch.zeros(1, 3, 64), None)])
     with pytest.raises(ValueError, match="ConditionalDecoder.*positions"):
@@ -72,13 +72,13 @@ def test_parameter_names_are_stable():
     model = build(small_config())
     layer = {"ffns.N.layers.N.*", "norms.N.*"}
     plain = {"attentions.N.in_proj_weight", "attentions.N.in_proj_bias", "attentions.N.out_proj.*"}
-    parts = {f"{one}_{kind}" for one in ("query", "key") for kind in ("content", "pos")} | {"value", "query_pos_sine"}
+    parts = {f"{side}_{kind}" for side in ("query", "key") for kind in ("content", "pos")} | {"value", "query_pos_sine"}
     conditional = {f"attentions.N.{part}_proj.*" for part in parts | {"out"}}
-    want = {"input_proj.*", "queries.embedding.*"}
-    want |= {"heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*", "heads.norm.*"}
-    want |= {f"transformer.encoder.layers.N.{name}" for name in layer | plain}
-    want |= {f"transformer.decoder.layers.N.{name}" for name in layer | conditional}
-    want |= {f"transformer.decoder.{head}.layers.N.*" for head in ("ref_point_head", "query_scale")}
-    assert parameter_patterns(model) == want
+    expected = {"input_proj.*", "queries.embedding.*"}
+    expected |= {"heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*", "heads.norm.*"}
+    expected |= {f"transformer.encoder.layers.N.{name}" for name in layer | plain}
+    expected |= {f"transformer.decoder.layers.N.{name}" for name in layer | conditional}
+    expected |= {f"transformer.decoder.{head}.layers.N.*" for head in ("ref_point_head", "query_scale")}
+    assert parameter_patterns(model) == expected
     crosses = [layer.attentions[1] for layer in model.transformer.decoder.layers]
     assert [cross.query_pos_proj is not None for cross in crosses] == [True, False]

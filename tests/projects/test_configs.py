@@ -1,4 +1,4 @@
-"""Every config that ships is whole: it loads, validates and opens with the command that runs it."""
+"""Every shipped config is complete: it loads, is valid and begins with the command that runs it."""
 
 import inspect
 from pathlib import Path
@@ -21,7 +21,7 @@ def name(path):
 
 
 def targets(node):
-    """All that a config calls."""
+    """All classes and functions that a config calls."""
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield locate(node._target_) if isinstance(node._target_, str) else node._target_
@@ -30,20 +30,20 @@ def targets(node):
 
 
 @pytest.mark.parametrize("path", MODELS, ids=name)
-def test_model_config(path):
+def test_model_configs_are_valid(path):
     cfg = LazyConfig.load(str(path))
     assert list(cfg) == ["model"]
     validate(cfg)
     assert "num_classes" in cfg.model
-    # A misspelt key would pass where a `**` hands arguments on.
+    # A misspelt key would not be noticed by a function with `**` arguments.
     for target in set(targets(cfg.model)) - {dict}:
         kinds = {parameter.kind for parameter in inspect.signature(target).parameters.values()}
         assert inspect.Parameter.VAR_KEYWORD not in kinds, target
 
 
 @pytest.mark.parametrize("path", first_of_each(LEAVES, lambda path: path.parents[1]), ids=name)
-def test_leaf_config(path, tmp_path):
-    annotations = tmp_path / "annotations.json"  # what the user fills in
+def test_leaf_configs_are_valid_and_name_their_command(path, tmp_path):
+    annotations = tmp_path / "annotations.json"  # a value that users fill in
     annotations.write_text('{"images": [], "categories": [{"id": 1, "name": "cell"}]}')
     cfg = LazyConfig.load(str(path))
     assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= set(cfg)
@@ -55,7 +55,7 @@ def test_leaf_config(path, tmp_path):
     assert f"--config-file projects/{name(path)}" in path.read_text()
 
 
-def test_common_criterion_and_denoising_build_and_are_new_each_time():
+def test_common_criterion_and_denoising_build_and_are_not_shared():
     criterion = get_config("common/criterion.py").focal_criterion
     criterion.weights.loss_class = 7.0
     assert isinstance(instantiate(criterion), SetCriterion)
@@ -67,6 +67,6 @@ def test_common_criterion_and_denoising_build_and_are_new_each_time():
     assert built.label_embedding.weight.shape == (4, 7)
 
 
-def test_there_are_configs():
+def test_configs_are_found():
     assert len(MODELS) >= 5
     assert len(LEAVES) >= 9

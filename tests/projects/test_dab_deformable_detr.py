@@ -61,7 +61,7 @@ def test_every_config_builds(path):
     assert len({id(head) for head in model.heads.bbox_embed}) == len(model.heads.bbox_embed)
 
 
-def test_boxes_begin_all_over_the_image_and_contents_as_zeros():
+def test_initial_boxes_cover_the_image_and_contents_are_zero():
     queries = build(small_config(num_queries=1000)).queries
     assert queries.content.weight.shape == (1000, 64)
     assert not queries.content.weight.any()
@@ -71,16 +71,16 @@ def test_boxes_begin_all_over_the_image_and_contents_as_zeros():
     assert_close(boxes.mean(0), torch.full((4,), 0.5), rtol=0, atol=0.05)
 
 
-def test_without_refinement_every_layer_starts_from_the_learned_boxes(batch):
+def test_without_refinement_references_of_every_layer_are_the_learned_boxes(batch):
     model = build(small_config(**VARIANTS["without_refinement"])).eval()
     with torch.no_grad():
-        model.heads.bbox_embed[0].layers[-1].bias.zero_()  # box heads, which are shared, say nothing
+        model.heads.bbox_embed[0].layers[-1].bias.zero_()  # the shared box heads predict no offsets
         named = predict(model, batch)
     for predictions in named.values():
         assert_close(predictions.boxes, model.queries.boxes().detach().expand(len(batch), -1, -1))
 
 
-def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
+def test_refined_boxes_have_no_gradients_in_box_heads_of_earlier_layers(batch):
     model = build_randomised(small_config()).train()
     predict(model, batch)[""].boxes.square().sum().backward()
     assert [has_gradient(head) for head in model.heads.bbox_embed] == [False, True]
@@ -92,7 +92,7 @@ def state_in_a_padded_batch(*, as_published):
     return DecoderState(torch.randn(2, 3, 64), torch.rand(2, 3, 4), [], None, memory)
 
 
-def test_positions_are_made_of_the_boxes_and_scaled_from_the_second_layer_on():
+def test_positions_embed_the_boxes_and_are_scaled_from_the_second_layer_on():
     decoder = build(small_config()).transformer.decoder
     state = state_in_a_padded_batch(as_published=False)
     raw = decoder.ref_point_head(get_sine_pos_embed(state.reference, 32))
@@ -100,22 +100,22 @@ def test_positions_are_made_of_the_boxes_and_scaled_from_the_second_layer_on():
     assert_close(decoder.query_position(1, state), decoder.query_scale(state.query) * raw)
 
 
-def test_a_batch_as_published_embeds_boxes_as_they_lie_in_it():
+def test_a_batch_as_published_embeds_boxes_relative_to_the_padded_batch():
     decoder = build(small_config()).transformer.decoder
     state = state_in_a_padded_batch(as_published=True)
     in_batch = state.reference * torch.tensor([[[1.0, 1, 1, 1]], [[1, 0.5, 1, 0.5]]])
     assert_close(decoder.query_position(0, state), decoder.ref_point_head(get_sine_pos_embed(in_batch, 32)))
 
 
-def test_proposals_are_scored_by_their_best_class_and_trained_with_the_objects_classes(batch):
+def test_proposals_are_scored_by_their_best_class_and_trained_with_all_classes(batch):
     model = build_randomised(without_dropout(small_config(**TWO_STAGE))).double().train()
     named = predict(model, batch, targets=True)
     assert named["_enc"].logits.shape == (3, NUM_QUERIES, NUM_CLASSES)
     scores = named["_enc"].logits.max(-1).values
     assert_close(scores, scores.sort(dim=1, descending=True).values)
     losses = model(batch)
-    for one in batch:
-        one["instances"].gt_classes.zero_()
+    for record in batch:
+        record["instances"].gt_classes.zero_()
     assert abs(model(batch)["loss_class_enc"] - losses["loss_class_enc"]) > 1e-3
 
 
@@ -130,5 +130,5 @@ def test_parameter_names_are_stable(variant):
         for name in ("ffns.N.layers.N", "norms.N")
     }
     common |= {f"transformer.decoder.{name}.layers.N.*" for name in ("ref_point_head", "query_scale")}
-    of_two_stages = {f"queries.proposals.enc_output{end}.*" for end in ("", "_norm")}
-    assert names == common | (of_two_stages if variant == "two_stage" else {"queries.content.*", "queries.boxes.*"})
+    two_stage_names = {f"queries.proposals.enc_output{end}.*" for end in ("", "_norm")}
+    assert names == common | (two_stage_names if variant == "two_stage" else {"queries.content.*", "queries.boxes.*"})

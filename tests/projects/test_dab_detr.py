@@ -52,13 +52,13 @@ def test_every_config_builds(path):
     assert ("dc5" in path.stem) == cfg.backbone.get("dilation", False)
 
 
-def test_there_are_configs_of_every_variant():
+def test_every_variant_has_a_config():
     models = {path.stem for path in CONFIGS.glob("models/*.py")}
     assert models >= {f"dab_detr_{name}" for name in ("r50", "r101", "r50_dc5", "r101_dc5", "r50_3patterns")}
 
 
-def test_boxes_of_a_new_model_are_the_anchors(batch):
-    """A box head that says nothing moves nothing, in no layer."""
+def test_initial_boxes_are_the_anchors(batch):
+    """The box heads of a new model predict no offsets, in any layer."""
     model = build(small_config()).eval()
     with torch.no_grad():
         named = predict(model, batch)
@@ -90,32 +90,32 @@ def memory_of_six_cells():
     return Memory(tokens, pos, None)
 
 
-def test_references_have_the_gradient_of_one_layer():
-    """A layer's boxes refer to anchors that teach the layer before, and nothing earlier."""
+def test_references_have_gradients_of_one_layer():
+    """The anchors of a layer have gradients in the layer before it, and not in earlier layers."""
     model = build(small_config(**{"transformer.decoder.num_layers": 3})).double()
     anchors = torch.rand(1, NUM_QUERIES, 4, dtype=torch.float64).mul(0.8).add(0.1).requires_grad_()
     head = model.heads.bbox_embed[0].layers[-1]
-    nn.init.zeros_(head.weight)  # offsets are the bias, whatever queries are
+    nn.init.zeros_(head.weight)  # the offsets are the bias for all queries
     queries = Queries([QueryBlock("", torch.randn(1, NUM_QUERIES, 64, dtype=torch.float64), anchors)])
     layers = model.transformer.decoder(queries, memory_of_six_cells(), model.heads)
     assert_close(layers[0].boxes, anchors)
-    # With offsets of zero, boxes of a layer move by its own bias and, from the second layer on, that of the one before.
+    # With offsets of zero, boxes depend on the bias in their layer and, from the second layer on, in the layer before.
     for layer, number in zip(layers, (1, 2, 2), strict=True):
         (gradient,) = torch.autograd.grad(layer.boxes.sum(), head.bias, retain_graph=True)
         assert_close(gradient, number * (anchors * (1 - anchors)).sum(dim=(0, 1)))
-    for layer, teaches in zip(layers, (True, True, False), strict=True):
+    for layer, has_gradient in zip(layers, (True, True, False), strict=True):
         (gradient,) = torch.autograd.grad(layer.boxes.sum(), anchors, retain_graph=True, allow_unused=True)
-        assert (gradient is not None and bool(gradient.any())) == teaches
+        assert (gradient is not None and bool(gradient.any())) == has_gradient
 
 
-def test_further_queries_that_are_not_seen_change_nothing(batch):
-    """What denoising needs: a block that the matching queries do not see."""
+def test_queries_that_are_not_attended_to_change_nothing(batch):
+    """Denoising needs a block of queries that the matching queries do not attend to."""
     model = build_randomised(small_config()).double().eval()
     images = model.preprocess(batch, as_published=False)
     feature, positions = model.map_and_positions(images)
     memory = model.transformer.encode(feature, positions)
     (matching,) = model.queries(len(batch), training=False)
-    further = torch.randn(3, 3, 64, dtype=torch.float64), torch.rand(3, 3, 4, dtype=torch.float64)
+    additional = torch.randn(3, 3, 64, dtype=torch.float64), torch.rand(3, 3, 4, dtype=torch.float64)
 
     def boxes_of_matching_queries(*blocks):
         queries = Queries(blocks)
@@ -123,22 +123,22 @@ def test_further_queries_that_are_not_seen_change_nothing(batch):
 
     with torch.no_grad():
         alone = boxes_of_matching_queries(matching)
-        unseen = boxes_of_matching_queries(QueryBlock("_dn*", *further, sees=("",)), matching)
-        seen = boxes_of_matching_queries(QueryBlock("_dn*", *further), replace(matching, sees=("_dn*",)))
-    assert_close(unseen, alone)
-    assert (seen - alone).abs().max() > 1e-3
+        without_attention = boxes_of_matching_queries(QueryBlock("_dn*", *additional, sees=("",)), matching)
+        with_attention = boxes_of_matching_queries(QueryBlock("_dn*", *additional), replace(matching, sees=("_dn*",)))
+    assert_close(without_attention, alone)
+    assert (with_attention - alone).abs().max() > 1e-3
 
 
 def test_modulation_scales_y_by_heights_and_x_by_widths():
-    place = torch.randn(2, 3, 8)
-    expected, sizes = torch.rand(2, 3, 2), torch.rand(2, 3, 2) + 0.1
-    got = modulate(place, expected, sizes)
-    assert_close(got[..., :4], place[..., :4] * (expected[..., 1:] / sizes[..., 1:]))
-    assert_close(got[..., 4:], place[..., 4:] * (expected[..., :1] / sizes[..., :1]))
+    positions = torch.randn(2, 3, 8)
+    predicted_sizes, sizes = torch.rand(2, 3, 2), torch.rand(2, 3, 2) + 0.1
+    modulated = modulate(positions, predicted_sizes, sizes)
+    assert_close(modulated[..., :4], positions[..., :4] * (predicted_sizes[..., 1:] / sizes[..., 1:]))
+    assert_close(modulated[..., 4:], positions[..., 4:] * (predicted_sizes[..., :1] / sizes[..., :1]))
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_padding_of_a_batch_as_published_is_masked_unless_the_config_says_otherwise(batch, masked):
+def test_padding_of_a_batch_as_published_is_masked_if_configured(batch, masked):
     model = build(small_config(**{"transformer.mask_memory_padding": masked})).eval()
     for as_published in (True, False):
         images = model.preprocess(batch, as_published=as_published)
@@ -151,14 +151,16 @@ def test_parameter_names_are_stable():
     model = build(small_config(num_patterns=2))
     layer = {"ffns.N.layers.N.*", "ffns.N.activations.N.*", "norms.N.*"}
     plain = {"attentions.N.in_proj_weight", "attentions.N.in_proj_bias", "attentions.N.out_proj.*"}
-    parts = {f"{one}_{kind}" for one in ("query", "key") for kind in ("content", "pos")} | {"value", "query_pos_sine"}
+    parts = {f"{side}_{kind}" for side in ("query", "key") for kind in ("content", "pos")} | {"value", "query_pos_sine"}
     conditional = {f"attentions.N.{part}_proj.*" for part in parts | {"out"}}
-    want = {"input_proj.*", "heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*", "heads.norm.*"}
-    want |= {"queries.boxes.*", "queries.patterns.*"}
-    want |= {f"transformer.encoder.layers.N.{name}" for name in layer | plain}
-    want |= {f"transformer.decoder.layers.N.{name}" for name in layer | conditional}
-    want |= {f"transformer.decoder.{head}.layers.N.*" for head in ("ref_point_head", "ref_anchor_head", "query_scale")}
-    want |= {"transformer.encoder.query_scale.layers.N.*"}
-    assert parameter_patterns(model) == want
+    expected = {"input_proj.*", "heads.class_embed.N.*", "heads.bbox_embed.N.layers.N.*", "heads.norm.*"}
+    expected |= {"queries.boxes.*", "queries.patterns.*"}
+    expected |= {f"transformer.encoder.layers.N.{name}" for name in layer | plain}
+    expected |= {f"transformer.decoder.layers.N.{name}" for name in layer | conditional}
+    expected |= {
+        f"transformer.decoder.{head}.layers.N.*" for head in ("ref_point_head", "ref_anchor_head", "query_scale")
+    }
+    expected |= {"transformer.encoder.query_scale.layers.N.*"}
+    assert parameter_patterns(model) == expected
     crosses = [layer.attentions[1] for layer in model.transformer.decoder.layers]
     assert [cross.query_pos_proj is not None for cross in crosses] == [True, False]

@@ -1,4 +1,4 @@
-"""DDQ-DETR as a whole, and its parts in DINO. Models are small."""
+"""DDQ-DETR as a whole, and its parts in other detectors. Models are small."""
 
 import pytest
 import torch
@@ -47,8 +47,8 @@ class TestDDQDETR(DenoisingContract, DeformableContract):
         return small_config(**changes)
 
     def expected_losses(self, *, aux_loss=True):
-        every = super().expected_losses(aux_loss=aux_loss)
-        return {name for name in every if not (name.startswith("loss_bbox") and name.endswith("_dense"))}
+        names = super().expected_losses(aux_loss=aux_loss)
+        return {name for name in names if not (name.startswith("loss_bbox") and name.endswith("_dense"))}
 
 
 class TestTwoStages(TwoStageContract):
@@ -56,7 +56,7 @@ class TestTwoStages(TwoStageContract):
         return small_config(**NO_BRANCH, **changes)
 
     def test_two_stages_need_refinement(self):
-        with pytest.raises(ValueError, match="with_box_refine=True"):  # which looking forward twice needs, too
+        with pytest.raises(ValueError, match="with_box_refine=True"):  # look_forward_twice needs it, too
             build(self.config(with_box_refine=False))
 
 
@@ -70,7 +70,7 @@ def test_every_config_builds(path):
         assert model.branch.heads.class_embed[0] is not model.heads.class_embed[0]
 
 
-def test_the_dense_branch_finds_every_object_four_times(batch):
+def test_the_dense_branch_matches_every_object_four_times(batch):
     model = build_randomised(small_config(num_queries=20)).train()
     images = model.preprocess(batch, as_published=True)
     targets = Targets.from_inputs(batch, num_classes=model.num_classes, like=images.tensor)
@@ -88,35 +88,35 @@ def test_the_branch_does_not_change_the_distinct_queries_and_is_for_training_onl
     shared = {name: value for name, value in model.state_dict().items() if not name.startswith("branch.")}
     single.load_state_dict(shared)
     named = []
-    for one in (model, single):
-        torch.manual_seed(0)  # of the noise
-        named.append(predict(one, batch, targets=True))
+    for detector in (model, single):
+        torch.manual_seed(0)  # the same noise
+        named.append(predict(detector, batch, targets=True))
     assert set(named[0]) - set(named[1]) == {"_dense", "_0_dense", "_enc_dense"}
     for suffix, expected in named[1].items():
         assert_close(named[0][suffix].logits, expected.logits)
         assert_close(named[0][suffix].boxes, expected.boxes)
     with torch.no_grad():
-        for one, other in zip(model.eval()(batch), single.eval()(batch), strict=True):
-            assert_close(one["instances"].scores, other["instances"].scores)
+        for actual, plain in zip(model.eval()(batch), single.eval()(batch), strict=True):
+            assert_close(actual["instances"].scores, plain["instances"].scores)
 
 
-def test_contents_are_projected_without_gradients_to_the_encoder(batch):
+def test_projected_contents_have_no_gradients_in_the_encoder(batch):
     model = build_randomised(small_config()).train()
     predict(model, batch)["_0"].logits.square().sum().backward()
     assert model.queries.content_projection.weight.grad.any()
     assert model.queries.proposals.enc_output.weight.grad is None
 
 
-def test_deployed_it_finds_the_same(batch):
+def test_a_deployed_model_detects_the_same(batch):
     model = build_randomised(small_config(**{"transformer.decoder.iou_threshold": 0.5})).eval()
     model.heads.bbox_embed[0].layers[-1].bias.data[2:] = 5.0  # large boxes, which overlap
     with torch.no_grad():
         before = model(batch)
-        assert any(len(found["instances"]) < NUM_QUERIES * 5 for found in before)
+        assert any(len(image["instances"]) < NUM_QUERIES * 5 for image in before)
         model = convert_to_deploy(model)
         assert model.branch is None
-        for one, other in zip(before, model(batch), strict=True):
-            assert_close(one["instances"].scores, other["instances"].scores)
+        for expected, actual in zip(before, model(batch), strict=True):
+            assert_close(expected["instances"].scores, actual["instances"].scores)
 
 
 def test_a_dense_branch_needs_projected_contents():
@@ -124,27 +124,27 @@ def test_a_dense_branch_needs_projected_contents():
         build(small_config(**{"queries.project_contents": False}))
 
 
-def test_dino_takes_its_parts(batch):
+def test_dino_supports_distinct_queries(batch):
     cfg = get_config("projects/dino/configs/models/dino_r50.py").model
-    own = {
+    changes = {
         "denoising.num_pairs": 6,
         "transformer.decoder._target_": DistinctQueryDecoder,
         "queries.selection": L(DistinctProposals)(iou_threshold=0.8),
     }
-    model = build(changed(cfg, {**SMALL, **own})).train()
+    model = build(changed(cfg, {**SMALL, **changes})).train()
     assert type(model) is DINO
     require_all_gradients(model, model(batch))
     model.eval()
     with torch.no_grad():
         before = model(batch)
-        for one, other in zip(before, convert_to_deploy(model)(batch), strict=True):
-            assert_close(one["instances"].scores, other["instances"].scores)
+        for expected, actual in zip(before, convert_to_deploy(model)(batch), strict=True):
+            assert_close(expected["instances"].scores, actual["instances"].scores)
 
 
-def test_the_branch_of_another_detector_takes_the_losses(batch):
+def test_the_one_to_many_branch_of_another_detector_supports_the_losses(batch):
     cfg = get_config("projects/h_deformable_detr/configs/models/h_deformable_detr_r50.py").model
-    own = L(dict)(loss_class=L(AlignmentFocalLoss)(), loss_giou=L(AlignmentGIoULoss)())
-    cfg = changed(cfg, {**SMALL, "num_queries_one2many": 21, "criterion.own_losses": L(dict)(_one2many=own)})
+    branch_losses = L(dict)(loss_class=L(AlignmentFocalLoss)(), loss_giou=L(AlignmentGIoULoss)())
+    cfg = changed(cfg, {**SMALL, "num_queries_one2many": 21, "criterion.own_losses": L(dict)(_one2many=branch_losses)})
     model = build(cfg).train()
     losses = model(batch)
     assert "loss_bbox" in losses

@@ -62,36 +62,36 @@ def test_every_config_builds(path):
     assert len(model.neck.convs) + len(model.neck.extra_convs) == cfg.transformer.num_feature_levels
 
 
-def test_there_are_configs_of_every_variant():
+def test_every_variant_has_a_config():
     models = {path.stem for path in CONFIGS.glob("models/*.py")}
     single_scale = "deformable_detr_r50_single_scale"
     assert {"deformable_detr_r50", single_scale, f"{single_scale}_dc5"} <= models
 
 
-def test_refined_boxes_teach_no_box_head_of_an_earlier_layer(batch):
+def test_refined_boxes_have_no_gradients_in_box_heads_of_earlier_layers(batch):
     model = build_randomised(small_config(**REFINE)).train()
     predict(model, batch)[""].boxes.square().sum().backward()
     assert [has_gradient(head) for head in model.heads.bbox_embed] == [False, True]
 
 
 @pytest.mark.parametrize("variant", [ONE_STAGE, REFINE], ids=["one_stage", "refine"])
-def test_boxes_of_the_first_layer_teach_the_reference_points(batch, variant):
+def test_boxes_of_the_first_layer_have_gradients_in_the_reference_points(batch, variant):
     model = build_randomised(small_config(**variant)).train()
     predict(model, batch)["_0"].boxes.square().sum().backward()
     assert has_gradient(model.queries.reference_points)
 
 
-def test_heads_are_shared_without_refinement_unless_the_config_says_otherwise():
-    for variant, shared in ((ONE_STAGE, True), (REFINE, False)):
+def test_heads_are_shared_without_refinement_by_default():
+    for variant, shared_by_default in ((ONE_STAGE, True), (REFINE, False)):
         for share_heads in (None, True, False):
             heads = build(small_config(**variant, share_heads=share_heads)).heads
-            expected = shared if share_heads is None else share_heads
+            expected = shared_by_default if share_heads is None else share_heads
             assert (heads.class_embed[0] is heads.class_embed[1]) == expected
             assert (heads.bbox_embed[0] is heads.bbox_embed[1]) == expected
 
 
-def test_without_refinement_every_layer_starts_from_the_same_points(batch):
-    """Boxes of new models, whose box heads say nothing, are the references."""
+def test_without_refinement_all_layers_have_the_same_reference_points(batch):
+    """The box heads of a new model predict no offsets, so its boxes are the references."""
     model = build(small_config(**ONE_STAGE)).eval()
     with torch.no_grad():
         named = predict(model, batch)
@@ -101,22 +101,22 @@ def test_without_refinement_every_layer_starts_from_the_same_points(batch):
         assert_close(predictions.boxes[..., 2:], torch.tensor(-2.0).sigmoid().expand(len(batch), NUM_QUERIES, 2))
 
 
-def test_proposals_are_made_of_all_tokens():
+def test_every_token_gives_a_proposal():
     model = build_randomised(small_config(**TWO_STAGE)).train()
     named = predict(model, [make_input(32, 32, [], [])], targets=True)
     assert named["_enc"].logits.shape == (1, 16 + 4 + 1 + 1, NUM_CLASSES)
     assert named[""].logits.shape == (1, NUM_QUERIES, NUM_CLASSES)
 
 
-def test_proposals_are_compared_with_objects_of_no_class(batch):
+def test_losses_of_proposals_do_not_depend_on_the_classes_of_objects(batch):
     model = build_randomised(without_dropout(small_config(**TWO_STAGE))).double().train()
     losses = model(batch)
-    for one in batch:
-        one["instances"].gt_classes.zero_()
-    of_class_0 = model(batch)
+    for record in batch:
+        record["instances"].gt_classes.zero_()
+    losses_of_class_0 = model(batch)
     for kind in ("class", "bbox", "giou"):
-        assert_close(of_class_0[f"loss_{kind}_enc"], losses[f"loss_{kind}_enc"], rtol=1e-12, atol=0)
-    assert abs(of_class_0["loss_class"] - losses["loss_class"]) > 1e-3
+        assert_close(losses_of_class_0[f"loss_{kind}_enc"], losses[f"loss_{kind}_enc"], rtol=1e-12, atol=0)
+    assert abs(losses_of_class_0["loss_class"] - losses["loss_class"]) > 1e-3
 
 
 def test_proposals_are_predicted_with_targets_only(batch):
@@ -140,7 +140,7 @@ def test_parameter_names_are_stable(variant):
     common |= {"transformer.level_embeds"}
     common |= {f"transformer.encoder.layers.N.{name}" for name in layer}
     common |= {f"transformer.decoder.layers.N.{name}" for name in layer | attention}
-    of_two_stages = {f"queries.proposals.enc_output{end}.*" for end in ("", "_norm")}
-    of_two_stages |= {f"queries.pos_trans{end}.*" for end in ("", "_norm")}
-    of_one_stage = {"queries.embedding.*", "queries.reference_points.*"}
-    assert parameter_patterns(model) == common | (of_two_stages if variant == "two_stage" else of_one_stage)
+    two_stage_names = {f"queries.proposals.enc_output{end}.*" for end in ("", "_norm")}
+    two_stage_names |= {f"queries.pos_trans{end}.*" for end in ("", "_norm")}
+    one_stage_names = {"queries.embedding.*", "queries.reference_points.*"}
+    assert parameter_patterns(model) == common | (two_stage_names if variant == "two_stage" else one_stage_names)

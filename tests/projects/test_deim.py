@@ -22,7 +22,7 @@ from tests.suites import first_always
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "deim" / "configs"
-# Parameters of the authors' models, all of which are trained; but for two constants on D-FINE.
+# The number of parameters of the authors' models, without two constants of D-FINE. All are trained.
 PARAMETERS = {
     "deim_dfine_n": 3_782_691,
     "deim_dfine_s": 10_321_875,
@@ -37,7 +37,7 @@ PARAMETERS = {
 }
 
 
-def small_config(small, changes, **further):
+def small_config(small, changes, **overrides):
     """The model of `<small>_small.py` with DEIM's `changes`."""
     project = "dfine" if small == "dfine" else "rtdetr"
     cfg = get_config(f"projects/{project}/configs/models/{small}_small.py").model
@@ -50,7 +50,7 @@ def small_config(small, changes, **further):
         "transformer.decoder.num_layers": 2,
         "denoising.num_pairs": 6,
     }
-    return changed(cfg, {**tiny, **further})
+    return changed(cfg, {**tiny, **overrides})
 
 
 class TestOnDFINE(DenoisingContract, DeformableContract):
@@ -83,7 +83,7 @@ def test_models_have_the_parameters_of_the_authors(variant):
 
 
 @pytest.mark.parametrize("variant", ["deim_dfine_s", "deim_rtdetrv2_r18"])
-def test_activations_are_silu_but_in_the_backbone_and_within_a_level(variant):
+def test_activations_are_silu_except_in_backbone_and_encoder(variant):
     model, _ = build_on_meta(CONFIGS / "models" / f"{variant}.py")
     for part in (model.transformer, model.heads):
         assert not [module for module in part.modules() if isinstance(module, nn.ReLU)]
@@ -92,8 +92,8 @@ def test_activations_are_silu_but_in_the_backbone_and_within_a_level(variant):
 
 
 @pytest.mark.parametrize("path", first_always(sorted(CONFIGS.glob("deim_*ep.py"))), ids=lambda path: path.stem)
-def test_trainings_build(path):
-    """Mosaics end where the learning rate begins to fall, and strong augmentation where it has fallen."""
+def test_training_configs_build(path):
+    """Mosaics end when the learning rate starts to decrease, strong augmentation when it has reached its minimum."""
     model, _ = build_on_meta(path)
     cfg = LazyConfig.load(str(path))
     cfg.optimizer.params.model = model
@@ -116,9 +116,9 @@ def test_trainings_build(path):
 @pytest.mark.parametrize(
     ("small", "changes", "names"), [("dfine", "deim_dfine", "dfine"), ("rtdetrv2", "deim_rtdetrv2", "rtdetrv2")]
 )
-def test_weights_have_the_names_of_what_it_trains(small, changes, names):
+def test_weights_have_the_published_names_of_the_trained_detector(small, changes, names):
     cfg = small_config(small, changes)
     published = convert_state_dict(build(cfg).state_dict(), names)
     report = load_checkpoint(build(cfg, seed=1), {"ema": {"module": published}})
-    report.require_complete("it")
+    report.require_complete("published")
     assert (report.key_map, report.unexpected) == (names, [])

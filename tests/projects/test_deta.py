@@ -1,4 +1,4 @@
-"""DETA, a config of Deformable DETR, and its parts in other detectors. Models are small."""
+"""DETA, a config of Deformable DETR, and the use of its parts in other detectors. Models are small."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ CONFIGS = PROJECTS / "deta" / "configs"
 
 def small_config(name="deta_r50", **changes):
     cfg = get_config(f"projects/deta/configs/models/{name}.py").model
-    # As many levels as the contract counts tokens of.
+    # The contract expects the tokens of four levels.
     levels = {"transformer.num_feature_levels": 4, "queries.selection.num_per_level": 100}
     return changed(cfg, {**SMALL, **levels, **changes})
 
@@ -66,20 +66,20 @@ def matched(batch):
     return model, outputs, targets, model.criterion.match(outputs, targets)
 
 
-def test_anchors_and_first_boxes_are_what_is_assigned(matched):
+def test_anchors_and_first_boxes_are_assigned_to_objects(matched):
     _, outputs, targets, matches = matched
     assert matches[""] is matches["_0"]
     assert_close(outputs["_0"].reference, outputs[""].reference, rtol=0, atol=0)
     anchors = outputs["_enc"].reference
     assert anchors.shape == outputs["_enc"].boxes.shape
     sides = anchors[0, :, 2:].unique(dim=0)
-    wanted = [0.05, 0.1, 0.2, 0.4, 1.0]  # the last of tokens that propose nothing
-    assert_close(sides, torch.tensor(wanted, dtype=sides.dtype)[:, None].expand(5, 2), rtol=1e-6, atol=0)
+    expected = [0.05, 0.1, 0.2, 0.4, 1.0]  # the last is the side of tokens that are not proposed
+    assert_close(sides, torch.tensor(expected, dtype=sides.dtype)[:, None].expand(5, 2), rtol=1e-6, atol=0)
     assert set(matches["_enc"].target.tolist()) == set(range(len(targets)))
 
 
 def test_losses_are_divided_by_the_number_of_objects(matched):
-    """Not by that of the queries that are assigned."""
+    """They are not divided by the number of assigned queries."""
     model, outputs, targets, matches = matched
     match = matches["_enc"]
     assert len(match.query) > len(targets)
@@ -88,21 +88,21 @@ def test_losses_are_divided_by_the_number_of_objects(matched):
     assert_close(losses["loss_bbox_enc"], 5 * distances.abs().sum() / len(targets))
 
 
-def test_contents_are_those_of_tokens_without_their_gradients(batch):
+def test_contents_are_projected_tokens_without_gradients(batch):
     model = build_randomised(small_config()).train()
     predict(model, batch)["_0"].logits.square().sum().backward()
     assert model.queries.pix_trans.weight.grad.any()
     assert model.queries.proposals.enc_output.weight.grad is None
 
 
-def test_evaluation_leaves_no_repetition(batch):
+def test_evaluation_suppresses_duplicate_detections(batch):
     model = build_randomised(small_config(**{"postprocessor.suppression.iou_threshold": 0.5})).eval()
     model.heads.bbox_embed[1].layers[-1].bias.data[2:] = 5.0  # large boxes, which overlap
     with torch.no_grad():
         fewer = model(batch)
         model.postprocessor.suppression = NMS(1.0, 100)
-        for found, every in zip(fewer, model(batch), strict=True):
-            assert 0 < len(found["instances"]) < len(every["instances"])
+        for suppressed, unsuppressed in zip(fewer, model(batch), strict=True):
+            assert 0 < len(suppressed["instances"]) < len(unsuppressed["instances"])
 
 
 def test_the_baseline_is_matched_one_to_one():
@@ -111,13 +111,13 @@ def test_the_baseline_is_matched_one_to_one():
 
 
 def test_parameter_names_are_stable():
-    own = {"queries.pix_trans.*", "queries.pix_trans_norm.*"}
+    additional = {"queries.pix_trans.*", "queries.pix_trans_norm.*"}
     two_stages = get_config("projects/deformable_detr/configs/models/deformable_detr_r50.py").model
     two_stages = changed(two_stages, {**SMALL, "with_box_refine": True, "as_two_stage": True})
-    assert parameter_patterns(build(small_config())) == parameter_patterns(build(two_stages)) | own
+    assert parameter_patterns(build(small_config())) == parameter_patterns(build(two_stages)) | additional
 
 
-def of_another(name, **changes):
+def with_assigner(name, **changes):
     cfg = get_config(f"projects/{name}.py").model
     assign = L(IoUAssigner)(iou_threshold=0.6, num_samples=100, positive_fraction=0.25)
     return changed(cfg, {**SMALL, "criterion.matcher": assign, **changes})
@@ -125,7 +125,7 @@ def of_another(name, **changes):
 
 SELECTION = {"queries.selection": L(LevelwiseNMS)(iou_threshold=0.9, num_per_level=30)}
 SUPPRESSION = {"postprocessor.suppression": L(NMS)(iou_threshold=0.5)}
-OTHERS = {
+DETECTORS = {
     "dino": ("dino/configs/models/dino_r50", {**SELECTION, **SUPPRESSION, "denoising.num_pairs": 6}),
     "groups": ("dab_deformable_detr/configs/models/dab_deformable_detr_r50", {"queries.layout.num_groups": 2}),
     "one level": ("dab_detr/configs/models/dab_detr_r50", SUPPRESSION),
@@ -133,10 +133,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", first_always(OTHERS))
-def test_other_detectors_take_its_parts(name, batch):
-    config, changes = OTHERS[name]
-    model = build(of_another(config, **changes)).train()
+@pytest.mark.parametrize("name", first_always(DETECTORS))
+def test_other_detectors_support_the_parts_of_deta(name, batch):
+    config, changes = DETECTORS[name]
+    model = build(with_assigner(config, **changes)).train()
     require_all_gradients(model, model(batch))
     model.eval()
     with torch.no_grad():
@@ -144,8 +144,8 @@ def test_other_detectors_take_its_parts(name, batch):
 
 
 def overfitting_config():
-    few = {"num_queries": 30, "queries.selection.num_per_level": 50, "postprocessor.num_detections": 90}
-    return small_deformable(get_config("projects/deta/configs/models/deta_r50.py").model, **few)
+    sizes = {"num_queries": 30, "queries.selection.num_per_level": 50, "postprocessor.num_detections": 90}
+    return small_deformable(get_config("projects/deta/configs/models/deta_r50.py").model, **sizes)
 
 
 def test_the_loss_falls(tmp_path):

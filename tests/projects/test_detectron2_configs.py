@@ -1,4 +1,4 @@
-"""Every leaf config as detectron2's own training script uses it; only where detectron2 is installed."""
+"""Every leaf config as the training script of detectron2 uses it. Needs detectron2."""
 
 import importlib.util
 import inspect
@@ -22,32 +22,32 @@ pytestmark = needs_detectron2
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Folders of small data sets in every layout that configs name: what a user fills in."""
+    """Folders of small data sets in every format of the configs, which users fill in."""
     root = tmp_path_factory.mktemp("data")
-    own = root / "own"
-    write_same_content_twice(own)
+    custom = root / "custom"
+    write_same_content_twice(custom)
     for split in ("train", "val"):
         (root / "coco" / f"{split}2017").mkdir(parents=True)
         (root / "coco" / "annotations").mkdir(exist_ok=True)
-        (root / f"coco/annotations/instances_{split}2017.json").write_text((own / "instances.json").read_text())
-        (own / f"{split}.json").write_text((own / "instances.json").read_text())
-        (own / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
-        (own / f"ImageSets/Main/{split}.txt").write_text((own / "split.txt").read_text())
-    (own / "Annotations").symlink_to(own / "annotations")
-    (own / "JPEGImages").symlink_to(own / "images")
+        (root / f"coco/annotations/instances_{split}2017.json").write_text((custom / "instances.json").read_text())
+        (custom / f"{split}.json").write_text((custom / "instances.json").read_text())
+        (custom / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+        (custom / f"ImageSets/Main/{split}.txt").write_text((custom / "split.txt").read_text())
+    (custom / "Annotations").symlink_to(custom / "annotations")
+    (custom / "JPEGImages").symlink_to(custom / "images")
     generate_shapes(root / "shapes", num_train=4, num_val=2, image_size=32)
     return root
 
 
 def load(path, data, output_dir):
-    """The config by detectron2, with what its user has to fill in; no weights are downloaded."""
+    """Load a config with detectron2 and fill in the values of users; no weights are downloaded."""
     from detectron2.config import LazyConfig as Detectron2Config
 
-    own = data / "own"
+    custom = data / "custom"
     filled_in = {
-        "root": data / "shapes" if "shapes" in path.name else own,
-        **{f"{split}_images": own / "images" for split in ("train", "val")},
-        **{f"{split}_annotations": own / "instances.json" for split in ("train", "val")},
+        "root": data / "shapes" if "shapes" in path.name else custom,
+        **{f"{split}_images": custom / "images" for split in ("train", "val")},
+        **{f"{split}_annotations": custom / "instances.json" for split in ("train", "val")},
     }
     cfg = Detectron2Config.load(str(path))
     overrides = [f"train.output_dir={output_dir}", "model.backbone.weights=null"]
@@ -61,7 +61,7 @@ def load(path, data, output_dir):
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name)
-def test_it_runs_unmodified(path, data, tmp_path, monkeypatch):
+def test_detectron2_uses_leaf_configs_unmodified(path, data, tmp_path, monkeypatch):
     from detectron2.config import instantiate
     from detectron2.engine import create_ddp_model
 
@@ -69,16 +69,16 @@ def test_it_runs_unmodified(path, data, tmp_path, monkeypatch):
     cfg = load(path, data, tmp_path)
     if "Timm" in str(cfg.model.backbone._target_) and importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed: pip install timm")
-    with torch.device("meta"):  # large networks take neither time nor memory there
+    with torch.device("meta"):  # large networks need neither time nor memory on this device
         model = instantiate(cfg.model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert trained == {id(p) for p in model.parameters() if p.requires_grad}
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
 
     multiplier = instantiate(cfg.lr_multiplier)
     assert isinstance(multiplier, ParamScheduler)
-    assert all(0 <= multiplier(where) <= 1 for where in (0.0, 0.5, 0.999))
+    assert all(0 <= multiplier(progress) <= 1 for progress in (0.0, 0.5, 0.999))
 
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
     evaluator = instantiate(cfg.dataloader.evaluator)
@@ -97,7 +97,7 @@ def test_it_runs_unmodified(path, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", [path for path in LEAVES if "small" in path.name], ids=name)
-def test_the_config_that_it_saves_is_read_here(path, data, tmp_path, monkeypatch, caplog):
+def test_a_config_saved_by_detectron2_is_read_unchanged(path, data, tmp_path, monkeypatch, caplog):
     from detectron2.config import LazyConfig as Detectron2Config
 
     monkeypatch.setenv("DETREX_DATASETS", str(data))
@@ -107,5 +107,5 @@ def test_the_config_that_it_saves_is_read_here(path, data, tmp_path, monkeypatch
     assert caplog.messages == []
     saved = LazyConfig.load(tmp_path / "config.yaml")
     validate(saved)
-    as_values = [OmegaConf.create(LazyConfig.to_yaml(one, resolve=True)) for one in (cfg, saved)]
+    as_values = [OmegaConf.create(LazyConfig.to_yaml(config, resolve=True)) for config in (cfg, saved)]
     assert as_values[0] == as_values[1]

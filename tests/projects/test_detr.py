@@ -37,7 +37,7 @@ class TestDETR(DetectorContract):
 
 @pytest.mark.slow
 class TestPreNormDETR(DetectorContract):
-    """The small model, which reads a finer map, trains its batch norms, and normalises first."""
+    """The small model: a finer feature map, trained batch norms, and layers that normalise first."""
 
     def config(self, **changes):
         cfg = get_config("projects/detr/configs/models/detr_small.py").model
@@ -62,19 +62,19 @@ def test_every_model_config_builds(path):
 
 @pytest.mark.parametrize("path", sorted(MODELS.parent.glob("*_small_*.py")), ids=lambda path: path.stem)
 def test_every_config_of_a_small_model_builds(path):
-    """Those of others change data and schedules; some of these change the model."""
+    """Configs of the other models change only data and schedules; some of these change the model."""
     model, cfg = build_on_meta(path)
     assert cfg.backbone.out_features == [cfg.in_feature]
     assert model.num_classes == 3
 
 
-def test_pre_norm_layers_are_followed_by_a_norm():
+def test_a_pre_norm_encoder_has_a_final_norm():
     post_norm, pre_norm = build(small_config()), build(small_config(**PRE_NORM))
     assert post_norm.transformer.encoder.norm is None
     assert pre_norm.transformer.encoder.norm.weight.shape == (64,)
 
 
-def test_all_layers_have_the_same_heads():
+def test_all_layers_share_their_heads():
     heads = build(small_config()).heads
     assert heads.class_embed[0] is heads.class_embed[1]
     assert heads.bbox_embed[0] is heads.bbox_embed[1]

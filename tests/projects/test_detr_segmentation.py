@@ -1,4 +1,4 @@
-"""DETR with masks: its head against a slow loop, frozen detectors, segments. Models are small."""
+"""DETR with masks: the mask head against a loop over queries, frozen detectors, weights. Models are small."""
 
 import pytest
 import torch
@@ -40,10 +40,10 @@ class TestDETRSegmentation(DetectorContract):
     def test_masks_are_the_same_alone_and_in_a_padded_batch(self, batch):
         model = build_randomised(self.config()).double().eval()
         with torch.no_grad():
-            for one, padded in zip(batch, model(batch), strict=True):
-                (alone,) = model([one])
+            for record, padded in zip(batch, model(batch), strict=True):
+                (alone,) = model([record])
                 masks = alone["instances"].pred_masks
-                assert masks.shape == (NUM_QUERIES, one["height"], one["width"])
+                assert masks.shape == (NUM_QUERIES, record["height"], record["width"])
                 assert masks.dtype == torch.bool
                 assert (padded["instances"].pred_masks != masks).double().mean() < 1e-4
                 assert torch.equal(padded["panoptic_seg"][0], alone["panoptic_seg"][0])
@@ -55,24 +55,27 @@ def maps(size, channels, padded):
 
 
 @pytest.mark.parametrize("padding", [False, True])
-def test_masks_are_those_of_each_query_by_itself(monkeypatch, padding):
+def test_masks_agree_with_a_loop_over_queries(monkeypatch, padding):
     monkeypatch.setattr("detrex_lite.modeling.single_level.mask_head.QUERIES_AT_ONCE", 2)
     torch.manual_seed(0)
     channels = {"res2": 5, "res3": 6, "res4": 7}
     head = AttentionMaskHead(in_channels=channels, embed_dim=16, num_heads=4)
     sides = {"res4": ((4, 6), (4, 3)), "res3": ((8, 12), (8, 6)), "res2": ((15, 23), (15, 12))}
     projected, encoded = maps((2, 3), 16, (2, 2) if padding else None), torch.randn(2, 16, 2, 3)
-    pyramid = [maps(whole, channels[name], part if padding else None) for name, (whole, part) in sides.items()]
+    pyramid = [
+        maps(size_of_map, channels[name], padded_size if padding else None)
+        for name, (size_of_map, padded_size) in sides.items()
+    ]
     queries = torch.randn(2, 5, 16)
     with torch.no_grad():
-        found = head(queries, encoded, projected, pyramid)
-        assert found.tensor.shape == (2, 5, 15, 23)
+        masks = head(queries, encoded, projected, pyramid)
+        assert masks.tensor.shape == (2, 5, 15, 23)
         for image, size in enumerate([(2, 3), (2, 2) if padding else (2, 3)]):
             cells = encoded[image, :, : size[0], : size[1]]
             key = head.key_proj(cells.flatten(1).T).unflatten(1, (4, 4))  # (h * w, H, C / H)
             for number in range(5):
                 query = head.query_proj(queries[image, number]).unflatten(0, (4, 4))
-                attention = torch.stack([key[:, one] @ query[one] / 2 for one in range(4)]).flatten().softmax(0)
+                attention = torch.stack([key[:, index] @ query[index] / 2 for index in range(4)]).flatten().softmax(0)
                 source = projected.tensor[image, :, : size[0], : size[1]]
                 hidden = torch.cat([source, attention.unflatten(0, (4, *size))])[None]
                 for step in range(5):
@@ -81,13 +84,20 @@ def test_masks_are_those_of_each_query_by_itself(monkeypatch, padding):
                         finer = head.adapters[step - 2](pyramid[step - 2].tensor[image : image + 1, :, :height, :width])
                         hidden = finer + F.interpolate(hidden, (height, width), mode="nearest")
                     hidden = F.relu(head.norms[step](head.convs[step](hidden)))
-                want = head.predict(hidden)[0, 0]
-                assert_close(found.tensor[image, number, : want.shape[0], : want.shape[1]], want, rtol=1e-4, atol=1e-4)
+                expected = head.predict(hidden)[0, 0]
+                assert_close(
+                    masks.tensor[image, number, : expected.shape[0], : expected.shape[1]],
+                    expected,
+                    rtol=1e-4,
+                    atol=1e-4,
+                )
 
 
-def test_a_frozen_detector_trains_its_masks_alone():
+def test_with_a_frozen_detector_only_the_mask_head_is_trained():
     model, batch = build(small_config(freeze_detector=True)).train(), make_batch()
-    assert {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad} == {"mask_head"}
+    assert {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad} == {
+        "mask_head"
+    }
     require_all_gradients(model, model(batch))
 
 
@@ -97,7 +107,7 @@ def test_only_the_last_layer_has_masks():
     assert set(named["_0"].extra) == set()
 
 
-def test_contradictory_parts_are_refused():
+def test_contradictory_parts_raise_an_error():
     with pytest.raises(ValueError, match="heads.extra.hidden"):
         build(small_config(**{"heads.extra": None}))
     with pytest.raises(ValueError, match="embed_dim is given as"):
@@ -107,7 +117,7 @@ def test_contradictory_parts_are_refused():
 
 
 @pytest.mark.parametrize(("num_classes", "rows"), [(133, 251), (80, 92), (5, 6)])
-def test_weights_go_to_the_names_of_the_authors_and_back(num_classes, rows):
+def test_converting_to_the_names_of_the_authors_and_back_restores_all_weights(num_classes, rows):
     model, loaded = (build(small_config(num_classes=num_classes), seed=seed) for seed in range(2))
     state = convert_state_dict(model.state_dict(), "detr")
     assert {"bbox_attention.q_linear.weight", "mask_head.lay5.weight", "mask_head.adapter3.bias"} <= set(state)
@@ -119,7 +129,7 @@ def test_weights_go_to_the_names_of_the_authors_and_back(num_classes, rows):
         assert torch.equal(loaded.state_dict()[key], value)
 
 
-def test_a_detector_of_boxes_takes_what_it_needs_of_such_a_checkpoint():
+def test_a_detector_without_masks_loads_a_checkpoint_with_masks():
     model = build(small_config())
     boxes = get_config("projects/detr/configs/models/detr_r50_paper.py").model
     report = load_checkpoint(build(changed(boxes, SMALL)), convert_state_dict(model.state_dict(), "detr"))
@@ -128,7 +138,7 @@ def test_a_detector_of_boxes_takes_what_it_needs_of_such_a_checkpoint():
 
 @pytest.mark.slow
 def test_masks_of_four_images_are_overfitted(tmp_path):
-    """By one training of boxes and masks together."""
+    """Boxes and masks are trained together."""
     cfg = get_config("projects/detr/configs/models/detr_r50_panoptic.py").model
     maps = {"backbone.out_features": ["res2", "res3"], "mask_head.in_features": ["res2"], "mask_head.num_heads": 4}
     cfg = changed(cfg, {**SMALL_SINGLE_LEVEL, **maps, "panoptic_postprocessor": None})

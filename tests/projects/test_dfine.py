@@ -37,7 +37,7 @@ from tests.suites import first_always
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "dfine" / "configs"
-# Parameters of the authors' models but for two constants, all of them and those that are trained.
+# The numbers of all and of trained parameters of the authors' models, without two constants.
 PARAMETERS = {
     "n": (3_782_691, 3_782_691),
     "s": (10_321_875, 10_321_875),
@@ -63,9 +63,9 @@ def small_config(**changes):
     return changed(cfg, {**small, **changes})
 
 
-def expected(layers=frozenset(LAYERS), others=frozenset({"_enc", "_pre", "_dn_pre"})):
-    """Of plain boxes the first layer's and the encoder's have no losses of distributions."""
-    return loss_names({*layers, *others}) | loss_names(layers, ("fgl", "ddf"))
+def expected_names(layers=frozenset(LAYERS), plain=frozenset({"_enc", "_pre", "_dn_pre"})):
+    """The names of losses. The plain boxes of encoder and first layer (`plain`) have no losses of distributions."""
+    return loss_names({*layers, *plain}) | loss_names(layers, ("fgl", "ddf"))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ class TestDFINE(DenoisingContract, DeformableContract):
         return small_config(**changes)
 
     def expected_losses(self, *, aux_loss=True):
-        return expected(LAYERS if aux_loss else {"", "_dn"})
+        return expected_names(LAYERS if aux_loss else {"", "_dn"})
 
 
 @pytest.mark.parametrize("variant", first_always(PARAMETERS))
@@ -96,23 +96,25 @@ LEAVES = sorted(path for path in CONFIGS.glob("dfine_*ep.py"))
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
-def test_trainings_decay_what_the_authors_do(path):
+def test_training_configs_decay_the_parameters_that_the_authors_decay(path):
     model, _ = build_on_meta(path)
     cfg = LazyConfig.load(str(path))
     cfg.optimizer.params.model = model
     groups = instantiate(cfg.optimizer).param_groups
-    named = {parameter: name for name, parameter in model.named_parameters()}
-    settings = {named[one]: (group["lr"], group["weight_decay"]) for group in groups for one in group["params"]}
-    learns, decays = cfg.optimizer.lr, cfg.optimizer.weight_decay
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    settings = {
+        names[parameter]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]
+    }
+    learning_rate, weight_decay = cfg.optimizer.lr, cfg.optimizer.weight_decay
     factor = cfg.optimizer.params.backbone_lr_factor
-    biases_decay = path.stem.split("_")[1] in "lx"
-    assert settings["heads.class_embed.0.weight"] == (learns, decays)
-    assert settings["heads.class_embed.0.bias"] == (learns, decays if biases_decay else 0.0)
-    assert settings["neck.laterals.0.norm.weight"] == (learns, 0.0)
-    assert settings["backbone.stages.1.blocks.0.layers.0.conv.weight"] == (learns * factor, decays)
+    with_decayed_biases = path.stem.split("_")[1] in "lx"
+    assert settings["heads.class_embed.0.weight"] == (learning_rate, weight_decay)
+    assert settings["heads.class_embed.0.bias"] == (learning_rate, weight_decay if with_decayed_biases else 0.0)
+    assert settings["neck.laterals.0.norm.weight"] == (learning_rate, 0.0)
+    assert settings["backbone.stages.1.blocks.0.layers.0.conv.weight"] == (learning_rate * factor, weight_decay)
     norm = "backbone.stages.1.blocks.0.layers.0.norm.bias"
-    assert (norm in settings) != biases_decay  # those of L and X are frozen
-    assert settings.get(norm, (learns * factor, decays)) == (learns * factor, decays)
+    assert (norm in settings) != with_decayed_biases  # the batch norms of L and X are frozen
+    assert settings.get(norm, (learning_rate * factor, weight_decay)) == (learning_rate * factor, weight_decay)
     assert cfg.dataloader.strong_epochs[1] == cfg.train.model_ema.restart.epoch < cfg.train.max_epochs
     assert f"_{cfg.train.max_epochs}ep" in path.stem
     assert cfg.train.output_dir == f"output/{path.stem}"
@@ -129,12 +131,12 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize("name", OVERRIDES)
-def test_ideas_are_overrides(name, batch):
+def test_options_are_overrides(name, batch):
     changes, layers = OVERRIDES[name]
     model = build(small_config(**changes)).train()
     losses = model(batch)
-    others = {"_enc", "_pre", "_dn_pre"} | ({"_pre_one2many"} if "_one2many" in layers else set())
-    assert set(losses) == expected(layers, others)
+    plain = {"_enc", "_pre", "_dn_pre"} | ({"_pre_one2many"} if "_one2many" in layers else set())
+    assert set(losses) == expected_names(layers, plain)
     require_all_gradients(model, losses)
     with torch.no_grad():
         assert len(model.eval()(batch)) == len(batch)
@@ -142,26 +144,28 @@ def test_ideas_are_overrides(name, batch):
 
 def test_evaluation_may_run_fewer_layers(batch):
     cfg = small_config(**{"transformer.decoder.num_layers": 3})
-    whole = build_randomised(cfg).double().eval()
+    full = build_randomised(cfg).double().eval()
     short = build_randomised(changed(cfg, {"transformer.decoder.num_eval_layers": 2})).double().eval()
     with torch.no_grad():
-        named, fewer = predict(whole, batch), predict(short, batch)
+        named, fewer = predict(full, batch), predict(short, batch)
         assert_close(fewer[""].logits, named["_1"].logits)
         assert_close(fewer[""].boxes, named["_1"].boxes)
 
 
-def test_positions_of_queries_are_limited(batch):
+def test_positions_of_queries_are_clamped(batch):
     model = build_randomised(small_config()).eval()
     torch.nn.init.constant_(model.transformer.decoder.position_head.layers[-1].bias, 25.0)
-    seen = []
+    query_positions = []
     attention = model.transformer.decoder.layers[0].attentions[0]
-    attention.register_forward_pre_hook(lambda *given: seen.append(given[-1]["query_pos"]), with_kwargs=True)
+    attention.register_forward_pre_hook(
+        lambda *arguments: query_positions.append(arguments[-1]["query_pos"]), with_kwargs=True
+    )
     with torch.no_grad():
         predict(model, batch)
-    assert_close(seen[0], torch.full_like(seen[0], 10.0))
+    assert_close(query_positions[0], torch.full_like(query_positions[0], 10.0))
 
 
-def test_dino_takes_heads_and_losses_of_distributions(batch):
+def test_dino_supports_heads_and_losses_of_distributions(batch):
     cfg = get_config("projects/dino/configs/models/dino_r50.py").model
     cfg = changed(cfg, {**SMALL, "denoising.num_pairs": 6})
     bins = L(EdgeBins)(reg_max=16, reg_scale=4.0, up=0.5)
@@ -173,12 +177,12 @@ def test_dino_takes_heads_and_losses_of_distributions(batch):
     cfg.criterion.weights.merge_with(dict(loss_fgl=0.15, loss_ddf=1.5))
     model = build(cfg).train()
     losses = model(batch)
-    assert set(losses) == expected()
+    assert set(losses) == expected_names()
     require_all_gradients(model, losses)
 
 
-def trained(cfg):
-    """A model whose norms have statistics, as after training."""
+def with_statistics(cfg):
+    """A model whose batch norms have other statistics than at first, as after training."""
     model = build_randomised(cfg)
     generator = torch.Generator().manual_seed(0)
     for name, buffer in model.named_buffers():
@@ -189,7 +193,7 @@ def trained(cfg):
 
 @pytest.mark.parametrize("changes", [{}, {"backbone.norm": "FrozenBN", "transformer.decoder.num_eval_layers": 1}])
 def test_a_deployed_model_detects_the_same(changes, batch):
-    model = trained(small_config(**changes)).double()
+    model = with_statistics(small_config(**changes)).double()
     deployed = convert_to_deploy(copy.deepcopy(model))
     assert not [name for name, _ in deployed.named_buffers() if name.endswith("running_mean")]
     names = deployed.state_dict()
@@ -199,29 +203,29 @@ def test_a_deployed_model_detects_the_same(changes, batch):
     ]
     assert not [name for name in names if name.startswith("denoising.")]
     with torch.no_grad():
-        named, same = predict(model, batch)[""], predict(deployed, batch)[""]
-        assert_close((same.logits, same.boxes), (named.logits, named.boxes), rtol=1e-6, atol=1e-6)
+        original, actual = predict(model, batch)[""], predict(deployed, batch)[""]
+        assert_close((actual.logits, actual.boxes), (original.logits, original.boxes), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("names", first_always(["dfine", "transformers"]))
 def test_published_weights_are_deployed_saved_and_loaded(names, tmp_path, batch):
     cfg = small_config()
-    wanted, model = trained(cfg).double(), build(cfg, seed=1).double()
-    report = load_checkpoint(model, {"ema": {"module": convert_state_dict(wanted.state_dict(), names)}})
+    original, model = with_statistics(cfg).double(), build(cfg, seed=1).double()
+    report = load_checkpoint(model, {"ema": {"module": convert_state_dict(original.state_dict(), names)}})
     report.require_complete("published")
     assert (report.key_map, report.unexpected) == (names, [])
-    for name, value in wanted.state_dict().items():
+    for name, value in original.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert_close(model.state_dict()[name], value)
     torch.save(convert_to_deploy(model).state_dict(), tmp_path / "deployed.pth")
     loaded = convert_to_deploy(build(cfg, seed=2).double())
     load_checkpoint(loaded, tmp_path / "deployed.pth").require_complete("deployed")
     with torch.no_grad():
-        for got, want in zip(loaded(batch), wanted(batch), strict=True):
-            assert_close(got["instances"].scores, want["instances"].scores)
+        for actual, expected in zip(loaded(batch), original(batch), strict=True):
+            assert_close(actual["instances"].scores, expected["instances"].scores)
 
 
-def test_names_of_the_authors_and_what_only_their_files_hold():
+def test_names_of_the_authors_are_written_and_constants_in_their_files_ignored():
     model = build(small_config())
     published = convert_state_dict(model.state_dict(), "dfine")
     for name in (

@@ -31,18 +31,18 @@ CONFIGS = PROJECTS / "dino" / "configs"
 
 NO_DENOISING = {"denoising": None}
 LAYERS = {"", "_0"}
-DENOISED = {"_dn", "_dn_0"}
+DENOISED_LAYERS = {"_dn", "_dn_0"}
 
-# What the paper takes away from DINO, each a change of the config; and the names of the losses that are left.
+# The ablations of the paper: the change of the config, and the suffixes of the remaining losses.
 ABLATIONS = {
-    "no look forward twice": ({"heads.look_forward_twice": False}, {*LAYERS, *DENOISED, "_enc"}),
-    "no mixed selection": ({"queries.mixed_selection": False}, {*LAYERS, *DENOISED, "_enc"}),
-    "no selection": ({"as_two_stage": False}, {*LAYERS, *DENOISED}),
+    "no look forward twice": ({"heads.look_forward_twice": False}, {*LAYERS, *DENOISED_LAYERS, "_enc"}),
+    "no mixed selection": ({"queries.mixed_selection": False}, {*LAYERS, *DENOISED_LAYERS, "_enc"}),
+    "no selection": ({"as_two_stage": False}, {*LAYERS, *DENOISED_LAYERS}),
     "no denoising": (NO_DENOISING, {*LAYERS, "_enc"}),
-    "no negatives": ({"denoising.with_negatives": False}, {*LAYERS, *DENOISED, "_enc"}),
+    "no negatives": ({"denoising.with_negatives": False}, {*LAYERS, *DENOISED_LAYERS, "_enc"}),
     "denoising of DN-DETR": (
         {"denoising": get_config("common/denoising.py").group_denoising},
-        {*LAYERS, *DENOISED, "_enc"},
+        {*LAYERS, *DENOISED_LAYERS, "_enc"},
     ),
 }
 
@@ -74,23 +74,23 @@ def test_every_config_builds(path):
 
 def test_the_small_models_build():
     for path in CONFIGS.glob("**/dino_small*.py"):
-        if path.stem.endswith("_folder"):  # nothing without a folder; tests/engine/test_for_folder.py has it
+        if path.stem.endswith("_folder"):  # needs a folder; tested in tests/engine/test_for_folder.py
             continue
         _, cfg = build_on_meta(path)
         assert (cfg.backbone.depth, cfg.embed_dim, cfg.transformer.num_feature_levels) == (18, 128, 3)
 
 
-def test_five_levels_run(batch):
-    five = {
+def test_a_model_with_five_levels_trains(batch):
+    five_levels = {
         "backbone.out_features": ["res2", "res3", "res4", "res5"],
         "transformer.num_feature_levels": 5,
     }
-    losses = build(small_config(**five)).train()(batch)
+    losses = build(small_config(**five_levels)).train()(batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 @pytest.mark.parametrize("name", first_always(ABLATIONS, 2))
-def test_every_idea_can_be_switched_off_by_the_config(name, batch):
+def test_ablations_of_the_paper_are_changes_of_the_config(name, batch):
     changes, suffixes = ABLATIONS[name]
     model = build(small_config(**changes)).train()
     losses = model(batch)
@@ -100,22 +100,22 @@ def test_every_idea_can_be_switched_off_by_the_config(name, batch):
         assert len(model.eval()(batch)) == len(batch)
 
 
-def heads_that_learn(cfg, inputs, suffix):
-    """Which layers' box heads, and the encoder's, get gradients from one set of boxes alone."""
+def box_heads_with_gradients(cfg, inputs, suffix):
+    """Whether the boxes of one set have gradients in the box head of each layer, and of the encoder, which is last."""
     model = build_randomised(cfg).train()
     predict(model, inputs, targets=True)[suffix].boxes.square().sum().backward()
     gradients = [head.layers[-1].weight.grad for head in model.heads.bbox_embed]
     return [gradient is not None and bool(gradient.any()) for gradient in gradients]
 
 
-def test_boxes_teach_the_layer_before_and_no_other(batch):
+def test_boxes_have_gradients_in_their_layer_and_in_the_one_before(batch):
     twice = small_config(**{"transformer.decoder.num_layers": 3})
-    assert heads_that_learn(twice, batch, "") == [False, True, True, False]
-    assert heads_that_learn(twice, batch, "_1") == [True, True, False, False]
-    assert heads_that_learn(twice, batch, "_0") == [True, False, False, False]
+    assert box_heads_with_gradients(twice, batch, "") == [False, True, True, False]
+    assert box_heads_with_gradients(twice, batch, "_1") == [True, True, False, False]
+    assert box_heads_with_gradients(twice, batch, "_0") == [True, False, False, False]
     once = changed(twice, {"heads.look_forward_twice": False})
-    assert heads_that_learn(once, batch, "") == [False, False, True, False]
-    assert heads_that_learn(once, batch, "_1") == [False, True, False, False]
+    assert box_heads_with_gradients(once, batch, "") == [False, False, True, False]
+    assert box_heads_with_gradients(once, batch, "_1") == [False, True, False, False]
 
 
 def test_looking_forward_twice_changes_gradients_only(batch):
@@ -124,8 +124,8 @@ def test_looking_forward_twice_changes_gradients_only(batch):
         for switch in (True, False)
     )
     with torch.no_grad():
-        for one, other in zip(predict(twice, batch).values(), predict(once, batch).values(), strict=True):
-            assert_close(one.boxes, other.boxes, rtol=0, atol=0)
+        for actual, expected in zip(predict(twice, batch).values(), predict(once, batch).values(), strict=True):
+            assert_close(actual.boxes, expected.boxes, rtol=0, atol=0)
 
 
 def test_looking_forward_twice_needs_refinement():
@@ -136,22 +136,22 @@ def test_looking_forward_twice_needs_refinement():
 def test_deformable_detr_can_look_forward_twice(batch):
     cfg = get_config("projects/deformable_detr/configs/models/deformable_detr_small.py").model
     cfg.num_classes = NUM_CLASSES
-    assert heads_that_learn(cfg, batch, "") == [False, False, True, False]
+    assert box_heads_with_gradients(cfg, batch, "") == [False, False, True, False]
     cfg.heads.look_forward_twice = True
-    assert heads_that_learn(cfg, batch, "") == [False, True, True, False]
+    assert box_heads_with_gradients(cfg, batch, "") == [False, True, True, False]
 
 
-def decoder_queries(model, inputs):
-    """What the decoder is given, and what becomes of it."""
-    seen = []
-    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+def queries_and_predictions(model, inputs):
+    """The queries that the decoder gets, and the sets of predictions."""
+    decoder_inputs = []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: decoder_inputs.append(args[0]))
     named = predict(model, inputs, targets=True)
-    return seen[0], named
+    return decoder_inputs[0], named
 
 
 def test_contents_are_learned_by_rank_and_references_come_from_proposals(batch):
     model = build_randomised(small_config(**NO_DENOISING)).train()
-    queries, named = decoder_queries(model, batch)
+    queries, named = queries_and_predictions(model, batch)
     assert_close(queries.content, model.queries.content.weight.expand(len(batch), -1, -1))
     assert_close(queries.reference, named["_enc"].boxes)
     assert not queries.reference.requires_grad
@@ -159,7 +159,7 @@ def test_contents_are_learned_by_rank_and_references_come_from_proposals(batch):
 
 def test_without_mixed_selection_contents_come_from_proposals(batch):
     model = build_randomised(small_config(**NO_DENOISING, **{"queries.mixed_selection": False})).train()
-    queries, named = decoder_queries(model, batch)
+    queries, named = queries_and_predictions(model, batch)
     assert not queries.content.requires_grad
     assert_close(model.heads.class_embed[-1](queries.content), named["_enc"].logits)
     assert "queries.content.weight" not in model.state_dict()
@@ -169,10 +169,10 @@ def test_evaluation_is_the_same_without_denoising(batch):
     model = build_randomised(small_config()).eval()
     with torch.no_grad():
         assert set(predict(model, batch)) == LAYERS
-        found = model(batch)
+        detections = model(batch)
         model.denoising = None
-        for one, other in zip(found, model(batch), strict=True):
-            assert_close(one["instances"].scores, other["instances"].scores, rtol=0, atol=0)
+        for actual, expected in zip(detections, model(batch), strict=True):
+            assert_close(actual["instances"].scores, expected["instances"].scores, rtol=0, atol=0)
 
 
 def test_small_images_with_denoising_have_no_more_queries_than_tokens():
@@ -182,12 +182,12 @@ def test_small_images_with_denoising_have_no_more_queries_than_tokens():
     assert named["_dn"].logits.shape == (1, 12, NUM_CLASSES)
 
 
-def test_denoising_of_another_kind_takes_the_place_of_the_contrastive_one(batch):
-    """Its queries end in an indicator, so that matching queries must do so, too: `queries.indicator`."""
+def test_group_denoising_can_replace_contrastive_denoising(batch):
+    """Its queries have an indicator as their last channel, so `queries.indicator` adds one to matching queries."""
     changes = {**ABLATIONS["denoising of DN-DETR"][0], "queries.indicator": True}
     model = build_randomised(without_dropout(small_config(**changes))).train()
     assert isinstance(model.denoising, GroupDenoising)
-    queries, named = decoder_queries(model, batch)
+    queries, named = queries_and_predictions(model, batch)
     number = named["_dn"].logits.shape[1]
     assert number == 5 * 2
     assert not queries.content[:, number:, -1].any()

@@ -1,4 +1,4 @@
-"""DINO on networks of timm: Swin and ConvNeXt. Models are small, but for the Swin-T."""
+"""DINO on networks of timm: Swin and ConvNeXt. Models are small except Swin-T."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ timm = pytest.importorskip("timm", reason="the package timm is not installed")
 CONFIGS = Path(next(iter(detrex_lite.projects.__path__))) / "dino" / "configs"
 WITH_TIMM = sorted(path for kind in ("swin", "convnext") for path in CONFIGS.glob(f"**/dino_{kind}_*.py"))
 
-# In small images the fourth level of a ConvNeXt would be a single row, for which compiling makes a graph of its own.
+# In small images the fourth level of a ConvNeXt would be a single row, for which torch.compile makes another graph.
 SMALL_CONVNEXT = {"backbone.model_name": "test_convnext", "transformer.num_feature_levels": 3}
 
 BACKBONES = {
@@ -50,7 +50,7 @@ def test_every_model_config_builds(path):
     assert_maps_of_all_levels(path)
 
 
-def test_other_stages_need_no_other_change(batch):
+def test_other_stages_are_set_by_their_indices_alone(batch):
     cfg = small_dino(
         "dino_convnext_tiny_384",
         **{**SMALL_CONVNEXT, "backbone.out_indices": [0, 1, 2, 3], "transformer.num_feature_levels": 5},
@@ -61,12 +61,12 @@ def test_other_stages_need_no_other_change(batch):
 @pytest.mark.parametrize(
     "path", first_always(path for path in WITH_TIMM if path.parent == CONFIGS), ids=lambda path: path.stem
 )
-def test_the_weights_that_training_starts_from_are_published(path):
+def test_pretrained_weights_of_training_configs_are_published(path):
     backbone = LazyConfig.load(str(path)).model.backbone
     assert f"{backbone.model_name}.{backbone.weights}" in timm.list_models(pretrained=True)
 
 
-# Names here -> names in detrex.
+# names in this project -> names in detrex
 DETREX_NAMES = {
     "swin": (
         (r"^backbone\.norms\.stage", "backbone.norm"),
@@ -101,9 +101,7 @@ def test_detrex_checkpoints_load(backbone):
         assert torch.equal(loaded.state_dict()[name], value)
 
 
-def test_a_network_that_timm_does_not_have_is_named_with_its_place_in_the_config():
+def test_the_error_for_an_unknown_network_names_it_and_its_key_in_the_config():
     cfg = small_dino("dino_convnext_tiny_384", **{**SMALL_CONVNEXT, "backbone.model_name": "convnext_tony"})
-    with pytest.raises(
-        ValueError, match="model.backbone: .*TimmBackbone failed: .* no model 'convnext_tony'; did you mean"
-    ):
+    with pytest.raises(ValueError, match="model.backbone: .*TimmBackbone .* no model 'convnext_tony'"):
         instantiate(cfg)

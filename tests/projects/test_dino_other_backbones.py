@@ -1,4 +1,4 @@
-"""DINO on backbones that are written here: FocalNet, InternImage, ViTDet, EVA-01 and EVA-02. Models are small."""
+"""DINO on backbones of this project: FocalNet, InternImage, ViTDet, EVA-01 and EVA-02. Models are small."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_every_model_config_builds(path):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("dino_eva_*.py")), ids=lambda path: path.stem)
-def test_the_learning_rate_of_transformers_decays_from_layer_to_layer(path):
+def test_the_learning_rate_of_vits_decays_layer_by_layer(path):
     cfg = LazyConfig.load(str(path))
     factor = instantiate(cfg.optimizer.params.lr_factor_func)
     depth = cfg.model.backbone.net.depth
@@ -82,7 +82,7 @@ def test_the_learning_rate_of_transformers_decays_from_layer_to_layer(path):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_detrex_checkpoints_load(backbone):
-    """Backbones have detrex's names; those of rotary positions are constants that detrex stores."""
+    """Backbones have the names of detrex, which also stores rotary positions, although these are constants."""
     model, loaded = build(small_config(backbone)), build(small_config(backbone), seed=1)
     state = under_detrex_names(model.state_dict(), label_embedding="label_enc.")
     if backbone == "eva_02":
@@ -92,5 +92,5 @@ def test_detrex_checkpoints_load(backbone):
     assert (report.key_map, report.missing, report.unexpected, report.mismatched) == ("detrex", [], [], [])
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    back = convert_state_dict(model.state_dict(), "detrex")
-    assert {name for name in state if "freqs_" not in name} == set(back)
+    converted = convert_state_dict(model.state_dict(), "detrex")
+    assert {name for name in state if "freqs_" not in name} == set(converted)

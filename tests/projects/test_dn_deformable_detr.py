@@ -49,7 +49,7 @@ def test_every_model_config_builds(path):
 
 
 @pytest.mark.parametrize(("epochs", "milestone"), [(12, 11), (50, 40)])
-def test_schedules(epochs, milestone):
+def test_training_configs_have_the_published_schedules(epochs, milestone):
     cfg = LazyConfig.load(str(CONFIGS / f"dn_deformable_detr_r50_{epochs}ep.py"))
     schedule = cfg.lr_multiplier
     assert (cfg.train.max_epochs, schedule.epochs, schedule.milestones) == (epochs, epochs, [milestone])
@@ -59,13 +59,13 @@ def test_schedules(epochs, milestone):
 
 def decoder_inputs(model, inputs):
     """The contents (B, Q, C) that the decoder gets in training, and how many of them are denoising queries."""
-    seen = []
-    model.transformer.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].content))
+    contents = []
+    model.transformer.decoder.register_forward_pre_hook(lambda module, args: contents.append(args[0].content))
     named = predict(model.train(), inputs, targets=True)
-    return seen[0], named["_dn"].logits.shape[1]
+    return contents[0], named["_dn"].logits.shape[1]
 
 
-def test_the_last_channel_tells_denoising_from_matching_queries(batch):
+def test_the_last_channel_distinguishes_denoising_from_matching_queries(batch):
     model = build_randomised(small_config())
     content, number = decoder_inputs(model, batch)
     assert (number, content.shape) == (5 * 2, (3, 5 * 2 + NUM_QUERIES, 64))  # five groups of two objects at most
@@ -76,23 +76,23 @@ def test_the_last_channel_tells_denoising_from_matching_queries(batch):
     assert_close(content[:, number:, :-1], model.queries.content.weight.expand(3, -1, -1))
 
 
-def test_proposals_have_no_indicator(batch):
+def test_contents_of_proposals_have_no_indicator(batch):
     content, number = decoder_inputs(build_randomised(small_config(as_two_stage=True)), batch)
     assert content[:, number:, -1].all()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_it_adds_to_dab_deformable_detr_is_the_label_embedding(variant):
+def test_only_the_label_embedding_is_added_to_dab_deformable_detr(variant):
     cfg = get_config("projects/dab_deformable_detr/configs/models/dab_deformable_detr_r50.py").model
     changes = {key: value for key, value in VARIANTS[variant].items() if key != "denoising"}
-    shapes = {name: value.shape for name, value in build(changed(cfg, {**SMALL, **changes})).state_dict().items()}
-    ours = {name: value.shape for name, value in build(small_config(**VARIANTS[variant])).state_dict().items()}
+    dab_shapes = {name: value.shape for name, value in build(changed(cfg, {**SMALL, **changes})).state_dict().items()}
+    dn_shapes = {name: value.shape for name, value in build(small_config(**VARIANTS[variant])).state_dict().items()}
     if variant != "without_denoising":
-        assert ours.pop("denoising.label_embedding.weight") == (NUM_CLASSES + 1, 63)
+        assert dn_shapes.pop("denoising.label_embedding.weight") == (NUM_CLASSES + 1, 63)
     if variant != "two_stage":
-        contents = ours.pop("queries.content.weight"), shapes.pop("queries.content.weight")
+        contents = dn_shapes.pop("queries.content.weight"), dab_shapes.pop("queries.content.weight")
         assert contents == ((NUM_QUERIES, 63), (NUM_QUERIES, 64))
-    assert ours == shapes
+    assert dn_shapes == dab_shapes
 
 
 def test_parameter_names_are_stable():

@@ -1,4 +1,4 @@
-"""Focus-DETR as a whole, and what DINO has as options in it. Models are small."""
+"""Focus-DETR as a whole, and with the options of DINO. Models are small."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ class TestTwoStages(TwoStageContract):
         return small_config(**changes)
 
     def test_two_stages_need_refinement(self):
-        with pytest.raises(ValueError, match="with_box_refine=True"):  # which looking forward twice needs, too
+        with pytest.raises(ValueError, match="with_box_refine=True"):  # look_forward_twice needs it, too
             build(self.config(with_box_refine=False))
 
 
@@ -80,8 +80,8 @@ def test_every_config_builds(path):
     assert cfg.position_embedding.temperature == (20 if longer else 10000)
 
 
-def test_a_batch_as_published_refines_by_the_largest_image(batch):
-    """Which is why images of each size run by themselves where detections must not depend on the batch."""
+def test_in_a_batch_as_published_the_largest_image_determines_the_refined_tokens(batch):
+    """In evaluation images of each size run separately, so that detections do not depend on the batch."""
     model = build_randomised(without_dropout(small_config())).double().eval()
     smallest = min(range(len(batch)), key=lambda index: batch[index]["image"].numel())
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_images_of_one_size_run_together(batch):
     assert calls == [2, 1]
 
 
-def test_the_loss_of_scores_teaches_the_scores_and_the_projection(batch):
+def test_the_loss_of_scores_has_gradients_in_scores_and_projection(batch):
     model = build_randomised(without_dropout(small_config())).train()
     losses = model(batch)
     losses["select_loss"].backward()
@@ -117,7 +117,7 @@ def test_scores_are_outputs_in_training(batch):
     outputs = predict(model, batch, targets=True)
     assert isinstance(outputs, Outputs)
     assert len(outputs.extra["scores"]) == 4
-    assert outputs.extra["image_sizes"] == [tuple(one["image"].shape[1:]) for one in batch]
+    assert outputs.extra["image_sizes"] == [tuple(record["image"].shape[1:]) for record in batch]
 
 
 OPTIONS = {
@@ -130,7 +130,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", first_always(OPTIONS))
-def test_options_of_dino_are_options_here(name, batch):
+def test_focus_detr_supports_the_options_of_dino(name, batch):
     model = build(small_config(**OPTIONS[name])).train()
     require_all_gradients(model, model(batch))
 
@@ -138,7 +138,7 @@ def test_options_of_dino_are_options_here(name, batch):
 @pytest.mark.parametrize(
     "changes", [{"as_two_stage": False, "queries.mixed_selection": False}, {"transformer.encoder": "dino"}]
 )
-def test_other_encoders_and_one_stage_are_refused(changes, batch):
+def test_other_encoders_and_one_stage_raise_an_error(changes, batch):
     dino = get_config("projects/dino/configs/models/dino_r50.py").model
     cfg = small_config(**{key: value for key, value in changes.items() if value != "dino"})
     if "transformer.encoder" in changes:
@@ -148,21 +148,21 @@ def test_other_encoders_and_one_stage_are_refused(changes, batch):
         model(batch)
 
 
-def test_checkpoints_of_detrex_have_six_aliases_of_the_head_that_ranks_tokens():
+def test_detrex_checkpoints_store_the_head_that_ranks_tokens_under_six_aliases():
     sizes = {f"{ENCODER}.num_layers": 6, f"{ENCODER}.layer_shares": [0.5] * 6, "transformer.decoder.num_layers": 6}
     model = build(small_config(**sizes))
     state = convert_state_dict(model.state_dict(), "detrex")
-    for place in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP"):
+    for alias in ("enhance_MCSP_layerlist", "transformer.encoder.enhance_MCSP"):
         for layer in range(6):
-            assert torch.equal(state[f"{place}.{layer}.weight"], model.heads.class_embed[6].weight)
-    other = build(small_config(**sizes), seed=1)
-    report = load_checkpoint(other, state)
+            assert torch.equal(state[f"{alias}.{layer}.weight"], model.heads.class_embed[6].weight)
+    loaded = build(small_config(**sizes), seed=1)
+    report = load_checkpoint(loaded, state)
     assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
     for name, value in model.state_dict().items():
-        assert torch.equal(other.state_dict()[name], value)
+        assert torch.equal(loaded.state_dict()[name], value)
 
 
-def small():
+def overfitting_config():
     cfg = get_config("projects/focus_detr/configs/models/focus_detr_r50.py").model
     sizes = {
         "denoising.num_pairs": 5,
@@ -175,10 +175,10 @@ def small():
 
 def test_the_loss_falls(tmp_path):
     _, inputs = four_images(tmp_path)
-    _, losses = trained(small(), inputs, 10)
+    _, losses = trained(overfitting_config(), inputs, 10)
     assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow
 def test_four_images_are_overfitted(tmp_path):
-    assert overfitted_ap50(small(), tmp_path, 300) > 0.9
+    assert overfitted_ap50(overfitting_config(), tmp_path, 300) > 0.9

@@ -1,4 +1,4 @@
-"""Group DETR: queries in groups, for Conditional DETR and for every other detector. Models are small."""
+"""Group DETR: groups of queries for Conditional DETR and for other detectors. Models are small."""
 
 import pytest
 import torch
@@ -57,13 +57,13 @@ def test_every_model_config_builds(path):
     assert model.queries.embedding.weight.shape == (11 * 300, 256)
 
 
-def of_one_group(state, rows, group):
-    """The weights of a model whose only queries are those of one group.
+def weights_of_group(state, rows, group):
+    """The weights of a model with the queries of one group only.
 
     Args:
-        state: of the model with all groups.
-        rows: names of what has a row for each query.
-        group: its number, from 0.
+        state: the weights of the model with all groups.
+        rows: names of the tensors with a row for each query.
+        group: the number of the group, from 0.
     """
     chosen = slice(group * NUM_QUERIES, (group + 1) * NUM_QUERIES)
     return {name: value[chosen] if name in rows else value for name, value in state.items()}
@@ -84,25 +84,25 @@ DETECTORS = {
 
 
 @pytest.mark.parametrize("name", first_always(DETECTORS))
-def test_groups_are_forward_passes_of_their_own(name, batch):
+def test_groups_do_not_affect_each_other(name, batch):
     config, changes, rows = DETECTORS[name]
     model = build_randomised(without_dropout(config(**changes))).double().train()
     together, state = predict(model, batch, targets=True), model.state_dict()
     for group in range(3):
         single = build(without_dropout(config(**{**changes, GROUPS: 1}))).double().train()
-        single.load_state_dict(of_one_group(state, rows, group))
+        single.load_state_dict(weights_of_group(state, rows, group))
         alone = predict(single, batch, targets=True)
         for layer in ("", "_0"):
             assert_close(together[layer].logits.chunk(3, dim=1)[group], alone[layer].logits)
             assert_close(together[layer].boxes.chunk(3, dim=1)[group], alone[layer].boxes)
 
 
-def test_losses_are_the_mean_of_those_of_the_groups(batch):
+def test_losses_are_the_means_over_groups(batch):
     model = build_randomised(without_dropout(small_config())).double().train()
     together, separate = model(batch), []
     for group in range(3):
         single = build(without_dropout(small_config(**{GROUPS: 1}))).double().train()
-        single.load_state_dict(of_one_group(model.state_dict(), ["queries.embedding.weight"], group))
+        single.load_state_dict(weights_of_group(model.state_dict(), ["queries.embedding.weight"], group))
         separate.append(single(batch))
     for name, loss in together.items():
         assert_close(loss, sum(losses[name] for losses in separate) / 3)
@@ -112,11 +112,13 @@ def test_losses_are_the_mean_of_those_of_the_groups(batch):
 def test_evaluation_uses_the_first_group(batch, config):
     model = build_randomised(config()).double().eval()
     single = build(config(**{GROUPS: 1})).double().eval()
-    single.load_state_dict(of_one_group(model.state_dict(), ["queries.embedding.weight", "queries.content.weight"], 0))
+    single.load_state_dict(
+        weights_of_group(model.state_dict(), ["queries.embedding.weight", "queries.content.weight"], 0)
+    )
     with torch.no_grad():
-        for one, other in zip(model(batch), single(batch), strict=True):
-            assert_close(one["instances"].scores, other["instances"].scores)
-            assert_close(one["instances"].pred_boxes.tensor, other["instances"].pred_boxes.tensor)
+        for actual, expected in zip(model(batch), single(batch), strict=True):
+            assert_close(actual["instances"].scores, expected["instances"].scores)
+            assert_close(actual["instances"].pred_boxes.tensor, expected["instances"].pred_boxes.tensor)
 
 
 def test_dino_trains_with_groups(batch):
@@ -124,7 +126,7 @@ def test_dino_trains_with_groups(batch):
     require_all_gradients(model, model(batch))
 
 
-def test_detrex_variant_is_the_papers_with_one_group(batch):
+def test_with_one_group_the_variant_of_detrex_is_that_of_the_paper(batch):
     paper, detrex = (
         build(without_dropout(config(**{GROUPS: 1, "transformer.mask_memory_padding": True}))).double().train()
         for config in (small_config, detrex_config)
@@ -135,14 +137,14 @@ def test_detrex_variant_is_the_papers_with_one_group(batch):
     assert_close(detrex(batch), paper(batch))
 
 
-def test_detrex_adds_what_all_groups_find_in_another_order():
-    """What is found for query i of group g is added to the query at i * G + g."""
+def test_detrex_adds_the_outputs_of_the_groups_in_another_order():
+    """The output for query i of group g is added to the query at i * G + g."""
     attention, plain = DetrexGroupSelfAttention(8, 2), ConditionalSelfAttention(8, 2)
     plain.load_state_dict(attention.state_dict())
     query, identity, pos = torch.randn(3, 2, 4 * 5, 8)
     zeros = torch.zeros_like(query)
-    found = plain(query, identity=zeros, query_pos=pos, key_pos=pos)
-    got = attention(query, identity=identity, query_pos=pos, key_pos=pos, num_groups=4) - identity
+    outputs = plain(query, identity=zeros, query_pos=pos, key_pos=pos)
+    added = attention(query, identity=identity, query_pos=pos, key_pos=pos, num_groups=4) - identity
     for group in range(4):
         for number in range(5):
-            assert_close(got[:, number * 4 + group], found[:, group * 5 + number])
+            assert_close(added[:, number * 4 + group], outputs[:, group * 5 + number])

@@ -1,4 +1,4 @@
-"""H-Deformable DETR, a config of Deformable DETR, and its branch in other detectors. Models are small."""
+"""H-Deformable DETR, a config of Deformable DETR, and its one-to-many branch in other detectors. Models are small."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ class TestTwoStages(TwoStageContract):
         return small_config(**changes)
 
     def test_two_stages_need_refinement(self):
-        with pytest.raises(ValueError, match="with_box_refine=True"):  # which looking forward twice needs, too
+        with pytest.raises(ValueError, match="with_box_refine=True"):  # look_forward_twice needs it, too
             build(self.config(with_box_refine=False))
 
 
@@ -55,7 +55,7 @@ def test_every_model_config_builds(path):
 
 
 def without_the_branch(model, config):
-    """The same detector with no one-to-many queries."""
+    """The same detector without one-to-many queries."""
     single = build(config)
     shapes = {name: value.shape for name, value in single.state_dict().items()}
     single.load_state_dict({name: value[: shapes[name][0]] for name, value in model.state_dict().items()})
@@ -76,9 +76,9 @@ def test_the_branch_does_not_change_the_matching_predictions(name, batch):
     model = build_randomised(without_dropout(small_config(**changes))).double().train()
     single = without_the_branch(model, without_dropout(small_config(**{**changes, "num_queries_one2many": 0}))).train()
     named = []
-    for one in (model, single):
-        torch.manual_seed(0)  # of the noise
-        named.append(predict(one, batch, targets=True))
+    for detector in (model, single):
+        torch.manual_seed(0)  # the same noise
+        named.append(predict(detector, batch, targets=True))
     assert set(named[0]) - set(named[1]) == {"_one2many", "_0_one2many"}
     for suffix, expected in named[1].items():
         assert_close(named[0][suffix].logits, expected.logits)
@@ -90,21 +90,21 @@ def test_the_branch_is_for_training_only(batch):
     model = build_randomised(small_config()).double()
     single = without_the_branch(model, small_config(num_queries_one2many=0)).eval()
     with torch.no_grad():
-        for one, other in zip(model.eval()(batch), single(batch), strict=True):
-            assert_close(one["instances"].scores, other["instances"].scores)
+        for actual, expected in zip(model.eval()(batch), single(batch), strict=True):
+            assert_close(actual["instances"].scores, expected["instances"].scores)
 
 
-def test_the_branch_finds_every_object_several_times(batch):
+def test_the_branch_matches_every_object_several_times(batch):
     model = build_randomised(small_config(**{"queries.layout.one2many_repeats": 4})).train()
     images = model.preprocess(batch, as_published=True)
     targets = Targets.from_inputs(batch, num_classes=model.num_classes, like=images.tensor)
-    found = model.criterion.match(model.predict(images, targets), targets)
-    assert found[""].image.tolist() == [0, 0, 2]
-    assert found["_one2many"].image.tolist() == 8 * [0] + 4 * [2]
-    assert len(set(zip(found["_one2many"].image.tolist(), found["_one2many"].query.tolist(), strict=True))) == 12
+    matches = model.criterion.match(model.predict(images, targets), targets)
+    assert matches[""].image.tolist() == [0, 0, 2]
+    assert matches["_one2many"].image.tolist() == 8 * [0] + 4 * [2]
+    assert len(set(zip(matches["_one2many"].image.tolist(), matches["_one2many"].query.tolist(), strict=True))) == 12
 
 
-def test_losses_of_the_branch_have_a_weight(batch):
+def test_losses_of_the_branch_are_weighted(batch):
     full, half = (
         build_randomised(without_dropout(small_config(**{"queries.layout.one2many_weight": weight})))
         .double()

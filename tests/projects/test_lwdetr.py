@@ -46,7 +46,7 @@ SMALL = {
     "transformer.decoder.layer.attn[1].num_heads": 4,
     "transformer.decoder.layer.ffn.feedforward_dim": 96,
 }
-# The large models have two levels, and drop branches.
+# The large models have two levels and stochastic depth.
 TWO_LEVELS = {"neck.scales": [2.0, 0.5], "transformer.num_feature_levels": 2, "backbone.drop_path_rate": 0.1}
 
 
@@ -70,7 +70,7 @@ class TestTwoLevels(DeformableContract):
         return small_config(**TWO_LEVELS, **changes)
 
 
-# Parameters of the published models with the 91 classes of their repository, by counting those of its own code.
+# The number of parameters of the published models with 91 classes, counted in the code of their repository.
 PARAMETERS = {
     "tiny": 12_052_002,
     "small": 14_557_378,
@@ -81,13 +81,13 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("size", first_always(PARAMETERS, 2))
-def test_models_have_the_parameters_of_the_published_ones(size):
+def test_models_have_the_parameters_of_the_published_models(size):
     model, cfg = build_on_meta(PROJECTS / "lwdetr" / "configs" / "models" / f"lwdetr_{size}.py")
     rows = sum(cfg.embed_dim + 1 for name, _ in model.named_parameters() if "class_embed" in name and "bias" in name)
     assert sum(parameter.numel() for parameter in model.parameters()) + 11 * rows == PARAMETERS[size]
 
 
-def test_the_first_group_is_what_is_evaluated():
+def test_evaluation_uses_the_first_group():
     model = build_randomised(without_dropout(small_config())).double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -102,17 +102,17 @@ def test_the_first_group_is_what_is_evaluated():
         assert_close(training[name].boxes[:, :NUM_QUERIES], evaluation[name].boxes)
 
 
-def test_91_classes(batch):
+def test_a_model_with_91_classes_trains(batch):
     model = build(small_config(num_classes=91)).train()
     require_all_gradients(model, model(batch))
     assert predict(model.eval(), batch)[""].logits.shape[-1] == 91
 
 
-# What the READMEs of LW-DETR and its parts say is a switch.
-SWITCHES = {
+# The options in the READMEs of LW-DETR and its parts.
+OPTIONS = {
     "no groups": {"queries.layout.num_groups": 1},
     "refinement from layer to layer": {"heads.lite_refinement": False},
-    "own heads for each layer": {"share_heads": False},
+    "separate heads for each layer": {"share_heads": False},
     "looking forward twice": {"heads.lite_refinement": False, "heads.look_forward_twice": True},
     "boxes in logit space": {"heads._target_": DetectionHeads},
     "positions scaled by contents": {"transformer.decoder.scale_positions": True},
@@ -132,17 +132,17 @@ def batch():
     return [make_input(64, 96, [[4.0, 8, 40, 50], [50, 10, 90, 60]], [1, 4], seed=1), make_input(80, 56, [], [])]
 
 
-@pytest.mark.parametrize("name", first_always(SWITCHES, 2))
-def test_every_idea_has_a_switch(name, batch):
-    model = build_randomised(small_config(**SWITCHES[name])).train()
+@pytest.mark.parametrize("name", first_always(OPTIONS, 2))
+def test_options_of_the_readme_train_and_detect(name, batch):
+    model = build_randomised(small_config(**OPTIONS[name])).train()
     require_all_gradients(model, model(batch))
     model.eval()
     with torch.no_grad():
-        assert all(one["instances"].scores.isfinite().all() for one in model(batch))
+        assert all(image["instances"].scores.isfinite().all() for image in model(batch))
 
 
-# The other way round: other detectors with LW-DETR's parts.
-OWN_GROUPS = {
+# Conversely: other detectors with parts of LW-DETR.
+GROUPS = {
     "queries._target_": GroupedAnchorQueries,
     "queries.layout.num_groups": NUM_GROUPS,
     "heads.encoder_groups": NUM_GROUPS,
@@ -153,8 +153,8 @@ PARTS = {
     "without a sigmoid, looking forward once": {"heads._target_": ReparamHeads, "heads.look_forward_twice": False},
     "first references": {"heads.look_forward_twice": False, "heads.lite_refinement": True},
     "loss": LOSS,
-    "groups": OWN_GROUPS,
-    "all": {"heads._target_": ReparamHeads, **LOSS, **OWN_GROUPS},
+    "groups": GROUPS,
+    "all": {"heads._target_": ReparamHeads, **LOSS, **GROUPS},
 }
 
 
@@ -167,7 +167,7 @@ def dino(**changes):
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_dino_takes_every_part(name, batch):
+def test_dino_supports_every_part(name, batch):
     model = build_randomised(dino(**PARTS[name])).train()
     losses = model(batch)
     require_all_gradients(model, losses)
@@ -175,18 +175,18 @@ def test_dino_takes_every_part(name, batch):
     model.double().eval()
     with torch.no_grad():
         together = model(batch)
-        for one, padded in zip(batch, together, strict=True):
-            (alone,) = model([one])
+        for record, padded in zip(batch, together, strict=True):
+            (alone,) = model([record])
             assert_close(padded["instances"].scores, alone["instances"].scores)
 
 
-def test_dino_reads_a_windowed_vit(batch):
+def test_dino_supports_a_windowed_vit(batch):
     mini = small_config()
     model = build(dino(backbone=mini.backbone, **{"neck.in_channels": {"block1": 32, "block3": 32}})).train()
     require_all_gradients(model, model(batch))
 
 
-def test_rtdetr_takes_groups_with_proposals_of_their_own(batch):
+def test_rtdetr_supports_groups_with_separate_proposals(batch):
     cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
     cfg.queries = small_config().queries
     changes = {"num_classes": NUM_CLASSES, "num_queries": NUM_QUERIES, "heads.encoder_groups": NUM_GROUPS}
@@ -195,7 +195,7 @@ def test_rtdetr_takes_groups_with_proposals_of_their_own(batch):
     assert predict(model, batch, targets=True)[""].logits.shape[1] == NUM_GROUPS * NUM_QUERIES
 
 
-def test_groups_that_contradict_each_other_are_refused():
+def test_contradictory_numbers_of_groups_raise_an_error():
     with pytest.raises(ValueError, match="groups.*3 by queries, 2 by heads"):
         build(small_config(**{"heads.encoder_groups": 2}))
     with pytest.raises(ValueError, match="groups.*1 by queries, 3 by heads"):

@@ -1,4 +1,4 @@
-"""Mask DINO as a whole, and its masks in other detectors. Models are small."""
+"""Mask DINO as a whole, and the use of its masks in other detectors. Models are small."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def small_config(name="maskdino_r50", **changes):
 
 class TestMaskDINO(DenoisingContract, DeformableContract):
     num_groups = 3  # six positives, and at most two objects in an image
-    aux_suffixes = frozenset({"_0", "_1", "_dn_0", "_dn_1"})  # before the first layer, and after it
+    aux_suffixes = frozenset({"_0", "_1", "_dn_0", "_dn_1"})  # before the first layer and after it
     other_suffixes = frozenset({"_enc", "_dn"})
     loss_kinds = KINDS
 
@@ -52,10 +52,10 @@ class TestMaskDINO(DenoisingContract, DeformableContract):
     def test_masks_are_the_same_alone_and_in_a_padded_batch(self, batch):
         model = build_randomised(self.config()).double().eval()
         with torch.no_grad():
-            for one, padded in zip(batch, model(batch), strict=True):
-                (alone,) = model([one])
+            for record, padded in zip(batch, model(batch), strict=True):
+                (alone,) = model([record])
                 masks = alone["instances"].pred_masks
-                assert masks.shape == (len(alone["instances"]), one["height"], one["width"])
+                assert masks.shape == (len(alone["instances"]), record["height"], record["width"])
                 assert masks.dtype == torch.bool
                 assert (padded["instances"].pred_masks != masks).double().mean() < 1e-4
 
@@ -69,54 +69,55 @@ def test_every_config_builds(path):
     assert (model.panoptic_postprocessor is not None) == ("panoptic" in path.stem)
 
 
-def test_the_encoder_and_all_layers_have_one_head():
+def test_the_encoder_and_all_layers_share_their_heads():
     heads = build(small_config()).heads
-    for own in (heads.class_embed, heads.bbox_embed, heads.extra_embed[MASK_EMBEDDING]):
-        assert len(own) == 3
-        assert all(head is own[0] for head in own)
+    for layer_heads in (heads.class_embed, heads.bbox_embed, heads.extra_embed[MASK_EMBEDDING]):
+        assert len(layer_heads) == 3
+        assert all(head is layer_heads[0] for head in layer_heads)
 
 
 def randomised_predictions(**changes):
     model = build_randomised(without_dropout(small_config(denoising=None, **changes))).double().eval()
-    torch.nn.init.normal_(model.heads.norm.weight, mean=1.0, std=0.5)  # so that twice is not once
+    # Initial values of the norm must change, so that applying it twice makes a difference.
+    torch.nn.init.normal_(model.heads.norm.weight, mean=1.0, std=0.5)
     torch.nn.init.normal_(model.heads.norm.bias)
-    seen = {}
+    recorded = {}
     decoder = model.transformer.decoder
-    decoder.register_forward_pre_hook(lambda module, args: seen.update(queries=args[0], memory=args[1]))
+    decoder.register_forward_pre_hook(lambda module, args: recorded.update(queries=args[0], memory=args[1]))
     for index, layer in enumerate(decoder.layers):
-        layer.register_forward_hook(lambda module, args, out, index=index: seen.update({index: out}))
+        layer.register_forward_hook(lambda module, args, out, index=index: recorded.update({index: out}))
     with torch.no_grad():
         named = predict(model, make_batch()[:1], targets=True)
-    return model, named, seen
+    return model, named, recorded
 
 
-def test_classes_and_masks_are_read_after_two_norms_and_boxes_after_one():
-    model, named, seen = randomised_predictions()
+def test_classes_and_masks_are_predicted_after_two_norms_and_boxes_after_one():
+    model, named, recorded = randomised_predictions()
     heads = model.heads
     with torch.no_grad():
         for name, index in (("_1", 0), ("", 1)):
-            once = heads.norm(seen[index])
+            once = heads.norm(recorded[index])
             assert_close(named[name].logits, heads.class_embed[0](heads.norm(once)))
             embeddings = heads.extra_embed[MASK_EMBEDDING][0](heads.norm(once))
             assert_close(named[name].extra[MASK_EMBEDDING], embeddings)
-        content = seen["queries"].content
+        content = recorded["queries"].content
         assert_close(named["_0"].logits, heads.class_embed[0](heads.norm(content)))
-        assert_close(named["_0"].boxes, seen["queries"].reference)
-        refined = heads.boxes(heads.bbox_embed[0](heads.norm(seen[0])), seen["queries"].reference)
+        assert_close(named["_0"].boxes, recorded["queries"].reference)
+        refined = heads.boxes(heads.bbox_embed[0](heads.norm(recorded[0])), recorded["queries"].reference)
         assert_close(named["_1"].boxes, refined)
 
 
-def test_queries_begin_at_the_boxes_of_their_masks():
-    _, named, seen = randomised_predictions()
+def test_initial_references_are_the_boxes_of_masks():
+    _, named, recorded = randomised_predictions()
     boxes = boxes_of_masks(named["_enc"].extra[MASK_EMBEDDING], named["_enc"].mask_features)
-    assert_close(seen["queries"].reference, boxes)
-    _, named, seen = randomised_predictions(**{"queries.mask_boxes": False})
-    assert_close(seen["queries"].reference, named["_enc"].boxes)
+    assert_close(recorded["queries"].reference, boxes)
+    _, named, recorded = randomised_predictions(**{"queries.mask_boxes": False})
+    assert_close(recorded["queries"].reference, named["_enc"].boxes)
 
 
-def test_tokens_are_decoded_from_coarse_to_fine_and_proposals_grow_so():
-    model, _, seen = randomised_predictions()
-    levels = seen["memory"].levels
+def test_levels_of_tokens_and_anchors_are_ordered_from_coarse_to_fine():
+    model, _, recorded = randomised_predictions()
+    levels = recorded["memory"].levels
     sizes = [height * width for height, width in levels.spatial_shapes]
     assert sizes == sorted(sizes)
     anchors, _ = token_anchors(levels)
@@ -125,13 +126,13 @@ def test_tokens_are_decoded_from_coarse_to_fine_and_proposals_grow_so():
     model.transformer.coarsest_first = False
     with torch.no_grad():
         assert (
-            seen["memory"].levels.reversed().spatial_shapes
+            recorded["memory"].levels.reversed().spatial_shapes
             == model.encode(model.preprocess(make_batch()[:1], as_published=True)).levels.spatial_shapes
         )
 
 
 @pytest.mark.parametrize("name", ["maskdino_r50", "maskdino_r50_panoptic"])
-def test_weights_go_to_the_names_of_the_authors_and_back(name):
+def test_converting_to_the_names_of_the_authors_and_back_restores_all_weights(name):
     model, loaded = build(small_config(name)), build(small_config(name), seed=1)
     state = convert_state_dict(model.state_dict(), "maskdino")
     names = ("_bbox_embed", "bbox_embed.1", "decoder.bbox_embed.1")
@@ -151,7 +152,7 @@ def test_masks_of_four_images_are_overfitted(tmp_path):
 
 
 def with_masks(cfg, **changes):
-    """A detector's small config with the shared mask branch."""
+    """The small config of a detector with the common mask branch."""
     cfg.merge_with(get_config("common/masks.py").masks)
     return changed(cfg, {"num_mask_points": 48, "backbone.out_features": ["res2", "res3", "res4", "res5"], **changes})
 
@@ -179,14 +180,14 @@ DETECTORS = {"dino": lambda: dino("dino"), "relation_detr": lambda: dino("relati
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_other_detectors_take_masks_by_config(name):
+def test_other_detectors_support_masks_by_config(name):
     model, batch = build(DETECTORS[name]()).train(), make_batch()
     losses = model(batch)
     assert {"loss_mask", "loss_dice", "loss_mask_0", "loss_dice_dn", "loss_mask_enc"} <= set(losses)
     require_all_gradients(model, losses)
     with torch.no_grad():
-        for one, found in zip(batch, model.eval()(batch), strict=True):
-            assert found["instances"].pred_masks.shape[1:] == (one["height"], one["width"])
+        for record, detected in zip(batch, model.eval()(batch), strict=True):
+            assert detected["instances"].pred_masks.shape[1:] == (record["height"], record["width"])
 
 
 @pytest.mark.parametrize("name", first_always(DETECTORS))
@@ -204,7 +205,7 @@ def test_other_detectors_learn_masks(name):
     assert sum(history[-3:]) < 0.6 * sum(history[:3])
 
 
-def test_parts_of_masks_are_refused_alone():
+def test_incomplete_parts_of_masks_raise_an_error():
     with pytest.raises(ValueError, match=r"mask_branch is given alone.*mask_embedding"):
         build(small_config(**{"heads.extra": None}))
     with pytest.raises(ValueError, match=r"mask_embedding is given alone.*mask_branch"):
@@ -219,11 +220,11 @@ def test_panoptic_models_return_segments_and_things():
     model.panoptic_postprocessor.threshold = 0.0
     batch = make_batch()
     with torch.no_grad():
-        for one, found in zip(batch, model(batch), strict=True):
-            ids, segments = found["panoptic_seg"]
-            assert ids.shape == (one["height"], one["width"])
+        for record, detected in zip(batch, model(batch), strict=True):
+            ids, segments = detected["panoptic_seg"]
+            assert ids.shape == (record["height"], record["width"])
             assert ids.dtype == torch.int32
             assert {segment["id"] for segment in segments} | {0} >= set(ids.unique().tolist())
             assert all(segment["isthing"] == (segment["category_id"] < 2) for segment in segments)
-            assert (found["instances"].pred_classes < 2).all()
-            assert len(found["instances"].pred_masks) == len(found["instances"])
+            assert (detected["instances"].pred_classes < 2).all()
+            assert len(detected["instances"].pred_masks) == len(detected["instances"])

@@ -1,4 +1,4 @@
-"""How many operators a training step launches: on a GPU each costs some microseconds, however small it is."""
+"""The number of operators of a training step. On a GPU each costs some microseconds, however small it is."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from detrex_lite.config import get_config
 from detrex_lite.modeling import Targets
 from detrex_lite.testing import SMALL, build, changed, make_batch
 
-# Operators that launch nothing.
+# Operators that launch no kernel.
 FREE = {"aten.detach.default", "aten._unsafe_view.default", "aten.alias.default", "aten.promote_types.default"}
 
 
@@ -30,10 +30,10 @@ class _CountOperators(TorchDispatchMode):
 
 
 def operators_of_a_step(path, **changes):
-    """Operators of the forward pass, of matching and losses, and of the backward pass."""
+    """The numbers of operators of the forward pass, of matching and losses, and of the backward pass."""
     cfg = changed(get_config(path).model, {**SMALL, **changes})
     model, batch = build(cfg).train(), make_batch()[:2]
-    sum(model(batch).values()).backward()  # makes what is kept from step to step
+    sum(model(batch).values()).backward()  # creates the tensors that are kept between steps
     images = model.preprocess(batch, as_published=True)
     targets = Targets.from_inputs(batch, num_classes=model.num_classes, like=images.tensor)
     with _CountOperators() as forward:
@@ -49,14 +49,16 @@ DETR = "projects/detr/configs/models/detr_r50.py"
 DINO = "projects/dino/configs/models/dino_r50.py"
 
 
-@pytest.mark.parametrize(("path", "counted"), [(DETR, (426, 129, 666)), (DINO, (682, 229, 885))])
-def test_a_step_launches_no_more_operators_than_it_did(path, counted):
-    """`counted` with torch 2.15; other versions compose some operators of others."""
-    for now, before in zip(operators_of_a_step(path), counted, strict=True):
-        assert now <= 1.03 * before
+@pytest.mark.parametrize(("path", "limits"), [(DETR, (426, 129, 666)), (DINO, (682, 229, 885))])
+def test_the_number_of_operators_of_a_step_does_not_increase(path, limits):
+    """The limits were counted with torch 2.15; in other versions some operators consist of several others."""
+    for number, limit in zip(operators_of_a_step(path), limits, strict=True):
+        assert number <= 1.03 * limit
 
 
 @pytest.mark.parametrize("path", [DETR, DINO])
-def test_a_further_layer_costs_matching_and_losses_next_to_nothing(path):
-    (_, two, _), (_, five, _) = (operators_of_a_step(path, **{"transformer.decoder.num_layers": n}) for n in (2, 5))
-    assert five - two <= 3 * 4
+def test_an_additional_layer_adds_few_operators_to_matching_and_losses(path):
+    (_, of_two_layers, _), (_, of_five_layers, _) = (
+        operators_of_a_step(path, **{"transformer.decoder.num_layers": num_layers}) for num_layers in (2, 5)
+    )
+    assert of_five_layers - of_two_layers <= 3 * 4

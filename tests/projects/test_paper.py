@@ -1,4 +1,4 @@
-"""Models of the papers' repositories: what their configs change takes effect, and READMEs say the same."""
+"""Models of the papers' repositories: the changes of their configs have an effect and agree with the READMEs."""
 
 import re
 import shlex
@@ -21,15 +21,15 @@ from .published import PROJECTS
 
 PAPER = sorted(
     path for path in Path(next(iter(detrex_lite.projects.__path__))).glob("*/configs/models/*_paper.py")
-    if path.parents[2].name != "group_detr"  # has no repository: see its README
+    if path.parents[2].name != "group_detr"  # has no repository, see its README
 )  # fmt: skip
 
 MAIN = [path for path in PAPER if path.stem == f"{path.parents[2].name}_r50_paper"]
 ROW = re.compile(r"^\| (.+) \| (.+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
 
-# What a repository adds to the denominators of the GIoU and what its inverse sigmoid keeps away from 0 and 1; how many
-# detections it returns, or has before suppression; the weight of its class loss.
-FACTS = {
+# project -> settings of the paper's repository: eps of the GIoU, eps of the inverse sigmoid, number of detections (if
+# there is a suppression, before it), weight of the class loss
+SETTINGS = {
     "detr": (0, None, None, 1),
     "conditional_detr": (0, 1e-5, 100, 2),
     "anchor_detr": (0, 1e-5, 100, 2),
@@ -50,17 +50,17 @@ def project(path):
 
 def small(path, **changes):
     cfg = LazyConfig.load(str(path)).model
-    if "dilation" in cfg.backbone:  # of which a small ResNet has none
+    if "dilation" in cfg.backbone:  # not supported by small ResNets
         cfg.backbone.dilation = False
     return build(changed(cfg, {**SMALL, **changes}))
 
 
-def test_every_detector_has_one():
-    assert {project(path) for path in MAIN} == set(FACTS)
+def test_every_repository_has_a_config():
+    assert {project(path) for path in MAIN} == set(SETTINGS)
 
 
 @pytest.mark.parametrize("path", first_always(PAPER, 3), ids=lambda path: path.stem)
-def test_it_builds_and_its_resnet_is_frozen_up_to_the_first_stage(path):
+def test_models_build_and_resnets_are_frozen_up_to_the_first_stage(path):
     model, cfg = build_on_meta(path)
     if "swin" in path.stem:
         assert all(parameter.requires_grad for parameter in model.backbone.parameters())
@@ -72,23 +72,23 @@ def test_it_builds_and_its_resnet_is_frozen_up_to_the_first_stage(path):
         }
         assert frozen == {"conv1", "layer1"}
         assert cfg.backbone.depth == (101 if "r101" in path.stem else 50)
-        # The repository of Anchor DETR has DC5 unless it is told otherwise.
+        # DC5 is the default of the repository of Anchor DETR.
         dilated = "_c5_" not in path.stem if project(path) == "anchor_detr" else "dc5" in path.stem
         assert cfg.backbone.get("dilation", False) == dilated
 
 
 @pytest.mark.parametrize("path", MAIN, ids=project)
-def test_small_numbers(path):
-    giou_eps, sigmoid_eps, num_detections, class_weight = FACTS[project(path)]
+def test_eps_detections_and_loss_weight_are_those_of_the_repository(path):
+    giou_eps, sigmoid_eps, num_detections, class_weight = SETTINGS[project(path)]
     model = small(path)
-    tiny = torch.tensor([[0.5, 0.5, 0.002, 0.002]], dtype=torch.float64)  # where 1e-6 counts
-    tinier = tiny * torch.tensor([1.0, 1, 0.9, 0.9])
+    tiny = torch.tensor([[0.5, 0.5, 0.002, 0.002]], dtype=torch.float64)  # so small that an eps of 1e-6 has an effect
+    smaller = tiny * torch.tensor([1.0, 1, 0.9, 0.9])
     comparison = Comparison(
         names=[""], logits=torch.zeros(1, 1, 1), image=torch.zeros(1).long(), query=torch.zeros(1).long(),
-        target=torch.zeros(1).long(), boxes=tiny, labels=torch.zeros(1).long(), target_boxes=tinier,
+        target=torch.zeros(1).long(), boxes=tiny, labels=torch.zeros(1).long(), target_boxes=smaller,
         queries_per_set=[1], matched_per_set=[1], extra={}, target_extra={},
     )  # fmt: skip
-    xyxy = [box_cxcywh_to_xyxy(boxes) for boxes in (tiny, tinier)]
+    xyxy = [box_cxcywh_to_xyxy(boxes) for boxes in (tiny, smaller)]
     expected = 1 - generalized_box_iou(*xyxy, giou_eps)
     assert (expected - (1 - generalized_box_iou(*xyxy, 1e-6 - giou_eps))).abs() > 0.01
     assert_close(model.criterion.losses["loss_giou"](comparison), expected)
@@ -111,7 +111,7 @@ def test_decoders_of_one_feature_map_do_not_attend_to_padding(name):
 
 
 @pytest.mark.parametrize("name", ["dn_detr", "dn_deformable_detr", "dino"])
-def test_padded_denoising_queries_are_in_the_loss_of_dino_alone(name):
+def test_padded_denoising_queries_are_only_in_the_loss_of_dino(name):
     (path,) = (path for path in MAIN if project(path) == name)
     denoising = small(path).denoising
     assert denoising.padding_in_loss == (name == "dino")
@@ -119,7 +119,7 @@ def test_padded_denoising_queries_are_in_the_loss_of_dino_alone(name):
 
 
 @pytest.mark.parametrize("name", ["dab_deformable_detr", "dn_deformable_detr"])
-def test_learned_contents_and_boxes_begin_normally_distributed(name):
+def test_initial_contents_and_boxes_are_normally_distributed(name):
     (path,) = (path for path in MAIN if project(path) == name)
     queries = small(path, num_queries=2000).queries
     for weight in (queries.content.weight, queries.boxes.weight):
@@ -127,7 +127,7 @@ def test_learned_contents_and_boxes_begin_normally_distributed(name):
 
 
 @pytest.mark.parametrize("name", ["dab_detr", "dn_detr"])
-def test_anchors_and_patterns_begin_normally_distributed(name):
+def test_initial_anchors_and_patterns_are_normally_distributed(name):
     path = PROJECTS / f"{name}/configs/models/{name}_r50_paper.py"
     queries = small(path, num_queries=2000, num_patterns=30).queries
     for weight in (queries.boxes.weight[:, :2], queries.patterns.weight):
@@ -135,7 +135,7 @@ def test_anchors_and_patterns_begin_normally_distributed(name):
 
 
 @pytest.mark.parametrize("path", [path for path in PAPER if project(path) == "dino"], ids=lambda path: path.stem)
-def test_dino_shares_the_heads_of_its_decoder_and_has_dab_detrs_positions(path):
+def test_dino_shares_the_heads_of_its_decoder_and_has_the_positions_of_dab_detr(path):
     model, _ = build_on_meta(path)
     for heads in (model.heads.class_embed, model.heads.bbox_embed):
         assert len({id(head) for head in heads[:6]}) == 1
@@ -159,7 +159,7 @@ def test_variants_of_deformable_detr_are_overrides(refine, two_stages):
     assert (sizes[1] == [0, 0]) == refine
 
 
-def test_h_deformable_detr_is_that_of_the_script():
+def test_h_deformable_detr_has_the_settings_of_the_published_script():
     cfg = LazyConfig.load(str(PROJECTS / "h_deformable_detr/configs/models/h_deformable_detr_r50_paper.py")).model
     model = small(PROJECTS / "h_deformable_detr/configs/models/h_deformable_detr_r50_paper.py")
     assert model.heads.look_forward_twice
@@ -172,7 +172,7 @@ def test_h_deformable_detr_is_that_of_the_script():
     assert set(drops) == {0.0}
 
 
-# Learning rates of everything, the backbone and sampling offsets.
+# training -> its learning rates; the lower one is that of the backbone and of sampling offsets
 RATES = {
     "h_deformable_detr_r50_paper_12ep": {2e-4, 2e-5},
     "deformable_detr_r50_paper_50ep": {2e-4, 2e-5},
@@ -183,7 +183,7 @@ RATES = {
 
 
 @pytest.mark.parametrize("name", first_always(RATES, 3))
-def test_trainings_of_the_papers_decay_everything(name):
+def test_trainings_of_the_papers_decay_all_parameters(name):
     (path,) = PROJECTS.glob(f"*/configs/{name}.py")
     cfg = LazyConfig.load(str(path))
     model, _ = build_on_meta(path)
@@ -191,11 +191,15 @@ def test_trainings_of_the_papers_decay_everything(name):
     optimizer = instantiate(cfg.optimizer)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}
     assert {round(group["lr"], 9) for group in optimizer.param_groups} == RATES[name]
-    rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    slow = {n for n, p in model.named_parameters() if p.requires_grad and rate_of[id(p)] < max(RATES[name]) / 2}
+    rate_of = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    slow = {
+        key
+        for key, parameter in model.named_parameters()
+        if parameter.requires_grad and rate_of[id(parameter)] < max(RATES[name]) / 2
+    }
     deformable = name.startswith(("deformable", "h_deformable", "deta"))
-    assert any(n.startswith("backbone.") for n in slow)
-    assert any("sampling_offsets" in n for n in slow) == deformable
+    assert any(key.startswith("backbone.") for key in slow)
+    assert any("sampling_offsets" in key for key in slow) == deformable
     assert not cfg.dataloader.train.aspect_ratio_grouping
 
 
@@ -207,20 +211,21 @@ def readme_rows(readme):
 
 
 @pytest.mark.parametrize("path", MAIN, ids=project)
-def test_readmes_list_exactly_what_the_config_changes(path):
-    """The keys of rows where detrex is followed make the paper's model of detrex's."""
+def test_readmes_list_exactly_the_changes_of_the_config(path):
+    """With the keys of the rows in which this project follows detrex, its config becomes that of the paper."""
     overrides = []
-    for _, _, _, here, key in readme_rows(path.parents[2] / "README.md"):
-        if here == "as detrex" or here.startswith("models as detrex,"):
-            overrides += [one for one in shlex.split(key.strip("`")) if one.startswith("model.")]
-    overrides = [one for one in overrides if one != "model.as_two_stage=True"]  # the paper's repository cannot
+    for _, _, _, followed, key in readme_rows(path.parents[2] / "README.md"):
+        if followed == "as detrex" or followed.startswith("models as detrex,"):
+            overrides += [override for override in shlex.split(key.strip("`")) if override.startswith("model.")]
+    # The paper's repository does not support two stages.
+    overrides = [override for override in overrides if override != "model.as_two_stage=True"]
     base = LazyConfig.load(str(path.with_name(path.name.replace("_paper", ""))))
-    made = LazyConfig.apply_overrides(base, overrides)
-    assert OmegaConf.to_container(made.model) == OmegaConf.to_container(LazyConfig.load(str(path)).model)
+    changed_config = LazyConfig.apply_overrides(base, overrides)
+    assert OmegaConf.to_container(changed_config.model) == OmegaConf.to_container(LazyConfig.load(str(path)).model)
 
 
 def keys_of(readme):
-    """What the last column of a README's table of differences holds; none without such a column."""
+    """The cells of the column "key" in a README's table of differences; empty without this column."""
     section = readme.read_text().partition("\n## What differs\n")[2].split("\n## ")[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
     return [row[-1].strip() for row in rows[1:]] if rows and rows[0][-1].strip() == "key" else []
@@ -234,7 +239,7 @@ def test_most_readmes_have_keys():
 
 
 @pytest.mark.parametrize("readme", first_always(READMES), ids=lambda path: path.parent.name)
-def test_keys_of_readmes_are_taken_and_change_something(readme):
+def test_keys_of_readmes_are_valid_and_change_the_config(readme):
     leaf = readme.parent / re.search(r"\]\((configs/\w+\.py)\)", readme.read_text())[1]
     before = LazyConfig.load(str(leaf))
     main = readme.parent / f"configs/models/{readme.parent.name}_r50.py"
@@ -250,7 +255,7 @@ def test_keys_of_readmes_are_taken_and_change_something(readme):
         assert old != new, override
 
 
-def test_keys_that_hold_for_every_detector_are_taken():
+def test_keys_for_every_detector_are_valid():
     text = (PROJECTS.parent / "docs/fidelity.md").read_text()
     overrides = [key.strip("`") for *_, key in ROW.findall(text) if key.startswith("`")]
     assert len(overrides) >= 5

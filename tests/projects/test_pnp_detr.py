@@ -1,4 +1,4 @@
-"""PnP-DETR as a whole, and its sampler in other detectors. Models are small."""
+"""PnP-DETR as a whole, and the use of its sampler in other detectors. Models are small."""
 
 import pytest
 import torch
@@ -53,13 +53,13 @@ def test_every_config_builds(path):
     assert sampler.score_pred_net[0].weight.shape == (256, 256, 1, 1)
 
 
-def test_its_weights_are_detrs_and_the_samplers():
+def test_only_the_sampler_is_added_to_detr():
     pnp, detr = build(small_config()), build(small_config(**{"transformer.sampler": None}))
     added = parameter_patterns(pnp) - parameter_patterns(detr)
     assert added == {f"transformer.sampler.{part}.*" for part in ("score_pred_net.N", "k_proj", "v_proj")}
 
 
-def test_encoder_and_decoder_read_the_kept_and_the_pooled_tokens(batch):
+def test_the_memory_has_the_sampled_and_the_pooled_tokens(batch):
     model = build(small_config()).eval()
     images = model.preprocess(batch[:1], as_published=False)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_encoder_and_decoder_read_the_kept_and_the_pooled_tokens(batch):
 
 
 @pytest.mark.parametrize("name", first_always(["dn_detr", "conditional_detr", "dab_detr"]))
-def test_other_detectors_take_the_sampler(name, batch):
+def test_other_detectors_support_the_sampler(name, batch):
     cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
     model = build_randomised(without_dropout(changed(cfg, {**SMALL, "transformer.sampler": SAMPLER})))
     losses = model.train()(batch)
@@ -82,22 +82,22 @@ def test_other_detectors_take_the_sampler(name, batch):
     assert_close(together[0]["instances"].scores, alone["instances"].scores)
 
 
-def test_a_sampler_of_another_width_is_refused():
+def test_a_sampler_with_another_embed_dim_raises_an_error():
     with pytest.raises(ValueError, match="embed_dim.*sampler"):
         build(small_config(**{"transformer.sampler.embed_dim": 32}))
 
 
-def small():
+def overfitting_config():
     sizes = {**SMALL_SINGLE_LEVEL, "transformer.sampler.num_pooled": 10}
     return without_dropout(changed(small_config(), sizes))
 
 
 def test_the_loss_falls(tmp_path):
     _, inputs = four_images(tmp_path)
-    _, losses = trained(small(), inputs, 10)
+    _, losses = trained(overfitting_config(), inputs, 10)
     assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow
 def test_four_images_are_overfitted(tmp_path):
-    assert overfitted_ap50(small(), tmp_path, 600) > 0.9
+    assert overfitted_ap50(overfitting_config(), tmp_path, 600) > 0.9

@@ -1,4 +1,4 @@
-"""What READMEs of projects say about files and configs is so."""
+"""Links, configs and options in the READMEs of projects are valid."""
 
 import copy
 import functools
@@ -19,13 +19,13 @@ ROW = re.compile(r"^\| (.+) \| `(.+)` \|$", re.MULTILINE)
 
 
 def options():
-    """(config, what a row of a table of options is about, its overrides)"""
+    """(config, overrides) of each row of the tables of options."""
     for readme in READMES:
         section = OPTIONS.search(readme.read_text())
         if section is not None:
             config = readme.parent / LINK.search(section[1])[1]
-            for about, overrides in ROW.findall(section[1]):
-                yield pytest.param(config, shlex.split(overrides), id=f"{readme.parent.name}: {about}")
+            for description, overrides in ROW.findall(section[1]):
+                yield pytest.param(config, shlex.split(overrides), id=f"{readme.parent.name}: {description}")
 
 
 def test_every_project_has_a_readme():
@@ -33,28 +33,28 @@ def test_every_project_has_a_readme():
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_links_lead_to_files(readme):
+def test_links_point_to_existing_files(readme):
     missing = [link for link in LINK.findall(readme.read_text()) if not (readme.parent / link).exists()]
     assert missing == []
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_leaf_configs_are_named(readme):
-    named = set(re.findall(r"\(configs/(\w+\.py)\)", readme.read_text()))
-    assert named <= {path.name for path in readme.parent.glob("configs/*.py")}
-    assert named
+def test_readmes_link_existing_leaf_configs(readme):
+    linked = set(re.findall(r"\(configs/(\w+\.py)\)", readme.read_text()))
+    assert linked <= {path.name for path in readme.parent.glob("configs/*.py")}
+    assert linked
 
 
 @functools.cache
-def loaded(config):
+def load_config(config):
     return LazyConfig.load(str(config))
 
 
 @pytest.mark.parametrize(("config", "overrides"), list(options()))
-def test_options_are_overrides_that_the_config_takes(config, overrides):
-    cfg = LazyConfig.apply_overrides(copy.deepcopy(loaded(config)), overrides)
+def test_options_are_valid_overrides(config, overrides):
+    cfg = LazyConfig.apply_overrides(copy.deepcopy(load_config(config)), overrides)
     validate(cfg)
 
 
-def test_there_are_options():
+def test_options_are_found():
     assert len(list(options())) > 50

@@ -10,11 +10,11 @@ from detrex_lite.data import Mixup
 from detrex_lite.engine.loop.optim import NORM_LAYERS
 
 BACKBONE, BACKBONE_NORM, OTHER, BIAS, NORM = "backbone", "norm of the backbone", "other", "bias", "norm"
-STEPS = {16: 7393, 32: 3697, 128: 925}  # of an epoch of COCO
+STEPS = {16: 7393, 32: 3697, 128: 925}  # batch size -> steps of an epoch of COCO
 
 
 def settings_of(path):
-    """Kind of parameter -> (learning rate, weight decay), of all parameters of the kind."""
+    """Kind of parameter -> (learning rate, weight decay), which are equal for all parameters of the kind."""
     cfg = LazyConfig.load(f"projects/{path}.py")
     cfg.model.backbone.weights = None
     with torch.device("meta"):
@@ -30,14 +30,16 @@ def settings_of(path):
             if parameter.requires_grad:
                 kinds.setdefault(kind, []).append(parameter)
     groups = instantiate(cfg.optimizer.params, model=model)
-    of_group = {
+    settings_of_parameter = {
         parameter: (group["lr"], group.get("weight_decay", cfg.optimizer.weight_decay))
         for group in groups
         for parameter in group["params"]
     }
-    settings = {kind: {of_group[parameter] for parameter in parameters} for kind, parameters in kinds.items()}
-    assert {len(found) for found in settings.values()} == {1}, settings
-    return {kind: found.pop() for kind, found in settings.items()}
+    settings = {
+        kind: {settings_of_parameter[parameter] for parameter in parameters} for kind, parameters in kinds.items()
+    }
+    assert {len(pairs) for pairs in settings.values()} == {1}, settings
+    return {kind: pairs.pop() for kind, pairs in settings.items()}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def settings_of(path):
         ("deim/configs/deim_rtdetrv2_r101_60ep", (2e-6, 1e-4), (2e-4, 0), (2e-4, 1e-4), (2e-4, 1e-4), (2e-4, 0)),
     ],
 )
-def test_learning_rates_and_weight_decays(path, backbone, backbone_norm, other, bias, norm):
+def test_learning_rates_and_weight_decays_are_as_published(path, backbone, backbone_norm, other, bias, norm):
     expected = {BACKBONE: backbone, BACKBONE_NORM: backbone_norm, OTHER: other, BIAS: bias, NORM: norm}
     settings = settings_of(path)
     assert settings.keys() == {kind for kind, value in expected.items() if value is not None}
@@ -100,7 +102,9 @@ def test_learning_rates_and_weight_decays(path, backbone, backbone_norm, other, 
         ("deim/configs/deim_rtdetrv2_r50_60ep", 16, 60, (4, 58), 13, 2000, (58, 0.9999)),
     ],
 )
-def test_lengths_and_epochs(path, batch, epochs, strong, sizes, warmup_steps, restart):
+def test_lengths_and_epochs_of_augmentations_are_as_published(
+    path, batch, epochs, strong, sizes, warmup_steps, restart
+):
     cfg = LazyConfig.load(f"projects/{path}.py")
     train = cfg.dataloader.train
     assert (train.total_batch_size, cfg.train.max_epochs) == (batch, epochs)
@@ -130,7 +134,7 @@ def test_lengths_and_epochs(path, batch, epochs, strong, sizes, warmup_steps, re
         ("deim_rtdetrv2_r101_60ep", (4, 34), 2, 0.5),
     ],
 )
-def test_mosaics_and_the_cosine_of_deim(path, mosaic, final, end_factor):
+def test_epochs_of_mosaics_and_of_the_cosine_of_deim(path, mosaic, final, end_factor):
     cfg = LazyConfig.load(f"projects/deim/configs/{path}.py")
     assert instantiate(cfg.dataloader.train.mapper.augmentation).mosaic.epochs == mosaic
     mixup = instantiate(cfg.dataloader.train.mixup)

@@ -1,4 +1,4 @@
-"""Detectors that are not real-time train by the recipe of those that are."""
+"""The training recipe of the real-time detectors works with other detectors."""
 
 import torch
 
@@ -8,7 +8,7 @@ from detrex_lite.engine import train
 from detrex_lite.metrics_file import read_metrics
 
 
-def test_a_small_dino_trains_on_mosaics_mixtures_and_many_scales(tmp_path):
+def test_a_small_dino_trains_with_mosaic_mixup_and_multi_scale(tmp_path):
     generate_shapes(tmp_path / "shapes", num_train=8, num_val=2)
     cfg = LazyConfig.load("projects/dino/configs/dino_small_shapes.py")
     data = get_config("common/data/coco_realtime_mosaic.py").dataloader

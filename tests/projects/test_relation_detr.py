@@ -1,4 +1,4 @@
-"""Relation-DETR as a whole, and its relations in other detectors. Models are small."""
+"""Relation-DETR as a whole, and the use of its relations in other detectors. Models are small."""
 
 import math
 
@@ -56,7 +56,7 @@ class TestTwoStages(TwoStageContract):
         return small_config(**changes)
 
     def test_two_stages_need_refinement(self):
-        with pytest.raises(ValueError, match="with_box_refine=True"):  # which looking forward twice needs, too
+        with pytest.raises(ValueError, match="with_box_refine=True"):  # look_forward_twice needs it, too
             build(self.config(with_box_refine=False))
 
 
@@ -76,13 +76,13 @@ def slow_relation(relation, before, after):
         for row in range(queries):
             for column in range(queries):
                 x, y, width, height = before[image, row].tolist()
-                other_x, other_y, other_width, other_height = after[image, column].tolist()
+                after_x, after_y, after_width, after_height = after[image, column].tolist()
                 eps = relation.eps
                 numbers = [
-                    math.log(abs(x - other_x) / (width + eps) + 1),
-                    math.log(abs(y - other_y) / (height + eps) + 1),
-                    math.log((width + eps) / (other_width + eps)),
-                    math.log((height + eps) / (other_height + eps)),
+                    math.log(abs(x - after_x) / (width + eps) + 1),
+                    math.log(abs(y - after_y) / (height + eps) + 1),
+                    math.log((width + eps) / (after_width + eps)),
+                    math.log((height + eps) / (after_height + eps)),
                 ]
                 embedding = []
                 for number in numbers:
@@ -94,7 +94,7 @@ def slow_relation(relation, before, after):
     return bias
 
 
-def test_the_bias_is_the_papers():
+def test_the_bias_agrees_with_the_formula_of_the_paper():
     torch.manual_seed(0)
     relation = PositionRelation(num_heads=3, num_pos_feats=6).double()
     before, after = 0.1 + 0.8 * torch.rand(2, 2, 4, 4, dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_the_bias_is_the_papers():
 
 
 RELATION = {"_target_": "detrex_lite.modeling.PositionRelation", "num_heads": 4}
-# Before the first layer, boxes stand for predictions; points do not, so that relations begin one layer later.
+# Initial boxes are used as the predictions before the first layer; initial points are not, so relations start later.
 DETECTORS = {
     "deformable_detr": {"with_box_refine": True},
     "dab_deformable_detr": {},
@@ -112,7 +112,7 @@ DETECTORS = {
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_every_detector_takes_relations(name, batch):
+def test_other_detectors_support_relations(name, batch):
     cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
     changes = {
         **SMALL,
@@ -125,17 +125,17 @@ def test_every_detector_takes_relations(name, batch):
     assert has_gradient(model.transformer.decoder.relation)
 
 
-def test_self_attention_is_biased_by_the_boxes_of_the_two_layers_before(batch):
+def test_relations_are_computed_from_the_boxes_of_the_two_layers_before(batch):
     changes = {"denoising": None, "num_queries_one2many": 0, "transformer.decoder.num_layers": 3}
     model = build_randomised(without_dropout(small_config(**changes))).double().eval()
-    seen, references = [], []
-    model.transformer.decoder.relation.register_forward_pre_hook(lambda module, args: seen.append(args))
+    relation_inputs, references = [], []
+    model.transformer.decoder.relation.register_forward_pre_hook(lambda module, args: relation_inputs.append(args))
     model.transformer.decoder.register_forward_pre_hook(lambda module, args: references.append(args[0].reference))
     with torch.no_grad():
         named = predict(model, batch)
     boxes = [references[0], named["_0"].boxes, named["_1"].boxes]
-    assert len(seen) == 2  # the first layer has no bias
-    for (before, after), *expected in zip(seen, boxes[:2], boxes[1:], strict=True):
+    assert len(relation_inputs) == 2  # the first layer has no bias
+    for (before, after), *expected in zip(relation_inputs, boxes[:2], boxes[1:], strict=True):
         assert_close([before, after], expected)
 
 
@@ -149,7 +149,7 @@ def test_relations_change_predictions_from_the_second_layer_on(batch):
     assert (biased[""].boxes - plain[""].boxes).abs().max() > 1e-6
 
 
-def same_noise(model, batch):
+def predict_with_same_noise(model, batch):
     torch.manual_seed(0)
     return predict(model, batch, targets=True)
 
@@ -159,24 +159,24 @@ def test_the_hybrid_branch_does_not_change_the_matching_predictions(batch):
     single = build(without_dropout(small_config(num_queries_one2many=0))).double().train()
     shared = {name: value for name, value in model.state_dict().items() if not name.startswith("branch.")}
     single.load_state_dict(shared)
-    together, alone = same_noise(model, batch), same_noise(single, batch)
-    of_branch = {"_one2many", "_0_one2many", "_enc_one2many"}
-    assert set(together) - set(alone) == of_branch
+    together, alone = predict_with_same_noise(model, batch), predict_with_same_noise(single, batch)
+    suffixes_of_branch = {"_one2many", "_0_one2many", "_enc_one2many"}
+    assert set(together) - set(alone) == suffixes_of_branch
     for suffix, expected in alone.items():
         assert_close(together[suffix].logits, expected.logits)
         assert_close(together[suffix].boxes, expected.boxes)
-    assert {together[suffix].logits.shape[1] for suffix in of_branch} == {ONE2MANY}
+    assert {together[suffix].logits.shape[1] for suffix in suffixes_of_branch} == {ONE2MANY}
 
 
 def test_the_hybrid_branch_has_no_relations(batch):
     model = build_randomised(without_dropout(small_config())).double().train()
-    biased = same_noise(model, batch)
+    biased = predict_with_same_noise(model, batch)
     model.transformer.decoder.relation = None
-    plain = same_noise(model, batch)
+    plain = predict_with_same_noise(model, batch)
     assert_close(biased["_one2many"].boxes, plain["_one2many"].boxes, rtol=0, atol=0)
 
 
-SWITCHES = {
+OPTIONS = {
     "relation": ({"transformer.decoder.relation": None}, "transformer.decoder.relation."),
     "memory_fusion": ({"transformer.encoder.memory_fusion": None}, "transformer.encoder.memory_fusion."),
     "hybrid_branch": ({"num_queries_one2many": 0}, "branch."),
@@ -184,9 +184,9 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("name", first_always(SWITCHES, 2))
-def test_every_idea_has_a_switch(name, batch):
-    changes, prefix = SWITCHES[name]
+@pytest.mark.parametrize("name", first_always(OPTIONS, 2))
+def test_every_part_can_be_switched_off(name, batch):
+    changes, prefix = OPTIONS[name]
     model = build(small_config(**changes)).train()
     removed = parameter_patterns(build(small_config())) - parameter_patterns(model)
     assert removed
@@ -194,23 +194,27 @@ def test_every_idea_has_a_switch(name, batch):
     require_all_gradients(model, model(batch))
 
 
-def test_without_its_ideas_it_is_dino(batch):
-    off = {key: value for changes, _ in SWITCHES.values() for key, value in changes.items() if key != "denoising"}
+def test_without_these_parts_relation_detr_is_dino(batch):
+    off = {key: value for changes, _ in OPTIONS.values() for key, value in changes.items() if key != "denoising"}
     relation = build_randomised(without_dropout(small_config(**off))).double().train()
     dino = get_config("projects/dino/configs/models/dino_r50.py").model
-    own = {"neck.bias": False, "transformer.decoder.scale_positions": True, "denoising.num_pairs": 6}
-    dino = build(without_dropout(changed(dino, {**SMALL, **own}))).double().train()
+    settings_of_relation_detr = {
+        "neck.bias": False,
+        "transformer.decoder.scale_positions": True,
+        "denoising.num_pairs": 6,
+    }
+    dino = build(without_dropout(changed(dino, {**SMALL, **settings_of_relation_detr}))).double().train()
     assert type(dino) is DINO
     dino.load_state_dict(relation.state_dict())
-    ours, theirs = same_noise(relation, batch), same_noise(dino, batch)
-    assert set(ours) == set(theirs)
-    for suffix, expected in theirs.items():
-        assert_close(ours[suffix].logits, expected.logits)
-        assert_close(ours[suffix].boxes, expected.boxes)
+    actual, dino_predictions = predict_with_same_noise(relation, batch), predict_with_same_noise(dino, batch)
+    assert set(actual) == set(dino_predictions)
+    for suffix, expected in dino_predictions.items():
+        assert_close(actual[suffix].logits, expected.logits)
+        assert_close(actual[suffix].boxes, expected.boxes)
 
 
-def test_checkpoints_of_the_paper_on_a_focalnet():
-    """Maps and their norms are two modules there, and a fifth level is made of four maps."""
+def test_checkpoints_of_the_paper_with_a_focalnet_load():
+    """There, feature maps and their norms are in two modules, and the fifth level is computed from four maps."""
     cfg = get_config("projects/relation_detr/configs/models/relation_detr_focalnet_large.py").model
     narrow = {"backbone.embed_dim": 8, "backbone.depths": [1, 1, 1, 1], "num_queries_one2many": ONE2MANY}
     cfg = changed(cfg, {**SMALL_TRANSFORMER, **narrow})
@@ -263,7 +267,7 @@ def with_branch(name, **changes):
     return changed(cfg, {**SMALL, **BRANCH, **changes})
 
 
-def test_dino_takes_the_branch_and_deployed_has_none(batch):
+def test_dino_supports_the_branch_and_removes_it_for_deployment(batch):
     model = build_randomised(with_branch("dino", **{"denoising.num_pairs": 6})).train()
     losses = model(batch)
     assert {"loss_class_one2many", "loss_bbox_0_one2many", "loss_giou_enc_one2many"} <= set(losses)
@@ -284,6 +288,6 @@ def test_dino_takes_the_branch_and_deployed_has_none(batch):
         ("deformable_detr", {}, "DeformableDETR .* branch"),
     ],
 )
-def test_a_branch_that_cannot_be_is_refused(name, changes, message):
+def test_unsupported_branches_raise_an_error(name, changes, message):
     with pytest.raises(ValueError, match=message):
         build(with_branch(name, **changes))

@@ -23,34 +23,36 @@ class TestRFDETR(DeformableContract):
         return small_config(**changes)
 
 
-# In millions, as published, with the token of masked patches (384 numbers) and 91 classes.
+# Millions of parameters as published, with the mask token (384 parameters) and 91 classes.
 PARAMETERS = {"nano": 30.5, "small": 32.1, "medium": 33.7, "large": 33.9}
 
 
 @pytest.mark.parametrize("size", first_always(PARAMETERS))
-def test_models_have_the_parameters_of_the_published_ones(size):
+def test_models_have_the_parameters_of_the_published_models(size):
     model, cfg = build_on_meta(PROJECTS / "rfdetr" / "configs" / "models" / f"rfdetr_{size}.py")
     rows = sum(cfg.embed_dim + 1 for name, _ in model.named_parameters() if "class_embed" in name and "bias" in name)
     number = sum(parameter.numel() for parameter in model.parameters()) + 11 * rows + 384
     assert round(number / 1e6, 1) == PARAMETERS[size]
     if size == "nano":
-        assert number == 30_467_298  # of its own code
+        assert number == 30_467_298  # counted in the published code
 
 
 def settings_of(path):
-    """Name -> (learning rate, weight decay) that a parameter is trained with."""
+    """Name of a parameter -> (learning rate, weight decay) in training."""
     cfg = LazyConfig.load(str(path))
     with torch.device("meta"):
         model = instantiate(cfg.model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    found = {
-        id(one): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for one in group["params"]
+    settings = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
     }
-    return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+    return {name: settings[id(parameter)] for name, parameter in model.named_parameters()}
 
 
-# config -> name -> learning rate and weight decay of the published recipes
+# config -> parameter -> (learning rate, weight decay) of the published recipes
 RECIPES = {
     "rfdetr/configs/rfdetr_nano_100ep.py": {
         "backbone.cls_token": (1.5e-4 * 0.49 * 0.8**14, 0),
@@ -83,7 +85,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("path", RECIPES)
-def test_learning_rates_and_weight_decays_are_the_published_ones(path):
+def test_learning_rates_and_weight_decays_are_as_published(path):
     settings = settings_of(PROJECTS / path)
     for name, (learning_rate, weight_decay) in RECIPES[path].items():
         assert settings[name] == (pytest.approx(learning_rate, rel=1e-12), weight_decay), name

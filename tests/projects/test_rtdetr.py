@@ -31,7 +31,7 @@ from tests.suites import first_always
 from .published import PROJECTS
 
 CONFIGS = PROJECTS / "rtdetr" / "configs"
-# Parameters of the authors' models, all of them and those that are trained.
+# The numbers of all and of trained parameters of the authors' models.
 PARAMETERS = {
     "r18": (20_184_464, 20_184_464),
     "r34": (31_441_668, 31_441_668),
@@ -91,7 +91,7 @@ def test_discrete_models_freeze_the_offsets():
     [{SAMPLING: "discrete"}, {POINTS: [2, 4, 3]}, {POINTS: [2, 4, 3], SAMPLING: "discrete"}],
     ids=["discrete", "points", "both"],
 )
-def test_other_samplings_train_and_detect(changes, batch):
+def test_other_sampling_settings_train_and_detect(changes, batch):
     model = build(small_config(**changes)).train()
     losses = model(batch)
     assert set(losses) == loss_names({"", "_0", "_enc", "_dn", "_dn_0"})
@@ -102,10 +102,10 @@ def test_other_samplings_train_and_detect(changes, batch):
 
 def test_evaluation_may_run_fewer_layers(batch):
     cfg = small_config(**{"transformer.decoder.num_layers": 3})
-    whole = build_randomised(cfg).double().eval()
+    full = build_randomised(cfg).double().eval()
     short = build_randomised(changed(cfg, {"transformer.decoder.num_eval_layers": 2})).double().eval()
     with torch.no_grad():
-        named, fewer = predict(whole, batch), predict(short, batch)
+        named, fewer = predict(full, batch), predict(short, batch)
         assert set(fewer) == {"", "_0"}
         assert_close(fewer[""].logits, named["_1"].logits)
         assert_close(fewer[""].boxes, named["_1"].boxes)
@@ -114,7 +114,7 @@ def test_evaluation_may_run_fewer_layers(batch):
         build(changed(cfg, {"transformer.decoder.num_eval_layers": 4}))
 
 
-def test_padded_denoising_queries_have_an_embedding_that_is_not_trained(batch):
+def test_the_label_embedding_of_padding_is_not_trained(batch):
     model = build_randomised(small_config()).train()
     embedding = model.denoising.label_embedding
     assert embedding.weight.shape == (NUM_CLASSES + 1, 64)
@@ -136,17 +136,17 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize("name", first_always(OVERRIDES, 2))
-def test_ideas_of_other_detectors_are_overrides(name, batch):
-    changes, further = OVERRIDES[name]
+def test_options_of_other_detectors_are_overrides(name, batch):
+    changes, additional_suffixes = OVERRIDES[name]
     model = build(small_config(**changes)).train()
     losses = model(batch)
-    assert set(losses) == loss_names({"", "_0", "_enc", "_dn", "_dn_0", *further})
+    assert set(losses) == loss_names({"", "_0", "_enc", "_dn", "_dn_0", *additional_suffixes})
     require_all_gradients(model, losses)
     with torch.no_grad():
         assert len(model.eval()(batch)) == len(batch)
 
 
-def test_denoising_can_be_left_out(batch):
+def test_denoising_can_be_omitted(batch):
     losses = build(small_config(denoising=None)).train()(batch)
     assert set(losses) == loss_names({"", "_0", "_enc"})
 
@@ -159,9 +159,9 @@ def test_the_hybrid_encoder_is_a_neck_for_dino(encoder, batch):
     changes = {"neck": neck, "transformer.num_feature_levels": 3, "denoising.num_pairs": 6, "backbone.norm": "BN"}
     cfg = changed(cfg, {**SMALL, **changes})
     if not encoder:
-        layer = small_config().transformer.decoder.layer  # that of the other takes numbers from the encoder's
-        without = {"transformer.encoder": None, "position_embedding": None, "transformer.decoder.layer": layer}
-        cfg = changed(cfg, without)
+        layer = small_config().transformer.decoder.layer  # the layer of DINO refers to settings of its encoder
+        without_encoder = {"transformer.encoder": None, "position_embedding": None, "transformer.decoder.layer": layer}
+        cfg = changed(cfg, without_encoder)
     model = build(cfg).train()
     assert isinstance(model.neck, HybridEncoder)
     losses = model(batch)
@@ -169,8 +169,8 @@ def test_the_hybrid_encoder_is_a_neck_for_dino(encoder, batch):
     require_all_gradients(model, losses)
 
 
-def trained(cfg):
-    """A model whose norms have statistics, as after training."""
+def with_statistics(cfg):
+    """A model whose batch norms have other statistics than at first, as after training."""
     model = build_randomised(cfg)
     generator = torch.Generator().manual_seed(0)
     for name, buffer in model.named_buffers():
@@ -181,55 +181,57 @@ def trained(cfg):
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 def test_a_deployed_model_detects_the_same(norm, batch):
-    model = trained(small_config(**{"backbone.norm": norm}))
+    model = with_statistics(small_config(**{"backbone.norm": norm}))
     deployed = convert_to_deploy(copy.deepcopy(model))
     assert not [name for name, _ in deployed.named_buffers() if name.endswith("running_mean")]
     assert not hasattr(deployed.neck.top_down[0].blocks[0].branches, "parameters")
     with torch.no_grad():
         # In float32 rounding decides which of two tokens with equal scores becomes a query.
         images = model.preprocess(batch, as_published=False)
-        for one, other in zip(model.extract_features(images), deployed.extract_features(images), strict=True):
-            assert_close(other.tensor, one.tensor, rtol=1e-5, atol=1e-5)
+        for expected, actual in zip(model.extract_features(images), deployed.extract_features(images), strict=True):
+            assert_close(actual.tensor, expected.tensor, rtol=1e-5, atol=1e-5)
         deployed = convert_to_deploy(copy.deepcopy(model.double()))
-        named, same = predict(model, batch)[""], predict(deployed, batch)[""]
-        assert_close(same.logits, named.logits)
-        assert_close(same.boxes, named.boxes)
+        original, detected = predict(model, batch)[""], predict(deployed, batch)[""]
+        assert_close(detected.logits, original.logits)
+        assert_close(detected.boxes, original.boxes)
 
 
 def test_a_deployed_model_is_saved_and_loaded(tmp_path, batch):
-    """Weights under published names, trained on, deployed, and its file in a deployed model."""
+    """Published weights are loaded, deployed, saved, and loaded into a deployed model."""
     cfg = small_config()
     model = build(cfg, seed=1)
-    load_checkpoint(model, convert_state_dict(trained(cfg).state_dict(), "rtdetrv2")).require_complete("published")
+    load_checkpoint(model, convert_state_dict(with_statistics(cfg).state_dict(), "rtdetrv2")).require_complete(
+        "published"
+    )
     deployed = convert_to_deploy(model)
     torch.save(deployed.state_dict(), tmp_path / "deployed.pth")
     loaded = convert_to_deploy(build(cfg, seed=2))
     load_checkpoint(loaded, tmp_path / "deployed.pth").require_complete("deployed")
     with torch.no_grad():
         images = model.preprocess(batch, as_published=False)
-        maps = trained(cfg).extract_features(images)
-        for one, other in zip(maps, loaded.extract_features(images), strict=True):
-            assert_close(other.tensor, one.tensor, rtol=1e-5, atol=1e-5)
+        maps = with_statistics(cfg).extract_features(images)
+        for expected, actual in zip(maps, loaded.extract_features(images), strict=True):
+            assert_close(actual.tensor, expected.tensor, rtol=1e-5, atol=1e-5)
     with pytest.raises(CheckpointError):
         load_checkpoint(build(cfg), tmp_path / "deployed.pth").require_complete("deployed")
 
 
 @pytest.mark.parametrize("names", ["rtdetr", "rtdetrv2", "transformers"])
-def test_weights_go_to_published_names_and_back(names, batch):
+def test_converting_to_published_names_and_back_restores_all_weights(names, batch):
     cfg = small_config()
-    model = trained(cfg)
+    model = with_statistics(cfg)
     published = convert_state_dict(model.state_dict(), names)
-    other = build(cfg, seed=1).eval()
-    report = load_checkpoint(other, {"ema": {"module": published}})
-    report.require_complete("it")
+    loaded = build(cfg, seed=1).eval()
+    report = load_checkpoint(loaded, {"ema": {"module": published}})
+    report.require_complete("published")
     assert report.key_map == names
     assert report.unexpected == []
     for name, value in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
-            assert_close(other.state_dict()[name], value)
+            assert_close(loaded.state_dict()[name], value)
 
 
-def test_what_only_published_files_hold_is_left_out():
+def test_constants_and_deployed_branches_in_published_files_are_ignored():
     cfg = small_config()
     published = convert_state_dict(build(cfg).state_dict(), "rtdetrv2")
     branch = "encoder.fpn_blocks.0.bottlenecks.0.conv"
@@ -244,7 +246,7 @@ def test_what_only_published_files_hold_is_left_out():
     assert report.unexpected == report.missing == []
 
 
-def test_names_of_the_authors():
+def test_names_of_the_authors_are_written():
     published = convert_state_dict(build(small_config()).state_dict(), "rtdetr")
     for name in (
         "backbone.conv1.conv1_3.norm.running_var",
@@ -266,9 +268,9 @@ def test_names_of_the_authors():
         assert name in published
 
 
-def test_the_backbone_takes_its_imagenet_weights(tmp_path):
+def test_the_backbone_loads_imagenet_weights(tmp_path):
     cfg = small_config()
-    model = trained(cfg)
+    model = with_statistics(cfg)
     published = convert_state_dict(model.state_dict(), "rtdetr")
     path = tmp_path / "resnet18_vd.pth"
     names = [name for name in published if name.startswith("backbone.")]

@@ -1,4 +1,4 @@
-"""Selective query recollection on DAB-DETR, and in other detectors. Models are small."""
+"""Selective query recollection in DAB-DETR and in other detectors. Models are small."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def dino_config(**changes):
 
 
 class TestSQRDABDETR(DetectorContract):
-    aux_suffixes = frozenset({"_0", "_1"})  # the first layer's set; the second layer takes two
+    aux_suffixes = frozenset({"_0", "_1"})  # the set of the first layer; the second layer has two sets
 
     def config(self, **changes):
         return changed(config_of(), {**SMALL, **changes})
@@ -59,38 +59,38 @@ def test_every_config_builds(path):
     assert model.transformer.decoder.recollection == [[0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
 
 
-def test_six_layers_make_32_sets(batch):
-    """All of them are supervised, with the weights of DAB-DETR's sets."""
+def test_six_layers_have_32_supervised_sets(batch):
+    """All sets have the losses of DAB-DETR."""
     model = build(changed(config_of(), {**SMALL, "transformer.decoder.num_layers": 6})).train()
     suffixes = {"", *(f"_{number}" for number in range(31))}
     assert set(model(batch)) == {f"loss_{kind}{suffix}" for kind in ("class", "bbox", "giou") for suffix in suffixes}
 
 
-def test_it_evaluates_and_names_its_weights_as_dab_detr(batch):
+def test_evaluation_and_parameter_names_are_those_of_dab_detr(batch):
     model = build_randomised(without_dropout(changed(config_of(), SMALL))).double()
     plain = build(without_dropout(changed(config_of(), {**SMALL, RECOLLECTION: None}))).double()
     assert parameter_patterns(model) == parameter_patterns(plain)
     plain.load_state_dict(model.state_dict())
     with torch.no_grad():
-        for one, other in zip(model.eval()(batch), plain.eval()(batch), strict=True):
-            assert_close(one["instances"].scores, other["instances"].scores, rtol=0, atol=0)
-    ours, theirs = (predict(one.train(), batch, targets=True) for one in (model, plain))
-    assert_close(ours[""].boxes, theirs[""].boxes)
-    assert_close(ours["_0"].boxes, theirs["_0"].boxes)
-    assert set(ours) - set(theirs) == {"_1"}  # what the second layer makes of the first queries
+        for actual, expected in zip(model.eval()(batch), plain.eval()(batch), strict=True):
+            assert_close(actual["instances"].scores, expected["instances"].scores, rtol=0, atol=0)
+    sets, plain_sets = (predict(detector.train(), batch, targets=True) for detector in (model, plain))
+    assert_close(sets[""].boxes, plain_sets[""].boxes)
+    assert_close(sets["_0"].boxes, plain_sets["_0"].boxes)
+    assert set(sets) - set(plain_sets) == {"_1"}  # the output of the second layer for the initial queries
 
 
-def test_memory_padding_stays_where_it_is_in_every_set(batch):
-    """Detections of an image, and so its losses, are those of the image alone: sets do not mix up images."""
+def test_memory_padding_belongs_to_the_right_image_in_every_set(batch):
+    """The predictions for an image, and so its losses, do not depend on the batch: sets do not mix up images."""
     model = build_randomised(without_dropout(changed(config_of(), SMALL))).double().eval()
     together = predict(model, batch, targets=True, as_published=False)
-    for index, one in enumerate(batch):
-        alone = predict(model, [one], targets=True, as_published=False)
+    for index, record in enumerate(batch):
+        alone = predict(model, [record], targets=True, as_published=False)
         for name, expected in alone.items():
             assert_close(together[name].boxes[index], expected.boxes[0])
 
 
-OTHERS = {
+DETECTORS = {
     "dino": {"denoising.num_pairs": 6},
     "relation_detr": {"denoising.num_pairs": 6, "num_queries_one2many": 12},
     "group_detr": {"queries.layout.num_groups": 2},
@@ -101,10 +101,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", first_always(OTHERS, 3))
-def test_other_detectors_take_recollection(name, batch):
+@pytest.mark.parametrize("name", first_always(DETECTORS, 3))
+def test_other_detectors_support_recollection(name, batch):
     cfg = get_config(f"projects/{name}/configs/models/{name}_r50.py").model
-    model = build(changed(cfg, {**SMALL, **OTHERS[name], RECOLLECTION: [[0], [0, 1]]})).train()
+    model = build(changed(cfg, {**SMALL, **DETECTORS[name], RECOLLECTION: [[0], [0, 1]]})).train()
     losses = model(batch)
     assert {"loss_class", "loss_class_0", "loss_class_1"} <= set(losses)
     require_all_gradients(model, losses)

@@ -1,4 +1,4 @@
-"""Stable-DINO, a config of DINO, and its parts in other detectors. Models are small."""
+"""Stable-DINO, a config of DINO, and the use of its parts in other detectors. Models are small."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_every_model_builds(path):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*ep.py")), ids=lambda path: path.stem)
-def test_trainings_are_the_published_ones(path):
+def test_training_configs_have_the_published_settings(path):
     cfg = LazyConfig.load(str(path))
     epochs = 12 if path.stem.endswith("12ep") else 24
     assert (cfg.train.max_epochs, cfg.lr_multiplier.epochs) == (epochs, epochs)
@@ -73,17 +73,17 @@ def test_trainings_are_the_published_ones(path):
     assert cfg.model.backbone.weights == ("ms_in22k" if "swin" in path.stem else "IMAGENET1K_V1")
 
 
-# A change of the config, and the parameters that are gone with it.
-SWITCHES = {
+# option -> (change of the config, prefix of the parameters that it removes)
+OPTIONS = {
     "fusion": ({"transformer.encoder.memory_fusion": None}, "transformer.encoder.memory_fusion."),
     "loss": ({"criterion.losses.loss_class": {"_target_": "detrex_lite.modeling.FocalLoss"}}, None),
     "cost": ({"criterion.matcher.costs.label": {"_target_": "detrex_lite.modeling.FocalCost"}}, None),
 }
 
 
-@pytest.mark.parametrize("name", first_always(SWITCHES))
-def test_every_idea_has_a_switch(name, batch):
-    changes, prefix = SWITCHES[name]
+@pytest.mark.parametrize("name", first_always(OPTIONS))
+def test_every_part_can_be_switched_off(name, batch):
+    changes, prefix = OPTIONS[name]
     model = build(small_config(**changes)).train()
     removed = parameter_patterns(build(small_config())) - parameter_patterns(model)
     assert bool(removed) == (prefix is not None)
@@ -106,8 +106,8 @@ FUSION = {
 
 
 @pytest.mark.parametrize("project", first_always(["deformable_detr", "dab_detr", "rtdetr"]))
-def test_other_detectors_take_its_parts(project, batch):
-    if project == "rtdetr":  # its encoder is the neck, which has one layer and nothing to fuse
+def test_other_detectors_support_the_parts_of_stable_dino(project, batch):
+    if project == "rtdetr":  # the encoder is in the neck and has a single layer, so there is nothing to fuse
         cfg = get_config("projects/rtdetr/configs/models/rtdetrv2_small.py").model
         sizes = {"num_classes": 5, "num_queries": 20, "denoising.num_pairs": 6}
     else:
@@ -118,11 +118,13 @@ def test_other_detectors_take_its_parts(project, batch):
     assert not fusion or has_gradient(model.transformer.encoder.memory_fusion)
 
 
-def test_checkpoints_have_the_names_of_the_papers_repository():
+def test_checkpoints_have_the_names_of_the_repository_of_the_paper():
     model = build(small_config())
     stored = convert_state_dict(model.state_dict(), "detrex")
     names = {name for name in stored if ".fusion_layer." in name}
-    assert names == {f"transformer.encoder.fusion_layer.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
+    assert names == {
+        f"transformer.encoder.fusion_layer.{index}.{kind}" for index in (0, 1) for kind in ("weight", "bias")
+    }
     report = load_checkpoint(build(small_config(), seed=1), stored)
     assert (report.key_map, report.missing, report.unexpected, report.mismatched) == ("detrex", [], [], [])
 
@@ -138,6 +140,6 @@ def test_the_loss_falls(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_overfits_four_images(tmp_path):
+def test_four_images_are_overfitted(tmp_path):
     torch.manual_seed(0)
     assert overfitted_ap50(small(), tmp_path, 150) > 0.9

@@ -1,4 +1,4 @@
-"""A detector that nobody has published is one config file: it trains, is evaluated, saved and resumed."""
+"""An unpublished detector needs only a config file to be trained, evaluated, saved and resumed."""
 
 import pytest
 import torch
@@ -68,20 +68,23 @@ def test_the_config_is_short():
     assert len(CONFIG.strip().splitlines()) < 40
 
 
-def test_it_trains_is_evaluated_saved_and_resumed(folder):
-    results = run(folder, "whole")
+def test_the_detector_is_trained_evaluated_saved_and_resumed(folder):
+    results = run(folder, "uninterrupted")
     assert 0 <= results["bbox"]["AP"] <= 100
-    assert {name.removeprefix("loss_class") for name in losses(folder / "whole")[0] if "class" in name} == SUFFIXES
+    assert {
+        name.removeprefix("loss_class") for name in losses(folder / "uninterrupted")[0] if "class" in name
+    } == SUFFIXES
 
-    # As it was after the second step.
-    broken = folder / "broken"
-    broken.mkdir()
+    # The folder as it was after the second step.
+    interrupted = folder / "interrupted"
+    interrupted.mkdir()
     checkpoint = "model_0000002.pth"
-    (broken / checkpoint).write_bytes((folder / "whole" / checkpoint).read_bytes())
-    (broken / "last_checkpoint").write_text(checkpoint)
-    run(folder, "broken", resume=True)
-    assert_close(losses(broken)[-2:], losses(folder / "whole")[-2:], rtol=0, atol=0)
-    one, other = (
-        torch.load(folder / name / "model_final.pth", weights_only=True)["model"] for name in ("whole", "broken")
+    (interrupted / checkpoint).write_bytes((folder / "uninterrupted" / checkpoint).read_bytes())
+    (interrupted / "last_checkpoint").write_text(checkpoint)
+    run(folder, "interrupted", resume=True)
+    assert_close(losses(interrupted)[-2:], losses(folder / "uninterrupted")[-2:], rtol=0, atol=0)
+    weights, resumed_weights = (
+        torch.load(folder / name / "model_final.pth", weights_only=True)["model"]
+        for name in ("uninterrupted", "interrupted")
     )
-    assert_close(one, other, rtol=0, atol=0)
+    assert_close(weights, resumed_weights, rtol=0, atol=0)

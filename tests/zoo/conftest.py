@@ -59,7 +59,7 @@ ENTRIES = (
     mine("small_deformable_detr", "models/deformable_detr", 1, None, "deformable_detr.pth", overrides=FAST),
     mine("small_dino", "models/dino", 2, 49.2, "dino.pth", overrides=FAST, sha256="{sha256}", format="detrex"),
     mine("by_hand", "models/detr", None, None, page="https://example.org/drive", overrides=FAST),
-    mine("not_there", "models/detr", 1, 40.0, "missing.pth", overrides=FAST),
+    mine("missing", "models/detr", 1, 40.0, "missing.pth", overrides=FAST),
 )
 """
 
@@ -82,7 +82,7 @@ def _checkpoint(config: Path, name: str) -> bytes:
     cfg.backbone.weights = None
     state = build(cfg).state_dict()
     if name == "dino":
-        weights = {name: value for name, value in state.items() if value.dim()}  # no counters of batch norms
+        weights = {name: value for name, value in state.items() if value.dim()}  # without counters of batch norms
         state = convert_state_dict(weights, "detrex")
     file = io.BytesIO()
     torch.save({"model": state}, file)

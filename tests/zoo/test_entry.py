@@ -28,7 +28,7 @@ VALUES = dict(
         ({"overrides": "model.num_queries=3"}, "a: overrides='model.num_queries=3' must be a tuple"),
     ],
 )
-def test_values_that_cannot_be_used_are_refused(change, message):
+def test_invalid_values_raise_an_error(change, message):
     with pytest.raises(ZooError, match=message):
         ZooEntry(**{**VALUES, **change})
 
@@ -38,7 +38,7 @@ def test_the_file_is_named_after_the_entry_and_keeps_its_suffix():
     assert ZooEntry(**{**VALUES, "url": "", "page": "https://example.org/drive"}).file_name == "a.pth"
 
 
-def test_an_origin_makes_entries():
+def test_an_origin_creates_entries():
     origin = Origin(
         base="https://example.org/",
         page="https://example.org/drive",
@@ -53,7 +53,7 @@ def test_an_origin_makes_entries():
     assert "converted" in detrex("https://example.org", converted=True)("c", "c", 1, 1.0, "c.pth").trained_by
 
 
-def test_a_model_alone_gets_the_data_of_coco_and_overrides_come_last(small_zoo):
+def test_a_model_config_is_completed_with_coco_and_overrides_are_applied_last(small_zoo):
     entry = load_zoo([small_zoo.table])["small_dino"]
     cfg = entry.load_config(["model.num_queries=7", "train.seed=3"])
     assert cfg.dataloader.test.dataset.name == "coco_2017_val"
@@ -63,13 +63,13 @@ def test_a_model_alone_gets_the_data_of_coco_and_overrides_come_last(small_zoo):
         entry.load_config(["model.num_querys=7"])
 
 
-def test_a_training_has_its_own_data(small_zoo):
+def test_a_training_config_keeps_its_data(small_zoo):
     entry = load_zoo([small_zoo.table])["small_detr"]
     assert entry.load_config().dataloader.test.dataset.name == "mine"
     assert LazyConfig.load(entry.config_file).model.backbone.weights == "IMAGENET1K_V1"
 
 
-def test_the_description_has_what_is_known(small_zoo):
+def test_the_description_omits_empty_values(small_zoo):
     entry = load_zoo([small_zoo.table])["small_dino"]
     rows = dict(line.split(maxsplit=1) for line in entry.describe().splitlines())
     assert rows["name"] == "small_dino"

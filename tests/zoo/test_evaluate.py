@@ -17,19 +17,19 @@ def zoo(small_zoo):
 
 @pytest.fixture
 def evaluations(monkeypatch):
-    """The checkpoints of the evaluations that ran."""
-    done = []
+    """The list of the checkpoints of all evaluations that run."""
+    checkpoints = []
     run = evaluate.evaluate_config
 
-    def counted(cfg):
-        done.append(cfg.train.init_checkpoint)
+    def recorded(cfg):
+        checkpoints.append(cfg.train.init_checkpoint)
         return run(cfg)
 
-    monkeypatch.setattr(evaluate, "evaluate_config", counted)
-    return done
+    monkeypatch.setattr(evaluate, "evaluate_config", recorded)
+    return checkpoints
 
 
-def test_three_projects_are_evaluated_and_failures_do_not_stop_them(zoo, tmp_path, evaluations):
+def test_checkpoints_are_evaluated_although_others_fail(zoo, tmp_path, evaluations):
     output = tmp_path / "output"
     rows = {row.name: row for row in evaluate_entries(select(zoo, ["mine"]), output, command=lambda name: f"do {name}")}
     assert {name for name, row in rows.items() if not row.error} == {
@@ -38,7 +38,7 @@ def test_three_projects_are_evaluated_and_failures_do_not_stop_them(zoo, tmp_pat
         "small_dino",
     }
     assert "download the file there" in rows["by_hand"].error
-    assert "HTTP 404" in rows["not_there"].error
+    assert "HTTP 404" in rows["missing"].error
     assert len(evaluations) == 3
 
     detr = rows["small_detr"]
@@ -60,16 +60,16 @@ def test_three_projects_are_evaluated_and_failures_do_not_stop_them(zoo, tmp_pat
     assert (output / "results.md").read_text() == format_rows(sorted(rows.values(), key=lambda row: row.name))
 
 
-def test_what_was_measured_is_not_measured_again(zoo, small_zoo, tmp_path, evaluations):
+def test_results_are_reused_unless_the_settings_change(zoo, small_zoo, tmp_path, evaluations):
     def run(name, *overrides):
         evaluations.clear()
         [row] = evaluate_entries([zoo[name]], tmp_path / "output", overrides=overrides)
         return row, len(evaluations)
 
-    row, first = run("small_detr")
-    assert (row.error, first) == ("", 1)
+    row, count = run("small_detr")
+    assert (row.error, count) == ("", 1)
     assert run("small_detr") == (row, 0)
-    # Another model, other weights of the file, and other data.
+    # Other weights of the file, another model, and other data.
     assert run("small_detr", "train.model_ema.use_in_eval=False")[1] == 1
     assert run("small_detr", "model.transformer.decoder.layer.ffn.activation._target_=torch.nn.GELU")[1] == 1
     assert run("small_detr", "dataloader.test.dataset={_target_: detrex_lite.data.load_dataset, name: coco_2017_val}")[
@@ -78,8 +78,8 @@ def test_what_was_measured_is_not_measured_again(zoo, small_zoo, tmp_path, evalu
     assert run("small_detr")[1] == 1
 
 
-def test_another_file_is_measured_anew_and_failures_are_tried_again(zoo, small_zoo, tmp_path, evaluations):
-    output, file = tmp_path / "output", tmp_path / "own.pth"
+def test_changed_files_and_failures_are_evaluated_again(zoo, small_zoo, tmp_path, evaluations):
+    output, file = tmp_path / "output", tmp_path / "custom.pth"
     file.write_bytes(small_zoo.checkpoints["dino"])
     entry = zoo["small_detr"]
     [row] = evaluate_entries([entry], output, weights=file)
@@ -102,13 +102,13 @@ def test_nothing_is_downloaded_without_data(zoo, small_zoo, tmp_path, monkeypatc
     assert small_zoo.server.requests == []
 
 
-def test_data_without_annotations_is_a_failure(zoo, tmp_path, monkeypatch):
+def test_data_without_annotations_is_reported_as_a_failure(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "evaluate_config", lambda cfg: {})
     [row] = evaluate_entries([zoo["small_detr"]], tmp_path / "output")
     assert "has no annotations" in row.error
 
 
-def test_masks_and_panoptic_quality_are_kept_and_shown(zoo, tmp_path, monkeypatch):
+def test_results_of_masks_and_panoptic_quality_are_stored_and_shown(zoo, tmp_path, monkeypatch):
     results = {"bbox": {"AP": 51.7, "APs": math.nan}, "segm": {"AP": 46.25}, "panoptic_seg": {"PQ": 53.0}}
     monkeypatch.setattr(evaluate, "evaluate_config", lambda cfg: results)
     [row] = evaluate_entries([zoo["small_detr"]], tmp_path / "output")

@@ -1,4 +1,4 @@
-"""Checkpoints of every format, served as files of their kind: downloaded, recognised and loaded."""
+"""Checkpoints of every format are downloaded, recognised and loaded."""
 
 import io
 
@@ -15,7 +15,7 @@ from tests.suites import first_of_each
 
 from ..checkpoint.file_server import file_server
 
-# The formats that have such a detector.
+# detector -> the formats that support it
 FORMATS = {
     "detr": ("detrex_lite", "detrex", "detr", "transformers", "mmdetection"),
     "conditional_detr": ("conditional_detr", "transformers", "mmdetection"),
@@ -30,7 +30,7 @@ FORMATS = {
     "rfdetr": ("rfdetr",),
     "maskdino": ("maskdino",),
 }
-# Models of projects that have a small one; others are made small.
+# Projects with a small model; the models of other projects are reduced.
 SMALL_MODELS = {
     "rtdetr": "rtdetrv2_small",
     "dfine": "dfine_small",
@@ -41,7 +41,7 @@ SMALL_MODELS = {
 CASES = [(project, name) for project, names in FORMATS.items() for name in names]
 
 
-def test_no_format_of_detectors_is_left_out():
+def test_all_formats_of_detectors_are_tested():
     backbones = {"torchvision", "detectron2", "presnet", "hgnetv2", "cae", "dinov2"}
     assert {name for _, name in CASES} == {key_map.name for key_map in KEY_MAPS} - backbones
 
@@ -50,12 +50,12 @@ def small_model(project, seed):
     if project in SMALL_MODELS:
         return build(LazyConfig.load(f"projects/{project}/configs/models/{SMALL_MODELS[project]}.py").model, seed=seed)
     cfg = LazyConfig.load(f"projects/{project}/configs/models/{project}_r50.py").model
-    bias = {"neck.bias": False} if "neck" in cfg else {}  # mmdetection's necks have none
+    bias = {"neck.bias": False} if "neck" in cfg else {}  # the necks of mmdetection have no bias
     return build(changed(cfg, {**SMALL, **bias}), seed=seed)
 
 
-def served(state, format):
-    """The bytes of a file as the programs of a format write it, and its suffix."""
+def file_of(state, format):
+    """The bytes and the suffix of a file as the programs of a format write it."""
     stored = convert_state_dict(state, format)
     if format == "transformers":
         return save(
@@ -68,11 +68,11 @@ def served(state, format):
 
 
 @pytest.mark.parametrize(("project", "format"), first_of_each(CASES, lambda case: case[0]))
-def test_it_is_downloaded_recognised_and_loaded(project, format, tmp_path, monkeypatch):
+def test_a_checkpoint_is_downloaded_recognised_and_loaded(project, format, tmp_path, monkeypatch):
     monkeypatch.setenv("DETREX_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     trained, model = small_model(project, seed=1), small_model(project, seed=2)
-    content, suffix = served(trained.state_dict(), format)
+    content, suffix = file_of(trained.state_dict(), format)
     with file_server() as server:
         server.add(f"model{suffix}", content)
         entry = ZooEntry(

@@ -1,4 +1,4 @@
-"""The weights of every published checkpoint, by name and shape, are those of the model that its entry builds."""
+"""The names and shapes in every published checkpoint are those of the model that its entry builds."""
 
 import re
 
@@ -11,22 +11,22 @@ from detrex_lite.zoo import load_zoo
 
 from ..checkpoint.published_names import checkpoints, state
 
-# Published beside the last weights, with the names of the running mean.
+# Published in addition to the last weights, with the names of the running mean.
 AVERAGED = "dino_r50_4scale_12ep_ema"
 
 
-def published_in(entry):
-    """What the table of published names calls the file: the last part of its address, of a model or of a folder."""
+def published_file(entry):
+    """The name of the file in the table of published names: the last part of the address of the file or its folder."""
     address = entry.url or entry.page
     if entry.format == "transformers":
-        return address.split("/")[4]  # the repository, of which it is the only file of weights
+        return address.split("/")[4]  # the repository, whose only file of weights this is
     return re.sub(r"\?.*|/view.*", "", address).rsplit("/", 1)[-1]
 
 
 def variant_of(entry):
     origin = entry.format if entry.format in ("detrex", "transformers") else "paper"
-    where = entry.project, origin, published_in(entry)
-    variants = {one.variant for one in checkpoints() if (one.project, one.origin, one.file) == where}
+    key = entry.project, origin, published_file(entry)
+    variants = {row.variant for row in checkpoints() if (row.project, row.origin, row.file) == key}
     if len(variants) > 1 and entry.name != AVERAGED:  # a folder with several models
         model = re.sub(r"_(\d+ep|paper|384)\b|_(384|\d+ep)(?=_)", "", entry.name)
         variants = {variant for variant in variants if variant.split("/")[1] == model}
@@ -34,7 +34,7 @@ def variant_of(entry):
     return sorted(variants)
 
 
-# Several checkpoints are of one model and one state.
+# Several checkpoints may have the same model and the same names.
 CASES = {}
 for _entry in load_zoo().values():
     for _variant in variant_of(_entry):
@@ -45,13 +45,13 @@ FAST = re.compile(
 
 
 def parameters():
-    """Always one checkpoint of each project, naming and fast backbone; the others in the slow suite."""
-    chosen, seen = [], set()
+    """One checkpoint of each project, naming and fast backbone runs always; the others are in the slow suite."""
+    chosen, seen_kinds = [], set()
     for (variant, *_), entry in CASES.items():
         backbone = FAST.search(entry.name)
         kind = entry.project, entry.format, backbone and backbone[0]
-        marks = (pytest.mark.slow,) if backbone is None or kind in seen else ()
-        seen.add(kind)
+        marks = (pytest.mark.slow,) if backbone is None or kind in seen_kinds else ()
+        seen_kinds.add(kind)
         chosen.append(pytest.param(variant, entry, id=f"{entry.name}-{variant.split('/')[0]}", marks=marks))
     return chosen
 
@@ -65,5 +65,5 @@ def test_a_published_checkpoint_loads_completely(variant, entry):
     assert report.key_map == entry.format
     report.require_complete(entry.name)
     assert report.mismatched == []
-    # Nothing is missing that the file's own model had: the running mean of Deformable DETR's, say, has no other gaps.
+    # Only weights for training may be missing: the published model has all others.
     assert [name for name in report.missing if not name.startswith(model.training_only)] == []

@@ -6,15 +6,15 @@ from detrex_lite import SHIPPED_IN
 from detrex_lite.zoo import ZooError, find_entry, load_zoo, read_table, select
 
 
-def test_further_tables_come_after_those_of_the_projects(small_zoo):
+def test_additional_tables_follow_those_of_the_projects(small_zoo):
     zoo = load_zoo([small_zoo.table])
-    assert list(zoo)[-5:] == ["small_detr", "small_deformable_detr", "small_dino", "by_hand", "not_there"]
+    assert list(zoo)[-5:] == ["small_detr", "small_deformable_detr", "small_dino", "by_hand", "missing"]
     assert zoo["small_dino"].project == "mine"
     assert zoo["small_dino"].folder == small_zoo.folder
     assert zoo["dino_r50_4scale_12ep"].project == "dino"
 
 
-def test_words_select_entries_projects_or_all(small_zoo):
+def test_select_accepts_names_projects_and_all(small_zoo):
     zoo = load_zoo([small_zoo.table])
     names = [entry.name for entry in select(zoo, ["small_dino", "mine", "dino_r50_4scale_12ep"])]
     assert names == [
@@ -22,7 +22,7 @@ def test_words_select_entries_projects_or_all(small_zoo):
         "small_detr",
         "small_deformable_detr",
         "by_hand",
-        "not_there",
+        "missing",
         "dino_r50_4scale_12ep",
     ]
     assert select(zoo, ["all"]) == list(zoo.values())
@@ -31,11 +31,11 @@ def test_words_select_entries_projects_or_all(small_zoo):
 @pytest.mark.parametrize(
     ("name", "hint"), [("dino_r50_4scale_12", "did you mean 'dino_r50_4scale_12ep'"), ("yolo", "zoo list")]
 )
-def test_an_unknown_name_is_told_with_what_is_near(name, hint):
+def test_the_error_for_an_unknown_name_has_a_hint(name, hint):
     zoo = load_zoo()
-    for ask in (find_entry, lambda zoo, name: select(zoo, [name])):
+    for function in (find_entry, lambda zoo, name: select(zoo, [name])):
         with pytest.raises(ZooError, match=f"no published checkpoint '{name}'.*{hint}"):
-            ask(zoo, name)
+            function(zoo, name)
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_an_unknown_name_is_told_with_what_is_near(name, hint):
         ("from detrex_lite.zoo import detrex\nENTRIES = (detrex('https://a.b')('No', 'a', 1, 1.0, 'a'),)", "name='No'"),
     ],
 )
-def test_a_table_with_faults_is_refused(tmp_path, text, message):
+def test_a_faulty_table_raises_an_error(tmp_path, text, message):
     (tmp_path / "zoo.py").write_text(text)
     with pytest.raises(ZooError, match=f"zoo.py.*{message}"):
         read_table(tmp_path / "zoo.py")
 
 
-def test_a_missing_table_and_a_name_that_is_taken_are_refused(small_zoo, tmp_path):
+def test_a_missing_table_and_a_repeated_name_raise_an_error(small_zoo, tmp_path):
     with pytest.raises(ZooError, match="no table of checkpoints.*nowhere.py"):
         read_table(tmp_path / "nowhere.py")
     with pytest.raises(ZooError, match="the name 'small_detr' is taken"):

@@ -1,4 +1,4 @@
-"""The tables of the projects: every entry names a config that gives a model."""
+"""The tables of the projects: every entry has a config from which its model can be built."""
 
 import re
 from collections import Counter
@@ -16,16 +16,16 @@ from tests.suites import first_of_each
 TABLES = sorted((detrex_lite.SHIPPED_IN / "projects").glob("*/zoo.py"))
 FORMATS = {key_map.name for key_map in KEY_MAPS}
 
-# Several checkpoints are of one model.
+# Several checkpoints may have the same model.
 MODELS = {(entry.config_file, entry.overrides): entry for entry in load_zoo().values()}
 CHANGED = [entry for entry in MODELS.values() if entry.overrides]
 
-# By the number of classes: of things, and of things and stuff.
+# number of classes -> data set; 133 classes are things and stuff
 DATA_SETS = dict(zip((80, 133), PUBLISHED_ON, strict=True))
 
 
-def name(one):
-    return one.parent.name if hasattr(one, "parent") else one.name
+def name(entry_or_table):
+    return entry_or_table.parent.name if hasattr(entry_or_table, "parent") else entry_or_table.name
 
 
 def test_no_file_is_listed_twice():
@@ -34,7 +34,7 @@ def test_no_file_is_listed_twice():
 
 
 @pytest.mark.parametrize("table", TABLES, ids=name)
-def test_entries_are_what_they_say(table):
+def test_entries_have_valid_values(table):
     for entry in read_table(table):
         assert entry.config_file.is_file(), entry.name
         assert entry.format in FORMATS, entry.name
@@ -44,21 +44,21 @@ def test_entries_are_what_they_say(table):
 
 def build_on_meta(entry):
     cfg = entry.load_config()
-    # As the data set numbers them, on which it is evaluated.
+    # The classes must be those of the data set for evaluation.
     assert cfg.dataloader.test.dataset.name == DATA_SETS[cfg.model.num_classes]
     with torch.device("meta"):
         return instantiate(cfg.model)
 
 
-# Configs themselves are tested where all are.
+# Configs without overrides are tested in tests/projects.
 @pytest.mark.parametrize("entry", first_of_each(CHANGED, lambda entry: entry.config_file), ids=name)
-def test_overrides_give_a_model(entry):
+def test_models_with_overrides_build(entry):
     build_on_meta(entry)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", MODELS.values(), ids=name)
-def test_every_entry_gives_a_model(entry):
+def test_the_model_of_every_entry_builds(entry):
     build_on_meta(entry)
 
 
@@ -77,11 +77,11 @@ def test_readmes_name_entries_with_their_published_numbers(table):
     assert set(commands) <= set(zoo)
 
 
-def test_the_first_example_of_the_main_readme_is_in_the_zoo():
+def test_names_and_counts_of_the_main_readme_agree_with_the_zoo():
     readme = (detrex_lite.SHIPPED_IN / "README.md").read_text()
-    named = set(re.findall(r"(?:--model |detrex_lite\.load\(\")(\w+)", readme))
-    assert named
-    assert named <= set(load_zoo())
+    names = set(re.findall(r"(?:--model |detrex_lite\.load\(\")(\w+)", readme))
+    assert names
+    assert names <= set(load_zoo())
     counts = re.search(r"names the (\d+) published checkpoints of ([\w-]+) detectors", readme)
     assert int(counts[1]) == len(load_zoo())
     assert counts[2] == "twenty-one"

@@ -1,8 +1,8 @@
-"""Names, shapes and kinds of the tensors in published checkpoints, for tests that need no weights.
+"""Names, shapes and dtypes of the tensors in published checkpoints, for tests that need no weights.
 
-Files ``*.json.xz`` hold variants and the states they have. A variant is a model of a published implementation as one
-of its configs builds it: the names come from building that model without weights. Files ``*.csv`` say which published
-file has which variant. Notes of a variant say where a name is not the model's own.
+Files ``*.json.xz`` contain variants and their states. A variant is a model of a published implementation; its names
+come from building the model from a config, without weights. Files ``*.csv`` list the variant of each published file.
+The note of a variant says which names differ from those of the model.
 """
 
 import csv
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Variant:
-    """Where the names of one model come from."""
+    """The origin of the names of one model."""
 
     name: str
     repository: str
@@ -52,12 +52,12 @@ class Checkpoint:
 @functools.cache
 def _contents() -> dict[str, dict[str, Any]]:
     """Variants by name, each with its state."""
-    found = {}
+    result = {}
     for file in sorted(FOLDER.glob("*.json.xz")):
         contents = json.loads(lzma.decompress(file.read_bytes()))
         for name, variant in contents["variants"].items():
-            found[name] = {**variant, "state": contents["states"][variant["state"]]}
-    return found
+            result[name] = {**variant, "state": contents["states"][variant["state"]]}
+    return result
 
 
 def _of(variant: str) -> dict[str, Any]:
@@ -73,13 +73,13 @@ def variants() -> list[str]:
 
 
 def source(variant: str) -> Variant:
-    """Where the names of a variant come from. Unknown names are a KeyError."""
+    """The origin of the names of a variant. Raises KeyError for unknown variants."""
     fields = {key: value for key, value in _of(variant).items() if key != "state"}
     return Variant(name=variant, **fields)
 
 
 def aliases(variant: str) -> dict[str, str]:
-    """Names of tensors that the model has under another name before, to that name."""
+    """Maps repeated names of shared tensors to the first name."""
     return dict(_of(variant)["state"]["aliases"])
 
 
@@ -88,19 +88,19 @@ def state(variant: str, dtype: torch.dtype = torch.float32, device: str = "meta"
 
     Tensors have next to no memory: on ``meta`` they are empty, elsewhere they are zeros expanded from a scalar.
     Floating-point tensors have ``dtype``; integer ones stay int64. One tensor of several names is the same object
-    under each. Unknown names are a KeyError.
+    under each. Raises KeyError for unknown variants.
     """
     stored = _of(variant)["state"]
     integers = set(stored["int64"])
     tensors: dict[str, Tensor] = {}
     for name, shape in stored["shapes"].items():
-        kind = torch.int64 if name in integers else dtype
+        tensor_dtype = torch.int64 if name in integers else dtype
         if name in stored["aliases"]:
             tensors[name] = tensors[stored["aliases"][name]]
         elif device == "meta":
-            tensors[name] = torch.empty(shape, dtype=kind, device=device)
+            tensors[name] = torch.empty(shape, dtype=tensor_dtype, device=device)
         else:
-            tensors[name] = torch.zeros((), dtype=kind, device=device).expand(shape)
+            tensors[name] = torch.zeros((), dtype=tensor_dtype, device=device).expand(shape)
     return tensors
 
 

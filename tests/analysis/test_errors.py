@@ -154,9 +154,8 @@ def test_only_the_best_of_several_errors_of_an_object_is_fixed():
     analysis = analyse_named(objects, duplicated)
     assert counts(analysis) == {"localisation": 2}
     assert analysis.precisions[0] == 0
-    assert analysis.gain("localisation") == pytest.approx(
-        1
-    )  # fixing corrects the better detection and removes the duplicate
+    # Fixing corrects the better detection and removes the other one.
+    assert analysis.gain("localisation") == pytest.approx(1)
 
 
 def test_fixing_an_error_of_a_detected_object_removes_the_detection():
@@ -191,9 +190,8 @@ def test_objects_of_a_class_that_is_never_detected_are_missed():
     assert analysis.fixed["missed"][1] == 1
     assert analysis.gain("missed") == pytest.approx(1 / 3)
     assert explain(analysis)[0].startswith("The worst class is dog")
-    assert (
-        "8 of its 8 objects are missed;" in explain(analysis)[0]
-    )  # without a correct detection there is no best threshold
+    # No threshold follows, because no detection is correct.
+    assert "8 of its 8 objects are missed;" in explain(analysis)[0]
 
 
 def test_explanation_names_the_class_with_which_objects_are_confused():
@@ -223,9 +221,8 @@ def test_the_confusion_matrix_has_every_object_and_every_wrong_box_once():
     detections = perfect_detections(objects)
     detections = replaced(detections, [0], classes=1)  # a cat that is taken for a dog
     detections = replaced(detections, [1], scores=0.1)  # a dog below its threshold
-    detections = concatenated(
-        detections, make_detections([0], [[0, 300, 20, 320]], [2], [0.9])
-    )  # a cow in the background
+    # The third error is a cow in the background.
+    detections = concatenated(detections, make_detections([0], [[0, 300, 20, 320]], [2], [0.9]))
     analysis = analyse_named(objects, detections)
     thresholds = np.array([0.5, 0.5, 0.5])
     pairs = overlapping_pairs(objects, analysis.detections)

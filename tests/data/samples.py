@@ -87,7 +87,7 @@ def assert_same_record(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 
 def write_same_content_twice(folder: Path) -> None:
-    """Write four images (the last without objects) as COCO JSON and as VOC XML; one box has no area, another one is clipped."""
+    """Write four images (the last is empty) as COCO JSON and as VOC XML; one box has no area, another is clipped."""
     boxes = {
         "a": [("cat", (5, 6, 25, 30)), ("dog", (0, 0, 60, 40))],
         "b": [("dog", (10, 10, 10, 30)), ("dog", (50, 20, 66, 39))],

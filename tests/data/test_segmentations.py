@@ -204,7 +204,7 @@ def test_data_sets_are_loaded_by_name_with_and_without_masks(tmp_path, monkeypat
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    return generate_shapes(tmp_path_factory.mktemp("made") / "shapes", num_train=20, num_val=4, image_size=48)
+    return generate_shapes(tmp_path_factory.mktemp("generated") / "shapes", num_train=20, num_val=4, image_size=48)
 
 
 def test_shapes_have_exact_masks(shapes):

@@ -40,8 +40,8 @@ SIDE = 20.0
 def grid_of_objects(num_images=4, per_image=6, num_classes=3):
     """Objects in a row: squares of 20 pixels, 100 pixels apart, whose classes alternate."""
     image = np.repeat(np.arange(num_images), per_image)
-    place = np.tile(np.arange(per_image), num_images)
-    corners = np.stack([100.0 * place, 50.0 + 0 * place], axis=1)
+    column = np.tile(np.arange(per_image), num_images)
+    corners = np.stack([100.0 * column, 50.0 + 0 * column], axis=1)
     classes = (np.arange(len(image)) % num_classes).astype(int)
     boxes = np.concatenate([corners, corners + SIDE], axis=1)
     return make_objects(image, boxes, classes, num_images=num_images, num_classes=num_classes)
@@ -236,8 +236,8 @@ def test_the_confusion_matrix_has_every_object_and_every_wrong_box_once():
 def test_best_threshold_separates_correct_from_wrong_detections():
     objects = grid_of_objects(1, 4, 1)
     correct = make_detections([0] * 3, objects.boxes[:3], [0] * 3, [0.9, 0.8, 0.7])
-    wrong = make_detections([0] * 2, [[0, 300, 20, 320], [50, 300, 70, 320]], [0] * 2, [0.7, 0.2])
-    analysis = analyse_named(objects, concatenated(correct, wrong))
+    false_positives = make_detections([0] * 2, [[0, 300, 20, 320], [50, 300, 70, 320]], [0] * 2, [0.7, 0.2])
+    analysis = analyse_named(objects, concatenated(correct, false_positives))
     # At 0.8: precision 1, recall 2/4. At 0.7, the score of a correct and a wrong detection: 3/4 and 3/4.
     assert analysis.points[0] == pytest.approx((0.7, 0.75, 0.75, 0.75))
     assert analysis.curves[0].scores.tolist() == [0.9, 0.8, 0.7, 0.2]
@@ -263,9 +263,9 @@ def test_costs_add_up_to_the_lost_precision():
 def test_calibration_compares_scores_with_precision():
     objects = grid_of_objects(1, 6, 1)
     correct = make_detections([0] * 6, objects.boxes, [0] * 6, [0.85] * 6)
-    wrong = make_detections([0] * 2, [[0, 300, 20, 320], [50, 300, 70, 320]], [0] * 2, [0.85, 0.85])
+    false_positives = make_detections([0] * 2, [[0, 300, 20, 320], [50, 300, 70, 320]], [0] * 2, [0.85, 0.85])
     unlikely = make_detections([0] * 50, [[0, 400, 9, 409]] * 50, [0] * 50, [0.01] * 50)
-    detections = concatenated(correct, wrong, unlikely)
+    detections = concatenated(correct, false_positives, unlikely)
     matching = match(objects, detections, overlapping_pairs(objects, detections))
     result = calibrate(detections, matching)
     assert result.error == pytest.approx(0.85 - 6 / 8)
@@ -304,14 +304,14 @@ def random_case(seed=0, num_images=40, num_classes=3):
         image, boxes, classes, num_images=num_images, num_classes=num_classes, iscrowd=rng.random(number) < 0.05
     )
     source = rng.integers(0, number, 5 * number)
-    moved = boxes[source] + rng.integers(-8, 9, (len(source), 4))
-    moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2] + 1)
+    noisy_boxes = boxes[source] + rng.integers(-8, 9, (len(source), 4))
+    noisy_boxes[:, 2:] = np.maximum(noisy_boxes[:, 2:], noisy_boxes[:, :2] + 1)
     detected_classes = np.where(
         rng.random(len(source)) < 0.8, classes[source], rng.integers(0, num_classes, len(source))
     )
-    crowded = make_detections([0] * 150, moved[:150], [0] * 150, rng.random(150).round(2))
+    crowded = make_detections([0] * 150, noisy_boxes[:150], [0] * 150, rng.random(150).round(2))
     return objects, concatenated(
-        make_detections(image[source], moved, detected_classes, rng.random(len(source)).round(2)), crowded
+        make_detections(image[source], noisy_boxes, detected_classes, rng.random(len(source)).round(2)), crowded
     )
 
 

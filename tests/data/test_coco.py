@@ -310,16 +310,16 @@ def test_an_impossible_area_is_a_fault_and_replaced_by_the_area_of_the_box(tmp_p
     ]
 
 
-@pytest.mark.parametrize("place", ["annotations", "images", "whole", "id"])
-def test_too_deeply_nested_json_is_a_fault(tmp_path, place):
+@pytest.mark.parametrize("location", ["annotations", "images", "whole", "id"])
+def test_too_deeply_nested_json_is_a_fault(tmp_path, location):
     path, root = write_coco(tmp_path, annotations=[])
     deep = "[" * 200_000 + "]" * 200_000
-    if place == "whole":
+    if location == "whole":
         path.write_text(deep)
-    elif place == "id":
+    elif location == "id":
         path.write_text(path.read_text().replace('"id": 1', f'"id": {deep}'))
     else:
-        path.write_text(f'{{"{place}": {deep}, ' + path.read_text()[1:])
+        path.write_text(f'{{"{location}": {deep}, ' + path.read_text()[1:])
     with pytest.raises(DatasetError, match="instances.json is nested too deeply"):
         load_coco(path, root)
     assert [fault.kind for fault in check_dataset(partial(read_coco, str(path), str(root))).faults] == ["unreadable"]

@@ -246,9 +246,9 @@ def catalogs():
     """detectron2's catalogs; data sets that a test registers are removed afterwards."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    before = set(DatasetCatalog)
+    registered_before = set(DatasetCatalog)
     yield DatasetCatalog, MetadataCatalog
-    for name in set(DatasetCatalog) - before:
+    for name in set(DatasetCatalog) - registered_before:
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
 

@@ -71,9 +71,9 @@ def test_images_with_broken_exif_are_read(tmp_path):
 
 
 def test_unreadable_files_raise_an_error_with_their_names(tmp_path):
-    whole = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
+    content = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
     cut = tmp_path / "cut.jpg"
-    cut.write_bytes(whole[: len(whole) // 2])
+    cut.write_bytes(content[: len(content) // 2])
     text = tmp_path / "text.png"
     text.write_text("no image")
     with pytest.raises(DatasetError, match=r"cut.jpg cannot be read: .*truncated"):
@@ -113,8 +113,8 @@ def test_pil_images_are_decoded_like_their_files(tmp_path, mode):
 
 
 def test_undecodable_pil_images_raise_an_error(tmp_path):
-    whole = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    content = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
     with Image.open(tmp_path / "cut.jpg") as opened, pytest.raises(DatasetError, match="PIL image .* truncated"):
         decode_image(opened)
     with pytest.raises(DatasetError, match=r"PIL image .*unknown range"):

@@ -53,16 +53,16 @@ def test_order_does_not_depend_on_the_number_of_processes(world_size, grouped):
 
 def test_number_of_processes_may_change_in_the_middle_of_an_epoch():
     """20 images in batches of 4: two steps of two processes, two of four processes, and six of one process."""
-    seen, start = [], 0
+    samples, start = [], 0
     for world_size, steps in ((2, 2), (4, 2), (1, 6)):
         for rank in range(world_size):
             sampler = make_sampler(rank=rank, world_size=world_size)
             sampler.start_batch = start
-            seen += chain(*take(sampler, steps))
+            samples += chain(*take(sampler, steps))
         start += steps
-    assert sorted(position for _, position in seen) == list(range(40))
+    assert sorted(position for _, position in samples) == list(range(40))
     for epoch in (range(20), range(20, 40)):
-        assert sorted(index for index, position in seen if position in epoch) == list(range(20))
+        assert sorted(index for index, position in samples if position in epoch) == list(range(20))
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -53,8 +53,8 @@ def random_case(num_images=40, seed=0):
             outputs[image_id] = model_output()
             continue
         num_false_positives = 250 if image_id % 10 == 7 else 10
-        moved = boxes + rng.uniform(0, 4, (number, 1))
-        detected = np.concatenate([boxes, moved, random_boxes(rng, num_false_positives)])
+        shifted = boxes + rng.uniform(0, 4, (number, 1))
+        detected = np.concatenate([boxes, shifted, random_boxes(rng, num_false_positives)])
         labels = np.concatenate([classes, classes, rng.integers(0, 2, num_false_positives)])
         scores = rng.integers(1, 20, len(detected)) / 20
         outputs[image_id] = model_output(detected, scores, labels)
@@ -170,7 +170,7 @@ def test_log_names_the_backend(backend, caplog, capsys):
 def test_faster_coco_eval_is_the_default_when_installed(monkeypatch):
     for installed, expected in ((True, "faster-coco-eval"), (False, "pycocotools")):
         monkeypatch.setattr(
-            backends.importlib.util, "find_spec", lambda name, found=installed: object() if found else None
+            backends.importlib.util, "find_spec", lambda name, is_found=installed: object() if is_found else None
         )
         assert CocoEvaluator(dataset=MemoryDataset({})).backend == expected
 

@@ -49,9 +49,9 @@ def random_objects(num_images):
         low = torch.randint(0, 150, (4, 2), generator=generator)
         boxes = torch.cat([low, low + torch.randint(5, 50, (4, 2), generator=generator)], dim=1)
         classes = torch.randint(0, 2, (4,), generator=generator)
-        moved = boxes + torch.randn(4, 4, generator=generator) * 4
+        noisy_boxes = boxes + torch.randn(4, 4, generator=generator) * 4
         scores = torch.rand(4, generator=generator)
-        content[image_id] = boxes.tolist(), classes.tolist(), model_output(moved.tolist(), scores, classes)
+        content[image_id] = boxes.tolist(), classes.tolist(), model_output(noisy_boxes.tolist(), scores, classes)
     return content
 
 

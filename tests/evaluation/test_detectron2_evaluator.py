@@ -23,8 +23,8 @@ def random_case(num_images=12):
         areas = ((boxes[:, 2:] - boxes[:, :2]).prod(dim=1) * 0.7).tolist()
         rows = zip(boxes.tolist(), classes.tolist(), areas, strict=True)
         objects[image_id] = [(box, class_index, row == 4, area) for row, (box, class_index, area) in enumerate(rows)]
-        moved = boxes + torch.randn(5, 4, generator=generator) * 4
-        outputs[image_id] = model_output(moved, torch.rand(5, generator=generator), classes)
+        noisy_boxes = boxes + torch.randn(5, 4, generator=generator) * 4
+        outputs[image_id] = model_output(noisy_boxes, torch.rand(5, generator=generator), classes)
     return MemoryDataset(objects, category_ids=(3, 7)), outputs
 
 

@@ -73,11 +73,11 @@ def random_case(num_images=16, seed=0):
         if image_id % 10 in (0, 3):
             outputs[image_id] = model_output(masks=np.zeros((0, HEIGHT, WIDTH)))
             continue
-        moved = boxes + generator.uniform(-6, 6, boxes.shape)
+        shifted = boxes + generator.uniform(-6, 6, boxes.shape)
         low = generator.uniform(0, 100, (4, 2))
         false_positives = np.concatenate([low, low + generator.uniform(12, 100, (4, 2))], axis=1)
-        detected_boxes = np.concatenate([boxes, moved, false_positives])
-        masks = [ellipse(box) for box in np.concatenate([moved, boxes, false_positives])]
+        detected_boxes = np.concatenate([boxes, shifted, false_positives])
+        masks = [ellipse(box) for box in np.concatenate([shifted, boxes, false_positives])]
         labels = np.concatenate([classes, classes, generator.integers(0, 2, 4)])
         outputs[image_id] = model_output(
             detected_boxes, generator.integers(1, 20, len(detected_boxes)) / 20, labels, masks

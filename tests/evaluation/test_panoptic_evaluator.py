@@ -170,12 +170,12 @@ def test_metrics_without_predicted_segments_are_0(tmp_path):
 def test_an_image_processed_twice_counts_once_and_reset_discards_images(tmp_path):
     evaluator = PanopticEvaluator(dataset=load(write_truth(tmp_path)))
     outputs = perfect_outputs()
-    wrong = panoptic_output(stripes((1, 12)), {1: DOG})
-    evaluator.process([model_input(11)], [wrong])
+    wrong_output = panoptic_output(stripes((1, 12)), {1: DOG})
+    evaluator.process([model_input(11)], [wrong_output])
     evaluator.reset()
     for image_id in (*CONTENT, 11):
         evaluator.process([model_input(image_id)], [outputs[image_id]])
-    evaluator.process([model_input(11)], [wrong])
+    evaluator.process([model_input(11)], [wrong_output])
     assert evaluator.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(100)
 
 

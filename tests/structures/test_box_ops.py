@@ -24,9 +24,9 @@ def random_boxes(count, seed, dtype=torch.float64):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_formats_round_trip(dtype):
     boxes = random_boxes(50, seed=0, dtype=dtype).reshape(5, 10, 4)
-    back = box_cxcywh_to_xyxy(box_xyxy_to_cxcywh(boxes))
-    assert back.dtype == dtype
-    torch.testing.assert_close(back, boxes)
+    converted = box_cxcywh_to_xyxy(box_xyxy_to_cxcywh(boxes))
+    assert converted.dtype == dtype
+    torch.testing.assert_close(converted, boxes)
 
 
 def test_formats_convert_corners_and_centres():

@@ -209,10 +209,11 @@ def test_empty_masks_are_not_drawn():
 
 
 def test_masks_with_low_scores_are_not_drawn():
-    both = Instances.cat([masked(), masked(mask=(slice(0, 100), slice(0, 200)))])
-    both.scores = torch.tensor([0.9, 0.4])
+    two_objects = Instances.cat([masked(), masked(mask=(slice(0, 100), slice(0, 200)))])
+    two_objects.scores = torch.tensor([0.9, 0.4])
     assert (
-        np.asarray(draw_detections(grey(200, 100), both)) == np.asarray(draw_detections(grey(200, 100), masked()))
+        np.asarray(draw_detections(grey(200, 100), two_objects))
+        == np.asarray(draw_detections(grey(200, 100), masked()))
     ).all()
 
 

@@ -59,10 +59,10 @@ def test_a_split_is_drawn_once_and_saved(root):
 
 
 def test_images_added_later_are_used_for_training(root):
-    before = file_names(find_dataset(root).load("val"))
+    val_images = file_names(find_dataset(root).load("val"))
     samples.write_json(root / "train/boxes.json", coco_file(24))
     dataset = find_dataset(root)
-    assert file_names(dataset.load("val")) == before
+    assert file_names(dataset.load("val")) == val_images
     assert len(dataset.load("train")) == 20
     (root / "split_seed0_val0.2.json").write_text('{"val": ["train/003.png", "train/999.png"]}')
     samples.write_json(root / "train/boxes.json", coco_file(23))
@@ -118,10 +118,10 @@ def test_a_read_only_folder_is_split_with_a_warning(root, monkeypatch, caplog):
     assert "cannot be saved (Permission denied)" in caplog.text
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, "a", None])
-def test_invalid_validation_shares_raise_an_error(root, share):
+@pytest.mark.parametrize("val_share", [0, 1, -0.1, "a", None])
+def test_invalid_validation_shares_raise_an_error(root, val_share):
     with pytest.raises(DatasetError, match="val_share must be"):
-        find_dataset(root, val_share=share)
+        find_dataset(root, val_share=val_share)
 
 
 def test_a_single_image_or_an_invalid_seed_raises_an_error(root):

@@ -1,4 +1,4 @@
-"""Looking into decoders: what is seen is what the model computes, and the model stays as it was."""
+"""Inspection of decoders: the recorded values are those of the model, and the model is not changed."""
 
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ def model(request):
     return build_randomised(cfg)
 
 
-def test_what_is_seen_is_what_is_detected(model):
+def test_best_query_of_the_inspection_is_the_best_detection(model):
     [record, *_] = make_batch()
     model.train()
     inspection = inspect_image(model, record)
@@ -51,26 +51,26 @@ def test_what_is_seen_is_what_is_detected(model):
     assert len(inspection.probabilities) == len(model.transformer.decoder.layers)
 
 
-def test_attention_is_that_of_the_block(model):
+def test_recorded_attention_has_the_shapes_of_the_block(model):
     [record, *_] = make_batch()
     inspection = inspect_image(model, record)
-    seen, block = inspection.attentions[-1], model.transformer.decoder.layers[-1].attentions[-1]
-    assert not {"sample", "attend_heads"} & set(vars(block))  # nothing is left behind
-    assert seen.weights.sum(axis=-1) == pytest.approx(1, abs=1e-5)
-    assert seen.weights.shape[:2] == (len(inspection.scores), block.num_heads)
-    if seen.points is None:
-        assert seen.map_of(0).shape == seen.grid
-        assert seen.map_of(0).sum() == pytest.approx(1, abs=1e-5)
+    attention, block = inspection.attentions[-1], model.transformer.decoder.layers[-1].attentions[-1]
+    assert not {"sample", "attend_heads"} & set(vars(block))  # the methods of the class are restored
+    assert attention.weights.sum(axis=-1) == pytest.approx(1, abs=1e-5)
+    assert attention.weights.shape[:2] == (len(inspection.scores), block.num_heads)
+    if attention.points is None:
+        assert attention.map_of(0).shape == attention.grid
+        assert attention.map_of(0).sum() == pytest.approx(1, abs=1e-5)
     else:
-        assert seen.points.shape == (*seen.weights.shape, 2)
-        assert seen.levels.tolist() == np.repeat(np.arange(block.num_levels), block.num_points).tolist()
+        assert attention.points.shape == (*attention.weights.shape, 2)
+        assert attention.levels.tolist() == np.repeat(np.arange(block.num_levels), block.num_points).tolist()
 
 
-def test_attention_to_one_place_is_seen_there(model):
-    """An attention whose weights are set by hand looks where it is told to."""
+def test_recorded_attention_of_zero_weights_is_uniform_at_the_reference(model):
+    """With all-zero weights, attention is uniform and every sampling point is at the reference."""
     [record, *_] = make_batch()
     block = model.transformer.decoder.layers[-1].attentions[-1]
-    kept = {name: value.clone() for name, value in block.state_dict().items()}
+    saved_weights = {name: value.clone() for name, value in block.state_dict().items()}
     with torch.no_grad():
         if hasattr(block, "sampling_offsets"):
             for layer in (block.sampling_offsets, block.attention_weights):
@@ -80,27 +80,29 @@ def test_attention_to_one_place_is_seen_there(model):
             block.in_proj_weight.zero_()
             block.in_proj_bias.zero_()
     inspection = inspect_image(model, record)
-    block.load_state_dict(kept)
-    seen = inspection.attentions[-1]
-    assert seen.weights == pytest.approx(1 / seen.weights.shape[-1], abs=1e-6)  # all places count alike
-    if seen.points is not None:  # without offsets all points are at the reference, the box of the layer before
+    block.load_state_dict(saved_weights)
+    attention = inspection.attentions[-1]
+    assert attention.weights == pytest.approx(1 / attention.weights.shape[-1], abs=1e-6)
+    if attention.points is not None:  # the reference is the box of the previous layer
         box = inspection.boxes[-2] / np.tile(np.array(inspection.size)[::-1], 2)
         centre = (box[:, :2] + box[:, 2:]) / 2
-        assert seen.points == pytest.approx(np.broadcast_to(centre[:, None, None], seen.points.shape), abs=1e-4)
+        assert attention.points == pytest.approx(
+            np.broadcast_to(centre[:, None, None], attention.points.shape), abs=1e-4
+        )
 
 
-def test_matching_of_layers(model):
+def test_every_layer_matches_every_object_to_a_query(model):
     records = [record for record in make_batch() if len(record["instances"])]
-    found = match_layers(model, records)
+    matches = match_layers(model, records)
     num_objects = sum(len(record["instances"]) for record in records)
-    assert found.shape == (len(model.transformer.decoder.layers), num_objects)
-    assert (found >= 0).all()
-    # Objects of one image have queries of their own.
-    assert len(set(found[-1, :2].tolist())) == 2
-    assert (kept_share(found, found) == 1).all()
+    assert matches.shape == (len(model.transformer.decoder.layers), num_objects)
+    assert (matches >= 0).all()
+    # Objects of the same image are matched with different queries.
+    assert len(set(matches[-1, :2].tolist())) == 2
+    assert (kept_share(matches, matches) == 1).all()
 
 
-def test_pictures_show_the_last_box_and_where_a_query_looks(model):
+def test_pictures_of_boxes_and_attention_have_the_size_of_the_image(model):
     [record, *_] = make_batch()
     inspection = inspect_image(model, record)
     [query] = inspection.best_queries(1)
@@ -122,7 +124,7 @@ def test_refinement_compares_with_the_last_layer():
     assert scores.tolist() == [0.2, 0.9]
 
 
-def test_places_of_queries():
+def test_query_places_are_relative_centres_and_sizes_of_detections():
     places = query_places([inspection_of([[[0, 0, 100, 50], [0, 0, 9, 9]]], [[[0.9], [0.1]]])] * 2)
     assert places.query.tolist() == [0, 0]
     assert places.centres.tolist() == [[0.25, 0.25]] * 2
@@ -132,15 +134,15 @@ def test_places_of_queries():
     assert draw_query_places(query_places([inspection_of([[[0, 0, 1, 1]]], [[[0.1]]])])) == ""
 
 
-def test_share_of_objects_that_keep_their_query():
+def test_kept_share_ignores_unmatched_objects():
     before, after = np.array([1, 2, 3, -1]), np.array([1, 5, 3, 4])
     assert kept_share(before, after) == pytest.approx(2 / 3)
     assert np.isnan(kept_share(before[3:], after[3:]))
 
 
-def test_stability_is_logged(monkeypatch, model):
-    answers = iter([np.array([[0, 1], [0, 2]]), np.array([[5, 1], [0, 1]])])
-    monkeypatch.setattr("detrex_lite.engine.loop.matching_stability.match_layers", lambda model, records: next(answers))
+def test_matching_stability_is_logged(monkeypatch, model):
+    matches = iter([np.array([[0, 1], [0, 2]]), np.array([[5, 1], [0, 1]])])
+    monkeypatch.setattr("detrex_lite.engine.loop.matching_stability.match_layers", lambda model, records: next(matches))
     hook, scalars = MatchingStability(period=2, num_images=1), Scalars()
     trainer = SimpleNamespace(model=model.train(), iteration=1, scalars=scalars)
     hook.before_train(trainer)
@@ -166,12 +168,12 @@ def test_stability_is_logged(monkeypatch, model):
         (lambda: draw_attention(Image.new("RGB", (4, 4)), inspection_of([[[0, 0, 1, 1]]], [[[1]]]), 0), "not recorded"),
     ],
 )
-def test_what_cannot_be_looked_at(call, message):
+def test_invalid_inputs_raise_an_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_layers_come_in_their_order():
+def test_layer_sets_are_sorted_by_layer_with_the_last_at_the_end():
     names = ["", "_10", "_2", "_dn_0", "_enc", "_0_one2many", "_0"]
     sets = queries.layer_sets({name: name for name in names})
     assert sets == ["_0", "_2", "_10", ""]

@@ -25,8 +25,10 @@ def image_entry(image_id: int, file_name: str | None = None, height: int = 40, w
     return {"id": image_id, "file_name": file_name or f"{image_id}.png", "height": height, "width": width}
 
 
-def box_entry(annotation_id: int, image_id: int, bbox: Any, category_id: int = 2, **more: Any) -> dict[str, Any]:
-    return {"id": annotation_id, "image_id": image_id, "category_id": category_id, "bbox": bbox, **more}
+def box_entry(
+    annotation_id: int, image_id: int, bbox: Any, category_id: int = 2, **extra_fields: Any
+) -> dict[str, Any]:
+    return {"id": annotation_id, "image_id": image_id, "category_id": category_id, "bbox": bbox, **extra_fields}
 
 
 def write_coco(
@@ -34,7 +36,7 @@ def write_coco(
     images: list[Any] | None = None,
     annotations: list[Any] | None = None,
     categories: list[Any] | None = None,
-    **more: Any,
+    **extra_keys: Any,
 ) -> tuple[Path, Path]:
     """Write a COCO file and an empty folder for its images; `annotations=None` omits the key."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,7 @@ def write_coco(
         "images": [image_entry(1)] if images is None else images,
         "categories": CATEGORIES if categories is None else categories,
         **({} if annotations is None else {"annotations": annotations}),
-        **more,
+        **extra_keys,
     }
     path = folder / "instances.json"
     path.write_text(json.dumps(content))
@@ -85,7 +87,7 @@ def assert_same_record(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 
 def write_same_content_twice(folder: Path) -> None:
-    """Write four images (the last without objects) as COCO JSON and as VOC XML; one box has no area, one is cut."""
+    """Write four images (the last is empty) as COCO JSON and as VOC XML; one box has no area, another is clipped."""
     boxes = {
         "a": [("cat", (5, 6, 25, 30)), ("dog", (0, 0, 60, 40))],
         "b": [("dog", (10, 10, 10, 30)), ("dog", (50, 20, 66, 39))],

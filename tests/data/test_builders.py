@@ -1,4 +1,4 @@
-"""Bare folders, one's own formats, names and parts of data sets."""
+"""Data sets from folders of images, from records and by name, and subsets."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from .samples import (
 )
 
 
-def test_folder_of_images(tmp_path):
+def test_folders_patterns_and_lists_of_images_are_loaded(tmp_path):
     write_image(tmp_path / "b.png", 30, 50)
     write_image(tmp_path / "a.jpg", 40, 60)
     (tmp_path / "notes.txt").touch()
@@ -39,7 +39,7 @@ def test_folder_of_images(tmp_path):
     assert load_folder([tmp_path / "b.png", tmp_path / "a.jpg"], ["cat"])[0]["height"] == 30
 
 
-def test_folder_faults(tmp_path):
+def test_invalid_folders_raise_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty holds no image"):
         load_folder(tmp_path / "empty", ["cat"])
@@ -54,7 +54,7 @@ def test_folder_faults(tmp_path):
         load_folder(tmp_path, ["cat"])
 
 
-def test_records_of_any_format():
+def test_records_become_a_data_set():
     records = [
         {
             "file_name": "a.jpg",
@@ -90,7 +90,7 @@ ONE_BOX = {"boxes": [[0, 0, 5, 5]], "classes": [0]}
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"file_name": "a.jpg"}, "mine: record 0 has no 'height' and no 'width'"),
+        ({"file_name": "a.jpg"}, "record 0 has no 'height' and no 'width'"),
         ({"boxes": [[0, 0, 5, 5]]}, "record 0 has 1 boxes, but 0 classes"),
         ({"boxes": [[0, 0, 5, 5]], "classes": [2]}, r"record 0, box 0: 'classes' must be from 0 to 1, got 2"),
         ({**ONE_BOX, "iscrowd": ["0"]}, "record 0, box 0: 'iscrowd' must be an integer, got '0'"),
@@ -103,14 +103,14 @@ ONE_BOX = {"boxes": [[0, 0, 5, 5]], "classes": [0]}
         ({**ONE_BOX, "width": "60"}, "record 0: 'width' must be an integer, got '60'"),
     ],
 )
-def test_faulty_records(record, message):
+def test_malformed_records_raise_an_error(record, message):
     if "file_name" not in record:
         record = {"file_name": "a.jpg", "height": 40, "width": 60, **record}
     with pytest.raises(DatasetError, match=message):
         from_records([record], name="mine", class_names=["cat", "dog"])
 
 
-def test_records_take_the_numbers_of_numpy_and_truth_values():
+def test_records_accept_numpy_numbers_and_booleans():
     record = {
         "file_name": "a.jpg",
         "height": np.int64(40),
@@ -120,13 +120,13 @@ def test_records_take_the_numbers_of_numpy_and_truth_values():
         "iscrowd": [True, False],
         "area": [-1, 3],
     }
-    one = from_records([record], name="mine", class_names=["cat", "dog"])[0]
-    assert (one["classes"].tolist(), one["iscrowd"].tolist()) == ([1, 0], [True, False])
-    assert one["area"].tolist() == [25, 3]
+    loaded_record = from_records([record], name="mine", class_names=["cat", "dog"])[0]
+    assert (loaded_record["classes"].tolist(), loaded_record["iscrowd"].tolist()) == ([1, 0], [True, False])
+    assert loaded_record["area"].tolist() == [25, 3]
 
 
 @pytest.mark.parametrize("name", [None, 5, "", " ", "a\nb", "a\ud800"])
-def test_class_names_must_be_names(name):
+def test_invalid_class_names_raise_an_error(name):
     with pytest.raises(DatasetError, match=r"'class_names\[1\]' (must|holds)"):
         from_records([], name="mine", class_names=["cat", name])
 
@@ -137,7 +137,7 @@ def test_records_need_one_id_per_class():
 
 
 @pytest.fixture
-def no_roots(monkeypatch, tmp_path):
+def no_dataset_variables(monkeypatch, tmp_path):
     monkeypatch.delenv("DETREX_DATASETS", raising=False)
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -150,20 +150,20 @@ def _write_named(root, images=1):
     path.rename(root / "coco/annotations/instances_val2017.json")
 
 
-def test_names_are_looked_up_under_the_variables_in_order(no_roots, monkeypatch, tmp_path):
-    for images, folder in enumerate(("datasets", "theirs", "ours"), 1):
+def test_environment_variables_are_used_in_order(no_dataset_variables, monkeypatch, tmp_path):
+    for images, folder in enumerate(("datasets", "detectron2_datasets", "detrex_datasets"), 1):
         _write_named(tmp_path / folder, images)
     assert len(load_dataset("coco_2017_val")) == 1
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "theirs"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "detectron2_datasets"))
     assert len(load_dataset("coco_2017_val")) == 2
-    monkeypatch.setenv("DETREX_DATASETS", str(tmp_path / "ours"))
+    monkeypatch.setenv("DETREX_DATASETS", str(tmp_path / "detrex_datasets"))
     dataset = load_dataset("coco_2017_val")
     assert len(dataset) == 3
     assert dataset.name == "coco_2017_val"
-    assert dataset[0]["file_name"] == str(tmp_path / "ours/coco/val2017/0.png")
+    assert dataset[0]["file_name"] == str(tmp_path / "detrex_datasets/coco/val2017/0.png")
 
 
-def test_official_voc_is_one_based_with_its_twenty_classes(no_roots, tmp_path):
+def test_official_voc_is_one_based_with_its_twenty_classes(no_dataset_variables, tmp_path):
     root = tmp_path / "datasets/VOC2007"
     write_xml(root, "000005", [object_xml("chair", (1, 1, 60, 40))])
     (root / "annotations").rename(root / "Annotations")
@@ -175,8 +175,8 @@ def test_official_voc_is_one_based_with_its_twenty_classes(no_roots, tmp_path):
     torch.testing.assert_close(dataset[0]["boxes"], torch.tensor([[0.0, 0, 60, 40]]))
 
 
-def test_missing_data_set_says_where_it_was_looked_for(no_roots, monkeypatch):
-    with pytest.raises(DatasetError, match=r"'datasets', as neither DETREX_DATASETS nor .* set DETREX_DATASETS to"):
+def test_missing_data_set_raises_an_error_with_its_folder(no_dataset_variables, monkeypatch):
+    with pytest.raises(DatasetError, match=r"'datasets', .*set DETREX_DATASETS"):
         load_dataset("coco_2017_train")
     monkeypatch.setenv("DETECTRON2_DATASETS", "/elsewhere")
     with pytest.raises(DatasetError, match=r"/elsewhere/VOC2012/Annotations does not exist.*from DETECTRON2_DATASETS"):
@@ -185,32 +185,32 @@ def test_missing_data_set_says_where_it_was_looked_for(no_roots, monkeypatch):
         load_dataset("coco_2017_vall")
 
 
-def test_own_data_sets_by_name():
-    made = []
+def test_registered_data_sets_are_loaded_by_name():
+    loaded = []
 
     def loader():
-        made.append(from_records([{"file_name": "a", "height": 1, "width": 1}], name="own", class_names=["x"]))
-        return made[-1]
+        loaded.append(from_records([{"file_name": "a", "height": 1, "width": 1}], name="mine", class_names=["x"]))
+        return loaded[-1]
 
-    register_dataset("test_own", loader)
-    assert load_dataset("test_own") is load_dataset("test_own")
-    assert len(made) == 1
-    register_dataset("test_own", loader)  # a config file that is loaded again registers again
-    assert load_dataset("test_own") is made[1]
+    register_dataset("test_registered", loader)
+    assert load_dataset("test_registered") is load_dataset("test_registered")
+    assert len(loaded) == 1
+    register_dataset("test_registered", loader)  # loading a config file again registers its data sets again
+    assert load_dataset("test_registered") is loaded[1]
     with pytest.raises(DatasetError, match="built-in"):
         register_dataset("coco_2017_train", loader)
 
 
-def test_subset_is_the_first_images():
+def test_subset_has_the_first_images():
     records = [
         {"file_name": f"{i}", "height": 10, "width": 10, "boxes": [[0, 0, 5, 5 + i]] * i, "classes": [0] * i}
         for i in range(4)
     ]
-    whole = from_records(records, name="mine", class_names=["x"])
-    part = subset(whole, 3)
-    assert (len(part), part.num_boxes) == (3, 3)
-    assert_same_record(part[2], whole[2])
-    assert part.objects_per_image().tolist() == [0, 1, 2]
-    assert len(subset(whole, 99)) == 4
+    dataset = from_records(records, name="mine", class_names=["x"])
+    first_images = subset(dataset, 3)
+    assert (len(first_images), first_images.num_boxes) == (3, 3)
+    assert_same_record(first_images[2], dataset[2])
+    assert first_images.objects_per_image().tolist() == [0, 1, 2]
+    assert len(subset(dataset, 99)) == 4
     with pytest.raises(DatasetError, match="at least 1 image, got 0"):
-        subset(whole, 0)
+        subset(dataset, 0)

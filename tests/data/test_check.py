@@ -27,13 +27,13 @@ def kinds(report):
     return sorted(fault.kind for fault in report.faults)
 
 
-def test_every_fault_is_listed_and_the_rest_is_still_read(tmp_path):
+def test_every_fault_is_listed_and_valid_entries_are_read(tmp_path):
     images = [image_entry(i) for i in (1, 2, 3, 4)] + [image_entry(1, "again.png"), {"id": 9}]
     annotations = [
         box_entry(1, 1, [0, 0, 5, 5]),
         box_entry(1, 1, [0, 0, 6, 6]),
         box_entry(2, 1, [0, 0, 5, 5]),
-        box_entry(3, 1, [0, 0, 5, 5], 7),  # another class: no duplicate
+        box_entry(3, 1, [0, 0, 5, 5], 7),  # of another class, so not a duplicate
         box_entry(4, 55, [0, 0, 5, 5]),
         box_entry(5, 1, [0, 0, 5, 5], 55),
         box_entry(6, 2, [0, 0, 0, 5]),
@@ -79,7 +79,7 @@ def test_every_fault_is_listed_and_the_rest_is_still_read(tmp_path):
     assert [len(record["boxes"]) for record in report.dataset] == [3, 1, 0, 0]
 
 
-def test_counts_per_class_and_size(tmp_path):
+def test_report_counts_boxes_per_class_and_size(tmp_path):
     annotations = [
         box_entry(1, 1, [0, 0, 31, 32]),
         box_entry(2, 1, [0, 0, 32, 32]),
@@ -102,7 +102,7 @@ def test_counts_per_class_and_size(tmp_path):
     assert str(report).endswith("no faults")
 
 
-def test_decoding_finds_what_the_header_hides(tmp_path):
+def test_truncated_images_are_faults_only_when_decoded(tmp_path):
     path, root = write_coco(tmp_path, [image_entry(1, "1.jpg", 200, 300)], [box_entry(1, 1, [0, 0, 5, 5])])
     image = write_image(root / "1.jpg", 200, 300)
     image.write_bytes(image.read_bytes()[:-500])
@@ -123,10 +123,10 @@ def test_unreadable_file_is_a_fault(tmp_path):
     assert "1 fault\n" in str(report)
 
 
-def test_nothing_but_predictions_is_said(tmp_path):
+def test_report_says_that_annotations_are_missing(tmp_path):
     path, root = write_coco(tmp_path)
     write_image(root / "1.png")
-    assert "no annotations: for prediction only" in str(check_coco(path, root))
+    assert "no annotations" in str(check_coco(path, root))
 
 
 def test_voc_faults_are_listed(tmp_path):
@@ -138,11 +138,11 @@ def test_voc_faults_are_listed(tmp_path):
     report = check_dataset(read)
     assert kinds(report) == sorted(
         [
-            "duplicate id",  # a twice in the split
+            "duplicate id",  # the split lists 'a' twice
             "box without area",
             "box partly outside the image",
             "malformed entry",
-            "malformed entry",  # no name
+            "malformed entry",  # an object without a name
             "malformed file",
             "missing file",
             "image missing",
@@ -152,7 +152,7 @@ def test_voc_faults_are_listed(tmp_path):
     assert len(report.dataset) == 3
 
 
-def test_named_data_sets(tmp_path, monkeypatch):
+def test_data_sets_are_checked_by_name(tmp_path, monkeypatch):
     record = {"file_name": str(tmp_path / "a.png"), "height": 40, "width": 60}
     register_dataset("test_checked", lambda: from_records([record], name="test_checked", class_names=["x"]))
     assert kinds(check_dataset(named_reader("test_checked"))) == ["image missing"]
@@ -168,7 +168,7 @@ def test_named_data_sets(tmp_path, monkeypatch):
         named_reader("coco_2017_vla")
 
 
-def test_names_of_files_that_are_no_text_can_be_printed(tmp_path):
+def test_file_names_that_are_not_valid_text_can_be_printed(tmp_path):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     path, root = write_coco(folder, annotations=[box_entry(1, 1, [0, 0, 5, 5])])
     path = path.rename(path.with_name(os.fsdecode(b"f\xe9.json")))
@@ -180,7 +180,7 @@ def test_names_of_files_that_are_no_text_can_be_printed(tmp_path):
     str(check_coco(folder / "none.json", root)).encode("utf-8")
 
 
-def test_what_a_reader_cannot_open_is_a_fault(tmp_path):
+def test_an_error_of_the_operating_system_is_a_fault(tmp_path):
     def read(*, log):
         raise PermissionError(13, "Permission denied", "annotations")
 

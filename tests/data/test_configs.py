@@ -13,7 +13,7 @@ from .samples import box_entry, image_entry, write_coco, write_image, write_same
 
 
 def load(name, overrides):
-    """The data config with a `train` section, as a leaf config has it."""
+    """A data config with the `train` section that a complete config has."""
     config = get_config(f"common/data/{name}.py")
     config.train = {"output_dir": "unused", "seed": 3}
     workers = ["dataloader.train.num_workers=0", "dataloader.test.num_workers=0"]
@@ -28,12 +28,12 @@ def build(config):
 @pytest.mark.parametrize(
     "name", ["bccd", "coco_detr", "coco_instance", "coco_panoptic", "custom_coco", "custom_voc", "folder", "shapes"]
 )
-def test_they_are_modules_too(name):
+def test_data_configs_are_importable_modules(name):
     module = import_module(f"detrex_lite.configs.common.data.{name}")
     assert list(module.dataloader) == ["train", "test", "evaluator"]
 
 
-def test_coco_by_name(tmp_path, monkeypatch):
+def test_coco_config_loads_data_sets_by_name(tmp_path, monkeypatch):
     for split in ("train2017", "val2017"):
         path, _ = write_coco(tmp_path / "coco", annotations=[box_entry(1, 1, [0, 0, 5, 5])])
         (tmp_path / "coco/annotations").mkdir(exist_ok=True)
@@ -50,12 +50,12 @@ def test_coco_by_name(tmp_path, monkeypatch):
     assert "instances" in next(iter(train))[0]
 
 
-def test_own_coco_files_and_voc_folders_give_the_same(tmp_path):
+def test_custom_coco_and_voc_configs_give_the_same_data(tmp_path):
     write_same_content_twice(tmp_path)
     coco = [
-        f"dataset.{split}_{what}={tmp_path / path}"
+        f"dataset.{split}_{kind}={tmp_path / path}"
         for split in ("train", "val")
-        for what, path in (("annotations", "instances.json"), ("images", "images"))
+        for kind, path in (("annotations", "instances.json"), ("images", "images"))
     ]
     voc = [
         f"dataset.annotations={tmp_path}/annotations",
@@ -80,18 +80,18 @@ def test_shapes_are_not_resized(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "key"), [("custom_coco", "val_images"), ("custom_voc", "val_split")])
-def test_paths_must_be_filled_in(name, key):
+def test_missing_paths_raise_an_error(name, key):
     with pytest.raises(ConfigError, match=rf"dataset.{key}: has no value yet"):
         validate(load(name, []))
 
 
-def test_configs_that_build_on_another_leave_it_as_it_was():
+def test_configs_do_not_change_their_base_config():
     load("shapes", [])
     assert load("coco_detr", []).dataloader.train.dataset.name == "coco_2017_train"
 
 
 def coco_folder(folder, images=6):
-    """Six images with an object each as COCO's training and validation sets."""
+    """Write six images with an object each as the training and validation sets of COCO."""
     names = range(1, images + 1)
     for split in ("train2017", "val2017"):
         entries = [image_entry(number) for number in names]
@@ -105,7 +105,7 @@ def coco_folder(folder, images=6):
 
 
 @pytest.mark.parametrize("name", ["coco_realtime", "coco_realtime_mosaic", "coco_square"])
-def test_coco_for_real_time_detectors(tmp_path, monkeypatch, name):
+def test_coco_configs_of_real_time_detectors_give_one_size_per_batch(tmp_path, monkeypatch, name):
     monkeypatch.setenv("DETREX_DATASETS", str(coco_folder(tmp_path)))
     config = load(name, ["dataloader.train.total_batch_size=4", "dataloader.image_size=128"])
     if name == "coco_square":
@@ -123,7 +123,7 @@ def test_coco_for_real_time_detectors(tmp_path, monkeypatch, name):
         assert len(set.union(*sizes)) > 1
 
 
-def test_epochs_of_augmentation_are_said_once():
+def test_epochs_of_augmentation_are_set_by_two_keys():
     overrides = ["dataloader.strong_epochs=[4,120]", "dataloader.mosaic_epochs=[4,64]"]
     train = load("coco_realtime_mosaic", overrides).dataloader.train
     augmentation = instantiate(train.mapper.augmentation)
@@ -138,12 +138,12 @@ def test_epochs_of_augmentation_are_said_once():
     assert always.epochs == (0, None)
 
 
-def test_own_files_with_the_augmentation_of_real_time_detectors(tmp_path):
+def test_custom_coco_config_with_real_time_augmentation(tmp_path):
     write_same_content_twice(tmp_path)
     files = [
-        f"dataset.{split}_{what}={tmp_path / path}"
+        f"dataset.{split}_{kind}={tmp_path / path}"
         for split in ("train", "val")
-        for what, path in (("annotations", "instances.json"), ("images", "images"))
+        for kind, path in (("annotations", "instances.json"), ("images", "images"))
     ]
     train, test, _ = build(load("custom_coco_realtime", [*files, "dataloader.train.total_batch_size=2"]))
     assert len(dataset_of(train)) == len(dataset_of(test)) == 4
@@ -152,7 +152,7 @@ def test_own_files_with_the_augmentation_of_real_time_detectors(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "classes"), [("shapes_masks", 3), ("shapes_panoptic", 4)])
-def test_shapes_with_masks(tmp_path, name, classes):
+def test_shapes_configs_with_masks(tmp_path, name, classes):
     generate_shapes(tmp_path / "shapes", num_train=8, num_val=2, image_size=32)
     overrides = [f"dataset.root={tmp_path / 'shapes'}", "dataloader.train.total_batch_size=4"]
     train, test, _ = build(load(name, overrides))
@@ -162,29 +162,29 @@ def test_shapes_with_masks(tmp_path, name, classes):
     assert dataset_of(test).segmentations is not None
 
 
-def test_own_coco_files_with_masks_jittered_as_mask_dino_does(tmp_path):
+def test_custom_coco_config_with_masks_and_large_scale_jittering(tmp_path):
     square = [[5, 6, 25, 6, 25, 30, 5, 30]]
     entries = [box_entry(1, 1, [0, 0, 50, 35], segmentation=square)]
     path, images = write_coco(tmp_path, [image_entry(1), image_entry(2)], entries)
     write_image(images / "1.png")
     overrides = [
-        f"dataset.{split}_{part}={value}"
+        f"dataset.{split}_{kind}={value}"
         for split in ("train", "val")
-        for part, value in (("annotations", path), ("images", images))
+        for kind, value in (("annotations", path), ("images", images))
     ]
     train, test, _ = build(load("custom_coco_masks", [*overrides, "dataloader.train.total_batch_size=1"]))
     assert next(iter(train))[0]["instances"].has("gt_masks")
     assert dataset_of(test).segmentations is not None
     config = load("coco_instance_lsj", ["dataloader.image_size=64", "dataloader.train.total_batch_size=1"])
-    own = load("custom_coco_masks", overrides)
-    config.dataset, config.dataloader.train.dataset = own.dataset, own.dataloader.train.dataset
+    custom_config = load("custom_coco_masks", overrides)
+    config.dataset, config.dataloader.train.dataset = custom_config.dataset, custom_config.dataloader.train.dataset
     config.dataloader.train.mapper.augmentation.scale_range = [0.5, 0.9]
-    sample = next(iter(instantiate(config.dataloader.train)))[0]  # never the image without objects
+    sample = next(iter(instantiate(config.dataloader.train)))[0]  # image 2 has no objects and is not used
     assert sample["file_name"].endswith("1.png")
     assert sample["image"].shape == (3, 64, 64)
     assert (sample["image"][:, 60:] == 128).all()
     instances = sample["instances"]
     torch.testing.assert_close(masks_to_boxes(instances.gt_masks), instances.gt_boxes.tensor)
     width, height = (instances.gt_boxes.tensor[0, 2:] - instances.gt_boxes.tensor[0, :2]).tolist()
-    assert width < 0.5 * 0.9 * 64  # of the mask, a third of the image wide; the annotated box has five sixths
+    assert width < 0.5 * 0.9 * 64  # the mask covers a third of the image's width, the annotated box 5/6
     assert height < 0.9 * 64

@@ -1,4 +1,4 @@
-"""Conversions between detectron2's dicts and data sets; the catalogs themselves only where detectron2 is installed."""
+"""Conversion between detectron2's dicts and data sets; tests of the catalogs need detectron2."""
 
 import functools
 import sys
@@ -39,16 +39,22 @@ from .samples import assert_same_record, box_entry, image_entry, write_coco, wri
 SIZE = 40, 60  # height and width
 
 
-def annotation(bbox=(5, 6, 25, 30), bbox_mode=XYXY_ABS, category_id=0, **more):
-    return {"bbox": list(bbox), "bbox_mode": bbox_mode, "category_id": category_id, **more}
+def annotation(bbox=(5, 6, 25, 30), bbox_mode=XYXY_ABS, category_id=0, **extra_fields):
+    return {"bbox": list(bbox), "bbox_mode": bbox_mode, "category_id": category_id, **extra_fields}
 
 
-def record(*annotations, file_name="a.png", **more):
-    return {"file_name": file_name, "height": SIZE[0], "width": SIZE[1], "annotations": list(annotations), **more}
+def record(*annotations, file_name="a.png", **extra_fields):
+    return {
+        "file_name": file_name,
+        "height": SIZE[0],
+        "width": SIZE[1],
+        "annotations": list(annotations),
+        **extra_fields,
+    }
 
 
-def convert(*records, class_names=("cat", "dog"), **more):
-    return from_detectron2_records(records, name="mine", class_names=class_names, **more)
+def convert(*records, class_names=("cat", "dog"), **options):
+    return from_detectron2_records(records, name="mine", class_names=class_names, **options)
 
 
 @pytest.mark.parametrize(
@@ -63,20 +69,20 @@ def convert(*records, class_names=("cat", "dog"), **more):
         (XYWHA_ABS, [18, 14, 12, 24, -90]),
     ],
 )
-def test_one_box_in_every_mode(mode, box):
+def test_every_box_mode_is_converted(mode, box):
     assert xyxy_of(box, mode, SIZE) == pytest.approx((6, 8, 30, 20))
     assert xyxy_of(np.array(box, dtype=np.float32), mode, SIZE) == pytest.approx((6, 8, 30, 20))
     assert convert(record(annotation(box, mode)))[0]["boxes"].tolist() == [pytest.approx([6, 8, 30, 20])]
 
 
-def test_a_turned_box_becomes_the_upright_one_around_it():
+def test_a_rotated_box_becomes_its_axis_aligned_bounding_box():
     half = 10 / 2**0.5
     assert xyxy_of([30, 20, 10, 10, 45], XYWHA_ABS, SIZE) == pytest.approx((30 - half, 20 - half, 30 + half, 20 + half))
-    one = convert(record(annotation([30, 20, 10, 8, 45], XYWHA_ABS)))[0]
-    assert one["area"].tolist() == [80]
+    converted = convert(record(annotation([30, 20, 10, 8, 45], XYWHA_ABS)))[0]
+    assert converted["area"].tolist() == [80]
 
 
-def test_a_whole_data_set():
+def test_records_become_a_data_set():
     records = [
         record(annotation(), annotation((10, 10, 20, 20), category_id=1, iscrowd=1), image_id=9),
         record(annotation((0, 0, 99, 20), category_id=1), annotation((3, 3, 3, 9)), file_name="b.png", image_id=4),
@@ -96,15 +102,15 @@ def test_a_whole_data_set():
     assert dataset.objects_per_image().tolist() == [1, 1, 0]
 
 
-def test_ids_that_detectron2_does_not_need():
-    without = convert(record(annotation()), record(file_name="b.png"))
-    assert without.image_ids.tolist() == [1, 2]
-    assert without.category_ids == (0, 1)
+def test_missing_or_non_numeric_image_ids_are_replaced():
+    without_ids = convert(record(annotation()), record(file_name="b.png"))
+    assert without_ids.image_ids.tolist() == [1, 2]
+    assert without_ids.category_ids == (0, 1)
     assert convert(record(annotation(), image_id="000009")).image_ids.tolist() == [1]
     assert convert(record(annotation(), image_id=np.int64(9))).image_ids.tolist() == [9]
 
 
-def test_areas_come_from_what_says_most():
+def test_areas_come_from_the_area_the_mask_or_the_box():
     square = [10, 10, 20, 10, 20, 20, 10, 20]
     counts = mask.encode(np.asfortranarray(np.pad(np.ones((3, 5), np.uint8), ((10, 27), (10, 45)))))
     plain = {"size": [40, 60], "counts": [0, 7, 40 * 60 - 7]}
@@ -121,7 +127,7 @@ def test_areas_come_from_what_says_most():
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], "mine: there is not one image in it"),
+        ([], "mine: .*not one image"),
         ([{"file_name": "a.png", "width": 3}], "mine: record 0 has no 'height'"),
         ([{"height": 3, "width": 3}], "mine: record 0 has no 'file_name'"),
         ([record({"bbox": [0, 0, 1, 1], "category_id": 0})], r"record 0 \(a.png\), annotation 0 has no 'bbox_mode'"),
@@ -131,24 +137,24 @@ def test_areas_come_from_what_says_most():
         ([record(annotation(iscrowd="0"))], "annotation 0: 'iscrowd' must be an integer, got '0'"),
         ([record(annotation(area="7"))], "annotation 0: 'area' must be a number, got '7'"),
         ([{**record(), "height": 10**30}], "mine: record 0: 'height' must be from 1 to 16777216, got 10000"),
-        ([record(annotation(bbox_mode=5))], r"annotation 0: bbox_mode 5 is none of BoxMode: 0 XYXY_ABS, 1 XYWH_ABS"),
+        ([record(annotation(bbox_mode=5))], r"annotation 0: bbox_mode 5 is none of BoxMode"),
         ([record(annotation(bbox_mode="XYXY"))], "bbox_mode 'XYXY' is none of BoxMode"),
-        ([record(annotation(bbox_mode=XYWHA_ABS))], "a box in XYWHA_ABS has 5 numbers, not 4"),
-        ([record(annotation([1, 2, 3]))], "a box in XYXY_ABS has 4 numbers, not 3"),
+        ([record(annotation(bbox_mode=XYWHA_ABS))], "XYWHA_ABS has 5 numbers, not 4"),
+        ([record(annotation([1, 2, 3]))], "XYXY_ABS has 4 numbers, not 3"),
         ([record(annotation([1, 2, 3, None]))], r"record 0 \(a.png\), annotation 0: .*NoneType"),
-        ([record(image_id=10**30)], "mine: 'image_id' must be from -9223372036854775808 to 9223372036854775807"),
+        ([record(image_id=10**30)], "mine: 'image_id' must be from"),
         ([record(image_id=3), record(image_id=3)], "mine: image_id 3 occurs twice"),
     ],
 )
-def test_faults_name_the_record(records, message):
+def test_malformed_records_raise_an_error_with_their_position(records, message):
     with pytest.raises(DatasetError, match=message):
         convert(*records)
 
 
-def test_class_names_and_ids_belong_together():
+def test_invalid_class_names_and_ids_raise_an_error():
     with pytest.raises(DatasetError, match="mine: 3 category ids for 2 class names"):
         convert(record(annotation()), category_ids=[1, 2, 3])
-    with pytest.raises(DatasetError, match="holds 'cat' more than once"):
+    with pytest.raises(DatasetError, match="'cat' more than once"):
         convert(record(annotation()), class_names=["cat", "cat"])
 
 
@@ -158,17 +164,17 @@ def coco_dataset(folder):
     return load_coco(*write_coco(folder, images, boxes), name="written")
 
 
-def test_there_and_back(tmp_path):
+def test_records_round_trip(tmp_path):
     dataset = coco_dataset(tmp_path)
     records = to_detectron2_records(dataset)
     (crowd,) = records[0]["annotations"]
     assert crowd == {"bbox": [2.5, 3, 6.5, 11], "bbox_mode": 0, "category_id": 1, "iscrowd": 1, "area": 12.5}
-    same = from_detectron2_records(records, name="x", class_names=dataset.class_names, category_ids=(2, 7))
-    for left, right in zip(dataset, same, strict=True):
+    converted = from_detectron2_records(records, name="x", class_names=dataset.class_names, category_ids=(2, 7))
+    for left, right in zip(dataset, converted, strict=True):
         assert_same_record(left, right)
 
 
-def test_masks_there_and_back(tmp_path):
+def test_masks_round_trip(tmp_path):
     square = [[5, 6, 25, 6, 25, 30, 5, 30]]
     crowd = mask.encode(np.asfortranarray(np.eye(40, 60, dtype=np.uint8)))
     entries = [
@@ -178,34 +184,34 @@ def test_masks_there_and_back(tmp_path):
     dataset = load_coco(*write_coco(tmp_path, annotations=entries), masks=True)
     records = to_detectron2_records(dataset)
     assert records[0]["annotations"][0]["segmentation"] == square
-    back = from_detectron2_records(
+    converted = from_detectron2_records(
         records, name="mine", class_names=dataset.class_names, category_ids=dataset.category_ids, masks=True
     )
-    assert torch.equal(record_masks(back[0]), record_masks(dataset[0]))
+    assert torch.equal(record_masks(converted[0]), record_masks(dataset[0]))
     assert from_detectron2_records(records, name="mine", class_names=("cat", "dog")).segmentations is None
     del records[0]["annotations"][1]["segmentation"]
     with pytest.raises(DatasetError, match=r"record 0 \(.*1.png\), annotation 1 has no 'segmentation'"):
         from_detectron2_records(records, name="mine", class_names=("cat", "dog"), masks=True)
     records[0]["annotations"][1]["segmentation"] = []
-    with pytest.raises(DatasetError, match="annotation 1: its segmentation is an empty list"):
+    with pytest.raises(DatasetError, match="annotation 1: .* empty list"):
         from_detectron2_records(records, name="mine", class_names=("cat", "dog"), masks=True)
 
 
-def test_panoptic_segments_there_and_back(tmp_path):
+def test_panoptic_segments_round_trip(tmp_path):
     root = generate_shapes(tmp_path / "shapes", num_train=3, num_val=1, image_size=32)
     dataset = load_shapes_panoptic(root, "train")
     records = to_detectron2_records(dataset)
     assert "annotations" not in records[0]
-    back = from_detectron2_records(records, name="mine", class_names=dataset.class_names, masks=True)
-    assert back.is_thing.tolist() == [True, True, True, False]
-    for one, other in zip(dataset, back, strict=True):
-        assert torch.equal(record_masks(one), record_masks(other))
-        torch.testing.assert_close(one["boxes"], other["boxes"])
-        torch.testing.assert_close(one["classes"], other["classes"])
+    converted = from_detectron2_records(records, name="mine", class_names=dataset.class_names, masks=True)
+    assert converted.is_thing.tolist() == [True, True, True, False]
+    for original_record, converted_record in zip(dataset, converted, strict=True):
+        assert torch.equal(record_masks(original_record), record_masks(converted_record))
+        torch.testing.assert_close(original_record["boxes"], converted_record["boxes"])
+        torch.testing.assert_close(original_record["classes"], converted_record["classes"])
     published = {"id": 1, "category_id": 3, "bbox": [4, 5, 10, 12], "iscrowd": 0, "area": 9, "isthing": False}
     records[0]["segments_info"] = [published]  # without bbox_mode
-    one = from_detectron2_records(records, name="mine", class_names=dataset.class_names, masks=True)[0]
-    assert one["boxes"].tolist() == [[4, 5, 14, 17]]
+    original_record = from_detectron2_records(records, name="mine", class_names=dataset.class_names, masks=True)[0]
+    assert original_record["boxes"].tolist() == [[4, 5, 14, 17]]
     records[0]["segments_info"] = [{**published, "id": 2**24}]
     with pytest.raises(DatasetError, match="segment 0: 'id' must be from 1"):
         from_detectron2_records(records, name="mine", class_names=dataset.class_names, masks=True)
@@ -213,15 +219,17 @@ def test_panoptic_segments_there_and_back(tmp_path):
 
 def test_images_for_prediction_have_no_annotations(tmp_path):
     dataset = load_coco(*write_coco(tmp_path, [image_entry(3)]))
-    (only,) = to_detectron2_records(dataset)
-    assert set(only) == {"file_name", "image_id", "height", "width"}
-    assert not from_detectron2_records([only], name="x", class_names=["cat"]).has_annotations
-    negative = from_detectron2_records([{**only, "annotations": []}], name="x", class_names=["cat"])
+    (record_without_annotations,) = to_detectron2_records(dataset)
+    assert set(record_without_annotations) == {"file_name", "image_id", "height", "width"}
+    assert not from_detectron2_records([record_without_annotations], name="x", class_names=["cat"]).has_annotations
+    negative = from_detectron2_records(
+        [{**record_without_annotations, "annotations": []}], name="x", class_names=["cat"]
+    )
     assert negative.has_annotations
     assert to_detectron2_records(negative)[0]["annotations"] == []
 
 
-def test_without_detectron2_it_is_said_how_to_install_it(monkeypatch, tmp_path):
+def test_a_missing_detectron2_raises_an_error_with_the_install_command(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "detectron2", None)
     monkeypatch.delitem(sys.modules, "detectron2.data", raising=False)
     with pytest.raises(ImportError, match="pip install --no-build-isolation -e detectron2"):
@@ -235,18 +243,18 @@ def test_without_detectron2_it_is_said_how_to_install_it(monkeypatch, tmp_path):
 
 @pytest.fixture
 def catalogs():
-    """detectron2's catalogs; what a test adds is taken out again."""
+    """detectron2's catalogs; data sets that a test registers are removed afterwards."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    before = set(DatasetCatalog)
+    registered_before = set(DatasetCatalog)
     yield DatasetCatalog, MetadataCatalog
-    for name in set(DatasetCatalog) - before:
+    for name in set(DatasetCatalog) - registered_before:
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
 
 
 @needs_detectron2
-def test_box_modes_are_those_of_detectron2():
+def test_box_modes_agree_with_detectron2():
     from detectron2.structures import BoxMode
 
     assert {mode.name: mode.value for mode in BoxMode} == {name: number for number, name in enumerate(BOX_MODES)}
@@ -254,12 +262,12 @@ def test_box_modes_are_those_of_detectron2():
     for mode in (XYXY_ABS, XYWH_ABS, XYWHA_ABS):
         for box in (torch.rand(8, 5, generator=generator) * 30).tolist():
             box = box if mode == XYWHA_ABS else box[:4]
-            theirs = BoxMode.convert(box, BoxMode(mode), BoxMode.XYXY_ABS)
-            assert xyxy_of(box, BoxMode(mode), SIZE) == pytest.approx(theirs, abs=1e-4)
+            expected = BoxMode.convert(box, BoxMode(mode), BoxMode.XYXY_ABS)
+            assert xyxy_of(box, BoxMode(mode), SIZE) == pytest.approx(expected, abs=1e-4)
 
 
 @needs_detectron2
-def test_a_registered_data_set_trains_here(catalogs, tmp_path):
+def test_a_data_set_of_the_catalog_is_used_in_training(catalogs, tmp_path):
     from detectron2.data.datasets import register_coco_instances
 
     write_same_content_twice(tmp_path)
@@ -275,14 +283,14 @@ def test_a_registered_data_set_trains_here(catalogs, tmp_path):
     dataset = dataset_of(loader)
     assert (dataset.class_names, dataset.category_ids) == (expected.class_names, expected.category_ids)
     for left, right in zip(expected, dataset, strict=True):
-        del left["annotation_ids"], right["annotation_ids"]  # detectron2 does not keep them
+        del left["annotation_ids"], right["annotation_ids"]  # detectron2 drops annotation ids
         assert_same_record(left, right)
     assert "instances" in next(iter(loader))[0]
-    assert instantiate(cfg.dataloader.evaluator).dataset is dataset  # read once
+    assert instantiate(cfg.dataloader.evaluator).dataset is dataset  # the data set is cached
 
 
 @needs_detectron2
-def test_a_data_set_that_is_not_registered_is_named(catalogs):
+def test_an_unregistered_data_set_raises_an_error_with_the_closest_name(catalogs):
     datasets, _ = catalogs
     datasets.register("my_cells", list)
     with pytest.raises(DatasetError, match="DatasetCatalog has no 'my_cell'; did you mean 'my_cells'?"):
@@ -290,17 +298,17 @@ def test_a_data_set_that_is_not_registered_is_named(catalogs):
 
 
 @needs_detectron2
-def test_class_names_must_be_registered_too(catalogs):
+def test_missing_class_names_raise_an_error(catalogs):
     datasets, metadata = catalogs
     datasets.register("nameless", functools.partial(list, [record(annotation())]))
-    with pytest.raises(DatasetError, match="set MetadataCatalog.get\\('nameless'\\).thing_classes = "):
+    with pytest.raises(DatasetError, match="'nameless'\\).thing_classes"):
         load_detectron2_dataset("nameless")
     metadata.get("nameless").thing_classes = ["cat"]
     assert load_detectron2_dataset("nameless").category_ids == (0,)
 
 
 @needs_detectron2
-def test_registering_a_data_set_of_this_package(catalogs, tmp_path):
+def test_data_sets_of_this_package_are_registered_in_the_catalog(catalogs, tmp_path):
     _, metadata = catalogs
     dataset = coco_dataset(tmp_path)
     assert register_detectron2_dataset(dataset) == "written"
@@ -310,33 +318,33 @@ def test_registering_a_data_set_of_this_package(catalogs, tmp_path):
     assert metadata.get("written").thing_dataset_id_to_contiguous_id == {2: 0, 7: 1}
     for left, right in zip(dataset, load_detectron2_dataset("again"), strict=True):
         assert_same_record(left, right)
-    other = from_detectron2_records([record(annotation())], name="written", class_names=["cat"])
-    with pytest.raises(DatasetError, match="has another 'written' already: give the data set a new name"):
-        register_detectron2_dataset(other)
-    with pytest.raises(DatasetError, match="has another 'coco_2017_train' already"):
+    other_dataset = from_detectron2_records([record(annotation())], name="written", class_names=["cat"])
+    with pytest.raises(DatasetError, match="another 'written' already"):
+        register_detectron2_dataset(other_dataset)
+    with pytest.raises(DatasetError, match="another 'coco_2017_train' already"):
         register_detectron2_dataset(dataset, "coco_2017_train")
 
 
 @needs_detectron2
-def test_the_mapper_of_detectron2_makes_of_it_what_the_one_here_does(catalogs, tmp_path):
+def test_mapper_of_detectron2_agrees_with_the_mapper_of_this_package(catalogs, tmp_path):
     from detectron2.data import DatasetMapper
 
     dataset = coco_dataset(tmp_path)
     for name in ("x.png", "y.png"):
         write_image(tmp_path / "images" / name)
     register_detectron2_dataset(dataset)
-    theirs = DatasetMapper(is_train=True, augmentations=[], image_format="RGB")
-    ours = DetrDatasetMapper(augmentation=None, is_train=True)
-    for mine, foreign in zip(dataset, catalogs[0].get("written"), strict=True):
-        left, right = ours(mine), theirs(foreign)
-        torch.testing.assert_close(left["image"], right["image"], rtol=0, atol=0)
-        torch.testing.assert_close(left["instances"].gt_boxes.tensor, right["instances"].gt_boxes.tensor)
-        torch.testing.assert_close(left["instances"].gt_classes, right["instances"].gt_classes)
-    assert len(left["instances"]) == 1
+    detectron2_mapper = DatasetMapper(is_train=True, augmentations=[], image_format="RGB")
+    mapper = DetrDatasetMapper(augmentation=None, is_train=True)
+    for original_record, detectron2_record in zip(dataset, catalogs[0].get("written"), strict=True):
+        actual, expected = mapper(original_record), detectron2_mapper(detectron2_record)
+        torch.testing.assert_close(actual["image"], expected["image"], rtol=0, atol=0)
+        torch.testing.assert_close(actual["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor)
+        torch.testing.assert_close(actual["instances"].gt_classes, expected["instances"].gt_classes)
+    assert len(actual["instances"]) == 1
 
 
 @needs_detectron2
-def test_records_of_detectron2_need_a_box_to_train_on(catalogs):
+def test_training_on_records_without_boxes_raises_an_error(catalogs):
     datasets, metadata = catalogs
     datasets.register("empty", functools.partial(list, [record()]))
     metadata.get("empty").thing_classes = ["cat"]

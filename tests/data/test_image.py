@@ -41,7 +41,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
         torch.testing.assert_close(image.to(torch.int16), expected, rtol=0, atol=1)
 
 
-def test_palette_with_transparency_and_animation(tmp_path):
+def test_transparent_palettes_and_animations_are_read(tmp_path):
     picture = Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).convert("P")
     picture.save(tmp_path / "a.png", transparency=0)
     assert read_image(tmp_path / "a.png").shape == (3, 8, 8)
@@ -65,15 +65,15 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_broken_exif_is_no_broken_image(tmp_path):
+def test_images_with_broken_exif_are_read(tmp_path):
     path = write_image(tmp_path / "a.jpg", 40, 60, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
     assert read_image(path).shape == (3, 40, 60)
 
 
-def test_unreadable_files_are_named(tmp_path):
-    whole = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
+def test_unreadable_files_raise_an_error_with_their_names(tmp_path):
+    content = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
     cut = tmp_path / "cut.jpg"
-    cut.write_bytes(whole[: len(whole) // 2])
+    cut.write_bytes(content[: len(content) // 2])
     text = tmp_path / "text.png"
     text.write_text("no image")
     with pytest.raises(DatasetError, match=r"cut.jpg cannot be read: .*truncated"):
@@ -88,7 +88,7 @@ def test_unreadable_files_are_named(tmp_path):
         read_image(tmp_path / "float.tif")
 
 
-def test_list_images_keeps_the_order_given_and_takes_names_with_brackets(tmp_path):
+def test_list_images_keeps_the_order_and_accepts_names_with_brackets(tmp_path):
     for name in ("b.png", "a[1].png", "sub/c.JPG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -101,7 +101,7 @@ def test_list_images_keeps_the_order_given_and_takes_names_with_brackets(tmp_pat
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "I;16"])
-def test_an_image_that_pillow_holds_is_decoded_as_its_file_is(tmp_path, mode):
+def test_pil_images_are_decoded_like_their_files(tmp_path, mode):
     grey = np.linspace(0, 255, 40 * 60).reshape(40, 60).round().astype(np.uint8)
     wide = Image.fromarray(grey.astype(np.uint16) * 257)
     (wide if mode == "I;16" else Image.fromarray(grey).convert(mode)).save(tmp_path / "a.png")
@@ -112,9 +112,9 @@ def test_an_image_that_pillow_holds_is_decoded_as_its_file_is(tmp_path, mode):
         assert 120 < decode_image(wide).float().mean() < 135
 
 
-def test_an_image_that_pillow_holds_and_cannot_decode_is_an_error(tmp_path):
-    whole = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+def test_undecodable_pil_images_raise_an_error(tmp_path):
+    content = write_image(tmp_path / "a.jpg", 200, 300).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
     with Image.open(tmp_path / "cut.jpg") as opened, pytest.raises(DatasetError, match="PIL image .* truncated"):
         decode_image(opened)
     with pytest.raises(DatasetError, match=r"PIL image .*unknown range"):
@@ -122,7 +122,7 @@ def test_an_image_that_pillow_holds_and_cannot_decode_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
-def test_an_image_that_memory_does_not_hold_is_named(tmp_path, monkeypatch, error):
+def test_an_image_too_large_for_memory_raises_an_error_with_its_name(tmp_path, monkeypatch, error):
     def fail(*arguments):
         raise error
 
@@ -132,15 +132,15 @@ def test_an_image_that_memory_does_not_hold_is_named(tmp_path, monkeypatch, erro
         read_image(path)
 
 
-def test_loops_of_links_end(tmp_path):
-    """Two links to their own folder are 2**40 paths, of which each image is one."""
+def test_cyclic_links_are_followed_once(tmp_path):
+    """Two links to their own folder give 2**40 paths to each image, of which only one is listed."""
     for name in ("a.png", "sub/b.png", ".hidden/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_image(tmp_path / name)
-    elsewhere = tmp_path.parent / f"{tmp_path.name}_elsewhere"
-    elsewhere.mkdir()
-    write_image(elsewhere / "d.png")
-    (tmp_path / "linked").symlink_to(elsewhere)
+    linked_folder = tmp_path.parent / f"{tmp_path.name}_elsewhere"
+    linked_folder.mkdir()
+    write_image(linked_folder / "d.png")
+    (tmp_path / "linked").symlink_to(linked_folder)
     for name in ("first", "second", "sub/up"):
         (tmp_path / name).symlink_to(tmp_path)
     assert list_images(tmp_path / "**" / "*.png") == [
@@ -149,24 +149,24 @@ def test_loops_of_links_end(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["**", "**/*.png", "x*/**/*.png", "**/y/**/*.png", "**/x1/*", "[x]*/*.png"])
-def test_patterns_are_read_as_glob_reads_them(tmp_path, monkeypatch, pattern):
+def test_patterns_agree_with_glob(tmp_path, monkeypatch, pattern):
     for name in ("a.png", "x1/b.png", "x1/y/c.png", "x1/y/z[1]/y/d.png", "x2/.e.png", ".f/g.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    for given in (pattern, str(tmp_path / pattern)):
-        wanted = sorted({path for path in glob.glob(given, recursive=True) if os.path.isfile(path)})
-        assert list_images(given) == wanted
-        assert wanted
+    for given_pattern in (pattern, str(tmp_path / pattern)):
+        expected = sorted({path for path in glob.glob(given_pattern, recursive=True) if os.path.isfile(path)})
+        assert list_images(given_pattern) == expected
+        assert expected
 
 
 @pytest.mark.parametrize("read", [list_images, read_image])
-def test_an_address_is_named_as_it_was_given(read):
+def test_a_url_raises_an_error(read):
     with pytest.raises(DatasetError, match="https://example.com/a.jpg is an address"):
         read("https://example.com/a.jpg")
 
 
-def test_the_home_folder_has_a_short_name(tmp_path, monkeypatch):
+def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_image(tmp_path / "a.png", 40, 60)
     assert read_image("~/a.png").shape == (3, 40, 60)

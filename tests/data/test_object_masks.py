@@ -1,4 +1,4 @@
-"""Masks after a transform are those of the transformed image, drawn anew."""
+"""Transformed masks are equal to masks computed from the transformed image."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from detrex_lite.structures import masks_to_boxes
 
 
 def sample(seed: int = 0, side: int = 64, objects: int = 9, background: int = 0):
-    """An image in which object k has the value 20 + 20k, and its objects; labels are their places in it."""
+    """An image in which object k has the value 20 + 20k, and its target, in which the label of object k is k."""
     masks = np.array([mask for _, mask in draw_shapes(np.random.default_rng(seed), side, objects)[1]])
     masks = torch.from_numpy(masks)
     image = torch.full((3, side, side), background, dtype=torch.uint8)
@@ -36,7 +36,7 @@ def sample(seed: int = 0, side: int = 64, objects: int = 9, background: int = 0)
     return tv_tensors.Image(image), target
 
 
-def assert_drawn_anew(image, target):
+def assert_masks_agree_with_pixels(image, target):
     assert isinstance(target["masks"], ObjectMasks)
     assert target["masks"].dtype == torch.uint8
     assert len(target["masks"]) == len(target["labels"]) == len(target["boxes"])
@@ -59,45 +59,45 @@ NEAREST = v2.InterpolationMode.NEAREST
         PadToSize(100, 70),
         v2.RandomZoomOut(fill=0, side_range=(1.5, 3.0), p=1),
         v2.Compose([v2.RandomHorizontalFlip(p=1), v2.Pad([3, 5, 7, 9]), v2.RandomCrop((50, 60)), PadToSize(90, 90)]),
-        v2.Resize((128, 192), interpolation=NEAREST),  # where whole multiples leave no doubt about the nearest
+        v2.Resize((128, 192), interpolation=NEAREST),  # by integer factors, so that the nearest pixel is unique
     ],
     ids=lambda transform: type(transform).__name__,
 )
-def test_what_moves_pixels_is_exact(transform):
+def test_masks_after_geometric_transforms_are_exact(transform):
     for seed in range(4):
         torch.manual_seed(seed)
-        assert_drawn_anew(*transform(*sample(seed)))
+        assert_masks_agree_with_pixels(*transform(*sample(seed)))
 
 
-def test_a_photometric_distortion_leaves_masks_alone():
+def test_a_photometric_distortion_does_not_change_masks():
     image, target = sample()
-    _, after = RandomPhotometricDistort(p=1.0)(image, target)
-    assert torch.equal(after["masks"], target["masks"])
+    _, distorted_target = RandomPhotometricDistort(p=1.0)(image, target)
+    assert torch.equal(distorted_target["masks"], target["masks"])
 
 
 @pytest.mark.parametrize("padding", [v2.RandomZoomOut(fill=114, p=1), v2.Pad(9, fill=114), PadToSize(80, 80, fill=128)])
-def test_what_an_image_is_filled_with_is_no_object(padding):
-    assert_drawn_anew(*padding(*sample()))
+def test_fill_pixels_belong_to_no_mask(padding):
+    assert_masks_agree_with_pixels(*padding(*sample()))
     _, target = v2.RandomAffine(20, translate=(0.2, 0.2), fill=114)(*sample())
     assert set(target["masks"].unique().tolist()) == {0, 1}
     assert (target["masks"].sum((1, 2)) <= sample()[1]["masks"].sum((1, 2)) * 1.1).all()
 
 
 @pytest.mark.parametrize(
-    "turn", [v2.RandomAffine(20), v2.RandomRotation(30), v2.RandomPerspective(p=1), v2.ElasticTransform()]
+    "transform", [v2.RandomAffine(20), v2.RandomRotation(30), v2.RandomPerspective(p=1), v2.ElasticTransform()]
 )
 @pytest.mark.parametrize("objects", [0, 5])
-def test_further_transforms_of_torchvision_take_them(turn, objects):
+def test_other_transforms_of_torchvision_accept_object_masks(transform, objects):
     image, target = sample(objects=objects) if objects else sample()
     target = {**target, "masks": ObjectMasks(target["masks"][:objects])}
-    masks = turn(image, target)[1]["masks"]
+    masks = transform(image, target)[1]["masks"]
     assert isinstance(masks, ObjectMasks)
     assert masks.shape == (objects, 64, 64)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (31, 90), (128, 17), (1, 1), (200, 200)])
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
-def test_a_resize_takes_the_pixel_in_which_the_centre_lies(size, dtype):
+def test_resized_masks_use_the_pixel_that_contains_the_centre(size, dtype):
     masks = torch.rand(11, 60, 77, generator=torch.Generator().manual_seed(0)) < 0.5
     resized = resize_masks(masks.to(dtype), size)
     assert resized.dtype == dtype
@@ -109,8 +109,8 @@ def test_a_resize_takes_the_pixel_in_which_the_centre_lies(size, dtype):
 
 
 @pytest.mark.parametrize("size", [(160, 240), (25, 30), (100, 40)])
-def test_a_resize_lies_where_that_of_the_image_does(size):
-    """To a tenth of a pixel on average; torchvision's masks lie up to half a pixel of the result to the left."""
+def test_resized_masks_are_aligned_with_resized_images(size):
+    """The mean shift is below 0.1 pixel; torchvision shifts masks by up to half a pixel of the result to the left."""
     shifts = []
     for seed in range(12):
         image, target = v2.Resize(size, antialias=True)(*sample(seed, objects=1))
@@ -123,7 +123,7 @@ def test_a_resize_lies_where_that_of_the_image_does(size):
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 30])
-def test_masks_move_eight_at_a_time(count):
+def test_masks_are_transformed_in_groups_of_eight(count):
     masks = (torch.rand(count, 12, 15, generator=torch.Generator().manual_seed(1)) < 0.5).to(torch.uint8)
     calls = []
     moved = move_pixels(masks, lambda bits: calls.append(1) or bits.flip(0)[:5])
@@ -131,7 +131,7 @@ def test_masks_move_eight_at_a_time(count):
     assert torch.equal(moved, masks.flip(1)[:, :5])
 
 
-def test_a_mosaic_moves_masks_by_the_rules_of_its_image():
+def test_masks_of_a_mosaic_agree_with_its_image():
     def draw():
         image, target = sample(int(torch.randint(100, ())), objects=3)
         offset = 60 * next(numbers)
@@ -145,7 +145,7 @@ def test_a_mosaic_moves_masks_by_the_rules_of_its_image():
         mosaic = Mosaic(size=64, degrees=10.0, translate=0.1, scale=(0.6, 1.4))
         mixed, objects = mosaic(image, {**target, "draw": draw})
         assert len(objects["masks"]) > 9
-        assert_drawn_anew(mixed, objects)
+        assert_masks_agree_with_pixels(mixed, objects)
 
 
 @pytest.mark.parametrize(
@@ -164,29 +164,29 @@ def test_a_mosaic_moves_masks_by_the_rules_of_its_image():
     ],
     ids=["detr", "lsj", "lsj_padded", "square", "realtime"],
 )
-def test_augmentations_keep_masks_where_their_boxes_are(augmentation):
-    seen = 0
+def test_augmented_masks_agree_with_their_boxes_and_pixels(augmentation):
+    num_compared = 0
     for seed in range(8):
         torch.manual_seed(seed)
         image, target = augmentation(*sample(seed))
         masks = target["masks"].as_subclass(torch.Tensor)
         assert masks.shape == (len(target["labels"]), *image.shape[-2:])
         assert len(target["labels"]) == len(target["boxes"])
-        around = masks_to_boxes(masks.bool())
-        shown = around[:, 2] > 0
-        # The box of a mask is within that of the object: cut off, it may have become smaller.
-        inside = target["boxes"][shown].as_subclass(torch.Tensor)
-        assert (around[shown][:, :2] >= inside[:, :2] - 2).all()
-        assert (around[shown][:, 2:] <= inside[:, 2:] + 2).all()
+        mask_boxes = masks_to_boxes(masks.bool())
+        is_visible = mask_boxes[:, 2] > 0
+        # The box of a mask is inside the object's box; for cropped objects it may be smaller.
+        boxes = target["boxes"][is_visible].as_subclass(torch.Tensor)
+        assert (mask_boxes[is_visible][:, :2] >= boxes[:, :2] - 2).all()
+        assert (mask_boxes[is_visible][:, 2:] <= boxes[:, 2:] + 2).all()
         for k, mask in zip(target["labels"].tolist(), masks.bool(), strict=True):
-            inner = image[0][mask]
-            if len(inner) > 100:  # an image is blurred at edges only
-                assert abs(inner.float().median() - (20 + 20 * k)) < 5
-                seen += 1
-    assert seen > 8
+            masked_pixels = image[0][mask]
+            if len(masked_pixels) > 100:  # pixels are blurred only at edges
+                assert abs(masked_pixels.float().median() - (20 + 20 * k)) < 5
+                num_compared += 1
+    assert num_compared > 8
 
 
-def test_jitter_to_one_size_pads_with_grey():
+def test_padded_large_scale_jittering_fills_with_grey():
     torch.manual_seed(0)
     image, target = lsj_train_augmentation(image_size=96, scale_range=(0.3, 0.4), pad=128)(*sample(background=7))
     assert image.shape == (3, 96, 96)
@@ -198,7 +198,7 @@ def test_jitter_to_one_size_pads_with_grey():
     assert image[0, 0, 0] == 7
 
 
-def test_bad_padding():
+def test_invalid_padding_raises_an_error():
     with pytest.raises(ValueError, match=r"height=0, width=5, fill=0"):
         PadToSize(0, 5)
     with pytest.raises(ValueError, match=r"fill=300"):

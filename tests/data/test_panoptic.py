@@ -1,4 +1,4 @@
-"""COCO panoptic files: what is read, and what is wrong with them."""
+"""Reading and checking of COCO panoptic files."""
 
 import json
 
@@ -28,8 +28,8 @@ CATEGORIES = [
 ]
 
 
-def labels() -> np.ndarray:
-    """Three segments whose ids need one, two and three bytes, and a corner that belongs to none."""
+def segment_ids() -> np.ndarray:
+    """Three segments, whose ids need one, two and three bytes, and a void corner."""
     ids = np.full((40, 60), 7)
     ids[10:30, 5:25] = 300
     ids[20:40, 30:60] = 70_001
@@ -37,20 +37,20 @@ def labels() -> np.ndarray:
     return ids
 
 
-def segment(segment_id, category_id, **more):
-    y, x = np.nonzero(labels() == segment_id) if (labels() == segment_id).any() else ([0, 1], [0, 1])
+def segment(segment_id, category_id, **extra_fields):
+    y, x = np.nonzero(segment_ids() == segment_id) if (segment_ids() == segment_id).any() else ([0, 1], [0, 1])
     box = [int(min(x)), int(min(y)), int(max(x) - min(x) + 1), int(max(y) - min(y) + 1)]
-    return {"id": segment_id, "category_id": category_id, "bbox": box, "iscrowd": 0, **more}
+    return {"id": segment_id, "category_id": category_id, "bbox": box, "iscrowd": 0, **extra_fields}
 
 
 SEGMENTS = [segment(300, 3, area=400), segment(7, 92), segment(70_001, 1, iscrowd=1)]
 
 
-def write(folder, *, annotations=None, categories=CATEGORIES, pixels=None, mode="RGB"):
-    """An image, its PNG file and the JSON file; returns the arguments of the reader."""
+def write_panoptic(folder, *, annotations=None, categories=CATEGORIES, pixels=None, mode="RGB"):
+    """Write an image, its PNG of segments and the JSON file; returns the arguments of the reader."""
     write_image(folder / "images/1.png")
     (folder / "panoptic").mkdir(exist_ok=True)
-    ids = labels() if pixels is None else pixels
+    ids = segment_ids() if pixels is None else pixels
     colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
     Image.fromarray(colours).convert(mode).save(folder / "panoptic/a.png")
     if annotations is None:
@@ -61,27 +61,28 @@ def write(folder, *, annotations=None, categories=CATEGORIES, pixels=None, mode=
 
 
 def test_every_segment_is_an_object_with_a_mask(tmp_path):
-    dataset = load_coco_panoptic(*write(tmp_path)[:2])  # the PNG files lie beside the JSON file
-    assert dataset.class_names == ("person", "car", "banner")  # by id
+    dataset = load_coco_panoptic(*write_panoptic(tmp_path)[:2])  # the folder of PNG files is next to the JSON file
+    assert dataset.class_names == ("person", "car", "banner")  # sorted by id
     assert dataset.category_ids == (1, 3, 92)
     assert dataset.is_thing.tolist() == [True, True, False]
     record = dataset[0]
     assert record["classes"].tolist() == [1, 2, 0]
     assert record["iscrowd"].tolist() == [False, False, True]
     assert record["annotation_ids"].tolist() == [300, 7, 70_001]
-    assert record["area"].tolist() == [400, 2400, 600]  # that of the box where there is none
+    assert record["area"].tolist() == [400, 2400, 600]  # missing areas are those of the boxes
     masks = as_masks(record["segmentations"], (40, 60))
     for mask, segment_id in zip(masks, (300, 7, 70_001), strict=True):
-        assert torch.equal(mask, torch.from_numpy(labels() == segment_id))
+        assert torch.equal(mask, torch.from_numpy(segment_ids() == segment_id))
     torch.testing.assert_close(masks_to_boxes(masks), record["boxes"])
-    assert torch.equal(record["segmentations"].label_map(), torch.from_numpy(labels()).int())
+    assert torch.equal(record["segmentations"].label_map(), torch.from_numpy(segment_ids()).int())
     assert subset(dataset, 1)[0]["segmentations"].ids.tolist() == [300, 7, 70_001]
-    assert load_coco_panoptic(*write(tmp_path)[:2]) is not dataset  # the file was written anew
+    # The cached data set is not used, because the file was rewritten.
+    assert load_coco_panoptic(*write_panoptic(tmp_path)[:2]) is not dataset
     assert not subset(dataset, 1).is_thing[2]
 
 
-def test_training_gets_things_and_stuff_without_crowds(tmp_path):
-    dataset = load_coco_panoptic(*write(tmp_path))
+def test_training_uses_things_and_stuff_without_crowds(tmp_path):
+    dataset = load_coco_panoptic(*write_panoptic(tmp_path))
     loader = build_train_loader(
         dataset=dataset, mapper=DetrDatasetMapper(is_train=True), total_batch_size=1, num_workers=0
     )
@@ -89,14 +90,14 @@ def test_training_gets_things_and_stuff_without_crowds(tmp_path):
     assert instances.gt_classes.tolist() == [1, 2]
     assert instances.gt_masks.dtype == torch.bool
     for mask, segment_id in zip(instances.gt_masks, (300, 7), strict=True):
-        assert torch.equal(mask, torch.from_numpy(labels() == segment_id))
+        assert torch.equal(mask, torch.from_numpy(segment_ids() == segment_id))
 
 
-def test_by_name_in_either_folder(tmp_path, monkeypatch):
+def test_panoptic_data_sets_are_loaded_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("DETREX_DATASETS", str(tmp_path))
-    with pytest.raises(DatasetError, match=r"panoptic_val2017.json does not exist.*holds coco/"):
+    with pytest.raises(DatasetError, match=r"panoptic_val2017.json does not exist"):
         load_dataset("coco_2017_val_panoptic")
-    write(tmp_path / "coco") if (tmp_path / "coco").mkdir() is None else None
+    write_panoptic(tmp_path / "coco") if (tmp_path / "coco").mkdir() is None else None
     (tmp_path / "coco/annotations").mkdir()
     (tmp_path / "coco/panoptic.json").rename(tmp_path / "coco/annotations/panoptic_val2017.json")
     (tmp_path / "coco/images").rename(tmp_path / "coco/val2017")
@@ -127,48 +128,48 @@ def test_by_name_in_either_folder(tmp_path, monkeypatch):
         ({"segments": [5]}, "segment at position 0: it is not an object but 5"),
     ],
 )
-def test_malformed_entries_are_named(tmp_path, changes, message):
+def test_malformed_entries_raise_an_error_with_their_position(tmp_path, changes, message):
     if "segments" in changes:
         changes = {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": changes["segments"]}]}
     with pytest.raises(DatasetError, match=f"panoptic.json.*{message}"):
-        load_coco_panoptic(*write(tmp_path, **changes))
+        load_coco_panoptic(*write_panoptic(tmp_path, **changes))
 
 
-def test_two_segmentations_of_an_image_and_missing_folders(tmp_path):
-    twice = [{"image_id": 1, "file_name": name, "segments_info": []} for name in ("a.png", "b.png")]
-    files = write(tmp_path, annotations=twice)
+def test_duplicate_segmentations_and_missing_folders_raise_an_error(tmp_path):
+    duplicates = [{"image_id": 1, "file_name": name, "segments_info": []} for name in ("a.png", "b.png")]
+    files = write_panoptic(tmp_path, annotations=duplicates)
     with pytest.raises(DatasetError, match=r"image 1 has another segmentation, a.png"):
         load_coco_panoptic(*files)
-    with pytest.raises(DatasetError, match="its panoptic folder .*elsewhere does not exist"):
+    with pytest.raises(DatasetError, match="panoptic folder .*elsewhere does not exist"):
         load_coco_panoptic(files[0], files[1], tmp_path / "elsewhere")
     with pytest.raises(DatasetError, match=r"class_names says \['x'\]"):
         load_coco_panoptic(*files, class_names=["x"])
 
 
-def test_faulty_files_are_named_when_masks_are_asked_for(tmp_path):
-    files = write(tmp_path)
+def test_malformed_png_files_raise_an_error_when_masks_are_read(tmp_path):
+    files = write_panoptic(tmp_path)
     png = tmp_path / "panoptic/a.png"
     dataset = load_coco_panoptic(*files)
 
-    def fault(expected, **changes):
-        write(tmp_path, **changes)
+    def assert_fault(expected, **changes):
+        write_panoptic(tmp_path, **changes)
         with pytest.raises(DatasetError, match=f"a.png.*{expected}"):
             DetrDatasetMapper(is_train=True)(dataset[0])
 
-    fault("pixels in mode 'L'", mode="L")
-    fault("40 high and 50 wide, but its annotation says 40 high and 60 wide", pixels=labels()[:, :50])
-    fault("no pixel belongs to segment 300", pixels=np.where(labels() == 300, 7, labels()))
+    assert_fault("pixels in mode 'L'", mode="L")
+    assert_fault("40 high and 50 wide, .* 40 high and 60 wide", pixels=segment_ids()[:, :50])
+    assert_fault("no pixel belongs to segment 300", pixels=np.where(segment_ids() == 300, 7, segment_ids()))
     png.write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"a.png cannot be read"):
         DetrDatasetMapper(is_train=True)(dataset[0])
     png.unlink()
     with pytest.raises(DatasetError, match=r"a.png does not exist"):
         DetrDatasetMapper(is_train=True)(dataset[0])
-    assert "instances" not in DetrDatasetMapper(is_train=False)(dataset[0])  # evaluation has no use for it
+    assert "instances" not in DetrDatasetMapper(is_train=False)(dataset[0])  # evaluation does not read masks
 
 
-def test_a_check_lists_what_is_wrong_with_the_files(tmp_path):
-    files = write(tmp_path)
+def test_check_lists_faults_of_png_files(tmp_path):
+    files = write_panoptic(tmp_path)
 
     def kinds(**options):
         def read(log):
@@ -177,14 +178,14 @@ def test_a_check_lists_what_is_wrong_with_the_files(tmp_path):
         return [fault.kind for fault in check_dataset(read, **options).faults]
 
     assert kinds(decode=True) == []
-    write(tmp_path, pixels=np.where(labels() == 300, 7, labels()))
+    write_panoptic(tmp_path, pixels=np.where(segment_ids() == 300, 7, segment_ids()))
     assert kinds(decode=False) == []
     assert kinds(decode=True) == ["empty mask"]
-    write(tmp_path, pixels=np.where(labels() == 0, 9, labels()))
+    write_panoptic(tmp_path, pixels=np.where(segment_ids() == 0, 9, segment_ids()))
     assert kinds(decode=True) == ["unknown segment"]
-    write(tmp_path, pixels=np.roll(labels(), 30, axis=1))
+    write_panoptic(tmp_path, pixels=np.roll(segment_ids(), 30, axis=1))
     assert kinds(decode=True) == ["mask and box", "mask and box"]
-    write(tmp_path, mode="L")
+    write_panoptic(tmp_path, mode="L")
     assert kinds(decode=True) == ["panoptic file unreadable"]
     (tmp_path / "panoptic/a.png").unlink()
     assert kinds() == ["panoptic file missing"]

@@ -12,7 +12,7 @@ SMALL = {"num_train": 30, "num_val": 6, "image_size": 48}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return generate_shapes(tmp_path_factory.mktemp("made") / "shapes", **SMALL, empty_share=0.2)
+    return generate_shapes(tmp_path_factory.mktemp("generated") / "shapes", **SMALL, empty_share=0.2)
 
 
 def test_splits_load_as_data_sets(root):
@@ -27,7 +27,7 @@ def test_splits_load_as_data_sets(root):
     assert read_image(train[0]["file_name"]).shape == (3, 48, 48)
 
 
-def test_boxes_enclose_what_is_visible_tightly():
+def test_visible_parts_of_shapes_do_not_overlap():
     overlaps = 0
     for seed in range(30):
         pixels, drawn = draw_shapes(np.random.default_rng(seed), 64, 4)
@@ -43,11 +43,11 @@ def test_boxes_enclose_what_is_visible_tightly():
     assert overlaps > 5
 
 
-def test_annotated_boxes_are_those_of_the_masks(root):
+def test_annotated_boxes_enclose_the_masks_tightly(root):
     train = load_shapes(root, "train")
     index = int(np.argmax(train.objects_per_image()))
     rng = np.random.default_rng((0, 0, index))
-    rng.random()  # whether the image is empty
+    rng.random()  # the draw that decides whether the image is empty
     pixels, drawn = draw_shapes(rng, 48, int(rng.integers(1, 5)))
     np.testing.assert_array_equal(read_image(train[index]["file_name"]).permute(1, 2, 0).numpy(), pixels)
     expected = []
@@ -59,7 +59,7 @@ def test_annotated_boxes_are_those_of_the_masks(root):
 
 
 def test_classes_differ_in_shape():
-    """A circle fills pi/4 of its box whatever its angle; no other shape does at every angle."""
+    """Only a circle fills the same fraction of its box, pi/4, at every angle."""
     filled: dict[int, list[float]] = {0: [], 1: [], 2: []}
     for seed in range(200):
         _, drawn = draw_shapes(np.random.default_rng(seed), 64, 1)
@@ -74,36 +74,36 @@ def test_classes_differ_in_shape():
     assert max(filled[2]) < 0.6
 
 
-def test_same_arguments_leave_the_folder_alone_and_others_make_it_anew(tmp_path):
+def test_shapes_are_generated_again_only_when_arguments_change(tmp_path):
     generate_shapes(tmp_path / "shapes", **SMALL)
     image = tmp_path / "shapes/images/train/000001.png"
-    before, written = image.read_bytes(), image.stat().st_mtime_ns
+    content, modification_time = image.read_bytes(), image.stat().st_mtime_ns
     generate_shapes(tmp_path / "shapes", **SMALL)
-    assert image.stat().st_mtime_ns == written
+    assert image.stat().st_mtime_ns == modification_time
     generate_shapes(tmp_path / "again", **SMALL)
-    assert (tmp_path / "again/images/train/000001.png").read_bytes() == before
+    assert (tmp_path / "again/images/train/000001.png").read_bytes() == content
     assert len(load_shapes(tmp_path / "shapes", "val")) == 6
     generate_shapes(tmp_path / "shapes", **{**SMALL, "num_val": 3, "seed": 1})
-    assert image.read_bytes() != before
+    assert image.read_bytes() != content
     assert len(load_shapes(tmp_path / "shapes", "val")) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "shapes"]
 
 
-def test_another_process_that_was_first_is_no_error(tmp_path, monkeypatch):
+def test_a_folder_generated_by_another_process_is_used(tmp_path, monkeypatch):
     write_split = shapes._write_split
 
-    def write_after_another(made, *arguments):
+    def write_after_another_process(folder, *arguments):
         monkeypatch.setattr(shapes, "_write_split", write_split)
         generate_shapes(tmp_path / "shapes", **SMALL)
-        write_split(made, *arguments)
+        write_split(folder, *arguments)
 
-    monkeypatch.setattr(shapes, "_write_split", write_after_another)
+    monkeypatch.setattr(shapes, "_write_split", write_after_another_process)
     assert generate_shapes(tmp_path / "shapes", **SMALL) == tmp_path / "shapes"
     assert len(load_shapes(tmp_path / "shapes", "train")) == 30
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 
 
-def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
+def test_a_failed_generation_leaves_no_files(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("No space left on device")
 
@@ -113,26 +113,26 @@ def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_do_not_depend_on_how_many_there_are(root, tmp_path):
+def test_images_do_not_depend_on_the_number_of_images(root, tmp_path):
     generate_shapes(tmp_path / "fewer", **{**SMALL, "num_train": 4}, empty_share=0.2)
     for name in ("000001.png", "000004.png"):
         assert (tmp_path / "fewer/images/train" / name).read_bytes() == (root / "images/train" / name).read_bytes()
 
 
-def test_loading_generates_when_there_is_nothing(tmp_path, monkeypatch):
-    made = []
+def test_loading_generates_missing_shapes(tmp_path, monkeypatch):
+    generated = []
     monkeypatch.setattr(
         "detrex_lite.data.shapes.generate_shapes",
-        lambda root: made.append(root) or generate_shapes(root, **SMALL),
+        lambda root: generated.append(root) or generate_shapes(root, **SMALL),
     )
     assert len(load_shapes(tmp_path / "shapes", "train")) == 30
     assert len(load_shapes(tmp_path / "shapes", "val")) == 6
-    assert made == [tmp_path / "shapes"]
+    assert generated == [tmp_path / "shapes"]
 
 
-def test_other_files_are_never_overwritten(tmp_path):
+def test_folders_with_other_files_raise_an_error(tmp_path):
     (tmp_path / "precious.txt").write_text("x")
-    with pytest.raises(DatasetError, match=r"holds other files \(precious.txt, ...\) than generated shapes"):
+    with pytest.raises(DatasetError, match=r"other files \(precious.txt"):
         generate_shapes(tmp_path, **SMALL)
     generate_shapes(tmp_path / "shapes", **SMALL)
     (tmp_path / "shapes/model.pth").write_text("x")
@@ -143,17 +143,17 @@ def test_other_files_are_never_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("content", ['{"tool": "x"}', "[1]", "7", "[" * 100_000, None])
-def test_a_folder_of_another_tool_is_not_taken_for_ones_own(tmp_path, content):
+def test_a_folder_of_another_tool_raises_an_error(tmp_path, content):
     for name in ("images/a.jpg", "annotations/a.json"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("precious")
-    if content is None:  # its numbers are no numbers
+    if content is None:  # a generation.json in which a number is a string
         generate_shapes(tmp_path / "made", **SMALL)
         content = (tmp_path / "made/generation.json").read_text().replace("30", '"30"')
     (tmp_path / "generation.json").write_text(content)
-    for act in (lambda: generate_shapes(tmp_path, **SMALL), lambda: load_shapes(tmp_path, "train")):
+    for call in (lambda: generate_shapes(tmp_path, **SMALL), lambda: load_shapes(tmp_path, "train")):
         with pytest.raises(DatasetError, match="holds other files"):
-            act()
+            call()
     assert (tmp_path / "images/a.jpg").read_text() == (tmp_path / "annotations/a.json").read_text() == "precious"
 
 
@@ -167,7 +167,7 @@ def test_a_folder_of_another_tool_is_not_taken_for_ones_own(tmp_path, content):
         "annotations/test.json",
     ],
 )
-def test_files_put_into_a_generated_folder_are_never_deleted(tmp_path, name):
+def test_files_added_to_a_generated_folder_are_never_deleted(tmp_path, name):
     root = generate_shapes(tmp_path / "shapes", **SMALL)
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_text("precious")
@@ -179,7 +179,7 @@ def test_files_put_into_a_generated_folder_are_never_deleted(tmp_path, name):
     assert len(load_shapes(root, "train")) == 30
 
 
-def test_files_that_come_while_it_is_drawn_are_never_deleted(tmp_path, monkeypatch):
+def test_files_added_during_generation_are_never_deleted(tmp_path, monkeypatch):
     root = generate_shapes(tmp_path / "shapes", **SMALL)
     write_split = shapes._write_split
 
@@ -203,8 +203,8 @@ def test_links_in_a_generated_folder_are_not_followed(tmp_path):
     assert len(list((tmp_path / "elsewhere").iterdir())) == 6
 
 
-def test_bad_arguments(tmp_path):
+def test_invalid_arguments_raise_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"at least 16 pixels.*image_size=8"):
         generate_shapes(tmp_path / "shapes", image_size=8)
-    with pytest.raises(DatasetError, match="splits train and val, not 'test'"):
+    with pytest.raises(DatasetError, match="train and val, not 'test'"):
         load_shapes(tmp_path / "shapes", "test")

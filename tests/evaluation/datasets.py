@@ -1,4 +1,4 @@
-"""A data set in memory with the interface that evaluators need, and model outputs for it."""
+"""A data set in memory with the interface that evaluators use, and model outputs for its images."""
 
 import numpy as np
 import torch
@@ -7,9 +7,11 @@ from detrex_lite.structures import Boxes, Instances, checked_segmentation
 
 
 class MemoryDataset:
-    """`objects`: maps image ids to lists of (xyxy box, class) or (box, class, iscrowd, area).
+    """A data set whose images all have the same size.
 
-    `segmentations`: maps image ids to lists of `segmentation` entries of COCO files; None for no masks.
+    Args:
+        objects: maps image ids to lists of (xyxy box, class) or (box, class, iscrowd, area).
+        segmentations: maps image ids to lists of `segmentation` entries of COCO files; None for no masks.
     """
 
     name = "memory"

@@ -30,9 +30,12 @@ def random_boxes(rng, number, largest=120):
     return np.concatenate([low, low + rng.uniform(1, largest, (number, 2))], axis=1)
 
 
-def generated(num_images=40, seed=0):
-    """Objects of all sizes, crowds, images without objects, without detections and without both; equal scores;
-    more detections of a class than COCO looks at."""
+def random_case(num_images=40, seed=0):
+    """Random objects and outputs that cover the special cases of COCO's evaluation.
+
+    There are objects of all sizes, crowds, images without objects, without detections and without both, equal scores,
+    and more detections of a class than COCO evaluates.
+    """
     rng = np.random.default_rng(seed)
     objects, outputs = {}, {}
     for image_id in rng.permutation(num_images).tolist():
@@ -49,18 +52,18 @@ def generated(num_images=40, seed=0):
         if image_id % 10 in (0, 3):
             outputs[image_id] = model_output()
             continue
-        others = 250 if image_id % 10 == 7 else 10
-        moved = boxes + rng.uniform(0, 4, (number, 1))
-        found = np.concatenate([boxes, moved, random_boxes(rng, others)])
-        labels = np.concatenate([classes, classes, rng.integers(0, 2, others)])
-        scores = rng.integers(1, 20, len(found)) / 20
-        outputs[image_id] = model_output(found, scores, labels)
+        num_false_positives = 250 if image_id % 10 == 7 else 10
+        shifted = boxes + rng.uniform(0, 4, (number, 1))
+        detected = np.concatenate([boxes, shifted, random_boxes(rng, num_false_positives)])
+        labels = np.concatenate([classes, classes, rng.integers(0, 2, num_false_positives)])
+        scores = rng.integers(1, 20, len(detected)) / 20
+        outputs[image_id] = model_output(detected, scores, labels)
     return objects, outputs
 
 
 def plain_pycocotools(objects, outputs):
-    """The twelve numbers, by pycocotools as its own demo uses it."""
-    truth, found = [], []
+    """The twelve metrics, computed with pycocotools as in its demo."""
+    truth, detections = [], []
     for image_id, rows in objects.items():
         for box, k, crowd, area in rows:
             x0, y0, x1, y1 = np.float32(box).astype(float).tolist()
@@ -76,7 +79,7 @@ def plain_pycocotools(objects, outputs):
         ):
             x0, y0, x1, y1 = box
             row = {"bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
-            found.append({"image_id": image_id, "category_id": CATEGORY_IDS[k], **row})
+            detections.append({"image_id": image_id, "category_id": CATEGORY_IDS[k], **row})
     coco = COCO()
     coco.dataset = {
         "info": {},
@@ -86,7 +89,7 @@ def plain_pycocotools(objects, outputs):
     }
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluation = COCOeval(coco, coco.loadRes(detections), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -101,8 +104,8 @@ def evaluate(objects, outputs, backend):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_numbers_are_those_of_plain_pycocotools(backend, seed):
-    objects, outputs = generated(seed=seed)
+def test_metrics_agree_with_plain_pycocotools(backend, seed):
+    objects, outputs = random_case(seed=seed)
     metrics = evaluate(objects, outputs, backend)
     expected = plain_pycocotools(objects, outputs)
     assert [metrics[name] for name in METRIC_NAMES] == pytest.approx(expected, abs=1e-9, nan_ok=True)
@@ -113,7 +116,7 @@ def test_numbers_are_those_of_plain_pycocotools(backend, seed):
 
 def test_all_backends_agree_on_each_class_and_on_images_that_were_not_processed():
     pytest.importorskip("faster_coco_eval")
-    objects, outputs = generated(seed=2)
+    objects, outputs = random_case(seed=2)
     for image_id in list(outputs)[:7]:
         del outputs[image_id]
     slow, fast = (evaluate(objects, outputs, name) for name in ("pycocotools", "faster-coco-eval"))
@@ -129,22 +132,22 @@ def test_all_backends_agree_on_each_class_and_on_images_that_were_not_processed(
         ({5: [([1, 2, 30, 40], 0, True, 900.0)]}, model_output([[1, 2, 30, 40]], [0.5], [0])),
         ({5: [([1, 2, 30, 40], 0, False, 900.0)]}, model_output()),
         ({5: [([1, 2, 1, 40], 0, False, 0.0)]}, model_output([[1, 2, 1, 40]], [0.5], [0])),
-        # Exactly at the borders of small, medium and large.
+        # Areas exactly at the limits of small, medium and large.
         ({5: [([0, 0, 32, 32], 0, False, 1024.0), ([0, 0, 96, 96], 1, False, 9216.0)]}, model_output()),
     ],
-    ids=["nothing", "no object", "only a crowd", "no detection", "no area", "borders of the sizes"],
+    ids=["empty image", "no object", "only a crowd", "no detection", "no area", "size limits"],
 )
-def test_awkward_data_sets(backend, objects, output):
+def test_metrics_of_special_cases_agree_with_pycocotools(backend, objects, output):
     metrics = evaluate(objects, {5: output}, backend)
     reference = evaluate(objects, {5: output}, "pycocotools")
     assert metrics == pytest.approx(reference, abs=1e-9, nan_ok=True)
-    if output["instances"].scores.numel():  # pycocotools itself refuses a file without detections
+    if output["instances"].scores.numel():  # pycocotools raises an error for a file without detections
         expected = plain_pycocotools(objects, {5: output})
         assert [metrics[name] for name in METRIC_NAMES] == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
-def test_the_same_evaluator_evaluates_again(backend):
-    objects, outputs = generated(num_images=12)
+def test_an_evaluator_gives_the_same_metrics_after_a_reset(backend):
+    objects, outputs = random_case(num_images=12)
     evaluator = CocoEvaluator(dataset=MemoryDataset(objects, CLASSES, CATEGORY_IDS), backend=backend)
     results = []
     for _ in range(2):
@@ -155,8 +158,8 @@ def test_the_same_evaluator_evaluates_again(backend):
     assert results[0] == pytest.approx(results[1], abs=0, nan_ok=True)
 
 
-def test_the_log_tells_the_backend(backend, caplog, capsys):
-    objects, outputs = generated(num_images=4)
+def test_log_names_the_backend(backend, caplog, capsys):
+    objects, outputs = random_case(num_images=4)
     with caplog.at_level(logging.INFO):
         evaluate(objects, outputs, backend)
     assert f"images by {backend} in" in caplog.text
@@ -164,26 +167,26 @@ def test_the_log_tells_the_backend(backend, caplog, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_faster_coco_eval_is_chosen_where_it_is_installed(monkeypatch):
-    for installed, chosen in ((True, "faster-coco-eval"), (False, "pycocotools")):
+def test_faster_coco_eval_is_the_default_when_installed(monkeypatch):
+    for installed, expected in ((True, "faster-coco-eval"), (False, "pycocotools")):
         monkeypatch.setattr(
-            backends.importlib.util, "find_spec", lambda name, found=installed: object() if found else None
+            backends.importlib.util, "find_spec", lambda name, is_found=installed: object() if is_found else None
         )
-        assert CocoEvaluator(dataset=MemoryDataset({})).backend == chosen
+        assert CocoEvaluator(dataset=MemoryDataset({})).backend == expected
 
 
-def test_a_backend_that_is_not_installed_is_an_error(monkeypatch):
+def test_a_backend_that_is_not_installed_raises_an_error(monkeypatch):
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="'faster-coco-eval' is not installed: pip install faster-coco-eval"):
+    with pytest.raises(ValueError, match="'faster-coco-eval' is not installed"):
         CocoEvaluator(dataset=MemoryDataset({}), backend="faster-coco-eval")
 
 
-def test_an_unknown_backend_is_an_error():
+def test_an_unknown_backend_raises_an_error():
     with pytest.raises(ValueError, match="backend='pycoco'; did you mean 'pycocotools'"):
         CocoEvaluator(dataset=MemoryDataset({}), backend="pycoco")
 
 
-def test_garbage_is_collected_again_afterwards():
+def test_garbage_collection_is_enabled_again_after_the_context():
     with no_garbage_collection():
         assert not gc.isenabled()
         with no_garbage_collection():

@@ -32,24 +32,24 @@ class Echo(nn.Module):
     def forward(self, inputs):
         assert not self.training
         assert not self.free.training
-        return [{"instances": one["image_id"]} for one in inputs]
+        return [{"instances": record["image_id"]} for record in inputs]
 
 
 BATCHES = [[{"image_id": 1}, {"image_id": 2}], [{"image_id": 3}]]
 
 
-def test_every_batch_reaches_the_evaluator(caplog):
+def test_every_batch_is_passed_to_the_evaluator(caplog):
     evaluator = RecordingEvaluator()
     with caplog.at_level(logging.INFO):
         assert run_evaluation(Echo(), BATCHES, evaluator) == {"bbox": {"AP": 12.5}}
     first, *processed, last = evaluator.calls
     assert (first, last) == ("reset", "evaluate")
-    assert processed == [(batch, [{"instances": one["image_id"]} for one in batch]) for batch in BATCHES]
+    assert processed == [(batch, [{"instances": record["image_id"]} for record in batch]) for batch in BATCHES]
     assert "Inference on 3 images took" in caplog.text
     assert "images/s" in caplog.text
 
 
-def test_each_module_gets_its_own_mode_back():
+def test_training_mode_of_each_module_is_restored():
     model = Echo()
     run_evaluation(model, BATCHES, RecordingEvaluator())
     assert (model.training, model.free.training, model.frozen.training) == (True, True, False)
@@ -58,7 +58,7 @@ def test_each_module_gets_its_own_mode_back():
     assert not model.training
 
 
-def test_modes_come_back_after_an_error():
+def test_training_mode_is_restored_after_an_error():
     class Broken(Echo):
         def forward(self, inputs):
             raise RuntimeError("out of memory")
@@ -69,7 +69,7 @@ def test_modes_come_back_after_an_error():
     assert model.training
 
 
-def test_max_batches_reads_no_further_and_evaluates_nothing():
+def test_max_batches_reads_only_these_batches_and_skips_metrics():
     def batches():
         yield BATCHES[0]
         raise AssertionError("read too far")
@@ -90,6 +90,6 @@ def test_progress_is_logged(monkeypatch, caplog):
     assert "Inference: batch 2, " in caplog.text
 
 
-def test_no_batch_is_an_error():
-    with pytest.raises(ValueError, match="the test loader returned no batch"):
+def test_a_loader_without_batches_raises_an_error():
+    with pytest.raises(ValueError, match="no batch"):
         run_evaluation(Echo(), [], RecordingEvaluator())

@@ -1,4 +1,4 @@
-"""Mask AP: of both backends, as pycocotools has it on files."""
+"""Mask AP of both backends agrees with pycocotools on files."""
 
 import contextlib
 import io
@@ -32,29 +32,31 @@ def backend(request):
 
 
 def ellipse(box):
-    """(H, W) bool: what is inside the ellipse that touches the sides of a box."""
+    """(H, W) bool mask of the ellipse that touches the sides of a box."""
     x0, y0, x1, y1 = box
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
 
 
 def diamond(box):
-    """A polygon, as COCO's files have it."""
+    """A diamond in a box, as a polygon in the format of COCO files."""
     x0, y0, x1, y1 = box
     return [[(x0 + x1) / 2, y0, x1, (y0 + y1) / 2, (x0 + x1) / 2, y1, x0, (y0 + y1) / 2]]
 
 
 def uncompressed(mask):
-    """COCO's run lengths in numbers, which its crowds have."""
+    """Uncompressed run lengths, the format of crowds in COCO files."""
     pixels = mask.T.ravel()
     changes = np.flatnonzero(np.diff(pixels)) + 1
     lengths = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
     return {"size": [HEIGHT, WIDTH], "counts": [0, *lengths] if pixels[0] else lengths}
 
 
-def generated(num_images=16, seed=0):
-    """Polygons, run lengths, crowds; images without objects and without detections; detections whose masks and boxes
-    differ, and have different sizes."""
+def random_case(num_images=16, seed=0):
+    """Random objects and outputs with polygons, run lengths and crowds.
+
+    Some images have no objects or no detections. The masks and boxes of a detection differ, also in size.
+    """
     generator = np.random.default_rng(seed)
     objects, segmentations, outputs = {}, {}, {}
     for image_id in generator.permutation(num_images).tolist():
@@ -71,13 +73,15 @@ def generated(num_images=16, seed=0):
         if image_id % 10 in (0, 3):
             outputs[image_id] = model_output(masks=np.zeros((0, HEIGHT, WIDTH)))
             continue
-        moved = boxes + generator.uniform(-6, 6, boxes.shape)
+        shifted = boxes + generator.uniform(-6, 6, boxes.shape)
         low = generator.uniform(0, 100, (4, 2))
-        others = np.concatenate([low, low + generator.uniform(12, 100, (4, 2))], axis=1)
-        found = np.concatenate([boxes, moved, others])
-        masks = [ellipse(box) for box in np.concatenate([moved, boxes, others])]
+        false_positives = np.concatenate([low, low + generator.uniform(12, 100, (4, 2))], axis=1)
+        detected_boxes = np.concatenate([boxes, shifted, false_positives])
+        masks = [ellipse(box) for box in np.concatenate([shifted, boxes, false_positives])]
         labels = np.concatenate([classes, classes, generator.integers(0, 2, 4)])
-        outputs[image_id] = model_output(found, generator.integers(1, 20, len(found)) / 20, labels, masks)
+        outputs[image_id] = model_output(
+            detected_boxes, generator.integers(1, 20, len(detected_boxes)) / 20, labels, masks
+        )
     return MemoryDataset(objects, CLASSES, CATEGORY_IDS, segmentations=segmentations), outputs
 
 
@@ -89,7 +93,7 @@ def evaluate(dataset, outputs, **arguments):
 
 
 def plain_pycocotools(dataset, predictions):
-    """The twelve numbers of masks, by pycocotools as its own demo uses it."""
+    """The twelve metrics of masks, computed with pycocotools as in its demo."""
     truth = []
     for image_id, rows in dataset.objects.items():
         for (box, k, crowd, area), segmentation in zip(rows, dataset.segmentations[image_id], strict=True):
@@ -104,11 +108,13 @@ def plain_pycocotools(dataset, predictions):
         "annotations": truth,
         "categories": [{"id": number, "name": name} for number, name in zip(CATEGORY_IDS, CLASSES, strict=True)],
     }
-    # With boxes in the file, pycocotools would take the sizes of detections from them.
-    found = [{name: value for name, value in one.items() if name != "bbox"} for one in predictions]
+    # Boxes are removed, because pycocotools would take the sizes of detections from them.
+    mask_predictions = [
+        {name: value for name, value in prediction.items() if name != "bbox"} for prediction in predictions
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "segm")
+        evaluation = COCOeval(coco, coco.loadRes(mask_predictions), "segm")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -116,8 +122,8 @@ def plain_pycocotools(dataset, predictions):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_numbers_are_those_of_plain_pycocotools_on_the_written_file(backend, seed, tmp_path):
-    dataset, outputs = generated(seed=seed)
+def test_metrics_agree_with_plain_pycocotools_on_the_written_file(backend, seed, tmp_path):
+    dataset, outputs = random_case(seed=seed)
     results = evaluate(dataset, outputs, backend=backend, output_dir=tmp_path)
     predictions = json.loads((tmp_path / "predictions.json").read_text())
     expected = plain_pycocotools(dataset, predictions)
@@ -131,9 +137,9 @@ def test_numbers_are_those_of_plain_pycocotools_on_the_written_file(backend, see
     assert written["segm"]["AP-never"] is None
 
 
-def test_both_backends_agree_on_each_class_and_masks_change_nothing_about_boxes():
+def test_backends_agree_on_each_class_and_masks_do_not_change_box_metrics():
     pytest.importorskip("faster_coco_eval")
-    dataset, outputs = generated(seed=2)
+    dataset, outputs = random_case(seed=2)
     del outputs[next(iter(outputs))]  # an image that was not processed
     slow, fast = (evaluate(dataset, outputs, backend=name) for name in ("pycocotools", "faster-coco-eval"))
     assert list(slow) == list(fast) == ["bbox", "segm"]
@@ -141,13 +147,13 @@ def test_both_backends_agree_on_each_class_and_masks_change_nothing_about_boxes(
         assert slow[kind] == pytest.approx(fast[kind], abs=1e-9, nan_ok=True)
     for output in outputs.values():
         output["instances"].remove("pred_masks")
-    alone = evaluate(dataset, outputs, backend="pycocotools")
-    assert list(alone) == ["bbox"]
-    assert alone["bbox"] == pytest.approx(slow["bbox"], abs=0, nan_ok=True)
+    boxes_only = evaluate(dataset, outputs, backend="pycocotools")
+    assert list(boxes_only) == ["bbox"]
+    assert boxes_only["bbox"] == pytest.approx(slow["bbox"], abs=0, nan_ok=True)
 
 
-def test_sizes_of_detections_are_those_of_their_masks(backend):
-    """Outside the range, a detection without a match is ignored: one with a large box and a small mask is."""
+def test_sizes_of_detections_are_the_areas_of_their_masks(backend):
+    """COCO ignores unmatched detections outside a size range; here the box is outside, the mask is not."""
     small, large = [10, 10, 30, 30], [40, 40, 190, 190]
     dataset = MemoryDataset({5: [(small, 0)]}, segmentations={5: [diamond(small)]})
     masks = [ellipse(small), ellipse([40, 40, 60, 60])]
@@ -157,27 +163,27 @@ def test_sizes_of_detections_are_those_of_their_masks(backend):
     assert results["segm"]["APs"] < 60
 
 
-def test_masks_are_written_as_run_lengths_beside_boxes(tmp_path):
+def test_masks_are_written_as_run_lengths_next_to_boxes(tmp_path):
     mask = ellipse([20, 30, 120, 150])
     dataset = MemoryDataset({5: []}, segmentations={5: []})
     evaluate(dataset, {5: model_output([[20, 30, 120, 150]], [0.5], [1], [mask])}, output_dir=tmp_path)
-    [found] = json.loads((tmp_path / "predictions.json").read_text())
-    assert found["bbox"] == [20, 30, 100, 120]
-    assert found["segmentation"]["size"] == [HEIGHT, WIDTH]
-    assert (coco_mask.decode(found["segmentation"]) == mask).all()
+    [prediction] = json.loads((tmp_path / "predictions.json").read_text())
+    assert prediction["bbox"] == [20, 30, 100, 120]
+    assert prediction["segmentation"]["size"] == [HEIGHT, WIDTH]
+    assert (coco_mask.decode(prediction["segmentation"]) == mask).all()
 
 
-def test_masks_are_kept_and_sent_as_run_lengths(backend):
-    dataset, outputs = generated(num_images=3)
+def test_masks_are_stored_as_run_lengths(backend):
+    dataset, outputs = random_case(num_images=3)
     evaluator = CocoEvaluator(dataset=dataset, backend=backend)
     for image_id, output in outputs.items():
         evaluator.process([model_input(image_id)], [output])
     for image in evaluator._images:
-        kept = image.detections.masks
-        assert kept is None if backend == "pycocotools" else all(len(one) < 1000 for one in kept)
+        stored = image.detections.masks
+        assert stored is None if backend == "pycocotools" else all(len(run_length) < 1000 for run_length in stored)
 
 
-def test_a_data_set_without_masks_gives_box_ap_alone(tmp_path, caplog):
+def test_a_data_set_without_masks_gives_only_box_ap(tmp_path, caplog):
     box = [20, 30, 120, 150]
     dataset = MemoryDataset({5: [(box, 0)], 6: []})
     outputs = {5: model_output([box], [0.5], [0], [ellipse(box)]), 6: model_output(masks=np.zeros((0, 200, 300)))}
@@ -186,7 +192,7 @@ def test_a_data_set_without_masks_gives_box_ap_alone(tmp_path, caplog):
     assert "segmentation" in json.loads((tmp_path / "predictions.json").read_text())[0]
 
 
-def test_without_annotations_masks_are_written(tmp_path, caplog):
+def test_masks_are_written_without_annotations(tmp_path, caplog):
     dataset = MemoryDataset({5: []}, has_annotations=False)
     output = model_output([[20, 30, 120, 150]], [0.5], [0], [ellipse([20, 30, 120, 150])])
     assert evaluate(dataset, {5: output}, output_dir=tmp_path) == {}
@@ -194,22 +200,22 @@ def test_without_annotations_masks_are_written(tmp_path, caplog):
     assert "mask AP" not in caplog.text
 
 
-def test_boxes_alone_need_no_masks_of_the_data_set(monkeypatch):
-    asked = []
+def test_masks_of_the_data_set_are_not_read_for_outputs_without_masks(monkeypatch):
+    requested = []
 
-    def recorded(dataset, *, with_masks):
-        asked.append(with_masks)
+    def record_request(dataset, *, with_masks):
+        requested.append(with_masks)
         return build_ground_truth(dataset, with_masks=with_masks)
 
-    monkeypatch.setattr(coco_evaluator, "build_ground_truth", recorded)
+    monkeypatch.setattr(coco_evaluator, "build_ground_truth", record_request)
     box = [20, 30, 120, 150]
     dataset = MemoryDataset({5: [(box, 0)]}, segmentations={5: [diamond(box)]})
     assert list(evaluate(dataset, {5: model_output([box], [0.5], [0])})) == ["bbox"]
-    assert asked == [False]
+    assert requested == [False]
 
 
-def test_metric_names_are_those_of_the_results():
-    dataset, outputs = generated(num_images=3)
+def test_metric_names_agree_with_the_results():
+    dataset, outputs = random_case(num_images=3)
     results = evaluate(dataset, outputs)
     names = [f"{group}/{name}" for group, metrics in results.items() for name in metrics]
     assert list(CocoEvaluator(dataset=dataset).metric_names) == names
@@ -225,16 +231,16 @@ def test_metric_names_are_those_of_the_results():
         (torch.zeros(1, 1, 200, 300, dtype=torch.bool), r"image 5 .*\(1, 1, 200, 300\)"),
     ],
 )
-def test_masks_that_cannot_be_evaluated_are_refused(masks, message):
+def test_invalid_masks_raise_an_error(masks, message):
     output = model_output([[20, 30, 120, 150]], [0.5], [0])
     output["instances"].pred_masks = masks
     with pytest.raises(ValueError, match=message):
         evaluate(MemoryDataset({5: []}, segmentations={5: []}), {5: output})
 
 
-def test_outputs_of_which_only_some_have_masks_are_refused():
+def test_outputs_with_and_without_masks_raise_an_error():
     outputs = [model_output(), model_output(masks=np.zeros((0, HEIGHT, WIDTH)))]
-    for first, second, message in ((0, 1, "image 6 .*has pred_masks, .* had none"), (1, 0, "image 6 .* no pred_masks")):
+    for first, second, message in ((0, 1, "image 6 .*has pred_masks"), (1, 0, "image 6 .* no pred_masks")):
         evaluator = CocoEvaluator(dataset=MemoryDataset({5: [], 6: []}, segmentations={5: [], 6: []}))
         evaluator.process([model_input(5)], [outputs[first]])
         with pytest.raises(ValueError, match=message):
@@ -243,19 +249,21 @@ def test_outputs_of_which_only_some_have_masks_are_refused():
         evaluator.process([model_input(6)], [outputs[second]])
 
 
-def test_two_processes_give_the_result_of_one(tmp_path, monkeypatch, backend):
-    """Of which the main one has seen no image."""
-    dataset, outputs = generated(num_images=6)
-    alone = evaluate(dataset, outputs, output_dir=tmp_path / "alone", backend=backend)
-    other, main = (CocoEvaluator(dataset=dataset, output_dir=tmp_path / "both", backend=backend) for _ in range(2))
+def test_two_processes_give_the_result_of_a_single_process(tmp_path, monkeypatch, backend):
+    """The main process has no images in this test."""
+    dataset, outputs = random_case(num_images=6)
+    expected = evaluate(dataset, outputs, output_dir=tmp_path / "alone", backend=backend)
+    second_process, main_process = (
+        CocoEvaluator(dataset=dataset, output_dir=tmp_path / "both", backend=backend) for _ in range(2)
+    )
     for image_id, output in outputs.items():
-        other.process([model_input(image_id)], [output])
-    sent = pickle.dumps(other._images)
-    assert len(sent) < 100_000
-    monkeypatch.setattr(distributed, "gather_objects", lambda images: [images, pickle.loads(sent)])
-    together = main.evaluate()
-    assert list(together) == ["bbox", "segm"]
-    for kind in together:
-        assert together[kind] == pytest.approx(alone[kind], nan_ok=True)
+        second_process.process([model_input(image_id)], [output])
+    message = pickle.dumps(second_process._images)
+    assert len(message) < 100_000
+    monkeypatch.setattr(distributed, "gather_objects", lambda images: [images, pickle.loads(message)])
+    actual = main_process.evaluate()
+    assert list(actual) == ["bbox", "segm"]
+    for kind in actual:
+        assert actual[kind] == pytest.approx(expected[kind], nan_ok=True)
     texts = [(tmp_path / name / "predictions.json").read_text() for name in ("alone", "both")]
     assert texts[0] == texts[1]

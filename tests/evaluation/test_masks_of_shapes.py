@@ -1,4 +1,4 @@
-"""The configs of data with masks, from their loaders to their metrics, with a detector that knows the annotations."""
+"""Data configs with masks, from loader to metrics, evaluated with a detector that returns the annotations."""
 
 import json
 
@@ -12,8 +12,8 @@ from detrex_lite.evaluation import format_table, run_evaluation
 from detrex_lite.structures import Boxes, Instances, masks_to_boxes
 
 
-class Knowing(nn.Module):
-    """Finds what is annotated, without the lowest `missing` lines of each image."""
+class AnnotationDetector(nn.Module):
+    """Returns the annotated objects, without the part in the lowest `missing` rows of each image."""
 
     def __init__(self, dataset, missing):
         super().__init__()
@@ -22,27 +22,30 @@ class Knowing(nn.Module):
         self.missing = missing
 
     def forward(self, batched_inputs):
-        return [self.find(self.records[one["image_id"]]) for one in batched_inputs]
+        return [self.detect(self.records[record["image_id"]]) for record in batched_inputs]
 
-    def find(self, record):
+    def detect(self, record):
         masks, classes = record_masks(record), record["classes"]
         masks[:, record["height"] - self.missing :] = False
-        left = masks.flatten(1).any(1)
-        masks, classes = masks[left], classes[left]
-        found = Instances((record["height"], record["width"]), pred_boxes=Boxes(masks_to_boxes(masks)))
-        found.set("scores", torch.full((len(masks),), 0.9))
-        found.set("pred_classes", classes)
-        found.set("pred_masks", masks)
-        output = {"instances": found}
+        is_visible = masks.flatten(1).any(1)
+        masks, classes = masks[is_visible], classes[is_visible]
+        instances = Instances((record["height"], record["width"]), pred_boxes=Boxes(masks_to_boxes(masks)))
+        instances.set("scores", torch.full((len(masks),), 0.9))
+        instances.set("pred_classes", classes)
+        instances.set("pred_masks", masks)
+        output = {"instances": instances}
         if self.is_panoptic:
             ids = torch.arange(1, len(masks) + 1, dtype=torch.int32)
-            infos = [{"id": one, "category_id": k} for one, k in zip(ids.tolist(), classes.tolist(), strict=True)]
+            infos = [
+                {"id": segment_id, "category_id": k}
+                for segment_id, k in zip(ids.tolist(), classes.tolist(), strict=True)
+            ]
             output["panoptic_seg"] = ((masks * ids[:, None, None]).sum(0, dtype=torch.int32), infos)
         return output
 
 
 @pytest.mark.parametrize("kind", ["masks", "panoptic"])
-def test_what_is_annotated_scores_100_and_half_of_it_less(tmp_path, kind):
+def test_annotated_masks_score_100_and_partial_masks_score_less(tmp_path, kind):
     generate_shapes(tmp_path / "shapes", num_train=1, num_val=8, seed=3)
     config = get_config(f"common/data/shapes_{kind}.py")
     config.dataset.root = str(tmp_path / "shapes")
@@ -51,7 +54,7 @@ def test_what_is_annotated_scores_100_and_half_of_it_less(tmp_path, kind):
     loader, evaluator = instantiate(config.dataloader.test), instantiate(config.dataloader.evaluator)
     dataset = instantiate(config.dataloader.test.dataset)
 
-    results = run_evaluation(Knowing(dataset, 0), loader, evaluator)
+    results = run_evaluation(AnnotationDetector(dataset, 0), loader, evaluator)
     scores = {"bbox": "AP", "segm": "AP", **({"panoptic_seg": "PQ"} if kind == "panoptic" else {})}
     assert list(results) == list(scores)
     for group, name in scores.items():
@@ -63,6 +66,6 @@ def test_what_is_annotated_scores_100_and_half_of_it_less(tmp_path, kind):
     truth = load_coco(tmp_path / "shapes/annotations/val.json", tmp_path, masks=True)
     assert len(predictions) == truth.num_boxes
 
-    partly = run_evaluation(Knowing(dataset, 30), loader, evaluator)
+    partial_results = run_evaluation(AnnotationDetector(dataset, 30), loader, evaluator)
     for group, name in scores.items():
-        assert 5 < partly[group][name] < 95, group
+        assert 5 < partial_results[group][name] < 95, group

@@ -1,4 +1,4 @@
-"""Images of rectangles, and a predictor without a model that finds exactly what of them is to be seen."""
+"""Images of rectangles, and a predictor that detects exactly their visible parts, without a model."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from detrex_lite.inference.views import scaled_size
 
 
 def draw(size, objects):
-    """An image of (height, width) with rectangles (x0, y0, x1, y1, class): each has a colour of its own."""
+    """An image of (height, width) with rectangles (x0, y0, x1, y1, class), each in a different colour."""
     pixels = np.zeros((*size, 3), np.uint8)
     for number, (x0, y0, x1, y1, class_index) in enumerate(objects, 1):
         pixels[y0:y1, x0:x1] = (class_index + 1, number % 256, number // 256)
@@ -16,26 +16,26 @@ def draw(size, objects):
 
 
 def random_objects(generator, size, number, largest, num_classes):
-    """Rectangles that do not touch each other, as `draw` takes them."""
-    objects, taken = [], np.zeros(size, bool)
+    """Random rectangles that do not touch each other, in the format of `draw`."""
+    objects, occupied = [], np.zeros(size, bool)
     while len(objects) < number:
         height, width = generator.integers(4, largest, 2)
         y, x = generator.integers(0, size[0] - height), generator.integers(0, size[1] - width)
-        if taken[max(0, y - 1) : y + height + 1, max(0, x - 1) : x + width + 1].any():
+        if occupied[max(0, y - 1) : y + height + 1, max(0, x - 1) : x + width + 1].any():
             continue
-        taken[y : y + height, x : x + width] = True
+        occupied[y : y + height, x : x + width] = True
         objects.append((int(x), int(y), int(x + width), int(y + height), int(generator.integers(num_classes))))
     return objects
 
 
 class RectanglePredictor(ImagePredictor[Detections]):
-    """Finds each rectangle of `draw`.
+    """Detects each rectangle of `draw`.
 
     Args:
-        smallest: rectangles of which less is to be seen, in pixels of the resized view, are missed.
-        shift: boxes are so many pixels too far to the right.
-        score: of all objects; None for the share of their colour's first channel.
-        resized: (height, width) that views are resized to; None for as they are.
+        smallest: rectangles with fewer visible pixels in the resized view are missed.
+        shift: boxes are shifted to the right by this number of pixels.
+        score: the score of all objects.
+        resized: (height, width) to which views are resized; None for no resizing.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RectanglePredictor(ImagePredictor[Detections]):
         self.smallest, self.shift, self.score, self.resized = smallest, shift, score, resized
         self.with_masks = with_masks
         self.set_classes([f"class {index}" for index in range(num_classes)])
-        self.shown = []  # (height, width) of each view as the model sees it
+        self.view_sizes = []  # (height, width) of each view after resizing
 
     def read(self, image):
         return image, image.shape[:2]
@@ -71,10 +71,10 @@ class RectanglePredictor(ImagePredictor[Detections]):
 
     def detect(self, batch, thresholds=None):
         limits = self.thresholds() if thresholds is None else thresholds
-        return [self.find(one["image"], (one["height"], one["width"]), limits) for one in batch]
+        return [self.find_rectangles(record["image"], (record["height"], record["width"]), limits) for record in batch]
 
-    def find(self, pixels, size, limits):
-        self.shown.append(pixels.shape[:2])
+    def find_rectangles(self, pixels, size, limits):
+        self.view_sizes.append(pixels.shape[:2])
         boxes, classes, masks = [], [], []
         for colour in np.unique(pixels.reshape(-1, 3), axis=0):
             mask = (pixels == colour).all(-1)
@@ -95,7 +95,7 @@ class RectanglePredictor(ImagePredictor[Detections]):
 
 
 class WithMasks:
-    """Detections that have masks, which those of exported files do not."""
+    """Detections with masks; the `Detections` of exported files have none."""
 
     def __init__(self, result, masks):
         self.result, self.masks = result, masks
@@ -112,8 +112,8 @@ class WithMasks:
         return {**self.result.to_numpy(), "masks": self.masks}
 
 
-def found_objects(result):
-    """What a result has, as `draw` takes it, sorted."""
+def detected_rectangles(result):
+    """The detected rectangles, sorted, in the format of `draw`."""
     arrays = result.to_numpy()
     rows = zip(arrays["boxes"].tolist(), arrays["classes"].tolist(), strict=True)
     return sorted((*box, index) for box, index in rows)

@@ -24,15 +24,15 @@ SMALL_CONFIGS = sorted(
 _WITH_SMALL = {path.parents[2].name for path in SMALL_CONFIGS}
 # Models whose smallest published size is small enough.
 _SMALLEST = {"deim": "deim_dfine_n"}
-_CALLED_OTHERWISE = {**_SMALLEST, "sqr_detr": "sqr_dab_detr_r50"}
+_MODEL_NAMES = {**_SMALLEST, "sqr_detr": "sqr_dab_detr_r50"}
 LARGE_CONFIGS = sorted(
-    path / f"configs/models/{_CALLED_OTHERWISE.get(path.name, f'{path.name}_r50')}.py"
+    path / f"configs/models/{_MODEL_NAMES.get(path.name, f'{path.name}_r50')}.py"
     for path in ROOT.glob("projects/*")
     if (path / "configs").is_dir() and path.name not in _WITH_SMALL
 )
 """One model of each other project, which is reduced here."""
 FEW_LAYERS = {"transformer.encoder.num_layers": 1, "transformer.decoder.num_layers": 2}
-_SHARES = "transformer.encoder.layer_shares"  # Focus-DETR's fractions, one per layer
+_LAYER_SHARES = "transformer.encoder.layer_shares"  # Focus-DETR's fractions, one per layer
 
 
 def small_predictor(path, *, resize=None, **changes) -> Predictor:
@@ -47,10 +47,10 @@ def small_predictor(path, *, resize=None, **changes) -> Predictor:
     cfg.model.backbone.weights = None
     if path in LARGE_CONFIGS and path.stem not in _SMALLEST.values():
         changed(cfg.model, dict(SMALL))
-    few = {key: value for key, value in {**FEW_LAYERS, _SHARES: [1.0]}.items() if _has(cfg.model, key)}
+    reductions = {key: value for key, value in {**FEW_LAYERS, _LAYER_SHARES: [1.0]}.items() if _has(cfg.model, key)}
     if getattr(cfg.model.postprocessor._target_, "with_masks", False):  # exported files only support boxes
         cfg.model.postprocessor = L(TopKPostprocessor)(num_detections=100)
-    changed(cfg.model, few | changes)
+    changed(cfg.model, reductions | changes)
     resize = L(ResizeShortestEdge)(short_edge_length=96, max_size=160) if resize is None else resize
     cfg.dataloader = dict(test=dict(mapper=dict(augmentation=resize)))
     torch.manual_seed(0)

@@ -16,11 +16,11 @@ NAMES = ("cat", "dog", "tea=pot")
         (np.array([0.1, 0.2, 0.3]), [0.1, 0.2, 0.3]),
     ],
 )
-def test_each_class_gets_its_threshold(value, expected):
+def test_thresholds_are_expanded_to_one_value_per_class(value, expected):
     assert class_thresholds(value, NAMES).tolist() == expected
 
 
-def test_classes_that_a_dict_does_not_name_keep_theirs():
+def test_classes_missing_from_the_dict_keep_the_default():
     assert class_thresholds({"dog": 0.9}, NAMES, default=np.array([0.1, 0.2, 0.3])).tolist() == [0.1, 0.9, 0.3]
 
 
@@ -36,19 +36,19 @@ def test_classes_that_a_dict_does_not_name_keep_theirs():
         (None, "None"),
     ],
 )
-def test_wrong_thresholds_are_refused(value, message):
+def test_invalid_thresholds_raise_an_error(value, message):
     with pytest.raises(ValueError, match=message):
         class_thresholds(value, NAMES)
 
 
 @pytest.mark.parametrize(
-    ("score", "below"), [(0.23, 0.2), (0.3, 0.3), (0.999, 0.9), (0.0123, 0.01), (1.0, 1.0), (0, 0)]
+    ("score", "expected"), [(0.23, 0.2), (0.3, 0.3), (0.999, 0.9), (0.0123, 0.01), (1.0, 1.0), (0, 0)]
 )
-def test_the_suggested_threshold_lets_the_score_pass(score, below):
-    assert threshold_below(score) == below
+def test_suggested_threshold_is_at_most_the_score(score, expected):
+    assert threshold_below(score) == expected
     assert threshold_below(float(np.float32(score))) <= float(np.float32(score))
 
 
-def test_thresholds_are_described():
+def test_description_gives_the_threshold_or_its_range():
     assert describe_thresholds(np.full(3, 0.5)) == "score_threshold=0.5"
     assert "0.1 to 0.9" in describe_thresholds(np.array([0.1, 0.9]))

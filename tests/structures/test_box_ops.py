@@ -24,12 +24,12 @@ def random_boxes(count, seed, dtype=torch.float64):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_formats_round_trip(dtype):
     boxes = random_boxes(50, seed=0, dtype=dtype).reshape(5, 10, 4)
-    back = box_cxcywh_to_xyxy(box_xyxy_to_cxcywh(boxes))
-    assert back.dtype == dtype
-    torch.testing.assert_close(back, boxes)
+    converted = box_cxcywh_to_xyxy(box_xyxy_to_cxcywh(boxes))
+    assert converted.dtype == dtype
+    torch.testing.assert_close(converted, boxes)
 
 
-def test_formats_are_what_their_names_say():
+def test_formats_convert_corners_and_centres():
     xyxy, cxcywh = torch.tensor([[10.0, 20.0, 40.0, 100.0]]), torch.tensor([[25.0, 60.0, 30.0, 80.0]])
     torch.testing.assert_close(box_xyxy_to_cxcywh(xyxy), cxcywh)
     torch.testing.assert_close(box_cxcywh_to_xyxy(cxcywh), xyxy)
@@ -42,25 +42,25 @@ def test_pairwise_overlaps_agree_with_torchvision(dtype):
     torch.testing.assert_close(pairwise_generalized_box_iou(a, b), torchvision.ops.generalized_box_iou(a, b))
 
 
-def test_pairwise_works_per_image_of_a_batch():
+def test_pairwise_overlaps_of_a_batch_are_computed_per_image():
     a, b = random_boxes(12, seed=3).reshape(3, 4, 4), random_boxes(15, seed=4).reshape(3, 5, 4)
-    together = pairwise_generalized_box_iou(a, b)
-    assert together.shape == (3, 4, 5)
+    batched = pairwise_generalized_box_iou(a, b)
+    assert batched.shape == (3, 4, 5)
     for image in range(3):
-        torch.testing.assert_close(together[image], pairwise_generalized_box_iou(a[image], b[image]))
+        torch.testing.assert_close(batched[image], pairwise_generalized_box_iou(a[image], b[image]))
 
 
-def test_elementwise_is_the_diagonal_of_pairwise():
+def test_elementwise_overlap_is_the_diagonal_of_pairwise_overlaps():
     a, b = random_boxes(20, seed=5), random_boxes(20, seed=6)
     torch.testing.assert_close(generalized_box_iou(a, b), pairwise_generalized_box_iou(a, b).diagonal())
 
 
-def test_known_overlaps():
+def test_overlaps_of_simple_boxes_are_exact():
     unit = torch.tensor([0.0, 0.0, 1.0, 1.0])
     half, apart = torch.tensor([0.0, 0.0, 0.5, 1.0]), torch.tensor([3.0, 0.0, 4.0, 1.0])
     assert generalized_box_iou(unit, unit).item() == 1.0
     assert generalized_box_iou(unit, half).item() == 0.5
-    assert generalized_box_iou(unit, apart).item() == -0.5  # 2 of the enclosing 4 are covered by neither
+    assert generalized_box_iou(unit, apart).item() == -0.5  # neither box covers 2 of the 4 units of the enclosing box
     assert pairwise_iou(unit[None], torch.stack([half, apart])).tolist() == [[0.5, 0.0]]
 
 
@@ -72,11 +72,11 @@ def test_boxes_without_area_give_finite_overlaps_and_gradients():
     assert ((overlaps >= -1) & (overlaps <= 1)).all()
     assert overlaps[0, 0].item() == 0.0
     assert pairwise_iou(boxes, boxes).diagonal().tolist() == [0.0, 0.0, 1.0]
-    overlaps[:, 2].sum().backward()  # against a box with area, as every target is
+    overlaps[:, 2].sum().backward()  # targets always have an area
     assert boxes.grad.isfinite().all()
 
 
-def test_targets_far_below_a_pixel_keep_their_digits():
+def test_overlaps_of_tiny_boxes_keep_their_precision():
     boxes = random_boxes(5, seed=7) * 1e-6
     torch.testing.assert_close(
         pairwise_iou(boxes.float(), boxes.float()), pairwise_iou(boxes, boxes).float(), atol=1e-4, rtol=1e-4

@@ -1,4 +1,4 @@
-"""Every form of masks becomes the tensor that pycocotools and a slow loop make of it."""
+"""Masks of every format are converted to the same tensor as by pycocotools and by a slow loop."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ def some_masks(count: int = 5, size: tuple[int, int] = SIZE) -> torch.Tensor:
 
 
 def uncompressed(mask: torch.Tensor) -> dict:
-    """Run lengths counted one by one, down the columns."""
+    """Uncompressed run lengths, counted pixel by pixel in column-major order."""
     counts, value = [0], False
     for pixel in mask.T.flatten().tolist():
         if pixel != value:
@@ -32,51 +32,51 @@ def uncompressed(mask: torch.Tensor) -> dict:
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
-def test_tensors_arrays_and_bit_masks(dtype):
+def test_tensors_arrays_and_bit_masks_become_bool_tensors(dtype):
     masks = some_masks()
-    for given in (masks.to(dtype), masks.to(dtype).numpy(), SimpleNamespace(tensor=masks.to(dtype))):
-        taken = as_masks(given, SIZE)
-        assert taken.dtype == torch.bool
-        assert torch.equal(taken, masks)
+    for source in (masks.to(dtype), masks.to(dtype).numpy(), SimpleNamespace(tensor=masks.to(dtype))):
+        converted = as_masks(source, SIZE)
+        assert converted.dtype == torch.bool
+        assert torch.equal(converted, masks)
 
 
-def test_run_lengths_as_numbers_and_as_text_go_there_and_back():
+def test_run_lengths_round_trip_as_numbers_text_and_bytes():
     masks = some_masks()
     texts = run_lengths(masks)
-    assert all(isinstance(one["counts"], str) and one["size"] == list(SIZE) for one in texts)
+    assert all(isinstance(run_length["counts"], str) and run_length["size"] == list(SIZE) for run_length in texts)
     counted = [uncompressed(mask) for mask in masks]
-    for given in (texts, counted, [{**one, "counts": one["counts"].encode()} for one in texts]):
-        assert torch.equal(as_masks(given, SIZE), masks)
+    for source in (texts, counted, [{**run_length, "counts": run_length["counts"].encode()} for run_length in texts]):
+        assert torch.equal(as_masks(source, SIZE), masks)
     assert run_lengths(as_masks(counted, SIZE)) == texts
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
-def test_long_runs_are_read_from_text(share):
-    masks = torch.rand((2, 300, 500), generator=torch.Generator().manual_seed(1)) < share
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_long_runs_round_trip(density):
+    masks = torch.rand((2, 300, 500), generator=torch.Generator().manual_seed(1)) < density
     assert torch.equal(as_masks(run_lengths(masks), (300, 500)), masks)
 
 
-def test_polygons_are_filled_as_pycocotools_fills_them():
-    holes = [TRIANGLE, SQUARE]  # of one object: together
+def test_polygons_are_filled_as_by_pycocotools():
+    two_polygons = [TRIANGLE, SQUARE]  # polygons of one object are merged
     expected = [
         coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], *SIZE)))
-        for polygons in ([TRIANGLE], holes)
+        for polygons in ([TRIANGLE], two_polygons)
     ]
-    taken = as_masks([[TRIANGLE], holes], SIZE)
-    assert taken[1].sum() > taken[0].sum() > 0
-    for mask, want in zip(taken, expected, strict=True):
-        assert torch.equal(mask, torch.from_numpy(want).bool())
-    assert torch.equal(as_masks(SimpleNamespace(polygons=[[np.array(TRIANGLE)], holes]), SIZE), taken)
+    actual = as_masks([[TRIANGLE], two_polygons], SIZE)
+    assert actual[1].sum() > actual[0].sum() > 0
+    for mask, expected_mask in zip(actual, expected, strict=True):
+        assert torch.equal(mask, torch.from_numpy(expected_mask).bool())
+    assert torch.equal(as_masks(SimpleNamespace(polygons=[[np.array(TRIANGLE)], two_polygons]), SIZE), actual)
 
 
-def test_a_rectangle_of_whole_pixels_is_exact_and_cut_at_the_border():
+def test_a_rectangle_of_whole_pixels_is_exact_and_clipped_to_the_image():
     mask = as_masks([[[-3, 2, 6, 2, 6, 30, -3, 30]]], SIZE)[0]
     expected = torch.zeros(SIZE, dtype=torch.bool)
     expected[2:, :6] = True
     assert torch.equal(mask, expected)
 
 
-def test_polygons_and_run_lengths_mix_and_none_gives_none():
+def test_polygons_and_run_lengths_may_be_mixed_and_empty_inputs_give_empty_masks():
     masks = some_masks(2)
     mixed = as_masks([[SQUARE], run_lengths(masks)[0]], SIZE)
     assert mixed[0].sum() == 20
@@ -116,7 +116,7 @@ def test_polygons_and_run_lengths_mix_and_none_gives_none():
         ({"size": [12, 17], "counts": "11"}, "add up to 2"),
     ],
 )
-def test_malformed_segmentations_are_named(segmentation, message):
+def test_malformed_segmentations_raise_an_error_with_image_and_annotation(segmentation, message):
     with pytest.raises(ValueError, match=f"cat.jpg: annotation 70: .*{message}"):
         as_masks([[SQUARE], segmentation], SIZE, image="cat.jpg", ids=[69, 70])
     with pytest.raises(ValueError, match=f"cat.jpg: object 1: .*{message}"):
@@ -135,12 +135,12 @@ def test_malformed_segmentations_are_named(segmentation, message):
         (None, "got a NoneType"),
     ],
 )
-def test_what_is_no_set_of_masks_is_refused(masks, message):
+def test_invalid_masks_raise_an_error(masks, message):
     with pytest.raises(ValueError, match=f"cat.jpg: .*{message}"):
         as_masks(masks, SIZE, image="cat.jpg")
 
 
-def test_boxes_are_the_outermost_pixels():
+def test_boxes_enclose_the_outermost_pixels():
     masks = torch.zeros((4, *SIZE), dtype=torch.bool)
     masks[0, 3, 5] = True
     masks[1, 0, 0] = masks[1, 11, 16] = True
@@ -151,7 +151,7 @@ def test_boxes_are_the_outermost_pixels():
     assert has_pixels(masks[:0]).shape == (0,)
 
 
-def test_boxes_of_random_masks_are_those_of_a_loop():
+def test_boxes_of_random_masks_agree_with_a_loop():
     masks = torch.rand((20, *SIZE), generator=torch.Generator().manual_seed(2)) < 0.03
     for mask, box in zip(masks, masks_to_boxes(masks).tolist(), strict=True):
         rows, columns = mask.nonzero().T.tolist()

@@ -15,14 +15,14 @@ INFO = ImageInfo("photos/a.jpg", ("cat", "dog"), (7, 3), 0.75, 1)
 
 
 def instances(**fields):
-    found = Instances(
+    result = Instances(
         (100, 200),
         pred_boxes=Boxes(torch.tensor(BOXES)),
         scores=torch.tensor([0.75, 0.5]),
         pred_classes=torch.tensor([1, 0]),
         **fields,
     )
-    return found.described(**INFO._asdict())
+    return result.described(**INFO._asdict())
 
 
 def detections():
@@ -30,9 +30,9 @@ def detections():
     return Detections((100, 200), boxes, np.array([0.75, 0.5], np.float32), np.array([1, 0], np.int32), INFO)
 
 
-@pytest.mark.parametrize("made", [instances, detections])
-def test_json_has_names_ids_and_plain_numbers(made):
-    content = json.loads(json.dumps(made().to_dict()))
+@pytest.mark.parametrize("make_result", [instances, detections])
+def test_json_has_names_ids_and_plain_numbers(make_result):
+    content = json.loads(json.dumps(make_result().to_dict()))
     assert content == {
         "file_name": "photos/a.jpg",
         "height": 100,
@@ -44,34 +44,36 @@ def test_json_has_names_ids_and_plain_numbers(made):
     }
 
 
-@pytest.mark.parametrize("made", [instances, detections])
-def test_arrays_have_dtypes_that_other_programs_take(made):
-    arrays = made().to_numpy()
+@pytest.mark.parametrize("make_result", [instances, detections])
+def test_arrays_have_numpy_dtypes(make_result):
+    arrays = make_result().to_numpy()
     assert {name: array.dtype.name for name, array in arrays.items()} == {
         "boxes": "float32",
         "scores": "float32",
         "classes": "int64",
     }
     np.testing.assert_array_equal(arrays["boxes"], BOXES)
-    assert made()[np.array([1]) if made is detections else torch.tensor([1])].to_numpy()["classes"].tolist() == [0]
+    assert make_result()[np.array([1]) if make_result is detections else torch.tensor([1])].to_numpy()[
+        "classes"
+    ].tolist() == [0]
 
 
-def test_low_precision_and_masks_are_taken():
+def test_bfloat16_scores_and_masks_are_converted():
     masks = torch.zeros(2, 100, 200, dtype=torch.bool)
     masks[0, 20:60, 10:50] = True
-    found = instances(pred_masks=masks)
-    found.scores = found.scores.to(torch.bfloat16)
-    assert found.to_numpy()["scores"].tolist() == [0.75, 0.5]
-    assert found.to_numpy()["masks"].sum() == 1600
-    assert [row["segmentation"]["size"] for row in found.to_dict()["objects"]] == [[100, 200]] * 2
+    result = instances(pred_masks=masks)
+    result.scores = result.scores.to(torch.bfloat16)
+    assert result.to_numpy()["scores"].tolist() == [0.75, 0.5]
+    assert result.to_numpy()["masks"].sum() == 1600
+    assert [row["segmentation"]["size"] for row in result.to_dict()["objects"]] == [[100, 200]] * 2
 
 
-def test_what_is_known_of_an_image_stays_through_selection_and_moves():
-    found = instances()
-    assert found[found.scores > 0.6].info == found.to("cpu").info == Instances.cat([found, found]).info == INFO
+def test_image_info_survives_indexing_moving_and_concatenation():
+    result = instances()
+    assert result[result.scores > 0.6].info == result.to("cpu").info == Instances.cat([result, result]).info == INFO
 
 
-def test_without_names_the_indices_remain():
+def test_without_class_names_results_have_class_indices():
     plain = Instances((4, 5), pred_boxes=Boxes(torch.zeros(1, 4)), scores=torch.ones(1), pred_classes=torch.tensor([9]))
     assert plain.to_dict()["objects"] == [{"class": 9, "score": 1.0, "box": [0.0] * 4}]
     assert "class 9" in str(plain)
@@ -84,43 +86,43 @@ def test_a_printed_result_is_short_and_has_names():
     assert str(Instances((4, 5), gt_classes=torch.zeros(1))).startswith("Instances(")
 
 
-@pytest.mark.parametrize("made", [instances, detections])
-def test_names_of_other_toolkits_lead_to_those_of_this_one(made):
-    for name, here in (("to_df", "to_pandas"), ("xyxy", "pred_boxes.tensor"), ("plot", "draw_detections")):
-        with pytest.raises(AttributeError, match=here):
-            getattr(made(), name)
+@pytest.mark.parametrize("make_result", [instances, detections])
+def test_names_of_other_toolkits_raise_an_error_that_suggests_the_name_here(make_result):
+    for name, suggestion in (("to_df", "to_pandas"), ("xyxy", "pred_boxes.tensor"), ("plot", "draw_detections")):
+        with pytest.raises(AttributeError, match=suggestion):
+            getattr(make_result(), name)
     with pytest.raises(AttributeError, match="nothing"):
-        _ = made().nothing
-    assert pickle.loads(pickle.dumps(made())).info == INFO
+        _ = make_result().nothing
+    assert pickle.loads(pickle.dumps(make_result())).info == INFO
 
 
-def test_annotations_are_no_detections():
+def test_converting_annotations_raises_an_error():
     with pytest.raises(ValueError, match="pred_boxes.*gt_classes"):
         Instances((4, 5), gt_classes=torch.zeros(1)).to_dict()
 
 
 @pytest.mark.parametrize(("package", "method"), [("pandas", "to_pandas"), ("supervision", "to_supervision")])
-def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch, package, method):
+def test_a_missing_package_is_reported_with_the_extra_that_installs_it(monkeypatch, package, method):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"{method}.*{package}.*detrex-lite\[results\]"):
         getattr(instances(), method)()
 
 
-@pytest.mark.parametrize("made", [instances, detections])
-def test_a_data_frame_has_a_row_for_each_object(made):
+@pytest.mark.parametrize("make_result", [instances, detections])
+def test_a_data_frame_has_a_row_for_each_object(make_result):
     pytest.importorskip("pandas")
-    frame = made().to_pandas()
+    frame = make_result().to_pandas()
     assert frame["name"].tolist() == ["dog", "cat"]
     assert frame["category_id"].tolist() == [3, 7]
     assert frame[["x0", "y0", "x1", "y1"]].to_numpy().tolist() == BOXES
-    assert list(made()[:0].to_pandas()) == list(frame)
+    assert list(make_result()[:0].to_pandas()) == list(frame)
 
 
-@pytest.mark.parametrize("made", [instances, detections])
-def test_supervision_gets_its_own_detections(made):
+@pytest.mark.parametrize("make_result", [instances, detections])
+def test_results_become_detections_of_supervision(make_result):
     supervision = pytest.importorskip("supervision")
-    found = made().to_supervision()
-    assert isinstance(found, supervision.Detections)
-    assert found["class_name"].tolist() == ["dog", "cat"]
-    np.testing.assert_array_equal(found.xyxy, BOXES)
-    assert made()[:0].to_supervision().is_empty()
+    converted = make_result().to_supervision()
+    assert isinstance(converted, supervision.Detections)
+    assert converted["class_name"].tolist() == ["dog", "cat"]
+    np.testing.assert_array_equal(converted.xyxy, BOXES)
+    assert make_result()[:0].to_supervision().is_empty()

@@ -1,4 +1,4 @@
-"""The contract of detectors works in another repository, and finds the faults that it is for."""
+"""The detector contract works in a repository of a user, and detects the faults that it tests for."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-ELSEWHERE = """
+USER_TESTS = """
 from detrex_lite.config import get_config
 from detrex_lite.projects.detr.modeling import DETR
 from detrex_lite.testing import SMALL, DetectorContract, changed
@@ -57,16 +57,16 @@ FAULTS = {
 }
 
 
-def test_a_detector_of_another_repository_is_tested_without_a_conftest(tmp_path):
-    (tmp_path / "test_mine.py").write_text(ELSEWHERE)
-    chosen = [f"test_mine.py::{name}" for name in ("TestMine", *sorted(FAULTS))]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *chosen],
+def test_contract_detects_faults_in_a_user_repository_without_a_conftest(tmp_path):
+    (tmp_path / "test_mine.py").write_text(USER_TESTS)
+    selected = [f"test_mine.py::{name}" for name in ("TestMine", *sorted(FAULTS))]
+    completed = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *selected],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAILED")}
-    assert failed == {f"test_mine.py::{name}" for name in FAULTS}, done.stdout
-    assert "8 passed" in done.stdout
+    failed = {line.split()[1] for line in completed.stdout.splitlines() if line.startswith("FAILED")}
+    assert failed == {f"test_mine.py::{name}" for name in FAULTS}, completed.stdout
+    assert "8 passed" in completed.stdout

@@ -1,4 +1,4 @@
-"""A data set of shapes, and detections in it with known errors of every kind."""
+"""A data set of shapes, and detections that contain every kind of error."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ def shapes_dataset(folder, num_images=12):
     return load_shapes(folder, split="val")
 
 
-def output(record, boxes, scores, classes):
+def model_output(record, boxes, scores, classes):
     instances = Instances((record["height"], record["width"]))
     instances.pred_boxes = Boxes(torch.as_tensor(np.asarray(boxes), dtype=torch.float32).reshape(-1, 4))
     instances.scores = torch.as_tensor(np.asarray(scores), dtype=torch.float32)
@@ -22,27 +22,27 @@ def output(record, boxes, scores, classes):
 
 
 def faulty_output(record, rng, num_classes):
-    """Of each object at random: right, of the next class, beside it, twice, or not at all; and a box in a corner."""
+    """Detect each object at random: correctly, with a wrong class, shifted, twice or not. Add a false positive."""
     boxes, scores, classes = [], [], []
-    for box, k in zip(record["boxes"].numpy(), record["classes"].tolist(), strict=True):
-        kind = rng.choice(["right", "right", "right", "class", "place", "twice", "missed"])
+    for box, class_index in zip(record["boxes"].numpy(), record["classes"].tolist(), strict=True):
+        kind = rng.choice(["correct", "correct", "correct", "class", "shifted", "twice", "missed"])
         half_a_side = np.array([box[2] - box[0], 0, box[2] - box[0], 0]) / 2
         if kind != "missed":
-            boxes.append(box + half_a_side if kind == "place" else box + rng.normal(0, 0.6, 4))
-            classes.append((k + 1) % num_classes if kind == "class" else k)
+            boxes.append(box + half_a_side if kind == "shifted" else box + rng.normal(0, 0.6, 4))
+            classes.append((class_index + 1) % num_classes if kind == "class" else class_index)
             scores.append(rng.uniform(0.4, 0.95))
         if kind == "twice":
             boxes.append(box + 1)
-            classes.append(k)
+            classes.append(class_index)
             scores.append(scores[-1] * 0.9)
     boxes.append([0.0, 0, 12, 12])
     classes.append(0)
     scores.append(rng.uniform(0.1, 0.6))
-    return output(record, boxes, scores, classes)
+    return model_output(record, boxes, scores, classes)
 
 
-def evaluated(dataset, output_dir=None, seed=0):
-    """An evaluator that has seen faulty outputs for all images."""
+def evaluate_faulty_outputs(dataset, output_dir=None, seed=0):
+    """An evaluator that has processed the faulty outputs of all images."""
     rng = np.random.default_rng(seed)
     evaluator = CocoEvaluator(dataset=dataset, output_dir=output_dir)
     for record in dataset:

@@ -27,7 +27,7 @@ def count(image, colour):
     return int((np.asarray(image) == np.array(colour)).all(axis=-1).sum())
 
 
-def test_box_is_drawn_where_it_is_in_the_colour_of_its_class():
+def test_box_is_drawn_at_its_coordinates_in_the_colour_of_its_class():
     drawn = np.asarray(
         draw_detections(grey(200, 100), predictions((100, 200), [[40, 30, 160, 80]], [0.9], [1]), ["a", "b"])
     )
@@ -38,23 +38,23 @@ def test_box_is_drawn_where_it_is_in_the_colour_of_its_class():
         assert (drawn[y, x] == np.array(GREY)).all(), (y, x)
 
 
-def test_the_image_given_stays_as_it_is_in_every_form():
+def test_drawing_does_not_change_the_input_image():
     pixels = np.full((100, 200, 3), 128, dtype=np.uint8)
     pixels[:50] = (200, 10, 60)
     instances = predictions((100, 200), [[40, 30, 160, 80]], [0.9], [0])
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     images = [pixels, Image.fromarray(pixels), tensor]
     drawn = [np.asarray(draw_detections(image, instances)) for image in images]
-    for one in drawn:
-        assert (one == drawn[0]).all()
+    for image_with_boxes in drawn:
+        assert (image_with_boxes == drawn[0]).all()
     assert not (drawn[0] == pixels).all()
     for image in images:
-        kept = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-        assert (kept[:50] == (200, 10, 60)).all()
-        assert (kept[50:] == 128).all()
+        after_drawing = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+        assert (after_drawing[:50] == (200, 10, 60)).all()
+        assert (after_drawing[50:] == 128).all()
 
 
-def test_low_scores_are_left_out_and_the_threshold_itself_is_in():
+def test_detections_below_the_score_threshold_are_not_drawn():
     boxes = [[10, 20, 60, 60], [80, 20, 130, 60], [140, 20, 190, 60]]
     instances = predictions((100, 200), boxes, [0.5, 0.49, 0.9], [0, 1, 2])
     drawn = draw_detections(grey(200, 100), instances, score_threshold=0.5)
@@ -63,12 +63,12 @@ def test_low_scores_are_left_out_and_the_threshold_itself_is_in():
     assert count(drawn, class_colour(2)) > 50
 
 
-def test_ground_truth_without_scores_is_drawn_whole():
+def test_ground_truth_is_drawn_without_scores():
     instances = Instances((100, 200), gt_boxes=Boxes(torch.tensor([[10.0, 20, 60, 60]])), gt_classes=torch.tensor([4]))
     assert count(draw_detections(grey(200, 100), instances), class_colour(4)) > 50
 
 
-def test_no_objects_change_nothing():
+def test_an_image_without_objects_is_not_changed():
     drawn = draw_detections(grey(60, 40), predictions((40, 60), [], [], []))
     assert count(drawn, GREY) == 60 * 40
 
@@ -76,7 +76,7 @@ def test_no_objects_change_nothing():
 @pytest.mark.parametrize("size", [(96, 96), (640, 480), (20, 12)])
 @pytest.mark.parametrize("corner", ["top left", "bottom right", "everything"])
 def test_labels_stay_inside_and_are_legible(size, corner):
-    """The text at the border of an image has as many bright pixels as in its middle."""
+    """Text at the border of an image has as many bright pixels as text in the middle, so none of it is cut off."""
     width, height = size
 
     def text_pixels(box):
@@ -95,18 +95,18 @@ def test_labels_stay_inside_and_are_legible(size, corner):
     assert in_the_middle > 20 or width < 50
 
 
-def test_text_and_lines_grow_with_the_image():
-    def drawn_share(width, height):
+def test_text_and_lines_scale_with_the_image():
+    def drawn_fraction(width, height):
         instances = predictions((height, width), [[width / 4, height / 4, width / 2, height / 2]], [0.9], [0])
         return count(draw_detections(grey(width, height), instances), class_colour(0)) / (width * height)
 
-    assert drawn_share(2400, 1800) == pytest.approx(drawn_share(800, 600), rel=0.35)
+    assert drawn_fraction(2400, 1800) == pytest.approx(drawn_fraction(800, 600), rel=0.35)
 
 
-def test_labels_of_neighbours_do_not_cover_each_other():
-    """Two boxes at the same place: both labels are there in full."""
+def test_labels_of_overlapping_boxes_do_not_cover_each_other():
+    """The labels of two identical boxes are both completely visible."""
 
-    def ink(boxes, classes):
+    def label_pixels(boxes, classes):
         drawn = draw_detections(
             grey(400, 300), predictions((300, 400), boxes, [0.9] * len(boxes), classes), ["owl", "owl"]
         )
@@ -114,34 +114,34 @@ def test_labels_of_neighbours_do_not_cover_each_other():
 
     box = [100, 100, 250, 200]
     # Class 0 (red) and class 4 (purple) both have white text.
-    assert ink([box, box], [0, 0]) == 2 * ink([box], [0])
+    assert label_pixels([box, box], [0, 0]) == 2 * label_pixels([box], [0])
 
 
-def test_boxes_outside_and_without_area_are_drawn_without_an_error():
+def test_boxes_outside_the_image_or_without_area_raise_no_error():
     boxes = [[-50, -50, -10, -10], [30, 30, 30, 30], [500, 10, 900, 20], [40, 60, 20, 10]]
     draw_detections(grey(100, 80), predictions((80, 100), boxes, [0.9] * 4, [0, 1, 2, 3]))
 
 
-def test_colours_are_stable_and_differ():
+def test_class_colours_are_constant_and_distinct():
     colours = [class_colour(k) for k in range(100)]
     assert colours == [class_colour(k) for k in range(100)]
     assert len(set(colours)) == 100
     assert all(0 <= channel <= 255 for colour in colours for channel in colour)
 
 
-def test_labels_without_a_name_say_the_class():
+def test_classes_without_a_name_are_labelled_by_index():
     assert class_label(1, ["cat", "dog"]) == "dog"
     assert class_label(2, ["cat", "dog"]) == "class 2"
     assert class_label(2, None) == "class 2"
 
 
-def test_text_that_is_too_wide_is_cut():
+def test_text_that_is_too_wide_is_truncated():
     font = load_font(12)
     assert fit_text("traffic light", font, 500) == "traffic light"
-    cut = fit_text("traffic light", font, 50)
-    assert cut.startswith("traf")
-    assert cut.endswith("…")
-    assert font.getlength(cut) <= 50
+    truncated = fit_text("traffic light", font, 50)
+    assert truncated.startswith("traf")
+    assert truncated.endswith("…")
+    assert font.getlength(truncated) <= 50
     assert fit_text("traffic light", font, 1) == ""
 
 
@@ -157,17 +157,17 @@ def test_text_that_is_too_wide_is_cut():
         ("photo.jpg", "cannot draw into a str"),
     ],
 )
-def test_other_kinds_of_images_are_refused(image, message):
+def test_unsupported_images_raise_an_error(image, message):
     with pytest.raises(ValueError, match=message):
         draw_detections(image, predictions((10, 20), [], [], []))
 
 
-def test_boxes_of_an_image_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"for an image of 20 x 10 pixels .* but the image has 40 x 30"):
+def test_boxes_for_another_image_size_raise_an_error():
+    with pytest.raises(ValueError, match=r"20 x 10 pixels .* 40 x 30"):
         draw_detections(grey(40, 30), predictions((10, 20), [], [], []))
 
 
-def test_objects_without_boxes_are_refused():
+def test_objects_without_boxes_raise_an_error():
     with pytest.raises(ValueError, match="without pred_boxes or gt_boxes"):
         draw_detections(grey(20, 10), Instances((10, 20)))
 
@@ -183,7 +183,7 @@ def masked(box=(40, 30, 160, 80), mask=None, **fields):
     return instances
 
 
-def test_a_mask_is_tinted_with_a_line_around_and_the_box_is_there_as_without():
+def test_masks_are_tinted_and_outlined_and_do_not_change_the_box():
     without = np.asarray(draw_detections(grey(200, 100), predictions((100, 200), [[40, 30, 160, 80]], [0.9], [1])))
     drawn = np.asarray(draw_detections(grey(200, 100), masked()))
     changed = (drawn != without).any(axis=-1)
@@ -200,24 +200,25 @@ def test_a_mask_is_tinted_with_a_line_around_and_the_box_is_there_as_without():
     assert (inside[0] <= high).all()
 
 
-def test_masks_without_pixels_and_without_objects_change_nothing():
+def test_empty_masks_are_not_drawn():
     empty = np.asarray(draw_detections(grey(200, 100), masked(mask=(slice(0), slice(0)))))
     without = draw_detections(grey(200, 100), predictions((100, 200), [[40, 30, 160, 80]], [0.9], [1]))
     assert (empty == np.asarray(without)).all()
-    nothing = masked()[torch.zeros(1, dtype=torch.bool)]
-    assert count(draw_detections(grey(200, 100), nothing), GREY) == 200 * 100
+    no_objects = masked()[torch.zeros(1, dtype=torch.bool)]
+    assert count(draw_detections(grey(200, 100), no_objects), GREY) == 200 * 100
 
 
-def test_masks_of_low_scores_are_left_out():
-    both = Instances.cat([masked(), masked(mask=(slice(0, 100), slice(0, 200)))])
-    both.scores = torch.tensor([0.9, 0.4])
+def test_masks_with_low_scores_are_not_drawn():
+    two_objects = Instances.cat([masked(), masked(mask=(slice(0, 100), slice(0, 200)))])
+    two_objects.scores = torch.tensor([0.9, 0.4])
     assert (
-        np.asarray(draw_detections(grey(200, 100), both)) == np.asarray(draw_detections(grey(200, 100), masked()))
+        np.asarray(draw_detections(grey(200, 100), two_objects))
+        == np.asarray(draw_detections(grey(200, 100), masked()))
     ).all()
 
 
 @pytest.mark.parametrize("form", ["tensor", "polygons"])
-def test_masks_of_the_ground_truth_are_drawn_in_every_form(form):
+def test_masks_of_the_ground_truth_are_drawn_from_tensors_and_polygons(form):
     masks = masked().pred_masks if form == "tensor" else [[[60.0, 40, 140, 40, 140, 70, 60, 70]]]
     truth = Instances(
         (100, 200),
@@ -230,7 +231,7 @@ def test_masks_of_the_ground_truth_are_drawn_in_every_form(form):
     assert tinted.sum() == pytest.approx(30 * 80, abs=1)
 
 
-def test_masks_of_an_image_of_another_size_are_refused():
+def test_masks_for_another_image_size_raise_an_error():
     with pytest.raises(ValueError, match=r"masks must be \(n, 100, 200\).* got \(1, 50, 50\)"):
         draw_detections(grey(200, 100), masked(pred_masks=torch.zeros(1, 50, 50, dtype=torch.bool)))
 
@@ -242,23 +243,23 @@ def segments():
     return ids, [{"id": 7, "category_id": 2, "score": 0.5}, {"id": 9, "category_id": 3}]
 
 
-def test_segments_are_tinted_in_the_colours_of_their_classes_and_void_is_not():
+def test_segments_are_tinted_in_their_class_colours_and_void_is_not():
     drawn = np.asarray(draw_segments(grey(200, 100), segments(), ["", "", "owl", "sea"]))
     assert (drawn[:60, 100:] == GREY).all()
     for y, x, k in ((0, 0, 2), (59, 99, 2), (60, 0, 3), (99, 199, 3)):
         assert (drawn[y, x] == class_colour(k)).all()
-    # Names stand in the middle of their segments.
+    # Names are drawn in the middle of their segments.
     assert (drawn[20:40, 30:70] == np.array(class_colour(2))).all(axis=-1).sum() > 50
     assert (drawn[70:90, 80:120] == np.array(class_colour(3))).all(axis=-1).sum() > 50
 
 
-def test_the_name_of_a_segment_with_a_hole_is_not_in_the_hole():
+def test_label_of_a_segment_with_a_hole_is_outside_the_hole():
     ids = torch.ones(100, 200, dtype=torch.int32)
     ids[20:80, 20:180] = 0
     drawn = np.asarray(draw_segments(grey(200, 100), (ids, [{"id": 1, "category_id": 0}]), ["owl"]))
     assert (drawn[40:60, 60:140] == GREY).all()
 
 
-def test_segments_of_an_image_of_another_size_are_refused():
-    with pytest.raises(ValueError, match="segments are for an image of 200 x 100 pixels .* has 40 x 30"):
+def test_segments_for_another_image_size_raise_an_error():
+    with pytest.raises(ValueError, match="segments .* 200 x 100 pixels .* 40 x 30"):
         draw_segments(grey(40, 30), segments())

@@ -1,4 +1,4 @@
-"""The sections about errors on the page, as text and as a browser shows them."""
+"""Sections of the report about detection errors: their HTML, and a screenshot of a browser."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from detrex_lite.data import read_image
 from detrex_lite.visualization import draw_errors, write_error_page, write_report
 from detrex_lite.visualization.error_pictures import KIND_COLOURS, RIGHT_COLOUR
 
-from .error_cases import evaluated, output, shapes_dataset
-from .test_report import EVIL, page_of
+from .error_cases import evaluate_faulty_outputs, model_output, shapes_dataset
+from .test_report import HTML_NAME, page_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -22,7 +22,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory):
     folder = tmp_path_factory.mktemp("errors")
-    return evaluated(shapes_dataset(folder / "shapes"), folder / "evaluation")
+    return evaluate_faulty_outputs(shapes_dataset(folder / "shapes"), folder / "evaluation")
 
 
 def write_page(folder, evaluator, number=4):
@@ -35,7 +35,7 @@ def write_page(folder, evaluator, number=4):
     return page_of(folder)
 
 
-def test_the_page_of_an_evaluation_alone(evaluation, tmp_path):
+def test_error_page_of_an_evaluation_without_a_run(evaluation, tmp_path):
     page = write_page(tmp_path, evaluation)
     content = json.loads((tmp_path / "report_errors.json").read_text())
     for sentence in content["sentences"]:
@@ -50,7 +50,7 @@ def test_the_page_of_an_evaluation_alone(evaluation, tmp_path):
         assert page.count(f"<td>{name}<") >= 1, name
 
 
-def test_errors_are_listed_with_the_names_of_files(evaluation):
+def test_error_file_lists_the_worst_images_by_file_name(evaluation):
     content = json.loads((evaluation.output_dir / "errors.json").read_text())
     worst = content["worst_images"]
     costs = [image["cost"] for image in worst]
@@ -59,10 +59,10 @@ def test_errors_are_listed_with_the_names_of_files(evaluation):
     assert sum(costs) == pytest.approx(100 * evaluation.analysis.costs.sum(), abs=0.01)
 
 
-def test_names_are_text(tmp_path):
+def test_class_names_are_escaped(tmp_path):
     dataset = shapes_dataset(tmp_path / "shapes", 2)
-    dataset.class_names = (EVIL, *dataset.class_names[1:])
-    page = write_page(tmp_path, evaluated(dataset))
+    dataset.class_names = (HTML_NAME, *dataset.class_names[1:])
+    page = write_page(tmp_path, evaluate_faulty_outputs(dataset))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
@@ -76,7 +76,7 @@ def test_names_are_text(tmp_path):
         {"of": "x", "pictures": [], "sentences": ["<script>"], "objects": "<script>", "images": 3},
     ],
 )
-def test_errors_of_another_program_are_left_out(tmp_path, content):
+def test_malformed_error_files_are_ignored(tmp_path, content):
     (tmp_path / "report_errors.json").write_text(json.dumps(content))
     page = write_report(tmp_path).read_text()
     assert "report_errors.json cannot be read" in page
@@ -87,47 +87,51 @@ def colours_of(image):
     return {tuple(colour) for colour in np.unique(np.asarray(image).reshape(-1, 3), axis=0).tolist()}
 
 
-def test_each_kind_is_drawn_in_its_colour(tmp_path):
+def test_each_kind_of_error_is_drawn_in_the_colour_of_its_kind(tmp_path):
     dataset = shapes_dataset(tmp_path / "shapes", 4)
     record = max(dataset, key=lambda record: len(record["classes"]))
     position = int(np.flatnonzero(dataset.image_ids == record["image_id"])[0])
 
-    def picture(of):
-        evaluator = evaluated(dataset)
+    def drawn_colours(change):
+        evaluator = evaluate_faulty_outputs(dataset)
         evaluator.reset()
-        for one in dataset:
-            boxes, classes = one["boxes"].numpy(), one["classes"].numpy()
-            boxes, classes = of(boxes, classes) if one["image_id"] == record["image_id"] else (boxes, classes)
-            evaluator.process([one], [output(one, boxes, [0.9] * len(boxes), classes)])
+        for other_record in dataset:
+            boxes, classes = other_record["boxes"].numpy(), other_record["classes"].numpy()
+            boxes, classes = (
+                change(boxes, classes) if other_record["image_id"] == record["image_id"] else (boxes, classes)
+            )
+            evaluator.process([other_record], [model_output(other_record, boxes, [0.9] * len(boxes), classes)])
         evaluator.evaluate()
         image = Image.new("RGB", (record["width"], record["height"]))
         left, right = draw_errors(image, evaluator.analysis, position, 2 * record["width"]).panels
         assert left.size == right.size == (2 * record["width"], 2 * record["height"])
         return colours_of(right) & {*KIND_COLOURS.values(), RIGHT_COLOUR}
 
-    assert picture(lambda boxes, classes: (boxes, classes)) == {RIGHT_COLOUR}
-    assert picture(lambda boxes, classes: (boxes[:0], classes[:0])) == {KIND_COLOURS["missed"]}
-    assert KIND_COLOURS["classification"] in picture(lambda boxes, classes: (boxes, (classes + 1) % 3))
-    twice = picture(lambda boxes, classes: (np.concatenate([boxes, boxes + 2]), np.tile(classes, 2)))
-    assert twice == {RIGHT_COLOUR, KIND_COLOURS["duplicate"]}
+    assert drawn_colours(lambda boxes, classes: (boxes, classes)) == {RIGHT_COLOUR}
+    assert drawn_colours(lambda boxes, classes: (boxes[:0], classes[:0])) == {KIND_COLOURS["missed"]}
+    assert KIND_COLOURS["classification"] in drawn_colours(lambda boxes, classes: (boxes, (classes + 1) % 3))
+    duplicates = drawn_colours(lambda boxes, classes: (np.concatenate([boxes, boxes + 2]), np.tile(classes, 2)))
+    assert duplicates == {RIGHT_COLOUR, KIND_COLOURS["duplicate"]}
 
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
-def test_a_browser_shows_the_page(evaluation, tmp_path):
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+def test_a_browser_renders_the_page(evaluation, tmp_path):
     write_page(tmp_path, evaluation)
-    picture = tmp_path / "page.png"
-    take_screenshot(tmp_path / "report.html", picture, tmp_path / "profile")
-    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    screenshot = tmp_path / "page.png"
+    take_screenshot(tmp_path / "report.html", screenshot, tmp_path / "profile")
+    pixels = np.asarray(Image.open(screenshot).convert("RGB")).astype(int)
     assert pixels.shape[1] == 1200
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
-    # Nothing is wider than the window: the right margin is empty.
+    # The right margin is empty, so the page is not wider than the window.
     assert (pixels[:, -8:] == pixels[0, -1]).all()
 
 
-def take_screenshot(page, picture, profile, height=3600):
+def take_screenshot(page, screenshot, profile, height=3600):
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += " --disable-component-update --disable-sync --hide-scrollbars"
     command = [BROWSER, *flags.split(), f"--user-data-dir={profile}", f"--window-size=1200,{height}"]
-    subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [*command, f"--screenshot={screenshot}", page.as_uri()], check=True, capture_output=True, timeout=120
+    )

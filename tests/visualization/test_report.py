@@ -18,7 +18,7 @@ from detrex_lite.structures import Boxes, Instances
 from detrex_lite.visualization import SheetRow, denoising_ratios, write_decoder_page, write_report, write_samples
 from detrex_lite.visualization.charts import MOST_POINTS, Curve, line_chart
 
-EVIL = '<script>alert("x")</script>&'
+HTML_NAME = '<script>alert("x")</script>&'
 
 
 def losses(iteration):
@@ -43,25 +43,25 @@ def write_run(folder, lines, config="model: {}\n"):
     return folder
 
 
-class Outside(HTMLParser):
-    """Lists what a page would load or run."""
+class ResourceParser(HTMLParser):
+    """Lists the resources that a page would load and the scripts that it would run."""
 
     def __init__(self):
         super().__init__()
-        self.found, self.tags = [], []
+        self.resources, self.tags = [], []
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         values = dict(attributes)
         if tag in ("script", "link", "iframe") or not values.get("src", "data:").startswith("data:"):
-            self.found.append((tag, values))
+            self.resources.append((tag, values))
 
 
 def page_of(folder):
     page = write_report(folder).read_text(encoding="utf-8")
-    parser = Outside()
+    parser = ResourceParser()
     parser.feed(page)
-    assert parser.found == []
+    assert parser.resources == []
     assert "http" not in page
     for chart in re.findall(r"<svg.*?</svg>", page, re.S):
         assert "nan" not in chart
@@ -74,7 +74,7 @@ def captions(page):
     return re.findall(r"<figcaption>(.*?)</figcaption>", page)
 
 
-def test_everything_about_a_run_is_on_the_page(tmp_path):
+def test_report_has_all_sections_of_a_run(tmp_path):
     lines = [losses(i) for i in range(1, 60)]
     lines += [{"iteration": 30, "bbox/AP": 21.5, "bbox/AP50": 30.0, "bbox/AP-cat": 21.5, "bbox/AP-dog": None}]
     lines += [{"iteration": 59, "bbox/AP": 20.5, "bbox/AP50": 31.0, "bbox/AP-cat": 20.5, "bbox/AP-dog": None}]
@@ -96,7 +96,7 @@ def test_everything_about_a_run_is_on_the_page(tmp_path):
     assert len(page) < 60_000
 
 
-def test_masks_and_panoptic_quality_have_sections_of_their_own(tmp_path):
+def test_masks_and_panoptic_quality_have_separate_sections(tmp_path):
     values = {"bbox/AP": 20.5, "bbox/AP-cat": 20.5, "segm/AP": 18.25, "segm/AP50": 30.0, "segm/AP-cat": 18.25}
     values |= {"panoptic_seg/PQ": 40.75, "panoptic_seg/PQ_th": 41.0, "panoptic_seg/PQ-sky": 39.0}
     page = page_of(write_run(tmp_path / "run", [losses(1), {"iteration": 1, **values}]))
@@ -108,26 +108,26 @@ def test_masks_and_panoptic_quality_have_sections_of_their_own(tmp_path):
     assert "Further numbers" not in page
 
 
-def test_scalars_of_a_model_are_on_the_page(tmp_path):
+def test_scalars_logged_by_a_model_are_in_the_report(tmp_path):
     lines = [{**losses(iteration), "gate": iteration / 10} for iteration in (1, 2)]
     assert "Further numbers" not in page_of(write_run(tmp_path / "plain", [losses(1), losses(2)]))
     assert re.search(r"Further numbers.*<figcaption>gate<", page_of(write_run(tmp_path / "gate", lines)), re.DOTALL)
 
 
-def test_a_run_without_evaluation_or_config(tmp_path):
+def test_report_of_a_run_without_evaluation_or_config(tmp_path):
     page = page_of(write_run(tmp_path / "run", [losses(1)], config=None))
     assert "Average precision" not in page
     assert "Config" not in page
     assert "total loss" in page
 
 
-def test_a_run_that_has_logged_nothing(tmp_path):
+def test_report_of_an_empty_log_says_so(tmp_path):
     assert "Nothing has been logged yet" in page_of(write_run(tmp_path / "run", []))
 
 
-def test_numbers_that_are_not_finite_are_gaps_and_are_told(tmp_path):
+def test_values_that_are_not_finite_are_gaps_in_curves_and_are_reported(tmp_path):
     lines = [losses(i) for i in range(1, 6)]
-    lines[2]["total_loss"] = None  # as the engine writes what is not finite
+    lines[2]["total_loss"] = None  # the engine writes null for values that are not finite
     lines[3]["total_loss"] = math.nan
     lines += [{"iteration": 5, "bbox/AP": None, "bbox/APs": None}]
     page = page_of(write_run(tmp_path / "run", lines))
@@ -138,16 +138,16 @@ def test_numbers_that_are_not_finite_are_gaps_and_are_told(tmp_path):
     assert "AP, %" not in captions(page)
 
 
-def test_the_later_line_of_a_resumed_run_counts(tmp_path):
+def test_later_line_of_a_resumed_run_overrides_the_earlier_line(tmp_path):
     lines = [losses(1), losses(2), {**losses(2), "total_loss": 77.0}]
     assert "<b>77</b>total loss" in page_of(write_run(tmp_path / "run", lines))
 
 
-def test_html_in_names_is_text(tmp_path):
-    lines = [losses(1), {"iteration": 1, "bbox/AP": 1.0, f"bbox/AP-{EVIL}": 1.0, f"loss_{EVIL}": 1.0}]
-    folder = write_run(tmp_path / "a<b>&", lines, config=f"name: {EVIL}\n")
-    row = SheetRow(Image.new("RGB", (40, 30)), truth(40, 30), detections(40, 30), EVIL)
-    write_samples(folder, [row], class_names=[EVIL], iteration=1)
+def test_html_in_names_is_escaped(tmp_path):
+    lines = [losses(1), {"iteration": 1, "bbox/AP": 1.0, f"bbox/AP-{HTML_NAME}": 1.0, f"loss_{HTML_NAME}": 1.0}]
+    folder = write_run(tmp_path / "a<b>&", lines, config=f"name: {HTML_NAME}\n")
+    row = SheetRow(Image.new("RGB", (40, 30)), truth(40, 30), detections(40, 30), HTML_NAME)
+    write_samples(folder, [row], class_names=[HTML_NAME], iteration=1)
     page = page_of(folder)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 5  # loss: caption and label of the chart; class; sample; config
@@ -171,31 +171,31 @@ def detections(width, height):
     )
 
 
-def test_samples_are_small_pictures_in_the_page(tmp_path):
+def test_samples_are_embedded_as_thumbnails(tmp_path):
     folder = write_run(tmp_path / "run", [losses(1)])
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8, generator=generator)
     rows = [SheetRow(noise, truth(640, 480), detections(640, 480), "a.jpg")]
     write_samples(folder, rows, class_names=["cat"], iteration=7)
     page = page_of(folder)
-    pictures = [base64.b64decode(one) for one in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
+    pictures = [base64.b64decode(encoded) for encoded in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
     assert [Image.open(io.BytesIO(picture)).size for picture in pictures] == [(300, 225)] * 2
     assert "Detections at iteration 7" in page
     assert "a.jpg · 1 object, 2 detections, scores 0.90 to 0.10<" in page
 
 
-def test_it_goes_where_it_is_told(tmp_path):
+def test_report_is_written_to_the_given_path(tmp_path):
     folder = write_run(tmp_path / "run", [losses(1)])
     assert write_report(folder, tmp_path / "new" / "page.html") == tmp_path / "new" / "page.html"
     assert not (folder / "report.html").exists()
 
 
-def test_a_folder_without_a_run_is_an_error(tmp_path):
+def test_a_folder_without_a_run_raises_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="metrics.jsonl"):
         write_report(tmp_path)
 
 
-def test_long_curves_are_drawn_by_means():
+def test_long_curves_are_averaged_to_few_points():
     points = [(i, math.nan if 2000 <= i < 3000 else float(i % 2)) for i in range(10_000)]
     chart = line_chart("x", [Curve("x", points, "red")])
     path = re.search(r'<path d="(.*?)"', chart)[1]
@@ -203,13 +203,13 @@ def test_long_curves_are_drawn_by_means():
     assert path.count("M") == 2
 
 
-def test_a_chart_of_one_point_and_of_one_value():
+def test_charts_of_one_point_or_one_value_are_valid_svg():
     for points in ([(5, 0.0)], [(1, 2.0), (2, 2.0)], [(5, -3.0)]):
         ET.fromstring(re.search("<svg.*</svg>", line_chart("x", [Curve("x", points, "red")]))[0])
     assert line_chart("x", [Curve("x", [(1, math.nan)], "red")]) == ""
 
 
-def test_importing_the_package_leaves_matplotlib_out():
+def test_importing_the_package_does_not_import_matplotlib():
     code = "import sys, detrex_lite.visualization as v; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -224,7 +224,7 @@ def test_importing_the_package_leaves_matplotlib_out():
         ["<script>"],
     ],
 )
-def test_samples_of_another_program_are_left_out(tmp_path, content):
+def test_malformed_sample_files_are_ignored(tmp_path, content):
     (tmp_path / "report_samples.json").write_text(json.dumps(content))
     (tmp_path / "metrics.jsonl").write_text("")
     page = write_report(tmp_path).read_text()
@@ -232,7 +232,7 @@ def test_samples_of_another_program_are_left_out(tmp_path, content):
     assert "report_samples.json cannot be read" in page
 
 
-def test_denoising_is_compared_with_matching():
+def test_denoising_ratio_is_denoising_loss_over_matching_loss():
     series = {
         "loss_bbox": [(1, 2.0), (2, 0.0), (3, 4.0), (4, math.nan)],
         "loss_bbox_dn": [(1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (5, 1.0)],
@@ -250,10 +250,10 @@ def inspections(number):
     return [("a.jpg", Image.new("RGB", (40, 30)), inspection)] * number
 
 
-def test_what_goes_on_in_the_decoder_has_a_section(tmp_path):
+def test_decoder_page_adds_a_section_to_the_report(tmp_path):
     folder = write_run(tmp_path / "run", [losses(1)])
     matches = np.array([[0, 1, 2], [0, 1, 3]])
-    write_decoder_page(folder, inspections(5), matches, [EVIL], "detected at iteration 1")
+    write_decoder_page(folder, inspections(5), matches, [HTML_NAME], "detected at iteration 1")
     page = page_of(folder)
     assert "Inside the decoder" in page
     assert page.count("data:image/jpeg;base64,") == 2 * 3
@@ -264,7 +264,7 @@ def test_what_goes_on_in_the_decoder_has_a_section(tmp_path):
 
 
 @pytest.mark.parametrize("content", [[], {}, {"of": "a", "pictures": [{"caption": "a", "panels": ["<script>", "a"]}]}])
-def test_a_decoder_of_another_program_is_left_out(tmp_path, content):
+def test_malformed_decoder_files_are_ignored(tmp_path, content):
     (tmp_path / "report_decoder.json").write_text(json.dumps(content))
     (tmp_path / "metrics.jsonl").write_text("")
     page = write_report(tmp_path).read_text()

@@ -20,8 +20,8 @@ OBJECTS: dict[str, list[tuple[str, tuple[float, float, float, float]]]] = {
 SPLITS = {"train": ("a", "b"), "valid": ("c", "d")}
 
 
-def coco_content(stems: Any = tuple(OBJECTS), categories: Any = None, **more: Any) -> dict[str, Any]:
-    """A COCO file of some of the images, with the category ids 1 and 2."""
+def coco_content(stems: Any = tuple(OBJECTS), categories: Any = None, **extra_fields: Any) -> dict[str, Any]:
+    """The content of a COCO file of some of the images, with the category ids 1 and 2."""
     images, annotations = [], []
     for stem in stems:
         images.append({"id": len(images) + 1, "file_name": f"{stem}.png", "height": 40, "width": 60})
@@ -32,7 +32,7 @@ def coco_content(stems: Any = tuple(OBJECTS), categories: Any = None, **more: An
                     "image_id": len(images),
                     "category_id": CLASSES.index(name) + 1,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    **more,
+                    **extra_fields,
                 }
             )
     categories = categories or [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES)]
@@ -46,7 +46,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def write_images(folder: Path, stems: Any = tuple(OBJECTS)) -> None:
-    """Images of different contents."""
+    """Write images of random pixels, each different."""
     folder.mkdir(parents=True, exist_ok=True)
     for stem in stems:
         pixels = np.random.default_rng(list(OBJECTS).index(stem)).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -54,9 +54,11 @@ def write_images(folder: Path, stems: Any = tuple(OBJECTS)) -> None:
 
 
 def roboflow(root: Path) -> Path:
-    """As Roboflow exports COCO: with a category of id 0 that is above all others."""
-    above = [{"id": 0, "name": "animals", "supercategory": "none"}]
-    categories = above + [{"id": k + 1, "name": name, "supercategory": "animals"} for k, name in enumerate(CLASSES)]
+    """Write COCO files like Roboflow, with a category of id 0 that is the supercategory of all classes."""
+    parent_category = [{"id": 0, "name": "animals", "supercategory": "none"}]
+    categories = parent_category + [
+        {"id": k + 1, "name": name, "supercategory": "animals"} for k, name in enumerate(CLASSES)
+    ]
     for split, stems in SPLITS.items():
         write_json(root / split / "_annotations.coco.json", coco_content(stems, categories))
         write_images(root / split, stems)
@@ -70,7 +72,7 @@ def yolo_line(name: str, box: Any) -> str:
 
 
 def yolo(root: Path, yaml: str | None = None) -> Path:
-    """As Ultralytics documents it: images/train and labels/train; no label file for images without objects."""
+    """Write YOLO labels like Ultralytics: images/train and labels/train, without label files for empty images."""
     for split, stems in SPLITS.items():
         write_images(root / "images" / split, stems)
         (root / "labels" / split).mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,7 @@ def yolo(root: Path, yaml: str | None = None) -> Path:
 
 
 def voc(root: Path) -> Path:
-    """As the VOC data sets have it, with lists of splits."""
+    """Write the folders of the VOC data sets, with lists of splits."""
     for stem, objects in OBJECTS.items():
         write_xml(root, stem, [object_xml(name, box) for name, box in objects])
     (root / "annotations").rename(root / "Annotations")
@@ -97,7 +99,7 @@ def voc(root: Path) -> Path:
 
 
 def csv(root: Path) -> Path:
-    """As Roboflow exports it: a table beside the images of each split."""
+    """Write CSV files like Roboflow: a table next to the images of each split."""
     for split, stems in SPLITS.items():
         write_images(root / split, stems)
         lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]

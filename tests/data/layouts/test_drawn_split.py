@@ -1,4 +1,4 @@
-"""Splits that are drawn."""
+"""Random splits of folders without a validation set."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from . import samples
 from .test_finding import contents
 
 
-def images(number, start=0):
+def coco_file(number, start=0):
     entries = [{"id": k, "file_name": f"{k:03}.png", "height": 40, "width": 60} for k in range(start, start + number)]
     annotations = [
         {"id": k, "image_id": k, "category_id": 1 + k % 2, "bbox": [k % 7, 5, 10, 10]}
@@ -26,68 +26,68 @@ def images(number, start=0):
 
 @pytest.fixture
 def root(tmp_path):
-    samples.write_json(tmp_path / "train/boxes.json", images(20))
+    samples.write_json(tmp_path / "train/boxes.json", coco_file(20))
     for k in range(24):
         write_image(tmp_path / f"train/{k:03}.png", 40, 60 if k else 61)
     return tmp_path
 
 
-def names(dataset):
+def file_names(dataset):
     return {os.path.basename(dataset.file_name(index)) for index in range(len(dataset))}
 
 
-def test_a_split_is_drawn_once_and_written_down(root):
-    found = find_dataset(root, val_share=0.25)
-    assert found.splits == ("train", "val")
-    assert (len(found.load("train")), len(found.load("val"))) == (15, 5)
-    assert found.load("train").name.endswith("_train")
-    assert not names(found.load("train")) & names(found.load("val"))
-    for record in found.load("val"):  # boxes stay with their images
-        k = record["image_id"]
+def test_a_split_is_drawn_once_and_saved(root):
+    dataset = find_dataset(root, val_share=0.25)
+    assert dataset.splits == ("train", "val")
+    assert (len(dataset.load("train")), len(dataset.load("val"))) == (15, 5)
+    assert dataset.load("train").name.endswith("_train")
+    assert not file_names(dataset.load("train")) & file_names(dataset.load("val"))
+    for record in dataset.load("val"):  # each image keeps its boxes
+        image_id = record["image_id"]
         assert (record["boxes"][0, 0], record["classes"].tolist(), record["annotation_ids"].tolist()) == (
-            k % 7,
-            [k % 2],
-            [k],
+            image_id % 7,
+            [image_id % 2],
+            [image_id],
         )
     content = json.loads((root / "split_seed0_val0.25.json").read_text())
-    assert {name.removeprefix("train/") for name in content["val"]} == names(found.load("val"))
-    assert "split_seed0_val0.25.json" in " ".join(found.remarks)
-    other = find_dataset(root, seed=1, val_share=0.25)
-    assert names(other.load("val")) != names(found.load("val"))
-    assert find_dataset(root, val_share=0.25) is found
+    assert {name.removeprefix("train/") for name in content["val"]} == file_names(dataset.load("val"))
+    assert "split_seed0_val0.25.json" in " ".join(dataset.remarks)
+    dataset_of_seed_1 = find_dataset(root, seed=1, val_share=0.25)
+    assert file_names(dataset_of_seed_1.load("val")) != file_names(dataset.load("val"))
+    assert find_dataset(root, val_share=0.25) is dataset
     assert len(find_dataset(root).load("val")) == 4
 
 
-def test_images_that_come_later_are_for_training(root):
-    before = names(find_dataset(root).load("val"))
-    samples.write_json(root / "train/boxes.json", images(24))
-    found = find_dataset(root)
-    assert names(found.load("val")) == before
-    assert len(found.load("train")) == 20
+def test_images_added_later_are_used_for_training(root):
+    val_images = file_names(find_dataset(root).load("val"))
+    samples.write_json(root / "train/boxes.json", coco_file(24))
+    dataset = find_dataset(root)
+    assert file_names(dataset.load("val")) == val_images
+    assert len(dataset.load("train")) == 20
     (root / "split_seed0_val0.2.json").write_text('{"val": ["train/003.png", "train/999.png"]}')
-    samples.write_json(root / "train/boxes.json", images(23))
-    assert names(find_dataset(root).load("val")) == {"003.png"}
+    samples.write_json(root / "train/boxes.json", coco_file(23))
+    assert file_names(find_dataset(root).load("val")) == {"003.png"}
 
 
-def test_the_split_depends_on_names_and_seed_alone(root):
+def test_split_of_a_seed_never_changes(root):
     find_dataset(root).load("val")
     written = json.loads((root / "split_seed0_val0.2.json").read_text())
-    # Kept for ever: a run that is resumed with a later version sees the same images.
+    # This result must never change, so that resumed runs of later versions use the same images.
     assert written["val"] == ["train/005.png", "train/011.png", "train/014.png", "train/016.png"]
 
 
-def test_a_test_set_stays_as_it_is(root):
-    samples.write_json(root / "test/boxes.json", images(4, 20))
+def test_a_test_set_is_not_split(root):
+    samples.write_json(root / "test/boxes.json", coco_file(4, 20))
     for k in range(20, 24):
         (root / f"train/{k:03}.png").rename(root / f"test/{k:03}.png")
-    found = find_dataset(root)
-    assert found.splits == ("train", "val", "test")
-    assert [len(found.load(split)) for split in found.splits] == [16, 4, 4]
+    dataset = find_dataset(root)
+    assert dataset.splits == ("train", "val", "test")
+    assert [len(dataset.load(split)) for split in dataset.splits] == [16, 4, 4]
     report = check_folder(root)
     assert list(report.reports) == ["all", "test"]
 
 
-def test_a_check_writes_nothing(root):
+def test_a_check_writes_no_split_file(root):
     (root / "train/005.png").write_bytes((root / "train/006.png").read_bytes())
     report = check_folder(root)
     assert [path.name for path in root.iterdir()] == ["train"]
@@ -103,32 +103,32 @@ def test_a_check_writes_nothing(root):
         ('{"val": ["gone.png"]}', "leaves no image for validation"),
     ],
 )
-def test_split_files_that_do_not_fit(root, content, message):
+def test_invalid_split_files_raise_an_error(root, content, message):
     (root / "split_seed0_val0.2.json").write_text(content)
     with pytest.raises(DatasetError, match=f"split_seed0_val0.2.json.*{message}.*delete it"):
         find_dataset(root).load("val")
 
 
-def test_a_folder_that_cannot_be_written_is_read_all_the_same(root, monkeypatch, caplog):
-    def refuse(*arguments):
+def test_a_read_only_folder_is_split_with_a_warning(root, monkeypatch, caplog):
+    def deny(*arguments):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", deny)
     assert len(find_dataset(root).load("val")) == 4
     assert "cannot be saved (Permission denied)" in caplog.text
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, "a", None])
-def test_shares_that_are_none(root, share):
-    with pytest.raises(DatasetError, match="val_share must be above 0 and below 1"):
-        find_dataset(root, val_share=share)
+@pytest.mark.parametrize("val_share", [0, 1, -0.1, "a", None])
+def test_invalid_validation_shares_raise_an_error(root, val_share):
+    with pytest.raises(DatasetError, match="val_share must be"):
+        find_dataset(root, val_share=val_share)
 
 
-def test_one_image_is_too_few(root):
-    samples.write_json(root / "train/boxes.json", images(1))
-    with pytest.raises(DatasetError, match="has 1 image: a split into train and val needs at least two"):
+def test_a_single_image_or_an_invalid_seed_raises_an_error(root):
+    samples.write_json(root / "train/boxes.json", coco_file(1))
+    with pytest.raises(DatasetError, match="has 1 image: .* at least two"):
         find_dataset(root).load("train")
-    with pytest.raises(DatasetError, match="seed must be an integer, got 0.5"):
+    with pytest.raises(DatasetError, match="seed .* got 0.5"):
         find_dataset(root, seed=0.5)
 
 
@@ -144,7 +144,9 @@ def yolo_with_training_alone(root):
 def yolo_in_one_folder(root):
     samples.write_images(root)
     for stem, objects in samples.OBJECTS.items():
-        (root / f"{stem}.txt").write_text("".join(f"{samples.yolo_line(*one)}\n" for one in objects))
+        (root / f"{stem}.txt").write_text(
+            "".join(f"{samples.yolo_line(*class_and_box)}\n" for class_and_box in objects)
+        )
     (root / "classes.txt").write_text("cat\ndog\n")
 
 
@@ -156,7 +158,7 @@ def coco_in_one_file(root):
 @pytest.mark.parametrize("write", [voc_without_lists, yolo_with_training_alone, yolo_in_one_folder, coco_in_one_file])
 def test_a_split_is_drawn_in_every_layout(tmp_path, write):
     write(tmp_path)
-    found = find_dataset(tmp_path)
-    train, val = (contents(found.load(split)) for split in ("train", "val"))
+    dataset = find_dataset(tmp_path)
+    train, val = (contents(dataset.load(split)) for split in ("train", "val"))
     assert (len(train), len(val)) == (3, 1)
     assert {**train, **val} == samples.OBJECTS

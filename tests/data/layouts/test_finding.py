@@ -1,4 +1,4 @@
-"""Layouts that are found by looking."""
+"""Detection of the layout of a data set."""
 
 import json
 
@@ -14,7 +14,7 @@ LAYOUTS = {"Roboflow COCO": samples.roboflow, "YOLO": samples.yolo, "Pascal VOC"
 
 
 def contents(dataset):
-    """Class names and boxes by file name."""
+    """A mapping of file names, without extension, to class names and boxes."""
     return {
         record["file_name"].rpartition("/")[2].partition(".")[0]: [
             (dataset.class_names[k], tuple(box))
@@ -25,20 +25,20 @@ def contents(dataset):
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_the_same_data_in_every_layout(tmp_path, layout):
-    found = find_dataset(LAYOUTS[layout](tmp_path / "animals"))
-    assert (found.layout, found.class_names, found.splits) == (layout, ("cat", "dog"), ("train", "val"))
-    assert found.drawn is None
-    for split, stems in zip(found.splits, samples.SPLITS.values(), strict=True):
-        dataset = found.load(split)
-        assert contents(dataset) == {stem: samples.OBJECTS[stem] for stem in stems}
-        assert dataset.category_ids == ((0, 1) if layout == "YOLO" else (1, 2)) == found.category_ids
-        assert dataset.name == f"animals_{split}"
-        assert found.load(split) is dataset is find_dataset(tmp_path / "animals").load(split)
+def test_every_layout_gives_the_same_data(tmp_path, layout):
+    dataset = find_dataset(LAYOUTS[layout](tmp_path / "animals"))
+    assert (dataset.layout, dataset.class_names, dataset.splits) == (layout, ("cat", "dog"), ("train", "val"))
+    assert dataset.drawn is None
+    for split, stems in zip(dataset.splits, samples.SPLITS.values(), strict=True):
+        split_dataset = dataset.load(split)
+        assert contents(split_dataset) == {stem: samples.OBJECTS[stem] for stem in stems}
+        assert split_dataset.category_ids == ((0, 1) if layout == "YOLO" else (1, 2)) == dataset.category_ids
+        assert split_dataset.name == f"animals_{split}"
+        assert dataset.load(split) is split_dataset is find_dataset(tmp_path / "animals").load(split)
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_a_recipe_takes_a_folder(tmp_path, layout):
+def test_folder_config_builds_loaders_of_every_layout(tmp_path, layout):
     root = LAYOUTS[layout](tmp_path / "animals")
     config = get_config("common/data/folder.py")
     config.train = {"output_dir": "unused", "seed": 3}
@@ -53,6 +53,6 @@ def test_a_recipe_takes_a_folder(tmp_path, layout):
     assert json.dumps(sorted(dataset_of(train).class_names)) == '["cat", "dog"]'
 
 
-def test_what_is_not_there():
+def test_a_missing_folder_raises_an_error():
     with pytest.raises(DatasetError, match="folder nowhere does not exist"):
         find_dataset("nowhere")

@@ -273,21 +273,18 @@ def _in_fresh_process(code: str) -> dict:
 IMPORT_AND_REPORT = """
 import json, sys, time
 import torch
-before, start = set(sys.modules), time.perf_counter()
+before, start = set(sys.modules), time.process_time()
 import {names}
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 new = {{name.split(".")[0] for name in set(sys.modules) - before}}
 print(json.dumps(dict(seconds=seconds, new=sorted(new))))
 """
 
 
 def test_importing_the_package_is_cheap():
-    for _ in range(3):  # a busy machine may make one attempt slow, not three
-        report = _in_fresh_process(IMPORT_AND_REPORT.format(names="detrex_lite"))
-        assert not HEAVY & set(report["new"])
-        if report["seconds"] < 1:
-            return
-    pytest.fail(f"importing detrex_lite takes {report['seconds']:.2f} s beyond torch's import")
+    report = _in_fresh_process(IMPORT_AND_REPORT.format(names="detrex_lite"))
+    assert not HEAVY & set(report["new"])
+    assert report["seconds"] < 1  # on a processor, beyond the import of torch
 
 
 def test_parts_that_scripts_import_first_load_no_heavy_packages():

@@ -23,7 +23,7 @@ from ..checkpoint.files import replace_text
 from ..errors import NonFiniteError
 from ..structures.masks import run_lengths
 from .backends import AUTO, BACKENDS, BOXES, MASKS, Backend, Results, choose_backend, no_garbage_collection
-from .inputs import image_of
+from .inputs import image_of, warn_of_missing
 from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -236,12 +236,7 @@ class CocoEvaluator:
             where = f"predictions are in {self.output_dir}" if self.output_dir else "nothing is written"
             logger.warning("The data set %r has no annotations: no metrics; %s.", self.dataset.name, where)
             return {}
-        if len(images) < len(self._positions):
-            logger.warning(
-                "Only %d of %d images were processed; the objects of the others count as missed.",
-                len(images),
-                len(self._positions),
-            )
+        warn_of_missing(self.dataset, self._positions, images, "objects")
         coco_results = {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()}
         kinds = next((tuple(image.matches) for image in images.values()), (BOXES,))
         results = {

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from detrex_lite.cli import main
 from detrex_lite.config import LazyConfig
 from detrex_lite.data import generate_shapes
@@ -29,3 +31,16 @@ def test_metrics_errors_and_report_are_written_to_the_output_folder(tmp_path, ca
         page = (tmp_path / folder / "report.html").read_text()
         for title in ("What is wrong", "Worst images", "Inside the decoder"):
             assert f"<h2>{title}" in page or f">{title}</h2>" in page, (folder, title)
+
+    generate_shapes(tmp_path / "others", num_train=1, num_val=2, empty_share=0.0, seed=7)
+    others = f"{tmp_path}/others"
+    assert main(["evaluate", "--weights", f"{weights}", "--data", others, "--output", f"{tmp_path}/on_others"]) == 0
+    images = json.loads((tmp_path / "on_others" / "evaluation" / "errors.json").read_text())["worst_images"]
+    assert images
+    assert all(image["file_name"].startswith(others) for image in images)
+    capsys.readouterr()
+    split = "dataloader.test.dataset.split=train"  # the evaluator keeps the validation images
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--config-file", f"{config}", "--weights", f"{weights}", split])
+    assert stopped.value.code == 2
+    assert "dataloader.evaluator.dataset" in capsys.readouterr().err

@@ -352,8 +352,8 @@ def test_records_of_a_data_set():
 def test_json_has_every_class_with_its_threshold_and_errors(tmp_path):
     objects, detections = random_case()
     content = to_json(analysed(objects, detections))
-    write_errors(tmp_path / "errors.json", content)
-    read = json.loads((tmp_path / "errors.json").read_text())
+    write_errors(tmp_path / "errors.json", {"boxes": content})
+    read = json.loads((tmp_path / "errors.json").read_text())["boxes"]
     assert set(read["classes"]) == set(NAMES)
     assert set(read["kinds"]) == set(KINDS)
     assert read["classes"]["cat"]["objects"] == objects.per_class()[0]

@@ -23,7 +23,7 @@ def test_results_errors_and_the_page_are_in_the_folder_that_is_asked_for(tmp_pat
     assert written >= {"report.html", *(f"evaluation/{name}.json" for name in ("metrics", "predictions", "errors"))}
     again = json.loads((tmp_path / "new" / "evaluation" / "metrics.json").read_text())
     assert again["bbox"]["AP"] == results["bbox"]["AP"]
-    worst = json.loads((tmp_path / "new" / "evaluation" / "errors.json").read_text())["worst_images"]
+    worst = json.loads((tmp_path / "new" / "evaluation" / "errors.json").read_text())["boxes"]["worst_images"]
     assert {image["file_name"] for image in worst} <= {str(path) for path in (tmp_path / "shapes").rglob("*.png")}
     for folder in ("run", "new"):  # after a training and after an evaluation alone
         page = (tmp_path / folder / "report.html").read_text()

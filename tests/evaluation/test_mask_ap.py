@@ -167,14 +167,18 @@ def test_masks_are_written_as_run_lengths_beside_boxes(tmp_path):
     assert (coco_mask.decode(found["segmentation"]) == mask).all()
 
 
-def test_masks_are_kept_and_sent_as_run_lengths(backend):
+@pytest.mark.parametrize("find_errors", [False, True])
+def test_masks_are_kept_and_sent_as_run_lengths(backend, find_errors):
     dataset, outputs = generated(num_images=3)
-    evaluator = CocoEvaluator(dataset=dataset, backend=backend)
+    evaluator = CocoEvaluator(dataset=dataset, backend=backend, find_errors=find_errors)
     for image_id, output in outputs.items():
         evaluator.process([model_input(image_id)], [output])
     for image in evaluator._images:
         kept = image.detections.masks
-        assert kept is None if backend == "pycocotools" else all(len(one) < 1000 for one in kept)
+        if backend == "pycocotools" and not find_errors:
+            assert kept is None
+        else:
+            assert all(len(run_lengths) < 1000 for run_lengths in kept)
 
 
 def test_a_data_set_without_masks_gives_box_ap_alone(tmp_path, caplog):

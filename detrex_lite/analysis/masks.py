@@ -52,9 +52,8 @@ class Masks:
     @cached_property
     def areas(self) -> np.ndarray:
         """(n,) float64, the number of pixels of each mask."""
-        if not len(self):
-            return np.zeros(0)
-        return coco_mask.area(self.run_lengths()).astype(np.float64)
+        # One by one, because pycocotools raises an OverflowError for more than 255 masks.
+        return np.array([coco_mask.area(run_length) for run_length in self.run_lengths()], dtype=np.float64)
 
     def run_lengths(self) -> list[dict[str, Any]]:
         """The masks in pycocotools' form: n dicts with `size` and `counts`."""

@@ -128,7 +128,8 @@ def analyse(objects: Objects, detections: Detections, class_names: Sequence[str]
 
     Args:
         objects: the annotated objects.
-        detections: the detections at all scores, as for AP.
+        detections: the detections at all scores, as for AP. Equal scores are ranked in the order of the rows; COCO's
+            AP has them by image id.
         class_names: K names.
 
     Raises:

@@ -92,14 +92,14 @@ class Detections:
         return box_areas(self.boxes) if self.masks is None else self.masks.areas
 
     def at_most(self, number: int = COCO_MAX_DETECTIONS) -> "Detections":
-        """The `number` detections with the highest scores of each class in each image, by image, class and score."""
+        """The `number` detections with the highest scores of each class in each image, in the order of the rows."""
         order = np.lexsort((-self.scores, self.classes, self.image))
         image, classes = self.image[order], self.classes[order]
         begins = np.ones(len(order), dtype=bool)
         begins[1:] = (image[1:] != image[:-1]) | (classes[1:] != classes[:-1])
         places = np.arange(len(order))
         rank = places - np.maximum.accumulate(np.where(begins, places, 0))
-        return self[order[rank < number]]
+        return self[np.sort(order[rank < number])]
 
 
 def make_objects(

@@ -61,14 +61,14 @@ def draw_errors(image: Any, analysis: Analysis, position: int, panel_size: int, 
 
 def _annotated(analysis: Analysis, position: int) -> Iterator[DrawnObject]:
     objects = analysis.objects
-    for place, row in enumerate(np.flatnonzero((objects.image == position) & ~objects.iscrowd)):
+    for place, row in enumerate(np.flatnonzero((objects.image == position) & ~objects.iscrowd).tolist()):
         label = class_label(int(objects.classes[row]), analysis.class_names) if place < _MOST_LABELS else ""
         yield _drawn(objects, row, label, _ANNOTATED_COLOUR)
 
 
 def _missed(analysis: Analysis, position: int) -> Iterator[DrawnObject]:
     objects = analysis.objects
-    for row in np.flatnonzero((objects.image == position) & analysis.errors.missed)[:_MOST_LABELS]:
+    for row in np.flatnonzero((objects.image == position) & analysis.errors.missed)[:_MOST_LABELS].tolist():
         label = f"{class_label(int(objects.classes[row]), analysis.class_names)} missed"
         yield _drawn(objects, row, label, KIND_COLOURS["missed"])._replace(with_box=True, dashed=True)
 
@@ -78,14 +78,14 @@ def _detected(analysis: Analysis, position: int) -> Iterator[DrawnObject]:
     detections, names = analysis.detections, analysis.class_names
     rows = np.flatnonzero(detections.image == position)
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    for row in rows[analysis.errors.kind[rows] >= 0][:_MOST_LABELS]:
+    for row in rows[analysis.errors.kind[rows] >= 0][:_MOST_LABELS].tolist():
         label = f"{class_label(int(detections.classes[row]), names)} {detections.scores[row]:.2f}"
         kind = KINDS[analysis.errors.kind[row]]
         if kind == "classification":
             label += f", is {class_label(int(analysis.objects.classes[analysis.errors.object[row]]), names)}"
         yield _drawn(detections, row, label, KIND_COLOURS[kind])
     shown = detections.scores[rows] >= analysis.thresholds[detections.classes[rows]]
-    for row in rows[analysis.matching.right[rows] & shown]:
+    for row in rows[analysis.matching.right[rows] & shown].tolist():
         yield _drawn(detections, row, "", RIGHT_COLOUR)
 
 

@@ -70,7 +70,7 @@ class CocoEvaluator:
         further_classes: how many classes the model has behind those of the data set. What is found of them is left out:
             the stuff of a panoptic model, where `dataset` has the things.
         find_errors: whether errors are looked for, which takes 14 s for 300 detections in each image of COCO's
-            validation set, and as much again or more for masks. The run lengths of all masks are kept until then.
+            validation set, and about twice that time in addition for masks, whose run lengths are kept until then.
 
     Attributes:
         analyses: what is wrong with the "boxes" of the last evaluation and, with mask AP, with its "masks"; empty on

@@ -35,7 +35,7 @@ class ErrorPicture(NamedTuple):
 def draw_errors(image: Any, analysis: Analysis, position: int, panel_size: int, name: str = "") -> ErrorPicture:
     """Mark the correct and the wrong detections of one image, at the thresholds of the classes.
 
-    An analysis of masks is drawn with masks, of which only those that are missed have a box.
+    For an analysis of masks, masks are drawn instead of boxes; missed objects have both.
 
     Args:
         image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor, of the annotated size.

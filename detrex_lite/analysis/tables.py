@@ -171,7 +171,10 @@ def objects_of(dataset: Any, *, masks: bool = False) -> Objects:
 
     Args:
         dataset: the data set.
-        masks: whether to include the masks, to compare masks; the data set must have been read with them.
+        masks: whether to include the masks, to compare masks.
+
+    Raises:
+        ValueError: when masks are asked for that the records do not have.
     """
     records = [dataset[index] for index in range(len(dataset))]
     columns = {
@@ -198,10 +201,11 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _masks_of(records: Sequence[dict[str, Any]]) -> Masks:
+    if any("segmentations" not in record for record in records):
+        raise ValueError("the data set has no masks: read it with masks=True, or compare boxes")
     run_lengths = [run_length for record in records for run_length in record_run_lengths(record)]
-    return Masks(
-        [run_length["counts"] for run_length in run_lengths], np.array([length["size"] for length in run_lengths])
-    )
+    counts = [run_length["counts"] for run_length in run_lengths]
+    return Masks(counts, np.array([run_length["size"] for run_length in run_lengths]))
 
 
 def _as_masks(masks: Masks | Iterable[Mapping[str, Any]] | None) -> Masks | None:

@@ -66,14 +66,8 @@ def analysed(rows, *, masks=True):
     """The analysis of detections by masks, or by boxes."""
     image, boxes, classes = grid()
     shapes = encoded([corner_shape(box) for box in boxes])
-    objects = make_objects(
-        image,
-        boxes,
-        classes,
-        num_images=NUM_IMAGES,
-        num_classes=len(NAMES),
-        masks=shapes if masks else None,
-    )
+    sizes = {"num_images": NUM_IMAGES, "num_classes": len(NAMES)}
+    objects = make_objects(image, boxes, classes, **sizes, masks=shapes if masks else None)
     columns = {name: [row[name] for row in rows] for name in ("image", "boxes", "classes", "scores")}
     found = encoded([row["masks"] for row in rows]) if masks else None
     return analyse(objects, make_detections(**columns, masks=found), NAMES)
@@ -126,16 +120,20 @@ ELSEWHERE = {"boxes": np.array([0, 50, 20, 70]), "masks": corner_shape([0, 50, 2
         ),
         (perfect()[3:], {"missed": 3}, {"missed": 3}),
         # The box is right, but the mask is on the object beside it, which is of another class.
-        (with_changes(lambda row: {"masks": corner_shape(row["boxes"] + [40, 0, 40, 0])}, rows=(0,)), None, {}),
+        (
+            with_changes(lambda row: {"masks": corner_shape(row["boxes"] + [40, 0, 40, 0])}, rows=(0,)),
+            {"classification": 1, "missed": 1},
+            {},
+        ),
     ],
 )
 def test_errors_of_masks_and_of_boxes_differ(rows, of_masks, of_boxes):
     by_masks, by_boxes = analysed(rows), analysed(rows, masks=False)
     assert by_boxes.shapes == "boxes"
-    assert counts(by_masks) == (of_masks or {"classification": 1, "missed": 1})
+    assert counts(by_masks) == of_masks
     assert counts(by_boxes) == of_boxes
     for analysis, found in ((by_masks, of_masks), (by_boxes, of_boxes)):
-        if found and len(found) == 1:  # fixing the only kind of errors repairs everything
+        if len(found) == 1:  # fixing the only kind of errors repairs everything
             assert analysis.precisions[0].mean() < 1
             assert analysis.precisions[0].mean() + analysis.gain(*found) == pytest.approx(1)
 
@@ -260,6 +258,7 @@ def objects_with(masks, image=(0, 1)):
     ("call", "message"),
     [
         (lambda: objects_with([FULL]), "2 images and 1 rows"),
+        (lambda: objects_of(MemoryDataset({1: [([0, 0, 9, 9], 0)]}), masks=True), "masks=True"),
         (lambda: objects_with([FULL, {"size": [2, 3], "counts": [0, 7]}]), "mask 1: .* add up to 7"),
         (lambda: objects_with([FULL, {"counts": [0, 6]}]), "mask 1: .*'size'"),
         (lambda: objects_with([FULL, [[0, 0, 1, 0, 1, 1]]]), "mask 1: .*'size'"),

@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 ERRORS_FILE = "errors.json"
 
+BOXES, MASKS = SHAPES = ("boxes", "masks")
+"""What an analysis can compare."""
+
 _RECALLS = np.linspace(0, 1, 51)
 _MOST_CURVES = 100
 _FEW_OBJECTS = 20
@@ -96,6 +99,11 @@ class Analysis:
     costs: np.ndarray
 
     @property
+    def shapes(self) -> str:
+        """What the analysis compares: "boxes" or "masks"."""
+        return BOXES if self.objects.masks is None else MASKS
+
+    @property
     def class_precisions(self) -> np.ndarray:
         """(K,) AP of each class, the mean over IoU thresholds."""
         return self.precisions.mean(axis=0)
@@ -116,16 +124,17 @@ class Analysis:
 
 
 def analyse(objects: Objects, detections: Detections, class_names: Sequence[str]) -> Analysis:
-    """Analyse the errors of the detections of a data set.
+    """Analyse the errors of the detections of a data set, by masks if the tables have masks, and otherwise by boxes.
 
     Args:
         objects: the annotated objects.
-        detections: the detections at all scores, as for AP.
+        detections: the detections at all scores, as for AP. Equal scores are ranked in the order of the rows; COCO's
+            AP has them by image id.
         class_names: K names.
 
     Raises:
-        ValueError: when there are more or fewer names than classes, or a detection is in an image or of a class that
-            `objects` does not have.
+        ValueError: when there are more or fewer names than classes, a detection is in an image or of a class that
+            `objects` does not have, or masks do not fit; see `overlapping_pairs`.
     """
     if len(class_names) != objects.num_classes:
         raise ValueError(f"there are {len(class_names)} names for {objects.num_classes} classes")
@@ -177,7 +186,7 @@ def explain(analysis: Analysis) -> list[str]:
     if gain >= 0.5:
         of_all = "Over all classes" if sentences else f"Of the errors with {analysis.class_names[0]}"
         sentences.append(
-            f"{of_all}, {_PLURALS[kind]} cost most: "
+            f"{of_all}, {_PLURALS[kind].format(shapes=analysis.shapes)} cost most: "
             f"without them AP50 would be {total + gain:.1f} instead of {total:.1f}."
         )
     elif not sentences or total > 99:
@@ -186,11 +195,11 @@ def explain(analysis: Analysis) -> list[str]:
 
 
 _PLURALS = {
-    CLASSIFICATION: "wrong classes on right boxes",
-    LOCALISATION: "boxes that overlap their object too little",
-    BOTH: "boxes of a wrong class that overlap an object too little",
-    DUPLICATE: "repeated boxes on objects that have been detected",
-    BACKGROUND: "boxes where no object is",
+    CLASSIFICATION: "wrong classes on right {shapes}",
+    LOCALISATION: "{shapes} that overlap their object too little",
+    BOTH: "{shapes} of a wrong class that overlap an object too little",
+    DUPLICATE: "repeated {shapes} on objects that have been detected",
+    BACKGROUND: "{shapes} where no object is",
     MISSED: "missed objects",
 }
 
@@ -208,7 +217,7 @@ def _explain_class(analysis: Analysis, number: int) -> str:
         if at_50 - precision < 1:
             return f"{start}, and it has hardly any error."
         return (
-            f"{start}: its objects are detected, but the boxes are not tight; "
+            f"{start}: its objects are detected, but the {analysis.shapes} are not tight; "
             f"AP75 is {100 * analysis.precisions[5, number]:.1f}."
         )
     reason = _reason(analysis, number, kind, count)
@@ -229,7 +238,7 @@ def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
             return (
                 f"{int(confused[wrong])} of its {count} objects are taken for {analysis.class_names[wrong]}{threshold}"
             )
-        return "its boxes lie on objects of other classes"
+        return f"its {analysis.shapes} lie on objects of other classes"
     description = {
         LOCALISATION: "overlap an object of it too little (IoU 0.1 to 0.5)",
         BOTH: "overlap objects of other classes too little (IoU 0.1 to 0.5)",
@@ -238,7 +247,9 @@ def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
     }[kind]
     num_errors = int(errors[kind][number])
     return (
-        f"{num_errors} of its boxes {description}{threshold}" if num_errors else f"boxes with low scores {description}"
+        f"{num_errors} of its {analysis.shapes} {description}{threshold}"
+        if num_errors
+        else f"{analysis.shapes} with low scores {description}"
     )
 
 
@@ -291,8 +302,8 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def write_errors(path: Path, content: dict[str, Any]) -> None:
-    """Write the result of `to_json`, possibly with additional entries."""
+def write_errors(path: Path, content: dict[str, dict[str, Any]]) -> None:
+    """Write the errors of "boxes" and possibly of "masks": results of `to_json`, possibly with additional entries."""
     replace_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..metrics_file import METRICS_FILE, read_metrics
 from .charts import PALETTE, Curve, line_chart
 from .contact_sheet import SheetRow, draw_pair
 from .error_pictures import draw_errors
-from .error_sections import error_facts, error_sections, picture_legend, style_parts
+from .error_sections import error_facts, error_heading, error_sections, picture_legend, shapes_of, style_parts
 from .images import fit_size, jpeg_base64, to_pil
 from .query_pictures import draw_attention, draw_refinement
 
@@ -125,21 +125,27 @@ def _best(row: SheetRow) -> Any:
 
 
 def write_error_page(
-    output_dir: str | Path, analysis: Analysis, images: Iterable[tuple[int, str, Any]], of: str
+    output_dir: str | Path,
+    analyses: Mapping[str, Analysis],
+    images_of: Callable[[Analysis], Iterable[tuple[int, str, Any]]],
+    of: str,
 ) -> None:
     """Save the errors of detections, and pictures of the worst images, for the report.
 
     Args:
         output_dir: the run's folder.
-        analysis: the analysis of the detections.
-        images: (position in the data set, name, picture) of some of `analysis.worst_images`, of the annotated size.
+        analyses: the analysis of the "boxes" of the detections, and possibly that of their "masks".
+        images_of: returns (position in the data set, name, picture) of some of the `worst_images` of an analysis; the
+            pictures have the annotated size.
         of: a description of the detections, such as "detected at iteration 1,000".
     """
-    pictures = []
-    for position, name, image in images:
-        picture = draw_errors(image, analysis, position, ERROR_PANEL_SIZE, name)
-        pictures.append({"caption": picture.caption, "panels": _jpegs(picture.panels)})
-    content = {"of": of, **to_json(analysis), "pictures": pictures}
+    content: dict[str, Any] = {"of": of}
+    for shapes, analysis in analyses.items():
+        pictures = []
+        for position, name, image in images_of(analysis):
+            picture = draw_errors(image, analysis, position, ERROR_PANEL_SIZE, name)
+            pictures.append({"caption": picture.caption, "panels": _jpegs(picture.panels)})
+        content[shapes] = {**to_json(analysis), "pictures": pictures}
     replace_text(Path(output_dir) / ERROR_PAGE_FILE, json.dumps(content, ensure_ascii=False, allow_nan=False))
 
 
@@ -271,18 +277,25 @@ def _errors(path: Path, *, with_facts: bool) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         facts = _boxes(error_facts(content)) if with_facts else ""
-        figures = "".join(_figure(picture["caption"], picture["panels"]) for picture in content["pictures"])
-        sections = error_sections(content)
+        return facts + "".join(_errors_of(shapes, content) for shapes in shapes_of(content))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
         return f'<p class="warning">{reason}: the section about errors is left out.</p>'
+
+
+def _errors_of(shapes: str, page: dict[str, Any]) -> str:
+    """Return the sections about boxes or about masks."""
+    pictures = page[shapes]["pictures"]
+    figures = "".join(_figure(picture["caption"], picture["panels"]) for picture in pictures)
+    sections = error_sections(shapes, page)
     if not figures:
-        return facts + sections
+        return sections
     note = (
         "<p>The images whose errors cost most AP50. Left: annotations. Right: detections at the thresholds of the "
         "classes. The colour shows the kind of error; correct detections have no label.</p>"
     )
-    return f'{facts}{sections}<h2>Worst images</h2>{note}{picture_legend()}<div class="samples worst">{figures}</div>'
+    title = error_heading("Worst images", shapes, page)
+    return f'{sections}{title}{note}{picture_legend()}<div class="samples worst">{figures}</div>'
 
 
 def _section(title: str, parts: Iterable[str]) -> str:

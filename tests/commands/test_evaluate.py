@@ -23,9 +23,15 @@ def test_metrics_errors_and_report_are_written_to_the_output_folder(tmp_path, ca
     )
     written = {path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*")}
     assert written >= {"report.html", *(f"evaluation/{name}.json" for name in ("metrics", "predictions", "errors"))}
+<<<<<<< HEAD
     metrics = json.loads((tmp_path / "new" / "evaluation" / "metrics.json").read_text())
     assert metrics["bbox"]["AP"] == results["bbox"]["AP"]
     worst = json.loads((tmp_path / "new" / "evaluation" / "errors.json").read_text())["worst_images"]
+=======
+    again = json.loads((tmp_path / "new" / "evaluation" / "metrics.json").read_text())
+    assert again["bbox"]["AP"] == results["bbox"]["AP"]
+    worst = json.loads((tmp_path / "new" / "evaluation" / "errors.json").read_text())["boxes"]["worst_images"]
+>>>>>>> masks_errors
     assert {image["file_name"] for image in worst} <= {str(path) for path in (tmp_path / "shapes").rglob("*.png")}
     for folder in ("run", "new"):  # written after training, and by the evaluation alone
         page = (tmp_path / folder / "report.html").read_text()

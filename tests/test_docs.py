@@ -15,10 +15,10 @@ from detrex_lite.config import LazyConfig, get_config, validate
 from detrex_lite.modeling import Comparison, HungarianMatcher, VarifocalLoss
 from detrex_lite.testing import SMALL, build, changed, make_batch, predict, require_all_gradients
 
-from .pages import ROOT, blocks, links
+from .pages import ROOT, blocks, commands, links
 
 GUIDE = "docs/new_detector.md"  # tested separately
-NEEDS = {"docs/detectron2.md": "detectron2", "docs/deployment.md": "onnx"}
+NEEDS = {"docs/backbones.md": "timm", "docs/detectron2.md": "detectron2", "docs/deployment.md": "onnx"}
 SLOW = ("docs/deployment.md",)
 PAGES = [page for page in links.pages() if page != GUIDE and blocks(page)]
 
@@ -124,6 +124,19 @@ def test_the_loss_of_the_page_is_varifocal_loss(page_folder):
     targets = model.targets(inputs, model.preprocess(inputs, as_published=True))
     comparison = Comparison.of(sets, HungarianMatcher({"centre": CentreCost(2.0)})(sets, targets), targets)
     torch.testing.assert_close(MyVarifocalLoss()(comparison).sum(), comparison.sums(VarifocalLoss()(comparison)).sum())
+
+
+def test_the_command_that_changes_the_backbone_keeps_the_strides_of_the_config():
+    pytest.importorskip("timm")
+    (command,) = (words for words in commands("docs/backbones.md") if "dino_small" in words)
+    cfg = get_config("projects/dino/configs/dino_small_shapes.py")
+    strides = []
+    for overrides in ([], [word for word in command if "=" in word]):
+        LazyConfig.apply_overrides(cfg, overrides)
+        model = build(cfg.model)
+        maps = model.backbone(torch.zeros(1, 3, 64, 64))
+        strides.append([64 // maps[name].shape[-1] for name in model.neck.in_features])
+    assert strides == [[8, 16], [8, 16]]
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,8 @@ class ExportedPredictor(ImagePredictor[Detections]):
         path: an .onnx, .xml, .pt2 or .torchscript file.
         device: "auto" is the CPU; see the sessions in `detrex_lite.inference.runtimes` for the devices of each format.
         score_threshold: detections with lower scores are left out, 0..1: a number, a dict of class name -> number, or
-            a number for each class. Calls may override it: `predictor(image, score_threshold=0.1)`.
+            a number for each class. The default is 0.5. Calls may override it: `predictor(image,
+            score_threshold=0.1)`.
         batch_size: number of images in a batch.
         image_format: "RGB" or "BGR", the order of the channels of arrays.
         threads: number of threads of an operator; None for all cores.

@@ -54,7 +54,8 @@ class Predictor(ImagePredictor[Instances]):
             `train.init_checkpoint` of the config.
         device: "auto" is a GPU if one is available; otherwise as for `torch.device`.
         score_threshold: detections with lower scores are left out, 0..1: a number, a dict of class name -> number, or
-            a number for each class. Calls may override it: `predictor(image, score_threshold=0.1)`.
+            a number for each class. The default is 0.5. Calls may override it: `predictor(image,
+            score_threshold=0.1)`.
         batch_size: number of images in a batch. With images of different sizes, large batches have much padding.
         trusted: allow the checkpoint to execute code while it is read; only for files that you trust.
         image_format: "RGB" or "BGR", the order of the channels of arrays and tensors.

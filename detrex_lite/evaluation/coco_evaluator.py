@@ -41,6 +41,7 @@ class ImageDetections(NamedTuple):
     scores: np.ndarray  # (D,) float64
     classes: np.ndarray  # (D,) int64, 0..K-1
     masks: list[str] | None  # D compressed run lengths; None for a model without masks
+    input_scale: float  # the side of the model's input divided by that of the original image; nan if it is not known
 
 
 class ImageResults(NamedTuple):
@@ -185,7 +186,10 @@ class CocoEvaluator:
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         boxes = np.concatenate([boxes[:, :2], sides], axis=1)
         size = tuple(int(model_input.get(side, instances.image_size[k])) for k, side in enumerate(("height", "width")))
-        return ImageDetections(image_id, size, boxes, scores, classes, self._encode_masks(where, instances, size))
+        masks = self._encode_masks(where, instances, size)
+        image = model_input.get("image")
+        input_scale = math.nan if image is None else math.sqrt(math.prod(image.shape[-2:]) / math.prod(size))
+        return ImageDetections(image_id, size, boxes, scores, classes, masks, input_scale)
 
     def _encode_masks(self, where: str, instances: Any, size: tuple[int, ...]) -> list[str] | None:
         with_masks = instances.has("pred_masks")
@@ -289,7 +293,10 @@ class CocoEvaluator:
             np.concatenate([np.zeros(0), *(image.scores for image in images)]),
             masks,
         )
-        return analyse(objects_of(self.dataset, masks=with_masks), detections, self.dataset.class_names)
+        input_scales = np.full(len(self.dataset), np.nan)
+        input_scales[positions] = [image.input_scale for image in images]
+        objects = objects_of(self.dataset, masks=with_masks)
+        return analyse(objects, detections, self.dataset.class_names, input_scales=input_scales)
 
     def _get_backend(self, kind: str) -> Backend:
         """Create the backend when the first image arrives, since a data set that is only described needs none."""

@@ -40,6 +40,7 @@ DECODER_PAGE_FILE = "report_decoder.json"
 PANEL_SIZE, ERROR_PANEL_SIZE = 300, 420
 NUM_DECODER_PICTURES = 3
 FEWEST_BOXES, MOST_BOXES = 3, 20
+FEWEST_EVALUATIONS = 4  # for a sentence about how AP developed
 _JPEG_QUALITY = 72
 
 # loss_class_3: loss of a decoder layer; loss_class_dn, loss_class_dn_3: of denoising; loss_class_enc: of the encoder.
@@ -263,7 +264,30 @@ def _facts(series: dict[str, Series]) -> str:
         if lost
         else ""
     )
-    return f"{_boxes(facts)}{warning}" if facts else "<p>Nothing has been logged yet.</p>"
+    trend = "".join(f'<div class="plain"><p>{escape(text)}</p></div>' for text in _trend(series))
+    return f"{_boxes(facts)}{warning}{trend}" if facts else "<p>Nothing has been logged yet.</p>"
+
+
+def _trend(series: dict[str, Series]) -> list[str]:
+    """Sentences about how the main metric developed; empty when there is nothing to learn from it."""
+    name = next((name for name in ("segm/AP", "bbox/AP", "panoptic_seg/PQ") if name in series), None)
+    points = _finite(series.get(name, [])) if name else []
+    if len(points) < FEWEST_EVALUATIONS:
+        return []
+    label = name.rpartition("/")[2] if name else ""
+    last, final = points[-1]
+    iteration, best = max(points, key=lambda point: point[1])
+    if best <= 0:
+        return []
+    if iteration == last:
+        return [f"{label} was highest at the last evaluation: a longer training would probably reach more."]
+    if iteration <= 0.6 * last and final < 0.99 * best:
+        return [
+            f"{label} was highest at iteration {iteration:,} of {last:,} and has not been exceeded since: the detector "
+            "has probably been fitted to details of the training images. More images or stronger augmentation may "
+            "help; a longer training will not. model_best.pth has the weights with the highest value."
+        ]
+    return []
 
 
 def _boxes(facts: Iterable[tuple[str, str]]) -> str:

@@ -24,7 +24,7 @@ from detrex_lite.visualization import draw_errors, write_error_page, write_repor
 from detrex_lite.visualization.error_pictures import KIND_COLOURS, RIGHT_COLOUR
 
 from ..evaluation.datasets import MemoryDataset, model_input
-from ..evaluation.test_mask_ap import diamond, ellipse, generated
+from ..evaluation.test_mask_ap import diamond, ellipse, random_case
 
 NAMES = ("cat", "dog", "cow")
 SIDE, THICKNESS = 20, 6
@@ -192,7 +192,7 @@ def test_crowds_are_regions_of_their_masks():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_average_precision_is_that_of_pycocotools(seed):
     """With polygons, run lengths, crowds, equal scores, and images in another order than that of their ids."""
-    dataset, outputs = generated(num_images=24, seed=seed)
+    dataset, outputs = random_case(num_images=24, seed=seed)
     evaluator = CocoEvaluator(dataset=dataset, backend="pycocotools")
     for image_id, output in outputs.items():
         evaluator.process([model_input(image_id)], [output])

@@ -23,15 +23,9 @@ def test_metrics_errors_and_report_are_written_to_the_output_folder(tmp_path, ca
     )
     written = {path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*")}
     assert written >= {"report.html", *(f"evaluation/{name}.json" for name in ("metrics", "predictions", "errors"))}
-<<<<<<< HEAD
     metrics = json.loads((tmp_path / "new" / "evaluation" / "metrics.json").read_text())
     assert metrics["bbox"]["AP"] == results["bbox"]["AP"]
-    worst = json.loads((tmp_path / "new" / "evaluation" / "errors.json").read_text())["worst_images"]
-=======
-    again = json.loads((tmp_path / "new" / "evaluation" / "metrics.json").read_text())
-    assert again["bbox"]["AP"] == results["bbox"]["AP"]
     worst = json.loads((tmp_path / "new" / "evaluation" / "errors.json").read_text())["boxes"]["worst_images"]
->>>>>>> masks_errors
     assert {image["file_name"] for image in worst} <= {str(path) for path in (tmp_path / "shapes").rglob("*.png")}
     for folder in ("run", "new"):  # written after training, and by the evaluation alone
         page = (tmp_path / folder / "report.html").read_text()
@@ -41,7 +35,7 @@ def test_metrics_errors_and_report_are_written_to_the_output_folder(tmp_path, ca
     generate_shapes(tmp_path / "others", num_train=1, num_val=2, empty_share=0.0, seed=7)
     others = f"{tmp_path}/others"
     assert main(["evaluate", "--weights", f"{weights}", "--data", others, "--output", f"{tmp_path}/on_others"]) == 0
-    images = json.loads((tmp_path / "on_others" / "evaluation" / "errors.json").read_text())["worst_images"]
+    images = json.loads((tmp_path / "on_others" / "evaluation" / "errors.json").read_text())["boxes"]["worst_images"]
     assert images
     assert all(image["file_name"].startswith(others) for image in images)
     capsys.readouterr()

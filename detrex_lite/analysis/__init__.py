@@ -1,10 +1,11 @@
-"""Analysis of a detector's errors: pure functions of annotations and detections.
+"""Analysis of a detector's errors by boxes or by masks: pure functions of annotations and detections.
 
 `analyse` computes everything at once; the report of each evaluation shows its result.
 """
 
 from .confusion import Calibration, calibrate, confusion_matrix
 from .errors import KINDS, MEANINGS, Costs, Errors, find_costs, find_errors, precision_if_fixed
+from .masks import Masks
 from .matching import Matching, Pairs, match, overlapping_pairs
 from .precision import (
     Curve,
@@ -17,19 +18,23 @@ from .precision import (
     precision_by_crowding,
     precision_by_size,
 )
-from .summary import ERRORS_FILE, Analysis, analyse, explain, to_json, write_errors
+from .summary import BOXES, ERRORS_FILE, MASKS, SHAPES, Analysis, analyse, explain, to_json, write_errors
 from .tables import Detections, Objects, make_detections, make_objects, objects_of
 
 __all__ = [
+    "BOXES",
     "ERRORS_FILE",
     "KINDS",
+    "MASKS",
     "MEANINGS",
+    "SHAPES",
     "Analysis",
     "Calibration",
     "Costs",
     "Curve",
     "Detections",
     "Errors",
+    "Masks",
     "Matching",
     "Objects",
     "OperatingPoint",

@@ -74,8 +74,8 @@ def calibrate(
     Args:
         detections: D detections.
         matching: decides which detections are correct; ignored detections are omitted.
-        min_score: detections with lower scores are omitted, because the many boxes with very low scores would dominate
-            the result.
+        min_score: detections with lower scores are omitted, because they are so many that they would dominate the
+            result.
         num_bins: number of bins of equal width.
     """
     kept = ~matching.ignored & (detections.scores >= min_score)

@@ -1,7 +1,8 @@
 """Kinds of errors, the gain in AP from fixing each kind, and the cost of each image.
 
-The kinds are those of TIDE (Bolya et al., ECCV 2020), with its thresholds: a box is correct at an IoU of at least 0.5,
-and background below 0.1. As in TIDE's toolbox, the first condition that holds for a wrong detection decides its kind:
+The kinds are those of TIDE (Bolya et al., ECCV 2020), with its thresholds: a box or a mask is correct at an IoU of at
+least 0.5, and background below 0.1. As in TIDE's toolbox, the first condition that holds for a wrong detection decides
+its kind:
 
 - localisation: IoU from 0.1 to 0.5 with an object of its class;
 - classification: IoU of 0.5 or more with an object of another class;
@@ -33,12 +34,12 @@ CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = KINDS = (
 )
 
 MEANINGS = {
-    CLASSIFICATION: "the box is right, the class is wrong",
-    LOCALISATION: "the class is right, the box overlaps the object too little (IoU 0.1 to 0.5)",
-    BOTH: "the class is wrong and the box overlaps the object too little",
-    DUPLICATE: "one more box on an object that has been detected already",
-    BACKGROUND: "a box where no object is",
-    MISSED: "an object that no box is near",
+    CLASSIFICATION: "the place is right, the class is wrong",
+    LOCALISATION: "the class is right, the overlap with the object is too small (IoU 0.1 to 0.5)",
+    BOTH: "the class is wrong, and the overlap with the object is too small",
+    DUPLICATE: "one more detection of an object that has been detected already",
+    BACKGROUND: "a detection where no object is",
+    MISSED: "an object that no detection is near",
 }
 """The kinds of errors in plain words."""
 
@@ -127,9 +128,9 @@ def precision_if_fixed(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The AP50 of each class, and its value without the errors of each kind (TIDE's oracles).
 
-    To fix classification errors, detections get the class of their object; to fix localisation errors, its box. If the
-    object is detected already, or several errors concern one object, only the detection with the highest score remains.
-    Errors of the kinds both, duplicate and background are removed. Missed objects no longer count as objects.
+    To fix classification errors, detections get the class of their object; to fix localisation errors, its box or mask.
+    If the object is detected already, or several errors concern one object, only the detection with the highest score
+    remains. Errors of the kinds both, duplicate and background are removed. Missed objects no longer count as objects.
 
     Args:
         objects, detections, matching: see `find_errors`.

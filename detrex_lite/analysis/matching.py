@@ -6,11 +6,13 @@ images and classes are matched together, then all second ones, and so on. The nu
 number of candidates of one class in one image, regardless of the number of images.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from .masks import Masks, mask_ious
 from .tables import Detections, Objects, box_areas
 
 _PAIRS_AT_ONCE = 2_000_000
@@ -32,7 +34,7 @@ class Pairs(NamedTuple):
     iou: np.ndarray
 
     def where(self, rows: np.ndarray) -> "Pairs":
-        """The pairs for which `rows` (P,) is True."""
+        """The pairs in the selected rows, given as indices or as a bool mask (P,)."""
         return Pairs(self.detection[rows], self.object[rows], self.iou[rows])
 
 
@@ -61,18 +63,64 @@ class Matching(NamedTuple):
 def overlapping_pairs(objects: Objects, detections: Detections, minimum: float = 0.1) -> Pairs:
     """All pairs of a detection and an object of its image whose IoU is at least `minimum`, regardless of their classes.
 
+    The IoU is that of masks if the tables have masks, and otherwise that of boxes.
+
     Raises:
-        ValueError: when a detection is in an image that `objects` does not have.
+        ValueError: when a detection is in an image that `objects` does not have, or only one of the tables has masks,
+            or masks of one image have different sizes.
     """
     if len(detections) and not 0 <= detections.image.min() <= detections.image.max() < objects.num_images:
         raise ValueError(f"there are detections in images outside 0..{objects.num_images - 1}")
+    if objects.masks is not None and detections.masks is not None:
+        parts = _mask_pairs(objects, objects.masks, detections, detections.masks, minimum)
+    elif objects.masks is None and detections.masks is None:
+        parts = _box_pairs(objects, detections, minimum)
+    else:
+        with_masks, without = ("objects", "detections") if detections.masks is None else ("detections", "objects")
+        raise ValueError(f"the {with_masks} have masks, but the {without} have none: both need masks, or neither")
+    nothing = np.zeros(0, dtype=np.int64)
+    pairs = Pairs(*map(np.concatenate, zip(Pairs(nothing, nothing, np.zeros(0)), *parts, strict=True)))
+    return pairs.where(np.argsort(pairs.detection, kind="stable"))
+
+
+def _mask_pairs(
+    objects: Objects, object_masks: Masks, detections: Detections, detection_masks: Masks, minimum: float
+) -> Iterator[Pairs]:
+    """Yield the pairs of each image; raises a ValueError for masks of different sizes in one image."""
+    rows_of_detections, rows_of_objects = (
+        _rows_of_images(table.image, objects.num_images) for table in (detections, objects)
+    )
+    for image, (detection_rows, object_rows) in enumerate(zip(rows_of_detections, rows_of_objects, strict=True)):
+        if not len(detection_rows) or not len(object_rows):
+            continue
+        detected, annotated = detection_masks[detection_rows], object_masks[object_rows]
+        height, width = annotated.sizes[0]
+        for masks in (annotated, detected):
+            if len(different := masks.sizes[(masks.sizes != (height, width)).any(axis=1)]):
+                raise ValueError(
+                    f"image {image} has masks of different sizes (height x width): {height} x {width} and "
+                    f"{different[0, 0]} x {different[0, 1]}"
+                )
+        ious = mask_ious(detected, annotated, objects.iscrowd[object_rows])
+        row, column = (ious >= minimum).nonzero()
+        yield Pairs(detection_rows[row], object_rows[column], ious[row, column])
+
+
+def _rows_of_images(image: np.ndarray, num_images: int) -> list[np.ndarray]:
+    """N arrays, the rows in each image, ascending."""
+    order = np.argsort(image, kind="stable")
+    return np.split(order, np.searchsorted(image[order], np.arange(1, num_images)))
+
+
+def _box_pairs(objects: Objects, detections: Detections, minimum: float) -> Iterator[Pairs]:
+    """Yield the pairs of some detections at a time."""
     by_image = np.argsort(objects.image, kind="stable")
     counts = np.bincount(objects.image, minlength=objects.num_images)
     starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
     object_areas, detection_areas = box_areas(objects.boxes), box_areas(detections.boxes)
     partners = counts[detections.image]  # objects in the image of each detection
     ends = np.cumsum(partners)
-    parts, first = [], 0
+    first = 0
     while first < len(detections):
         num_pairs_before = ends[first - 1] if first else 0
         last = max(int(np.searchsorted(ends, num_pairs_before + _PAIRS_AT_ONCE, side="right")), first + 1)
@@ -89,12 +137,8 @@ def overlapping_pairs(objects: Objects, detections: Detections, minimum: float =
         union = detection_areas[detection] + np.where(objects.iscrowd[object_], 0, object_areas[object_] - overlap)
         iou = overlap / np.maximum(union, np.finfo(float).tiny)
         kept = iou >= minimum
-        parts.append(Pairs(detection[kept], object_[kept], iou[kept]))
+        yield Pairs(detection[kept], object_[kept], iou[kept])
         first = last
-    if not parts:
-        empty = np.zeros(0, dtype=np.int64)
-        return Pairs(empty, empty, np.zeros(0))
-    return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def match(
@@ -125,7 +169,7 @@ def match(
     has_object = matched != NOTHING
     ignored[has_object] = ignored_objects[matched[has_object]]
     if area_range is not None:
-        areas = box_areas(detections.boxes)
+        areas = detections.areas
         ignored |= ~has_object & ((areas < area_range[0]) | (areas > area_range[1]))
     return Matching(matched, ignored)
 

@@ -48,9 +48,14 @@ logger = logging.getLogger(__name__)
 
 ERRORS_FILE = "errors.json"
 
+BOXES, MASKS = SHAPES = ("boxes", "masks")
+"""What an analysis can compare."""
+
 _RECALLS = np.linspace(0, 1, 51)
 _MOST_CURVES = 100
 _FEW_OBJECTS = 20
+_SMALL_SIDE = 32  # pixels of the model's input; the finest feature maps have cells of 8 or 16 pixels
+_LOST = 10  # points of AP50 below which a class has not been learnt
 _DEFAULT_THRESHOLD = 0.5
 
 
@@ -76,6 +81,8 @@ class Analysis:
         crowding: number of objects in an image -> number of images, AP on them.
         calibration: see `calibrate`.
         costs: (N,) the contribution of each image to 1 - mAP50; see `Costs`.
+        median_sides: (K,) the median side of a class's objects, the root of the area of the box, in pixels of the
+            model's input; nan without objects, or when the size of the input is not known.
     """
 
     class_names: tuple[str, ...]
@@ -94,6 +101,12 @@ class Analysis:
     crowding: dict[str, tuple[int, float]]
     calibration: Calibration
     costs: np.ndarray
+    median_sides: np.ndarray
+
+    @property
+    def shapes(self) -> str:
+        """What the analysis compares: "boxes" or "masks"."""
+        return BOXES if self.objects.masks is None else MASKS
 
     @property
     def class_precisions(self) -> np.ndarray:
@@ -115,17 +128,22 @@ class Analysis:
         return int(np.nanargmin(values)) if np.isfinite(values).any() else None
 
 
-def analyse(objects: Objects, detections: Detections, class_names: Sequence[str]) -> Analysis:
-    """Analyse the errors of the detections of a data set.
+def analyse(
+    objects: Objects, detections: Detections, class_names: Sequence[str], *, input_scales: np.ndarray | None = None
+) -> Analysis:
+    """Analyse the errors of the detections of a data set, by masks if the tables have masks, and otherwise by boxes.
 
     Args:
         objects: the annotated objects.
-        detections: the detections at all scores, as for AP.
+        detections: the detections at all scores, as for AP. Equal scores are ranked in the order of the rows; COCO's
+            AP has them by image id.
         class_names: K names.
+        input_scales: (N,) the side of the image that the model receives, divided by that of the original image; nan
+            where it is not known.
 
     Raises:
-        ValueError: when there are more or fewer names than classes, or a detection is in an image or of a class that
-            `objects` does not have.
+        ValueError: when there are more or fewer names than classes, a detection is in an image or of a class that
+            `objects` does not have, or masks do not fit; see `overlapping_pairs`.
     """
     if len(class_names) != objects.num_classes:
         raise ValueError(f"there are {len(class_names)} names for {objects.num_classes} classes")
@@ -160,9 +178,21 @@ def analyse(objects: Objects, detections: Detections, class_names: Sequence[str]
         crowding=precision_by_crowding(objects, detections, pairs),
         calibration=calibrate(detections, matching),
         costs=find_costs(objects, detections, matching).of_images(detections, objects),
+        median_sides=_median_sides(objects, input_scales),
     )
     logger.debug("Analysed %d detections in %.1f s.", len(detections), time.perf_counter() - start)
     return analysis
+
+
+def _median_sides(objects: Objects, input_scales: np.ndarray | None) -> np.ndarray:
+    medians = np.full(objects.num_classes, np.nan)
+    if input_scales is None:
+        return medians
+    sides = np.sqrt(np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2], axis=1)) * input_scales[objects.image]
+    is_counted = ~objects.iscrowd & np.isfinite(sides)
+    for number in np.unique(objects.classes[is_counted]):
+        medians[number] = np.median(sides[is_counted & (objects.classes == number)])
+    return medians
 
 
 def explain(analysis: Analysis) -> list[str]:
@@ -170,14 +200,16 @@ def explain(analysis: Analysis) -> list[str]:
     worst = analysis.worst_class()
     if worst is None:
         return ["There is no object to detect."]
-    sentences = [_explain_class(analysis, worst)] if len(analysis.class_names) > 1 else []
+    sentences = []
+    if len(analysis.class_names) > 1:
+        sentences = [_explain_class(analysis, worst), *_explain_objects(analysis, worst)]
     kind = max(KINDS, key=analysis.gain)
     gain = 100 * analysis.gain(kind)
     total = 100 * _mean(analysis.precisions[0])
     if gain >= 0.5:
         of_all = "Over all classes" if sentences else f"Of the errors with {analysis.class_names[0]}"
         sentences.append(
-            f"{of_all}, {_PLURALS[kind]} cost most: "
+            f"{of_all}, {_PLURALS[kind].format(shapes=analysis.shapes)} cost most: "
             f"without them AP50 would be {total + gain:.1f} instead of {total:.1f}."
         )
     elif not sentences or total > 99:
@@ -186,11 +218,11 @@ def explain(analysis: Analysis) -> list[str]:
 
 
 _PLURALS = {
-    CLASSIFICATION: "wrong classes on right boxes",
-    LOCALISATION: "boxes that overlap their object too little",
-    BOTH: "boxes of a wrong class that overlap an object too little",
-    DUPLICATE: "repeated boxes on objects that have been detected",
-    BACKGROUND: "boxes where no object is",
+    CLASSIFICATION: "wrong classes on right {shapes}",
+    LOCALISATION: "{shapes} that overlap their object too little",
+    BOTH: "{shapes} of a wrong class that overlap an object too little",
+    DUPLICATE: "repeated {shapes} on objects that have been detected",
+    BACKGROUND: "{shapes} where no object is",
     MISSED: "missed objects",
 }
 
@@ -202,17 +234,35 @@ def _explain_class(analysis: Analysis, number: int) -> str:
     start = f"The worst class is {name}{count_note} (AP {precision:.1f}, AP50 {at_50:.1f})"
     gains = {kind: 100 * (values[number] - analysis.precisions[0, number]) for kind, values in analysis.fixed.items()}
     kind = max(gains, key=lambda kind: gains[kind])
+    if at_50 + gains[kind] < _LOST:
+        return f"{start}: hardly any detection of it is right, at any score."
     if gains[kind] < max(at_50 - precision, 1.0):
-        if at_50 < 1:
-            return f"{start}: hardly any detection of it is right, at any score."
         if at_50 - precision < 1:
             return f"{start}, and it has hardly any error."
         return (
-            f"{start}: its objects are detected, but the boxes are not tight; "
+            f"{start}: its objects are detected, but the {analysis.shapes} are not tight; "
             f"AP75 is {100 * analysis.precisions[5, number]:.1f}."
         )
     reason = _reason(analysis, number, kind, count)
     return f"{start}: {reason}; if these errors were fixed, its AP50 would be {at_50 + gains[kind]:.1f}."
+
+
+def _explain_objects(analysis: Analysis, number: int) -> list[str]:
+    """Properties of the objects of a class that make it hard to learn, if it has any, as a sentence."""
+    if 100 * analysis.class_precisions[number] > 99:
+        return []
+    per_class = analysis.objects.per_class()
+    count, total, side = int(per_class[number]), int(per_class.sum()), analysis.median_sides[number]
+    reasons = []
+    if count < 0.5 * total / (per_class > 0).sum():
+        reasons.append(f"only {count} of the {total} annotated objects are of this class")
+    if side < _SMALL_SIDE:
+        reasons.append(
+            f"half of its objects have sides below {side:.0f} pixels in the image as the model receives it "
+            "(larger input images may help)"
+        )
+    text = ", and ".join(reasons)
+    return [f"{text[0].upper()}{text[1:]}."] if text else []
 
 
 def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
@@ -229,7 +279,7 @@ def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
             return (
                 f"{int(confused[wrong])} of its {count} objects are taken for {analysis.class_names[wrong]}{threshold}"
             )
-        return "its boxes lie on objects of other classes"
+        return f"its {analysis.shapes} lie on objects of other classes"
     description = {
         LOCALISATION: "overlap an object of it too little (IoU 0.1 to 0.5)",
         BOTH: "overlap objects of other classes too little (IoU 0.1 to 0.5)",
@@ -238,7 +288,9 @@ def _reason(analysis: Analysis, number: int, kind: str, count: int) -> str:
     }[kind]
     num_errors = int(errors[kind][number])
     return (
-        f"{num_errors} of its boxes {description}{threshold}" if num_errors else f"boxes with low scores {description}"
+        f"{num_errors} of its {analysis.shapes} {description}{threshold}"
+        if num_errors
+        else f"{analysis.shapes} with low scores {description}"
     )
 
 
@@ -248,7 +300,8 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
     Returns:
         `sentences`; `images`, `objects`, `detections`: numbers of these; `AP`, `AP50`; `all_classes`: the best single
         threshold with its precision, recall and F1; `kinds`: each kind of error with its gain in AP50 and its number at
-        the classes' thresholds; `classes`: each with its AP, threshold, gains and numbers of errors; `confusion`:
+        the classes' thresholds; `classes`: each with its AP, the median side of its objects in pixels of the model's input, its
+        threshold, gains and numbers of errors; `confusion`:
         [class, detected as, number] with None for no object; `sizes`, `crowding`, `calibration`; `curves`: the highest
         precision at each recall or above.
     """
@@ -270,6 +323,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
                 "AP": _percent(analysis.class_precisions[number]),
                 "AP50": _percent(at_50[number]),
                 "AP75": _percent(analysis.precisions[5, number]),
+                "median_side": _number(analysis.median_sides[number]),
                 **_point(analysis.points[number]),
                 "gains": {kind: _percent(analysis.fixed[kind][number] - at_50[number]) for kind in KINDS},
                 "errors": {kind: int(counts[kind][number]) for kind in KINDS},
@@ -291,8 +345,8 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def write_errors(path: Path, content: dict[str, Any]) -> None:
-    """Write the result of `to_json`, possibly with additional entries."""
+def write_errors(path: Path, content: dict[str, dict[str, Any]]) -> None:
+    """Write the errors of "boxes" and possibly of "masks": results of `to_json`, possibly with additional entries."""
     replace_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
 

@@ -1,10 +1,16 @@
-"""The objects and the detections of a whole data set as flat arrays, on which all functions of this package work."""
+"""The objects and the detections of a whole data set as flat arrays, on which all functions of this package work.
 
-from collections.abc import Sequence
+Tables with masks are compared by their masks, others by their boxes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ..data import record_run_lengths
+from .masks import Masks
 
 COCO_MAX_DETECTIONS = 100
 """The maximum number of detections of one class in one image, as in COCO's AP."""
@@ -22,6 +28,7 @@ class Objects:
         areas: (T,) float64, in square pixels, which decide whether an object is small, medium or large.
         num_images: N.
         num_classes: K.
+        masks: T masks; None to compare boxes.
     """
 
     image: np.ndarray
@@ -31,9 +38,10 @@ class Objects:
     areas: np.ndarray
     num_images: int
     num_classes: int
+    masks: Masks | None = None
 
     def __post_init__(self) -> None:
-        _check_rows("objects", len(self.image), self.boxes, self.classes, self.iscrowd, self.areas)
+        _check_rows("objects", self.image, self.boxes, self.classes, self.iscrowd, self.areas, self.masks)
         _check_range("objects", "image", self.image, self.num_images)
         _check_range("objects", "classes", self.classes, self.num_classes)
 
@@ -58,32 +66,40 @@ class Detections:
         boxes: (D, 4) float64, xyxy in pixels.
         classes: (D,) int64, 0..K-1.
         scores: (D,) float64.
+        masks: D masks; None to compare boxes.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
+    masks: Masks | None = None
 
     def __post_init__(self) -> None:
-        _check_rows("detections", len(self.image), self.boxes, self.classes, self.scores)
+        _check_rows("detections", self.image, self.boxes, self.classes, self.scores, self.masks)
 
     def __len__(self) -> int:
         return len(self.image)
 
     def __getitem__(self, rows: np.ndarray) -> "Detections":
         """The detections in the selected rows, given as indices or as a bool mask."""
-        return Detections(self.image[rows], self.boxes[rows], self.classes[rows], self.scores[rows])
+        masks = None if self.masks is None else self.masks[rows]
+        return Detections(self.image[rows], self.boxes[rows], self.classes[rows], self.scores[rows], masks)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """(D,) float64, in square pixels, of the masks, or else of the boxes."""
+        return box_areas(self.boxes) if self.masks is None else self.masks.areas
 
     def at_most(self, number: int = COCO_MAX_DETECTIONS) -> "Detections":
-        """The `number` detections with the highest scores of each class in each image, by image, class and score."""
+        """The `number` detections with the highest scores of each class in each image, in the order of the rows."""
         order = np.lexsort((-self.scores, self.classes, self.image))
         image, classes = self.image[order], self.classes[order]
         begins = np.ones(len(order), dtype=bool)
         begins[1:] = (image[1:] != image[:-1]) | (classes[1:] != classes[:-1])
         places = np.arange(len(order))
         rank = places - np.maximum.accumulate(np.where(begins, places, 0))
-        return self[order[rank < number]]
+        return self[np.sort(order[rank < number])]
 
 
 def make_objects(
@@ -95,24 +111,33 @@ def make_objects(
     num_classes: int,
     iscrowd: Sequence[bool] | np.ndarray | None = None,
     areas: Sequence[float] | np.ndarray | None = None,
+    masks: Masks | Iterable[Mapping[str, Any]] | None = None,
 ) -> Objects:
-    """`Objects` from lists or arrays. `iscrowd` defaults to False, and `areas` to the areas of the boxes.
+    """`Objects` from lists or arrays.
 
     Args:
-        image, boxes, classes, iscrowd, areas, num_images, num_classes: see `Objects`.
+        image, boxes, classes, num_images, num_classes: see `Objects`.
+        iscrowd: defaults to False.
+        areas: default to the areas of the masks, or without masks to those of the boxes.
+        masks: run lengths with `size` and `counts`, as in COCO's files; None to compare boxes.
 
     Raises:
-        ValueError: when the arrays do not have the same length, or an image or a class is out of range.
+        ValueError: when the arrays do not have the same length, an image or a class is out of range, or run lengths
+            are malformed.
     """
+    masks = _as_masks(masks)
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    if areas is None:
+        areas = box_areas(corners) if masks is None else masks.areas
     return Objects(
         np.asarray(image, dtype=np.int64),
         corners,
         np.asarray(classes, dtype=np.int64),
         np.zeros(len(corners), dtype=bool) if iscrowd is None else np.asarray(iscrowd, dtype=bool),
-        box_areas(corners) if areas is None else np.asarray(areas, dtype=np.float64),
+        np.asarray(areas, dtype=np.float64),
         num_images,
         num_classes,
+        masks,
     )
 
 
@@ -121,25 +146,36 @@ def make_detections(
     boxes: Sequence[Sequence[float]] | np.ndarray,
     classes: Sequence[int] | np.ndarray,
     scores: Sequence[float] | np.ndarray,
+    masks: Masks | Iterable[Mapping[str, Any]] | None = None,
 ) -> Detections:
     """`Detections` from lists or arrays.
 
     Args:
         image, boxes, classes, scores: see `Detections`.
+        masks: run lengths with `size` and `counts`, as in COCO's files; None to compare boxes.
 
     Raises:
-        ValueError: when the arrays do not have the same length.
+        ValueError: when the arrays do not have the same length, or run lengths are malformed.
     """
     return Detections(
         np.asarray(image, dtype=np.int64),
         np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
         np.asarray(classes, dtype=np.int64),
         np.asarray(scores, dtype=np.float64),
+        _as_masks(masks),
     )
 
 
-def objects_of(dataset: Any) -> Objects:
-    """The annotations of a `DetectionDataset`, or of any sequence of its records; images keep their order."""
+def objects_of(dataset: Any, *, masks: bool = False) -> Objects:
+    """The annotations of a `DetectionDataset`, or of any sequence of its records; images keep their order.
+
+    Args:
+        dataset: the data set.
+        masks: whether to include the masks, to compare masks.
+
+    Raises:
+        ValueError: when masks are asked for that the records do not have.
+    """
     records = [dataset[index] for index in range(len(dataset))]
     columns = {
         name: np.concatenate(
@@ -155,6 +191,7 @@ def objects_of(dataset: Any) -> Objects:
         num_classes=dataset.num_classes,
         iscrowd=columns["iscrowd"],
         areas=columns["area"],
+        masks=_masks_of(records) if masks else None,
     )
 
 
@@ -163,14 +200,26 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
     return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
 
 
+def _masks_of(records: Sequence[dict[str, Any]]) -> Masks:
+    if any("segmentations" not in record for record in records):
+        raise ValueError("the data set has no masks: read it with masks=True, or compare boxes")
+    run_lengths = [run_length for record in records for run_length in record_run_lengths(record)]
+    counts = [run_length["counts"] for run_length in run_lengths]
+    return Masks(counts, np.array([run_length["size"] for run_length in run_lengths]))
+
+
+def _as_masks(masks: Masks | Iterable[Mapping[str, Any]] | None) -> Masks | None:
+    return masks if masks is None or isinstance(masks, Masks) else Masks.from_run_lengths(masks)
+
+
 def _array(values: Any) -> np.ndarray:
     return np.asarray(values, dtype=np.float64)
 
 
-def _check_rows(kind: str, length: int, *arrays: np.ndarray) -> None:
-    for array in arrays:
-        if len(array) != length:
-            raise ValueError(f"{kind} need arrays of one length, got {length} images and an array of {array.shape}")
+def _check_rows(kind: str, image: np.ndarray, *columns: np.ndarray | Masks | None) -> None:
+    for column in columns:
+        if column is not None and len(column) != len(image):
+            raise ValueError(f"{kind} need arrays of one length, got {len(image)} images and {len(column)} rows")
 
 
 def _check_range(kind: str, name: str, values: np.ndarray, end: int) -> None:

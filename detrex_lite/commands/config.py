@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     except ConfigError as error:  # print the config without resolving it, to show where the faults are
         print(_render(part, options.format, resolve=False))
         return refuse("config", error)
-    print(_render(part, options.format, resolve=True))
+    print(_render(part, options.format, resolve=not options.unresolved))
     return 0
 
 

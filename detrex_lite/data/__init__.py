@@ -11,7 +11,7 @@ from .folder import load_folder
 from .image import decode_image, list_images, read_image, read_image_size
 from .layouts import FoundDataset, find_dataset, load_split
 from .loaders import build_test_loader, build_train_loader, dataset_of, epoch_length, mapped_sample
-from .mapper import DetrDatasetMapper, record_masks
+from .mapper import DetrDatasetMapper, record_masks, record_run_lengths
 from .object_masks import ObjectMasks
 from .packing import from_records
 from .panoptic import load_coco_panoptic
@@ -85,6 +85,7 @@ __all__ = [
     "read_image_size",
     "realtime_test_augmentation",
     "record_masks",
+    "record_run_lengths",
     "register_dataset",
     "register_detectron2_dataset",
     "scales_around",

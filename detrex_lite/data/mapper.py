@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from ..structures import Boxes, Instances, as_masks, has_pixels, masks_to_boxes
+from ..structures import (
+    Boxes,
+    Instances,
+    as_masks,
+    filled_segmentations,
+    has_pixels,
+    masks_to_boxes,
+    run_lengths,
+)
 from .faults import DatasetError, size_fault
 from .image import read_image
 from .object_masks import ObjectMasks
@@ -156,3 +164,24 @@ def record_masks(record: dict[str, Any], selected: Tensor | slice = slice(None))
     else:
         segmentations = segmentations[selected]
     return as_masks(segmentations, (record["height"], record["width"]), image=record["file_name"], ids=ids)
+
+
+def record_run_lengths(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read the masks of a data set's record as compressed run lengths.
+
+    Args:
+        record: a record with `segmentations`.
+
+    Returns:
+        {"size": [H, W], "counts": text} for each of the T objects.
+
+    Raises:
+        DatasetError: when a file of masks cannot be read.
+    """
+    segmentations = record["segmentations"]
+    if not isinstance(segmentations, list):  # the masks are in a file of pixels
+        return run_lengths(record_masks(record))
+    return [
+        {"size": run_length["size"], "counts": run_length["counts"].decode("ascii")}
+        for run_length in filled_segmentations(segmentations, (record["height"], record["width"]))
+    ]

@@ -134,7 +134,7 @@ def use_folder(
     """Replace the data sets of a config by the images of a folder.
 
     Args:
-        cfg: the config; its `dataset` and the data sets of its loaders are modified.
+        cfg: the config; its `dataset` and the data sets of its loaders and evaluators are modified.
         folder: the folder, in a layout that `find_dataset` knows.
         split: the split to evaluate.
         seed: the seed of a validation split that is drawn at random.
@@ -152,9 +152,20 @@ def use_folder(
     cfg.dataset = shipped.dataset
     for name in loaders:
         cfg.dataloader[name].dataset = shipped.dataloader[name].dataset
+    for evaluator in _evaluators(cfg):  # in the config of a run, the data set is a copy and not a reference
+        if "dataset" in evaluator:
+            evaluator.dataset = "${dataloader.test.dataset}"
     dataset = find_dataset(cfg.dataset.root, seed=cfg.dataset.seed, val_share=cfg.dataset.val_share)
     dataset.load(split, masks=cfg.dataset.masks)
     return dataset
+
+
+def _evaluators(cfg: DictConfig) -> list[DictConfig]:
+    """The nodes of the evaluator, or of the evaluators that a `CombinedEvaluator` joins."""
+    evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
+    if evaluator is None:
+        return []
+    return list(evaluator.get("evaluators") or [evaluator])
 
 
 class _Planner:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from .. import distributed
-from ..analysis import ERRORS_FILE, Analysis, analyse, make_detections, objects_of, to_json, write_errors
+from ..analysis import ERRORS_FILE, Analysis, Masks, analyse, make_detections, objects_of, to_json, write_errors
 from ..checkpoint.files import replace_text
 from ..errors import NonFiniteError
 from ..structures.masks import run_lengths
 from .backends import AUTO, BACKENDS, BOXES, MASKS, Backend, Results, choose_backend, no_garbage_collection
-from .inputs import image_of
+from .inputs import image_of, warn_of_missing
 from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class ImageDetections(NamedTuple):
     scores: np.ndarray  # (D,) float64
     classes: np.ndarray  # (D,) int64, 0..K-1
     masks: list[str] | None  # D compressed run lengths; None for a model without masks
+    input_scale: float  # the side of the model's input divided by that of the original image; nan if it is not known
 
 
 class ImageResults(NamedTuple):
@@ -63,18 +64,18 @@ class CocoEvaluator:
     Args:
         dataset: a `DetectionDataset`. Without annotations only the predictions are written.
         output_dir: where `predictions.json` (COCO results with the `file_name` of the data set's image, and masks as
-            `segmentation`), `metrics.json` and `errors.json` (what is wrong with the boxes, and the worst images with
-            their file names) go; None writes nothing.
+            `segmentation`), `metrics.json` and `errors.json` (what is wrong with the boxes and with the masks, and the
+            worst images with their file names) go; None writes nothing.
         backend: who computes the metrics, "pycocotools" or "faster-coco-eval": the numbers are the same. "auto" is
             faster-coco-eval where it is installed; the log tells which it was.
         further_classes: how many classes the model has behind those of the data set. What is found of them is left out:
             the stuff of a panoptic model, where `dataset` has the things.
         find_errors: whether errors are looked for, which takes 14 s for 300 detections in each image of COCO's
-            validation set.
+            validation set, and about twice that time in addition for masks, whose run lengths are kept until then.
 
     Attributes:
-        analysis: what is wrong with the boxes of the last evaluation; None on other processes than the main one, and
-            without annotations.
+        analyses: what is wrong with the "boxes" of the last evaluation and, with mask AP, with its "masks"; empty on
+            other processes than the main one, and without annotations.
 
     Raises:
         ValueError: for another backend, or one that is not installed, and for a negative number of classes.
@@ -102,7 +103,7 @@ class CocoEvaluator:
         self._with_masks: bool | None = None  # whether the model returns masks; None before the first output
         self._backends: dict[str, Backend] = {}
         self.find_errors = find_errors
-        self.analysis: Analysis | None = None
+        self.analyses: dict[str, Analysis] = {}
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -120,7 +121,7 @@ class CocoEvaluator:
         """Discard all detections."""
         self._images = []
         self._with_masks = None
-        self.analysis = None
+        self.analyses = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add the detections of one batch.
@@ -185,7 +186,10 @@ class CocoEvaluator:
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         boxes = np.concatenate([boxes[:, :2], sides], axis=1)
         size = tuple(int(model_input.get(side, instances.image_size[k])) for k, side in enumerate(("height", "width")))
-        return ImageDetections(image_id, size, boxes, scores, classes, self._encode_masks(where, instances, size))
+        masks = self._encode_masks(where, instances, size)
+        image = model_input.get("image")
+        input_scale = math.nan if image is None else math.sqrt(math.prod(image.shape[-2:]) / math.prod(size))
+        return ImageDetections(image_id, size, boxes, scores, classes, masks, input_scale)
 
     def _encode_masks(self, where: str, instances: Any, size: tuple[int, ...]) -> list[str] | None:
         with_masks = instances.has("pred_masks")
@@ -212,7 +216,7 @@ class CocoEvaluator:
         results = self._as_coco_results(detections)
         text = self._as_text(results, detections.image_id) if self.output_dir is not None else ""
         matches = {kind: self._get_backend(kind).match(detections.image_id, results) for kind in self._kinds()}
-        if not BACKENDS[self.backend].reads_results:
+        if MASKS not in matches or not (BACKENDS[self.backend].reads_results or self.find_errors):
             detections = detections._replace(masks=None)  # masks are matched already and need not be sent
         return ImageResults(detections, text, matches)
 
@@ -236,12 +240,7 @@ class CocoEvaluator:
             where = f"predictions are in {self.output_dir}" if self.output_dir else "nothing is written"
             logger.warning("The data set %r has no annotations: no metrics; %s.", self.dataset.name, where)
             return {}
-        if len(images) < len(self._positions):
-            logger.warning(
-                "Only %d of %d images were processed; the objects of the others count as missed.",
-                len(images),
-                len(self._positions),
-            )
+        warn_of_missing(self.dataset, self._positions, images, "objects")
         coco_results = {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()}
         kinds = next((tuple(image.matches) for image in images.values()), (BOXES,))
         results = {
@@ -267,24 +266,37 @@ class CocoEvaluator:
         if self.output_dir is not None:
             write_metrics(self.output_dir / "metrics.json", results)
         if self.find_errors:
-            self._analyse([image.detections for image in images.values()])
+            detections = [image.detections for image in images.values()]
+            analyses = (self._analyse(detections, with_masks=kind == MASKS) for kind in kinds)
+            self.analyses = {analysis.shapes: analysis for analysis in analyses}
+            if self.output_dir is not None:
+                content = {
+                    shapes: {**to_json(analysis), "worst_images": worst_images(analysis, self.dataset)}
+                    for shapes, analysis in self.analyses.items()
+                }
+                write_errors(self.output_dir / ERRORS_FILE, content)
         return results
 
-    def _analyse(self, images: Sequence[ImageDetections]) -> None:
-        position = {int(image_id): number for number, image_id in enumerate(self.dataset.image_ids)}
-        positions = [position[image.image_id] for image in images]
+    def _analyse(self, images: Sequence[ImageDetections], *, with_masks: bool) -> Analysis:
+        positions = [self._positions[image.image_id] for image in images]
+        numbers = [len(image.scores) for image in images]
+        masks = None
+        if with_masks:
+            counts = [run_length for image in images for run_length in image.masks or ()]
+            masks = Masks(counts, np.repeat([image.size for image in images], numbers, axis=0))
         boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes for image in images)])
         boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         detections = make_detections(
-            np.repeat(np.asarray(positions, dtype=np.int64), [len(image.scores) for image in images]),
+            np.repeat(np.asarray(positions, dtype=np.int64), numbers),
             boxes,
             np.concatenate([np.zeros(0), *(image.classes for image in images)]),
             np.concatenate([np.zeros(0), *(image.scores for image in images)]),
+            masks,
         )
-        self.analysis = analyse(objects_of(self.dataset), detections, self.dataset.class_names)
-        if self.output_dir is not None:
-            content = {**to_json(self.analysis), "worst_images": worst_images(self.analysis, self.dataset)}
-            write_errors(self.output_dir / ERRORS_FILE, content)
+        input_scales = np.full(len(self.dataset), np.nan)
+        input_scales[positions] = [image.input_scale for image in images]
+        objects = objects_of(self.dataset, masks=with_masks)
+        return analyse(objects, detections, self.dataset.class_names, input_scales=input_scales)
 
     def _get_backend(self, kind: str) -> Backend:
         """Create the backend when the first image arrives, since a data set that is only described needs none."""

@@ -26,9 +26,9 @@ class CombinedEvaluator:
         return tuple(name for part in names for name in part) if all(names) else ()
 
     @property
-    def analysis(self) -> Any:
-        """What is wrong with the boxes, of the first evaluator that has looked for it; else None."""
-        return next((one.analysis for one in self.evaluators if getattr(one, "analysis", None) is not None), None)
+    def analyses(self) -> dict[str, Any]:
+        """What is wrong with boxes and masks, by the first evaluator that has looked for it; else empty."""
+        return next((one.analyses for one in self.evaluators if getattr(one, "analyses", None)), {})
 
     def reset(self) -> None:
         """Discard all outputs."""

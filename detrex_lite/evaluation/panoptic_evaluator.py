@@ -13,7 +13,7 @@ from .. import distributed
 from ..checkpoint.files import replace_text
 from ..data.segmentations import PanopticFiles
 from .coco_evaluator import write_metrics
-from .inputs import image_of
+from .inputs import image_of, warn_of_missing
 from .panoptic_files import MAX_ID, panoptic_annotation, write_segmentation
 from .panoptic_quality import METRIC_NAMES, VOID, Segment, compare_segments, missed_segments, panoptic_metrics
 
@@ -175,12 +175,7 @@ class PanopticEvaluator:
         for index in missing:
             record = dataset[index]
             counts += missed_segments(record["classes"].numpy(), record["iscrowd"].numpy(), dataset.num_classes)
-        if missing:
-            logger.warning(
-                "Only %d of %d images were processed; the segments of the others count as missed.",
-                len(results),
-                len(dataset),
-            )
+        warn_of_missing(dataset, self._positions, results, "segments")
         metrics = {GROUP: panoptic_metrics(counts, dataset.class_names, dataset.is_thing)}
         logger.info(
             "Evaluated %d segments in %d images in %.1f s.",

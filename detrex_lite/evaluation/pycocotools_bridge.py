@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from ..data import record_masks
-from ..structures import run_lengths
+from ..data import record_run_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def build_ground_truth(dataset: Any, *, with_masks: bool = False) -> Any:
         images.append({"id": image_id, "height": int(record["height"]), "width": int(record["width"])})
         boxes = record["boxes"].double().numpy()
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        segmentations = _segmentations(record) if with_masks else [None] * len(boxes)
+        segmentations = record_run_lengths(record) if with_masks else [None] * len(boxes)
         objects = zip(
             boxes.tolist(),
             record["classes"].tolist(),
@@ -65,18 +64,6 @@ def build_ground_truth(dataset: Any, *, with_masks: bool = False) -> Any:
         {"id": category_id, "name": name} for category_id, name in zip(category_ids, dataset.class_names, strict=True)
     ]
     return indexed({"images": images, "annotations": annotations, "categories": categories})
-
-
-def _segmentations(record: dict[str, Any]) -> list[Any]:
-    """Return the masks of a record in the form of COCO's files: polygons, which pycocotools fills, or run lengths."""
-    if not isinstance(record["segmentations"], list):  # the masks are in a file of pixels
-        return run_lengths(record_masks(record))
-    return [
-        {"size": segmentation["size"], "counts": segmentation["counts"].decode("ascii")}
-        if isinstance(segmentation, dict)
-        else [polygon.tolist() for polygon in segmentation]
-        for segmentation in record["segmentations"]
-    ]
 
 
 def indexed(content: dict[str, Any]) -> Any:

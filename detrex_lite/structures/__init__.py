@@ -12,7 +12,7 @@ from .box_ops import (
 from .boxes import Boxes
 from .image_batch import ImageBatch
 from .instances import Instances
-from .masks import as_masks, checked_segmentation, has_pixels, masks_to_boxes, run_lengths
+from .masks import as_masks, checked_segmentation, filled_segmentations, has_pixels, masks_to_boxes, run_lengths
 
 __all__ = [
     "Boxes",
@@ -23,6 +23,7 @@ __all__ = [
     "box_iou",
     "box_xyxy_to_cxcywh",
     "checked_segmentation",
+    "filled_segmentations",
     "generalized_box_iou",
     "has_pixels",
     "inverse_sigmoid",

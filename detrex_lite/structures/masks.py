@@ -182,6 +182,22 @@ def _uncompressed(text: bytes) -> np.ndarray:
 
 def _drawn(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Tensor:
     """Draw the results of `checked_segmentation`: (n, height, width) bool."""
+    masks = torch.zeros((len(segmentations), *size), dtype=torch.bool)
+    for mask, run_length in zip(masks.numpy(), filled_segmentations(segmentations, size), strict=True):
+        _fill(mask, _uncompressed(run_length["counts"]))
+    return masks
+
+
+def filled_segmentations(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Fill the polygons of segmentations, without an array of pixels.
+
+    Args:
+        segmentations: n results of `checked_segmentation`.
+        size: (height, width) of their image in pixels.
+
+    Returns:
+        {"size": [height, width], "counts": compressed run lengths in bytes} for each segmentation.
+    """
     from pycocotools import mask as coco_mask
 
     polygons = [segmentation for segmentation in segmentations if isinstance(segmentation, list)]
@@ -197,10 +213,7 @@ def _drawn(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Tens
             lengths.append(coco_mask.merge(parts) if len(parts) > 1 else parts[0])
         else:
             lengths.append(segmentation)
-    masks = torch.zeros((len(lengths), *size), dtype=torch.bool)
-    for mask, segmentation in zip(masks.numpy(), lengths, strict=True):
-        _fill(mask, _uncompressed(segmentation["counts"]))
-    return masks
+    return lengths
 
 
 def _fill(mask: np.ndarray, lengths: np.ndarray) -> None:

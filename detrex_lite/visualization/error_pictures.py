@@ -1,11 +1,12 @@
 """Draws the errors of detections into images, with one colour for each kind of error."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ..analysis import KINDS, Analysis
+from ..analysis import KINDS, Analysis, Detections, Objects
 from .drawing import Colour, DrawnObject, class_label, draw_objects
 from .images import fit_size, resized, to_pil
 
@@ -34,6 +35,8 @@ class ErrorPicture(NamedTuple):
 def draw_errors(image: Any, analysis: Analysis, position: int, panel_size: int, name: str = "") -> ErrorPicture:
     """Mark the correct and the wrong detections of one image, at the thresholds of the classes.
 
+    For an analysis of masks, masks are drawn instead of boxes; missed objects have both.
+
     Args:
         image: a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor, of the annotated size.
         analysis: the analysis of the data set.
@@ -44,9 +47,11 @@ def draw_errors(image: Any, analysis: Analysis, position: int, panel_size: int, 
     picture = to_pil(image)
     scale, size = fit_size(picture.size, panel_size)
     panels = []
-    for objects in (_annotated(analysis, position), [*_missed(analysis, position), *_detected(analysis, position)]):
+    for parts in ((_annotated,), (_missed, _detected)):
         panel = resized(picture, size)
-        draw_objects(panel, [item.scaled(scale, size) for item in objects], _FONT_SIZE, _LINE_WIDTH)
+        # One by one, because masks of the size of a large image take much memory.
+        objects = [item.scaled(scale, size) for part in parts for item in part(analysis, position)]
+        draw_objects(panel, objects, _FONT_SIZE, _LINE_WIDTH)
         panels.append(panel)
     counts = analysis.errors.counts_of_images(analysis.detections, analysis.objects)
     errors = ", ".join(f"{values[position]} {kind}" for kind, values in counts.items() if values[position])
@@ -54,47 +59,37 @@ def draw_errors(image: Any, analysis: Analysis, position: int, panel_size: int, 
     return ErrorPicture(panels, " · ".join(filter(None, (name, cost, errors or "errors below the thresholds only"))))
 
 
-def _annotated(analysis: Analysis, position: int) -> list[DrawnObject]:
-    rows = np.flatnonzero((analysis.objects.image == position) & ~analysis.objects.iscrowd)
-    names = analysis.class_names
-    return [
-        _drawn(
-            analysis.objects.boxes[row], int(k), class_label(int(k), names) if place < _MOST_LABELS else ""
-        )._replace(colour=_ANNOTATED_COLOUR)
-        for place, (row, k) in enumerate(zip(rows, analysis.objects.classes[rows], strict=True))
-    ]
+def _annotated(analysis: Analysis, position: int) -> Iterator[DrawnObject]:
+    objects = analysis.objects
+    for place, row in enumerate(np.flatnonzero((objects.image == position) & ~objects.iscrowd).tolist()):
+        label = class_label(int(objects.classes[row]), analysis.class_names) if place < _MOST_LABELS else ""
+        yield _drawn(objects, row, label, _ANNOTATED_COLOUR)
 
 
-def _missed(analysis: Analysis, position: int) -> list[DrawnObject]:
-    rows = np.flatnonzero((analysis.objects.image == position) & analysis.errors.missed)
-    return [
-        _drawn(analysis.objects.boxes[row], int(k), f"{class_label(int(k), analysis.class_names)} missed")._replace(
-            colour=KIND_COLOURS["missed"], dashed=True
-        )
-        for row, k in zip(rows[:_MOST_LABELS], analysis.objects.classes[rows], strict=False)
-    ]
+def _missed(analysis: Analysis, position: int) -> Iterator[DrawnObject]:
+    objects = analysis.objects
+    for row in np.flatnonzero((objects.image == position) & analysis.errors.missed)[:_MOST_LABELS].tolist():
+        label = f"{class_label(int(objects.classes[row]), analysis.class_names)} missed"
+        yield _drawn(objects, row, label, KIND_COLOURS["missed"])._replace(with_box=True, dashed=True)
 
 
-def _detected(analysis: Analysis, position: int) -> list[DrawnObject]:
-    """Return the wrong detections, followed by the correct ones without labels. The first are drawn on top."""
+def _detected(analysis: Analysis, position: int) -> Iterator[DrawnObject]:
+    """Yield the wrong detections, followed by the correct ones without labels. The first are drawn on top."""
     detections, names = analysis.detections, analysis.class_names
     rows = np.flatnonzero(detections.image == position)
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    wrong = []
-    for row in rows[analysis.errors.kind[rows] >= 0][:_MOST_LABELS]:
+    for row in rows[analysis.errors.kind[rows] >= 0][:_MOST_LABELS].tolist():
         label = f"{class_label(int(detections.classes[row]), names)} {detections.scores[row]:.2f}"
         kind = KINDS[analysis.errors.kind[row]]
         if kind == "classification":
             label += f", is {class_label(int(analysis.objects.classes[analysis.errors.object[row]]), names)}"
-        drawn = _drawn(detections.boxes[row], int(detections.classes[row]), label)
-        wrong.append(drawn._replace(colour=KIND_COLOURS[kind]))
+        yield _drawn(detections, row, label, KIND_COLOURS[kind])
     shown = detections.scores[rows] >= analysis.thresholds[detections.classes[rows]]
-    right = rows[analysis.matching.right[rows] & shown]
-    return wrong + [
-        _drawn(detections.boxes[row], int(detections.classes[row]), "")._replace(colour=RIGHT_COLOUR) for row in right
-    ]
+    for row in rows[analysis.matching.right[rows] & shown].tolist():
+        yield _drawn(detections, row, "", RIGHT_COLOUR)
 
 
-def _drawn(box: np.ndarray, class_index: int, label: str) -> DrawnObject:
-    x0, y0, x1, y1 = box.tolist()
-    return DrawnObject((x0, y0, x1, y1), class_index, label)
+def _drawn(table: Objects | Detections, row: int, label: str, colour: Colour) -> DrawnObject:
+    x0, y0, x1, y1 = table.boxes[row].tolist()
+    mask = None if table.masks is None else table.masks.pixels(row)
+    return DrawnObject((x0, y0, x1, y1), int(table.classes[row]), label, mask, with_box=mask is None, colour=colour)

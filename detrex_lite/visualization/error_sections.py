@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from ..analysis import KINDS, MEANINGS
+from ..analysis import BOXES, KINDS, MASKS, MEANINGS, SHAPES
 from .charts import PALETTE, Curve, line_chart
 from .error_pictures import KIND_COLOURS, RIGHT_COLOUR
 
@@ -18,37 +18,53 @@ _MOST_CLASSES_OF_MATRIX = 15
 _MOST_CONFUSIONS = 15
 
 
-def error_facts(content: dict[str, Any]) -> list[tuple[str, str]]:
+def shapes_of(page: dict[str, Any]) -> list[str]:
+    """Return what a page compares: "boxes", and "masks" if it has them."""
+    return [BOXES, *(shapes for shapes in SHAPES if shapes != BOXES and shapes in page)]
+
+
+def error_facts(page: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the (label, value) pairs at the top of a page about an evaluation without training."""
-    point = content["all_classes"]
-    return [
-        ("images", f"{int(content['images']):,}"),
-        ("objects", f"{int(content['objects']):,}"),
-        ("AP", _text(content["AP"])),
-        ("AP50", _text(content["AP50"])),
-        (f"precision at the threshold {_text(point['threshold'], 2)}", _percent(point["precision"])),
-        ("recall there", _percent(point["recall"])),
-    ]
+    facts = [("images", f"{int(page[BOXES]['images']):,}"), ("objects", f"{int(page[BOXES]['objects']):,}")]
+    for shapes in shapes_of(page):
+        kind = "mask " if shapes == MASKS else ""
+        point = page[shapes]["all_classes"]
+        facts += [
+            (f"{kind}AP", _text(page[shapes]["AP"])),
+            (f"{kind}AP50", _text(page[shapes]["AP50"])),
+            (f"{kind}precision at the threshold {_text(point['threshold'], 2)}", _percent(point["precision"])),
+            (f"{kind}recall there", _percent(point["recall"])),
+        ]
+    return facts
 
 
-def error_sections(content: dict[str, Any]) -> str:
-    """Return the sections as HTML, without pictures.
+def error_heading(title: str, shapes: str, page: dict[str, Any]) -> str:
+    """Return a heading as HTML, with the name of the shapes if the page has boxes and masks."""
+    return f"<h2>{title}: {shapes}</h2>" if len(shapes_of(page)) > 1 else f"<h2>{title}</h2>"
+
+
+def error_sections(shapes: str, page: dict[str, Any]) -> str:
+    """Return the sections about boxes or masks as HTML, without pictures.
 
     Args:
-        content: the result of `detrex_lite.analysis.to_json`, with `of`, a description of the detections.
+        shapes: "boxes" or "masks".
+        page: for these shapes the result of `detrex_lite.analysis.to_json`, and `of`, a description of the detections.
 
     Raises:
         KeyError, TypeError, ValueError: for invalid content.
     """
+    content = page[shapes]
     sentences = "".join(f"<p>{escape(str(sentence))}</p>" for sentence in content["sentences"])
-    subject = f"{int(content['objects']):,} objects in {int(content['images']):,} images, {escape(str(content['of']))}"
+    subject = f"{int(content['objects']):,} objects in {int(content['images']):,} images, {escape(str(page['of']))}"
+    links = "".join(f' · <a href="#errors-{name}">{name}</a>' for name in shapes_of(page) if name != shapes)
     return "".join(
         [
-            f'<h2 id="errors">What is wrong</h2><p>{subject}</p><div class="plain">{sentences}</div>',
+            f'<div id="errors-{shapes}">{error_heading("What is wrong", shapes, page)}</div>',
+            f'<p>{subject}{links}</p><div class="plain">{sentences}</div>',
             f'<div class="grid">{_kinds(content)}{_curve_charts(content)}</div>',
-            f"<h2>Classes</h2>{_CLASSES_NOTE}{_classes(content['classes'])}",
-            f"<h2>Confusions</h2>{_confusions(content)}",
-            '<h2>Sizes, crowding and scores</h2><div class="grid">',
+            f"{error_heading('Classes', shapes, page)}{_CLASSES_NOTE}{_classes(content['classes'])}",
+            f"{error_heading('Confusions', shapes, page)}{_confusions(content)}",
+            f'{error_heading("Sizes, crowding and scores", shapes, page)}<div class="grid">',
             _bars("AP by the size of objects, %", content["sizes"], "objects", _SIZES_NOTE),
             _bars("AP by the number of objects in an image, %", content["crowding"], "images", ""),
             _calibration(content["calibration"]),
@@ -74,8 +90,8 @@ _CLASSES_NOTE = (
     "this threshold and an IoU of 0.5. Costs most: the kind of error that costs the class most points of AP50.</p>"
 )
 _GAINS_NOTE = (
-    "The gains of AP50 consider detections of all scores, like AP itself: an object whose only boxes are below the "
-    "threshold counts as missed at the threshold, but not for AP50."
+    "The gains of AP50 consider detections of all scores, like AP itself: an object whose only detections are below "
+    "the threshold counts as missed at the threshold, but not for AP50."
 )
 _SIZES_NOTE = "COCO's sizes: small below 32² pixels of the original image, large above 96²."
 

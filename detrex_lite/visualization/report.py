@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..metrics_file import METRICS_FILE, read_metrics
 from .charts import PALETTE, Curve, line_chart
 from .contact_sheet import SheetRow, draw_pair
 from .error_pictures import draw_errors
-from .error_sections import error_facts, error_sections, picture_legend, style_parts
+from .error_sections import error_facts, error_heading, error_sections, picture_legend, shapes_of, style_parts
 from .images import fit_size, jpeg_base64, to_pil
 from .query_pictures import draw_attention, draw_refinement
 
@@ -40,6 +40,7 @@ DECODER_PAGE_FILE = "report_decoder.json"
 PANEL_SIZE, ERROR_PANEL_SIZE = 300, 420
 NUM_DECODER_PICTURES = 3
 FEWEST_BOXES, MOST_BOXES = 3, 20
+FEWEST_EVALUATIONS = 4  # for a sentence about how AP developed
 _JPEG_QUALITY = 72
 
 # loss_class_3: loss of a decoder layer; loss_class_dn, loss_class_dn_3: of denoising; loss_class_enc: of the encoder.
@@ -125,21 +126,27 @@ def _best(row: SheetRow) -> Any:
 
 
 def write_error_page(
-    output_dir: str | Path, analysis: Analysis, images: Iterable[tuple[int, str, Any]], of: str
+    output_dir: str | Path,
+    analyses: Mapping[str, Analysis],
+    images_of: Callable[[Analysis], Iterable[tuple[int, str, Any]]],
+    of: str,
 ) -> None:
     """Save the errors of detections, and pictures of the worst images, for the report.
 
     Args:
         output_dir: the run's folder.
-        analysis: the analysis of the detections.
-        images: (position in the data set, name, picture) of some of `analysis.worst_images`, of the annotated size.
+        analyses: the analysis of the "boxes" of the detections, and possibly that of their "masks".
+        images_of: returns (position in the data set, name, picture) of some of the `worst_images` of an analysis; the
+            pictures have the annotated size.
         of: a description of the detections, such as "detected at iteration 1,000".
     """
-    pictures = []
-    for position, name, image in images:
-        picture = draw_errors(image, analysis, position, ERROR_PANEL_SIZE, name)
-        pictures.append({"caption": picture.caption, "panels": _jpegs(picture.panels)})
-    content = {"of": of, **to_json(analysis), "pictures": pictures}
+    content: dict[str, Any] = {"of": of}
+    for shapes, analysis in analyses.items():
+        pictures = []
+        for position, name, image in images_of(analysis):
+            picture = draw_errors(image, analysis, position, ERROR_PANEL_SIZE, name)
+            pictures.append({"caption": picture.caption, "panels": _jpegs(picture.panels)})
+        content[shapes] = {**to_json(analysis), "pictures": pictures}
     replace_text(Path(output_dir) / ERROR_PAGE_FILE, json.dumps(content, ensure_ascii=False, allow_nan=False))
 
 
@@ -257,7 +264,30 @@ def _facts(series: dict[str, Series]) -> str:
         if lost
         else ""
     )
-    return f"{_boxes(facts)}{warning}" if facts else "<p>Nothing has been logged yet.</p>"
+    trend = "".join(f'<div class="plain"><p>{escape(text)}</p></div>' for text in _trend(series))
+    return f"{_boxes(facts)}{warning}{trend}" if facts else "<p>Nothing has been logged yet.</p>"
+
+
+def _trend(series: dict[str, Series]) -> list[str]:
+    """Sentences about how the main metric developed; empty when there is nothing to learn from it."""
+    name = next((name for name in ("segm/AP", "bbox/AP", "panoptic_seg/PQ") if name in series), None)
+    points = _finite(series.get(name, [])) if name else []
+    if len(points) < FEWEST_EVALUATIONS:
+        return []
+    label = name.rpartition("/")[2] if name else ""
+    last, final = points[-1]
+    iteration, best = max(points, key=lambda point: point[1])
+    if best <= 0:
+        return []
+    if iteration == last:
+        return [f"{label} was highest at the last evaluation: a longer training would probably reach more."]
+    if iteration <= 0.6 * last and final < 0.99 * best:
+        return [
+            f"{label} was highest at iteration {iteration:,} of {last:,} and has not been exceeded since: the detector "
+            "has probably been fitted to details of the training images. More images or stronger augmentation may "
+            "help; a longer training will not. model_best.pth has the weights with the highest value."
+        ]
+    return []
 
 
 def _boxes(facts: Iterable[tuple[str, str]]) -> str:
@@ -271,18 +301,25 @@ def _errors(path: Path, *, with_facts: bool) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         facts = _boxes(error_facts(content)) if with_facts else ""
-        figures = "".join(_figure(picture["caption"], picture["panels"]) for picture in content["pictures"])
-        sections = error_sections(content)
+        return facts + "".join(_errors_of(shapes, content) for shapes in shapes_of(content))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = escape(f"{path.name} cannot be read ({type(error).__name__}: {error})")
         return f'<p class="warning">{reason}: the section about errors is left out.</p>'
+
+
+def _errors_of(shapes: str, page: dict[str, Any]) -> str:
+    """Return the sections about boxes or about masks."""
+    pictures = page[shapes]["pictures"]
+    figures = "".join(_figure(picture["caption"], picture["panels"]) for picture in pictures)
+    sections = error_sections(shapes, page)
     if not figures:
-        return facts + sections
+        return sections
     note = (
         "<p>The images whose errors cost most AP50. Left: annotations. Right: detections at the thresholds of the "
         "classes. The colour shows the kind of error; correct detections have no label.</p>"
     )
-    return f'{facts}{sections}<h2>Worst images</h2>{note}{picture_legend()}<div class="samples worst">{figures}</div>'
+    title = error_heading("Worst images", shapes, page)
+    return f'{sections}{title}{note}{picture_legend()}<div class="samples worst">{figures}</div>'
 
 
 def _section(title: str, parts: Iterable[str]) -> str:

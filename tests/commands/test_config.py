@@ -28,6 +28,13 @@ def test_the_printed_yaml_loads(file, tmp_path, capsys):
     assert cfg.model == {"_target_": "torch.nn.Linear", "in_features": 5, "out_features": 2, "bias": False}
 
 
+def test_references_are_printed_if_asked_for(file, tmp_path, capsys):
+    assert cli.main(["config", str(file), "--unresolved"]) == 0
+    (tmp_path / "out.yaml").write_text(capsys.readouterr().out)
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(tmp_path / "out.yaml"), ["size.x=7"])
+    assert cfg.model.in_features == 7
+
+
 def test_python_and_single_keys_are_printed(file, capsys):
     assert cli.main(["config", str(file), "--format", "py", "--key", "model", "size.x=4"]) == 0
     assert capsys.readouterr().out == "cfg = torch.nn.Linear(in_features=4, out_features=2)\n"

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detrex_lite.data import load_coco, load_voc
+from detrex_lite.data import DatasetError, load_coco, load_voc
 from detrex_lite.evaluation import CocoEvaluator
 from detrex_lite.evaluation.backends import BACKENDS
 from detrex_lite.evaluation.pycocotools_bridge import METRIC_NAMES
@@ -26,8 +26,9 @@ def two_images():
 
 def evaluate(dataset, outputs, output_dir=None):
     evaluator = CocoEvaluator(dataset=dataset, output_dir=output_dir)
+    file_names = {image_id: dataset.file_name(index) for index, image_id in enumerate(dataset.image_ids)}
     for image_id, output in outputs.items():
-        evaluator.process([model_input(image_id)], [output])
+        evaluator.process([{**model_input(image_id), "file_name": file_names[image_id]}], [output])
     return evaluator.evaluate()
 
 
@@ -176,7 +177,7 @@ def test_metrics_of_an_annotated_data_set_without_objects_are_nan():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_metrics_of_a_coco_file_without_objects_are_nan_and_detections_are_written(tmp_path, caplog, backend):
     pytest.importorskip(backend.replace("-", "_"))
-    images = [{"id": k, "file_name": f"{k}.png", "height": 200, "width": 300} for k in (1, 2)]
+    images = [{"id": k, "file_name": f"{k}.jpg", "height": 200, "width": 300} for k in (1, 2)]
     content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "val.json").write_text(json.dumps(content))
     evaluator = CocoEvaluator(dataset=load_coco(tmp_path / "val.json", tmp_path), output_dir=tmp_path, backend=backend)
@@ -195,7 +196,7 @@ def test_metrics_of_a_coco_file_without_objects_are_nan_and_detections_are_writt
 
 
 def test_an_object_with_a_negative_area_is_evaluated(tmp_path):
-    images = [{"id": 42, "file_name": "42.png", "height": 200, "width": 300}]
+    images = [{"id": 42, "file_name": "42.jpg", "height": 200, "width": 300}]
     annotations = [{"id": 1, "image_id": 42, "category_id": 1, "bbox": [10, 10, 180, 140], "area": -5}]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "val.json").write_text(json.dumps(content))
@@ -208,6 +209,8 @@ def test_unprocessed_images_are_logged_and_their_objects_count_as_missed(caplog)
     metrics = evaluate(dataset, {42: perfect_output(dataset, 42)})["bbox"]
     assert metrics["AR100"] == pytest.approx(50)
     assert "Only 1 of 2 images were processed" in caplog.text
+    assert "7.jpg" in caplog.text
+    assert "42.jpg" not in caplog.text
 
 
 def test_without_annotations_only_predictions_are_written(tmp_path, caplog):
@@ -286,7 +289,7 @@ def test_output_of_pycocotools_goes_to_the_log(capsys, caplog):
 @pytest.mark.parametrize(
     ("image_id", "output", "message"),
     [
-        (5, model_output(), r"image 5 \(5.jpg\) is not in the data set 'memory'"),
+        (5, model_output(), r"image 5 \(5.jpg\) is not in the evaluator's data set 'memory'"),
         (42, model_output([BIG], [math.nan], [0]), r"image 42 \(42.jpg\): scores .* not finite"),
         (42, model_output([[0, 0, math.inf, 1]], [0.5], [0]), r"image 42 .*pred_boxes .* not finite"),
         (42, model_output([BIG], [0.5], [2]), r"image 42 .*class 2, but .*'memory' has 2 classes, 0..1"),
@@ -297,6 +300,14 @@ def test_invalid_outputs_raise_an_error(image_id, output, message):
     evaluator = CocoEvaluator(dataset=two_images())
     with pytest.raises(ValueError, match=message):
         evaluator.process([model_input(image_id)], [output])
+
+
+def test_an_image_of_another_data_set_raises_an_error():
+    evaluator = CocoEvaluator(dataset=two_images())
+    for file_name in ("42.jpg", "images/42.jpg"):
+        evaluator.process([{**model_input(42), "file_name": file_name}], [model_output()])
+    with pytest.raises(DatasetError, match=r"image 42 \(test/0.jpg\) is 42.jpg .*dataloader.evaluator.dataset"):
+        evaluator.process([{**model_input(42), "file_name": "test/0.jpg"}], [model_output()])
 
 
 def test_detections_of_further_classes_are_ignored(tmp_path):

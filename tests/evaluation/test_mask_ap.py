@@ -173,14 +173,18 @@ def test_masks_are_written_as_run_lengths_next_to_boxes(tmp_path):
     assert (coco_mask.decode(prediction["segmentation"]) == mask).all()
 
 
-def test_masks_are_stored_as_run_lengths(backend):
+@pytest.mark.parametrize("find_errors", [False, True])
+def test_masks_are_stored_as_run_lengths(backend, find_errors):
     dataset, outputs = random_case(num_images=3)
-    evaluator = CocoEvaluator(dataset=dataset, backend=backend)
+    evaluator = CocoEvaluator(dataset=dataset, backend=backend, find_errors=find_errors)
     for image_id, output in outputs.items():
         evaluator.process([model_input(image_id)], [output])
     for image in evaluator._images:
         stored = image.detections.masks
-        assert stored is None if backend == "pycocotools" else all(len(run_length) < 1000 for run_length in stored)
+        if backend == "pycocotools" and not find_errors:
+            assert stored is None
+        else:
+            assert all(len(run_length) < 1000 for run_length in stored)
 
 
 def test_a_data_set_without_masks_gives_only_box_ap(tmp_path, caplog):

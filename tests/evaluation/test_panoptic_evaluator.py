@@ -223,7 +223,7 @@ CAT_IDS = stripes((1, 12))
 @pytest.mark.parametrize(
     ("image_id", "output", "message"),
     [
-        (5, panoptic_output(CAT_IDS, {1: CAT}), r"image 5 \(5.jpg\) is not in the data set 'annotations'"),
+        (5, panoptic_output(CAT_IDS, {1: CAT}), r"image 5 \(5.jpg\) is not in the evaluator's data set 'annotations'"),
         (11, {"instances": []}, r"image 11 \(11.jpg\): .* no 'panoptic_seg'"),
         (11, panoptic_output(CAT_IDS[:3], {1: CAT}), r"image 11 .* 3 x 12 pixels .* 4 x 12"),
         (11, panoptic_output(CAT_IDS, {1: 3}), r"segment 1 is of class 3, .* 3 classes, 0..2"),

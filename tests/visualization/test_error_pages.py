@@ -26,25 +26,24 @@ def evaluation(tmp_path_factory):
 
 
 def write_page(folder, evaluator, number=4):
-    dataset, analysis = evaluator.dataset, evaluator.analysis
-    images = (
-        (position, f"{position}.png", read_image(dataset.file_name(position)))
-        for position in analysis.worst_images(number)
-    )
-    write_error_page(folder, analysis, images, "detected by model_best.pth")
+    def images_of(analysis):
+        for position in analysis.worst_images(number):
+            yield position, f"{position}.png", read_image(evaluator.dataset.file_name(position))
+
+    write_error_page(folder, evaluator.analyses, images_of, "detected by model_best.pth")
     return page_of(folder)
 
 
 def test_error_page_of_an_evaluation_without_a_run(evaluation, tmp_path):
     page = write_page(tmp_path, evaluation)
     content = json.loads((tmp_path / "report_errors.json").read_text())
-    for sentence in content["sentences"]:
+    for sentence in content["boxes"]["sentences"]:
         assert sentence in page
     assert "detected by model_best.pth" in page
     assert page.count("data:image/jpeg;base64,") == 2 * 4
     for title in ("What is wrong", "Classes", "Confusions", "Sizes, crowding and scores", "Worst images"):
         assert f">{title}</h2>" in page
-    for kind, values in content["kinds"].items():
+    for kind, values in content["boxes"]["kinds"].items():
         assert re.search(rf'{kind}<small>.*?<td class="number">{values["count"]:,}<', page), kind
     for name in evaluation.dataset.class_names:
         assert page.count(f"<td>{name}<") >= 1, name
@@ -52,11 +51,11 @@ def test_error_page_of_an_evaluation_without_a_run(evaluation, tmp_path):
 
 def test_error_file_lists_the_worst_images_by_file_name(evaluation):
     content = json.loads((evaluation.output_dir / "errors.json").read_text())
-    worst = content["worst_images"]
+    worst = content["boxes"]["worst_images"]
     costs = [image["cost"] for image in worst]
     assert costs == sorted(costs, reverse=True)
     assert {image["file_name"] for image in worst} <= {record["file_name"] for record in evaluation.dataset}
-    assert sum(costs) == pytest.approx(100 * evaluation.analysis.costs.sum(), abs=0.01)
+    assert sum(costs) == pytest.approx(100 * evaluation.analyses["boxes"].costs.sum(), abs=0.01)
 
 
 def test_class_names_are_escaped(tmp_path):
@@ -72,8 +71,8 @@ def test_class_names_are_escaped(tmp_path):
     [
         {},
         ["<script>"],
-        {"of": "x", "pictures": [{"caption": "a", "panels": ["<script>", "AAAA"]}]},
-        {"of": "x", "pictures": [], "sentences": ["<script>"], "objects": "<script>", "images": 3},
+        {"of": "x", "boxes": {"pictures": [{"caption": "a", "panels": ["<script>", "AAAA"]}]}},
+        {"of": "x", "boxes": {"pictures": [], "sentences": ["<script>"], "objects": "<script>", "images": 3}},
     ],
 )
 def test_malformed_error_files_are_ignored(tmp_path, content):
@@ -103,7 +102,7 @@ def test_each_kind_of_error_is_drawn_in_the_colour_of_its_kind(tmp_path):
             evaluator.process([other_record], [model_output(other_record, boxes, [0.9] * len(boxes), classes)])
         evaluator.evaluate()
         image = Image.new("RGB", (record["width"], record["height"]))
-        left, right = draw_errors(image, evaluator.analysis, position, 2 * record["width"]).panels
+        left, right = draw_errors(image, evaluator.analyses["boxes"], position, 2 * record["width"]).panels
         assert left.size == right.size == (2 * record["width"], 2 * record["height"])
         return colours_of(right) & {*KIND_COLOURS.values(), RIGHT_COLOUR}
 

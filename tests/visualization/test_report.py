@@ -138,6 +138,23 @@ def test_values_that_are_not_finite_are_gaps_in_curves_and_are_reported(tmp_path
     assert "AP, %" not in captions(page)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([1.0, 2.0, 3.0, 4.0, 5.0], "at the last evaluation"),
+        ([1.0, 5.0, 4.0, 4.5, 4.2], "at iteration 200 of 500"),
+        ([1.0, 4.0, 4.5, 5.0, 4.9], None),
+        ([0.0, 0.0, 0.0, 0.0], None),
+        ([3.0, 2.0, 1.0], None),  # too few evaluations
+    ],
+)
+def test_development_of_the_metric_is_explained(tmp_path, values, words):
+    write_run(tmp_path, [{"iteration": 100 * (index + 1), "bbox/AP": value} for index, value in enumerate(values)])
+    page = write_report(tmp_path).read_text()
+    assert ("AP was highest" in page) == (words is not None)
+    assert words is None or words in page
+
+
 def test_later_line_of_a_resumed_run_overrides_the_earlier_line(tmp_path):
     lines = [losses(1), losses(2), {**losses(2), "total_loss": 77.0}]
     assert "<b>77</b>total loss" in page_of(write_run(tmp_path / "run", lines))

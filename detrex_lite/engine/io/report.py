@@ -3,6 +3,7 @@
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,9 +177,9 @@ def write_pages(
         if keeper is not None and keeper.samples:
             rows = [sample_row(dataset, image_id, keeper.samples[image_id]) for image_id in sorted(keeper.samples)]
             write_samples(output_dir, rows, class_names=class_names, iteration=iteration)
-        analysis = getattr(keeper.evaluator, "analysis", None) if keeper is not None else None
-        if analysis is not None and dataset is not None:
-            write_error_page(output_dir, analysis, _worst_images(analysis, dataset), of)
+        analyses = getattr(keeper.evaluator, "analyses", None) if keeper is not None else None
+        if analyses and dataset is not None:
+            write_error_page(output_dir, analyses, partial(_worst_images, dataset), of)
         if isinstance(model, Detector) and keeper is not None and keeper.samples and dataset is not None:
             try:
                 _write_decoder_page(output_dir, model, keeper, dataset, class_names, of)
@@ -212,7 +213,7 @@ def _write_decoder_page(
     write_decoder_page(output_dir, images, matches, class_names, of)
 
 
-def _worst_images(analysis: Any, dataset: Any) -> Iterator[tuple[int, str, Any]]:
+def _worst_images(dataset: Any, analysis: Any) -> Iterator[tuple[int, str, Any]]:
     """(position, name, picture) of the images with the most errors, without images that cannot be read."""
     for position in analysis.worst_images(NUM_WORST_PICTURES):
         record = dataset[position]

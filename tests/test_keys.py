@@ -12,7 +12,7 @@ from detrex_lite.config import get_config
 from .pages import ROOT, text
 
 PAGE = "docs/keys.md"
-HEADING = re.compile(r"^### `(?P<prefix>[\w.]+)` of (?P<source>\S+)$")
+HEADING = re.compile(r"^### `(?P<prefix>[\w.]+)` of `?(?P<source>[\w.]+)`?$")
 ROW = re.compile(r"^\| `(?P<key>[\w.]+)` \| .* \| `?(?P<default>.+?)`? \|$")
 DATA = sorted(path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs/common/data").glob("*.py"))
 BY_ENGINE = ("optimizer.params.model",)

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 _LISTED_CHOICES = 20  # valid names are only listed up to this number
 _NEAR = 0.6  # lower bound of difflib's ratio for names with a similar spelling
@@ -78,3 +79,21 @@ def printable(text: str, *, kept: str = "") -> str:
 def printable_lines(text: str) -> str:
     """`printable` for messages of several lines."""
     return printable(text, kept="\n")
+
+
+def require_callables(kind: str, table: Mapping[str, Any]) -> None:
+    """Raise an error when a value of a table is not callable, such as a node of a config without a class.
+
+    Args:
+        kind: what the values are, such as "cost".
+        table: the values by name.
+
+    Raises:
+        ValueError: for the first value that is not callable.
+    """
+    for name, value in table.items():
+        if not callable(value):
+            raise ValueError(
+                f"{kind} {name!r} is {value!r}, which is not callable: a config needs L(Class)(...) here, or a node "
+                "with _target_"
+            )

@@ -300,10 +300,9 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
     Returns:
         `sentences`; `images`, `objects`, `detections`: numbers of these; `AP`, `AP50`; `all_classes`: the best single
         threshold with its precision, recall and F1; `kinds`: each kind of error with its gain in AP50 and its number at
-        the classes' thresholds; `classes`: each with its AP, the median side of its objects in pixels of the model's input, its
-        threshold, gains and numbers of errors; `confusion`:
-        [class, detected as, number] with None for no object; `sizes`, `crowding`, `calibration`; `curves`: the highest
-        precision at each recall or above.
+        the classes' thresholds; `classes`: each with its AP, the median side of its objects in pixels of the model's
+        input, its threshold, gains and numbers of errors; `confusion`: [class, detected as, number] with None for no
+        object; `sizes`, `crowding`, `calibration`; `curves`: the highest precision at each recall or above.
     """
     counts = analysis.errors.counts(analysis.detections, analysis.objects)
     per_class = analysis.objects.per_class()

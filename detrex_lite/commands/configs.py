@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from .. import SHIPPED_IN
 from ..cli.models import AUTO, is_config_file, shipped_names
 from ..config import ConfigError, LazyConfig, trust
 from ..devices import choose_device
@@ -39,7 +40,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     weights = _weights_file(args, entry)
     if args.data is None:
         return Plan(LazyConfig.apply_overrides(cfg, [*_plain_overrides(args, cfg, weights), *args.opts]), ())
-    output = args.output or f"output/{Path(name).stem}_{Path(args.data).resolve().name}"
+    output = args.output or _output_of(args, cfg) or f"output/{Path(name).stem}_{Path(args.data).resolve().name}"
     is_batch_kept = args.resume and args.batch is None and _keep_batch(args, Path(os.path.expanduser(output)))
     choices = Choices(
         weights=weights,
@@ -118,6 +119,16 @@ def _recipe(model: str | None, entry: ZooEntry | None) -> tuple[DictConfig, str]
         entry = find_entry(load_zoo(), model)
         return entry.load_config(), f"the config of the checkpoint {model}: {_relative(entry.config_file)}"
     return LazyConfig.load(file), _relative(file)
+
+
+def _output_of(args: argparse.Namespace, cfg: DictConfig) -> str | None:
+    """The output folder that the user's own config file sets; None for shipped configs, whose folders are examples."""
+    if args.model is None or not is_config_file(args.model):
+        return None
+    file = Path(os.path.expanduser(args.model)).resolve()
+    is_shipped = any(file.is_relative_to(SHIPPED_IN / folder) for folder in ("projects", "configs"))
+    output: str | None = OmegaConf.select(cfg, "train.output_dir", default=None)
+    return None if is_shipped else output
 
 
 def _relative(file: Path) -> str:

@@ -75,7 +75,9 @@ def _follow(path: str) -> Any:
             break
     else:
         modules = [module.name for module in pkgutil.iter_modules()]
-        raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{did_you_mean(parts[0], modules)}")
+        places = " in the current folder, on PYTHONPATH or among the installed packages"
+        hint = did_you_mean(parts[0], modules, otherwise=places)
+        raise ConfigError(f"{path!r}: there is no module {parts[0]!r}{hint}")
     for index in range(end, len(parts)):
         try:
             target = getattr(target, parts[index])

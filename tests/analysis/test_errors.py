@@ -1,8 +1,8 @@
 """Every number of `detrex_lite.analysis` on cases whose answer is known by construction, and AP against pycocotools."""
 
 import contextlib
-import io
 import dataclasses
+import io
 import json
 import math
 

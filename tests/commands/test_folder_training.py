@@ -53,6 +53,23 @@ def test_trained_weights_are_evaluated_and_predict(trained, data, tmp_path, caps
     assert len(json.loads((predictions / "predictions.json").read_text())["images"]) == 4
 
 
+def test_output_folder_of_a_config_file_is_used(data, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from detrex_lite.config import get_config\n"
+        'cfg = get_config("projects/detr/configs/detr_small_shapes.py")\n'
+        "model, dataset, dataloader, optimizer = cfg.model, cfg.dataset, cfg.dataloader, cfg.optimizer\n"
+        "lr_multiplier, train = cfg.lr_multiplier, cfg.train\n"
+        'train.output_dir = "mine"\n'
+    )
+    arguments = [str(file), "--data", str(data), "--batch", "4", "--device", "cpu"]
+    for options, output in (([], "mine"), (["--output", "theirs"], "theirs"), (["train.output_dir=third"], "third")):
+        plan = plan_of(cli.parser_of("train").parse([*arguments, *options]))
+        assert plan.cfg.train.output_dir == output
+    plan = plan_of(cli.parser_of("train").parse(["detr_small", *arguments[1:]]))
+    assert plan.cfg.train.output_dir == "output/detr_small_photos"
+
+
 def test_a_resumed_run_keeps_its_batch_size(trained, data):
     arguments = ["detr_small", "--data", str(data), "--output", str(trained), "--resume"]
     plan = plan_of(cli.parser_of("train").parse(arguments))

@@ -799,6 +799,11 @@ def test_errors_name_a_loss_of_the_wrong_shape(loss, shown):
         build({"loss_odd": loss}, {"loss_odd": 1.0})(outputs, random_targets([3, 1]))
 
 
+def test_a_loss_must_be_callable():
+    with pytest.raises(ValueError, match="loss 'loss_odd' is .*not callable"):
+        build({"loss_odd": {"alpha": 0.25}}, {"loss_odd": 1.0})
+
+
 def test_weights_and_losses_must_agree():
     with pytest.raises(ValueError, match="'loss_bbox' has no weight.*los_bbox"):
         build({"loss_bbox": BoxL1Loss()}, {"los_bbox": 1.0})

@@ -260,6 +260,8 @@ def test_errors_name_a_cost_of_the_wrong_shape(cost, shown):
 def test_a_matcher_needs_costs():
     with pytest.raises(ValueError, match="at least one cost"):
         HungarianMatcher({})
+    with pytest.raises(ValueError, match="cost 'centre' is .*not callable"):
+        HungarianMatcher({"centre": {"weight": 2}})
 
 
 # Several queries per object

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...distributed import mean_over_processes
-from ...errors import NonFiniteError, did_you_mean
+from ...errors import NonFiniteError, did_you_mean, require_callables
 from ..matcher import Matcher
 from ..predictions import FINAL, Match, Predictions, with_targets
 from ..targets import Targets
@@ -62,11 +62,10 @@ class SetCriterion(nn.Module):
             "matches": the number of matched pairs of the set, at least 1, as in mmdetection.
         over_processes: maps base names to whether the divisor of a loss is averaged over processes, so that each object
             has the same weight in all processes. The default is True, or False for losses that return a `Mean`.
-            weighs the same in all of them. Without an entry it is, but for losses that return a `Mean`.
 
     Raises:
-        ValueError: when a loss has no weight; when a weight, the union or `over_processes` names an unknown loss, or
-            `over_processes` is False for a loss of the union; or when `divide_by` is unknown.
+        ValueError: when a loss is not callable or has no weight; when a weight, the union or `over_processes` names an
+            unknown loss, or `over_processes` is False for a loss of the union; or when `divide_by` is unknown.
     """
 
     def __init__(
@@ -86,6 +85,8 @@ class SetCriterion(nn.Module):
         self.own_losses = {name: dict(table) for name, table in (own_losses or {}).items()}
         tables = [self.losses, *self.own_losses.values()]
         self.bases = tuple(dict.fromkeys(base for table in tables for base in table))
+        for table in tables:
+            require_callables("loss", table)
         for name in self.bases:
             if name not in weights:
                 raise ValueError(f"loss {name!r} has no weight; weights: {', '.join(weights) or 'none'}")

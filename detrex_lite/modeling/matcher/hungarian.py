@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ...errors import NonFiniteError
+from ...errors import NonFiniteError, require_callables
 from ...phases import phase
 from ..predictions import FINAL, LayerOutput, Match, Predictions, with_targets
 from ..targets import PaddedTargets, Targets
@@ -56,7 +56,7 @@ class HungarianMatcher:
         ranking: weights the candidates of each object; None for equal weights.
 
     Raises:
-        ValueError: without costs, or when a number of candidates is below 1.
+        ValueError: without costs, for a cost that is not callable, or when a number of candidates is below 1.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class HungarianMatcher:
     ):
         if not costs:
             raise ValueError("HungarianMatcher needs at least one cost")
+        require_callables("cost", costs)
         self.costs = dict(costs)
         self.candidates = candidates
         self.final_candidates = candidates if final_candidates is None else final_candidates

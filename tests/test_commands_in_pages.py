@@ -33,13 +33,18 @@ PAGES = [page for page in links.pages() if page != "CHANGELOG.md"]
 def commands_of(page):
     """The words of each command of a page, in code blocks (up to a pipe or redirection) and in sentences."""
     for words in commands(page):
-        end = next((index for index, word in enumerate(words) if word in ("|", "||", "&&", ">")), len(words))
-        yield words[:end]
+        yield first_command(words)
     for command in INLINE.findall(text(page)):
         words = shlex.split(re.sub(r"\|\w+", "", command))  # only the first of several alternatives
         is_name = len(words) == 2 or (words[1] == "benchmark" and len(words) == 3)
         if "..." not in words and not is_name:
-            yield words
+            yield first_command(words)
+
+
+def first_command(words):
+    """The words up to a pipe or a redirection."""
+    end = next((index for index, word in enumerate(words) if word in ("|", "||", "&&", ">")), len(words))
+    return words[:end]
 
 
 def command_and_arguments(words):

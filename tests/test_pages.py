@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module, util
-from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -14,6 +14,9 @@ from .pages import ROOT, links, text
 
 PAGES = links.pages()
 DOTTED = re.compile(r"`(detrex_lite(?:\.\w+)+)(?=[`(])")
+PART_OF_CONFIG = re.compile(
+    r'get_config\(\s*"(.+?)"|^from (\.\S*|detrex_lite\.(?:configs|projects)\.\S+) import', re.MULTILINE
+)
 LEFT_COLUMN = re.compile(r"^\| .*? \| (?=.*\|$)", re.MULTILINE)
 
 
@@ -94,6 +97,29 @@ def test_the_reference_has_all_public_names():
     assert missing == []
 
 
+def test_what_configs_build_on_is_found():
+    names = [(config, "".join(pair)) for config in links.configs() for pair in PART_OF_CONFIG.findall(text(config))]
+    assert len(names) > len(links.configs())
+    assert [(config, name) for config, name in names if links.imported(config, name) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("common/optim.py", "configs/common/optim.py"),
+        ("projects/detr/configs/detr_r50_300ep.py", "projects/detr/configs/detr_r50_300ep.py"),
+        (".models.dino_r50", "projects/dino/configs/models/dino_r50.py"),
+        ("..modeling", "projects/dino/modeling/__init__.py"),
+        ("detrex_lite.projects.dino.modeling", "projects/dino/modeling/__init__.py"),
+        ("detrex_lite.data", "detrex_lite/data/__init__.py"),
+        ("torch", None),
+        ("common/nothing.py", None),
+    ],
+)
+def test_names_in_configs_lead_to_files(name, path):
+    assert links.imported("projects/dino/configs/dino_r50_4scale_12ep.py", name) == path
+
+
 def test_links_in_code_are_ignored():
     page = "[a](b.md#c) `[d](e.md)`\n```\n[f](g.md)\n```\n![h](i.png) [j](https://k.l) [m](#n)"
     assert list(links.links(page)) == [("b.md", "#c"), ("i.png", ""), ("", "#n")]
@@ -116,11 +142,21 @@ def test_the_site_builds_and_loads_nothing_from_the_network(tmp_path):
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    pages = sorted(Path(tmp_path, "site").rglob("*.html"))
-    assert len(pages) > len(PAGES)
+    site = tmp_path / "site"
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > len(PAGES) + len(links.configs())
+    config = site / "projects/dino/configs/dino_r50_4scale_12ep.py.html"
+    assert 'href="../../../configs/common/optim.py.html"' in config.read_text()
+    assert list(site.glob("assets/javascripts/workers/search.*.js"))
     for page in pages:
         html = page.read_text()
         loaded = re.findall(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"(https?:[^\"]+)", html)
         loaded += re.findall(r"<link[^>]*\srel=\"(?!canonical)[^>]*href=\"(https?:[^\"]+)", html)
         assert loaded == [], page
+        local = re.findall(r"<(?:script|img|link|a)\b[^>]*\s(?:src|href)=\"([^\":#?]+)[\"#?]", html)
+        # Links of 404.html begin at the root.
+        files = [
+            site / target[1:] if target.startswith("/") else page.parent / target for target in map(unquote, local)
+        ]
+        assert [path for path in files if not path.exists()] == [], page
         assert 'class="arithmatex"' not in html, page

@@ -43,7 +43,7 @@ def layout_in_repository(name: str, root: Path) -> Layout:
         package=f"detrex_lite.projects.{name}",
         test=test,
         next_steps=(
-            (f"detrex-lite train --config-file {config}", "trains it on generated shapes"),
+            (f"detrex-lite train {config}", "trains it on generated shapes"),
             (f"python -m pytest {test}", "runs its tests"),
             ("detrex-lite benchmark projects", "adds it to the table of projects/README.md"),
         ),
@@ -55,7 +55,7 @@ def layout_of_package(name: str, parent: Path) -> Layout:
     """The layout of a user's package in the folder `parent`."""
     run = f"output/{name}_small_shapes"
     predict = f"detrex-lite predict --config-file {run}/config.yaml --weights {run}/model_final.pth"
-    train = f"detrex-lite train --config-file {name}/configs/{name}_small_shapes.py"
+    train = f"detrex-lite train {name}/configs/{name}_small_shapes.py"
     return Layout(
         name=name,
         start=parent,

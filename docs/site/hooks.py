@@ -9,13 +9,17 @@ from html import unescape
 from pathlib import PurePosixPath
 
 from latex2mathml.converter import convert
-from links import IMAGES, ROOT, cells, links, map_links, notebooks, pages, resolve, slug
+from links import IMAGES, ROOT, cells, configs, imported, links, map_links, notebooks, pages, resolve, slug
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 LANGUAGES = {".py": "python", ".sbatch": "bash", ".sh": "bash", ".toml": "toml", ".yml": "yaml", ".yaml": "yaml"}
 MATHEMATICS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+# The name of a module, or a string with the name of a Python file, in highlighted code.
+NAME_IN_CODE = re.compile(
+    r'(?P<start><span class="(?:nn">|s2">(?:&quot;|")))(?P<name>(?<=nn">)[\w.]+|[\w/]+\.py)(?=(?:&quot;|")?</span>)'
+)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -25,8 +29,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """All pages, the notebooks and every file that a page links to, each at its path in the repository."""
-    linked = set()
+    """Pages, notebooks, configs and files that a page links to, at their paths in the repository, and the theme."""
+    linked = set(configs())
     result = []
     for page in pages():
         result.append(File(page, str(ROOT), config.site_dir, config.use_directory_urls))
@@ -39,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             result.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
         else:
             result.append(File.generated(config, f"{path}.md", content=source_page(path)))
-    result += [file for file in files if file.src_uri.endswith(".css")]
+    result += [file for file in files if file.src_dir in config.theme.dirs]
     return Files(result)
 
 
@@ -76,9 +80,24 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn TeX into MathML, which browsers draw by themselves: no scripts, no network."""
+    """Turn TeX into MathML, which browsers draw by themselves, and link what a page of code imports."""
 
     def draw(match: re.Match[str]) -> str:
         return convert(unescape(match[2]), display="block" if match[1] == "div" else "inline")
 
+    if page.file.src_uri.endswith(".py.md"):
+        html = linked_code(html, page.file, files)
     return MATHEMATICS.sub(draw, html)
+
+
+def linked_code(html: str, file: File, files: Files) -> str:
+    """Link the modules and the configs that a page of Python names to the pages that show them."""
+
+    def link(match: re.Match[str]) -> str:
+        path = imported(file.src_uri.removesuffix(".md"), match["name"])
+        shown = files.get_file_from_path(f"{path}.md") if path else None
+        if shown is None or shown is file:
+            return match[0]
+        return f'{match["start"]}<a href="{shown.url_relative_to(file)}">{match["name"]}</a>'
+
+    return NAME_IN_CODE.sub(link, html)

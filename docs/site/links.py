@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # so that one relative link is right here, on the site and in a web view of the repository.
 PAGES = ("*.md", "docs/**/*.md", "projects/README.md", "projects/*/README.md", "tests/oracle/README.md")
 NOTEBOOKS = ("docs/notebooks/*.ipynb",)
+CONFIGS = ("configs/common/**/*.py", "projects/*/configs/**/*.py")  # all are shown, because configs build on each other
 IMAGES = (".png", ".svg")
 
 _CODE = r"(?P<fence>^ *(?P<mark>```+|~~~+).*?^ *(?P=mark) *$)|(?P<inline>`[^`\n]+`)"
@@ -26,6 +27,34 @@ def pages() -> list[str]:
 def notebooks() -> list[str]:
     """Paths of all notebooks, as `pages`."""
     return sorted(path.relative_to(ROOT).as_posix() for pattern in NOTEBOOKS for path in ROOT.glob(pattern))
+
+
+def configs() -> list[str]:
+    """Paths of all config files, as `pages`."""
+    return sorted({path.relative_to(ROOT).as_posix() for pattern in CONFIGS for path in ROOT.glob(pattern)})
+
+
+def imported(config: str, name: str) -> str | None:
+    """The file that a config builds on, relative to the repository; None if there is no such file.
+
+    Args:
+        config: path of the config that names it.
+        name: the argument of `get_config`, such as "common/optim.py", or the module of an import, such as
+            ".models.dino_r50" or "detrex_lite.projects.dino.modeling".
+    """
+    if name.endswith(".py"):
+        path = f"configs/{name}" if name.startswith("common/") else name
+    elif name.startswith((".", "detrex_lite.")):
+        module = name.lstrip(".")
+        path = module.replace(".", "/")
+        if module != name:
+            path = (PurePosixPath(config).parents[len(name) - len(module) - 1] / path).as_posix()
+        elif module.startswith(("detrex_lite.configs.", "detrex_lite.projects.", "detrex_lite.tools.")):
+            path = path.removeprefix("detrex_lite/")
+        path = f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
+    else:
+        return None
+    return path if (ROOT / path).is_file() else None
 
 
 def cells(notebook: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ def test_files_and_commands_of_a_new_project_are_printed(tmp_path, capsys):
     printed = capsys.readouterr().out
     for file in tmp_path.rglob("*.py"):
         assert f"  {file.relative_to(tmp_path)}\n" in printed
-    assert "detrex-lite train --config-file my_detr/configs/my_detr_small_shapes.py\n" in printed
+    assert "detrex-lite train my_detr/configs/my_detr_small_shapes.py\n" in printed
     assert "--trust my_detr" in printed
 
 

@@ -80,7 +80,7 @@ def test_a_project_of_the_repository_refers_to_existing_configs():
     assert 'get_config("common/small_single_level.py").small' in model
     assert "from detrex_lite.projects.my_detr.modeling import CentreLoss, MyDETR" in model
     leaf = files["projects/my_detr/configs/my_detr_small_shapes.py"]
-    assert "--config-file projects/my_detr/configs/my_detr_small_shapes.py" in leaf
+    assert "detrex-lite train projects/my_detr/configs/my_detr_small_shapes.py" in leaf
     assert "trusted" not in leaf
 
 

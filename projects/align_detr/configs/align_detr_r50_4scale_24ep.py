@@ -1,6 +1,6 @@
 """Align-DETR R50 with four feature levels for 24 epochs; learning rate x 0.1 after epoch 20.
 
-python tools/train_net.py --config-file projects/align_detr/configs/align_detr_r50_4scale_24ep.py --num-gpus 8
+detrex-lite train projects/align_detr/configs/align_detr_r50_4scale_24ep.py --num-gpus 8
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """Align-DETR R50 with four feature levels for 36 epochs; learning rate x 0.1 after epoch 30.
 
-python tools/train_net.py --config-file projects/align_detr/configs/align_detr_r50_4scale_36ep.py --num-gpus 8
+detrex-lite train projects/align_detr/configs/align_detr_r50_4scale_36ep.py --num-gpus 8
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """A small Align-DETR on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/align_detr/configs/align_detr_small_shapes.py
+detrex-lite train projects/align_detr/configs/align_detr_small_shapes.py
 """
 
 from detrex_lite.config import get_config

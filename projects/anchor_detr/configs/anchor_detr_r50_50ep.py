@@ -1,6 +1,6 @@
 """Anchor DETR R50 for 50 epochs of COCO in batches of 16; learning rate x 0.1 after epoch 40.
 
-python tools/train_net.py --config-file projects/anchor_detr/configs/anchor_detr_r50_50ep.py --num-gpus 8
+detrex-lite train projects/anchor_detr/configs/anchor_detr_r50_50ep.py --num-gpus 8
 
 As detrex trains it, except that norms have weight decay and images without objects are kept, as in the paper's
 repository. anchor_detr_r50_paper_50ep.py is the paper's training.

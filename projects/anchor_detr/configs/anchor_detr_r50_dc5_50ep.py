@@ -1,6 +1,6 @@
 """Anchor DETR DC5-R50 for 50 epochs.
 
-python tools/train_net.py --config-file projects/anchor_detr/configs/anchor_detr_r50_dc5_50ep.py --num-gpus 8
+detrex-lite train projects/anchor_detr/configs/anchor_detr_r50_dc5_50ep.py --num-gpus 8
 
 As detrex trains it; see anchor_detr_r50_50ep.py.
 """

@@ -1,6 +1,6 @@
 """Anchor DETR DC5-R50 as the paper's repository trains it, for 50 epochs in batches of 8: published box AP 44.3.
 
-python tools/train_net.py --config-file projects/anchor_detr/configs/anchor_detr_r50_paper_50ep.py --num-gpus 8
+detrex-lite train projects/anchor_detr/configs/anchor_detr_r50_paper_50ep.py --num-gpus 8
 
 Differences from anchor_detr_r50_dc5_50ep.py:
 

@@ -1,6 +1,6 @@
 """Co-Deformable-DETR R50 for 12 epochs of COCO in batches of 16: published box AP 49.5.
 
-python tools/train_net.py --config-file projects/co_detr/configs/co_deformable_detr_r50_12ep.py --num-gpus 8
+detrex-lite train projects/co_detr/configs/co_deformable_detr_r50_12ep.py --num-gpus 8
 
 Sampling offsets have a tenth of the learning rate, like the backbone.
 """

@@ -1,6 +1,6 @@
 """Co-DINO R50 with four feature levels for 12 epochs; no results are published.
 
-python tools/train_net.py --config-file projects/co_detr/configs/co_dino_r50_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/co_detr/configs/co_dino_r50_4scale_12ep.py --num-gpus 8
 """
 
 from .co_dino_r50_5scale_12ep import dataloader, lr_multiplier, optimizer, train

@@ -1,6 +1,6 @@
 """Co-DINO R50 with five feature levels for 12 epochs of COCO in batches of 16: published box AP 52.1.
 
-python tools/train_net.py --config-file projects/co_detr/configs/co_dino_r50_5scale_12ep.py --num-gpus 8
+detrex-lite train projects/co_detr/configs/co_dino_r50_5scale_12ep.py --num-gpus 8
 
 The learning rate drops to a tenth after 11 epochs.
 """

@@ -1,7 +1,7 @@
 """Co-DINO R50 with five feature levels for 36 epochs with large scale jittering: published box AP 54.8, where objects
 were also pasted from other images.
 
-python tools/train_net.py --config-file projects/co_detr/configs/co_dino_r50_5scale_lsj_36ep.py --num-gpus 8
+detrex-lite train projects/co_detr/configs/co_dino_r50_5scale_lsj_36ep.py --num-gpus 8
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """A small Co-DINO on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/co_detr/configs/co_dino_small_shapes.py
+detrex-lite train projects/co_detr/configs/co_dino_small_shapes.py
 """
 
 from detrex_lite.config import get_config

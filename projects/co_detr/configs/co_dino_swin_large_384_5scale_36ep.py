@@ -1,6 +1,6 @@
 """Co-DINO Swin-L with five feature levels for 36 epochs, from ImageNet-22k: published box AP 60.0.
 
-python tools/train_net.py --config-file projects/co_detr/configs/co_dino_swin_large_384_5scale_36ep.py --num-gpus 16
+detrex-lite train projects/co_detr/configs/co_dino_swin_large_384_5scale_36ep.py --num-gpus 16
 
 The drop path rate of the backbone is higher than for 12 epochs.
 """

@@ -1,6 +1,6 @@
 """Conditional DETR DC5-R101 for 50 epochs.
 
-python tools/train_net.py --config-file projects/conditional_detr/configs/conditional_detr_r101_dc5_50ep.py --num-gpus 8
+detrex-lite train projects/conditional_detr/configs/conditional_detr_r101_dc5_50ep.py --num-gpus 8
 
 As detrex trains it; see conditional_detr_r50_50ep.py.
 """

@@ -1,7 +1,6 @@
 """Conditional DETR R50 as the paper's repository trains it, for 50 epochs in batches of 16: published box AP 41.0.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/conditional_detr/configs/conditional_detr_r50_paper_50ep.py
+detrex-lite train projects/conditional_detr/configs/conditional_detr_r50_paper_50ep.py --num-gpus 8
 
 Differences from conditional_detr_r50_50ep.py:
 

@@ -1,7 +1,6 @@
 """DAB-Deformable-DETR R50 for 50 epochs of COCO in batches of 16; learning rate x 0.1 after epoch 40.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/dab_deformable_detr/configs/dab_deformable_detr_r50_50ep.py
+detrex-lite train projects/dab_deformable_detr/configs/dab_deformable_detr_r50_50ep.py --num-gpus 8
 
 As detrex trains it, except that norms have weight decay and images without objects are kept, as in the paper's
 repository. dab_deformable_detr_r50_paper_50ep.py is the paper's training.

@@ -1,7 +1,6 @@
 """DAB-Deformable-DETR R50 as the paper's repository trains it, for 50 epochs in batches of 16: published box AP 48.7.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/dab_deformable_detr/configs/dab_deformable_detr_r50_paper_50ep.py
+detrex-lite train projects/dab_deformable_detr/configs/dab_deformable_detr_r50_paper_50ep.py --num-gpus 8
 
 Differences from dab_deformable_detr_r50_50ep.py:
 

@@ -1,7 +1,6 @@
 """DAB-Deformable-DETR R50 in two stages, 50 epochs.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/dab_deformable_detr/configs/dab_deformable_detr_r50_two_stage_50ep.py
+detrex-lite train projects/dab_deformable_detr/configs/dab_deformable_detr_r50_two_stage_50ep.py --num-gpus 8
 
 As detrex trains it; see dab_deformable_detr_r50_50ep.py.
 """

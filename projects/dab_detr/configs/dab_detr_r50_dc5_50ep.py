@@ -1,6 +1,6 @@
 """DAB-DETR-DC5-R50 for 50 epochs.
 
-python tools/train_net.py --config-file projects/dab_detr/configs/dab_detr_r50_dc5_50ep.py --num-gpus 8
+detrex-lite train projects/dab_detr/configs/dab_detr_r50_dc5_50ep.py --num-gpus 8
 
 As detrex trains it; see dab_detr_r50_50ep.py.
 """

@@ -1,6 +1,6 @@
 """DAB-DETR-R50 as the paper's repository trains it, for 50 epochs in batches of 16: published box AP 42.2.
 
-python tools/train_net.py --config-file projects/dab_detr/configs/dab_detr_r50_paper_50ep.py --num-gpus 8
+detrex-lite train projects/dab_detr/configs/dab_detr_r50_paper_50ep.py --num-gpus 8
 
 Differences from dab_detr_r50_50ep.py:
 

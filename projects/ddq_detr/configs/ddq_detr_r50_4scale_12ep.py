@@ -1,6 +1,6 @@
 """DDQ-DETR R50 with four feature levels for 12 epochs of COCO in batches of 16: published box AP 51.4.
 
-python tools/train_net.py --config-file projects/ddq_detr/configs/ddq_detr_r50_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/ddq_detr/configs/ddq_detr_r50_4scale_12ep.py --num-gpus 8
 
 The learning rate warms up for 2000 steps, and drops to a tenth after 11 epochs.
 """

@@ -1,6 +1,6 @@
 """DDQ-DETR Swin-L with four feature levels for 30 epochs, from ImageNet-22k: published box AP 58.7.
 
-python tools/train_net.py --config-file projects/ddq_detr/configs/ddq_detr_swin_large_384_4scale_30ep.py --num-gpus 8
+detrex-lite train projects/ddq_detr/configs/ddq_detr_swin_large_384_4scale_30ep.py --num-gpus 8
 
 The learning rate drops to a tenth after 20 epochs and to a hundredth after 26; the backbone has a twentieth of it.
 """

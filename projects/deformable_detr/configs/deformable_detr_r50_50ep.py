@@ -1,6 +1,6 @@
 """Deformable DETR R50 for 50 epochs of COCO in batches of 32; learning rate x 0.1 after epoch 40.
 
-python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_50ep.py --num-gpus 8
+detrex-lite train projects/deformable_detr/configs/deformable_detr_r50_50ep.py --num-gpus 8
 
 The model is detrex's, and the schedule is that of the paper's repository; as there, norms have weight decay and images
 without objects are kept. deformable_detr_r50_paper_50ep.py is the paper's training.

@@ -1,6 +1,6 @@
 """Deformable DETR R50 as the paper's repository trains it, for 50 epochs in batches of 32: published box AP 44.5.
 
-python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_paper_50ep.py --num-gpus 8
+detrex-lite train projects/deformable_detr/configs/deformable_detr_r50_paper_50ep.py --num-gpus 8
 
 Differences from deformable_detr_r50_50ep.py:
 

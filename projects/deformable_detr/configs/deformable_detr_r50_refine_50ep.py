@@ -1,6 +1,6 @@
 """Deformable DETR R50 with box refinement, 50 epochs.
 
-python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_refine_50ep.py --num-gpus 8
+detrex-lite train projects/deformable_detr/configs/deformable_detr_r50_refine_50ep.py --num-gpus 8
 
 detrex's model with the paper's schedule; see deformable_detr_r50_50ep.py.
 """

@@ -1,6 +1,6 @@
 """Deformable DETR R50 with one feature level, 50 epochs.
 
-python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_r50_single_scale_50ep.py
+detrex-lite train projects/deformable_detr/configs/deformable_detr_r50_single_scale_50ep.py
 
 detrex's model with the paper's schedule; see deformable_detr_r50_50ep.py.
 """

@@ -1,7 +1,6 @@
 """The small Deformable DETR on photographs of blood cells (github.com/Shenggan/BCCD_Dataset) at half size.
 
-python tools/train_net.py dataset.root=FOLDER \\
-    --config-file projects/deformable_detr/configs/deformable_detr_small_bccd.py
+detrex-lite train projects/deformable_detr/configs/deformable_detr_small_bccd.py dataset.root=FOLDER
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """A small Deformable DETR on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/deformable_detr/configs/deformable_detr_small_shapes.py
+detrex-lite train projects/deformable_detr/configs/deformable_detr_small_shapes.py
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """DEIM-D-FINE-N for 160 epochs of COCO in batches of 128.
 
-python tools/train_net.py --config-file projects/deim/configs/deim_dfine_n_160ep.py --num-gpus 8
+detrex-lite train projects/deim/configs/deim_dfine_n_160ep.py --num-gpus 8
 
 Mosaics and mixup are in epochs 4 to 78; the last 12 have no strong augmentation.
 """

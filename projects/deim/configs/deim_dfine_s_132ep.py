@@ -1,6 +1,6 @@
 """DEIM-D-FINE-S for 132 epochs of COCO in batches of 32.
 
-python tools/train_net.py --config-file projects/deim/configs/deim_dfine_s_132ep.py --num-gpus 4
+detrex-lite train projects/deim/configs/deim_dfine_s_132ep.py --num-gpus 4
 
 Mosaics and mixup are in epochs 4 to 64; the last 12 have no strong augmentation.
 """

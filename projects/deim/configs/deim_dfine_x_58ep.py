@@ -1,6 +1,6 @@
 """DEIM-D-FINE-X for 58 epochs of COCO in batches of 32.
 
-python tools/train_net.py --config-file projects/deim/configs/deim_dfine_x_58ep.py --num-gpus 4
+detrex-lite train projects/deim/configs/deim_dfine_x_58ep.py --num-gpus 4
 
 Mosaics and mixup are in epochs 4 to 29; the last 8 have no strong augmentation.
 """

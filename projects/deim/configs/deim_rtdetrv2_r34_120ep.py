@@ -1,6 +1,6 @@
 """DEIM-RT-DETRv2-R34 for 120 epochs of COCO in batches of 16.
 
-python tools/train_net.py --config-file projects/deim/configs/deim_rtdetrv2_r34_120ep.py --num-gpus 4
+detrex-lite train projects/deim/configs/deim_rtdetrv2_r34_120ep.py --num-gpus 4
 
 Mosaics and mixup are in epochs 4 to 64; the last 3 have no strong augmentation.
 """

@@ -1,6 +1,6 @@
 """DEIM-RT-DETRv2-R50-m for 60 epochs of COCO in batches of 16.
 
-python tools/train_net.py --config-file projects/deim/configs/deim_rtdetrv2_r50_m_60ep.py --num-gpus 4
+detrex-lite train projects/deim/configs/deim_rtdetrv2_r50_m_60ep.py --num-gpus 4
 
 Mosaics and mixup are in epochs 4 to 34; the last 2 have no strong augmentation.
 """

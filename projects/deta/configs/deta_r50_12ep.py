@@ -1,6 +1,6 @@
 """DETA R50 for 12 epochs of COCO in batches of 16; learning rate x 0.1 after epoch 10: published box AP 50.1.
 
-python tools/train_net.py --config-file projects/deta/configs/deta_r50_12ep.py --num-gpus 8
+detrex-lite train projects/deta/configs/deta_r50_12ep.py --num-gpus 8
 
 The model is detrex's, and the schedule is that of the paper's repository; detrex reports 49.9 for this combination.
 """

@@ -1,6 +1,6 @@
 """DETA R50 for 24 epochs; learning rate x 0.1 after epoch 20: published box AP 51.1.
 
-python tools/train_net.py --config-file projects/deta/configs/deta_r50_24ep.py --num-gpus 8
+detrex-lite train projects/deta/configs/deta_r50_24ep.py --num-gpus 8
 
 The model is detrex's, and the schedule is that of the paper's repository.
 """

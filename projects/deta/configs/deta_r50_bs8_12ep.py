@@ -1,6 +1,6 @@
 """DETA R50 for 12 epochs in batches of 8 as detrex trains it; learning rate x 0.1 after epoch 10: box AP 50.0.
 
-python tools/train_net.py --config-file projects/deta/configs/deta_r50_bs8_12ep.py --num-gpus 8
+detrex-lite train projects/deta/configs/deta_r50_bs8_12ep.py --num-gpus 8
 
 Differences from deta_r50_12ep.py:
 

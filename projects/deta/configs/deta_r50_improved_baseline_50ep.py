@@ -1,6 +1,6 @@
 """The paper's improved Deformable DETR, one-to-one, for 50 epochs; learning rate x 0.1 after epoch 40: box AP 49.6.
 
-python tools/train_net.py --config-file projects/deta/configs/deta_r50_improved_baseline_50ep.py --num-gpus 8
+detrex-lite train projects/deta/configs/deta_r50_improved_baseline_50ep.py --num-gpus 8
 
 The AP is published; the schedule is that of the paper's repository.
 """

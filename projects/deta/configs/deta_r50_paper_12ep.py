@@ -1,6 +1,6 @@
 """DETA R50 as the paper's repository trains it, for 12 epochs in batches of 16: published box AP 50.1.
 
-python tools/train_net.py --config-file projects/deta/configs/deta_r50_paper_12ep.py --num-gpus 8
+detrex-lite train projects/deta/configs/deta_r50_paper_12ep.py --num-gpus 8
 
 Differences from deta_r50_12ep.py:
 

@@ -1,6 +1,6 @@
 """A small DETA on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/deta/configs/deta_small_shapes.py
+detrex-lite train projects/deta/configs/deta_small_shapes.py
 """
 
 from detrex_lite.config import get_config

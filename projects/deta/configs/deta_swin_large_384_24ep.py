@@ -1,6 +1,6 @@
 """DETA Swin-L fine-tuned for 24 epochs on images of up to 1200x2000: published box AP 62.9 after Objects365.
 
-python tools/train_net.py --config-file projects/deta/configs/deta_swin_large_384_24ep.py --num-gpus 16
+detrex-lite train projects/deta/configs/deta_swin_large_384_24ep.py --num-gpus 16
 
 As in the paper's repository: set `train.init_checkpoint` to its weights after Objects365, or training starts from
 ImageNet weights. Differences from deta_r50_24ep.py: the backbone, a quarter of the learning rate, larger images.

@@ -1,6 +1,6 @@
 """DETR-R101 for 300 epochs of COCO in batches of 64; learning rate x 0.1 after epoch 200.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r101_300ep.py --num-gpus 8
+detrex-lite train projects/detr/configs/detr_r101_300ep.py --num-gpus 8
 
 As detrex trains it; see detr_r50_300ep.py.
 """

@@ -1,6 +1,6 @@
 """DETR-R101 for 500 epochs with the drop after 400, as for the published weights: box AP 43.5 on COCO val2017.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r101_500ep.py --num-gpus 8
+detrex-lite train projects/detr/configs/detr_r101_500ep.py --num-gpus 8
 
 detrex's model with the schedule of the published weights; see detr_r50_300ep.py.
 """

@@ -1,6 +1,6 @@
 """DETR-R50 fine-tuned on your own images with COCO JSON annotations.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r50_custom.py model.num_classes=3 \
+detrex-lite train projects/detr/configs/detr_r50_custom.py model.num_classes=3 \
     train.init_checkpoint=detr-r50.pth dataset.train_images=... dataset.train_annotations=... \
     dataset.val_images=... dataset.val_annotations=...
 """

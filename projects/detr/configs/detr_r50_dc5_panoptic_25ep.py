@@ -1,6 +1,6 @@
 """Masks on top of detr_r50_dc5_panoptic_boxes_300ep.py, whose weights are frozen: published PQ 44.6.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r50_dc5_panoptic_25ep.py --num-gpus 8 \\
+detrex-lite train projects/detr/configs/detr_r50_dc5_panoptic_25ep.py --num-gpus 8 \\
     train.init_checkpoint=output/detr_r50_dc5_panoptic_boxes_300ep/model_final.pth
 
 Otherwise the same as detr_r50_panoptic_25ep.py.

@@ -1,6 +1,6 @@
 """Boxes of things and stuff by DETR-DC5-R50, for 300 epochs of COCO panoptic.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r50_dc5_panoptic_boxes_300ep.py --num-gpus 8
+detrex-lite train projects/detr/configs/detr_r50_dc5_panoptic_boxes_300ep.py --num-gpus 8
 
 Otherwise the same as detr_r50_panoptic_boxes_300ep.py.
 """

@@ -1,6 +1,6 @@
 """Masks on top of detr_r50_panoptic_boxes_300ep.py, whose weights are frozen: published PQ 43.4.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r50_panoptic_25ep.py --num-gpus 8 \\
+detrex-lite train projects/detr/configs/detr_r50_panoptic_25ep.py --num-gpus 8 \\
     train.init_checkpoint=output/detr_r50_panoptic_boxes_300ep/model_final.pth
 
 As the paper's repository trains it: 25 epochs in batches of 16; learning rate x 0.1 after epoch 15.

@@ -1,6 +1,6 @@
 """Boxes of things and stuff by DETR-R50, for 300 epochs of COCO panoptic: the first half of panoptic segmentation.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r50_panoptic_boxes_300ep.py --num-gpus 8
+detrex-lite train projects/detr/configs/detr_r50_panoptic_boxes_300ep.py --num-gpus 8
 
 As the paper's repository trains it, in batches of 16. detr_r50_panoptic_25ep.py is the second half.
 """

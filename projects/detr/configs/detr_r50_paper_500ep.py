@@ -1,6 +1,6 @@
 """DETR-R50 as the paper's repository trains it, for 500 epochs with the drop after 400: published box AP 42.0.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r50_paper_500ep.py --num-gpus 8
+detrex-lite train projects/detr/configs/detr_r50_paper_500ep.py --num-gpus 8
 
 Differences from detr_r50_500ep.py:
 

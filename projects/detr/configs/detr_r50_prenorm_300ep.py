@@ -1,6 +1,6 @@
 """DETR-R50 with norms before the blocks (--pre_norm of the paper's repository), otherwise as detr_r50_300ep.py.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_r50_prenorm_300ep.py --num-gpus 8
+detrex-lite train projects/detr/configs/detr_r50_prenorm_300ep.py --num-gpus 8
 """
 
 from .detr_r50_300ep import dataloader, lr_multiplier, model, optimizer, train

@@ -1,6 +1,6 @@
 """The small DETR on photographs of blood cells (github.com/Shenggan/BCCD_Dataset) at half size, from COCO JSON.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_small_bccd.py dataset.root=FOLDER
+detrex-lite train projects/detr/configs/detr_small_bccd.py dataset.root=FOLDER
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """Like detr_small_bccd.py, but from the Pascal VOC folders in which the photographs are published.
 
-python tools/train_net.py --config-file projects/detr/configs/detr_small_bccd_voc.py dataset.root=BCCD_Dataset/BCCD
+detrex-lite train projects/detr/configs/detr_small_bccd_voc.py dataset.root=BCCD_Dataset/BCCD
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """D-FINE-M for 132 epochs of COCO in batches of 32, the last 12 without strong augmentation and multi-scale.
 
-python tools/train_net.py --config-file projects/dfine/configs/dfine_m_132ep.py --num-gpus 4
+detrex-lite train projects/dfine/configs/dfine_m_132ep.py --num-gpus 4
 """
 
 from .dfine_s_132ep import dataloader, lr_multiplier, optimizer, train

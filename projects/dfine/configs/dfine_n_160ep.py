@@ -1,6 +1,6 @@
 """D-FINE-N for 160 epochs of COCO in batches of 128, the last 12 without strong augmentation.
 
-python tools/train_net.py --config-file projects/dfine/configs/dfine_n_160ep.py --num-gpus 8
+detrex-lite train projects/dfine/configs/dfine_n_160ep.py --num-gpus 8
 """
 
 from .dfine_s_132ep import dataloader, lr_multiplier, optimizer, train

@@ -1,6 +1,6 @@
 """D-FINE-N on your own images with COCO JSON annotations, from which classes, epochs and learning rate are derived.
 
-python tools/train_net.py --config-file projects/dfine/configs/dfine_n_custom.py \
+detrex-lite train projects/dfine/configs/dfine_n_custom.py \
     pretrained.detector=dfine_n_coco.pth dataset.train_images=... dataset.train_annotations=... \
     dataset.val_images=... dataset.val_annotations=...
 """

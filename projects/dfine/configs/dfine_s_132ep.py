@@ -1,6 +1,6 @@
 """D-FINE-S for 132 epochs of COCO in batches of 32, the last 12 without strong augmentation and multi-scale.
 
-python tools/train_net.py --config-file projects/dfine/configs/dfine_s_132ep.py --num-gpus 4
+detrex-lite train projects/dfine/configs/dfine_s_132ep.py --num-gpus 4
 """
 
 from detrex_lite.config import get_config

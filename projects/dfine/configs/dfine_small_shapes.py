@@ -1,6 +1,6 @@
 """A small D-FINE on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/dfine/configs/dfine_small_shapes.py
+detrex-lite train projects/dfine/configs/dfine_small_shapes.py
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """DINO ConvNeXt-T with four feature levels for 12 epochs, from ImageNet-22k and then -1k at 384x384.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_convnext_tiny_384_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_convnext_tiny_384_4scale_12ep.py --num-gpus 8
 
 As detrex trains it; see dino_r50_4scale_12ep.py.
 """

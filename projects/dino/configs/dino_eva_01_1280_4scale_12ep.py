@@ -1,6 +1,6 @@
 """DINO EVA-01 for 12 epochs with large scale jittering to 1280x1280, from EVA-01 trained on Objects365.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_eva_01_1280_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_eva_01_1280_4scale_12ep.py --num-gpus 8
 
 As detrex trains it; see dino_r50_4scale_12ep.py.
 """

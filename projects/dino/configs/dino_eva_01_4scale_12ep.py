@@ -1,6 +1,6 @@
 """DINO EVA-01 with four feature levels for 12 epochs, from EVA-01 trained on Objects365.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_eva_01_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_eva_01_4scale_12ep.py --num-gpus 8
 
 As detrex trains it; see dino_r50_4scale_12ep.py.
 """

@@ -1,6 +1,6 @@
 """DINO EVA-02-B for 12 epochs with large scale jittering to 1536x1536, from masked modelling of ImageNet-21k.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_eva_02_base_1536_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_eva_02_base_1536_4scale_12ep.py --num-gpus 8
 
 As detrex trains it; see dino_r50_4scale_12ep.py.
 """

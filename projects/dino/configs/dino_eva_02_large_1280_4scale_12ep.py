@@ -1,6 +1,6 @@
 """DINO EVA-02-L for 12 epochs with large scale jittering to 1280x1280, from masked modelling of 38M images.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_eva_02_large_1280_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_eva_02_large_1280_4scale_12ep.py --num-gpus 8
 
 As detrex trains it, except that the backbone has half of its learning rate; otherwise see dino_r50_4scale_12ep.py.
 """

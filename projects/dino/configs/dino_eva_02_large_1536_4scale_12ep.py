@@ -1,6 +1,6 @@
 """DINO EVA-02-L for 12 epochs with large scale jittering to 1536x1536, from EVA-02-L trained on Objects365.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_eva_02_large_1536_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_eva_02_large_1536_4scale_12ep.py --num-gpus 8
 
 As detrex trains it, except that the backbone has half of its learning rate; otherwise see dino_r50_4scale_12ep.py.
 """

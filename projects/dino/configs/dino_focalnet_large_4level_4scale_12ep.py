@@ -1,6 +1,6 @@
 """DINO FocalNet-L with four focal levels and four feature levels for 12 epochs, from ImageNet-22k.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_focalnet_large_4level_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_focalnet_large_4level_4scale_12ep.py --num-gpus 8
 
 As detrex trains it; see dino_r50_4scale_12ep.py.
 """

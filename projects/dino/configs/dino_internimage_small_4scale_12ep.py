@@ -1,6 +1,6 @@
 """DINO InternImage-S with four feature levels for 12 epochs, from ImageNet-1k.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_internimage_small_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_internimage_small_4scale_12ep.py --num-gpus 8
 
 As detrex trains it; see dino_r50_4scale_12ep.py.
 """

@@ -1,6 +1,6 @@
 """DINO R50 with four feature levels for 12 epochs of COCO in batches of 16; learning rate x 0.1 after epoch 11.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_r50_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_r50_4scale_12ep.py --num-gpus 8
 
 As detrex trains it, except that norms have weight decay and images without objects are kept, as in the paper's
 repository. dino_r50_4scale_paper_12ep.py is the paper's training.

@@ -1,6 +1,6 @@
 """DINO R50 with four feature levels for 24 epochs; learning rate x 0.1 after epoch 20.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_r50_4scale_24ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_r50_4scale_24ep.py --num-gpus 8
 
 As detrex trains it; see dino_r50_4scale_12ep.py.
 """

@@ -1,6 +1,6 @@
 """DINO R50 with four feature levels for 36 epochs; learning rate x 0.1 after epoch 30.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_r50_4scale_36ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_r50_4scale_36ep.py --num-gpus 8
 
 The model is detrex's, which has no training of this length; see dino_r50_4scale_12ep.py.
 """

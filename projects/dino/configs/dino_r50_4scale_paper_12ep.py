@@ -1,6 +1,6 @@
 """DINO R50 with four feature levels as the paper's repository trains it, for 12 epochs: published box AP 49.0.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_r50_4scale_paper_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_r50_4scale_paper_12ep.py --num-gpus 8
 
 Differences from dino_r50_4scale_12ep.py:
 

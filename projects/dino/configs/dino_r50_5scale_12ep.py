@@ -1,6 +1,6 @@
 """DINO R50 with five feature levels for 12 epochs.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_r50_5scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_r50_5scale_12ep.py --num-gpus 8
 
 As detrex trains it; see dino_r50_4scale_12ep.py.
 """

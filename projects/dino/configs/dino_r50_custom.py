@@ -1,6 +1,6 @@
 """DINO R50 on your own images with COCO JSON annotations. Classes, epochs and learning rate are derived.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_r50_custom.py \
+detrex-lite train projects/dino/configs/dino_r50_custom.py \
     pretrained.detector=dino_r50_4scale_12ep.pth dataset.train_images=... dataset.train_annotations=... \
     dataset.val_images=... dataset.val_annotations=...
 """

@@ -1,6 +1,6 @@
 """The small DINO on photographs of blood cells (github.com/Shenggan/BCCD_Dataset) at half size.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_small_bccd.py dataset.root=FOLDER
+detrex-lite train projects/dino/configs/dino_small_bccd.py dataset.root=FOLDER
 """
 
 from detrex_lite.config import get_config

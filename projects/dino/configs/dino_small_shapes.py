@@ -1,6 +1,6 @@
 """A small DINO on generated shapes, from scratch, in minutes on a CPU; `make demo` trains it.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_small_shapes.py
+detrex-lite train projects/dino/configs/dino_small_shapes.py
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """DINO Swin-L with four feature levels as the paper's repository trains it, for 12 epochs: published box AP 56.8.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_swin_large_384_4scale_paper_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_swin_large_384_4scale_paper_12ep.py --num-gpus 8
 
 Differences from dino_swin_large_384_4scale_12ep.py:
 

@@ -1,6 +1,6 @@
 """DINO Swin-S with four feature levels for 12 epochs, from ImageNet-22k and then -1k at 224x224.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_swin_small_224_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_swin_small_224_4scale_12ep.py --num-gpus 8
 """
 
 from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train

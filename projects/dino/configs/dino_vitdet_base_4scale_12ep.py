@@ -1,6 +1,6 @@
 """DINO ViTDet-B with four feature levels for 12 epochs, from masked autoencoding (MAE).
 
-python tools/train_net.py --config-file projects/dino/configs/dino_vitdet_base_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_vitdet_base_4scale_12ep.py --num-gpus 8
 
 As detrex trains it, except for a warm-up of the learning rate; otherwise see dino_r50_4scale_12ep.py.
 """

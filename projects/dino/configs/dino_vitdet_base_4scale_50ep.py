@@ -1,6 +1,6 @@
 """DINO ViTDet-B with four feature levels for 50 epochs; learning rate x 0.1 after epoch 40.
 
-python tools/train_net.py --config-file projects/dino/configs/dino_vitdet_base_4scale_50ep.py --num-gpus 8
+detrex-lite train projects/dino/configs/dino_vitdet_base_4scale_50ep.py --num-gpus 8
 
 As detrex trains it, except for a warm-up of the learning rate; otherwise see dino_r50_4scale_12ep.py.
 """

@@ -1,7 +1,6 @@
 """DN-Deformable-DETR R50 for 12 epochs; learning rate x 0.1 after epoch 11.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/dn_deformable_detr/configs/dn_deformable_detr_r50_12ep.py
+detrex-lite train projects/dn_deformable_detr/configs/dn_deformable_detr_r50_12ep.py --num-gpus 8
 
 As detrex trains it; see dn_deformable_detr_r50_50ep.py.
 """

@@ -1,7 +1,6 @@
 """DN-Deformable-DETR R50 as the paper's repository trains it, for 50 epochs in batches of 16: published box AP 49.5.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/dn_deformable_detr/configs/dn_deformable_detr_r50_paper_50ep.py
+detrex-lite train projects/dn_deformable_detr/configs/dn_deformable_detr_r50_paper_50ep.py --num-gpus 8
 
 Differences from dn_deformable_detr_r50_50ep.py:
 

@@ -1,6 +1,6 @@
 """DN-DETR-R50 as the paper's repository trains it, for 50 epochs in batches of 16: published box AP 44.4.
 
-python tools/train_net.py --config-file projects/dn_detr/configs/dn_detr_r50_paper_50ep.py --num-gpus 8
+detrex-lite train projects/dn_detr/configs/dn_detr_r50_paper_50ep.py --num-gpus 8
 
 Differences from dn_detr_r50_50ep.py:
 

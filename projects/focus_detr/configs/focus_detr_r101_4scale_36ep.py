@@ -1,6 +1,6 @@
 """Focus-DETR R101 for 36 epochs.
 
-python tools/train_net.py --config-file projects/focus_detr/configs/focus_detr_r101_4scale_36ep.py --num-gpus 8
+detrex-lite train projects/focus_detr/configs/focus_detr_r101_4scale_36ep.py --num-gpus 8
 
 As detrex trains it; see focus_detr_r50_4scale_36ep.py.
 """

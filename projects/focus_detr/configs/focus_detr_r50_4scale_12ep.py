@@ -1,6 +1,6 @@
 """Focus-DETR R50 for 12 epochs of COCO in batches of 16; learning rate x 0.1 after epoch 11.
 
-python tools/train_net.py --config-file projects/focus_detr/configs/focus_detr_r50_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/focus_detr/configs/focus_detr_r50_4scale_12ep.py --num-gpus 8
 
 As detrex trains it, except that norms have weight decay and images without objects are kept, as in
 projects/dino/configs/dino_r50_4scale_12ep.py.

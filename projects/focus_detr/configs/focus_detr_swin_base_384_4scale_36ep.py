@@ -1,6 +1,6 @@
 """Focus-DETR Swin-B for 36 epochs, from ImageNet-22k at 384x384.
 
-python tools/train_net.py --config-file projects/focus_detr/configs/focus_detr_swin_base_384_4scale_36ep.py --num-gpus 8
+detrex-lite train projects/focus_detr/configs/focus_detr_swin_base_384_4scale_36ep.py --num-gpus 8
 
 As detrex trains it; see focus_detr_r50_4scale_12ep.py.
 """

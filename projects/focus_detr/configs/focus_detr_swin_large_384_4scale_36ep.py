@@ -1,7 +1,6 @@
 """Focus-DETR Swin-L for 36 epochs, from ImageNet-22k at 384x384.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/focus_detr/configs/focus_detr_swin_large_384_4scale_36ep.py
+detrex-lite train projects/focus_detr/configs/focus_detr_swin_large_384_4scale_36ep.py --num-gpus 8
 
 As detrex trains it; see focus_detr_r50_4scale_12ep.py.
 """

@@ -1,6 +1,6 @@
 """Focus-DETR Swin-T for 24 epochs, from ImageNet-1k at 224x224.
 
-python tools/train_net.py --config-file projects/focus_detr/configs/focus_detr_swin_tiny_224_4scale_24ep.py --num-gpus 8
+detrex-lite train projects/focus_detr/configs/focus_detr_swin_tiny_224_4scale_24ep.py --num-gpus 8
 
 As detrex trains it; see focus_detr_r50_4scale_12ep.py.
 """

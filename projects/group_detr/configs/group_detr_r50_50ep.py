@@ -1,6 +1,6 @@
 """Group DETR R50 as detrex trains it, with attention among groups: like Conditional DETR, for 50 epochs of COCO.
 
-python tools/train_net.py --config-file projects/group_detr/configs/group_detr_r50_50ep.py --num-gpus 8
+detrex-lite train projects/group_detr/configs/group_detr_r50_50ep.py --num-gpus 8
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """Group DETR R50 as the paper describes it, with attention within groups, for 50 epochs of COCO.
 
-python tools/train_net.py --config-file projects/group_detr/configs/group_detr_r50_paper_50ep.py --num-gpus 8
+detrex-lite train projects/group_detr/configs/group_detr_r50_paper_50ep.py --num-gpus 8
 """
 
 from .group_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train

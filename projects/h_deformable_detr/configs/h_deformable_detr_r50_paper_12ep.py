@@ -1,7 +1,6 @@
 """H-Deformable DETR R50 as the paper's repository trains it, for 12 epochs in batches of 16: published box AP 48.7.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/h_deformable_detr/configs/h_deformable_detr_r50_paper_12ep.py
+detrex-lite train projects/h_deformable_detr/configs/h_deformable_detr_r50_paper_12ep.py --num-gpus 8
 
 Differences from h_deformable_detr_r50_two_stage_12ep.py:
 

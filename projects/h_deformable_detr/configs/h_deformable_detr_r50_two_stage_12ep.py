@@ -1,7 +1,6 @@
 """H-Deformable DETR R50 for 12 epochs of COCO in batches of 16; learning rate x 0.1 after epoch 11.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/h_deformable_detr/configs/h_deformable_detr_r50_two_stage_12ep.py
+detrex-lite train projects/h_deformable_detr/configs/h_deformable_detr_r50_two_stage_12ep.py --num-gpus 8
 
 As detrex trains it, except that norms have weight decay and images without objects are kept, as in the paper's
 repository. h_deformable_detr_r50_paper_12ep.py is the paper's training.

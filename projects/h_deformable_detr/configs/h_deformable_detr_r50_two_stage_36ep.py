@@ -1,7 +1,6 @@
 """H-Deformable DETR R50 for 36 epochs; learning rate x 0.1 after epoch 30.
 
-python tools/train_net.py --num-gpus 8 \\
-    --config-file projects/h_deformable_detr/configs/h_deformable_detr_r50_two_stage_36ep.py
+detrex-lite train projects/h_deformable_detr/configs/h_deformable_detr_r50_two_stage_36ep.py --num-gpus 8
 
 As detrex trains it; see h_deformable_detr_r50_two_stage_12ep.py.
 """

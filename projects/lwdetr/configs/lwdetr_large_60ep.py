@@ -1,6 +1,6 @@
 """LW-DETR-large, fine-tuned on COCO for 60 epochs in batches of 16 after Objects365: published box AP 56.1.
 
-python tools/train_net.py --num-gpus 8 --config-file projects/lwdetr/configs/lwdetr_large_60ep.py \\
+detrex-lite train projects/lwdetr/configs/lwdetr_large_60ep.py --num-gpus 8 \\
     train.init_checkpoint=LWDETR_large_30e_objects365.pth
 """
 

@@ -1,6 +1,6 @@
 """LW-DETR-medium, fine-tuned on COCO for 60 epochs in batches of 16 after Objects365: published box AP 52.5.
 
-python tools/train_net.py --num-gpus 8 --config-file projects/lwdetr/configs/lwdetr_medium_60ep.py \\
+detrex-lite train projects/lwdetr/configs/lwdetr_medium_60ep.py --num-gpus 8 \\
     train.init_checkpoint=LWDETR_medium_30e_objects365.pth
 """
 

@@ -1,6 +1,6 @@
 """A small LW-DETR on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/lwdetr/configs/lwdetr_mini_shapes.py
+detrex-lite train projects/lwdetr/configs/lwdetr_mini_shapes.py
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """LW-DETR-tiny, fine-tuned on COCO for 60 epochs in batches of 32 after Objects365: published box AP 42.6.
 
-python tools/train_net.py --num-gpus 8 --config-file projects/lwdetr/configs/lwdetr_tiny_60ep.py \\
+detrex-lite train projects/lwdetr/configs/lwdetr_tiny_60ep.py --num-gpus 8 \\
     train.init_checkpoint=LWDETR_tiny_30e_objects365.pth
 
 The learning rate is constant. The vision transformer has a higher one, which decays from block to block towards the

@@ -1,6 +1,6 @@
 """LW-DETR-xlarge, fine-tuned on COCO for 60 epochs in batches of 16 after Objects365: published box AP 58.3.
 
-python tools/train_net.py --num-gpus 8 --config-file projects/lwdetr/configs/lwdetr_xlarge_60ep.py \\
+detrex-lite train projects/lwdetr/configs/lwdetr_xlarge_60ep.py --num-gpus 8 \\
     train.init_checkpoint=LWDETR_xlarge_30e_objects365.pth
 """
 

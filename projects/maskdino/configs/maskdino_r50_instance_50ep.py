@@ -1,6 +1,6 @@
 """Mask DINO R50 for 50 epochs of COCO instances in batches of 16: published mask AP 46.3, box AP 51.7.
 
-python tools/train_net.py --config-file projects/maskdino/configs/maskdino_r50_instance_50ep.py --num-gpus 8
+detrex-lite train projects/maskdino/configs/maskdino_r50_instance_50ep.py --num-gpus 8
 
 As the paper's repository trains it. The learning rate drops to a tenth after 8/9 of it and to a hundredth after 26/27.
 """

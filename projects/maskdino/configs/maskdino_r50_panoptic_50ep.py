@@ -1,6 +1,6 @@
 """Mask DINO R50 for 50 epochs of COCO panoptic in batches of 16: published PQ 53.0.
 
-python tools/train_net.py --config-file projects/maskdino/configs/maskdino_r50_panoptic_50ep.py --num-gpus 8
+detrex-lite train projects/maskdino/configs/maskdino_r50_panoptic_50ep.py --num-gpus 8
 
 As the paper's repository trains it; see maskdino_r50_instance_50ep.py.
 """

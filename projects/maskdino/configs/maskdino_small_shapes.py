@@ -1,6 +1,6 @@
 """A small Mask DINO on generated shapes with their masks, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/maskdino/configs/maskdino_small_shapes.py
+detrex-lite train projects/maskdino/configs/maskdino_small_shapes.py
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """Mask DINO Swin-L for 50 epochs of COCO instances in batches of 16: published mask AP 52.3, box AP 59.0.
 
-python tools/train_net.py --config-file projects/maskdino/configs/maskdino_swin_large_384_instance_50ep.py --num-gpus 16
+detrex-lite train projects/maskdino/configs/maskdino_swin_large_384_instance_50ep.py --num-gpus 16
 
 As the paper's repository trains it; see maskdino_r50_instance_50ep.py. The backbone comes from ImageNet-22k.
 """

@@ -1,6 +1,6 @@
 """Mask DINO Swin-L for 50 epochs of COCO panoptic in batches of 16: published PQ 58.3.
 
-python tools/train_net.py --config-file projects/maskdino/configs/maskdino_swin_large_384_panoptic_50ep.py --num-gpus 16
+detrex-lite train projects/maskdino/configs/maskdino_swin_large_384_panoptic_50ep.py --num-gpus 16
 
 As the paper's repository trains it; see maskdino_r50_instance_50ep.py. The backbone comes from ImageNet-22k.
 """

@@ -1,6 +1,6 @@
 """PnP-DETR-R101 for 300 epochs.
 
-python tools/train_net.py --config-file projects/pnp_detr/configs/pnp_detr_r101_300ep.py --num-gpus 8
+detrex-lite train projects/pnp_detr/configs/pnp_detr_r101_300ep.py --num-gpus 8
 """
 
 from .models.pnp_detr_r101 import model

@@ -1,6 +1,6 @@
 """PnP-DETR-R50 for 300 epochs of COCO in batches of 64; learning rate x 0.1 after epoch 200.
 
-python tools/train_net.py --config-file projects/pnp_detr/configs/pnp_detr_r50_300ep.py --num-gpus 8
+detrex-lite train projects/pnp_detr/configs/pnp_detr_r50_300ep.py --num-gpus 8
 
 As detrex trains it, except that norms have weight decay, images without objects are kept and gradients are clipped, as
 projects/detr/configs/detr_r50_300ep.py.

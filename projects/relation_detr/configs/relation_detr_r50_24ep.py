@@ -1,6 +1,6 @@
 """Relation-DETR R50 for 24 epochs; learning rate x 0.1 after epoch 20.
 
-python tools/train_net.py --config-file projects/relation_detr/configs/relation_detr_r50_24ep.py --num-gpus 8
+detrex-lite train projects/relation_detr/configs/relation_detr_r50_24ep.py --num-gpus 8
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """Relation-DETR Swin-L for 12 epochs, from ImageNet-22k.
 
-python tools/train_net.py --config-file projects/relation_detr/configs/relation_detr_swin_large_12ep.py --num-gpus 8
+detrex-lite train projects/relation_detr/configs/relation_detr_swin_large_12ep.py --num-gpus 8
 """
 
 from .models.relation_detr_swin_large import model

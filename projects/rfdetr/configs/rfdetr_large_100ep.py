@@ -1,6 +1,6 @@
 """RF-DETR-large as its repository fine-tunes it by default; the published weights have box AP 56.5 on COCO.
 
-python tools/train_net.py --config-file projects/rfdetr/configs/rfdetr_large_100ep.py \\
+detrex-lite train projects/rfdetr/configs/rfdetr_large_100ep.py \\
     train.init_checkpoint=rf-detr-large.pth
 """
 

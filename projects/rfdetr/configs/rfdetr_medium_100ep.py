@@ -1,6 +1,6 @@
 """RF-DETR-medium as its repository fine-tunes it by default; the published weights have box AP 54.7 on COCO.
 
-python tools/train_net.py --config-file projects/rfdetr/configs/rfdetr_medium_100ep.py \\
+detrex-lite train projects/rfdetr/configs/rfdetr_medium_100ep.py \\
     train.init_checkpoint=rf-detr-medium.pth
 """
 

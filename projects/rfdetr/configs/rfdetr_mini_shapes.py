@@ -1,6 +1,6 @@
 """A small RF-DETR on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/rfdetr/configs/rfdetr_mini_shapes.py
+detrex-lite train projects/rfdetr/configs/rfdetr_mini_shapes.py
 """
 
 from detrex_lite.config import get_config

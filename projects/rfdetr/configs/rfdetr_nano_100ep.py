@@ -1,6 +1,6 @@
 """RF-DETR-nano as its repository fine-tunes it by default: 100 epochs in batches of 16.
 
-python tools/train_net.py --config-file projects/rfdetr/configs/rfdetr_nano_100ep.py \\
+detrex-lite train projects/rfdetr/configs/rfdetr_nano_100ep.py \\
     train.init_checkpoint=rf-detr-nano.pth
 
 The published weights, box AP 48.4 on COCO, were pre-trained on Objects365, by a recipe that is published only in

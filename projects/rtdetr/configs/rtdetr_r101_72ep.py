@@ -1,6 +1,6 @@
 """RT-DETR R101 for 72 epochs, as its authors train it, norms with weight decay: published box AP 54.3.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetr_r101_72ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetr_r101_72ep.py --num-gpus 4
 """
 
 from .models.rtdetr_r101 import model

@@ -1,6 +1,6 @@
 """RT-DETR R34 for 72 epochs, as its authors train it: published box AP 48.9.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetr_r34_72ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetr_r34_72ep.py --num-gpus 4
 """
 
 from .models.rtdetr_r34 import model

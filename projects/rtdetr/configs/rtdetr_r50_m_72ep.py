@@ -1,6 +1,6 @@
 """RT-DETR R50-m for 72 epochs, as its authors train it: published box AP 51.3.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetr_r50_m_72ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetr_r50_m_72ep.py --num-gpus 4
 """
 
 from .models.rtdetr_r50_m import model

@@ -1,6 +1,6 @@
 """A small RT-DETRv2 on generated shapes, from scratch, in minutes on a CPU.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetr_small_shapes.py
+detrex-lite train projects/rtdetr/configs/rtdetr_small_shapes.py
 """
 
 from detrex_lite.config import get_config

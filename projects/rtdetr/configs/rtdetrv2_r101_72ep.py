@@ -1,6 +1,6 @@
 """RT-DETRv2 R101 for 72 epochs, as its authors train it: published box AP 54.3.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r101_72ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r101_72ep.py --num-gpus 4
 """
 
 from .models.rtdetrv2_r101 import model

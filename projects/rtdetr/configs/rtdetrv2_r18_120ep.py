@@ -1,6 +1,6 @@
 """RT-DETRv2 R18 for 120 epochs, as its authors train it: published box AP 48.1.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r18_120ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r18_120ep.py --num-gpus 4
 """
 
 from .models.rtdetrv2_r18 import model

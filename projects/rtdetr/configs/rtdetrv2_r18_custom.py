@@ -1,6 +1,6 @@
 """RT-DETRv2-S on your own images with COCO JSON annotations, from which classes, epochs and learning rate are derived.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r18_custom.py \
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r18_custom.py \
     pretrained.detector=rtdetrv2_r18vd_120e_coco.pth dataset.train_images=... dataset.train_annotations=... \
     dataset.val_images=... dataset.val_annotations=...
 """

@@ -1,6 +1,6 @@
 """RT-DETRv2 R18 with discrete sampling, 36 epochs from the trained detector: published box AP 47.4.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r18_discrete_36ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r18_discrete_36ep.py --num-gpus 4
 """
 
 from .models.rtdetrv2_r18_discrete import model

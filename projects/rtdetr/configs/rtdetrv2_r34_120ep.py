@@ -1,6 +1,6 @@
 """RT-DETRv2 R34 for 120 epochs, as its authors train it: published box AP 49.9.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r34_120ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r34_120ep.py --num-gpus 4
 """
 
 from .models.rtdetrv2_r34 import model

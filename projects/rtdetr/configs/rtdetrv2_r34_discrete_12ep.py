@@ -1,6 +1,6 @@
 """RT-DETRv2 R34 with discrete sampling, 12 epochs from the trained detector: published box AP 49.2.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r34_discrete_12ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r34_discrete_12ep.py --num-gpus 4
 """
 
 from .models.rtdetrv2_r34_discrete import model

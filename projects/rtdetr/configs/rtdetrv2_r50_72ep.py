@@ -1,6 +1,6 @@
 """RT-DETRv2 R50 for 72 epochs of COCO in batches of 16, as its authors train it: published box AP 53.4.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r50_72ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r50_72ep.py --num-gpus 4
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """RT-DETRv2 R50 with discrete sampling, 12 epochs from the trained detector: published box AP 52.9.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r50_discrete_12ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r50_discrete_12ep.py --num-gpus 4
 """
 
 from .models.rtdetrv2_r50_discrete import model

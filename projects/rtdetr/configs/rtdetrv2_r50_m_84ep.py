@@ -1,6 +1,6 @@
 """RT-DETRv2 R50-m for 84 epochs, as its authors train it: published box AP 51.9.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r50_m_84ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r50_m_84ep.py --num-gpus 4
 """
 
 from .models.rtdetrv2_r50_m import model

@@ -1,6 +1,6 @@
 """RT-DETRv2 R50-m with discrete sampling, 36 epochs from the trained detector: published box AP 51.4.
 
-python tools/train_net.py --config-file projects/rtdetr/configs/rtdetrv2_r50_m_discrete_36ep.py --num-gpus 4
+detrex-lite train projects/rtdetr/configs/rtdetrv2_r50_m_discrete_36ep.py --num-gpus 4
 """
 
 from .models.rtdetrv2_r50_m_discrete import model

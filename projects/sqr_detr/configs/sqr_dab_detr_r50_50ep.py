@@ -1,6 +1,6 @@
 """SQR-DAB-DETR-R50 for 50 epochs of COCO in batches of 16; learning rate x 0.1 after epoch 40.
 
-python tools/train_net.py --config-file projects/sqr_detr/configs/sqr_dab_detr_r50_50ep.py --num-gpus 8
+detrex-lite train projects/sqr_detr/configs/sqr_dab_detr_r50_50ep.py --num-gpus 8
 
 As detrex trains it, except that norms have weight decay, images without objects are kept and the decoder does not
 attend to padding, as in projects/dab_detr/configs/dab_detr_r50_50ep.py.

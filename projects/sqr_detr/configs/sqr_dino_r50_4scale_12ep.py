@@ -1,6 +1,6 @@
 """DINO-R50 with four feature levels and selective query recollection, for 12 epochs like DINO; no published results.
 
-python tools/train_net.py --config-file projects/sqr_detr/configs/sqr_dino_r50_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/sqr_detr/configs/sqr_dino_r50_4scale_12ep.py --num-gpus 8
 """
 
 from detrex_lite.config import get_config

@@ -1,6 +1,6 @@
 """Stable-DINO R50 with four feature levels for 12 epochs of COCO in batches of 16; learning rate x 0.1 after epoch 11.
 
-python tools/train_net.py --config-file projects/stable_dino/configs/stable_dino_r50_4scale_12ep.py --num-gpus 8
+detrex-lite train projects/stable_dino/configs/stable_dino_r50_4scale_12ep.py --num-gpus 8
 
 As the paper's repository trains it, except for the differences that projects/dino/configs/dino_r50_4scale_12ep.py
 lists.

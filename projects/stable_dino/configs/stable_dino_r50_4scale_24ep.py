@@ -1,6 +1,6 @@
 """Stable-DINO R50 with four feature levels for 24 epochs; learning rate x 0.1 after epoch 20.
 
-python tools/train_net.py --config-file projects/stable_dino/configs/stable_dino_r50_4scale_24ep.py --num-gpus 8
+detrex-lite train projects/stable_dino/configs/stable_dino_r50_4scale_24ep.py --num-gpus 8
 
 The paper reports this training; its repository has no config for it.
 """

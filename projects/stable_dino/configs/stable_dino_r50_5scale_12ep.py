@@ -1,6 +1,6 @@
 """Stable-DINO R50 with five feature levels for 12 epochs.
 
-python tools/train_net.py --config-file projects/stable_dino/configs/stable_dino_r50_5scale_12ep.py --num-gpus 8
+detrex-lite train projects/stable_dino/configs/stable_dino_r50_5scale_12ep.py --num-gpus 8
 
 The paper reports this training; its repository has no config for it.
 """

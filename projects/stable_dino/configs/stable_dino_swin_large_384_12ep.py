@@ -1,6 +1,6 @@
 """Stable-DINO Swin-L with four feature levels for 12 epochs, from ImageNet-22k.
 
-python tools/train_net.py --config-file projects/stable_dino/configs/stable_dino_swin_large_384_12ep.py --num-gpus 8
+detrex-lite train projects/stable_dino/configs/stable_dino_swin_large_384_12ep.py --num-gpus 8
 """
 
 from .models.stable_dino_swin_large_384 import model

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", metavar="FILE", help="a LazyConfig .py or .yaml file")
     parser.add_argument("--data", metavar="FOLDER", help="images with annotations, instead of the config's")
     parser.add_argument(
-        "--split", choices=("val", "test", "train"), default="val", help="split of the folder; default: %(default)s"
+        "--split",
+        choices=("val", "test", "train"),
+        help="split of the folder of --data, or of the folder that the weights were trained on; default: val",
     )
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(

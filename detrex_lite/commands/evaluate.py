@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from ..checkpoint import read_checkpoint
 from ..config import LazyConfig, trust
 from ..engine import clear_errors, device_of, find_engine
-from ..engine.for_folder import use_folder
+from ..engine.for_folder import use_folder, use_split
 from ..inference.runs import find_config, find_weights
 from .configs import device_named
 from .train import start_processes
@@ -46,7 +46,7 @@ def config_of(args: argparse.Namespace) -> Any:
 
     Raises:
         CheckpointError: when a folder of weights has none.
-        ConfigError: when the config or an override is wrong.
+        ConfigError: when the config or an override is wrong, or `split` is given for data that are not a folder.
         DatasetError: when the folder has no data to evaluate on.
     """
     trust(*args.trust)
@@ -58,10 +58,14 @@ def config_of(args: argparse.Namespace) -> Any:
         "train.device": device_named(args.device),
     }
     if args.data is not None:
-        dataset = use_folder(cfg, args.data, split=args.split)
-        if args.output is None:
-            folder = Path(OmegaConf.select(cfg, "train.output_dir", default="output"))
-            options["train.output_dir"] = folder / f"evaluation_{Path(dataset.root).name}"
+        evaluated = Path(use_folder(cfg, args.data, split=args.split or "val").root).name
+    else:
+        evaluated = args.split
+        if args.split is not None:
+            use_split(cfg, args.split)
+    if args.output is None and evaluated is not None:
+        folder = Path(OmegaConf.select(cfg, "train.output_dir", default="output"))
+        options["train.output_dir"] = folder / f"evaluation_{evaluated}"
     if options["train.output_dir"] is not None:
         options.update(_results_in(Path(options["train.output_dir"]), cfg))
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]

@@ -152,20 +152,33 @@ def use_folder(
     cfg.dataset = shipped.dataset
     for name in loaders:
         cfg.dataloader[name].dataset = shipped.dataloader[name].dataset
-    for evaluator in _evaluators(cfg):  # in the config of a run, the data set is a copy and not a reference
-        if "dataset" in evaluator:
-            evaluator.dataset = "${dataloader.test.dataset}"
+    _evaluate_on_test_set(cfg)
     dataset = find_dataset(cfg.dataset.root, seed=cfg.dataset.seed, val_share=cfg.dataset.val_share)
     dataset.load(split, masks=cfg.dataset.masks)
     return dataset
 
 
-def _evaluators(cfg: DictConfig) -> list[DictConfig]:
-    """The nodes of the evaluator, or of the evaluators that a `CombinedEvaluator` joins."""
+def use_split(cfg: DictConfig, split: str) -> None:
+    """Evaluate another split of the folder that a config reads.
+
+    Raises:
+        ConfigError: when the config does not read a folder.
+    """
+    dataset = OmegaConf.select(cfg, "dataloader.test.dataset")
+    if not isinstance(dataset, DictConfig) or _name(dataset) != "load_split":
+        raise ConfigError(f"split {split!r}: the config reads no folder with splits; --data FOLDER names one")
+    dataset.split = split
+    _evaluate_on_test_set(cfg)
+
+
+def _evaluate_on_test_set(cfg: DictConfig) -> None:
+    """Refer to the loader's data set in the evaluators; in the config of a run it is a copy instead of a reference."""
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
     if evaluator is None:
-        return []
-    return list(evaluator.get("evaluators") or [evaluator])
+        return
+    for part in evaluator.get("evaluators") or [evaluator]:
+        if "dataset" in part:
+            part.dataset = "${dataloader.test.dataset}"
 
 
 class _Planner:

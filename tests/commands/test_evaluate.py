@@ -39,6 +39,9 @@ def test_metrics_errors_and_report_are_written_to_the_output_folder(tmp_path, ca
     assert images
     assert all(image["file_name"].startswith(others) for image in images)
     capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "--weights", f"{weights}", "--split", "test"])
+    assert "split 'test'" in capsys.readouterr().err
     split = "dataloader.test.dataset.split=train"  # the evaluator keeps the validation images
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "--config-file", f"{config}", "--weights", f"{weights}", split])

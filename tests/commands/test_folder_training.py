@@ -46,6 +46,10 @@ def test_trained_weights_are_evaluated_and_predict(trained, data, tmp_path, caps
     folder = ["--data", str(data), "--device", "cpu", "dataloader.test.num_workers=0"]
     assert cli.main(["evaluate", "--weights", str(trained), *folder]) == 0
     assert "AP50" in (trained / "evaluation_photos" / "log.txt").read_text()
+    folder = ["--device", "cpu", "dataloader.test.num_workers=0"]
+    assert cli.main(["evaluate", "--weights", str(trained), "--split", "train", *folder]) == 0
+    errors = json.loads((trained / "evaluation_train" / "evaluation" / "errors.json").read_text())
+    assert errors["boxes"]["images"] == 8
     predictions = tmp_path / "found"
     photos = str(data / "images" / "val")
     arguments = [photos, "--weights", str(trained), "--conf", "0", "--output", str(predictions), "--device", "cpu"]

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     is_batch_kept = args.resume and args.batch is None and _keep_batch(args, Path(os.path.expanduser(output)))
     choices = Choices(
         weights=weights,
+        backbone=_value_of("pretrained.backbone", args.opts),
         epochs=args.epochs,
         batch=args.batch,
         size=args.size,
@@ -69,6 +71,12 @@ def settle(args: argparse.Namespace, plan: Plan) -> None:
         train = plan.cfg.train
         args.batch, args.device = plan.cfg.dataloader.train.total_batch_size, train.device
         args.opts = [*args.opts, f"train.accumulate_steps={train.get('accumulate_steps', 1)}"]
+
+
+def _value_of(key: str, words: Sequence[str]) -> str | None:
+    """The value that overrides give to a key; None if there is none."""
+    pairs = [word.lstrip("+").partition("=") for word in words]
+    return next((value for name, _, value in reversed(pairs) if name == key), None)
 
 
 def _keep_batch(args: argparse.Namespace, run: Path) -> bool:

@@ -82,7 +82,8 @@ class Choices:
     """The user's choices; a value that is None is derived.
 
     Attributes:
-        weights: a detector's checkpoint to start from; None trains from scratch.
+        weights: a detector's checkpoint to start from.
+        backbone: a file with weights of the backbone; with neither of the two, training starts from scratch.
         epochs, batch, workers, seed: numbers.
         size: the side of square images, otherwise the short side, in pixels.
         lr: the learning rate.
@@ -92,6 +93,7 @@ class Choices:
     """
 
     weights: str | None = None
+    backbone: str | None = None
     epochs: int | None = None
     batch: int | None = None
     size: int | None = None
@@ -239,7 +241,7 @@ class _Planner:
 
     def use_weights(self) -> None:
         """Start from the weights of a detector, or report that there are none."""
-        self.cfg.pretrained = {"detector": self.choices.weights, "backbone": None}
+        self.cfg.pretrained = {"detector": self.choices.weights, "backbone": self.choices.backbone}
         published = dict(epochs=SMALL_EPOCHS, batch=self.published_batch, lr=float(self.cfg.optimizer.lr))
         if not self.is_small:
             published["epochs"] = int(self.cfg.train.get("max_epochs") or derived.PUBLISHED_EPOCHS)
@@ -254,6 +256,10 @@ class _Planner:
             backbone.update({key: calls["model"]["backbone"][key] for key in keys if key in backbone})
         if self.choices.weights:
             self.add("weights", self.choices.weights, "new classes are trained from scratch", "--fine-tune")
+            return
+        if self.choices.backbone and not self.is_small:
+            reason = "everything after the backbone is trained from scratch"
+            self.add("weights", f"{self.choices.backbone} for the backbone", reason, "pretrained.backbone=FILE")
             return
         hint = (
             "small models are designed for that"
@@ -348,8 +354,9 @@ class _Planner:
         if self.is_small:
             return f"for {images} images, from scratch"
         text = f"published {published} for COCO, times sqrt(COCO images / {images} images)"
-        limit = f", at most {derived.MOST_EPOCHS}"
-        return f"{text}{limit}{'' if self.choices.weights else '; three times as many from scratch'}"
+        is_pretrained = self.choices.weights or self.choices.backbone
+        longer = "" if is_pretrained else "; three times as many from scratch"
+        return f"{text}, at most {derived.MOST_EPOCHS}{longer}"
 
     def _strong_epochs(self) -> None:
         """Set the schedules of real-time detectors, such as the end of strong augmentation, for the chosen length."""

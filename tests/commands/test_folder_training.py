@@ -57,6 +57,18 @@ def test_trained_weights_are_evaluated_and_predict(trained, data, tmp_path, caps
     assert len(json.loads((predictions / "predictions.json").read_text())["images"]) == 4
 
 
+def test_weights_of_the_backbone_shorten_the_training(data, tmp_path):
+    (tmp_path / "resnet50.pth").touch()
+    arguments = ["dino", "--data", str(data), "--batch", "4", "--device", "cpu"]
+    words = ["pretrained.backbone=" + str(tmp_path / "resnet50.pth")]
+    scratch, plan = (plan_of(cli.parser_of("train").parse([*arguments, *extra])) for extra in ([], words))
+    settings = {setting.name: setting.value for setting in plan.settings}
+    assert str(tmp_path / "resnet50.pth") in settings["weights"]
+    assert plan.cfg.model.backbone.weights == str(tmp_path / "resnet50.pth")
+    assert 3 * plan.cfg.train.max_epochs == scratch.cfg.train.max_epochs
+    assert settings["epochs"] == str(plan.cfg.train.max_epochs)
+
+
 def test_output_folder_of_a_config_file_is_used(data, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

@@ -15,11 +15,11 @@ from .mapper import DetrDatasetMapper, record_masks, record_run_lengths
 from .object_masks import ObjectMasks
 from .packing import from_records
 from .panoptic import load_coco_panoptic
+from .photometric import RandomPhotometricDistort
 from .realtime import (
     InEpochs,
     Mosaic,
     RandomIoUCrop,
-    RandomPhotometricDistort,
     RealtimeAugmentation,
     realtime_test_augmentation,
     square_train_augmentation,

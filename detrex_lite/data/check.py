@@ -138,7 +138,7 @@ def _image_fault(path: str, size: tuple[int, int] | None, *, decode: bool) -> Fa
     try:
         height, width = read_image(path).shape[-2:] if decode else read_image_size(path)
     except DatasetError as error:
-        return Fault("image unreadable", path, str(error), path)
+        return Fault("image unreadable", path, str(error).removeprefix(f"image {path} "), path)
     message = None if size is None else size_fault((height, width), size)
     return None if message is None else Fault("image size", path, message, path)
 

@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from ..photographs import shortest_edge_size
+from .photometric import RandomPhotometricDistort
 
 # The paper's numbers: short edges in pixels, and the range of the sides of a crop.
 SHORT_EDGES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
@@ -93,6 +94,7 @@ def detr_train_augmentation(
     crop_probability: float = 0.5,
     short_edges_before_crop: Sequence[int] = SHORT_EDGES_BEFORE_CROP,
     crop_range: Sequence[int] = CROP_RANGE,
+    distort_probability: float = 0.0,
 ) -> v2.Transform:
     """Flip, then resize; or, with `crop_probability`, flip, resize, crop and resize again.
 
@@ -103,11 +105,14 @@ def detr_train_augmentation(
         crop_probability: probability of the variant with a crop.
         short_edges_before_crop: short edges that the crop is taken from.
         crop_range: shortest and longest side of the crop.
+        distort_probability: probability of each of the five operations of `RandomPhotometricDistort` on the resized
+            image. DETR does not change colours, but small models that are trained from scratch need more variety.
     """
     resize = ResizeShortestEdge(short_edge_lengths, max_size)
     crop = [ResizeShortestEdge(short_edges_before_crop), RandomSizeCrop(*crop_range), resize]
     either = v2.RandomChoice([v2.Compose(crop), resize], p=[crop_probability, 1 - crop_probability])
-    return v2.Compose([v2.RandomHorizontalFlip(flip_probability), either])
+    distort = [RandomPhotometricDistort(p=distort_probability)] if distort_probability > 0 else []
+    return v2.Compose([v2.RandomHorizontalFlip(flip_probability), either, *distort])
 
 
 class PadToSize(nn.Module):

@@ -44,10 +44,10 @@ def test_named_checkpoints_are_listed_with_all_details(run):
 
 def test_downloads_print_paths_and_continue_after_a_failure(run, small_zoo):  # noqa: F811
     entries = load_zoo([small_zoo.table])
-    status, out, errors = run("download", "small_detr", "not_there", "small_dino")
+    status, out, errors = run("download", "small_detr", "missing", "small_dino")
     assert status == 1
     assert out.split() == [str(cached_path(entries[name])) for name in ("small_detr", "small_dino")]
-    assert "not_there" in errors
+    assert "missing" in errors
     assert "HTTP 404" in errors
     assert run("download", "small_detr")[0] == 0
 
@@ -61,12 +61,12 @@ def test_wrong_names_are_reported_before_any_download(run, words):
 
 def test_an_evaluation_writes_a_table_and_its_command(run, small_zoo, tmp_path):  # noqa: F811
     output = tmp_path / "results"
-    status, out, _ = run("evaluate", "small_deformable_detr", "not_there", "--output", output, "--opts", "train.seed=1")
+    status, out, _ = run("evaluate", "small_deformable_detr", "missing", "--output", output, "--opts", "train.seed=1")
     assert status == 1
     assert f"written to {output / 'results.md'}" in out
     assert "| small_deformable_detr | - | " in (output / "results.md").read_text()
     [failed, evaluated] = json.loads((output / "results.json").read_text())
-    assert [failed["name"], evaluated["name"]] == ["not_there", "small_deformable_detr"]
+    assert [failed["name"], evaluated["name"]] == ["missing", "small_deformable_detr"]
     assert "HTTP 404" in failed["error"]
     words = shlex.split(evaluated["command"])
     assert words[:2] == ["detrex-lite", "zoo"]

@@ -16,7 +16,8 @@ from detrex_lite.data import (
     realtime_test_augmentation,
     square_train_augmentation,
 )
-from detrex_lite.data.realtime import _box_around_visible, adjust_hue
+from detrex_lite.data.photometric import adjust_hue
+from detrex_lite.data.realtime import _box_around_visible
 
 COLOURS = torch.tensor(
     [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255]], dtype=torch.uint8

@@ -122,6 +122,20 @@ def test_flip_probability_of_0_and_1():
     torch.testing.assert_close(flipped[1]["boxes"].data, torch.tensor([[30.0, 20, 50, 60]]))
 
 
+def test_colours_change_only_with_a_distortion():
+    settings = {"short_edge_lengths": [60], "max_size": None, "crop_probability": 0, "flip_probability": 0}
+    image, target = sample(60, 80)
+    torch.manual_seed(0)
+    unchanged, _ = detr_train_augmentation(**settings)(image, target)
+    distorted, distorted_target = detr_train_augmentation(**settings, distort_probability=1.0)(image, target)
+    assert torch.equal(unchanged, image)
+    assert distorted.shape == image.shape
+    assert (distorted != image).float().mean() > 0.5
+    assert torch.equal(distorted_target["boxes"], target["boxes"])
+    with pytest.raises(ValueError, match="1.5"):
+        detr_train_augmentation(distort_probability=1.5)
+
+
 def test_test_augmentation_accepts_an_image_without_a_target():
     image, target = sample(480, 640)
     augmented, _ = detr_test_augmentation()(image, target)

@@ -122,7 +122,7 @@ def test_a_folder_replaces_the_shapes_of_small_models(data):
     cfg, settings = plan(SMALL, data)
     assert cfg.dataset.root == str(data)
     assert cfg.train.max_epochs == 600  # the maximum
-    assert cfg.dataloader.train.mapper.augmentation.crop_probability == 0
+    assert cfg.dataloader.train.mapper.augmentation.distort_probability == 0.5  # unlike in the config for shapes
     assert cfg.dataloader.evaluator.dataset.split == "val"
     assert settings["data"] == (str(data), "COCO")
 

@@ -383,7 +383,7 @@ def test_the_documented_overrides_give_the_tested_options():
     ]
     assert len(commands) == len(OPTIONS)
     recipes = {"dino": "dino", "dab_detr": "conditional_detr", "detr": "detr"}
-    for _, _, _, path, common, *overrides in commands:
+    for _, _, path, common, *overrides in commands:
         assert common == "$MMDETECTION"
         cfg = LazyConfig.apply_overrides(LazyConfig.load(path), [*lines[1].split(), *overrides])
         recipe = recipes[path.split("/")[1]]

@@ -52,7 +52,7 @@ def test_leaf_configs_are_valid_and_name_their_command(path, tmp_path):
     if OmegaConf.is_missing(cfg.model, "num_classes"):
         cfg.model.num_classes = 2
     validate(cfg)
-    assert f"--config-file projects/{name(path)}" in path.read_text()
+    assert f"detrex-lite train projects/{name(path)}" in path.read_text()
 
 
 def test_common_criterion_and_denoising_build_and_are_not_shared():

@@ -72,7 +72,7 @@ def test_readmes_name_entries_with_their_published_numbers(table):
     named = re.findall(r"`(\w+)`(?:(?:,\s+|\s+\()(?:box\s+AP\s+)?(\d+(?:\.\d+)?))?", section)
     assert named
     assert {name: float(ap) if ap else None for name, ap in named} == {name: zoo[name].box_ap for name, _ in named}
-    commands = re.findall(r"^python tools/(?:predict.py --model|zoo.py evaluate) (\S+)", section, re.MULTILINE)
+    commands = re.findall(r"^detrex-lite (?:predict --model|zoo evaluate) (\S+)", section, re.MULTILINE)
     assert len(commands) == 2
     assert set(commands) <= set(zoo)
 

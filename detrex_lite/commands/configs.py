@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,10 @@ def plan_of(args: argparse.Namespace) -> Plan:
         return Plan(LazyConfig.apply_overrides(cfg, [*_plain_overrides(args, cfg, weights), *args.opts]), ())
     output = args.output or _output_of(args, cfg) or f"output/{Path(name).stem}_{Path(args.data).resolve().name}"
     is_batch_kept = args.resume and args.batch is None and _keep_batch(args, Path(os.path.expanduser(output)))
+    overrides = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in args.opts)}
     choices = Choices(
         weights=weights,
-        backbone=_value_of("pretrained.backbone", args.opts),
+        backbone=overrides.get("pretrained.backbone"),
         epochs=args.epochs,
         batch=args.batch,
         size=args.size,
@@ -54,7 +54,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         workers=args.workers,
         seed=args.seed,
         output=output,
-        overrides=frozenset(word.lstrip("+").partition("=")[0] for word in args.opts),
+        overrides=frozenset(overrides),
     )
     plan = for_folder(cfg, args.data, choices)
     settings = list(plan.settings)
@@ -71,12 +71,6 @@ def settle(args: argparse.Namespace, plan: Plan) -> None:
         train = plan.cfg.train
         args.batch, args.device = plan.cfg.dataloader.train.total_batch_size, train.device
         args.opts = [*args.opts, f"train.accumulate_steps={train.get('accumulate_steps', 1)}"]
-
-
-def _value_of(key: str, words: Sequence[str]) -> str | None:
-    """The value that overrides give to a key; None if there is none."""
-    pairs = [word.lstrip("+").partition("=") for word in words]
-    return next((value for name, _, value in reversed(pairs) if name == key), None)
 
 
 def _keep_batch(args: argparse.Namespace, run: Path) -> bool:

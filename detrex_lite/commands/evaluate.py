@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from omegaconf import OmegaConf
 from ..checkpoint import read_checkpoint
 from ..config import LazyConfig, trust
 from ..engine import clear_errors, device_of, find_engine
-from ..engine.for_folder import use_folder, use_split
+from ..engine.for_folder import evaluator_nodes, use_folder, use_split
 from ..inference.runs import find_config, find_weights
 from .configs import device_named
 from .train import start_processes
@@ -57,27 +56,24 @@ def config_of(args: argparse.Namespace) -> Any:
         "train.output_dir": args.output,
         "train.device": device_named(args.device),
     }
+    evaluated = args.split
     if args.data is not None:
         evaluated = Path(use_folder(cfg, args.data, split=args.split or "val").root).name
-    else:
-        evaluated = args.split
-        if args.split is not None:
-            use_split(cfg, args.split)
+    elif args.split is not None:
+        use_split(cfg, args.split)
     if args.output is None and evaluated is not None:
         folder = Path(OmegaConf.select(cfg, "train.output_dir", default="output"))
         options["train.output_dir"] = folder / f"evaluation_{evaluated}"
     if options["train.output_dir"] is not None:
-        options.update(_results_in(Path(options["train.output_dir"]), cfg))
+        _results_in(Path(options["train.output_dir"]), cfg)
     overrides = [f"{key}={value}" for key, value in options.items() if value is not None]
     return LazyConfig.apply_overrides(cfg, [*overrides, *args.opts])
 
 
-def _results_in(output_dir: Path, cfg: Any) -> Iterator[tuple[str, str]]:
-    """Overrides for evaluators that write into the folder of the run, whose full path is part of a saved config."""
+def _results_in(output_dir: Path, cfg: Any) -> None:
+    """Let evaluators that write into the folder of the run, whose full path is part of a saved config, write here."""
     run = OmegaConf.select(cfg, "train.output_dir", default="output")
-    evaluators = OmegaConf.select(cfg, "dataloader.evaluator.evaluators")
-    count = len(evaluators) if OmegaConf.is_list(evaluators) else 0
-    for key in ("dataloader.evaluator", *(f"dataloader.evaluator.evaluators.{number}" for number in range(count))):
-        folder = OmegaConf.select(cfg, f"{key}.output_dir")
+    for evaluator in evaluator_nodes(cfg):
+        folder = evaluator.get("output_dir")
         if isinstance(folder, str) and Path(folder).is_relative_to(run):
-            yield f"{key}.output_dir", str(output_dir / Path(folder).relative_to(run))
+            evaluator.output_dir = str(output_dir / Path(folder).relative_to(run))

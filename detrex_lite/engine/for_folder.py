@@ -175,12 +175,17 @@ def use_split(cfg: DictConfig, split: str) -> None:
 
 def _evaluate_on_test_set(cfg: DictConfig) -> None:
     """Refer to the loader's data set in the evaluators; in the config of a run it is a copy instead of a reference."""
+    for evaluator in evaluator_nodes(cfg):
+        if "dataset" in evaluator:
+            evaluator.dataset = "${dataloader.test.dataset}"
+
+
+def evaluator_nodes(cfg: DictConfig) -> list[DictConfig]:
+    """The node of the evaluator, and those of the evaluators that a `CombinedEvaluator` joins."""
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
-    if evaluator is None:
-        return
-    for part in evaluator.get("evaluators") or [evaluator]:
-        if "dataset" in part:
-            part.dataset = "${dataloader.test.dataset}"
+    if not isinstance(evaluator, DictConfig):
+        return []
+    return [evaluator, *(evaluator.get("evaluators") or [])]
 
 
 class _Planner:

@@ -10,7 +10,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from ..checkpoint.files import replace_text
 from ..errors import NonFiniteError
 from ..structures.masks import run_lengths
 from .backends import AUTO, BACKENDS, BOXES, MASKS, Backend, Results, choose_backend, no_garbage_collection
-from .inputs import image_of, warn_of_missing
+from .inputs import image_of, missing_images
 from .pycocotools_bridge import METRIC_NAMES, build_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class CocoEvaluator:
             where = f"predictions are in {self.output_dir}" if self.output_dir else "nothing is written"
             logger.warning("The data set %r has no annotations: no metrics; %s.", self.dataset.name, where)
             return {}
-        warn_of_missing(self.dataset, self._positions, images, "objects")
+        missing_images(self.dataset, self._positions, images, "objects")
         coco_results = {image_id: self._as_coco_results(image.detections) for image_id, image in images.items()}
         kinds = next((tuple(image.matches) for image in images.values()), (BOXES,))
         results = {
@@ -267,7 +268,7 @@ class CocoEvaluator:
             write_metrics(self.output_dir / "metrics.json", results)
         if self.find_errors:
             detections = [image.detections for image in images.values()]
-            analyses = (self._analyse(detections, with_masks=kind == MASKS) for kind in kinds)
+            analyses = self._analyse(detections, with_masks=MASKS in kinds)
             self.analyses = {analysis.shapes: analysis for analysis in analyses}
             if self.output_dir is not None:
                 content = {
@@ -277,7 +278,8 @@ class CocoEvaluator:
                 write_errors(self.output_dir / ERRORS_FILE, content)
         return results
 
-    def _analyse(self, images: Sequence[ImageDetections], *, with_masks: bool) -> Analysis:
+    def _analyse(self, images: Sequence[ImageDetections], *, with_masks: bool) -> Iterator[Analysis]:
+        """Yield the analysis of the boxes and, with masks, that of the masks."""
         positions = [self._positions[image.image_id] for image in images]
         numbers = [len(image.scores) for image in images]
         masks = None
@@ -296,7 +298,10 @@ class CocoEvaluator:
         input_scales = np.full(len(self.dataset), np.nan)
         input_scales[positions] = [image.input_scale for image in images]
         objects = objects_of(self.dataset, masks=with_masks)
-        return analyse(objects, detections, self.dataset.class_names, input_scales=input_scales)
+        names = self.dataset.class_names
+        yield analyse(replace(objects, masks=None), replace(detections, masks=None), names, input_scales=input_scales)
+        if with_masks:
+            yield analyse(objects, detections, names, input_scales=input_scales)
 
     def _get_backend(self, kind: str) -> Backend:
         """Create the backend when the first image arrives, since a data set that is only described needs none."""

@@ -48,8 +48,8 @@ def _is_same_file(first: str, second: str) -> bool:
     return all(part == other for part, other in pairs)
 
 
-def warn_of_missing(dataset: Any, positions: Mapping[int, int], processed: Collection[int], objects: str) -> None:
-    """Log a warning with the files of the images that the evaluator did not get.
+def missing_images(dataset: Any, positions: Mapping[int, int], processed: Collection[int], objects: str) -> list[int]:
+    """Return the positions of the images that the evaluator did not get, and log a warning with their files.
 
     Args:
         dataset: the data set.
@@ -57,13 +57,14 @@ def warn_of_missing(dataset: Any, positions: Mapping[int, int], processed: Colle
         processed: the ids of the processed images.
         objects: the name of what counts as missed, such as "objects".
     """
-    missing = [dataset.file_name(index) for image_id, index in positions.items() if image_id not in processed]
+    missing = [index for image_id, index in positions.items() if image_id not in processed]
     if missing:
         logger.warning(
             "Only %d of %d images were processed; the %s of the others count as missed: %s%s.",
             len(positions) - len(missing),
             len(positions),
             objects,
-            ", ".join(missing[:MOST_NAMED]),
+            ", ".join(dataset.file_name(index) for index in missing[:MOST_NAMED]),
             ", ..." if len(missing) > MOST_NAMED else "",
         )
+    return missing

@@ -13,7 +13,7 @@ from .. import distributed
 from ..checkpoint.files import replace_text
 from ..data.segmentations import PanopticFiles
 from .coco_evaluator import write_metrics
-from .inputs import image_of, warn_of_missing
+from .inputs import image_of, missing_images
 from .panoptic_files import MAX_ID, panoptic_annotation, write_segmentation
 from .panoptic_quality import METRIC_NAMES, VOID, Segment, compare_segments, missed_segments, panoptic_metrics
 
@@ -171,11 +171,9 @@ class PanopticEvaluator:
         counts = np.zeros((dataset.num_classes, 4))
         for result in results.values():
             counts += result.counts
-        missing = [index for image_id, index in self._positions.items() if image_id not in results]
-        for index in missing:
+        for index in missing_images(dataset, self._positions, results, "segments"):
             record = dataset[index]
             counts += missed_segments(record["classes"].numpy(), record["iscrowd"].numpy(), dataset.num_classes)
-        warn_of_missing(dataset, self._positions, results, "segments")
         metrics = {GROUP: panoptic_metrics(counts, dataset.class_names, dataset.is_thing)}
         logger.info(
             "Evaluated %d segments in %d images in %.1f s.",

@@ -270,11 +270,11 @@ def _facts(series: dict[str, Series]) -> str:
 
 def _trend(series: dict[str, Series]) -> list[str]:
     """Sentences about how the main metric developed; empty when there is nothing to learn from it."""
-    name = next((name for name in ("segm/AP", "bbox/AP", "panoptic_seg/PQ") if name in series), None)
-    points = _finite(series.get(name, [])) if name else []
+    names = [name for name in ("segm/AP", "bbox/AP", "panoptic_seg/PQ") if name in series]
+    points = _finite(series[names[0]]) if names else []
     if len(points) < FEWEST_EVALUATIONS:
         return []
-    label = name.rpartition("/")[2] if name else ""
+    label = names[0].rpartition("/")[2]
     last, final = points[-1]
     iteration, best = max(points, key=lambda point: point[1])
     if best <= 0:
